@@ -1,0 +1,189 @@
+"""What exists: sessions, messages, runs, events. Immutable values; times are aware and in UTC."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from attrs import frozen
+
+from agent_orchestrator.domain.lifecycle import RunStatus
+
+SessionStatus = Literal["open", "closed"]
+Role = Literal["user", "assistant", "system"]
+SourceKind = Literal["client", "session", "parent", "child"]
+Delivery = Literal["queued", "delivered", "undeliverable"]
+
+MANUAL: Final = "manual"
+"""The provider whose runs no worker executes: whoever holds one drives it with transitions."""
+
+FAILURE_CODES: Final = (
+    "auth_failed",
+    "rate_limited",
+    "quota_exhausted",
+    "context_exceeded",
+    "provider_error",
+    "provider_unreachable",
+    "provider_unavailable",
+    "invalid_config",
+    "thread_missing",
+    "agent_crashed",
+    "timeout",
+    "worker_lost",
+    "denied",
+)
+"""Why a run failed: the values of ``run.error.code``."""
+
+
+@frozen
+class Source:
+    """Where a message came from."""
+
+    kind: SourceKind = "client"
+    session_id: str | None = None
+    run_id: str | None = None
+    principal: str | None = None
+
+
+@frozen
+class Session:
+    """A conversation with one agent: owns messages, runs and one event log."""
+
+    id: str
+    title: str | None
+    owner: str
+    provider: str | None
+    """The provider its messages go to; None means the default route at the time of the message."""
+    model: str | None
+    cwd: str
+    status: SessionStatus
+    parent_session_id: str | None
+    parent_run_id: str | None
+    root_session_id: str
+    depth: int
+    metadata: Mapping[str, Any]
+    threads: Mapping[str, str]
+    """The provider's own conversation id, by provider."""
+    last_seq: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@frozen
+class Message:
+    """Text put into a session."""
+
+    id: str
+    session_id: str
+    role: Role
+    source: Source
+    text: str
+    run_id: str | None
+    """The run that delivers it."""
+    delivery: Delivery
+    created_at: datetime
+
+
+@frozen
+class RunResult:
+    text: str
+
+
+@frozen
+class RunError:
+    """Why a run failed: a code of :data:`FAILURE_CODES` and what the agent said."""
+
+    code: str
+    message: str
+
+
+@frozen
+class Usage:
+    """What one run used; tokens as the provider counts them, cost where it tells it."""
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = None
+
+
+@frozen
+class Run:
+    """One execution of an agent for one message."""
+
+    id: str
+    session_id: str
+    message_id: str | None
+    parent_run_id: str | None
+    provider: str
+    model: str | None
+    status: RunStatus
+    waiting_on: str | None
+    attempt: int
+    """The attempt that is, or will be, executing: 1 at first, raised by every release. Every write
+    of an attempt carries its number and is refused when the run has moved on."""
+    worker_id: str | None
+    thread_id: str | None
+    result: RunResult | None
+    error: RunError | None
+    usage: Usage | None
+    exit_code: int | None
+    cancel_requested_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@frozen
+class Event:
+    """One line of a session's log."""
+
+    seq: int
+    """1, 2, 3 … in each session, with no gap and no repeat."""
+    session_id: str
+    run_id: str | None
+    attempt: int | None
+    """The attempt that wrote it, for what an agent did."""
+    event_type: str
+    data: Mapping[str, Any]
+    created_at: datetime
+
+
+@frozen
+class Invocation:
+    """How an agent was started: enough to do it again by hand, without secrets."""
+
+    command: str
+    argv: tuple[str, ...]
+    cwd: str
+    profile: str | None = None
+    extra_args: tuple[str, ...] = ()
+
+
+@frozen
+class Attempt:
+    """The record of one attempt of a run."""
+
+    run_id: str
+    attempt: int
+    worker_id: str
+    provider: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: str | None = None
+    """The state the run went to when the attempt ended."""
+    pid: int | None = None
+    pid_started_at: float | None = None
+    """The process's own start time (seconds since the epoch): pids are reused, the pair is not."""
+    invocation: Invocation | None = None
+    delivered_at: datetime | None = None
+    """When the prompt was handed to the agent; before that the attempt had no effect."""
+    stderr_tail: str = ""
+
+
+@frozen
+class Thread:
+    """A provider's conversation, kept per session and provider so that the next run resumes it."""
+
+    id: str
+    state: Mapping[str, Any]
+    """What the runner wants to remember beside the id (codex: the thread's token totals)."""

@@ -1,0 +1,559 @@
+"""What can be asked: one command and one answer class for each call, and the table of them.
+
+Routes, the API description, the HTTP client and the reference page all come from
+:data:`OPERATIONS`. A new call is a command, a row here, an engine function and a contract test.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Generic, Literal, TypeVar
+
+from attrs import evolve, field, frozen
+
+from agent_orchestrator.domain.access import Scope
+from agent_orchestrator.domain.model import Event, Message, Role, Run, Session, SessionStatus
+from agent_orchestrator.fields import (
+    MAX_INTEGER,
+    MAX_NAME,
+    MAX_TEXT,
+    identifier,
+    param,
+)
+
+WhenBusy = Literal["queue", "steer", "interrupt", "reject"]
+StatusName = Literal["queued", "running", "waiting", "completed", "failed", "canceled"]
+
+
+def _key() -> Any:
+    return param(
+        "Names this request: a repeat with the same key gets the first answer again.",
+        default=None,
+        max_length=MAX_NAME,
+        not_blank=True,
+    )
+
+
+def _limit() -> Any:
+    return param("How many to return at most.", default=100, minimum=1, maximum=1000)
+
+
+def _page_cursor() -> Any:
+    return param("`next_cursor` of the page before.", default=None, max_length=MAX_NAME)
+
+
+def _name(doc: str) -> Any:
+    return param(doc, default=None, max_length=MAX_NAME, not_blank=True)
+
+
+def _text() -> Any:
+    return param("What to tell the agent.", max_length=MAX_TEXT, not_blank=True)
+
+
+# --- commands -------------------------------------------------------------------------------
+
+
+@frozen
+class CreateSession:
+    title: str | None = _name("A name for people.")
+    provider: str | None = _name("The provider its messages go to; the default route without one.")
+    model: str | None = _name("The model its runs ask the provider for.")
+    cwd: str | None = param(
+        "Where its agents work: an absolute path; the daemon's own directory without one.",
+        default=None,
+        max_length=4096,
+        not_blank=True,
+        pattern=r"/[^\0]*",
+    )
+    metadata: Mapping[str, Any] = field(factory=dict)
+    idempotency_key: str | None = _key()
+
+
+@frozen
+class ListSessions:
+    status: SessionStatus | None = param("Only these.", default=None)
+    parent_session_id: str | None = identifier("Only children of this session.", default=None)
+    limit: int = _limit()
+    cursor: str | None = _page_cursor()
+
+
+@frozen
+class GetSession:
+    session_id: str = identifier("The session.")
+
+
+@frozen
+class UpdateSession:
+    session_id: str = identifier("The session.")
+    title: str | None = _name("The new name.")
+    status: SessionStatus | None = param("`closed` refuses further messages.", default=None)
+    metadata: Mapping[str, Any] | None = param("Replaces the old one.", default=None)
+    idempotency_key: str | None = _key()
+
+
+@frozen
+class SendMessage:
+    session_id: str = identifier("The session.")
+    text: str = _text()
+    role: Role = param("Only `user` makes a run.", default="user")
+    provider: str | None = _name("The provider for this message only.")
+    when_busy: WhenBusy = param("What to do when a run of the session is active.", default="queue")
+    idempotency_key: str | None = _key()
+
+
+@frozen
+class ListMessages:
+    session_id: str = identifier("The session.")
+    limit: int = _limit()
+    cursor: str | None = _page_cursor()
+
+
+@frozen
+class ListEvents:
+    session_id: str = identifier("The session.")
+    cursor: int = param(
+        "The `seq` of the last event the reader has.", default=0, minimum=0, maximum=MAX_INTEGER
+    )
+    limit: int = _limit()
+    wait_s: float = param(
+        "How long to wait for an event when there is none yet.",
+        default=0.0,
+        minimum=0,
+        maximum=3600,
+    )
+
+
+@frozen
+class CreateRun:
+    session_id: str = identifier("The session.")
+    text: str | None = param(
+        "What to tell the agent; a manual run may have none.",
+        default=None,
+        max_length=MAX_TEXT,
+        not_blank=True,
+    )
+    provider: str | None = _name("The provider; `manual` leaves the run to whoever holds it.")
+    idempotency_key: str | None = _key()
+
+
+@frozen
+class ListRuns:
+    session_id: str | None = identifier("Only runs of this session.", default=None)
+    status: StatusName | None = param("Only runs in this state.", default=None)
+    limit: int = _limit()
+    cursor: str | None = _page_cursor()
+
+
+@frozen
+class GetRun:
+    run_id: str = identifier("The run.")
+
+
+@frozen
+class TransitionRun:
+    run_id: str = identifier("The run.")
+    to_status: StatusName = param("The state to go to; `canceled` is a cancel.")
+    reason: str | None = _name("Why, for the log.")
+    result: Mapping[str, Any] | None = param(
+        "With `completed`: `{text}`.", default=None, max_length=4 * MAX_TEXT
+    )
+    error: Mapping[str, Any] | None = param("With `failed`: `{code, message}`.", default=None)
+    idempotency_key: str | None = _key()
+
+
+@frozen
+class CancelRun:
+    run_id: str = identifier("The run.")
+    reason: str | None = _name("Why, for the log.")
+    cascade: bool = param("Cancel its descendants too.", default=True)
+    idempotency_key: str | None = _key()
+
+
+@frozen
+class WaitRun:
+    run_id: str = identifier("The run.")
+    timeout_s: float = param("How long to wait.", default=30.0, minimum=0, maximum=86_400)
+    interval_ms: int | None = param(
+        "Accepted; the answer is pushed, never polled for.",
+        default=None,
+        minimum=1,
+        maximum=3_600_000,
+    )
+
+
+@frozen
+class DiagnoseRun:
+    run_id: str = identifier("The run.")
+
+
+@frozen
+class GetStatus:
+    pass
+
+
+# --- answers --------------------------------------------------------------------------------
+
+
+@frozen
+class SessionReply:
+    session: Session
+
+
+@frozen
+class SessionPage:
+    sessions: Sequence[Session]
+    next_cursor: str | None
+
+
+@frozen
+class MessageReply:
+    message: Message
+    run: Run | None
+
+
+@frozen
+class MessagePage:
+    messages: Sequence[Message]
+    next_cursor: str | None
+
+
+@frozen
+class EventPage:
+    events: Sequence[Event]
+    next_cursor: int
+    has_more: bool
+
+
+@frozen
+class RunReply:
+    run: Run
+
+
+@frozen
+class RunPage:
+    runs: Sequence[Run]
+    next_cursor: str | None
+
+
+@frozen
+class CancelReply:
+    run: Run
+    canceled: Sequence[str]
+    """The runs the cancel reached; empty when the run had ended before."""
+
+
+@frozen
+class WaitReply:
+    run: Run
+    timed_out: bool
+    request: None = None
+
+
+@frozen
+class QueueCounts:
+    queued_count: int
+    running_count: int
+    waiting_count: int
+
+
+@frozen
+class Issue:
+    """The most likely reason a run is as it is."""
+
+    code: str
+    message: str
+    hint: str
+
+
+@frozen
+class AttemptView:
+    attempt: int
+    worker_id: str
+    provider: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    pid: int | None
+    delivered_at: datetime | None
+
+
+@frozen
+class InvocationView:
+    command: str
+    profile: str | None
+    extra_args: Sequence[str]
+    argv: Sequence[str]
+    cwd: str
+
+
+@frozen
+class ProcessView:
+    pid: int
+    parent_pid: int | None
+    command: str
+    status: str
+
+
+@frozen
+class Diagnostics:
+    """What is known of a run, from evidence."""
+
+    worker_id: str | None
+    worker_alive: bool
+    alive_workers: int
+    max_concurrency: int
+    queue_counts: QueueCounts
+    queue_position: int | None
+    likely_issue: Issue
+    active_pid: int | None
+    process_tree: Sequence[ProcessView]
+    last_event_at: datetime | None
+    last_output_at: datetime | None
+    blocked_by_run_id: str | None
+    pending_request: None
+    thread_id: str | None
+    attempts: Sequence[AttemptView]
+    codex_invocation: InvocationView | None
+    invocation: InvocationView | None
+    stderr_tail: str
+
+
+@frozen
+class DiagnosisReply:
+    run: Run
+    diagnostics: Diagnostics
+
+
+@frozen
+class ProviderStatus:
+    name: str
+    runner: str
+    available: bool
+    reason: str | None
+    version: str | None
+    default: bool = False
+
+
+@frozen
+class StoreStatus:
+    backend: str
+    path: str | None
+    schema_version: int
+    events: int
+
+
+@frozen
+class Problem:
+    code: str
+    message: str
+
+
+@frozen
+class DaemonStatus:
+    daemon_health: Literal["ok", "degraded", "draining"]
+    version: str
+    pid: int
+    uptime_s: float
+    started_at: datetime
+    alive_workers: int
+    max_concurrency: int
+    queue_counts: QueueCounts
+    providers: Sequence[ProviderStatus]
+    store: StoreStatus
+    problems: Sequence[Problem]
+
+
+# --- the table ------------------------------------------------------------------------------
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
+
+@frozen
+class Operation(Generic[Req, Res]):
+    """One call.
+
+    :param name: its name everywhere: the client's method, the id in the API description.
+    :param path: the route; a part in braces is the field of that name. Of the command's other
+        fields, those of a GET are the query and those of any other method the body.
+    :param status: the HTTP status of success, or a function of the answer.
+    :param scope: what a caller must be allowed to.
+    """
+
+    name: str
+    method: Literal["GET", "POST", "PATCH", "PUT", "DELETE"]
+    path: str
+    request: type[Req]
+    answer: type[Res]
+    summary: str
+    scope: Scope = "read"
+    status: int | Callable[[Any], int] = 200
+    statuses: tuple[int, ...] = (200,)
+    """All the statuses success may have, for the API description."""
+
+    @property
+    def is_mutation(self) -> bool:
+        return self.method != "GET"
+
+    def status_of(self, answer: Res) -> int:
+        """Return the HTTP status for this answer."""
+        return self.status(answer) if callable(self.status) else self.status
+
+    @property
+    def path_fields(self) -> tuple[str, ...]:
+        return tuple(
+            part[1:-1] for part in self.path.split("/") if part.startswith("{") and part[-1] == "}"
+        )
+
+
+def _made(operation: Operation[Req, Res]) -> Operation[Req, Res]:
+    return evolve(operation, status=201, statuses=(201,))
+
+
+CREATE_SESSION: Final = _made(
+    Operation(
+        "create_session",
+        "POST",
+        "/sessions",
+        CreateSession,
+        SessionReply,
+        "Make a session.",
+        scope="write",
+    )
+)
+LIST_SESSIONS: Final = Operation(
+    "list_sessions", "GET", "/sessions", ListSessions, SessionPage, "List sessions, oldest first."
+)
+GET_SESSION: Final = Operation(
+    "get_session", "GET", "/sessions/{session_id}", GetSession, SessionReply, "Read a session."
+)
+UPDATE_SESSION: Final = Operation(
+    "update_session",
+    "PATCH",
+    "/sessions/{session_id}",
+    UpdateSession,
+    SessionReply,
+    "Rename, close, reopen or annotate a session.",
+    scope="write",
+)
+SEND_MESSAGE: Final = _made(
+    Operation(
+        "send_message",
+        "POST",
+        "/sessions/{session_id}/messages",
+        SendMessage,
+        MessageReply,
+        "Put a message into a session; one of role `user` becomes a run.",
+        scope="write",
+    )
+)
+LIST_MESSAGES: Final = Operation(
+    "list_messages",
+    "GET",
+    "/sessions/{session_id}/messages",
+    ListMessages,
+    MessagePage,
+    "List a session's messages, oldest first.",
+)
+LIST_EVENTS: Final = Operation(
+    "list_events",
+    "GET",
+    "/sessions/{session_id}/events",
+    ListEvents,
+    EventPage,
+    "Read a session's log after a cursor.",
+)
+CREATE_RUN: Final = _made(
+    Operation("create_run", "POST", "/runs", CreateRun, RunReply, "Queue a run.", scope="write")
+)
+LIST_RUNS: Final = Operation(
+    "list_runs", "GET", "/runs", ListRuns, RunPage, "List runs, oldest first."
+)
+GET_RUN: Final = Operation("get_run", "GET", "/runs/{run_id}", GetRun, RunReply, "Read a run.")
+TRANSITION_RUN: Final = Operation(
+    "transition_run",
+    "POST",
+    "/runs/{run_id}/transition",
+    TransitionRun,
+    RunReply,
+    "Drive a manual run, or cancel any.",
+    scope="write",
+)
+CANCEL_RUN: Final = Operation(
+    "cancel_run",
+    "POST",
+    "/runs/{run_id}/cancel",
+    CancelRun,
+    CancelReply,
+    "Cancel a run and its descendants.",
+    scope="write",
+    status=lambda answer: 202 if answer.canceled else 200,
+    statuses=(202, 200),
+)
+WAIT_RUN: Final = Operation(
+    "wait_run", "GET", "/runs/{run_id}/wait", WaitRun, WaitReply, "Wait until a run has ended."
+)
+DIAGNOSE_RUN: Final = Operation(
+    "diagnose_run",
+    "GET",
+    "/runs/{run_id}/diagnose",
+    DiagnoseRun,
+    DiagnosisReply,
+    "Tell why a run is as it is.",
+)
+STATUS: Final = Operation(
+    "status",
+    "GET",
+    "/daemon/status",
+    GetStatus,
+    DaemonStatus,
+    "Tell how the daemon, its workers, providers and store are.",
+)
+
+OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
+    CREATE_SESSION,
+    LIST_SESSIONS,
+    GET_SESSION,
+    UPDATE_SESSION,
+    SEND_MESSAGE,
+    LIST_MESSAGES,
+    LIST_EVENTS,
+    CREATE_RUN,
+    LIST_RUNS,
+    GET_RUN,
+    TRANSITION_RUN,
+    CANCEL_RUN,
+    WAIT_RUN,
+    DIAGNOSE_RUN,
+    STATUS,
+)
+
+
+# --- streams --------------------------------------------------------------------------------
+
+
+@frozen
+class StreamRequest:
+    """Follow the log of some sessions.
+
+    :param session_ids: which; none means every session the caller may read.
+    :param cursor: resume after it; None starts at the first event. With one session it is a
+        ``seq``, over many an opaque string that an earlier item of the same stream carried.
+    """
+
+    session_ids: Sequence[str] = ()
+    cursor: str | None = None
+
+
+@frozen
+class StreamItem:
+    """An event and the cursor that resumes after it."""
+
+    cursor: str
+    event: Event
+
+
+@frozen
+class CaughtUp:
+    """All that was in the log when the reader came has been handed over."""
+
+    cursor: str

@@ -1,0 +1,436 @@
+"""The seams: what a store, a runner and a transport must be. Any object with these methods will do.
+
+Contract suites for authors of new ones are in :mod:`agent_orchestrator.testing`.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from datetime import datetime
+from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
+
+from attrs import frozen
+
+from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import (
+    Attempt,
+    Event,
+    Invocation,
+    Message,
+    Run,
+    Session,
+    Thread,
+    Usage,
+)
+from agent_orchestrator.operations import CaughtUp, Operation, StreamItem, StreamRequest
+
+T = TypeVar("T")
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
+
+class Clock(Protocol):
+    """Tells the time of day; tests pass one they move by hand."""
+
+    def __call__(self) -> datetime:
+        """Return now, aware and in UTC."""
+        ...
+
+
+# --- store ----------------------------------------------------------------------------------
+
+
+@frozen
+class Draft:
+    """An event before the store gives it its place in the log."""
+
+    event_type: str
+    data: Mapping[str, Any]
+    run_id: str | None = None
+    attempt: int | None = None
+
+
+@frozen
+class IdempotencyRecord:
+    """The first answer to a request that carried an idempotency key.
+
+    :param caller: the principal's id.
+    :param call: method and path; the same key in another call is another record.
+    :param fingerprint: a hash of the request's content.
+    :param answer: the answer, as JSON text.
+    """
+
+    caller: str
+    call: str
+    key: str
+    fingerprint: str
+    answer: str
+    created_at: datetime
+
+
+class View(Protocol):
+    """A consistent look at the store. Its methods do not wait; lists are oldest first.
+
+    ``after`` is the identifier of the last item of the page before; ``owner`` limits a list to one
+    principal's sessions.
+    """
+
+    def session(self, session_id: str) -> Session | None: ...
+
+    def sessions(
+        self,
+        *,
+        owner: str | None = None,
+        status: str | None = None,
+        parent_session_id: str | None = None,
+        after: str | None = None,
+        limit: int,
+    ) -> list[Session]: ...
+
+    def message(self, message_id: str) -> Message | None: ...
+
+    def messages(
+        self, session_id: str, *, after: str | None = None, limit: int
+    ) -> list[Message]: ...
+
+    def run_messages(self, run_id: str) -> list[Message]:
+        """Return the messages a run delivers, in the order they came."""
+        ...
+
+    def run(self, run_id: str) -> Run | None: ...
+
+    def runs(
+        self,
+        *,
+        owner: str | None = None,
+        session_id: str | None = None,
+        status: RunStatus | None = None,
+        after: str | None = None,
+        limit: int,
+    ) -> list[Run]: ...
+
+    def active_run(self, session_id: str) -> Run | None:
+        """Return the session's run that is running or waiting."""
+        ...
+
+    def child_runs(self, run_id: str) -> list[Run]:
+        """Return the runs whose ``parent_run_id`` this is, ended ones included."""
+        ...
+
+    def next_runs(self, limit: int) -> list[Run]:
+        """Return the queued runs a worker may start, first come first: not manual, the first of
+        its session's queue, and no run of that session active.
+        """
+        ...
+
+    def queue_is_full(self, limit: int) -> bool:
+        """Tell whether at least ``limit`` runs that are not manual are queued."""
+        ...
+
+    def queue_position(self, run: Run) -> int | None:
+        """Return 1 for the run a free worker would take next, counting queued runs that are not
+        manual by age; None when the run is not queued.
+        """
+        ...
+
+    def queued_before(self, run: Run) -> Run | None:
+        """Return the run of the same session, queued or active, that this queued run waits for."""
+        ...
+
+    def status_counts(self) -> dict[RunStatus, int]:
+        """Return how many runs are queued, running and waiting."""
+        ...
+
+    def lost_runs(self, instance: str) -> list[Run]:
+        """Return the active runs, manual ones aside, that no live engine holds.
+
+        A store only one process can open returns every active run whose worker is not of
+        ``instance``; a shared one consults its engines' leases.
+        """
+        ...
+
+    def events(self, session_id: str, *, after: int, limit: int) -> list[Event]:
+        """Return the events with a ``seq`` greater than ``after``."""
+        ...
+
+    def last_event_at(self, run_id: str) -> datetime | None: ...
+
+    def feed(
+        self,
+        *,
+        after: str | None,
+        sessions: Sequence[str] = (),
+        owner: str | None = None,
+        limit: int,
+    ) -> list[StreamItem]:
+        """Return the events of several sessions in commit order, after an opaque cursor.
+
+        :param sessions: which; none means all (of ``owner``, when given).
+        :raises InvalidRequest: if the cursor is not one of this store's.
+        :raises CursorAhead: if the cursor is beyond the last event.
+        """
+        ...
+
+    def feed_head(self) -> str:
+        """Return the cursor after the last event of all sessions."""
+        ...
+
+    def event_count(self) -> int: ...
+
+    def attempts(self, run_id: str) -> list[Attempt]: ...
+
+    def thread(self, session_id: str, provider: str) -> Thread | None: ...
+
+    def idempotency(self, caller: str, call: str, key: str) -> IdempotencyRecord | None: ...
+
+
+class Transaction(View, Protocol):
+    """A look that also changes things. It sees its own changes; all of them are committed or none."""
+
+    def add_session(self, session: Session) -> None: ...
+
+    def put_session(self, session: Session) -> None:
+        """Replace a session's own fields; ``last_seq`` and ``threads`` are not among them."""
+        ...
+
+    def add_message(self, message: Message) -> None: ...
+
+    def put_message(self, message: Message) -> None: ...
+
+    def add_run(self, run: Run) -> None: ...
+
+    def put_run(self, run: Run) -> None:
+        """Replace a run, and ring ``run:<id>``."""
+        ...
+
+    def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
+        """Append events in order with the session's next ``seq``s, set its ``updated_at`` and ring
+        ``session:<id>`` and ``events``.
+
+        :return: the last ``seq`` given.
+        """
+        ...
+
+    def put_attempt(self, attempt: Attempt) -> None:
+        """Add the attempt, or replace the one of the same run and number."""
+        ...
+
+    def put_thread(self, session_id: str, provider: str, thread: Thread) -> None: ...
+
+    def drop_thread(self, session_id: str, provider: str) -> None: ...
+
+    def remember(self, record: IdempotencyRecord, *, forget_before: datetime) -> None:
+        """Add a record; a few of those made before ``forget_before`` may be deleted."""
+        ...
+
+    def ring(self, topic: str) -> None:
+        """Wake, once the change is committed, whoever listens for the topic, in every process."""
+        ...
+
+
+class Store(Protocol):
+    """Where everything is kept. Opened as a scope; its methods may be called by many tasks at once.
+
+    A change is a function of a :class:`Transaction`, run alone (or as if alone: serializable) and
+    perhaps on another thread. It must not wait, must have no effect but on the transaction, and may
+    be called again where the store retries. What it raises undoes it and reaches the caller.
+    """
+
+    @property
+    def backend(self) -> str:
+        """The kind of store, for the daemon's status."""
+        ...
+
+    @property
+    def location(self) -> str | None:
+        """Where it is, without secrets."""
+        ...
+
+    @property
+    def schema_version(self) -> int: ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def transact(self, change: Callable[[Transaction], T]) -> T:
+        """Run a change and return its value once it is durable.
+
+        :raises Unavailable: if it could not be made durable.
+        """
+        ...
+
+    async def read(self, look: Callable[[View], T]) -> T:
+        """Run a function of a consistent view. Keep it short: at most 500 rows."""
+        ...
+
+    def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
+        """Call ``bell`` with the topics of each commit, of this process and of others.
+
+        It is called in the event loop's thread, after the commit and before :meth:`transact`
+        returns, and must not wait or raise. A bell carries no data: whoever hears it reads the store.
+        """
+        ...
+
+
+# --- runner ---------------------------------------------------------------------------------
+
+
+@frozen
+class Outcome:
+    """What a run that went well came to."""
+
+    text: str
+    exit_code: int | None = None
+
+
+@frozen
+class Availability:
+    """Whether a runner could start an agent now, and if not, why."""
+
+    available: bool
+    reason: str | None = None
+    version: str | None = None
+
+
+class RunContext(Protocol):
+    """What a runner is given for one attempt of a run.
+
+    Cancellation is anyio's: the scope round the runner is cancelled, and the runner must have ended
+    everything it started before it lets the cancellation out.
+    """
+
+    @property
+    def run(self) -> Run: ...
+
+    @property
+    def session(self) -> Session: ...
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def model(self) -> str | None: ...
+
+    @property
+    def thread(self) -> Thread | None:
+        """The conversation to resume, when the session has one with this provider."""
+        ...
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The whole environment for a process that acts for this run."""
+        ...
+
+    async def emit(self, event_type: str, data: Mapping[str, Any]) -> None:
+        """Append an event of what the agent did; see ``AGENT_EVENTS`` for the types.
+
+        Returns when the event is in order behind all before it; it is durable before the run ends.
+
+        :raises InvalidEvent: a ``ValueError``, if the type is not an agent's or JSON cannot say the data.
+        """
+        ...
+
+    async def delivered(self) -> None:
+        """Record that the agent has the prompt: from here on the attempt may have had effects."""
+        ...
+
+    async def set_thread(self, thread_id: str, state: Mapping[str, Any] | None = None) -> None:
+        """Record the conversation the agent is in, at once, so that the next run resumes it.
+
+        :param state: what to remember with it; None leaves what there was for this id.
+        """
+        ...
+
+    async def report_usage(self, usage: Usage) -> None:
+        """Record what this run (not the whole thread) has used; the last report counts."""
+        ...
+
+    async def report_process(self, pid: int, invocation: Invocation) -> None:
+        """Record the process that does the work, before it is given any."""
+        ...
+
+    def note_stderr(self, tail: str) -> None:
+        """Keep the end of what the agent wrote on stderr, for diagnosis."""
+        ...
+
+    def steering(self) -> AbstractContextManager[AsyncIterator[str]]:
+        """Accept messages while the run goes on: ``with context.steering() as messages``.
+
+        Inside the scope a message sent with ``when_busy="steer"`` comes out of the iterator; taking
+        it marks it delivered. One that was not taken when the run ends becomes a run of its own.
+        """
+        ...
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """The adapter that executes runs. One object serves all runs of a provider, at once.
+
+    A runner that is also an async context manager is entered when the engine starts and left when
+    it stops, so that it may keep warm processes of its own.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    async def run(self, context: RunContext) -> Outcome:
+        """Execute one attempt.
+
+        :raises AgentFailed: to end the run as failed with that code. Anything else it raises ends
+            it as failed with ``agent_crashed``.
+        """
+        ...
+
+
+@runtime_checkable
+class Probing(Protocol):
+    """A runner that can tell beforehand whether it would work."""
+
+    async def probe(self) -> Availability:
+        """Look, quickly and without side effects. Called often: keep what is costly."""
+        ...
+
+
+# --- transport ------------------------------------------------------------------------------
+
+
+@frozen
+class Reply(Generic[Res]):
+    """An answer, and whether it is the repetition of an earlier one."""
+
+    answer: Res
+    replayed: bool = False
+
+
+class Subscription(Protocol):
+    """A reader's place in a stream. Cancelling :meth:`receive` loses nothing."""
+
+    async def receive(self) -> Sequence[StreamItem | CaughtUp]:
+        """Return what comes next, at least one item, waiting for it if need be."""
+        ...
+
+
+class Transport(Protocol):
+    """The way to an engine: in the same process, over HTTP, or whatever else carries objects."""
+
+    async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
+        """Carry out one operation.
+
+        :raises OrchestratorError: if it is refused.
+        :raises Unreachable: if there was no answer.
+        """
+        ...
+
+    def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
+        """Open a stream.
+
+        :raises OrchestratorError: on entering, if it is refused.
+        """
+        ...
+
+
+class Gateway(Protocol):
+    """What a server in front of an engine needs of it: a transport for each caller."""
+
+    def acting_as(self, principal: Principal) -> Transport: ...
