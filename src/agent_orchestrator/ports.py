@@ -6,7 +6,7 @@ Contract suites for authors of new ones are in :mod:`agent_orchestrator.testing`
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
-from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Final, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 from attrs import frozen
 
@@ -272,6 +272,10 @@ class Store(Protocol):
         """
         ...
 
+
+MARK_VARIABLE: Final = "AGENT_ORCHESTRATOR_MARK"
+"""The variable in :attr:`RunContext.env` whose value only this attempt's processes have: by it a
+runner finds, at the end, whatever left its process group."""
 
 # --- runner ---------------------------------------------------------------------------------
 

@@ -1,7 +1,30 @@
-"""The kinds of events a session's log holds.
+"""The kinds of events a session's log holds, and what the data of each says.
 
 An event's type is an open set: a reader keeps a type it does not know. The constants are the ones
-this version writes or reserves.
+this version writes or reserves. What agents did has one shape for all agents; a field in brackets
+is there when the agent told it:
+
+=====================  ===========================================================================
+type                   data
+=====================  ===========================================================================
+agent.message          text, [item_id]
+agent.message.delta    text, item_id: a piece of the message that ``agent.message`` later holds whole
+agent.reasoning        text, [item_id]
+tool.started           tool_id, kind, name, input {…}
+tool.output            tool_id, text: a piece of what the tool printed
+tool.completed         tool_id, kind, name, input {…}, status, output, [exit_code], [error], [result]
+file.changed           tool_id, status, changes [{path, kind: add|update|delete, [diff]}]
+plan.updated           steps [{text, status: pending|in_progress|completed}]
+usage.updated          input_tokens, cached_input_tokens, output_tokens, cost_usd: of this run
+run.error              message, [code], [item_id]: a problem that did not by itself end the run
+thread.started         provider, thread_id
+thread.replaced        provider, thread_id, previous_thread_id
+backend.event          kind, payload: what an agent said that has no better name
+=====================  ===========================================================================
+
+``kind`` of a tool is ``command`` (name ``shell``, input ``{command}``), ``mcp`` (name
+``server.tool``), ``web_search``, ``agent`` (work with agents of its own) or ``function``;
+``status`` is ``completed``, ``failed`` or ``declined``.
 """
 
 from enum import StrEnum
