@@ -1,0 +1,1 @@
+"""Objects to JSON and back, for whatever carries them."""

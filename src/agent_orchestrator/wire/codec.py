@@ -1,0 +1,163 @@
+"""Objects <-> plain JSON values, and commands <-> path, query and body.
+
+Strict in what a command may hold (every bad field is named), lenient in what an answer may hold: a
+newer daemon's extra fields are passed over.
+"""
+
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import attrs
+from cattrs import Converter
+
+from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.domain.model import Event
+from agent_orchestrator.fields import FieldSpec, problems, specs
+from agent_orchestrator.operations import Operation
+from agent_orchestrator.wire import strict_json
+
+T = TypeVar("T")
+
+
+def format_time(moment: datetime) -> str:
+    """Return RFC 3339 in UTC with microseconds: texts sort as times do."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_time(text: str) -> datetime:
+    """Read what :func:`format_time` wrote.
+
+    :raises ValueError: if it is not RFC 3339.
+    """
+    return datetime.fromisoformat(text)
+
+
+def _is_mapping(hint: Any) -> bool:
+    return typing.get_origin(hint) is not None and issubclass(
+        typing.cast("type", typing.get_origin(hint)), Mapping
+    )
+
+
+def _make_converter() -> Converter:
+    converter = Converter(detailed_validation=False)
+    converter.register_unstructure_hook(datetime, format_time)
+    converter.register_structure_hook(datetime, lambda text, _: parse_time(text))
+    # Free-form JSON objects pass through as they are: copying them would be the larger part of
+    # the cost of an event.
+    converter.register_unstructure_hook_func(_is_mapping, lambda value: value)
+    converter.register_structure_hook_func(_is_mapping, lambda value, _: value)
+    converter.register_unstructure_hook(types.NoneType, lambda value: value)
+    return converter
+
+
+_converter = _make_converter()
+
+
+def to_plain(value: Any) -> Any:
+    """Return the JSON value of an answer, an event or any object of the domain."""
+    return _converter.unstructure(value)
+
+
+def from_plain(kind: type[T], plain: Any) -> T:
+    """Return the object a JSON value stands for.
+
+    :raises ValueError: if it does not stand for one.
+    """
+    try:
+        return _converter.structure(plain, kind)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a {kind.__name__}: {error!r}") from error
+
+
+def to_json(value: Any) -> str:
+    """Return an object as compact JSON text."""
+    return strict_json.dumps(to_plain(value))
+
+
+def event_to_json(event: Event) -> str:
+    """Return an event as compact JSON text."""
+    return strict_json.dumps(
+        {
+            "seq": event.seq,
+            "session_id": event.session_id,
+            "run_id": event.run_id,
+            "attempt": event.attempt,
+            "event_type": event.event_type,
+            "data": event.data,
+            "created_at": format_time(event.created_at),
+        }
+    )
+
+
+def command(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Make a command of untrusted values.
+
+    :raises InvalidRequest: naming every bad field.
+    """
+    if found := problems(kind, values):
+        raise InvalidRequest.of(found)
+    return kind(**values)
+
+
+def query_values(kind: type, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Read a query string's pairs as values of a command's fields.
+
+    A text that does not read as its field's type is left as text, for the check to name.
+
+    :raises InvalidRequest: if a field is given twice.
+    """
+    fields = specs(kind)
+    values: dict[str, Any] = {}
+    for name, text in pairs:
+        if name in values:
+            raise InvalidRequest.of({name: "is given twice"})
+        values[name] = _query_value(fields[name], text) if name in fields else text
+    return values
+
+
+_INTEGER = re.compile(r"-?[0-9]{1,40}")
+_NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
+
+
+def _query_value(spec: FieldSpec, text: str) -> Any:
+    if int in spec.kinds and _INTEGER.fullmatch(text):
+        return int(text)
+    if float in spec.kinds and _NUMBER.fullmatch(text):
+        return float(text)
+    if bool in spec.kinds and text in ("true", "false"):
+        return text == "true"
+    return text
+
+
+def request_parts(
+    operation: Operation[Any, Any], request: Any
+) -> tuple[str, dict[str, str], dict[str, Any] | None]:
+    """Return path, query and JSON body that stand for a command; defaults are left out."""
+    values = {
+        attribute.name: value
+        for attribute in attrs.fields(type(request))
+        if (value := getattr(request, attribute.name)) != _default(attribute)
+        or attribute.name in operation.path_fields
+    }
+    path = operation.path
+    for name in operation.path_fields:
+        path = path.replace(f"{{{name}}}", quote(str(values.pop(name)), safe=""))
+    if operation.is_mutation:
+        return path, {}, values
+    return path, {name: _query_text(value) for name, value in values.items()}, None
+
+
+def _default(attribute: "attrs.Attribute[Any]") -> Any:
+    default: Any = attribute.default
+    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
+
+
+def _query_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)

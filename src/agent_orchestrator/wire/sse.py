@@ -1,0 +1,67 @@
+"""Server-sent events, both sides, without I/O (HTML standard, section 9.2)."""
+
+from collections.abc import Iterator
+
+from attrs import frozen
+
+KEEPALIVE = b": still here\n\n"
+"""A comment line: it keeps intermediaries from closing a quiet stream."""
+
+
+@frozen
+class Frame:
+    """One dispatched event. ``event`` is empty where the stream named none."""
+
+    data: str
+    event: str = ""
+    id: str | None = None
+
+
+def encode(frame: Frame) -> bytes:
+    """Return the bytes of a frame. Data without line feeds takes one ``data`` line."""
+    lines = [] if frame.id is None else [f"id: {frame.id}"]
+    if frame.event:
+        lines.append(f"event: {frame.event}")
+    lines += [f"data: {part}" for part in frame.data.split("\n")]
+    return ("\n".join(lines) + "\n\n").encode()
+
+
+class Decoder:
+    """Reads frames from bytes that arrive in any pieces."""
+
+    def __init__(self) -> None:
+        self._pending: list[bytes] = []
+        self._data: list[str] = []
+        self._event = ""
+        self._id: str | None = None
+
+    def feed(self, chunk: bytes) -> Iterator[Frame]:
+        """Take the next bytes and yield the frames they complete.
+
+        Lines end at a line feed, with or without a carriage return before it; a lone carriage
+        return, which the standard also allows, is not written by the servers this reads.
+        """
+        *lines, rest = chunk.split(b"\n")
+        for line in lines:
+            self._pending.append(line)
+            whole = b"".join(self._pending).removesuffix(b"\r").decode(errors="replace")
+            self._pending.clear()
+            if (frame := self._line(whole)) is not None:
+                yield frame
+        if rest:
+            self._pending.append(rest)
+
+    def _line(self, line: str) -> Frame | None:
+        if not line:
+            frame = Frame("\n".join(self._data), self._event, self._id) if self._data else None
+            self._data, self._event = [], ""
+            return frame
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            self._data.append(value)
+        elif name == "event":
+            self._event = value
+        elif name == "id" and "\0" not in value:
+            self._id = value
+        return None
