@@ -21,6 +21,8 @@ from typing import Final
 import anyio
 import psutil
 from anyio.abc import TaskGroup
+from anyio.to_thread import run_sync
+from attrs import frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.ports import MARK_VARIABLE
@@ -57,15 +59,15 @@ class AgentProcess:
     """
 
     def __init__(
-        self, popen: "subprocess.Popen[bytes]", stdin: bytes, mark: str | None, tasks: TaskGroup
+        self, started: "_Started", stdin: bytes, mark: str | None, tasks: TaskGroup
     ) -> None:
+        popen = started.popen
         assert popen.stdin
         assert popen.stdout
         assert popen.stderr
         self.pid = popen.pid
-        self.started_at = psutil.Process(popen.pid).create_time()
-        self._popen = popen
-        self._pidfd = os.pidfd_open(popen.pid)
+        self.started_at = started.started_at
+        self._pidfd = started.pidfd
         self._stdin = popen.stdin
         self._stdout = popen.stdout.fileno()
         self._stderr = popen.stderr.fileno()
@@ -227,14 +229,6 @@ class AgentProcess:
         for shield in self._shields:
             shield.cancel()
 
-    def _close(self) -> None:
-        for stream in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
-            if stream is not None:
-                stream.close()
-        os.close(self._pidfd)
-        if self._popen.poll() is None:
-            _log.warning("process %d could not be ended", self.pid)
-
 
 class _Lines:
     """The lines of a process's stdout: an iterator object, which unlike an async generator may be
@@ -286,12 +280,12 @@ async def agent_process(
     :raises AgentFailed: ``provider_unavailable`` if the program cannot be started, or
         ``invalid_config`` if what it was to be given cannot be.
     """
-    popen = _start(argv, cwd, env)
+    # A limiter of its own: a start must not wait for others' work in threads.
+    started = await run_sync(_start, argv, cwd, env, limiter=anyio.CapacityLimiter(1))
     failure: Exception | None = None
-    process: AgentProcess | None = None
     try:
         async with anyio.create_task_group() as tasks:
-            process = AgentProcess(popen, stdin, env.get(MARK_VARIABLE), tasks)
+            process = AgentProcess(started, stdin, env.get(MARK_VARIABLE), tasks)
             try:
                 yield process
             except Exception as error:  # noqa: BLE001 - the task group would wrap it; see below
@@ -300,19 +294,32 @@ async def agent_process(
                 with anyio.CancelScope(shield=True):
                     await process._stop(stop)  # noqa: SLF001 - the scope owns the process
     finally:
-        if process is None:
-            popen.kill()
-            popen.wait()
-        else:
-            process._close()  # noqa: SLF001
+        started.close()
     if failure is not None:
         raise failure
 
 
-def _start(argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+@frozen
+class _Started:
+    popen: "subprocess.Popen[bytes]"
+    pidfd: int
+    started_at: float
+
+    def close(self) -> None:
+        """Close what leads to the process and reap it."""
+        for stream in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
+            if stream is not None:
+                stream.close()
+        os.close(self.pidfd)
+        if self.popen.poll() is None:
+            _log.warning("process %d could not be ended", self.popen.pid)
+
+
+def _start(argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> _Started:
+    """Start the program. Called in a thread: it waits until the program has been loaded."""
     program = argv[0]
     try:
-        return subprocess.Popen(
+        popen = subprocess.Popen(
             list(argv),
             bufsize=0,
             stdin=subprocess.PIPE,
@@ -328,6 +335,8 @@ def _start(argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> "subprocess
     except OSError as error:
         code, reason = _start_problem(error, program, cwd)
         raise AgentFailed(code, reason) from error
+    started_at = psutil.Process(popen.pid).create_time()
+    return _Started(popen, os.pidfd_open(popen.pid), started_at)
 
 
 def _start_problem(error: OSError, program: str, cwd: str) -> tuple[str, str]:
