@@ -3,7 +3,7 @@
 Contract suites for authors of new ones are in :mod:`agent_orchestrator.testing`.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
 from typing import Any, Final, Generic, Protocol, Self, TypeVar, runtime_checkable
@@ -153,7 +153,9 @@ class View(Protocol):
         """Return the events with a ``seq`` greater than ``after``."""
         ...
 
-    def last_event_at(self, run_id: str) -> datetime | None: ...
+    def last_event_at(self, run_id: str, types: Collection[str] = ()) -> datetime | None:
+        """Return the time of a run's last event, of these types when some are given."""
+        ...
 
     def feed(
         self,
@@ -358,8 +360,8 @@ class RunContext(Protocol):
         """Keep the end of what the agent wrote on stderr, for diagnosis."""
         ...
 
-    def steering(self) -> AbstractContextManager[AsyncIterator[str]]:
-        """Accept messages while the run goes on: ``with context.steering() as messages``.
+    def steering(self) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+        """Accept messages while the run goes on: ``async with context.steering() as messages``.
 
         Inside the scope a message sent with ``when_busy="steer"`` comes out of the iterator; taking
         it marks it delivered. One that was not taken when the run ends becomes a run of its own.

@@ -178,6 +178,8 @@ class Attempt:
     delivered_at: datetime | None = None
     """When the prompt was handed to the agent; before that the attempt had no effect."""
     stderr_tail: str = ""
+    steerable: bool = False
+    """Whether its agent takes messages while it works."""
 
 
 @frozen

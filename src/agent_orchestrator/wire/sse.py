@@ -7,6 +7,12 @@ from attrs import frozen
 KEEPALIVE = b": still here\n\n"
 """A comment line: it keeps intermediaries from closing a quiet stream."""
 
+CAUGHT_UP = b": caught up\n\n"
+"""The comment that follows the last event there was when the reader came. A comment, as it must
+neither move a reader's cursor nor reach one who knows event types only."""
+
+CAUGHT_UP_COMMENT = "caught up"
+
 
 @frozen
 class Frame:
@@ -15,6 +21,8 @@ class Frame:
     data: str
     event: str = ""
     id: str | None = None
+    comment: str = ""
+    """What a comment line said; such a frame holds nothing else."""
 
 
 def encode(frame: Frame) -> bytes:
@@ -52,6 +60,8 @@ class Decoder:
             self._pending.append(rest)
 
     def _line(self, line: str) -> Frame | None:
+        if line.startswith(":"):
+            return Frame("", comment=line[1:].strip())
         if not line:
             frame = Frame("\n".join(self._data), self._event, self._id) if self._data else None
             self._data, self._event = [], ""

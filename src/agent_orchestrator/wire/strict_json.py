@@ -21,6 +21,11 @@ def dumps(value: Any) -> str:
     return _ENCODE(value)
 
 
+def canonical(value: Any) -> str:
+    """Return JSON text that is the same for equal values, whatever the order of their keys."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
 def loads(data: bytes, *, field: str = "body") -> Any:
     """Read one JSON document.
 

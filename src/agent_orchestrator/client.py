@@ -1,0 +1,256 @@
+"""The client: typed methods over a transport, written once for every way to reach an engine."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from agent_orchestrator import operations as ops
+from agent_orchestrator.domain.model import Event, Role, Run, Session, SessionStatus
+from agent_orchestrator.operations import CaughtUp, Operation, StatusName, WhenBusy
+from agent_orchestrator.ports import Subscription, Transport
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
+
+class EventStream:
+    """Events in order, each once: iterate it; leave it as a scope when you stop before its end."""
+
+    def __init__(self, transport: Transport, request: ops.StreamRequest, *, follow: bool) -> None:
+        self._transport = transport
+        self._request = request
+        self._follow = follow
+        self._stack = AsyncExitStack()
+        self._subscription: Subscription | None = None
+        self._ready: list[Event] = []
+        self._at_end = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Give up the place in the stream."""
+        self._at_end = True
+        self._subscription = None
+        await self._stack.aclose()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._ready:
+            if self._at_end:
+                await self.aclose()
+                raise StopAsyncIteration
+            if self._subscription is None:
+                self._subscription = await self._stack.enter_async_context(
+                    self._transport.subscribe(self._request)
+                )
+            for item in await self._subscription.receive():
+                if isinstance(item, CaughtUp):
+                    self._at_end = not self._follow
+                elif not self._at_end:
+                    self._ready.append(item.event)
+        return self._ready.pop(0)
+
+
+class Client:
+    """Sessions, messages, runs and events. Made by ``open_embedded`` or ``connect``.
+
+    Every method raises :class:`~agent_orchestrator.domain.errors.OrchestratorError` where the call
+    is refused: ``InvalidRequest`` for bad values, ``NotFound`` for what is not there (or not
+    yours), ``Unavailable`` when the engine is full or stopping. A remote client also raises
+    ``Unreachable``. A run that fails is no error: look at ``run.status`` and ``run.error``.
+
+    A mutation may carry an ``idempotency_key``: the same call again with the same key, even from
+    another process or after a restart, gets the first answer and does nothing.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+
+    async def _call(self, operation: Operation[Req, Res], request: Req) -> Res:
+        return (await self.transport.call(operation, request)).answer
+
+    # --- sessions -----------------------------------------------------------------------------
+
+    async def create_session(
+        self,
+        *,
+        title: str | None = None,
+        provider: str | None = None,
+        model: str | None = None,
+        cwd: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Session:
+        """Make a session.
+
+        :param cwd: where its agents work, an absolute path; the engine's own directory without one.
+        :param provider: where its messages go; the default route without one.
+        """
+        request = ops.CreateSession(title, provider, model, cwd, metadata or {}, idempotency_key)
+        return (await self._call(ops.CREATE_SESSION, request)).session
+
+    async def get_session(self, session_id: str) -> Session:
+        """Return a session."""
+        return (await self._call(ops.GET_SESSION, ops.GetSession(session_id))).session
+
+    async def list_sessions(
+        self,
+        *,
+        status: SessionStatus | None = None,
+        parent_session_id: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> ops.SessionPage:
+        """Return a page of sessions, oldest first; ``next_cursor`` is None on the last."""
+        return await self._call(
+            ops.LIST_SESSIONS, ops.ListSessions(status, parent_session_id, limit, cursor)
+        )
+
+    async def update_session(
+        self,
+        session_id: str,
+        *,
+        title: str | None = None,
+        status: SessionStatus | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Session:
+        """Rename, close, reopen or annotate a session; what is None stays."""
+        request = ops.UpdateSession(session_id, title, status, metadata, idempotency_key)
+        return (await self._call(ops.UPDATE_SESSION, request)).session
+
+    # --- messages -----------------------------------------------------------------------------
+
+    async def send_message(
+        self,
+        session_id: str,
+        text: str,
+        *,
+        role: Role = "user",
+        provider: str | None = None,
+        when_busy: WhenBusy = "queue",
+        idempotency_key: str | None = None,
+    ) -> ops.MessageReply:
+        """Put a message into a session; one of role ``user`` becomes a run.
+
+        :param when_busy: if a run of the session is active: ``queue`` behind it, ``steer`` it with
+            the text where its runner can (else queue), ``interrupt`` it, or ``reject``.
+        :raises SessionBusy: if it is rejected.
+        :raises SessionClosed: if the session is closed.
+        """
+        request = ops.SendMessage(session_id, text, role, provider, when_busy, idempotency_key)
+        return await self._call(ops.SEND_MESSAGE, request)
+
+    async def list_messages(
+        self, session_id: str, *, limit: int = 100, cursor: str | None = None
+    ) -> ops.MessagePage:
+        """Return a page of a session's messages, oldest first."""
+        return await self._call(ops.LIST_MESSAGES, ops.ListMessages(session_id, limit, cursor))
+
+    # --- runs ---------------------------------------------------------------------------------
+
+    async def create_run(
+        self,
+        session_id: str,
+        *,
+        text: str | None = None,
+        provider: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Run:
+        """Queue a run; with provider ``manual``, one that you drive with :meth:`transition_run`."""
+        request = ops.CreateRun(session_id, text, provider, idempotency_key)
+        return (await self._call(ops.CREATE_RUN, request)).run
+
+    async def get_run(self, run_id: str) -> Run:
+        """Return a run."""
+        return (await self._call(ops.GET_RUN, ops.GetRun(run_id))).run
+
+    async def list_runs(
+        self,
+        *,
+        session_id: str | None = None,
+        status: StatusName | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> ops.RunPage:
+        """Return a page of runs, oldest first."""
+        return await self._call(ops.LIST_RUNS, ops.ListRuns(session_id, status, limit, cursor))
+
+    async def wait_run(self, run_id: str, *, timeout_s: float = 30.0) -> ops.WaitReply:
+        """Wait until a run has ended, or the time is up (``timed_out``)."""
+        return await self._call(ops.WAIT_RUN, ops.WaitRun(run_id, timeout_s))
+
+    async def transition_run(
+        self,
+        run_id: str,
+        to_status: StatusName,
+        *,
+        reason: str | None = None,
+        result: Mapping[str, Any] | None = None,
+        error: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Run:
+        """Drive a manual run to its next state; any run to ``canceled``.
+
+        :param result: ``{"text": …}`` with ``completed``.
+        :param error: ``{"code": …, "message": …}`` with ``failed``.
+        :raises InvalidTransition: if the lifecycle has no such step; nothing is changed.
+        """
+        request = ops.TransitionRun(run_id, to_status, reason, result, error, idempotency_key)
+        return (await self._call(ops.TRANSITION_RUN, request)).run
+
+    async def cancel_run(
+        self,
+        run_id: str,
+        *,
+        reason: str | None = None,
+        cascade: bool = True,
+        idempotency_key: str | None = None,
+    ) -> ops.CancelReply:
+        """Ask for a run's end; it is ``canceled`` once its agent's processes are gone."""
+        request = ops.CancelRun(run_id, reason, cascade, idempotency_key)
+        return await self._call(ops.CANCEL_RUN, request)
+
+    async def diagnose_run(self, run_id: str) -> ops.DiagnosisReply:
+        """Return what is known of a run, and the likeliest reason for its state."""
+        return await self._call(ops.DIAGNOSE_RUN, ops.DiagnoseRun(run_id))
+
+    # --- events -------------------------------------------------------------------------------
+
+    async def list_events(
+        self, session_id: str, *, cursor: int = 0, limit: int = 100, wait_s: float = 0.0
+    ) -> ops.EventPage:
+        """Return a page of a session's log after a cursor."""
+        request = ops.ListEvents(session_id, cursor, limit, wait_s)
+        return await self._call(ops.LIST_EVENTS, request)
+
+    def events(
+        self, session_id: str | None = None, *, cursor: int | str = 0, follow: bool = False
+    ) -> EventStream:
+        """Iterate over a session's events after a cursor: ``async for event in client.events(…)``.
+
+        :param session_id: None means all sessions the caller may read; the cursor is then an
+            opaque string (``client.transport.subscribe`` hands it out with each event).
+        :param follow: go on with what comes, for ever; else end where the log ends now.
+        """
+        ids = () if session_id is None else (session_id,)
+        start = None if session_id is None and cursor == 0 else str(cursor)
+        return EventStream(self.transport, ops.StreamRequest(ids, start), follow=follow)
+
+    # --- the engine ---------------------------------------------------------------------------
+
+    async def status(self) -> ops.DaemonStatus:
+        """Return how the engine, its workers, providers and store are."""
+        return await self._call(ops.STATUS, ops.GetStatus())

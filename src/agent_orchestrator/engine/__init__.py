@@ -1,0 +1,13 @@
+"""The engine: decides what happens; the store remembers it, runners do it."""
+
+from agent_orchestrator.engine.config import EngineConfig, EnvPolicy, ProviderConfig, Routing
+from agent_orchestrator.engine.orchestrator import DrainReport, Orchestrator
+
+__all__ = [
+    "DrainReport",
+    "EngineConfig",
+    "EnvPolicy",
+    "Orchestrator",
+    "ProviderConfig",
+    "Routing",
+]

@@ -1,0 +1,109 @@
+"""What an engine is told at its start."""
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from attrs import field, frozen
+
+from agent_orchestrator.domain.errors import ConfigError
+from agent_orchestrator.domain.ids import IdSource, SortableIds
+from agent_orchestrator.domain.model import MANUAL
+from agent_orchestrator.ports import MARK_VARIABLE, Clock, Runner
+
+
+@frozen
+class EnvPolicy:
+    """What of the daemon's environment an agent gets.
+
+    :param inherit: ``all`` of it (so that the user's agent and its keys work as in his shell),
+        ``none``, or the named variables. The daemon's own settings and tokens are never passed on.
+    :param set: variables to add.
+    """
+
+    inherit: Literal["all", "none"] | tuple[str, ...] = "all"
+    set: Mapping[str, str] = field(factory=dict)
+
+    def apply(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment that follows from the daemon's."""
+        if self.inherit == "none":
+            kept: dict[str, str] = {}
+        else:
+            names = environ if self.inherit == "all" else self.inherit
+            kept = {
+                name: environ[name]
+                for name in names
+                if name in environ
+                and name != MARK_VARIABLE
+                and not name.startswith(("AGENTD_", "AGENTCTL_"))
+            }
+        return kept | dict(self.set)
+
+
+@frozen
+class ProviderConfig:
+    """A named way to run an agent.
+
+    :param runner: what executes its runs.
+    :param kind: the kind of runner, for the daemon's status.
+    :param model: the model for sessions that name none.
+    """
+
+    runner: Runner
+    kind: str
+    model: str | None = None
+    env: EnvPolicy = EnvPolicy()
+
+
+@frozen
+class Routing:
+    """Which provider a message goes to.
+
+    :param default: the provider of sessions and messages that name none.
+    :param fallback: by provider, those to try in order when it is unavailable before anything ran.
+    """
+
+    default: str
+    fallback: Mapping[str, tuple[str, ...]] = field(factory=dict)
+
+
+@frozen
+class EngineConfig:
+    """Settings of an engine.
+
+    :param max_concurrency: runs executed at once.
+    :param max_queue: queued runs (manual ones aside) past which a new one is refused.
+    :param cwd: where the agents of sessions that name no directory work.
+    :param environ: the environment agents' environments are made of.
+    :raises ConfigError: if a route names a provider that is not there, or a number is not positive.
+    """
+
+    providers: Mapping[str, ProviderConfig]
+    routing: Routing
+    max_concurrency: int = 4
+    max_queue: int = 1000
+    cwd: str = field(factory=lambda: str(Path.cwd()))
+    environ: Mapping[str, str] = field(factory=lambda: dict(os.environ))
+    version: str = "0"
+    clock: Clock = field(default=lambda: datetime.now(UTC))
+    ids: IdSource = field(factory=SortableIds)
+
+    def __attrs_post_init__(self) -> None:
+        if MANUAL in self.providers:
+            raise ConfigError(f"providers.{MANUAL}: the name is reserved for runs no worker takes")
+        routes = {"routing.default": (self.routing.default,)} | {
+            f"routing.fallback.{name}": (name, *targets)
+            for name, targets in self.routing.fallback.items()
+        }
+        for place, names in routes.items():
+            for name in names:
+                if name not in self.providers and (place, name) != ("routing.default", MANUAL):
+                    raise ConfigError(f"{place}: there is no provider {name!r}")
+        for place, number in (
+            ("max_concurrency", self.max_concurrency),
+            ("max_queue", self.max_queue),
+        ):
+            if number < 1:
+                raise ConfigError(f"{place}: must be at least 1, is {number}")

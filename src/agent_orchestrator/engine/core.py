@@ -1,0 +1,106 @@
+"""What the parts of a running engine share."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import ClassVar, Protocol, TypeVar
+
+from attrs import define, field
+
+from agent_orchestrator.domain.access import Principal, visible
+from agent_orchestrator.domain.errors import InvalidRequest, NotFound, Unavailable
+from agent_orchestrator.domain.model import MANUAL, Run, Session
+from agent_orchestrator.engine.bells import Bells
+from agent_orchestrator.engine.config import EngineConfig
+from agent_orchestrator.ports import Store, Transaction, View
+
+Answer = TypeVar("Answer")
+
+Change = Callable[[Transaction], Answer]
+"""A change the store runs; the answer to the caller is what it returns."""
+
+DRAIN_RETRY_S = 5
+QUEUE_RETRY_S = 2
+
+
+class Workers(Protocol):
+    """What status and diagnosis want to know of the pool."""
+
+    @property
+    def alive_workers(self) -> int: ...
+
+    @property
+    def live(self) -> Mapping[str, object]:
+        """The runs being executed in this process, by id."""
+        ...
+
+
+class _NoWorkers:
+    alive_workers = 0
+    live: ClassVar[Mapping[str, object]] = {}
+
+
+@define
+class Core:
+    """The store, the settings and the bells, with the looks-up every call needs.
+
+    :param instance: names this engine in ``worker_id`` among all that share the store.
+    """
+
+    store: Store
+    config: EngineConfig
+    instance: str
+    started_at: datetime
+    bells: Bells = field(factory=Bells)
+    workers: Workers = field(factory=_NoWorkers)
+    draining: bool = False
+
+    def now(self) -> datetime:
+        return self.config.clock()
+
+    def accept_work(self) -> None:
+        """Do nothing, or refuse.
+
+        :raises Unavailable: if the engine is draining.
+        """
+        if self.draining:
+            raise Unavailable("shutting down: try again shortly", retry_after_s=DRAIN_RETRY_S)
+
+    def provider_for(self, session: Session, asked: str | None) -> str:
+        """Return the provider of a message: its own, its session's, or the default route.
+
+        :raises InvalidRequest: if there is no such provider.
+        """
+        return self.known_provider(asked or session.provider or self.config.routing.default)
+
+    def known_provider(self, name: str) -> str:
+        """Return the name.
+
+        :raises InvalidRequest: if there is no such provider.
+        """
+        if name != MANUAL and name not in self.config.providers:
+            known = ", ".join(sorted(self.config.providers))
+            raise InvalidRequest.of({"provider": f"there is no {name!r}; there are: {known}"})
+        return name
+
+
+def seen_session(view: View, who: Principal, session_id: str) -> Session:
+    """Return a session the caller may know of.
+
+    :raises NotFound: otherwise.
+    """
+    return visible(who, view.session(session_id), session_id)
+
+
+def seen_run(view: View, who: Principal, run_id: str) -> tuple[Run, Session]:
+    """Return a run the caller may know of, and its session.
+
+    :raises NotFound: otherwise.
+    """
+    run = view.run(run_id)
+    if run is not None:
+        session = view.session(run.session_id)
+        try:
+            return run, visible(who, session, run.session_id)
+        except NotFound:
+            pass
+    raise NotFound(f"no run {run_id}", {"run_id": run_id})

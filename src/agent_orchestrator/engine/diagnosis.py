@@ -1,0 +1,298 @@
+"""How the engine is, and why a run is as it is: from evidence."""
+
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+
+import anyio
+import anyio.to_thread
+import psutil
+from attrs import frozen
+
+from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.events import AGENT_EVENTS
+from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
+from agent_orchestrator.domain.model import MANUAL, Attempt, Invocation, Run
+from agent_orchestrator.engine.core import Core, seen_run
+from agent_orchestrator.engine.worker import probe
+from agent_orchestrator.operations import (
+    AttemptView,
+    DaemonStatus,
+    DiagnoseRun,
+    DiagnosisReply,
+    Diagnostics,
+    GetStatus,
+    InvocationView,
+    Issue,
+    Problem,
+    ProcessView,
+    ProviderStatus,
+    QueueCounts,
+    StoreStatus,
+)
+from agent_orchestrator.ports import Availability, View
+
+SILENCE_S = 120.0
+"""After this long without a word a running agent is called silent."""
+
+MAX_PROCESSES = 200
+
+
+async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus:
+    """Return how the daemon is. Every caller may know it."""
+    counts, events = await core.store.read(lambda view: (_counts(view), view.event_count()))
+    providers = await _providers(core)
+    now = core.now()
+    unavailable = [
+        provider for provider in providers if provider.default and not provider.available
+    ]
+    return DaemonStatus(
+        daemon_health="draining" if core.draining else "degraded" if unavailable else "ok",
+        version=core.config.version,
+        pid=os.getpid(),
+        uptime_s=round((now - core.started_at).total_seconds(), 3),
+        started_at=core.started_at,
+        alive_workers=core.workers.alive_workers,
+        max_concurrency=core.config.max_concurrency,
+        queue_counts=counts,
+        providers=providers,
+        store=StoreStatus(
+            core.store.backend, core.store.location, core.store.schema_version, events
+        ),
+        problems=[
+            Problem("provider_unavailable", f"{provider.name}: {provider.reason}")
+            for provider in unavailable
+        ],
+    )
+
+
+async def _providers(core: Core) -> list[ProviderStatus]:
+    found: dict[str, Availability] = {}
+
+    async def look(name: str) -> None:
+        found[name] = await probe(core.config.providers[name].runner)
+
+    async with anyio.create_task_group() as tasks:
+        for name in core.config.providers:
+            tasks.start_soon(look, name)
+    return [
+        ProviderStatus(
+            name,
+            provider.kind,
+            found[name].available,
+            found[name].reason,
+            found[name].version,
+            default=name == core.config.routing.default,
+        )
+        for name, provider in core.config.providers.items()
+    ]
+
+
+def _counts(view: View) -> QueueCounts:
+    counts = view.status_counts()
+    return QueueCounts(
+        counts.get(RunStatus.QUEUED, 0),
+        counts.get(RunStatus.RUNNING, 0),
+        counts.get(RunStatus.WAITING, 0),
+    )
+
+
+async def diagnose(core: Core, who: Principal, command: DiagnoseRun) -> DiagnosisReply:
+    """Return what is known of a run, and the likeliest reason for its state."""
+    facts = await core.store.read(lambda view: _facts(view, who, command.run_id))
+    run = facts.run
+    attempt = facts.attempts[-1] if facts.attempts else None
+    tree = await anyio.to_thread.run_sync(partial(_process_tree, run, attempt))
+    provider = core.config.providers.get(run.provider)
+    availability = (
+        await probe(provider.runner)
+        if provider and run.status is RunStatus.QUEUED
+        else Availability(available=True)
+    )
+    invocation = _invocation(attempt.invocation if attempt else None)
+    is_codex = provider is not None and provider.kind.startswith("codex")
+    worker_alive = run.worker_id is not None and run.id in core.workers.live
+    return DiagnosisReply(
+        run,
+        Diagnostics(
+            worker_id=run.worker_id,
+            worker_alive=worker_alive,
+            alive_workers=core.workers.alive_workers,
+            max_concurrency=core.config.max_concurrency,
+            queue_counts=facts.counts,
+            queue_position=facts.position,
+            likely_issue=_issue(core, facts, availability, worker_alive, bool(tree)),
+            active_pid=tree[0].pid if tree else None,
+            process_tree=tree,
+            last_event_at=facts.last_event_at,
+            last_output_at=facts.last_output_at,
+            blocked_by_run_id=facts.blocker.id if facts.blocker else None,
+            pending_request=None,
+            thread_id=run.thread_id,
+            attempts=[_attempt_view(attempt) for attempt in facts.attempts],
+            codex_invocation=invocation if is_codex else None,
+            invocation=None if is_codex else invocation,
+            stderr_tail=attempt.stderr_tail if attempt else "",
+        ),
+    )
+
+
+@frozen
+class _Facts:
+    run: Run
+    counts: QueueCounts
+    position: int | None
+    blocker: Run | None
+    attempts: Sequence[Attempt]
+    last_event_at: datetime | None
+    last_output_at: datetime | None
+
+
+def _facts(view: View, who: Principal, run_id: str) -> _Facts:
+    run, _ = seen_run(view, who, run_id)
+    return _Facts(
+        run,
+        _counts(view),
+        view.queue_position(run) if run.provider != MANUAL else None,
+        view.queued_before(run) if run.status is RunStatus.QUEUED else None,
+        view.attempts(run_id),
+        view.last_event_at(run_id),
+        view.last_event_at(run_id, AGENT_EVENTS),
+    )
+
+
+_FAILURES = {
+    "auth_failed": ("auth_failed", "log the agent in again, or set the key its provider reads"),
+    "rate_limited": ("rate_limited", "wait, or lower max_concurrency"),
+    "quota_exhausted": ("quota_exhausted", "wait for the quota to renew, or use another provider"),
+    "context_exceeded": ("unknown", "the conversation is too long for the model: start a session"),
+    "provider_error": ("unknown", "read the message and stderr_tail; sending it again may help"),
+    "provider_unreachable": (
+        "provider_unavailable",
+        "check the network and the provider's address",
+    ),
+    "provider_unavailable": (
+        "provider_unavailable",
+        "see the provider in `agentctl daemon status`",
+    ),
+    "invalid_config": ("invalid_config", "correct the provider's settings; see the invocation"),
+    "thread_missing": ("thread_missing", 'start a session, or set on_missing_thread = "fresh"'),
+    "agent_crashed": ("crashed", "see stderr_tail and the exit code"),
+    "timeout": ("agent_silent", "allow it more time, or make the task smaller"),
+    "worker_lost": ("worker_lost", "send the message again"),
+    "denied": ("unknown", "what it asked for was denied"),
+}
+
+
+def _issue(
+    core: Core, facts: _Facts, availability: Availability, worker_alive: bool, has_process: bool
+) -> Issue:
+    run = facts.run
+    if run.status is RunStatus.FAILED and run.error is not None:
+        code, hint = _FAILURES.get(run.error.code, ("unknown", "see the run's events"))
+        return Issue(code, f"{run.error.code}: {run.error.message}", hint)
+    if run.status is RunStatus.CANCELED:
+        return Issue("canceled", f"canceled; asked for at {run.cancel_requested_at}", "")
+    if is_terminal(run.status):
+        return Issue("none", f"it ended as {run.status}", "")
+    if run.status is RunStatus.QUEUED:
+        return _queue_issue(core, facts, availability)
+    if run.status is RunStatus.WAITING:
+        return Issue(
+            "waiting_on_request",
+            f"it waits for an answer to {run.waiting_on}",
+            "answer the request",
+        )
+    if run.provider == MANUAL:
+        return Issue("none", "whoever holds it drives it", "")
+    return _running_issue(core, facts, worker_alive, has_process)
+
+
+def _queue_issue(core: Core, facts: _Facts, availability: Availability) -> Issue:
+    run = facts.run
+    if facts.blocker is not None:
+        blocker = facts.blocker
+        return Issue(
+            "queued_behind_run",
+            f"run {blocker.id} of the same session is {blocker.status}",
+            f"wait for it, or cancel it: agentctl run cancel --run-id {blocker.id}",
+        )
+    if run.provider == MANUAL:
+        return Issue("none", "it waits for whoever holds it to start it", "use run transition")
+    if core.workers.alive_workers == 0:
+        return Issue("no_workers", "no worker takes runs now", "start the daemon again")
+    if not availability.available:
+        return Issue("provider_unavailable", str(availability.reason), "see the provider's reason")
+    busy = len(core.workers.live)
+    if busy >= core.config.max_concurrency:
+        return Issue(
+            "queued_no_capacity",
+            f"all {busy} workers are busy; it is number {facts.position} in the queue",
+            "wait, or raise max_concurrency",
+        )
+    return Issue("none", "a worker is about to take it", "")
+
+
+def _running_issue(core: Core, facts: _Facts, worker_alive: bool, has_process: bool) -> Issue:
+    if not worker_alive:
+        return Issue("worker_lost", f"no worker {facts.run.worker_id} is alive here", "restart it")
+    attempt = facts.attempts[-1] if facts.attempts else None
+    if attempt is not None and attempt.pid is not None and not has_process:
+        return Issue(
+            "agent_exited", f"the agent's process {attempt.pid} is gone; its run is ending", ""
+        )
+    last = facts.last_output_at or facts.run.started_at
+    silent_s = (core.now() - last).total_seconds() if last else 0.0
+    if silent_s > SILENCE_S:
+        return Issue(
+            "agent_silent",
+            f"the agent has said nothing for {silent_s:.0f} s",
+            f"look at the process tree, or cancel it: agentctl run cancel --run-id {facts.run.id}",
+        )
+    return Issue("none", "the agent is working", "")
+
+
+def _process_tree(run: Run, attempt: Attempt | None) -> list[ProcessView]:
+    if run.status not in ACTIVE or attempt is None or attempt.pid is None:
+        return []
+    try:
+        root = psutil.Process(attempt.pid)
+        if root.create_time() != attempt.pid_started_at or root.status() == psutil.STATUS_ZOMBIE:
+            return []
+        processes = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+    found = []
+    for process in processes[:MAX_PROCESSES]:
+        try:
+            command = " ".join(process.cmdline())[:500] or process.name()
+            found.append(ProcessView(process.pid, process.ppid(), command, process.status()))
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def _invocation(invocation: Invocation | None) -> InvocationView | None:
+    if invocation is None:
+        return None
+    return InvocationView(
+        invocation.command,
+        invocation.profile,
+        invocation.extra_args,
+        invocation.argv,
+        invocation.cwd,
+    )
+
+
+def _attempt_view(attempt: Attempt) -> AttemptView:
+    return AttemptView(
+        attempt.attempt,
+        attempt.worker_id,
+        attempt.provider,
+        attempt.started_at,
+        attempt.ended_at,
+        attempt.outcome,
+        attempt.pid,
+        attempt.delivered_at,
+    )

@@ -1,0 +1,162 @@
+"""Reading the log: pages of it, and streams that follow it."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+
+from agent_orchestrator.domain.access import Principal, owner_filter
+from agent_orchestrator.domain.errors import CursorAhead, InvalidRequest
+from agent_orchestrator.domain.model import Event
+from agent_orchestrator.engine.bells import Bell
+from agent_orchestrator.engine.core import Core, seen_session
+from agent_orchestrator.fields import MAX_ID, MAX_INTEGER
+from agent_orchestrator.operations import (
+    CaughtUp,
+    EventPage,
+    ListEvents,
+    StreamItem,
+    StreamRequest,
+)
+from agent_orchestrator.ports import Subscription, View
+
+BATCH = 200
+"""Events read at once: few enough to keep a reader's turn short."""
+
+MAX_STREAM_SESSIONS = 100
+
+
+def _after(view: View, who: Principal, session_id: str, cursor: int, limit: int) -> list[Event]:
+    session = seen_session(view, who, session_id)
+    if cursor > session.last_seq:
+        raise CursorAhead(
+            f"cursor {cursor} is beyond the last event, {session.last_seq}",
+            {"cursor": cursor, "last_seq": session.last_seq},
+        )
+    return view.events(session_id, after=cursor, limit=limit)
+
+
+async def list_events(core: Core, who: Principal, command: ListEvents) -> EventPage:
+    def look(view: View) -> list[Event]:
+        return _after(view, who, command.session_id, command.cursor, command.limit + 1)
+
+    with core.bells.take(f"session:{command.session_id}") as bell:
+        found = await core.store.read(look)
+        if not found and command.wait_s:
+            with anyio.move_on_after(command.wait_s):
+                while not found:
+                    await bell.wait()
+                    bell.hush()
+                    found = await core.store.read(look)
+    page = found[: command.limit]
+    next_cursor = page[-1].seq if page else command.cursor
+    return EventPage(page, next_cursor, has_more=len(found) > len(page))
+
+
+@asynccontextmanager
+async def subscribe(
+    core: Core, who: Principal, request: StreamRequest
+) -> AsyncIterator[Subscription]:
+    """Open a stream of one, several or all sessions the caller may read."""
+    ids = tuple(dict.fromkeys(request.session_ids))
+    if len(ids) > MAX_STREAM_SESSIONS:
+        raise InvalidRequest.of({"sessionId": f"must be at most {MAX_STREAM_SESSIONS} sessions"})
+    if any(len(session_id) > MAX_ID for session_id in ids):
+        raise InvalidRequest.of({"sessionId": f"must be at most {MAX_ID} characters"})
+    topics = [f"session:{session_id}" for session_id in ids] or ["events"]
+    with core.bells.take(*topics) as bell:
+        reader: _SessionReader | _FeedReader
+        if len(ids) == 1:
+            reader = _SessionReader(core, who, bell, ids[0], _sequence(request.cursor))
+        else:
+            reader = _FeedReader(core, who, bell, ids, request.cursor)
+        await reader.check()
+        yield reader
+
+
+def _sequence(cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 19):
+        raise InvalidRequest.of({"cursor": "must be the seq of an event, or 0"})
+    return min(int(cursor), MAX_INTEGER)
+
+
+class _SessionReader:
+    """A place in one session's log; the cursor is its ``seq``."""
+
+    def __init__(
+        self, core: Core, who: Principal, bell: Bell, session_id: str, cursor: int
+    ) -> None:
+        self._core = core
+        self._who = who
+        self._bell = bell
+        self._session_id = session_id
+        self._cursor = cursor
+        self._caught_up = False
+
+    async def check(self) -> None:
+        await self._read(1)
+
+    async def receive(self) -> Sequence[StreamItem | CaughtUp]:
+        while True:
+            self._bell.hush()
+            if events := await self._read(BATCH):
+                self._cursor = events[-1].seq
+                return [StreamItem(str(event.seq), event) for event in events]
+            if not self._caught_up:
+                self._caught_up = True
+                return [CaughtUp(str(self._cursor))]
+            await self._bell.wait()
+
+    async def _read(self, limit: int) -> list[Event]:
+        return await self._core.store.read(
+            lambda view: _after(view, self._who, self._session_id, self._cursor, limit)
+        )
+
+
+class _FeedReader:
+    """A place in the log of several sessions; the cursor is the store's."""
+
+    def __init__(
+        self,
+        core: Core,
+        who: Principal,
+        bell: Bell,
+        session_ids: tuple[str, ...],
+        cursor: str | None,
+    ) -> None:
+        self._core = core
+        self._who = who
+        self._bell = bell
+        self._session_ids = session_ids
+        self._cursor = cursor
+        self._caught_up = False
+
+    async def check(self) -> None:
+        await self._core.store.read(lambda view: self._look(view, 1))
+
+    def _look(self, view: View, limit: int) -> tuple[list[StreamItem], str]:
+        for session_id in self._session_ids:
+            seen_session(view, self._who, session_id)
+        items = view.feed(
+            after=self._cursor,
+            sessions=self._session_ids,
+            owner=owner_filter(self._who),
+            limit=limit,
+        )
+        return items, view.feed_head()
+
+    async def receive(self) -> Sequence[StreamItem | CaughtUp]:
+        while True:
+            self._bell.hush()
+            items, head = await self._core.store.read(lambda view: self._look(view, BATCH))
+            if items:
+                self._cursor = items[-1].cursor
+                return items
+            # Nothing of ours up to the head: the next look need not pass over it again.
+            self._cursor = head
+            if not self._caught_up:
+                self._caught_up = True
+                return [CaughtUp(head)]
+            await self._bell.wait()

@@ -1,0 +1,251 @@
+"""The changes of a run's state, each with its events, written once for everyone who makes them.
+
+These are functions of a transaction: the state, the log and the message's delivery change in one
+commit or not at all.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from attrs import evolve, frozen
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, Signal, is_terminal, step
+from agent_orchestrator.domain.model import (
+    MANUAL,
+    Attempt,
+    Delivery,
+    Message,
+    Run,
+    RunError,
+    RunResult,
+    Session,
+    Source,
+)
+from agent_orchestrator.ports import Draft, Transaction
+from agent_orchestrator.wire.codec import to_plain
+
+QUEUE_TOPIC = "queue"
+"""Rings when a worker may find something to do."""
+
+
+def cancel_topic(run_id: str) -> str:
+    """Return the topic that rings when a run's cancel was asked for."""
+    return f"cancel:{run_id}"
+
+
+def steer_topic(run_id: str) -> str:
+    """Return the topic that rings when a message for the running agent came."""
+    return f"steer:{run_id}"
+
+
+class StaleAttempt(Exception):
+    """The run has moved on: what this attempt says no longer counts."""
+
+
+def fenced(tx: Transaction, run_id: str, attempt: int) -> Run:
+    """Return the run as it is, for a write of one of its attempts.
+
+    :raises StaleAttempt: if that attempt is no longer the one executing it.
+    """
+    run = tx.run(run_id)
+    if run is None or run.attempt != attempt or run.status not in ACTIVE:
+        raise StaleAttempt(f"attempt {attempt} of {run_id}")
+    return run
+
+
+def log(tx: Transaction, run: Run, event_type: str, data: Mapping[str, Any], at: datetime) -> None:
+    """Append an event of a run."""
+    tx.append(run.session_id, [Draft(event_type, data, run.id, run.attempt)], at)
+
+
+def message_event(message: Message) -> Draft:
+    """Return the event that tells of a new message."""
+    data = {
+        "message_id": message.id,
+        "role": message.role,
+        "source": to_plain(message.source),
+        "text": message.text,
+    }
+    return Draft(EventType.MESSAGE_CREATED, data, message.run_id)
+
+
+def enqueue(
+    tx: Transaction,
+    session: Session,
+    *,
+    run_id: str,
+    message: Message | None,
+    provider: str,
+    model: str | None,
+    at: datetime,
+) -> Run:
+    """Add a queued run and, unless it is there already, the message it delivers."""
+    run = Run(
+        id=run_id,
+        session_id=session.id,
+        message_id=message.id if message else None,
+        parent_run_id=session.parent_run_id,
+        provider=provider,
+        model=model,
+        status=RunStatus.QUEUED,
+        waiting_on=None,
+        attempt=1,
+        worker_id=None,
+        thread_id=None,
+        result=None,
+        error=None,
+        usage=None,
+        exit_code=None,
+        cancel_requested_at=None,
+        created_at=at,
+        started_at=None,
+        finished_at=None,
+    )
+    tx.add_run(run)
+    drafts = []
+    if message is not None:
+        if tx.message(message.id) is None:
+            tx.add_message(message)
+            drafts.append(message_event(message))
+        else:
+            tx.put_message(message)
+    queued = {"provider": provider, "message_id": run.message_id, "attempt": 1}
+    drafts.append(Draft(EventType.RUN_QUEUED, queued, run.id, run.attempt))
+    tx.append(session.id, drafts, at)
+    tx.ring(QUEUE_TOPIC)
+    return run
+
+
+def start(tx: Transaction, run: Run, worker_id: str, at: datetime) -> Run:
+    """Hand a queued run to a worker, or to the holder of a manual one."""
+    started = evolve(run, status=step(run.status, Signal.START), worker_id=worker_id, started_at=at)
+    tx.put_run(started)
+    tx.put_attempt(Attempt(run.id, run.attempt, worker_id, run.provider, at))
+    data = {"attempt": run.attempt, "provider": run.provider, "worker_id": worker_id}
+    log(tx, started, EventType.RUN_STARTED, data, at)
+    return started
+
+
+@frozen
+class Ending:
+    """How an attempt ended, as its worker saw it."""
+
+    signal: Signal
+    result: RunResult | None = None
+    error: RunError | None = None
+    exit_code: int | None = None
+    reason: str | None = None
+    stderr_tail: str = ""
+
+
+_ENDED = {
+    RunStatus.COMPLETED: EventType.RUN_COMPLETED,
+    RunStatus.FAILED: EventType.RUN_FAILED,
+    RunStatus.CANCELED: EventType.RUN_CANCELED,
+}
+
+
+def finish(tx: Transaction, run: Run, ending: Ending, at: datetime) -> Run:
+    """End an attempt: the run goes to a terminal state, or back to the queue."""
+    after = step(run.status, ending.signal)
+    _end_attempt(tx, run, ending, after, at)
+    if after is RunStatus.QUEUED:
+        return _release(tx, run, ending, at)
+    ended = evolve(
+        run,
+        status=after,
+        result=ending.result,
+        error=ending.error,
+        exit_code=ending.exit_code,
+        waiting_on=None,
+        finished_at=at,
+    )
+    tx.put_run(ended)
+    data: dict[str, Any] = {"attempt": run.attempt}
+    if ending.result is not None:
+        data["result"] = to_plain(ending.result)
+    if ending.error is not None:
+        data["error"] = to_plain(ending.error)
+    if ending.exit_code is not None:
+        data["exit_code"] = ending.exit_code
+    if ending.reason is not None:
+        data["reason"] = ending.reason
+    if run.usage is not None:
+        data["usage"] = to_plain(run.usage)
+    log(tx, ended, _ENDED[after], data, at)
+    delivery: Delivery = "delivered" if after is RunStatus.COMPLETED else "undeliverable"
+    for message in tx.run_messages(run.id):
+        if message.delivery == "queued" and message.id == run.message_id:
+            tx.put_message(evolve(message, delivery=delivery))
+    tx.ring(QUEUE_TOPIC)
+    return ended
+
+
+def _release(tx: Transaction, run: Run, ending: Ending, at: datetime) -> Run:
+    released = evolve(
+        run,
+        status=RunStatus.QUEUED,
+        attempt=run.attempt + 1,
+        worker_id=None,
+        waiting_on=None,
+        started_at=None,
+        exit_code=None,
+    )
+    tx.put_run(released)
+    data = {
+        "provider": run.provider,
+        "message_id": run.message_id,
+        "attempt": released.attempt,
+        "reason": ending.reason,
+    }
+    log(tx, released, EventType.RUN_QUEUED, data, at)
+    tx.ring(QUEUE_TOPIC)
+    return released
+
+
+def _end_attempt(tx: Transaction, run: Run, ending: Ending, after: RunStatus, at: datetime) -> None:
+    for attempt in tx.attempts(run.id):
+        if attempt.attempt == run.attempt:
+            tx.put_attempt(
+                evolve(attempt, ended_at=at, outcome=str(after), stderr_tail=ending.stderr_tail)
+            )
+
+
+def mark_delivered(tx: Transaction, message_id: str | None) -> None:
+    """Record that the agent has the message."""
+    message = tx.message(message_id) if message_id else None
+    if message is not None and message.delivery != "delivered":
+        tx.put_message(evolve(message, delivery="delivered"))
+
+
+def request_cancel(
+    tx: Transaction, run: Run, *, reason: str | None, cascade: bool, at: datetime
+) -> list[str]:
+    """Record that a run shall end, with its descendants; end at once what no worker has.
+
+    :return: the runs that were not yet at their end, this one first.
+    """
+    reached = []
+    pending = [run]
+    while pending:
+        current = pending.pop(0)
+        if cascade:
+            pending += tx.child_runs(current.id)
+        if is_terminal(current.status):
+            continue
+        reached.append(current.id)
+        if current.cancel_requested_at is None:
+            current = evolve(current, cancel_requested_at=at)
+            tx.put_run(current)
+        if current.status is RunStatus.QUEUED or current.provider == MANUAL:
+            finish(tx, current, Ending(Signal.CANCEL, reason=reason), at)
+        else:
+            tx.ring(cancel_topic(current.id))
+    return reached
+
+
+def client_source(principal_id: str) -> Source:
+    """Return the source of a message a client sent."""
+    return Source("client", principal=principal_id)

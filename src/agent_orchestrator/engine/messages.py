@@ -1,0 +1,141 @@
+"""Messages: put into a session, list."""
+
+from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.errors import SessionBusy, SessionClosed, Unavailable
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import MANUAL, Message, Run, Session
+from agent_orchestrator.engine import ledger
+from agent_orchestrator.engine.core import QUEUE_RETRY_S, Change, Core, seen_session
+from agent_orchestrator.operations import (
+    ListMessages,
+    MessagePage,
+    MessageReply,
+    SendMessage,
+)
+from agent_orchestrator.ports import Transaction, View
+
+
+async def send(core: Core, who: Principal, command: SendMessage) -> Change[MessageReply]:
+    core.accept_work()
+    if command.provider is not None:
+        core.known_provider(command.provider)
+
+    def change(tx: Transaction) -> MessageReply:
+        session = open_session(tx, who, command.session_id)
+        if command.role != "user":
+            return MessageReply(_record(core, tx, who, session, command), None)
+        active = tx.active_run(session.id)
+        if active is not None and command.when_busy == "steer" and _steerable(tx, active):
+            message = _message(core, who, command, active.id)
+            tx.add_message(message)
+            tx.append(session.id, [ledger.message_event(message)], message.created_at)
+            tx.ring(ledger.steer_topic(active.id))
+            return MessageReply(message, active)
+        if command.when_busy == "reject" and (blocker := active or _queued(tx, session)):
+            raise SessionBusy(
+                f"run {blocker.id} of the session is {blocker.status}", {"run_id": blocker.id}
+            )
+        if active is not None and command.when_busy == "interrupt":
+            ledger.request_cancel(
+                tx, active, reason="interrupted by a newer message", cascade=True, at=core.now()
+            )
+        message = _message(core, who, command, core.config.ids("run"))
+        return MessageReply(message, queue_run(core, tx, session, message, command.provider))
+
+    return change
+
+
+async def list_(core: Core, who: Principal, command: ListMessages) -> MessagePage:
+    def look(view: View) -> MessagePage:
+        seen_session(view, who, command.session_id)
+        found = view.messages(command.session_id, after=command.cursor, limit=command.limit + 1)
+        page = found[: command.limit]
+        return MessagePage(page, page[-1].id if len(found) > len(page) else None)
+
+    return await core.store.read(look)
+
+
+def open_session(tx: Transaction, who: Principal, session_id: str) -> Session:
+    """Return a session that takes messages.
+
+    :raises NotFound: if the caller may not know of it.
+    :raises SessionClosed: if it is closed.
+    """
+    session = seen_session(tx, who, session_id)
+    if session.status == "closed":
+        raise SessionClosed(f"session {session_id} is closed", {"session_id": session_id})
+    return session
+
+
+def queue_run(
+    core: Core, tx: Transaction, session: Session, message: Message, asked: str | None
+) -> Run:
+    """Queue the run that delivers a message; its id is the message's ``run_id``.
+
+    :raises Unavailable: if the queue is full.
+    """
+    assert message.run_id is not None
+    provider = core.provider_for(session, asked)
+    check_room(core, tx, provider)
+    return ledger.enqueue(
+        tx,
+        session,
+        run_id=message.run_id,
+        message=message,
+        provider=provider,
+        model=model_of(core, session, provider),
+        at=message.created_at,
+    )
+
+
+def model_of(core: Core, session: Session, provider: str) -> str | None:
+    """Return the model a run asks its provider for; None leaves it to the provider."""
+    config = core.config.providers.get(provider)
+    return session.model or (config.model if config else None)
+
+
+def check_room(core: Core, tx: Transaction, provider: str) -> None:
+    """Do nothing, or refuse another run.
+
+    :raises Unavailable: if the queue is full; manual runs wait for nobody's worker.
+    """
+    limit = core.config.max_queue
+    if provider != MANUAL and tx.queue_is_full(limit):
+        raise Unavailable(
+            f"the queue is full: {limit} runs are waiting",
+            {"max_queue": limit},
+            retry_after_s=QUEUE_RETRY_S,
+        )
+
+
+def _message(core: Core, who: Principal, command: SendMessage, run_id: str | None) -> Message:
+    return Message(
+        id=core.config.ids("msg"),
+        session_id=command.session_id,
+        role=command.role,
+        source=ledger.client_source(who.id),
+        text=command.text,
+        run_id=run_id,
+        # What is not for the agent to answer is where it belongs as soon as it is recorded.
+        delivery="queued" if command.role == "user" else "delivered",
+        created_at=core.now(),
+    )
+
+
+def _record(
+    core: Core, tx: Transaction, who: Principal, session: Session, command: SendMessage
+) -> Message:
+    message = _message(core, who, command, None)
+    tx.add_message(message)
+    tx.append(session.id, [ledger.message_event(message)], message.created_at)
+    return message
+
+
+def _steerable(tx: Transaction, run: Run) -> bool:
+    return run.status is RunStatus.RUNNING and any(
+        attempt.steerable for attempt in tx.attempts(run.id) if attempt.attempt == run.attempt
+    )
+
+
+def _queued(tx: Transaction, session: Session) -> Run | None:
+    return next(iter(tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=1)), None)

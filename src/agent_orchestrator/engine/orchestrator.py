@@ -1,0 +1,138 @@
+"""The engine as a whole: a scope that owns the workers, and the way in for callers."""
+
+import logging
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import Self, TypeVar
+
+import anyio
+from attrs import frozen
+
+from agent_orchestrator.domain.access import LOCAL, Principal
+from agent_orchestrator.domain.lifecycle import Signal
+from agent_orchestrator.domain.model import RunError
+from agent_orchestrator.engine import feed, ledger
+from agent_orchestrator.engine.calls import carry_out
+from agent_orchestrator.engine.config import EngineConfig
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.pool import Pool
+from agent_orchestrator.operations import Operation, StreamRequest
+from agent_orchestrator.ports import Reply, Store, Subscription, Transaction
+
+logger = logging.getLogger("agent_orchestrator.engine")
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
+
+@frozen
+class DrainReport:
+    """What a drain came to.
+
+    :param finished: how many runs under way ended within the grace period.
+    :param released: the runs that went back to the queue.
+    """
+
+    finished: int
+    released: tuple[str, ...]
+
+
+class Orchestrator:
+    """Owns sessions, runs and events over a store, and executes runs while its scope is open.
+
+    It is a :class:`~agent_orchestrator.ports.Transport` for the local principal and a
+    :class:`~agent_orchestrator.ports.Gateway` for others. The store must be open, and stay so until
+    the scope is left; leaving gives runs under way back to the queue.
+    """
+
+    def __init__(self, store: Store, config: EngineConfig) -> None:
+        self.core = Core(
+            store=store,
+            config=config,
+            instance=config.ids("dmn"),
+            started_at=config.clock(),
+        )
+        self.pool = Pool(self.core)
+        self.core.workers = self.pool
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self.core.store.listen(self.core.bells.ring))
+            for provider in self.core.config.providers.values():
+                if isinstance(provider.runner, AbstractAsyncContextManager):
+                    await stack.enter_async_context(provider.runner)
+            await self._recover()
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.push_async_callback(self._stop)
+            tasks.start_soon(self.pool.work, tasks)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, traceback)
+
+    def acting_as(self, principal: Principal) -> "Caller":
+        """Return the way in for one caller."""
+        return Caller(self.core, principal)
+
+    async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
+        """Carry out one operation for the local principal."""
+        return await carry_out(self.core, LOCAL, operation, request)
+
+    def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
+        """Open a stream for the local principal."""
+        return feed.subscribe(self.core, LOCAL, request)
+
+    async def drain(self, grace_s: float) -> DrainReport:
+        """Refuse new work, let runs under way finish for a while, release the rest.
+
+        :param grace_s: seconds they get.
+        """
+        self.core.draining = True
+        self.pool.stop_taking()
+        before = len(self.pool.live)
+        with anyio.move_on_after(grace_s):
+            await self.pool.idle()
+        released = self.pool.release("the daemon is shutting down")
+        await self.pool.idle()
+        return DrainReport(finished=before - len(released), released=tuple(released))
+
+    async def _stop(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.drain(0)
+
+    async def _recover(self) -> None:
+        """End what a lost engine was executing; its queue is kept."""
+
+        def change(tx: Transaction) -> int:
+            lost = tx.lost_runs(self.core.instance)
+            for run in lost:
+                error = RunError(
+                    "worker_lost", "the daemon stopped while this run was being executed"
+                )
+                ending = ledger.Ending(Signal.FAIL, error=error)
+                ledger.finish(tx, run, ending, self.core.now())
+            return len(lost)
+
+        if count := await self.core.store.transact(change):
+            logger.warning("%d runs were lost with the daemon that executed them", count)
+
+
+@frozen
+class Caller:
+    """A :class:`~agent_orchestrator.ports.Transport` that acts as one principal."""
+
+    core: Core
+    principal: Principal
+
+    async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
+        return await carry_out(self.core, self.principal, operation, request)
+
+    def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
+        return feed.subscribe(self.core, self.principal, request)

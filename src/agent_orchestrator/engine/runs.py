@@ -1,0 +1,210 @@
+"""Runs: make, read, list, wait for, drive by hand, cancel."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+
+from agent_orchestrator.domain.access import Principal, owner_filter
+from agent_orchestrator.domain.errors import InvalidRequest, InvalidTransition, SessionBusy
+from agent_orchestrator.domain.lifecycle import RunStatus, Signal, is_terminal, signal_between
+from agent_orchestrator.domain.model import (
+    FAILURE_CODES,
+    MANUAL,
+    Message,
+    Run,
+    RunError,
+    RunResult,
+)
+from agent_orchestrator.engine import ledger
+from agent_orchestrator.engine.core import Change, Core, seen_run, seen_session
+from agent_orchestrator.engine.messages import check_room, model_of, open_session, queue_run
+from agent_orchestrator.fields import MAX_TEXT, encoding_problem
+from agent_orchestrator.operations import (
+    CancelReply,
+    CancelRun,
+    CreateRun,
+    GetRun,
+    ListRuns,
+    RunPage,
+    RunReply,
+    TransitionRun,
+    WaitReply,
+    WaitRun,
+)
+from agent_orchestrator.ports import Transaction, View
+
+
+async def create(core: Core, who: Principal, command: CreateRun) -> Change[RunReply]:
+    core.accept_work()
+    if command.provider is not None:
+        core.known_provider(command.provider)
+
+    def change(tx: Transaction) -> RunReply:
+        session = open_session(tx, who, command.session_id)
+        run_id = core.config.ids("run")
+        if command.text is not None:
+            message = Message(
+                id=core.config.ids("msg"),
+                session_id=session.id,
+                role="user",
+                source=ledger.client_source(who.id),
+                text=command.text,
+                run_id=run_id,
+                delivery="queued",
+                created_at=core.now(),
+            )
+            return RunReply(queue_run(core, tx, session, message, command.provider))
+        provider = core.provider_for(session, command.provider)
+        if provider != MANUAL:
+            raise InvalidRequest.of({"text": f"is required: {provider} has nothing to do without"})
+        check_room(core, tx, provider)
+        run = ledger.enqueue(
+            tx,
+            session,
+            run_id=run_id,
+            message=None,
+            provider=provider,
+            model=model_of(core, session, provider),
+            at=core.now(),
+        )
+        return RunReply(run)
+
+    return change
+
+
+async def get(core: Core, who: Principal, command: GetRun) -> RunReply:
+    return await core.store.read(lambda view: RunReply(seen_run(view, who, command.run_id)[0]))
+
+
+async def list_(core: Core, who: Principal, command: ListRuns) -> RunPage:
+    def look(view: View) -> RunPage:
+        if command.session_id is not None:
+            seen_session(view, who, command.session_id)
+        found = view.runs(
+            owner=owner_filter(who),
+            session_id=command.session_id,
+            status=RunStatus(command.status) if command.status else None,
+            after=command.cursor,
+            limit=command.limit + 1,
+        )
+        page = found[: command.limit]
+        return RunPage(page, page[-1].id if len(found) > len(page) else None)
+
+    return await core.store.read(look)
+
+
+async def wait(core: Core, who: Principal, command: WaitRun) -> WaitReply:
+    with core.bells.take(f"run:{command.run_id}") as bell:
+        with anyio.move_on_after(command.timeout_s):
+            while True:
+                bell.hush()
+                run = (await get(core, who, GetRun(command.run_id))).run
+                if is_terminal(run.status):
+                    return WaitReply(run, timed_out=False)
+                await bell.wait()
+    run = (await get(core, who, GetRun(command.run_id))).run
+    return WaitReply(run, timed_out=not is_terminal(run.status))
+
+
+async def cancel(core: Core, who: Principal, command: CancelRun) -> Change[CancelReply]:
+    def change(tx: Transaction) -> CancelReply:
+        run, _ = seen_run(tx, who, command.run_id)
+        reached = ledger.request_cancel(
+            tx, run, reason=command.reason, cascade=command.cascade, at=core.now()
+        )
+        return CancelReply(tx.run(run.id) or run, reached)
+
+    return change
+
+
+_BY_HAND = frozenset({Signal.START, Signal.RELEASE, Signal.COMPLETE, Signal.FAIL})
+"""The signals the holder of a manual run gives; waiting belongs to an open request."""
+
+
+async def transition(core: Core, who: Principal, command: TransitionRun) -> Change[RunReply]:
+    to_status = RunStatus(command.to_status)
+    result = _result(to_status, command.result)
+    error = _error(to_status, command.error)
+
+    def change(tx: Transaction) -> RunReply:
+        run, _ = seen_run(tx, who, command.run_id)
+        signal = signal_between(run.status, to_status)
+        now = core.now()
+        if signal is Signal.CANCEL:
+            ledger.request_cancel(tx, run, reason=command.reason, cascade=True, at=now)
+            return RunReply(tx.run(run.id) or run)
+        if run.provider != MANUAL or signal not in _BY_HAND:
+            raise InvalidTransition(
+                f"run {run.id} is executed by {run.provider}: only a cancel can be asked for"
+                if run.provider != MANUAL
+                else f"a run becomes {to_status} by a request, not by hand",
+                {"from": run.status, "to": to_status},
+            )
+        if signal is Signal.START:
+            return RunReply(_start(tx, run, f"{MANUAL}/{who.id}", core))
+        ending = ledger.Ending(signal, result=result, error=error, reason=command.reason)
+        return RunReply(ledger.finish(tx, run, ending, now))
+
+    return change
+
+
+def _start(tx: Transaction, run: Run, worker_id: str, core: Core) -> Run:
+    active = tx.active_run(run.session_id)
+    if active is not None:
+        raise SessionBusy(f"run {active.id} of the session is active", {"run_id": active.id})
+    started = ledger.start(tx, run, worker_id, core.now())
+    ledger.mark_delivered(tx, run.message_id)
+    return started
+
+
+def _result(to_status: RunStatus, given: Mapping[str, Any] | None) -> RunResult | None:
+    if given is None:
+        return RunResult("") if to_status is RunStatus.COMPLETED else None
+    if to_status is not RunStatus.COMPLETED:
+        raise InvalidRequest.of({"result": "goes with to_status completed only"})
+    fields = _texts("result", given, required=("text",))
+    return RunResult(fields["text"])
+
+
+def _error(to_status: RunStatus, given: Mapping[str, Any] | None) -> RunError | None:
+    if given is None:
+        failed = to_status is RunStatus.FAILED
+        return (
+            RunError("provider_error", "the holder of the run gave no reason") if failed else None
+        )
+    if to_status is not RunStatus.FAILED:
+        raise InvalidRequest.of({"error": "goes with to_status failed only"})
+    fields = _texts("error", given, required=("message",), optional=("code",))
+    code = fields.get("code", "provider_error")
+    if code not in FAILURE_CODES:
+        raise InvalidRequest.of({"error.code": f"must be one of {', '.join(FAILURE_CODES)}"})
+    return RunError(code, fields["message"])
+
+
+def _texts(
+    place: str,
+    given: Mapping[str, Any],
+    *,
+    required: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+) -> dict[str, str]:
+    problems = {
+        f"{place}.{name}": "is not a field of this call"
+        for name in given
+        if name not in required + optional
+    }
+    for name in required + optional:
+        value = given.get(name)
+        if name not in given:
+            if name in required:
+                problems[f"{place}.{name}"] = "is required"
+        elif not isinstance(value, str):
+            problems[f"{place}.{name}"] = "must be text"
+        elif len(value) > MAX_TEXT:
+            problems[f"{place}.{name}"] = f"must be at most {MAX_TEXT:,} characters"
+        elif problem := encoding_problem(value):
+            problems[f"{place}.{name}"] = problem
+    if problems:
+        raise InvalidRequest.of(problems)
+    return {name: str(value) for name, value in given.items()}

@@ -1,0 +1,102 @@
+"""Sessions: make, read, list, change."""
+
+from typing import Any
+
+import anyio
+from attrs import evolve
+
+from agent_orchestrator.domain.access import Principal, owner_filter
+from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import Session
+from agent_orchestrator.engine.core import Change, Core, seen_session
+from agent_orchestrator.operations import (
+    CreateSession,
+    GetSession,
+    ListSessions,
+    SessionPage,
+    SessionReply,
+    UpdateSession,
+)
+from agent_orchestrator.ports import Draft, Transaction, View
+
+
+async def create(core: Core, who: Principal, command: CreateSession) -> Change[SessionReply]:
+    core.accept_work()
+    if command.provider is not None:
+        core.known_provider(command.provider)
+    cwd = command.cwd or core.config.cwd
+    if not await anyio.Path(cwd).is_dir():
+        raise InvalidRequest.of({"cwd": f"is not a directory: {cwd}"})
+
+    def change(tx: Transaction) -> SessionReply:
+        now = core.now()
+        session_id = core.config.ids("ses")
+        session = Session(
+            id=session_id,
+            title=command.title,
+            owner=who.id,
+            provider=command.provider,
+            model=command.model,
+            cwd=cwd,
+            status="open",
+            parent_session_id=None,
+            parent_run_id=None,
+            root_session_id=session_id,
+            depth=0,
+            metadata=command.metadata,
+            threads={},
+            last_seq=0,
+            created_at=now,
+            updated_at=now,
+        )
+        tx.add_session(session)
+        data = {"title": session.title, "provider": session.provider, "cwd": session.cwd}
+        last_seq = tx.append(session_id, [Draft(EventType.SESSION_CREATED, data)], now)
+        return SessionReply(evolve(session, last_seq=last_seq))
+
+    return change
+
+
+async def get(core: Core, who: Principal, command: GetSession) -> SessionReply:
+    return await core.store.read(
+        lambda view: SessionReply(seen_session(view, who, command.session_id))
+    )
+
+
+async def list_(core: Core, who: Principal, command: ListSessions) -> SessionPage:
+    def look(view: View) -> SessionPage:
+        found = view.sessions(
+            owner=owner_filter(who),
+            status=command.status,
+            parent_session_id=command.parent_session_id,
+            after=command.cursor,
+            limit=command.limit + 1,
+        )
+        page = found[: command.limit]
+        return SessionPage(page, page[-1].id if len(found) > len(page) else None)
+
+    return await core.store.read(look)
+
+
+async def update(core: Core, who: Principal, command: UpdateSession) -> Change[SessionReply]:
+    def change(tx: Transaction) -> SessionReply:
+        session = seen_session(tx, who, command.session_id)
+        changes: dict[str, Any] = {}
+        if command.title is not None and command.title != session.title:
+            changes["title"] = command.title
+        if command.metadata is not None and command.metadata != session.metadata:
+            changes["metadata"] = command.metadata
+        closing = command.status == "closed" != session.status
+        if command.status is not None and command.status != session.status:
+            changes["status"] = command.status
+        if not changes:
+            return SessionReply(session)
+        now = core.now()
+        updated = evolve(session, updated_at=now, **changes)
+        tx.put_session(updated)
+        event_type = EventType.SESSION_CLOSED if closing else EventType.SESSION_UPDATED
+        last_seq = tx.append(session.id, [Draft(event_type, changes)], now)
+        return SessionReply(evolve(updated, last_seq=last_seq))
+
+    return change

@@ -1,0 +1,1 @@
+"""Ways to an engine that is somewhere else."""

@@ -1,0 +1,182 @@
+"""The way to a daemon: operations as HTTP requests, streams as server-sent events."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import anyio
+import httpx
+
+from agent_orchestrator.domain.errors import Internal, OrchestratorError, Unreachable
+from agent_orchestrator.domain.model import Event
+from agent_orchestrator.operations import (
+    CaughtUp,
+    Operation,
+    StreamItem,
+    StreamRequest,
+)
+from agent_orchestrator.ports import Reply, Subscription
+from agent_orchestrator.wire import codec, problems, sse, strict_json
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
+CONNECT_TIMEOUT_S: Final = 5.0
+ANSWER_TIMEOUT_S: Final = 60.0
+"""How long a call without a waiting time of its own may take."""
+
+SILENCE_S: Final = 45.0
+"""A stream silent for so long is broken: the server sends a comment every 15 s."""
+
+
+class HttpTransport:
+    """Reaches a daemon over HTTP.
+
+    :param http: a client whose ``base_url`` is the daemon's; it is not closed here.
+    :param token: the bearer token.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, *, token: str | None = None) -> None:
+        self._http = http
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
+        path, query, body = codec.request_parts(operation, request)
+        headers = dict(self._headers)
+        content = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            try:
+                content = strict_json.dumps(body).encode()
+            except UnicodeEncodeError:
+                # The server names the field: JSON's escapes can say what UTF-8 cannot.
+                content = json.dumps(body).encode()
+        waits = getattr(request, "timeout_s", None) or getattr(request, "wait_s", None) or 0.0
+        timeout = httpx.Timeout(ANSWER_TIMEOUT_S + float(waits), connect=CONNECT_TIMEOUT_S)
+        try:
+            response = await self._http.request(
+                operation.method,
+                path,
+                params=query or None,
+                content=content,
+                headers=headers,
+                timeout=timeout,
+            )
+        except httpx.TransportError as error:
+            raise _unreachable(self._http, error) from error
+        plain = _body(response)
+        if response.status_code >= 400:
+            raise problems.from_body(response.status_code, plain)
+        try:
+            answer = codec.from_plain(operation.answer, plain)
+        except ValueError as error:
+            raise Internal(
+                f"the server's answer is not one of {operation.name}: {error}"
+            ) from error
+        return Reply(answer, replayed=response.headers.get("Idempotent-Replayed") == "true")
+
+    @asynccontextmanager
+    async def subscribe(self, request: StreamRequest) -> AsyncIterator[Subscription]:
+        async with AsyncExitStack() as stack:
+            subscription = _SseSubscription(self._http, self._headers, request)
+            stack.push_async_callback(subscription.aclose)
+            await subscription.open()
+            yield subscription
+
+
+def _unreachable(http: httpx.AsyncClient, error: httpx.TransportError) -> Unreachable:
+    return Unreachable(f"no answer from {http.base_url}: {str(error) or type(error).__name__}")
+
+
+def _body(response: httpx.Response) -> Any:
+    try:
+        return json.loads(response.content)
+    except ValueError:
+        return None
+
+
+class _SseSubscription:
+    """A place in a stream. Broken off by a cancellation, it goes on from its cursor."""
+
+    def __init__(
+        self, http: httpx.AsyncClient, headers: dict[str, str], request: StreamRequest
+    ) -> None:
+        self._http = http
+        self._headers = headers
+        self._request = request
+        self._cursor = request.cursor
+        self._stack = AsyncExitStack()
+        self._chunks: AsyncIterator[bytes] | None = None
+        self._decoder = sse.Decoder()
+        self._ready: list[StreamItem | CaughtUp] = []
+
+    async def open(self) -> None:
+        """Connect at the cursor.
+
+        :raises OrchestratorError: if the stream is refused.
+        :raises Unreachable: if there is no answer.
+        """
+        params: list[tuple[str, str]] = [("sessionId", one) for one in self._request.session_ids]
+        if self._cursor is not None:
+            params.append(("cursor", self._cursor))
+        timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_TIMEOUT_S)
+        self._stack = AsyncExitStack()
+        try:
+            response = await self._stack.enter_async_context(
+                self._http.stream(
+                    "GET",
+                    "/stream",
+                    params=params,
+                    headers=self._headers | {"Accept": "text/event-stream"},
+                    timeout=timeout,
+                )
+            )
+            if response.status_code != 200:
+                await response.aread()
+                raise problems.from_body(response.status_code, _body(response))
+        except httpx.TransportError as error:
+            await self.aclose()
+            raise _unreachable(self._http, error) from error
+        except OrchestratorError:
+            await self.aclose()
+            raise
+        self._decoder = sse.Decoder()
+        self._chunks = response.aiter_bytes()
+
+    async def aclose(self) -> None:
+        self._chunks = None
+        with anyio.CancelScope(shield=True):
+            await self._stack.aclose()
+
+    async def receive(self) -> Sequence[StreamItem | CaughtUp]:
+        while not self._ready:
+            if self._chunks is None:
+                await self.open()
+            await self._read()
+        items, self._ready = self._ready, []
+        return items
+
+    async def _read(self) -> None:
+        assert self._chunks is not None
+        done = False
+        try:
+            chunk = await anext(self._chunks)
+            done = True
+        except StopAsyncIteration:
+            raise Unreachable(f"{self._http.base_url} ended the stream") from None
+        except httpx.TransportError as error:
+            raise _unreachable(self._http, error) from error
+        finally:
+            if not done:
+                await self.aclose()
+        for frame in self._decoder.feed(chunk):
+            self._take(frame)
+
+    def _take(self, frame: sse.Frame) -> None:
+        if frame.comment == sse.CAUGHT_UP_COMMENT:
+            self._ready.append(CaughtUp(self._cursor or "0"))
+        elif frame.data and frame.id is not None:
+            event = codec.from_plain(Event, json.loads(frame.data))
+            self._cursor = frame.id
+            self._ready.append(StreamItem(frame.id, event))

@@ -1,0 +1,233 @@
+"""The OpenAPI 3.1 description, walked from the table of operations."""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Final
+
+from agent_orchestrator.domain.model import Event
+from agent_orchestrator.fields import FieldSpec, specs
+from agent_orchestrator.operations import OPERATIONS, Operation
+from agent_orchestrator.wire.problems import STATUSES
+from agent_orchestrator.wire.schema import Components, Schema, body_schema, field_schema
+
+_JSON: Final = "application/json"
+
+_ALWAYS: Final = (400, 401, 403, 421, 500, 503)
+"""What any call may be refused with."""
+
+_TEXT: Final = """\
+A gateway for CLI coding agents: sessions, durable runs and a gapless event log for each session.
+
+Every error is `{"error": {"code", "message", "details"}}`; `details.fields` of `invalid_request` names
+each bad field. The methods not listed for a path are 405. Every call but `GET /health` needs a token
+where tokens are configured. A mutation that takes `idempotency_key` also takes it as the header
+`Idempotency-Key`; its first answer is given again with the header `Idempotent-Replayed: true`."""
+
+
+def openapi_document(version: str) -> dict[str, Any]:
+    """Return the description of the whole HTTP API.
+
+    :param version: of the program.
+    """
+    components = Components()
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        item = paths.setdefault(operation.path, {})
+        item[operation.method.lower()] = _operation(operation, components)
+    paths["/stream"] = {"get": _stream(components)}
+    paths["/health"] = {"get": _health()}
+    paths["/openapi.json"] = {"get": _description()}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "agent-orchestrator",
+            "version": version,
+            "description": _TEXT,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "security": [{"bearer": []}, {}],
+        "paths": dict(sorted(paths.items())),
+        "components": {
+            "schemas": dict(sorted((components.schemas | {"Error": _error_schema()}).items())),
+            "responses": _error_responses(),
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(operation: Operation[Any, Any], components: Components) -> dict[str, Any]:
+    command: type = operation.request
+    fields = specs(command)
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "parameters": [_parameter(fields[name], "path") for name in operation.path_fields],
+    }
+    refusals = set(_ALWAYS)
+    if operation.path_fields:
+        refusals.add(404)
+    if operation.is_mutation:
+        refusals |= {404, 409, 413, 415}
+        schema = body_schema(command, operation.path_fields)
+        described["requestBody"] = {
+            "required": "required" in schema,
+            "content": {_JSON: {"schema": schema}},
+        }
+        if "idempotency_key" in fields:
+            key = _parameter(fields["idempotency_key"], "header")
+            described["parameters"].append(key | {"name": "Idempotency-Key"})
+    else:
+        described["parameters"] += [
+            _parameter(spec, "query")
+            for name, spec in fields.items()
+            if name not in operation.path_fields
+        ]
+    success = {"schema": components.of(operation.answer)}
+    described["responses"] = {
+        str(status): {
+            "description": HTTPStatus(status).phrase,
+            "content": {_JSON: success},
+        }
+        for status in operation.statuses
+    } | _refusals(refusals)
+    return described
+
+
+def _parameter(spec: FieldSpec, place: str) -> dict[str, Any]:
+    schema = field_schema(spec)
+    if isinstance(schema["type"], list):
+        # A URL and a header cannot say null: leaving the parameter out does.
+        schema["type"] = next(kind for kind in schema["type"] if kind != "null")
+        if "enum" in schema:
+            schema["enum"] = [choice for choice in schema["enum"] if choice is not None]
+    parameter: dict[str, Any] = {"name": spec.name, "in": place}
+    if text := schema.pop("description", ""):
+        parameter["description"] = text
+    return parameter | {"required": spec.required or place == "path", "schema": schema}
+
+
+def _stream(components: Components) -> dict[str, Any]:
+    event = components.of(Event)
+    several: Schema = {"type": "array", "items": {"type": "string", "maxLength": 128}}
+    text: Schema = {"type": "string", "maxLength": 256}
+    return {
+        "operationId": "stream",
+        "summary": "Follow the log of sessions: server-sent events, or text frames of a WebSocket.",
+        "description": (
+            "As server-sent events each frame has `id` (the cursor), `event` (the event's type) "
+            "and `data` (the event); comment lines are signs of life. After an upgrade to a "
+            'WebSocket the frames are `{"type": "event", "cursor", "event"}`, '
+            '`{"type": "caught_up", "cursor"}`, `{"type": "ping"}` and `{"type": "error", "error"}`.'
+        ),
+        "parameters": [
+            {
+                "name": "sessionId",
+                "in": "query",
+                "description": "A session to follow; may be repeated. None means all.",
+                "required": False,
+                "schema": several,
+                "explode": True,
+            },
+            {
+                "name": "cursor",
+                "in": "query",
+                "description": "Resume after it: a `seq` with one session, otherwise opaque.",
+                "required": False,
+                "schema": text,
+            },
+            {
+                "name": "Last-Event-ID",
+                "in": "header",
+                "description": "Resume after it; wins over `cursor`.",
+                "required": False,
+                "schema": text,
+            },
+        ],
+        "responses": {
+            "200": {
+                "description": "The events from the cursor on, and then as they come.",
+                "content": {"text/event-stream": {"schema": event}},
+            }
+        }
+        | _refusals({*_ALWAYS, 404, 409, 410}),
+    }
+
+
+def _health() -> dict[str, Any]:
+    return {
+        "operationId": "health",
+        "summary": "Tell that the daemon answers. Never needs a token.",
+        "security": [{}],
+        "responses": _answer(
+            {
+                "type": "object",
+                "properties": {
+                    "status": {"type": "string", "enum": ["ok", "draining"]},
+                    "version": {"type": "string"},
+                },
+                "required": ["status", "version"],
+            }
+        )
+        | _refusals({403, 421}),
+    }
+
+
+def _description() -> dict[str, Any]:
+    return {
+        "operationId": "openapi",
+        "summary": "Return this description.",
+        "responses": _answer({"type": "object"}) | _refusals({401, 403, 421}),
+    }
+
+
+def _answer(schema: Schema) -> dict[str, Any]:
+    return {"200": {"description": "OK", "content": {_JSON: {"schema": schema}}}}
+
+
+def _refusals(statuses: Iterable[int]) -> dict[str, Any]:
+    return {
+        str(status): {"$ref": f"#/components/responses/Error{status}"}
+        for status in sorted(statuses)
+    }
+
+
+def _codes() -> dict[int, list[str]]:
+    codes: dict[int, list[str]] = {}
+    for kind, status in STATUSES.items():
+        codes.setdefault(status, []).append(kind.code)
+    return codes
+
+
+def _error_schema() -> Schema:
+    return {
+        "type": "object",
+        "properties": {
+            "error": {
+                "type": "object",
+                "properties": {
+                    "code": {"type": "string", "enum": sorted(kind.code for kind in STATUSES)},
+                    "message": {"type": "string"},
+                    "details": {"type": "object", "additionalProperties": True},
+                },
+                "required": ["code", "message", "details"],
+            }
+        },
+        "required": ["error"],
+    }
+
+
+def _error_responses() -> dict[str, Any]:
+    waiting = {
+        "Retry-After": {
+            "description": "Seconds after which a new try makes sense.",
+            "schema": {"type": "integer"},
+        }
+    }
+    return {
+        f"Error{status}": {
+            "description": " | ".join(f"`{code}`" for code in codes),
+            **({"headers": waiting} if status in (429, 503) else {}),
+            "content": {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
+        }
+        for status, codes in sorted(_codes().items())
+    }
