@@ -1,0 +1,1 @@
+"""Where everything is kept: implementations of :class:`agent_orchestrator.ports.Store`."""

@@ -1,0 +1,477 @@
+"""The reference store: everything in dictionaries, nothing kept, every change in the caller's task."""
+
+from bisect import bisect_right, insort
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from functools import partial
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import anyio.lowlevel
+from attrs import evolve
+
+from agent_orchestrator.domain.errors import Conflict, NotFound, Unavailable
+from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus
+from agent_orchestrator.domain.model import (
+    MANUAL,
+    Attempt,
+    Event,
+    Message,
+    Run,
+    Session,
+    Thread,
+)
+from agent_orchestrator.operations import StreamItem
+from agent_orchestrator.ports import Draft, IdempotencyRecord, Transaction, View
+from agent_orchestrator.stores.bells import Bells
+from agent_orchestrator.stores.encoding import plain, position_after
+
+
+class _Identified(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
+Row = TypeVar("Row", bound=_Identified)
+
+
+class _Table(Generic[Row]):
+    """Rows by id, and for each index the ids of a key, in order of the ids."""
+
+    def __init__(self, **indexes: Callable[[Row], Hashable | None]) -> None:
+        self.rows: dict[str, Row] = {}
+        self._indexes: dict[str, tuple[Callable[[Row], Hashable | None], dict[Any, list[str]]]] = {
+            name: (key_of, {}) for name, key_of in {"all": lambda _: True, **indexes}.items()
+        }
+
+    def set(self, row_id: str, row: Row | None) -> None:
+        """Put a row in its place, or with None take away the one there is."""
+        before = self.rows.pop(row_id, None)
+        if row is not None:
+            self.rows[row_id] = row
+        for key_of, ids_of in self._indexes.values():
+            old = None if before is None else key_of(before)
+            new = None if row is None else key_of(row)
+            if old == new:
+                continue
+            if old is not None:
+                ids_of[old].remove(row_id)
+            if new is not None:
+                insort(ids_of.setdefault(new, []), row_id)
+
+    def find(self, index: str, key: Hashable = True, *, after: str | None = None) -> Iterator[Row]:
+        ids = self._indexes[index][1].get(key, [])
+        start = 0 if after is None else bisect_right(ids, after)
+        for place in range(start, len(ids)):
+            yield self.rows[ids[place]]
+
+    def count(self, index: str, key: Hashable) -> int:
+        return len(self._indexes[index][1].get(key, ()))
+
+
+class _State:
+    def __init__(self) -> None:
+        self.sessions = _Table[Session](parent=lambda session: session.parent_session_id)
+        self.messages = _Table[Message](
+            session=lambda message: message.session_id, run=lambda message: message.run_id
+        )
+        self.runs = _Table[Run](
+            session=lambda run: run.session_id,
+            parent=lambda run: run.parent_run_id,
+            status=lambda run: run.status,
+            active=lambda run: run.session_id if run.status in ACTIVE else None,
+            queue=lambda run: run.session_id if run.status is RunStatus.QUEUED else None,
+        )
+        self.log: list[Event] = []
+        self.logs: dict[str, list[Event]] = {}
+        self.last_event_at: dict[str, dict[str, tuple[int, datetime]]] = {}
+        self.attempts: dict[tuple[str, int], Attempt] = {}
+        self.threads: dict[tuple[str, str], Thread] = {}
+        self.records: dict[tuple[str, str, str], IdempotencyRecord] = {}
+
+
+def _first(rows: Iterable[T], limit: int) -> list[T]:
+    return [row for row, _ in zip(rows, range(limit), strict=False)]
+
+
+class _MemoryView:
+    def __init__(self, state: _State) -> None:
+        self._state = state
+
+    def session(self, session_id: str) -> Session | None:
+        return self._state.sessions.rows.get(session_id)
+
+    def sessions(
+        self,
+        *,
+        owner: str | None = None,
+        status: str | None = None,
+        parent_session_id: str | None = None,
+        after: str | None = None,
+        limit: int,
+    ) -> list[Session]:
+        table = self._state.sessions
+        found = (
+            table.find("all", after=after)
+            if parent_session_id is None
+            else table.find("parent", parent_session_id, after=after)
+        )
+        return _first(
+            (
+                session
+                for session in found
+                if owner in (None, session.owner) and status in (None, session.status)
+            ),
+            limit,
+        )
+
+    def message(self, message_id: str) -> Message | None:
+        return self._state.messages.rows.get(message_id)
+
+    def messages(self, session_id: str, *, after: str | None = None, limit: int) -> list[Message]:
+        return _first(self._state.messages.find("session", session_id, after=after), limit)
+
+    def run_messages(self, run_id: str) -> list[Message]:
+        return list(self._state.messages.find("run", run_id))
+
+    def run(self, run_id: str) -> Run | None:
+        return self._state.runs.rows.get(run_id)
+
+    def runs(
+        self,
+        *,
+        owner: str | None = None,
+        session_id: str | None = None,
+        status: RunStatus | None = None,
+        after: str | None = None,
+        limit: int,
+    ) -> list[Run]:
+        table = self._state.runs
+        found = (
+            table.find("all", after=after)
+            if session_id is None
+            else table.find("session", session_id, after=after)
+        )
+        return _first(
+            (
+                run
+                for run in found
+                if status in (None, run.status)
+                and owner in (None, self._state.sessions.rows[run.session_id].owner)
+            ),
+            limit,
+        )
+
+    def active_run(self, session_id: str) -> Run | None:
+        return next(self._state.runs.find("active", session_id), None)
+
+    def child_runs(self, run_id: str) -> list[Run]:
+        return list(self._state.runs.find("parent", run_id))
+
+    def _waiting(self) -> Iterator[Run]:
+        queued = self._state.runs.find("status", RunStatus.QUEUED)
+        return (run for run in queued if run.provider != MANUAL)
+
+    def next_runs(self, limit: int) -> list[Run]:
+        runs = self._state.runs
+        return _first(
+            (
+                run
+                for run in self._waiting()
+                if next(runs.find("queue", run.session_id)).id == run.id
+                and self.active_run(run.session_id) is None
+            ),
+            limit,
+        )
+
+    def queue_is_full(self, limit: int) -> bool:
+        return len(_first(self._waiting(), limit)) >= limit
+
+    def queue_position(self, run: Run) -> int | None:
+        stored = self.run(run.id)
+        if stored is None or stored.status is not RunStatus.QUEUED:
+            return None
+        return 1 + sum(other.id < run.id for other in self._waiting())
+
+    def queued_before(self, run: Run) -> Run | None:
+        stored = self.run(run.id)
+        if stored is None or stored.status is not RunStatus.QUEUED:
+            return None
+        if active := self.active_run(stored.session_id):
+            return active
+        earlier = [
+            other
+            for other in self._state.runs.find("queue", stored.session_id)
+            if other.id < run.id
+        ]
+        return earlier[-1] if earlier else None
+
+    def status_counts(self) -> dict[RunStatus, int]:
+        return {
+            status: self._state.runs.count("status", status)
+            for status in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING)
+        }
+
+    def lost_runs(self, instance: str) -> list[Run]:
+        found = [
+            run
+            for status in ACTIVE
+            for run in self._state.runs.find("status", status)
+            if run.provider != MANUAL and not (run.worker_id or "").startswith(f"{instance}/")
+        ]
+        return sorted(found, key=lambda run: run.id)
+
+    def events(self, session_id: str, *, after: int, limit: int) -> list[Event]:
+        # seq n stands at place n - 1: the log has no gap.
+        return self._state.logs.get(session_id, [])[after : after + limit]
+
+    def last_event_at(self, run_id: str, types: Collection[str] = ()) -> datetime | None:
+        by_type = self._state.last_event_at.get(run_id, {})
+        found = [last for name, last in by_type.items() if not types or name in types]
+        return max(found)[1] if found else None
+
+    def feed(
+        self,
+        *,
+        after: str | None,
+        sessions: Sequence[str] = (),
+        owner: str | None = None,
+        limit: int,
+    ) -> list[StreamItem]:
+        log = self._state.log
+        start = position_after(after, len(log))
+        wanted = frozenset(sessions)
+        owners = self._state.sessions.rows
+        return _first(
+            (
+                StreamItem(str(place + 1), log[place])
+                for place in range(start, len(log))
+                if (not wanted or log[place].session_id in wanted)
+                and owner in (None, owners[log[place].session_id].owner)
+            ),
+            limit,
+        )
+
+    def feed_head(self) -> str:
+        return str(len(self._state.log))
+
+    def event_count(self) -> int:
+        return len(self._state.log)
+
+    def attempts(self, run_id: str) -> list[Attempt]:
+        found = [a for (of_run, _), a in self._state.attempts.items() if of_run == run_id]
+        return sorted(found, key=lambda attempt: attempt.attempt)
+
+    def thread(self, session_id: str, provider: str) -> Thread | None:
+        return self._state.threads.get((session_id, provider))
+
+    def idempotency(self, caller: str, call: str, key: str) -> IdempotencyRecord | None:
+        return self._state.records.get((caller, call, key))
+
+
+class _MemoryTransaction(_MemoryView):
+    """Changes the state in place and keeps, for each step, the way back."""
+
+    def __init__(self, state: _State) -> None:
+        super().__init__(state)
+        self._back: list[Callable[[], object]] = []
+        self.topics: set[str] = set()
+
+    def undo(self) -> None:
+        while self._back:
+            self._back.pop()()
+
+    def _set(self, table: _Table[Row], row: Row) -> None:
+        self._back.append(partial(table.set, row.id, table.rows.get(row.id)))
+        table.set(row.id, row)
+
+    def _assign(self, mapping: dict[K, V], key: K, value: V) -> None:
+        if key in mapping:
+            self._back.append(partial(mapping.__setitem__, key, mapping[key]))
+        else:
+            self._back.append(partial(mapping.__delitem__, key))
+        mapping[key] = value
+
+    def _remove(self, mapping: dict[K, V], key: K) -> None:
+        # Dictionaries keep their order of insertion, and readers sort: the way back may append.
+        if key in mapping:
+            self._back.append(partial(mapping.__setitem__, key, mapping.pop(key)))
+
+    def _known(self, session_id: str) -> Session:
+        session = self.session(session_id)
+        if session is None:
+            raise NotFound(f"no session {session_id}", {"session_id": session_id})
+        return session
+
+    def _add(self, table: _Table[Row], row: Row) -> None:
+        if row.id in table.rows:
+            raise Conflict(f"{row.id} exists already")
+        self._set(table, row)
+
+    def _replace(self, table: _Table[Row], row: Row) -> None:
+        if row.id not in table.rows:
+            raise NotFound(f"no {row.id}")
+        self._set(table, row)
+
+    def add_session(self, session: Session) -> None:
+        metadata = plain(session.metadata)
+        self._add(self._state.sessions, evolve(session, metadata=metadata, threads={}, last_seq=0))
+
+    def put_session(self, session: Session) -> None:
+        stored = self._known(session.id)
+        self._set(
+            self._state.sessions,
+            evolve(
+                session,
+                metadata=plain(session.metadata),
+                threads=stored.threads,
+                last_seq=stored.last_seq,
+            ),
+        )
+
+    def add_message(self, message: Message) -> None:
+        self._known(message.session_id)
+        message.text.encode()
+        self._add(self._state.messages, message)
+
+    def put_message(self, message: Message) -> None:
+        message.text.encode()
+        self._replace(self._state.messages, message)
+
+    def _check_single(self, run: Run) -> None:
+        active = self.active_run(run.session_id)
+        if run.status in ACTIVE and active is not None and active.id != run.id:
+            raise Conflict(f"{active.id} of the same session is active")
+
+    def add_run(self, run: Run) -> None:
+        self._known(run.session_id)
+        self._check_single(run)
+        self._add(self._state.runs, run)
+        self.topics.add(f"run:{run.id}")
+
+    def put_run(self, run: Run) -> None:
+        self._check_single(run)
+        self._replace(self._state.runs, run)
+        self.topics.add(f"run:{run.id}")
+
+    def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
+        session = self._known(session_id)
+        log = self._state.logs.setdefault(session_id, [])
+        events = [
+            Event(
+                seq=seq,
+                session_id=session_id,
+                run_id=draft.run_id,
+                attempt=draft.attempt,
+                event_type=str(draft.event_type),
+                data=plain(draft.data),
+                created_at=at,
+            )
+            for seq, draft in enumerate(drafts, session.last_seq + 1)
+        ]
+        last_seq = session.last_seq + len(events)
+        self._set(self._state.sessions, evolve(session, last_seq=last_seq, updated_at=at))
+        for entries in (log, self._state.log):
+            self._back.append(partial(_truncate, entries, len(entries)))
+            entries.extend(events)
+        for position, event in enumerate(events, len(self._state.log) - len(events) + 1):
+            if event.run_id is not None:
+                by_type = self._state.last_event_at.setdefault(event.run_id, {})
+                self._assign(by_type, event.event_type, (position, at))
+        self.topics.update((f"session:{session_id}", "events"))
+        return last_seq
+
+    def put_attempt(self, attempt: Attempt) -> None:
+        if attempt.run_id not in self._state.runs.rows:
+            raise NotFound(f"no run {attempt.run_id}", {"run_id": attempt.run_id})
+        self._assign(self._state.attempts, (attempt.run_id, attempt.attempt), attempt)
+
+    def put_thread(self, session_id: str, provider: str, thread: Thread) -> None:
+        session = self._known(session_id)
+        kept = Thread(thread.id, plain(thread.state))
+        self._assign(self._state.threads, (session_id, provider), kept)
+        threads = {**session.threads, provider: thread.id}
+        self._set(self._state.sessions, evolve(session, threads=threads))
+
+    def drop_thread(self, session_id: str, provider: str) -> None:
+        self._remove(self._state.threads, (session_id, provider))
+        if session := self.session(session_id):
+            threads = {name: id_ for name, id_ in session.threads.items() if name != provider}
+            self._set(self._state.sessions, evolve(session, threads=threads))
+
+    def remember(self, record: IdempotencyRecord, *, forget_before: datetime) -> None:
+        records = self._state.records
+        for key, old in _first(records.items(), 4):
+            if old.created_at < forget_before:
+                self._remove(records, key)
+        key = (record.caller, record.call, record.key)
+        if key in records and records[key].created_at >= forget_before:
+            raise Conflict("the idempotency key has a record already", {"key": record.key})
+        self._assign(records, key, record)
+
+    def ring(self, topic: str) -> None:
+        self.topics.add(topic)
+
+
+def _truncate(entries: list[Event], length: int) -> None:
+    del entries[length:]
+
+
+class MemoryStore:
+    """A store that forgets: for tests, for trying things out, and to compare other stores with.
+
+    What was put in stays while the object lives, so it can be opened again to play a restart.
+    """
+
+    def __init__(self) -> None:
+        self._state = _State()
+        self._bells = Bells()
+        self._open = False
+
+    @property
+    def backend(self) -> str:
+        return "memory"
+
+    @property
+    def location(self) -> str | None:
+        return None
+
+    @property
+    def schema_version(self) -> int:
+        return 1
+
+    async def __aenter__(self) -> Self:
+        self._open = True
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._open = False
+
+    async def transact(self, change: Callable[[Transaction], T]) -> T:
+        # The one place to wait stands before the change: once it is made nothing can get between
+        # it and its answer.
+        await anyio.lowlevel.checkpoint()
+        self._check_open()
+        transaction = _MemoryTransaction(self._state)
+        try:
+            value = change(transaction)
+        except BaseException:
+            transaction.undo()
+            raise
+        self._bells.ring(frozenset(transaction.topics))
+        return value
+
+    async def read(self, look: Callable[[View], T]) -> T:
+        await anyio.lowlevel.checkpoint()
+        self._check_open()
+        return look(_MemoryView(self._state))
+
+    def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
+        return self._bells.listen(bell)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise Unavailable("the store is not open")

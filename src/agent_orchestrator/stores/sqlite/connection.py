@@ -1,0 +1,187 @@
+"""Opening a database: whose file it is, whether it is sound, and how each connection is set."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import apsw
+from attrs import frozen
+
+from agent_orchestrator.domain.errors import (
+    ForeignDatabase,
+    SchemaTooNew,
+    StoreDamaged,
+    StoreOpenError,
+)
+from agent_orchestrator.stores.sqlite.lock import FileLock
+from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrate, schema_version
+
+READERS: Final = 4
+
+_BUSY_TIMEOUT_MS: Final = 5000
+"""Nobody else writes; a checkpoint or another program's backup may be in the way for a moment."""
+
+_WAL_LIMIT: Final = 64 * 1024 * 1024
+"""Bytes the write-ahead log is cut back to once a checkpoint has emptied it."""
+
+_WRITER_CACHE_KIB: Final = 16 * 1024
+
+
+@frozen
+class Database:
+    """An open database: one connection that writes, some that only read, and the lock."""
+
+    writer: apsw.Connection
+    readers: tuple[apsw.Connection, ...]
+    lock: FileLock
+
+    def close(self) -> None:
+        """Empty the write-ahead log into the database and let go of it."""
+        try:
+            for reader in self.readers:
+                reader.close()
+            self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        finally:
+            self.writer.close()
+            self.lock.release()
+
+
+def open_database(path: Path) -> Database:
+    """Open the database at the path, made if there is none, at the present schema.
+
+    :raises StoreOpenError: one of its kinds, if it cannot or must not be used. Then the files are
+        as they were.
+    """
+    try:
+        path = path.resolve()
+        _make_parents(path)
+        if path.is_dir():
+            raise StoreOpenError(f"{path} is a directory, not a database file")
+        lock_path = path.with_name(path.name + ".lock")
+        if not lock_path.exists():
+            # Without a lock file nobody of ours has it open, and a look leaves no trace.
+            _look_first(path)
+        lock = FileLock.take(lock_path, str(path))
+        try:
+            return _open_locked(path, lock)
+        except BaseException:
+            lock.release_unused()
+            raise
+    except apsw.Error as error:
+        raise StoreOpenError(f"cannot open {path}: {error}") from error
+    except OSError as error:
+        raise StoreOpenError(f"cannot open {path}: {error.strerror or error}") from error
+
+
+def _make_parents(path: Path) -> None:
+    missing = [parent for parent in path.parents if not parent.exists()]
+    for parent in reversed(missing):
+        parent.mkdir(mode=0o700, exist_ok=True)
+
+
+def _open_locked(path: Path, lock: FileLock) -> Database:
+    _look_first(path)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    opened: list[apsw.Connection] = []
+    try:
+        writer = _connect(path)
+        opened.append(writer)
+        _prepare(path, writer)
+        for _ in range(READERS):
+            reader = _connect(path)
+            opened.append(reader)
+            reader.pragma("query_only", True)  # noqa: FBT003 - the setting's value
+    except BaseException:
+        for connection in reversed(opened):
+            connection.close()
+        raise
+    return Database(writer, tuple(opened[1:]), lock)
+
+
+def _prepare(path: Path, writer: apsw.Connection) -> None:
+    if writer.readonly("main"):
+        raise StoreOpenError(f"{path} is not writable")
+    if not writer.pragma("application_id"):
+        # Before the switch to WAL, so that the mark stands in the file itself from the start.
+        writer.pragma("application_id", APPLICATION_ID)
+    if (mode := writer.pragma("journal_mode", "WAL")) != "wal":
+        raise StoreOpenError(f"{path} cannot use a write-ahead log here (it uses {mode})")
+    writer.pragma("cache_size", -_WRITER_CACHE_KIB)
+    writer.pragma("journal_size_limit", _WAL_LIMIT)
+    migrate(writer)
+
+
+def _connect(path: Path) -> apsw.Connection:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
+    for name, value in (
+        ("synchronous", 2),  # FULL: what was acknowledged survives a power cut
+        ("foreign_keys", 1),
+        ("trusted_schema", 0),
+        ("cell_size_check", 1),
+    ):
+        connection.pragma(name, value)
+        if (found := connection.pragma(name)) != value:
+            raise StoreOpenError(f"{path}: SQLite keeps {name} at {found}, {value} is needed")
+    return connection
+
+
+def _look_first(path: Path) -> None:
+    """Refuse a file that is not ours, too new or damaged, without a change to it.
+
+    An ``immutable`` connection takes no locks and writes nothing, but does not see a write-ahead
+    log; where a process ended without emptying its log, an ordinary one must look, and is told to
+    leave the log alone when it closes.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return
+    _check(
+        path,
+        apsw.Connection(
+            f"file:{quote(str(path))}?immutable=1",
+            flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
+        ),
+        whole=not _has_log(path),
+    )
+    if _has_log(path):
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
+        _check(path, connection, whole=True)
+
+
+def _has_log(path: Path) -> bool:
+    log = path.with_name(path.name + "-wal")
+    return log.exists() and log.stat().st_size > 0
+
+
+def _check(path: Path, connection: apsw.Connection, *, whole: bool) -> None:
+    try:
+        try:
+            mark = connection.pragma("application_id")
+        except (apsw.NotADBError, apsw.CorruptError):
+            raise ForeignDatabase(f"{path} is not an SQLite database") from None
+        if mark != APPLICATION_ID:
+            raise ForeignDatabase(f"{path} is a database of another program")
+        if (version := connection.pragma("user_version")) > schema_version():
+            raise SchemaTooNew(
+                f"{path} has schema version {version}; this program knows up to"
+                f" {schema_version()}: use a newer one"
+            )
+        if whole:
+            _check_whole(path, connection)
+    finally:
+        connection.close()
+
+
+def _check_whole(path: Path, connection: apsw.Connection) -> None:
+    try:
+        connection.pragma("cell_size_check", 1)
+        found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
+    except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:
+        found = [str(error)]
+    if found != ["ok"]:
+        raise StoreDamaged(f"{path} is damaged: {'; '.join(found)}")

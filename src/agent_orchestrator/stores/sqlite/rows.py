@@ -1,0 +1,270 @@
+"""Rows and the objects they stand for. Each ``*_COLUMNS`` is in the order its functions use."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import (
+    Attempt,
+    Event,
+    Invocation,
+    Message,
+    Run,
+    RunError,
+    RunResult,
+    Session,
+    Source,
+    Usage,
+)
+from agent_orchestrator.ports import IdempotencyRecord
+from agent_orchestrator.stores.encoding import (
+    json_text,
+    optional_time_from,
+    optional_time_text,
+    time_from,
+    time_text,
+)
+
+Row = Sequence[Any]
+Values = tuple[Any, ...]
+
+_STATUSES: Final = {str(status): status for status in RunStatus}
+
+
+def columns(names: str, table: str) -> str:
+    """Return the names, each with its table before it."""
+    return ", ".join(f"{table}.{name}" for name in names.split(", "))
+
+
+SESSION_COLUMNS: Final = (
+    "id, title, owner, provider, model, cwd, status, parent_session_id, parent_run_id,"
+    " root_session_id, depth, metadata, created_at, updated_at"
+)
+
+
+def session_values(session: Session) -> Values:
+    return (
+        session.id,
+        session.title,
+        session.owner,
+        session.provider,
+        session.model,
+        session.cwd,
+        session.status,
+        session.parent_session_id,
+        session.parent_run_id,
+        session.root_session_id,
+        session.depth,
+        json_text(session.metadata),
+        time_text(session.created_at),
+        time_text(session.updated_at),
+    )
+
+
+def session_from(row: Row, threads: dict[str, str]) -> Session:
+    """Return the session of a row with ``last_seq`` after the columns."""
+    return Session(
+        id=row[0],
+        title=row[1],
+        owner=row[2],
+        provider=row[3],
+        model=row[4],
+        cwd=row[5],
+        status=row[6],
+        parent_session_id=row[7],
+        parent_run_id=row[8],
+        root_session_id=row[9],
+        depth=row[10],
+        metadata=json.loads(row[11]),
+        threads=threads,
+        last_seq=row[14],
+        created_at=time_from(row[12]),
+        updated_at=time_from(row[13]),
+    )
+
+
+MESSAGE_COLUMNS: Final = (
+    "id, session_id, role, source_kind, source_session_id, source_run_id, source_principal,"
+    " run_id, delivery, created_at, text"
+)
+
+
+def message_values(message: Message) -> Values:
+    source = message.source
+    return (
+        message.id,
+        message.session_id,
+        message.role,
+        source.kind,
+        source.session_id,
+        source.run_id,
+        source.principal,
+        message.run_id,
+        message.delivery,
+        time_text(message.created_at),
+        message.text,
+    )
+
+
+def message_from(row: Row) -> Message:
+    return Message(
+        id=row[0],
+        session_id=row[1],
+        role=row[2],
+        source=Source(kind=row[3], session_id=row[4], run_id=row[5], principal=row[6]),
+        text=row[10],
+        run_id=row[7],
+        delivery=row[8],
+        created_at=time_from(row[9]),
+    )
+
+
+RUN_COLUMNS: Final = (
+    "id, session_id, message_id, parent_run_id, provider, model, status, waiting_on, attempt,"
+    " worker_id, thread_id, result, error_code, error_message, usage, exit_code,"
+    " cancel_requested_at, created_at, started_at, finished_at"
+)
+
+
+def run_values(run: Run) -> Values:
+    usage = run.usage
+    return (
+        run.id,
+        run.session_id,
+        run.message_id,
+        run.parent_run_id,
+        run.provider,
+        run.model,
+        run.status,
+        run.waiting_on,
+        run.attempt,
+        run.worker_id,
+        run.thread_id,
+        None if run.result is None else run.result.text,
+        None if run.error is None else run.error.code,
+        None if run.error is None else run.error.message,
+        None
+        if usage is None
+        else json_text(
+            [usage.input_tokens, usage.cached_input_tokens, usage.output_tokens, usage.cost_usd]
+        ),
+        run.exit_code,
+        optional_time_text(run.cancel_requested_at),
+        time_text(run.created_at),
+        optional_time_text(run.started_at),
+        optional_time_text(run.finished_at),
+    )
+
+
+def run_from(row: Row) -> Run:
+    return Run(
+        id=row[0],
+        session_id=row[1],
+        message_id=row[2],
+        parent_run_id=row[3],
+        provider=row[4],
+        model=row[5],
+        status=_STATUSES[row[6]],
+        waiting_on=row[7],
+        attempt=row[8],
+        worker_id=row[9],
+        thread_id=row[10],
+        result=None if row[11] is None else RunResult(row[11]),
+        error=None if row[12] is None else RunError(row[12], row[13]),
+        usage=None if row[14] is None else Usage(*json.loads(row[14])),
+        exit_code=row[15],
+        cancel_requested_at=optional_time_from(row[16]),
+        created_at=time_from(row[17]),
+        started_at=optional_time_from(row[18]),
+        finished_at=optional_time_from(row[19]),
+    )
+
+
+EVENT_COLUMNS: Final = "seq, run_id, attempt, event_type, data, created_at"
+
+
+def event_from(row: Row, session_id: str) -> Event:
+    return Event(
+        seq=row[0],
+        session_id=session_id,
+        run_id=row[1],
+        attempt=row[2],
+        event_type=row[3],
+        data=json.loads(row[4]),
+        created_at=time_from(row[5]),
+    )
+
+
+ATTEMPT_COLUMNS: Final = (
+    "run_id, attempt, worker_id, provider, started_at, ended_at, outcome, pid, pid_started_at,"
+    " invocation, delivered_at, stderr_tail, steerable"
+)
+
+
+def attempt_values(attempt: Attempt) -> Values:
+    how = attempt.invocation
+    return (
+        attempt.run_id,
+        attempt.attempt,
+        attempt.worker_id,
+        attempt.provider,
+        time_text(attempt.started_at),
+        optional_time_text(attempt.ended_at),
+        attempt.outcome,
+        attempt.pid,
+        attempt.pid_started_at,
+        None
+        if how is None
+        else json_text([how.command, how.argv, how.cwd, how.profile, how.extra_args]),
+        optional_time_text(attempt.delivered_at),
+        attempt.stderr_tail,
+        int(attempt.steerable),
+    )
+
+
+def attempt_from(row: Row) -> Attempt:
+    invocation = None
+    if row[9] is not None:
+        command, argv, cwd, profile, extra_args = json.loads(row[9])
+        invocation = Invocation(command, tuple(argv), cwd, profile, tuple(extra_args))
+    return Attempt(
+        run_id=row[0],
+        attempt=row[1],
+        worker_id=row[2],
+        provider=row[3],
+        started_at=time_from(row[4]),
+        ended_at=optional_time_from(row[5]),
+        outcome=row[6],
+        pid=row[7],
+        pid_started_at=row[8],
+        invocation=invocation,
+        delivered_at=optional_time_from(row[10]),
+        stderr_tail=row[11],
+        steerable=bool(row[12]),
+    )
+
+
+RECORD_COLUMNS: Final = "caller, call, key, fingerprint, answer, created_at"
+
+
+def record_values(record: IdempotencyRecord) -> Values:
+    return (
+        record.caller,
+        record.call,
+        record.key,
+        record.fingerprint,
+        record.answer,
+        time_text(record.created_at),
+    )
+
+
+def record_from(row: Row) -> IdempotencyRecord:
+    return IdempotencyRecord(
+        caller=row[0],
+        call=row[1],
+        key=row[2],
+        fingerprint=row[3],
+        answer=row[4],
+        created_at=time_from(row[5]),
+    )

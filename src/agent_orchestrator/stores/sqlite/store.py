@@ -1,0 +1,125 @@
+"""The store's life: open, take changes and looks from many tasks, close."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Self, TypeVar
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+
+from agent_orchestrator.domain.errors import Unavailable
+from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.stores.bells import Bells
+from agent_orchestrator.stores.sqlite.connection import READERS, Database, open_database
+from agent_orchestrator.stores.sqlite.schema import schema_version
+from agent_orchestrator.stores.sqlite.view import SqliteView
+from agent_orchestrator.stores.sqlite.writer import GroupWriter, Pending
+
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """A store on one SQLite file.
+
+    Changes go to one thread that owns the writing connection and commits what has gathered
+    together; looks go to a few threads with connections of their own, each in one read transaction,
+    and neither wait for changes nor hold them up.
+
+    :param path: the file; it and a missing directory are made, for their owner only.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._bells = Bells()
+        self._accepting = False
+
+    @property
+    def backend(self) -> str:
+        return "sqlite"
+
+    @property
+    def location(self) -> str | None:
+        return str(self._path)
+
+    @property
+    def schema_version(self) -> int:
+        return schema_version()
+
+    async def __aenter__(self) -> Self:
+        """Open the database.
+
+        :raises StoreOpenError: one of its kinds, if it cannot or must not be used.
+        """
+        self._threads = anyio.CapacityLimiter(1)
+        self._looks = anyio.CapacityLimiter(READERS)
+        self._database = await anyio.to_thread.run_sync(
+            open_database, self._path, limiter=self._threads
+        )
+        self._idle = list(self._database.readers)
+        self._writer = GroupWriter(self._bells)
+        self._scope: TaskGroup = anyio.create_task_group()
+        await self._scope.__aenter__()
+        self._scope.start_soon(self._write, self._database, name="sqlite writer")
+        self._accepting = True
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Finish what is queued, then close. Not cut short by a cancellation from outside."""
+        self._accepting = False
+        self._writer.finish()
+        # The scope only waits for the writer: what ended the body passes by as it is, not in a
+        # group of exceptions.
+        self._scope.cancel_scope.shield = True
+        await self._scope.__aexit__(None, None, None)
+
+    async def _write(self, database: Database) -> None:
+        with anyio.CancelScope(shield=True):
+            try:
+                await anyio.to_thread.run_sync(
+                    self._writer.run, database.writer, limiter=self._threads
+                )
+            finally:
+                self._accepting = False
+                self._writer.refuse_queued()
+                for _ in range(READERS):
+                    await self._looks.acquire_on_behalf_of(object())
+                await anyio.to_thread.run_sync(database.close, limiter=self._threads)
+
+    async def transact(self, change: Callable[[Transaction], T]) -> T:
+        self._check_accepting()
+        pending = Pending(change)
+        self._writer.submit(pending)
+        await pending.done.wait()
+        if pending.error is not None:
+            try:
+                raise pending.error
+            finally:
+                del pending  # or error, traceback and this frame keep each other alive
+        value: T = pending.value
+        return value
+
+    async def read(self, look: Callable[[View], T]) -> T:
+        self._check_accepting()
+        return await anyio.to_thread.run_sync(self._look, look, limiter=self._looks)
+
+    def _look(self, look: Callable[[View], T]) -> T:
+        # The limiter hands out as many places as there are connections.
+        connection = self._idle.pop()
+        try:
+            connection.execute("BEGIN")
+            try:
+                return look(SqliteView(connection))
+            finally:
+                connection.execute("ROLLBACK")
+        finally:
+            self._idle.append(connection)
+
+    def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
+        return self._bells.listen(bell)
+
+    def _check_accepting(self) -> None:
+        if not self._accepting:
+            raise Unavailable("the store is not open")

@@ -1,0 +1,171 @@
+"""Changes, as SQL."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import apsw
+
+from agent_orchestrator.domain.errors import Conflict, NotFound
+from agent_orchestrator.domain.model import Attempt, Message, Run, Session, Thread
+from agent_orchestrator.ports import Draft, IdempotencyRecord
+from agent_orchestrator.stores.encoding import json_text, time_text
+from agent_orchestrator.stores.sqlite.rows import (
+    ATTEMPT_COLUMNS,
+    MESSAGE_COLUMNS,
+    RECORD_COLUMNS,
+    RUN_COLUMNS,
+    SESSION_COLUMNS,
+    attempt_values,
+    message_values,
+    record_values,
+    run_values,
+    session_values,
+)
+from agent_orchestrator.stores.sqlite.view import SqliteView
+
+
+def _insert(table: str, names: str, rows: int = 1) -> str:
+    marks = ", ".join("?" * len(names.split(", ")))
+    return f"INSERT INTO {table} ({names}) VALUES " + ", ".join([f"({marks})"] * rows)
+
+
+def _update(table: str, names: str) -> str:
+    assignments = ", ".join(
+        f"{name} = ?{place}" for place, name in enumerate(names.split(", "), 1) if name != "id"
+    )
+    return f"UPDATE {table} SET {assignments} WHERE id = ?1"
+
+
+_ADD_SESSION: Final = _insert("sessions", SESSION_COLUMNS)
+_PUT_SESSION: Final = _update("sessions", SESSION_COLUMNS)
+_ADD_MESSAGE: Final = _insert("messages", MESSAGE_COLUMNS)
+_PUT_MESSAGE: Final = _update("messages", MESSAGE_COLUMNS)
+_ADD_RUN: Final = _insert("runs", RUN_COLUMNS)
+_PUT_RUN: Final = _update("runs", RUN_COLUMNS)
+_PUT_ATTEMPT: Final = _insert("attempts", ATTEMPT_COLUMNS).replace("INSERT", "REPLACE", 1)
+_PUT_THREAD: Final = (
+    "REPLACE INTO threads (session_id, provider, thread_id, state) VALUES (?,?,?,?)"
+)
+
+_ADVANCE: Final = """
+    UPDATE sessions SET last_seq = last_seq + ?1, updated_at = ?2,
+        last_position = (SELECT coalesce(max(position), 0) FROM events) + ?1
+    WHERE id = ?3 RETURNING number, last_seq, last_position"""
+_NEW_EVENT: Final = "position, session, seq, run_id, attempt, event_type, created_at, data"
+_ADD_EVENTS: Final = {rows: _insert("events", _NEW_EVENT, rows) for rows in (64, 16, 4, 1)}
+"""Statements for so many events: one call of many rows costs a third of a call for each row, and
+gives other threads one chance, not sixty-four, to keep the interpreter from the writer."""
+_NOTE_ACTIVITY: Final = "REPLACE INTO run_activity (run_id, event_type, position) VALUES (?, ?, ?)"
+
+_FORGET: Final = """
+    DELETE FROM idempotency
+    WHERE number IN (SELECT number FROM idempotency ORDER BY number LIMIT 4) AND created_at < ?"""
+_REMEMBER: Final = (
+    _insert("idempotency", RECORD_COLUMNS)
+    + """ ON CONFLICT (caller, call, key) DO UPDATE SET fingerprint = excluded.fingerprint,
+        answer = excluded.answer, created_at = excluded.created_at WHERE created_at < ?"""
+)
+
+
+class SqliteTransaction(SqliteView):
+    """Changes through the writing connection, inside a savepoint the writer keeps."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        super().__init__(connection)
+        self.topics: set[str] = set()
+
+    def _write(self, sql: str, values: tuple[Any, ...]) -> None:
+        try:
+            self._execute(sql, values)
+        except apsw.ConstraintError as error:
+            # apsw sets the code on the instance, which its type description does not say.
+            if error.extendedresult == apsw.SQLITE_CONSTRAINT_FOREIGNKEY:  # type: ignore[attr-defined]
+                raise NotFound("what this belongs to does not exist") from error
+            raise Conflict(f"this contradicts what is stored: {error}") from error
+
+    def _replace(self, sql: str, values: tuple[Any, ...]) -> None:
+        self._write(sql, values)
+        if not self._connection.changes():
+            raise NotFound(f"no {values[0]}")
+
+    def add_session(self, session: Session) -> None:
+        self._write(_ADD_SESSION, session_values(session))
+
+    def put_session(self, session: Session) -> None:
+        self._replace(_PUT_SESSION, session_values(session))
+
+    def add_message(self, message: Message) -> None:
+        self._write(_ADD_MESSAGE, message_values(message))
+
+    def put_message(self, message: Message) -> None:
+        self._replace(_PUT_MESSAGE, message_values(message))
+
+    def add_run(self, run: Run) -> None:
+        self._write(_ADD_RUN, run_values(run))
+        self.topics.add(f"run:{run.id}")
+
+    def put_run(self, run: Run) -> None:
+        self._replace(_PUT_RUN, run_values(run))
+        self.topics.add(f"run:{run.id}")
+
+    def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
+        count = len(drafts)
+        when = time_text(at)
+        # Encoded first: what JSON in UTF-8 cannot say is refused before anything is written.
+        texts = [json_text(draft.data) for draft in drafts]
+        "".join(texts).encode()
+        advanced = self._one(_ADVANCE, count, when, session_id)
+        if advanced is None:
+            raise NotFound(f"no session {session_id}", {"session_id": session_id})
+        session, last_seq, position = advanced
+        ahead = position - last_seq
+        seq = last_seq - count
+        latest: dict[tuple[str | None, str], int] = {}
+        start = 0
+        for rows, statement in _ADD_EVENTS.items():
+            while count - start >= rows:
+                values: list[Any] = []
+                for place in range(start, start + rows):
+                    draft = drafts[place]
+                    seq += 1
+                    latest[draft.run_id, draft.event_type] = ahead + seq
+                    values += (
+                        ahead + seq,
+                        session,
+                        seq,
+                        draft.run_id,
+                        draft.attempt,
+                        draft.event_type,
+                        when,
+                        texts[place],
+                    )
+                self._execute(statement, values)
+                start += rows
+        for (run_id, event_type), last in latest.items():
+            if run_id is not None:
+                self._execute(_NOTE_ACTIVITY, (run_id, event_type, last))
+        self.topics.add(f"session:{session_id}")
+        self.topics.add("events")
+        return int(last_seq)
+
+    def put_attempt(self, attempt: Attempt) -> None:
+        self._write(_PUT_ATTEMPT, attempt_values(attempt))
+
+    def put_thread(self, session_id: str, provider: str, thread: Thread) -> None:
+        self._write(_PUT_THREAD, (session_id, provider, thread.id, json_text(thread.state)))
+
+    def drop_thread(self, session_id: str, provider: str) -> None:
+        self._write(
+            "DELETE FROM threads WHERE session_id = ? AND provider = ?", (session_id, provider)
+        )
+
+    def remember(self, record: IdempotencyRecord, *, forget_before: datetime) -> None:
+        limit = time_text(forget_before)
+        self._write(_FORGET, (limit,))
+        self._write(_REMEMBER, (*record_values(record), limit))
+        if not self._connection.changes():
+            raise Conflict("the idempotency key has a record already", {"key": record.key})
+
+    def ring(self, topic: str) -> None:
+        self.topics.add(topic)

@@ -1,0 +1,289 @@
+"""What there is to know, as SQL. All statements are constants: each connection keeps them compiled."""
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import apsw
+
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import MANUAL, Attempt, Event, Message, Run, Session, Thread
+from agent_orchestrator.operations import StreamItem
+from agent_orchestrator.ports import IdempotencyRecord
+from agent_orchestrator.stores.encoding import position_after, time_from
+from agent_orchestrator.stores.sqlite.rows import (
+    ATTEMPT_COLUMNS,
+    EVENT_COLUMNS,
+    MESSAGE_COLUMNS,
+    RECORD_COLUMNS,
+    RUN_COLUMNS,
+    SESSION_COLUMNS,
+    attempt_from,
+    columns,
+    event_from,
+    message_from,
+    record_from,
+    run_from,
+    session_from,
+)
+
+_SESSION: Final = f"SELECT {SESSION_COLUMNS}, last_seq FROM sessions"
+_MESSAGE: Final = f"SELECT {MESSAGE_COLUMNS} FROM messages"
+_RUN: Final = f"SELECT {RUN_COLUMNS} FROM runs"
+_EVENT: Final = f"SELECT {EVENT_COLUMNS} FROM events"
+_FEED: Final = (
+    f"SELECT {columns(EVENT_COLUMNS, 'e')}, e.position, s.id"
+    " FROM events e CROSS JOIN sessions s ON s.number = e.session WHERE e.position > ?"
+)
+
+# A partial index serves only a query that repeats its condition word for word.
+_ACTIVE: Final = "status IN ('running', 'waiting')"
+_FOR_WORKERS: Final = f"status = 'queued' AND provider <> '{MANUAL}'"
+
+_NEXT_RUNS: Final = f"""
+    SELECT {columns(RUN_COLUMNS, "r")} FROM runs r
+    WHERE r.status = 'queued' AND r.provider <> '{MANUAL}'
+      AND NOT EXISTS (SELECT 1 FROM runs a WHERE a.session_id = r.session_id
+                      AND a.status IN ('running', 'waiting'))
+      AND NOT EXISTS (SELECT 1 FROM runs q WHERE q.session_id = r.session_id
+                      AND q.status = 'queued' AND q.id < r.id)
+    ORDER BY r.id LIMIT ?"""
+
+
+def _where(parts: dict[str, Any]) -> tuple[str, tuple[Any, ...]]:
+    """Return the condition that all comparisons hold whose value is not None, and the values."""
+    given = {part: value for part, value in parts.items() if value is not None}
+    return (" WHERE " + " AND ".join(given) if given else ""), tuple(given.values())
+
+
+class SqliteView:
+    """A look through one connection, consistent while the transaction round it is open."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+        self._execute = connection.execute
+
+    def _one(self, sql: str, *values: Any) -> Any:
+        return self._execute(sql, values).fetchone()
+
+    def session(self, session_id: str) -> Session | None:
+        row = self._one(_SESSION + " WHERE id = ?", session_id)
+        return None if row is None else self._session(row)
+
+    def _session(self, row: Sequence[Any]) -> Session:
+        threads = self._execute(
+            "SELECT provider, thread_id FROM threads WHERE session_id = ?", (row[0],)
+        )
+        return session_from(row, dict(threads))
+
+    def sessions(
+        self,
+        *,
+        owner: str | None = None,
+        status: str | None = None,
+        parent_session_id: str | None = None,
+        after: str | None = None,
+        limit: int,
+    ) -> list[Session]:
+        # A plus sign takes a condition out of the choice of an index: children are few.
+        where, values = _where(
+            {
+                "owner = ?" if parent_session_id is None else "+owner = ?": owner,
+                "status = ?": status,
+                "parent_session_id = ?": parent_session_id,
+                "id > ?": after,
+            }
+        )
+        rows = self._execute(f"{_SESSION}{where} ORDER BY id LIMIT ?", (*values, limit))
+        return [self._session(row) for row in rows]
+
+    def message(self, message_id: str) -> Message | None:
+        row = self._one(_MESSAGE + " WHERE id = ?", message_id)
+        return None if row is None else message_from(row)
+
+    def messages(self, session_id: str, *, after: str | None = None, limit: int) -> list[Message]:
+        rows = self._execute(
+            _MESSAGE + " WHERE session_id = ? AND id > ? ORDER BY id LIMIT ?",
+            (session_id, after or "", limit),
+        )
+        return [message_from(row) for row in rows]
+
+    def run_messages(self, run_id: str) -> list[Message]:
+        rows = self._execute(_MESSAGE + " WHERE run_id = ? ORDER BY id", (run_id,))
+        return [message_from(row) for row in rows]
+
+    def run(self, run_id: str) -> Run | None:
+        row = self._one(_RUN + " WHERE id = ?", run_id)
+        return None if row is None else run_from(row)
+
+    def runs(
+        self,
+        *,
+        owner: str | None = None,
+        session_id: str | None = None,
+        status: RunStatus | None = None,
+        after: str | None = None,
+        limit: int,
+    ) -> list[Run]:
+        where, values = _where(
+            {
+                "session_id = ?": session_id,
+                "status = ?" if session_id is None else "+status = ?": status,
+                "id > ?": after,
+                "(SELECT owner FROM sessions WHERE sessions.id = session_id) = ?": owner,
+            }
+        )
+        rows = self._execute(f"{_RUN}{where} ORDER BY id LIMIT ?", (*values, limit))
+        return [run_from(row) for row in rows]
+
+    def active_run(self, session_id: str) -> Run | None:
+        row = self._one(f"{_RUN} WHERE session_id = ? AND {_ACTIVE}", session_id)
+        return None if row is None else run_from(row)
+
+    def child_runs(self, run_id: str) -> list[Run]:
+        rows = self._execute(_RUN + " WHERE parent_run_id = ? ORDER BY id", (run_id,))
+        return [run_from(row) for row in rows]
+
+    def next_runs(self, limit: int) -> list[Run]:
+        return [run_from(row) for row in self._execute(_NEXT_RUNS, (limit,))]
+
+    def queue_is_full(self, limit: int) -> bool:
+        counted = f"SELECT count(*) FROM (SELECT 1 FROM runs WHERE {_FOR_WORKERS} LIMIT ?)"
+        return bool(self._one(counted, limit)[0] >= limit)
+
+    def queue_position(self, run: Run) -> int | None:
+        if not self._is_queued(run):
+            return None
+        older = self._one(f"SELECT count(*) FROM runs WHERE {_FOR_WORKERS} AND id < ?", run.id)
+        return int(older[0]) + 1
+
+    def queued_before(self, run: Run) -> Run | None:
+        if not self._is_queued(run):
+            return None
+        if active := self.active_run(run.session_id):
+            return active
+        row = self._one(
+            _RUN + " WHERE session_id = ? AND status = 'queued' AND id < ?"
+            " ORDER BY id DESC LIMIT 1",
+            run.session_id,
+            run.id,
+        )
+        return None if row is None else run_from(row)
+
+    def _is_queued(self, run: Run) -> bool:
+        return (
+            self._one("SELECT 1 FROM runs WHERE id = ? AND status = 'queued'", run.id) is not None
+        )
+
+    def status_counts(self) -> dict[RunStatus, int]:
+        counted: dict[str, int] = dict(
+            self._execute(
+                "SELECT status, count(*) FROM runs"
+                " WHERE status IN ('queued', 'running', 'waiting') GROUP BY status"
+            )
+        )
+        return {
+            status: counted.get(status, 0)
+            for status in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING)
+        }
+
+    def lost_runs(self, instance: str) -> list[Run]:
+        rows = self._execute(f"{_RUN} WHERE {_ACTIVE} AND provider <> '{MANUAL}' ORDER BY id")
+        runs = [run_from(row) for row in rows]
+        return [run for run in runs if not (run.worker_id or "").startswith(f"{instance}/")]
+
+    def events(self, session_id: str, *, after: int, limit: int) -> list[Event]:
+        rows = self._execute(
+            _EVENT + " WHERE session = (SELECT number FROM sessions WHERE id = ?)"
+            " AND seq > ? ORDER BY seq LIMIT ?",
+            (session_id, after, limit),
+        )
+        return [event_from(row, session_id) for row in rows]
+
+    def last_event_at(self, run_id: str, types: Collection[str] = ()) -> datetime | None:
+        where, values = _where(
+            {
+                "run_id = ?": run_id,
+                "event_type IN (SELECT value FROM json_each(?))": json.dumps(list(types))
+                if types
+                else None,
+            }
+        )
+        row = self._one(
+            "SELECT created_at FROM events"
+            f" WHERE position = (SELECT max(position) FROM run_activity{where})",
+            *values,
+        )
+        return None if row is None else time_from(row[0])
+
+    def feed(
+        self,
+        *,
+        after: str | None,
+        sessions: Sequence[str] = (),
+        owner: str | None = None,
+        limit: int,
+    ) -> list[StreamItem]:
+        position = position_after(after, self.event_count())
+        if not sessions and owner is None:
+            rows = self._execute(_FEED + " ORDER BY e.position LIMIT ?", (position, limit))
+            return _items(rows)
+        # Only a session with something new is looked for, so that a quiet reader costs nothing.
+        # The plus sign forbids the index of each session's log: in one pass over the whole log
+        # the first events come first, where the index would need all of them to sort.
+        numbers = self._with_news(position, sessions, owner)
+        if not numbers:
+            return []
+        rows = self._execute(
+            _FEED + " AND +e.session IN (SELECT value FROM json_each(?))"
+            " ORDER BY e.position LIMIT ?",
+            (position, json.dumps(numbers), limit),
+        )
+        return _items(rows)
+
+    def _with_news(self, position: int, sessions: Sequence[str], owner: str | None) -> list[int]:
+        where, values = _where(
+            {
+                "id IN (SELECT value FROM json_each(?))": json.dumps(list(sessions))
+                if sessions
+                else None,
+                "owner = ?": owner,
+                "last_position > ?": position,
+            }
+        )
+        return [row[0] for row in self._execute(f"SELECT number FROM sessions{where}", values)]
+
+    def feed_head(self) -> str:
+        return str(self.event_count())
+
+    def event_count(self) -> int:
+        # Positions have no gap, so the last one is the count; counting would read the whole table.
+        return int(self._one("SELECT coalesce(max(position), 0) FROM events")[0])
+
+    def attempts(self, run_id: str) -> list[Attempt]:
+        rows = self._execute(
+            f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE run_id = ? ORDER BY attempt", (run_id,)
+        )
+        return [attempt_from(row) for row in rows]
+
+    def thread(self, session_id: str, provider: str) -> Thread | None:
+        row = self._one(
+            "SELECT thread_id, state FROM threads WHERE session_id = ? AND provider = ?",
+            session_id,
+            provider,
+        )
+        return None if row is None else Thread(row[0], json.loads(row[1]))
+
+    def idempotency(self, caller: str, call: str, key: str) -> IdempotencyRecord | None:
+        row = self._one(
+            f"SELECT {RECORD_COLUMNS} FROM idempotency WHERE caller = ? AND call = ? AND key = ?",
+            caller,
+            call,
+            key,
+        )
+        return None if row is None else record_from(row)
+
+
+def _items(rows: Iterable[Any]) -> list[StreamItem]:
+    return [StreamItem(str(row[6]), event_from(row, row[7])) for row in rows]

@@ -1,0 +1,139 @@
+"""The one writer: commits the changes of many callers together, and answers after the commit."""
+
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+import anyio
+import anyio.from_thread
+import apsw
+
+from agent_orchestrator.domain.errors import Unavailable
+from agent_orchestrator.ports import Transaction
+from agent_orchestrator.stores.bells import Bells
+from agent_orchestrator.stores.sqlite.transaction import SqliteTransaction
+
+BATCH: Final = 64
+"""Changes in one commit at most: past it a commit costs its callers more than it saves."""
+
+
+class Pending:
+    """A change on its way through the writer, and then its answer."""
+
+    __slots__ = ("change", "done", "error", "value")
+
+    def __init__(self, change: Callable[[Transaction], Any]) -> None:
+        self.change = change
+        self.done = anyio.Event()
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+
+class GroupWriter:
+    """Takes changes from a queue and commits whatever has gathered, up to a batch, at once.
+
+    While one commit waits for the disk the next batch gathers: the busier, the cheaper each change.
+    """
+
+    def __init__(self, bells: Bells) -> None:
+        self._queue: SimpleQueue[Pending | None] = SimpleQueue()
+        self._bells = bells
+
+    def submit(self, pending: Pending) -> None:
+        """Put a change into the queue. Does not wait."""
+        self._queue.put(pending)
+
+    def finish(self) -> None:
+        """Let the writer end after what is queued now."""
+        self._queue.put(None)
+
+    def run(self, connection: apsw.Connection) -> None:
+        """Write until told to finish; to be called in a worker thread of the event loop."""
+        finishing = False
+        while not finishing:
+            batch, finishing = self._gather()
+            if batch:
+                topics = _commit(connection, batch)
+                anyio.from_thread.run_sync(self._answer, topics, batch)
+
+    def _gather(self) -> tuple[list[Pending], bool]:
+        batch: list[Pending] = []
+        entry = self._queue.get()
+        try:
+            while entry is not None:
+                batch.append(entry)
+                if len(batch) == BATCH:
+                    return batch, False
+                entry = self._queue.get_nowait()
+        except Empty:
+            return batch, False
+        return batch, True
+
+    def _answer(self, topics: frozenset[str], batch: list[Pending]) -> None:
+        try:
+            self._bells.ring(topics)
+        finally:
+            for pending in batch:
+                pending.done.set()
+
+    def refuse_queued(self) -> None:
+        """Answer whatever is still queued when the writer has ended. In the event loop's thread."""
+        while not self._queue.empty():
+            if (pending := self._queue.get_nowait()) is not None:
+                pending.error = Unavailable("the store is closed")
+                pending.done.set()
+
+
+def _commit(connection: apsw.Connection, batch: list[Pending]) -> frozenset[str]:
+    """Run the changes in one transaction, fill in their answers, and return what was rung."""
+    topics: set[str] = set()
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        for pending in batch:
+            topics |= _apply(connection, pending)
+        connection.execute("COMMIT")
+    except apsw.Error as error:
+        _roll_back(connection)
+        for pending in batch:
+            # One for each: a traceback belongs to one caller. A refusal, too, may rest on what
+            # another change of the batch had done, which is now undone.
+            pending.error = _unavailable(error)
+        return frozenset()
+    return frozenset(topics)
+
+
+def _apply(connection: apsw.Connection, pending: Pending) -> set[str]:
+    """Run one change in a savepoint of its own, so that its refusal leaves the others alone.
+
+    :raises apsw.Error: if the database fails, which ends the whole transaction.
+    """
+    connection.execute("SAVEPOINT change")
+    transaction = SqliteTransaction(connection)
+    try:
+        pending.value = pending.change(transaction)
+    except BaseException as error:  # noqa: BLE001 - it is its caller's
+        pending.error = _unavailable(error) if _is_failure(error) else error
+        # Where SQLite itself gave up the whole transaction (disk full, I/O error) this raises.
+        connection.execute("ROLLBACK TO change")
+        connection.execute("RELEASE change")
+        return set()
+    connection.execute("RELEASE change")
+    return transaction.topics
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Tell an error of the database from one in the use of it."""
+    return isinstance(error, apsw.Error) and not isinstance(
+        error, apsw.SQLError | apsw.ConstraintError | apsw.MismatchError | apsw.TooBigError
+    )
+
+
+def _unavailable(error: BaseException) -> Unavailable:
+    refusal = Unavailable(f"the database could not be written: {error}")
+    refusal.__cause__ = error
+    return refusal
+
+
+def _roll_back(connection: apsw.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
