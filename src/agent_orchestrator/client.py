@@ -1,5 +1,6 @@
 """The client: typed methods over a transport, written once for every way to reach an engine."""
 
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -23,7 +24,7 @@ class EventStream:
         self._follow = follow
         self._stack = AsyncExitStack()
         self._subscription: Subscription | None = None
-        self._ready: list[Event] = []
+        self._ready: deque[Event] = deque()
         self._at_end = False
 
     async def __aenter__(self) -> Self:
@@ -60,7 +61,7 @@ class EventStream:
                     self._at_end = not self._follow
                 elif not self._at_end:
                     self._ready.append(item.event)
-        return self._ready.pop(0)
+        return self._ready.popleft()
 
 
 class Client:

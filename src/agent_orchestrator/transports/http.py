@@ -117,7 +117,7 @@ class _SseSubscription:
         :raises OrchestratorError: if the stream is refused.
         :raises Unreachable: if there is no answer.
         """
-        params: list[tuple[str, str]] = [("sessionId", one) for one in self._request.session_ids]
+        params: list[tuple[str, str | int | float | bool | None]] = [("sessionId", one) for one in self._request.session_ids]
         if self._cursor is not None:
             params.append(("cursor", self._cursor))
         timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_TIMEOUT_S)
