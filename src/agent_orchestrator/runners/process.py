@@ -59,7 +59,12 @@ class AgentProcess:
     """
 
     def __init__(
-        self, started: "_Started", stdin: bytes, mark: str | None, tasks: TaskGroup
+        self,
+        started: "_Started",
+        stdin: bytes,
+        mark: str | None,
+        on_stderr: Callable[[str], None] | None,
+        tasks: TaskGroup,
     ) -> None:
         popen = started.popen
         assert popen.stdin
@@ -87,6 +92,7 @@ class AgentProcess:
         self._reading: anyio.CancelScope | None = None
         self._given_up = False
         self._tail = b""
+        self._on_stderr = on_stderr
         self._sweep = Sweep(popen.pid, mark)
         self._beside(self._drain_stderr)
         self._beside(self._watch)
@@ -182,6 +188,8 @@ class AgentProcess:
             if not chunk:
                 break
             self._tail = (self._tail + chunk)[-STDERR_TAIL:]
+            if self._on_stderr is not None:
+                self._on_stderr(self.stderr_tail)
         self._stderr_ended.set()
 
     async def _watch(self) -> None:
@@ -264,6 +272,7 @@ async def agent_process(
     env: Mapping[str, str],
     stdin: bytes = b"",
     stop: Ladder = DEFAULT_STOP,
+    on_stderr: Callable[[str], None] | None = None,
 ) -> AsyncIterator[AgentProcess]:
     """Run a program in a session of its own; leaving the scope, however, ends all it started.
 
@@ -277,6 +286,7 @@ async def agent_process(
     :param stdin: written as the agent reads it, then closed. It begins with the first call of
         :meth:`AgentProcess.lines` or :meth:`AgentProcess.wait`, so that the process can be recorded
         before it has work.
+    :param on_stderr: called with the end of stderr whenever the agent has written more of it.
     :raises AgentFailed: ``provider_unavailable`` if the program cannot be started, or
         ``invalid_config`` if what it was to be given cannot be.
     """
@@ -285,7 +295,7 @@ async def agent_process(
     failure: Exception | None = None
     try:
         async with anyio.create_task_group() as tasks:
-            process = AgentProcess(started, stdin, env.get(MARK_VARIABLE), tasks)
+            process = AgentProcess(started, stdin, env.get(MARK_VARIABLE), on_stderr, tasks)
             try:
                 yield process
             except Exception as error:  # noqa: BLE001 - the task group would wrap it; see below

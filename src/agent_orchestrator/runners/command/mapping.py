@@ -1,0 +1,233 @@
+"""The table that says what a JSON object an agent prints means.
+
+A list of rules. The first whose ``when`` holds is taken, and all it says is done:
+
+    map = [
+      { when = { type = "session" }, thread = "$.id" },
+      { when = { type = "say" }, emit = "agent.message", data = { text = "$.message.text" } },
+      { when = { type = ["done", "end"] }, result = "$.text",
+        usage = { input_tokens = "$.usage.in", output_tokens = "$.usage.out" } },
+      { when = { type = "error" }, fail = { code = "provider_error", message = "$.error" } },
+    ]
+
+``when`` maps paths to the value that must stand there, or to a list of the values that may; an
+empty one always holds. A path is names and list places: ``message.parts[0].text``. A text that
+begins with ``$`` is a template: ``$`` stands for the whole object, ``$.path`` for what is at a
+path, ``$$…`` for a text that begins with one ``$``. In ``data`` a field whose path leads nowhere is
+left out. An object that no rule fits, or that lacks the text its event is about, becomes a
+``backend.event``.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from attrs import field, frozen
+
+from agent_orchestrator.domain.errors import ConfigError
+from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
+from agent_orchestrator.domain.model import FAILURE_CODES, Usage
+
+NOTHING: Final = object()
+"""What a path that leads nowhere leads to."""
+
+_ABOUT_TEXT: Final = {
+    EventType.AGENT_MESSAGE,
+    EventType.AGENT_MESSAGE_DELTA,
+    EventType.AGENT_REASONING,
+}
+_PATH: Final = re.compile(r"(?:[^.\[\]]+|\[\d+\])(?:\.[^.\[\]]+|\[\d+\])*")
+_STEP: Final = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
+
+
+@frozen
+class Fail:
+    """How the run fails: one of :data:`FAILURE_CODES` and a text or template."""
+
+    code: str = "provider_error"
+    message: str = "the agent reported an error"
+
+
+@frozen
+class UsagePaths:
+    """Templates of the numbers the run has used so far."""
+
+    input_tokens: str | None = None
+    cached_input_tokens: str | None = None
+    output_tokens: str | None = None
+    cost_usd: str | None = None
+
+
+@frozen
+class Rule:
+    """What an object means.
+
+    :param when: paths and the values that must stand there.
+    :param emit: the type of the event it becomes, and ``data`` the event's data.
+    :param thread: a template of the agent's conversation id.
+    :param result: a template of the run's result.
+    :param usage: templates of what the run has used.
+    :param fail: the run has failed.
+    """
+
+    when: Mapping[str, Any] = field(factory=dict)
+    emit: str | None = None
+    data: Mapping[str, Any] = field(factory=dict)
+    thread: str | None = None
+    result: str | None = None
+    usage: UsagePaths | None = None
+    fail: Fail | None = None
+
+    def fits(self, value: Mapping[str, Any]) -> bool:
+        """Tell whether ``when`` holds for the object."""
+        return all(_stands(lookup(value, path), wanted) for path, wanted in self.when.items())
+
+
+@frozen
+class Meaning:
+    """What an object came to; None and empty is what it says nothing of."""
+
+    event_type: str | None = None
+    data: Mapping[str, Any] = field(factory=dict)
+    thread: str | None = None
+    result: str | None = None
+    usage: Usage | None = None
+    fail: tuple[str, str] | None = None
+
+
+def check_rules(rules: Sequence[Rule], place: str = "map") -> None:
+    """Look a table over.
+
+    :raises ConfigError: naming the place of the first fault.
+    """
+    for index, rule in enumerate(rules):
+        where = f"{place}[{index}]"
+        if not (rule.emit or rule.thread or rule.result or rule.usage or rule.fail):
+            raise ConfigError(f"{where}: says none of emit, thread, result, usage, fail")
+        for path in rule.when:
+            _check_path(path.removeprefix("$."), f"{where}.when")
+        if rule.emit is not None and rule.emit not in AGENT_EVENTS:
+            raise ConfigError(f"{where}.emit: must be one of {', '.join(sorted(AGENT_EVENTS))}")
+        if rule.data and rule.emit is None:
+            raise ConfigError(f"{where}.data: is of no use without emit")
+        if rule.emit in _ABOUT_TEXT and "text" not in rule.data:
+            raise ConfigError(f"{where}.data.text: is required for {rule.emit}")
+        if rule.fail is not None and rule.fail.code not in FAILURE_CODES:
+            raise ConfigError(f"{where}.fail.code: must be one of {', '.join(FAILURE_CODES)}")
+        _check_templates(rule.data, f"{where}.data")
+        for name in ("thread", "result"):
+            _check_templates(getattr(rule, name), f"{where}.{name}")
+        if rule.fail is not None:
+            _check_templates(rule.fail.message, f"{where}.fail.message")
+        for name in ("input_tokens", "cached_input_tokens", "output_tokens", "cost_usd"):
+            template = getattr(rule.usage, name, None)
+            if template is not None and not template.startswith("$."):
+                raise ConfigError(f"{where}.usage.{name}: must be a path such as $.usage.{name}")
+            _check_templates(template, f"{where}.usage.{name}")
+
+
+def meaning(rules: Sequence[Rule], value: Mapping[str, Any]) -> Meaning:
+    """Return what the first rule that fits makes of the object."""
+    for rule in rules:
+        if rule.fits(value):
+            return _applied(rule, value)
+    return Meaning(*_unnamed(value))
+
+
+def lookup(value: Any, path: str) -> Any:
+    """Return what is at a path of a JSON value, or :data:`NOTHING`."""
+    for place, name in _STEP.findall(path.removeprefix("$.")):
+        if place and isinstance(value, list) and int(place) < len(value):
+            value = value[int(place)]
+        elif name and isinstance(value, Mapping) and name in value:
+            value = value[name]
+        else:
+            return NOTHING
+    return value
+
+
+def _applied(rule: Rule, value: Mapping[str, Any]) -> Meaning:
+    event_type, data = rule.emit, {}
+    if rule.emit is not None:
+        data = _filled(rule.data, value)
+        if rule.emit in _ABOUT_TEXT and not isinstance(data.get("text"), str):
+            event_type, data = _unnamed(value)
+    fail = None
+    if rule.fail is not None:
+        fail = rule.fail.code, _text(rule.fail.message, value) or "the agent reported an error"
+    thread = None if rule.thread is None else _text(rule.thread, value)
+    result = None if rule.result is None else _text(rule.result, value)
+    usage = None if rule.usage is None else _usage(rule.usage, value)
+    return Meaning(event_type, data, thread, result, usage, fail)
+
+
+def _unnamed(value: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    kind = value.get("type")
+    kind = kind if isinstance(kind, str) else "object"
+    return EventType.BACKEND_EVENT, {"kind": kind, "payload": dict(value)}
+
+
+def _filled(template: Any, value: Any) -> Any:
+    if isinstance(template, str) and template.startswith("$"):
+        if template.startswith("$$"):
+            return template[1:]
+        return value if template == "$" else lookup(value, template)
+    if isinstance(template, Mapping):
+        filled = {name: _filled(part, value) for name, part in template.items()}
+        return {name: part for name, part in filled.items() if part is not NOTHING}
+    if isinstance(template, (list, tuple)):
+        return [part for entry in template if (part := _filled(entry, value)) is not NOTHING]
+    return template
+
+
+def _text(template: str, value: Any) -> str | None:
+    filled = _filled(template, value)
+    if isinstance(filled, str):
+        return filled
+    if isinstance(filled, int) and not isinstance(filled, bool):
+        return str(filled)
+    return None
+
+
+def _usage(paths: UsagePaths, value: Any) -> Usage | None:
+    tokens = {
+        name: int(number)
+        for name in ("input_tokens", "cached_input_tokens", "output_tokens")
+        if (number := _number(getattr(paths, name), value)) is not None
+    }
+    cost = _number(paths.cost_usd, value)
+    if cost is None and not tokens:
+        return None
+    return Usage(**tokens, cost_usd=None if cost is None else float(cost))
+
+
+def _number(path: str | None, value: Any) -> float | None:
+    found = None if path is None else lookup(value, path)
+    if isinstance(found, (int, float)) and not isinstance(found, bool) and 0 <= found < 2**63:
+        return found
+    return None
+
+
+def _stands(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, (list, tuple)):
+        return any(_stands(found, choice) for choice in wanted)
+    return type(found) is type(wanted) and bool(found == wanted)
+
+
+def _check_templates(template: Any, where: str) -> None:
+    if isinstance(template, str) and template.startswith("$") and not template.startswith("$$"):
+        if template != "$":
+            if not template.startswith("$."):
+                raise ConfigError(f"{where}: {template!r} is no path; a plain $ is written $$")
+            _check_path(template[2:], where)
+    elif isinstance(template, Mapping):
+        for name, part in template.items():
+            _check_templates(part, f"{where}.{name}")
+    elif isinstance(template, (list, tuple)):
+        for index, part in enumerate(template):
+            _check_templates(part, f"{where}[{index}]")
+
+
+def _check_path(path: str, where: str) -> None:
+    if not _PATH.fullmatch(path):
+        raise ConfigError(f"{where}: {path!r} is no path; write one as message.parts[0].text")

@@ -1,0 +1,65 @@
+"""Runs an async Python function as the agent: the embedded runtime."""
+
+import importlib
+from collections.abc import Awaitable, Callable
+
+from attrs import field, frozen
+
+from agent_orchestrator.domain.errors import ConfigError
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.ports import Outcome, RunContext
+
+Function = Callable[[RunContext], Awaitable[str | Outcome | None]]
+
+
+def _loaded(target: Function | str) -> Function:
+    """Return the function itself, or the one at ``package.module:callable``.
+
+    :raises ConfigError: if there is none there.
+    """
+    if not isinstance(target, str):
+        return target
+    module, colon, path = target.partition(":")
+    if not (module and colon and path):
+        raise ConfigError(f"target {target!r}: write it as package.module:callable")
+    try:
+        found: object = importlib.import_module(module)
+        for name in path.split("."):
+            found = getattr(found, name)
+    except Exception as error:  # a module may raise anything while it is imported
+        raise ConfigError(f"target {target!r}: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"target {target!r}: is not callable")
+    return found
+
+
+@frozen
+class FunctionRunner:
+    """A function as an agent: ``FunctionRunner("echo", echo)``, or in a file ``target = "module:echo"``.
+
+    The function is given the :class:`RunContext` and may emit events, set a thread and report usage
+    on the way. A ``str`` it returns is its message: emitted, and the run's result. With an
+    :class:`Outcome` it tells the result alone, with None an empty one. To fail a run it raises
+    :class:`AgentFailed`; cancellation reaches it as anyio's.
+    """
+
+    name: str
+    target: Function = field(converter=_loaded, metadata={"option": str})
+
+    async def run(self, context: RunContext) -> Outcome:
+        """Call the function.
+
+        :raises TypeError: if it returns something else.
+        """
+        await context.delivered()
+        answer = await self.target(context)
+        match answer:
+            case None:
+                return Outcome("")
+            case Outcome():
+                return answer
+            case str():
+                if answer:
+                    await context.emit(EventType.AGENT_MESSAGE, {"text": answer})
+                return Outcome(answer)
+        raise TypeError(f"the agent function returned {type(answer).__name__}, not text")

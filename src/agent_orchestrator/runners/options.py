@@ -1,0 +1,89 @@
+"""A provider's options, checked against the class they are for: nothing unknown, nothing coerced."""
+
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+
+import attrs
+
+Problems = dict[str, str]
+"""What is wrong, by the place in the configuration it stands at."""
+
+_NAMES: Final = {str: "text", bool: "true or false", int: "an integer", float: "a number"}
+
+
+def arguments(
+    cls: type, options: Mapping[str, Any], place: str, problems: Problems
+) -> dict[str, Any]:
+    """Return the arguments to call an attrs class with.
+
+    Lists become tuples and tables become the attrs classes the fields ask for. A field says in
+    ``metadata={"option": type}`` that its option is of another type than itself.
+
+    :param place: where the options stand, to name them by.
+    :param problems: what is wrong is added here.
+    """
+    hints = get_type_hints(cls)
+    fields = {str(entry.alias): entry for entry in attrs.fields(cls) if entry.init}
+    for option in options:
+        if option not in fields:
+            problems[f"{place}.{option}"] = f"is not one of {', '.join(sorted(fields))}"
+    found = {}
+    for option, entry in fields.items():
+        if option in options:
+            hint = entry.metadata.get("option", hints[entry.name])
+            found[option] = _checked(options[option], hint, f"{place}.{option}", problems)
+        elif entry.default is attrs.NOTHING:
+            problems[f"{place}.{option}"] = "is required"
+    return found
+
+
+def _checked(value: Any, hint: Any, place: str, problems: Problems) -> Any:
+    kind = get_origin(hint) or hint
+    parts = get_args(hint)
+    if kind in (Union, types.UnionType):
+        return _one_of(value, parts, place, problems)
+    if kind is Literal:
+        if value not in parts:
+            problems[place] = f"must be one of {', '.join(map(str, parts))}"
+    elif isinstance(kind, type) and attrs.has(kind):
+        if isinstance(value, Mapping):
+            before = len(problems)
+            given = arguments(kind, value, place, problems)
+            return kind(**given) if len(problems) == before else None
+        problems[place] = "must be a table"
+    elif kind in (tuple, list, Sequence):
+        if isinstance(value, (list, tuple)):
+            return tuple(
+                _checked(entry, parts[0], f"{place}[{index}]", problems)
+                for index, entry in enumerate(value)
+            )
+        problems[place] = "must be a list"
+    elif kind in (dict, Mapping):
+        if isinstance(value, Mapping):
+            hint = parts[1] if parts else Any
+            return {
+                key: _checked(entry, hint, f"{place}.{key}", problems)
+                for key, entry in value.items()
+            }
+        problems[place] = "must be a table"
+    elif kind is float and type(value) is int:
+        return float(value)
+    elif kind in _NAMES and type(value) is not kind:
+        problems[place] = f"must be {_NAMES[kind]}"
+    return value
+
+
+def _one_of(value: Any, parts: Sequence[Any], place: str, problems: Problems) -> Any:
+    if value is None and types.NoneType in parts:
+        return None
+    tries: list[Problems] = []
+    for part in parts:
+        if part is not types.NoneType:
+            faults: Problems = {}
+            found = _checked(value, part, place, faults)
+            if not faults:
+                return found
+            tries.append(faults)
+    problems.update(tries[0])
+    return None

@@ -1,0 +1,78 @@
+"""From a provider's options in the configuration to its runner; nothing is imported before that.
+
+Runners from outside come by the entry-point group :data:`GROUP`. The class is called with ``name``
+and the options. Where it is an attrs class, its fields say what the options are, and they are
+checked strictly (:mod:`agent_orchestrator.runners.options`).
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final
+
+import attrs
+
+from agent_orchestrator.domain.errors import ConfigError
+from agent_orchestrator.ports import Runner
+from agent_orchestrator.runners.options import arguments
+
+GROUP: Final = "agent_orchestrator.runners"
+
+_OWN: Final = "agent_orchestrator.runners"
+BUILT_IN: Final = {
+    "codex": f"{_OWN}.codex:CodexExecRunner",
+    "codex-exec": f"{_OWN}.codex:CodexExecRunner",
+    "command": f"{_OWN}.command:CommandRunner",
+    "function": f"{_OWN}.function:FunctionRunner",
+    "demo": f"{_OWN}.demo:DemoRunner",
+}
+"""The runners this package brings, for a source tree that is not installed. An entry point cannot
+replace them."""
+
+
+def kinds() -> list[str]:
+    """Return the names of all installed kinds of runners."""
+    return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+
+
+def build_runner(provider: str, kind: str, options: Mapping[str, Any]) -> Runner:
+    """Return the runner of a provider.
+
+    :param kind: what the configuration calls ``runner``.
+    :param options: the provider's other options, as TOML gives them.
+    :raises ConfigError: if there is no such kind, it cannot be imported, or an option is wrong; the
+        message names ``providers.<provider>.<option>``.
+    """
+    place = f"providers.{provider}"
+    factory = _factory(place, kind)
+    given = {"name": provider, **options}
+    if isinstance(factory, type) and attrs.has(factory):
+        problems: dict[str, str] = {}
+        given = arguments(factory, given, place, problems)
+        if problems:
+            raise ConfigError("; ".join(f"{where}: {what}" for where, what in problems.items()))
+    try:
+        runner = factory(**given)
+    except ConfigError as error:
+        raise ConfigError(f"{place}.{error}") from error
+    except Exception as error:  # a plug-in's constructor may raise anything
+        raise ConfigError(f"{place}: {error}") from error
+    if not isinstance(runner, Runner):
+        raise ConfigError(f"{place}.runner: {kind!r} makes no runner: it lacks `name` or `run`")
+    return runner
+
+
+def _factory(place: str, kind: str) -> Callable[..., Any]:
+    try:
+        if kind in BUILT_IN:
+            module, _, name = BUILT_IN[kind].partition(":")
+            factory: Callable[..., Any] = getattr(import_module(module), name)
+            return factory
+        points: list[EntryPoint] = list(entry_points(group=GROUP, name=kind))
+        if points:
+            loaded: Callable[..., Any] = points[0].load()
+            return loaded
+    except Exception as error:  # a plug-in's module may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{place}.runner: {kind!r} cannot be imported: {reason}") from error
+    raise ConfigError(f"{place}.runner: no runner {kind!r}; there are {', '.join(kinds())}")

@@ -1,0 +1,385 @@
+"""Does a runner behave? The suite that tells its author, and the context it runs in.
+
+    class TestMine(RunnerContract):
+        succeeding, answer = "say hello", "hello"
+        lasting = "think for an hour"
+        failing = "give up"
+
+        def make_runner(self):
+            return MyRunner("mine")
+
+The tests are run by pytest with anyio's plugin, on asyncio and on trio.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anyio
+import pytest
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.events import AGENT_EVENTS, EventType, InvalidEvent
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import (
+    FAILURE_CODES,
+    Invocation,
+    Run,
+    Session,
+    Thread,
+    Usage,
+)
+from agent_orchestrator.ports import MARK_VARIABLE, Probing, Runner
+
+_THEN = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class RecordingContext:
+    """A :class:`RunContext` that keeps what it is told.
+
+    :param cwd: the session's working directory.
+    :param env: added to this process's environment and the mark.
+    :ivar mark: what the attempt's processes bear in :data:`MARK_VARIABLE`.
+    :ivar calls: the names of the methods called, in order; ``emit`` with the event's type.
+    :ivar events: the events emitted, in order.
+    """
+
+    def __init__(
+        self,
+        prompt: str,
+        *,
+        cwd: str | Path,
+        thread: Thread | None = None,
+        model: str | None = None,
+        provider: str = "runner",
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.mark = uuid.uuid4().hex
+        self.prompt = prompt
+        self.thread = thread
+        self.model = model
+        self.env = {**os.environ, **(env or {}), MARK_VARIABLE: self.mark}
+        self.session = _session(str(cwd))
+        self.run = _run(provider, model)
+        self.calls: list[str] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.usage: Usage | None = None
+        self.pid: int | None = None
+        self.invocation: Invocation | None = None
+        self.stderr = ""
+        self._changed = anyio.Event()
+        self._steered: list[str] = []
+        self._steering: MemoryObjectSendStream[str] | None = None
+
+    async def emit(self, event_type: str, data: Mapping[str, Any]) -> None:
+        """Keep an event.
+
+        :raises InvalidEvent: as the engine's does.
+        """
+        if event_type not in AGENT_EVENTS:
+            raise InvalidEvent(f"{event_type} is not an agent's to write")
+        try:
+            text = json.dumps(data, allow_nan=False, ensure_ascii=False)
+            text.encode()
+        except (TypeError, ValueError) as error:
+            raise InvalidEvent(str(error)) from error
+        self.events.append((str(event_type), json.loads(text)))
+        await self._note(f"emit {event_type}")
+
+    async def delivered(self) -> None:
+        """Keep that the agent has the prompt."""
+        await self._note("delivered")
+
+    async def set_thread(self, thread_id: str, state: Mapping[str, Any] | None = None) -> None:
+        """Keep the thread."""
+        if state is None:
+            same = self.thread is not None and self.thread.id == thread_id
+            state = self.thread.state if self.thread is not None and same else {}
+        self.thread = Thread(thread_id, dict(state))
+        await self._note("set_thread")
+
+    async def report_usage(self, usage: Usage) -> None:
+        """Keep the usage."""
+        self.usage = usage
+        await self._note("report_usage")
+
+    async def report_process(self, pid: int, invocation: Invocation) -> None:
+        """Keep the process."""
+        self.pid, self.invocation = pid, invocation
+        await self._note("report_process")
+
+    def note_stderr(self, tail: str) -> None:
+        """Keep the end of stderr."""
+        self.stderr = tail
+        self._ring()
+
+    @asynccontextmanager
+    async def steering(self) -> AsyncIterator[AsyncIterator[str]]:
+        """Hand out what :meth:`steer` is given."""
+        sender, receiver = anyio.create_memory_object_stream[str](100)
+        with sender, receiver:
+            self._steering = sender
+            try:
+                yield _messages(receiver)
+            finally:
+                self._steering = None
+
+    def steer(self, text: str) -> bool:
+        """Send a message to the running agent; False when it takes none."""
+        if self._steering is None:
+            return False
+        self._steering.send_nowait(text)
+        return True
+
+    async def until(self, happened: Callable[["RecordingContext"], bool]) -> None:
+        """Wait until this is true of what was recorded."""
+        while not happened(self):
+            await self._changed.wait()
+
+    def texts(self, event_type: str = EventType.AGENT_MESSAGE) -> list[str]:
+        """Return the texts of the events of one type."""
+        return [data["text"] for kind, data in self.events if kind == event_type]
+
+    async def _note(self, call: str) -> None:
+        self.calls.append(call)
+        self._ring()
+        await anyio.lowlevel.checkpoint()
+
+    def _ring(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+async def _messages(receiver: MemoryObjectReceiveStream[str]) -> AsyncIterator[str]:
+    while True:
+        try:
+            text = await receiver.receive()
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            return
+        yield text
+
+
+def marked_processes(mark: str) -> list[int]:
+    """Return the pids of the live processes that bear the mark in their environment."""
+    entry = f"{MARK_VARIABLE}={mark}".encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if entry in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append(int(folder.name))
+            except OSError:  # it is gone, or another user's
+                continue
+    return found
+
+
+@pytest.mark.anyio
+class RunnerContract:
+    """What every runner must do. Subclass it, name the prompts and make the runner."""
+
+    succeeding: ClassVar[str] = "succeed"
+    """A prompt it answers."""
+    answer: ClassVar[str | None] = None
+    """What it answers, where that is always the same."""
+    lasting: ClassVar[str | None] = "last"
+    """A prompt that keeps it busy for at least half a minute; None where there is none."""
+    failing: ClassVar[str | None] = "fail"
+    """A prompt that makes it fail; None where nothing does."""
+    failure_code: ClassVar[str | None] = None
+    """The code it then fails with; None for any."""
+    time_limit_s: ClassVar[float] = 30
+
+    def make_runner(self) -> Runner:
+        """Return a new runner."""
+        raise NotImplementedError
+
+    def make_context(self, prompt: str, cwd: Path) -> RecordingContext:
+        """Return the context of one run."""
+        return RecordingContext(prompt, cwd=cwd)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Runner]:
+        """Make the runner and enter it where it is a scope."""
+        runner = self.make_runner()
+        with anyio.fail_after(self.time_limit_s):
+            if isinstance(runner, AbstractAsyncContextManager):
+                async with runner:
+                    yield runner
+            else:
+                yield runner
+
+    async def test_is_a_runner_with_a_name(self) -> None:
+        async with self.opened() as runner:
+            assert isinstance(runner, Runner)
+            assert runner.name
+
+    async def test_a_run_that_goes_well_has_a_text(self, tmp_path: Path) -> None:
+        async with self.opened() as runner:
+            outcome = await runner.run(self.make_context(self.succeeding, tmp_path))
+        assert isinstance(outcome.text, str)
+        if self.answer is not None:
+            assert outcome.text == self.answer
+
+    async def test_events_are_an_agents_and_in_order(self, tmp_path: Path) -> None:
+        context = self.make_context(self.succeeding, tmp_path)
+        async with self.opened() as runner:
+            await runner.run(context)
+        pieces: dict[str, str] = {}
+        tools = set()
+        for kind, data in context.events:
+            match kind:
+                case EventType.AGENT_MESSAGE_DELTA:
+                    pieces[data["item_id"]] = pieces.get(data["item_id"], "") + data["text"]
+                case EventType.AGENT_MESSAGE:
+                    item = data.get("item_id", "")
+                    assert pieces.pop(item, data["text"]) == data["text"]
+                case EventType.TOOL_STARTED:
+                    tools.add(data["tool_id"])
+                case EventType.TOOL_OUTPUT:
+                    assert data["tool_id"] in tools
+        assert not pieces, "a message streamed in pieces never came whole"
+
+    async def test_the_process_and_the_delivery_come_before_any_effect(
+        self, tmp_path: Path
+    ) -> None:
+        context = self.make_context(self.succeeding, tmp_path)
+        async with self.opened() as runner:
+            await runner.run(context)
+        assert context.calls.count("delivered") == 1
+        effects = ("emit", "set_thread", "report_usage")
+        before = context.calls[: context.calls.index("delivered")]
+        assert not [call for call in before if call.startswith(effects)]
+        if context.pid is not None:
+            assert before == ["report_process"]
+            assert context.invocation is not None
+
+    async def test_nothing_is_left_of_a_run(self, tmp_path: Path) -> None:
+        context = self.make_context(self.succeeding, tmp_path)
+        async with self.opened() as runner:
+            await runner.run(context)
+            assert marked_processes(context.mark) == []
+
+    async def test_cancelling_ends_it_and_leaves_nothing(self, tmp_path: Path) -> None:
+        if self.lasting is None:
+            pytest.skip("this runner has nothing that lasts")
+        context = self.make_context(self.lasting, tmp_path)
+        async with self.opened() as runner:
+            async with anyio.create_task_group() as tasks:
+                scope = anyio.CancelScope()
+                ended = anyio.Event()
+
+                async def execute() -> None:
+                    with scope:
+                        await runner.run(context)
+                    ended.set()
+
+                tasks.start_soon(execute)
+                await context.until(lambda c: "delivered" in c.calls)
+                scope.cancel()
+                with anyio.fail_after(10):
+                    await ended.wait()
+            assert scope.cancelled_caught, "the run ended by itself"
+            assert marked_processes(context.mark) == []
+            await runner.run(self.make_context(self.succeeding, tmp_path))
+
+    async def test_cancelled_before_it_begins(self, tmp_path: Path) -> None:
+        context = self.make_context(self.lasting or self.succeeding, tmp_path)
+        async with self.opened() as runner:
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await runner.run(context)
+            assert scope.cancelled_caught
+            assert marked_processes(context.mark) == []
+
+    async def test_two_runs_at_once_do_not_mix(self, tmp_path: Path) -> None:
+        contexts = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            contexts.append(self.make_context(self.succeeding, tmp_path / name))
+        texts: dict[str, str] = {}
+        async with self.opened() as runner, anyio.create_task_group() as tasks:
+
+            async def execute(context: RecordingContext) -> None:
+                texts[context.mark] = (await runner.run(context)).text
+
+            for context in contexts:
+                tasks.start_soon(execute, context)
+        first, second = contexts
+        assert set(texts) == {first.mark, second.mark}
+        assert [kind for kind, _ in first.events] == [kind for kind, _ in second.events]
+        if self.answer is not None:
+            assert set(texts.values()) == {self.answer}
+        if first.pid is not None:
+            assert first.pid != second.pid
+
+    async def test_a_failure_has_a_known_code(self, tmp_path: Path) -> None:
+        if self.failing is None:
+            pytest.skip("nothing makes this runner fail")
+        context = self.make_context(self.failing, tmp_path)
+        async with self.opened() as runner:
+            with pytest.raises(AgentFailed) as caught:
+                await runner.run(context)
+        assert caught.value.code in FAILURE_CODES
+        assert caught.value.message
+        if self.failure_code is not None:
+            assert caught.value.code == self.failure_code
+        assert marked_processes(context.mark) == []
+
+    async def test_the_probe_finds_it_available(self) -> None:
+        async with self.opened() as runner:
+            if not isinstance(runner, Probing):
+                pytest.skip("this runner cannot be probed")
+            first, second = await runner.probe(), await runner.probe()
+        assert first.available, first.reason
+        assert first == second
+
+
+def _session(cwd: str) -> Session:
+    return Session(
+        id="ses_0",
+        title=None,
+        owner="local",
+        provider=None,
+        model=None,
+        cwd=cwd,
+        status="open",
+        parent_session_id=None,
+        parent_run_id=None,
+        root_session_id="ses_0",
+        depth=0,
+        metadata={},
+        threads={},
+        last_seq=0,
+        created_at=_THEN,
+        updated_at=_THEN,
+    )
+
+
+def _run(provider: str, model: str | None) -> Run:
+    return Run(
+        id="run_0",
+        session_id="ses_0",
+        message_id="msg_0",
+        parent_run_id=None,
+        provider=provider,
+        model=model,
+        status=RunStatus.RUNNING,
+        waiting_on=None,
+        attempt=1,
+        worker_id="worker",
+        thread_id=None,
+        result=None,
+        error=None,
+        usage=None,
+        exit_code=None,
+        cancel_requested_at=None,
+        created_at=_THEN,
+        started_at=_THEN,
+        finished_at=None,
+    )
