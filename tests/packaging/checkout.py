@@ -1,0 +1,129 @@
+"""A throw-away checkout of a tiny project under this project's own `bin/`."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# A project as small as can be, so that the set-up scripts run for real and without a network: its build
+# backend is a file of its own, its lock files are empty, its programs print what they were given.
+PYPROJECT = """\
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+
+[project]
+name = "agent-orchestrator"
+version = "0.0.1"
+"""
+BACKEND = """\
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+INFO = "agent_orchestrator-0.0.1.dist-info"
+
+
+def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
+    if gate := os.environ.get("TEST_GATE"):
+        with open(gate, "w") as announce:  # blocks until the test reads
+            announce.write("building")
+        with open(gate) as forever:  # blocks until the test writes, which it never does
+            forever.read()
+    name = "agent_orchestrator-0.0.1-py3-none-any.whl"
+    files = {
+        "probe.py": Path("probe.py").read_text(),
+        f"{INFO}/METADATA": "Metadata-Version: 2.1\\nName: agent-orchestrator\\nVersion: 0.0.1\\n",
+        f"{INFO}/WHEEL": "Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+        f"{INFO}/entry_points.txt": "[console_scripts]\\nagentd = probe:main\\nagentctl = probe:main\\n",
+    }
+    record = "".join(f"{path},,\\n" for path in [*files, f"{INFO}/RECORD"])
+    with zipfile.ZipFile(Path(wheel_directory, name), "w") as wheel:
+        for path, text in {**files, f"{INFO}/RECORD": record}.items():
+            wheel.writestr(path, text)
+    return name
+
+
+build_wheel = build_editable
+"""
+PROBE = """\
+import json
+import os
+import sys
+
+
+def main():
+    program = os.path.basename(sys.argv[0])
+    print(json.dumps({"program": program, "argv": sys.argv[1:], "cwd": os.getcwd(), "prefix": sys.prefix}))
+"""
+
+
+class Checkout:
+    """A checkout of the tiny project with this project's own `bin/`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def create(cls, root: Path) -> "Checkout":
+        shutil.copytree(ROOT / "bin", root / "bin")
+        for lock in ("run.txt", "dev.txt"):
+            (root / "bin/locks" / lock).write_text("# nothing\n")
+        (root / "pyproject.toml").write_text(PYPROJECT)
+        (root / "backend.py").write_text(BACKEND)
+        (root / "probe.py").write_text(PROBE)
+        return cls(root)
+
+    def start(
+        self, *command: str | Path, cwd: Path | None = None, **env: str
+    ) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [str(part) for part in command],
+            cwd=cwd or self.root,
+            env={**os.environ, "REQUIRE_REAL_AGENTS": "", **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(
+        self, *command: str | Path, cwd: Path | None = None, **env: str
+    ) -> "subprocess.CompletedProcess[str]":
+        with self.start(*command, cwd=cwd, **env) as process:
+            return finish(process)
+
+    def program(self, name: str, *argv: str, cwd: Path | None = None) -> dict[str, object]:
+        """Run a wrapper and give what the program behind it saw."""
+        done = self.run(self.root / "bin" / name, *argv, cwd=cwd)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+def finish(
+    process: "subprocess.Popen[str]", timeout: float = 60
+) -> "subprocess.CompletedProcess[str]":
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def wait_for_file(path: Path, process: "subprocess.Popen[Any]", timeout: float = 30) -> None:
+    """Wait until the process has written the file; fail at once when it has ended without."""
+    deadline = time.monotonic() + timeout
+    while not (path.exists() and path.stat().st_size):
+        assert process.poll() is None, f"ended with {process.returncode} before {path.name}"
+        assert time.monotonic() < deadline, f"no {path.name} after {timeout} s"
+        time.sleep(0.01)
