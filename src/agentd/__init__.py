@@ -1,0 +1,1 @@
+"""The daemon: an HTTP server in front of the engine."""

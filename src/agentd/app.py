@@ -1,0 +1,148 @@
+"""The web app: guard, routes, streams and errors, over any gateway."""
+
+from typing import Final
+
+from quart import Quart, Response, request, websocket
+from quart.globals import request_ctx
+from werkzeug.exceptions import HTTPException
+
+from agent_orchestrator.domain.errors import Unauthorized
+from agent_orchestrator.ports import Gateway
+from agent_orchestrator.wire import strict_json
+from agent_orchestrator.wire.openapi import openapi_document
+from agentd.auth import Guard
+from agentd.binding import bind_operations
+from agentd.lifetime import Lifetime
+from agentd.requests import Request, Socket, current, query_pairs
+from agentd.responses import (
+    STREAM_HEADERS,
+    from_http_exception,
+    json_response,
+    problem_of,
+    problem_response,
+)
+from agentd.streaming import QUIET_S, Connection, EventStream, SocketStream, stream_request
+
+DEFAULT_MAX_BODY: Final = 8 * 1024 * 1024
+"""Bytes of a request's body."""
+
+_BEARER: Final = "bearer."
+
+
+class App(Quart):
+    """Quart, telling of every error in the API's own words."""
+
+    request_class = Request
+    websocket_class = Socket
+    asgi_http_class = Connection
+
+    async def handle_user_exception(self, error: Exception) -> Response:
+        """Return the answer for whatever a request came to."""
+        if isinstance(error, HTTPException):
+            problem, headers = from_http_exception(error)
+            return problem_response(problem, headers)
+        return problem_response(problem_of(error))
+
+    async def handle_exception(self, error: Exception) -> Response:
+        """Return the answer for an error outside of a request's handling."""
+        return problem_response(problem_of(error))
+
+    async def handle_websocket_exception(self, error: Exception) -> Response:
+        """Return the answer that refuses the upgrade."""
+        return problem_response(problem_of(error))
+
+    async def make_default_options_response(self) -> Response:
+        """Say which methods a path takes. No CORS: another origin gets no further."""
+        adapter = request_ctx.url_adapter
+        assert adapter is not None
+        response = Response(b"", 204, {"Allow": ", ".join(sorted(adapter.allowed_methods()))})
+        # RFC 9110, 8.6: an answer without content has no length.
+        del response.headers["Content-Type"], response.headers["Content-Length"]
+        return response
+
+
+def create_app(
+    gateway: Gateway,
+    *,
+    guard: Guard,
+    lifetime: Lifetime | None = None,
+    version: str = "0",
+    max_body: int = DEFAULT_MAX_BODY,
+    quiet_s: float = QUIET_S,
+) -> App:
+    """Return the web app in front of a gateway.
+
+    :param max_body: bytes of the longest body taken.
+    :param quiet_s: seconds of silence on a stream after which a sign of life is sent.
+    """
+    lifetime = lifetime or Lifetime()
+    app = App("agentd", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = max_body
+    app.url_map.merge_slashes = False
+    _add_checks(app, guard)
+    bind_operations(app, gateway, lifetime)
+    _add_streams(app, gateway, guard, lifetime, quiet_s)
+    _add_descriptions(app, lifetime, version)
+    return app
+
+
+def _add_checks(app: App, guard: Guard) -> None:
+    @app.before_request
+    def check_request() -> None:
+        received = current(request, Request)
+        headers = received.headers
+        guard.check_place(headers.getlist("Host"), headers.getlist("Origin"))
+        if received.query_string:
+            guard.check_query(name for name, _ in query_pairs(received.query_string))
+        if received.endpoint != "health":
+            received.principal = guard.caller(headers.getlist("Authorization"))
+
+    @app.before_websocket
+    def check_socket() -> None:
+        socket = current(websocket, Socket)
+        headers = socket.headers
+        guard.check_place(headers.getlist("Host"), headers.getlist("Origin"))
+        guard.check_query(name for name, _ in query_pairs(socket.query_string))
+        offered = [name for name in socket.requested_subprotocols if name.startswith(_BEARER)]
+        if offered:
+            socket.subprotocol = offered[0]
+        if guard.open or "Authorization" in headers:
+            socket.principal = guard.caller(headers.getlist("Authorization"))
+        elif offered:
+            socket.principal = guard.holder(offered[0].removeprefix(_BEARER))
+        elif socket.routing_exception is not None:
+            raise Unauthorized("this call needs a token: Authorization: Bearer …")
+
+
+def _add_streams(
+    app: App, gateway: Gateway, guard: Guard, lifetime: Lifetime, quiet_s: float
+) -> None:
+    sockets = SocketStream(gateway, guard, lifetime, quiet_s)
+
+    @app.get("/stream")
+    async def stream() -> Response:
+        received = current(request, Request)
+        asked = stream_request(received.query_string, received.headers.get("Last-Event-ID"))
+        if received.method == "HEAD":
+            headers = {name.decode(): value.decode() for name, value in STREAM_HEADERS}
+            return Response(b"", 200, headers)
+        return EventStream(gateway.acting_as(received.principal), asked, lifetime, quiet_s)
+
+    @app.websocket("/stream")
+    async def socket_stream() -> None:
+        await sockets.serve(current(websocket, Socket))
+
+
+def _add_descriptions(app: App, lifetime: Lifetime, version: str) -> None:
+    document: list[str] = []
+
+    @app.get("/health")
+    async def health() -> Response:
+        status = "draining" if lifetime.draining else "ok"
+        return json_response(strict_json.dumps({"status": status, "version": version}))
+
+    @app.get("/openapi.json")
+    async def openapi() -> Response:
+        if not document:
+            document.append(strict_json.dumps(openapi_document(version)))
+        return json_response(document[0])

@@ -1,0 +1,167 @@
+"""Who may talk to the daemon at all: Host, Origin and bearer token, before any handler runs.
+
+The rules answer known attacks on local agent servers: a page whose DNS name was rebound to loopback
+(Host), a page that sends requests across origins or opens a WebSocket (Origin), a token that leaks
+through a URL (never read from one).
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Iterable
+from urllib.parse import SplitResult, urlsplit
+
+from agent_orchestrator.domain.access import LOCAL, Principal
+from agent_orchestrator.domain.errors import (
+    ConfigError,
+    Forbidden,
+    InvalidRequest,
+    MisdirectedRequest,
+    Unauthorized,
+)
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+TOKEN_PARAMETERS = ("token", "access_token", "auth_token")
+"""Query parameters refused on every call: a URL ends up in histories and logs."""
+
+_HOST = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?"
+)
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address to listen on is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+class Guard:
+    """Decides whether a request may come in, and as whom.
+
+    :param tokens: bearer tokens of administrators; with none, every caller is the local one.
+    :param host: the address the daemon listens on.
+    :param allowed_hosts: further names the daemon goes by.
+    :param allowed_origins: origins of web pages that may call, beside the daemon's own.
+    :raises ConfigError: if a token cannot stand in a header or an origin is not one.
+    """
+
+    def __init__(
+        self,
+        tokens: Iterable[str] = (),
+        *,
+        host: str = "127.0.0.1",
+        allowed_hosts: Iterable[str] = (),
+        allowed_origins: Iterable[str] = (),
+    ) -> None:
+        self._tokens: list[tuple[bytes, Principal]] = []
+        for token in tokens:
+            if not _TOKEN.fullmatch(token):
+                raise ConfigError("an auth token must be printable ASCII without blanks")
+            digest = _digest(token)
+            self._tokens.append((digest, Principal(f"token-{digest.hex()[:8]}", admin=True)))
+        self._hosts = LOOPBACK_NAMES | {host.lower()} | {name.lower() for name in allowed_hosts}
+        # Rebinding needs a DNS name: on a wildcard bind an address in Host is one of ours.
+        self._any_address = host in ("0.0.0.0", "::")  # noqa: S104
+        self._origins = frozenset(_origin(text) for text in allowed_origins)
+
+    @property
+    def open(self) -> bool:
+        """Whether callers need no token."""
+        return not self._tokens
+
+    def check_place(self, hosts: list[str], origins: list[str]) -> None:
+        """Check the Host and Origin headers.
+
+        :raises MisdirectedRequest: if the Host is not a name of ours.
+        :raises Forbidden: if the request comes from a page that is not allowed.
+        """
+        if len(hosts) != 1 or not (match := _HOST.fullmatch(hosts[0])):
+            raise MisdirectedRequest("the request needs one Host header that names this daemon")
+        name = (match["v6"] or match["name"]).lower()
+        if name not in self._hosts and not (self._any_address and _is_address(name)):
+            raise MisdirectedRequest(
+                "the Host header names another server; `allowed_hosts` lists further names"
+            )
+        for origin in origins:
+            if origin not in self._origins and not _same_origin(origin, hosts[0]):
+                raise Forbidden("requests from this origin are not allowed")
+
+    def check_query(self, names: Iterable[str]) -> None:
+        """Refuse a token in the URL.
+
+        :raises InvalidRequest: if there is one.
+        """
+        found = {
+            name: "a token must not be in the URL" for name in names if name in TOKEN_PARAMETERS
+        }
+        if found:
+            raise InvalidRequest.of(found)
+
+    def caller(self, authorization: list[str]) -> Principal:
+        """Return who the Authorization header stands for.
+
+        :raises Unauthorized: if tokens are configured and it does not hold one of them.
+        """
+        if self.open:
+            return LOCAL
+        if not authorization:
+            raise Unauthorized("this call needs a token: Authorization: Bearer …")
+        scheme, _, token = authorization[0].partition(" ")
+        if len(authorization) != 1 or scheme.lower() != "bearer":
+            raise Unauthorized("the Authorization header must be: Bearer …")
+        return self.holder(token.strip())
+
+    def holder(self, token: str) -> Principal:
+        """Return who a token stands for, in the same time for every wrong one.
+
+        :raises Unauthorized: if it is nobody's.
+        """
+        if self.open:
+            return LOCAL
+        presented = hashlib.sha256(token.encode(errors="replace")).digest()
+        found: Principal | None = None
+        for digest, principal in self._tokens:
+            if hmac.compare_digest(digest, presented):
+                found = principal
+        if found is None:
+            raise Unauthorized("the token is not known")
+        return found
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _split(origin: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(origin)
+        parts.port  # noqa: B018 - raises for a port that is no number
+    except ValueError:
+        return None
+    plain = f"{parts.scheme}://{parts.netloc}" == origin and "@" not in parts.netloc
+    return parts if plain and parts.scheme in ("http", "https") and parts.netloc else None
+
+
+def _origin(text: str) -> str:
+    text = text.rstrip("/").lower()
+    if _split(text) is None:
+        raise ConfigError(f"allowed origin {text!r}: must be scheme://host[:port]")
+    return text
+
+
+def _same_origin(origin: str, host: str) -> bool:
+    parts = _split(origin)
+    return parts is not None and parts.netloc.lower() == host.lower()

@@ -1,0 +1,91 @@
+"""Every operation of the table as a route: request to command, answer to response."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from quart import Quart, Response, request
+
+from agent_orchestrator.domain.errors import InvalidRequest, Unavailable
+from agent_orchestrator.fields import specs
+from agent_orchestrator.operations import OPERATIONS, Operation
+from agent_orchestrator.ports import Gateway
+from agent_orchestrator.wire import codec, strict_json
+from agentd.lifetime import Lifetime
+from agentd.requests import Request, body_object, current, query_pairs
+from agentd.responses import json_response
+
+View = Callable[..., Awaitable[Response]]
+
+REPLAYED = {"Idempotent-Replayed": "true"}
+
+
+def bind_operations(app: Quart, gateway: Gateway, lifetime: Lifetime) -> None:
+    """Give the app one route for each operation."""
+    for operation in OPERATIONS:
+        make = _mutation if operation.is_mutation else _query
+        app.add_url_rule(
+            operation.path.replace("{", "<").replace("}", ">"),
+            operation.name,
+            make(operation, gateway, lifetime),
+            methods=[operation.method],
+        )
+
+
+def _mutation(operation: Operation[Any, Any], gateway: Gateway, _: Lifetime) -> View:
+    path_fields = frozenset(operation.path_fields)
+    kind: type = operation.request
+    takes_key = "idempotency_key" in specs(kind)
+
+    async def view(**path_values: str) -> Response:
+        received = current(request, Request)
+        if received.query_string:
+            _refuse_parameters(received.query_string)
+        values = await body_object(received)
+        if path_fields:
+            _merge(values, path_values)
+        if takes_key and "Idempotency-Key" in received.headers:
+            _take_key(values, received.headers.getlist("Idempotency-Key"))
+        command = codec.command(operation.request, values)
+        reply = await gateway.acting_as(received.principal).call(operation, command)
+        return json_response(
+            strict_json.dumps(codec.to_plain(reply.answer)),
+            operation.status_of(reply.answer),
+            REPLAYED if reply.replayed else None,
+        )
+
+    return view
+
+
+def _query(operation: Operation[Any, Any], gateway: Gateway, lifetime: Lifetime) -> View:
+    async def view(**path_values: str) -> Response:
+        received = current(request, Request)
+        values = codec.query_values(operation.request, query_pairs(received.query_string))
+        _merge(values, path_values)
+        command = codec.command(operation.request, values)
+        with lifetime.until_closing():
+            reply = await gateway.acting_as(received.principal).call(operation, command)
+            return json_response(
+                strict_json.dumps(codec.to_plain(reply.answer)), operation.status_of(reply.answer)
+            )
+        raise Unavailable("the daemon is stopping: ask again shortly", retry_after_s=5)
+
+    return view
+
+
+def _merge(values: dict[str, Any], path_values: dict[str, str]) -> None:
+    if doubled := values.keys() & path_values.keys():
+        raise InvalidRequest.of(dict.fromkeys(sorted(doubled), "is given by the path"))
+    values.update(path_values)
+
+
+def _refuse_parameters(query_string: bytes) -> None:
+    names = [name for name, _ in query_pairs(query_string)]
+    raise InvalidRequest.of(dict.fromkeys(names or ["query"], "is not a parameter of this call"))
+
+
+def _take_key(values: dict[str, Any], keys: list[str]) -> None:
+    if len(set(keys)) != 1:
+        raise InvalidRequest.of({"idempotency_key": "is given by several headers that differ"})
+    given = values.setdefault("idempotency_key", keys[0])
+    if given != keys[0]:
+        raise InvalidRequest.of({"idempotency_key": "differs between header and body"})

@@ -1,0 +1,101 @@
+"""The command ``agentd``."""
+
+import sys
+from typing import Any
+
+import click
+
+from agent_orchestrator.domain.errors import ConfigError, StoreOpenError
+from agentd import settings as settings_module
+from agentd.settings import FlagError, declared, environment, flag_of
+
+_EXAMPLES = """\b
+Examples:
+  agentd
+  agentd --port 9000 --db /var/lib/agents/main.db --max-concurrency 8
+  agentd --codex-profile work --codex-extra-arg=--search
+  AGENTD_AUTH_TOKEN=… agentd --host 0.0.0.0
+  agentd --config agentd.toml --log-format json 2>agentd.log
+
+The first INT or TERM signal lets running agents finish (--grace-s) and refuses new
+work meanwhile; the second stops at once.
+"""
+
+
+def _show_version(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"agentd {version('agent-orchestrator')}")
+        context.exit()
+
+
+def _options() -> list[click.Parameter]:
+    options: list[click.Parameter] = []
+    for name, setting in declared().items():
+        shown = _shown_default(name)
+        env = f" [{', '.join(setting.env)}]" if setting.env else ""
+        options.append(
+            click.Option(
+                [flag_of(name, setting), name],
+                help=f"{setting.doc}{env}{shown}",
+                multiple=setting.many,
+                metavar="|".join(setting.choices) or setting.kind.__name__.upper(),
+                default=() if setting.many else None,
+            )
+        )
+    options += [
+        click.Option(
+            ["--config"],
+            help="The configuration file. [AGENTD_CONFIG]  (default: agentd.toml, if it is there)",
+            metavar="PATH",
+        ),
+        click.Option(
+            ["--ready-file"],
+            help="Written once the daemon answers, as JSON {url, pid}; removed when it stops.",
+            metavar="PATH",
+        ),
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_show_version,
+            help="Show the version.",
+        ),
+    ]
+    return options
+
+
+def _shown_default(name: str) -> str:
+    default = getattr(settings_module.Settings(), name)
+    return f"  (default: {default})" if default not in (None, ()) else ""
+
+
+def run(config: str | None, ready_file: str | None, **flags: Any) -> None:
+    """Run the daemon in the foreground."""
+    try:
+        settings = settings_module.load(flags, environment(), config)
+        # Imported here: --help and --version have no use for a web server.
+        from agentd.daemon import run_daemon
+
+        status = run_daemon(settings, ready_file)
+    except FlagError as error:
+        raise click.UsageError(str(error)) from None
+    except (ConfigError, StoreOpenError) as error:
+        click.echo(f"agentd: {error}", err=True)
+        status = 1
+    sys.exit(status)
+
+
+main = click.Command(
+    "agentd",
+    params=_options(),
+    callback=run,
+    help="Run the agent gateway: sessions, durable runs and event streams over HTTP.\n\n"
+    + _EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""The daemon put together: store, runners, engine, web app, server; and how it stops."""
+
+import json
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Final
+
+import anyio
+from attrs import define, field
+
+from agent_orchestrator.domain.errors import ConfigError
+from agent_orchestrator.engine import (
+    EngineConfig,
+    EnvPolicy,
+    Orchestrator,
+    ProviderConfig,
+    Routing,
+)
+from agent_orchestrator.runners.registry import build_runner
+from agent_orchestrator.stores.sqlite import SqliteStore
+from agentd import logs
+from agentd.app import create_app
+from agentd.auth import Guard, is_loopback
+from agentd.lifetime import Lifetime
+from agentd.server import listen, serve, url_of
+from agentd.settings import Settings
+
+CLOSE_S: Final = 5.0
+"""Seconds the server has to finish answers and close connections once everything else is done."""
+
+_log = logging.getLogger("agentd")
+
+
+def run_daemon(settings: Settings, ready_file: str | None = None) -> int:
+    """Run the daemon until a signal ends it, and return its exit status.
+
+    :param ready_file: a path to write ``{"url", "pid"}`` to while it answers.
+    :raises ConfigError: if a setting cannot be used.
+    :raises StoreOpenError: if the database cannot be used.
+    """
+    os.umask(0o077)
+    logs.set_up(form=settings.log_format, level=settings.log_level, secrets=settings.auth_tokens)
+    daemon = Daemon(settings, Path(ready_file) if ready_file else None)
+    return anyio.run(daemon.run, backend="asyncio")
+
+
+@define
+class Daemon:
+    """One daemon, from its settings to its end."""
+
+    settings: Settings
+    ready_file: Path | None = None
+    lifetime: Lifetime = field(factory=Lifetime)
+    _stopped: anyio.Event = field(factory=anyio.Event, init=False)
+    _status: int = field(default=0, init=False)
+    _close_s: float = field(default=CLOSE_S, init=False)
+
+    async def run(self) -> int:
+        """Serve until a signal, drain, stop; return the exit status."""
+        settings = self.settings
+        guard = _guard(settings)
+        config = _engine_config(settings)
+        listener = listen(settings.host, settings.port)
+        with listener:
+            url = url_of(listener, settings.host)
+            async with (
+                SqliteStore(settings.db) as store,
+                Orchestrator(store, config) as engine,
+            ):
+                app = create_app(
+                    engine,
+                    guard=guard,
+                    lifetime=self.lifetime,
+                    version=config.version,
+                    max_body=settings.max_body,
+                )
+                # Connections wait in the listening socket until they are served.
+                with _ready(self.ready_file, url):
+                    async with anyio.create_task_group() as tasks:
+                        await tasks.start(self._watch_signals, engine)
+                        tasks.start_soon(self._abandon_server, tasks.cancel_scope)
+                        _tell_start(settings, url, guard)
+                        await serve(app, listener, self._stopped.wait)
+                        tasks.cancel_scope.cancel()
+        _log.info("stopped")
+        return self._status
+
+    async def _watch_signals(
+        self,
+        engine: Orchestrator,
+        *,
+        task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async with anyio.create_task_group() as tasks:
+                async for received in signals:
+                    name = signal.Signals(received).name
+                    if not self.lifetime.draining:
+                        self.lifetime.draining = True
+                        grace = self.settings.grace_s
+                        _log.info("draining", extra=_fields(signal=name, grace_s=grace))
+                        tasks.start_soon(self._drain, engine)
+                    elif not self.lifetime.closing:
+                        _log.warning("second signal: stopping now", extra=_fields(signal=name))
+                        self._status = 1
+                        self._close_s = 0.5
+                        tasks.cancel_scope.cancel()
+                        self._stop()
+
+    async def _drain(self, engine: Orchestrator) -> None:
+        report = await engine.drain(self.settings.grace_s)
+        counts = _fields(finished=report.finished, released=len(report.released))
+        _log.info("drained", extra=counts)
+        self._stop()
+
+    def _stop(self) -> None:
+        self.lifetime.close()
+        self._stopped.set()
+
+    async def _abandon_server(self, scope: anyio.CancelScope) -> None:
+        # A reader that takes nothing keeps its connection from being closed in good order.
+        await self._stopped.wait()
+        await anyio.sleep(self._close_s)
+        _log.info("leaving connections that do not close")
+        scope.cancel()
+
+
+def _guard(settings: Settings) -> Guard:
+    if not settings.auth_tokens and not is_loopback(settings.host):
+        raise ConfigError(
+            f"refusing to listen on {settings.host}, which other machines may reach, without a "
+            "token: set AGENTD_AUTH_TOKEN, or listen on 127.0.0.1"
+        )
+    return Guard(
+        settings.auth_tokens,
+        host=settings.host,
+        allowed_hosts=settings.allowed_hosts,
+        allowed_origins=settings.allowed_origins,
+    )
+
+
+def _engine_config(settings: Settings) -> EngineConfig:
+    providers = {
+        name: ProviderConfig(
+            runner=build_runner(name, provider.runner, provider.options),
+            kind=provider.runner,
+            model=provider.model,
+            env=EnvPolicy(inherit=provider.inherit, set=provider.set),
+        )
+        for name, provider in settings.providers.items()
+    }
+    return EngineConfig(
+        providers=providers,
+        routing=Routing(settings.routing.default, settings.routing.fallback),
+        max_concurrency=settings.max_concurrency,
+        max_queue=settings.max_queue,
+        version=installed_version("agent-orchestrator"),
+    )
+
+
+def _tell_start(settings: Settings, url: str, guard: Guard) -> None:
+    fields = _fields(
+        pid=os.getpid(),
+        db=settings.db,
+        providers=",".join(settings.providers),
+        auth="off" if guard.open else "token",
+    )
+    _log.info("listening on %s", url, extra=fields)
+
+
+def _fields(**fields: object) -> dict[str, object]:
+    return {"fields": fields}
+
+
+@contextmanager
+def _ready(path: Path | None, url: str) -> Iterator[None]:
+    """Keep a file at the path that tells where the daemon is, whole whenever it is there."""
+    if path is None:
+        yield
+        return
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fresh.write_text(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+        fresh.replace(path)
+    except OSError as error:
+        raise ConfigError(f"--ready-file {path}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,81 @@
+"""The daemon's log on stderr: text for a person, one JSON object a line for a machine."""
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO
+
+_BEARER: Final = re.compile(r"(?i)\b(bearer[ .:=]+)[A-Za-z0-9._~+/=-]+")
+HIDDEN: Final = "[hidden]"
+
+
+class Redactor:
+    """Takes secrets out of what is about to be written: the one place that does.
+
+    :param secrets: texts that must never appear.
+    """
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        # The longest first: one secret may be a part of another.
+        self._secrets = sorted(set(secrets), key=len, reverse=True)
+
+    def __call__(self, line: str) -> str:
+        for secret in self._secrets:
+            line = line.replace(secret, HIDDEN)
+        return _BEARER.sub(rf"\1{HIDDEN}", line)
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, redactor: Redactor, *, as_json: bool) -> None:
+        super().__init__()
+        self._redact = redactor
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = getattr(record, "fields", {})
+        trace = self.formatException(record.exc_info) if record.exc_info else None
+        moment = datetime.fromtimestamp(record.created, UTC)
+        if not self._as_json:
+            told = "".join(f" {name}={value}" for name, value in fields.items())
+            # One message is one line: what it quotes cannot forge another.
+            message = json.dumps(record.getMessage() + told, ensure_ascii=False)[1:-1]
+            message = message.replace('\\"', '"').replace("\\\\", "\\")
+            line = (
+                f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03} {record.levelname:<7} {message}"
+            )
+            return self._redact(line if trace is None else f"{line}\n{trace}")
+        document = {
+            "time": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **fields,
+        }
+        if trace is not None:
+            document["traceback"] = trace
+        return self._redact(json.dumps(document, ensure_ascii=False, default=str))
+
+
+def set_up(
+    *, form: str, level: str, secrets: Iterable[str] = (), stream: TextIO | None = None
+) -> logging.Handler:
+    """Send the log of the whole process to stderr and return what does it.
+
+    :param form: ``text``, ``json``, or ``auto``: text on a terminal.
+    :param level: the least severe messages of the daemon's own; of others, warnings.
+    :param secrets: texts that must never appear.
+    """
+    stream = stream or sys.stderr
+    as_json = form == "json" or (form == "auto" and not stream.isatty())
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_Formatter(Redactor(secrets), as_json=as_json))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    for name in ("agentd", "agent_orchestrator"):
+        logging.getLogger(name).setLevel(level.upper())
+    logging.captureWarnings(capture=True)
+    return handler

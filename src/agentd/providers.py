@@ -1,0 +1,142 @@
+"""The ``[providers.NAME]`` and ``[routing]`` tables of the configuration."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+from attrs import field, frozen
+
+from agent_orchestrator.domain.errors import ConfigError
+
+CODEX_RUNNERS: Final = frozenset({"codex", "codex-exec", "codex-app-server"})
+"""The runners that codex's command-line settings are for."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+@frozen
+class ProviderSettings:
+    """One way to run an agent, as configured.
+
+    :param inherit: what of the daemon's environment its agents get.
+    :param set: variables its agents get beside.
+    :param options: what is the runner's own business.
+    """
+
+    runner: str
+    model: str | None = None
+    inherit: Literal["all", "none"] | tuple[str, ...] = "all"
+    set: Mapping[str, str] = field(factory=dict)
+    options: Mapping[str, Any] = field(factory=dict)
+
+
+@frozen
+class Route:
+    """Where messages go; see :class:`agent_orchestrator.engine.Routing`."""
+
+    default: str
+    fallback: Mapping[str, tuple[str, ...]] = field(factory=dict)
+
+
+def read_providers(
+    providers: Mapping[str, Any],
+    routing: Mapping[str, Any],
+    *,
+    place: str,
+    codex_profile: str | None,
+    codex_extra_args: tuple[str, ...],
+) -> tuple[dict[str, ProviderSettings], Route]:
+    """Return the providers by name and the routes between them.
+
+    Without any there are ``codex`` and ``demo``.
+
+    :param place: what to call the file in errors.
+    :param codex_profile: for codex providers that set none of their own; so are the arguments.
+    :raises ConfigError: naming the place of the first thing that cannot be used.
+    """
+    found = {name: _provider(name, table, f"{place}: ") for name, table in providers.items()}
+    if not found:
+        found = {"codex": ProviderSettings("codex"), "demo": ProviderSettings("demo")}
+    defaults: dict[str, Any] = {}
+    if codex_profile is not None:
+        defaults["profile"] = codex_profile
+    if codex_extra_args:
+        defaults["extra_args"] = list(codex_extra_args)
+    found = {
+        name: _with_options(provider, defaults) if provider.runner in CODEX_RUNNERS else provider
+        for name, provider in found.items()
+    }
+    return found, _routes(routing, found, f"{place}: ")
+
+
+def _with_options(provider: ProviderSettings, defaults: Mapping[str, Any]) -> ProviderSettings:
+    return ProviderSettings(
+        provider.runner,
+        provider.model,
+        provider.inherit,
+        provider.set,
+        {**defaults, **provider.options},
+    )
+
+
+def _provider(name: str, table: Any, file: str) -> ProviderSettings:
+    place = f"{file}providers.{name}"
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{place}: a provider's name is letters, digits, '_', '.' and '-'")
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{place}: must be a table")
+    options = dict(table)
+    runner = _text(options.pop("runner", None), f"{place}.runner")
+    model = options.pop("model", None)
+    if model is not None:
+        model = _text(model, f"{place}.model")
+    inherit, added = _environment(options.pop("env", {}), f"{place}.env")
+    return ProviderSettings(runner, model, inherit, added, options)
+
+
+def _environment(table: Any, place: str) -> tuple[Any, dict[str, str]]:
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{place}: must be a table with `inherit` and `set`")
+    if unknown := table.keys() - {"inherit", "set"}:
+        raise ConfigError(f"{place}.{min(unknown)}: there are only `inherit` and `set`")
+    inherit = table.get("inherit", "all")
+    if isinstance(inherit, list) and all(isinstance(name, str) for name in inherit):
+        inherit = tuple(inherit)
+    elif inherit not in ("all", "none"):
+        raise ConfigError(f"{place}.inherit: must be 'all', 'none' or a list of names")
+    added = table.get("set", {})
+    if not isinstance(added, Mapping) or not all(isinstance(v, str) for v in added.values()):
+        raise ConfigError(f"{place}.set: must be a table of texts")
+    return inherit, dict(added)
+
+
+def _routes(
+    table: Mapping[str, Any], providers: Mapping[str, ProviderSettings], file: str
+) -> Route:
+    if unknown := table.keys() - {"default", "fallback"}:
+        raise ConfigError(f"{file}routing.{min(unknown)}: there are only `default` and `fallback`")
+    if "default" in table:
+        default = _text(table["default"], f"{file}routing.default")
+    elif "codex" in providers or len(providers) == 1:
+        default = "codex" if "codex" in providers else next(iter(providers))
+    else:
+        names = ", ".join(providers)
+        raise ConfigError(f"{file}routing.default: is required; the providers are {names}")
+    fallback = table.get("fallback", {})
+    if not isinstance(fallback, Mapping):
+        raise ConfigError(f"{file}routing.fallback: must be a table")
+    routes: dict[str, tuple[str, ...]] = {}
+    for name, targets in fallback.items():
+        place = f"{file}routing.fallback.{name}"
+        if not isinstance(targets, list) or not targets:
+            raise ConfigError(f"{place}: must be a list of providers")
+        routes[name] = tuple(_text(target, place) for target in targets)
+    return Route(default, routes)
+
+
+def _text(value: Any, place: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(
+            f"{place}: must be text" if value is not None else f"{place}: is required"
+        )
+    return value

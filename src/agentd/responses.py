@@ -1,0 +1,89 @@
+"""What every answer of the daemon looks like."""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from quart import Response
+from werkzeug.exceptions import HTTPException
+
+from agent_orchestrator.domain import errors
+from agent_orchestrator.wire import problems, strict_json
+
+_log = logging.getLogger("agentd")
+
+_COMMON = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+def json_response(
+    text: str, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return an answer whose body is this JSON text."""
+    return Response(
+        text.encode(),
+        status,
+        {**_COMMON, **headers} if headers else _COMMON,
+        content_type="application/json",
+    )
+
+
+STREAM_HEADERS: Final = tuple(
+    (name.lower().encode(), value.encode())
+    for name, value in (
+        *_COMMON.items(),
+        ("Content-Type", "text/event-stream; charset=utf-8"),
+        # Proxies of the nginx kind collect an answer before they pass it on unless told not to.
+        ("X-Accel-Buffering", "no"),
+    )
+)
+"""The headers of a server-sent event stream, as ASGI has them."""
+
+
+def problem_response(
+    error: errors.OrchestratorError, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return the answer that tells of an error."""
+    extra = dict(headers or {})
+    if isinstance(error, errors.Unauthorized):
+        extra["WWW-Authenticate"] = "Bearer"
+    elif isinstance(error, errors.Unavailable):
+        extra["Retry-After"] = str(error.retry_after_s)
+    elif isinstance(error, errors.RateLimited):
+        extra["Retry-After"] = str(error.details.get("retry_after_s", 1))
+    body = strict_json.dumps(problems.to_body(error))
+    return json_response(body, problems.status_of(error), extra)
+
+
+_BY_STATUS: dict[int, tuple[type[errors.OrchestratorError], str]] = {
+    404: (errors.NotFound, "there is nothing at this path"),
+    413: (errors.PayloadTooLarge, "the body is too large"),
+    421: (errors.MisdirectedRequest, "the request is for another server"),
+}
+
+
+def from_http_exception(error: HTTPException) -> tuple[errors.OrchestratorError, dict[str, str]]:
+    """Return what the web framework's own refusal is in the API's words, and its headers."""
+    status = error.code or 500
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        methods = getattr(error, "valid_methods", None) or ()
+        allowed = sorted({*methods, "OPTIONS"})
+        details: dict[str, Any] = {"allowed": allowed}
+        message = f"this path takes {', '.join(allowed)}"
+        return errors.MethodNotAllowed(message, details), {"Allow": ", ".join(allowed)}
+    if status in _BY_STATUS:
+        kind, message = _BY_STATUS[status]
+        return kind(message), {}
+    if 400 <= status < 500:
+        return errors.InvalidRequest(error.name), {}
+    return errors.Internal("an internal error; the daemon's log has the details"), {}
+
+
+def problem_of(error: Exception) -> errors.OrchestratorError:
+    """Return what a caller is told of any exception; one that nobody expected is logged."""
+    if isinstance(error, errors.OrchestratorError):
+        return error
+    if isinstance(error, errors.Unreachable):
+        return errors.Unavailable(str(error) or "the engine cannot be reached")
+    _log.error("unexpected error in a request", exc_info=error)
+    return errors.Internal("an internal error; the daemon's log has the details")

@@ -1,0 +1,275 @@
+"""What the daemon can be told: flag over environment over file over default.
+
+One field of :class:`Settings` is one setting; the command line's options and the documentation
+derive from it.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+from attrs import field, frozen
+
+from agent_orchestrator.domain.errors import ConfigError
+from agentd.providers import ProviderSettings, Route, read_providers
+
+DEFAULT_FILE: Final = "agentd.toml"
+"""Read from the working directory when it is there and no other file is named."""
+
+
+class FlagError(ConfigError):
+    """A value on the command line cannot be used."""
+
+
+@frozen
+class Setting:
+    """How one setting is named and read.
+
+    :param kind: the type of its value, or of each of its values.
+    :param env: the variables it is read from; of several the values are put together.
+    :param flag: its option; None derives it from the field's name.
+    :param many: it has a list of values, and its flag may be repeated.
+    """
+
+    doc: str
+    kind: type[str] | type[int] | type[float]
+    env: tuple[str, ...] = ()
+    flag: str | None = None
+    many: bool = False
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+def _setting(default: Any, doc: str, **more: Any) -> Any:
+    many = isinstance(default, tuple)
+    kind = more.pop("kind", str if many or default is None else type(default))
+    secret = more.pop("secret", False)
+    setting = Setting(doc, kind, many=many, **more)
+    return field(default=default, metadata={"setting": setting}, repr=not secret)
+
+
+@frozen
+class Settings:
+    """All of the daemon's settings."""
+
+    host: str = _setting("127.0.0.1", "The address to listen on.", env=("AGENTD_HOST",))
+    port: int = _setting(
+        8765,
+        "The port to listen on; 0 takes a free one.",
+        env=("AGENTD_PORT",),
+        minimum=0,
+        maximum=65_535,
+    )
+    db: str = _setting(
+        ".data/agent-orchestrator.db", "The SQLite database; made if need be.", env=("AGENTD_DB",)
+    )
+    auth_tokens: tuple[str, ...] = _setting(
+        (),
+        "A bearer token that may do everything; may be repeated. Visible to other users of the "
+        "machine in its process list: the environment or the file is the better place.",
+        env=("AGENTD_AUTH_TOKEN", "AGENTD_AUTH_TOKENS"),
+        flag="--auth-token",
+        secret=True,
+    )
+    max_concurrency: int = _setting(
+        4, "Runs executed at once.", env=("AGENTD_MAX_CONCURRENCY",), minimum=1, maximum=1000
+    )
+    max_queue: int = _setting(
+        1000, "Queued runs past which a new one is refused.", env=("AGENTD_MAX_QUEUE",), minimum=1
+    )
+    codex_profile: str | None = _setting(
+        None, "codex's --profile, for every codex provider.", env=("AGENTD_CODEX_PROFILE",)
+    )
+    codex_extra_args: tuple[str, ...] = _setting(
+        (),
+        "An argument for codex before its subcommand; may be repeated.",
+        flag="--codex-extra-arg",
+    )
+    grace_s: float = _setting(
+        30.0,
+        "Seconds running agents are given to finish after the first signal.",
+        env=("AGENTD_GRACE_S",),
+        minimum=0,
+        maximum=86_400,
+    )
+    max_body: int = _setting(
+        8 * 1024 * 1024,
+        "Bytes of the longest request body taken.",
+        env=("AGENTD_MAX_BODY",),
+        minimum=1024,
+        maximum=1024**3,
+    )
+    allowed_hosts: tuple[str, ...] = _setting(
+        (),
+        "A further name clients know the daemon by (Host header); may be repeated.",
+        env=("AGENTD_ALLOWED_HOSTS",),
+        flag="--allowed-host",
+    )
+    allowed_origins: tuple[str, ...] = _setting(
+        (),
+        "An origin of web pages that may call (Origin header); may be repeated.",
+        env=("AGENTD_ALLOWED_ORIGINS",),
+        flag="--allowed-origin",
+    )
+    log_format: str = _setting(
+        "auto",
+        "How to log: text or json; auto is text on a terminal, json otherwise.",
+        env=("AGENTD_LOG_FORMAT",),
+        choices=("auto", "text", "json"),
+    )
+    log_level: str = _setting(
+        "info",
+        "The least severe messages to log.",
+        env=("AGENTD_LOG_LEVEL",),
+        choices=("debug", "info", "warning", "error"),
+    )
+    providers: Mapping[str, ProviderSettings] = field(factory=dict)
+    routing: Route = Route("codex")
+
+
+def declared() -> dict[str, Setting]:
+    """Return the settings by name, those in tables of their own aside."""
+    return {
+        attribute.name: attribute.metadata["setting"]
+        for attribute in attrs.fields(Settings)
+        if "setting" in attribute.metadata
+    }
+
+
+def flag_of(name: str, setting: Setting) -> str:
+    """Return the command-line option of a setting."""
+    return setting.flag or "--" + name.replace("_", "-")
+
+
+def load(
+    flags: Mapping[str, Any], environ: Mapping[str, str], config: str | None = None
+) -> Settings:
+    """Return the settings that follow from command line, environment and file.
+
+    :param flags: the options that were given, as texts or lists of texts, by setting.
+    :param config: the file; None takes ``AGENTD_CONFIG``, or the default one if it is there.
+    :raises ConfigError: naming the place of the first thing that cannot be used.
+    """
+    path = config or environ.get("AGENTD_CONFIG") or None
+    name = path or DEFAULT_FILE
+    document = _read_file(Path(name), required=path is not None)
+    table = _table(document, "daemon", name)
+    values: dict[str, Any] = {}
+    known = declared()
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"{name}: daemon.{key}: is not a setting")
+    for key, setting in known.items():
+        if flags.get(key) not in (None, ()):
+            flag = flag_of(key, setting)
+            try:
+                values[key] = _from_texts(setting, flags[key], flag)
+            except ConfigError as error:
+                raise FlagError(str(error)) from None
+        elif found := [variable for variable in setting.env if environ.get(variable)]:
+            values[key] = _from_environment(setting, environ, found)
+        elif key in table:
+            values[key] = _from_file(setting, table[key], f"{name}: daemon.{key}")
+    settings = Settings(**values)
+    providers, routing = read_providers(
+        _table(document, "providers", name),
+        _table(document, "routing", name),
+        place=name,
+        codex_profile=settings.codex_profile,
+        codex_extra_args=settings.codex_extra_args,
+    )
+    return attrs.evolve(settings, providers=providers, routing=routing)
+
+
+def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(path.read_bytes().decode())
+    except FileNotFoundError:
+        if required:
+            raise ConfigError(f"{path}: there is no such file") from None
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from None
+    for key in document:
+        if key not in ("daemon", "providers", "routing"):
+            raise ConfigError(
+                f"{path}: {key}: there are only [daemon], [providers.…] and [routing]"
+            )
+    return document
+
+
+def _table(document: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
+    table = document.get(key, {})
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{name}: {key}: must be a table")
+    return table
+
+
+def _from_environment(setting: Setting, environ: Mapping[str, str], variables: list[str]) -> Any:
+    place = " and ".join(variables)
+    if not setting.many:
+        return _from_texts(setting, environ[variables[0]], place)
+    texts: list[str] = []
+    for variable in variables:
+        # The plural is a list; the singular is one value, whatever it holds.
+        plural = variable.endswith("S")
+        parts = environ[variable].split(",") if plural else [environ[variable]]
+        texts += [part.strip() for part in parts if part.strip()]
+    return _from_texts(setting, texts, place)
+
+
+def _from_texts(setting: Setting, given: Any, place: str) -> Any:
+    if setting.many:
+        return tuple(_value(setting, text, place) for text in given)
+    if setting.kind is str:
+        return _value(setting, given, place)
+    try:
+        number = setting.kind(given)
+    except ValueError:
+        raise ConfigError(f"{place}: must be {_KINDS[setting.kind]}, is {given!r}") from None
+    return _value(setting, number, place)
+
+
+def _from_file(setting: Setting, value: Any, place: str) -> Any:
+    if not setting.many:
+        return _value(setting, value, place)
+    if not isinstance(value, list):
+        raise ConfigError(f"{place}: must be a list")
+    return tuple(_value(setting, entry, place) for entry in value)
+
+
+_KINDS: Final[dict[type, str]] = {str: "text", int: "an integer", float: "a number"}
+
+
+def _value(setting: Setting, value: Any, place: str) -> Any:
+    if setting.kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not setting.kind:
+        raise ConfigError(f"{place}: must be {_KINDS[setting.kind]}")
+    if isinstance(value, str):
+        if not value.strip() or "\0" in value:
+            raise ConfigError(f"{place}: must not be blank")
+        if setting.choices and value not in setting.choices:
+            raise ConfigError(f"{place}: must be one of {', '.join(setting.choices)}")
+        return value
+    minimum = setting.minimum if setting.minimum is not None else float("-inf")
+    maximum = setting.maximum if setting.maximum is not None else float("inf")
+    if not minimum <= value <= maximum:
+        limit = (
+            f"between {minimum:g} and {maximum:g}"
+            if maximum < float("inf")
+            else f"at least {minimum:g}"
+        )
+        raise ConfigError(f"{place}: must be {limit}, is {value}")
+    return value
+
+
+def environment() -> Mapping[str, str]:
+    """Return the environment the daemon was started with."""
+    return dict(os.environ)

@@ -1,0 +1,267 @@
+"""GET /stream as server-sent events, WS /stream as text frames."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import anyio
+from attrs import frozen
+from hypercorn.typing import ASGISendCallable, HTTPResponseBodyEvent, HTTPResponseStartEvent
+from quart import Response
+from quart.asgi import ASGIHTTPConnection
+from quart.typing import ResponseTypes
+
+from agent_orchestrator.domain import errors
+from agent_orchestrator.fields import MAX_ID, MAX_INTEGER, MAX_NAME
+from agent_orchestrator.operations import CaughtUp, StreamItem, StreamRequest
+from agent_orchestrator.ports import Gateway, Subscription, Transport
+from agent_orchestrator.wire import codec, problems, sse, strict_json
+from agentd.auth import Guard
+from agentd.lifetime import Lifetime
+from agentd.requests import Socket, query_pairs
+from agentd.responses import STREAM_HEADERS, problem_of, problem_response
+
+QUIET_S: Final = 15.0
+"""Seconds of silence after which a sign of life is sent."""
+
+AUTH_FRAME_S: Final = 5.0
+"""Seconds a WebSocket without a token in its headers has to send one."""
+
+CHUNK_BYTES: Final = 64 * 1024
+"""About what is put together before it is sent: a reader that lags costs no more than this."""
+
+FAREWELL_S: Final = 1.0
+"""Seconds a reader is given to take the end of its stream."""
+
+_SESSION_NAMES = ("sessionId", "session_id")
+
+
+def stream_request(query_string: bytes, last_event_id: str | None) -> StreamRequest:
+    """Return what a reader asks for.
+
+    :param last_event_id: the header a browser resumes with; the cursor of the URL it first opened
+        is older, so the header wins.
+    :raises InvalidRequest: naming every bad parameter.
+    """
+    found: dict[str, str] = {}
+    sessions: list[str] = []
+    cursor: str | None = None
+    for name, value in query_pairs(query_string):
+        if name in _SESSION_NAMES:
+            sessions.append(value)
+        elif name != "cursor":
+            found[name] = "is not a parameter of this call"
+        elif cursor is not None:
+            found[name] = "is given twice"
+        else:
+            cursor = value
+    sessions = list(dict.fromkeys(sessions))
+    if any(not value.strip() or len(value) > MAX_ID for value in sessions):
+        found["sessionId"] = f"must be 1 to {MAX_ID} characters"
+    cursor = last_event_id or cursor
+    if cursor is not None and (problem := _cursor_problem(cursor, single=len(sessions) == 1)):
+        found.setdefault("cursor", problem)
+    if found:
+        raise errors.InvalidRequest.of(found)
+    return StreamRequest(sessions, cursor)
+
+
+def _cursor_problem(cursor: str, *, single: bool) -> str | None:
+    if not single:
+        return f"must be 1 to {MAX_NAME} characters" if not 0 < len(cursor) <= MAX_NAME else None
+    if cursor.isascii() and cursor.isdigit() and len(cursor) < 20 and int(cursor) <= MAX_INTEGER:
+        return None
+    return f"must be an integer between 0 and {MAX_INTEGER}"
+
+
+class EventStream(Response):
+    """An answer that goes on: the web framework's connection hands it the line.
+
+    :param quiet_s: seconds of silence after which a sign of life is sent.
+    """
+
+    def __init__(
+        self, transport: Transport, asked: StreamRequest, lifetime: Lifetime, quiet_s: float
+    ) -> None:
+        super().__init__(b"")
+        self.timeout = None
+        self._transport = transport
+        self._asked = asked
+        self._lifetime = lifetime
+        self._quiet_s = quiet_s
+
+    async def send_all(self, send: ASGISendCallable) -> errors.OrchestratorError | None:
+        """Send the stream until the reader leaves (which cancels this) or the daemon closes.
+
+        :return: why the stream was refused, when nothing was sent yet.
+        """
+        started = False
+        try:
+            async with self._transport.subscribe(self._asked) as subscription:
+                with self._lifetime.until_closing():
+                    started = True
+                    await send(_start())
+                    await self._pump(subscription, send)
+        except Exception as error:  # noqa: BLE001 - logged there unless it is an ordinary refusal
+            problem = problem_of(error)
+            if not started:
+                return problem
+            # Nothing more can be said here: the reader comes again and is told in due form.
+        with anyio.move_on_after(FAREWELL_S):
+            await send(_body(b"", more=False))
+        return None
+
+    async def _pump(self, subscription: Subscription, send: ASGISendCallable) -> None:
+        while True:
+            batch = await _next_batch(subscription, self._quiet_s)
+            if not batch:
+                await send(_body(sse.KEEPALIVE))
+            pending = deque(batch)
+            while pending:
+                chunk = bytearray()
+                while pending and len(chunk) < CHUNK_BYTES:
+                    chunk += _encode(pending.popleft())
+                await send(_body(bytes(chunk)))
+
+
+async def _next_batch(
+    subscription: Subscription, quiet_s: float
+) -> Sequence[StreamItem | CaughtUp]:
+    with anyio.move_on_after(quiet_s):
+        return await subscription.receive()
+    return ()
+
+
+def _encode(item: StreamItem | CaughtUp) -> bytes:
+    if isinstance(item, CaughtUp):
+        return b": caught up\n\n"
+    event = item.event
+    return sse.encode(sse.Frame(codec.event_to_json(event), event.event_type, item.cursor))
+
+
+def _start() -> HTTPResponseStartEvent:
+    start = {"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS}
+    return cast("HTTPResponseStartEvent", start)
+
+
+def _body(data: bytes, *, more: bool = True) -> HTTPResponseBodyEvent:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+class Connection(ASGIHTTPConnection):
+    """The web framework's connection, which lets a stream send for itself.
+
+    A stream written as a generator would be closed from wherever it stands still; as one plain
+    call, its subscription is a scope that ends with it.
+    """
+
+    async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
+        if isinstance(response, EventStream):
+            refusal = await response.send_all(send)
+            if refusal is None:
+                return
+            response = problem_response(refusal)
+        await super()._send_response(send, response)
+
+
+# --- WebSocket ------------------------------------------------------------------------------
+
+_CLOSE_CODES: Final = {errors.Unavailable: 1013, errors.Internal: 1011}
+"""RFC 6455's own codes where one fits ("try again later", "internal error"); otherwise 4000 and
+the HTTP status that tells of the error."""
+
+
+def close_code(error: errors.OrchestratorError) -> int:
+    """Return the WebSocket close code that tells of an error."""
+    return _CLOSE_CODES.get(type(error)) or 4000 + problems.status_of(error)
+
+
+@frozen
+class SocketStream:
+    """Serves WebSocket readers.
+
+    :param quiet_s: seconds of silence after which a sign of life is sent.
+    :param auth_frame_s: seconds a socket without a token in its headers has to send one.
+    """
+
+    gateway: Gateway
+    guard: Guard
+    lifetime: Lifetime
+    quiet_s: float
+    auth_frame_s: float = AUTH_FRAME_S
+
+    async def serve(self, socket: Socket) -> None:
+        """Serve a socket until its reader leaves (which cancels this) or the daemon closes."""
+        await socket.accept(subprotocol=socket.subprotocol)
+        error = await self._refusal(socket)
+        with anyio.move_on_after(FAREWELL_S):
+            if error is None:
+                await socket.close(1001, "the daemon is stopping")
+            else:
+                await socket.send(_frame("error", **problems.to_body(error)))
+                await socket.close(close_code(error), error.code)
+
+    async def _refusal(self, socket: Socket) -> errors.OrchestratorError | None:
+        try:
+            principal = socket.principal
+            if principal is None:
+                principal = self.guard.holder(await self._token_frame(socket))
+            asked = stream_request(socket.query_string, socket.headers.get("Last-Event-ID"))
+            async with (
+                self.gateway.acting_as(principal).subscribe(asked) as subscription,
+                anyio.create_task_group() as tasks,
+            ):
+                tasks.start_soon(_discard_frames, socket)
+                error = await self._pump(socket, subscription)
+                tasks.cancel_scope.cancel()
+        except Exception as raised:  # noqa: BLE001 - logged there unless it is an ordinary refusal
+            return problem_of(raised)
+        return error
+
+    async def _token_frame(self, socket: Socket) -> str:
+        frame: Any = None
+        with anyio.move_on_after(self.auth_frame_s):
+            text = await socket.receive()
+            frame = strict_json.loads(text.encode() if isinstance(text, str) else text)
+        if not (
+            isinstance(frame, dict)
+            and frame.get("type") == "auth"
+            and isinstance(frame.get("token"), str)
+        ):
+            seconds = f"{self.auth_frame_s:g}"
+            raise errors.Unauthorized(
+                f'the first frame must be {{"type": "auth", "token": …}}, within {seconds} s'
+            )
+        return str(frame["token"])
+
+    async def _pump(
+        self, socket: Socket, subscription: Subscription
+    ) -> errors.OrchestratorError | None:
+        with self.lifetime.until_closing():
+            while True:
+                try:
+                    batch = await _next_batch(subscription, self.quiet_s)
+                except errors.OrchestratorError as error:
+                    return error
+                if not batch:
+                    await socket.send(_frame("ping"))
+                for item in batch:
+                    await socket.send(_item_frame(item))
+        return None
+
+
+async def _discard_frames(socket: Socket) -> None:
+    """Take what the reader sends, which the framework would otherwise pile up."""
+    while True:
+        await socket.receive()
+
+
+def _item_frame(item: StreamItem | CaughtUp) -> str:
+    if isinstance(item, CaughtUp):
+        return _frame("caught_up", cursor=item.cursor)
+    cursor = strict_json.dumps(item.cursor)
+    return f'{{"type":"event","cursor":{cursor},"event":{codec.event_to_json(item.event)}}}'
+
+
+def _frame(kind: str, **values: Any) -> str:
+    return strict_json.dumps({"type": kind, **values})
