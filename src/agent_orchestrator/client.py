@@ -99,7 +99,9 @@ class Client:
         :param cwd: where its agents work, an absolute path; the engine's own directory without one.
         :param provider: where its messages go; the default route without one.
         """
-        request = ops.CreateSession(title, provider, model, cwd, metadata or {}, idempotency_key)
+        request = ops.CreateSession(
+            title, provider, model, cwd, {} if metadata is None else metadata, idempotency_key
+        )
         return (await self._call(ops.CREATE_SESSION, request)).session
 
     async def get_session(self, session_id: str) -> Session:

@@ -11,11 +11,11 @@ import psutil
 from attrs import evolve
 
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType, InvalidEvent
-from agent_orchestrator.domain.model import Invocation, Run, Session, Thread, Usage
+from agent_orchestrator.domain.model import Invocation, Message, Run, Session, Thread, Usage
 from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.bells import Bell
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.ports import Draft, Transaction
+from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.codec import to_plain
 
@@ -212,22 +212,41 @@ class AttemptContext:
             await self._recorder.put(lambda tx, run: _set_steerable(tx, run, steerable=True))
             await self._recorder.settle()
             try:
-                yield _steered(self._core, self._recorder, self.run, bell)
+                yield _Steering(self._core, self._recorder, self.run, bell)
             finally:
                 await self._recorder.put(lambda tx, run: _set_steerable(tx, run, steerable=False))
 
 
-async def _steered(core: Core, recorder: Recorder, run: Run, bell: Bell) -> AsyncIterator[str]:
-    while True:
-        bell.hush()
-        messages = await core.store.read(lambda view: view.run_messages(run.id))
-        for message in messages:
-            if message.id != run.message_id and message.delivery == "queued":
+class _Steering:
+    """The messages that come for a running agent; taking one marks it delivered.
+
+    Not an async generator: a runner may leave it in the middle, with nothing to close.
+    """
+
+    def __init__(self, core: Core, recorder: Recorder, run: Run, bell: Bell) -> None:
+        self._core = core
+        self._recorder = recorder
+        self._run = run
+        self._bell = bell
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            self._bell.hush()
+            if (message := await self._core.store.read(self._next)) is not None:
                 message_id = message.id
-                await recorder.put(lambda tx, _, m=message_id: ledger.mark_delivered(tx, m))  # type: ignore[misc]
-                await recorder.settle()
-                yield message.text
-        await bell.wait()
+                await self._recorder.put(lambda tx, _: ledger.mark_delivered(tx, message_id))
+                await self._recorder.settle()
+                return message.text
+            await self._bell.wait()
+
+    def _next(self, view: View) -> Message | None:
+        for message in view.run_messages(self._run.id):
+            if message.id != self._run.message_id and message.delivery == "queued":
+                return message
+        return None
 
 
 def _set_steerable(tx: Transaction, run: Run, *, steerable: bool) -> None:

@@ -1,0 +1,616 @@
+"""What every client promises, whatever lies between it and the engine."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from agent_orchestrator.client import Client
+from agent_orchestrator.domain.errors import (
+    CursorAhead,
+    IdempotencyConflict,
+    InvalidRequest,
+    InvalidTransition,
+    NotFound,
+    SessionBusy,
+    SessionClosed,
+)
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import MANUAL, Event, Run
+from agent_orchestrator.operations import MessageReply
+from agent_orchestrator.testing.scripted import PROVIDER
+
+PATIENCE_S = 20.0
+"""How long anything may take before the contract is taken as broken."""
+
+
+@pytest.mark.anyio
+class ClientContract:
+    """Subclass it with a fixture ``client``: a :class:`Client` of an engine of its own.
+
+    The engine's default provider is a :class:`~agent_orchestrator.testing.ScriptedRunner` named
+    ``scripted``, it executes two runs at once, and the caller is its only principal.
+    """
+
+    # --- sessions -----------------------------------------------------------------------------
+
+    async def test_a_session_is_what_it_was_made(self, client: Client, tmp_path: Any) -> None:
+        session = await client.create_session(
+            title="Ärger – 💥", cwd=str(tmp_path), metadata={"a": [1, {"b": None}]}, model="m1"
+        )
+        assert session.id.startswith("ses_")
+        assert (session.title, session.cwd, session.model) == ("Ärger – 💥", str(tmp_path), "m1")
+        assert session.metadata == {"a": [1, {"b": None}]}
+        assert (session.status, session.last_seq, session.depth) == ("open", 1, 0)
+        assert session.root_session_id == session.id
+        assert await client.get_session(session.id) == session
+
+    async def test_sessions_are_listed_in_pages(self, client: Client) -> None:
+        made = [(await client.create_session(title=str(number))).id for number in range(5)]
+        first = await client.list_sessions(limit=2)
+        assert first.next_cursor is not None
+        rest = await client.list_sessions(limit=100, cursor=first.next_cursor)
+        listed = [session.id for session in [*first.sessions, *rest.sessions]]
+        assert listed == made
+        assert rest.next_cursor is None
+
+    async def test_sessions_are_listed_by_status(self, client: Client) -> None:
+        await client.create_session()
+        closed = await client.create_session()
+        await client.update_session(closed.id, status="closed")
+        page = await client.list_sessions(status="closed")
+        assert [session.id for session in page.sessions] == [closed.id]
+
+    async def test_a_session_is_changed_and_says_so(self, client: Client) -> None:
+        session = await client.create_session(title="before")
+        changed = await client.update_session(session.id, title="after", metadata={"k": 1})
+        assert (changed.title, changed.metadata) == ("after", {"k": 1})
+        await client.update_session(session.id, title="after")
+        types = [event.event_type for event in await _log(client, session.id)]
+        assert types == ["session.created", "session.updated"]
+
+    async def test_a_closed_session_takes_no_message_until_it_is_open_again(
+        self, client: Client
+    ) -> None:
+        session = await client.create_session()
+        assert (await client.update_session(session.id, status="closed")).status == "closed"
+        with pytest.raises(SessionClosed):
+            await client.send_message(session.id, "say hi")
+        with pytest.raises(SessionClosed):
+            await client.create_run(session.id, provider=MANUAL)
+        await client.update_session(session.id, status="open")
+        assert (await _turn(client, session.id, "say hi")).status is RunStatus.COMPLETED
+
+    # --- messages and runs --------------------------------------------------------------------
+
+    async def test_a_message_becomes_a_run_and_a_result(self, client: Client) -> None:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "tool hammer\nusage 7 3\nsay done")
+        assert sent.run is not None
+        assert sent.message.run_id == sent.run.id
+        assert sent.run.message_id == sent.message.id
+        assert (sent.run.status, sent.run.attempt) == (RunStatus.QUEUED, 1)
+        run = await _end(client, sent)
+        assert run.result is not None
+        assert run.usage is not None
+        assert (run.status, run.result.text) == (RunStatus.COMPLETED, "done")
+        assert (run.usage.input_tokens, run.usage.output_tokens) == (7, 3)
+        assert run.created_at <= (run.started_at or run.created_at) <= (run.finished_at or 0)  # type: ignore[operator]
+        log = await _log(client, session.id)
+        assert [event.event_type for event in log] == [
+            "session.created",
+            "message.created",
+            "run.queued",
+            "run.started",
+            "tool.started",
+            "tool.completed",
+            "usage.updated",
+            "agent.message",
+            "run.completed",
+        ]
+        assert [event.seq for event in log] == list(range(1, len(log) + 1))
+        assert {event.run_id for event in log[1:]} == {run.id}
+        messages = (await client.list_messages(session.id)).messages
+        assert [(one.text, one.delivery) for one in messages] == [
+            ("tool hammer\nusage 7 3\nsay done", "delivered")
+        ]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "-x --help",
+            "resume",
+            "a\nb\r\nc",
+            "nul \0 in it",
+            "👩‍🚀 \u2028 \u0085 é",
+            " lead",
+            "x" * 1_000_000,
+        ],
+        ids=["dashes", "word", "lines", "nul", "unicode", "blank-led", "million"],
+    )
+    async def test_text_arrives_whole(self, client: Client, text: str) -> None:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, text, role="system")
+        assert sent.run is None
+        assert sent.message.text == text
+        assert (await client.list_messages(session.id)).messages[0].text == text
+        assert (await _log(client, session.id))[-1].data["text"] == text
+
+    async def test_only_a_user_message_makes_a_run(self, client: Client) -> None:
+        session = await client.create_session()
+        for role in ("assistant", "system"):
+            assert (await client.send_message(session.id, "note", role=role)).run is None  # type: ignore[arg-type]
+        assert (await client.list_runs(session_id=session.id)).runs == []
+
+    async def test_a_failed_run_says_why(self, client: Client) -> None:
+        session = await client.create_session()
+        run = await _turn(client, session.id, "fail rate_limited slow down")
+        assert run.error is not None
+        assert (run.status, run.error.code) == (RunStatus.FAILED, "rate_limited")
+        assert run.error.message == "slow down"
+        assert run.result is None
+
+    async def test_a_runner_that_breaks_fails_its_run_only(self, client: Client) -> None:
+        session = await client.create_session()
+        run = await _turn(client, session.id, "crash")
+        assert run.error is not None
+        assert run.error.code == "agent_crashed"
+        assert (await _turn(client, session.id, "say alive")).status is RunStatus.COMPLETED
+
+    async def test_the_conversation_is_resumed(self, client: Client) -> None:
+        session = await client.create_session()
+        assert (await _turn(client, session.id, "which\nthread t-1")).thread_id == "t-1"
+        run = await _turn(client, session.id, "which")
+        assert run.result is not None
+        assert run.result.text == "t-1"
+        assert (await client.get_session(session.id)).threads == {PROVIDER: "t-1"}
+        await _turn(client, session.id, "thread t-2")
+        types = [event.event_type for event in await _log(client, session.id)]
+        assert (types.count("thread.started"), types.count("thread.replaced")) == (1, 1)
+
+    async def test_runs_are_listed_in_pages_and_by_state(self, client: Client) -> None:
+        session = await client.create_session()
+        other = await client.create_session()
+        runs = [await _turn(client, session.id, f"say {number}") for number in range(3)]
+        failed = await _turn(client, other.id, "fail provider_error no")
+        page = await client.list_runs(limit=2)
+        rest = await client.list_runs(limit=2, cursor=page.next_cursor)
+        assert [*page.runs, *rest.runs] == [*runs, failed]
+        assert (await client.list_runs(session_id=session.id)).runs == runs
+        assert (await client.list_runs(status="failed")).runs == [failed]
+        assert (await client.list_runs(session_id=other.id, status="queued")).runs == []
+
+    async def test_create_run_queues_one(self, client: Client) -> None:
+        session = await client.create_session()
+        run = await client.create_run(session.id, text="say by hand")
+        ended = (await client.wait_run(run.id, timeout_s=PATIENCE_S)).run
+        assert ended.result is not None
+        assert ended.result.text == "by hand"
+        with pytest.raises(InvalidRequest) as refusal:
+            await client.create_run(session.id)
+        assert set(refusal.value.details["fields"]) == {"text"}
+
+    # --- the queue ----------------------------------------------------------------------------
+
+    async def test_a_session_takes_its_messages_in_order_one_at_a_time(
+        self, client: Client
+    ) -> None:
+        session = await client.create_session()
+        sent = [await client.send_message(session.id, f"say {number}") for number in range(6)]
+        for one in sent:
+            await _end(client, one)
+        marks = [
+            (event.event_type, event.run_id)
+            for event in await _log(client, session.id)
+            if event.event_type in ("run.started", "run.completed")
+        ]
+        assert marks == [
+            (mark, one.run.id if one.run else None)
+            for one in sent
+            for mark in ("run.started", "run.completed")
+        ]
+
+    async def test_no_more_runs_than_workers(self, client: Client) -> None:
+        sessions = [await client.create_session() for _ in range(4)]
+        held = [await client.send_message(session.id, "hold") for session in sessions]
+        await _until(lambda: _counts(client, running=2, queued=2))
+        third = _run_of(held[2])
+        diagnosis = (await client.diagnose_run(third.id)).diagnostics
+        assert diagnosis.likely_issue.code == "queued_no_capacity"
+        assert (diagnosis.queue_position, diagnosis.max_concurrency) == (1, 2)
+        assert (await client.diagnose_run(_run_of(held[3]).id)).diagnostics.queue_position == 2
+        await client.cancel_run(_run_of(held[0]).id)
+        await _until(lambda: _is(client, third.id, RunStatus.RUNNING))
+        for one in held:
+            await client.cancel_run(_run_of(one).id)
+            await _end(client, one)
+
+    async def test_when_busy_queue_waits_its_turn(self, client: Client) -> None:
+        session = await client.create_session()
+        held = await _hold(client, session.id)
+        queued = await client.send_message(session.id, "say second")
+        diagnosis = (await client.diagnose_run(_run_of(queued).id)).diagnostics
+        assert diagnosis.likely_issue.code == "queued_behind_run"
+        assert diagnosis.blocked_by_run_id == held.id
+        await client.cancel_run(held.id)
+        assert (await _end(client, queued)).status is RunStatus.COMPLETED
+
+    async def test_when_busy_reject_writes_nothing(self, client: Client) -> None:
+        session = await client.create_session()
+        held = await _hold(client, session.id)
+        before = await _log(client, session.id)
+        with pytest.raises(SessionBusy) as refusal:
+            await client.send_message(session.id, "say no", when_busy="reject")
+        assert refusal.value.details["run_id"] == held.id
+        assert await _log(client, session.id) == before
+        await client.cancel_run(held.id)
+        await client.wait_run(held.id)
+
+    async def test_when_busy_interrupt_cancels_then_runs(self, client: Client) -> None:
+        session = await client.create_session()
+        held = await _hold(client, session.id)
+        sent = await client.send_message(session.id, "say instead", when_busy="interrupt")
+        assert (await _end(client, sent)).status is RunStatus.COMPLETED
+        assert (await client.get_run(held.id)).status is RunStatus.CANCELED
+
+    async def test_when_busy_steer_reaches_the_running_agent(self, client: Client) -> None:
+        session = await client.create_session()
+        first = await client.send_message(session.id, "steered")
+        await _until(lambda: _said(client, session.id, "listening"))
+        steer = await client.send_message(session.id, "turn left", when_busy="steer")
+        assert _run_of(steer).id == _run_of(first).id
+        run = await _end(client, first)
+        assert run.result is not None
+        assert run.result.text == "turn left"
+        delivered = [one.delivery for one in (await client.list_messages(session.id)).messages]
+        assert delivered == ["delivered", "delivered"]
+        assert len((await client.list_runs(session_id=session.id)).runs) == 1
+
+    async def test_when_busy_steer_queues_where_the_runner_cannot(self, client: Client) -> None:
+        session = await client.create_session()
+        held = await _hold(client, session.id)
+        steer = await client.send_message(session.id, "say later", when_busy="steer")
+        assert _run_of(steer).id != held.id
+        await client.cancel_run(held.id)
+        assert (await _end(client, steer)).status is RunStatus.COMPLETED
+
+    # --- cancel -------------------------------------------------------------------------------
+
+    async def test_a_running_agent_is_canceled(self, client: Client) -> None:
+        session = await client.create_session()
+        held = await _hold(client, session.id)
+        reply = await client.cancel_run(held.id, reason="enough")
+        assert reply.canceled == [held.id]
+        assert reply.run.cancel_requested_at is not None
+        run = (await client.wait_run(held.id, timeout_s=PATIENCE_S)).run
+        assert (run.status, run.result, run.error) == (RunStatus.CANCELED, None, None)
+        diagnosis = (await client.diagnose_run(held.id)).diagnostics
+        assert diagnosis.likely_issue.code == "canceled"
+
+    async def test_a_queued_run_is_canceled_at_once(self, client: Client) -> None:
+        session = await client.create_session()
+        held = await _hold(client, session.id)
+        queued = await client.send_message(session.id, "say never")
+        reply = await client.cancel_run(_run_of(queued).id)
+        assert reply.run.status is RunStatus.CANCELED
+        message = (await client.list_messages(session.id)).messages[-1]
+        assert message.delivery == "undeliverable"
+        await client.cancel_run(held.id)
+        await client.wait_run(held.id)
+        assert not await _said(client, session.id, "never")
+
+    async def test_an_ended_run_stays_as_it_is(self, client: Client) -> None:
+        session = await client.create_session()
+        run = await _turn(client, session.id, "say done")
+        reply = await client.cancel_run(run.id)
+        assert (reply.run, reply.canceled) == (run, [])
+        for status in RunStatus:
+            with pytest.raises(InvalidTransition):
+                await client.transition_run(run.id, status.value)  # type: ignore[arg-type]
+        assert await client.get_run(run.id) == run
+
+    # --- runs by hand -------------------------------------------------------------------------
+
+    async def test_a_manual_run_is_driven_by_whoever_holds_it(self, client: Client) -> None:
+        session = await client.create_session(provider=MANUAL)
+        sent = await client.send_message(session.id, "do it yourself")
+        run_id = _run_of(sent).id
+        with pytest.raises(InvalidTransition):
+            await client.transition_run(run_id, "completed", result={"text": "too early"})
+        assert (await client.get_run(run_id)).status is RunStatus.QUEUED
+        running = await client.transition_run(run_id, "running")
+        assert running.status is RunStatus.RUNNING
+        run = await client.transition_run(run_id, "completed", result={"text": "did it"})
+        assert run.result is not None
+        assert (run.status, run.result.text) == (RunStatus.COMPLETED, "did it")
+
+    async def test_a_manual_run_may_fail_or_go_back_to_the_queue(self, client: Client) -> None:
+        session = await client.create_session(provider=MANUAL)
+        run = await client.create_run(session.id)
+        await client.transition_run(run.id, "running")
+        back = await client.transition_run(run.id, "queued", reason="lunch")
+        assert (back.status, back.attempt) == (RunStatus.QUEUED, 2)
+        await client.transition_run(run.id, "running")
+        error = {"code": "denied", "message": "not today"}
+        failed = await client.transition_run(run.id, "failed", error=error)
+        assert failed.error is not None
+        assert (failed.error.code, failed.error.message) == ("denied", "not today")
+
+    async def test_only_the_holder_of_a_manual_run_drives_it(self, client: Client) -> None:
+        session = await client.create_session()
+        held = await _hold(client, session.id)
+        with pytest.raises(InvalidTransition):
+            await client.transition_run(held.id, "completed", result={"text": "forged"})
+        canceled = await client.transition_run(held.id, "canceled")
+        assert canceled.cancel_requested_at is not None
+        assert (await client.wait_run(held.id)).run.status is RunStatus.CANCELED
+
+    async def test_a_session_has_one_active_run(self, client: Client) -> None:
+        session = await client.create_session(provider=MANUAL)
+        first = await client.create_run(session.id)
+        second = await client.create_run(session.id)
+        await client.transition_run(first.id, "running")
+        with pytest.raises(SessionBusy):
+            await client.transition_run(second.id, "running")
+
+    # --- waiting ------------------------------------------------------------------------------
+
+    async def test_wait_gives_up_in_time_and_is_woken(self, client: Client) -> None:
+        session = await client.create_session(provider=MANUAL)
+        run = await client.create_run(session.id)
+        reply = await client.wait_run(run.id, timeout_s=0.05)
+        assert (reply.timed_out, reply.run.status) == (True, RunStatus.QUEUED)
+        await client.transition_run(run.id, "running")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._complete_soon, client, run.id)
+            with anyio.fail_after(PATIENCE_S):
+                reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+        assert (reply.timed_out, reply.run.status) == (False, RunStatus.COMPLETED)
+
+    @staticmethod
+    async def _complete_soon(client: Client, run_id: str) -> None:
+        await client.transition_run(run_id, "completed", result={"text": "ok"})
+
+    # --- idempotency --------------------------------------------------------------------------
+
+    async def test_the_same_key_fifty_times_at_once_makes_one_run(self, client: Client) -> None:
+        session = await client.create_session()
+        replies: list[MessageReply] = []
+
+        async def send() -> None:
+            reply = await client.send_message(session.id, "say once", idempotency_key="k-1")
+            replies.append(reply)
+
+        with anyio.fail_after(PATIENCE_S):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(50):
+                    tasks.start_soon(send)
+        assert len(replies) == 50
+        assert all(reply == replies[0] for reply in replies)
+        assert len((await client.list_runs(session_id=session.id)).runs) == 1
+        await _end(client, replies[0])
+
+    async def test_a_key_names_one_request(self, client: Client) -> None:
+        session = await client.create_session(idempotency_key="k-2")
+        again = await client.create_session(idempotency_key="k-2")
+        assert again == session
+        with pytest.raises(IdempotencyConflict):
+            await client.create_session(title="other", idempotency_key="k-2")
+        sent = await client.send_message(session.id, "note", role="system", idempotency_key="k-2")
+        assert sent.message.session_id == session.id
+
+    async def test_a_refused_request_does_not_use_its_key_up(self, client: Client) -> None:
+        session = await client.create_session()
+        await client.update_session(session.id, status="closed")
+        with pytest.raises(SessionClosed):
+            await client.send_message(session.id, "say hi", idempotency_key="k-3")
+        await client.update_session(session.id, status="open")
+        sent = await client.send_message(session.id, "say hi", idempotency_key="k-3")
+        assert (await _end(client, sent)).status is RunStatus.COMPLETED
+
+    # --- events -------------------------------------------------------------------------------
+
+    async def test_the_log_is_read_from_any_cursor(self, client: Client) -> None:
+        session = await client.create_session()
+        await _turn(client, session.id, "count 30")
+        log = await _log(client, session.id)
+        for cursor in (0, 1, 17, len(log) - 1, len(log)):
+            page = await client.list_events(session.id, cursor=cursor, limit=10)
+            assert list(page.events) == log[cursor : cursor + 10]
+            assert page.next_cursor == min(cursor + 10, len(log))
+            assert page.has_more == (cursor + 10 < len(log))
+            assert await _log(client, session.id, cursor) == log[cursor:]
+
+    async def test_a_cursor_beyond_the_log_is_refused(self, client: Client) -> None:
+        session = await client.create_session()
+        with pytest.raises(CursorAhead):
+            await client.list_events(session.id, cursor=2)
+        with pytest.raises(CursorAhead):
+            await _log(client, session.id, 2)
+
+    async def test_reading_waits_for_what_comes(self, client: Client) -> None:
+        session = await client.create_session()
+        assert (await client.list_events(session.id, cursor=1, wait_s=0.05)).events == []
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.send_message, session.id, "say hi")
+            with anyio.fail_after(PATIENCE_S):
+                page = await client.list_events(session.id, cursor=1, wait_s=PATIENCE_S)
+        assert page.events[0].event_type == "message.created"
+
+    async def test_a_follower_gets_everything_once_while_it_happens(self, client: Client) -> None:
+        session = await client.create_session()
+        seen: list[Event] = []
+
+        async def follow() -> None:
+            async with client.events(session.id, follow=True) as events:
+                async for event in events:
+                    seen.append(event)
+                    if event.event_type == "run.completed" and len(seen) > 400:
+                        return
+
+        with anyio.fail_after(PATIENCE_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(follow)
+                await _turn(client, session.id, "count 100")
+                await _turn(client, session.id, "count 300")
+        assert seen == await _log(client, session.id)
+
+    async def test_all_sessions_are_followed_in_one_stream(self, client: Client) -> None:
+        sessions = [await client.create_session() for _ in range(3)]
+        for session in sessions:
+            await _turn(client, session.id, "count 5")
+        everything = [event async for event in client.events()]
+        for session in sessions:
+            mine = [event for event in everything if event.session_id == session.id]
+            assert mine == await _log(client, session.id)
+        assert len(everything) == sum([len(await _log(client, one.id)) for one in sessions])
+
+    # --- refusals -----------------------------------------------------------------------------
+
+    async def test_what_is_not_there_is_not_found(self, client: Client) -> None:
+        calls: list[Awaitable[object]] = [
+            client.get_session("ses_none"),
+            client.update_session("ses_none", title="x"),
+            client.send_message("ses_none", "hi"),
+            client.list_messages("ses_none"),
+            client.list_events("ses_none"),
+            client.list_runs(session_id="ses_none"),
+            client.create_run("ses_none", text="hi"),
+            client.get_run("run_none"),
+            client.wait_run("run_none"),
+            client.cancel_run("run_none"),
+            client.transition_run("run_none", "running"),
+            client.diagnose_run("run_none"),
+            _log(client, "ses_none"),
+        ]
+        for call in calls:
+            with pytest.raises(NotFound):
+                await call
+
+    @pytest.mark.parametrize(
+        ("fields", "call"),
+        [
+            ({"text"}, lambda client, one: client.send_message(one, "  \n ")),
+            ({"text"}, lambda client, one: client.send_message(one, "x" * 1_000_001)),
+            ({"text"}, lambda client, one: client.send_message(one, "half \ud800 pair")),
+            ({"text"}, lambda client, one: client.send_message(one, 7)),
+            ({"role"}, lambda client, one: client.send_message(one, "hi", role="boss")),
+            ({"when_busy"}, lambda client, one: client.send_message(one, "x", when_busy="now")),
+            ({"provider"}, lambda client, one: client.send_message(one, "hi", provider="nobody")),
+            ({"provider"}, lambda client, one: client.create_session(provider="nobody")),
+            ({"provider"}, lambda client, one: client.create_run(one, provider="nobody")),
+            ({"idempotency_key"}, lambda client, one: client.create_session(idempotency_key="")),
+            ({"cwd"}, lambda client, one: client.create_session(cwd="relative/path")),
+            ({"cwd"}, lambda client, one: client.create_session(cwd="/no/such/directory")),
+            (
+                {"title", "metadata"},
+                lambda client, one: client.create_session(title=1, metadata=[]),
+            ),
+            ({"metadata"}, lambda client, one: client.create_session(metadata={"x": "y" * 70_000})),
+            ({"cursor"}, lambda client, one: client.list_events(one, cursor=-1)),
+            ({"cursor"}, lambda client, one: client.list_events(one, cursor=2**64)),
+            ({"limit"}, lambda client, one: client.list_events(one, limit=0)),
+            ({"limit"}, lambda client, one: client.list_runs(limit=1001)),
+            ({"status"}, lambda client, one: client.list_runs(status="odd")),
+            ({"session_id"}, lambda client, one: client.get_session("s" * 129)),
+            ({"timeout_s"}, lambda client, one: client.wait_run("run_x", timeout_s=-1)),
+            ({"to_status"}, lambda client, one: client.transition_run("run_x", "odd")),
+            (
+                {"result.text", "result.extra"},
+                lambda client, one: client.transition_run(
+                    "run_x", "completed", result={"text": 1, "extra": 2}
+                ),
+            ),
+            (
+                {"error.code"},
+                lambda client, one: client.transition_run(
+                    "run_x", "failed", error={"code": "odd", "message": "m"}
+                ),
+            ),
+        ],
+    )
+    async def test_bad_values_are_named_and_nothing_is_written(
+        self, client: Client, fields: set[str], call: Callable[[Client, str], Awaitable[object]]
+    ) -> None:
+        session = await client.create_session()
+        before = (await client.status()).store.events
+        with pytest.raises(InvalidRequest) as refusal:
+            await call(client, session.id)
+        assert set(refusal.value.details["fields"]) == fields
+        assert (await client.status()).store.events == before
+
+    # --- the engine ---------------------------------------------------------------------------
+
+    async def test_status_tells_how_things_are(self, client: Client) -> None:
+        status = await client.status()
+        assert (status.alive_workers, status.max_concurrency) == (2, 2)
+        assert status.daemon_health == "ok"
+        scripted = next(one for one in status.providers if one.name == PROVIDER)
+        assert (scripted.available, scripted.default) == (True, True)
+        counts = status.queue_counts
+        assert (counts.queued_count, counts.running_count, counts.waiting_count) == (0, 0, 0)
+
+    async def test_a_diagnosis_of_a_failure_names_it(self, client: Client) -> None:
+        session = await client.create_session()
+        run = await _turn(client, session.id, "fail quota_exhausted used up")
+        reply = await client.diagnose_run(run.id)
+        assert reply.run == run
+        issue = reply.diagnostics.likely_issue
+        assert issue.code == "quota_exhausted"
+        assert "used up" in issue.message
+        assert [one.outcome for one in reply.diagnostics.attempts] == ["failed"]
+
+
+# --- steps the tests share ----------------------------------------------------------------------
+
+
+async def _log(client: Client, session_id: str, cursor: int = 0) -> list[Event]:
+    with anyio.fail_after(PATIENCE_S):
+        return [event async for event in client.events(session_id, cursor=cursor)]
+
+
+def _run_of(sent: MessageReply) -> Run:
+    assert sent.run is not None
+    return sent.run
+
+
+async def _end(client: Client, sent: MessageReply) -> Run:
+    reply = await client.wait_run(_run_of(sent).id, timeout_s=PATIENCE_S)
+    assert not reply.timed_out
+    return reply.run
+
+
+async def _turn(client: Client, session_id: str, text: str) -> Run:
+    return await _end(client, await client.send_message(session_id, text))
+
+
+async def _hold(client: Client, session_id: str) -> Run:
+    sent = await client.send_message(session_id, "hold")
+    await _until(lambda: _said(client, session_id, "holding"))
+    return await client.get_run(_run_of(sent).id)
+
+
+async def _said(client: Client, session_id: str, text: str) -> bool:
+    return any(event.data.get("text") == text for event in await _agent_log(client, session_id))
+
+
+async def _agent_log(client: Client, session_id: str) -> list[Event]:
+    log = await _log(client, session_id)
+    return [event for event in log if event.event_type == "agent.message"]
+
+
+async def _is(client: Client, run_id: str, status: RunStatus) -> bool:
+    return (await client.get_run(run_id)).status is status
+
+
+async def _counts(client: Client, *, running: int, queued: int) -> bool:
+    counts = (await client.status()).queue_counts
+    return (counts.running_count, counts.queued_count) == (running, queued)
+
+
+async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
+    with anyio.fail_after(PATIENCE_S):
+        while not await holds():  # noqa: ASYNC110  # what is waited for may be in another process
+            await anyio.sleep(0.01)

@@ -1,0 +1,89 @@
+"""An agent that does what its prompt says: for the contract suites and for tests of your own."""
+
+from typing import Final
+
+import anyio
+from attrs import field, frozen
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import Usage
+from agent_orchestrator.ports import Outcome, RunContext
+
+PROVIDER: Final = "scripted"
+
+
+@frozen
+class ScriptedRunner:
+    """Carries out a prompt line by line; the last text said is the result.
+
+    ============================  ====================================================================
+    line                          what happens
+    ============================  ====================================================================
+    ``say TEXT``                  an ``agent.message``
+    ``count N``                   N messages, ``1`` … ``N``
+    ``tool NAME``                 a tool call, started and completed
+    ``thread ID``                 the conversation is ID from here on
+    ``which``                     says the id of the conversation it was given, or ``none``
+    ``usage IN OUT``              reports usage
+    ``hold``                      goes on for ever
+    ``steered``                   takes one message while it works and says it
+    ``fail CODE MESSAGE``         fails
+    ``crash``                     raises an error that is no failure
+    anything else                 says it
+    ============================  ====================================================================
+    """
+
+    name: str = PROVIDER
+    prompts: list[str] = field(factory=list)
+    """Every prompt it was given, in the order of their starts."""
+
+    async def run(self, context: RunContext) -> Outcome:
+        self.prompts.append(context.prompt)
+        await context.delivered()
+        said = ""
+        for line in context.prompt.splitlines():
+            said = await _do(line, context) or said
+        return Outcome(said)
+
+
+async def _do(line: str, context: RunContext) -> str | None:
+    verb, _, rest = line.partition(" ")
+    match verb:
+        case "count":
+            for number in range(1, int(rest) + 1):
+                await _say(context, str(number))
+            return rest
+        case "tool":
+            call = {"tool_id": "t1", "kind": "function", "name": rest, "input": {}}
+            await context.emit(EventType.TOOL_STARTED, call)
+            done = {"status": "completed", "output": "done"}
+            await context.emit(EventType.TOOL_COMPLETED, call | done)
+            return None
+        case "thread":
+            await context.set_thread(rest)
+            return None
+        case "which":
+            return await _say(context, context.thread.id if context.thread else "none")
+        case "usage":
+            taken, given = rest.split()
+            await context.report_usage(Usage(input_tokens=int(taken), output_tokens=int(given)))
+            return None
+        case "hold":
+            await _say(context, "holding")
+            await anyio.sleep_forever()
+        case "steered":
+            async with context.steering() as messages:
+                await _say(context, "listening")
+                return await _say(context, await anext(messages))
+        case "fail":
+            code, _, message = rest.partition(" ")
+            raise AgentFailed(code, message)
+        case "crash":
+            raise RuntimeError("the script says so")
+    return await _say(context, rest if verb == "say" else line)
+
+
+async def _say(context: RunContext, text: str) -> str:
+    await context.emit(EventType.AGENT_MESSAGE, {"text": text})
+    return text
