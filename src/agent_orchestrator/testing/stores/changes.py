@@ -1,0 +1,308 @@
+"""A change is made whole or not at all, whatever else goes on."""
+
+import threading
+from datetime import timedelta
+from operator import methodcaller
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import pytest
+from attrs import evolve
+
+from agent_orchestrator.domain.errors import (
+    Conflict,
+    NotFound,
+    Unavailable,
+)
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import (
+    Attempt,
+    Thread,
+)
+from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.testing.stores.opening import Opening
+from agent_orchestrator.testing.stores.samples import (
+    NOW,
+    a_message,
+    a_record,
+    a_run,
+    a_session,
+    drafts,
+    put,
+)
+
+
+class Changes(Opening):
+    async def test_a_change_that_raises_is_undone(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            run, message = a_run(session.id), a_message(session.id)
+            await put(store, session, run, message)
+            await store.transact(lambda tx: tx.append(session.id, drafts("kept"), NOW))
+            await store.transact(lambda tx: tx.put_thread(session.id, "codex", Thread("t", {})))
+
+            def look(view: View) -> object:
+                return (
+                    view.sessions(limit=9),
+                    view.runs(limit=9),
+                    view.messages(session.id, limit=9),
+                    view.feed(after=None, limit=9),
+                    view.thread(session.id, "codex"),
+                    view.attempts(run.id),
+                    view.idempotency("local", "POST /sessions", "key"),
+                    view.status_counts(),
+                    view.last_event_at(run.id),
+                    view.active_run(session.id),
+                )
+
+            before = await store.read(look)
+            rung: list[frozenset[str]] = []
+
+            def change(tx: Transaction) -> None:
+                tx.add_session(a_session())
+                tx.put_session(evolve(session, title="gone"))
+                tx.add_run(a_run(session.id))
+                tx.put_run(evolve(run, status=RunStatus.RUNNING))
+                tx.add_message(a_message(session.id))
+                tx.put_message(evolve(message, text="gone"))
+                tx.append(session.id, drafts("a", "b", run_id=run.id), NOW + timedelta(hours=1))
+                tx.put_attempt(Attempt(run.id, 1, "w", "codex", NOW))
+                tx.put_thread(session.id, "codex", Thread("gone", {}))
+                tx.drop_thread(session.id, "codex")
+                tx.remember(a_record(), forget_before=NOW)
+                tx.ring("gone")
+                assert look(tx) != before
+                raise LookupError("no")
+
+            with store.listen(rung.append):
+                with pytest.raises(LookupError, match="no"):
+                    await store.transact(change)
+                assert await store.read(look) == before
+                assert (
+                    await store.transact(lambda tx: tx.append(session.id, drafts("next"), NOW)) == 2
+                )
+            assert rung == [frozenset({"events", f"session:{session.id}"})]
+
+    async def test_a_change_sees_what_it_did(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+
+            def change(tx: Transaction) -> None:
+                session = a_session()
+                run = a_run(session.id)
+                message = a_message(session.id, run_id=run.id)
+                tx.add_session(session)
+                tx.add_run(run)
+                tx.add_message(message)
+                tx.append(session.id, drafts("a", run_id=run.id), NOW + timedelta(seconds=1))
+                assert tx.run(run.id) == run
+                assert tx.next_runs(9) == [run]
+                assert tx.run_messages(run.id) == [message]
+                assert [event.seq for event in tx.events(session.id, after=0, limit=9)] == [1]
+                found = tx.session(session.id)
+                assert found is not None
+                assert (found.last_seq, found.updated_at) == (1, NOW + timedelta(seconds=1))
+                tx.put_run(evolve(run, status=RunStatus.RUNNING))
+                assert tx.next_runs(9) == []
+                assert tx.active_run(session.id) == evolve(run, status=RunStatus.RUNNING)
+
+            await store.transact(change)
+
+    async def test_one_refusal_does_not_take_the_others_along(self, tmp_path: Path) -> None:
+        """A hundred changes at once, every third of which raises after it wrote."""
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            await put(store, session)
+            answered: dict[int, int] = {}
+            refused: set[int] = set()
+
+            def change(tx: Transaction, number: int) -> int:
+                seq = tx.append(session.id, drafts(str(number)), NOW)
+                if number % 3 == 0:
+                    raise LookupError(number)
+                return seq
+
+            async def one(number: int) -> None:
+                try:
+                    answered[number] = await store.transact(lambda tx: change(tx, number))
+                except LookupError as error:
+                    refused.add(error.args[0])
+
+            async with anyio.create_task_group() as tasks:
+                for number in range(100):
+                    tasks.start_soon(one, number)
+            assert refused == set(range(0, 100, 3))
+            events = await store.read(lambda view: view.events(session.id, after=0, limit=500))
+            assert [event.seq for event in events] == list(range(1, len(answered) + 1))
+            assert {int(e.data["text"]): e.seq for e in events} == answered
+
+    async def test_seqs_are_dense_under_a_hundred_tasks(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            one, two = a_session(), a_session()
+            await put(store, one, two)
+            spans: dict[str, list[tuple[int, int]]] = {one.id: [], two.id: []}
+
+            async def task(number: int) -> None:
+                session_id = (one, two)[number % 2].id
+                given = drafts(*map(str, range(number % 7 + 1)))
+                for _ in range(3):
+                    last = await store.transact(lambda tx: tx.append(session_id, given, NOW))
+                    spans[session_id].append((last - len(given) + 1, last))
+
+            async with anyio.create_task_group() as tasks:
+                for number in range(100):
+                    tasks.start_soon(task, number)
+            for session_id, taken in spans.items():
+                expected = 1
+                for first, last in sorted(taken):
+                    assert first == expected
+                    expected = last + 1
+                events = await store.read(methodcaller("events", session_id, after=0, limit=10_000))
+                assert [event.seq for event in events] == list(range(1, expected))
+
+    @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 63, 64, 65, 150])
+    async def test_appends_of_every_size_keep_their_order(self, tmp_path: Path, count: int) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            await put(store, session)
+            texts = [str(number) for number in range(count)]
+            for times in (1, 2):
+                last = await store.transact(lambda tx: tx.append(session.id, drafts(*texts), NOW))
+                assert last == times * count
+            events = await store.read(lambda view: view.events(session.id, after=0, limit=500))
+            assert [event.data["text"] for event in events] == texts * 2
+            assert [event.seq for event in events] == list(range(1, 2 * count + 1))
+
+    async def test_what_does_not_belong_is_refused(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            run, message = a_run(session.id), a_message(session.id)
+            await put(store, session, run, message)
+            for change in (
+                lambda tx: tx.put_session(a_session()),
+                lambda tx: tx.put_run(a_run(session.id)),
+                lambda tx: tx.put_message(a_message(session.id)),
+                lambda tx: tx.append("ses_none", drafts("x"), NOW),
+                lambda tx: tx.add_run(a_run("ses_none")),
+                lambda tx: tx.add_message(a_message("ses_none")),
+                lambda tx: tx.put_thread("ses_none", "codex", Thread("t", {})),
+                lambda tx: tx.put_attempt(Attempt("run_none", 1, "w", "codex", NOW)),
+            ):
+                with pytest.raises(NotFound):
+                    await store.transact(change)
+            for thing in (session, run, message):
+                with pytest.raises(Conflict):
+                    await put(store, thing)
+
+    async def test_at_most_one_run_of_a_session_is_active(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session, other = a_session(), a_session()
+            first, second = a_run(session.id), a_run(session.id)
+            elsewhere = a_run(other.id, status=RunStatus.WAITING)
+            await put(store, session, other, first, second, elsewhere)
+            running = evolve(first, status=RunStatus.RUNNING)
+            await store.transact(lambda tx: tx.put_run(running))
+            for status in (RunStatus.RUNNING, RunStatus.WAITING):
+                with pytest.raises(Conflict):
+                    await store.transact(methodcaller("put_run", evolve(second, status=status)))
+                with pytest.raises(Conflict):
+                    await put(store, a_run(session.id, status=status))
+            waiting = evolve(first, status=RunStatus.WAITING)
+            await store.transact(lambda tx: tx.put_run(waiting))
+            assert await store.read(lambda view: view.active_run(session.id)) == waiting
+
+            def swap(tx: Transaction) -> None:
+                tx.put_run(evolve(first, status=RunStatus.COMPLETED))
+                tx.put_run(evolve(second, status=RunStatus.RUNNING))
+
+            await store.transact(swap)
+            active = await store.read(lambda view: view.active_run(session.id))
+            assert active == evolve(second, status=RunStatus.RUNNING)
+
+    async def test_a_caller_that_gives_up_hinders_nobody(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            await put(store, session)
+            answered: list[int] = []
+
+            async def one(number: int, scope: anyio.CancelScope) -> None:
+                with scope:
+                    await store.transact(lambda tx: tx.append(session.id, drafts(str(number)), NOW))
+                    answered.append(number)
+
+            scopes = [anyio.CancelScope() for _ in range(60)]
+            async with anyio.create_task_group() as tasks:
+                for number, scope in enumerate(scopes):
+                    tasks.start_soon(one, number, scope)
+                await anyio.lowlevel.checkpoint()
+                for scope in scopes[::2]:
+                    scope.cancel()
+            events = await store.read(lambda view: view.events(session.id, after=0, limit=500))
+            happened = [int(event.data["text"]) for event in events]
+            assert len(happened) == len(set(happened))
+            assert set(answered) <= set(happened)
+            assert set(range(1, 60, 2)) <= set(answered)
+
+    async def test_an_outside_cancellation_still_closes(self, tmp_path: Path) -> None:
+        with anyio.fail_after(30):
+            with anyio.CancelScope() as scope:
+                async with self.open_store(tmp_path) as store:
+                    await put(store, a_session())
+                    scope.cancel()
+                    await anyio.sleep_forever()
+            assert scope.cancelled_caught
+            with pytest.raises(Unavailable):
+                await store.transact(lambda tx: tx.ring("x"))
+            with pytest.raises(Unavailable):
+                await store.read(lambda view: view.feed_head())
+
+    async def test_an_error_inside_the_scope_comes_out_as_it_is(self, tmp_path: Path) -> None:
+        with anyio.fail_after(30), pytest.raises(LookupError, match="mine"):
+            async with self.open_store(tmp_path):
+                raise LookupError("mine")
+
+    # --- bells
+
+    async def test_the_bell_rings_after_the_commit_and_before_the_answer(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            run = a_run(session.id)
+            await put(store, session)
+            thread = threading.get_ident()
+            heard: list[frozenset[str]] = []
+
+            def bell(topics: frozenset[str]) -> None:
+                assert threading.get_ident() == thread
+                heard.append(topics)
+
+            with store.listen(bell), store.listen(bell):
+
+                async def read_when_rung() -> None:
+                    while not heard:
+                        await anyio.lowlevel.checkpoint()
+                    assert await store.read(lambda view: view.run(run.id)) is not None
+
+                def change(tx: Transaction) -> None:
+                    tx.add_run(run)
+                    tx.append(session.id, drafts("a"), NOW)
+                    tx.append(session.id, drafts("b"), NOW)
+                    tx.ring("mine")
+                    tx.ring("mine")
+                    assert not heard
+
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(read_when_rung)
+                    await store.transact(change)
+                    topics = frozenset({f"run:{run.id}", f"session:{session.id}", "events", "mine"})
+                    assert heard == [topics, topics]
+                heard.clear()
+                await store.transact(lambda tx: tx.put_run(run))
+                assert heard == [frozenset({f"run:{run.id}"})] * 2
+                heard.clear()
+                await store.transact(lambda tx: tx.remember(a_record(), forget_before=NOW))
+                await store.read(lambda view: view.run(run.id))
+                assert heard == []
+            await store.transact(lambda tx: tx.ring("late"))
+            assert heard == []

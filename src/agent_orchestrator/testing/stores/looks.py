@@ -1,0 +1,232 @@
+"""Lists, logs and feeds: consistent, in order, in pages."""
+
+from datetime import datetime, timedelta
+from itertools import product
+from operator import methodcaller
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from attrs import evolve
+
+from agent_orchestrator.domain.errors import (
+    CursorAhead,
+    InvalidRequest,
+)
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.operations import StreamItem
+from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.testing.stores.opening import Opening
+from agent_orchestrator.testing.stores.samples import NOW, a_message, a_run, a_session, drafts, put
+
+
+class Looks(Opening):
+    async def test_a_look_is_consistent_and_its_error_comes_out(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            await put(store, session)
+            stop = False
+
+            async def write() -> None:
+                while not stop:
+                    await store.transact(lambda tx: tx.append(session.id, drafts("a", "b"), NOW))
+
+            def look(view: View) -> tuple[int, int, int, str]:
+                found = view.session(session.id)
+                assert found is not None
+                events = view.events(session.id, after=0, limit=500)
+                return found.last_seq, len(events), view.event_count(), view.feed_head()
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(write)
+                for _ in range(20):
+                    last_seq, seen, count, head = await store.read(look)
+                    assert last_seq == seen == count
+                    assert last_seq % 2 == 0
+                    assert (head == "0") == (count == 0)
+                stop = True
+
+            def fail(_: View) -> None:
+                raise LookupError("in the look")
+
+            for _ in range(20):
+                with pytest.raises(LookupError, match="in the look"):
+                    await store.read(fail)
+            assert await store.read(lambda view: view.session(session.id)) is not None
+
+    async def test_lists_come_in_pages_oldest_first(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            parent = a_session()
+            sessions = [parent]
+            for number in range(8):
+                sessions.append(
+                    a_session(
+                        owner=("ann", "bob")[number % 2],
+                        status=("open", "closed")[number // 4],
+                        parent_session_id=parent.id if number % 3 == 0 else None,
+                    )
+                )
+            runs = [a_run(session.id) for session in sessions[1:] for _ in range(2)]
+            runs[0] = evolve(runs[0], status=RunStatus.COMPLETED)
+            runs[5] = evolve(runs[5], status=RunStatus.COMPLETED)
+            messages = [a_message(sessions[1].id, run_id=runs[n // 3].id) for n in range(6)]
+            elsewhere = a_message(sessions[2].id)
+            await put(store, *reversed(sessions), *reversed(runs), *reversed(messages), elsewhere)
+            owners = {session.id: session.owner for session in sessions}
+
+            async def all_pages(listing: str, *args: Any, **only: Any) -> list[Any]:
+                found: list[Any] = []
+                after = None
+                while batch := await store.read(
+                    methodcaller(listing, *args, **only, after=after, limit=2)
+                ):
+                    assert len(batch) <= 2
+                    found += batch
+                    after = batch[-1].id
+                return found
+
+            for owner, status, above in product(
+                (None, "ann", "nobody"), (None, "closed"), (None, parent.id)
+            ):
+                found = await all_pages(
+                    "sessions", owner=owner, status=status, parent_session_id=above
+                )
+                assert found == [
+                    s
+                    for s in sessions
+                    if owner in (None, s.owner)
+                    and status in (None, s.status)
+                    and above in (None, s.parent_session_id)
+                ]
+            for owner, state, session_id in product(
+                (None, "bob"), (None, RunStatus.COMPLETED), (None, sessions[1].id, "ses_none")
+            ):
+                found = await all_pages("runs", owner=owner, status=state, session_id=session_id)
+                assert found == [
+                    r
+                    for r in runs
+                    if owner in (None, owners[r.session_id])
+                    and state in (None, r.status)
+                    and session_id in (None, r.session_id)
+                ]
+            found = await all_pages("messages", sessions[1].id)
+            assert found == messages
+            assert await store.read(lambda view: view.run_messages(runs[1].id)) == messages[3:]
+
+    async def test_events_come_after_a_seq(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            await put(store, session)
+            await store.transact(lambda tx: tx.append(session.id, drafts(*"abcdef"), NOW))
+            for after, limit, expected in ((0, 2, [1, 2]), (2, 9, [3, 4, 5, 6]), (6, 9, [])):
+                events = await store.read(
+                    methodcaller("events", session.id, after=after, limit=limit)
+                )
+                assert [event.seq for event in events] == expected
+            assert await store.read(lambda v: v.events(session.id, after=2**62, limit=9)) == []
+            assert await store.read(lambda v: v.events("ses_none", after=0, limit=9)) == []
+
+    async def test_the_last_event_of_a_run(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            await put(store, session)
+
+            def at(seconds: int) -> datetime:
+                return NOW + timedelta(seconds=seconds)
+
+            def change(tx: Transaction) -> None:
+                tx.append(session.id, drafts("a", run_id="run_1"), at(5))
+                tx.append(session.id, [Draft("run.failed", {}, "run_1")], at(2))
+                tx.append(session.id, drafts("a", run_id="run_2"), at(9))
+                tx.append(session.id, drafts("a"), at(10))
+
+            await store.transact(change)
+            found = await store.read(
+                lambda view: [
+                    view.last_event_at("run_1"),
+                    view.last_event_at("run_1", {"agent.message", "tool.output"}),
+                    view.last_event_at("run_1", ["tool.output"]),
+                    view.last_event_at("run_2"),
+                    view.last_event_at("run_3"),
+                ]
+            )
+            assert found == [at(2), at(5), None, at(9), None]
+
+    async def test_the_feed_is_every_event_once_in_commit_order(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            ann, bob, cid = a_session(owner="ann"), a_session(owner="bob"), a_session(owner="ann")
+            await put(store, ann, bob, cid)
+            assert await store.read(lambda v: v.feed(after=None, limit=9)) == []
+            empty_head = await store.read(lambda view: view.feed_head())
+            assert await store.read(lambda v: v.feed(after=empty_head, limit=9)) == []
+            for number in range(12):
+                session = (ann, bob, cid, ann)[number % 4]
+                await store.transact(
+                    methodcaller("append", session.id, drafts(str(number), f"{number}+"), NOW)
+                )
+            assert await store.read(lambda view: view.event_count()) == 24
+            whole = await store.read(lambda view: view.feed(after=None, limit=99))
+            texts = [item.event.data["text"] for item in whole]
+            assert texts == [f"{n}{plus}" for n in range(12) for plus in ("", "+")]
+            head = await store.read(lambda view: view.feed_head())
+            assert whole[-1].cursor == head
+
+            async def drain(**only: Any) -> list[StreamItem]:
+                found: list[StreamItem] = []
+                cursor = None
+                while batch := await store.read(
+                    methodcaller("feed", after=cursor, limit=5, **only)
+                ):
+                    found += batch
+                    cursor = batch[-1].cursor
+                return found
+
+            assert await drain() == whole
+            for only in (
+                {"owner": "ann"},
+                {"owner": "nobody"},
+                {"sessions": (bob.id,)},
+                {"sessions": [bob.id, cid.id]},
+                {"sessions": (ann.id, bob.id), "owner": "ann"},
+                {"sessions": ("ses_none",)},
+            ):
+                wanted = only.get("sessions", (ann.id, bob.id, cid.id))
+                owned = {"ann": {ann.id, cid.id}, "nobody": set()}.get(
+                    str(only.get("owner")), {ann.id, bob.id, cid.id}
+                )
+                assert await drain(**only) == [
+                    item
+                    for item in whole
+                    if item.event.session_id in wanted and item.event.session_id in owned
+                ]
+                assert await store.read(methodcaller("feed", after=head, limit=9, **only)) == []
+            await store.transact(lambda tx: tx.append(bob.id, drafts("new"), NOW))
+            [item] = await store.read(lambda v: v.feed(after=head, sessions=[bob.id], limit=9))
+            assert item.event.data == {"text": "new"}
+
+    async def test_cursors_that_are_none(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            for bad in ("", "x", "-1", "1.0", " 1", "1\n", "²", "9" * 30, "\0"):
+                with pytest.raises(InvalidRequest) as raised:
+                    await store.read(methodcaller("feed", after=bad, limit=1))
+                assert list(raised.value.details["fields"]) == ["cursor"]
+
+    async def test_a_cursor_of_a_longer_log_is_ahead(self, tmp_path: Path) -> None:
+        """As after a restore from a backup: the reader has seen what the log no longer holds."""
+        (tmp_path / "long").mkdir()
+        (tmp_path / "short").mkdir()
+        async with (
+            self.opened(tmp_path / "long") as long,
+            self.opened(tmp_path / "short") as short,
+        ):
+            session = a_session()
+            for store in (long, short):
+                await put(store, session)
+                await store.transact(lambda tx: tx.append(session.id, drafts("a"), NOW))
+            await long.transact(lambda tx: tx.append(session.id, drafts("b"), NOW))
+            ahead = await long.read(lambda view: view.feed_head())
+            for only in ({}, {"owner": "local"}, {"sessions": [session.id]}):
+                with pytest.raises(CursorAhead):
+                    await short.read(methodcaller("feed", after=ahead, limit=9, **only))

@@ -1,0 +1,28 @@
+"""How a contract suite gets at the store under test."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+
+from agent_orchestrator.ports import Store
+
+
+class Opening:
+    """Every test opens an empty store with :meth:`open_store` and has 30 seconds."""
+
+    def open_store(self, directory: Path) -> AbstractAsyncContextManager[Store]:
+        """Return an empty store, not yet entered.
+
+        :param directory: an empty directory for its files.
+        """
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def opened(self, directory: Path) -> AsyncIterator[Store]:
+        """Open the store for one test."""
+        with anyio.fail_after(30):
+            async with self.open_store(directory) as store:
+                yield store

@@ -1,0 +1,103 @@
+"""Which run is next, and what each waits for."""
+
+from operator import methodcaller
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import (
+    Run,
+    Session,
+)
+from agent_orchestrator.ports import View
+from agent_orchestrator.testing.stores.opening import Opening
+from agent_orchestrator.testing.stores.samples import a_run, a_session, put
+
+
+class Queue(Opening):
+    async def test_the_queue_is_first_come_first_served_one_run_a_session(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.opened(tmp_path) as store:
+            one, two, three, four = (a_session() for _ in range(4))
+            first, second = a_run(one.id), a_run(one.id)
+            busy = a_run(two.id, status=RunStatus.RUNNING)
+            behind = a_run(two.id)
+            manual = a_run(three.id, provider="manual")
+            blocked = a_run(three.id)
+            free = a_run(four.id)
+            runs = [first, second, busy, behind, manual, blocked, free]
+            await put(store, one, two, three, four, *reversed(runs))
+
+            def look(view: View) -> tuple[list[Run], list[int | None], list[Run | None]]:
+                return (
+                    view.next_runs(9),
+                    [view.queue_position(run) for run in runs],
+                    [view.queued_before(run) for run in runs],
+                )
+
+            startable, positions, before = await store.read(look)
+            assert startable == [first, free]
+            assert positions == [1, 2, None, 3, 4, 4, 5]
+            assert before == [None, first, None, busy, None, manual, None]
+            assert await store.read(lambda view: view.next_runs(1)) == [first]
+            assert await store.read(lambda view: view.status_counts()) == {
+                RunStatus.QUEUED: 6,
+                RunStatus.RUNNING: 1,
+                RunStatus.WAITING: 0,
+            }
+            for limit, full in ((1, True), (5, True), (6, False), (100, False)):
+                assert await store.read(methodcaller("queue_is_full", limit)) is full
+
+            await store.transact(lambda tx: tx.put_run(evolve(manual, status=RunStatus.WAITING)))
+            assert await store.read(lambda view: view.next_runs(9)) == [first, free]
+            assert await store.read(lambda view: view.queued_before(blocked)) == evolve(
+                manual, status=RunStatus.WAITING
+            )
+            await store.transact(lambda tx: tx.put_run(evolve(manual, status=RunStatus.CANCELED)))
+            await store.transact(
+                lambda tx: tx.put_run(evolve(busy, status=RunStatus.QUEUED, attempt=2))
+            )
+            startable = await store.read(lambda view: view.next_runs(9))
+            assert [run.id for run in startable] == [first.id, busy.id, blocked.id, free.id]
+
+    async def test_lost_runs_are_those_no_worker_of_this_engine_holds(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+
+            def held(worker_id: str | None, **fields: Any) -> tuple[Session, Run]:
+                session = a_session()
+                fields = {"status": RunStatus.RUNNING, **fields}
+                return session, a_run(session.id, worker_id=worker_id, **fields)
+
+            lost = [
+                held("dmn_1/1"),
+                held("dmn_22/1"),
+                held("dmn_2", status=RunStatus.WAITING),
+                held(None),
+            ]
+            kept = [
+                held("dmn_2/1"),
+                held("dmn_2/13", status=RunStatus.WAITING),
+                held("dmn_1/2", status=RunStatus.COMPLETED),
+                held("dmn_1/3", status=RunStatus.QUEUED),
+                held(None, provider="manual"),
+            ]
+            for pair in reversed([*lost, *kept]):
+                await put(store, *pair)
+            found = await store.read(lambda view: view.lost_runs("dmn_2"))
+            assert found == [run for _, run in lost]
+
+    async def test_child_runs(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            parent = a_run(session.id)
+            children = [
+                a_run(session.id, parent_run_id=parent.id),
+                a_run(session.id, parent_run_id=parent.id, status=RunStatus.CANCELED),
+            ]
+            grandchild = a_run(session.id, parent_run_id=children[0].id)
+            await put(store, session, parent, grandchild, *reversed(children))
+            assert await store.read(lambda view: view.child_runs(parent.id)) == children
+            assert await store.read(lambda view: view.child_runs(grandchild.id)) == []

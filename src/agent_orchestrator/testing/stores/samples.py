@@ -1,0 +1,112 @@
+"""Sessions, messages and runs to put into a store under test."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from attrs import evolve
+
+from agent_orchestrator.domain.ids import SortableIds
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import (
+    Message,
+    Run,
+    Session,
+    Source,
+)
+from agent_orchestrator.ports import Draft, IdempotencyRecord, Store, Transaction
+
+NOW = datetime(2025, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+HARD_TEXT = 'a\0b ‘ü’ \u2028 😀 \r\n\t\x1b \x7f \ufeff "quoted" \\ \'; DROP TABLE runs; --'
+
+ids = SortableIds()
+
+
+def a_session(**fields: Any) -> Session:
+    """Return a session with every field at its plainest, but for those given."""
+    session_id = fields.pop("id", None) or ids("ses")
+    plain = Session(
+        id=session_id,
+        title=None,
+        owner="local",
+        provider=None,
+        model=None,
+        cwd="/",
+        status="open",
+        parent_session_id=None,
+        parent_run_id=None,
+        root_session_id=session_id,
+        depth=0,
+        metadata={},
+        threads={},
+        last_seq=0,
+        created_at=NOW,
+        updated_at=NOW,
+    )
+    return evolve(plain, **fields)
+
+
+def a_message(session_id: str, **fields: Any) -> Message:
+    """Return a message, likewise."""
+    plain = Message(
+        id=ids("msg"),
+        session_id=session_id,
+        role="user",
+        source=Source(),
+        text="hello",
+        run_id=None,
+        delivery="queued",
+        created_at=NOW,
+    )
+    return evolve(plain, **fields)
+
+
+def a_run(session_id: str, **fields: Any) -> Run:
+    """Return a queued run, likewise."""
+    plain = Run(
+        id=ids("run"),
+        session_id=session_id,
+        message_id=None,
+        parent_run_id=None,
+        provider="codex",
+        model=None,
+        status=RunStatus.QUEUED,
+        waiting_on=None,
+        attempt=1,
+        worker_id=None,
+        thread_id=None,
+        result=None,
+        error=None,
+        usage=None,
+        exit_code=None,
+        cancel_requested_at=None,
+        created_at=NOW,
+        started_at=None,
+        finished_at=None,
+    )
+    return evolve(plain, **fields)
+
+
+def a_record(**fields: Any) -> IdempotencyRecord:
+    """Return an idempotency record, likewise."""
+    plain = IdempotencyRecord("local", "POST /sessions", "key", "print", "{}", NOW)
+    return evolve(plain, **fields)
+
+
+def drafts(*texts: str, run_id: str | None = None) -> list[Draft]:
+    """Return an event for each text."""
+    return [Draft("agent.message", {"text": text}, run_id, 1 if run_id else None) for text in texts]
+
+
+async def put(store: Store, *things: Session | Message | Run) -> None:
+    """Add the things in one change."""
+
+    def change(transaction: Transaction) -> None:
+        for thing in things:
+            if isinstance(thing, Session):
+                transaction.add_session(thing)
+            elif isinstance(thing, Message):
+                transaction.add_message(thing)
+            else:
+                transaction.add_run(thing)
+
+    await store.transact(change)

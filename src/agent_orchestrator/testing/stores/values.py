@@ -1,0 +1,274 @@
+"""What is put in comes out."""
+
+from datetime import timedelta
+from operator import methodcaller
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from agent_orchestrator.domain.errors import (
+    Conflict,
+)
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import (
+    Attempt,
+    Event,
+    Invocation,
+    RunError,
+    RunResult,
+    Source,
+    Thread,
+    Usage,
+)
+from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.testing.stores.opening import Opening
+from agent_orchestrator.testing.stores.samples import (
+    HARD_TEXT,
+    NOW,
+    a_message,
+    a_record,
+    a_run,
+    a_session,
+    drafts,
+    put,
+)
+
+
+class Values(Opening):
+    async def test_a_session_comes_out_as_it_went_in(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            parent = a_session()
+            session = a_session(
+                title=HARD_TEXT,
+                owner="ann",
+                provider="codex",
+                model="m",
+                cwd="/a b/ü",
+                status="closed",
+                parent_session_id=parent.id,
+                parent_run_id="run_x",
+                root_session_id=parent.id,
+                depth=3,
+                metadata={"ü": [1, 2.5, None, True, {"deep": HARD_TEXT}], "": -(2**53)},
+                updated_at=NOW + timedelta(microseconds=1),
+            )
+            await put(store, parent, session)
+            assert await store.read(lambda view: view.session(session.id)) == session
+            assert await store.read(lambda view: view.session("ses_none")) is None
+            changed = evolve(session, title=None, metadata={}, status="open", provider=None)
+            await store.transact(lambda tx: tx.put_session(changed))
+            assert await store.read(lambda view: view.session(session.id)) == changed
+            assert await store.read(lambda view: view.session(parent.id)) == parent
+
+    async def test_the_log_and_the_threads_are_not_a_sessions_own(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session(last_seq=7, threads={"codex": "x"})
+            await put(store, session)
+            stored = await store.read(lambda view: view.session(session.id))
+            assert stored == evolve(session, last_seq=0, threads={})
+            await store.transact(lambda tx: tx.append(session.id, drafts("a", "b"), NOW))
+            await store.transact(lambda tx: tx.put_thread(session.id, "codex", Thread("t", {})))
+            await store.transact(lambda tx: tx.put_session(evolve(session, title="new")))
+            stored = await store.read(lambda view: view.session(session.id))
+            assert stored == evolve(session, title="new", last_seq=2, threads={"codex": "t"})
+
+    async def test_a_message_comes_out_as_it_went_in(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            message = a_message(
+                session.id,
+                role="assistant",
+                source=Source("child", "ses_c", "run_c", "ann"),
+                text=HARD_TEXT,
+                run_id="run_x",
+                delivery="delivered",
+            )
+            await put(store, session, message)
+            assert await store.read(lambda view: view.message(message.id)) == message
+            changed = evolve(message, delivery="undeliverable", run_id=None)
+            await store.transact(lambda tx: tx.put_message(changed))
+            assert await store.read(lambda view: view.message(message.id)) == changed
+            assert await store.read(lambda view: view.message("msg_none")) is None
+
+    async def test_a_run_comes_out_as_it_went_in(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            run = a_run(session.id)
+            await put(store, session, run)
+            assert await store.read(lambda view: view.run(run.id)) == run
+            changed = evolve(
+                run,
+                message_id="msg_x",
+                parent_run_id="run_p",
+                provider="claude",
+                model="m",
+                status=RunStatus.FAILED,
+                waiting_on="req_x",
+                attempt=3,
+                worker_id="dmn_1/2",
+                thread_id="t",
+                result=RunResult(""),
+                error=RunError("timeout", HARD_TEXT),
+                usage=Usage(1, 2, 3, 0.1),
+                exit_code=-9,
+                cancel_requested_at=NOW,
+                started_at=NOW + timedelta(seconds=1),
+                finished_at=NOW + timedelta(days=400),
+            )
+            await store.transact(lambda tx: tx.put_run(changed))
+            stored = await store.read(lambda view: view.run(run.id))
+            assert stored == changed
+            assert stored.status is RunStatus.FAILED
+            assert await store.read(lambda view: view.run("run_none")) is None
+
+    async def test_events_come_out_as_they_went_in(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            await put(store, session)
+            odd = {"": [], "n": 1e-7, "big": 2**60, "t": HARD_TEXT, "nest": {"a": [{"b": None}]}}
+            given = [Draft("some.unknown.type", odd, "run_x", 2), Draft("backend.event", {})]
+            last = await store.transact(lambda tx: tx.append(session.id, given, NOW))
+            assert last == 2
+            assert await store.read(lambda view: view.events(session.id, after=0, limit=9)) == [
+                Event(1, session.id, "run_x", 2, "some.unknown.type", odd, NOW),
+                Event(2, session.id, None, None, "backend.event", {}, NOW),
+            ]
+
+    async def test_a_million_characters_and_fifty_megabytes(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            message = a_message(session.id, text="😀\0é" * 333_333 + "x")
+            await put(store, session, message)
+            stored = await store.read(lambda view: view.message(message.id))
+            assert stored is not None
+            assert stored.text == message.text
+            large = {"text": "ß" * 25_000_000}
+            draft = Draft("tool.output", large)
+            await store.transact(lambda tx: tx.append(session.id, [draft], NOW))
+            [event] = await store.read(lambda view: view.events(session.id, after=0, limit=1))
+            assert event.data == large
+
+    @pytest.mark.parametrize(
+        "bad",
+        [float("nan"), float("inf"), "\ud800", object()],
+        ids=["nan", "inf", "surrogate", "object"],
+    )
+    async def test_what_json_cannot_say_is_refused(self, tmp_path: Path, bad: object) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            await put(store, session)
+
+            def change(tx: Transaction) -> None:
+                with pytest.raises((ValueError, TypeError)):
+                    tx.append(session.id, [*drafts("fine"), Draft("x", {"bad": bad})], NOW)
+                tx.append(session.id, drafts("after"), NOW)
+
+            await store.transact(change)
+            [event] = await store.read(lambda view: view.events(session.id, after=0, limit=9))
+            assert (event.seq, event.data) == (1, {"text": "after"})
+
+    async def test_a_stored_value_does_not_change_with_its_source(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            metadata, data = {"a": [1]}, {"b": [1]}
+            session = a_session(metadata=metadata)
+            await put(store, session)
+            await store.transact(lambda tx: tx.append(session.id, [Draft("x", data)], NOW))
+            metadata["a"].append(2)
+            data["b"].append(2)
+            stored = await store.read(lambda view: view.session(session.id))
+            [event] = await store.read(lambda view: view.events(session.id, after=0, limit=9))
+            assert stored is not None
+            assert (stored.metadata, event.data) == ({"a": [1]}, {"b": [1]})
+
+    async def test_attempts(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            run = a_run(session.id)
+            await put(store, session, run)
+            first = Attempt(run.id, 1, "dmn_1/1", "codex", NOW)
+            second = Attempt(
+                run_id=run.id,
+                attempt=2,
+                worker_id="dmn_2/1",
+                provider="codex",
+                started_at=NOW,
+                ended_at=NOW + timedelta(seconds=2),
+                outcome="failed",
+                pid=4711,
+                pid_started_at=1.25,
+                invocation=Invocation("codex", ("codex", "-x", "ü"), "/", "p", ("-x",)),
+                delivered_at=NOW,
+                stderr_tail=HARD_TEXT,
+                steerable=True,
+            )
+            await store.transact(methodcaller("put_attempt", second))
+            await store.transact(methodcaller("put_attempt", first))
+            assert await store.read(lambda view: view.attempts(run.id)) == [first, second]
+            ended = evolve(first, ended_at=NOW, outcome="queued")
+            await store.transact(lambda tx: tx.put_attempt(ended))
+            assert await store.read(lambda view: view.attempts(run.id)) == [ended, second]
+            assert await store.read(lambda view: view.attempts("run_none")) == []
+
+    async def test_threads(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session, other = a_session(), a_session()
+            await put(store, session, other)
+            thread = Thread("t-1", {"tokens": {"in": 1}})
+            await store.transact(lambda tx: tx.put_thread(session.id, "codex", Thread("t-0", {})))
+            await store.transact(lambda tx: tx.put_thread(session.id, "codex", thread))
+            await store.transact(lambda tx: tx.put_thread(session.id, "more", Thread("t-2", {})))
+
+            def look(view: View) -> object:
+                found = view.session(session.id)
+                assert found is not None
+                return view.thread(session.id, "codex"), dict(found.threads)
+
+            assert await store.read(look) == (thread, {"codex": "t-1", "more": "t-2"})
+            assert await store.read(lambda view: view.thread(other.id, "codex")) is None
+            await store.transact(lambda tx: tx.drop_thread(session.id, "codex"))
+            await store.transact(lambda tx: tx.drop_thread(session.id, "codex"))
+            assert await store.read(look) == (None, {"more": "t-2"})
+
+    async def test_idempotency_records(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            record = a_record(answer=HARD_TEXT, key=HARD_TEXT)
+            past = NOW - timedelta(days=1)
+            await store.transact(lambda tx: tx.remember(record, forget_before=past))
+            found = await store.read(
+                lambda view: [
+                    view.idempotency(*key)
+                    for key in (
+                        (record.caller, record.call, record.key),
+                        ("other", record.call, record.key),
+                        (record.caller, "other", record.key),
+                        (record.caller, record.call, "other"),
+                    )
+                ]
+            )
+            assert found == [record, None, None, None]
+            again = evolve(record, answer="second")
+            with pytest.raises(Conflict):
+                await store.transact(lambda tx: tx.remember(again, forget_before=past))
+            later = evolve(record, answer="third", created_at=NOW + timedelta(days=2))
+            await store.transact(
+                lambda tx: tx.remember(later, forget_before=NOW + timedelta(days=1))
+            )
+            assert await store.read(lambda v: v.idempotency("local", record.call, record.key)) == (
+                later
+            )
+
+    async def test_old_records_are_forgotten_and_new_ones_are_not(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            for number in range(40):
+                record = a_record(key=str(number), created_at=NOW + timedelta(hours=number))
+                forget_before = record.created_at - timedelta(hours=24)
+                await store.transact(methodcaller("remember", record, forget_before=forget_before))
+            kept = await store.read(
+                lambda view: [
+                    number
+                    for number in range(40)
+                    if view.idempotency("local", "POST /sessions", str(number))
+                ]
+            )
+            assert set(range(15, 40)) <= set(kept)
