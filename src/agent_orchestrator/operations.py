@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from attrs import evolve, field, frozen
+from attrs import Factory, evolve, frozen
 
 from agent_orchestrator.domain.access import Scope
 from agent_orchestrator.domain.model import Event, Message, Role, Run, Session, SessionStatus
@@ -64,7 +64,7 @@ class CreateSession:
         not_blank=True,
         pattern=r"/[^\0]*",
     )
-    metadata: Mapping[str, Any] = field(factory=dict)
+    metadata: Mapping[str, Any] = param("Whatever its maker wants to keep.", default=Factory(dict))
     idempotency_key: str | None = _key()
 
 

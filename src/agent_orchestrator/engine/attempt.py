@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import anyio
@@ -236,8 +237,7 @@ class _Steering:
         while True:
             self._bell.hush()
             if (message := await self._core.store.read(self._next)) is not None:
-                message_id = message.id
-                await self._recorder.put(lambda tx, _: ledger.mark_delivered(tx, message_id))
+                await self._recorder.put(partial(_take, message.id))
                 await self._recorder.settle()
                 return message.text
             await self._bell.wait()
@@ -247,6 +247,10 @@ class _Steering:
             if message.id != self._run.message_id and message.delivery == "queued":
                 return message
         return None
+
+
+def _take(message_id: str, tx: Transaction, _: Run) -> None:
+    ledger.mark_delivered(tx, message_id)
 
 
 def _set_steerable(tx: Transaction, run: Run, *, steerable: bool) -> None:

@@ -140,7 +140,7 @@ class ClientContract:
     async def test_only_a_user_message_makes_a_run(self, client: Client) -> None:
         session = await client.create_session()
         for role in ("assistant", "system"):
-            assert (await client.send_message(session.id, "note", role=role)).run is None  # type: ignore[arg-type]
+            assert (await client.send_message(session.id, "note", role=role)).run is None
         assert (await client.list_runs(session_id=session.id)).runs == []
 
     async def test_a_failed_run_says_why(self, client: Client) -> None:
@@ -307,7 +307,7 @@ class ClientContract:
         assert (reply.run, reply.canceled) == (run, [])
         for status in RunStatus:
             with pytest.raises(InvalidTransition):
-                await client.transition_run(run.id, status.value)  # type: ignore[arg-type]
+                await client.transition_run(run.id, status.value)
         assert await client.get_run(run.id) == run
 
     # --- runs by hand -------------------------------------------------------------------------

@@ -1,0 +1,303 @@
+"""How runs are routed, fenced, bounded and recorded."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from attrs import define, field
+
+from agent_orchestrator import (
+    AgentFailed,
+    Availability,
+    EnvPolicy,
+    Outcome,
+    ProviderConfig,
+    Routing,
+    RunContext,
+    RunStatus,
+    open_embedded,
+)
+from agent_orchestrator.domain.errors import ConfigError, Unavailable
+from agent_orchestrator.domain.events import InvalidEvent
+from agent_orchestrator.domain.model import MANUAL
+from agent_orchestrator.engine import EngineConfig, Orchestrator
+from agent_orchestrator.operations import CREATE_SESSION as CREATE
+from agent_orchestrator.operations import SEND_MESSAGE, CreateSession, SendMessage
+from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.stores.memory import MemoryStore
+from agent_orchestrator.testing.scripted import ScriptedRunner
+
+pytestmark = pytest.mark.anyio
+
+
+@define
+class Absent:
+    """A runner whose agent is not installed."""
+
+    name: str = "absent"
+    tried: int = 0
+
+    async def probe(self) -> Availability:
+        return Availability(available=False, reason="absent is not installed")
+
+    async def run(self, context: RunContext) -> Outcome:
+        self.tried += 1
+        return Outcome("never")
+
+
+@define
+class Late:
+    """A runner that finds out only when it starts, or after the agent has begun."""
+
+    name: str = "late"
+    begins: bool = False
+
+    async def run(self, context: RunContext) -> Outcome:
+        if self.begins:
+            await context.delivered()
+        raise AgentFailed("provider_unavailable", "gone since")
+
+
+async def test_fallback_is_taken_before_anything_ran_and_is_recorded() -> None:
+    absent, scripted = Absent(), ScriptedRunner()
+    routing = Routing("absent", {"absent": ("late", "scripted")})
+    async with open_embedded(":memory:", runners=[absent, Late(), scripted], routing=routing) as c:
+        session = await c.create_session()
+        sent = await c.send_message(session.id, "say hi")
+        assert sent.run is not None
+        run = (await c.wait_run(sent.run.id)).run
+        log = [event async for event in c.events(session.id)]
+    assert (run.status, run.provider) == (RunStatus.COMPLETED, "scripted")
+    assert absent.tried == 0
+    errors = [event.data for event in log if event.event_type == "run.error"]
+    assert [(one["provider"], one["fallback"]) for one in errors] == [
+        ("absent", "late"),
+        ("late", "scripted"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("runner", "code"),
+    [(Absent(), "provider_unavailable"), (Late(begins=True), "provider_unavailable")],
+)
+async def test_no_fallback_after_an_agent_began_nor_without_a_route(runner: Any, code: str) -> None:
+    routes = {"late": ("scripted",)}
+    scripted = ScriptedRunner()
+    routing = Routing(runner.name, routes if runner.name == "late" else {})
+    async with open_embedded(":memory:", runners=[runner, scripted], routing=routing) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "say hi")
+        assert sent.run is not None
+        run = (await client.wait_run(sent.run.id)).run
+    assert run.error is not None
+    assert (run.status, run.error.code) == (RunStatus.FAILED, code)
+    assert scripted.prompts == []
+
+
+@define
+class Inspect:
+    """Keeps what it was given."""
+
+    name: str = "inspect"
+    seen: list[RunContext] = field(factory=list)
+
+    async def run(self, context: RunContext) -> Outcome:
+        self.seen.append(context)
+        return Outcome("")
+
+
+async def test_an_agent_gets_the_environment_its_provider_allows() -> None:
+    environ = {
+        "PATH": "/bin",
+        "OPENAI_API_KEY": "k",
+        "AGENTD_AUTH_TOKEN": "secret",
+        "AGENTCTL_AUTH_TOKEN": "secret",
+        MARK_VARIABLE: "outer",
+    }
+    policies: Mapping[str, EnvPolicy] = {
+        "all": EnvPolicy(),
+        "none": EnvPolicy("none", {"A": "1"}),
+        "some": EnvPolicy(("PATH", "MISSING", "AGENTD_AUTH_TOKEN")),
+    }
+    runner = Inspect()
+    providers = {name: ProviderConfig(runner, "x", env=env) for name, env in policies.items()}
+    async with open_embedded(
+        ":memory:", providers=providers, routing=Routing("all"), environ=environ
+    ) as client:
+        session = await client.create_session()
+        for name in policies:
+            sent = await client.send_message(session.id, "x", provider=name)
+            assert sent.run is not None
+            await client.wait_run(sent.run.id)
+    own = {"AGENTCTL_RUN_ID", "AGENTCTL_SESSION_ID", MARK_VARIABLE}
+    kept = [set(context.env) - own for context in runner.seen]
+    assert kept == [{"PATH", "OPENAI_API_KEY"}, {"A"}, {"PATH"}]
+    assert len({context.env[MARK_VARIABLE] for context in runner.seen}) == 3
+    assert all("secret" not in context.env.values() for context in runner.seen)
+
+
+async def test_a_full_queue_refuses_and_writes_nothing() -> None:
+    async with open_embedded(
+        ":memory:", runners=[ScriptedRunner()], max_concurrency=1, max_queue=2
+    ) as client:
+        session = await client.create_session()
+        await client.send_message(session.id, "hold")
+        with anyio.fail_after(20):
+            while (await client.status()).queue_counts.running_count == 0:
+                await anyio.sleep(0.01)
+        for _ in range(2):
+            await client.send_message(session.id, "say x")
+        before = (await client.status()).store.events
+        with pytest.raises(Unavailable) as refusal:
+            await client.send_message(session.id, "say x", idempotency_key="k")
+        assert refusal.value.retry_after_s > 0
+        assert (await client.status()).store.events == before
+        await client.send_message(session.id, "by hand", provider=MANUAL)
+
+
+@define
+class Flood:
+    """Emits without ever waiting for anything else."""
+
+    name: str = "flood"
+    count: int = 5_000
+
+    async def run(self, context: RunContext) -> Outcome:
+        for number in range(self.count):
+            await context.emit("agent.message", {"text": str(number)})
+        return Outcome("done")
+
+
+async def test_a_flood_of_events_is_kept_in_order(tmp_path: Path) -> None:
+    async with open_embedded(tmp_path / "d.db", runners=[Flood()]) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "go")
+        assert sent.run is not None
+        run = (await client.wait_run(sent.run.id, timeout_s=60)).run
+        log = [event async for event in client.events(session.id)]
+    assert run.status is RunStatus.COMPLETED
+    texts = [event.data["text"] for event in log if event.event_type == "agent.message"]
+    assert texts == [str(number) for number in range(5_000)]
+    assert log[-1].event_type == "run.completed"
+    assert [event.seq for event in log] == list(range(1, len(log) + 1))
+
+
+@define
+class Forger:
+    """Emits what no runner may."""
+
+    name: str = "forger"
+
+    async def run(self, context: RunContext) -> Outcome:
+        bad: list[tuple[str, Any]] = [
+            ("run.completed", {}),
+            ("agent.message", {"text": float("nan")}),
+            ("agent.message", {"text": "\ud800"}),
+            ("agent.message", {"text": object()}),
+        ]
+        for event_type, data in bad:
+            with pytest.raises(InvalidEvent):
+                await context.emit(event_type, data)
+        return Outcome("caught")
+
+
+async def test_a_runner_cannot_write_what_is_not_its_own() -> None:
+    async with open_embedded(":memory:", runners=[Forger()]) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "go")
+        assert sent.run is not None
+        run = (await client.wait_run(sent.run.id)).run
+        log = [event async for event in client.events(session.id)]
+    assert run.result is not None, run.error
+    assert "agent.message" not in [event.event_type for event in log]
+
+
+@define
+class Stubborn:
+    """Outlives its attempt: goes on emitting when it has been stopped."""
+
+    name: str = "stubborn"
+    started: anyio.Event = field(factory=anyio.Event)
+    stopped: anyio.Event = field(factory=anyio.Event)
+    late: list[BaseException] = field(factory=list)
+
+    async def run(self, context: RunContext) -> Outcome:
+        self.started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.stopped.wait()
+                await context.emit("agent.message", {"text": "too late"})
+
+
+async def test_what_a_moved_on_attempt_says_is_refused() -> None:
+    """The fence: the run goes to another attempt while the first one's worker still writes."""
+    runner = Stubborn()
+    providers = {"stubborn": ProviderConfig(runner, "x")}
+    config = EngineConfig(providers=providers, routing=Routing("stubborn"), max_concurrency=1)
+    store = MemoryStore()
+    async with store, Orchestrator(store, config) as engine:
+        session = (await engine.call(CREATE, CreateSession())).answer.session
+        sent = (await engine.call(SEND_MESSAGE, SendMessage(session.id, "go"))).answer
+        assert sent.run is not None
+        run_id = sent.run.id
+        await runner.started.wait()
+
+        def move_on(tx: Any) -> None:
+            from attrs import evolve
+
+            run = tx.run(run_id)
+            tx.put_run(evolve(run, attempt=2, status=RunStatus.QUEUED))
+
+        engine.pool.stop_taking()
+        await store.transact(move_on)
+        engine.pool.release("test")
+        runner.stopped.set()
+        with anyio.fail_after(20):
+            await engine.pool.idle()
+        run = await store.read(lambda view: view.run(run_id))
+        events = await store.read(lambda view: view.events(session.id, after=0, limit=100))
+    assert run is not None
+    assert (run.status, run.attempt) == (RunStatus.QUEUED, 2)
+    assert "agent.message" not in [event.event_type for event in events]
+    assert [event.event_type for event in events].count("run.queued") == 1
+
+
+@pytest.mark.parametrize(
+    ("routing", "place"),
+    [
+        (Routing("nobody"), "routing.default"),
+        (Routing("scripted", {"scripted": ("nobody",)}), "routing.fallback.scripted"),
+        (Routing("scripted", {"nobody": ("scripted",)}), "routing.fallback.nobody"),
+        (Routing("scripted", {"scripted": (MANUAL,)}), "routing.fallback.scripted"),
+    ],
+)
+async def test_a_route_to_nowhere_is_a_configuration_error(routing: Routing, place: str) -> None:
+    with pytest.raises(ConfigError, match=place):
+        async with open_embedded(":memory:", runners=[ScriptedRunner()], routing=routing):
+            pass
+
+
+async def test_readers_that_left_cost_nothing() -> None:
+    store = MemoryStore()
+    providers = {"scripted": ProviderConfig(ScriptedRunner(), "x")}
+    config = EngineConfig(providers=providers, routing=Routing("scripted"))
+    from agent_orchestrator import Client
+
+    async with store, Orchestrator(store, config) as engine:
+        client = Client(engine)
+        session = await client.create_session()
+        with anyio.fail_after(20):
+            while len(engine.core.bells) > 1:
+                await anyio.lowlevel.checkpoint()
+        before = len(engine.core.bells)
+        for _ in range(50):
+            async with client.events(session.id, follow=True) as events:
+                await anext(events)
+            assert [event async for event in client.events()]
+            await client.list_events(session.id, cursor=1, wait_s=0.001)
+        assert len(engine.core.bells) == before

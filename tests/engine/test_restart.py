@@ -1,0 +1,106 @@
+"""What an engine's end and the next one's start make of runs."""
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent_orchestrator import Client, RunStatus, open_embedded
+from agent_orchestrator.domain.lifecycle import is_terminal
+from agent_orchestrator.stores.memory import MemoryStore
+from agent_orchestrator.testing.scripted import ScriptedRunner
+
+pytestmark = pytest.mark.anyio
+
+
+async def said(client: Client, session_id: str, text: str, *, attempt: int = 1) -> None:
+    """Wait until an agent has said something in one of its attempts."""
+    with anyio.fail_after(20):
+        async with client.events(session_id, follow=True) as events:
+            async for event in events:
+                if (event.data.get("text"), event.attempt) == (text, attempt):
+                    return
+
+
+async def test_the_queue_survives_and_a_released_run_is_tried_again(tmp_path: Path) -> None:
+    first, second = ScriptedRunner(), ScriptedRunner()
+    async with open_embedded(tmp_path / "d.db", runners=[first], max_concurrency=1) as client:
+        session = await client.create_session()
+        held = await client.send_message(session.id, "hold")
+        queued = await client.send_message(session.id, "say after")
+        await said(client, session.id, "holding")
+    assert held.run is not None
+    assert queued.run is not None
+    async with open_embedded(tmp_path / "d.db", runners=[second], max_concurrency=1) as client:
+        await said(client, session.id, "holding", attempt=2)
+        again = await client.get_run(held.run.id)
+        assert (again.status, again.attempt) == (RunStatus.RUNNING, 2)
+        await client.cancel_run(held.run.id)
+        done = (await client.wait_run(queued.run.id, timeout_s=20)).run
+        assert done.status is RunStatus.COMPLETED
+        log = [event async for event in client.events(session.id)]
+        outcomes = [
+            one.outcome for one in (await client.diagnose_run(again.id)).diagnostics.attempts
+        ]
+    assert second.prompts == ["hold", "say after"]
+    assert outcomes == ["queued", "canceled"]
+    assert [event.seq for event in log] == list(range(1, len(log) + 1))
+    ends = [event for event in log if event.event_type in ("run.completed", "run.canceled")]
+    assert len(ends) == 2
+
+
+async def test_what_ran_when_the_engine_was_lost_is_failed_and_the_queue_kept() -> None:
+    """The store outlives an engine that never got to say anything."""
+
+    class Survivor(MemoryStore):
+        async def __aexit__(self, *exc: object) -> None:
+            pass
+
+        def lose(self) -> None:
+            """From here on the engine's writes go nowhere, as after a kill."""
+            self.transact = self._lost  # type: ignore[method-assign]
+
+        async def _lost(self, change: object) -> object:
+            raise anyio.BrokenResourceError
+
+    store = Survivor()
+    try:
+        async with open_embedded(store, runners=[ScriptedRunner()], max_concurrency=1) as client:
+            session = await client.create_session()
+            held = await client.send_message(session.id, "hold")
+            queued = await client.send_message(session.id, "say after")
+            await said(client, session.id, "holding")
+            store.lose()
+    except* anyio.BrokenResourceError:
+        pass
+    del store.transact
+    assert held.run is not None
+    assert queued.run is not None
+    async with open_embedded(store, runners=[ScriptedRunner()], max_concurrency=1) as client:
+        lost = await client.get_run(held.run.id)
+        assert lost.status is RunStatus.FAILED
+        assert lost.error is not None
+        assert lost.error.code == "worker_lost"
+        assert (await client.wait_run(queued.run.id)).run.status is RunStatus.COMPLETED
+        issue = (await client.diagnose_run(lost.id)).diagnostics.likely_issue
+        assert issue.code == "worker_lost"
+
+
+async def test_a_canceled_host_leaves_nothing_running_in_the_record(tmp_path: Path) -> None:
+    with anyio.move_on_after(20) as scope:
+        async with open_embedded(tmp_path / "d.db", runners=[ScriptedRunner()]) as client:
+            session = await client.create_session()
+            held = await client.send_message(session.id, "hold")
+            await said(client, session.id, "holding")
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert held.run is not None
+    other = ScriptedRunner(name="other")
+    async with open_embedded(
+        tmp_path / "d.db", runners=[other, ScriptedRunner()], max_concurrency=1
+    ) as client:
+        run = await client.get_run(held.run.id)
+        assert not is_terminal(run.status)
+        assert run.attempt == 2
+        await client.cancel_run(run.id)
+        assert (await client.wait_run(run.id)).run.status is RunStatus.CANCELED
