@@ -1,7 +1,7 @@
 """A provider's options, checked against the class they are for: nothing unknown, nothing coerced."""
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
@@ -13,7 +13,12 @@ _NAMES: Final = {str: "text", bool: "true or false", int: "an integer", float: "
 
 
 def arguments(
-    cls: type, options: Mapping[str, Any], place: str, problems: Problems
+    cls: type,
+    options: Mapping[str, Any],
+    place: str,
+    problems: Problems,
+    *,
+    without: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the arguments to call an attrs class with.
 
@@ -22,12 +27,17 @@ def arguments(
 
     :param place: where the options stand, to name them by.
     :param problems: what is wrong is added here.
+    :param without: fields that are no options.
     """
     hints = get_type_hints(cls)
-    fields = {str(entry.alias): entry for entry in attrs.fields(cls) if entry.init}
+    fields = {
+        str(entry.alias): entry
+        for entry in attrs.fields(cls)
+        if entry.init and entry.alias not in without
+    }
     for option in options:
         if option not in fields:
-            problems[f"{place}.{option}"] = f"is not one of {', '.join(sorted(fields))}"
+            problems[f"{place}.{option}"] = f"is not one of {', '.join(sorted(fields)) or 'any'}"
     found = {}
     for option, entry in fields.items():
         if option in options:

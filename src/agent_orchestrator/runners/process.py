@@ -45,8 +45,8 @@ MAX_ARGUMENT: Final = 131_071
 
 _CHUNK: Final = 2**16
 _PIPE_GRACE: Final = 1.0
-"""Seconds for the end of stdout and stderr once the agent has exited, before what holds them open
-is swept; and again before they are given up."""
+"""Seconds for the end of stdout once the agent has exited, before what holds it open is swept; and
+again before it is given up."""
 
 _KILL_GRACE: Final = 5.0
 
@@ -86,7 +86,6 @@ class AgentProcess:
         self._returncode: int | None = None
         self._exited = anyio.Event()
         self._stdout_ended = anyio.Event()
-        self._stderr_ended = anyio.Event()
         self._spare = 0
         """Bytes that may still be in stdout's pipe once its end is no longer waited for."""
         self._reading: anyio.CancelScope | None = None
@@ -117,13 +116,11 @@ class AgentProcess:
         return _Lines(self)
 
     async def wait(self) -> int:
-        """Return the exit code, negative for a signal, once the agent has exited and what it wrote
-        on stderr has been read. Read :meth:`lines` first: an agent waits for its reader.
+        """Return the exit code, negative for a signal, once the agent has exited. What it wrote on
+        stderr has been read by then. Read :meth:`lines` first: an agent waits for its reader.
         """
         self._feed_stdin()
         await self._exited.wait()
-        with anyio.move_on_after(2 * _PIPE_GRACE):
-            await self._stderr_ended.wait()
         assert self._returncode is not None
         return self._returncode
 
@@ -181,35 +178,40 @@ class AgentProcess:
     async def _drain_stderr(self) -> None:
         while True:
             await anyio.wait_readable(self._stderr)
-            try:
-                chunk = os.read(self._stderr, _CHUNK)
-            except BlockingIOError:
-                continue
-            if not chunk:
-                break
+            if self._read_stderr() == 0:
+                return
+
+    def _read_stderr(self) -> int | None:
+        """Take what is there and return its size: 0 at the end, None when nothing is there yet."""
+        try:
+            chunk = os.read(self._stderr, _CHUNK)
+        except BlockingIOError:
+            return None
+        if chunk:
             self._tail = (self._tail + chunk)[-STDERR_TAIL:]
             if self._on_stderr is not None:
                 self._on_stderr(self.stderr_tail)
-        self._stderr_ended.set()
+        return len(chunk)
 
     async def _watch(self) -> None:
         await anyio.wait_readable(self._pidfd)
+        # All the dead agent wrote is in the pipe; who else holds stderr is not waited for.
+        spare = fcntl.fcntl(self._stderr, fcntl.F_GETPIPE_SZ)
+        while spare > 0 and (size := self._read_stderr()):
+            spare -= size
         self._returncode = _exit_code(self.pid)
         self._exited.set()
-        await self._pipes_ended()
-        if self._stdout_ended.is_set() and self._stderr_ended.is_set():
+        with anyio.move_on_after(_PIPE_GRACE):
+            await self._stdout_ended.wait()
             return
         await self._sweep()
-        await self._pipes_ended()
+        with anyio.move_on_after(_PIPE_GRACE):
+            await self._stdout_ended.wait()
+            return
         self._spare = fcntl.fcntl(self._stdout, fcntl.F_GETPIPE_SZ)
         self._given_up = True
         if self._reading is not None:
             self._reading.cancel()
-
-    async def _pipes_ended(self) -> None:
-        with anyio.move_on_after(_PIPE_GRACE):
-            await self._stdout_ended.wait()
-            await self._stderr_ended.wait()
 
     async def _discard(self) -> None:
         while await self.read():
@@ -231,8 +233,6 @@ class AgentProcess:
         await self._sweep()
         with anyio.move_on_after(_KILL_GRACE):
             await self._exited.wait()
-        with anyio.move_on_after(_PIPE_GRACE):
-            await self._stderr_ended.wait()
         self._over = True
         for shield in self._shields:
             shield.cancel()

@@ -45,14 +45,14 @@ def build_runner(provider: str, kind: str, options: Mapping[str, Any]) -> Runner
     """
     place = f"providers.{provider}"
     factory = _factory(place, kind)
-    given = {"name": provider, **options}
+    given = dict(options)
     if isinstance(factory, type) and attrs.has(factory):
         problems: dict[str, str] = {}
-        given = arguments(factory, given, place, problems)
+        given = arguments(factory, options, place, problems, without=("name",))
         if problems:
             raise ConfigError("; ".join(f"{where}: {what}" for where, what in problems.items()))
     try:
-        runner = factory(**given)
+        runner = factory(name=provider, **given)
     except ConfigError as error:
         raise ConfigError(f"{place}.{error}") from error
     except Exception as error:  # a plug-in's constructor may raise anything

@@ -1,0 +1,355 @@
+import json
+import os
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent_orchestrator.domain.errors import AgentFailed, ConfigError
+from agent_orchestrator.domain.model import Thread, Usage
+from agent_orchestrator.runners.command import CommandRunner, Fail, Rule, UsagePaths
+from agent_orchestrator.testing.runners import (
+    RecordingContext,
+    RunnerContract,
+    marked_processes,
+)
+
+AGENT = (sys.executable, "-S", str(Path(__file__).parent / "agents.py"))
+
+
+class TestLinesContract(RunnerContract):
+    succeeding, answer = "print hello", "hello"
+    lasting = "last"
+    failing, failure_code = "exit 3", "agent_crashed"
+
+    def make_runner(self):
+        return CommandRunner("mine", [*AGENT, "prompt"], version_argv=[*AGENT, "print", "1.2"])
+
+
+class TestTextContract(TestLinesContract):
+    lasting = "stubborn"
+
+    def make_runner(self):
+        return CommandRunner(
+            "mine", [*AGENT, "prompt"], output="text", stop_signal="TERM", stop_grace_s=0.1
+        )
+
+
+MAP = (
+    Rule({"type": "session"}, thread="$.id"),
+    Rule({"type": "say"}, emit="agent.message", data={"text": "$.message.parts[0].text"}),
+    Rule(
+        {"type": "tool", "state.done": True},
+        emit="tool.completed",
+        data={"tool_id": "$.id", "kind": "function", "name": "$$name", "all": "$", "x": ["$.no"]},
+    ),
+    Rule(
+        {"type": ["done", "end"]},
+        result="$.text",
+        usage=UsagePaths(input_tokens="$.usage.in", output_tokens="$.usage.out"),
+    ),
+    Rule({"type": "error"}, fail=Fail("rate_limited", "$.error")),
+)
+
+
+class TestObjectsContract(RunnerContract):
+    succeeding = "jsonl " + json.dumps({"type": "done", "text": "hello"})
+    answer = "hello"
+    lasting = "last"
+    failing, failure_code = 'jsonl {"type":"error","error":"slow down"}', "rate_limited"
+
+    def make_runner(self):
+        return CommandRunner("mine", [*AGENT, "prompt"], output="jsonl", map=MAP)
+
+
+@pytest.fixture
+async def execute(tmp_path):
+    async def execute(runner, prompt="", **options):
+        context = RecordingContext(prompt, cwd=tmp_path, **options)
+        with anyio.fail_after(60):
+            try:
+                context.outcome = await runner.run(context)
+            except AgentFailed as failure:
+                context.outcome, context.failure = None, failure
+        assert marked_processes(context.mark) == []
+        return context
+
+    return execute
+
+
+def command(*scene, **options):
+    return CommandRunner("mine", [*AGENT, *scene], **options)
+
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_lines_come_while_the_agent_works(tmp_path):
+    context = RecordingContext("", cwd=tmp_path)
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(command("last").run, context)
+            await context.until(lambda c: c.texts() == ["ready"])
+            tasks.cancel_scope.cancel()
+
+
+async def test_every_line_is_a_message_and_the_result_is_all(execute):
+    context = await execute(command("separators"))
+    assert context.texts() == ["one\u2028still one\u0085still\rone", "two\r"]
+    assert context.outcome.text == "one\u2028still one\u0085still\rone\ntwo\r"
+    assert context.outcome.exit_code == 0
+
+
+async def test_text_is_one_message(execute):
+    context = await execute(command("print", "a\n\nb\n", output="text"))
+    assert context.texts() == ["a\n\nb"]
+    assert context.outcome.text == "a\n\nb"
+
+
+async def test_silence_is_no_message(execute):
+    context = await execute(command("print", "", output="text"))
+    assert (context.events, context.outcome.text) == ([], "")
+
+
+@pytest.mark.parametrize("output", ["lines", "text", "jsonl"])
+@pytest.mark.parametrize(
+    ("scene", "text"),
+    [("invalid-utf8", "caf\ufffd \ufffd\ufffd"), ("nul", "a\0b"), ("no-newline", "first\nlast")],
+)
+async def test_odd_output(execute, scene, text, output):
+    context = await execute(command(scene, output=output))
+    if output == "jsonl":
+        payloads = [data["payload"]["text"] for _, data in context.events]
+        assert payloads == text.split("\n")
+    else:
+        assert context.outcome.text == text
+
+
+@pytest.mark.parametrize("output", ["lines", "text"])
+async def test_a_line_of_50_megabytes(execute, output):
+    size = 50 * 2**20
+    context = await execute(command("big-line", str(size), output=output))
+    assert len(context.outcome.text) == size + len("\nafter")
+    assert sum(len(text) for text in context.texts()) >= size
+
+
+@pytest.mark.parametrize("output", ["lines", "jsonl"])
+async def test_a_line_beyond_the_cap_says_so(execute, output):
+    size = 65 * 2**20
+    context = await execute(command("big-line", str(size), output=output))
+    _, data = context.events[0]
+    data = data.get("payload", data)
+    assert data["truncated"]["size"] == size
+    assert len(data["truncated"]["sha256"]) == 64
+    assert len(data["text"]) == 2**16
+
+
+@pytest.mark.parametrize(
+    ("scene", "words", "exit_code"),
+    [
+        (("exit", "3"), "exited with 3", 3),
+        (("complain",), "no such model", 3),
+        (("die", "9"), "killed by SIGKILL", -9),
+        (("die", "11"), "killed by SIGSEGV", -11),
+    ],
+)
+async def test_a_crash_says_what_the_agent_said_last(execute, scene, words, exit_code):
+    failure = (await execute(command(*scene))).failure
+    assert (failure.code, failure.message) == ("agent_crashed", words)
+    assert failure.exit_code == exit_code
+
+
+async def test_stderr_is_noted(execute):
+    assert (await execute(command("complain"))).stderr == "warming up\nno such model\n\n"
+
+
+async def test_a_program_that_is_not_there(execute):
+    runner = CommandRunner("mine", ["no-such-agent"])
+    context = await execute(runner)
+    assert context.failure.code == "provider_unavailable"
+    assert context.calls == []
+    availability = await runner.probe()
+    assert not availability.available
+    assert "no-such-agent" in availability.reason
+
+
+async def test_the_version_is_asked_once(tmp_path):
+    program = tmp_path / "agent"
+    program.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/log\necho agent 7.1\necho more\n")
+    program.chmod(0o755)
+    runner = CommandRunner("mine", [str(program)], version_argv=[str(program), "--version"])
+    for _ in range(3):
+        assert (await runner.probe()).version == "agent 7.1"
+    assert (tmp_path / "log").read_text() == "asked\n"
+
+
+# --- the prompt ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", ["-x", "a\0b", "two\nlines", "😀\u2028", "x" * 900_000])
+async def test_any_prompt_arrives_by_stdin(execute, prompt):
+    context = await execute(command("echo", output="text"), prompt)
+    assert context.outcome.text == prompt
+
+
+@pytest.mark.parametrize("prompt", ["-x", "two\nlines", "{thread} {prompt}", "😀" * 32_000])
+@pytest.mark.parametrize("scene", [("print",), ("print", "{prompt}")])
+async def test_any_prompt_arrives_as_an_argument(execute, prompt, scene):
+    context = await execute(command(*scene, prompt="argument", output="text"), prompt)
+    assert context.outcome.text == prompt
+    assert context.invocation.argv[-1] == "{prompt}"
+
+
+async def test_part_of_an_argument(execute):
+    runner = command("print", "--prompt={prompt}", prompt="argument")
+    assert (await execute(runner, "-x")).outcome.text == "--prompt=-x"
+
+
+async def test_the_longest_argument_and_one_byte_more(execute):
+    runner = command("print", prompt="argument")
+    assert (await execute(runner, "x" * 131_071)).outcome.text == "x" * 131_071
+    failure = (await execute(runner, "x" * 131_072)).failure
+    assert failure.code == "invalid_config"
+    assert "131,072 bytes" in failure.message
+
+
+async def test_a_nul_in_an_argument(execute):
+    context = await execute(command("print", prompt="argument"), "a\0b")
+    assert context.failure.code == "invalid_config"
+    assert "NUL" in context.failure.message
+    assert context.calls == []
+
+
+# --- conversations ------------------------------------------------------------------------------
+
+
+async def test_a_conversation_is_resumed(execute):
+    runner = command(
+        "jsonl",
+        '{"type":"session","id":"t-1"}',
+        output="jsonl",
+        map=MAP,
+        resume_argv=[*AGENT, "jsonl", '{"type":"done","text":"{thread}"}'],
+    )
+    first = await execute(runner)
+    assert first.thread == Thread("t-1", {})
+    assert (await execute(runner, thread=first.thread)).outcome.text == "t-1"
+
+
+async def test_a_thread_id_that_would_be_an_option(execute):
+    runner = command("jsonl", '{"type":"session","id":"--evil"}', output="jsonl", map=MAP)
+    context = await execute(runner)
+    assert context.thread is None
+    [(kind, data)] = context.events
+    assert kind == "run.error"
+    assert "--evil" in data["message"]
+    resuming = command("print", resume_argv=[*AGENT, "print", "{thread}"])
+    failure = (await execute(resuming, thread=Thread("--evil", {}))).failure
+    assert failure.code == "thread_missing"
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+
+async def objects(execute, *values, rules=MAP):
+    lines = [value if isinstance(value, str) else json.dumps(value) for value in values]
+    return await execute(command("jsonl", "|".join(lines), output="jsonl", map=rules))
+
+
+async def test_the_table_is_applied(execute):
+    say = {"type": "say", "message": {"parts": [{"text": "hi \ud800"}]}}
+    tool = {"type": "tool", "id": 5, "state": {"done": True}}
+    done = {"type": "end", "text": "bye", "usage": {"in": 7, "out": 2.0, "other": 1}}
+    context = await objects(execute, say, tool, done)
+    assert context.events == [
+        ("agent.message", {"text": "hi \ufffd"}),
+        (
+            "tool.completed",
+            {"tool_id": 5, "kind": "function", "name": "$name", "all": tool, "x": []},
+        ),
+    ]
+    assert context.outcome.text == "bye"
+    assert context.usage == Usage(input_tokens=7, output_tokens=2)
+
+
+async def test_the_last_message_is_the_result_where_no_rule_says_it(execute):
+    values = [{"type": "say", "message": {"parts": [{"text": t}]}} for t in ("one", "two")]
+    assert (await objects(execute, *values)).outcome.text == "two"
+
+
+async def test_nothing_is_dropped(execute):
+    odd = [
+        {"type": "news", "n": 1},
+        {"type": 5},
+        {"type": "say", "message": "no parts"},
+        {"type": "tool", "state": {"done": 1}},
+    ]
+    context = await objects(execute, *odd, "plain text", "[1]", "   ")
+    assert [kind for kind, _ in context.events] == ["backend.event"] * 6
+    assert [data["payload"] for _, data in context.events] == [
+        *odd,
+        {"text": "plain text"},
+        {"text": "[1]"},
+    ]
+    assert [data["kind"] for _, data in context.events] == [
+        "news",
+        "object",
+        "say",
+        "tool",
+        "text",
+        "text",
+    ]
+
+
+async def test_a_reported_failure_wins_and_what_follows_it_is_kept(execute):
+    error = {"type": "error", "error": "slow down"}
+    context = await objects(execute, error, {"type": "late"})
+    assert (context.failure.code, context.failure.message) == ("rate_limited", "slow down")
+    assert context.failure.exit_code == 0
+    assert len(context.events) == 1
+    context = await objects(execute, {"type": "error", "error": {"deep": 1}})
+    assert context.failure.message == "the agent reported an error"
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (Rule({"type": "x"}), r"map\[0\]: says none"),
+        (Rule(emit="run.completed"), r"map\[0\].emit: must be one of"),
+        (Rule(emit="agent.message"), r"map\[0\].data.text: is required"),
+        (Rule(thread="$id"), r"map\[0\].thread: '\$id' is no path"),
+        (Rule(thread="$.a..b"), r"map\[0\].thread: 'a..b' is no path"),
+        (Rule({"a.[": 1}, thread="$.a"), r"map\[0\].when"),
+        (Rule(data={"a": 1}, thread="$.a"), r"map\[0\].data: is of no use"),
+        (Rule(emit="plan.updated", data={"a": ["$.["]}), r"map\[0\].data.a\[0\]"),
+        (Rule(fail=Fail("oops")), r"map\[0\].fail.code: must be one of"),
+        (Rule(usage=UsagePaths(cost_usd="cost")), r"map\[0\].usage.cost_usd"),
+    ],
+)
+async def test_a_bad_table_is_refused_by_its_place(rule, words):
+    with pytest.raises(ConfigError, match=words):
+        command(output="jsonl", map=[rule])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"argv": []}, "argv: must name a program"),
+        ({"argv": ["a", "{thread}"]}, "argv: {thread}"),
+        ({"argv": ["a", "{prompt}"]}, "argv: {prompt}"),
+        ({"argv": ["a"], "resume_argv": ["a"]}, "resume_argv: must hold {thread}"),
+        ({"argv": ["a"], "map": [Rule(thread="$.id")]}, "map: is of no use"),
+        ({"argv": ["a"], "stop_grace_s": -1}, "stop_grace_s"),
+    ],
+)
+async def test_options_that_cannot_work(options, words):
+    with pytest.raises(ConfigError, match=words):
+        CommandRunner("mine", **options)
+
+
+async def test_the_environment_is_the_contexts(execute):
+    context = await execute(command("environ"), env={"EXTRA": "1"})
+    seen = json.loads(context.outcome.text)
+    assert seen.items() >= context.env.items()
+    assert os.environ.items() <= seen.items()

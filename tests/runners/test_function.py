@@ -1,0 +1,68 @@
+import anyio
+import pytest
+
+from agent_orchestrator.domain.errors import AgentFailed, ConfigError
+from agent_orchestrator.ports import Outcome
+from agent_orchestrator.runners.function import FunctionRunner
+from agent_orchestrator.testing.runners import RecordingContext, RunnerContract
+
+pytestmark = pytest.mark.anyio
+
+
+async def agent(context):
+    match context.prompt:
+        case "last":
+            await anyio.sleep(60)
+        case "fail":
+            raise AgentFailed("denied", "I would rather not")
+    return f"you said {context.prompt}"
+
+
+class TestFunctionContract(RunnerContract):
+    answer = "you said succeed"
+    failure_code = "denied"
+
+    def make_runner(self):
+        return FunctionRunner("mine", agent)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "messages"),
+    [("hi", "hi", ["hi"]), ("", "", []), (None, "", []), (Outcome("so", 3), "so", [])],
+)
+async def test_what_a_function_returns(tmp_path, answer, text, messages):
+    async def function(context):
+        return answer
+
+    context = RecordingContext("", cwd=tmp_path)
+    outcome = await FunctionRunner("mine", function).run(context)
+    assert outcome.text == text
+    assert context.texts() == messages
+
+
+async def test_something_else_is_a_type_error(tmp_path):
+    async def function(context):
+        return 7
+
+    with pytest.raises(TypeError, match="int"):
+        await FunctionRunner("mine", function).run(RecordingContext("", cwd=tmp_path))
+
+
+async def test_a_target_by_name(tmp_path):
+    runner = FunctionRunner("mine", f"{__name__}:agent")
+    assert (await runner.run(RecordingContext("x", cwd=tmp_path))).text == "you said x"
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("agent", "package.module:callable"),
+        (":agent", "package.module:callable"),
+        ("no_such_module:agent", "No module named"),
+        (f"{__name__}:nobody", "no attribute 'nobody'"),
+        (f"{__name__}:__name__", "not callable"),
+    ],
+)
+async def test_a_target_that_is_not_there(target, words):
+    with pytest.raises(ConfigError, match=words):
+        FunctionRunner("mine", target)

@@ -1,0 +1,283 @@
+import os
+import resource
+import signal
+import sys
+import time
+import uuid
+from contextlib import nullcontext
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.runners.process import STDERR_TAIL, agent_process
+from agent_orchestrator.testing.runners import marked_processes
+
+pytestmark = pytest.mark.anyio
+
+AGENT = [sys.executable, "-S", str(Path(__file__).parent / "agents.py")]
+
+
+class Stage:
+    """Runs scenes with a mark of their own."""
+
+    def __init__(self, cwd):
+        self.mark = uuid.uuid4().hex
+        self.env = {**os.environ, MARK_VARIABLE: self.mark}
+        self.cwd = str(cwd)
+
+    def play(self, *scene, **options):
+        argv = [*AGENT, *map(str, scene)]
+        return agent_process(argv, cwd=self.cwd, env=self.env, **options)
+
+    async def all(self, *scene, **options):
+        """Play a scene to its end: its lines, exit code and stderr."""
+        async with self.play(*scene, **options) as process:
+            lines = [line.data async for line in process.lines()]
+            return lines, await process.wait(), process.stderr_tail
+
+
+@pytest.fixture
+async def stage(tmp_path):
+    stage = Stage(tmp_path)
+    with anyio.fail_after(60):
+        yield stage
+    assert marked_processes(stage.mark) == []
+
+
+async def first_line(process):
+    async for line in process.lines():
+        return line.data
+    raise AssertionError("it said nothing")
+
+
+def gone(pid):
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+async def test_prompt_lines_exit_code_and_identity(stage):
+    async with stage.play("echo", stdin=b"one\ntwo\n") as process:
+        assert psutil.Process(process.pid).create_time() == process.started_at
+        assert os.getsid(process.pid) == process.pid
+        assert process.returncode is None
+        assert [line.data async for line in process.lines()] == [b"one", b"two"]
+        assert await process.wait() == 0
+    assert process.returncode == 0
+    assert not psutil.pid_exists(process.pid)
+
+
+async def test_the_prompt_waits_until_somebody_listens(stage):
+    async with stage.play("prompt", stdin=b"print done") as process:
+        await anyio.sleep(0.3)  # time in which an agent that had its prompt would be done
+        assert process.returncode is None
+        assert await first_line(process) == b"done"
+
+
+@pytest.mark.parametrize(
+    ("scene", "lines"),
+    [
+        ("invalid-utf8", [b"caf\xe9 \xff\xfe"]),
+        ("nul", [b"a\0b"]),
+        ("separators", ["one\u2028still one\u0085still\rone".encode(), b"two\r"]),
+        ("no-newline", [b"first", b"last"]),
+    ],
+)
+async def test_odd_bytes_arrive_as_they_are(stage, scene, lines):
+    assert await stage.all(scene) == (lines, 0, "")
+
+
+async def test_a_line_of_50_megabytes(stage):
+    size = 50 * 2**20
+    (big, after), code, _ = await stage.all("big-line", size)
+    assert (len(big), after, code) == (size, b"after", 0)
+
+
+async def test_a_line_beyond_the_cap_is_cut_and_what_follows_is_not(stage):
+    async with stage.play("big-line", 70 * 2**20) as process:
+        big, after = [line async for line in process.lines()]
+    assert big.truncation.size == 70 * 2**20
+    assert len(big.data) == 2**16
+    assert (after.data, after.truncation) == (b"after", None)
+
+
+async def test_a_million_tiny_lines(stage):
+    began = time.perf_counter()
+    count = 0
+    async with stage.play("tiny-lines", 1_000_000) as process:
+        async for _ in process.lines():
+            count += 1
+    assert count == 1_000_000
+    assert time.perf_counter() - began < 30
+
+
+async def test_closed_stdout_ends_the_lines_but_not_the_process(stage):
+    async with stage.play("close-stdout") as process:
+        assert [line.data async for line in process.lines()] == [b"bye"]
+        assert process.returncode is None
+        assert await process.wait() == 4
+
+
+async def test_a_grandchild_that_holds_stdout_is_not_waited_for(stage):
+    began = time.perf_counter()
+    assert await stage.all("holder") == ([b"left it behind"], 0, "")
+    assert time.perf_counter() - began < 5
+
+
+async def test_a_slow_reader_loses_nothing_when_the_agent_is_gone(stage):
+    async with stage.play("print", "a\n" * 20_000) as process:
+        lines = process.lines()
+        seen = [await anext(lines)]
+        await process.wait()
+        await anyio.sleep(2.5)  # past both graces for the pipe's end: stdout is not waited for
+        seen += [line async for line in lines]
+    assert len(seen) == 20_000
+
+
+async def test_stderr_is_drained_and_its_end_kept(stage):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    lines, code, tail = await stage.all("flood-stderr", 50_000_000)
+    assert (lines, code) == ([b"done"], 0)
+    assert len(tail) == STDERR_TAIL
+    assert tail.endswith("e\nthe end\n")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB
+
+
+async def test_stderr_is_told_as_it_comes(stage):
+    told = []
+    await stage.all("complain", on_stderr=told.append)
+    assert told[-1] == "warming up\nno such model\n\n"
+
+
+@pytest.mark.parametrize("scene", ["deaf", "deaf-open"])
+async def test_an_agent_need_not_read_its_prompt(stage, scene):
+    assert await stage.all(scene, stdin=b"p" * 1_000_000) == ([b"heard nothing"], 0, "")
+
+
+async def test_a_long_prompt_arrives_whole(stage):
+    prompt = os.urandom(500_000).hex().encode()
+    assert await stage.all("echo", stdin=prompt) == ([prompt], 0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+async def test_death_by_signal(stage, number):
+    _, code, _ = await stage.all("die", int(number))
+    assert code == -number
+
+
+@pytest.mark.parametrize("scene", ["setsid", "detached", "holder"])
+async def test_a_normal_end_leaves_nothing(stage, scene):
+    async with stage.play(scene) as process:
+        await first_line(process)
+        assert len(marked_processes(stage.mark)) >= 1
+        await process.wait()
+    assert marked_processes(stage.mark) == []
+
+
+@pytest.mark.parametrize("scene", ["forks", "last", "stubborn", "polite"])
+@pytest.mark.parametrize("how", ["cancel", "error", "leave"])
+async def test_leaving_early_leaves_nothing(stage, scene, how):
+    began = anyio.current_time()
+    expected = pytest.raises(KeyError, match="mine") if how == "error" else nullcontext()
+    with anyio.CancelScope() as scope, expected:
+        async with stage.play(scene, stop=[(signal.SIGINT, 0.5)]) as process:
+            await first_line(process)
+            if how == "cancel":
+                scope.cancel()
+                await anyio.sleep_forever()
+            elif how == "error":
+                raise KeyError("mine")
+    assert scope.cancelled_caught == (how == "cancel")
+    assert gone(process.pid)
+    assert marked_processes(stage.mark) == []
+    assert process.returncode is not None
+    assert (process.returncode == -signal.SIGKILL) == (scene == "stubborn")
+    assert anyio.current_time() - began < 10
+
+
+async def test_the_ladder_is_climbed_step_by_step(stage):
+    async with stage.play("stubborn", stop=[(signal.SIGINT, 0.1), (signal.SIGHUP, 20)]) as process:
+        await first_line(process)
+        began = anyio.current_time()
+    assert process.returncode == -signal.SIGHUP
+    assert anyio.current_time() - began < 5
+
+
+async def test_a_child_with_a_clean_environment_and_a_session_of_its_own(stage):
+    async with stage.play("clean-child") as process:
+        await first_line(process)
+        [child] = psutil.Process(process.pid).children()
+        while child.name() != "sleep":  # noqa: ASYNC110 - nothing tells of an execve
+            await anyio.sleep(0.001)
+        assert MARK_VARIABLE not in child.environ()
+    assert gone(child.pid)
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_cancelled_while_it_starts(stage, turns):
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+
+            async def cancel():
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                scope.cancel()
+
+            tasks.start_soon(cancel)
+            async with stage.play("last") as process:
+                await process.wait()
+    assert scope.cancelled_caught
+
+
+async def test_stderr_held_open_by_a_grandchild_is_not_waited_for(stage):
+    async with stage.play("setsid") as process:
+        assert [line.data async for line in process.lines()] == [b"ready"]
+        with anyio.fail_after(0.5):  # the grace for stdout is a second
+            assert await process.wait() == 0
+
+
+async def test_twenty_at_once_and_no_descriptor_is_left(stage):
+    before = psutil.Process().num_fds()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(stage.all, "setsid")
+    assert psutil.Process().num_fds() <= before + 1
+
+
+async def test_the_agent_has_no_descriptor_of_ours(stage):
+    inherited = os.dup(0)
+    try:
+        os.set_inheritable(inherited, True)  # noqa: FBT003 - its name
+        [line], _, _ = await stage.all("descriptors")
+    finally:
+        os.close(inherited)
+    assert line == b"[0, 1, 2, 3]"  # 3 is its own, of the listing
+
+
+async def test_what_cannot_be_started(stage, tmp_path):
+    plain = tmp_path / "plain"
+    plain.write_text("x")
+    script = tmp_path / "script"
+    script.write_text("#!/nowhere/interpreter\n")
+    junk = tmp_path / "junk"
+    junk.write_bytes(b"\0\1\2")
+    for path in (script, junk):
+        path.chmod(0o755)
+    cases = [
+        (["no-such-program"], tmp_path, "provider_unavailable", "not installed"),
+        ([str(plain)], tmp_path, "provider_unavailable", "not executable"),
+        ([str(script)], tmp_path, "provider_unavailable", "interpreter"),
+        ([str(junk)], tmp_path, "provider_unavailable", "Exec format"),
+        (["true"], tmp_path / "nowhere", "invalid_config", "working directory"),
+        (["true"], plain, "invalid_config", "working directory"),
+        (["true", "a\0b"], tmp_path, "invalid_config", "null byte"),
+        (["true", "\ud800"], tmp_path, "invalid_config", "surrogates"),
+        (["true", "x" * 140_000], tmp_path, "invalid_config", "too long"),
+    ]
+    for argv, cwd, code, words in cases:
+        with pytest.raises(AgentFailed, match=words) as caught:
+            async with agent_process(argv, cwd=str(cwd), env=stage.env):
+                pytest.fail("it started")
+        assert caught.value.code == code
