@@ -59,7 +59,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         [sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=60
     )
-    command = [sys.executable, "-m", "pip", "--python", environment / "bin/python", "install"]
+    command = [sys.executable, "-m", "pip", "--python", str(environment / "bin/python"), "install"]
     subprocess.run([*command, "--quiet", "--no-deps", "--no-index", wheel], check=True, timeout=60)
     # A path file adds the folder but does not read the path files in it, so that the editable install
     # of this checkout stays out of sight.
