@@ -200,7 +200,7 @@ class SessionReply:
 
 @frozen
 class SessionPage:
-    sessions: Sequence[Session]
+    sessions: tuple[Session, ...]
     next_cursor: str | None
 
 
@@ -212,13 +212,13 @@ class MessageReply:
 
 @frozen
 class MessagePage:
-    messages: Sequence[Message]
+    messages: tuple[Message, ...]
     next_cursor: str | None
 
 
 @frozen
 class EventPage:
-    events: Sequence[Event]
+    events: tuple[Event, ...]
     next_cursor: int
     has_more: bool
 
@@ -230,14 +230,14 @@ class RunReply:
 
 @frozen
 class RunPage:
-    runs: Sequence[Run]
+    runs: tuple[Run, ...]
     next_cursor: str | None
 
 
 @frozen
 class CancelReply:
     run: Run
-    canceled: Sequence[str]
+    canceled: tuple[str, ...]
     """The runs the cancel reached; empty when the run had ended before."""
 
 
@@ -280,8 +280,8 @@ class AttemptView:
 class InvocationView:
     command: str
     profile: str | None
-    extra_args: Sequence[str]
-    argv: Sequence[str]
+    extra_args: tuple[str, ...]
+    argv: tuple[str, ...]
     cwd: str
 
 
@@ -305,13 +305,13 @@ class Diagnostics:
     queue_position: int | None
     likely_issue: Issue
     active_pid: int | None
-    process_tree: Sequence[ProcessView]
+    process_tree: tuple[ProcessView, ...]
     last_event_at: datetime | None
     last_output_at: datetime | None
     blocked_by_run_id: str | None
     pending_request: None
     thread_id: str | None
-    attempts: Sequence[AttemptView]
+    attempts: tuple[AttemptView, ...]
     codex_invocation: InvocationView | None
     invocation: InvocationView | None
     stderr_tail: str
@@ -357,9 +357,9 @@ class DaemonStatus:
     alive_workers: int
     max_concurrency: int
     queue_counts: QueueCounts
-    providers: Sequence[ProviderStatus]
+    providers: tuple[ProviderStatus, ...]
     store: StoreStatus
-    problems: Sequence[Problem]
+    problems: tuple[Problem, ...]
 
 
 # --- the table ------------------------------------------------------------------------------

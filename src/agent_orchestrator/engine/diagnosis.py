@@ -56,14 +56,14 @@ async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus
         alive_workers=core.workers.alive_workers,
         max_concurrency=core.config.max_concurrency,
         queue_counts=counts,
-        providers=providers,
+        providers=tuple(providers),
         store=StoreStatus(
             core.store.backend, core.store.location, core.store.schema_version, events
         ),
-        problems=[
+        problems=tuple(
             Problem("provider_unavailable", f"{provider.name}: {provider.reason}")
             for provider in unavailable
-        ],
+        ),
     )
 
 
@@ -124,13 +124,13 @@ async def diagnose(core: Core, who: Principal, command: DiagnoseRun) -> Diagnosi
             queue_position=facts.position,
             likely_issue=_issue(core, facts, availability, worker_alive, bool(tree)),
             active_pid=tree[0].pid if tree else None,
-            process_tree=tree,
+            process_tree=tuple(tree),
             last_event_at=facts.last_event_at,
             last_output_at=facts.last_output_at,
             blocked_by_run_id=facts.blocker.id if facts.blocker else None,
             pending_request=None,
             thread_id=run.thread_id,
-            attempts=[_attempt_view(attempt) for attempt in facts.attempts],
+            attempts=tuple(_attempt_view(attempt) for attempt in facts.attempts),
             codex_invocation=invocation if is_codex else None,
             invocation=None if is_codex else invocation,
             stderr_tail=attempt.stderr_tail if attempt else "",

@@ -48,7 +48,7 @@ async def list_events(core: Core, who: Principal, command: ListEvents) -> EventP
                     await bell.wait()
                     bell.hush()
                     found = await core.store.read(look)
-    page = found[: command.limit]
+    page = tuple(found[: command.limit])
     next_cursor = page[-1].seq if page else command.cursor
     return EventPage(page, next_cursor, has_more=len(found) > len(page))
 

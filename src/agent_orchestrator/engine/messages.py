@@ -49,7 +49,7 @@ async def list_(core: Core, who: Principal, command: ListMessages) -> MessagePag
     def look(view: View) -> MessagePage:
         seen_session(view, who, command.session_id)
         found = view.messages(command.session_id, after=command.cursor, limit=command.limit + 1)
-        page = found[: command.limit]
+        page = tuple(found[: command.limit])
         return MessagePage(page, page[-1].id if len(found) > len(page) else None)
 
     return await core.store.read(look)

@@ -88,7 +88,7 @@ async def list_(core: Core, who: Principal, command: ListRuns) -> RunPage:
             after=command.cursor,
             limit=command.limit + 1,
         )
-        page = found[: command.limit]
+        page = tuple(found[: command.limit])
         return RunPage(page, page[-1].id if len(found) > len(page) else None)
 
     return await core.store.read(look)
@@ -113,7 +113,7 @@ async def cancel(core: Core, who: Principal, command: CancelRun) -> Change[Cance
         reached = ledger.request_cancel(
             tx, run, reason=command.reason, cascade=command.cascade, at=core.now()
         )
-        return CancelReply(tx.run(run.id) or run, reached)
+        return CancelReply(tx.run(run.id) or run, tuple(reached))
 
     return change
 

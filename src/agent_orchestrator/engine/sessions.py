@@ -73,7 +73,7 @@ async def list_(core: Core, who: Principal, command: ListSessions) -> SessionPag
             after=command.cursor,
             limit=command.limit + 1,
         )
-        page = found[: command.limit]
+        page = tuple(found[: command.limit])
         return SessionPage(page, page[-1].id if len(found) > len(page) else None)
 
     return await core.store.read(look)

@@ -141,7 +141,7 @@ class ClientContract:
         session = await client.create_session()
         for role in ("assistant", "system"):
             assert (await client.send_message(session.id, "note", role=role)).run is None
-        assert (await client.list_runs(session_id=session.id)).runs == []
+        assert (await client.list_runs(session_id=session.id)).runs == ()
 
     async def test_a_failed_run_says_why(self, client: Client) -> None:
         session = await client.create_session()
@@ -177,9 +177,9 @@ class ClientContract:
         page = await client.list_runs(limit=2)
         rest = await client.list_runs(limit=2, cursor=page.next_cursor)
         assert [*page.runs, *rest.runs] == [*runs, failed]
-        assert (await client.list_runs(session_id=session.id)).runs == runs
-        assert (await client.list_runs(status="failed")).runs == [failed]
-        assert (await client.list_runs(session_id=other.id, status="queued")).runs == []
+        assert (await client.list_runs(session_id=session.id)).runs == tuple(runs)
+        assert (await client.list_runs(status="failed")).runs == (failed,)
+        assert (await client.list_runs(session_id=other.id, status="queued")).runs == ()
 
     async def test_create_run_queues_one(self, client: Client) -> None:
         session = await client.create_session()
@@ -281,7 +281,7 @@ class ClientContract:
         session = await client.create_session()
         held = await _hold(client, session.id)
         reply = await client.cancel_run(held.id, reason="enough")
-        assert reply.canceled == [held.id]
+        assert reply.canceled == (held.id,)
         assert reply.run.cancel_requested_at is not None
         run = (await client.wait_run(held.id, timeout_s=PATIENCE_S)).run
         assert (run.status, run.result, run.error) == (RunStatus.CANCELED, None, None)
@@ -304,7 +304,7 @@ class ClientContract:
         session = await client.create_session()
         run = await _turn(client, session.id, "say done")
         reply = await client.cancel_run(run.id)
-        assert (reply.run, reply.canceled) == (run, [])
+        assert (reply.run, reply.canceled) == (run, ())
         for status in RunStatus:
             with pytest.raises(InvalidTransition):
                 await client.transition_run(run.id, status.value)
@@ -431,7 +431,7 @@ class ClientContract:
 
     async def test_reading_waits_for_what_comes(self, client: Client) -> None:
         session = await client.create_session()
-        assert (await client.list_events(session.id, cursor=1, wait_s=0.05)).events == []
+        assert (await client.list_events(session.id, cursor=1, wait_s=0.05)).events == ()
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(client.send_message, session.id, "say hi")

@@ -1,5 +1,6 @@
 """The way to a daemon: operations as HTTP requests, streams as server-sent events."""
 
+import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -117,7 +118,9 @@ class _SseSubscription:
         :raises OrchestratorError: if the stream is refused.
         :raises Unreachable: if there is no answer.
         """
-        params: list[tuple[str, str | int | float | bool | None]] = [("sessionId", one) for one in self._request.session_ids]
+        params: list[tuple[str, str | int | float | bool | None]] = [
+            ("sessionId", one) for one in self._request.session_ids
+        ]
         if self._cursor is not None:
             params.append(("cursor", self._cursor))
         timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_TIMEOUT_S)
@@ -145,9 +148,14 @@ class _SseSubscription:
         self._chunks = response.aiter_bytes()
 
     async def aclose(self) -> None:
-        self._chunks = None
+        chunks, self._chunks = self._chunks, None
         with anyio.CancelScope(shield=True):
             await self._stack.aclose()
+            if chunks is not None:
+                # httpx reads through generators within generators. Asked once more, each finds the
+                # response closed and ends, where trio would complain of one left in the middle.
+                with contextlib.suppress(httpx.HTTPError, httpx.StreamError, StopAsyncIteration):
+                    await anext(chunks)
 
     async def receive(self) -> Sequence[StreamItem | CaughtUp]:
         while not self._ready:
