@@ -106,7 +106,8 @@ class Checkout:
         """Run a wrapper and give what the program behind it saw."""
         done = self.run(self.root / "bin" / name, *argv, cwd=cwd)
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        seen: dict[str, object] = json.loads(done.stdout)
+        return seen
 
 
 def finish(

@@ -32,7 +32,7 @@ def test_a_wrapper_works_through_symlinks_and_from_path(ready: Checkout, tmp_pat
     (tmp_path / "direct").symlink_to(ready.root / "bin/agentctl")
     (tmp_path / "links/chained").symlink_to("../direct")  # relative, to a link
 
-    for command in ["./direct", tmp_path / "links/chained", "links/chained"]:
+    for command in ["./direct", str(tmp_path / "links/chained"), "links/chained"]:
         done = ready.run(command, "x y", cwd=tmp_path)
         assert json.loads(done.stdout)["argv"] == ["x y"], done.stderr
     done = ready.run("chained", cwd=tmp_path, PATH=f"{tmp_path / 'links'}:{os.environ['PATH']}")
