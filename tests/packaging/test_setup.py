@@ -37,8 +37,8 @@ def test_a_wrapper_works_through_symlinks_and_from_path(ready: Checkout, tmp_pat
         assert json.loads(done.stdout)["argv"] == ["x y"], done.stderr
     done = ready.run("chained", cwd=tmp_path, PATH=f"{tmp_path / 'links'}:{os.environ['PATH']}")
     assert done.returncode == 0, done.stderr
-    for command in [["sh", "-c", "cd bin && bash agentctl"], ["bash", "bin/agentctl"]]:
-        assert ready.run(*command).returncode == 0
+    for shell in [["sh", "-c", "cd bin && bash agentctl"], ["bash", "bin/agentctl"]]:
+        assert ready.run(*shell).returncode == 0
 
 
 def test_the_second_use_changes_and_says_nothing(ready: Checkout) -> None:
