@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from quart import Quart, Response, request, websocket
+from quart import Quart, Response, has_request_context, request, websocket
 from quart.globals import request_ctx
 from werkzeug.exceptions import HTTPException
 
@@ -21,7 +21,14 @@ from agentd.responses import (
     problem_of,
     problem_response,
 )
-from agentd.streaming import QUIET_S, Connection, EventStream, SocketStream, stream_request
+from agentd.streaming import (
+    AUTH_FRAME_S,
+    QUIET_S,
+    Connection,
+    EventStream,
+    SocketStream,
+    stream_request,
+)
 
 DEFAULT_MAX_BODY: Final = 8 * 1024 * 1024
 """Bytes of a request's body."""
@@ -38,6 +45,8 @@ class App(Quart):
 
     async def handle_user_exception(self, error: Exception) -> Response:
         """Return the answer for whatever a request came to."""
+        if has_request_context():
+            await current(request, Request).body.linger()
         if isinstance(error, HTTPException):
             problem, headers = from_http_exception(error)
             return problem_response(problem, headers)
@@ -69,11 +78,13 @@ def create_app(
     version: str = "0",
     max_body: int = DEFAULT_MAX_BODY,
     quiet_s: float = QUIET_S,
+    auth_frame_s: float = AUTH_FRAME_S,
 ) -> App:
     """Return the web app in front of a gateway.
 
     :param max_body: bytes of the longest body taken.
     :param quiet_s: seconds of silence on a stream after which a sign of life is sent.
+    :param auth_frame_s: seconds a socket without a token in its headers has to send one.
     """
     lifetime = lifetime or Lifetime()
     app = App("agentd", static_folder=None)
@@ -81,7 +92,8 @@ def create_app(
     app.url_map.merge_slashes = False
     _add_checks(app, guard)
     bind_operations(app, gateway, lifetime)
-    _add_streams(app, gateway, guard, lifetime, quiet_s)
+    sockets = SocketStream(gateway, guard, lifetime, quiet_s, auth_frame_s)
+    _add_streams(app, gateway, lifetime, quiet_s, sockets)
     _add_descriptions(app, lifetime, version)
     return app
 
@@ -115,10 +127,8 @@ def _add_checks(app: App, guard: Guard) -> None:
 
 
 def _add_streams(
-    app: App, gateway: Gateway, guard: Guard, lifetime: Lifetime, quiet_s: float
+    app: App, gateway: Gateway, lifetime: Lifetime, quiet_s: float, sockets: SocketStream
 ) -> None:
-    sockets = SocketStream(gateway, guard, lifetime, quiet_s)
-
     @app.get("/stream")
     async def stream() -> Response:
         received = current(request, Request)

@@ -1,11 +1,12 @@
 """Reading of requests: query strings and bodies, strictly."""
 
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import parse_qsl
 
+import anyio
 from quart import Request as QuartRequest
 from quart import Websocket
-from werkzeug.exceptions import RequestEntityTooLarge
+from quart.wrappers.request import Body as QuartBody
 
 from agent_orchestrator.domain.access import LOCAL, Principal
 from agent_orchestrator.domain.errors import (
@@ -21,9 +22,46 @@ MAX_QUERY_FIELDS = 1100
 """Room for a thousand ``sessionId``; more is refused before it is taken apart."""
 
 
+LINGER_BYTES: Final = 64 * 1024 * 1024
+LINGER_S: Final = 5.0
+"""How much and how long of a refused body is read and dropped. A connection that is closed with
+something unread is reset, and the refusal lost with it."""
+
+
+class Body(QuartBody):
+    """A body that is kept up to a limit; what is longer is dropped as it comes."""
+
+    def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
+        super().__init__(None, None)
+        self._limit = max_content_length
+        self._size = 0
+        self.too_long = self._is_over(expected_content_length or 0)
+
+    def append(self, data: bytes) -> None:
+        """Take the next part."""
+        self._size += len(data)
+        if self._is_over(self._size):
+            self.too_long = True
+            self.clear()
+        if not self.too_long:
+            super().append(data)
+        elif self._size > LINGER_BYTES:
+            self.set_complete()
+
+    def _is_over(self, size: int) -> bool:
+        return self._limit is not None and size > self._limit
+
+    async def linger(self) -> None:
+        """Wait for the end of the body, within reason."""
+        with anyio.move_on_after(LINGER_S):
+            await self._complete.wait()
+
+
 class Request(QuartRequest):
     """A request, and who sent it."""
 
+    body_class = Body
+    body: Body
     principal: Principal = LOCAL
 
 
@@ -70,12 +108,10 @@ async def body_object(request: Request) -> dict[str, Any]:
     content_type = request.headers.get("Content-Type")
     if content_type is not None and not _is_json(content_type):
         raise UnsupportedMediaType("the body must be application/json")
-    try:
-        data: bytes = await request.body
-    except RequestEntityTooLarge:
+    data: bytes = b"" if request.body.too_long else await request.body
+    if request.body.too_long:
         limit = request.max_content_length
-        details = {"limit_bytes": limit}
-        raise PayloadTooLarge(f"the body is larger than {limit:,} bytes", details) from None
+        raise PayloadTooLarge(f"the body is larger than {limit:,} bytes", {"limit_bytes": limit})
     if content_type is None:
         if data:
             raise UnsupportedMediaType("a body needs the content type application/json")

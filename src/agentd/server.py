@@ -102,7 +102,9 @@ def _config(listener: socket.socket) -> Config:
     config.h11_max_incomplete_size = 16 * 1024
     config.keep_alive_timeout = 75
     config.keep_alive_max_requests = 1_000_000
-    config.websocket_ping_interval = 20
+    # Not hypercorn's pings: its task for them (0.18) outlives the socket by up to the interval, and
+    # holds up the server's end. The frames a quiet stream sends find a dead reader just as well.
+    config.websocket_ping_interval = None
     # What a reader may send is one short frame; what is longer closes the connection.
     config.websocket_max_message_size = 64 * 1024
     config.graceful_timeout = 2

@@ -188,7 +188,7 @@ class SocketStream:
     guard: Guard
     lifetime: Lifetime
     quiet_s: float
-    auth_frame_s: float = AUTH_FRAME_S
+    auth_frame_s: float
 
     async def serve(self, socket: Socket) -> None:
         """Serve a socket until its reader leaves (which cancels this) or the daemon closes."""

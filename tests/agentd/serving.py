@@ -1,0 +1,263 @@
+"""The daemon's web app on a loopback port, in this process, over a real engine; and a real agentd."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+from attrs import define
+
+from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.ports import Outcome, RunContext
+from agent_orchestrator.runners.function import FunctionRunner
+from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.wire import sse
+from agentd.app import create_app
+from agentd.auth import Guard
+from agentd.lifetime import Lifetime
+from agentd.server import listen, serve, url_of
+
+
+async def echo(context: RunContext) -> str:
+    return f"echo: {context.prompt}"
+
+
+async def forever(context: RunContext) -> Outcome:
+    await context.emit("agent.message", {"text": "thinking"})
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
+async def talkative(context: RunContext) -> str:
+    """Say as many lines of 1,000 characters as the prompt's number tells."""
+    for number in range(int(context.prompt)):
+        await context.emit("agent.message", {"text": f"{number:06} " + "x" * 1000})
+    return "done"
+
+
+@define
+class Serving:
+    """A server under test."""
+
+    url: str
+    engine: Orchestrator
+    store: SqliteStore
+    lifetime: Lifetime
+    client: httpx.AsyncClient
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
+    async def session(self, provider: str = "echo") -> str:
+        answer = await self.client.post("/sessions", json={"provider": provider})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["session"]["id"])
+
+    async def say(self, session_id: str, text: str, *, wait: bool = True) -> str:
+        answer = await self.client.post(f"/sessions/{session_id}/messages", json={"text": text})
+        assert answer.status_code == 201, answer.text
+        run_id = str(answer.json()["run"]["id"])
+        if wait:
+            waited = await self.client.get(f"/runs/{run_id}/wait", params={"timeout_s": 60})
+            assert waited.json()["run"]["status"] == "completed", waited.text
+        return run_id
+
+    async def events(self, session_id: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while True:
+            cursor = found[-1]["seq"] if found else 0
+            answer = await self.client.get(
+                f"/sessions/{session_id}/events", params={"cursor": cursor, "limit": 1000}
+            )
+            found += answer.json()["events"]
+            if not answer.json()["has_more"]:
+                return found
+
+    async def event_count(self) -> int:
+        return await self.store.read(lambda view: view.event_count())
+
+    @property
+    def readers(self) -> int:
+        """How many topics streams listen for."""
+        taken = self.engine.core.bells._taken
+        return sum(topic == "events" or topic.startswith("session:") for topic in taken)
+
+
+@asynccontextmanager
+async def serving(
+    directory: Path,
+    *,
+    tokens: tuple[str, ...] = (),
+    allowed_hosts: tuple[str, ...] = (),
+    allowed_origins: tuple[str, ...] = (),
+    **app_options: Any,
+) -> AsyncIterator[Serving]:
+    """Serve on a free port until the scope is left."""
+    functions = {"echo": echo, "forever": forever, "talkative": talkative}
+    config = EngineConfig(
+        providers={
+            name: ProviderConfig(FunctionRunner(name, function), "function")
+            for name, function in functions.items()
+        },
+        routing=Routing("echo"),
+        cwd=str(directory),
+        version="0.0-test",
+    )
+    guard = Guard(tokens, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins)
+    lifetime, stopped = Lifetime(), anyio.Event()
+    headers = {"Authorization": f"Bearer {tokens[0]}"} if tokens else {}
+    with listen("127.0.0.1", 0) as listener:
+        url = url_of(listener, "127.0.0.1")
+        async with (
+            SqliteStore(directory / "data.db") as store,
+            Orchestrator(store, config) as engine,
+        ):
+            app = create_app(
+                engine, guard=guard, lifetime=lifetime, version=config.version, **app_options
+            )
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(serve, app, listener, stopped.wait)
+                try:
+                    async with httpx.AsyncClient(
+                        base_url=url, headers=headers, timeout=20
+                    ) as client:
+                        yield Serving(url, engine, store, lifetime, client)
+                finally:
+                    lifetime.close()
+                    stopped.set()
+
+
+@asynccontextmanager
+async def sse_reader(
+    client: httpx.AsyncClient, path: str, **more: Any
+) -> AsyncIterator[AsyncIterator[sse.Frame]]:
+    """Read a stream of events as they come."""
+    async with client.stream("GET", path, **more) as response:
+        assert response.status_code == 200, await response.aread()
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+
+        async def frames() -> AsyncIterator[sse.Frame]:
+            decoder = sse.Decoder()
+            async for chunk in response.aiter_raw():
+                for frame in decoder.feed(chunk):
+                    if frame.data:
+                        yield frame
+
+        yield frames()
+
+
+async def until(condition: Any, what: str) -> None:
+    """Let the loop go on until something holds."""
+    try:
+        with anyio.fail_after(10):
+            while not condition():
+                await anyio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"never: {what}") from None
+
+
+def exchange(address: tuple[str, int], request: bytes) -> tuple[int, bytes]:
+    """Send bytes as they are on a connection of their own; return the status and all that came."""
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(request)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    return int(answer.split(b" ", 2)[1]), answer
+
+
+# --- a real agentd --------------------------------------------------------------------------
+
+
+@define
+class Process:
+    """An agentd under test."""
+
+    process: "subprocess.Popen[str]"
+    url: str
+    stderr_path: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 20) -> int:
+        return self.process.wait(seconds)
+
+    def stderr(self) -> str:
+        return self.stderr_path.read_text()
+
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.stderr().splitlines()]
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AGENT")}
+    return {**kept, **more}
+
+
+def run_agentd(
+    directory: Path, *arguments: str, env: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run an agentd that is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "agentd", *arguments],
+        cwd=directory,
+        env=environment(**env or {}),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@contextmanager
+def agentd(
+    directory: Path, *arguments: str, env: dict[str, str] | None = None
+) -> Iterator[Process]:
+    """Run agentd on a free port until the scope is left."""
+    ready, errors = directory / "ready.json", directory / f"stderr-{os.urandom(4).hex()}"
+    with errors.open("w") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "agentd", "--port", "0", "--ready-file", str(ready), *arguments],
+            cwd=directory,
+            env=environment(**env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            text=True,
+        )
+        try:
+            yield Process(process, _url(process, ready, errors), errors)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait(10)
+
+
+def _url(process: "subprocess.Popen[str]", ready: Path, errors: Path) -> str:
+    import time
+
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise AssertionError(f"agentd ended with {process.returncode}: {errors.read_text()}")
+        if ready.exists():
+            told = json.loads(ready.read_text())
+            if told["pid"] == process.pid:
+                return str(told["url"])
+        time.sleep(0.01)
+    raise AssertionError(f"agentd is not ready: {errors.read_text()}")

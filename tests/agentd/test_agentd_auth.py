@@ -1,0 +1,217 @@
+"""Host, Origin and token: checked on every call, before anything else."""
+
+from pathlib import Path
+
+import anyio.to_thread
+import httpx
+import pytest
+from serving import Serving, exchange, serving
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from agent_orchestrator.domain.errors import ConfigError, Unauthorized
+from agentd.auth import Guard, is_loopback
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "correct-horse-battery-staple"
+OTHER = "another-token"
+
+HOSTS = [
+    ("127.0.0.1", 200),
+    ("127.0.0.1:1", 200),
+    ("localhost", 200),
+    ("LOCALHOST:8765", 200),
+    ("[::1]:8765", 200),
+    ("agents.example:443", 200),
+    ("", 421),
+    ("evil.example", 421),
+    ("127.0.0.1.evil.example", 421),
+    ("localhost.evil.example:8765", 421),
+    ("localhost:x", 421),
+    ("user@localhost", 421),
+    ("192.168.1.2", 421),
+    ("0.0.0.0", 421),
+    ("[::]", 421),
+]
+
+ORIGINS = [
+    ("https://console.example", 200),
+    ("null", 403),
+    ("", 403),
+    ("http://evil.example", 403),
+    ("http://localhost:3000", 403),
+    ("http://console.example", 403),
+    ("https://console.example.evil.example", 403),
+    ("https://console.example/", 403),
+    ("file://", 403),
+    ("http://x@localhost", 403),
+]
+
+PATHS = [
+    ("GET", "/health"),
+    ("GET", "/sessions"),
+    ("POST", "/sessions"),
+    ("DELETE", "/sessions"),
+    ("OPTIONS", "/sessions"),
+    ("GET", "/stream"),
+    ("GET", "/openapi.json"),
+    ("GET", "/not/there"),
+]
+
+
+def guarded(directory: Path, tokens: tuple[str, ...] = ()):
+    return serving(
+        directory,
+        tokens=tokens,
+        allowed_hosts=("agents.example",),
+        allowed_origins=("https://console.example",),
+    )
+
+
+async def status_of(server: Serving, method: str, path: str, headers: dict[str, str]) -> int:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    request = f"{method} {path} HTTP/1.1\r\n{lines}Connection: close\r\n\r\n"
+    status, _ = await anyio.to_thread.run_sync(exchange, server.address, request.encode())
+    return status
+
+
+def upgrade(host: str, **headers: str) -> dict[str, str]:
+    return {
+        "Host": host,
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+        **headers,
+    }
+
+
+async def test_hosts(tmp_path: Path) -> None:
+    async with guarded(tmp_path) as server:
+        for host, expected in HOSTS:
+            assert await status_of(server, "GET", "/health", {"Host": host}) == expected, host
+            if expected != 200:
+                for method, path in PATHS:
+                    assert await status_of(server, method, path, {"Host": host}) == expected
+                assert await status_of(server, "GET", "/stream", upgrade(host)) == expected
+
+
+async def test_origins(tmp_path: Path) -> None:
+    async with guarded(tmp_path) as server:
+        own = "http://localhost:8765"
+        for origin, expected in [*ORIGINS, (own, 200)]:
+            headers = {"Host": "localhost:8765", "Origin": origin}
+            assert await status_of(server, "GET", "/health", headers) == expected, origin
+            if expected != 200:
+                for method, path in PATHS:
+                    assert await status_of(server, method, path, headers) == expected
+                socket = upgrade("localhost:8765", Origin=origin)
+                assert await status_of(server, "GET", "/stream", socket) == expected
+        answer = await server.client.get("/health", headers={"Origin": "https://console.example"})
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+async def test_nothing_is_done_for_a_page_that_may_not_call(tmp_path: Path) -> None:
+    async with guarded(tmp_path) as server:
+        answer = await server.client.post(
+            "/sessions", json={}, headers={"Origin": "http://evil.example"}
+        )
+        assert answer.status_code == 403
+        assert await server.event_count() == 0
+
+
+async def test_tokens(tmp_path: Path) -> None:
+    async with (
+        guarded(tmp_path, (TOKEN, OTHER)) as server,
+        httpx.AsyncClient(base_url=server.url) as client,
+    ):
+        for header in (
+            None, "", "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN,
+            f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN} {TOKEN}",
+        ):  # fmt: skip
+            headers = {} if header is None else {"Authorization": header}
+            for method, path in PATHS:
+                answer = await client.request(method, path, headers=headers)
+                if path == "/health":
+                    assert answer.status_code == 200
+                    continue
+                assert answer.status_code == 401, (header, method, path)
+                assert answer.headers["WWW-Authenticate"] == "Bearer"
+                assert answer.json()["error"]["code"] == "unauthorized"
+        for token in (TOKEN, OTHER):
+            for scheme in ("Bearer", "bearer"):
+                headers = {"Authorization": f"{scheme} {token}"}
+                assert (await client.get("/sessions", headers=headers)).status_code == 200
+                assert (await client.get("/not/there", headers=headers)).status_code == 404
+        twice = [("Authorization", f"Bearer {TOKEN}"), ("Authorization", f"Bearer {TOKEN}")]
+        assert (await client.get("/sessions", headers=twice)).status_code == 401
+
+
+async def test_a_token_in_the_url_is_refused(tmp_path: Path) -> None:
+    async with guarded(tmp_path, (TOKEN,)) as server:
+        for name in ("token", "access_token"):
+            for path in ("/sessions", "/stream", "/health", "/not/there"):
+                answer = await server.client.get(f"{path}?{name}={TOKEN}")
+                assert answer.status_code == 400
+                assert list(answer.json()["error"]["details"]["fields"]) == [name]
+                assert TOKEN not in answer.text
+
+
+async def test_sessions_record_whose_token_made_them(tmp_path: Path) -> None:
+    async with guarded(tmp_path, (TOKEN,)) as server:
+        made = await server.client.post("/sessions", json={})
+        owner = made.json()["session"]["owner"]
+        assert owner.startswith("token-")
+        assert TOKEN not in made.text
+
+
+async def test_sockets_without_the_right_token_are_refused(tmp_path: Path) -> None:
+    async with guarded(tmp_path, (TOKEN,)) as server:
+        url = server.url.replace("http", "ws") + "/stream"
+        for options in (
+            {"additional_headers": {"Authorization": "Bearer wrong"}},
+            {"subprotocols": ["bearer.wrong"]},
+        ):
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(url, **options)
+            assert refused.value.response.status_code == 401
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(url.replace("/stream", "/not/there"))
+        assert refused.value.response.status_code == 401
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"{url}?token={TOKEN}")
+        assert refused.value.response.status_code == 400
+
+
+def test_a_wildcard_bind_answers_to_its_addresses_but_not_to_names() -> None:
+    guard = Guard((TOKEN,), host="0.0.0.0")
+    for host in ("192.168.1.2:8765", "[fe80::1]", "localhost"):
+        guard.check_place([host], [])
+    with pytest.raises(Exception, match="names another server"):
+        guard.check_place(["rebound.example"], [])
+
+
+def test_what_is_loopback() -> None:
+    assert [is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")] == [
+        True
+    ] * 4
+    assert [is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org")] == [
+        False
+    ] * 4
+
+
+def test_tokens_and_origins_that_cannot_be() -> None:
+    for token in ("", "two words", "ümlaut", "line\nbreak"):
+        with pytest.raises(ConfigError):
+            Guard((token,))
+    for origin in ("example.org", "ftp://example.org", "https://example.org/path", "null"):
+        with pytest.raises(ConfigError):
+            Guard(allowed_origins=(origin,))
+
+
+def test_a_token_of_any_characters_is_only_unknown() -> None:
+    guard = Guard((TOKEN,))
+    for token in ("\ud800", "\0", "x" * 100_000, "ü"):
+        with pytest.raises(Unauthorized):
+            guard.holder(token)

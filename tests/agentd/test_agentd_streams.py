@@ -1,0 +1,318 @@
+"""Streams: every event once and in order, from any cursor, whatever the reader does."""
+
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from serving import Serving, serving, sse_reader, until
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "correct-horse-battery-staple"
+
+
+def ws_url(server: Serving, query: str = "") -> str:
+    return server.url.replace("http", "ws") + "/stream" + query
+
+
+async def receive(connection: ClientConnection) -> dict[str, Any]:
+    with anyio.fail_after(10):
+        frame: dict[str, Any] = json.loads(await connection.recv())
+        return frame
+
+
+async def read_sse(server: Serving, path: str, count: int, **more: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    with anyio.fail_after(20):
+        async with sse_reader(server.client, path, **more) as frames:
+            while len(found) < count:
+                frame = await anext(frames)
+                event = json.loads(frame.data)
+                assert frame.event == event["event_type"]
+                assert frame.id
+                found.append({**event, "id": frame.id})
+    return found
+
+
+async def test_history_then_what_comes(server: Serving) -> None:
+    session = await server.session()
+    with anyio.fail_after(20):
+        async with sse_reader(server.client, f"/stream?sessionId={session}") as frames:
+            first = await anext(frames)
+            assert (first.id, first.event) == ("1", "session.created")
+            await server.say(session, "hello")
+            seen = [first]
+            while seen[-1].event != "run.completed":
+                seen.append(await anext(frames))
+    told = [json.loads(frame.data) for frame in seen]
+    assert told == await server.events(session)
+    assert [frame.id for frame in seen] == [str(n + 1) for n in range(len(seen))]
+
+
+async def test_resuming_anywhere_gives_exactly_the_rest(server: Serving) -> None:
+    session = await server.session()
+    await server.say(session, "one")
+    await server.say(session, "two")
+    everything = await server.events(session)
+    for cursor in range(len(everything)):
+        rest = everything[cursor:]
+        path = f"/stream?sessionId={session}"
+        by_query = await read_sse(server, f"{path}&cursor={cursor}", len(rest))
+        # The header is newer than the cursor of the URL it was first opened with.
+        by_header = await read_sse(
+            server, f"{path}&cursor=0", len(rest), headers={"Last-Event-ID": str(cursor)}
+        )
+        for found in (by_query, by_header):
+            assert [event["seq"] for event in found] == [event["seq"] for event in rest]
+
+
+async def test_a_stream_of_several_sessions_resumes_by_its_opaque_cursor(server: Serving) -> None:
+    sessions = [await server.session() for _ in range(3)]
+    for session in sessions:
+        await server.say(session, "hello")
+    total = await server.event_count()
+    for query in ("", "&".join(f"sessionId={session}" for session in sessions)):
+        everything = await read_sse(server, f"/stream?{query}", total)
+        assert len({(event["session_id"], event["seq"]) for event in everything}) == total
+        cursor = everything[total // 2]["id"]
+        rest = await read_sse(
+            server, f"/stream?{query}", total - total // 2 - 1, headers={"Last-Event-ID": cursor}
+        )
+        assert rest == everything[total // 2 + 1 :]
+    first_two = await read_sse(
+        server, f"/stream?session_id={sessions[0]}&sessionId={sessions[1]}", 2 * total // 3
+    )
+    assert {event["session_id"] for event in first_two} == set(sessions[:2])
+
+
+async def test_a_quiet_stream_shows_signs_of_life(tmp_path: Path) -> None:
+    async with serving(tmp_path, quiet_s=0.05) as server:
+        session = await server.session()
+        with anyio.fail_after(10):
+            url = f"/stream?sessionId={session}&cursor=1"
+            async with server.client.stream("GET", url) as response:
+                text = ""
+                async for chunk in response.aiter_text():
+                    text += chunk
+                    if text.count(": still here\n\n") == 2:
+                        break
+            assert text.startswith(": caught up\n\n")
+            async with connect(ws_url(server, f"?sessionId={session}&cursor=1")) as reader:
+                assert await receive(reader) == {"type": "caught_up", "cursor": "1"}
+                assert await receive(reader) == {"type": "ping"}
+
+
+async def test_readers_that_left_cost_nothing(server: Serving) -> None:
+    session = await server.session()
+    for round_ in range(10):
+        for path in (f"/stream?sessionId={session}", "/stream"):
+            async with sse_reader(server.client, path) as frames:
+                await anext(frames)
+            async with connect(ws_url(server, path.removeprefix("/stream"))) as reader:
+                await receive(reader)
+        for _ in range(5):
+            connection = socket.create_connection(server.address)
+            connection.sendall(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            if round_ % 2:
+                # An abrupt end: a reset instead of an orderly close.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            connection.close()
+    await until(lambda: server.readers == 0, "the places of all readers are given up")
+
+
+async def test_a_slow_reader_is_behind_and_holds_up_nobody(server: Serving) -> None:
+    session = await server.session("talkative")
+    stalled = []
+    try:
+        for _ in range(5):
+            stalled.append(stalled_reader(server, session))
+        # 4 MB of events: more than the buffers between hold.
+        await server.say(session, "4000")
+        started = time.perf_counter()
+        assert (await server.client.get("/health")).status_code == 200
+        assert time.perf_counter() - started < 1
+        await anyio.to_thread.run_sync(
+            check_whole_stream, stalled[0], len(await server.events(session))
+        )
+    finally:
+        for connection in stalled:
+            connection.close()
+    await until(lambda: server.readers == 0, "the places of all readers are given up")
+
+
+def stalled_reader(server: Serving, session: str) -> socket.socket:
+    """Ask for a stream and read nothing of it."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+    connection.connect(server.address)
+    request = f"GET /stream?sessionId={session} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    connection.sendall(request.encode())
+    return connection
+
+
+def check_whole_stream(connection: socket.socket, count: int) -> None:
+    """Read, late, all that a stream holds: nothing is missing."""
+    connection.settimeout(20)
+    data, seen = b"", 0
+    while seen < count:
+        chunk = connection.recv(1 << 20)
+        assert chunk, "the stream ended"
+        data += chunk
+        *lines, data = data.split(b"\n")
+        for line in lines:
+            if line.startswith(b"id: "):
+                seen += 1
+                assert line == b"id: %d" % seen
+
+
+async def test_what_waits_for_a_stalled_reader_is_bounded(server: Serving) -> None:
+    import psutil
+
+    session = await server.session("talkative")
+    await server.say(session, "10000")
+    before = psutil.Process().memory_info().rss
+    stalled = []
+    try:
+        for _ in range(40):
+            stalled.append(stalled_reader(server, session))
+        await until(lambda: server.readers > 0, "the readers are there")
+        last = -1
+        while last != (now := psutil.Process().memory_info().rss):
+            last = now
+            await anyio.sleep(0.3)
+        # The 400 MB they would like to have are not waiting here.
+        assert now - before < 100 * 1024 * 1024
+    finally:
+        for connection in stalled:
+            connection.close()
+
+
+async def test_closing_ends_streams_and_waits(server: Serving) -> None:
+    session = await server.session("forever")
+    run = await server.say(session, "go", wait=False)
+    async with (
+        sse_reader(server.client, "/stream") as frames,
+        connect(ws_url(server)) as reader,
+        anyio.create_task_group() as tasks,
+    ):
+        await anext(frames)
+        answers = []
+
+        async def wait(path: str) -> None:
+            answers.append(await server.client.get(path))
+
+        tasks.start_soon(wait, f"/runs/{run}/wait?timeout_s=60")
+        tasks.start_soon(wait, f"/sessions/{session}/events?cursor=0&limit=1000")
+        await until(lambda: len(answers) == 1, "the events are there")
+        seq = answers[0].json()["next_cursor"]
+        tasks.start_soon(wait, f"/sessions/{session}/events?cursor={seq}&wait_s=60")
+        await until(lambda: len(server.lifetime._scopes) == 4, "all four wait")
+        server.lifetime.close()
+        with anyio.fail_after(5):
+            async for _ in frames:
+                pass
+            async for _ in reader:
+                pass
+            assert reader.close_code == 1001
+    assert [answer.status_code for answer in answers] == [200, 503, 503]
+    assert answers[1].headers["Retry-After"] == "5"
+
+
+# --- WebSocket ------------------------------------------------------------------------------
+
+
+async def test_a_socket_reads_history_then_what_comes(server: Serving) -> None:
+    session = await server.session()
+    async with connect(ws_url(server, f"?sessionId={session}")) as reader:
+        first = await receive(reader)
+        assert first["type"] == "event"
+        assert first["cursor"] == "1"
+        assert first["event"]["event_type"] == "session.created"
+        assert await receive(reader) == {"type": "caught_up", "cursor": "1"}
+        await server.say(session, "hello")
+        events = [first["event"]]
+        while events[-1]["event_type"] != "run.completed":
+            events.append((await receive(reader))["event"])
+    assert events == await server.events(session)
+    async with connect(ws_url(server, f"?sessionId={session}&cursor=3")) as reader:
+        assert (await receive(reader))["event"]["seq"] == 4
+
+
+async def test_ways_to_show_a_token(tmp_path: Path) -> None:
+    async with serving(tmp_path, tokens=(TOKEN,)) as server:
+        await server.session()
+        async with connect(
+            ws_url(server), additional_headers={"Authorization": f"Bearer {TOKEN}"}
+        ) as reader:
+            assert (await receive(reader))["type"] == "event"
+        async with connect(ws_url(server), subprotocols=["other", f"bearer.{TOKEN}"]) as reader:  # type: ignore[list-item]
+            assert reader.subprotocol == f"bearer.{TOKEN}"
+            assert (await receive(reader))["type"] == "event"
+        async with connect(ws_url(server)) as reader:
+            await reader.send(json.dumps({"type": "auth", "token": TOKEN}))
+            assert (await receive(reader))["type"] == "event"
+
+
+@pytest.mark.parametrize(
+    "frame",
+    ['{"type": "auth", "token": "wrong"}', '{"type": "auth"}', '{"type": "hello"}', "[]", "7"],
+)
+async def test_a_wrong_first_frame_ends_the_socket(tmp_path: Path, frame: str) -> None:
+    async with serving(tmp_path, tokens=(TOKEN,)) as server:
+        async with connect(ws_url(server)) as reader:
+            await reader.send(frame)
+            await check_end(reader, "unauthorized", 4401)
+        assert server.readers == 0
+
+
+async def test_no_first_frame_ends_the_socket(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, tokens=(TOKEN,), auth_frame_s=0.05) as server,
+        connect(ws_url(server)) as reader,
+    ):
+        await check_end(reader, "unauthorized", 4401)
+
+
+async def check_end(reader: ClientConnection, code: str, close: int) -> None:
+    frame = await receive(reader)
+    assert frame["type"] == "error"
+    assert frame["error"]["code"] == code
+    with pytest.raises(ConnectionClosed) as closed:
+        await receive(reader)
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (close, code)
+
+
+async def test_socket_errors_are_frames_then_a_close(server: Serving) -> None:
+    session = await server.session()
+    for query, code, close in [
+        ("?sessionId=ses_none", "not_found", 4404),
+        (f"?sessionId={session}&cursor=99", "cursor_ahead", 4409),
+        (f"?sessionId={session}&cursor=x", "invalid_request", 4400),
+        ("?nonsense=1", "invalid_request", 4400),
+    ]:
+        async with connect(ws_url(server, query)) as reader:
+            await check_end(reader, code, close)
+
+
+async def test_what_a_reader_says_is_ignored_and_does_not_pile_up(server: Serving) -> None:
+    session = await server.session()
+    async with connect(ws_url(server, f"?sessionId={session}")) as reader:
+        await receive(reader)
+        for _ in range(200):
+            await reader.send("x" * 1000)
+        await reader.send(b"\x00\xff")
+        await server.say(session, "hello")
+        assert (await receive(reader))["type"] in ("caught_up", "event")
+    async with connect(ws_url(server)) as reader:
+        await reader.send("x" * 100_000)
+        with pytest.raises(ConnectionClosed), anyio.fail_after(10):
+            async for _ in reader:
+                pass
+        assert reader.close_code == 1009
