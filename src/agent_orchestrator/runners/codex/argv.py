@@ -1,0 +1,75 @@
+"""The command line of ``codex exec``, as a pure function."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+Sandbox = Literal["read-only", "workspace-write", "danger-full-access"]
+
+_THREAD_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+
+
+def is_thread_id(text: str) -> bool:
+    """Tell whether a thread id can be handed to codex: one that begins with ``-`` is an option."""
+    return _THREAD_ID.fullmatch(text) is not None
+
+
+def exec_argv(
+    program: str,
+    *,
+    cwd: str,
+    extra_args: Sequence[str] = (),
+    profile: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    sandbox: Sandbox | None = None,
+    model: str | None = None,
+    resume: str | None = None,
+) -> tuple[str, ...]:
+    """Return the arguments that run one turn with the prompt on stdin.
+
+    The prompt goes by stdin and never stands here: an argument ends at 131,071 bytes, everyone on
+    the machine can read it, and one that is ``resume`` or begins with ``-`` means something else.
+    Codex 0.169 takes ``-C`` and ``-s`` before ``resume`` only, and without ``--disable
+    unbounded_connection_retries`` it waits for ever for a model server that cannot be reached.
+
+    :param extra_args: what the user wants said before the subcommand.
+    :param config: overrides of codex's configuration, by dotted key.
+    :param resume: the thread to go on with.
+    :raises ValueError: if ``resume`` is not a thread id.
+    """
+    argv = [program, *extra_args]
+    if profile is not None:
+        argv += ["--profile", profile]
+    for key, value in (config or {}).items():
+        argv += ["-c", f"{key}={toml_value(value)}"]
+    argv += ["exec", "--json", "--skip-git-repo-check"]
+    argv += ["--disable", "unbounded_connection_retries", "-C", cwd]
+    if sandbox is not None:
+        argv += ["-s", sandbox]
+    if model is not None:
+        argv.append(f"--model={model}")
+    if resume is not None:
+        if not is_thread_id(resume):
+            raise ValueError(f"not a thread id: {resume!r}")
+        argv += ["resume", resume]
+    argv.append("-")
+    return tuple(argv)
+
+
+def toml_value(value: Any) -> str:
+    """Return a value as TOML writes it inline.
+
+    :raises TypeError: if TOML cannot say it.
+    """
+    if isinstance(value, str):
+        # A TOML basic string is a JSON string but for DEL, which TOML wants escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, (bool, int, float)):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        pairs = (f"{toml_value(str(key))} = {toml_value(part)}" for key, part in value.items())
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(toml_value(part) for part in value) + "]"
+    raise TypeError(f"TOML cannot say {value!r}")

@@ -1,0 +1,107 @@
+"""What went wrong, from what codex said: the table from its words to our codes.
+
+All texts are those of codex 0.169.
+"""
+
+import re
+import signal
+from typing import Final
+
+_STATUS: Final = re.compile(r"unexpected status (\d{3})|last status: (\d{3})")
+
+_STATUS_CODES: Final = {
+    "401": "auth_failed",
+    "403": "auth_failed",
+    "402": "quota_exhausted",
+    "429": "rate_limited",
+}
+
+_TURN: Final = (
+    ("quota_exhausted", r"usage limit|quota exceeded|insufficient_quota|out of credits"),
+    ("context_exceeded", r"ran out of room|context window|context_length_exceeded"),
+    ("auth_failed", r"missing environment variable|incorrect api key|not logged in|unauthorized"),
+    ("rate_limited", r"rate limit|too many requests"),
+    # The connection, and not the server at its end, is what failed.
+    ("provider_unreachable", r"connection failed|error sending request|stream disconnected"),
+)
+
+_STARTUP: Final = (
+    ("thread_missing", r"no rollout found|thread/resume failed|no saved session found"),
+    ("auth_failed", r"not logged in|codex login"),
+    (
+        "invalid_config",
+        (
+            r"error loading|config\.toml|failed to load config|invalid value|unexpected argument"
+            r"|unknown (?:feature|variant|field|configuration)|unrecognized|model provider"
+            r"|not inside a trusted directory|no such file or directory|finding codex home"
+            r"|required mcp servers failed|read-only file system|permission denied"
+            r"|invalid (?:type|override|profile)|failed to parse"
+        ),
+    ),
+)
+
+_PLAIN: Final = re.compile(r"(?:^|\s)(?:Error|error|fatal)\b", re.MULTILINE)
+_LOG_LINE: Final = re.compile(r"\d{4}-\d\d-\d\dT\S+\s+(?:ERROR|WARN|INFO|DEBUG|TRACE)\s|WARNING: ")
+_BUSY: Final = "already has an active writer"
+
+
+def turn_failure(message: str) -> str:
+    """Return the code for the message of ``turn.failed``."""
+    found = _first(_TURN[:2], message)
+    status = _STATUS.search(message)
+    if found is None and status is not None:
+        return _STATUS_CODES.get(status[1] or status[2], "provider_error")
+    return found or _first(_TURN[2:], message) or "provider_error"
+
+
+def startup_failure(exit_code: int | None, stderr: str) -> tuple[str, str]:
+    """Return code and message for a codex that ended without ending its turn.
+
+    :param exit_code: negative for the signal that ended it.
+    """
+    said = error_text(stderr)
+    if exit_code is not None and exit_code < 0:
+        return "agent_crashed", _with(f"codex was killed by {_signal_name(-exit_code)}", said)
+    if exit_code == 101:  # Rust's exit code for a panic
+        return "agent_crashed", _with("codex panicked", said)
+    if exit_code == 2 and said:  # its command line parser's
+        return "invalid_config", said
+    if exit_code and said:
+        if is_busy(said):
+            return "provider_error", f"another process is using this thread: {said}"
+        if code := _first(_STARTUP, said):
+            return code, said
+    return "agent_crashed", _with(f"codex ended (exit code {exit_code}) in the middle of it", said)
+
+
+def is_busy(stderr: str) -> bool:
+    """Tell whether codex refused a thread because another process has it open.
+
+    The lock goes with its process, so that a killed one frees it within moments.
+    """
+    return _BUSY in stderr
+
+
+def error_text(stderr: str) -> str:
+    """Return what a person should read of codex's stderr: its error without logs and warnings."""
+    lines = [line for line in stderr.splitlines() if not _LOG_LINE.match(line)]
+    text = "\n".join(lines).strip()
+    start = next((match.start() for match in _PLAIN.finditer(text)), 0)
+    return text[start:].strip()
+
+
+def _first(table: tuple[tuple[str, str], ...], message: str) -> str | None:
+    return next(
+        (code for code, pattern in table if re.search(pattern, message, re.IGNORECASE)), None
+    )
+
+
+def _with(text: str, said: str) -> str:
+    return f"{text}: {said}" if said else text
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

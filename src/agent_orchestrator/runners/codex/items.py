@@ -1,0 +1,165 @@
+"""The items of ``codex exec --json``, read as tools: what was asked, and what came of it.
+
+Shapes are those of codex 0.169. A field that has no place in an event's data goes to ``extra``.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from attrs import frozen
+
+_MAX_DEPTH: Final = 32
+"""Beyond it a value is kept as its JSON text: encoders recurse."""
+
+_STATUSES: Final = ("completed", "failed", "declined")
+
+JsonObject = Mapping[str, Any]
+
+
+class UnexpectedShape(Exception):
+    """A known item has a shape we do not know: its line is kept whole instead."""
+
+
+def _command(item: JsonObject) -> dict[str, Any]:
+    return {"kind": "command", "name": "shell", "input": {"command": text(item.get("command"))}}
+
+
+def _command_result(item: JsonObject) -> dict[str, Any]:
+    data: dict[str, Any] = {"output": text(item.get("aggregated_output"))}
+    if item.get("exit_code") is not None:
+        data["exit_code"] = item["exit_code"]
+    return data | extra(item, "command", "aggregated_output", "exit_code")
+
+
+def _mcp(item: JsonObject) -> dict[str, Any]:
+    arguments = item.get("arguments")
+    return {
+        "kind": "mcp",
+        "name": f"{text(item.get('server'))}.{text(item.get('tool'))}",
+        "input": arguments if isinstance(arguments, dict) else {"arguments": arguments},
+    }
+
+
+def _mcp_result(item: JsonObject) -> dict[str, Any]:
+    """``result`` is there when it says more than the text in ``output``."""
+    result, error = item.get("result"), item.get("error")
+    content = a_list(result.get("content")) if isinstance(result, dict) else []
+    texts = [text(an_object(part).get("text")) for part in content if _is_text(part)]
+    data: dict[str, Any] = {"output": "\n".join(texts)}
+    if error is not None:
+        data["error"] = text(error.get("message") if isinstance(error, dict) else error)
+    if isinstance(result, dict):
+        more = {name for name, value in result.items() if name != "content" and value is not None}
+        if more or len(texts) < len(content):
+            data["result"] = result
+    elif result is not None:
+        data["result"] = result
+    return data | extra(item, "server", "tool", "arguments", "result", "error")
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and set(part) <= {"type", "text"} and part.get("type") == "text"
+
+
+def _search(item: JsonObject) -> dict[str, Any]:
+    # The line has the key "id" twice, item_N and ws_…; the parser keeps the second, in both lines.
+    query = {"query": text(item.get("query")), "action": item.get("action")}
+    return {"kind": "web_search", "name": "web_search", "input": query}
+
+
+def _search_result(item: JsonObject) -> dict[str, Any]:
+    return {"output": "", **extra(item, "query", "action")}
+
+
+def _agent(item: JsonObject) -> dict[str, Any]:
+    names = ("prompt", "receiver_thread_ids", "sender_thread_id")
+    asked = {name: item.get(name) for name in names}
+    return {"kind": "agent", "name": text(item.get("tool")), "input": asked}
+
+
+def _agent_result(item: JsonObject) -> dict[str, Any]:
+    states = item.get("agents_states")
+    messages = [
+        text(an_object(state).get("message"))
+        for state in (states.values() if isinstance(states, dict) else ())
+    ]
+    known = ("tool", "prompt", "receiver_thread_ids", "sender_thread_id", "agents_states")
+    return {
+        "output": "\n".join(message for message in messages if message),
+        "result": {"agents_states": states},
+        **extra(item, *known),
+    }
+
+
+@frozen
+class Tool:
+    """How the items of one type are read: the part of a call, and the part of its end."""
+
+    call: Callable[[JsonObject], dict[str, Any]]
+    outcome: Callable[[JsonObject], dict[str, Any]]
+
+
+TOOLS: Final = {
+    "command_execution": Tool(_command, _command_result),
+    "mcp_tool_call": Tool(_mcp, _mcp_result),
+    "web_search": Tool(_search, _search_result),
+    "collab_tool_call": Tool(_agent, _agent_result),
+}
+
+
+def extra(item: JsonObject, *known: str) -> dict[str, Any]:
+    """Return what the item says beyond the known fields, under the one name for that."""
+    rest = {name: value for name, value in item.items() if name not in {"id", "type", *known}}
+    if rest.get("status") in _STATUSES:
+        del rest["status"]
+    return {"extra": rest} if rest else {}
+
+
+def item_id(item: JsonObject) -> str:
+    """Return the id that its events share; unique within one process of codex."""
+    return text(item.get("id"))
+
+
+def status_of(item: JsonObject) -> str:
+    """Return how a tool ended. One without a status has none to fail with; a new one did not work."""
+    status = item.get("status", "completed")
+    return status if status in _STATUSES else "failed"
+
+
+def text(value: Any) -> str:
+    """Return a text as it is, nothing as no text, and anything else as its JSON."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value)
+
+
+def an_object(value: Any) -> JsonObject:
+    """Return the value.
+
+    :raises UnexpectedShape: if it is no object.
+    """
+    if not isinstance(value, Mapping):
+        raise UnexpectedShape
+    return value
+
+
+def a_list(value: Any) -> Sequence[Any]:
+    """Return the value.
+
+    :raises UnexpectedShape: if it is no list.
+    """
+    if not isinstance(value, list):
+        raise UnexpectedShape
+    return value
+
+
+def shallow(value: Any, depth: int = 0) -> Any:
+    """Return the value with whatever lies too deep replaced by its JSON text."""
+    if isinstance(value, (Mapping, list)) and depth >= _MAX_DEPTH:
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        return {key: shallow(part, depth + 1) for key, part in value.items()}
+    if isinstance(value, list):
+        return [shallow(part, depth + 1) for part in value]
+    return value

@@ -1,0 +1,182 @@
+"""Whether codex could work now: installed, executable, logged in, configured as told."""
+
+import json
+import os
+import subprocess
+import tomllib
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from agent_orchestrator.ports import Availability
+from agent_orchestrator.runners.codex.locate import NotInstalled, locate
+
+_VERSION_TIMEOUT = 10.0
+"""Seconds ``--version`` may take; the native binary takes 0.01, the wrapper 0.1."""
+
+_BANNER = "codex-cli "
+
+
+def home_of(env: Mapping[str, str]) -> Path:
+    """Return codex's home as codex finds it."""
+    return Path(env.get("CODEX_HOME") or Path(env.get("HOME") or Path.home(), ".codex"))
+
+
+def profile_warning(profile: str | None, env: Mapping[str, str]) -> str | None:
+    """Return what to tell of a profile that codex 0.169 would silently go without."""
+    if profile is None:
+        return None
+    file = home_of(env) / f"{profile}.config.toml"
+    if file.is_file():
+        return None
+    return f"codex ignores the profile {profile!r}: there is no file {file}"
+
+
+@define
+class Probe:
+    """Looks at a command; remembers the version of each program as long as the file is the same."""
+
+    _versions: dict[tuple[Path, int], str | None] = field(factory=dict, init=False)
+
+    def __call__(
+        self,
+        command: str,
+        env: Mapping[str, str],
+        *,
+        profile: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        extra_args: Sequence[str] = (),
+    ) -> Availability:
+        """Tell whether a run could start. Blocks for some milliseconds the first time."""
+        try:
+            program = locate(command, env)
+            version = self._version(program, env)
+        except NotInstalled as problem:
+            return Availability(available=False, reason=str(problem))
+        if version is None:
+            # Not codex as we know it: how it logs in is its own business.
+            return Availability(available=True, reason=profile_warning(profile, env))
+        settings, unreadable = _settings(home_of(env), profile)
+        for key, value in {**(config or {}), **_overrides(extra_args)}.items():
+            _put(settings, key.split("."), value)
+        login = _login_problem(settings, env)
+        if login and not unreadable and "--oss" not in extra_args:
+            return Availability(available=False, reason=login, version=version)
+        reason = unreadable or profile_warning(profile, env)
+        return Availability(available=True, reason=reason, version=version)
+
+    def _version(self, program: Path, env: Mapping[str, str]) -> str | None:
+        key = program, program.stat().st_mtime_ns
+        if key not in self._versions:
+            self._versions[key] = _ask_version(program, env)
+        return self._versions[key]
+
+
+def _ask_version(program: Path, env: Mapping[str, str]) -> str | None:
+    """Return codex's version, or None when the program does not say it is codex."""
+    try:
+        answer = subprocess.run(
+            [str(program), "--version"],
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_VERSION_TIMEOUT,
+            check=False,
+        )
+    except OSError as error:
+        raise NotInstalled(f"{program} cannot be run: {error.strerror}") from error
+    except subprocess.TimeoutExpired:
+        return None
+    text = answer.stdout.decode("utf-8", "replace").strip()
+    return text.removeprefix(_BANNER) if text.startswith(_BANNER) else None
+
+
+# --- is somebody logged in ------------------------------------------------------------------
+
+
+def _login_problem(settings: Mapping[str, Any], env: Mapping[str, str]) -> str | None:
+    name = settings.get("model_provider", "openai")
+    providers = settings.get("model_providers")
+    provider = providers.get(name) if isinstance(providers, dict) else None
+    if isinstance(provider, dict) and not provider.get("requires_openai_auth"):
+        key = provider.get("env_key")
+        if isinstance(key, str) and not env.get(key):
+            return (
+                f"codex's model provider {name!r} wants the environment variable {key}; "
+                "it is not set"
+            )
+        return None
+    if name != "openai" and not isinstance(provider, dict):
+        return None  # another built-in one, such as ollama
+    if env.get("CODEX_API_KEY"):
+        return None
+    if settings.get("cli_auth_credentials_store", "file") != "file":
+        return None  # in a keyring, where only codex looks
+    if _has_credentials(home_of(env) / "auth.json"):
+        return None
+    return "codex is not logged in: run `codex login`, or set CODEX_API_KEY"
+
+
+def _has_credentials(file: Path) -> bool:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    names = ("OPENAI_API_KEY", "tokens", "personal_access_token", "agent_identity")
+    return isinstance(content, dict) and any(content.get(name) for name in names)
+
+
+def _settings(home: Path, profile: str | None) -> tuple[dict[str, Any], str | None]:
+    """Return the settings of the config file with the profile's over them, and what is wrong."""
+    settings: dict[str, Any] = {}
+    for name in ("config.toml", *([f"{profile}.config.toml"] if profile else ())):
+        try:
+            layer = tomllib.loads((home / name).read_text())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            return settings, f"codex cannot read {home / name}: {error}"
+        _merge(settings, layer)
+    return settings, None
+
+
+def _merge(settings: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, dict) and isinstance(settings.get(key), dict):
+            _merge(settings[key], value)
+        else:
+            settings[key] = value
+
+
+def _overrides(extra_args: Sequence[str]) -> dict[str, Any]:
+    """Return what ``-c KEY=VALUE`` among the arguments sets; a value that is not TOML is text."""
+    found: dict[str, Any] = {}
+    for option, pair in pairwise(extra_args):
+        if option in ("-c", "--config") and "=" in pair:
+            key, _, text = pair.partition("=")
+            try:
+                found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+            except tomllib.TOMLDecodeError:
+                found[key.strip()] = text.strip()
+    return found
+
+
+def _put(settings: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for key in path[:-1]:
+        inner = settings.get(key)
+        if not isinstance(inner, dict):
+            settings[key] = inner = {}
+        settings = inner
+    settings[path[-1]] = value
+
+
+def environment(env: Mapping[str, str], home: str | None) -> dict[str, str]:
+    """Return the environment codex gets.
+
+    RUST_BACKTRACE is off, because with it codex 0.169 puts backtraces into what it tells.
+    """
+    own = {"CODEX_HOME": os.path.abspath(Path(home).expanduser())} if home else {}  # noqa: PTH100
+    return {**env, "RUST_BACKTRACE": "0", **own}

@@ -1,0 +1,241 @@
+"""Running one turn with ``codex exec``: a process for each run, the prompt on its stdin."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import anyio
+import anyio.to_thread
+from attrs import field, frozen, validators
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import Invocation, Usage
+from agent_orchestrator.ports import Availability, Outcome, RunContext
+from agent_orchestrator.runners.codex.argv import Sandbox, exec_argv, is_thread_id
+from agent_orchestrator.runners.codex.failures import is_busy, startup_failure, turn_failure
+from agent_orchestrator.runners.codex.locate import NotInstalled, locate
+from agent_orchestrator.runners.codex.parser import AgentEvent, ExecParser
+from agent_orchestrator.runners.codex.probe import Probe, environment, profile_warning
+from agent_orchestrator.runners.process import AgentProcess, agent_process
+
+_BUSY_DELAYS: Final = (0.1, 0.2, 0.4, 0.8)
+"""Seconds before each new try of a thread that another process has open: the lock of one that was
+just killed is free within moments (codex 0.169)."""
+
+_EXIT_GRACE: Final = 30.0
+"""Seconds codex has to exit once it has said how the turn ended; it takes milliseconds."""
+
+
+class _ThreadMissing(Exception):
+    """The thread to resume is not there, and the prompt has not reached a model."""
+
+
+@frozen
+class _Ended:
+    """How a codex process ended."""
+
+    parser: ExecParser
+    exit_code: int | None
+    stderr: str
+
+
+@frozen(kw_only=True, eq=False)
+class CodexExecRunner:
+    """Runs each message as one ``codex exec``, going on with the session's thread.
+
+    :param name: the provider's name.
+    :param command: codex: a path, or a name on the PATH. The native binary behind the npm wrapper
+        is started directly.
+    :param home: its CODEX_HOME; the environment's own, or ``~/.codex``, without one.
+    :param profile: its ``--profile``.
+    :param extra_args: arguments before the subcommand.
+    :param sandbox: what commands may do; codex's configuration decides without one.
+    :param model: the model, unless the run asks for another.
+    :param on_missing_thread: what to do when codex has lost the session's thread: go on in a new
+        one, which then replaces it, or fail with ``thread_missing``.
+    :param config: overrides of codex's configuration, by dotted key.
+    """
+
+    name: str = "codex"
+    command: str = "codex"
+    home: str | None = None
+    profile: str | None = None
+    extra_args: Sequence[str] = field(default=(), converter=tuple)
+    sandbox: Sandbox | None = field(
+        default=None,
+        validator=validators.optional(
+            validators.in_(("read-only", "workspace-write", "danger-full-access"))
+        ),
+    )
+    model: str | None = None
+    on_missing_thread: Literal["fail", "fresh"] = field(
+        default="fresh", validator=validators.in_(("fail", "fresh"))
+    )
+    config: Mapping[str, Any] = field(factory=dict)
+    _probe: Probe = field(factory=Probe, init=False, repr=False)
+
+    async def probe(self) -> Availability:
+        """Look, in the environment of this process, whether codex is there and logged in."""
+        return await anyio.to_thread.run_sync(self._look)
+
+    def _look(self) -> Availability:
+        return self._probe(
+            self.command,
+            environment(os.environ, self.home),
+            profile=self.profile,
+            config=self.config,
+            extra_args=self.extra_args,
+        )
+
+    async def run(self, context: RunContext) -> Outcome:
+        """Run the turn.
+
+        :raises AgentFailed: if codex cannot be started, fails, or ends before its turn does.
+        """
+        env = environment(context.env, self.home)
+        program, warning = await anyio.to_thread.run_sync(self._prepare, context.session.cwd, env)
+        if warning is not None:
+            await context.emit(EventType.RUN_ERROR, {"message": warning, "code": "invalid_config"})
+        if context.thread is None:
+            return await self._turn(context, program, env, None)
+        try:
+            return await self._turn(context, program, env, context.thread.id)
+        except _ThreadMissing as missing:
+            if self.on_missing_thread == "fail":
+                raise AgentFailed("thread_missing", str(missing)) from None
+            note = f"the thread is gone, a new one is begun: {missing}"
+        await context.emit(EventType.RUN_ERROR, {"message": note, "code": "thread_missing"})
+        return await self._turn(context, program, env, None)
+
+    def _prepare(self, cwd: str, env: Mapping[str, str]) -> tuple[Path, str | None]:
+        if not Path(cwd).is_dir():
+            raise AgentFailed("invalid_config", f"cwd {cwd} does not exist")
+        try:
+            program = locate(self.command, env)
+        except NotInstalled as problem:
+            raise AgentFailed("provider_unavailable", str(problem)) from problem
+        return program, profile_warning(self.profile, env)
+
+    async def _turn(
+        self, context: RunContext, program: Path, env: Mapping[str, str], resume: str | None
+    ) -> Outcome:
+        """Run codex until it has the thread, and say how its turn ended."""
+        if resume is not None and not is_thread_id(resume):
+            raise _ThreadMissing(f"{resume!r} is not a thread id")
+        ended = await self._process(context, program, env, resume)
+        for delay in _BUSY_DELAYS:
+            if ended.parser.thread_id is not None or not is_busy(ended.stderr):
+                break
+            await anyio.sleep(delay)
+            ended = await self._process(context, program, env, resume)
+        return await self._conclude(context, ended, resume)
+
+    async def _process(
+        self, context: RunContext, program: Path, env: Mapping[str, str], resume: str | None
+    ) -> _Ended:
+        argv = exec_argv(
+            str(program),
+            cwd=context.session.cwd,
+            extra_args=self.extra_args,
+            profile=self.profile,
+            config=self.config,
+            sandbox=self.sandbox,
+            model=context.model or self.model,
+            resume=resume,
+        )
+        invocation = Invocation(
+            self.command, argv, context.session.cwd, self.profile, tuple(self.extra_args)
+        )
+        parser = ExecParser()
+        exit_code = None
+        async with agent_process(
+            argv, cwd=context.session.cwd, env=env, stdin=_stdin(context.prompt)
+        ) as process:
+            await context.report_process(process.pid, invocation)
+            try:
+                exit_code = await self._follow(context, process, parser, resume)
+            finally:
+                context.note_stderr(process.stderr_tail)
+        await _emit(context, parser.finish())
+        return _Ended(parser, exit_code, process.stderr_tail)
+
+    async def _follow(
+        self, context: RunContext, process: AgentProcess, parser: ExecParser, resume: str | None
+    ) -> int | None:
+        """Record what codex prints as it comes; return its exit code, None if it had to be ended.
+
+        Codex 0.169 names the thread once it has read the prompt, and then asks the model.
+        """
+        delivered = False
+        with anyio.CancelScope() as patience:
+            async for line in process.lines():
+                events = parser.feed(line)
+                if parser.thread_id is not None and not delivered:
+                    delivered = True
+                    await context.delivered()
+                    await self._take_thread(context, parser.thread_id, resume)
+                await _emit(context, events)
+                if parser.ended:
+                    patience.deadline = anyio.current_time() + _EXIT_GRACE
+            return await process.wait()
+        return None
+
+    async def _take_thread(self, context: RunContext, thread_id: str, resume: str | None) -> None:
+        """Record the thread codex is in, which must be the one it was to resume.
+
+        Codex 0.169 answers a resume of an id it takes for an unknown name with a new thread.
+        """
+        if not is_thread_id(thread_id):
+            raise AgentFailed("provider_error", f"codex names an impossible thread: {thread_id!r}")
+        if resume is not None and thread_id != resume:
+            note = f"codex was to go on with thread {resume} and began thread {thread_id}"
+            if self.on_missing_thread == "fail":
+                raise AgentFailed("thread_missing", note)
+            await context.emit(EventType.RUN_ERROR, {"message": note, "code": "thread_missing"})
+        await context.set_thread(thread_id)
+
+    async def _conclude(self, context: RunContext, ended: _Ended, resume: str | None) -> Outcome:
+        parser = ended.parser
+        if parser.totals is not None and parser.thread_id is not None:
+            before: Mapping[str, Any] = {}
+            if context.thread is not None and context.thread.id == parser.thread_id:
+                before = context.thread.state.get("usage") or {}
+            await context.report_usage(usage_between(before, parser.totals))
+            await context.set_thread(parser.thread_id, {"usage": parser.totals})
+        if parser.failure is not None:
+            code = turn_failure(parser.failure)
+            raise AgentFailed(code, parser.failure, exit_code=ended.exit_code)
+        if parser.completed:
+            return Outcome(parser.last_message or "", ended.exit_code)
+        code, message = startup_failure(ended.exit_code, ended.stderr)
+        if code == "thread_missing" and resume is not None and parser.thread_id is None:
+            raise _ThreadMissing(message)
+        raise AgentFailed(code, message, exit_code=ended.exit_code)
+
+
+def usage_between(before: Mapping[str, Any], totals: Mapping[str, int]) -> Usage:
+    """Return what a run used, from the thread's token counts before and after it.
+
+    Codex 0.169 counts over the whole thread, all its turns together. Counts that went down belong
+    to another count, and are taken as they are.
+    """
+    names = ("input_tokens", "cached_input_tokens", "output_tokens")
+    used = [totals.get(name, 0) - before.get(name, 0) for name in names]
+    if min(used) < 0:
+        used = [totals.get(name, 0) for name in names]
+    return Usage(*used)
+
+
+def _stdin(prompt: str) -> bytes:
+    """Return the bytes that make codex see this prompt.
+
+    Codex 0.169 drops a byte order mark at the beginning of its stdin.
+    """
+    return (prompt if prompt[:1] != "\ufeff" else f"\ufeff{prompt}").encode()
+
+
+async def _emit(context: RunContext, events: Sequence[AgentEvent]) -> None:
+    for event in events:
+        await context.emit(event.event_type, event.data)

@@ -1,0 +1,43 @@
+"""Fixtures for tests that run the real codex against the local model server."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from model_server import ModelServer, write_codex_home
+
+PINNED = Path(__file__).parent.parent / "node_modules" / ".bin" / "codex"
+
+
+@pytest.fixture(scope="session")
+def codex() -> str:
+    """The codex to test with: the pinned one, else a named one, else one on the PATH."""
+    named = os.environ.get("AGENT_ORCHESTRATOR_CODEX")
+    found = str(PINNED) if PINNED.exists() else named or shutil.which("codex")
+    if found is None:
+        reason = f"codex is not there: run `npm ci --prefix {PINNED.parents[2]}`"
+        if os.environ.get("REQUIRE_REAL_AGENTS") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+@pytest.fixture
+def models() -> Iterator[ModelServer]:
+    with ModelServer() as server:
+        yield server
+
+
+@pytest.fixture
+def home(tmp_path: Path, models: ModelServer) -> Path:
+    """A codex home whose model is the local server."""
+    return write_codex_home(tmp_path / "home", models.port)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    path = tmp_path / "workspace"
+    path.mkdir()
+    return path

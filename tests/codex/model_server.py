@@ -1,0 +1,513 @@
+"""A local model server that codex can be pointed at: the Responses protocol, played from a script.
+
+What the "model" does is written in the prompt itself, one step a line; the server keeps no state
+between requests, so that killed and resumed turns work as with a real one. Steps:
+
+======================== =====================================================================
+``say TEXT``             a message
+``note TEXT``            a message of the commentary phase (a preamble)
+``big N``                a message of N characters
+``reason TEXT``          a summary of reasoning
+``search QUERY``         a web search
+``shell COMMAND``        run a command and wait for its end
+``background COMMAND``   run a command and go on after a quarter of a second
+``add PATH TEXT``        add a file
+``update PATH OLD -> NEW``  replace a one-line file's line
+``delete PATH``          delete a file
+``plan [x] A; [>] B; [ ] C``  set the plan (done, under way, to do)
+``mcp SERVER.TOOL JSON`` call a tool of an MCP server
+``relay``                say what the last tool answered
+``& STEP``               do this in the same answer as the step before (parallel calls)
+``slow SECONDS``         wait before answering on
+``hang``                 never answer
+``disconnect``           break the connection in the middle of the answer
+``http STATUS [TEXT]``   refuse the request with this status
+``usage_limit``          refuse it as a ChatGPT plan does whose limit is reached
+``fail CODE [TEXT]``     end the answer with ``response.failed`` and this error code
+``usage IN CACHED OUT``  what each later answer of this turn says it used (100 0 10 without it)
+======================== =====================================================================
+
+A prompt with any line that is none of these is plain text and is answered with
+``got N characters, sha256 H``. Every request is recorded in :attr:`ModelServer.requests`.
+
+In a test: ``with ModelServer() as server: write_codex_home(home, server.port)``, then run codex with
+the variables of ``codex_env(home)`` in its environment. By hand: ``python model_server.py`` prints
+the port and serves until its stdin ends; ``python model_server.py HOME`` also makes a codex home.
+"""
+
+import contextlib
+import hashlib
+import json
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
+
+import attrs
+
+FAKE_KEY = "fake-key-1234"
+
+
+def codex_env(home: Path) -> dict[str, str]:
+    """Return the variables that make codex use this home and its model.
+
+    HOME is another too: codex runs commands in login shells, and what the real home's profile does
+    there (pyenv takes a lock that a killed shell leaves behind) is no part of a test. And TMPDIR is,
+    because codex 0.169 makes no helper programs in a home under it, and cannot run commands in its
+    sandbox without them.
+    """
+    own = {"CODEX_HOME": str(home), "HOME": str(home), "TMPDIR": str(home / "tmp")}
+    return {**own, "FAKE_KEY": FAKE_KEY}
+
+
+CONFIG = """\
+model = {model}
+model_provider = "local"
+
+[model_providers.local]
+name = "local"
+base_url = "http://127.0.0.1:{port}/v1"
+wire_api = "responses"
+env_key = "FAKE_KEY"
+{retries}
+[tools.update_plan]
+enabled = true
+"""
+
+
+def write_codex_home(
+    home: Path, port: int, *, model: str = "gpt-5.5", retries: int | None = 0, extra: str = ""
+) -> Path:
+    """Make a codex home whose model is at this port.
+
+    :param retries: how often codex tries a request again; its own default with None.
+    :param extra: what else its configuration holds.
+    """
+    home.joinpath("tmp").mkdir(parents=True, exist_ok=True)
+    limits = f"request_max_retries = {retries}\nstream_max_retries = {retries}\n"
+    config = CONFIG.format(
+        model=json.dumps(model), port=port, retries="" if retries is None else limits
+    )
+    (home / "config.toml").write_text(config + extra)
+    return home
+
+
+def acknowledgement(text: str) -> str:
+    """Return what the model says to a prompt that is not a script."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"got {len(text)} characters, sha256 {digest}"
+
+
+# --- the script -----------------------------------------------------------------------------
+
+CALLS = frozenset({"shell", "background", "add", "update", "delete", "plan", "mcp"})
+"""Steps that end an answer: the model hears of their result in the next request."""
+
+ENDS = frozenset({"hang", "disconnect", "http", "usage_limit", "fail"})
+OTHERS = frozenset({"say", "note", "big", "reason", "search", "relay", "slow", "usage"})
+
+
+@attrs.frozen
+class Step:
+    verb: str
+    rest: str
+    joined: bool
+
+
+def parse_script(text: str) -> list[Step]:
+    """Return the steps of a prompt; one that is plain text is a message that acknowledges it."""
+    steps = []
+    for line in text.strip("\n").split("\n"):
+        joined = line.startswith("& ")
+        verb, _, rest = line.removeprefix("& ").partition(" ")
+        if verb not in CALLS | ENDS | OTHERS:
+            return [Step("say", acknowledgement(text), joined=False)]
+        steps.append(Step(verb, rest, joined))
+    return steps
+
+
+def answers_of(steps: list[Step]) -> list[list[Step]]:
+    """Divide a script into the answers it takes: each ends with a call (or several in parallel)."""
+    answers: list[list[Step]] = [[]]
+    for step in steps:
+        if not step.joined and any(earlier.verb in CALLS for earlier in answers[-1]):
+            answers.append([])
+        answers[-1].append(step)
+    if any(step.verb in CALLS for step in answers[-1]):
+        answers.append([Step("say", "done", joined=False)])
+    return answers
+
+
+def _call(call_id: str, name: str, arguments: dict[str, Any], **more: str) -> dict[str, Any]:
+    return {
+        "type": "function_call",
+        "call_id": call_id,
+        "name": name,
+        "arguments": json.dumps(arguments),
+        **more,
+    }
+
+
+def _patch(call_id: str, body: str) -> dict[str, Any]:
+    patch = f"*** Begin Patch\n{body}\n*** End Patch\n"
+    return {"type": "custom_tool_call", "call_id": call_id, "name": "apply_patch", "input": patch}
+
+
+def _message(item_id: str, text: str, **more: str) -> dict[str, Any]:
+    content = [{"type": "output_text", "text": text}]
+    return {"type": "message", "role": "assistant", "id": item_id, "content": content, **more}
+
+
+_MARKS = {"x": "completed", ">": "in_progress", " ": "pending"}
+
+
+def _plan(text: str) -> list[dict[str, str]]:
+    parts = [part.strip() for part in text.split(";")]
+    return [{"step": part[4:], "status": _MARKS[part[1]]} for part in parts]
+
+
+def item_of(step: Step, item_id: str, turn: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the output item a step makes; None for one that makes none."""
+    match step.verb:
+        case "say":
+            return _message(item_id, step.rest)
+        case "note":
+            return _message(item_id, step.rest, phase="commentary")
+        case "big":
+            return _message(item_id, "0123456789abcdef" * (int(step.rest) // 16))
+        case "relay":
+            return _message(item_id, _last_output(turn))
+        case "reason":
+            summary = [{"type": "summary_text", "text": step.rest}]
+            return {"type": "reasoning", "id": item_id, "summary": summary}
+        case "search":
+            action = {"type": "search", "query": step.rest}
+            return {
+                "type": "web_search_call",
+                "id": item_id,
+                "status": "completed",
+                "action": action,
+            }
+        case "shell":
+            # Codex caps the wait for a command at 30 s.
+            arguments = {"cmd": step.rest, "yield_time_ms": 30_000}
+            return _call(item_id, "exec_command", arguments)
+        case "background":
+            return _call(item_id, "exec_command", {"cmd": step.rest, "yield_time_ms": 250})
+        case "add":
+            path, _, text = step.rest.partition(" ")
+            return _patch(item_id, f"*** Add File: {path}\n+{text}")
+        case "update":
+            path, _, change = step.rest.partition(" ")
+            old, _, new = change.partition(" -> ")
+            return _patch(item_id, f"*** Update File: {path}\n@@\n-{old}\n+{new}")
+        case "delete":
+            return _patch(item_id, f"*** Delete File: {step.rest}")
+        case "plan":
+            return _call(item_id, "update_plan", {"plan": _plan(step.rest)})
+        case "mcp":
+            target, _, arguments = step.rest.partition(" ")
+            server, _, tool = target.partition(".")
+            namespace = f"mcp__{server}"
+            return _call(item_id, tool, json.loads(arguments or "{}"), namespace=namespace)
+    return None
+
+
+def _last_output(turn: list[dict[str, Any]]) -> str:
+    for item in reversed(turn):
+        if item.get("type", "").endswith("_output"):
+            output = item.get("output")
+            return output if isinstance(output, str) else json.dumps(output)
+    return ""
+
+
+# --- the request ----------------------------------------------------------------------------
+
+
+def _text_of(item: dict[str, Any]) -> str:
+    content = item.get("content", "")
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content)
+
+
+_OWN_TEXTS = ("<environment_context>", "<turn_aborted>", "# AGENTS.md", "<user_instructions>")
+"""How the user messages begin that codex writes itself."""
+
+
+@attrs.frozen
+class Request:
+    """What codex asked for once."""
+
+    thread_id: str | None
+    authorization: str | None
+    prompt: str
+    """The last message of the user."""
+    step: int
+    """How many answers this turn had before: 0 for the first request of a turn."""
+    body: dict[str, Any] = attrs.field(repr=False)
+
+    @property
+    def user_texts(self) -> list[str]:
+        """All messages of the user in the conversation, codex's own aside."""
+        return [text for _, text in _user_messages(self.body)]
+
+
+def _user_messages(body: dict[str, Any]) -> list[tuple[int, str]]:
+    found = []
+    for index, item in enumerate(body.get("input", [])):
+        if item.get("type", "message") == "message" and item.get("role") == "user":
+            text = _text_of(item)
+            if not text.startswith(_OWN_TEXTS):
+                found.append((index, text))
+    return found
+
+
+def _turn_of(body: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+    """Return the last message of the user and the items after it."""
+    messages = _user_messages(body)
+    if not messages:
+        return "", []
+    index, text = messages[-1]
+    return text, body["input"][index + 1 :]
+
+
+def _step_of(turn: list[dict[str, Any]]) -> int:
+    """Return how many answers with calls this turn had: their ids are ``call_<answer>_<n>``."""
+    ids = [item["call_id"] for item in turn if str(item.get("call_id")).startswith("call_")]
+    return max((int(call_id.split("_")[1]) + 1 for call_id in ids), default=0)
+
+
+# --- the server -----------------------------------------------------------------------------
+
+
+class Refused(Exception):
+    def __init__(self, status: int, error: dict[str, Any]) -> None:
+        super().__init__(status)
+        self.status = status
+        self.error = error
+
+
+class BrokenOff(Exception):
+    """The connection is to be cut here."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: "_Server"
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._send_json(200, {"models": []})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        prompt, turn = _turn_of(body)
+        step = _step_of(turn)
+        request = Request(
+            thread_id=self.headers.get("thread-id") or body.get("prompt_cache_key"),
+            authorization=self.headers.get("authorization"),
+            prompt=prompt,
+            step=step,
+            body=body,
+        )
+        self.server.record(request)
+        answers = answers_of(parse_script(prompt))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._answer(answers[min(step, len(answers) - 1)], answers, step, turn)
+
+    def _answer(
+        self,
+        steps: list[Step],
+        answers: list[list[Step]],
+        number: int,
+        turn: list[dict[str, Any]],
+    ) -> None:
+        usage = (100, 0, 10)
+        for step in [step for answer in answers[: number + 1] for step in answer]:
+            if step.verb == "usage":
+                first, second, third = step.rest.split()
+                usage = (int(first), int(second), int(third))
+        try:
+            self._refuse_if_asked(steps)
+            self._stream(steps, number, turn, usage)
+        except Refused as refusal:
+            self._send_json(refusal.status, {"error": refusal.error})
+        except BrokenOff:
+            self.close_connection = True
+
+    def _refuse_if_asked(self, steps: list[Step]) -> None:
+        for step in steps:
+            if step.verb == "http":
+                status, _, text = step.rest.partition(" ")
+                raise Refused(int(status), {"message": text or "scripted", "code": "scripted"})
+            if step.verb == "usage_limit":
+                error = {"type": "usage_limit_reached", "plan_type": "plus"}
+                raise Refused(429, {**error, "resets_at": 2_000_000_000})
+
+    def _stream(
+        self,
+        steps: list[Step],
+        number: int,
+        turn: list[dict[str, Any]],
+        usage: tuple[int, int, int],
+    ) -> None:
+        response_id = f"resp_{number}_{time.monotonic_ns()}"
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        self._event("response.created", {"response": {"id": response_id}})
+        for index, step in enumerate(steps):
+            if step.verb == "hang":
+                self._wait_for_end(None)
+                raise BrokenOff
+            if step.verb == "disconnect":
+                raise BrokenOff
+            if step.verb == "slow" and self._wait_for_end(float(step.rest)):
+                raise BrokenOff
+            if step.verb == "fail":
+                code, _, text = step.rest.partition(" ")
+                error = {"code": code, "message": text or "scripted"}
+                self._event("response.failed", {"response": {"id": response_id, "error": error}})
+                self._chunk(b"")
+                return
+            prefix = "call" if step.verb in CALLS else "item"
+            item = item_of(step, f"{prefix}_{number}_{index}", turn)
+            if item is not None:
+                self._event("response.output_item.done", {"output_index": index, "item": item})
+        tokens_in, cached, tokens_out = usage
+        counts = {
+            "input_tokens": tokens_in,
+            "input_tokens_details": {"cached_tokens": cached},
+            "output_tokens": tokens_out,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": tokens_in + tokens_out,
+        }
+        self._event("response.completed", {"response": {"id": response_id, "usage": counts}})
+        self._chunk(b"")
+
+    def _wait_for_end(self, seconds: float | None) -> bool:
+        """Wait; return True as soon as the other side is gone or the server stops."""
+        sources = [self.connection, self.server.stopping]
+        return bool(select.select(sources, [], [], seconds)[0])
+
+    def _event(self, kind: str, data: dict[str, Any]) -> None:
+        text = json.dumps({"type": kind, **data})
+        self._chunk(f"event: {kind}\ndata: {text}\n\n".encode())
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.wfile.flush()
+
+    def _send_json(self, status: int, value: Any) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, record: Callable[[Request], None]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.record = record
+        self.stopping, self._stop = socket.socketpair()
+        self._connections: set[socket.socket] = set()
+        self._workers: list[threading.Thread] = []
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        # Kept here, and not by the class above, so that the end can wait for every handler.
+        self._connections.add(request)
+        work = threading.Thread(target=self._serve_one, args=(request, client_address), daemon=True)
+        self._workers = [thread for thread in self._workers if thread.is_alive()] + [work]
+        work.start()
+
+    def _serve_one(self, request: socket.socket, client_address: Any) -> None:
+        try:
+            # A client that is killed resets its connection: that is what is being tested.
+            with contextlib.suppress(ConnectionError):
+                self.finish_request(request, client_address)
+        finally:
+            self._connections.discard(request)
+            self.shutdown_request(request)
+
+    def stop(self) -> None:
+        self._stop.close()
+        self.shutdown()
+        self.server_close()
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._workers:
+            thread.join(10)
+        self.stopping.close()
+
+
+class ModelServer:
+    """The server as a scope: it serves on 127.0.0.1 at :attr:`port` until the scope ends."""
+
+    def __init__(self) -> None:
+        self._arrivals = threading.Condition()
+        self._requests: list[Request] = []
+
+    def __enter__(self) -> Self:
+        self._server = _Server(self._record)
+        self.port: int = self._server.server_address[1]
+        # The interval bounds only how long the end of the scope takes.
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.stop()
+        self._thread.join()
+
+    def _record(self, request: Request) -> None:
+        with self._arrivals:
+            self._requests.append(request)
+            self._arrivals.notify_all()
+
+    @property
+    def requests(self) -> list[Request]:
+        """What was asked so far, in order."""
+        with self._arrivals:
+            return list(self._requests)
+
+    def wait_for(self, count: int, timeout: float = 20) -> list[Request]:
+        """Block until ``count`` requests have come (call it from a worker thread in async code)."""
+        with self._arrivals:
+            if not self._arrivals.wait_for(lambda: len(self._requests) >= count, timeout):
+                raise TimeoutError(f"{len(self._requests)} of {count} requests came")
+            return list(self._requests)
+
+
+@contextlib.contextmanager
+def closed_port() -> Iterator[int]:
+    """Give a port at which nobody answers: bound, so that no one else takes it, not listening."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+def main() -> None:
+    with ModelServer() as server:
+        if len(sys.argv) > 1:
+            write_codex_home(Path(sys.argv[1]), server.port)
+        print(server.port, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

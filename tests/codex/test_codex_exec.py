@@ -1,0 +1,600 @@
+"""The exec runner with the real codex against the local model server."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+from model_server import FAKE_KEY, acknowledgement, closed_port, codex_env, write_codex_home
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.model import Thread, Usage
+from agent_orchestrator.runners.codex import CodexExecRunner
+from agent_orchestrator.testing.runners import (
+    RecordingContext,
+    RunnerContract,
+    marked_processes,
+)
+
+pytestmark = [pytest.mark.anyio, pytest.mark.codex]
+
+UNKNOWN_THREAD = "01a202ef-619b-7890-a3fa-a04dce33eadb"
+
+
+@pytest.fixture
+def runner(codex, home):
+    return make_runner(codex, home)
+
+
+@pytest.fixture
+def record(home, workspace):
+    def make(prompt, *, own_env=None, **more):
+        env = {**codex_env(home), **(own_env or {})}
+        return RecordingContext(prompt, cwd=workspace, env=env, **more)
+
+    return make
+
+
+def make_runner(codex, home, **more):
+    more.setdefault("sandbox", "danger-full-access")
+    return CodexExecRunner(command=codex, home=str(home), **more)
+
+
+def of(context, event_type):
+    return [data for kind, data in context.events if kind == event_type]
+
+
+async def run(runner, context, seconds=30):
+    with anyio.fail_after(seconds):
+        return await runner.run(context)
+
+
+async def failing(runner, context, seconds=30):
+    with pytest.raises(AgentFailed) as caught:
+        await run(runner, context, seconds)
+    assert marked_processes(context.mark) == []
+    return caught.value
+
+
+class TestContract(RunnerContract):
+    succeeding, answer = "say hello", "hello"
+    lasting = "shell sleep 300"
+    failing, failure_code = "http 500", "provider_error"
+
+    @pytest.fixture(autouse=True)
+    def surroundings(self, codex, home, monkeypatch):
+        self.codex, self.home = codex, home
+        monkeypatch.setenv("FAKE_KEY", FAKE_KEY)
+
+    def make_runner(self):
+        return make_runner(self.codex, self.home)
+
+    def make_context(self, prompt, cwd):
+        return RecordingContext(prompt, cwd=cwd, env=codex_env(self.home))
+
+
+# --- turns ----------------------------------------------------------------------------------
+
+
+async def test_a_first_turn(runner, record, models, workspace):
+    context = record("say hello")
+    outcome = await run(runner, context)
+    assert (outcome.text, outcome.exit_code) == ("hello", 0)
+    assert context.events == [("agent.message", {"text": "hello", "item_id": "item_0"})]
+    assert context.calls.count("delivered") == 1
+    assert context.usage == Usage(100, 0, 10)
+    [request] = models.requests
+    assert request.thread_id == context.thread.id
+    assert request.authorization == f"Bearer {FAKE_KEY}"
+    assert context.invocation.cwd == str(workspace)
+    assert Path(context.invocation.argv[0]).name == "codex"
+    assert "codex-linux-" in context.invocation.argv[0]
+    assert "say hello" not in context.invocation.argv
+    assert marked_processes(context.mark) == []
+
+
+async def test_a_second_turn_goes_on_with_the_thread(runner, record, models):
+    first = record("usage 1000 400 50\nsay one")
+    await run(runner, first)
+    second = record("usage 30 20 7\nsay two", thread=first.thread)
+    outcome = await run(runner, second)
+    assert outcome.text == "two"
+    assert second.thread.id == first.thread.id
+    assert models.requests[-1].user_texts == [first.prompt, second.prompt]
+    assert models.requests[-1].thread_id == first.thread.id
+    assert (first.usage, second.usage) == (Usage(1000, 400, 50), Usage(30, 20, 7))
+    assert second.thread.state["usage"]["input_tokens"] == 1030
+
+
+async def test_the_last_message_is_the_result(runner, record):
+    context = record("note first I look\nshell true\nsay then I say")
+    assert (await run(runner, context)).text == "then I say"
+    assert [data["text"] for data in of(context, "agent.message")] == ["first I look", "then I say"]
+
+
+async def test_a_command(runner, record, workspace):
+    context = record("shell echo hi; pwd")
+    await run(runner, context)
+    command = {
+        "kind": "command",
+        "name": "shell",
+        "input": {"command": "/bin/bash -lc 'echo hi; pwd'"},
+    }
+    assert context.events[:2] == [
+        ("tool.started", {"tool_id": "item_0", **command}),
+        (
+            "tool.completed",
+            {
+                "tool_id": "item_0",
+                **command,
+                "status": "completed",
+                "output": f"hi\n{workspace}\n",
+                "exit_code": 0,
+            },
+        ),
+    ]
+
+
+async def test_a_failing_command_does_not_fail_the_run(runner, record):
+    context = record("shell echo oops >&2; exit 3\nsay so be it")
+    assert (await run(runner, context)).text == "so be it"
+    [done] = of(context, "tool.completed")
+    assert (done["status"], done["exit_code"], done["output"]) == ("failed", 3, "oops\n")
+
+
+async def test_commands_in_parallel(runner, record, workspace):
+    os.mkfifo(workspace / "gate")
+    context = record("shell cat gate; echo a\n& shell echo opened > gate; echo b")
+    await run(runner, context)
+    started = {data["tool_id"] for data in of(context, "tool.started")}
+    done = {data["tool_id"]: data["output"] for data in of(context, "tool.completed")}
+    assert started == set(done)
+    assert sorted(done.values()) == ["b\n", "opened\na\n"]
+
+
+async def test_a_command_that_is_left_running_is_closed_and_ended(runner, record):
+    context = record("background sleep 300\nsay left it")
+    assert (await run(runner, context)).text == "left it"
+    [done] = of(context, "tool.completed")
+    assert done["status"] == "failed"
+    assert done["error"] == "still under way when the turn ended"
+    assert marked_processes(context.mark) == []
+
+
+async def test_a_command_cannot_write_in_a_read_only_sandbox(codex, home, record, workspace):
+    runner = make_runner(codex, home, sandbox="read-only")
+    context = record("shell touch file; true")
+    await run(runner, context)
+    assert not (workspace / "file").exists()
+    assert "Read-only file system" in of(context, "tool.completed")[0]["output"]
+
+
+async def test_files_are_changed(runner, record, workspace):
+    context = record("add a.txt one\nupdate a.txt one -> two\nadd b.txt x\ndelete b.txt")
+    await run(runner, context)
+    assert (workspace / "a.txt").read_text() == "two\n"
+    changes = [(data["status"], data["changes"]) for data in of(context, "file.changed")]
+    a, b = str(workspace / "a.txt"), str(workspace / "b.txt")
+    assert changes == [
+        ("completed", [{"path": a, "kind": "add"}]),
+        ("completed", [{"path": a, "kind": "update"}]),
+        ("completed", [{"path": b, "kind": "add"}]),
+        ("completed", [{"path": b, "kind": "delete"}]),
+    ]
+
+
+async def test_a_plan(runner, record):
+    context = record("plan [>] look; [ ] leap\nplan [x] look; [x] leap")
+    await run(runner, context)
+    steps = [
+        [(step["text"], step["status"]) for step in data["steps"]]
+        for data in of(context, "plan.updated")
+    ]
+    assert steps == [
+        [("look", "pending"), ("leap", "pending")],
+        [("look", "completed"), ("leap", "completed")],
+    ]
+
+
+async def test_an_mcp_tool(codex, home, record):
+    config = {
+        "mcp_servers.echo.command": sys.executable,
+        "mcp_servers.echo.args": [str(Path(__file__).with_name("mcp_server.py"))],
+        "mcp_servers.echo.required": True,
+    }
+    runner = make_runner(codex, home, config=config)
+    context = record('mcp echo.echo {"text": "hi"}\nmcp echo.echo {"text": "fail"}')
+    await run(runner, context)
+    call = {"kind": "mcp", "name": "echo.echo", "input": {"text": "hi"}}
+    assert of(context, "tool.started")[0] == {"tool_id": "item_0", **call}
+    good, bad = of(context, "tool.completed")
+    assert good == {"tool_id": "item_0", **call, "status": "completed", "output": "hi"}
+    assert (bad["status"], bad["output"]) == ("failed", "fail")
+
+
+async def test_a_web_search(runner, record):
+    context = record("search why is the sky blue\nsay because")
+    await run(runner, context)
+    [started] = of(context, "tool.started")
+    [done] = of(context, "tool.completed")
+    assert started["tool_id"] == done["tool_id"]
+    assert (done["kind"], done["status"]) == ("web_search", "completed")
+    assert done["input"]["query"] == "why is the sky blue"
+
+
+async def test_reasoning(runner, record):
+    context = record("reason **Thinking** hard\nsay thought")
+    await run(runner, context)
+    assert of(context, "agent.reasoning") == [{"text": "**Thinking** hard", "item_id": "item_0"}]
+
+
+async def test_a_warning_of_codex_is_no_failure(codex, tmp_path, models, record):
+    home = write_codex_home(tmp_path / "odd", models.port, model="no-such-model")
+    context = record("say fine")
+    assert (await run(make_runner(codex, home), context)).text == "fine"
+    assert "Model metadata" in of(context, "run.error")[0]["message"]
+
+
+async def test_the_run_s_model_goes_before_the_provider_s(codex, home, record, models):
+    runner = make_runner(codex, home, model="gpt-5.4")
+    await run(runner, record("say x"))
+    await run(runner, record("say x", model="gpt-5.5"))
+    assert [request.body["model"] for request in models.requests] == ["gpt-5.4", "gpt-5.5"]
+
+
+async def test_a_profile(codex, home, record, models):
+    (home / "deep.config.toml").write_text('model_reasoning_effort = "high"\n')
+    context = record("say x")
+    await run(make_runner(codex, home, profile="deep"), context)
+    assert models.requests[0].body["reasoning"]["effort"] == "high"
+    assert of(context, "run.error") == []
+
+
+# --- prompts and answers --------------------------------------------------------------------
+
+PROMPTS = {
+    "dashes": "--help",
+    "dash": "-",
+    "resume": "resume",
+    "help": "help",
+    "lines": "one\n\ntwo\r\nthree\n",
+    "nul": "a\0b",
+    "emoji": "👩‍🚀 é ü",
+    "separators": "a\u2028b\u2029c\u0085d\x1c",
+    "bom": "\ufeffx",
+    "quotes": "\"'`$(echo no)`\\",
+    "long": "0123456789 äöü😀 " * 56_250,
+}
+
+
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
+async def test_a_prompt_arrives_whole(runner, record, models, prompt):
+    first = record(prompt)
+    outcome = await run(runner, first)
+    assert models.requests[0].prompt == prompt
+    assert outcome.text == acknowledgement(prompt)
+    second = record(prompt, thread=first.thread)
+    await run(runner, second)
+    assert models.requests[-1].user_texts == [prompt, prompt]
+
+
+def test_the_long_prompt_is_long():
+    assert len(PROMPTS["long"]) == 900_000
+
+
+async def test_a_message_of_five_megabytes_arrives_whole(runner, record):
+    context = record("big 5000000")
+    outcome = await run(runner, context, seconds=60)
+    assert outcome.text == "0123456789abcdef" * 312_500
+    [message] = of(context, "agent.message")
+    assert len(message["text"]) == 5_000_000
+
+
+# --- failing turns --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "message"),
+    [
+        ("http 401 Incorrect API key", "auth_failed", "401 Unauthorized: Incorrect API key"),
+        ("http 429", "rate_limited", "429 Too Many Requests"),
+        ("http 500", "provider_error", "high demand"),
+        ("http 404 gone", "provider_error", "404"),
+        ("usage_limit", "quota_exhausted", "usage limit"),
+        ("fail insufficient_quota", "quota_exhausted", "Quota exceeded"),
+        ("fail context_length_exceeded", "context_exceeded", "ran out of room"),
+        ("note so far\ndisconnect", "provider_unreachable", "stream disconnected"),
+        ("shell echo one\nhttp 500", "provider_error", "high demand"),
+    ],
+)
+async def test_a_failing_turn_says_why(runner, record, script, code, message):
+    context = record(script)
+    failure = await failing(runner, context)
+    assert failure.code == code
+    assert message in failure.message
+    assert failure.exit_code == 1
+    assert context.calls.count("delivered") == 1
+    assert context.thread is not None
+
+
+async def test_a_thread_goes_on_after_a_failing_turn(runner, record, models):
+    first = record("http 500")
+    await failing(runner, first)
+    second = record("say better", thread=first.thread)
+    assert (await run(runner, second)).text == "better"
+    assert second.thread.id == first.thread.id
+
+
+async def test_a_missing_key_is_told(runner, record):
+    failure = await failing(runner, record("say x", own_env={"FAKE_KEY": ""}))
+    assert failure.code == "auth_failed"
+    assert "FAKE_KEY" in failure.message
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_a_server_that_cannot_be_reached_ends_the_run(codex, tmp_path, record):
+    with closed_port() as port:
+        home = write_codex_home(tmp_path / "home", port, retries=None)
+        context = record("say x")
+        failure = await failing(make_runner(codex, home), context, seconds=40)
+    assert failure.code == "provider_unreachable"
+    assert "Connection failed" in failure.message
+    assert any("Reconnecting" in data["message"] for data in of(context, "run.error"))
+
+
+# --- codex that cannot start ----------------------------------------------------------------
+
+
+async def test_codex_is_not_there(home, record):
+    failure = await failing(make_runner("/nowhere/codex", home), record("say x"))
+    assert (failure.code, failure.exit_code) == ("provider_unavailable", None)
+    assert "not installed" in failure.message
+
+
+async def test_codex_is_not_executable(home, record, tmp_path):
+    (tmp_path / "codex").write_text("#!/bin/sh\n")
+    failure = await failing(make_runner(str(tmp_path / "codex"), home), record("say x"))
+    assert failure.code == "provider_unavailable"
+    assert "not executable" in failure.message
+
+
+async def test_the_working_directory_is_gone(runner, tmp_path):
+    failure = await failing(runner, RecordingContext("say x", cwd=tmp_path / "gone"))
+    assert failure.code == "invalid_config"
+    assert failure.message == f"cwd {tmp_path / 'gone'} does not exist"
+
+
+async def test_a_profile_that_is_not_there_is_warned_of(codex, home, record):
+    context = record("say x")
+    await run(make_runner(codex, home, profile="nope"), context)
+    [warning] = of(context, "run.error")
+    assert "profile 'nope'" in warning["message"]
+    assert str(home / "nope.config.toml") in warning["message"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"extra_args": ["--verbose"]}, "unexpected argument '--verbose'"),
+        ({"extra_args": ["-c", "model_provider=nowhere"]}, "nowhere"),
+        ({"profile": "a/b"}, "a/b"),
+        ({"config": {"mcp_servers.x.command": "/nowhere", "mcp_servers.x.required": True}}, "MCP"),
+        ({"extra_args": ["-c", "no-equals-sign"]}, "no-equals-sign"),
+    ],
+)
+async def test_a_setting_codex_refuses(codex, home, record, more, message):
+    context = record("say x")
+    failure = await failing(make_runner(codex, home, **more), context)
+    assert failure.code == "invalid_config"
+    assert message in failure.message
+    assert "delivered" not in context.calls
+
+
+async def test_a_config_file_that_is_not_toml(codex, home, record):
+    (home / "config.toml").write_text("model = \n")
+    failure = await failing(make_runner(codex, home), record("say x"))
+    assert failure.code == "invalid_config"
+    assert "config.toml" in failure.message
+
+
+async def test_a_home_that_is_not_there(codex, tmp_path, record):
+    failure = await failing(make_runner(codex, tmp_path / "nowhere"), record("say x"))
+    assert failure.code == "invalid_config"
+
+
+async def test_codex_dies(home, record, tmp_path):
+    fake = tmp_path / "dying"
+    fake.write_text('#!/bin/sh\necho \'{"type":"turn.started"}\'\nkill -SEGV $$\n')
+    fake.chmod(0o755)
+    failure = await failing(make_runner(str(fake), home), record("say x"))
+    assert (failure.code, failure.exit_code) == ("agent_crashed", -11)
+    assert "SIGSEGV" in failure.message
+
+
+# --- threads --------------------------------------------------------------------------------
+
+
+async def test_a_missing_thread_is_replaced(runner, record):
+    context = record("say new", thread=Thread(UNKNOWN_THREAD, {"usage": {"input_tokens": 7}}))
+    assert (await run(runner, context)).text == "new"
+    assert context.thread.id != UNKNOWN_THREAD
+    assert context.calls.count("delivered") == 1
+    assert context.usage == Usage(100, 0, 10)
+    [note] = of(context, "run.error")
+    assert note["code"] == "thread_missing"
+    assert UNKNOWN_THREAD in note["message"]
+
+
+async def test_a_missing_thread_fails_where_that_is_wanted(codex, home, record, models):
+    context = record("say new", thread=Thread(UNKNOWN_THREAD, {}))
+    failure = await failing(make_runner(codex, home, on_missing_thread="fail"), context)
+    assert failure.code == "thread_missing"
+    assert "no rollout found" in failure.message
+    assert context.thread.id == UNKNOWN_THREAD
+    assert models.requests == []
+
+
+async def test_an_id_codex_takes_for_a_name_is_noticed(codex, home, record):
+    context = record("say new", thread=Thread("no-uuid", {}))
+    assert (await run(make_runner(codex, home), context)).text == "new"
+    assert context.thread.id != "no-uuid"
+    assert "no-uuid" in of(context, "run.error")[0]["message"]
+    strict = record("say new", thread=Thread("no-uuid", {}))
+    failure = await failing(make_runner(codex, home, on_missing_thread="fail"), strict)
+    assert failure.code == "thread_missing"
+    assert strict.thread.id == "no-uuid"
+
+
+async def test_an_id_that_is_an_option_never_reaches_codex(codex, home, record):
+    context = record("say new", thread=Thread("--help", {}))
+    assert (await run(make_runner(codex, home), context)).text == "new"
+    assert "--help" not in context.invocation.argv
+    strict = record("say new", thread=Thread("--help", {}))
+    failure = await failing(make_runner(codex, home, on_missing_thread="fail"), strict)
+    assert failure.code == "thread_missing"
+
+
+async def test_a_thread_another_process_has_is_told_after_some_tries(runner, record, models):
+    first = record("say one")
+    await run(runner, first)
+    holder = record("hang", thread=first.thread)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(runner.run, holder)
+        await anyio.to_thread.run_sync(models.wait_for, 2)
+        context = record("say two", thread=first.thread)
+        failure = await failing(runner, context)
+        tasks.cancel_scope.cancel()
+    assert failure.code == "provider_error"
+    assert "another process is using this thread" in failure.message
+    assert context.calls.count("report_process") == 5
+    assert marked_processes(holder.mark) == []
+
+
+# --- cancelling -----------------------------------------------------------------------------
+
+
+async def test_cancelling_while_the_model_thinks(runner, record, models):
+    context = record("hang")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(runner.run, context)
+        await anyio.to_thread.run_sync(models.wait_for, 1)
+        assert marked_processes(context.mark) != []
+        tasks.cancel_scope.cancel()
+    assert marked_processes(context.mark) == []
+    again = record("say back", thread=context.thread)
+    assert (await run(runner, again)).text == "back"
+    assert again.thread.id == context.thread.id
+
+
+async def test_cancelling_while_a_command_runs(runner, record, workspace):
+    os.mkfifo(workspace / "begun")
+    survivor = "setsid sh -c 'echo yes > begun; exec sleep 300' &"
+    context = record(f"shell trap '' INT TERM HUP; {survivor} sleep 300")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(runner.run, context)
+        with anyio.fail_after(20):
+            assert await anyio.to_thread.run_sync((workspace / "begun").read_text) == "yes\n"
+        assert len(marked_processes(context.mark)) >= 3
+        tasks.cancel_scope.cancel()
+    assert marked_processes(context.mark) == []
+
+
+# --- probe ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def environ(monkeypatch):
+    monkeypatch.setenv("FAKE_KEY", "x")
+    monkeypatch.delenv("CODEX_API_KEY", raising=False)
+    return monkeypatch
+
+
+async def test_codex_is_available(runner, environ):
+    found = await runner.probe()
+    assert (found.available, found.reason) == (True, None)
+    assert found.version == "0.169.0"
+
+
+async def test_a_missing_key_makes_it_unavailable(runner, environ):
+    environ.delenv("FAKE_KEY")
+    found = await runner.probe()
+    assert not found.available
+    assert "FAKE_KEY" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("files", "env", "available"),
+    [
+        ({}, {}, False),
+        ({"auth.json": "{}"}, {}, False),
+        ({"auth.json": "not json"}, {}, False),
+        ({"auth.json": json.dumps({"OPENAI_API_KEY": "sk"})}, {}, True),
+        ({"auth.json": json.dumps({"tokens": {"id_token": "t"}})}, {}, True),
+        ({}, {"CODEX_API_KEY": "sk"}, True),
+        ({"config.toml": 'model_provider = "ollama"'}, {}, True),
+        ({"config.toml": 'cli_auth_credentials_store = "keyring"'}, {}, True),
+        (
+            {
+                "config.toml": 'model_provider = "p"\n[model_providers.p]\nname = "p"\n'
+                "requires_openai_auth = true"
+            },
+            {},
+            False,
+        ),
+        ({"extra.config.toml": 'model_provider = "ollama"'}, {}, True),
+    ],
+)
+async def test_whether_somebody_is_logged_in(codex, tmp_path, environ, files, env, available):
+    home = tmp_path / "plain"
+    home.mkdir()
+    for name, text in files.items():
+        (home / name).write_text(text)
+    for name, value in env.items():
+        environ.setenv(name, value)
+    found = await make_runner(codex, home, profile="extra").probe()
+    assert found.available == available
+    if not available:
+        assert "codex login" in found.reason
+
+
+async def test_overrides_count_for_the_login(codex, tmp_path, environ):
+    for more in ({"config": {"model_provider": "ollama"}}, {"extra_args": ["--oss"]}):
+        assert (await make_runner(codex, tmp_path, **more).probe()).available
+    runner = make_runner(codex, tmp_path, extra_args=["-c", "model_provider=ollama"])
+    assert (await runner.probe()).available
+
+
+async def test_what_is_wrong_with_the_configuration_is_said(codex, home, environ):
+    found = await make_runner(codex, home, profile="nope").probe()
+    assert found.available
+    assert "profile 'nope'" in found.reason
+    (home / "config.toml").write_text("x = ")
+    found = await make_runner(codex, home).probe()
+    assert found.available
+    assert "config.toml" in found.reason
+
+
+async def test_a_program_that_is_not_codex_is_left_to_itself(home, tmp_path):
+    fake = tmp_path / "fake"
+    fake.write_text("#!/bin/sh\nexit 1\n")
+    fake.chmod(0o755)
+    found = await make_runner(str(fake), home).probe()
+    assert (found.available, found.version) == (True, None)
+
+
+async def test_a_program_that_cannot_be_run_is_unavailable(home, tmp_path):
+    fake = tmp_path / "fake"
+    fake.write_text("#!/nowhere/sh\n")
+    fake.chmod(0o755)
+    assert not (await make_runner(str(fake), home).probe()).available
+    assert not (await make_runner("/nowhere/codex", home).probe()).available
+
+
+def test_options_are_checked():
+    with pytest.raises(ValueError):
+        CodexExecRunner(sandbox="none")
+    with pytest.raises(ValueError):
+        CodexExecRunner(on_missing_thread="retry")

@@ -1,0 +1,291 @@
+"""The main job on the real codex: through agentd and a client, against the local model server."""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+from model_server import ModelServer, acknowledgement, codex_env
+from serving import Process, agentd
+
+from agent_orchestrator import Client, Run, RunStatus, connect
+from agent_orchestrator.domain.errors import InvalidRequest
+
+pytestmark = [pytest.mark.anyio, pytest.mark.codex]
+
+PATIENCE_S = 60.0
+
+
+class Gateway:
+    """An agentd with a codex provider, that can be stopped and started again on its database."""
+
+    def __init__(self, directory: Path, codex: str, home: Path) -> None:
+        self._directory = directory
+        self._stack = ExitStack()
+        env = ", ".join(f"{name} = {json.dumps(value)}" for name, value in codex_env(home).items())
+        (directory / "agentd.toml").write_text(
+            "[providers.codex]\n"
+            'runner = "codex"\n'
+            f"command = {json.dumps(codex)}\n"
+            'sandbox = "danger-full-access"\n'
+            f"env = {{ set = {{ {env} }} }}\n"
+        )
+        self.start()
+
+    def start(self) -> None:
+        self.daemon: Process = self._stack.enter_context(
+            agentd(self._directory, "--config", "agentd.toml", "--db", "data.db")
+        )
+
+    def stop(self) -> None:
+        """End the daemon in good order."""
+        self.daemon.signal(signal.SIGTERM)
+        assert self.daemon.wait() == 0
+        self._stack.close()
+
+    def client(self):
+        return connect(self.daemon.url)
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, codex: str, home: Path) -> Iterator[Gateway]:
+    directory = tmp_path / "gateway"
+    directory.mkdir()
+    one = Gateway(directory, codex, home)
+    yield one
+    one.stop()
+
+
+async def turn(client: Client, session_id: str, text: str) -> Run:
+    sent = await client.send_message(session_id, text)
+    assert sent.run is not None
+    reply = await client.wait_run(sent.run.id, timeout_s=PATIENCE_S)
+    assert not reply.timed_out
+    return reply.run
+
+
+def marked(run_id: str) -> list[int]:
+    """Return the live processes that bear the mark of one of the run's attempts."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            mark = process.environ().get("AGENT_ORCHESTRATOR_MARK", "")
+            if mark.startswith(f"{run_id}.") and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+async def test_a_second_message_resumes_the_same_thread_also_after_a_restart(
+    gateway: Gateway, workspace: Path, models: ModelServer
+) -> None:
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        first = await turn(client, session.id, "usage 100 0 10\nsay first")
+        second = await turn(client, session.id, "usage 100 0 10\nsay second")
+    gateway.stop()
+    gateway.start()
+    async with gateway.client() as client:
+        third = await turn(client, session.id, "usage 100 0 10\nsay third")
+        log = [event async for event in client.events(session.id)]
+        assert (await client.get_session(session.id)).threads == {"codex": first.thread_id}
+    runs = [first, second, third]
+    assert [run.status for run in runs] == [RunStatus.COMPLETED] * 3, [run.error for run in runs]
+    assert [run.result.text if run.result else None for run in runs] == ["first", "second", "third"]
+    assert first.thread_id
+    assert {run.thread_id for run in runs} == {first.thread_id}
+    # Codex counts over the whole thread; a run has used its own share only.
+    assert [run.usage.input_tokens if run.usage else None for run in runs] == [100, 100, 100]
+    assert [event.event_type for event in log].count("thread.started") == 1
+    assert [event.seq for event in log] == list(range(1, len(log) + 1))
+
+
+async def test_what_the_agent_does_becomes_typed_events(gateway: Gateway, workspace: Path) -> None:
+    script = "reason why\nshell echo hi\nadd new.txt hello\nplan [x] one; [>] two\nsay done"
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        run = await turn(client, session.id, script)
+        log = [event async for event in client.events(session.id)]
+    assert run.status is RunStatus.COMPLETED, run.error
+    types = [event.event_type for event in log]
+    for expected in (
+        "thread.started",
+        "agent.reasoning",
+        "tool.started",
+        "tool.completed",
+        "file.changed",
+        "plan.updated",
+        "agent.message",
+        "usage.updated",
+    ):
+        assert expected in types
+    assert (workspace / "new.txt").read_text().strip() == "hello"
+    shell = next(event.data for event in log if event.event_type == "tool.completed")
+    assert (shell["kind"], shell["output"].strip(), shell["exit_code"]) == ("command", "hi", 0)
+    assert types[-1] == "run.completed"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["-x --help", "--", "resume", "a\nb", "nul \0 here", "👩‍🚀 \u2028 \u0085", "x" * 900_000],
+    ids=["dash", "dashes", "subcommand", "lines", "nul", "unicode", "900k"],
+)
+async def test_prompts_arrive_whole(gateway: Gateway, workspace: Path, prompt: str) -> None:
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        run = await turn(client, session.id, prompt)
+    assert run.result is not None, run.error
+    assert run.result.text == acknowledgement(prompt)
+
+
+@pytest.mark.parametrize("prompt", ["", " \n\t", "x" * 1_000_001], ids=["empty", "blank", "long"])
+async def test_prompts_that_cannot_be_given_are_refused_at_once(
+    gateway: Gateway, workspace: Path, prompt: str, models: ModelServer
+) -> None:
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        with pytest.raises(InvalidRequest) as refusal:
+            await client.send_message(session.id, prompt)
+        assert set(refusal.value.details["fields"]) == {"text"}
+        assert (await client.get_session(session.id)).last_seq == 1
+    assert models.requests == []
+
+
+async def test_a_message_of_five_megabytes_arrives_whole(gateway: Gateway, workspace: Path) -> None:
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        run = await turn(client, session.id, "big 5000000")
+        texts = [
+            event.data["text"]
+            async for event in client.events(session.id)
+            if event.event_type == "agent.message"
+        ]
+    assert run.result is not None, run.error
+    assert len(run.result.text) == 5_000_000
+    assert texts == [run.result.text]
+
+
+@pytest.mark.parametrize(
+    ("script", "sign"),
+    [
+        ("hang", "thread.started"),
+        ("shell setsid sleep 300 & sleep 300", "tool.started"),
+    ],
+    ids=["thinking", "in-a-command"],
+)
+async def test_a_cancel_leaves_no_process(
+    gateway: Gateway, workspace: Path, script: str, sign: str
+) -> None:
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        sent = await client.send_message(session.id, script)
+        assert sent.run is not None
+        run_id = sent.run.id
+        with anyio.fail_after(PATIENCE_S):
+            async with client.events(session.id, follow=True) as events:
+                async for event in events:
+                    if event.event_type == sign:
+                        break
+        diagnosis = (await client.diagnose_run(run_id)).diagnostics
+        assert diagnosis.active_pid in marked(run_id)
+        assert diagnosis.active_pid in [process.pid for process in diagnosis.process_tree]
+        assert diagnosis.codex_invocation is not None
+        assert "exec" in diagnosis.codex_invocation.argv
+        await client.cancel_run(run_id)
+        run = (await client.wait_run(run_id, timeout_s=PATIENCE_S)).run
+        assert run.status is RunStatus.CANCELED
+        # Recorded only when they are gone: there is nothing to wait for here.
+        assert marked(run_id) == []
+        again = await turn(client, session.id, "say still here")
+        assert again.status is RunStatus.COMPLETED, again.error
+
+
+async def test_a_queued_run_is_canceled_before_it_starts(
+    gateway: Gateway, workspace: Path, models: ModelServer
+) -> None:
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        first = await client.send_message(session.id, "slow 1\nsay first")
+        second = await client.send_message(session.id, "say second")
+        assert first.run is not None
+        assert second.run is not None
+        reply = await client.cancel_run(second.run.id)
+        assert reply.run.status is RunStatus.CANCELED
+        done = (await client.wait_run(first.run.id, timeout_s=PATIENCE_S)).run
+        assert done.status is RunStatus.COMPLETED
+        attempts = (await client.diagnose_run(second.run.id)).diagnostics.attempts
+    assert attempts == ()
+    assert marked(second.run.id) == []
+
+
+async def test_eight_sessions_at_once_on_four_workers(gateway: Gateway, workspace: Path) -> None:
+    runs: list[Run] = []
+
+    async def one(client: Client, number: int) -> None:
+        session = await client.create_session(cwd=str(workspace))
+        runs.append(await turn(client, session.id, f"shell echo {number}\nsay {number}"))
+
+    async with gateway.client() as client, anyio.create_task_group() as tasks:
+        for number in range(8):
+            tasks.start_soon(one, client, number)
+    assert sorted(run.result.text for run in runs if run.result) == [str(n) for n in range(8)]
+    spans = [(run.started_at, run.finished_at) for run in runs]
+    most = max(sum(a <= start < b for a, b in spans if a and b) for start, _ in spans if start)
+    assert most <= 4
+
+
+async def test_the_same_key_fifty_times_at_once_makes_one_run(
+    gateway: Gateway, workspace: Path, models: ModelServer
+) -> None:
+    ids: list[str | None] = []
+
+    async def send(client: Client, session_id: str) -> None:
+        sent = await client.send_message(session_id, "say once", idempotency_key="the-key")
+        ids.append(sent.run.id if sent.run else None)
+
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        async with anyio.create_task_group() as tasks:
+            for _ in range(50):
+                tasks.start_soon(send, client, session.id)
+        (run_id,) = set(ids)
+        assert run_id
+        run = (await client.wait_run(run_id, timeout_s=PATIENCE_S)).run
+        assert run.status is RunStatus.COMPLETED, run.error
+        assert len((await client.list_runs(session_id=session.id)).runs) == 1
+    assert len(ids) == 50
+    assert len(models.requests) == 1
+
+
+async def test_a_killed_daemon_says_so_about_what_it_was_running(
+    gateway: Gateway, workspace: Path
+) -> None:
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        held = await client.send_message(session.id, "hang")
+        queued = await client.send_message(session.id, "say after")
+        assert held.run is not None
+        assert queued.run is not None
+        with anyio.fail_after(PATIENCE_S):
+            async with client.events(session.id, follow=True) as events:
+                async for event in events:
+                    if event.event_type == "thread.started":
+                        break
+    gateway.daemon.signal(signal.SIGKILL)
+    gateway.daemon.wait()
+    orphans = marked(held.run.id)
+    gateway.start()
+    async with gateway.client() as client:
+        lost = await client.get_run(held.run.id)
+        assert lost.error is not None
+        assert (lost.status, lost.error.code) == (RunStatus.FAILED, "worker_lost")
+        run = (await client.wait_run(queued.run.id, timeout_s=PATIENCE_S)).run
+        # The lost agent still holds the thread's lock: that recovery ends it is another matter.
+        assert run.status in (RunStatus.COMPLETED, RunStatus.FAILED)
+    for pid in orphans:
+        psutil.Process(pid).kill()
