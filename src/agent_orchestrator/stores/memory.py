@@ -338,6 +338,7 @@ class _MemoryTransaction(_MemoryView):
         self._add(self._state.messages, message)
 
     def put_message(self, message: Message) -> None:
+        self._known(message.session_id)
         message.text.encode()
         self._replace(self._state.messages, message)
 
@@ -353,6 +354,7 @@ class _MemoryTransaction(_MemoryView):
         self.topics.add(f"run:{run.id}")
 
     def put_run(self, run: Run) -> None:
+        self._known(run.session_id)
         self._check_single(run)
         self._replace(self._state.runs, run)
         self.topics.add(f"run:{run.id}")

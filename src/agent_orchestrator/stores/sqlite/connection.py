@@ -162,7 +162,9 @@ def _check(path: Path, connection: apsw.Connection, *, whole: bool) -> None:
     try:
         try:
             mark = connection.pragma("application_id")
-        except (apsw.NotADBError, apsw.CorruptError):
+        except (apsw.NotADBError, apsw.CorruptError) as error:
+            if _header_is_ours(path):
+                raise StoreDamaged(f"{path} is damaged: {error}") from None
             raise ForeignDatabase(f"{path} is not an SQLite database") from None
         if mark != APPLICATION_ID:
             raise ForeignDatabase(f"{path} is a database of another program")
@@ -175,6 +177,16 @@ def _check(path: Path, connection: apsw.Connection, *, whole: bool) -> None:
             _check_whole(path, connection)
     finally:
         connection.close()
+
+
+def _header_is_ours(path: Path) -> bool:
+    """Tell whether a file SQLite cannot read was ours once (the layout: sqlite.org/fileformat2).
+
+    Read without SQLite, which is safe only here: nothing of ours has the file open.
+    """
+    with path.open("rb") as file:
+        header = file.read(72)
+    return header[:16] == b"SQLite format 3\0" and header[68:] == APPLICATION_ID.to_bytes(4)
 
 
 def _check_whole(path: Path, connection: apsw.Connection) -> None:

@@ -84,6 +84,10 @@ class GroupWriter:
                 pending.done.set()
 
 
+class _TransactionLost(Exception):
+    """SQLite gave up the whole transaction by itself, as it does when the disk is full."""
+
+
 def _commit(connection: apsw.Connection, batch: list[Pending]) -> frozenset[str]:
     """Run the changes in one transaction, fill in their answers, and return what was rung."""
     topics: set[str] = set()
@@ -92,12 +96,12 @@ def _commit(connection: apsw.Connection, batch: list[Pending]) -> frozenset[str]
         for pending in batch:
             topics |= _apply(connection, pending)
         connection.execute("COMMIT")
-    except apsw.Error as error:
+    except (apsw.Error, _TransactionLost) as error:
         _roll_back(connection)
         for pending in batch:
             # One for each: a traceback belongs to one caller. A refusal, too, may rest on what
             # another change of the batch had done, which is now undone.
-            pending.error = _unavailable(error)
+            pending.error = _unavailable(error.__cause__ or error)
         return frozenset()
     return frozenset(topics)
 
@@ -105,15 +109,17 @@ def _commit(connection: apsw.Connection, batch: list[Pending]) -> frozenset[str]
 def _apply(connection: apsw.Connection, pending: Pending) -> set[str]:
     """Run one change in a savepoint of its own, so that its refusal leaves the others alone.
 
-    :raises apsw.Error: if the database fails, which ends the whole transaction.
+    :raises apsw.Error: if the database fails.
+    :raises _TransactionLost: if it failed inside the change.
     """
     connection.execute("SAVEPOINT change")
     transaction = SqliteTransaction(connection)
     try:
         pending.value = pending.change(transaction)
-    except BaseException as error:  # noqa: BLE001 - it is its caller's
+    except BaseException as error:
+        if not connection.in_transaction:
+            raise _TransactionLost from error
         pending.error = _unavailable(error) if _is_failure(error) else error
-        # Where SQLite itself gave up the whole transaction (disk full, I/O error) this raises.
         connection.execute("ROLLBACK TO change")
         connection.execute("RELEASE change")
         return set()

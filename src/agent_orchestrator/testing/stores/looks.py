@@ -59,15 +59,14 @@ class Looks(Opening):
     async def test_lists_come_in_pages_oldest_first(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             parent = a_session()
-            sessions = [parent]
-            for number in range(8):
-                sessions.append(
-                    a_session(
-                        owner=("ann", "bob")[number % 2],
-                        status=("open", "closed")[number // 4],
-                        parent_session_id=parent.id if number % 3 == 0 else None,
-                    )
+            sessions = [parent] + [
+                a_session(
+                    owner=("ann", "bob")[number % 2],
+                    status=("open", "closed")[number // 4],
+                    parent_session_id=parent.id if number % 3 == 0 else None,
                 )
+                for number in range(8)
+            ]
             runs = [a_run(session.id) for session in sessions[1:] for _ in range(2)]
             runs[0] = evolve(runs[0], status=RunStatus.COMPLETED)
             runs[5] = evolve(runs[5], status=RunStatus.COMPLETED)

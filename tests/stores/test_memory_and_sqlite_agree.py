@@ -1,0 +1,216 @@
+"""The same random changes to the memory store and to SQLite: the same answers, the same contents."""
+
+from datetime import timedelta
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent_orchestrator.domain.errors import Conflict, CursorAhead, NotFound
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import Attempt, RunError, RunResult, Thread, Usage
+from agent_orchestrator.ports import Draft
+from agent_orchestrator.stores.memory import MemoryStore
+from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.testing.stores.samples import NOW, a_message, a_record, a_run, a_session
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=6,
+)
+json_objects = st.dictionaries(text, json_values, max_size=3)
+number = st.integers(0, 3)
+sessions = number.map("ses_{}".format)
+runs = number.map("run_{}".format)
+messages = number.map("msg_{}".format)
+owners = st.sampled_from(["ann", "bob"])
+providers = st.sampled_from(["codex", "manual"])
+times = st.integers(-5, 5).map(lambda hours: NOW + timedelta(hours=hours))
+statuses = st.sampled_from(RunStatus)
+
+session_values = st.builds(
+    a_session,
+    id=sessions,
+    owner=owners,
+    title=st.none() | text,
+    status=st.sampled_from(["open", "closed"]),
+    parent_session_id=st.none() | sessions,
+    metadata=json_objects,
+    updated_at=times,
+)
+run_values = st.builds(
+    a_run,
+    session_id=sessions,
+    id=runs,
+    provider=providers,
+    status=statuses,
+    parent_run_id=st.none() | runs,
+    worker_id=st.none() | st.sampled_from(["dmn_1/1", "dmn_2/1"]),
+    result=st.none() | st.builds(RunResult, text),
+    error=st.none() | st.builds(RunError, text, text),
+    usage=st.none() | st.builds(Usage, number, number, number, st.none() | st.floats(0, 9)),
+    started_at=st.none() | times,
+)
+message_values = st.builds(
+    a_message, session_id=sessions, id=messages, text=text, run_id=st.none() | runs
+)
+draft_values = st.builds(
+    Draft,
+    event_type=st.sampled_from(["agent.message", "run.queued"]),
+    data=json_objects,
+    run_id=st.none() | runs,
+)
+record_values = st.builds(a_record, key=st.sampled_from("ab"), answer=text, created_at=times)
+attempt_values = st.builds(
+    Attempt, run_id=runs, attempt=number, worker_id=text, provider=text, started_at=times
+)
+
+steps = st.one_of(
+    st.tuples(st.just("add_session"), session_values),
+    st.tuples(st.just("put_session"), session_values),
+    st.tuples(st.just("add_run"), run_values),
+    st.tuples(st.just("put_run"), run_values),
+    st.tuples(st.just("add_message"), message_values),
+    st.tuples(st.just("put_message"), message_values),
+    st.tuples(st.just("append"), sessions, st.lists(draft_values, max_size=6), times),
+    st.tuples(st.just("put_attempt"), attempt_values),
+    st.tuples(st.just("put_thread"), sessions, providers, st.builds(Thread, text, json_objects)),
+    st.tuples(st.just("drop_thread"), sessions, providers),
+    st.tuples(st.just("remember"), record_values, times),
+    st.tuples(st.just("ring"), text),
+)
+changes = st.lists(st.tuples(st.lists(steps, max_size=6), st.booleans(), st.booleans()), max_size=8)
+
+
+REFUSED = "refused"
+"""What is wrong twice (a session that is not there, an id that is) may be refused for either."""
+
+
+def play(transaction, change):
+    """Take the steps; a refusal ends the change, or is caught as a change may do, then goes on."""
+    taken, fails, catches = change
+    answers = []
+    for name, *values in taken:
+        keywords = {}
+        if name == "remember":
+            keywords["forget_before"] = values.pop()
+        try:
+            answers.append(getattr(transaction, name)(*values, **keywords))
+        except (Conflict, NotFound):
+            if not catches:
+                raise
+            answers.append(REFUSED)
+    if fails:
+        raise LookupError("undo")
+    return answers
+
+
+def everything(view):
+    """Ask every question there is, of everything there may be."""
+    ids = [f"{kind}_{n}" for kind in ("ses",) for n in range(4)]
+    run_ids = [f"run_{n}" for n in range(4)]
+    stored_runs = view.runs(limit=99)
+    return {
+        "sessions": [
+            view.sessions(owner=o, status=s, parent_session_id=p, after=a, limit=2)
+            for o in (None, "ann")
+            for s in (None, "open")
+            for p in (None, "ses_1")
+            for a in (None, "ses_0")
+        ],
+        "runs": [
+            view.runs(owner=o, session_id=i, status=s, after=a, limit=2)
+            for o in (None, "ann")
+            for i in (None, "ses_1")
+            for s in (None, RunStatus.QUEUED)
+            for a in (None, "run_0")
+        ],
+        "session": [
+            (
+                view.session(i),
+                view.messages(i, limit=99),
+                view.messages(i, after="msg_0", limit=1),
+                view.active_run(i),
+                view.events(i, after=0, limit=99),
+                view.events(i, after=2, limit=2),
+                view.thread(i, "codex"),
+                view.thread(i, "manual"),
+            )
+            for i in ids
+        ],
+        "run": [
+            (
+                view.run(i),
+                view.run_messages(i),
+                view.child_runs(i),
+                view.attempts(i),
+                view.last_event_at(i),
+                view.last_event_at(i, ["run.queued"]),
+            )
+            for i in run_ids
+        ],
+        "queue": [
+            (view.queue_position(run), view.queued_before(run), view.queue_is_full(n + 1))
+            for n, run in enumerate(stored_runs)
+        ],
+        "next": [view.next_runs(n) for n in (1, 9)],
+        "counts": (view.status_counts(), view.event_count(), view.feed_head()),
+        "lost": [view.lost_runs(instance) for instance in ("dmn_1", "dmn")],
+        "message": [view.message(f"msg_{n}") for n in range(4)],
+        "feed": [
+            feed(view, after=a, owner=o, sessions=s)
+            for a in (None, "0", "3")
+            for o in (None, "ann", "nobody")
+            for s in ((), ("ses_0",), ("ses_1", "ses_2"))
+        ],
+        "records": [view.idempotency("local", "POST /sessions", key) for key in "ab"],
+    }
+
+
+def feed(view, **asked):
+    try:
+        return view.feed(**asked, limit=4)
+    except CursorAhead as error:
+        return type(error)
+
+
+async def outcome(store, change):
+    rung = []
+    with store.listen(rung.append):
+        try:
+            return await store.transact(lambda tx: play(tx, change)), rung
+        except (Conflict, NotFound):
+            return REFUSED, rung
+        except LookupError as error:
+            return type(error), rung
+
+
+async def compare(directory, played):
+    with anyio.fail_after(30):
+        async with MemoryStore() as memory, SqliteStore(directory / "data.db") as sqlite:
+            for change in played:
+                assert await outcome(memory, change) == await outcome(sqlite, change)
+            expected = await memory.read(everything)
+            found = await sqlite.read(everything)
+            for question, answer in expected.items():
+                assert found[question] == answer, question
+        async with SqliteStore(directory / "data.db") as reopened:
+            assert await reopened.read(everything) == expected
+
+
+@pytest.mark.timeout(300)
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(played=changes)
+def test_memory_and_sqlite_agree(tmp_path_factory, played):
+    anyio.run(compare, tmp_path_factory.mktemp("agree"), played)

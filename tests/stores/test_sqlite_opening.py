@@ -1,0 +1,327 @@
+"""Opening a database file: what is made, what is set, what is refused and left as it was."""
+
+import os
+import signal
+import stat
+import sys
+from pathlib import Path
+
+import anyio
+import apsw
+import pytest
+
+from agent_orchestrator.domain.errors import (
+    ForeignDatabase,
+    SchemaTooNew,
+    StoreDamaged,
+    StoreLocked,
+    StoreOpenError,
+    Unavailable,
+)
+from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.stores.sqlite.connection import open_database
+from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrations
+from agent_orchestrator.testing.stores.samples import NOW, a_session, drafts, put
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def deadline():
+    """The database work of these tests takes milliseconds; pytest-timeout guards the rest."""
+    previous = os.umask(0o000)  # the strictest test of our own modes
+    yield
+    os.umask(previous)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def contents(directory: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
+        for path in sorted(directory.rglob("*"))
+    }
+
+
+async def refused(path: Path, kind: type[StoreOpenError], *words: str) -> None:
+    """Open the file, which must be refused with these words and leave everything as it was."""
+    before = contents(path.parent)
+    with anyio.fail_after(30), pytest.raises(StoreOpenError) as raised:
+        async with SqliteStore(path):
+            pytest.fail("opened")
+    assert type(raised.value) is kind
+    for word in (str(path), *words):
+        assert word in str(raised.value)
+    assert contents(path.parent) == before
+
+
+async def make(path: Path, events: int = 1) -> str:
+    """Make a database with one session and some events, and close it."""
+    with anyio.fail_after(30):
+        async with SqliteStore(path) as store:
+            session = a_session()
+            await put(store, session)
+            texts = [str(number) for number in range(events)]
+            await store.transact(lambda tx: tx.append(session.id, drafts(*texts), NOW))
+    return session.id
+
+
+async def test_files_and_directories_are_made_for_their_owner_only(tmp_path):
+    path = tmp_path / "new" / "deeper" / "data.db"
+    with anyio.fail_after(30):
+        async with SqliteStore(path) as store:
+            await put(store, a_session())
+            names = {"data.db", "data.db-wal", "data.db-shm", "data.db.lock"}
+            assert {entry.name for entry in path.parent.iterdir()} == names
+            assert {mode(entry) for entry in path.parent.iterdir()} == {0o600}
+            assert mode(path.parent) == mode(path.parent.parent) == 0o700
+            assert (store.backend, store.location) == ("sqlite", str(path))
+            assert store.schema_version == len(migrations())
+    assert {entry.name for entry in path.parent.iterdir()} == {"data.db", "data.db.lock"}
+
+
+async def test_an_odd_name_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("file:x?mode=memory", ":memory:", "a b%20ü#?.db"):
+        session_id = await make(Path(name))
+        assert (tmp_path / name).is_file()
+        with anyio.fail_after(30):
+            async with SqliteStore(name) as store:
+                assert await store.read(lambda view, s=session_id: view.session(s)) is not None
+
+
+async def test_every_connection_is_set_as_it_must_be(tmp_path):
+    database = open_database(tmp_path / "data.db")
+    try:
+        for connection in (database.writer, *database.readers):
+            settings = {
+                name: connection.pragma(name)
+                for name in (
+                    "journal_mode",
+                    "synchronous",
+                    "foreign_keys",
+                    "trusted_schema",
+                    "cell_size_check",
+                    "application_id",
+                    "user_version",
+                    "query_only",
+                )
+            }
+            assert settings == {
+                "journal_mode": "wal",
+                "synchronous": 2,
+                "foreign_keys": 1,
+                "trusted_schema": 0,
+                "cell_size_check": 1,
+                "application_id": APPLICATION_ID,
+                "user_version": len(migrations()),
+                "query_only": int(connection is not database.writer),
+            }
+        strict = dict(
+            database.writer.execute(
+                "SELECT name, strict FROM pragma_table_list"
+                " WHERE schema = 'main' AND name NOT LIKE 'sqlite_%'"
+            )
+        )
+        assert len(strict) >= 8
+        assert set(strict.values()) == {1}
+        with pytest.raises(apsw.ReadOnlyError):
+            database.readers[0].execute("DELETE FROM runs")
+    finally:
+        database.close()
+
+
+async def test_a_change_through_the_view_of_a_look_is_impossible(tmp_path):
+    with anyio.fail_after(30):
+        async with SqliteStore(tmp_path / "data.db") as store:
+            with pytest.raises(AttributeError):
+                await store.read(lambda view: view.add_session(a_session()))
+
+
+async def test_what_was_committed_is_there_after_a_restart(tmp_path):
+    path = tmp_path / "data.db"
+    session_id = await make(path, events=100)
+    for _ in range(2):
+        with anyio.fail_after(30):
+            async with SqliteStore(path) as store:
+                events = await store.read(lambda view: view.events(session_id, after=0, limit=500))
+                assert [event.seq for event in events] == list(range(1, 101))
+
+
+async def test_an_empty_file_is_a_new_database(tmp_path):
+    path = tmp_path / "data.db"
+    path.touch(0o600)
+    await make(path)
+    assert path.stat().st_size > 0
+
+
+@pytest.mark.parametrize("text", [b"x", b"not a database, but long enough " * 200, b"\0" * 8192])
+async def test_a_file_that_is_no_database_is_refused(tmp_path, text):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(text)
+    await refused(path, ForeignDatabase)
+
+
+@pytest.mark.parametrize("wal", [False, True])
+async def test_another_programs_database_is_refused(tmp_path, wal):
+    path = tmp_path / "theirs.db"
+    connection = apsw.Connection(str(path))
+    if wal:
+        connection.pragma("journal_mode", "wal")
+    connection.execute("CREATE TABLE sessions (id TEXT); INSERT INTO sessions VALUES ('x')")
+    connection.close()
+    await refused(path, ForeignDatabase)
+    connection = apsw.Connection(str(path))
+    connection.pragma("application_id", 1)
+    connection.close()
+    await refused(path, ForeignDatabase)
+
+
+async def test_a_newer_schema_is_refused(tmp_path):
+    path = tmp_path / "data.db"
+    await make(path)
+    connection = apsw.Connection(str(path))
+    connection.pragma("user_version", len(migrations()) + 1)
+    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    connection.close()
+    await refused(path, SchemaTooNew, str(len(migrations()) + 1), "newer")
+    (tmp_path / "data.db.lock").unlink()
+    await refused(path, SchemaTooNew)
+
+
+async def test_a_newer_schema_in_an_unfinished_log_is_refused(tmp_path):
+    path = tmp_path / "data.db"
+    await make(path)
+    # A process that dies without a checkpoint: the version is in the write-ahead log only.
+    program = (
+        "import apsw, os, sys\n"
+        "c = apsw.Connection(sys.argv[1]); c.pragma('user_version', 99); os._exit(0)"
+    )
+    with anyio.fail_after(30):
+        await anyio.run_process([sys.executable, "-c", program, str(path)])
+    log = tmp_path / "data.db-wal"
+    before = path.read_bytes(), log.read_bytes()
+    with anyio.fail_after(30), pytest.raises(SchemaTooNew, match="99"):
+        async with SqliteStore(path):
+            pytest.fail("opened")
+    assert (path.read_bytes(), log.read_bytes()) == before
+
+
+@pytest.mark.parametrize("how", ["overwritten", "truncated"])
+async def test_a_damaged_database_is_refused(tmp_path, how):
+    path = tmp_path / "data.db"
+    await make(path, events=2000)
+    data = bytearray(path.read_bytes())
+    assert len(data) > 100_000
+    if how == "overwritten":
+        data[40_000:60_000] = b"\xa5" * 20_000
+    else:
+        del data[50_000:]
+    path.write_bytes(data)
+    await refused(path, StoreDamaged, "damaged")
+    (tmp_path / "data.db.lock").unlink()
+    await refused(path, StoreDamaged)
+
+
+async def test_a_second_store_is_refused_and_told_who_has_it(tmp_path):
+    path = tmp_path / "data.db"
+    with anyio.fail_after(30):
+        async with SqliteStore(path) as store:
+            link = tmp_path / "link.db"
+            link.symlink_to(path)
+            for name in (path, link):
+                with pytest.raises(StoreLocked, match=f"process {os.getpid()}"):
+                    async with SqliteStore(name):
+                        pytest.fail("opened")
+            await put(store, a_session())
+        await make(path)
+
+
+_HOLDER = """
+import sys, anyio
+from agent_orchestrator.stores.sqlite import SqliteStore
+async def main():
+    async with SqliteStore(sys.argv[1]):
+        sys.stdout.write("open"); sys.stdout.flush()
+        await anyio.sleep_forever()
+anyio.run(main)
+"""
+
+
+async def test_the_lock_ends_with_its_process_even_when_killed(tmp_path):
+    path = tmp_path / "data.db"
+    with anyio.fail_after(60):
+        async with await anyio.open_process(
+            [sys.executable, "-c", _HOLDER, str(path)], stderr=None
+        ) as process:
+            assert process.stdout is not None
+            assert (await process.stdout.receive()).startswith(b"open")
+            with pytest.raises(StoreLocked, match=f"process {process.pid}"):
+                async with SqliteStore(path):
+                    pytest.fail("opened")
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+        await make(path)
+
+
+async def test_the_lock_is_not_handed_to_child_processes(tmp_path):
+    """A child that outlives the store must not keep the next one out."""
+    path = tmp_path / "data.db"
+    with anyio.fail_after(30):
+        async with SqliteStore(path):
+            child = await anyio.open_process(["sleep", "60"])
+        try:
+            await make(path)
+        finally:
+            child.kill()
+            await child.aclose()
+
+
+async def test_paths_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "directory").mkdir()
+    await refused(tmp_path / "directory", StoreOpenError, "is a directory")
+    before = contents(tmp_path)
+    with pytest.raises(StoreOpenError, match="Not a directory"):
+        async with SqliteStore(tmp_path / "file" / "data.db"):
+            pytest.fail("opened")
+    with pytest.raises(StoreOpenError, match="File name too long"):
+        async with SqliteStore(tmp_path / ("x" * 300)):
+            pytest.fail("opened")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+async def test_a_directory_we_may_not_write_to(tmp_path):
+    (tmp_path / "closed").mkdir(0o500)
+    with pytest.raises(StoreOpenError, match="Permission denied"):
+        async with SqliteStore(tmp_path / "closed" / "data.db"):
+            pytest.fail("opened")
+
+
+async def test_a_migration_that_fails_leaves_the_version_before_it(tmp_path, monkeypatch):
+    path = tmp_path / "data.db"
+    session_id = await make(path)
+    steps = (*migrations(), "CREATE TABLE extra (x TEXT) STRICT; CREATE TABLE runs (x)")
+    monkeypatch.setattr("agent_orchestrator.stores.sqlite.schema.migrations", lambda: steps)
+    with pytest.raises(StoreOpenError, match="runs"):
+        async with SqliteStore(path):
+            pytest.fail("opened")
+    steps = (*migrations(), "CREATE TABLE extra (x TEXT) STRICT")
+    monkeypatch.setattr("agent_orchestrator.stores.sqlite.schema.migrations", lambda: steps)
+    with anyio.fail_after(30):
+        async with SqliteStore(path) as store:
+            assert store.schema_version == len(migrations()) + 1
+            assert await store.read(lambda view: view.session(session_id)) is not None
+    monkeypatch.undo()
+    await refused(path, SchemaTooNew)
+
+
+async def test_a_store_that_is_not_open_says_so(tmp_path):
+    store = SqliteStore(tmp_path / "data.db")
+    with pytest.raises(Unavailable):
+        await store.transact(lambda tx: tx.ring("x"))
+    with pytest.raises(Unavailable):
+        await store.read(lambda view: view.feed_head())
