@@ -19,8 +19,9 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
+        shown = {form for secret in secrets for form in (secret, json.dumps(secret)[1:-1])}
         # The longest first: one secret may be a part of another.
-        self._secrets = sorted(set(secrets), key=len, reverse=True)
+        self._secrets = sorted(shown, key=len, reverse=True)
 
     def __call__(self, line: str) -> str:
         for secret in self._secrets:

@@ -1,0 +1,84 @@
+"""The log: one line a message, and no secrets in any."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from agentd import logs
+
+SECRET = 's3cr3t-"tok\\en"'
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    root = logging.getLogger()
+    before = (root.handlers, root.level)
+    yield
+    root.handlers, root.level = before
+    logging.captureWarnings(capture=False)
+    for name in ("agentd", "agent_orchestrator"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+def set_up(form: str, level: str = "info") -> io.StringIO:
+    stream = io.StringIO()
+    logs.set_up(form=form, level=level, secrets=(SECRET, SECRET[:6]), stream=stream)
+    return stream
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_secrets_are_hidden_wherever_they_stand(form: str) -> None:
+    stream = set_up(form)
+    log = logging.getLogger("agentd.test")
+    log.info(
+        "token %s", SECRET, extra={"fields": {"header": f"Bearer {SECRET}", "x": "bearer.abc123"}}
+    )
+    error = ValueError(f"Authorization: Bearer unknown-{SECRET}")
+    log.error("failed", exc_info=error)
+    text = stream.getvalue()
+    assert "s3cr3t" not in text
+    assert "abc123" not in text
+    assert "unknown-" not in text
+    assert "tok" not in text.replace("token ", "")
+    assert text.count("Bearer [hidden]") == 2
+
+
+def test_json_lines() -> None:
+    stream = set_up("auto")
+    log = logging.getLogger("agentd.test")
+    log.info("two\nlines \u2028 %s", "é", extra={"fields": {"count": 3, "path": "/x"}})
+    log.debug("not shown")
+    logging.getLogger("other").info("not shown")
+    logging.getLogger("other").warning("shown")
+    first, second = (json.loads(line) for line in stream.getvalue().split("\n")[:-1])
+    assert first.pop("time").endswith("Z")
+    assert first == {
+        "level": "info",
+        "logger": "agentd.test",
+        "message": "two\nlines \u2028 é",
+        "count": 3,
+        "path": "/x",
+    }
+    assert (second["level"], second["message"]) == ("warning", "shown")
+
+
+def test_text_cannot_be_forged() -> None:
+    stream = set_up("text")
+    log = logging.getLogger("agentd")
+    log.warning(
+        'odd "name" \\ here\n12:00:00.000 INFO    all is well\x1b[31m', extra={"fields": {"a": 1}}
+    )
+    (line,) = stream.getvalue().splitlines()
+    assert line.endswith(
+        ' WARNING odd "name" \\ here\\n12:00:00.000 INFO    all is well\\u001b[31m a=1'
+    )
+
+
+def test_levels() -> None:
+    stream = set_up("text", "error")
+    logging.getLogger("agentd").warning("no")
+    logging.getLogger("agentd").error("yes")
+    assert stream.getvalue().count("\n") == 1

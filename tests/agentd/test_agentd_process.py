@@ -1,0 +1,288 @@
+"""agentd as people run it: a process that starts, drains, stops, and says what is wrong."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from serving import Process, agentd, run_agentd
+
+from agent_orchestrator.wire import sse
+
+AGENT = """
+import os, pathlib, sys, time
+prompt = sys.stdin.read()
+print("begun", flush=True)
+pathlib.Path("begun").write_text(str(os.getpid()))
+end = time.monotonic() + 60
+while not pathlib.Path("go").exists() and time.monotonic() < end:
+    time.sleep(0.01)
+print("AGENTD variables:", sorted(name for name in os.environ if name.startswith("AGENTD")))
+print("answer to", prompt)
+"""
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Path:
+    """A directory whose agentd.toml declares an agent that ends once a file ``go`` is there."""
+    (tmp_path / "agent.py").write_text(AGENT)
+    argv = json.dumps([sys.executable, str(tmp_path / "agent.py")])
+    (tmp_path / "agentd.toml").write_text(
+        f'[providers.slow]\nrunner = "command"\nargv = {argv}\nstop_grace_s = 0.2\n'
+    )
+    return tmp_path
+
+
+def call(daemon: Process, method: str, path: str, **more: Any) -> Any:
+    answer = httpx.request(method, daemon.url + path, timeout=30, **more)
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+def start_run(daemon: Process, directory: Path) -> str:
+    session = call(daemon, "POST", "/sessions", json={})["session"]["id"]
+    made = call(daemon, "POST", f"/sessions/{session}/messages", json={"text": "hello"})
+    wait_for((directory / "begun").exists, "the agent has begun")
+    return str(made["run"]["id"])
+
+
+def wait_for(condition: Any, what: str, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"never: {what}"
+        time.sleep(0.01)
+
+
+def one_line(text: str, *parts: str) -> None:
+    assert text.count("\n") == 1, text
+    assert "Traceback" not in text
+    for part in parts:
+        assert part in text
+
+
+def test_start_answer_and_stop(tmp_path: Path) -> None:
+    with agentd(tmp_path) as daemon:
+        assert call(daemon, "GET", "/health")["status"] == "ok"
+        status = call(daemon, "GET", "/daemon/status")
+        assert status["pid"] == daemon.pid
+        assert [provider["name"] for provider in status["providers"]] == ["codex", "demo"]
+        database = tmp_path / ".data" / "agent-orchestrator.db"
+        assert database.stat().st_mode & 0o077 == 0
+        assert database.parent.stat().st_mode & 0o077 == 0
+        assert psutil.Process(daemon.pid).memory_info().rss < 90 * 1024 * 1024
+        assert (tmp_path / "ready.json").stat().st_mode & 0o077 == 0
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        assert not (tmp_path / "ready.json").exists()
+        messages = [entry["message"] for entry in daemon.log()]
+        assert messages[0] == f"listening on {daemon.url}"
+        assert messages[-3:] == ["draining", "drained", "stopped"]
+        assert {entry["level"] for entry in daemon.log()} == {"info"}
+
+
+def test_a_drain_finishes_what_runs_and_refuses_what_is_new(configured: Path) -> None:
+    with agentd(configured, "--auth-token", "secret-token-1") as daemon:
+        client = httpx.Client(
+            base_url=daemon.url, headers={"Authorization": "Bearer secret-token-1"}, timeout=30
+        )
+        session = client.post("/sessions", json={}).json()["session"]["id"]
+        path = f"/sessions/{session}/messages"
+        run = client.post(path, json={"text": "canary prompt"}).json()["run"]["id"]
+        wait_for((configured / "begun").exists, "the agent has begun")
+        daemon.signal(signal.SIGTERM)
+        wait_for(lambda: client.get("/health").json()["status"] == "draining", "it drains")
+        assert client.get("/daemon/status").json()["daemon_health"] == "draining"
+        refused = client.post(path, json={"text": "more"})
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "unavailable"
+        assert int(refused.headers["Retry-After"]) > 0
+        assert client.get(f"/runs/{run}").json()["run"]["status"] == "running"
+        (configured / "go").touch()
+        assert daemon.wait() == 0
+        client.close()
+        drained = next(entry for entry in daemon.log() if entry["message"] == "drained")
+        assert (drained["finished"], drained["released"]) == (1, 0)
+        assert "canary prompt" not in daemon.stderr()
+        assert "secret-token-1" not in daemon.stderr()
+    with agentd(configured) as daemon:
+        told = call(daemon, "GET", f"/runs/{run}")["run"]
+        assert (told["status"], told["attempt"]) == ("completed", 1)
+        assert "AGENTD variables: []" in told["result"]["text"]
+
+
+def test_what_does_not_finish_in_time_goes_back_to_the_queue(configured: Path) -> None:
+    with agentd(configured, "--grace-s", "0.1") as daemon:
+        run = start_run(daemon, configured)
+        agent = int((configured / "begun").read_text())
+        daemon.signal(signal.SIGINT)
+        assert daemon.wait() == 0
+        assert not psutil.pid_exists(agent)
+    (configured / "go").touch()
+    with agentd(configured) as daemon:
+        told = call(daemon, "GET", f"/runs/{run}/wait")["run"]
+        assert (told["status"], told["attempt"]) == ("completed", 2)
+
+
+def test_the_second_signal_stops_at_once(configured: Path) -> None:
+    with agentd(configured, "--grace-s", "600") as daemon:
+        start_run(daemon, configured)
+        agent = int((configured / "begun").read_text())
+        daemon.signal(signal.SIGTERM)
+        wait_for(lambda: call(daemon, "GET", "/health")["status"] == "draining", "it drains")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait(10) == 1
+        assert not psutil.pid_exists(agent)
+        assert "Traceback" not in daemon.stderr()
+
+
+def test_a_stream_goes_on_over_a_restart(configured: Path) -> None:
+    (configured / "go").touch()
+    with agentd(configured) as daemon:
+        run = start_run(daemon, configured)
+        session = call(daemon, "GET", f"/runs/{run}/wait")["run"]["session_id"]
+        before = read_stream(daemon, session, None, 5)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    with agentd(configured) as daemon:
+        made = call(daemon, "POST", f"/sessions/{session}/messages", json={"text": "again"})
+        call(daemon, "GET", f"/runs/{made['run']['id']}/wait")
+        last = call(daemon, "GET", f"/sessions/{session}")["session"]["last_seq"]
+        after = read_stream(daemon, session, before[-1].id, last - 5)
+    assert [frame.id for frame in before + after] == [str(n + 1) for n in range(last)]
+
+
+def read_stream(daemon: Process, session: str, last_id: str | None, count: int) -> list[sse.Frame]:
+    headers = {} if last_id is None else {"Last-Event-ID": last_id}
+    decoder, found = sse.Decoder(), []
+    url = f"{daemon.url}/stream?sessionId={session}"
+    with httpx.stream("GET", url, headers=headers, timeout=20) as response:
+        for chunk in response.iter_raw():
+            found += [frame for frame in decoder.feed(chunk) if frame.data]
+            if len(found) >= count:
+                return found[:count]
+    raise AssertionError("the stream ended early")
+
+
+def test_a_stalled_reader_does_not_keep_the_daemon(configured: Path) -> None:
+    (configured / "go").touch()
+    (configured / "agent.py").write_text("for n in range(6000): print('x' * 1000)")
+    with agentd(configured) as daemon:
+        session = call(daemon, "POST", "/sessions", json={})["session"]["id"]
+        made = call(daemon, "POST", f"/sessions/{session}/messages", json={"text": "hello"})
+        call(daemon, "GET", f"/runs/{made['run']['id']}/wait")
+        host, _, port = daemon.url.removeprefix("http://").rpartition(":")
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+            connection.connect((host, int(port)))
+            connection.sendall(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(1000)
+            daemon.signal(signal.SIGTERM)
+            assert daemon.wait(15) == 0
+        assert "Traceback" not in daemon.stderr()
+
+
+def test_a_second_daemon_on_one_database_says_so(tmp_path: Path) -> None:
+    with agentd(tmp_path) as daemon:
+        second = run_agentd(tmp_path, "--port", "0")
+        assert second.returncode == 1
+        assert second.stdout == ""
+        one_line(second.stderr, "agent-orchestrator.db", "in use", str(daemon.pid))
+        assert call(daemon, "GET", "/health")["status"] == "ok"
+
+
+def test_a_port_in_use_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ended = run_agentd(tmp_path, "--port", str(port))
+    assert ended.returncode == 1
+    one_line(ended.stderr, f"127.0.0.1:{port}", "in use")
+    assert not (tmp_path / ".data").exists()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_it_does_not_open_itself_to_others_without_a_token(tmp_path: Path, host: str) -> None:
+    ended = run_agentd(tmp_path, "--host", host, "--port", "0")
+    assert ended.returncode == 1
+    one_line(ended.stderr, host, "AGENTD_AUTH_TOKEN")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "config", "status", "parts"),
+    [
+        (["--port", "x"], "", 2, ["--port", "integer"]),
+        (["--port", "70000"], "", 2, ["--port", "65535"]),
+        (["--max-concurrency", "0"], "", 2, ["--max-concurrency"]),
+        (["--log-format", "xml"], "", 2, ["--log-format"]),
+        (["--no-such-thing"], "", 2, ["--no-such-thing"]),
+        (["--config", "gone.toml"], "", 1, ["gone.toml"]),
+        ([], "[daemon]\nprot = 1\n", 1, ["agentd.toml", "daemon.prot"]),
+        ([], "[daemon]\nport = 'x'\n", 1, ["agentd.toml", "daemon.port"]),
+        ([], "[deamon]\n", 1, ["agentd.toml", "deamon"]),
+        ([], "port = \n", 1, ["agentd.toml", "TOML"]),
+        ([], "[providers.x]\nargv = ['a']\n", 1, ["agentd.toml", "providers.x.runner"]),
+        ([], "[providers.x]\nrunner = 'nothing'\n", 1, ["providers.x", "nothing"]),
+        ([], "[providers.x]\nrunner = 'command'\nargw = 1\n", 1, ["providers.x", "argw"]),
+        ([], "[providers.manual]\nrunner = 'demo'\n", 1, ["providers.manual"]),
+        ([], "[routing]\ndefault = 'nobody'\n", 1, ["routing.default", "nobody"]),
+    ],
+)
+def test_wrong_settings_are_one_clear_line(
+    tmp_path: Path, arguments: list[str], config: str, status: int, parts: list[str]
+) -> None:
+    if config:
+        (tmp_path / "agentd.toml").write_text(config)
+    ended = run_agentd(tmp_path, *arguments)
+    assert ended.returncode == status, ended.stderr
+    assert "Traceback" not in ended.stderr
+    told = ended.stderr.splitlines()[-1]
+    for part in parts:
+        assert part in told
+    if status == 1:
+        one_line(ended.stderr)
+    assert not (tmp_path / ".data").exists()
+
+
+def test_a_database_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "other.db").write_text("not a database " * 500)
+    ended = run_agentd(tmp_path, "--port", "0", "--db", "other.db")
+    assert ended.returncode == 1
+    one_line(ended.stderr, "other.db")
+    assert (tmp_path / "other.db").read_text() == "not a database " * 500
+
+
+def test_a_database_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = run_agentd(tmp_path, "--port", "0", "--db", "file/x.db")
+    assert ended.returncode == 1
+    one_line(ended.stderr, "file")
+
+
+def test_help_and_version(tmp_path: Path) -> None:
+    told = run_agentd(tmp_path, "--help").stdout
+    for name in ("--host", "--db", "--auth-token", "--codex-extra-arg", "AGENTD_AUTH_TOKENS"):
+        assert name in told
+    assert "Examples:" in told
+    assert run_agentd(tmp_path, "--version").stdout.startswith("agentd 0.")
+
+
+def test_version_needs_no_web_server(tmp_path: Path) -> None:
+    import subprocess
+
+    code = (
+        "import sys; from agentd.cli import main\n"
+        "try: main(['--version'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'quart', 'hypercorn', 'anyio', 'apsw', 'cattrs'} & set(sys.modules)))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30, env=dict(os.environ),
+    ).stdout  # fmt: skip
+    assert told.splitlines()[-1] == "[]"

@@ -1,0 +1,215 @@
+"""Flag over environment over file over default; every mistake by its place."""
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from click.testing import CliRunner
+
+from agent_orchestrator.domain.errors import ConfigError
+from agentd import cli
+from agentd.providers import ProviderSettings, Route
+from agentd.settings import FlagError, Settings, declared, flag_of, load
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_defaults(directory: Path) -> None:
+    settings = load({}, {})
+    assert (settings.host, settings.port) == ("127.0.0.1", 8765)
+    assert settings.db == ".data/agent-orchestrator.db"
+    assert (settings.max_concurrency, settings.max_queue) == (4, 1000)
+    assert settings.max_body == 8 * 1024 * 1024
+    assert settings.auth_tokens == ()
+    assert settings.providers == {
+        "codex": ProviderSettings("codex"),
+        "demo": ProviderSettings("demo"),
+    }
+    assert settings.routing == Route("codex")
+
+
+VALUES: dict[str, tuple[Any, str, Any]] = {
+    "host": ("f.example", "e.example", "x.example"),
+    "port": (1001, "1002", "1003"),
+    "db": ("f.db", "e.db", "x.db"),
+    "auth_tokens": (["f1", "f2"], "e1", ("x1", "x2")),
+    "max_concurrency": (5, "6", "7"),
+    "max_queue": (50, "60", "70"),
+    "codex_profile": ("f", "e", "x"),
+    "codex_extra_args": (["--f"], None, ("--x", "y")),
+    "grace_s": (1, "2.5", "3"),
+    "max_body": (10_000, "20000", "30000"),
+    "allowed_hosts": (["f"], "e,e2", ("x",)),
+    "allowed_origins": (["http://f"], "http://e", ("http://x",)),
+    "log_format": ("text", "json", "auto"),
+    "log_level": ("error", "warning", "debug"),
+}
+
+
+def test_every_setting_has_values_here() -> None:
+    assert set(VALUES) == set(declared())
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_precedence(directory: Path, name: str) -> None:
+    in_file, in_environment, as_flag = VALUES[name]
+    setting = declared()[name]
+    default = getattr(Settings(), name)
+    (directory / "agentd.toml").write_text(f"[daemon]\n{name} = {in_file!r}\n")
+    kind = type(default) if default is not None else str
+    expected = tuple(in_file) if setting.many else kind(in_file)
+    assert getattr(load({}, {}), name) == expected
+    environ = {setting.env[0]: in_environment} if setting.env else {}
+    if environ:
+        found = getattr(load({}, environ), name)
+        assert found == (tuple(in_environment.split(",")) if setting.many else kind(in_environment))
+    expected = as_flag if setting.many else kind(as_flag)
+    assert getattr(load({name: as_flag}, environ), name) == expected
+
+
+def test_both_variables_of_tokens_count(directory: Path) -> None:
+    environ = {"AGENTD_AUTH_TOKEN": "one,whole", "AGENTD_AUTH_TOKENS": " a, b,,c "}
+    assert load({}, environ).auth_tokens == ("one,whole", "a", "b", "c")
+    assert load({"auth_tokens": ("x",)}, environ).auth_tokens == ("x",)
+    assert "whole" not in repr(load({}, environ))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--codex-extra-arg", "never"], ("never",)),
+        (["--codex-extra-arg=--color"], ("--color",)),
+        (["--codex-extra-arg", "--color", "--codex-extra-arg", "never"], ("--color", "never")),
+        (["--codex-extra-arg=-c", "--codex-extra-arg=a=[1, 2]"], ("-c", "a=[1, 2]")),
+    ],
+)
+def test_extra_arguments_in_either_form(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: Any
+) -> None:
+    seen: list[Settings] = []
+
+    def run(settings: Settings, ready_file: str | None) -> int:
+        seen.append(settings)
+        return 0
+
+    import agentd.daemon
+
+    monkeypatch.setattr(agentd.daemon, "run_daemon", run)
+    result = CliRunner().invoke(cli.main, [*arguments, "--codex-profile", "work"])
+    assert result.exit_code == 0, result.output
+    assert seen[0].codex_extra_args == expected
+    options = {"profile": "work", "extra_args": list(expected)}
+    assert seen[0].providers["codex"].options == options
+    assert seen[0].providers["demo"].options == {}
+
+
+def test_codex_settings_are_for_codex_providers_that_have_none(directory: Path) -> None:
+    (directory / "agentd.toml").write_text(
+        """
+        [daemon]
+        codex_profile = "work"
+        [providers.mine]
+        runner = "codex-exec"
+        profile = "own"
+        [providers.other]
+        runner = "codex"
+        [providers.tool]
+        runner = "command"
+        argv = ["x"]
+        [routing]
+        default = "mine"
+        fallback = { mine = ["other", "tool"] }
+        """
+    )
+    settings = load({"codex_extra_args": ("--search",)}, {})
+    options = {name: provider.options for name, provider in settings.providers.items()}
+    assert options == {
+        "mine": {"profile": "own", "extra_args": ["--search"]},
+        "other": {"profile": "work", "extra_args": ["--search"]},
+        "tool": {"argv": ["x"]},
+    }
+    assert settings.routing == Route("mine", {"mine": ("other", "tool")})
+
+
+def test_a_provider_in_full(directory: Path) -> None:
+    (directory / "x.toml").write_text(
+        """
+        [providers.review]
+        runner = "command"
+        model = "large"
+        argv = ["a", "b"]
+        env = { inherit = ["PATH", "HOME"], set = { KEY = "v" } }
+        """
+    )
+    for settings in (load({}, {}, "x.toml"), load({}, {"AGENTD_CONFIG": "x.toml"})):
+        assert settings.providers == {
+            "review": ProviderSettings(
+                "command", "large", ("PATH", "HOME"), {"KEY": "v"}, {"argv": ["a", "b"]}
+            )
+        }
+        assert settings.routing == Route("review")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("daemon = 1", "daemon"),
+        ("[daemon]\nport = true", "daemon.port"),
+        ("[daemon]\nport = 1.5", "daemon.port"),
+        ("[daemon]\nport = -1", "daemon.port"),
+        ("[daemon]\ndb = ''", "daemon.db"),
+        ("[daemon]\nauth_tokens = 'x'", "daemon.auth_tokens"),
+        ("[daemon]\nauth_tokens = [1]", "daemon.auth_tokens"),
+        ("[daemon]\nlog_level = 'loud'", "daemon.log_level"),
+        ("providers = []", "providers"),
+        ("providers.x = 1", "providers.x"),
+        ("[providers.'a b']\nrunner = 'demo'", "providers.a b"),
+        ("[providers.x]\nrunner = 1", "providers.x.runner"),
+        ("[providers.x]\nrunner = 'demo'\nmodel = 1", "providers.x.model"),
+        ("[providers.x]\nrunner = 'demo'\nenv = 1", "providers.x.env"),
+        ("[providers.x]\nrunner = 'demo'\nenv = {inherit = 'some'}", "providers.x.env.inherit"),
+        ("[providers.x]\nrunner = 'demo'\nenv = {inherit = [1]}", "providers.x.env.inherit"),
+        ("[providers.x]\nrunner = 'demo'\nenv = {set = {A = 1}}", "providers.x.env.set"),
+        ("[providers.x]\nrunner = 'demo'\nenv = {sets = {}}", "providers.x.env.sets"),
+        ("[providers.x]\nrunner='demo'\n[providers.y]\nrunner='demo'", "routing.default"),
+        ("[routing]\ndefaults = 'x'", "routing.defaults"),
+        ("[routing]\ndefault = 1", "routing.default"),
+        ("[routing]\nfallback = 1", "routing.fallback"),
+        ("[routing]\nfallback = {codex = 'demo'}", "routing.fallback.codex"),
+        ("[routing]\nfallback = {codex = []}", "routing.fallback.codex"),
+    ],
+)
+def test_mistakes_in_the_file(directory: Path, text: str, place: str) -> None:
+    (directory / "agentd.toml").write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load({}, {})
+    assert str(raised.value).startswith(f"agentd.toml: {place}: ")
+
+
+def test_mistakes_elsewhere(directory: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^AGENTD_PORT: must be an integer, is 'x'$"):
+        load({}, {"AGENTD_PORT": "x"})
+    with pytest.raises(FlagError, match=r"^--max-queue: must be at least 1, is 0$"):
+        load({"max_queue": "0"}, {})
+    with pytest.raises(FlagError, match=r"^--codex-profile: must not be blank$"):
+        load({"codex_profile": ""}, {})
+    with pytest.raises(FlagError, match="grace-s"):
+        load({"grace_s": "nan"}, {})
+    (directory / "bytes.toml").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match=r"bytes\.toml: is not TOML"):
+        load({}, {}, "bytes.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load({}, {}, str(directory))
+
+
+def test_flags_are_all_different() -> None:
+    flags = [flag_of(name, setting) for name, setting in declared().items()]
+    assert len(set(flags)) == len(flags)
+    assert {"--auth-token", "--codex-extra-arg", "--codex-profile"} <= set(flags)
+    assert all(setting.doc.endswith(".") for setting in declared().values())
+    assert set(declared()) <= {attribute.name for attribute in attrs.fields(Settings)}

@@ -1,0 +1,158 @@
+"""Objects to JSON and back; commands to requests and back."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_orchestrator import operations as ops
+from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import Event, Message, Run, RunError, Session, Source, Usage
+from agent_orchestrator.wire import codec, strict_json
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+
+RUN = Run(
+    id="run_1", session_id="ses_1", message_id="msg_1", parent_run_id=None, provider="codex",
+    model=None, status=RunStatus.FAILED, waiting_on=None, attempt=2, worker_id="w", thread_id="t",
+    result=None, error=RunError("timeout", "too late"), usage=Usage(1, 2, 3, 0.5), exit_code=-9,
+    cancel_requested_at=None, created_at=NOW, started_at=NOW, finished_at=NOW,
+)  # fmt: skip
+SESSION = Session(
+    id="ses_1", title="T", owner="local", provider=None, model=None, cwd="/", status="open",
+    parent_session_id=None, parent_run_id=None, root_session_id="ses_1", depth=0,
+    metadata={"a": [1, {"b": None}]}, threads={"codex": "t"}, last_seq=3, created_at=NOW,
+    updated_at=NOW,
+)  # fmt: skip
+MESSAGE = Message("msg_1", "ses_1", "user", Source(principal="local"), "hi", None, "queued", NOW)
+EVENT = Event(1, "ses_1", "run_1", 1, "of.the.future", {"x": [1, "ü", None]}, NOW)
+
+ANSWERS: list[Any] = [
+    ops.SessionReply(SESSION),
+    ops.SessionPage([SESSION, SESSION], "ses_1"),
+    ops.MessageReply(MESSAGE, RUN),
+    ops.MessageReply(MESSAGE, None),
+    ops.EventPage([EVENT], 1, has_more=False),
+    ops.RunPage([RUN], None),
+    ops.CancelReply(RUN, ["run_1"]),
+    ops.WaitReply(RUN, timed_out=True),
+]
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: type(answer).__name__)
+def test_answers_come_back_as_they_were(answer: Any) -> None:
+    plain = strict_json.loads(codec.to_json(answer).encode())
+    again = codec.from_plain(type(answer), plain)
+    assert codec.to_plain(again) == codec.to_plain(answer)
+    assert again.__class__ is answer.__class__
+
+
+def test_extra_fields_of_a_newer_daemon_are_passed_over() -> None:
+    plain = {**codec.to_plain(ops.RunReply(RUN)), "new": 1}
+    plain["run"]["newer"] = {}
+    assert codec.from_plain(ops.RunReply, plain) == ops.RunReply(RUN)
+
+
+@pytest.mark.parametrize("plain", [None, 1, [], {}, {"run": None}, {"run": {"id": "x"}}])
+def test_what_is_no_answer_is_a_value_error(plain: Any) -> None:
+    with pytest.raises(ValueError, match=r"RunReply|not"):
+        codec.from_plain(ops.RunReply, plain)
+
+
+def test_both_ways_to_write_an_event_agree() -> None:
+    assert codec.event_to_json(EVENT) == codec.to_json(EVENT)
+
+
+@given(st.datetimes(datetime(1000, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
+def test_times_come_back_and_sort_as_texts(moment: datetime) -> None:
+    told = codec.format_time(moment)
+    assert codec.parse_time(told) == moment
+    assert (told < codec.format_time(NOW)) == (moment < NOW)
+
+
+# --- commands -------------------------------------------------------------------------------
+
+name = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(str.strip)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "limit": st.integers(1, 1000),
+    "wait_s": st.floats(0.001, 3600),
+    "timeout_s": st.floats(0.001, 86_400),
+    "interval_ms": st.none() | st.integers(1, 3_600_000),
+    "cascade": st.booleans(),
+    "metadata": st.dictionaries(name, name, max_size=3),
+    "result": st.none() | st.just({"text": "x"}),
+    "error": st.none() | st.just({"code": "x", "message": "y"}),
+    "cwd": st.none() | st.just("/a b"),
+    "to_status": st.sampled_from(["running", "completed"]),
+    "role": st.sampled_from(["user", "system"]),
+    "when_busy": st.sampled_from(["queue", "steer"]),
+}
+
+
+def commands(operation: Any) -> st.SearchStrategy[Any]:
+    fields = {}
+    for attribute in attrs.fields(operation.request):
+        strategy = VALUES.get(attribute.name)
+        if attribute.name == "status":
+            options = ["open", "closed"] if "session" in operation.path else ["queued", "failed"]
+            strategy = st.none() | st.sampled_from(options)
+        elif attribute.name == "cursor" and attribute.type is int:
+            strategy = st.integers(0, 2**63 - 1)
+        elif strategy is None:
+            strategy = name if attribute.default is attrs.NOTHING else st.none() | name
+        fields[attribute.name] = strategy
+    return st.fixed_dictionaries(fields).map(lambda values: operation.request(**values))
+
+
+@pytest.mark.parametrize("operation", ops.OPERATIONS, ids=lambda operation: operation.name)
+@given(data=st.data())
+def test_commands_survive_the_way_to_the_server(operation: Any, data: st.DataObject) -> None:
+    from urllib.parse import parse_qsl, unquote, urlencode
+
+    asked = data.draw(commands(operation))
+    path, query, body = codec.request_parts(operation, asked)
+    pattern = operation.path.split("/")
+    parts = path.split("/")
+    assert len(parts) == len(pattern)
+    values = {
+        field[1:-1]: unquote(part)
+        for field, part in zip(pattern, parts, strict=True)
+        if field.startswith("{")
+    }
+    if operation.is_mutation:
+        assert not query
+        values |= strict_json.loads(strict_json.dumps(body).encode())
+    else:
+        assert body is None
+        pairs = parse_qsl(urlencode(query), keep_blank_values=True)
+        values |= codec.query_values(operation.request, pairs)
+    assert codec.command(operation.request, values) == asked
+
+
+def test_bad_values_are_all_named() -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        codec.command(ops.SendMessage, {"text": 1, "role": "x", "extra": None})
+    assert set(raised.value.details["fields"]) == {"text", "role", "extra", "session_id"}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "bad"),
+    [
+        ([("limit", "1.0")], "limit"),
+        ([("limit", "true")], "limit"),
+        ([("limit", " 1")], "limit"),
+        ([("limit", "+1")], "limit"),
+        ([("limit", "1_0")], "limit"),
+        ([("limit", "٣")], "limit"),
+        ([("status", "OPEN")], "status"),
+        ([("other", "1")], "other"),
+    ],
+)
+def test_query_texts_are_read_strictly(pairs: list[tuple[str, str]], bad: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        codec.command(ops.ListSessions, codec.query_values(ops.ListSessions, pairs))
+    assert list(raised.value.details["fields"]) == [bad]

@@ -1,0 +1,98 @@
+"""The API description: valid, whole, and changed only on purpose."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
+
+from agent_orchestrator import operations as ops
+from agent_orchestrator.fields import problems
+from agent_orchestrator.wire.openapi import openapi_document
+
+GOLDEN = Path(__file__).parent / "openapi.json"
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return openapi_document("0.0.0")
+
+
+def test_it_is_valid(document: dict[str, Any]) -> None:
+    validate(document)  # type: ignore[arg-type]
+
+
+def test_it_is_as_it_was(document: dict[str, Any]) -> None:
+    """UPDATE_GOLDEN=1 writes it anew after a change that is meant."""
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        GOLDEN.write_text(text)
+    assert GOLDEN.read_text() == text
+
+
+def test_every_operation_is_in_it(document: dict[str, Any]) -> None:
+    described = {
+        item["operationId"] for path in document["paths"].values() for item in path.values()
+    }
+    assert described == {operation.name for operation in ops.OPERATIONS} | {
+        "stream",
+        "health",
+        "openapi",
+    }
+
+
+def body_schemas(document: dict[str, Any]) -> list[tuple[Any, Draft202012Validator]]:
+    found = []
+    for operation in ops.OPERATIONS:
+        if operation.is_mutation:
+            item = document["paths"][operation.path][operation.method.lower()]
+            schema = item["requestBody"]["content"]["application/json"]["schema"]
+            Draft202012Validator.check_schema(schema)
+            found.append((operation, Draft202012Validator(schema)))
+    return found
+
+
+SAMPLES: list[dict[str, Any]] = [
+    {},
+    {"text": "x"},
+    {"text": ""},
+    {"text": " \n"},
+    {"text": None},
+    {"text": 1},
+    {"text": "x", "role": "user"},
+    {"text": "x", "role": "god"},
+    {"text": "x", "role": None},
+    {"title": "x" * 256},
+    {"title": "x" * 257},
+    {"title": None, "metadata": {}},
+    {"metadata": []},
+    {"cwd": "/x"},
+    {"cwd": "x"},
+    {"cwd": "/x\0"},
+    {"to_status": "canceled", "reason": "r"},
+    {"to_status": "x"},
+    {"to_status": "failed", "error": {"code": "x"}},
+    {"cascade": True},
+    {"cascade": 1},
+    {"idempotency_key": "k"},
+    {"idempotency_key": ""},
+    {"status": "closed"},
+    {"status": None},
+    {"status": "x"},
+    {"session_id": "s", "text": "x"},
+    {"unknown": 1},
+]
+
+
+def test_schemas_say_what_the_checks_say(document: dict[str, Any]) -> None:
+    """A body the description allows is one the daemon takes, and the other way round."""
+    for operation, validator in body_schemas(document):
+        path = dict.fromkeys(operation.path_fields, "id")
+        for body in SAMPLES:
+            if body.keys() & path.keys():
+                continue
+            checked = not problems(operation.request, {**path, **body})
+            assert validator.is_valid(body) == checked, (operation.name, body)

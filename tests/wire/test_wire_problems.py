@@ -1,0 +1,59 @@
+"""Every error has a status and comes back as itself."""
+
+from typing import Any
+
+import pytest
+
+from agent_orchestrator.domain import errors
+from agent_orchestrator.wire import problems
+
+
+def every_kind(kind: type[errors.OrchestratorError]) -> set[type[errors.OrchestratorError]]:
+    return {kind}.union(*(every_kind(sub) for sub in kind.__subclasses__()))
+
+
+KINDS = sorted(
+    every_kind(errors.OrchestratorError) - {errors.OrchestratorError}, key=lambda kind: kind.code
+)
+
+
+def test_the_table_is_complete() -> None:
+    assert set(problems.STATUSES) == set(KINDS)
+
+
+def test_codes_are_different() -> None:
+    assert len({kind.code for kind in KINDS}) == len(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.code)
+def test_there_and_back(kind: type[errors.OrchestratorError]) -> None:
+    error = kind("why", {"a": 1})
+    body = problems.to_body(error)
+    again = problems.from_body(problems.status_of(error), body)
+    assert type(again) is kind
+    assert (again.message, again.details) == (error.message, error.details)
+    assert problems.to_body(again) == body
+
+
+def test_when_to_try_again_is_kept() -> None:
+    body = problems.to_body(errors.Unavailable("full", retry_after_s=7))
+    again = problems.from_body(503, body)
+    assert isinstance(again, errors.Unavailable)
+    assert again.retry_after_s == 7
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (404, None, errors.NotFound),
+        (404, "<html>", errors.NotFound),
+        (409, {"error": {"code": "from_the_future"}}, errors.Conflict),
+        (409, {"error": {"code": "session_busy", "details": 5}}, errors.SessionBusy),
+        (503, {"error": {"code": "unavailable", "details": {"retry_after_s": "x"}}}, errors.Unavailable),
+        (502, {"error": "bad gateway"}, errors.Internal),
+        (418, {}, errors.Internal),
+        (400, {"error": {}}, errors.InvalidRequest),
+    ],
+)  # fmt: skip
+def test_bodies_that_are_not_ours(status: int, body: Any, kind: type) -> None:
+    assert type(problems.from_body(status, body)) is kind
