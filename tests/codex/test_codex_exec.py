@@ -523,6 +523,7 @@ async def test_a_missing_key_makes_it_unavailable(runner, environ):
     found = await runner.probe()
     assert not found.available
     assert "FAKE_KEY" in found.reason
+    assert (await runner.probe({**os.environ, "FAKE_KEY": "x"})).available
 
 
 @pytest.mark.parametrize(

@@ -76,14 +76,18 @@ class CodexExecRunner:
     config: Mapping[str, Any] = field(factory=dict)
     _probe: Probe = field(factory=Probe, init=False, repr=False)
 
-    async def probe(self) -> Availability:
-        """Look, in the environment of this process, whether codex is there and logged in."""
-        return await anyio.to_thread.run_sync(self._look)
+    async def probe(self, env: Mapping[str, str] | None = None) -> Availability:
+        """Look whether codex is there and logged in.
 
-    def _look(self) -> Availability:
+        :param env: the environment its runs will have; this process's own without one.
+        """
+        given = os.environ if env is None else env
+        return await anyio.to_thread.run_sync(self._look, environment(given, self.home))
+
+    def _look(self, env: Mapping[str, str]) -> Availability:
         return self._probe(
             self.command,
-            environment(os.environ, self.home),
+            env,
             profile=self.profile,
             config=self.config,
             extra_args=self.extra_args,
