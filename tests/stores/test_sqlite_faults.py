@@ -183,7 +183,7 @@ async def test_a_refusal_judged_by_a_change_that_was_undone_is_not_told(tmp_path
 async def test_closing_finishes_what_is_queued_and_refuses_what_comes_later(tmp_path):
     path = tmp_path / "data.db"
     session = a_session()
-    gate = Gate()
+    gate, looks = Gate(), Gate()
     answered = []
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
@@ -196,13 +196,18 @@ async def test_closing_finishes_what_is_queued_and_refuses_what_comes_later(tmp_
                     )
 
                 async def look():
-                    await store.read(gate)
+                    await store.read(looks)
                     answered.append("look")
 
                 async def open_when_closing():
                     while store._accepting:
                         await anyio.lowlevel.checkpoint()
                     gate.open()
+                    while len(answered) < 150:
+                        await anyio.lowlevel.checkpoint()
+                    # Now only the looks, and who waits for them to end, are left.
+                    await anyio.wait_all_tasks_blocked()
+                    looks.open()
 
                 tasks.start_soon(store.transact, gate)
                 for _ in range(6):

@@ -261,6 +261,19 @@ class Changes(Opening):
             async with self.open_store(tmp_path):
                 raise LookupError("mine")
 
+    async def test_an_error_is_not_lost_in_a_cancellation(self, tmp_path: Path) -> None:
+        async def body(scope: anyio.CancelScope) -> None:
+            async with self.open_store(tmp_path):
+                scope.cancel()
+                raise LookupError("mine")
+
+        with (
+            anyio.fail_after(30),
+            anyio.CancelScope() as scope,
+            pytest.raises(LookupError, match="mine"),
+        ):
+            await body(scope)
+
     # --- bells
 
     async def test_the_bell_rings_after_the_commit_and_before_the_answer(
