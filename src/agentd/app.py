@@ -12,6 +12,7 @@ from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.openapi import openapi_document
 from agentd.auth import Guard
 from agentd.binding import bind_operations
+from agentd.connections import Connection, SocketConnection
 from agentd.lifetime import Lifetime
 from agentd.requests import Request, Socket, current, query_pairs
 from agentd.responses import (
@@ -24,7 +25,6 @@ from agentd.responses import (
 from agentd.streaming import (
     AUTH_FRAME_S,
     QUIET_S,
-    Connection,
     EventStream,
     SocketStream,
     stream_request,
@@ -42,6 +42,7 @@ class App(Quart):
     request_class = Request
     websocket_class = Socket
     asgi_http_class = Connection
+    asgi_websocket_class = SocketConnection
 
     async def handle_user_exception(self, error: Exception) -> Response:
         """Return the answer for whatever a request came to."""
@@ -89,6 +90,8 @@ def create_app(
     lifetime = lifetime or Lifetime()
     app = App("agentd", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_body
+    # A reader that lags is behind, not cut off; and a limit costs each answer a task of its own.
+    app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.merge_slashes = False
     _add_checks(app, guard)
     bind_operations(app, gateway, lifetime)

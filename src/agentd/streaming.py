@@ -8,8 +8,6 @@ import anyio
 from attrs import frozen
 from hypercorn.typing import ASGISendCallable, HTTPResponseBodyEvent, HTTPResponseStartEvent
 from quart import Response
-from quart.asgi import ASGIHTTPConnection
-from quart.typing import ResponseTypes
 
 from agent_orchestrator.domain import errors
 from agent_orchestrator.fields import MAX_ID, MAX_INTEGER, MAX_NAME
@@ -19,7 +17,7 @@ from agent_orchestrator.wire import codec, problems, sse, strict_json
 from agentd.auth import Guard
 from agentd.lifetime import Lifetime
 from agentd.requests import Socket, query_pairs
-from agentd.responses import STREAM_HEADERS, problem_of, problem_response
+from agentd.responses import STREAM_HEADERS, problem_of
 
 QUIET_S: Final = 15.0
 """Seconds of silence after which a sign of life is sent."""
@@ -146,22 +144,6 @@ def _start() -> HTTPResponseStartEvent:
 
 def _body(data: bytes, *, more: bool = True) -> HTTPResponseBodyEvent:
     return {"type": "http.response.body", "body": data, "more_body": more}
-
-
-class Connection(ASGIHTTPConnection):
-    """The web framework's connection, which lets a stream send for itself.
-
-    A stream written as a generator would be closed from wherever it stands still; as one plain
-    call, its subscription is a scope that ends with it.
-    """
-
-    async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
-        if isinstance(response, EventStream):
-            refusal = await response.send_all(send)
-            if refusal is None:
-                return
-            response = problem_response(refusal)
-        await super()._send_response(send, response)
 
 
 # --- WebSocket ------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ AGENT = """
 import os, pathlib, sys, time
 prompt = sys.stdin.read()
 print("begun", flush=True)
-pathlib.Path("begun").write_text(str(os.getpid()))
+pathlib.Path("begun.new").write_text(str(os.getpid()))
+pathlib.Path("begun.new").rename("begun")
 end = time.monotonic() + 60
 while not pathlib.Path("go").exists() and time.monotonic() < end:
     time.sleep(0.01)
