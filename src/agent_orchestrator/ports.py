@@ -199,7 +199,9 @@ class Transaction(View, Protocol):
 
     def put_message(self, message: Message) -> None: ...
 
-    def add_run(self, run: Run) -> None: ...
+    def add_run(self, run: Run) -> None:
+        """Add a run, and ring ``run:<id>``."""
+        ...
 
     def put_run(self, run: Run) -> None:
         """Replace a run, and ring ``run:<id>``."""
@@ -393,8 +395,11 @@ class Runner(Protocol):
 class Probing(Protocol):
     """A runner that can tell beforehand whether it would work."""
 
-    async def probe(self) -> Availability:
-        """Look, quickly and without side effects. Called often: keep what is costly."""
+    async def probe(self, env: Mapping[str, str]) -> Availability:
+        """Look, quickly and without side effects. Called often: keep what is costly.
+
+        :param env: the environment its provider's runs have.
+        """
         ...
 
 

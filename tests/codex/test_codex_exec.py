@@ -513,14 +513,14 @@ def environ(monkeypatch):
 
 
 async def test_codex_is_available(runner, environ):
-    found = await runner.probe()
+    found = await runner.probe(os.environ)
     assert (found.available, found.reason) == (True, None)
     assert found.version == "0.169.0"
 
 
 async def test_a_missing_key_makes_it_unavailable(runner, environ):
     environ.delenv("FAKE_KEY")
-    found = await runner.probe()
+    found = await runner.probe(os.environ)
     assert not found.available
     assert "FAKE_KEY" in found.reason
     assert (await runner.probe({**os.environ, "FAKE_KEY": "x"})).available
@@ -555,7 +555,7 @@ async def test_whether_somebody_is_logged_in(codex, tmp_path, environ, files, en
         (home / name).write_text(text)
     for name, value in env.items():
         environ.setenv(name, value)
-    found = await make_runner(codex, home, profile="extra").probe()
+    found = await make_runner(codex, home, profile="extra").probe(os.environ)
     assert found.available == available
     if not available:
         assert "codex login" in found.reason
@@ -563,17 +563,17 @@ async def test_whether_somebody_is_logged_in(codex, tmp_path, environ, files, en
 
 async def test_overrides_count_for_the_login(codex, tmp_path, environ):
     for more in ({"config": {"model_provider": "ollama"}}, {"extra_args": ["--oss"]}):
-        assert (await make_runner(codex, tmp_path, **more).probe()).available
+        assert (await make_runner(codex, tmp_path, **more).probe(os.environ)).available
     runner = make_runner(codex, tmp_path, extra_args=["-c", "model_provider=ollama"])
-    assert (await runner.probe()).available
+    assert (await runner.probe(os.environ)).available
 
 
 async def test_what_is_wrong_with_the_configuration_is_said(codex, home, environ):
-    found = await make_runner(codex, home, profile="nope").probe()
+    found = await make_runner(codex, home, profile="nope").probe(os.environ)
     assert found.available
     assert "profile 'nope'" in found.reason
     (home / "config.toml").write_text("x = ")
-    found = await make_runner(codex, home).probe()
+    found = await make_runner(codex, home).probe(os.environ)
     assert found.available
     assert "config.toml" in found.reason
 
@@ -582,7 +582,7 @@ async def test_a_program_that_is_not_codex_is_left_to_itself(home, tmp_path):
     fake = tmp_path / "fake"
     fake.write_text("#!/bin/sh\nexit 1\n")
     fake.chmod(0o755)
-    found = await make_runner(str(fake), home).probe()
+    found = await make_runner(str(fake), home).probe(os.environ)
     assert (found.available, found.version) == (True, None)
 
 
@@ -590,8 +590,8 @@ async def test_a_program_that_cannot_be_run_is_unavailable(home, tmp_path):
     fake = tmp_path / "fake"
     fake.write_text("#!/nowhere/sh\n")
     fake.chmod(0o755)
-    assert not (await make_runner(str(fake), home).probe()).available
-    assert not (await make_runner("/nowhere/codex", home).probe()).available
+    assert not (await make_runner(str(fake), home).probe(os.environ)).available
+    assert not (await make_runner("/nowhere/codex", home).probe(os.environ)).available
 
 
 def test_options_are_checked():

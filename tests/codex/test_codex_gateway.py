@@ -1,5 +1,6 @@
 """The main job on the real codex: through agentd and a client, against the local model server."""
 
+import contextlib
 import json
 import signal
 from collections.abc import Iterator
@@ -288,4 +289,5 @@ async def test_a_killed_daemon_says_so_about_what_it_was_running(
         # The lost agent still holds the thread's lock: that recovery ends it is another matter.
         assert run.status in (RunStatus.COMPLETED, RunStatus.FAILED)
     for pid in orphans:
-        psutil.Process(pid).kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()

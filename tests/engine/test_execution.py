@@ -40,7 +40,7 @@ class Absent:
     name: str = "absent"
     tried: int = 0
 
-    async def probe(self) -> Availability:
+    async def probe(self, env: Mapping[str, str]) -> Availability:
         return Availability(available=False, reason="absent is not installed")
 
     async def run(self, context: RunContext) -> Outcome:

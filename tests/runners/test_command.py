@@ -169,7 +169,7 @@ async def test_a_program_that_is_not_there(execute):
     context = await execute(runner)
     assert context.failure.code == "provider_unavailable"
     assert context.calls == []
-    availability = await runner.probe()
+    availability = await runner.probe(os.environ)
     assert not availability.available
     assert "no-such-agent" in availability.reason
 
@@ -180,7 +180,7 @@ async def test_the_version_is_asked_once(tmp_path):
     program.chmod(0o755)
     runner = CommandRunner("mine", [str(program)], version_argv=[str(program), "--version"])
     for _ in range(3):
-        assert (await runner.probe()).version == "agent 7.1"
+        assert (await runner.probe(os.environ)).version == "agent 7.1"
     assert (tmp_path / "log").read_text() == "asked\n"
 
 

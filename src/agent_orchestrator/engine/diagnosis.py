@@ -71,7 +71,8 @@ async def _providers(core: Core) -> list[ProviderStatus]:
     found: dict[str, Availability] = {}
 
     async def look(name: str) -> None:
-        found[name] = await probe(core.config.providers[name].runner)
+        provider = core.config.providers[name]
+        found[name] = await probe(provider.runner, provider.env.apply(core.config.environ))
 
     async with anyio.create_task_group() as tasks:
         for name in core.config.providers:
@@ -106,7 +107,7 @@ async def diagnose(core: Core, who: Principal, command: DiagnoseRun) -> Diagnosi
     tree = await anyio.to_thread.run_sync(partial(_process_tree, run, attempt))
     provider = core.config.providers.get(run.provider)
     availability = (
-        await probe(provider.runner)
+        await probe(provider.runner, provider.env.apply(core.config.environ))
         if provider and run.status is RunStatus.QUEUED
         else Availability(available=True)
     )

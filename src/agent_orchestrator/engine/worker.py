@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import anyio
 from attrs import define, evolve, field
@@ -132,7 +132,7 @@ async def _attempt(
 
 
 async def _try(runner: Runner, context: AttemptContext) -> Outcome | AgentFailed:
-    availability = await probe(runner)
+    availability = await probe(runner, context.env)
     if not availability.available:
         return AgentFailed("provider_unavailable", availability.reason or "it is not available")
     try:
@@ -157,12 +157,12 @@ def _failures_within(error: BaseException) -> list[AgentFailed]:
     return [error] if isinstance(error, AgentFailed) else []
 
 
-async def probe(runner: Runner) -> Availability:
+async def probe(runner: Runner, env: Mapping[str, str]) -> Availability:
     """Ask a runner whether it would work; one that cannot tell is taken at its word."""
     if not isinstance(runner, Probing):
         return Availability(available=True)
     try:
-        return await runner.probe()
+        return await runner.probe(env)
     except Exception as error:
         logger.exception("probing runner %s failed", runner.name)
         return Availability(available=False, reason=f"probing it failed: {error}")

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Usage
-from agent_orchestrator.ports import Availability, Outcome, RunContext
+from agent_orchestrator.ports import Outcome, RunContext
 
 FILE: Final = "agent-orchestrator-demo.txt"
 """What it writes into the session's working directory."""
@@ -26,10 +26,6 @@ class DemoRunner:
 
     name: str = "demo"
     pause_s: float = 0.12
-
-    async def probe(self) -> Availability:
-        """Tell that it is there, always."""
-        return Availability(available=True)
 
     async def run(self, context: RunContext) -> Outcome:
         """Say what it is, look, write a file, and answer."""

@@ -335,7 +335,7 @@ class RunnerContract:
         async with self.opened() as runner:
             if not isinstance(runner, Probing):
                 pytest.skip("this runner cannot be probed")
-            first, second = await runner.probe(), await runner.probe()
+            first, second = await runner.probe(os.environ), await runner.probe(os.environ)
         assert first.available, first.reason
         assert first == second
 

@@ -1,6 +1,5 @@
 """Running one turn with ``codex exec``: a process for each run, the prompt on its stdin."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -76,13 +75,9 @@ class CodexExecRunner:
     config: Mapping[str, Any] = field(factory=dict)
     _probe: Probe = field(factory=Probe, init=False, repr=False)
 
-    async def probe(self, env: Mapping[str, str] | None = None) -> Availability:
-        """Look whether codex is there and logged in.
-
-        :param env: the environment its runs will have; this process's own without one.
-        """
-        given = os.environ if env is None else env
-        return await anyio.to_thread.run_sync(self._look, environment(given, self.home))
+    async def probe(self, env: Mapping[str, str]) -> Availability:
+        """Look whether codex is there and logged in."""
+        return await anyio.to_thread.run_sync(self._look, environment(env, self.home))
 
     def _look(self, env: Mapping[str, str]) -> Availability:
         return self._probe(

@@ -1,9 +1,9 @@
 """The runner of any program."""
 
-import os
 import re
 import shutil
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -80,16 +80,16 @@ class CommandRunner:
         if not 0 <= self.stop_grace_s <= 600:
             raise ConfigError("stop_grace_s: must be between 0 and 600")
 
-    async def probe(self) -> Availability:
+    async def probe(self, env: Mapping[str, str]) -> Availability:
         """Tell whether the program is there, and its version where ``version_argv`` asks for it."""
-        program = await run_sync(_found, self.argv[0])
+        program = await run_sync(_found, self.argv[0], env.get("PATH"))
         if program is None:
             return Availability(available=False, reason=f"{self.argv[0]} is not on the PATH")
         if self.version_argv is None:
             return Availability(available=True)
         key = program, await run_sync(lambda: Path(program).stat().st_mtime_ns)
         if key not in self._versions:
-            self._versions[key] = await self._version(self.version_argv)
+            self._versions[key] = await self._version(self.version_argv, env)
         return Availability(available=True, version=self._versions[key])
 
     async def run(self, context: RunContext) -> Outcome:
@@ -156,11 +156,11 @@ class CommandRunner:
                 )
         return argv
 
-    async def _version(self, argv: tuple[str, ...]) -> str | None:
+    async def _version(self, argv: tuple[str, ...], env: Mapping[str, str]) -> str | None:
         version = None
         with anyio.move_on_after(5):
             try:
-                async with agent_process(argv, cwd="/", env=dict(os.environ)) as process:
+                async with agent_process(argv, cwd="/", env=env) as process:
                     async for line in process.lines():
                         version = version or decoded(line.data[:200]).strip() or None
             except AgentFailed:
@@ -275,8 +275,8 @@ def _cut(line: Line) -> dict[str, Any]:
     return {"truncated": {"size": line.truncation.size, "sha256": line.truncation.sha256}}
 
 
-def _found(program: str) -> str | None:
-    return shutil.which(program)
+def _found(program: str, path: str | None) -> str | None:
+    return shutil.which(program, path=path)
 
 
 def _last_words(stderr: str, code: int) -> str:
