@@ -3,6 +3,7 @@
 The prompt may name the scene instead: ``python agents.py prompt`` takes the first word of stdin.
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -110,6 +111,15 @@ def scene(name: str, argument: str) -> int:
             spawn_sleepers(1, start_new_session=True, env={"PATH": os.environ["PATH"]})
             say(b"ready\n")
             time.sleep(300)
+        case "big-pipe":
+            fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 2**20)
+            say(b"tiny\n" * 200_000)
+        case "unreachable":
+            # an orphan before anyone looks, in a session and with an environment of its own
+            code = (
+                "import subprocess as s; print(s.Popen(['sleep', '300'], env={}).pid, flush=True)"
+            )
+            subprocess.run([sys.executable, "-c", code], check=True, env={}, start_new_session=True)
         case "last":
             spawn_sleepers(1)
             say(b"ready\n")

@@ -126,14 +126,22 @@ async def test_a_grandchild_that_holds_stdout_is_not_waited_for(stage):
     assert time.perf_counter() - began < 5
 
 
+async def test_what_cannot_be_found_does_not_hold_up_the_reader(stage):
+    began = time.perf_counter()
+    [pid], code, _ = await stage.all("unreachable")
+    os.kill(int(pid), signal.SIGKILL)  # it was there all the time
+    assert code == 0
+    assert 1 < time.perf_counter() - began < 10
+
+
 async def test_a_slow_reader_loses_nothing_when_the_agent_is_gone(stage):
-    async with stage.play("print", "a\n" * 20_000) as process:
+    async with stage.play("big-pipe") as process:
         lines = process.lines()
         seen = [await anext(lines)]
         await process.wait()
         await anyio.sleep(2.5)  # past both graces for the pipe's end: stdout is not waited for
         seen += [line async for line in lines]
-    assert len(seen) == 20_000
+    assert len(seen) == 200_000
 
 
 async def test_stderr_is_drained_and_its_end_kept(stage):
@@ -205,11 +213,21 @@ async def test_the_ladder_is_climbed_step_by_step(stage):
     assert anyio.current_time() - began < 5
 
 
+async def test_without_a_mark_the_process_group_is_swept(stage):
+    async with agent_process(
+        ["sh", "-c", "sleep 300 & echo $!"], cwd="/", env=os.environ
+    ) as process:
+        child = int(await first_line(process))
+        await process.wait()
+        assert not gone(child)
+    assert gone(child)
+
+
 async def test_a_child_with_a_clean_environment_and_a_session_of_its_own(stage):
     async with stage.play("clean-child") as process:
         await first_line(process)
         [child] = psutil.Process(process.pid).children()
-        while child.name() != "sleep":  # noqa: ASYNC110 - nothing tells of an execve
+        while child.name() != "sleep":  # nothing tells of an execve
             await anyio.sleep(0.001)
         assert MARK_VARIABLE not in child.environ()
     assert gone(child.pid)
