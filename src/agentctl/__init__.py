@@ -1,0 +1,1 @@
+"""The command line of agent-orchestrator. It reaches the daemon only over the wire."""

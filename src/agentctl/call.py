@@ -1,0 +1,40 @@
+"""What every command begins with: the settings of this call, its output and its connection."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from agentctl.failures import usage
+from agentctl.options import given
+from agentctl.output import Output
+from agentctl.settings import InvalidSetting, Settings, resolve
+
+if TYPE_CHECKING:
+    from agentctl.connection import Connection
+
+
+class Call:
+    """One call of agentctl."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.output = Output(settings)
+
+    @classmethod
+    def current(cls) -> "Call":
+        """Return the call the current click context belongs to.
+
+        :raises Failure: if a setting cannot be used.
+        """
+        try:
+            return cls(resolve(given(click.get_current_context())))
+        except InvalidSetting as error:
+            raise usage(str(error)) from None
+
+    def run(self, body: "Callable[[Connection], Awaitable[int | None]]") -> None:
+        """Connect, run the body and end with its exit code."""
+        from agentctl.connection import run
+
+        if code := run(self.settings, self.output, body):
+            raise click.exceptions.Exit(code)

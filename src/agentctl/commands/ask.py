@@ -1,0 +1,45 @@
+"""``agentctl ask``: the main job in one command."""
+
+from typing import Any
+
+import click
+
+from agentctl.call import Call
+from agentctl.commands.session import working_directory
+from agentctl.options import Command, idempotency_key, read_id, read_text
+
+
+@click.command(
+    cls=Command,
+    examples="""
+    agentctl ask "Why does the build fail?"
+    agentctl ask "Now fix it" --session-id ses_01k0
+    git diff | agentctl ask - --provider review
+    agentctl ask "Say hello" --field run.result.text
+    """,
+)
+@click.argument("text")
+@click.option("--session-id", metavar="ID", help="Go on in this session.  [default: a new one]")
+@click.option("--provider", help="The agent to ask; the default route without one.")
+@click.option("--cwd", metavar="DIR", help="Where the agent works.  [default: this directory]")
+@idempotency_key
+def ask(text: str, session_id: str | None, cwd: str | None, **values: Any) -> None:
+    """Ask an agent, watch it work, get its answer; TEXT - reads standard input.
+
+    Makes a session, or goes on in one, and shows tool calls, file changes and messages as they
+    happen. Where standard output is not a terminal it gets the answer alone. Interrupting (Ctrl-C)
+    cancels the run.
+    """
+    call = Call.current()
+    session_id = read_id(session_id) if session_id else None
+    text = read_text(text)
+    directory = working_directory(cwd, local=call.settings.is_local)
+
+    async def body(connection: Any) -> int:
+        from agentctl import sending
+
+        return await sending.ask(
+            connection, call.output, text, session_id=session_id, cwd=directory, **values
+        )
+
+    call.run(body)

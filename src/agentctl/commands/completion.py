@@ -1,0 +1,27 @@
+"""``agentctl completion``: what a shell needs to complete our commands."""
+
+import click
+
+from agentctl.options import Command
+
+
+@click.command(
+    cls=Command,
+    examples="""
+    agentctl completion bash > ~/.local/share/bash-completion/completions/agentctl
+    agentctl completion zsh > "${fpath[1]}/_agentctl"
+    agentctl completion fish > ~/.config/fish/completions/agentctl.fish
+    """,
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a completion script for a shell."""
+    from click.shell_completion import get_completion_class
+
+    from agentctl.main import COMPLETION_VARIABLE, cli
+
+    found = get_completion_class(shell)
+    assert found is not None  # click ships all three
+    # The template alone: click's own way runs bash to look at its version.
+    script = found(cli, {}, "agentctl", COMPLETION_VARIABLE)
+    click.echo(script.source_template % script.source_vars())

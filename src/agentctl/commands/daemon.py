@@ -1,0 +1,167 @@
+"""``agentctl daemon``: agentd on this machine."""
+
+from typing import Any
+
+import click
+
+from agentctl.call import Call
+from agentctl.failures import TIMED_OUT, Failure
+from agentctl.options import Group
+
+
+@click.group(
+    cls=Group,
+    examples="""
+    agentctl daemon start
+    agentctl daemon status
+    agentctl daemon stop --wait
+    """,
+)
+def daemon() -> None:
+    """Start, stop and look at agentd."""
+
+
+@daemon.command(
+    examples="""
+    agentctl daemon start
+    agentctl daemon start -- --max-concurrency 8 --config agentd.toml
+    agentctl --url http://127.0.0.1:9000 daemon start
+    """
+)
+@click.option(
+    "--wait/--no-wait",
+    default=True,
+    help="Return once it answers, which is what happens without either.",
+)
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Seconds it has to answer.",
+)
+@click.argument("options", nargs=-1, metavar="[-- AGENTD_OPTIONS]", type=click.UNPROCESSED)
+def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
+    """Start agentd in the background; where it runs already, say so.
+
+    It keeps running when this terminal closes. Its log is agentd.log beside the database.
+    """
+    call = Call.current()
+    from agentctl import starting
+
+    if not call.settings.is_local:
+        raise Failure(
+            "invalid_request",
+            f"{call.settings.url} is on another machine",
+            hint="start agentd there",
+        )
+    if not starting.names_address(options) and (status := _running(call)) is not None:
+        answer = {"url": call.settings.url, "pid": status.pid, "already_running": True}
+        line = f"agentd runs already at {call.settings.url}, pid {status.pid}"
+        call.output.answer(answer, lambda _: [line])
+        return
+    started = starting.start(call.settings, options, timeout_s if wait else None)
+    url = started.url or call.settings.url
+    answer = {"url": url, "pid": started.pid, "log": started.log, "already_running": False}
+
+    def rendering(look: Any) -> list[str]:
+        from agentctl.tables import card
+
+        pairs = [("url", url), ("pid", str(started.pid)), ("log", started.log)]
+        return card("agentd started", pairs, look)
+
+    call.output.answer(answer, rendering)
+    if url != call.settings.url:
+        call.output.hint(f"next: export AGENTCTL_URL={url}")
+    else:
+        call.output.hint('next: agentctl ask "…"')
+
+
+def _running(call: Call) -> Any:
+    """Return the status of a daemon that runs where ours would; None when none does."""
+    try:
+        return _status(call)
+    except Failure as failure:
+        if failure.code == "unreachable":
+            return None
+        raise
+
+
+@daemon.command(
+    examples="""
+    agentctl daemon stop --wait
+    agentctl daemon stop --now
+    """
+)
+@click.option("--wait", is_flag=True, help="Return once it is gone.")
+@click.option("--now", is_flag=True, help="Do not let running agents finish.")
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(min=0),
+    default=120.0,
+    show_default=True,
+    help="Seconds --wait waits at most; exit code 7 after them.",
+)
+def stop(*, wait: bool, now: bool, timeout_s: float) -> None:
+    """Stop agentd: it refuses new work, lets running agents finish for its grace period, and ends.
+
+    What is queued stays in the queue for its next start.
+    """
+    call = Call.current()
+    from agentctl import starting
+
+    status = _status(call)
+    process = starting.process_of(status.pid, status.started_at.timestamp())
+    starting.terminate(process, now=now)
+    stopped = wait and starting.await_end(process, timeout_s)
+    running = status.queue_counts.running_count
+    answer = {"pid": status.pid, "stopped": stopped, "running_count": running}
+    line = f"agentd, pid {status.pid}, has stopped" if stopped else _stopping(status.pid, running)
+    call.output.answer(answer, lambda _: [line])
+    if wait and not stopped:
+        raise Failure(
+            "timeout",
+            f"agentd, pid {status.pid}, still runs after {timeout_s:g} s",
+            exit_code=TIMED_OUT,
+            hint="`agentctl daemon stop --now` does not wait for running agents",
+        )
+
+
+def _stopping(pid: int, running: int) -> str:
+    from agentctl.times import counted
+
+    line = f"agentd, pid {pid}, is stopping"
+    return (
+        f"{line} once {counted(running, 'run')} finished or its grace is over" if running else line
+    )
+
+
+def _status(call: Call) -> Any:
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import STATUS
+
+        found.append(await connection.call(STATUS))
+
+    found: list[Any] = []
+    call.run(body)
+    return found[0]
+
+
+@daemon.command(
+    examples="""
+    agentctl daemon status
+    agentctl --format json daemon status
+    agentctl daemon status --field queue_counts.queued_count
+    """
+)
+def status() -> None:
+    """Tell how agentd, its workers, its queue, its providers and its store are."""
+    call = Call.current()
+    found = _status(call)
+
+    def rendering(look: Any) -> list[str]:
+        from agentctl.views import daemon_overview
+
+        return daemon_overview(found, call.settings.url, look)
+
+    call.output.answer(found, rendering)

@@ -1,0 +1,81 @@
+"""``agentctl events``: the log of a session, as a story."""
+
+from typing import Any
+
+import click
+
+from agentctl.call import Call
+from agentctl.options import Group, identified
+
+
+@click.group(
+    cls=Group,
+    examples="""
+    agentctl events tail --session-id ses_01k0 --follow
+    agentctl events list --session-id ses_01k0 --cursor 40 --format json
+    """,
+)
+def events() -> None:
+    """Read and follow what happens in a session."""
+
+
+@events.command(
+    "list",
+    examples="""
+    agentctl events list --session-id ses_01k0
+    agentctl events list --session-id ses_01k0 --cursor 100 --limit 50
+    """,
+)
+@identified("session")
+@click.option("--cursor", type=int, help="Begin after this `seq`.  [default: 0]")
+@click.option("--limit", type=int, help="How many at most.  [default: 100]")
+def list_(**values: Any) -> None:
+    """List events after a cursor, one page."""
+    call = Call.current()
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import LIST_EVENTS
+        from agentctl.story import Story
+        from agentctl.times import today
+
+        page = await connection.call(LIST_EVENTS, **values)
+
+        def rendering(look: Any) -> list[str]:
+            story = Story(look, today=today())
+            told = "".join(story.tell(event) for event in page.events)
+            return told.removesuffix("\n").split("\n") if told else ["no events"]
+
+        call.output.answer(page, rendering)
+        if page.has_more:
+            call.output.more(page.next_cursor)
+
+    call.run(body)
+
+
+@events.command(
+    examples="""
+    agentctl events tail --session-id ses_01k0 --follow
+    agentctl events tail ses_01k0 --lines 20
+    agentctl events tail --session-id ses_01k0 --follow --format json | jq .event_type
+    """
+)
+@identified("session")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until interrupted.")
+@click.option("--cursor", type=click.IntRange(min=0), help="Begin after this `seq`.")
+@click.option("--lines", "-n", type=click.IntRange(min=0), help="Begin with the last N events.")
+def tail(session_id: str, *, follow: bool, cursor: int | None, lines: int | None) -> None:
+    """Tell the events of a session in order, from its first or from where you say.
+
+    With --follow a connection that is lost, also by a restart of agentd, is made again and goes on
+    after the last event told: none is lost, none is told twice.
+    """
+    call = Call.current()
+
+    async def body(connection: Any) -> None:
+        from agentctl.tailing import tail_events
+
+        await tail_events(
+            connection, call.output, session_id, follow=follow, cursor=cursor, lines=lines
+        )
+
+    call.run(body)

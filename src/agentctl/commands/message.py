@@ -1,0 +1,80 @@
+"""``agentctl message``: what is said in a session."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from agentctl.call import Call
+from agentctl.failures import usage
+from agentctl.options import Group, idempotency_key, identified, read_text
+
+
+@click.group(
+    cls=Group,
+    examples="""
+    agentctl message send --session-id ses_01k0 --text "Now run the tests" --wait
+    agentctl message list --session-id ses_01k0
+    """,
+)
+def message() -> None:
+    """Send and read messages."""
+
+
+@message.command(
+    examples="""
+    agentctl message send --session-id ses_01k0 --text "Now run the tests" --follow
+    git diff | agentctl message send --session-id ses_01k0 --text - --wait --field run.result.text
+    """
+)
+@identified("session")
+@click.option("--text", required=True, help="What to tell the agent; - reads standard input.")
+@click.option("--role", type=click.Choice(["user", "assistant", "system"]), help="[default: user]")
+@click.option("--provider", help="The agent for this message only.")
+@click.option(
+    "--when-busy",
+    type=click.Choice(["queue", "steer", "interrupt", "reject"]),
+    help="What to do while a run of the session is active.  [default: queue]",
+)
+@idempotency_key
+@click.option("--wait", is_flag=True, help="Wait for the run's end.")
+@click.option("--follow", is_flag=True, help="Show the run as it goes, to its end.")
+def send(text: str, *, wait: bool, follow: bool, **values: Any) -> None:
+    """Put a message into a session; one of role user becomes a run."""
+    call = Call.current()
+    if wait and follow:
+        raise usage("--wait and --follow: give one of them")
+    values["text"] = read_text(text)
+
+    async def body(connection: Any) -> int:
+        from agentctl.sending import send_message
+
+        return await send_message(connection, call.output, values, wait=wait, follow=follow)
+
+    call.run(body)
+
+
+@message.command(
+    "list",
+    examples="""
+    agentctl message list --session-id ses_01k0
+    """,
+)
+@identified("session")
+@click.option("--limit", type=int, help="How many at most.  [default: all]")
+@click.option("--cursor", help="`next_cursor` of the page before.")
+def list_(**values: Any) -> None:
+    """List a session's messages, oldest first."""
+    call = Call.current()
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import LIST_MESSAGES
+        from agentctl.paging import pages
+        from agentctl.views import message_table
+
+        page = await pages(connection, LIST_MESSAGES, "messages", **values)
+        now = datetime.now(UTC)
+        call.output.answer(page, lambda look: message_table(page.messages, look, now))
+        call.output.more(page.next_cursor)
+
+    call.run(body)

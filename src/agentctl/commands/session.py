@@ -1,0 +1,140 @@
+"""``agentctl session``: conversations with one agent each."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agentctl.call import Call
+from agentctl.failures import usage
+from agentctl.options import Group, idempotency_key, identified
+
+
+@click.group(
+    cls=Group,
+    examples="""
+    agentctl session create --title "Fix the build"
+    agentctl session list --status open
+    """,
+)
+def session() -> None:
+    """Make, read and close sessions."""
+
+
+def working_directory(given: str | None, *, local: bool) -> str | None:
+    """Return the directory to send: where the caller is, if the daemon is on the same machine."""
+    if given is not None:
+        return str(Path(given).absolute()) if local else given
+    return str(Path.cwd()) if local else None
+
+
+@session.command(
+    examples="""
+    agentctl session create --title "Fix the build" --provider codex
+    agentctl session create --cwd ~/project --field session.id
+    """
+)
+@click.option("--title", help="A name for people.")
+@click.option("--provider", help="The agent its messages go to; the default route without one.")
+@click.option("--model", help="The model its runs ask the provider for.")
+@click.option("--cwd", metavar="DIR", help="Where its agents work.  [default: this directory]")
+@click.option("--metadata", metavar="JSON", help="An object to keep with the session.")
+@idempotency_key
+def create(cwd: str | None, metadata: str | None, **values: Any) -> None:
+    """Make a session."""
+    call = Call.current()
+    values["cwd"] = working_directory(cwd, local=call.settings.is_local)
+    values["metadata"] = None if metadata is None else _object(metadata)
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import CREATE_SESSION
+        from agentctl.views import session_card
+
+        reply = await connection.call(CREATE_SESSION, **values)
+        made = reply.session
+        call.output.answer(reply, lambda look: session_card(made, look, datetime.now(UTC)))
+        call.output.hint(f'next: agentctl ask --session-id {made.id} "…"')
+
+    call.run(body)
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise usage(f"--metadata is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise usage("--metadata must be a JSON object")
+    return value
+
+
+@session.command(
+    "list",
+    examples="""
+    agentctl session list
+    agentctl session list --status open --format json
+    """,
+)
+@click.option("--status", type=click.Choice(["open", "closed"]), help="Only these.")
+@click.option("--parent-session-id", metavar="ID", help="Only children of this session.")
+@click.option("--limit", type=int, help="How many at most.  [default: all]")
+@click.option("--cursor", help="`next_cursor` of the page before.")
+def list_(**values: Any) -> None:
+    """List sessions, oldest first."""
+    call = Call.current()
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import LIST_SESSIONS
+        from agentctl.paging import pages
+        from agentctl.views import session_table
+
+        page = await pages(connection, LIST_SESSIONS, "sessions", **values)
+        now = datetime.now(UTC)
+        call.output.answer(page, lambda look: session_table(page.sessions, look, now))
+        call.output.more(page.next_cursor)
+
+    call.run(body)
+
+
+@session.command(
+    examples="""
+    agentctl session get ses_01k0
+    agentctl session get --session-id ses_01k0 --field session.last_seq
+    """
+)
+@identified("session")
+def get(session_id: str) -> None:
+    """Read a session."""
+    call = Call.current()
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import GET_SESSION
+        from agentctl.views import session_card
+
+        reply = await connection.call(GET_SESSION, session_id=session_id)
+        now = datetime.now(UTC)
+        call.output.answer(reply, lambda look: session_card(reply.session, look, now))
+
+    call.run(body)
+
+
+@session.command(
+    examples="""
+    agentctl session close ses_01k0
+    """
+)
+@identified("session")
+@idempotency_key
+def close(**values: Any) -> None:
+    """Close a session: it takes no further messages; what is running goes on."""
+    call = Call.current()
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import UPDATE_SESSION
+
+        reply = await connection.call(UPDATE_SESSION, status="closed", **values)
+        call.output.answer(reply, lambda _: [f"session {reply.session.id} is closed"])
+
+    call.run(body)

@@ -1,0 +1,194 @@
+"""The way to the daemon: calls that outlive a lost connection, and logs followed across restarts."""
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import anyio
+import httpx
+
+from agent_orchestrator.domain.errors import OrchestratorError, Unavailable, Unreachable
+from agent_orchestrator.domain.model import Event
+from agent_orchestrator.operations import Operation, StreamItem, StreamRequest
+from agent_orchestrator.ports import Reply, Subscription, Transport
+from agent_orchestrator.remote import connect
+from agent_orchestrator.wire.codec import command
+from agentctl.failures import Failure, refused, unreachable
+from agentctl.output import Output
+from agentctl.settings import Settings
+from agentctl.times import duration
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+T = TypeVar("T")
+
+PATIENCE_S: Final = 15.0
+"""How long a call goes on trying after a connection was lost or the daemon said "not now": a
+restart takes a second or two."""
+
+FOLLOW_PATIENCE_S: Final = 60.0
+"""How long a command that waits for a run's end goes on looking for a daemon that went away."""
+
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 2.0
+
+
+class _Pauses:
+    """Growing pauses between tries, up to a moment at which it is given up."""
+
+    def __init__(self, patience_s: float | None) -> None:
+        self._end = None if patience_s is None else anyio.current_time() + patience_s
+        self._next = _FIRST_PAUSE_S
+
+    async def take(self, least_s: float = 0.0) -> bool:
+        """Wait before the next try; False when there should be none."""
+        pause = max(self._next, least_s)
+        if self._end is not None and anyio.current_time() + pause > self._end:
+            return False
+        self._next = min(self._next * 2, _LONGEST_PAUSE_S)
+        await anyio.sleep(pause)
+        return True
+
+
+class Connection:
+    """A transport to the daemon that tries again where that is safe and makes sense.
+
+    A daemon that was never reached is reported at once. A connection that was lost later, or in
+    the middle of a call, is tried again: a mutation carries its idempotency key, so that it happens
+    once however often it is sent.
+    """
+
+    def __init__(self, transport: Transport, output: Output) -> None:
+        self._transport = transport
+        self._output = output
+        self._reached = False
+        self.patience_s = PATIENCE_S
+        """How long a call is tried again after its connection was lost."""
+
+    async def call(self, operation: Operation[Req, Res], **values: Any) -> Res:
+        """Carry out an operation; values that are None are left to their defaults.
+
+        :raises OrchestratorError: if it is refused.
+        :raises Unreachable: if there was no answer.
+        """
+        return (await self.reply(operation, **values)).answer
+
+    async def reply(self, operation: Operation[Req, Res], **values: Any) -> Reply[Res]:
+        """Carry out an operation and tell whether the answer is a repetition."""
+        given = {name: value for name, value in values.items() if value is not None}
+        if operation.is_mutation:
+            given.setdefault("idempotency_key", secrets.token_hex(16))
+        request = command(operation.request, given)
+        return await self._persistently(lambda: self._transport.call(operation, request))
+
+    async def _persistently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        pauses = _Pauses(self.patience_s)
+        while True:
+            try:
+                result = await attempt()
+            except Unreachable as error:
+                if not self._may_return(error) or not await pauses.take():
+                    raise
+            except Unavailable as error:
+                self._reached = True
+                if not await pauses.take(error.retry_after_s):
+                    raise
+            else:
+                self._reached = True
+                return result
+
+    def _may_return(self, error: Unreachable) -> bool:
+        """Tell whether a daemon that does not answer was there a moment ago."""
+        if not _is_refusal(error):
+            self._reached = True
+        return self._reached
+
+    async def follow(
+        self,
+        session_id: str,
+        cursor: int,
+        take: Callable[[Event], bool],
+        *,
+        patience_s: float | None = FOLLOW_PATIENCE_S,
+    ) -> None:
+        """Hand over every event after the cursor, once and in order, until ``take`` returns True.
+
+        :param patience_s: how long to look for a daemon that went away; None means for ever.
+        :raises OrchestratorError: if the stream is refused.
+        :raises Unreachable: if the daemon was never there, or stays away.
+        """
+        lost_at: float | None = None
+        pauses = _Pauses(patience_s)
+        while True:
+            try:
+                request = StreamRequest((session_id,), str(cursor))
+                async with self._transport.subscribe(request) as subscription:
+                    self._reached = True
+                    if lost_at is not None:
+                        away = duration(anyio.current_time() - lost_at)
+                        self._output.announce(f"agentctl: connected again after {away}")
+                        lost_at, pauses = None, _Pauses(patience_s)
+                    while True:
+                        for event in await _events(subscription):
+                            cursor = event.seq
+                            pauses = _Pauses(patience_s)
+                            if take(event):
+                                return
+            except (Unreachable, Unavailable) as error:
+                lost = isinstance(error, Unavailable) or self._may_return(error)
+                if lost and lost_at is None:
+                    lost_at = anyio.current_time()
+                    pauses = _Pauses(patience_s)
+                    self._output.announce("agentctl: connection lost, connecting again …")
+                if not lost or not await pauses.take():
+                    raise
+
+
+async def _events(subscription: Subscription) -> list[Event]:
+    return [item.event for item in await subscription.receive() if isinstance(item, StreamItem)]
+
+
+def _is_refusal(error: Unreachable) -> bool:
+    """Tell whether no connection came about, so that nothing can have been sent."""
+    return isinstance(error.__cause__, (httpx.ConnectError, httpx.ConnectTimeout))
+
+
+@asynccontextmanager
+async def connected(settings: Settings, output: Output) -> AsyncIterator[Connection]:
+    """Open a connection to the daemon the settings name."""
+    # Without a transport httpx reads the certificates of all authorities, needed or not.
+    plain = settings.url.startswith("http:")
+    transport = httpx.AsyncHTTPTransport(verify=False, trust_env=False) if plain else None
+    async with connect(settings.url, token=settings.token, transport=transport) as client:
+        yield Connection(client.transport, output)
+
+
+def run(
+    settings: Settings, output: Output, body: Callable[[Connection], Awaitable[int | None]]
+) -> int:
+    """Run a call from its connection to its end and return the exit code.
+
+    :raises Failure: if the daemon refuses or cannot be reached.
+    """
+
+    async def main() -> int:
+        async with connected(settings, output) as connection:
+            return await body(connection) or 0
+
+    try:
+        return anyio.run(main)
+    except BaseException as error:
+        raise _cause(error, settings) from error
+
+
+def _cause(error: BaseException, settings: Settings) -> BaseException:
+    """Return what a call ended with; of a group, which a task group raises, its first member."""
+    while isinstance(error, BaseExceptionGroup):
+        members = [member for member in error.exceptions if isinstance(member, Failure)]
+        error = (members or error.exceptions)[0]
+    if isinstance(error, Unreachable):
+        return unreachable(error, settings)
+    if isinstance(error, OrchestratorError):
+        return refused(error)
+    return error

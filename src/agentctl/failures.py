@@ -1,0 +1,149 @@
+"""How a call ends: exit codes, and errors as one line with what to do next.
+
+====  ==============================
+code  meaning
+====  ==============================
+0     done
+1     the run failed, or any other error
+2     usage
+3     the daemon cannot be reached
+4     not found
+5     unauthorized or forbidden
+6     conflict
+7     timed out
+130   interrupted
+====  ==============================
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from agent_orchestrator.domain.errors import OrchestratorError, Unreachable
+    from agentctl.settings import Settings
+
+DONE: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+UNREACHABLE: Final = 3
+NOT_FOUND: Final = 4
+DENIED: Final = 5
+CONFLICT: Final = 6
+TIMED_OUT: Final = 7
+INTERRUPTED: Final = 130
+
+EXIT_CODES: Final[dict[str, int]] = {
+    "invalid_request": USAGE,
+    "unauthorized": DENIED,
+    "forbidden": DENIED,
+    "not_found": NOT_FOUND,
+    "method_not_allowed": FAILED,
+    "conflict": CONFLICT,
+    "invalid_transition": CONFLICT,
+    "idempotency_conflict": CONFLICT,
+    "already_resolved": CONFLICT,
+    "session_busy": CONFLICT,
+    "session_closed": CONFLICT,
+    "cursor_ahead": CONFLICT,
+    "gone": FAILED,
+    "payload_too_large": FAILED,
+    "unsupported_media_type": FAILED,
+    "misdirected_request": FAILED,
+    "rate_limited": FAILED,
+    "unavailable": FAILED,
+    "internal": FAILED,
+}
+"""The exit code for each code of an error the daemon answers with."""
+
+_HINTS: Final[dict[str, str]] = {
+    "unauthorized": "give a token with --auth-token or AGENTCTL_AUTH_TOKEN",
+    "forbidden": "use a token that may do this",
+    "idempotency_conflict": "use another --idempotency-key",
+    "session_busy": "wait, or send with --when-busy queue",
+    "session_closed": "make another with `agentctl session create`",
+    "cursor_ahead": "look up `last_seq` with `agentctl session get`",
+    "invalid_transition": "look at it with `agentctl run get`",
+    "unavailable": "try again later; `agentctl daemon status` shows the queue",
+    "misdirected_request": "use the address agentd listens on in --url",
+    "internal": "look into the log of agentd",
+}
+
+
+class Failure(Exception):
+    """What ends a call, ready to be told.
+
+    :param code: stable, for programs.
+    :param message: one sentence for a person.
+    :param hint: what to do next.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        exit_code: int = FAILED,
+        hint: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.exit_code = exit_code
+        self.hint = hint
+        self.details = dict(details or {})
+
+    def line(self) -> str:
+        """Return the error as a person reads it."""
+        if not self.hint:
+            return self.message
+        if self.message.endswith("?"):
+            return f"{self.message} {self.hint[0].upper()}{self.hint[1:]}"
+        return f"{self.message.rstrip('.')}: {self.hint}"
+
+    def body(self) -> dict[str, Any]:
+        """Return the error as a program reads it, in the shape of the daemon's own."""
+        details = self.details | ({"hint": self.hint} if self.hint else {})
+        return {"error": {"code": self.code, "message": self.message, "details": details}}
+
+
+def usage(message: str) -> Failure:
+    """Return the failure of a call that was written wrongly."""
+    return Failure("invalid_request", message, exit_code=USAGE)
+
+
+def refused(error: "OrchestratorError") -> Failure:
+    """Return the failure that tells of the daemon's refusal."""
+    hint = _HINTS.get(error.code)
+    if error.code == "not_found":
+        hint = _where_to_look(error.details)
+    return Failure(
+        error.code,
+        error.message,
+        exit_code=EXIT_CODES.get(error.code, FAILED),
+        hint=hint,
+        details=error.details,
+    )
+
+
+def _where_to_look(details: Mapping[str, Any]) -> str | None:
+    for kind in ("run", "session"):
+        if f"{kind}_id" in details:
+            return f"`agentctl {kind} list` shows those there are"
+    return None
+
+
+def unreachable(error: "Unreachable", settings: "Settings") -> Failure:
+    """Return the failure of a call that got no answer."""
+    start = "agentctl daemon start"
+    if not settings.is_local:
+        hint = "is agentd running there, and is --url right?"
+    else:
+        hint = f"is agentd running? start it with `{start}`"
+    return Failure(
+        "unreachable",
+        f"cannot reach {settings.url}",
+        exit_code=UNREACHABLE,
+        hint=hint,
+        details={"cause": str(error)},
+    )

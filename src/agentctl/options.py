@@ -1,0 +1,218 @@
+"""Click's commands and groups with the options that may stand anywhere, examples, and groups whose
+modules are imported when they are called.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO, TypeVar
+
+import click
+
+from agentctl.failures import usage
+
+_GIVEN = "agentctl.given"
+"""Where the contexts of one call, which share ``meta``, keep the options given at any of them."""
+
+
+class GlobalOption(click.Option):
+    """An option that every command takes, so that it may stand before or after its name."""
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value is not None and parameter.name:
+        given(context)[parameter.name] = value
+
+
+def given(context: click.Context) -> dict[str, Any]:
+    """Return the global options given so far; the last place wins."""
+    found: dict[str, Any] = context.meta.setdefault(_GIVEN, {})
+    return found
+
+
+def global_options() -> list[click.Option]:
+    """Return a fresh set of the options every command takes."""
+
+    def option(name: str, **settings: Any) -> click.Option:
+        return GlobalOption([name], expose_value=False, callback=_remember, **settings)
+
+    return [
+        option(
+            "--url",
+            metavar="URL",
+            help="Where agentd listens.  [env: AGENTCTL_URL; default: http://127.0.0.1:8765]",
+        ),
+        option(
+            "--auth-token",
+            metavar="TOKEN",
+            help="Who is calling.  [env: AGENTCTL_AUTH_TOKEN]",
+        ),
+        option(
+            "--format",
+            type=click.Choice(["text", "json"]),
+            help="json: one compact document, one a line for streams.  [default: text]",
+        ),
+        option(
+            "--field",
+            metavar="A.B.C",
+            help="Print only the value at this path of the JSON answer.",
+        ),
+    ]
+
+
+class _Helped:
+    """Help in sections: own options, those of every command, examples."""
+
+    examples: str = ""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        own: list[tuple[str, str]] = []
+        everywhere: list[tuple[str, str]] = []
+        for parameter in self.get_params(context):  # type: ignore[attr-defined]
+            record = parameter.get_help_record(context)
+            if record is not None and not isinstance(parameter, click.Argument):
+                (everywhere if isinstance(parameter, GlobalOption) else own).append(record)
+        if own:
+            with formatter.section("Options"):
+                formatter.write_dl(own)
+        if isinstance(self, click.Group):
+            self.format_commands(context, formatter)
+        with formatter.section("Before or after any command"):
+            formatter.write_dl(everywhere)
+
+    def format_epilog(self, _: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples.strip().splitlines():
+                    formatter.write(f"{'':{formatter.current_indent}}{line.strip()}\n")
+
+
+class Command(_Helped, click.Command):
+    """A command.
+
+    :param examples: lines that can be typed.
+    """
+
+    def __init__(self, *args: Any, examples: str = "", **settings: Any) -> None:
+        settings["params"] = [*(settings.get("params") or ()), *global_options()]
+        super().__init__(*args, **settings)
+        self.examples = examples
+
+
+class Group(_Helped, click.Group):
+    """A group of commands.
+
+    :param lazy: commands by name, as ``module:attribute``, imported when they are called.
+    """
+
+    command_class = Command
+
+    def __init__(
+        self,
+        *args: Any,
+        examples: str = "",
+        lazy: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
+        settings["params"] = [*(settings.get("params") or ()), *global_options()]
+        super().__init__(*args, **settings)
+        self.examples = examples
+        self._lazy = dict(lazy or {})
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return [*self._lazy, *self.commands]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in self._lazy:
+            return super().get_command(context, name)
+        module, _, attribute = self._lazy[name].partition(":")
+        found: click.Command = getattr(importlib.import_module(module), attribute)
+        return found
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        known = self.list_commands(context)
+        if name in known or name.startswith("-") or context.resilient_parsing:
+            return super().resolve_command(context, args)
+        message = f"there is no command {name!r} in `{context.command_path}`."
+        if close := difflib.get_close_matches(name, known, n=2):
+            message += f" Did you mean {' or '.join(close)}?"
+        raise click.UsageError(message, context)
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def identified(kind: str, *, required: bool = True) -> Callable[[F], F]:
+    """Let a command take an id as ``--<kind>-id ID`` or as its first argument; ``-`` reads it."""
+    name = f"{kind}_id"
+
+    def decorate(function: F) -> F:
+        @click.option(
+            f"--{kind}-id", name, metavar="ID", help=f"The {kind}; - reads standard input."
+        )
+        @click.argument(f"{name}_argument", metavar=f"[{kind.upper()}_ID]", required=False)
+        @_keeping_name(function)
+        def wrapper(**values: Any) -> Any:
+            option, argument = values.pop(name), values.pop(f"{name}_argument")
+            if option and argument and option != argument:
+                raise usage(f"the {kind} is given twice: {option} and {argument}")
+            chosen = option or argument
+            if not chosen and required:
+                raise usage(f"say which {kind}: --{kind}-id ID (- reads it from standard input)")
+            return function(**values, **{name: read_id(chosen) if chosen else None})
+
+        return wrapper  # type: ignore[return-value]
+
+    return decorate
+
+
+def _keeping_name(function: Callable[..., Any]) -> Callable[[F], F]:
+    def decorate(wrapper: F) -> F:
+        wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
+        parameters: Sequence[Any] = getattr(function, "__click_params__", ())
+        wrapper.__click_params__ = list(parameters)  # type: ignore[attr-defined]
+        return wrapper
+
+    return decorate
+
+
+def read_id(value: str) -> str:
+    """Return an id; ``-`` stands for the first line of standard input.
+
+    :raises Failure: if nothing is there.
+    """
+    if value != "-":
+        return value
+    # The stream keeps what comes after the line: it may be the message's text.
+    line = _stdin().readline().decode(errors="replace").strip()
+    if not line:
+        raise usage("standard input holds no id")
+    return line
+
+
+def read_text(value: str) -> str:
+    """Return a text; ``-`` stands for all of standard input.
+
+    :raises Failure: if it is not UTF-8.
+    """
+    if value != "-":
+        return value
+    try:
+        return _stdin().read().decode()
+    except UnicodeDecodeError as error:
+        raise usage(f"standard input is not UTF-8: byte {error.start}") from None
+
+
+def _stdin() -> BinaryIO:
+    return sys.stdin.buffer
+
+
+idempotency_key = click.option(
+    "--idempotency-key",
+    metavar="KEY",
+    help="Names this request: a repeat with the same key gets the first answer again.",
+)

@@ -1,0 +1,169 @@
+"""What the data of an event says, in words. Pure."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import Event
+from agentctl.terminal import one_line
+from agentctl.times import counted
+
+_SHELLS: Final = frozenset({"sh", "bash", "zsh", "dash"})
+
+
+def part(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return an object in the data; empty when there is none: a log is told whatever it holds."""
+    value = data.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def text_of(data: Mapping[str, Any], name: str = "text") -> str:
+    """Return a text in the data; empty when there is none."""
+    value = data.get(name)
+    return "" if value is None else str(value)
+
+
+def usage_parts(usage: Mapping[str, Any] | None) -> list[str]:
+    """Return what a run used, in words."""
+    if not usage:
+        return []
+    given, cached = usage.get("input_tokens") or 0, usage.get("cached_input_tokens") or 0
+    text = f"{counted(given, 'token')} in" + (f" ({cached:,} cached)" if cached else "")
+    parts = [f"{text}, {usage.get('output_tokens') or 0:,} out"]
+    if (cost := usage.get("cost_usd")) is not None:
+        parts.append(f"${cost:.4f}")
+    return parts
+
+
+def tool_text(data: Mapping[str, Any]) -> str:
+    """Return what a tool does, on one line: a command as it was meant, a call with its input."""
+    given = part(data, "input")
+    name = str(data.get("name") or data.get("kind") or "tool")
+    if data.get("kind") == "command" and given.get("command"):
+        command = given["command"]
+        return "$ " + bare_command(command if isinstance(command, str) else shlex.join(command))
+    if data.get("kind") == "web_search" and given.get("query"):
+        return f"web search: {given['query']}"
+    return f"{name} {inline_json(given)}" if given else name
+
+
+def bare_command(command: str) -> str:
+    """Return a command without the shell an agent wraps it in (codex: ``/bin/bash -lc '…'``)."""
+    try:
+        argv = shlex.split(command)
+    except ValueError:
+        return command
+    is_wrapped = len(argv) == 3 and argv[1] in ("-c", "-lc")
+    return argv[2] if is_wrapped and PurePosixPath(argv[0]).name in _SHELLS else command
+
+
+def inline_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(", ", ": "), default=str)
+
+
+_SENTENCES: Final[dict[str, str]] = {
+    EventType.SESSION_CREATED: "session created",
+    EventType.SESSION_UPDATED: "session changed",
+    EventType.SESSION_CLOSED: "session closed",
+    EventType.RUN_WAITING: "waiting for an answer",
+    EventType.RUN_RESUMED: "goes on",
+    EventType.RUN_RECOVERED: "recovered",
+}
+
+
+def sentence(event: Event) -> str:
+    data = event.data
+    match event.event_type:
+        case EventType.RUN_QUEUED:
+            again = data.get("attempt") or 1
+            back = f", attempt {again}" if again != 1 else ""
+            reason = f": {data['reason']}" if data.get("reason") else ""
+            return f"queued{back}{reason}  {event.run_id}"
+        case EventType.RUN_STARTED:
+            # A worker's id is its daemon's and its own; within one story the second tells enough.
+            worker = str(data.get("worker_id") or "").rpartition("/")[2]
+            return "started" + (f" by {worker}" if worker else "")
+        case EventType.THREAD_STARTED:
+            return f"thread {data.get('thread_id')}"
+        case EventType.THREAD_REPLACED:
+            return (
+                f"new thread {data.get('thread_id')} in place of {data.get('previous_thread_id')}"
+            )
+        case EventType.BACKEND_EVENT:
+            return f"{data.get('kind', 'event')} {inline_json(data.get('payload'))}"
+    words = _SENTENCES.get(event.event_type)
+    title = data.get("title")
+    if words is not None:
+        return f"{words}: {title}" if title else words
+    return f"{event.event_type} {inline_json(data)}"
+
+
+_VERBS: Final = {"add": "added", "update": "changed", "delete": "deleted"}
+
+
+def file_changes(data: Mapping[str, Any]) -> list[str]:
+    """Return a line for each file that was changed."""
+    status = data.get("status")
+    failed = f"  ({status})" if status not in (None, "completed") else ""
+    lines = [
+        f"{_VERBS.get(str(change.get('kind')), 'changed')} {one_line(str(change.get('path')))}"
+        for change in data.get("changes") or ()
+        if isinstance(change, Mapping)
+    ]
+    first, *rest = lines or ["changed files"]
+    return [first + failed, *rest]
+
+
+_BOXES: Final = {"completed": "[x]", "in_progress": "[>]"}
+
+Step = tuple[str, str]
+"""The text of a plan's step, and how it stands."""
+
+
+def plan_steps(data: Mapping[str, Any]) -> list[Step]:
+    """Return the steps of a plan."""
+    return [
+        (one_line(str(step.get("text", ""))), str(step.get("status", "pending")))
+        for step in data.get("steps") or ()
+        if isinstance(step, Mapping)
+    ]
+
+
+def plan_text(steps: Sequence[Step], before: Sequence[Step]) -> str:
+    """Return a plan: whole when it is new, otherwise how far it has come."""
+    if [text for text, _ in steps] != [text for text, _ in before] or not steps:
+        boxed = [f"{_BOXES.get(status, '[ ]')} {text}" for text, status in steps]
+        return "\n".join(["plan", *boxed])
+    done = sum(status == "completed" for _, status in steps)
+    now = next((text for text, status in steps if status == "in_progress"), None)
+    if now is None:
+        return f"plan: {done} of {len(steps)} done"
+    return f"plan: {done} of {len(steps)} done, now: {now}"
+
+
+def tool_outcome(data: Mapping[str, Any]) -> tuple[bool, str, str]:
+    """Return whether a tool did well, how it ended, and what it printed or what was wrong."""
+    status, code = str(data.get("status", "completed")), data.get("exit_code")
+    well = status == "completed" and not code
+    how = "done" if well else status if status != "completed" else "ended"
+    error = data.get("error")
+    if isinstance(error, Mapping):
+        error = error.get("message", error)
+    shown = str(data.get("output") or "") or (str(error) if error else "")
+    return well, how if code is None else f"{how}, exit {code}", shown
+
+
+def author(data: Mapping[str, Any]) -> str:
+    """Return who wrote a message."""
+    role = str(data.get("role", "user"))
+    source = part(data, "source")
+    kind = source.get("kind", "client")
+    if role != "user":
+        return role
+    if kind != "client":
+        return one_line(str(kind))
+    principal = source.get("principal")
+    return "you" if principal in (None, "local") else one_line(str(principal))

@@ -1,0 +1,161 @@
+"""Sending a message and seeing its run through."""
+
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+
+from agent_orchestrator.domain.lifecycle import RunStatus, is_terminal
+from agent_orchestrator.domain.model import Event, Run, Session
+from agent_orchestrator.operations import CANCEL_RUN, CREATE_SESSION, GET_SESSION, SEND_MESSAGE
+from agentctl.connection import Connection
+from agentctl.failures import DONE, FAILED
+from agentctl.live import follow_run, left_running, narrator, wait_for_run
+from agentctl.output import Output
+from agentctl.story import ends_run
+from agentctl.terminal import clean, one_line, truncated
+from agentctl.views import end_line, outcome_lines, sent_lines
+
+_CANCEL_S = 10.0
+"""How long an interrupted ``ask`` tries to cancel its run."""
+
+_TITLE_COLUMNS = 60
+
+
+def exit_code(run: Run) -> int:
+    """Return the exit code a run's end stands for."""
+    return DONE if run.status is RunStatus.COMPLETED else FAILED
+
+
+async def send_message(
+    connection: Connection,
+    output: Output,
+    values: Mapping[str, Any],
+    *,
+    wait: bool,
+    follow: bool,
+) -> int:
+    """Send a message; wait for its run or show it as it goes. Return the exit code."""
+    cursor = 0
+    if follow:
+        cursor = await _end_of_log(connection, values["session_id"])
+    sent = await connection.reply(SEND_MESSAGE, **values)
+    message, run = sent.answer.message, sent.answer.run
+    if run is None or not (wait or follow):
+        output.answer(sent.answer, lambda look: sent_lines(message, run, look))
+        if run is not None:
+            output.hint(f"next: agentctl run wait --run-id {run.id}")
+        return DONE
+    # A repetition's run may have begun, and ended, long ago.
+    cursor = 0 if sent.replayed else cursor
+    with left_running(output, run.id):
+        if not follow:
+            ended = (await wait_for_run(connection, output, run.id, None)).run
+            now = datetime.now(UTC)
+            output.answer(
+                {"message": message, "run": ended},
+                lambda look: [end_line(ended, look, now), *outcome_lines(ended, look)],
+            )
+            return exit_code(ended)
+        if output.structured:
+            return await _documents(connection, output, run, cursor)
+        output.lines(sent_lines(message, run, output.look))
+        show = narrator(output, sys.stdout)
+        return exit_code(
+            await follow_run(connection, output, run, cursor, show=show, stream=sys.stdout)
+        )
+
+
+async def _end_of_log(connection: Connection, session_id: str) -> int:
+    return (await connection.call(GET_SESSION, session_id=session_id)).session.last_seq
+
+
+async def _documents(connection: Connection, output: Output, run: Run, cursor: int) -> int:
+    """Print the events of a run, one document a line."""
+    completed = False
+
+    def take(event: Event) -> bool:
+        nonlocal completed
+        if event.run_id != run.id:
+            return False
+        output.document(event)
+        completed = event.event_type == "run.completed"
+        return ends_run(event, run.id)
+
+    await connection.follow(run.session_id, cursor, take)
+    output.end_of_stream()
+    return DONE if completed else FAILED
+
+
+async def ask(
+    connection: Connection,
+    output: Output,
+    text: str,
+    *,
+    session_id: str | None,
+    cwd: str | None,
+    provider: str | None,
+    idempotency_key: str | None,
+) -> int:
+    """Put a question to an agent, show it at work and print its answer. Return the exit code.
+
+    Where the answer goes to a terminal, so does the story of the run; otherwise the story goes to
+    standard error and the answer alone to standard output.
+    """
+    if session_id is None:
+        title = truncated(one_line(text[:1000]), _TITLE_COLUMNS) or None
+        key = idempotency_key and f"{idempotency_key[:240]}:session"
+        made = await connection.call(
+            CREATE_SESSION, cwd=cwd, provider=provider, title=title, idempotency_key=key
+        )
+        session = made.session
+    else:
+        session = (await connection.call(GET_SESSION, session_id=session_id)).session
+    # Shielded: an interruption in the middle would leave a run that nobody knows the name of.
+    with anyio.CancelScope(shield=True):
+        sent = await connection.reply(
+            SEND_MESSAGE,
+            session_id=session.id,
+            text=text,
+            provider=provider,
+            idempotency_key=idempotency_key,
+        )
+    message, run = sent.answer.message, sent.answer.run
+    assert run is not None  # a message of role user makes a run
+    stream = sys.stdout if output.on_terminal else sys.stderr
+    look = output.look if output.on_terminal else output.error_look
+    try:
+        if output.structured:
+            ended = (await wait_for_run(connection, output, run.id, None)).run
+        else:
+            stream.write(look.paint(f"session {session.id}  run {run.id}", "dim") + "\n")
+            cursor = 0 if sent.replayed else session.last_seq
+            show = narrator(output, stream)
+            ended = await follow_run(connection, output, run, cursor, show=show, stream=stream)
+    except anyio.get_cancelled_exc_class():
+        await _cancel(connection, output, run)
+        raise
+    if output.structured:
+        output.answer({"session": session, "message": message, "run": ended}, lambda _: ())
+    elif not output.on_terminal and ended.result is not None:
+        output.lines([ended.result.text])
+    output.hint(_next(session, ended))
+    return exit_code(ended)
+
+
+async def _cancel(connection: Connection, output: Output, run: Run) -> None:
+    """Cancel the run of an ``ask`` that was interrupted."""
+    with anyio.move_on_after(_CANCEL_S, shield=True):
+        reply = await connection.call(CANCEL_RUN, run_id=run.id, reason="interrupted")
+        state = "has ended" if is_terminal(reply.run.status) else "is asked to end"
+        output.note(f"agentctl: interrupted; run {run.id} {state}")
+        return
+    output.note(f"agentctl: run {run.id} may go on; `agentctl run cancel {run.id}` ends it")
+
+
+def _next(session: Session, run: Run) -> str:
+    if run.status is RunStatus.COMPLETED:
+        return f'go on with: agentctl ask --session-id {session.id} "…"'
+    return f"find out why: agentctl run diagnose {clean(run.id)}"

@@ -1,0 +1,78 @@
+"""What agentctl is told beside its command: flag over environment over default."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+from attrs import field, frozen
+
+DEFAULT_URL: Final = "http://127.0.0.1:8765"
+URL_VARIABLE: Final = "AGENTCTL_URL"
+TOKEN_VARIABLE: Final = "AGENTCTL_AUTH_TOKEN"  # noqa: S105 - the name of a variable
+
+Format = Literal["text", "json"]
+
+
+class InvalidSetting(ValueError):
+    """A setting cannot be used; the message names it and says what would be right."""
+
+
+@frozen
+class Settings:
+    """The settings of one call.
+
+    :param field: the path of the value to print, its parts apart by dots.
+    """
+
+    url: str = DEFAULT_URL
+    token: str | None = field(default=None, repr=False)
+    format: Format = "text"
+    field: str | None = None
+
+    @property
+    def structured(self) -> bool:
+        """Whether a program reads the output."""
+        return self.format == "json" or self.field is not None
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        parts = urlsplit(self.url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the daemon is on this machine, so that paths mean the same to both."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+def resolve(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings from the options that were given and the environment.
+
+    :raises InvalidSetting: if the address is not one.
+    """
+    environ = os.environ if environ is None else environ
+    url = given.get("url") or environ.get(URL_VARIABLE) or DEFAULT_URL
+    if "://" not in url:
+        url = f"http://{url}"
+    source = "--url" if given.get("url") else URL_VARIABLE
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InvalidSetting(f"{source} must be like {DEFAULT_URL}, is {url!r}")
+    token = given.get("auth_token") or environ.get(TOKEN_VARIABLE) or None
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise InvalidSetting("a token holds only printable ASCII characters")
+    return Settings(
+        url=url.rstrip("/"),
+        token=token,
+        format=given.get("format") or "text",
+        field=given.get("field"),
+    )

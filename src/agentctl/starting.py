@@ -1,0 +1,190 @@
+"""Starting agentd in the background and stopping it: processes of this machine."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+from attrs import frozen
+
+from agentctl.failures import FAILED, TIMED_OUT, Failure
+from agentctl.settings import DEFAULT_URL, Settings
+
+_DEFAULT_DB: Final = ".data/agent-orchestrator.db"
+_LOOK_S: Final = 0.02
+"""How often a start is looked at: the daemon tells by writing a file, or by ending."""
+
+_CLOCKS_S: Final = 60.0
+"""How far a process's start and the daemon's own account of it may lie apart."""
+
+
+@frozen
+class Started:
+    """A daemon in the background.
+
+    :param url: where it answers; None while that is not known.
+    """
+
+    url: str | None
+    pid: int
+    log: str
+
+
+def start(settings: Settings, options: Sequence[str], timeout_s: float | None) -> Started:
+    """Start agentd in a session of its own and return once it answers.
+
+    :param options: given to agentd as they are; without address and port among them it listens
+        where the settings look for it.
+    :param timeout_s: how long it may take; None does not wait for it.
+    :raises Failure: if it ends, or does not answer in time.
+    """
+    log = (_database(options).parent / "agentd.log").absolute()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="agentctl-") as directory:
+        ready = Path(directory) / "ready.json"
+        command = [*_agentd(), *_address(settings, options), *options, "--ready-file", str(ready)]
+        with log.open("ab") as stream:
+            told_before = stream.tell()
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=_environment(settings),
+                start_new_session=True,
+                close_fds=True,
+            )
+        if timeout_s is None:
+            return Started(None, process.pid, str(log))
+        told = _await_ready(process, ready, log, told_before, timeout_s)
+    return Started(str(told["url"]), int(told["pid"]), str(log))
+
+
+def _await_ready(
+    process: "subprocess.Popen[bytes]", ready: Path, log: Path, told_before: int, timeout_s: float
+) -> dict[str, Any]:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            told: dict[str, Any] = json.loads(ready.read_text())
+            return told
+        except (FileNotFoundError, ValueError):  # not yet, or not yet whole
+            pass
+        if (status := process.poll()) is not None:
+            raise Failure(
+                "not_started",
+                f"agentd ended with {status}: {_last_words(log, told_before)}",
+                hint=f"its log is {log}",
+                details={"exit_code": status, "log": str(log)},
+            )
+        if time.monotonic() > deadline:
+            process.terminate()
+            raise Failure(
+                "timeout",
+                f"agentd did not answer within {timeout_s:g} s and was told to end",
+                exit_code=TIMED_OUT,
+                hint=f"its log is {log}",
+            )
+        time.sleep(_LOOK_S)
+
+
+def _last_words(log: Path, told_before: int) -> str:
+    with log.open("rb") as stream:
+        stream.seek(told_before)
+        text = stream.read()[-4000:].decode(errors="replace").strip()
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].removeprefix("agentd: ") if lines else "it said nothing"
+
+
+def _agentd() -> list[str]:
+    """Return the agentd that was installed with this agentctl."""
+    beside = Path(sys.executable).with_name("agentd")
+    if beside.is_file():
+        return [str(beside)]
+    return [sys.executable, "-m", "agentd"]
+
+
+def _address(settings: Settings, options: Sequence[str]) -> list[str]:
+    """Return where to listen; agentd's own default, variables and file stand where ours is the default."""
+    if settings.url == DEFAULT_URL or names_address(options):
+        return []
+    return ["--host", settings.host, "--port", str(settings.port)]
+
+
+def names_address(options: Sequence[str]) -> bool:
+    """Tell whether agentd's options say where it listens."""
+    return any(option.partition("=")[0] in ("--host", "--port") for option in options)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Return agentd's environment: our token becomes one it takes, out of sight of `ps`."""
+    environ = dict(os.environ)
+    if settings.token and not environ.get("AGENTD_AUTH_TOKEN"):
+        environ["AGENTD_AUTH_TOKEN"] = settings.token
+    return environ
+
+
+def _database(options: Sequence[str]) -> Path:
+    """Return where agentd will keep its database, as far as options and environment tell."""
+    chosen = os.environ.get("AGENTD_DB") or _DEFAULT_DB
+    for place, option in enumerate(options):
+        name, separator, value = option.partition("=")
+        if name == "--db":
+            chosen = value if separator else "".join(options[place + 1 : place + 2]) or chosen
+    return Path(chosen)
+
+
+def process_of(pid: int, started_at: float) -> psutil.Process:
+    """Return the daemon's process.
+
+    :param started_at: when the daemon says it started, in seconds since the epoch.
+    :raises Failure: if the process of that number is another one: the daemon runs elsewhere.
+    """
+    try:
+        process: psutil.Process | None = psutil.Process(pid)
+        if process is not None and abs(process.create_time() - started_at) > _CLOCKS_S:
+            process = None
+    except psutil.NoSuchProcess:
+        process = None
+    except psutil.AccessDenied:
+        raise Failure("forbidden", f"process {pid} belongs to another user") from None
+    if process is None:
+        raise Failure(
+            "not_local",
+            f"agentd says its process is {pid}, which is not one of this machine",
+            exit_code=FAILED,
+            hint="stop it where it runs",
+        )
+    return process
+
+
+def terminate(process: psutil.Process, *, now: bool) -> None:
+    """Ask a daemon to end; ``now`` does not wait for running agents.
+
+    :raises Failure: if we may not.
+    """
+    try:
+        process.terminate()
+        if now:
+            # The daemon counts signals; two at once would arrive as one.
+            time.sleep(0.2)
+            process.terminate()
+    except psutil.NoSuchProcess:
+        return
+    except psutil.AccessDenied:
+        raise Failure("forbidden", f"process {process.pid} belongs to another user") from None
+
+
+def await_end(process: psutil.Process, timeout_s: float) -> bool:
+    """Return whether the process is gone after so many seconds at most."""
+    try:
+        process.wait(timeout_s)
+    except psutil.TimeoutExpired:
+        return False
+    return True

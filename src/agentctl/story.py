@@ -1,0 +1,345 @@
+"""A session's log as a story: who did what, when. Pure: events in, text out."""
+
+import re
+from collections.abc import Callable
+from datetime import date, datetime, tzinfo
+from typing import Final
+
+from attrs import define, field
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import Event
+from agentctl.phrases import (
+    Step,
+    author,
+    file_changes,
+    part,
+    plan_steps,
+    plan_text,
+    sentence,
+    text_of,
+    tool_outcome,
+    tool_text,
+    usage_parts,
+)
+from agentctl.terminal import Look, clean, one_line, truncated, width, wrapped
+from agentctl.times import between, counted, duration, local
+
+_ACTOR_COLUMNS: Final = 9
+_TEXT_COLUMN: Final = 8 + 2 + _ACTOR_COLUMNS + 2 + 2
+_OUTPUT_LINES: Final = 6
+"""Lines of a tool's output that are shown; its end tells most."""
+
+_UNTOLD: Final = frozenset({EventType.TOOL_OUTPUT, EventType.USAGE_UPDATED})
+"""What another line tells: the output stands with the tool's end, the usage with the run's."""
+
+
+@define
+class _Running:
+    """What is remembered of a run that has not ended."""
+
+    provider: str = "agent"
+    started_at: datetime | None = None
+    messages: list[str] = field(factory=list)
+    """What the agent said: its result is mostly the last of it, or all."""
+    tool: str | None = None
+    """The tool the line before told of."""
+    plan: list[Step] = field(factory=list)
+    """The plan that was told last."""
+    pieces: dict[str, list[str]] = field(factory=dict)
+    """Messages that have come in part, by item."""
+
+
+class Story:
+    """Tells events one by one.
+
+    :param zone: the time zone of the reader; None means this machine's.
+    :param streaming: tell a message piece by piece as it comes, rather than when it is whole.
+    :param today: dates are told when they differ from it and from the line before.
+    """
+
+    def __init__(
+        self,
+        look: Look,
+        *,
+        zone: tzinfo | None = None,
+        streaming: bool = False,
+        today: date | None = None,
+    ) -> None:
+        self._look = look
+        self._zone = zone
+        self._streaming = streaming
+        self._day = today
+        self._runs: dict[str, _Running] = {}
+        self._open: str | None = None
+        """The item whose line is not yet at its end."""
+        self._column = 0
+
+    def tell(self, event: Event) -> str:
+        """Return what to write for an event: whole lines, or the next piece of one."""
+        run = self._run_of(event)
+        if event.event_type == EventType.AGENT_MESSAGE_DELTA:
+            return self._piece(event, run)
+        if event.event_type in _UNTOLD:
+            return ""
+        before = self._close(event)
+        if before is None:
+            return self._finish_message(event, run)
+        lines = self._teller(event)(event, run)
+        if event.event_type not in (EventType.TOOL_STARTED, EventType.TOOL_COMPLETED):
+            run.tool = None
+        if event.event_type in _ENDS and event.run_id:
+            self._runs.pop(event.run_id, None)
+        return before + "".join(line + "\n" for line in lines)
+
+    def _teller(self, event: Event) -> Callable[[Event, _Running], list[str]]:
+        tellers: dict[str, Callable[[Event, _Running], list[str]]] = {
+            EventType.MESSAGE_CREATED: self._message,
+            EventType.AGENT_MESSAGE: self._agent_message,
+            EventType.AGENT_REASONING: self._reasoning,
+            EventType.TOOL_STARTED: self._tool_started,
+            EventType.TOOL_COMPLETED: self._tool_completed,
+            EventType.FILE_CHANGED: self._files,
+            EventType.PLAN_UPDATED: self._plan,
+            EventType.RUN_COMPLETED: self._completed,
+            EventType.RUN_FAILED: self._failed,
+            EventType.RUN_CANCELED: self._canceled,
+            EventType.RUN_ERROR: self._problem,
+        }
+        return tellers.get(event.event_type, self._plain)
+
+    def _run_of(self, event: Event) -> _Running:
+        if event.run_id is None:
+            return _Running()
+        run = self._runs.setdefault(event.run_id, _Running())
+        if provider := event.data.get("provider"):
+            run.provider = one_line(str(provider))
+        if event.event_type == EventType.RUN_STARTED:
+            run.started_at = event.created_at
+        return run
+
+    # --- lines ------------------------------------------------------------------------------
+
+    def _head(self, at: datetime, actor: str, symbol: str, styles: tuple[str, ...]) -> str:
+        look = self._look
+        actor = truncated(actor, _ACTOR_COLUMNS, ellipsis=look.symbol("…", "."))
+        pad = " " * (_ACTOR_COLUMNS - width(actor))
+        time = look.paint(local(at, self._zone).strftime("%H:%M:%S"), "dim")
+        return f"{time}  {look.paint(actor, 'bold')}{pad}  {look.paint(symbol, *styles) or ' '} "
+
+    def _lines(
+        self,
+        event: Event,
+        actor: str,
+        text: str,
+        *,
+        symbol: str = "",
+        mark: tuple[str, ...] = (),
+        styles: tuple[str, ...] = (),
+        more: list[str] | None = None,
+    ) -> list[str]:
+        """Return a headed text with its further lines under it, and the date where it changed."""
+        first, *rest = wrapped(clean(text), self._room)
+        head = self._head(event.created_at, actor, symbol, mark)
+        indent = " " * _TEXT_COLUMN
+        paint = self._look.paint
+        return [
+            *self._new_day(event.created_at),
+            (head + paint(first, *styles)).rstrip(),
+            *((indent + paint(line, *styles)).rstrip() for line in rest),
+            *((indent + paint(line, "dim")).rstrip() for line in more or ()),
+        ]
+
+    @property
+    def _room(self) -> int | None:
+        return None if self._look.columns is None else self._look.columns - _TEXT_COLUMN
+
+    def _new_day(self, at: datetime) -> list[str]:
+        day = local(at, self._zone).date()
+        if day == self._day:
+            return []
+        self._day = day
+        rule = self._look.symbol("──", "--")
+        return [self._look.paint(f"{rule} {day:%A %d %B %Y} {rule}", "dim")]
+
+    def _short(self, text: str, less: int = 0) -> str:
+        """Return a text on one line that fits beside its head."""
+        line = one_line(text)
+        room = self._room
+        return line if room is None else truncated(line, room - less)
+
+    # --- messages that come in pieces -------------------------------------------------------
+
+    def _piece(self, event: Event, run: _Running) -> str:
+        item, text = str(event.data.get("item_id")), text_of(event.data)
+        run.pieces.setdefault(item, []).append(text)
+        if not self._streaming:
+            return ""
+        start = ""
+        if self._open != item:
+            start = self._close(event) or ""
+            days = "".join(line + "\n" for line in self._new_day(event.created_at))
+            start += days + self._head(event.created_at, run.provider, "", ())
+            self._open, self._column = item, 0
+        return start + self._flow(clean(text))
+
+    def _flow(self, text: str) -> str:
+        """Return a piece of text, broken before a word that does not fit on the line."""
+        out = []
+        for piece in re.findall(r"\n|[^\S\n]+|\S+", text):
+            columns = width(piece)
+            full = self._room is not None and self._column + columns > self._room
+            if piece == "\n" or (full and self._column):
+                out.append("\n" + " " * _TEXT_COLUMN)
+                self._column = 0
+                if piece.isspace():
+                    continue
+            out.append(piece)
+            self._column += columns
+        return "".join(out)
+
+    def _close(self, event: Event) -> str | None:
+        """Return what ends an open line; None when the event is the whole of that message."""
+        if self._open is None:
+            return ""
+        if event.event_type == EventType.AGENT_MESSAGE and event.data.get("item_id") == self._open:
+            return None
+        self._open = None
+        return "\n"
+
+    def _finish_message(self, event: Event, run: _Running) -> str:
+        text, item = text_of(event.data), self._open
+        self._open = None
+        told = "".join(run.pieces.pop(item or "", []))
+        run.messages.append(text)
+        if text.startswith(told):
+            return self._flow(clean(text[len(told) :])) + "\n"
+        return "\n" + "".join(line + "\n" for line in self._lines(event, run.provider, text))
+
+    # --- events -----------------------------------------------------------------------------
+
+    def _message(self, event: Event, _: _Running) -> list[str]:
+        symbol = self._look.symbol("›", ">")
+        return self._lines(
+            event, author(event.data), text_of(event.data), symbol=symbol, mark=("cyan",),
+            styles=("bold",),
+        )  # fmt: skip
+
+    def _agent_message(self, event: Event, run: _Running) -> list[str]:
+        text = text_of(event.data)
+        run.messages.append(text)
+        run.pieces.pop(str(event.data.get("item_id")), None)
+        return self._lines(event, run.provider, text)
+
+    def _reasoning(self, event: Event, run: _Running) -> list[str]:
+        text, symbol = text_of(event.data), self._look.symbol("…", "~")
+        return self._lines(event, run.provider, text, symbol=symbol, styles=("dim",))
+
+    def _tool_started(self, event: Event, run: _Running) -> list[str]:
+        run.tool = str(event.data.get("tool_id"))
+        symbol = self._look.symbol("▸", "*")
+        text = self._short(tool_text(event.data))
+        return self._lines(event, run.provider, text, symbol=symbol, mark=("blue",))
+
+    def _tool_completed(self, event: Event, run: _Running) -> list[str]:
+        well, how, shown = tool_outcome(event.data)
+        if run.tool != str(event.data.get("tool_id")):
+            how = f"{self._short(tool_text(event.data), len(how) + 2)}  {how}"
+        run.tool = None
+        return self._lines(
+            event, run.provider, how,
+            symbol=self._look.symbol("✓", "+") if well else self._look.symbol("✗", "x"),
+            mark=("green",) if well else ("red",),
+            more=self._end_of(shown),
+        )  # fmt: skip
+
+    def _end_of(self, output: str) -> list[str]:
+        lines = clean(output.rstrip()).expandtabs(4).splitlines()
+        hidden = len(lines) - _OUTPUT_LINES
+        kept = lines[-_OUTPUT_LINES:] if hidden > 1 else lines
+        if self._room is not None:
+            kept = [truncated(line, self._room) for line in kept]
+        more = self._look.symbol("…", "...")
+        return [f"{more} {counted(hidden, 'line')} before", *kept] if hidden > 1 else kept
+
+    def _files(self, event: Event, run: _Running) -> list[str]:
+        failed = event.data.get("status") not in (None, "completed")
+        symbol = self._look.symbol("✎", "%")
+        return self._lines(
+            event, run.provider, "\n".join(file_changes(event.data)), symbol=symbol,
+            mark=("red",) if failed else ("magenta",),
+        )  # fmt: skip
+
+    def _plan(self, event: Event, run: _Running) -> list[str]:
+        steps = plan_steps(event.data)
+        text, run.plan = plan_text(steps, run.plan), steps
+        return self._lines(
+            event, run.provider, text,
+            symbol=self._look.symbol("☰", "="), mark=("yellow",),
+        )  # fmt: skip
+
+    def _problem(self, event: Event, run: _Running) -> list[str]:
+        return self._lines(
+            event, run.provider, text_of(event.data, "message") or "a problem",
+            symbol="!", mark=("yellow",), styles=("yellow",),
+        )  # fmt: skip
+
+    def _completed(self, event: Event, run: _Running) -> list[str]:
+        parts = ["completed" + _took(run, event), *usage_parts(part(event.data, "usage"))]
+        lines = self._unfinished(event, run)
+        result = part(event.data, "result").get("text")
+        if result and str(result) not in (*run.messages[-1:], "\n".join(run.messages)):
+            lines += self._lines(event, run.provider, str(result))
+        symbol = self._look.symbol("✓", "+")
+        return lines + self._lines(
+            event, run.provider, self._joined(parts), symbol=symbol,
+            mark=("green", "bold"), styles=("green",),
+        )  # fmt: skip
+
+    def _failed(self, event: Event, run: _Running) -> list[str]:
+        error = part(event.data, "error")
+        text = (
+            f"failed{_took(run, event)}: {error.get('code', 'unknown')}: {error.get('message', '')}"
+        )
+        return self._unfinished(event, run) + self._lines(
+            event, run.provider, text, symbol=self._look.symbol("✗", "x"),
+            mark=("red", "bold"), styles=("red",),
+        )  # fmt: skip
+
+    def _canceled(self, event: Event, run: _Running) -> list[str]:
+        reason = event.data.get("reason")
+        text = f"canceled{_took(run, event)}" + (f": {reason}" if reason else "")
+        return self._unfinished(event, run) + self._lines(
+            event, run.provider, text, symbol=self._look.symbol("■", "x"), mark=("yellow",),
+            styles=("yellow",),
+        )  # fmt: skip
+
+    def _unfinished(self, event: Event, run: _Running) -> list[str]:
+        """Return the messages of which only pieces came, unless they were told as they came."""
+        if self._streaming:
+            return []
+        texts = ["".join(pieces) for pieces in run.pieces.values()]
+        return [line for text in texts for line in self._lines(event, run.provider, text)]
+
+    def _joined(self, parts: list[str]) -> str:
+        return self._look.symbol(" · ", ", ").join(parts)
+
+    def _plain(self, event: Event, run: _Running) -> list[str]:
+        """Tell what happened to a session, a run or a thread, and whatever has no better words."""
+        actor = "" if event.run_id is None else run.provider
+        text = self._short(sentence(event))
+        symbol = self._look.symbol("·", "-")
+        return self._lines(event, actor, text, symbol=symbol, mark=("dim",), styles=("dim",))
+
+
+_ENDS: Final = frozenset({EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELED})
+
+
+def ends_run(event: Event, run_id: str) -> bool:
+    """Tell whether this event is the last of a run's life."""
+    return event.run_id == run_id and event.event_type in _ENDS
+
+
+def _took(run: _Running, event: Event) -> str:
+    taken = between(run.started_at, event.created_at)
+    return f" after {duration(taken.total_seconds())}" if taken is not None else ""

@@ -1,0 +1,103 @@
+"""Aligned text: tables of rows and cards of one thing. Pure."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from attrs import frozen
+
+from agentctl.terminal import Look, truncated, width, wrapped
+
+
+@frozen
+class Cell:
+    """A text and the styles it is shown in. The text must be clean and on one line."""
+
+    text: str
+    styles: tuple[str, ...] = ()
+
+
+@frozen
+class Column:
+    """A column of a table.
+
+    :param flexible: shortened first when the terminal is narrow; others are never cut, so that an
+        id can always be copied.
+    :param optional: left out when the terminal is too narrow.
+    """
+
+    title: str
+    align: Literal["left", "right"] = "left"
+    flexible: bool = False
+    optional: bool = False
+
+
+_GAP = "  "
+_LEAST = 12
+"""Columns a flexible column keeps."""
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], look: Look) -> list[str]:
+    """Return the lines of a table; without rows there are none."""
+    if not rows:
+        return []
+    cells = [[_cell(value) for value in row] for row in rows]
+    kept = [n for n in range(len(columns)) if any(row[n].text for row in cells)]
+    widths = {n: max(width(columns[n].title), *(width(row[n].text) for row in cells)) for n in kept}
+    if look.columns is not None:
+        kept = _fit(columns, kept, widths, look.columns)
+    header = [Cell(columns[n].title, ("dim",)) for n in kept]
+    body = [[row[n] for n in kept] for row in cells]
+    return [
+        _line([columns[n] for n in kept], [widths[n] for n in kept], row, look)
+        for row in [header, *body]
+    ]
+
+
+def _cell(value: str | Cell) -> Cell:
+    return value if isinstance(value, Cell) else Cell(value)
+
+
+def _fit(
+    columns: Sequence[Column], kept: list[int], widths: dict[int, int], room: int
+) -> list[int]:
+    """Shorten the flexible columns, then drop optional ones from the right, until it fits."""
+    flexible = [n for n in kept if columns[n].flexible]
+    while True:
+        fixed = sum(widths[n] for n in kept if n not in flexible) + len(_GAP) * (len(kept) - 1)
+        if fixed + sum(min(widths[n], _LEAST) for n in flexible) <= room:
+            break
+        droppable = [n for n in kept if columns[n].optional and n not in flexible]
+        if not droppable:
+            break
+        kept = [n for n in kept if n != droppable[-1]]
+    spare = max(room - fixed, 0)
+    for place, n in enumerate(flexible):
+        widths[n] = min(widths[n], max(spare // (len(flexible) - place), _LEAST))
+        spare -= widths[n]
+    return kept
+
+
+def _line(columns: Sequence[Column], widths: Sequence[int], cells: list[Cell], look: Look) -> str:
+    parts = []
+    for column, room, cell in zip(columns, widths, cells, strict=True):
+        text = cell.text
+        if column.flexible and look.columns is not None:
+            text = truncated(text, room, ellipsis=look.symbol("…", "..."))
+        space = " " * (room - width(text))
+        shown = look.paint(text, *cell.styles)
+        parts.append(space + shown if column.align == "right" else shown + space)
+    return _GAP.join(parts).rstrip()
+
+
+def card(title: str, pairs: Sequence[tuple[str, str | Cell | None]], look: Look) -> list[str]:
+    """Return the lines that show one thing: a title, then names and values; None is left out."""
+    shown = [(name, _cell(value)) for name, value in pairs if value not in (None, "")]
+    room = max((width(name) for name, _ in shown), default=0)
+    lines = [title]
+    for name, cell in shown:
+        limit = None if look.columns is None else look.columns - room - 4
+        first, *rest = wrapped(cell.text, limit)
+        label = look.paint(name.ljust(room), "dim")
+        lines.append(f"  {label}  {look.paint(first, *cell.styles)}")
+        lines += [f"  {' ' * room}  {look.paint(line, *cell.styles)}" for line in rest]
+    return lines

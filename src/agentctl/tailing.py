@@ -1,0 +1,60 @@
+"""Telling the events of a session, those there are and those to come."""
+
+import sys
+from collections.abc import Callable
+
+from agent_orchestrator.domain.model import Event
+from agent_orchestrator.operations import GET_SESSION, LIST_EVENTS
+from agentctl.connection import Connection
+from agentctl.output import Output
+from agentctl.story import Story
+from agentctl.times import today
+
+_PAGE = 1000
+
+
+async def tail_events(
+    connection: Connection,
+    output: Output,
+    session_id: str,
+    *,
+    follow: bool,
+    cursor: int | None,
+    lines: int | None,
+) -> None:
+    """Tell events after a cursor.
+
+    :param follow: go on with those to come, for ever.
+    :param cursor: the ``seq`` to begin after; None begins with the first event.
+    :param lines: begin with so many of the last events, if that is later.
+    """
+    start = cursor or 0
+    if lines is not None:
+        session = (await connection.call(GET_SESSION, session_id=session_id)).session
+        start = max(start, session.last_seq - lines)
+    take = _teller(output)
+    if follow:
+        await connection.follow(session_id, start, take, patience_s=None)
+        return
+    while True:
+        page = await connection.call(LIST_EVENTS, session_id=session_id, cursor=start, limit=_PAGE)
+        for event in page.events:
+            take(event)
+        start = page.next_cursor
+        if not page.has_more:
+            break
+    output.end_of_stream()
+
+
+def _teller(output: Output) -> Callable[[Event], bool]:
+    story = Story(output.look, today=today())
+
+    def take(event: Event) -> bool:
+        if output.structured:
+            output.document(event)
+        elif text := story.tell(event):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        return False
+
+    return take

@@ -1,0 +1,161 @@
+"""What a terminal can show, and what must not reach it.
+
+Text from agents and tools is not to be trusted with a terminal: an escape sequence in it could move
+the cursor over what was shown before, set the window's title or fill the clipboard. All of it goes
+through :func:`clean`.
+"""
+
+import os
+import re
+import shutil
+import sys
+import unicodedata
+from typing import Final, TextIO
+
+from attrs import frozen
+
+_SEQUENCES: Final = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor movements (ECMA-48, 5.4)
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS, …
+)
+_UNSAFE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def _visible(match: "re.Match[str]") -> str:
+    code = ord(match.group())
+    if code < 0x20:
+        return "^" + chr(code + 0x40)
+    return "^?" if code == 0x7F else "\N{REPLACEMENT CHARACTER}"
+
+
+def clean(text: str) -> str:
+    """Return the text with nothing in it that a terminal would obey.
+
+    Whole escape sequences are dropped (tools colour their output), other control characters and
+    those that turn the direction of writing are made visible. Line ends and tabs stay; a lone
+    carriage return, which progress bars use, becomes a line end.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    text = _SEQUENCES.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    return _UNSAFE.sub(_visible, text.replace("\u2028", "\n").replace("\u2029", "\n"))
+
+
+def one_line(text: str) -> str:
+    """Return the text, cleaned, on one line."""
+    return " ".join(clean(text).split())
+
+
+def width(text: str) -> int:
+    """Return the columns a cleaned text takes: East Asian wide characters take two."""
+    if text.isascii():
+        return len(text)
+    columns = 0
+    for character in text:
+        if unicodedata.combining(character) or character in "\u200b\u200d\ufe0f":
+            continue
+        columns += 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    return columns
+
+
+def truncated(text: str, columns: int, *, ellipsis: str = "…") -> str:
+    """Return the text, cut to so many columns with an ellipsis where it was longer."""
+    if width(text) <= columns:
+        return text
+    kept, used = [], width(ellipsis)
+    for character in text:
+        used += width(character)
+        if used > columns:
+            break
+        kept.append(character)
+    return "".join(kept) + ellipsis if columns > width(ellipsis) else ellipsis[:columns]
+
+
+def wrapped(text: str, columns: int | None) -> list[str]:
+    """Return the lines of a cleaned text, broken between words to so many columns; None: as it is."""
+    lines: list[str] = []
+    for line in text.expandtabs(4).split("\n"):
+        if columns is None or width(line) <= columns:
+            lines.append(line.rstrip())
+            continue
+        lines += _broken(line, max(columns, 8))
+    return lines
+
+
+def _broken(line: str, columns: int) -> list[str]:
+    indent = line[: len(line) - len(line.lstrip())]
+    indent = indent if len(indent) < columns // 2 else ""
+    lines, current = [], indent
+    for found in re.findall(r"\s*\S+", line[len(indent) :]):
+        word = found
+        if width(current) + width(word) > columns:
+            if current.strip():
+                lines.append(current.rstrip())
+            current, word = indent, word.lstrip()
+        while width(current) + width(word) > columns:
+            head = truncated(word, columns - width(current), ellipsis="")
+            lines.append(current + head)
+            current, word = indent, word.removeprefix(head)
+        current += word
+    return [*lines, current]
+
+
+_CODES: Final = {
+    "bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33",
+    "blue": "34", "magenta": "35", "cyan": "36",
+}  # fmt: skip
+
+
+@frozen
+class Look:
+    """How to write to one stream.
+
+    :param colour: whether it understands colours.
+    :param unicode: whether it can show more than ASCII.
+    :param columns: its width; None where lines must not be broken or cut (a file, a pipe).
+    """
+
+    colour: bool = False
+    unicode: bool = True
+    columns: int | None = None
+
+    def paint(self, text: str, *styles: str) -> str:
+        """Return the text in these styles, or plain where there is no colour."""
+        if not self.colour or not styles or not text:
+            return text
+        return f"\x1b[{';'.join(_CODES[style] for style in styles)}m{text}\x1b[0m"
+
+    def symbol(self, rich: str, plain: str) -> str:
+        """Return the first where it can be shown, otherwise the second."""
+        return rich if self.unicode else plain
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Tell whether a person looks at this stream."""
+    try:
+        return stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def look_of(stream: TextIO) -> Look:
+    """Return how to write to a stream (NO_COLOR: https://no-color.org)."""
+    terminal = is_terminal(stream)
+    colour = terminal and os.environ.get("TERM") != "dumb"
+    if os.environ.get("FORCE_COLOR"):
+        colour = True
+    if os.environ.get("NO_COLOR"):
+        colour = False
+    encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
+    columns = max(40, shutil.get_terminal_size((100, 24)).columns) if terminal else None
+    return Look(colour, encoding == "utf8", columns)
+
+
+def prepare_streams() -> None:
+    """Let no character that an encoding lacks end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")

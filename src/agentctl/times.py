@@ -1,0 +1,56 @@
+"""Times and amounts as people say them."""
+
+from datetime import date, datetime, timedelta, tzinfo
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in its two leading units."""
+    if seconds < 0.9995:
+        return f"{max(seconds, 0) * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def elapsed(seconds: float) -> str:
+    """Return a length of time that is still growing: no part of it jumps about."""
+    return f"{int(seconds)} s" if seconds < 60 else duration(seconds)
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """Return how long ago it was; a clock a little ahead of ours is "now"."""
+    seconds = (now - moment).total_seconds()
+    if seconds < 1:
+        return "now" if seconds > -60 else f"in {duration(-seconds)}"
+    if seconds < 60:
+        return f"{int(seconds)} s ago"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min ago"
+    if seconds < 86_400:
+        return f"{int(seconds // 3600)} h ago"
+    return f"{int(seconds // 86_400)} d ago"
+
+
+def local(moment: datetime, zone: tzinfo | None = None) -> datetime:
+    """Return the moment in a time zone; None means this machine's."""
+    return moment.astimezone(zone)
+
+
+def today() -> date:
+    """Return the date where this machine is."""
+    return datetime.now().astimezone().date()
+
+
+def between(start: datetime | None, end: datetime | None) -> timedelta | None:
+    """Return the time from start to end where both are known."""
+    return end - start if start is not None and end is not None else None
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun, in the plural where it is one."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

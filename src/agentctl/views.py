@@ -1,0 +1,327 @@
+"""Sessions, messages, runs and the daemon as a person reads them. Pure."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+import attrs
+
+from agent_orchestrator.domain.model import MANUAL, Message, Run, Session
+from agent_orchestrator.operations import DaemonStatus, Diagnostics
+from agentctl.phrases import usage_parts
+from agentctl.tables import Cell, Column, card, table
+from agentctl.terminal import Look, clean, one_line, wrapped
+from agentctl.times import ago, between, counted, duration, local
+
+STATUS_STYLES: Final[dict[str, tuple[str, ...]]] = {
+    "queued": ("dim",),
+    "running": ("blue",),
+    "waiting": ("yellow",),
+    "completed": ("green",),
+    "failed": ("red",),
+    "canceled": ("yellow",),
+    "open": ("green",),
+    "closed": ("dim",),
+    "ok": ("green",),
+    "degraded": ("yellow",),
+    "draining": ("yellow",),
+    "delivered": ("green",),
+    "undeliverable": ("red",),
+}
+
+
+def _status(status: str) -> Cell:
+    return Cell(one_line(status), STATUS_STYLES.get(status, ()))
+
+
+def _when(moment: datetime | None, now: datetime) -> str | None:
+    if moment is None:
+        return None
+    return f"{ago(moment, now)}  ({local(moment):%Y-%m-%d %H:%M:%S})"
+
+
+def took(run: Run, now: datetime) -> str:
+    """Return how long a run took, or has been going on for."""
+    taken = between(run.started_at, run.finished_at or now)
+    return duration(taken.total_seconds()) if taken is not None else ""
+
+
+def outcome(run: Run) -> str:
+    """Return what came of a run, on one line."""
+    if run.error is not None:
+        return one_line(f"{run.error.code}: {run.error.message}")
+    if run.result is not None:
+        return one_line(run.result.text)
+    if run.cancel_requested_at is not None and run.finished_at is None:
+        return "cancel requested"
+    return ""
+
+
+# --- sessions ---------------------------------------------------------------------------------
+
+
+def session_card(session: Session, look: Look, now: datetime) -> list[str]:
+    threads = ", ".join(f"{name} {thread}" for name, thread in session.threads.items())
+    return card(
+        f"{look.paint('session', 'dim')} {look.paint(session.id, 'bold')}",
+        [
+            ("title", one_line(session.title or "")),
+            ("status", _status(session.status)),
+            ("provider", one_line(session.provider or "(default)")),
+            ("model", one_line(session.model or "")),
+            ("directory", one_line(session.cwd)),
+            ("parent", session.parent_session_id),
+            ("threads", one_line(threads)),
+            ("owner", one_line(session.owner)),
+            ("events", str(session.last_seq)),
+            ("created", _when(session.created_at, now)),
+            ("updated", _when(session.updated_at, now)),
+        ],
+        look,
+    )
+
+
+def session_table(sessions: Sequence[Session], look: Look, now: datetime) -> list[str]:
+    columns = [
+        Column("SESSION"),
+        Column("STATUS"),
+        Column("PROVIDER"),
+        Column("EVENTS", align="right", optional=True),
+        Column("UPDATED", align="right"),
+        Column("TITLE", flexible=True),
+        Column("DIRECTORY", flexible=True),
+    ]
+    rows: list[list[str | Cell]] = [
+        [
+            session.id,
+            _status(session.status),
+            one_line(session.provider or "(default)"),
+            f"{session.last_seq:,}",
+            ago(session.updated_at, now),
+            one_line(session.title or ""),
+            one_line(session.cwd),
+        ]
+        for session in sessions
+    ]
+    return table(columns, rows, look) or ["no sessions"]
+
+
+# --- messages ---------------------------------------------------------------------------------
+
+
+def message_table(messages: Sequence[Message], look: Look, now: datetime) -> list[str]:
+    columns = [
+        Column("MESSAGE"),
+        Column("ROLE"),
+        Column("DELIVERY"),
+        Column("SENT", align="right"),
+        Column("TEXT", flexible=True),
+    ]
+    rows: list[list[str | Cell]] = [
+        [
+            message.id,
+            message.role,
+            _status(message.delivery),
+            ago(message.created_at, now),
+            one_line(message.text[:2000]),
+        ]
+        for message in messages
+    ]
+    return table(columns, rows, look) or ["no messages"]
+
+
+def sent_lines(message: Message, run: Run | None, look: Look) -> list[str]:
+    where = f"message {look.paint(message.id, 'bold')}"
+    if run is None:
+        return [where]
+    status = look.paint(run.status, *STATUS_STYLES.get(run.status, ()))
+    return [f"{where}, run {look.paint(run.id, 'bold')} {status} for {one_line(run.provider)}"]
+
+
+# --- runs -------------------------------------------------------------------------------------
+
+
+def run_card(run: Run, look: Look, now: datetime) -> list[str]:
+    lines = card(
+        f"{look.paint('run', 'dim')} {look.paint(run.id, 'bold')}",
+        [
+            ("status", _status(run.status)),
+            ("session", run.session_id),
+            ("provider", one_line(run.provider)),
+            ("model", one_line(run.model or "")),
+            ("attempt", str(run.attempt) if run.attempt > 1 else None),
+            ("worker", run.worker_id),
+            ("thread", one_line(run.thread_id or "")),
+            ("waiting on", run.waiting_on),
+            ("created", _when(run.created_at, now)),
+            ("took" if run.finished_at else "going for", took(run, now)),
+            ("used", look.symbol(" · ", ", ").join(_usage(run))),
+            ("exit code", None if run.exit_code is None else str(run.exit_code)),
+            ("cancel", "requested" if run.cancel_requested_at else None),
+        ],
+        look,
+    )
+    return lines + outcome_lines(run, look)
+
+
+def _usage(run: Run) -> list[str]:
+    return usage_parts(attrs.asdict(run.usage)) if run.usage is not None else []
+
+
+def outcome_lines(run: Run, look: Look) -> list[str]:
+    """Return a run's result in full, or why it failed."""
+    if run.error is not None:
+        text = clean(f"{run.error.code}: {run.error.message}")
+        return ["", *(look.paint(line, "red") for line in wrapped(text, look.columns))]
+    if run.result is not None and run.result.text:
+        return ["", *wrapped(clean(run.result.text), look.columns)]
+    return []
+
+
+def end_line(run: Run, look: Look, now: datetime) -> str:
+    """Return how a run stands, on one line."""
+    symbols = {"completed": ("✓", "+"), "failed": ("✗", "x"), "canceled": ("■", "x")}
+    symbol = look.symbol(*symbols.get(run.status, ("·", "-")))
+    status = look.paint(f"{symbol} {run.status}", *STATUS_STYLES.get(run.status, ()))
+    time = f" after {took(run, now)}" if run.finished_at and run.started_at else ""
+    return look.symbol(" · ", ", ").join([f"run {run.id} {status}{time}", *_usage(run)])
+
+
+def run_table(
+    runs: Sequence[Run], look: Look, now: datetime, *, with_session: bool = True
+) -> list[str]:
+    columns = [
+        Column("RUN"),
+        Column("STATUS"),
+        Column("PROVIDER"),
+        Column("CREATED", align="right"),
+        Column("TOOK", align="right"),
+        Column("SESSION", optional=True),
+        Column("OUTCOME", flexible=True),
+    ]
+    rows: list[list[str | Cell]] = [
+        [
+            run.id,
+            _status(run.status),
+            one_line(run.provider),
+            ago(run.created_at, now),
+            took(run, now),
+            run.session_id if with_session else "",
+            outcome(run)[:500],
+        ]
+        for run in runs
+    ]
+    return table(columns, rows, look) or ["no runs"]
+
+
+def diagnosis(run: Run, found: Diagnostics, look: Look, now: datetime) -> list[str]:
+    """Return why a run is as it is: the likely issue first, the evidence under it."""
+    issue, counts = found.likely_issue, found.queue_counts
+    fine = issue.code == "none"
+    code = look.paint(issue.code, "green" if fine else "red", "bold")
+    invocation = found.codex_invocation or found.invocation
+    worker = found.worker_id
+    if worker and run.provider != MANUAL and run.finished_at is None:
+        worker += " (alive)" if found.worker_alive else " (gone)"
+    lines = [
+        f"{code}  {line}" if n == 0 else line for n, line in enumerate(_texts(issue.message, look))
+    ]
+    if issue.hint:
+        lines += [look.paint(line, "bold") for line in _texts(issue.hint, look)]
+    lines += ["", *card(
+        f"run {look.paint(run.id, 'bold')}",
+        [
+            ("status", _status(run.status)),
+            ("session", run.session_id),
+            ("provider", one_line(run.provider)),
+            ("worker", worker),
+            ("workers", f"{found.alive_workers} of {found.max_concurrency}"),
+            ("queue", _counts(counts.queued_count, counts.running_count, counts.waiting_count)),
+            ("position", None if found.queue_position is None else str(found.queue_position)),
+            ("blocked by", found.blocked_by_run_id),
+            ("pid", None if found.active_pid is None else str(found.active_pid)),
+            ("thread", one_line(found.thread_id or "")),
+            ("last event", _when(found.last_event_at, now)),
+            ("last output", _when(found.last_output_at, now)),
+            ("directory", one_line(invocation.cwd) if invocation else None),
+            ("command", one_line(_command(invocation.argv)) if invocation else None),
+        ],
+        look,
+    )]  # fmt: skip
+    if found.attempts:
+        rows: list[list[str | Cell]] = [
+            [
+                str(attempt.attempt),
+                one_line(attempt.provider),
+                attempt.worker_id,
+                "" if attempt.pid is None else str(attempt.pid),
+                ago(attempt.started_at, now),
+                _status(attempt.outcome or "going on"),
+            ]
+            for attempt in found.attempts
+        ]
+        titles = ("ATTEMPT", "PROVIDER", "WORKER", "PID", "STARTED", "OUTCOME")
+        lines += ["", *table([Column(title) for title in titles], rows, look)]
+    if found.process_tree:
+        processes: list[list[str | Cell]] = [
+            [str(process.pid), one_line(process.status), one_line(process.command)]
+            for process in found.process_tree
+        ]
+        columns = [Column("PID", align="right"), Column("STATE"), Column("PROCESS", flexible=True)]
+        lines += ["", *table(columns, processes, look)]
+    if found.stderr_tail.strip():
+        tail = clean(found.stderr_tail.rstrip()).splitlines()[-20:]
+        lines += ["", look.paint("END OF STDERR", "dim"), *(f"  {line}" for line in tail)]
+    return lines
+
+
+def _texts(text: str, look: Look) -> list[str]:
+    return wrapped(clean(text), look.columns)
+
+
+def _command(argv: Sequence[str]) -> str:
+    import shlex
+
+    return shlex.join(argv)
+
+
+def _counts(queued: int, running: int, waiting: int) -> str:
+    return f"{queued} queued, {running} running, {waiting} waiting"
+
+
+# --- daemon -----------------------------------------------------------------------------------
+
+
+def daemon_overview(status: DaemonStatus, url: str, look: Look) -> list[str]:
+    counts, store = status.queue_counts, status.store
+    health = look.paint(status.daemon_health, *STATUS_STYLES.get(status.daemon_health, ()), "bold")
+    where = one_line(store.path or "")
+    lines = card(
+        f"agentd {one_line(status.version)} at {url}: {health}",
+        [
+            ("running", f"for {duration(status.uptime_s)}, pid {status.pid}"),
+            ("workers", f"{status.alive_workers} of {status.max_concurrency} alive"),
+            ("runs", _counts(counts.queued_count, counts.running_count, counts.waiting_count)),
+            ("store", f"{one_line(store.backend)} {where}".rstrip()),
+            ("", f"{counted(store.events, 'event')}, schema {store.schema_version}"),
+        ],
+        look,
+    )
+    rows: list[list[str | Cell]] = [
+        [
+            Cell(one_line(provider.name), ("bold",)),
+            one_line(provider.runner),
+            Cell("yes", ("green",)) if provider.available else Cell("no", ("red",)),
+            one_line(provider.version or ""),
+            one_line(" ".join(filter(None, [
+                "(default)" if provider.default else "", provider.reason or ""
+            ]))),
+        ]
+        for provider in status.providers
+    ]  # fmt: skip
+    columns = [Column("PROVIDER"), Column("RUNNER"), Column("AVAILABLE"), Column("VERSION")]
+    lines += ["", *table([*columns, Column("NOTE", flexible=True)], rows, look)]
+    for problem in status.problems:
+        text = f"{one_line(problem.code)}: {one_line(problem.message)}"
+        lines += ["", *(look.paint(line, "yellow") for line in wrapped(f"! {text}", look.columns))]
+    return lines

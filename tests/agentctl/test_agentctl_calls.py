@@ -1,0 +1,253 @@
+"""What can be typed: settings, help, exit codes, fields. Nothing here needs a daemon."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from agent_orchestrator.domain import errors
+from agentctl import failures, settings
+from agentctl.main import cli, wants_json
+from agentctl.options import Group
+from agentctl.output import bare, compact, value_at
+from conftest import COMMAND, Ctl, environment
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    def walk(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+        yield path, command
+        if isinstance(command, Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                child = command.get_command(context, name)
+                assert child is not None
+                yield from walk(f"{path} {name}", child)
+
+    return walk("agentctl", cli)
+
+
+EVERY = dict(commands())
+
+
+def test_the_commands_there_are() -> None:
+    leaves = {path for path, command in EVERY.items() if not isinstance(command, click.Group)}
+    assert leaves == {
+        f"agentctl {name}"
+        for name in [
+            "ask", "completion", "daemon start", "daemon stop", "daemon status", "session create",
+            "session list", "session get", "session close", "message send", "message list",
+            "run create", "run get", "run list", "run wait", "run cancel", "run transition",
+            "run diagnose", "events list", "events tail",
+        ]
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", EVERY)
+def test_help_explains_and_shows_examples(path: str) -> None:
+    command = EVERY[path]
+    text = command.get_help(click.Context(command, info_name=path))
+    for option in ("--url", "--auth-token", "--format", "--field", "AGENTCTL_URL"):
+        assert option in text
+    examples = text.partition("Examples:\n")[2].strip().splitlines()
+    assert examples
+    assert all("agentctl " in line for line in examples)
+    assert command.help
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path) -> Ctl:
+    """Calls to a port nobody listens on."""
+    return Ctl("http://127.0.0.1:1", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "get", "run_1"],
+        ["session", "create"],
+        ["message", "send", "--session-id", "s", "--text", "x", "--wait"],
+        ["events", "tail", "--session-id", "s", "--follow"],
+        ["run", "wait", "--run-id", "r"],
+        ["ask", "x"],
+        ["daemon", "status"],
+        ["daemon", "stop"],
+    ],
+)
+def test_unreachable(nowhere: Ctl, arguments: list[str]) -> None:
+    result = nowhere(*arguments)
+    assert (result.code, result.out) == (failures.UNREACHABLE, "")
+    assert result.err == (
+        "agentctl: cannot reach http://127.0.0.1:1: is agentd running? "
+        "start it with `agentctl daemon start`\n"
+    )
+
+
+def test_unreachable_as_json(nowhere: Ctl) -> None:
+    result = nowhere("--format", "json", "run", "get", "run_1")
+    assert result.code == failures.UNREACHABLE
+    assert json.loads(result.err)["error"]["code"] == "unreachable"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["rnu"], "Did you mean run?"),
+        (["run", "gte"], "Did you mean get?"),
+        (["run", "get"], "say which run"),
+        (["run", "get", "a", "--run-id", "b"], "given twice"),
+        (["run", "get", "--nope"], "No such option"),
+        (["run", "get", "a", "--format", "xml"], "xml"),
+        (["message", "send", "--session-id", "s"], "--text"),
+        (["message", "send", "s", "--text", "x", "--wait", "--follow"], "one of them"),
+        (["session", "create", "--metadata", "[1]"], "must be a JSON object"),
+        (["session", "create", "--metadata", "{"], "not JSON"),
+        (["message", "send", "s", "--text", " "], "text: must not be blank"),
+        (["events", "list", "s", "--limit", "0"], "limit: must be between 1 and 1000"),
+        (["run", "get", "x" * 200], "run_id: must be at most 128"),
+        (["run", "wait", "r", "--timeout-s", "-1"], "--timeout-s"),
+        (["--url", "ftp://x", "daemon", "status"], "--url must be like"),
+        (["--auth-token", "é", "daemon", "status"], "token"),
+        (["--url", "http://example.com", "daemon", "start"], "another machine"),
+    ],
+)
+def test_usage(nowhere: Ctl, arguments: list[str], told: str) -> None:
+    for extra in ([], ["--format=json"]):
+        if extra and "xml" in arguments:
+            continue
+        result = nowhere(*extra, *arguments)
+        assert result.out == ""
+        assert told in result.err
+        assert len(result.err.splitlines()) == 1
+        expected = failures.FAILED if "daemon start" in " ".join(arguments) else failures.USAGE
+        assert result.code == expected
+        if extra:
+            assert json.loads(result.err)["error"]["code"] == "invalid_request"
+
+
+def test_a_group_alone_shows_its_help(nowhere: Ctl) -> None:
+    result = nowhere("run")
+    assert (result.code, result.out) == (failures.USAGE, "")
+    assert "Examples:" in result.err
+
+
+def test_ids_and_texts_from_standard_input_must_be_there(nowhere: Ctl) -> None:
+    assert nowhere("run", "get", "-").code == failures.USAGE
+    result = nowhere("message", "send", "--session-id", "-", "--text", "-", stdin=b"ses_1\n\xff")
+    assert result.code == failures.USAGE
+    assert "not UTF-8" in result.err
+
+
+def test_every_error_of_the_daemon_has_an_exit_code() -> None:
+    def kinds(kind: type[errors.OrchestratorError]) -> Iterator[type[errors.OrchestratorError]]:
+        for child in kind.__subclasses__():
+            yield child
+            yield from kinds(child)
+
+    codes = {kind.code: kind for kind in kinds(errors.OrchestratorError)}
+    assert set(codes) == set(failures.EXIT_CODES)
+    for code, kind in codes.items():
+        exit_code = failures.refused(kind("no")).exit_code
+        assert (exit_code == failures.CONFLICT) == issubclass(kind, errors.Conflict), code
+    assert failures.EXIT_CODES["not_found"] == 4
+    assert failures.EXIT_CODES["unauthorized"] == failures.EXIT_CODES["forbidden"] == 5
+    assert failures.EXIT_CODES["invalid_request"] == 2
+
+
+def test_settings() -> None:
+    environ = {"AGENTCTL_URL": "http://a:1/", "AGENTCTL_AUTH_TOKEN": "t"}
+    told = settings.resolve({}, environ)
+    assert (told.url, told.token, told.host, told.port) == ("http://a:1", "t", "a", 1)
+    assert settings.resolve({"url": "b:2", "auth_token": "u"}, environ).url == "http://b:2"
+    assert settings.resolve({}, {}).url == settings.DEFAULT_URL
+    assert settings.resolve({}, {"AGENTCTL_URL": ""}).is_local
+    assert not settings.resolve({"url": "https://example.com"}, {}).is_local
+    assert settings.resolve({"url": "http://[::1]:5"}, {}).is_local
+    assert "s3cret" not in repr(settings.resolve({"auth_token": "s3cret"}, {}))
+    for url in ("http://", "http://a:99999", "x://y", "http://[a"):
+        with pytest.raises(settings.InvalidSetting):
+            settings.resolve({"url": url}, {})
+
+
+def test_value_at() -> None:
+    plain = {"a": {"b": [{"c": None}, "x"]}, "n": 1}
+    assert value_at(plain, "a.b.0.c") is None
+    assert value_at(plain, "a.b.1") == "x"
+    for path in ("", "a.c", "a.b.2", "a.b.x", "n.a", "a.b.1.0", "."):
+        with pytest.raises(LookupError):
+            value_at(plain, path)
+    assert [bare(value) for value in ("x y", 1, True, None, {"a": [1]})] == [
+        "x y", "1", "true", "null", '{"a":[1]}'
+    ]  # fmt: skip
+
+
+def test_json_stays_on_one_line_and_off_the_terminals_controls() -> None:
+    text = compact({"a": "é\u2028\x85\x9b\n\x1b\x7f"})
+    assert text == '{"a":"é\\u2028\\u0085\\u009b\\n\\u001b\\u007f"}'
+    assert json.loads(text) == {"a": "é\u2028\x85\x9b\n\x1b\x7f"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wants"),
+    [("--format json x", True), ("x --format=json", True), ("x --format text", False),
+     ("x -- --format json", False), ("x --format", False)],
+)  # fmt: skip
+def test_wants_json(arguments: str, *, wants: bool) -> None:
+    assert wants_json(arguments.split()) is wants
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(nowhere: Ctl, shell: str) -> None:
+    result = nowhere("completion", shell)
+    assert result.code == 0
+    assert "_AGENTCTL_COMPLETE" in result.out
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("agentctl ", "session"), ("agentctl run d", "diagnose"), ("agentctl --for", "--format"),
+     ("agentctl message send --when-busy ", "interrupt")],
+)  # fmt: skip
+def test_completion(words: str, offered: str) -> None:
+    done = subprocess.run(
+        COMMAND,
+        env=environment(
+            _AGENTCTL_COMPLETE="bash_complete",
+            COMP_WORDS=words,
+            COMP_CWORD=str(len(words.split(" ")) - 1),
+        ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert f"plain,{offered}\n" in done.stdout
+
+
+def _imported(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
+def test_what_is_not_needed_is_not_imported() -> None:
+    imported = _imported("import agentctl.main")
+    assert not imported & {"anyio", "asyncio", "cattrs", "httpx", "psutil", "agent_orchestrator"}
+    imported = _imported("import agentctl.sending, agentctl.tailing, agentctl.commands.daemon")
+    assert "httpx" in imported
+    assert not imported & {
+        "quart", "hypercorn", "apsw", "agentd", "psutil", "agent_orchestrator.engine",
+        "agent_orchestrator.stores",
+    }  # fmt: skip

@@ -1,0 +1,224 @@
+"""Events told as a story: golden texts."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import Event
+from agentctl.phrases import bare_command, tool_text
+from agentctl.story import Story, ends_run
+from agentctl.terminal import Look
+
+START = datetime(2026, 3, 4, 9, 30, 0, tzinfo=UTC)
+TOOL = {"tool_id": "t1", "kind": "command", "name": "shell"}
+SHELL = {**TOOL, "input": {"command": "/bin/bash -lc 'pytest -q'"}}
+
+
+def events(
+    *told: tuple[str, dict[str, Any]] | tuple[str, dict[str, Any], str | None],
+) -> list[Event]:
+    made = []
+    for number, (kind, data, *run) in enumerate(told, 1):
+        run_id = run[0] if run else "run_1"
+        at = START + timedelta(seconds=number)
+        made.append(Event(number, "ses_1", run_id, 1, kind, data, at))
+    return made
+
+
+def tell(*told: Any, look: Look | None = None, **settings: Any) -> str:
+    settings = {"zone": UTC, "today": START.date()} | settings
+    story = Story(look or Look(), **settings)
+    return "".join(story.tell(event) for event in events(*told))
+
+
+RUN = [
+    ("session.created", {"title": "Build"}, None),
+    ("message.created", {"role": "user", "source": {"kind": "client"}, "text": "Fix it\nplease"}),
+    ("run.queued", {"provider": "codex", "attempt": 1}),
+    ("run.started", {"provider": "codex", "worker_id": "dmn_1/worker-2", "attempt": 1}),
+    ("thread.started", {"provider": "codex", "thread_id": "th-9"}),
+    ("agent.reasoning", {"text": "Look first"}),
+    ("plan.updated", {"steps": [
+        {"text": "Test", "status": "in_progress"}, {"text": "Fix", "status": "pending"}
+    ]}),
+    ("tool.started", SHELL),
+    ("tool.output", {"tool_id": "t1", "text": "1 failed"}),
+    ("tool.completed", {**SHELL, "status": "failed", "output": "E  boom\n1 failed\n", "exit_code": 1}),
+    ("plan.updated", {"steps": [
+        {"text": "Test", "status": "completed"}, {"text": "Fix", "status": "in_progress"}
+    ]}),
+    ("file.changed", {"tool_id": "t2", "status": "completed", "changes": [
+        {"path": "a.py", "kind": "update"}, {"path": "b.py", "kind": "add"}
+    ]}),
+    ("run.error", {"message": "slow network"}),
+    ("backend.event", {"kind": "todo", "payload": {"a": 1}}),
+    ("usage.updated", {"input_tokens": 1}),
+    ("agent.message", {"text": "Done:\n- fixed", "item_id": "i1"}),
+    ("run.completed", {
+        "result": {"text": "Done:\n- fixed"},
+        "usage": {"input_tokens": 1200, "cached_input_tokens": 1000, "output_tokens": 34},
+    }),
+]  # fmt: skip
+
+TOLD = """\
+09:30:01             · session created: Build
+09:30:02  you        › Fix it
+                       please
+09:30:03  codex      · queued run_1
+09:30:04  codex      · started by worker-2
+09:30:05  codex      · thread th-9
+09:30:06  codex      … Look first
+09:30:07  codex      ☰ plan
+                       [>] Test
+                       [ ] Fix
+09:30:08  codex      ▸ $ pytest -q
+09:30:10  codex      ✗ failed, exit 1
+                       E  boom
+                       1 failed
+09:30:11  codex      ☰ plan: 1 of 2 done, now: Fix
+09:30:12  codex      ✎ changed a.py
+                       added b.py
+09:30:13  codex      ! slow network
+09:30:14  codex      · todo {"a": 1}
+09:30:16  codex        Done:
+                       - fixed
+09:30:17  codex      ✓ completed after 13.0 s · 1,200 tokens in (1,000 cached), 34 out
+"""
+
+
+def test_a_run() -> None:
+    assert tell(*RUN) == TOLD
+
+
+def test_a_run_in_ascii() -> None:
+    told = tell(*RUN, look=Look(unicode=False))
+    assert told.isascii()
+    assert "09:30:10  codex      x failed, exit 1\n" in told
+
+
+def test_every_event_type_but_the_untold_says_something() -> None:
+    untold = {"tool.output", "usage.updated", "agent.message.delta"}
+    for kind in [*EventType, "some.future.event"]:
+        assert bool(tell((kind, {"text": "x", "message": "x"}))) is (kind not in untold), kind
+
+
+@pytest.mark.parametrize("kind", [*EventType, "some.future.event"])
+@pytest.mark.parametrize("look", [Look(), Look(columns=60, colour=True)])
+def test_strange_data_is_told_too(kind: str, look: Look) -> None:
+    for data in (
+        {},
+        {"text": None, "changes": [1], "steps": ["x"], "error": None, "result": None},
+        {"text": "\x1b[2J", "title": "\x1b]0;x\x07", "message": "\x9b1m", "input": "x"},
+        {"error": "text", "provider": "\x1b[1m", "source": None, "usage": {}, "payload": "\x1b"},
+    ):
+        told = tell((kind, data), look=look)
+        if not look.colour:
+            assert "\x1b" not in told
+            assert "\x9b" not in told
+
+
+def test_lines_are_broken_under_their_head() -> None:
+    told = tell(("agent.message", {"text": "one two three four five"}), look=Look(columns=40))
+    assert told == "09:30:01  agent        one two three\n                       four five\n"
+
+
+def test_the_end_of_long_output() -> None:
+    output = "".join(f"line {number}\n" for number in range(20))
+    told = tell(("tool.completed", {**SHELL, "status": "completed", "output": output}))
+    assert told.splitlines()[0] == "09:30:01  agent      ✓ $ pytest -q  done"
+    assert [line.strip() for line in told.splitlines()[1:]] == [
+        "… 14 lines before", *(f"line {number}" for number in range(14, 20))
+    ]  # fmt: skip
+
+
+def test_failed_and_canceled() -> None:
+    assert tell(("run.failed", {"error": {"code": "auth_failed", "message": "log in"}})) == (
+        "09:30:01  agent      ✗ failed: auth_failed: log in\n"
+    )
+    assert tell(("run.canceled", {"reason": "not needed"})) == (
+        "09:30:01  agent      ■ canceled: not needed\n"
+    )
+
+
+def test_a_result_nobody_said_is_told() -> None:
+    told = tell(("run.completed", {"result": {"text": "42"}}))
+    assert told.splitlines() == ["09:30:01  agent        42", "09:30:01  agent      ✓ completed"]
+
+
+def test_a_result_made_of_all_messages_is_not_told_again() -> None:
+    said = [("agent.message", {"text": text}) for text in ("a", "b")]
+    told = tell(*said, ("run.completed", {"result": {"text": "a\nb"}}))
+    assert len(told.splitlines()) == 3
+
+
+def test_a_new_day() -> None:
+    assert tell(("run.resumed", {}), today=date(2026, 3, 3)) == (
+        "── Wednesday 04 March 2026 ──\n09:30:01  agent      · goes on\n"
+    )
+
+
+PIECES = [
+    ("agent.message.delta", {"item_id": "i", "text": "Hel"}),
+    ("agent.message.delta", {"item_id": "i", "text": "lo wor"}),
+]
+
+
+def test_a_message_in_pieces_is_told_once_whole() -> None:
+    whole = ("agent.message", {"item_id": "i", "text": "Hello world"})
+    assert tell(*PIECES, whole) == "09:30:03  agent        Hello world\n"
+
+
+def test_a_message_in_pieces_is_told_as_it_comes() -> None:
+    story = Story(Look(columns=80), zone=UTC, today=START.date(), streaming=True)
+    told = [
+        story.tell(event)
+        for event in events(*PIECES, ("agent.message", {"item_id": "i", "text": "Hello world"}))
+    ]
+    assert told == ["09:30:01  agent        Hel", "lo wor", "ld\n"]
+
+
+def test_pieces_interrupted_by_another_event() -> None:
+    told = tell(*PIECES, ("run.error", {"message": "hm"}), streaming=True, look=Look(columns=80))
+    assert told == "09:30:01  agent        Hello wor\n09:30:03  agent      ! hm\n"
+
+
+def test_pieces_whose_message_never_came_are_not_lost() -> None:
+    failed = ("run.failed", {"error": {"code": "timeout", "message": "late"}})
+    assert "Hello wor\n" in tell(*PIECES, failed)
+
+
+def test_a_streamed_word_that_does_not_fit_goes_to_the_next_line() -> None:
+    words = [
+        ("agent.message.delta", {"item_id": "i", "text": f"{word} "}) for word in "abcdefgh" * 3
+    ]
+    told = tell(*words, streaming=True, look=Look(columns=43))
+    assert [line[23:].rstrip() for line in told.splitlines()] == [
+        "a b c d e f g h a b", "c d e f g h a b c d", "e f g h"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("/bin/bash -lc 'ls -la'", "ls -la"),
+        ("bash -c ls", "ls"),
+        ("bash script.sh x", "bash script.sh x"),
+        ("echo 'unclosed", "echo 'unclosed"),
+    ],
+)
+def test_the_shell_round_a_command_is_left_out(command: str, shown: str) -> None:
+    assert bare_command(command) == shown
+
+
+def test_what_tools_do() -> None:
+    assert tool_text({"kind": "web_search", "input": {"query": "rust"}}) == "web search: rust"
+    assert tool_text({"kind": "mcp", "name": "db.query", "input": {"q": 1}}) == 'db.query {"q": 1}'
+    assert tool_text({}) == "tool"
+
+
+def test_the_end_of_a_run() -> None:
+    (event,) = events(("run.failed", {}))
+    assert ends_run(event, "run_1")
+    assert not ends_run(event, "run_2")

@@ -1,0 +1,181 @@
+"""Objects as a person reads them: golden texts."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from attrs import evolve
+
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import Run, RunError, RunResult, Session, Usage
+from agent_orchestrator.operations import (
+    AttemptView,
+    DaemonStatus,
+    Diagnostics,
+    InvocationView,
+    Issue,
+    Problem,
+    ProcessView,
+    ProviderStatus,
+    QueueCounts,
+    StoreStatus,
+)
+from agentctl.terminal import Look
+from agentctl.times import ago, duration
+from agentctl.views import daemon_overview, diagnosis, end_line, run_card, run_table, session_card
+
+NOW = datetime(2026, 3, 4, 9, 30, tzinfo=UTC)
+LOOK = Look()
+
+RUN = Run(
+    id="run_1", session_id="ses_1", message_id="msg_1", parent_run_id=None, provider="codex",
+    model=None, status=RunStatus.COMPLETED, waiting_on=None, attempt=1, worker_id="dmn/worker-1",
+    thread_id="th", result=RunResult("All\ngood \x1b[2J"), error=None, usage=Usage(10, 0, 5, 0.25),
+    exit_code=0, cancel_requested_at=None, created_at=NOW - timedelta(minutes=3),
+    started_at=NOW - timedelta(seconds=170), finished_at=NOW - timedelta(seconds=20),
+)  # fmt: skip
+FAILED = evolve(RUN, status=RunStatus.FAILED, result=None, error=RunError("timeout", "too\nlate"))
+
+SESSION = Session(
+    id="ses_1", title="Build", owner="local", provider=None, model=None, cwd="/src", status="open",
+    parent_session_id=None, parent_run_id=None, root_session_id="ses_1", depth=0, metadata={},
+    threads={"codex": "th"}, last_seq=7, created_at=NOW - timedelta(days=2), updated_at=NOW,
+)  # fmt: skip
+
+STATUS = DaemonStatus(
+    daemon_health="degraded", version="1.0", pid=42, uptime_s=3720.0, started_at=NOW,
+    alive_workers=3, max_concurrency=4, queue_counts=QueueCounts(2, 1, 0),
+    providers=[
+        ProviderStatus("codex", "codex", available=False, reason="not logged in", version="0.169.0", default=True),
+        ProviderStatus("demo", "demo", available=True, reason=None, version=None),
+    ],
+    store=StoreStatus("sqlite", "/data/a.db", 1, 1234),
+    problems=[Problem("worker_lost", "a worker ended")],
+)  # fmt: skip
+
+
+@pytest.mark.usefixtures("in_utc")
+def test_run_card() -> None:
+    assert run_card(RUN, LOOK, NOW) == [
+        "run run_1",
+        "  status     completed",
+        "  session    ses_1",
+        "  provider   codex",
+        "  worker     dmn/worker-1",
+        "  thread     th",
+        "  created    3 min ago  (2026-03-04 09:27:00)",
+        "  took       2 min 30 s",
+        "  used       10 tokens in, 5 out · $0.2500",
+        "  exit code  0",
+        "",
+        "All",
+        "good",
+    ]
+
+
+def test_end_line() -> None:
+    assert end_line(FAILED, LOOK, NOW) == (
+        "run run_1 ✗ failed after 2 min 30 s · 10 tokens in, 5 out · $0.2500"
+    )
+
+
+def test_run_table() -> None:
+    assert run_table([RUN, FAILED], LOOK, NOW) == [
+        "RUN    STATUS     PROVIDER    CREATED        TOOK  SESSION  OUTCOME",
+        "run_1  completed  codex     3 min ago  2 min 30 s  ses_1    All good",
+        "run_1  failed     codex     3 min ago  2 min 30 s  ses_1    timeout: too late",
+    ]
+    assert run_table([], LOOK, NOW) == ["no runs"]
+
+
+@pytest.mark.usefixtures("in_utc")
+def test_session_card() -> None:
+    assert session_card(SESSION, LOOK, NOW) == [
+        "session ses_1",
+        "  title      Build",
+        "  status     open",
+        "  provider   (default)",
+        "  directory  /src",
+        "  threads    codex th",
+        "  owner      local",
+        "  events     7",
+        "  created    2 d ago  (2026-03-02 09:30:00)",
+        "  updated    now  (2026-03-04 09:30:00)",
+    ]
+
+
+def test_daemon_overview() -> None:
+    assert daemon_overview(STATUS, "http://127.0.0.1:8765", LOOK) == [
+        "agentd 1.0 at http://127.0.0.1:8765: degraded",
+        "  running  for 1 h 02 min, pid 42",
+        "  workers  3 of 4 alive",
+        "  runs     2 queued, 1 running, 0 waiting",
+        "  store    sqlite /data/a.db",
+        "           1,234 events, schema 1",
+        "",
+        "PROVIDER  RUNNER  AVAILABLE  VERSION  NOTE",
+        "codex     codex   no         0.169.0  (default) not logged in",
+        "demo      demo    yes",
+        "",
+        "! worker_lost: a worker ended",
+    ]
+
+
+@pytest.mark.usefixtures("in_utc")
+def test_diagnosis() -> None:
+    found = Diagnostics(
+        worker_id="dmn/worker-1", worker_alive=True, alive_workers=4, max_concurrency=4,
+        queue_counts=QueueCounts(0, 1, 0), queue_position=None,
+        likely_issue=Issue("agent_silent", "nothing for 90 s", "look at its processes"),
+        active_pid=77,
+        process_tree=[ProcessView(77, 1, "codex exec", "sleeping")],
+        last_event_at=NOW - timedelta(seconds=90), last_output_at=None, blocked_by_run_id=None,
+        pending_request=None, thread_id="th",
+        attempts=[AttemptView(1, "w", "codex", NOW, None, None, 77, None)],
+        codex_invocation=InvocationView("codex", None, [], ["codex", "exec", "a b"], "/src"),
+        invocation=None, stderr_tail="warn \x1b[31mred\n",
+    )  # fmt: skip
+    run = evolve(RUN, status=RunStatus.RUNNING, finished_at=None)
+    assert diagnosis(run, found, LOOK, NOW) == [
+        "agent_silent  nothing for 90 s",
+        "look at its processes",
+        "",
+        "run run_1",
+        "  status      running",
+        "  session     ses_1",
+        "  provider    codex",
+        "  worker      dmn/worker-1 (alive)",
+        "  workers     4 of 4",
+        "  queue       0 queued, 1 running, 0 waiting",
+        "  pid         77",
+        "  thread      th",
+        "  last event  1 min ago  (2026-03-04 09:28:30)",
+        "  directory   /src",
+        "  command     codex exec 'a b'",
+        "",
+        "ATTEMPT  PROVIDER  WORKER  PID  STARTED  OUTCOME",
+        "1        codex     w       77   now      going on",
+        "",
+        "PID  STATE     PROCESS",
+        " 77  sleeping  codex exec",
+        "",
+        "END OF STDERR",
+        "  warn red",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 ms"), (0.25, "250 ms"), (9.96, "10.0 s"), (59.96, "1 min 00 s"), (61, "1 min 01 s"),
+     (3599.6, "1 h 00 min"), (7260, "2 h 01 min"), (90_000, "1 d 1 h")],
+)  # fmt: skip
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "now"), (-5, "now"), (5, "5 s ago"), (59.9, "59 s ago"), (60, "1 min ago"), (7199, "1 h ago"),
+     (90_000, "1 d ago"), (-120, "in 2 min 00 s")],
+)  # fmt: skip
+def test_ago(seconds: float, text: str) -> None:
+    assert ago(NOW - timedelta(seconds=seconds), NOW) == text
