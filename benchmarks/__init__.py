@@ -1,0 +1,1 @@
+"""How fast and how light it is, measured beside what it cannot be faster than."""

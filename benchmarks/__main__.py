@@ -1,0 +1,90 @@
+"""Measure and print the table; see ``bin/bench --help``."""
+
+import argparse
+import os
+import platform
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from benchmarks import accepts, appends, codex, commands, idle, turns
+from benchmarks.figures import Effort, Figure, table
+from benchmarks.processes import ROOT
+
+BENCHMARKS: Final = {
+    "codex": codex.measure,
+    "turns": turns.measure,
+    "accepts": accepts.measure,
+    "appends": appends.measure,
+    "idle": idle.measure,
+    "commands": commands.measure,
+}
+
+PAGE: Final = ROOT / "docs" / "benchmarks.md"
+_PLACE: Final = re.compile(r"(?s)(<!-- figures -->\n).*(<!-- end of figures -->)")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Return 1 if a bound is missed, else 0."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    names = options.name or list(BENCHMARKS)
+    if unknown := [name for name in names if name not in BENCHMARKS]:
+        parser.error(f"there is no {unknown[0]!r}; there are: {', '.join(BENCHMARKS)}")
+    effort = Effort("quick" if options.quick else "full")
+    figures: list[Figure] = []
+    missing: list[str] = []
+    for name in names:
+        _say(f"measuring {name} ...")
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir) as directory:
+            try:
+                figures += BENCHMARKS[name](effort, Path(directory).resolve() / name)
+            except codex.NotMeasured as reason:
+                missing.append(f"{name} is not measured: {reason}")
+    found = table(figures)
+    print(found)
+    for line in missing:
+        _say(line)
+    if options.write:
+        PAGE.write_text(written(PAGE.read_text(), found, effort))
+    if missing and os.environ.get("REQUIRE_REAL_AGENTS") == "1":
+        return 1
+    return 0 if all(figure.met for figure in figures) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bin/bench",
+        description="Measure, check what was measured, and print the figures with their bounds. "
+        "Exits with 1 if a bound is missed.",
+    )
+    known = ", ".join(BENCHMARKS)
+    parser.add_argument("name", nargs="*", metavar="NAME", help=f"only these, of: {known}")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    parser.add_argument("--dir", help="where databases are made (default: the temporary folder)")
+    return parser
+
+
+def written(page: str, figures: str, effort: Effort) -> str:
+    """Return the page with these figures in it."""
+    command = "./bin/bench --quick" if effort.name == "quick" else "./bin/bench"
+    where = (
+        f"`{command}` on {os.cpu_count()} cores of {platform.machine()} {platform.system()}, "
+        f"Python {platform.python_version()}, SQLite {apsw.sqlite_lib_version()}:"
+    )
+    text = f"{where}\n\n{figures}"
+    return _PLACE.sub(lambda place: f"{place[1]}\n{text}\n\n{place[2]}", page)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,120 @@
+"""A turn with the real codex through the gateway, beside codex alone."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import anyio
+import anyio.to_thread
+
+from agent_orchestrator import Client, connect
+from agent_orchestrator.runners.codex.locate import NotInstalled, locate
+from benchmarks.figures import Effort, Figure, check
+from benchmarks.processes import ROOT, agentd, environment
+from benchmarks.turns import check_log, turn
+
+sys.path.append(str(ROOT / "tests" / "codex"))
+from model_server import ModelServer, acknowledgement, codex_env, write_codex_home
+
+PROMPT = "Say in one line what this repository is for."
+
+CONFIG = """\
+[providers.codex]
+runner = "codex"
+command = {command}
+
+[routing]
+default = "codex"
+"""
+
+
+class NotMeasured(Exception):
+    """A figure needs something that is not installed."""
+
+
+def native_codex() -> str:
+    """Return the native codex of the tests.
+
+    :raises NotMeasured: if it is not installed.
+    """
+    try:
+        return str(locate(str(ROOT / "tests" / "node_modules" / ".bin" / "codex"), os.environ))
+    except NotInstalled as problem:
+        raise NotMeasured(f"{problem}; run: bin/setup agents") from None
+
+
+def measure(effort: Effort, directory: Path) -> list[Figure]:
+    codex = native_codex()
+    count = effort.of(full=25, quick=10, smoke=1)
+    work = directory / "work"
+    work.mkdir(parents=True)
+    with ModelServer() as models:
+        home = write_codex_home(directory / "home", models.port)
+        env = codex_env(home)
+        config = CONFIG.format(command=json.dumps(codex))
+        with agentd(directory / "daemon", config=config, env=env) as daemon:
+            compare = partial(_compare, daemon.url, codex, environment(env), work, count)
+            gateway, bare, resumed, bare_resumed = anyio.run(compare)
+        prompts = [request.prompt for request in models.requests]
+    expected = 4 * (count + 1)
+    check(prompts == [PROMPT] * expected, f"the model was asked {len(prompts)}, not {expected}")
+    return [
+        _figure("new thread", gateway, bare),
+        _figure("resumed thread", resumed, bare_resumed),
+    ]
+
+
+def _figure(kind: str, gateway: float, bare: float) -> Figure:
+    return Figure(
+        name=f"turn with codex, {kind}: gateway over HTTP / bare codex exec",
+        value=gateway / bare,
+        bound=1.10,
+        detail=f"{gateway * 1000:.1f} ms / {bare * 1000:.1f} ms",
+    )
+
+
+async def _compare(
+    url: str, codex: str, env: Mapping[str, str], work: Path, count: int
+) -> list[float]:
+    taken: list[list[float]] = [[], [], [], []]
+    async with connect(url) as client:
+        for _ in range(count + 1):
+            session = await client.create_session(cwd=str(work))
+            fresh = await _gateway_turn(client, session.id)
+            bare, thread = await anyio.to_thread.run_sync(_bare_turn, codex, env, work, None)
+            resumed = await _gateway_turn(client, session.id)
+            again, same = await anyio.to_thread.run_sync(_bare_turn, codex, env, work, thread)
+            check(same == thread, "codex went on with another thread")
+            await check_log(client, session.id, 2)
+            for results, seconds in zip(taken, (fresh, bare, resumed, again), strict=True):
+                results.append(seconds)
+    return [median(results[1:]) for results in taken]  # the first of each warms up
+
+
+async def _gateway_turn(client: Client, session_id: str) -> float:
+    seconds, answer = await turn(client, session_id, PROMPT)
+    check(answer == acknowledgement(PROMPT), f"codex answered {answer!r}")
+    return seconds
+
+
+def _bare_turn(
+    codex: str, env: Mapping[str, str], work: Path, thread: str | None
+) -> tuple[float, str]:
+    resume = [] if thread is None else ["resume", thread]
+    argv = [codex, "exec", "--json", "--skip-git-repo-check", *resume, PROMPT]
+    started = time.perf_counter()
+    ended = subprocess.run(
+        argv, cwd=work, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    seconds = time.perf_counter() - started
+    check(ended.returncode == 0, f"codex exec ended with {ended.returncode}: {ended.stderr!r}")
+    events = [json.loads(line) for line in ended.stdout.splitlines()]
+    texts = [event["item"]["text"] for event in events if event["type"] == "item.completed"]
+    check(texts == [acknowledgement(PROMPT)], f"codex answered {texts}")
+    return seconds, str(events[0]["thread_id"])

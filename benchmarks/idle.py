@@ -1,0 +1,41 @@
+"""An agentd with nothing to do: how soon it is there, and what it weighs."""
+
+import time
+from pathlib import Path
+from statistics import median
+
+import psutil
+
+from benchmarks.figures import Effort, Figure, check
+from benchmarks.processes import agentd
+
+
+def measure(effort: Effort, directory: Path) -> list[Figure]:
+    times = effort.of(full=9, quick=5, smoke=1)
+    settle_s = effort.of(full=2, quick=2, smoke=0)
+    ready = []
+    for number in range(times + 1):
+        with agentd(directory / str(number)) as daemon:
+            ready.append(daemon.ready_s)
+    with agentd(directory / "idle") as daemon:
+        time.sleep(settle_s)  # part of the figure: two seconds after its start
+        process = psutil.Process(daemon.pid)
+        check(not process.children(), "an idle agentd has child processes")
+        weight = process.memory_info().rss / 1024**2
+    return [
+        Figure(
+            name="start of agentd to healthy",
+            value=median(ready[1:]),  # the first warms up
+            bound=0.7,
+            unit="s",
+            detail=f"median of {times}",
+        ),
+        Figure(
+            name="memory of an idle agentd",
+            value=weight,
+            bound=90,
+            unit="MiB",
+            places=1,
+            detail="resident, after 2 s",
+        ),
+    ]

@@ -1,0 +1,132 @@
+"""Each benchmark runs, checks what it measures, and its table says what was missed."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from benchmarks.codex import NotMeasured, native_codex
+from benchmarks.figures import Effort, Figure, WrongResult, medians, table
+from benchmarks.processes import agentd, server, timed
+
+from benchmarks import __main__ as bench
+from benchmarks import load
+
+SMOKE = Effort("smoke")
+
+FIGURES = {
+    "codex": 2,
+    "turns": 1,
+    "accepts": 1,
+    "appends": 1,
+    "idle": 2,
+    "commands": 2,
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.codex] if name == "codex" else [])
+        for name in bench.BENCHMARKS
+    ],
+)
+def test_it_measures(name, tmp_path):
+    if name == "codex":
+        try:
+            native_codex()
+        except NotMeasured as reason:
+            pytest.skip(str(reason))
+    figures = bench.BENCHMARKS[name](SMOKE, tmp_path / name)
+    assert len(figures) == FIGURES[name]
+    assert all(figure.value > 0 and figure.bound > 0 for figure in figures)
+
+
+def figure(value, **more):
+    return Figure(name="size", value=value, bound=2, **more)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "met"),
+    [
+        ("at most", 2, True),
+        ("at most", 2.001, False),
+        ("at least", 2, True),
+        ("at least", 1.999, False),
+    ],
+)
+def test_bound(limit, value, met):
+    assert figure(value, limit=limit).met is met
+
+
+def test_table():
+    assert table([figure(1), figure(3, unit="s", detail="3 of them")]).splitlines() == [
+        "| figure | measured | bound       |        | made of   |",
+        "|--------|----------|-------------|--------|-----------|",
+        "| size   | 1.00     | at most 2   | ok     |           |",
+        "| size   | 3.00 s   | at most 2 s | MISSED | 3 of them |",
+    ]
+
+
+def test_medians_are_taken_in_turn():
+    calls = []
+
+    def measure(name, *results):
+        left = list(results)
+
+        def call():
+            calls.append(name)
+            return left.pop()
+
+        return call
+
+    assert medians(3, measure("a", 5, 1, 9), measure("b", 2, 2, 8)) == [5, 2]
+    assert calls == ["a", "b"] * 3
+
+
+@pytest.mark.parametrize(("value", "status"), [(1, 0), (3, 1)])
+def test_missed_bound_is_exit_status_1(monkeypatch, capsys, value, status):
+    monkeypatch.setattr(bench, "BENCHMARKS", {"size": lambda effort, directory: [figure(value)]})
+    assert bench.main(["size"]) == status
+    assert "| size " in capsys.readouterr().out
+
+
+def test_page_gets_the_table():
+    page = "before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n"
+    new = bench.written(page, "| \\1 |", Effort("quick"))
+    assert new.startswith("before\n<!-- figures -->\n\n`./bin/bench --quick` on ")
+    assert new.endswith("\n\n| \\1 |\n\n<!-- end of figures -->\nafter\n")
+    assert bench.written(new, "| \\1 |", Effort("quick")) == new
+
+
+def test_page_has_a_place_for_it():
+    page = bench.PAGE.read_text()
+    assert bench.written(page, "the table", Effort("full")) != page
+
+
+def test_wrong_output_is_no_measurement():
+    assert timed([sys.executable, "-c", "print('right')"], "right") > 0
+    with pytest.raises(WrongResult, match="wrong"):
+        timed([sys.executable, "-c", "print('wrong')"], "right")
+    with pytest.raises(WrongResult, match="gave 3"):
+        timed([sys.executable, "-c", "print('right'); raise SystemExit(3)"], "right")
+
+
+def test_load_that_is_refused_is_no_measurement(tmp_path: Path):
+    with agentd(tmp_path) as daemon:
+        port = int(daemon.url.rpartition(":")[2])
+        refused = load.request("/sessions", '{"title": 7}')
+        with pytest.raises(WrongResult, match="400"):
+            load.generate(load.Plan(port, [[[refused]]]))
+
+
+def test_server_that_does_not_start_is_told_with_its_log(tmp_path: Path):
+    argv = [sys.executable, "-c", "import sys; sys.exit('no such luck')"]
+    with pytest.raises(WrongResult, match="no such luck"), server(tmp_path, argv=argv):
+        pass
+
+
+def test_unknown_name_is_refused(capsys):
+    with pytest.raises(SystemExit) as refused:
+        bench.main(["turns", "nope"])
+    assert refused.value.code == 2
+    assert "'nope'" in capsys.readouterr().err
