@@ -103,7 +103,7 @@ def create_app(
 
 def _add_checks(app: App, guard: Guard) -> None:
     @app.before_request
-    def check_request() -> None:
+    async def check_request() -> None:
         received = current(request, Request)
         headers = received.headers
         guard.check_place(headers.getlist("Host"), headers.getlist("Origin"))
@@ -113,7 +113,7 @@ def _add_checks(app: App, guard: Guard) -> None:
             received.principal = guard.caller(headers.getlist("Authorization"))
 
     @app.before_websocket
-    def check_socket() -> None:
+    async def check_socket() -> None:
         socket = current(websocket, Socket)
         headers = socket.headers
         guard.check_place(headers.getlist("Host"), headers.getlist("Origin"))

@@ -113,6 +113,7 @@ def _config(listener: socket.socket) -> Config:
 
 async def serve(app: Quart, listener: socket.socket, stopped: Callable[[], Awaitable[Any]]) -> None:
     """Serve the app until ``stopped`` returns, then let answers under way be finished."""
+    asyncio.get_running_loop().set_exception_handler(_report)
     # In a task of its own: when it stops, hypercorn 0.18 cancels its lifespan task (and, past the
     # graceful timeout, its connections), awaits them, and lets that cancellation out.
     server = asyncio.ensure_future(
@@ -127,3 +128,10 @@ async def serve(app: Quart, listener: socket.socket, stopped: Callable[[], Await
                 await asyncio.wait([server])
     if not server.cancelled():
         server.result()
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # CPython 3.11 reports a connection whose task was cancelled, as those that do not close in time
+    # are at the end, as if that were an error (asyncio/streams.py; mended in 3.12).
+    if not isinstance(context.get("exception"), asyncio.CancelledError):
+        loop.default_exception_handler(context)

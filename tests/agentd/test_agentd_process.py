@@ -140,7 +140,7 @@ def test_the_second_signal_stops_at_once(configured: Path) -> None:
         daemon.signal(signal.SIGTERM)
         assert daemon.wait(10) == 1
         assert not psutil.pid_exists(agent)
-        assert "Traceback" not in daemon.stderr()
+        assert "Traceback" not in daemon.stderr(), daemon.stderr()
 
 
 def test_a_stream_goes_on_over_a_restart(configured: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_stalled_reader_does_not_keep_the_daemon(configured: Path) -> None:
             assert connection.recv(1000)
             daemon.signal(signal.SIGTERM)
             assert daemon.wait(15) == 0
-        assert "Traceback" not in daemon.stderr()
+        assert "Traceback" not in daemon.stderr(), daemon.stderr()
 
 
 def test_a_second_daemon_on_one_database_says_so(tmp_path: Path) -> None:
