@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 import uuid
-from contextlib import nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import anyio
@@ -29,9 +29,12 @@ class Stage:
         self.env = {**os.environ, MARK_VARIABLE: self.mark}
         self.cwd = str(cwd)
 
-    def play(self, *scene, **options):
+    @asynccontextmanager
+    async def play(self, *scene, **options):
         argv = [*AGENT, *map(str, scene)]
-        return agent_process(argv, cwd=self.cwd, env=self.env, **options)
+        with anyio.fail_after(60):
+            async with agent_process(argv, cwd=self.cwd, env=self.env, **options) as process:
+                yield process
 
     async def all(self, *scene, **options):
         """Play a scene to its end: its lines, exit code and stderr."""
@@ -43,8 +46,7 @@ class Stage:
 @pytest.fixture
 async def stage(tmp_path):
     stage = Stage(tmp_path)
-    with anyio.fail_after(60):
-        yield stage
+    yield stage
     assert marked_processes(stage.mark) == []
 
 
