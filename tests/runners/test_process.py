@@ -216,12 +216,12 @@ async def test_the_ladder_is_climbed_step_by_step(stage):
 
 
 async def test_without_a_mark_the_process_group_is_swept(stage):
-    async with agent_process(
-        ["sh", "-c", "sleep 300 & echo $!"], cwd="/", env=os.environ
-    ) as process:
-        child = int(await first_line(process))
-        await process.wait()
-        assert not gone(child)
+    argv = ["sh", "-c", "sleep 300 & echo $!"]
+    with anyio.fail_after(60):
+        async with agent_process(argv, cwd="/", env=os.environ) as process:
+            child = int(await first_line(process))
+            await process.wait()
+            assert not gone(child)
     assert gone(child)
 
 
