@@ -39,15 +39,18 @@ def main(arguments: Sequence[str]) -> int:
     effort = Effort("quick" if options.quick else "full")
     figures: list[Figure] = []
     missing: list[str] = []
-    for name in names:
-        _say(f"measuring {name} ...")
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir) as directory:
-            try:
-                figures += BENCHMARKS[name](effort, Path(directory).resolve() / name)
-            except codex.NotMeasured as reason:
-                missing.append(f"{name} is not measured: {reason}")
-    found = table(figures)
-    print(found)
+    try:
+        for name in names:
+            _say(f"measuring {name} ...")
+            with tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir) as directory:
+                try:
+                    figures += BENCHMARKS[name](effort, Path(directory).resolve() / name)
+                except codex.NotMeasured as reason:
+                    missing.append(f"{name} is not measured: {reason}")
+    finally:
+        # Also when one of them fails: the others took their time.
+        found = table(figures)
+        print(found)
     for line in missing:
         _say(line)
     if options.write:

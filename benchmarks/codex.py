@@ -20,7 +20,12 @@ from benchmarks.processes import ROOT, agentd, environment
 from benchmarks.turns import check_log, turn
 
 sys.path.append(str(ROOT / "tests" / "codex"))
-from model_server import ModelServer, acknowledgement, codex_env, write_codex_home
+from model_server import (  # type: ignore[import-not-found]
+    ModelServer,
+    acknowledgement,
+    codex_env,
+    write_codex_home,
+)
 
 PROMPT = "Say in one line what this repository is for."
 
@@ -84,15 +89,31 @@ async def _compare(
 ) -> list[float]:
     taken: list[list[float]] = [[], [], [], []]
     async with connect(url) as client:
-        for _ in range(count + 1):
+        for number in range(count + 1):
             session = await client.create_session(cwd=str(work))
-            fresh = await _gateway_turn(client, session.id)
-            bare, thread = await anyio.to_thread.run_sync(_bare_turn, codex, env, work, None)
-            resumed = await _gateway_turn(client, session.id)
-            again, same = await anyio.to_thread.run_sync(_bare_turn, codex, env, work, thread)
-            check(same == thread, "codex went on with another thread")
+            thread: str | None = None
+
+            async def gateway(session_id: str = session.id) -> float:
+                return await _gateway_turn(client, session_id)
+
+            async def bare(resume: str | None = None) -> float:
+                nonlocal thread
+                turn_of = partial(_bare_turn, codex, env, work, resume)
+                seconds, thread = await anyio.to_thread.run_sync(turn_of)
+                return seconds
+
+            # Each goes first every other time: a turn may find warm what the one before left.
+            if number % 2:
+                fresh, alone = await gateway(), await bare()
+                first = thread
+                resumed, again = await gateway(), await bare(thread)
+            else:
+                alone, fresh = await bare(), await gateway()
+                first = thread
+                again, resumed = await bare(thread), await gateway()
+            check(thread == first, "codex went on with another thread")
             await check_log(client, session.id, 2)
-            for results, seconds in zip(taken, (fresh, bare, resumed, again), strict=True):
+            for results, seconds in zip(taken, (fresh, alone, resumed, again), strict=True):
                 results.append(seconds)
     return [median(results[1:]) for results in taken]  # the first of each warms up
 
