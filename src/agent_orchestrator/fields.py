@@ -14,6 +14,8 @@ from typing import Any, Literal, Union
 
 import attrs
 
+from agent_orchestrator.domain.errors import InvalidRequest
+
 MAX_TEXT = 1_000_000
 """Characters in a message (codex 0.169 refuses a prompt of more than 1,048,576)."""
 
@@ -57,7 +59,7 @@ def param(
 
 def identifier(doc: str, *, default: Any = attrs.NOTHING) -> Any:
     """Declare a field that holds an identifier."""
-    return param(doc, default=default, max_length=MAX_ID, not_blank=True)
+    return param(doc, default=default, max_length=MAX_ID, pattern=r"[A-Za-z0-9_-]+")
 
 
 @attrs.frozen
@@ -136,6 +138,16 @@ def problems(command: type, values: Mapping[str, Any]) -> dict[str, str]:
         elif problem := _problem(spec, values[name]):
             found[name] = problem
     return found
+
+
+def check(kind: type, command: Any) -> None:
+    """Do nothing, or refuse a command: at every end of a wire, so that both say the same.
+
+    :raises InvalidRequest: naming every bad field.
+    """
+    values = {attribute.name: getattr(command, attribute.name) for attribute in attrs.fields(kind)}
+    if found := problems(kind, values):
+        raise InvalidRequest.of(found)
 
 
 def _problem(spec: FieldSpec, value: Any) -> str | None:

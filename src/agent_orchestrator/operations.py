@@ -156,7 +156,9 @@ class TransitionRun:
     result: Mapping[str, Any] | None = param(
         "With `completed`: `{text}`.", default=None, max_length=4 * MAX_TEXT
     )
-    error: Mapping[str, Any] | None = param("With `failed`: `{code, message}`.", default=None)
+    error: Mapping[str, Any] | None = param(
+        "With `failed`: `{code, message}`.", default=None, max_length=4 * MAX_TEXT
+    )
     idempotency_key: str | None = _key()
 
 
@@ -178,6 +180,7 @@ class WaitRun:
         minimum=1,
         maximum=3_600_000,
     )
+    until: Literal["terminal"] = param("What to wait for: the run's end.", default="terminal")
 
 
 @frozen
@@ -255,11 +258,32 @@ class QueueCounts:
     waiting_count: int
 
 
+IssueCode = Literal[
+    "none",
+    "queued_behind_run",
+    "queued_no_capacity",
+    "no_workers",
+    "provider_unavailable",
+    "waiting_on_request",
+    "agent_silent",
+    "agent_exited",
+    "auth_failed",
+    "rate_limited",
+    "quota_exhausted",
+    "thread_missing",
+    "worker_lost",
+    "invalid_config",
+    "crashed",
+    "canceled",
+    "unknown",
+]
+
+
 @frozen
 class Issue:
     """The most likely reason a run is as it is."""
 
-    code: str
+    code: IssueCode
     message: str
     hint: str
 

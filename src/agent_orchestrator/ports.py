@@ -48,6 +48,9 @@ class Draft:
     data: Mapping[str, Any]
     run_id: str | None = None
     attempt: int | None = None
+    text: str | None = None
+    """``data`` as JSON, where it was encoded before; the store writes this and does not look at
+    ``data``, which its maker may have changed since."""
 
 
 @frozen
@@ -128,8 +131,9 @@ class View(Protocol):
         ...
 
     def queue_position(self, run: Run) -> int | None:
-        """Return 1 for the run a free worker would take next, counting queued runs that are not
-        manual by age; None when the run is not queued.
+        """Return 1 for the run a free worker would take next; None when the run is not queued.
+
+        Before a run stand the older ones that a worker may start, and those of its own session.
         """
         ...
 
@@ -161,11 +165,14 @@ class View(Protocol):
         self,
         *,
         after: str | None,
+        until: str | None = None,
         sessions: Sequence[str] = (),
         owner: str | None = None,
         limit: int,
     ) -> list[StreamItem]:
         """Return the events of several sessions in commit order, after an opaque cursor.
+
+        :param until: a cursor no event is beyond; None means the head.
 
         :param sessions: which; none means all (of ``owner``, when given).
         :raises InvalidRequest: if the cursor is not one of this store's.
@@ -220,8 +227,6 @@ class Transaction(View, Protocol):
         ...
 
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None: ...
-
-    def drop_thread(self, session_id: str, provider: str) -> None: ...
 
     def remember(self, record: IdempotencyRecord, *, forget_before: datetime) -> None:
         """Add a record; a few of those made before ``forget_before`` may be deleted."""
@@ -334,6 +339,7 @@ class RunContext(Protocol):
         """Append an event of what the agent did; see ``AGENT_EVENTS`` for the types.
 
         Returns when the event is in order behind all before it; it is durable before the run ends.
+        The data is taken as it is now; changing it afterwards changes nothing.
 
         :raises InvalidEvent: a ``ValueError``, if the type is not an agent's or JSON cannot say the data.
         """

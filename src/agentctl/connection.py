@@ -157,10 +157,7 @@ def _is_refusal(error: Unreachable) -> bool:
 @asynccontextmanager
 async def connected(settings: Settings, output: Output) -> AsyncIterator[Connection]:
     """Open a connection to the daemon the settings name."""
-    # Without a transport httpx reads the certificates of all authorities, needed or not.
-    plain = settings.url.startswith("http:")
-    transport = httpx.AsyncHTTPTransport(verify=False, trust_env=False) if plain else None
-    async with connect(settings.url, token=settings.token, transport=transport) as client:
+    async with connect(settings.url, token=settings.token) as client:
         yield Connection(client.transport, output)
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 import pytest
+from driving import COMMAND, Ctl, environment
 
 from agent_orchestrator.domain import errors
 from agentctl import failures, settings
 from agentctl.main import cli, wants_json
 from agentctl.options import Group
 from agentctl.output import bare, compact, value_at
-from conftest import COMMAND, Ctl, environment
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:

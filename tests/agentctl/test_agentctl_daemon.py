@@ -15,8 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-from conftest import COMMAND, PATIENCE_S, Ctl, Daemon, environment, free_port, wait_until
+from driving import COMMAND, PATIENCE_S, Ctl, Daemon, environment, free_port, wait_until
 
 
 @pytest.fixture
@@ -412,6 +411,14 @@ def test_a_lost_answer_is_asked_for_again_and_happens_once(shared: Daemon) -> No
     assert len(ctl("message", "list", session, "--format=json").json["messages"]) == 1
 
 
+def end_agents(session: str) -> None:
+    """End what the agents of a session left when their daemon was killed."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("AGENTCTL_SESSION_ID") == session:
+                process.kill()
+
+
 def test_following_outlives_a_killed_daemon(daemon: Daemon) -> None:
     ctl = daemon.ctl
     session = ctl.field("session.id", "session", "create")
@@ -444,6 +451,7 @@ def test_following_outlives_a_killed_daemon(daemon: Daemon) -> None:
             tail.send_signal(signal.SIGINT)
             for thread in threads:
                 thread.join(PATIENCE_S)
+            end_agents(session)
         assert tail.wait(PATIENCE_S) == 130
     log = ctl("events", "list", session, "--limit", "1000", "--format=json").json["events"]
     seen = [json.loads(line) for line in lines]

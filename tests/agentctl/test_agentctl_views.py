@@ -30,7 +30,7 @@ RUN = Run(
     id="run_1", session_id="ses_1", message_id="msg_1", parent_run_id=None, provider="codex",
     model=None, status=RunStatus.COMPLETED, waiting_on=None, attempt=1, worker_id="dmn/worker-1",
     thread_id="th", result=RunResult("All\ngood \x1b[2J"), error=None, usage=Usage(10, 0, 5, 0.25),
-    exit_code=0, cancel_requested_at=None, created_at=NOW - timedelta(minutes=3),
+    exit_code=0, cancel_requested_at=None, cancel_reason=None, created_at=NOW - timedelta(minutes=3),
     started_at=NOW - timedelta(seconds=170), finished_at=NOW - timedelta(seconds=20),
 )  # fmt: skip
 FAILED = evolve(RUN, status=RunStatus.FAILED, result=None, error=RunError("timeout", "too\nlate"))

@@ -253,7 +253,7 @@ async def test_what_a_moved_on_attempt_says_is_refused() -> None:
             run = tx.run(run_id)
             tx.put_run(evolve(run, attempt=2, status=RunStatus.QUEUED))
 
-        engine.pool.stop_taking()
+        await engine.pool.stop_taking()
         await store.transact(move_on)
         engine.pool.release("test")
         runner.stopped.set()

@@ -82,7 +82,6 @@ steps = st.one_of(
     st.tuples(st.just("append"), sessions, st.lists(draft_values, max_size=6), times),
     st.tuples(st.just("put_attempt"), attempt_values),
     st.tuples(st.just("put_thread"), sessions, providers, st.builds(Thread, text, json_objects)),
-    st.tuples(st.just("drop_thread"), sessions, providers),
     st.tuples(st.just("remember"), record_values, times),
     st.tuples(st.just("ring"), text),
 )

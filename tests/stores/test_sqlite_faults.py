@@ -224,3 +224,22 @@ async def test_closing_finishes_what_is_queued_and_refuses_what_comes_later(tmp_
         assert not (tmp_path / "data.db-wal").exists()
         async with SqliteStore(path) as store:
             assert await store.read(lambda view: view.event_count()) == 150
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_look_cancelled_by_asyncio_itself_keeps_its_connection_to_the_end(tmp_path):
+    """A native cancellation frees the task, not the thread that works for it."""
+    import asyncio
+
+    gate = Gate()
+    with anyio.fail_after(30):
+        async with SqliteStore(tmp_path / "data.db") as store:
+            looks = [asyncio.ensure_future(store.read(gate)) for _ in range(4)]
+            await anyio.wait_all_tasks_blocked()
+            for look in looks:
+                look.cancel()
+            await asyncio.gather(*looks, return_exceptions=True)
+            late = asyncio.ensure_future(store.read(lambda view: view.event_count()))
+            await asyncio.sleep(0)
+            gate.open()
+            assert await late == 0

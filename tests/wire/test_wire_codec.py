@@ -20,7 +20,7 @@ RUN = Run(
     id="run_1", session_id="ses_1", message_id="msg_1", parent_run_id=None, provider="codex",
     model=None, status=RunStatus.FAILED, waiting_on=None, attempt=2, worker_id="w", thread_id="t",
     result=None, error=RunError("timeout", "too late"), usage=Usage(1, 2, 3, 0.5), exit_code=-9,
-    cancel_requested_at=None, created_at=NOW, started_at=NOW, finished_at=NOW,
+    cancel_requested_at=None, cancel_reason=None, created_at=NOW, started_at=NOW, finished_at=NOW,
 )  # fmt: skip
 SESSION = Session(
     id="ses_1", title="T", owner="local", provider=None, model=None, cwd="/", status="open",
@@ -77,10 +77,11 @@ def test_times_come_back_and_sort_as_texts(moment: datetime) -> None:
 # --- commands -------------------------------------------------------------------------------
 
 name = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(str.strip)
+identifier = st.from_regex(r"[A-Za-z0-9_-]{1,40}", fullmatch=True)
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "limit": st.integers(1, 1000),
-    "wait_s": st.floats(0.001, 3600),
-    "timeout_s": st.floats(0.001, 86_400),
+    "wait_s": st.floats(0, 3600),
+    "timeout_s": st.floats(0, 86_400),
     "interval_ms": st.none() | st.integers(1, 3_600_000),
     "cascade": st.booleans(),
     "metadata": st.dictionaries(name, name, max_size=3),
@@ -102,6 +103,10 @@ def commands(operation: Any) -> st.SearchStrategy[Any]:
             strategy = st.none() | st.sampled_from(options)
         elif attribute.name == "cursor" and attribute.type is int:
             strategy = st.integers(0, 2**63 - 1)
+        elif attribute.name == "until":
+            strategy = st.just("terminal")
+        elif attribute.name.endswith("_id"):
+            strategy = identifier if attribute.default is attrs.NOTHING else st.none() | identifier
         elif strategy is None:
             strategy = name if attribute.default is attrs.NOTHING else st.none() | name
         fields[attribute.name] = strategy

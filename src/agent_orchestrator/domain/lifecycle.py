@@ -46,6 +46,7 @@ STEPS: Final[dict[tuple[RunStatus, Signal], RunStatus]] = {
     (RunStatus.RUNNING, Signal.FAIL): RunStatus.FAILED,
     (RunStatus.RUNNING, Signal.CANCEL): RunStatus.CANCELED,
     (RunStatus.WAITING, Signal.RESUME): RunStatus.RUNNING,
+    (RunStatus.WAITING, Signal.RELEASE): RunStatus.QUEUED,
     (RunStatus.WAITING, Signal.FAIL): RunStatus.FAILED,
     (RunStatus.WAITING, Signal.CANCEL): RunStatus.CANCELED,
 }

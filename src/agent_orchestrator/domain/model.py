@@ -128,6 +128,7 @@ class Run:
     usage: Usage | None
     exit_code: int | None
     cancel_requested_at: datetime | None
+    cancel_reason: str | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

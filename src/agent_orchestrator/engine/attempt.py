@@ -1,16 +1,18 @@
 """One attempt of a run as its runner sees it, and the recorder behind it."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import itertools
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
 import psutil
 from attrs import evolve
 
+from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType, InvalidEvent
 from agent_orchestrator.domain.model import Invocation, Message, Run, Session, Thread, Usage
 from agent_orchestrator.engine import ledger
@@ -19,6 +21,11 @@ from agent_orchestrator.engine.core import Core
 from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.codec import to_plain
+from agent_orchestrator.wire.strict_json import json_copy
+
+logger = logging.getLogger("agent_orchestrator.attempt")
+
+T = TypeVar("T")
 
 Write = Callable[[Transaction, Run], None]
 """A change an attempt asks for besides events; it gets the run as the fence found it."""
@@ -26,8 +33,44 @@ Write = Callable[[Transaction, Run], None]
 MAX_PENDING = 2_000
 """Writes an attempt may have under way before its runner is made to wait."""
 
+MAX_PENDING_SIZE = 16 * 2**20
+"""Characters of events likewise."""
+
 MAX_BATCH = 500
 """Writes in one commit: other callers' changes wait behind it."""
+
+MAX_BATCH_SIZE = 4 * 2**20
+"""Characters of events in one commit; a single one may have more."""
+
+STORE_RETRY_S = (0.1, 0.5, 2.0, 5.0)
+"""Pauses between tries of a write the store cannot take now; the last one repeats."""
+
+
+async def persistently(
+    core: Core, change: Callable[[Transaction], T], *, tries: int | None = None
+) -> T:
+    """Make a change, again and again while the store is unavailable.
+
+    Shielded while a commit is under way: its caller must know whether it was made.
+
+    :param tries: how often at most; None goes on until the store takes it.
+    :raises Unavailable: if it was not taken in so many tries.
+    """
+    for pause in itertools.chain(STORE_RETRY_S, itertools.repeat(STORE_RETRY_S[-1])):
+        try:
+            with anyio.CancelScope(shield=True):
+                return await core.store.transact(change)
+        except Unavailable as error:
+            tries = None if tries is None else tries - 1
+            if tries == 0:
+                raise
+            logger.warning("the store cannot take a write now, trying again: %s", error)
+            await anyio.sleep(pause)
+    raise AssertionError("pauses never end")
+
+
+def _size(batch: Iterable[Draft | Write]) -> int:
+    return sum(len(write.text or "") for write in batch if isinstance(write, Draft))
 
 
 class Recorder:
@@ -42,52 +85,71 @@ class Recorder:
         self._pending: list[Draft | Write] = []
         self._work = anyio.Event()
         self._settled = anyio.Event()
-        self.last_output_at: datetime | None = None
+        self._closed = False
+        self._size = 0
 
     async def put(self, write: Draft | Write) -> None:
         """Put a write behind all before it; waits only while too many are under way."""
         self._pending.append(write)
+        if isinstance(write, Draft):
+            self._size += len(write.text or "")
         self._work.set()
-        if len(self._pending) >= MAX_PENDING:
+        if len(self._pending) >= MAX_PENDING or self._size >= MAX_PENDING_SIZE:
             await self.settle()
         else:
             # Lets the commits go on even where a runner emits without ever waiting.
             await anyio.lowlevel.checkpoint()
 
     async def settle(self) -> None:
-        """Wait until everything put so far is durable."""
-        while self._pending:
+        """Wait until everything put so far is durable, or the attempt is over."""
+        while self._pending and not self._closed:
             await self._settled.wait()
 
     async def write(self) -> None:
-        """Commit what is put, for as long as the attempt lasts.
+        """Commit what is put, until :meth:`close`.
 
         :raises StaleAttempt: if the run has moved on.
         """
-        while True:
-            await self._work.wait()
-            self._work = anyio.Event()
-            while self._pending:
-                await self._commit(self._pending[:MAX_BATCH])
-            self._settled.set()
-            self._settled = anyio.Event()
+        try:
+            while not self._closed:
+                await self._work.wait()
+                self._work = anyio.Event()
+                while self._pending and not self._closed:
+                    batch = self._next_batch()
+                    await persistently(self._core, lambda tx, batch=batch: self._commit(tx, batch))  # type: ignore[misc]
+                    del self._pending[: len(batch)]
+                    self._size -= _size(batch)
+                    self._settled.set()
+                    self._settled = anyio.Event()
+        finally:
+            self.close()
 
-    async def _commit(self, batch: list[Draft | Write]) -> None:
-        def change(tx: Transaction) -> None:
-            ledger.fenced(tx, self._run.id, self._run.attempt)
-            self.apply(tx, batch)
+    def _next_batch(self) -> list[Draft | Write]:
+        batch: list[Draft | Write] = []
+        size = 0
+        for write in self._pending[:MAX_BATCH]:
+            size += _size([write])
+            if batch and size > MAX_BATCH_SIZE:
+                break
+            batch.append(write)
+        return batch
 
-        # Shielded: what is committed must leave the list, or the commit that ends the attempt
-        # would write it again.
-        with anyio.CancelScope(shield=True):
-            await self._core.store.transact(change)
-            del self._pending[: len(batch)]
+    def _commit(self, tx: Transaction, batch: list[Draft | Write]) -> None:
+        ledger.fenced(tx, self._run.id, self._run.attempt)
+        self.apply(tx, batch)
 
-    def take(self) -> list[Draft | Write]:
-        """Return what is not written yet, for the commit that ends the attempt."""
-        return self._pending
+    def close(self) -> None:
+        """Write no more; what is pending is for the commit that ends the attempt."""
+        self._closed = True
+        self._work.set()
+        self._settled.set()
 
-    def apply(self, tx: Transaction, batch: list[Draft | Write]) -> None:
+    @property
+    def pending(self) -> tuple[Draft | Write, ...]:
+        """What is put and not yet committed."""
+        return tuple(self._pending)
+
+    def apply(self, tx: Transaction, batch: Iterable[Draft | Write]) -> None:
         """Make these writes part of a change."""
         now = self._core.now()
         drafts: list[Draft] = []
@@ -113,7 +175,7 @@ class AttemptContext:
         run: Run,
         session: Session,
         *,
-        prompt: str,
+        messages: Sequence[Message],
         thread: Thread | None,
         env: Mapping[str, str],
     ) -> None:
@@ -121,45 +183,48 @@ class AttemptContext:
         self._recorder = recorder
         self.run = run
         self.session = session
-        self.prompt = prompt
+        self._messages = tuple(message.id for message in messages)
+        self.prompt = "\n\n".join(message.text for message in messages)
         self.thread = thread
         self.env = env
         self.model = run.model
         self.stderr_tail = ""
-        self.is_delivered = False
+        self.has_begun = False
+        """Whether the agent may have done something: no other may then take its place."""
+        self._delivered = False
+        self._is_thread_told = False
 
     async def emit(self, event_type: str, data: Mapping[str, Any]) -> None:
         if event_type not in AGENT_EVENTS:
             raise InvalidEvent(f"{event_type!r} is not an event a runner may emit")
-        try:
-            strict_json.dumps(data).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidEvent(f"the data of {event_type} is not JSON: {error}") from error
-        self._recorder.last_output_at = self._core.now()
-        await self._recorder.put(Draft(event_type, data, self.run.id, self.run.attempt))
+        self.has_begun |= event_type != EventType.RUN_ERROR
+        text = _as_json(data, event_type)
+        await self._recorder.put(Draft(event_type, {}, self.run.id, self.run.attempt, text))
 
     async def delivered(self) -> None:
-        if self.is_delivered:
+        if self._delivered:
             return
-        self.is_delivered = True
+        self.has_begun = self._delivered = True
         now = self._core.now()
 
         def write(tx: Transaction, run: Run) -> None:
-            ledger.mark_delivered(tx, run.message_id)
-            for attempt in tx.attempts(run.id):
-                if attempt.attempt == run.attempt:
-                    tx.put_attempt(evolve(attempt, delivered_at=now))
+            for message_id in self._messages:
+                ledger.mark_delivered(tx, message_id)
+            ledger.amend_attempt(tx, run, delivered_at=now)
 
         await self._recorder.put(write)
 
     async def set_thread(self, thread_id: str, state: Mapping[str, Any] | None = None) -> None:
+        _as_json({"id": thread_id, "state": state}, "a thread")
+        self.has_begun = True
         known = self.thread
         if state is None:
             state = known.state if known is not None and known.id == thread_id else {}
-        thread = Thread(thread_id, state)
-        if thread == known:
+        thread = Thread(thread_id, json_copy(state))
+        if thread == known and self._is_thread_told:
             return
         self.thread = thread
+        self._is_thread_told = True
         provider = self.run.provider
 
         def write(tx: Transaction, run: Run) -> None:
@@ -179,6 +244,8 @@ class AttemptContext:
         await self._recorder.settle()
 
     async def report_usage(self, usage: Usage) -> None:
+        _as_json(to_plain(usage), "usage")
+
         def write(tx: Transaction, run: Run) -> None:
             tx.put_run(evolve(run, usage=usage))
             ledger.log(tx, run, EventType.USAGE_UPDATED, to_plain(usage), self._core.now())
@@ -186,23 +253,20 @@ class AttemptContext:
         await self._recorder.put(write)
 
     async def report_process(self, pid: int, invocation: Invocation) -> None:
+        self.has_begun = True
         try:
             started_at = psutil.Process(pid).create_time()
-        except psutil.NoSuchProcess:
+        except psutil.Error:
             started_at = None
 
         def write(tx: Transaction, run: Run) -> None:
-            for attempt in tx.attempts(run.id):
-                if attempt.attempt == run.attempt:
-                    tx.put_attempt(
-                        evolve(attempt, pid=pid, pid_started_at=started_at, invocation=invocation)
-                    )
+            ledger.amend_attempt(tx, run, pid=pid, pid_started_at=started_at, invocation=invocation)
 
         await self._recorder.put(write)
         await self._recorder.settle()
 
     def note_stderr(self, tail: str) -> None:
-        self.stderr_tail = tail
+        self.stderr_tail = storable(tail)
 
     def steering(self) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         return self._steering()
@@ -210,12 +274,13 @@ class AttemptContext:
     @asynccontextmanager
     async def _steering(self) -> AsyncIterator[AsyncIterator[str]]:
         with self._core.bells.take(ledger.steer_topic(self.run.id)) as bell:
-            await self._recorder.put(lambda tx, run: _set_steerable(tx, run, steerable=True))
+            self.has_begun = True
+            await self._recorder.put(partial(ledger.amend_attempt, steerable=True))
             await self._recorder.settle()
             try:
                 yield _Steering(self._core, self._recorder, self.run, bell)
             finally:
-                await self._recorder.put(lambda tx, run: _set_steerable(tx, run, steerable=False))
+                await self._recorder.put(partial(ledger.amend_attempt, steerable=False))
 
 
 class _Steering:
@@ -237,8 +302,10 @@ class _Steering:
         while True:
             self._bell.hush()
             if (message := await self._core.store.read(self._next)) is not None:
-                await self._recorder.put(partial(_take, message.id))
-                await self._recorder.settle()
+                # Shielded: who is cancelled here must not leave the message taken by nobody.
+                with anyio.CancelScope(shield=True):
+                    await self._recorder.put(partial(_take, message.id))
+                    await self._recorder.settle()
                 return message.text
             await self._bell.wait()
 
@@ -253,7 +320,19 @@ def _take(message_id: str, tx: Transaction, _: Run) -> None:
     ledger.mark_delivered(tx, message_id)
 
 
-def _set_steerable(tx: Transaction, run: Run, *, steerable: bool) -> None:
-    for attempt in tx.attempts(run.id):
-        if attempt.attempt == run.attempt:
-            tx.put_attempt(evolve(attempt, steerable=steerable))
+def _as_json(data: Mapping[str, Any], what: str) -> str:
+    """Return data as JSON text.
+
+    :raises InvalidEvent: if it cannot be said in JSON, or not be stored.
+    """
+    try:
+        text = strict_json.dumps(data)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidEvent(f"{what} is not JSON: {error}") from error
+    return text
+
+
+def storable(text: str) -> str:
+    """Return the text with what is no character (half of a surrogate pair) replaced."""
+    return text.encode("utf-8", "replace").decode()

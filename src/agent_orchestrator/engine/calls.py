@@ -3,18 +3,19 @@
 import hashlib
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
 
-import attrs
+from attrs import frozen
 
 from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.access import Principal
-from agent_orchestrator.domain.errors import IdempotencyConflict, InvalidRequest
+from agent_orchestrator.domain.errors import IdempotencyConflict, OrchestratorError
 from agent_orchestrator.engine import diagnosis, feed, messages, runs, sessions
 from agent_orchestrator.engine.core import Change, Core
-from agent_orchestrator.fields import problems
+from agent_orchestrator.fields import check
 from agent_orchestrator.operations import Operation
-from agent_orchestrator.ports import IdempotencyRecord, Reply, Transaction
+from agent_orchestrator.ports import IdempotencyRecord, Reply, Transaction, View
 from agent_orchestrator.wire import codec, strict_json
 
 Req = TypeVar("Req")
@@ -56,49 +57,67 @@ async def carry_out(
 
     :raises OrchestratorError: if it is refused.
     """
-    values = {
-        attribute.name: getattr(request, attribute.name)
-        for attribute in attrs.fields(type(request))  # type: ignore[arg-type]
-    }
-    if found := problems(operation.request, values):
-        raise InvalidRequest.of(found)
+    check(operation.request, request)
     if look := LOOKS.get(operation.name):
         return Reply(await look(core, who, request))
-    change = await MUTATIONS[operation.name](core, who, request)
-    key = values.get("idempotency_key")
-    if key is None:
+    key: str | None = getattr(request, "idempotency_key", None)
+    once = _Once.of(who, operation, request, key) if key is not None else None
+    try:
+        change = await MUTATIONS[operation.name](core, who, request)
+    except OrchestratorError:
+        # What is refused now may have been done before: then its first answer stands.
+        if once is not None and (reply := await core.store.read(once.replay)) is not None:
+            return reply
+        raise
+    if once is None:
         return Reply(await core.store.transact(change))
-    return await core.store.transact(_once(core, who, operation, request, str(key), change))
+    return await core.store.transact(partial(once.make, core, change))
 
 
-def _once(
-    core: Core,
-    who: Principal,
-    operation: Operation[Req, Res],
-    request: Req,
-    key: str,
-    change: Change[Res],
-) -> Change[Reply[Res]]:
-    """Return a change that is made once for a key, and answers the same ever after."""
-    path, _, body = codec.request_parts(operation, request)
-    content = {name: value for name, value in (body or {}).items() if name != "idempotency_key"}
-    fingerprint = hashlib.sha256(strict_json.canonical(content).encode()).hexdigest()
-    call = f"{operation.method} {path}"
+@frozen
+class _Once(Generic[Res]):
+    """What is done once for an idempotency key, and answered the same ever after."""
 
-    def once(tx: Transaction) -> Reply[Res]:
-        if record := tx.idempotency(who.id, call, key):
-            if record.fingerprint != fingerprint:
-                raise IdempotencyConflict(
-                    "the idempotency key was used for another request", {"idempotency_key": key}
-                )
-            plain = strict_json.loads(record.answer.encode())
-            return Reply(codec.from_plain(operation.answer, plain), replayed=True)
+    caller: str
+    call: str
+    key: str
+    fingerprint: str
+    answer: type[Res]
+
+    @classmethod
+    def of(
+        cls, who: Principal, operation: Operation[Req, Res], request: Req, key: str
+    ) -> "_Once[Res]":
+        path, _, body = codec.request_parts(operation, request)
+        content = {name: value for name, value in (body or {}).items() if name != "idempotency_key"}
+        fingerprint = hashlib.sha256(strict_json.canonical(content).encode()).hexdigest()
+        return cls(who.id, f"{operation.method} {path}", key, fingerprint, operation.answer)
+
+    def replay(self, view: View) -> Reply[Res] | None:
+        """Return the first answer; None if there was none yet.
+
+        :raises IdempotencyConflict: if the key was used for another request.
+        """
+        record = view.idempotency(self.caller, self.call, self.key)
+        if record is None:
+            return None
+        if record.fingerprint != self.fingerprint:
+            raise IdempotencyConflict(
+                "the idempotency key was used for another request", {"idempotency_key": self.key}
+            )
+        plain = strict_json.loads(record.answer.encode())
+        return Reply(codec.from_plain(self.answer, plain), replayed=True)
+
+    def make(self, core: Core, change: Change[Res], tx: Transaction) -> Reply[Res]:
+        """Make the change and keep its answer, unless that was done before."""
+        if (reply := self.replay(tx)) is not None:
+            return reply
         answer = change(tx)
         now = core.now()
         tx.remember(
-            IdempotencyRecord(who.id, call, key, fingerprint, codec.to_json(answer), now),
+            IdempotencyRecord(
+                self.caller, self.call, self.key, self.fingerprint, codec.to_json(answer), now
+            ),
             forget_before=now - KEY_LIFETIME,
         )
         return Reply(answer)
-
-    return once

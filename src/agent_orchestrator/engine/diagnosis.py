@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
+from typing import Final
 
 import anyio
 import anyio.to_thread
@@ -15,7 +16,7 @@ from agent_orchestrator.domain.events import AGENT_EVENTS
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import MANUAL, Attempt, Invocation, Run
 from agent_orchestrator.engine.core import Core, seen_run
-from agent_orchestrator.engine.worker import probe
+from agent_orchestrator.engine.providers import probe
 from agent_orchestrator.operations import (
     AttemptView,
     DaemonStatus,
@@ -25,6 +26,7 @@ from agent_orchestrator.operations import (
     GetStatus,
     InvocationView,
     Issue,
+    IssueCode,
     Problem,
     ProcessView,
     ProviderStatus,
@@ -163,7 +165,7 @@ def _facts(view: View, who: Principal, run_id: str) -> _Facts:
     )
 
 
-_FAILURES = {
+_FAILURES: Final[dict[str, tuple[IssueCode, str]]] = {
     "auth_failed": ("auth_failed", "log the agent in again, or set the key its provider reads"),
     "rate_limited": ("rate_limited", "wait, or lower max_concurrency"),
     "quota_exhausted": ("quota_exhausted", "wait for the quota to renew, or use another provider"),
@@ -262,14 +264,14 @@ def _process_tree(run: Run, attempt: Attempt | None) -> list[ProcessView]:
         if root.create_time() != attempt.pid_started_at or root.status() == psutil.STATUS_ZOMBIE:
             return []
         processes = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return []
     found = []
     for process in processes[:MAX_PROCESSES]:
         try:
             command = " ".join(process.cmdline())[:500] or process.name()
             found.append(ProcessView(process.pid, process.ppid(), command, process.status()))
-        except psutil.NoSuchProcess:
+        except psutil.Error:
             continue
     return found
 

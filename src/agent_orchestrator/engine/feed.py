@@ -93,21 +93,37 @@ class _SessionReader:
         self._bell = bell
         self._session_id = session_id
         self._cursor = cursor
+        self._goal = 0
         self._caught_up = False
 
     async def check(self) -> None:
-        await self._read(1)
+        """Refuse a stream that may not be read, and note how far the log goes now."""
+
+        def look(view: View) -> int:
+            _after(view, self._who, self._session_id, self._cursor, 1)
+            return seen_session(view, self._who, self._session_id).last_seq
+
+        self._goal = await self._core.store.read(look)
 
     async def receive(self) -> Sequence[StreamItem | CaughtUp]:
         while True:
             self._bell.hush()
-            if events := await self._read(BATCH):
-                self._cursor = events[-1].seq
-                return [StreamItem(str(event.seq), event) for event in events]
-            if not self._caught_up:
-                self._caught_up = True
-                return [CaughtUp(str(self._cursor))]
+            events = await self._read(BATCH)
+            items: list[StreamItem | CaughtUp] = []
+            if not self._caught_up and self._cursor >= self._goal:
+                items.append(self._catch_up())
+            for event in events:
+                self._cursor = event.seq
+                items.append(StreamItem(str(event.seq), event))
+                if not self._caught_up and event.seq >= self._goal:
+                    items.append(self._catch_up())
+            if items:
+                return items
             await self._bell.wait()
+
+    def _catch_up(self) -> CaughtUp:
+        self._caught_up = True
+        return CaughtUp(str(self._cursor))
 
     async def _read(self, limit: int) -> list[Event]:
         return await self._core.store.read(
@@ -131,32 +147,40 @@ class _FeedReader:
         self._bell = bell
         self._session_ids = session_ids
         self._cursor = cursor
-        self._caught_up = False
+        self._goal: str | None = None
+        """The head when the reader came, until that is passed."""
 
     async def check(self) -> None:
-        await self._core.store.read(lambda view: self._look(view, 1))
+        """Refuse a stream that may not be read, and note how far the log goes now."""
 
-    def _look(self, view: View, limit: int) -> tuple[list[StreamItem], str]:
+        def look(view: View) -> str:
+            self._next(view)
+            return view.feed_head()
+
+        self._goal = await self._core.store.read(look)
+
+    def _next(self, view: View) -> tuple[list[StreamItem], str]:
         for session_id in self._session_ids:
             seen_session(view, self._who, session_id)
         items = view.feed(
             after=self._cursor,
+            until=self._goal,
             sessions=self._session_ids,
             owner=owner_filter(self._who),
-            limit=limit,
+            limit=BATCH,
         )
-        return items, view.feed_head()
+        return items, self._goal or view.feed_head()
 
     async def receive(self) -> Sequence[StreamItem | CaughtUp]:
         while True:
             self._bell.hush()
-            items, head = await self._core.store.read(lambda view: self._look(view, BATCH))
+            items, head = await self._core.store.read(self._next)
             if items:
                 self._cursor = items[-1].cursor
                 return items
-            # Nothing of ours up to the head: the next look need not pass over it again.
+            # Nothing of ours is left up to the head: the next look need not pass over it again.
             self._cursor = head
-            if not self._caught_up:
-                self._caught_up = True
+            if self._goal is not None:
+                self._goal = None
                 return [CaughtUp(head)]
             await self._bell.wait()

@@ -11,6 +11,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.ids import IdSource
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, Signal, is_terminal, step
 from agent_orchestrator.domain.model import (
     MANUAL,
@@ -21,7 +22,6 @@ from agent_orchestrator.domain.model import (
     RunError,
     RunResult,
     Session,
-    Source,
 )
 from agent_orchestrator.ports import Draft, Transaction
 from agent_orchestrator.wire.codec import to_plain
@@ -99,6 +99,7 @@ def enqueue(
         usage=None,
         exit_code=None,
         cancel_requested_at=None,
+        cancel_reason=None,
         created_at=at,
         started_at=None,
         finished_at=None,
@@ -147,10 +148,10 @@ _ENDED = {
 }
 
 
-def finish(tx: Transaction, run: Run, ending: Ending, at: datetime) -> Run:
+def finish(tx: Transaction, run: Run, ending: Ending, at: datetime, ids: IdSource) -> Run:
     """End an attempt: the run goes to a terminal state, or back to the queue."""
     after = step(run.status, ending.signal)
-    _end_attempt(tx, run, ending, after, at)
+    amend_attempt(tx, run, ended_at=at, outcome=str(after), stderr_tail=ending.stderr_tail)
     if after is RunStatus.QUEUED:
         return _release(tx, run, ending, at)
     ended = evolve(
@@ -170,15 +171,20 @@ def finish(tx: Transaction, run: Run, ending: Ending, at: datetime) -> Run:
         data["error"] = to_plain(ending.error)
     if ending.exit_code is not None:
         data["exit_code"] = ending.exit_code
-    if ending.reason is not None:
-        data["reason"] = ending.reason
+    reason = run.cancel_reason if after is RunStatus.CANCELED else ending.reason
+    if reason is not None:
+        data["reason"] = reason
     if run.usage is not None:
         data["usage"] = to_plain(run.usage)
     log(tx, ended, _ENDED[after], data, at)
     delivery: Delivery = "delivered" if after is RunStatus.COMPLETED else "undeliverable"
     for message in tx.run_messages(run.id):
-        if message.delivery == "queued" and message.id == run.message_id:
+        if message.delivery != "queued":
+            continue
+        if message.id == run.message_id:
             tx.put_message(evolve(message, delivery=delivery))
+        else:
+            _requeue(tx, ended, message, at, ids)
     tx.ring(QUEUE_TOPIC)
     return ended
 
@@ -205,12 +211,31 @@ def _release(tx: Transaction, run: Run, ending: Ending, at: datetime) -> Run:
     return released
 
 
-def _end_attempt(tx: Transaction, run: Run, ending: Ending, after: RunStatus, at: datetime) -> None:
-    for attempt in tx.attempts(run.id):
-        if attempt.attempt == run.attempt:
-            tx.put_attempt(
-                evolve(attempt, ended_at=at, outcome=str(after), stderr_tail=ending.stderr_tail)
-            )
+def _requeue(tx: Transaction, run: Run, message: Message, at: datetime, ids: IdSource) -> None:
+    """Make a run of its own of a message the agent was to take while it worked, but did not."""
+    session = tx.session(run.session_id)
+    assert session is not None
+    run_id = ids("run")
+    enqueue(
+        tx,
+        session,
+        run_id=run_id,
+        message=evolve(message, run_id=run_id),
+        provider=run.provider,
+        model=run.model,
+        at=at,
+    )
+
+
+def current_attempt(tx: Transaction, run: Run) -> Attempt | None:
+    """Return the record of the attempt the run is at."""
+    return next((one for one in tx.attempts(run.id) if one.attempt == run.attempt), None)
+
+
+def amend_attempt(tx: Transaction, run: Run, **changes: Any) -> None:
+    """Change the record of the attempt the run is at."""
+    if (attempt := current_attempt(tx, run)) is not None:
+        tx.put_attempt(evolve(attempt, **changes))
 
 
 def mark_delivered(tx: Transaction, message_id: str | None) -> None:
@@ -221,7 +246,7 @@ def mark_delivered(tx: Transaction, message_id: str | None) -> None:
 
 
 def request_cancel(
-    tx: Transaction, run: Run, *, reason: str | None, cascade: bool, at: datetime
+    tx: Transaction, run: Run, *, reason: str | None, cascade: bool, at: datetime, ids: IdSource
 ) -> list[str]:
     """Record that a run shall end, with its descendants; end at once what no worker has.
 
@@ -237,15 +262,10 @@ def request_cancel(
             continue
         reached.append(current.id)
         if current.cancel_requested_at is None:
-            current = evolve(current, cancel_requested_at=at)
+            current = evolve(current, cancel_requested_at=at, cancel_reason=reason)
             tx.put_run(current)
         if current.status is RunStatus.QUEUED or current.provider == MANUAL:
-            finish(tx, current, Ending(Signal.CANCEL, reason=reason), at)
+            finish(tx, current, Ending(Signal.CANCEL), at, ids)
         else:
             tx.ring(cancel_topic(current.id))
     return reached
-
-
-def client_source(principal_id: str) -> Source:
-    """Return the source of a message a client sent."""
-    return Source("client", principal=principal_id)

@@ -1,9 +1,11 @@
 """Messages: put into a session, list."""
 
+from attrs import evolve
+
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import SessionBusy, SessionClosed, Unavailable
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import MANUAL, Message, Run, Session
+from agent_orchestrator.domain.model import MANUAL, Message, Run, Session, Source
 from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.core import QUEUE_RETRY_S, Change, Core, seen_session
 from agent_orchestrator.operations import (
@@ -25,8 +27,8 @@ async def send(core: Core, who: Principal, command: SendMessage) -> Change[Messa
         if command.role != "user":
             return MessageReply(_record(core, tx, who, session, command), None)
         active = tx.active_run(session.id)
-        if active is not None and command.when_busy == "steer" and _steerable(tx, active):
-            message = _message(core, who, command, active.id)
+        if active is not None and command.when_busy == "steer" and _steers(tx, active, command):
+            message = user_message(core, who, session, command.text, active.id)
             tx.add_message(message)
             tx.append(session.id, [ledger.message_event(message)], message.created_at)
             tx.ring(ledger.steer_topic(active.id))
@@ -37,9 +39,14 @@ async def send(core: Core, who: Principal, command: SendMessage) -> Change[Messa
             )
         if active is not None and command.when_busy == "interrupt":
             ledger.request_cancel(
-                tx, active, reason="interrupted by a newer message", cascade=True, at=core.now()
+                tx,
+                active,
+                reason="interrupted by a newer message",
+                cascade=True,
+                at=core.now(),
+                ids=core.config.ids,
             )
-        message = _message(core, who, command, core.config.ids("run"))
+        message = user_message(core, who, session, command.text, core.config.ids("run"))
         return MessageReply(message, queue_run(core, tx, session, message, command.provider))
 
     return change
@@ -108,16 +115,16 @@ def check_room(core: Core, tx: Transaction, provider: str) -> None:
         )
 
 
-def _message(core: Core, who: Principal, command: SendMessage, run_id: str | None) -> Message:
+def user_message(core: Core, who: Principal, session: Session, text: str, run_id: str) -> Message:
+    """Return a message for an agent, to be delivered by a run."""
     return Message(
         id=core.config.ids("msg"),
-        session_id=command.session_id,
-        role=command.role,
-        source=ledger.client_source(who.id),
-        text=command.text,
+        session_id=session.id,
+        role="user",
+        source=Source("client", principal=who.id),
+        text=text,
         run_id=run_id,
-        # What is not for the agent to answer is where it belongs as soon as it is recorded.
-        delivery="queued" if command.role == "user" else "delivered",
+        delivery="queued",
         created_at=core.now(),
     )
 
@@ -125,15 +132,22 @@ def _message(core: Core, who: Principal, command: SendMessage, run_id: str | Non
 def _record(
     core: Core, tx: Transaction, who: Principal, session: Session, command: SendMessage
 ) -> Message:
-    message = _message(core, who, command, None)
+    note = user_message(core, who, session, command.text, "")
+    # What is not for an agent to answer is where it belongs as soon as it is recorded.
+    message = evolve(note, role=command.role, run_id=None, delivery="delivered")
     tx.add_message(message)
     tx.append(session.id, [ledger.message_event(message)], message.created_at)
     return message
 
 
-def _steerable(tx: Transaction, run: Run) -> bool:
-    return run.status is RunStatus.RUNNING and any(
-        attempt.steerable for attempt in tx.attempts(run.id) if attempt.attempt == run.attempt
+def _steers(tx: Transaction, run: Run, command: SendMessage) -> bool:
+    """Tell whether the running agent takes the message: not one that is for another provider."""
+    attempt = ledger.current_attempt(tx, run)
+    return (
+        run.status is RunStatus.RUNNING
+        and command.provider in (None, run.provider)
+        and attempt is not None
+        and attempt.steerable
     )
 
 

@@ -1,6 +1,7 @@
 """The engine as a whole: a scope that owns the workers, and the way in for callers."""
 
 import logging
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Self, TypeVar
@@ -9,15 +10,15 @@ import anyio
 from attrs import frozen
 
 from agent_orchestrator.domain.access import LOCAL, Principal
-from agent_orchestrator.domain.lifecycle import Signal
+from agent_orchestrator.domain.lifecycle import RunStatus, Signal
 from agent_orchestrator.domain.model import RunError
 from agent_orchestrator.engine import feed, ledger
 from agent_orchestrator.engine.calls import carry_out
-from agent_orchestrator.engine.config import EngineConfig
+from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.pool import Pool
 from agent_orchestrator.operations import Operation, StreamRequest
-from agent_orchestrator.ports import Reply, Store, Subscription, Transaction
+from agent_orchestrator.ports import Reply, Runner, Store, Subscription, Transaction
 
 logger = logging.getLogger("agent_orchestrator.engine")
 
@@ -59,13 +60,13 @@ class Orchestrator:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             stack.enter_context(self.core.store.listen(self.core.bells.ring))
-            for provider in self.core.config.providers.values():
-                if isinstance(provider.runner, AbstractAsyncContextManager):
-                    await stack.enter_async_context(provider.runner)
+            for runner in _distinct(self.core.config.providers.values()):
+                if isinstance(runner, AbstractAsyncContextManager):
+                    await stack.enter_async_context(runner)
             await self._recover()
-            tasks = await stack.enter_async_context(anyio.create_task_group())
-            stack.push_async_callback(self._stop)
-            tasks.start_soon(self.pool.work, tasks)
+            self._tasks = anyio.create_task_group()
+            await self._tasks.__aenter__()
+            self._tasks.start_soon(self.pool.work, self._tasks)
             self._stack = stack.pop_all()
         return self
 
@@ -75,7 +76,15 @@ class Orchestrator:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        return await self._stack.__aexit__(kind, error, traceback)
+        try:
+            with anyio.CancelScope(shield=True):
+                await self.drain(0)
+        finally:
+            self._tasks.cancel_scope.cancel()
+            # Told of no exception: what ended the body goes on as it is, not in a group.
+            await self._tasks.__aexit__(None, None, None)
+            await self._stack.aclose()
+        return None
 
     def acting_as(self, principal: Principal) -> "Caller":
         """Return the way in for one caller."""
@@ -95,17 +104,14 @@ class Orchestrator:
         :param grace_s: seconds they get.
         """
         self.core.draining = True
-        self.pool.stop_taking()
+        await self.pool.stop_taking()
         before = len(self.pool.live)
         with anyio.move_on_after(grace_s):
             await self.pool.idle()
-        released = self.pool.release("the daemon is shutting down")
+        stopped = self.pool.release("the daemon is shutting down")
         await self.pool.idle()
-        return DrainReport(finished=before - len(released), released=tuple(released))
-
-    async def _stop(self) -> None:
-        with anyio.CancelScope(shield=True):
-            await self.drain(0)
+        released = tuple(live.run.id for live in stopped if live.ended is RunStatus.QUEUED)
+        return DrainReport(finished=before - len(released), released=released)
 
     async def _recover(self) -> None:
         """End what a lost engine was executing; its queue is kept."""
@@ -117,11 +123,17 @@ class Orchestrator:
                     "worker_lost", "the daemon stopped while this run was being executed"
                 )
                 ending = ledger.Ending(Signal.FAIL, error=error)
-                ledger.finish(tx, run, ending, self.core.now())
+                ledger.finish(tx, run, ending, self.core.now(), self.core.config.ids)
             return len(lost)
 
         if count := await self.core.store.transact(change):
             logger.warning("%d runs were lost with the daemon that executed them", count)
+
+
+def _distinct(providers: Iterable[ProviderConfig]) -> list[Runner]:
+    """Return each runner once: two providers may share one."""
+    runners: dict[int, Runner] = {id(provider.runner): provider.runner for provider in providers}
+    return list(runners.values())
 
 
 @frozen

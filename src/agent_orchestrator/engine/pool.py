@@ -5,25 +5,18 @@ from collections.abc import Sequence
 
 import anyio
 import anyio.abc
-from attrs import define, field, frozen
+from attrs import define, field
 
-from agent_orchestrator.domain.model import Message, Run, Session
+from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.engine.worker import Live, execute
+from agent_orchestrator.engine.worker import Assignment, Live, execute
 from agent_orchestrator.ports import Transaction
 
 logger = logging.getLogger("agent_orchestrator.pool")
 
-
-@frozen
-class Assignment:
-    """A run a worker has taken, with what it needs to begin."""
-
-    run: Run
-    session: Session
-    messages: Sequence[Message]
-    slot: int
+TAKE_RETRY_S = 1.0
+"""Pause after the store could not hand out a run."""
 
 
 @define
@@ -35,6 +28,7 @@ class Pool:
     """What is being executed now, by run id."""
     _free: list[int] = field(init=False)
     _stopping: bool = False
+    _stopped: anyio.Event = field(factory=anyio.Event)
     _ended: anyio.Event = field(factory=anyio.Event)
 
     def __attrs_post_init__(self) -> None:
@@ -48,15 +42,16 @@ class Pool:
     def worker_id(self, slot: int) -> str:
         return f"{self.core.instance}/worker-{slot}"
 
-    def stop_taking(self) -> None:
-        """Take no further run; those under way go on."""
+    async def stop_taking(self) -> None:
+        """Take no further run; those under way go on. Returns when none is about to be taken."""
         self._stopping = True
         self.core.bells.ring([ledger.QUEUE_TOPIC])
+        await self._stopped.wait()
 
-    def release(self, reason: str) -> list[str]:
-        """Have every run under way given back to the queue; return which."""
-        released = list(self.live)
-        for live in self.live.values():
+    def release(self, reason: str) -> Sequence[Live]:
+        """Have every run under way given back to the queue; return them."""
+        released = tuple(self.live.values())
+        for live in released:
             live.stop(reason)
         return released
 
@@ -65,48 +60,62 @@ class Pool:
         while self.live:
             await self._ended.wait()
 
-    async def work(self, task_group: anyio.abc.TaskGroup) -> None:
+    async def work(self, tasks: anyio.abc.TaskGroup) -> None:
         """Take runs and start workers on them until :meth:`stop_taking`."""
-        with self.core.bells.take(ledger.QUEUE_TOPIC) as bell:
-            while not self._stopping:
-                bell.hush()
-                taken = await self._take() if self._free else []
-                for assignment, live in taken:
-                    task_group.start_soon(self._run, assignment, live)
-                if not taken:
-                    await bell.wait()
+        try:
+            with self.core.bells.take(ledger.QUEUE_TOPIC) as bell:
+                while not self._stopping:
+                    bell.hush()
+                    try:
+                        taken = await self._take() if self._free else []
+                    except Unavailable as error:
+                        logger.warning("no run can be taken now, trying again: %s", error)
+                        with anyio.move_on_after(TAKE_RETRY_S):
+                            await bell.wait()
+                        continue
+                    for slot, live in taken:
+                        tasks.start_soon(self._run, slot, live)
+                    if not taken:
+                        await bell.wait()
+        finally:
+            self._stopped.set()
 
-    async def _take(self) -> list[tuple[Assignment, Live]]:
+    async def _take(self) -> list[tuple[int, Live]]:
         slots = self._free[::-1]
 
-        def change(tx: Transaction) -> list[Assignment]:
+        def change(tx: Transaction) -> list[tuple[int, Assignment]]:
+            if self._stopping:
+                return []
             taken = []
             for slot, run in zip(slots, tx.next_runs(len(slots)), strict=False):
                 started = ledger.start(tx, run, self.worker_id(slot), self.core.now())
                 session = tx.session(run.session_id)
                 assert session is not None
-                taken.append(Assignment(started, session, tx.run_messages(run.id), slot))
+                assignment = Assignment(started, session, tx.run_messages(run.id))
+                taken.append((slot, assignment))
             return taken
 
-        assignments = await self.core.store.transact(change)
+        # Shielded: a run that the store says is running must have a worker.
+        with anyio.CancelScope(shield=True):
+            assignments = await self.core.store.transact(change)
         taken = []
-        for assignment in assignments:
-            self._free.remove(assignment.slot)
-            live = Live(assignment.run)
-            self.live[assignment.run.id] = live
-            taken.append((assignment, live))
+        for slot, assignment in assignments:
+            self._free.remove(slot)
+            live = self.live[assignment.run.id] = Live(assignment)
+            taken.append((slot, live))
         return taken
 
-    async def _run(self, assignment: Assignment, live: Live) -> None:
-        run = assignment.run
+    async def _run(self, slot: int, live: Live) -> None:
         try:
-            await execute(self.core, live, assignment.session, assignment.messages)
+            await execute(self.core, live)
+        except ledger.StaleAttempt:
+            logger.warning("run %s went on without attempt %d", live.run.id, live.run.attempt)
         except Exception:
             # A fault of ours in one run must not end the others; the run is found at the next start.
-            logger.exception("run %s could not be brought to its end", run.id)
+            logger.exception("run %s could not be brought to its end", live.run.id)
         finally:
-            del self.live[run.id]
-            self._free.append(assignment.slot)
+            del self.live[live.run.id]
+            self._free.append(slot)
             self._free.sort(reverse=True)
             self._ended.set()
             self._ended = anyio.Event()

@@ -11,14 +11,19 @@ from agent_orchestrator.domain.lifecycle import RunStatus, Signal, is_terminal, 
 from agent_orchestrator.domain.model import (
     FAILURE_CODES,
     MANUAL,
-    Message,
     Run,
     RunError,
     RunResult,
 )
 from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.core import Change, Core, seen_run, seen_session
-from agent_orchestrator.engine.messages import check_room, model_of, open_session, queue_run
+from agent_orchestrator.engine.messages import (
+    check_room,
+    model_of,
+    open_session,
+    queue_run,
+    user_message,
+)
 from agent_orchestrator.fields import MAX_TEXT, encoding_problem
 from agent_orchestrator.operations import (
     CancelReply,
@@ -44,16 +49,7 @@ async def create(core: Core, who: Principal, command: CreateRun) -> Change[RunRe
         session = open_session(tx, who, command.session_id)
         run_id = core.config.ids("run")
         if command.text is not None:
-            message = Message(
-                id=core.config.ids("msg"),
-                session_id=session.id,
-                role="user",
-                source=ledger.client_source(who.id),
-                text=command.text,
-                run_id=run_id,
-                delivery="queued",
-                created_at=core.now(),
-            )
+            message = user_message(core, who, session, command.text, run_id)
             return RunReply(queue_run(core, tx, session, message, command.provider))
         provider = core.provider_for(session, command.provider)
         if provider != MANUAL:
@@ -111,7 +107,12 @@ async def cancel(core: Core, who: Principal, command: CancelRun) -> Change[Cance
     def change(tx: Transaction) -> CancelReply:
         run, _ = seen_run(tx, who, command.run_id)
         reached = ledger.request_cancel(
-            tx, run, reason=command.reason, cascade=command.cascade, at=core.now()
+            tx,
+            run,
+            reason=command.reason,
+            cascade=command.cascade,
+            at=core.now(),
+            ids=core.config.ids,
         )
         return CancelReply(tx.run(run.id) or run, tuple(reached))
 
@@ -132,7 +133,9 @@ async def transition(core: Core, who: Principal, command: TransitionRun) -> Chan
         signal = signal_between(run.status, to_status)
         now = core.now()
         if signal is Signal.CANCEL:
-            ledger.request_cancel(tx, run, reason=command.reason, cascade=True, at=now)
+            ledger.request_cancel(
+                tx, run, reason=command.reason, cascade=True, at=now, ids=core.config.ids
+            )
             return RunReply(tx.run(run.id) or run)
         if run.provider != MANUAL or signal not in _BY_HAND:
             raise InvalidTransition(
@@ -144,7 +147,7 @@ async def transition(core: Core, who: Principal, command: TransitionRun) -> Chan
         if signal is Signal.START:
             return RunReply(_start(tx, run, f"{MANUAL}/{who.id}", core))
         ending = ledger.Ending(signal, result=result, error=error, reason=command.reason)
-        return RunReply(ledger.finish(tx, run, ending, now))
+        return RunReply(ledger.finish(tx, run, ending, now, core.config.ids))
 
     return change
 

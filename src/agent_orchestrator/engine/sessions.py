@@ -19,6 +19,7 @@ from agent_orchestrator.operations import (
     UpdateSession,
 )
 from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.wire.strict_json import json_copy
 
 
 async def create(core: Core, who: Principal, command: CreateSession) -> Change[SessionReply]:
@@ -44,7 +45,7 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[S
             parent_run_id=None,
             root_session_id=session_id,
             depth=0,
-            metadata=command.metadata,
+            metadata=json_copy(command.metadata),
             threads={},
             last_seq=0,
             created_at=now,
@@ -86,7 +87,7 @@ async def update(core: Core, who: Principal, command: UpdateSession) -> Change[S
         if command.title is not None and command.title != session.title:
             changes["title"] = command.title
         if command.metadata is not None and command.metadata != session.metadata:
-            changes["metadata"] = command.metadata
+            changes["metadata"] = json_copy(command.metadata)
         closing = command.status == "closed" != session.status
         if command.status is not None and command.status != session.status:
             changes["status"] = command.status

@@ -1,45 +1,55 @@
 """Executing one run: routing, the runner, what stops it, and how it ends."""
 
-import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import anyio
-from attrs import define, evolve, field
+import anyio.lowlevel
+from attrs import define, evolve, field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed, Unavailable
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.lifecycle import Signal
+from agent_orchestrator.domain.lifecycle import RunStatus, Signal
 from agent_orchestrator.domain.model import Message, Run, RunError, RunResult, Session
 from agent_orchestrator.engine import ledger
-from agent_orchestrator.engine.attempt import AttemptContext, Recorder
+from agent_orchestrator.engine.attempt import (
+    STORE_RETRY_S,
+    AttemptContext,
+    Recorder,
+    persistently,
+    storable,
+)
 from agent_orchestrator.engine.config import ProviderConfig
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.ports import (
-    MARK_VARIABLE,
-    Availability,
-    Draft,
-    Outcome,
-    Probing,
-    Runner,
-    Transaction,
-)
+from agent_orchestrator.engine.providers import probe
+from agent_orchestrator.ports import MARK_VARIABLE, Draft, Outcome, Runner, Transaction
 
 logger = logging.getLogger("agent_orchestrator.worker")
 
-STORE_RETRY_S = (0.1, 0.5, 2.0, 5.0)
-"""Pauses between tries to record an ending the store refuses; the last one repeats."""
+
+@frozen
+class Assignment:
+    """A run a worker has taken, with what it needs to begin."""
+
+    run: Run
+    session: Session
+    messages: Sequence[Message]
 
 
-@define
+@define(eq=False)
 class Live:
     """A run being executed in this process."""
 
-    run: Run
+    assignment: Assignment
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
     canceled: bool = False
     release_reason: str | None = None
-    recorder: Recorder | None = None
+    ended: RunStatus | None = None
+    """The state the attempt left the run in, once that is recorded."""
+
+    @property
+    def run(self) -> Run:
+        return self.assignment.run
 
     def cancel(self) -> None:
         """Stop it for good."""
@@ -52,23 +62,29 @@ class Live:
         self.scope.cancel()
 
 
-async def execute(core: Core, live: Live, session: Session, messages: Sequence[Message]) -> None:
-    """Execute a run that was started, to the end of this attempt."""
-    run = live.run
-    recorder = live.recorder = Recorder(core, run)
+_FAULT = ledger.Ending(
+    Signal.FAIL, error=RunError("agent_crashed", "what it said could not be recorded")
+)
+
+
+async def execute(core: Core, live: Live) -> None:
+    """Execute a run that was started, to the end of this attempt.
+
+    Whatever happens, the run is left in a state that says so: ended, or back in the queue.
+    """
+    recorder = Recorder(core, live.run)
     ending: ledger.Ending | None = None
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_record, recorder, live)
             tasks.start_soon(_heed_cancel, core, live)
-            ending = await _attempt(core, live, recorder, session, messages)
+            ending = await _attempt(core, live, recorder)
+            recorder.close()
             tasks.cancel_scope.cancel()
-        assert ending is not None
-        await _end(core, live, recorder, ending)
+        await _end(core, live, recorder, ending or _FAULT)
     except anyio.get_cancelled_exc_class():
         # The whole engine is being cancelled: what was done is kept, the rest is for the next start.
-        reason = live.release_reason or "stopped"
-        ending = ending or ledger.Ending(Signal.RELEASE, reason=reason)
+        ending = ending or _stopped(live) or ledger.Ending(Signal.RELEASE, reason="stopped")
         with anyio.CancelScope(shield=True):
             await _end(core, live, recorder, ending, tries=len(STORE_RETRY_S))
         raise
@@ -80,6 +96,10 @@ async def _record(recorder: Recorder, live: Live) -> None:
     except ledger.StaleAttempt:
         logger.warning("run %s has moved on from attempt %d", live.run.id, live.run.attempt)
         live.stop("the run has moved on")
+    except Exception:
+        # What the attempt said cannot be written; its end is tried without.
+        logger.exception("run %s cannot be recorded", live.run.id)
+        live.scope.cancel()
 
 
 async def _heed_cancel(core: Core, live: Live) -> None:
@@ -93,42 +113,64 @@ async def _heed_cancel(core: Core, live: Live) -> None:
             await bell.wait()
 
 
-async def _attempt(
-    core: Core, live: Live, recorder: Recorder, session: Session, messages: Sequence[Message]
-) -> ledger.Ending:
+async def _attempt(core: Core, live: Live, recorder: Recorder) -> ledger.Ending:
     """Run the agent; return how the attempt ended."""
-    context: AttemptContext | None = None
     outcome: Outcome | AgentFailed | None = None
-    with live.scope:
-        run = live.run
-        names = [run.provider, *core.config.routing.fallback.get(run.provider, ())]
-        substitutes: list[str | None] = [*names[1:], None]
-        for name, substitute in zip(names, substitutes, strict=True):
-            provider = core.config.providers.get(name)
-            if provider is None:
-                outcome = AgentFailed("invalid_config", f"there is no provider {name!r}")
-                break
-            if name != run.provider:
-                run = await _reroute(recorder, session, run, name, provider)
-            context = await _context(core, recorder, run, session, messages, provider)
-            outcome = await _try(provider.runner, context)
-            if substitute is None or not _is_unavailable(outcome, context):
-                break
-            await recorder.put(_fallback_event(run, outcome, substitute))
-    tail = context.stderr_tail if context is not None else ""
+    contexts: list[AttemptContext] = []
+    try:
+        with live.scope:
+            outcome = await _routed(core, live, recorder, contexts)
+    except Exception as error:
+        # trio lets a cancellation out in one group with what a runner's other task raised.
+        failures = _failures_within(error)
+        if not failures:
+            logger.exception("run %s: its worker failed", live.run.id)
+        outcome = failures[0] if failures else _crash(error)
+    tail = contexts[-1].stderr_tail if contexts else ""
+    return evolve(_ending(live, outcome), stderr_tail=tail)
+
+
+def _ending(live: Live, outcome: Outcome | AgentFailed | None) -> ledger.Ending:
     if isinstance(outcome, Outcome):
         # An agent that finished first has completed, whatever was asked for meanwhile.
-        result = RunResult(outcome.text)
-        return ledger.Ending(
-            Signal.COMPLETE, result=result, exit_code=outcome.exit_code, stderr_tail=tail
-        )
+        result = RunResult(storable(outcome.text))
+        return ledger.Ending(Signal.COMPLETE, result=result, exit_code=outcome.exit_code)
+    if stopped := _stopped(live):
+        return stopped
+    if outcome is None:
+        return _FAULT
+    error = RunError(outcome.code, storable(outcome.message))
+    return ledger.Ending(Signal.FAIL, error=error, exit_code=outcome.exit_code)
+
+
+def _stopped(live: Live) -> ledger.Ending | None:
     if live.canceled:
-        return ledger.Ending(Signal.CANCEL, stderr_tail=tail)
+        return ledger.Ending(Signal.CANCEL)
     if live.release_reason is not None:
-        return ledger.Ending(Signal.RELEASE, reason=live.release_reason, stderr_tail=tail)
-    assert outcome is not None
-    error = RunError(outcome.code, outcome.message)
-    return ledger.Ending(Signal.FAIL, error=error, exit_code=outcome.exit_code, stderr_tail=tail)
+        return ledger.Ending(Signal.RELEASE, reason=live.release_reason)
+    return None
+
+
+async def _routed(
+    core: Core, live: Live, recorder: Recorder, contexts: list[AttemptContext]
+) -> Outcome | AgentFailed:
+    """Try the run's provider and, while nothing has begun, those that stand in for it."""
+    run = live.run
+    names = [run.provider, *core.config.routing.fallback.get(run.provider, ())]
+    substitutes: list[str | None] = [*names[1:], None]
+    for name, substitute in zip(names, substitutes, strict=True):
+        provider = core.config.providers.get(name)
+        if provider is None:
+            break
+        if name != run.provider:
+            run = await _reroute(recorder, live.assignment.session, run, name, provider)
+        context = await _context(core, recorder, live.assignment, run, provider)
+        contexts.append(context)
+        outcome = await _try(provider.runner, context)
+        if substitute is None or not _is_unavailable(outcome, context):
+            return outcome
+        await recorder.put(_fallback_event(run, outcome, substitute))
+    return AgentFailed("invalid_config", f"there is no provider {run.provider!r}")
 
 
 async def _try(runner: Runner, context: AttemptContext) -> Outcome | AgentFailed:
@@ -139,15 +181,25 @@ async def _try(runner: Runner, context: AttemptContext) -> Outcome | AgentFailed
         outcome = await runner.run(context)
     except AgentFailed as failure:
         return failure
+    except anyio.get_cancelled_exc_class():
+        # Ours, or (on asyncio) one of a task the runner cancelled and awaited, which is its fault.
+        await anyio.lowlevel.checkpoint()
+        logger.exception("runner %s let out a cancellation of its own", runner.name)
+        return AgentFailed("agent_crashed", "the runner was cancelled from inside")
     except Exception as error:
         if found := _failures_within(error):
             return found[0]
         logger.exception("runner %s failed in run %s", runner.name, context.run.id)
-        return AgentFailed("agent_crashed", f"{type(error).__name__}: {error}")
-    if isinstance(outcome, Outcome):
-        return outcome
-    kind = type(outcome).__name__  # type: ignore[unreachable]  # runners come from outside
+        return _crash(error)
+    given: object = outcome  # runners come from outside, where nothing checks their types
+    if isinstance(given, Outcome) and isinstance(given.text, str):
+        return given
+    kind = type(given).__name__
     return AgentFailed("agent_crashed", f"runner {runner.name} returned {kind}, not an Outcome")
+
+
+def _crash(error: Exception) -> AgentFailed:
+    return AgentFailed("agent_crashed", f"{type(error).__name__}: {error}")
 
 
 def _failures_within(error: BaseException) -> list[AgentFailed]:
@@ -157,30 +209,20 @@ def _failures_within(error: BaseException) -> list[AgentFailed]:
     return [error] if isinstance(error, AgentFailed) else []
 
 
-async def probe(runner: Runner, env: Mapping[str, str]) -> Availability:
-    """Ask a runner whether it would work; one that cannot tell is taken at its word."""
-    if not isinstance(runner, Probing):
-        return Availability(available=True)
-    try:
-        return await runner.probe(env)
-    except Exception as error:
-        logger.exception("probing runner %s failed", runner.name)
-        return Availability(available=False, reason=f"probing it failed: {error}")
-
-
 def _is_unavailable(outcome: Outcome | AgentFailed, context: AttemptContext) -> bool:
     return (
         isinstance(outcome, AgentFailed)
         and outcome.code == "provider_unavailable"
-        and not context.is_delivered
+        and not context.has_begun
     )
 
 
-def _fallback_event(run: Run, outcome: Outcome | AgentFailed | None, substitute: str) -> Draft:
+def _fallback_event(run: Run, outcome: Outcome | AgentFailed, substitute: str) -> Draft:
     assert isinstance(outcome, AgentFailed)
+    reason = storable(outcome.message)
     data = {
         "code": outcome.code,
-        "message": f"{run.provider} is not available, {substitute} takes over: {outcome.message}",
+        "message": f"{run.provider} is not available, {substitute} takes over: {reason}",
         "provider": run.provider,
         "fallback": substitute,
     }
@@ -188,29 +230,22 @@ def _fallback_event(run: Run, outcome: Outcome | AgentFailed | None, substitute:
 
 
 async def _reroute(
-    recorder: Recorder,
-    session: Session,
-    run: Run,
-    name: str,
-    provider: ProviderConfig,
+    recorder: Recorder, session: Session, run: Run, name: str, provider: ProviderConfig
 ) -> Run:
     routed = evolve(run, provider=name, model=session.model or provider.model)
 
     def write(tx: Transaction, current: Run) -> None:
         tx.put_run(evolve(current, provider=routed.provider, model=routed.model))
+        ledger.amend_attempt(tx, current, provider=name)
 
     await recorder.put(write)
     return routed
 
 
 async def _context(
-    core: Core,
-    recorder: Recorder,
-    run: Run,
-    session: Session,
-    messages: Sequence[Message],
-    provider: ProviderConfig,
+    core: Core, recorder: Recorder, assignment: Assignment, run: Run, provider: ProviderConfig
 ) -> AttemptContext:
+    session = assignment.session
     thread = None
     if run.provider in session.threads:
         thread = await core.store.read(lambda view: view.thread(session.id, run.provider))
@@ -219,8 +254,9 @@ async def _context(
         "AGENTCTL_SESSION_ID": session.id,
         MARK_VARIABLE: f"{run.id}.{run.attempt}",
     }
-    prompt = "\n\n".join(message.text for message in messages)
-    return AttemptContext(core, recorder, run, session, prompt=prompt, thread=thread, env=env)
+    return AttemptContext(
+        core, recorder, run, session, messages=assignment.messages, thread=thread, env=env
+    )
 
 
 async def _end(
@@ -228,50 +264,30 @@ async def _end(
 ) -> None:
     """Record the ending, with what the attempt said last, in one commit.
 
-    :param tries: how often to try while the store refuses; None goes on until it takes it. A run
-        given up on is found at the next start.
+    :param tries: how often to try while the store is unavailable; None goes on until it takes it. A
+        run given up on is found at the next start.
     """
-    rest = list(recorder.take())
+    rest = recorder.pending
 
-    def change(tx: Transaction) -> None:
+    def change(tx: Transaction) -> RunStatus:
         ledger.fenced(tx, live.run.id, live.run.attempt)
         recorder.apply(tx, rest)
-        run = ledger.fenced(tx, live.run.id, live.run.attempt)
-        final = ending
-        if ending.signal is Signal.RELEASE and run.cancel_requested_at is not None:
-            final = evolve(ending, signal=Signal.CANCEL)
-        _requeue_unsteered(core, tx, ledger.finish(tx, run, final, core.now()))
+        return _finish(core, live, tx, ending)
 
-    for pause in itertools.chain(STORE_RETRY_S, itertools.repeat(STORE_RETRY_S[-1])):
-        try:
-            with anyio.CancelScope(shield=True):
-                await core.store.transact(change)
-        except ledger.StaleAttempt:
-            return
-        except Unavailable as error:
-            logger.error("run %s: its end is not recorded yet: %s", live.run.id, error)  # noqa: TRY400
-            tries = None if tries is None else tries - 1
-            if tries == 0:
-                raise
-            await anyio.sleep(pause)
-        else:
-            return
+    def change_alone(tx: Transaction) -> RunStatus:
+        return _finish(core, live, tx, _FAULT)
+
+    try:
+        live.ended = await persistently(core, change, tries=tries)
+    except (ledger.StaleAttempt, Unavailable):
+        raise
+    except Exception:
+        logger.exception("run %s: what it said last cannot be recorded", live.run.id)
+        live.ended = await persistently(core, change_alone, tries=tries)
 
 
-def _requeue_unsteered(core: Core, tx: Transaction, run: Run) -> None:
-    """Make a run of its own of every message the agent was to take but did not."""
-    session = tx.session(run.session_id)
-    assert session is not None
-    for message in tx.run_messages(run.id):
-        if message.id == run.message_id or message.delivery != "queued":
-            continue
-        run_id = core.config.ids("run")
-        ledger.enqueue(
-            tx,
-            session,
-            run_id=run_id,
-            message=evolve(message, run_id=run_id),
-            provider=run.provider,
-            model=run.model,
-            at=core.now(),
-        )
+def _finish(core: Core, live: Live, tx: Transaction, ending: ledger.Ending) -> RunStatus:
+    run = ledger.fenced(tx, live.run.id, live.run.attempt)
+    if ending.signal is Signal.RELEASE and run.cancel_requested_at is not None:
+        ending = evolve(ending, signal=Signal.CANCEL)
+    return ledger.finish(tx, run, ending, core.now(), core.config.ids).status

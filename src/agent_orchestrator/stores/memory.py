@@ -1,5 +1,6 @@
 """The reference store: everything in dictionaries, nothing kept, every change in the caller's task."""
 
+import json
 from bisect import bisect_right, insort
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -194,7 +195,18 @@ class _MemoryView:
         stored = self.run(run.id)
         if stored is None or stored.status is not RunStatus.QUEUED:
             return None
-        return 1 + sum(other.id < run.id for other in self._waiting())
+        runs = self._state.runs
+        return 1 + sum(
+            other.id < run.id
+            and (
+                other.session_id == run.session_id
+                or (
+                    next(runs.find("queue", other.session_id)).id == other.id
+                    and self.active_run(other.session_id) is None
+                )
+            )
+            for other in self._waiting()
+        )
 
     def queued_before(self, run: Run) -> Run | None:
         stored = self.run(run.id)
@@ -237,18 +249,20 @@ class _MemoryView:
         self,
         *,
         after: str | None,
+        until: str | None = None,
         sessions: Sequence[str] = (),
         owner: str | None = None,
         limit: int,
     ) -> list[StreamItem]:
         log = self._state.log
         start = position_after(after, len(log))
+        end = len(log) if until is None else position_after(until, len(log))
         wanted = frozenset(sessions)
         owners = self._state.sessions.rows
         return _first(
             (
                 StreamItem(str(place + 1), log[place])
-                for place in range(start, len(log))
+                for place in range(start, end)
                 if (not wanted or log[place].session_id in wanted)
                 and owner in (None, owners[log[place].session_id].owner)
             ),
@@ -369,7 +383,7 @@ class _MemoryTransaction(_MemoryView):
                 run_id=draft.run_id,
                 attempt=draft.attempt,
                 event_type=str(draft.event_type),
-                data=plain(draft.data),
+                data=plain(draft.data) if draft.text is None else json.loads(draft.text),
                 created_at=at,
             )
             for seq, draft in enumerate(drafts, session.last_seq + 1)
@@ -397,12 +411,6 @@ class _MemoryTransaction(_MemoryView):
         self._assign(self._state.threads, (session_id, provider), kept)
         threads = {**session.threads, provider: thread.id}
         self._set(self._state.sessions, evolve(session, threads=threads))
-
-    def drop_thread(self, session_id: str, provider: str) -> None:
-        self._remove(self._state.threads, (session_id, provider))
-        if session := self.session(session_id):
-            threads = {name: id_ for name, id_ in session.threads.items() if name != provider}
-            self._set(self._state.sessions, evolve(session, threads=threads))
 
     def remember(self, record: IdempotencyRecord, *, forget_before: datetime) -> None:
         records = self._state.records

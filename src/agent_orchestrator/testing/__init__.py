@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agent_orchestrator.testing.clients import ClientContract
-    from agent_orchestrator.testing.runners import RunnerContract
+    from agent_orchestrator.testing.runners import (
+        RecordingContext,
+        RunnerContract,
+        marked_processes,
+    )
     from agent_orchestrator.testing.scripted import ScriptedRunner
     from agent_orchestrator.testing.stores import StoreContract
 
 _ROOMS = {
     "ClientContract": "clients",
+    "RecordingContext": "runners",
     "RunnerContract": "runners",
     "ScriptedRunner": "scripted",
     "StoreContract": "stores",
+    "marked_processes": "runners",
 }
 
 
@@ -27,4 +33,11 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["ClientContract", "RunnerContract", "ScriptedRunner", "StoreContract"]
+__all__ = [
+    "ClientContract",
+    "RecordingContext",
+    "RunnerContract",
+    "ScriptedRunner",
+    "StoreContract",
+    "marked_processes",
+]

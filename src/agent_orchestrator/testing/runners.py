@@ -379,6 +379,7 @@ def _run(provider: str, model: str | None) -> Run:
         usage=None,
         exit_code=None,
         cancel_requested_at=None,
+        cancel_reason=None,
         created_at=_THEN,
         started_at=_THEN,
         finished_at=None,

@@ -11,6 +11,7 @@ import httpx
 
 from agent_orchestrator.domain.errors import Internal, OrchestratorError, Unreachable
 from agent_orchestrator.domain.model import Event
+from agent_orchestrator.fields import check
 from agent_orchestrator.operations import (
     CaughtUp,
     Operation,
@@ -43,16 +44,13 @@ class HttpTransport:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
+        check(operation.request, request)
         path, query, body = codec.request_parts(operation, request)
         headers = dict(self._headers)
         content = None
         if body is not None:
             headers["Content-Type"] = "application/json"
-            try:
-                content = strict_json.dumps(body).encode()
-            except UnicodeEncodeError:
-                # The server names the field: JSON's escapes can say what UTF-8 cannot.
-                content = json.dumps(body).encode()
+            content = strict_json.dumps(body).encode()
         waits = getattr(request, "timeout_s", None) or getattr(request, "wait_s", None) or 0.0
         timeout = httpx.Timeout(ANSWER_TIMEOUT_S + float(waits), connect=CONNECT_TIMEOUT_S)
         try:

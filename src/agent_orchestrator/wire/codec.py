@@ -121,7 +121,7 @@ def query_values(kind: type, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]
 
 
 _INTEGER = re.compile(r"-?[0-9]{1,40}")
-_NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
+_NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
 
 
 def _query_value(spec: FieldSpec, text: str) -> Any:

@@ -5,11 +5,21 @@ requests come to mean two things.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from agent_orchestrator.domain.errors import InvalidRequest
 
-_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+def _default(value: object) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"JSON cannot say a {type(value).__name__}")
+
+
+_ENCODE = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_default
+).encode
 
 
 def dumps(value: Any) -> str:
@@ -24,6 +34,12 @@ def dumps(value: Any) -> str:
 def canonical(value: Any) -> str:
     """Return JSON text that is the same for equal values, whatever the order of their keys."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def json_copy(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy that shares nothing with the original, as a reader of the JSON would see it."""
+    copy: dict[str, Any] = json.loads(dumps(value))
+    return copy
 
 
 def loads(data: bytes, *, field: str = "body") -> Any:

@@ -123,7 +123,7 @@ def message_from(row: Row) -> Message:
 RUN_COLUMNS: Final = (
     "id, session_id, message_id, parent_run_id, provider, model, status, waiting_on, attempt,"
     " worker_id, thread_id, result, error_code, error_message, usage, exit_code,"
-    " cancel_requested_at, created_at, started_at, finished_at"
+    " cancel_requested_at, cancel_reason, created_at, started_at, finished_at"
 )
 
 
@@ -151,6 +151,7 @@ def run_values(run: Run) -> Values:
         ),
         run.exit_code,
         optional_time_text(run.cancel_requested_at),
+        run.cancel_reason,
         time_text(run.created_at),
         optional_time_text(run.started_at),
         optional_time_text(run.finished_at),
@@ -175,9 +176,10 @@ def run_from(row: Row) -> Run:
         usage=None if row[14] is None else Usage(*json.loads(row[14])),
         exit_code=row[15],
         cancel_requested_at=optional_time_from(row[16]),
-        created_at=time_from(row[17]),
-        started_at=optional_time_from(row[18]),
-        finished_at=optional_time_from(row[19]),
+        cancel_reason=row[17],
+        created_at=time_from(row[18]),
+        started_at=optional_time_from(row[19]),
+        finished_at=optional_time_from(row[20]),
     )
 
 

@@ -4,10 +4,12 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Self, TypeVar
 
 import anyio
 import anyio.to_thread
+import apsw
 from anyio.abc import TaskGroup
 
 from agent_orchestrator.domain.errors import Unavailable
@@ -58,7 +60,9 @@ class SqliteStore:
         self._database = await anyio.to_thread.run_sync(
             open_database, self._path, limiter=self._threads
         )
-        self._idle = list(self._database.readers)
+        self._idle: SimpleQueue[apsw.Connection | None] = SimpleQueue()
+        for reader in self._database.readers:
+            self._idle.put(reader)
         self._writer = GroupWriter(self._bells)
         self._scope: TaskGroup = anyio.create_task_group()
         await self._scope.__aenter__()
@@ -84,9 +88,15 @@ class SqliteStore:
             finally:
                 self._accepting = False
                 self._writer.refuse_queued()
-                for _ in range(READERS):
+                for _ in range(READERS):  # behind the looks that wait for their turn
                     await self._looks.acquire_on_behalf_of(object())
-                await anyio.to_thread.run_sync(database.close, limiter=self._threads)
+                await anyio.to_thread.run_sync(self._close, database, limiter=self._threads)
+
+    def _close(self, database: Database) -> None:
+        for _ in range(READERS):
+            self._idle.get()  # waits for looks under way whose tasks were cancelled
+        database.close()
+        self._idle.put(None)
 
     async def transact(self, change: Callable[[Transaction], T]) -> T:
         self._check_accepting()
@@ -106,16 +116,18 @@ class SqliteStore:
         return await anyio.to_thread.run_sync(self._look, look, limiter=self._looks)
 
     def _look(self, look: Callable[[View], T]) -> T:
-        # The limiter hands out as many places as there are connections.
-        connection = self._idle.pop()
+        # Taken and given back in the thread: a task that asyncio cancels leaves its thread at work.
+        connection = self._idle.get()
         try:
+            if connection is None:
+                raise Unavailable("the store is closed")
             connection.execute("BEGIN")
             try:
                 return look(SqliteView(connection))
             finally:
                 connection.execute("ROLLBACK")
         finally:
-            self._idle.append(connection)
+            self._idle.put(connection)
 
     def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
         return self._bells.listen(bell)

@@ -113,7 +113,7 @@ class SqliteTransaction(SqliteView):
         count = len(drafts)
         when = time_text(at)
         # Encoded first: what JSON in UTF-8 cannot say is refused before anything is written.
-        texts = [json_text(draft.data) for draft in drafts]
+        texts = [json_text(draft.data) if draft.text is None else draft.text for draft in drafts]
         "".join(texts).encode()
         advanced = self._one(_ADVANCE, count, when, session_id)
         if advanced is None:
@@ -154,11 +154,6 @@ class SqliteTransaction(SqliteView):
 
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None:
         self._write(_PUT_THREAD, (session_id, provider, thread.id, json_text(thread.state)))
-
-    def drop_thread(self, session_id: str, provider: str) -> None:
-        self._write(
-            "DELETE FROM threads WHERE session_id = ? AND provider = ?", (session_id, provider)
-        )
 
     def remember(self, record: IdempotencyRecord, *, forget_before: datetime) -> None:
         limit = time_text(forget_before)

@@ -34,21 +34,28 @@ _RUN: Final = f"SELECT {RUN_COLUMNS} FROM runs"
 _EVENT: Final = f"SELECT {EVENT_COLUMNS} FROM events"
 _FEED: Final = (
     f"SELECT {columns(EVENT_COLUMNS, 'e')}, e.position, s.id"
-    " FROM events e CROSS JOIN sessions s ON s.number = e.session WHERE e.position > ?"
+    " FROM events e CROSS JOIN sessions s ON s.number = e.session WHERE e.position > ? AND e.position <= ?"
 )
 
 # A partial index serves only a query that repeats its condition word for word.
 _ACTIVE: Final = "status IN ('running', 'waiting')"
 _FOR_WORKERS: Final = f"status = 'queued' AND provider <> '{MANUAL}'"
 
+_STARTABLE: Final = """(
+    NOT EXISTS (SELECT 1 FROM runs a WHERE a.session_id = r.session_id
+                AND a.status IN ('running', 'waiting'))
+    AND NOT EXISTS (SELECT 1 FROM runs q WHERE q.session_id = r.session_id
+                    AND q.status = 'queued' AND q.id < r.id))"""
+
 _NEXT_RUNS: Final = f"""
     SELECT {columns(RUN_COLUMNS, "r")} FROM runs r
-    WHERE r.status = 'queued' AND r.provider <> '{MANUAL}'
-      AND NOT EXISTS (SELECT 1 FROM runs a WHERE a.session_id = r.session_id
-                      AND a.status IN ('running', 'waiting'))
-      AND NOT EXISTS (SELECT 1 FROM runs q WHERE q.session_id = r.session_id
-                      AND q.status = 'queued' AND q.id < r.id)
+    WHERE r.status = 'queued' AND r.provider <> '{MANUAL}' AND {_STARTABLE}
     ORDER BY r.id LIMIT ?"""
+
+_BEFORE: Final = f"""
+    SELECT count(*) FROM runs r
+    WHERE r.status = 'queued' AND r.provider <> '{MANUAL}' AND r.id < ?
+      AND (r.session_id = ? OR {_STARTABLE})"""
 
 
 def _where(parts: dict[str, Any]) -> tuple[str, tuple[Any, ...]]:
@@ -155,8 +162,7 @@ class SqliteView:
     def queue_position(self, run: Run) -> int | None:
         if not self._is_queued(run):
             return None
-        older = self._one(f"SELECT count(*) FROM runs WHERE {_FOR_WORKERS} AND id < ?", run.id)
-        return int(older[0]) + 1
+        return int(self._one(_BEFORE, run.id, run.session_id)[0]) + 1
 
     def queued_before(self, run: Run) -> Run | None:
         if not self._is_queued(run):
@@ -221,13 +227,16 @@ class SqliteView:
         self,
         *,
         after: str | None,
+        until: str | None = None,
         sessions: Sequence[str] = (),
         owner: str | None = None,
         limit: int,
     ) -> list[StreamItem]:
-        position = position_after(after, self.event_count())
+        head = self.event_count()
+        position = position_after(after, head)
+        last = head if until is None else position_after(until, head)
         if not sessions and owner is None:
-            rows = self._execute(_FEED + " ORDER BY e.position LIMIT ?", (position, limit))
+            rows = self._execute(_FEED + " ORDER BY e.position LIMIT ?", (position, last, limit))
             return _items(rows)
         # Only a session with something new is looked for, so that a quiet reader costs nothing.
         # The plus sign forbids the index of each session's log: in one pass over the whole log
@@ -238,7 +247,7 @@ class SqliteView:
         rows = self._execute(
             _FEED + " AND +e.session IN (SELECT value FROM json_each(?))"
             " ORDER BY e.position LIMIT ?",
-            (position, json.dumps(numbers), limit),
+            (position, last, json.dumps(numbers), limit),
         )
         return _items(rows)
 

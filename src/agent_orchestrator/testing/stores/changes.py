@@ -69,7 +69,6 @@ class Changes(Opening):
                 tx.append(session.id, drafts("a", "b", run_id=run.id), NOW + timedelta(hours=1))
                 tx.put_attempt(Attempt(run.id, 1, "w", "codex", NOW))
                 tx.put_thread(session.id, "codex", Thread("gone", {}))
-                tx.drop_thread(session.id, "codex")
                 tx.remember(a_record(), forget_before=NOW)
                 tx.ring("gone")
                 assert look(tx) != before

@@ -40,7 +40,7 @@ class Queue(Opening):
 
             startable, positions, before = await store.read(look)
             assert startable == [first, free]
-            assert positions == [1, 2, None, 3, 4, 4, 5]
+            assert positions == [1, 2, None, 2, 2, 2, 2]
             assert before == [None, first, None, busy, None, manual, None]
             assert await store.read(lambda view: view.next_runs(1)) == [first]
             assert await store.read(lambda view: view.status_counts()) == {

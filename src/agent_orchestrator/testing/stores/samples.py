@@ -79,6 +79,7 @@ def a_run(session_id: str, **fields: Any) -> Run:
         usage=None,
         exit_code=None,
         cancel_requested_at=None,
+        cancel_reason=None,
         created_at=NOW,
         started_at=None,
         finished_at=None,

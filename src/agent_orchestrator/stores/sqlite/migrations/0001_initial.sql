@@ -60,6 +60,7 @@ CREATE TABLE runs (
     usage TEXT,
     exit_code INTEGER,
     cancel_requested_at TEXT,
+    cancel_reason TEXT,
     created_at TEXT NOT NULL,
     started_at TEXT,
     finished_at TEXT

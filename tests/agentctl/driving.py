@@ -1,0 +1,169 @@
+"""A real agentd and the real agentctl, as processes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+CONFIG = """
+[providers.demo]
+runner = "demo"
+[providers.echo]
+runner = "command"
+argv = ["cat"]
+[providers.bad]
+runner = "command"
+argv = ["sh", "-c", "echo cannot go on >&2; exit 3"]
+[providers.slow]
+runner = "command"
+argv = ["sh", "-c", "echo at work; exec sleep 600"]
+[providers.rude]
+runner = "command"
+argv = ["printf", 'safe\\033]0;stolen title\\007 \\033[2Jand \\302\\233sound\\n']
+[routing]
+default = "echo"
+"""
+
+PATIENCE_S = 60
+
+
+@define
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("AGENTCTL_", "AGENTD_", "NO_COLOR", "FORCE_COLOR", "_AGENTCTL"))
+    }
+    return kept | {"TZ": "UTC", "PYTHONWARNINGS": "error", "PYTHONUTF8": "1"} | more
+
+
+COMMAND = [sys.executable, "-m", "agentctl.main"]
+
+
+@define
+class Ctl:
+    """Calls agentctl against one daemon."""
+
+    url: str
+    cwd: Path
+
+    def __call__(
+        self, *arguments: str, stdin: str | bytes = b"", cwd: Path | None = None, **more: str
+    ) -> Result:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            input=stdin.encode() if isinstance(stdin, str) else stdin,
+            capture_output=True,
+            cwd=cwd or self.cwd,
+            env=environment(AGENTCTL_URL=self.url, **more),
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def field(self, path: str, *arguments: str) -> str:
+        result = self(*arguments, "--field", path)
+        assert result.code == 0, result.err
+        return result.out.strip()
+
+    @contextmanager
+    def going(self, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+        """Let a call go on inside this scope; it does not outlive it."""
+        with subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.cwd,
+            env=environment(AGENTCTL_URL=self.url),
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+@define
+class Daemon:
+    """A daemon on a port of its own that can be killed and started again."""
+
+    directory: Path
+    port: int
+    process: "subprocess.Popen[bytes] | None" = None
+    ctl: Ctl = field(init=False)
+    options: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        self.ctl = Ctl(f"http://127.0.0.1:{self.port}", self.directory)
+
+    def start(self) -> None:
+        ready = self.directory / "ready.json"
+        ready.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "agentd", "--port", str(self.port), "--grace-s", "0"]
+        with (self.directory / "agentd.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--db", "agents.db", "--ready-file", str(ready), *self.options],
+                cwd=self.directory,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        wait_until(lambda: ready.exists() or self.process.poll() is not None)
+        assert self.process.poll() is None, (self.directory / "agentd.log").read_text()
+
+    def end(self, signal_: int = signal.SIGTERM) -> None:
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.process.send_signal(signal_)
+        try:
+            self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    """Wait for something another process does."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def running(directory: Path, *options: str) -> Iterator[Daemon]:
+    (directory / "agentd.toml").write_text(CONFIG)
+    daemon = Daemon(directory, free_port(), options=options)
+    try:
+        daemon.start()
+        yield daemon
+    finally:
+        daemon.end()

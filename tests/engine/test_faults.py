@@ -1,0 +1,404 @@
+"""What an engine makes of runners, stores and callers that do what they should not."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from attrs import define, field
+
+from agent_orchestrator import (
+    AgentFailed,
+    Client,
+    Outcome,
+    Run,
+    RunContext,
+    RunStatus,
+    Usage,
+    open_embedded,
+)
+from agent_orchestrator.domain.errors import InvalidRequest, NotFound, Unavailable
+from agent_orchestrator.domain.events import InvalidEvent
+from agent_orchestrator.stores.memory import MemoryStore
+from agent_orchestrator.testing import ScriptedRunner
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_S = 20.0
+
+
+@define
+class Doing:
+    """A runner that does what a test says."""
+
+    what: Callable[[RunContext], Awaitable[Any]]
+    name: str = "doing"
+    begun: anyio.Event = field(factory=anyio.Event)
+
+    async def run(self, context: RunContext) -> Outcome:
+        self.begun.set()
+        return await self.what(context)
+
+
+async def run_of(client: Client, text: str = "go", **more: Any) -> Run:
+    session = await client.create_session()
+    sent = await client.send_message(session.id, text, **more)
+    assert sent.run is not None
+    return sent.run
+
+
+async def end_of(client: Client, run: Run) -> Run:
+    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+    assert not reply.timed_out, reply.run
+    return reply.run
+
+
+async def forever(context: RunContext) -> Outcome:
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
+# --- leaving ----------------------------------------------------------------------------------
+
+
+async def test_leaving_right_after_a_message_ends_and_keeps_the_run(tmp_path: Path) -> None:
+    for number in range(10):
+        path = tmp_path / f"{number}.db"
+        with anyio.fail_after(PATIENCE_S):
+            async with open_embedded(path, runners=[Doing(forever)]) as client:
+                run = await run_of(client)
+        async with open_embedded(path, runners=[ScriptedRunner()]) as client:
+            kept = await client.get_run(run.id)
+            assert kept.status is RunStatus.QUEUED
+
+
+@pytest.mark.parametrize("how", ["raise", "cancel"])
+async def test_a_body_that_ends_badly_loses_no_run_it_had_queued(tmp_path: Path, how: str) -> None:
+    for number in range(10):
+        path = tmp_path / f"{number}.db"
+        with anyio.CancelScope() as scope:
+            try:
+                async with open_embedded(path, runners=[Doing(forever)]) as client:
+                    run = await run_of(client)
+                    if how == "raise":
+                        raise LookupError
+                    scope.cancel()
+            except LookupError:
+                pass
+        async with open_embedded(path, runners=[ScriptedRunner()]) as client:
+            assert (await client.get_run(run.id)).status is RunStatus.QUEUED
+
+
+async def test_what_ends_the_body_comes_out_as_it_is() -> None:
+    with pytest.raises(NotFound):
+        async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+            await client.get_session("ses_none")
+
+
+async def test_a_runner_that_records_in_its_clean_up_does_not_hold_up_the_end() -> None:
+    async def what(context: RunContext) -> Outcome:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await context.set_thread("t-1")
+        return Outcome("never")
+
+    runner = Doing(what)
+    with anyio.fail_after(PATIENCE_S):
+        with anyio.CancelScope() as scope:
+            async with open_embedded(":memory:", runners=[runner]) as client:
+                await run_of(client)
+                await runner.begun.wait()
+                scope.cancel()
+                await anyio.sleep_forever()
+
+
+# --- runners ----------------------------------------------------------------------------------
+
+
+async def says_no_text(context: RunContext) -> Any:
+    return Outcome(7)  # type: ignore[arg-type]
+
+
+async def returns_nothing(context: RunContext) -> Any:
+    return None
+
+
+async def says_nan(context: RunContext) -> Outcome:
+    with pytest.raises(InvalidEvent):
+        await context.report_usage(Usage(cost_usd=float("nan")))
+    with pytest.raises(InvalidEvent):
+        await context.set_thread("t", {"x": object()})
+    with pytest.raises(InvalidEvent):
+        await context.set_thread("\ud800")
+    context.note_stderr("half \ud800")
+    raise AgentFailed("provider_error", "half \ud800 too")
+
+
+async def half_a_character(context: RunContext) -> Outcome:
+    return Outcome("half \ud800")
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "code"),
+    [
+        (says_no_text, RunStatus.FAILED, "agent_crashed"),
+        (returns_nothing, RunStatus.FAILED, "agent_crashed"),
+        (says_nan, RunStatus.FAILED, "provider_error"),
+        (half_a_character, RunStatus.COMPLETED, None),
+    ],
+)
+async def test_no_runner_can_leave_its_run_without_an_end(
+    tmp_path: Path, what: Any, status: RunStatus, code: str | None
+) -> None:
+    async with open_embedded(tmp_path / "d.db", runners=[Doing(what)]) as client:
+        run = await end_of(client, await run_of(client))
+    assert run.status is status
+    assert (run.error.code if run.error else None) == code
+
+
+async def test_a_failure_beside_a_cancellation_is_still_a_cancel() -> None:
+    async def fails_when_stopped() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise AgentFailed("provider_error", "stopped in the middle")
+
+    async def what(context: RunContext) -> Outcome:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fails_when_stopped)
+            await anyio.sleep_forever()
+        return Outcome("never")
+
+    runner = Doing(what)
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        run = await run_of(client)
+        await runner.begun.wait()
+        await client.cancel_run(run.id, reason="enough")
+        assert (await end_of(client, run)).status is RunStatus.CANCELED
+        last = [event async for event in client.events(run.session_id)][-1]
+    assert (last.event_type, last.data["reason"]) == ("run.canceled", "enough")
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_stray_cancellation_fails_its_run_only() -> None:
+    async def what(context: RunContext) -> Outcome:
+        if context.prompt == "hold":
+            await anyio.sleep_forever()
+        task = asyncio.ensure_future(asyncio.sleep(60))
+        task.cancel()
+        await task
+        return Outcome("never")
+
+    async with open_embedded(":memory:", runners=[Doing(what)]) as client:
+        held = await run_of(client, "hold")
+        stray = await end_of(client, await run_of(client))
+        assert stray.error is not None
+        assert stray.error.code == "agent_crashed"
+        assert (await client.get_run(held.id)).attempt == 1
+        await client.cancel_run(held.id)
+        assert (await end_of(client, held)).status is RunStatus.CANCELED
+
+
+async def test_an_event_is_what_it_was_when_it_was_emitted(tmp_path: Path) -> None:
+    async def what(context: RunContext) -> Outcome:
+        data: dict[str, Any] = {}
+        for number in range(20):
+            data["text"] = str(number)
+            await context.emit("agent.message", data)
+        return Outcome("")
+
+    async with open_embedded(tmp_path / "d.db", runners=[Doing(what)]) as client:
+        run = await end_of(client, await run_of(client))
+        log = [event async for event in client.events(run.session_id)]
+    texts = [event.data["text"] for event in log if event.event_type == "agent.message"]
+    assert texts == [str(number) for number in range(20)]
+
+
+async def test_a_resumed_run_tells_its_thread() -> None:
+    async def what(context: RunContext) -> Outcome:
+        await context.set_thread("t-1")
+        return Outcome("")
+
+    async with open_embedded(":memory:", runners=[Doing(what)]) as client:
+        first = await end_of(client, await run_of(client))
+        sent = await client.send_message(first.session_id, "again")
+        assert sent.run is not None
+        second = await end_of(client, sent.run)
+    assert [first.thread_id, second.thread_id] == ["t-1", "t-1"]
+
+
+async def test_big_events_are_kept_within_bounds(tmp_path: Path) -> None:
+    async def what(context: RunContext) -> Outcome:
+        for number in range(30):
+            await context.emit("agent.message", {"text": str(number) * 2_000_000})
+        return Outcome("done")
+
+    async with open_embedded(tmp_path / "d.db", runners=[Doing(what)]) as client:
+        run = await end_of(client, await run_of(client))
+        page = await client.list_events(run.session_id, limit=1000)
+    sizes = [len(one.data["text"]) for one in page.events if one.event_type == "agent.message"]
+    assert sizes == [2_000_000] * 10 + [4_000_000] * 20
+
+
+# --- steering ---------------------------------------------------------------------------------
+
+
+async def test_a_message_taken_at_the_last_moment_is_not_lost() -> None:
+    taken: list[str] = []
+
+    async def what(context: RunContext) -> Outcome:
+        async def listen() -> None:
+            async with context.steering() as messages:
+                await context.emit("agent.message", {"text": "listening"})
+                async for text in messages:
+                    taken.append(text)
+                    tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen)
+        return Outcome("done")
+
+    async with open_embedded(":memory:", runners=[Doing(what)]) as client:
+        run = await run_of(client)
+        async with client.events(run.session_id, follow=True) as events:
+            async for event in events:
+                if event.event_type == "agent.message":
+                    break
+        await client.send_message(run.session_id, "turn", when_busy="steer")
+        await end_of(client, run)
+        messages = (await client.list_messages(run.session_id)).messages
+        runs = (await client.list_runs(session_id=run.session_id)).runs
+    assert taken == ["turn"]
+    assert [message.delivery for message in messages] == ["delivered"] * 2
+    assert len(runs) == 1
+
+
+async def test_a_message_the_agent_did_not_take_becomes_a_run_of_its_own() -> None:
+    gate = anyio.Event()
+
+    async def what(context: RunContext) -> Outcome:
+        if context.prompt != "go":
+            return Outcome(f"later: {context.prompt}")
+        async with context.steering():
+            await context.emit("agent.message", {"text": "listening"})
+            await gate.wait()
+        raise AgentFailed("provider_error", "it broke")
+
+    async with open_embedded(":memory:", runners=[Doing(what)]) as client:
+        run = await run_of(client)
+        async with client.events(run.session_id, follow=True) as events:
+            async for event in events:
+                if event.event_type == "agent.message":
+                    break
+        steer = await client.send_message(run.session_id, "turn", when_busy="steer")
+        gate.set()
+        assert (await end_of(client, run)).status is RunStatus.FAILED
+        (message,) = [
+            one
+            for one in (await client.list_messages(run.session_id)).messages
+            if one.id == steer.message.id
+        ]
+        assert message.run_id is not None
+        assert message.run_id != run.id
+        later = await end_of(client, await client.get_run(message.run_id))
+    assert later.result is not None
+    assert later.result.text == "later: turn"
+
+
+# --- the store --------------------------------------------------------------------------------
+
+
+class Flaky(MemoryStore):
+    """A store that cannot be written for a moment, when it is told to."""
+
+    refusals = 0
+
+    async def transact(self, change: Any) -> Any:
+        if self.refusals:
+            self.refusals -= 1
+            raise Unavailable("the disk is full")
+        return await super().transact(change)
+
+
+async def test_a_store_that_fails_for_a_moment_costs_no_run() -> None:
+    store = Flaky()
+
+    async def what(context: RunContext) -> Outcome:
+        store.refusals = 2
+        await context.set_thread("t-1")
+        store.refusals = 2
+        return Outcome("done")
+
+    async with open_embedded(store, runners=[Doing(what)]) as client:
+        first = await end_of(client, await run_of(client))
+        held = await client.create_session()
+        sent = await client.send_message(held.id, "go")
+        store.refusals = 1
+        assert sent.run is not None
+        second = await end_of(client, sent.run)
+    assert [first.status, second.status] == [RunStatus.COMPLETED] * 2
+    assert first.thread_id == "t-1"
+
+
+# --- keys -------------------------------------------------------------------------------------
+
+
+async def test_what_was_done_is_answered_again_though_it_would_be_refused_now(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        first = await client.create_session(cwd=str(folder), idempotency_key="k")
+        folder.rmdir()
+        assert await client.create_session(cwd=str(folder), idempotency_key="k") == first
+        with pytest.raises(InvalidRequest):
+            await client.create_session(cwd=str(folder), idempotency_key="other")
+
+
+# --- values -----------------------------------------------------------------------------------
+
+
+async def test_metadata_is_the_sessions_own() -> None:
+    metadata: dict[str, Any] = {"list": (1, 2), "inner": {"a": 1}}
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        session = await client.create_session(metadata=metadata)
+        metadata["inner"]["a"] = 2
+        expected: Mapping[str, Any] = {"list": [1, 2], "inner": {"a": 1}}
+        assert session.metadata == expected
+        assert (await client.get_session(session.id)).metadata == expected
+
+
+async def test_the_queue_position_is_when_a_run_is_next() -> None:
+    runners = [Doing(forever)]
+    async with open_embedded(":memory:", runners=runners, max_concurrency=1) as client:
+        busy = await run_of(client)
+        await runners[0].begun.wait()
+        for _ in range(3):
+            await client.send_message(busy.session_id, "behind")
+        other = await run_of(client)
+        assert (await client.diagnose_run(other.id)).diagnostics.queue_position == 1
+
+
+async def test_history_ends_though_more_keeps_coming() -> None:
+    async def what(context: RunContext) -> Outcome:
+        while True:
+            await context.emit("agent.message", {"text": "on and on"})
+
+    runner = Doing(what)
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        run = await run_of(client)
+        await runner.begun.wait()
+        for session_id in (run.session_id, None):
+            head = (await client.get_session(run.session_id)).last_seq
+            seen = 0
+            with anyio.fail_after(PATIENCE_S):
+                async for _ in client.events(session_id):
+                    seen += 1
+            assert seen >= head
+        await client.cancel_run(run.id)
+        await end_of(client, run)
