@@ -58,7 +58,8 @@ class IdempotencyRecord:
     """The first answer to a request that carried an idempotency key.
 
     :param caller: the principal's id.
-    :param call: method and path; the same key in another call is another record.
+    :param call: the operation and the ids in its path; the same key in another call is another
+        record.
     :param fingerprint: a hash of the request's content.
     :param answer: the answer, as JSON text.
     """
@@ -157,7 +158,7 @@ class View(Protocol):
         """Return the events with a ``seq`` greater than ``after``."""
         ...
 
-    def last_event_at(self, run_id: str, types: Collection[str] = ()) -> datetime | None:
+    def last_event_at(self, run: Run, types: Collection[str] = ()) -> datetime | None:
         """Return the time of a run's last event, of these types when some are given."""
         ...
 
@@ -418,6 +419,8 @@ class Reply(Generic[Res]):
 
     answer: Res
     replayed: bool = False
+    text: str | None = None
+    """The answer as JSON, where it was encoded already; a server need not do it again."""
 
 
 class Subscription(Protocol):

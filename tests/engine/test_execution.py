@@ -274,6 +274,7 @@ async def test_what_a_moved_on_attempt_says_is_refused() -> None:
         (Routing("scripted", {"scripted": ("nobody",)}), "routing.fallback.scripted"),
         (Routing("scripted", {"nobody": ("scripted",)}), "routing.fallback.nobody"),
         (Routing("scripted", {"scripted": (MANUAL,)}), "routing.fallback.scripted"),
+        (Routing("scripted", {"scripted": ("scripted",)}), "routing.fallback.scripted"),
     ],
 )
 async def test_a_route_to_nowhere_is_a_configuration_error(routing: Routing, place: str) -> None:
@@ -301,3 +302,12 @@ async def test_readers_that_left_cost_nothing() -> None:
             assert [event async for event in client.events()]
             await client.list_events(session.id, cursor=1, wait_s=0.001)
         assert len(engine.core.bells) == before
+
+
+@pytest.mark.parametrize(
+    "settings", [{"max_queue": 0}, {"max_queue": 10**30}, {"max_concurrency": -1}]
+)
+async def test_a_number_out_of_bounds_is_a_configuration_error(settings: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        async with open_embedded(":memory:", runners=[ScriptedRunner()], **settings):
+            pass

@@ -1,6 +1,7 @@
 """What an engine makes of runners, stores and callers that do what they should not."""
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from agent_orchestrator import (
 from agent_orchestrator.domain.errors import InvalidRequest, NotFound, Unavailable
 from agent_orchestrator.domain.events import InvalidEvent
 from agent_orchestrator.stores.memory import MemoryStore
+from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing import ScriptedRunner
 
 pytestmark = pytest.mark.anyio
@@ -60,6 +62,13 @@ async def forever(context: RunContext) -> Outcome:
     raise AssertionError
 
 
+async def kept(path: Path, run: Run) -> RunStatus | None:
+    """Return the run's state on disk, where no engine is at work."""
+    async with SqliteStore(path) as store:
+        found = await store.read(lambda view: view.run(run.id))
+    return found.status if found else None
+
+
 # --- leaving ----------------------------------------------------------------------------------
 
 
@@ -69,9 +78,7 @@ async def test_leaving_right_after_a_message_ends_and_keeps_the_run(tmp_path: Pa
         with anyio.fail_after(PATIENCE_S):
             async with open_embedded(path, runners=[Doing(forever)]) as client:
                 run = await run_of(client)
-        async with open_embedded(path, runners=[ScriptedRunner()]) as client:
-            kept = await client.get_run(run.id)
-            assert kept.status is RunStatus.QUEUED
+        assert await kept(path, run) is RunStatus.QUEUED
 
 
 @pytest.mark.parametrize("how", ["raise", "cancel"])
@@ -87,8 +94,7 @@ async def test_a_body_that_ends_badly_loses_no_run_it_had_queued(tmp_path: Path,
                     scope.cancel()
             except LookupError:
                 pass
-        async with open_embedded(path, runners=[ScriptedRunner()]) as client:
-            assert (await client.get_run(run.id)).status is RunStatus.QUEUED
+        assert await kept(path, run) is RunStatus.QUEUED
 
 
 async def test_what_ends_the_body_comes_out_as_it_is() -> None:
@@ -142,9 +148,23 @@ async def half_a_character(context: RunContext) -> Outcome:
     return Outcome("half \ud800")
 
 
+async def leaves(context: RunContext) -> Outcome:
+    sys.exit(3)
+
+
+class Odd(BaseException):
+    """Nothing that ``except Exception`` catches."""
+
+
+async def raises_oddly(context: RunContext) -> Outcome:
+    raise Odd
+
+
 @pytest.mark.parametrize(
     ("what", "status", "code"),
     [
+        (leaves, RunStatus.FAILED, "agent_crashed"),
+        (raises_oddly, RunStatus.FAILED, "agent_crashed"),
         (says_no_text, RunStatus.FAILED, "agent_crashed"),
         (returns_nothing, RunStatus.FAILED, "agent_crashed"),
         (says_nan, RunStatus.FAILED, "provider_error"),

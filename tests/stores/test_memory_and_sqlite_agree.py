@@ -57,6 +57,7 @@ run_values = st.builds(
     error=st.none() | st.builds(RunError, text, text),
     usage=st.none() | st.builds(Usage, number, number, number, st.none() | st.floats(0, 9)),
     started_at=st.none() | times,
+    interrupts=st.booleans(),
 )
 message_values = st.builds(
     a_message, session_id=sessions, id=messages, text=text, run_id=st.none() | runs
@@ -82,7 +83,8 @@ steps = st.one_of(
     st.tuples(st.just("append"), sessions, st.lists(draft_values, max_size=6), times),
     st.tuples(st.just("put_attempt"), attempt_values),
     st.tuples(st.just("put_thread"), sessions, providers, st.builds(Thread, text, json_objects)),
-    st.tuples(st.just("remember"), record_values, times),
+    # Which old records are deleted, and when, is each store's own business: none is old here.
+    st.tuples(st.just("remember"), record_values, st.just(NOW - timedelta(days=1))),
     st.tuples(st.just("ring"), text),
 )
 changes = st.lists(st.tuples(st.lists(steps, max_size=6), st.booleans(), st.booleans()), max_size=8)
@@ -150,13 +152,17 @@ def everything(view):
                 view.run_messages(i),
                 view.child_runs(i),
                 view.attempts(i),
-                view.last_event_at(i),
-                view.last_event_at(i, ["run.queued"]),
             )
             for i in run_ids
         ],
         "queue": [
-            (view.queue_position(run), view.queued_before(run), view.queue_is_full(n + 1))
+            (
+                view.queue_position(run),
+                view.queued_before(run),
+                view.queue_is_full(n + 1),
+                view.last_event_at(run),
+                view.last_event_at(run, ["run.queued"]),
+            )
             for n, run in enumerate(stored_runs)
         ],
         "next": [view.next_runs(n) for n in (1, 9)],

@@ -132,6 +132,8 @@ class Run:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    interrupts: bool = False
+    """Whether it goes before the runs its session had queued: its message interrupted one."""
 
 
 @frozen

@@ -88,10 +88,11 @@ class _Once(Generic[Res]):
     def of(
         cls, who: Principal, operation: Operation[Req, Res], request: Req, key: str
     ) -> "_Once[Res]":
-        path, _, body = codec.request_parts(operation, request)
-        content = {name: value for name, value in (body or {}).items() if name != "idempotency_key"}
+        content = codec.own_values(request)
+        content.pop("idempotency_key")
+        place = "/".join(str(content.pop(name)) for name in operation.path_fields)
         fingerprint = hashlib.sha256(strict_json.canonical(content).encode()).hexdigest()
-        return cls(who.id, f"{operation.method} {path}", key, fingerprint, operation.answer)
+        return cls(who.id, f"{operation.name} {place}", key, fingerprint, operation.answer)
 
     def replay(self, view: View) -> Reply[Res] | None:
         """Return the first answer; None if there was none yet.
@@ -106,18 +107,17 @@ class _Once(Generic[Res]):
                 "the idempotency key was used for another request", {"idempotency_key": self.key}
             )
         plain = strict_json.loads(record.answer.encode())
-        return Reply(codec.from_plain(self.answer, plain), replayed=True)
+        return Reply(codec.from_plain(self.answer, plain), replayed=True, text=record.answer)
 
     def make(self, core: Core, change: Change[Res], tx: Transaction) -> Reply[Res]:
         """Make the change and keep its answer, unless that was done before."""
         if (reply := self.replay(tx)) is not None:
             return reply
         answer = change(tx)
+        text = codec.to_json(answer)
         now = core.now()
         tx.remember(
-            IdempotencyRecord(
-                self.caller, self.call, self.key, self.fingerprint, codec.to_json(answer), now
-            ),
+            IdempotencyRecord(self.caller, self.call, self.key, self.fingerprint, text, now),
             forget_before=now - KEY_LIFETIME,
         )
-        return Reply(answer)
+        return Reply(answer, text=text)

@@ -13,6 +13,9 @@ from agent_orchestrator.domain.ids import IdSource, SortableIds
 from agent_orchestrator.domain.model import MANUAL
 from agent_orchestrator.ports import MARK_VARIABLE, Clock, Runner
 
+MAX_CONCURRENCY = 1_000
+MAX_QUEUE = 1_000_000
+
 
 @frozen
 class EnvPolicy:
@@ -101,9 +104,12 @@ class EngineConfig:
             for name in names:
                 if name not in self.providers and (place, name) != ("routing.default", MANUAL):
                     raise ConfigError(f"{place}: there is no provider {name!r}")
-        for place, number in (
-            ("max_concurrency", self.max_concurrency),
-            ("max_queue", self.max_queue),
+        for name, targets in self.routing.fallback.items():
+            if name in targets:
+                raise ConfigError(f"routing.fallback.{name}: names {name} itself")
+        for place, number, most in (
+            ("max_concurrency", self.max_concurrency, MAX_CONCURRENCY),
+            ("max_queue", self.max_queue, MAX_QUEUE),
         ):
-            if number < 1:
-                raise ConfigError(f"{place}: must be at least 1, is {number}")
+            if not 1 <= number <= most:
+                raise ConfigError(f"{place}: must be between 1 and {most:,}, is {number}")

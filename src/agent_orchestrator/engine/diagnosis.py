@@ -160,8 +160,8 @@ def _facts(view: View, who: Principal, run_id: str) -> _Facts:
         view.queue_position(run) if run.provider != MANUAL else None,
         view.queued_before(run) if run.status is RunStatus.QUEUED else None,
         view.attempts(run_id),
-        view.last_event_at(run_id),
-        view.last_event_at(run_id, AGENT_EVENTS),
+        view.last_event_at(run),
+        view.last_event_at(run, AGENT_EVENTS),
     )
 
 

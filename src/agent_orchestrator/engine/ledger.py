@@ -80,6 +80,7 @@ def enqueue(
     provider: str,
     model: str | None,
     at: datetime,
+    interrupts: bool = False,
 ) -> Run:
     """Add a queued run and, unless it is there already, the message it delivers."""
     run = Run(
@@ -103,6 +104,7 @@ def enqueue(
         created_at=at,
         started_at=None,
         finished_at=None,
+        interrupts=interrupts,
     )
     tx.add_run(run)
     drafts = []
@@ -115,7 +117,8 @@ def enqueue(
     queued = {"provider": provider, "message_id": run.message_id, "attempt": 1}
     drafts.append(Draft(EventType.RUN_QUEUED, queued, run.id, run.attempt))
     tx.append(session.id, drafts, at)
-    tx.ring(QUEUE_TOPIC)
+    if provider != MANUAL:
+        tx.ring(QUEUE_TOPIC)
     return run
 
 

@@ -16,6 +16,9 @@ from agent_orchestrator.operations import (
 )
 from agent_orchestrator.ports import Transaction, View
 
+MAX_LOOK = 1_000
+"""How many of a session's queued runs are looked at; they are counted by ``max_queue``, too."""
+
 
 async def send(core: Core, who: Principal, command: SendMessage) -> Change[MessageReply]:
     core.accept_work()
@@ -26,28 +29,25 @@ async def send(core: Core, who: Principal, command: SendMessage) -> Change[Messa
         session = open_session(tx, who, command.session_id)
         if command.role != "user":
             return MessageReply(_record(core, tx, who, session, command), None)
-        active = tx.active_run(session.id)
-        if active is not None and command.when_busy == "steer" and _steers(tx, active, command):
+        busy = command.when_busy
+        active = None if busy == "queue" else tx.active_run(session.id)
+        if active is not None and busy == "steer" and _steers(tx, active, command):
             message = user_message(core, who, session, command.text, active.id)
             tx.add_message(message)
             tx.append(session.id, [ledger.message_event(message)], message.created_at)
             tx.ring(ledger.steer_topic(active.id))
             return MessageReply(message, active)
-        if command.when_busy == "reject" and (blocker := active or _queued(tx, session)):
+        if busy == "reject" and (blocker := active or next(iter(_queued(tx, session)), None)):
             raise SessionBusy(
                 f"run {blocker.id} of the session is {blocker.status}", {"run_id": blocker.id}
             )
-        if active is not None and command.when_busy == "interrupt":
-            ledger.request_cancel(
-                tx,
-                active,
-                reason="interrupted by a newer message",
-                cascade=True,
-                at=core.now(),
-                ids=core.config.ids,
-            )
+        if busy == "interrupt":
+            _interrupt(core, tx, session, active)
         message = user_message(core, who, session, command.text, core.config.ids("run"))
-        return MessageReply(message, queue_run(core, tx, session, message, command.provider))
+        run = queue_run(
+            core, tx, session, message, command.provider, interrupts=busy == "interrupt"
+        )
+        return MessageReply(message, run)
 
     return change
 
@@ -75,7 +75,13 @@ def open_session(tx: Transaction, who: Principal, session_id: str) -> Session:
 
 
 def queue_run(
-    core: Core, tx: Transaction, session: Session, message: Message, asked: str | None
+    core: Core,
+    tx: Transaction,
+    session: Session,
+    message: Message,
+    asked: str | None,
+    *,
+    interrupts: bool = False,
 ) -> Run:
     """Queue the run that delivers a message; its id is the message's ``run_id``.
 
@@ -92,6 +98,7 @@ def queue_run(
         provider=provider,
         model=model_of(core, session, provider),
         at=message.created_at,
+        interrupts=interrupts,
     )
 
 
@@ -151,5 +158,19 @@ def _steers(tx: Transaction, run: Run, command: SendMessage) -> bool:
     )
 
 
-def _queued(tx: Transaction, session: Session) -> Run | None:
-    return next(iter(tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=1)), None)
+def _interrupt(core: Core, tx: Transaction, session: Session, active: Run | None) -> None:
+    """Cancel the active run, and what was to run in its place by an earlier interrupt."""
+    replaced = [run for run in _queued(tx, session) if run.interrupts]
+    for run in [active, *replaced] if active else replaced:
+        ledger.request_cancel(
+            tx,
+            run,
+            reason="interrupted by a newer message",
+            cascade=True,
+            at=core.now(),
+            ids=core.config.ids,
+        )
+
+
+def _queued(tx: Transaction, session: Session) -> list[Run]:
+    return tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK)

@@ -66,8 +66,9 @@ class Pool:
             with self.core.bells.take(ledger.QUEUE_TOPIC) as bell:
                 while not self._stopping:
                     bell.hush()
+                    free = len(self._free)
                     try:
-                        taken = await self._take() if self._free else []
+                        taken = await self._take() if free else []
                     except Unavailable as error:
                         logger.warning("no run can be taken now, trying again: %s", error)
                         with anyio.move_on_after(TAKE_RETRY_S):
@@ -75,7 +76,7 @@ class Pool:
                         continue
                     for slot, live in taken:
                         tasks.start_soon(self._run, slot, live)
-                    if not taken:
+                    if not taken or len(taken) < free:
                         await bell.wait()
         finally:
             self._stopped.set()

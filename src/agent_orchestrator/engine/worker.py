@@ -186,7 +186,11 @@ async def _try(runner: Runner, context: AttemptContext) -> Outcome | AgentFailed
         await anyio.lowlevel.checkpoint()
         logger.exception("runner %s let out a cancellation of its own", runner.name)
         return AgentFailed("agent_crashed", "the runner was cancelled from inside")
-    except Exception as error:
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # a function of a user's may even call sys.exit
+        if isinstance(error, BaseExceptionGroup) and not isinstance(error, Exception):
+            raise  # holds a cancellation: the scope round this knows whose
         if found := _failures_within(error):
             return found[0]
         logger.exception("runner %s failed in run %s", runner.name, context.run.id)
@@ -198,7 +202,7 @@ async def _try(runner: Runner, context: AttemptContext) -> Outcome | AgentFailed
     return AgentFailed("agent_crashed", f"runner {runner.name} returned {kind}, not an Outcome")
 
 
-def _crash(error: Exception) -> AgentFailed:
+def _crash(error: BaseException) -> AgentFailed:
     return AgentFailed("agent_crashed", f"{type(error).__name__}: {error}")
 
 

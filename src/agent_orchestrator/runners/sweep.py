@@ -103,6 +103,7 @@ class Sweep:
             if name.isdigit() and (seen := _stat(int(name))) is not None
         ]
         entry = f"\0{MARK_VARIABLE}={self.mark}\0".encode() if self.mark else None
+        since = _started(self.root)
         own = os.getpid()
         ours: dict[int, _Seen] = {}
         unclear = False
@@ -111,7 +112,12 @@ class Sweep:
                 continue
             if self.root in (seen.group, seen.session) or seen.identity in self._known:
                 ours[seen.pid] = seen
-            elif entry is not None and (environ := _environ(seen.pid)) is not None:
+            elif (
+                entry is not None
+                # What is older than the agent was not started by it.
+                and seen.started >= since
+                and (environ := _environ(seen.pid)) is not None
+            ):
                 if entry in environ:
                     ours[seen.pid] = seen
                 elif environ == b"\0":
@@ -136,6 +142,14 @@ def _stat(pid: int) -> _Seen | None:
         return None
     parent, group, session = int(fields[1]), int(fields[2]), int(fields[3])
     return _Seen(pid, parent, group, session, int(fields[6]), int(fields[19]))
+
+
+def _started(pid: int) -> int:
+    """Return when a process started, dead or not, in clock ticks since the machine did; 0 when
+    there is none.
+    """
+    text = _read(f"/proc/{pid}/stat")
+    return 0 if text is None else int(text[text.rindex(b")") + 2 :].split()[19])
 
 
 def _environ(pid: int) -> bytes | None:

@@ -2,15 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from agent_orchestrator.domain.errors import CursorAhead, InvalidRequest
-
-json_text = json.JSONEncoder(
-    ensure_ascii=False, check_circular=True, allow_nan=False, separators=(",", ":")
-).encode
-"""Return a value as JSON. Raises ``ValueError`` or ``TypeError`` for what JSON cannot say."""
+from agent_orchestrator.wire.codec import format_time, parse_time
+from agent_orchestrator.wire.strict_json import dumps
 
 
 def plain(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,28 +16,18 @@ def plain(value: Mapping[str, Any]) -> dict[str, Any]:
     :raises ValueError: if JSON in UTF-8 cannot say the value (NaN, a lone surrogate).
     :raises TypeError: likewise (an object of a class of its own).
     """
-    text = json_text(value)
+    text = dumps(value)
     text.encode()
     copy: dict[str, Any] = json.loads(text)
     return copy
 
 
-def time_text(at: datetime) -> str:
-    """Return a time so that the order of the texts is the order of the times."""
-    if at.tzinfo is not UTC:
-        at = at.astimezone(UTC)
-    return at.isoformat(timespec="microseconds")[:-6] + "Z"
-
-
 def optional_time_text(at: datetime | None) -> str | None:
-    return None if at is None else time_text(at)
-
-
-time_from = datetime.fromisoformat
+    return None if at is None else format_time(at)
 
 
 def optional_time_from(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
+    return None if text is None else parse_time(text)
 
 
 def position_after(cursor: str | None, head: int) -> int:

@@ -88,10 +88,14 @@ class _State:
         )
         self.log: list[Event] = []
         self.logs: dict[str, list[Event]] = {}
-        self.last_event_at: dict[str, dict[str, tuple[int, datetime]]] = {}
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.threads: dict[tuple[str, str], Thread] = {}
         self.records: dict[tuple[str, str, str], IdempotencyRecord] = {}
+
+
+def _turn(run: Run) -> tuple[bool, str]:
+    """Return what a session's queue is sorted by."""
+    return not run.interrupts, run.id
 
 
 def _first(rows: Iterable[T], limit: int) -> list[T]:
@@ -177,14 +181,8 @@ class _MemoryView:
         return (run for run in queued if run.provider != MANUAL)
 
     def next_runs(self, limit: int) -> list[Run]:
-        runs = self._state.runs
         return _first(
-            (
-                run
-                for run in self._waiting()
-                if next(runs.find("queue", run.session_id)).id == run.id
-                and self.active_run(run.session_id) is None
-            ),
+            (run for run in self._waiting() if self._is_startable(run)),
             limit,
         )
 
@@ -195,16 +193,8 @@ class _MemoryView:
         stored = self.run(run.id)
         if stored is None or stored.status is not RunStatus.QUEUED:
             return None
-        runs = self._state.runs
         return 1 + sum(
-            other.id < run.id
-            and (
-                other.session_id == run.session_id
-                or (
-                    next(runs.find("queue", other.session_id)).id == other.id
-                    and self.active_run(other.session_id) is None
-                )
-            )
+            other.id < run.id and (other.session_id == run.session_id or self._is_startable(other))
             for other in self._waiting()
         )
 
@@ -217,9 +207,15 @@ class _MemoryView:
         earlier = [
             other
             for other in self._state.runs.find("queue", stored.session_id)
-            if other.id < run.id
+            if _turn(other) < _turn(run)
         ]
-        return earlier[-1] if earlier else None
+        return max(earlier, key=_turn, default=None)
+
+    def _is_startable(self, run: Run) -> bool:
+        return (
+            self.active_run(run.session_id) is None
+            and run.id == min(self._state.runs.find("queue", run.session_id), key=_turn).id
+        )
 
     def status_counts(self) -> dict[RunStatus, int]:
         return {
@@ -240,10 +236,11 @@ class _MemoryView:
         # seq n stands at place n - 1: the log has no gap.
         return self._state.logs.get(session_id, [])[after : after + limit]
 
-    def last_event_at(self, run_id: str, types: Collection[str] = ()) -> datetime | None:
-        by_type = self._state.last_event_at.get(run_id, {})
-        found = [last for name, last in by_type.items() if not types or name in types]
-        return max(found)[1] if found else None
+    def last_event_at(self, run: Run, types: Collection[str] = ()) -> datetime | None:
+        for event in reversed(self._state.logs.get(run.session_id, [])):
+            if event.run_id == run.id and (not types or event.event_type in types):
+                return event.created_at
+        return None
 
     def feed(
         self,
@@ -393,10 +390,6 @@ class _MemoryTransaction(_MemoryView):
         for entries in (log, self._state.log):
             self._back.append(partial(_truncate, entries, len(entries)))
             entries.extend(events)
-        for position, event in enumerate(events, len(self._state.log) - len(events) + 1):
-            if event.run_id is not None:
-                by_type = self._state.last_event_at.setdefault(event.run_id, {})
-                self._assign(by_type, event.event_type, (position, at))
         self.topics.update((f"session:{session_id}", "events"))
         return last_seq
 

@@ -254,6 +254,24 @@ class ClientContract:
         assert (await _end(client, sent)).status is RunStatus.COMPLETED
         assert (await client.get_run(held.id)).status is RunStatus.CANCELED
 
+    async def test_an_interrupt_goes_before_what_is_queued_and_the_newest_wins(
+        self, client: Client
+    ) -> None:
+        session = await client.create_session()
+        held = await _hold(client, session.id)
+        queued = await client.send_message(session.id, "say queued")
+        first = await client.send_message(session.id, "say first", when_busy="interrupt")
+        last = await client.send_message(session.id, "say last", when_busy="interrupt")
+        assert (await _end(client, last)).status is RunStatus.COMPLETED
+        assert (await _end(client, queued)).status is RunStatus.COMPLETED
+        assert (await client.get_run(held.id)).status is RunStatus.CANCELED
+        assert (await client.get_run(_run_of(first).id)).status in (
+            RunStatus.CANCELED,
+            RunStatus.COMPLETED,
+        )
+        said = [event.data["text"] for event in await _agent_log(client, session.id)]
+        assert said[-2:] == ["last", "queued"]
+
     async def test_when_busy_steer_reaches_the_running_agent(self, client: Client) -> None:
         session = await client.create_session()
         first = await client.send_message(session.id, "steered")

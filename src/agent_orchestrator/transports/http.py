@@ -150,10 +150,11 @@ class _SseSubscription:
         with anyio.CancelScope(shield=True):
             await self._stack.aclose()
             if chunks is not None:
-                # httpx reads through generators within generators. Asked once more, each finds the
-                # response closed and ends, where trio would complain of one left in the middle.
-                with contextlib.suppress(httpx.HTTPError, httpx.StreamError, StopAsyncIteration):
-                    await anext(chunks)
+                # httpx reads through generators within generators. Asked for the rest, each finds
+                # the response closed and ends, where trio would complain of one left in the middle.
+                with contextlib.suppress(httpx.HTTPError, httpx.StreamError):
+                    async for _ in chunks:
+                        pass
 
     async def receive(self) -> Sequence[StreamItem | CaughtUp]:
         while not self._ready:

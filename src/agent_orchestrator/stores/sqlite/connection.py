@@ -63,6 +63,10 @@ def open_database(path: Path) -> Database:
         _make_parents(path)
         if path.is_dir():
             raise StoreOpenError(f"{path} is a directory, not a database file")
+        if path.exists() and path.stat().st_nlink > 1:
+            # The lock and the write-ahead log go by name: under another one a second process
+            # would write beside the first.
+            raise StoreOpenError(f"{path} has another name (a hard link); give it only one")
         lock_path = path.with_name(path.name + ".lock")
         if not lock_path.exists():
             # Without a lock file nobody of ours has it open, and a look leaves no trace.

@@ -18,13 +18,9 @@ from agent_orchestrator.domain.model import (
     Usage,
 )
 from agent_orchestrator.ports import IdempotencyRecord
-from agent_orchestrator.stores.encoding import (
-    json_text,
-    optional_time_from,
-    optional_time_text,
-    time_from,
-    time_text,
-)
+from agent_orchestrator.stores.encoding import optional_time_from, optional_time_text
+from agent_orchestrator.wire.codec import format_time, parse_time
+from agent_orchestrator.wire.strict_json import dumps
 
 Row = Sequence[Any]
 Values = tuple[Any, ...]
@@ -56,9 +52,9 @@ def session_values(session: Session) -> Values:
         session.parent_run_id,
         session.root_session_id,
         session.depth,
-        json_text(session.metadata),
-        time_text(session.created_at),
-        time_text(session.updated_at),
+        dumps(session.metadata),
+        format_time(session.created_at),
+        format_time(session.updated_at),
     )
 
 
@@ -79,8 +75,8 @@ def session_from(row: Row, threads: dict[str, str]) -> Session:
         metadata=json.loads(row[11]),
         threads=threads,
         last_seq=row[14],
-        created_at=time_from(row[12]),
-        updated_at=time_from(row[13]),
+        created_at=parse_time(row[12]),
+        updated_at=parse_time(row[13]),
     )
 
 
@@ -102,7 +98,7 @@ def message_values(message: Message) -> Values:
         source.principal,
         message.run_id,
         message.delivery,
-        time_text(message.created_at),
+        format_time(message.created_at),
         message.text,
     )
 
@@ -116,14 +112,14 @@ def message_from(row: Row) -> Message:
         text=row[10],
         run_id=row[7],
         delivery=row[8],
-        created_at=time_from(row[9]),
+        created_at=parse_time(row[9]),
     )
 
 
 RUN_COLUMNS: Final = (
     "id, session_id, message_id, parent_run_id, provider, model, status, waiting_on, attempt,"
     " worker_id, thread_id, result, error_code, error_message, usage, exit_code,"
-    " cancel_requested_at, cancel_reason, created_at, started_at, finished_at"
+    " cancel_requested_at, cancel_reason, created_at, started_at, finished_at, interrupts"
 )
 
 
@@ -146,15 +142,16 @@ def run_values(run: Run) -> Values:
         None if run.error is None else run.error.message,
         None
         if usage is None
-        else json_text(
+        else dumps(
             [usage.input_tokens, usage.cached_input_tokens, usage.output_tokens, usage.cost_usd]
         ),
         run.exit_code,
         optional_time_text(run.cancel_requested_at),
         run.cancel_reason,
-        time_text(run.created_at),
+        format_time(run.created_at),
         optional_time_text(run.started_at),
         optional_time_text(run.finished_at),
+        run.interrupts,
     )
 
 
@@ -177,9 +174,10 @@ def run_from(row: Row) -> Run:
         exit_code=row[15],
         cancel_requested_at=optional_time_from(row[16]),
         cancel_reason=row[17],
-        created_at=time_from(row[18]),
+        created_at=parse_time(row[18]),
         started_at=optional_time_from(row[19]),
         finished_at=optional_time_from(row[20]),
+        interrupts=bool(row[21]),
     )
 
 
@@ -194,7 +192,7 @@ def event_from(row: Row, session_id: str) -> Event:
         attempt=row[2],
         event_type=row[3],
         data=json.loads(row[4]),
-        created_at=time_from(row[5]),
+        created_at=parse_time(row[5]),
     )
 
 
@@ -211,14 +209,14 @@ def attempt_values(attempt: Attempt) -> Values:
         attempt.attempt,
         attempt.worker_id,
         attempt.provider,
-        time_text(attempt.started_at),
+        format_time(attempt.started_at),
         optional_time_text(attempt.ended_at),
         attempt.outcome,
         attempt.pid,
         attempt.pid_started_at,
         None
         if how is None
-        else json_text([how.command, how.argv, how.cwd, how.profile, how.extra_args]),
+        else dumps([how.command, how.argv, how.cwd, how.profile, how.extra_args]),
         optional_time_text(attempt.delivered_at),
         attempt.stderr_tail,
         int(attempt.steerable),
@@ -235,7 +233,7 @@ def attempt_from(row: Row) -> Attempt:
         attempt=row[1],
         worker_id=row[2],
         provider=row[3],
-        started_at=time_from(row[4]),
+        started_at=parse_time(row[4]),
         ended_at=optional_time_from(row[5]),
         outcome=row[6],
         pid=row[7],
@@ -257,7 +255,7 @@ def record_values(record: IdempotencyRecord) -> Values:
         record.key,
         record.fingerprint,
         record.answer,
-        time_text(record.created_at),
+        format_time(record.created_at),
     )
 
 
@@ -268,5 +266,5 @@ def record_from(row: Row) -> IdempotencyRecord:
         key=row[2],
         fingerprint=row[3],
         answer=row[4],
-        created_at=time_from(row[5]),
+        created_at=parse_time(row[5]),
     )

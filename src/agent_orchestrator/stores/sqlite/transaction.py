@@ -9,7 +9,6 @@ import apsw
 from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.model import Attempt, Message, Run, Session, Thread
 from agent_orchestrator.ports import Draft, IdempotencyRecord
-from agent_orchestrator.stores.encoding import json_text, time_text
 from agent_orchestrator.stores.sqlite.rows import (
     ATTEMPT_COLUMNS,
     MESSAGE_COLUMNS,
@@ -23,6 +22,8 @@ from agent_orchestrator.stores.sqlite.rows import (
     session_values,
 )
 from agent_orchestrator.stores.sqlite.view import SqliteView
+from agent_orchestrator.wire.codec import format_time
+from agent_orchestrator.wire.strict_json import dumps
 
 
 def _insert(table: str, names: str, rows: int = 1) -> str:
@@ -53,14 +54,13 @@ _ADVANCE: Final = """
         last_position = (SELECT coalesce(max(position), 0) FROM events) + ?1
     WHERE id = ?3 RETURNING number, last_seq, last_position"""
 _NEW_EVENT: Final = "position, session, seq, run_id, attempt, event_type, created_at, data"
-_ADD_EVENTS: Final = {rows: _insert("events", _NEW_EVENT, rows) for rows in (64, 16, 4, 1)}
+_ADD_EVENTS: Final = {rows: _insert("events", _NEW_EVENT, rows) for rows in (64, 16, 4, 2, 1)}
 """Statements for so many events: one call of many rows costs a third of a call for each row, and
 gives other threads one chance, not sixty-four, to keep the interpreter from the writer."""
-_NOTE_ACTIVITY: Final = "REPLACE INTO run_activity (run_id, event_type, position) VALUES (?, ?, ?)"
 
 _FORGET: Final = """
     DELETE FROM idempotency
-    WHERE number IN (SELECT number FROM idempotency ORDER BY number LIMIT 4) AND created_at < ?"""
+    WHERE number IN (SELECT number FROM idempotency ORDER BY number LIMIT 64) AND created_at < ?"""
 _REMEMBER: Final = (
     _insert("idempotency", RECORD_COLUMNS)
     + """ ON CONFLICT (caller, call, key) DO UPDATE SET fingerprint = excluded.fingerprint,
@@ -111,9 +111,9 @@ class SqliteTransaction(SqliteView):
 
     def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
         count = len(drafts)
-        when = time_text(at)
+        when = format_time(at)
         # Encoded first: what JSON in UTF-8 cannot say is refused before anything is written.
-        texts = [json_text(draft.data) if draft.text is None else draft.text for draft in drafts]
+        texts = [dumps(draft.data) if draft.text is None else draft.text for draft in drafts]
         "".join(texts).encode()
         advanced = self._one(_ADVANCE, count, when, session_id)
         if advanced is None:
@@ -121,7 +121,6 @@ class SqliteTransaction(SqliteView):
         session, last_seq, position = advanced
         ahead = position - last_seq
         seq = last_seq - count
-        latest: dict[tuple[str | None, str], int] = {}
         start = 0
         for rows, statement in _ADD_EVENTS.items():
             while count - start >= rows:
@@ -129,7 +128,6 @@ class SqliteTransaction(SqliteView):
                 for place in range(start, start + rows):
                     draft = drafts[place]
                     seq += 1
-                    latest[draft.run_id, draft.event_type] = ahead + seq
                     values += (
                         ahead + seq,
                         session,
@@ -142,9 +140,6 @@ class SqliteTransaction(SqliteView):
                     )
                 self._execute(statement, values)
                 start += rows
-        for (run_id, event_type), last in latest.items():
-            if run_id is not None:
-                self._execute(_NOTE_ACTIVITY, (run_id, event_type, last))
         self.topics.add(f"session:{session_id}")
         self.topics.add("events")
         return int(last_seq)
@@ -153,14 +148,15 @@ class SqliteTransaction(SqliteView):
         self._write(_PUT_ATTEMPT, attempt_values(attempt))
 
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None:
-        self._write(_PUT_THREAD, (session_id, provider, thread.id, json_text(thread.state)))
+        self._write(_PUT_THREAD, (session_id, provider, thread.id, dumps(thread.state)))
 
     def remember(self, record: IdempotencyRecord, *, forget_before: datetime) -> None:
-        limit = time_text(forget_before)
-        self._write(_FORGET, (limit,))
+        limit = format_time(forget_before)
         self._write(_REMEMBER, (*record_values(record), limit))
         if not self._connection.changes():
             raise Conflict("the idempotency key has a record already", {"key": record.key})
+        if self._connection.last_insert_rowid() % 32 == 0:
+            self._write(_FORGET, (limit,))
 
     def ring(self, topic: str) -> None:
         self.topics.add(topic)

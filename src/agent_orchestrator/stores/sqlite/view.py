@@ -11,7 +11,7 @@ from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Attempt, Event, Message, Run, Session, Thread
 from agent_orchestrator.operations import StreamItem
 from agent_orchestrator.ports import IdempotencyRecord
-from agent_orchestrator.stores.encoding import position_after, time_from
+from agent_orchestrator.stores.encoding import position_after
 from agent_orchestrator.stores.sqlite.rows import (
     ATTEMPT_COLUMNS,
     EVENT_COLUMNS,
@@ -27,6 +27,7 @@ from agent_orchestrator.stores.sqlite.rows import (
     run_from,
     session_from,
 )
+from agent_orchestrator.wire.codec import parse_time
 
 _SESSION: Final = f"SELECT {SESSION_COLUMNS}, last_seq FROM sessions"
 _MESSAGE: Final = f"SELECT {MESSAGE_COLUMNS} FROM messages"
@@ -45,10 +46,11 @@ _STARTABLE: Final = """(
     NOT EXISTS (SELECT 1 FROM runs a WHERE a.session_id = r.session_id
                 AND a.status IN ('running', 'waiting'))
     AND NOT EXISTS (SELECT 1 FROM runs q WHERE q.session_id = r.session_id
-                    AND q.status = 'queued' AND q.id < r.id))"""
+                    AND q.status = 'queued'
+                    AND (NOT q.interrupts, q.id) < (NOT r.interrupts, r.id)))"""
 
 _NEXT_RUNS: Final = f"""
-    SELECT {columns(RUN_COLUMNS, "r")} FROM runs r
+    SELECT {columns(RUN_COLUMNS, "r")} FROM runs r INDEXED BY runs_for_workers
     WHERE r.status = 'queued' AND r.provider <> '{MANUAL}' AND {_STARTABLE}
     ORDER BY r.id LIMIT ?"""
 
@@ -170,9 +172,10 @@ class SqliteView:
         if active := self.active_run(run.session_id):
             return active
         row = self._one(
-            _RUN + " WHERE session_id = ? AND status = 'queued' AND id < ?"
-            " ORDER BY id DESC LIMIT 1",
+            _RUN + " WHERE session_id = ? AND status = 'queued'"
+            " AND (NOT interrupts, id) < (?, ?) ORDER BY NOT interrupts DESC, id DESC LIMIT 1",
             run.session_id,
+            not run.interrupts,
             run.id,
         )
         return None if row is None else run_from(row)
@@ -207,21 +210,20 @@ class SqliteView:
         )
         return [event_from(row, session_id) for row in rows]
 
-    def last_event_at(self, run_id: str, types: Collection[str] = ()) -> datetime | None:
+    def last_event_at(self, run: Run, types: Collection[str] = ()) -> datetime | None:
+        # Backwards through the log of the run's session: an index of events by run would cost every
+        # append more than this costs who asks for a diagnosis.
         where, values = _where(
             {
-                "run_id = ?": run_id,
+                "session = (SELECT number FROM sessions WHERE id = ?)": run.session_id,
+                "run_id = ?": run.id,
                 "event_type IN (SELECT value FROM json_each(?))": json.dumps(list(types))
                 if types
                 else None,
             }
         )
-        row = self._one(
-            "SELECT created_at FROM events"
-            f" WHERE position = (SELECT max(position) FROM run_activity{where})",
-            *values,
-        )
-        return None if row is None else time_from(row[0])
+        row = self._one(f"SELECT created_at FROM events{where} ORDER BY seq DESC LIMIT 1", *values)
+        return None if row is None else parse_time(row[0])
 
     def feed(
         self,

@@ -52,7 +52,7 @@ class Changes(Opening):
                     view.attempts(run.id),
                     view.idempotency("local", "POST /sessions", "key"),
                     view.status_counts(),
-                    view.last_event_at(run.id),
+                    view.last_event_at(run),
                     view.active_run(session.id),
                 )
 

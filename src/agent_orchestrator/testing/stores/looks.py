@@ -130,25 +130,26 @@ class Looks(Opening):
     async def test_the_last_event_of_a_run(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
+            one, two, three = (a_run(session.id) for _ in range(3))
             await put(store, session)
 
             def at(seconds: int) -> datetime:
                 return NOW + timedelta(seconds=seconds)
 
             def change(tx: Transaction) -> None:
-                tx.append(session.id, drafts("a", run_id="run_1"), at(5))
-                tx.append(session.id, [Draft("run.failed", {}, "run_1")], at(2))
-                tx.append(session.id, drafts("a", run_id="run_2"), at(9))
+                tx.append(session.id, drafts("a", run_id=one.id), at(5))
+                tx.append(session.id, [Draft("run.failed", {}, one.id)], at(2))
+                tx.append(session.id, drafts("a", run_id=two.id), at(9))
                 tx.append(session.id, drafts("a"), at(10))
 
             await store.transact(change)
             found = await store.read(
                 lambda view: [
-                    view.last_event_at("run_1"),
-                    view.last_event_at("run_1", {"agent.message", "tool.output"}),
-                    view.last_event_at("run_1", ["tool.output"]),
-                    view.last_event_at("run_2"),
-                    view.last_event_at("run_3"),
+                    view.last_event_at(one),
+                    view.last_event_at(one, {"agent.message", "tool.output"}),
+                    view.last_event_at(one, ["tool.output"]),
+                    view.last_event_at(two),
+                    view.last_event_at(three),
                 ]
             )
             assert found == [at(2), at(5), None, at(9), None]

@@ -63,8 +63,9 @@ CREATE TABLE runs (
     cancel_reason TEXT,
     created_at TEXT NOT NULL,
     started_at TEXT,
+    interrupts INTEGER NOT NULL,  -- goes before what the session has queued
     finished_at TEXT
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
 CREATE INDEX runs_of_session ON runs (session_id, id);
 CREATE INDEX runs_of_status ON runs (status, id);
@@ -85,14 +86,6 @@ CREATE TABLE events (
 ) STRICT;
 
 CREATE UNIQUE INDEX events_of_session ON events (session, seq);
-
--- The last event of each run and type: an index of all events by run would cost every append more.
-CREATE TABLE run_activity (
-    run_id TEXT NOT NULL,
-    event_type TEXT NOT NULL,
-    position INTEGER NOT NULL,
-    PRIMARY KEY (run_id, event_type)
-) STRICT, WITHOUT ROWID;
 
 CREATE TABLE attempts (
     run_id TEXT NOT NULL REFERENCES runs (id),
