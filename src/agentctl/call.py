@@ -1,6 +1,7 @@
 """What every command begins with: the settings of this call, its output and its connection."""
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,19 @@ from agentctl.settings import InvalidSetting, Settings, resolve
 
 if TYPE_CHECKING:
     from agentctl.connection import Connection
+
+
+def here() -> Path:
+    """Return the directory the caller is in.
+
+    :raises Failure: if it has been removed.
+    """
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise usage(
+            "the directory you are in is not there any more: change to another one"
+        ) from None
 
 
 class Call:

@@ -15,6 +15,7 @@ code  meaning
 ====  ==============================
 """
 
+import errno
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -69,6 +70,10 @@ _HINTS: Final[dict[str, str]] = {
 }
 
 
+_UNWRITABLE: Final = (errno.EBADF, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of a write to standard output, which unlike those of a file's opening name no file."""
+
+
 class Failure(Exception):
     """What ends a call, ready to be told.
 
@@ -110,6 +115,17 @@ class Failure(Exception):
 def usage(message: str) -> Failure:
     """Return the failure of a call that was written wrongly."""
     return Failure("invalid_request", message, exit_code=USAGE)
+
+
+def unusable(error: OSError) -> Failure:
+    """Return the failure of a call that was refused a file, or the place its answer goes to."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return Failure("unusable_file", f"{error.filename}: {reason}")
+    if error.errno in _UNWRITABLE:
+        reason = "standard output is closed" if error.errno == errno.EBADF else reason
+        return Failure("output_failed", f"the answer cannot be written: {reason}")
+    return Failure("system", reason)
 
 
 def refused(error: "OrchestratorError") -> Failure:

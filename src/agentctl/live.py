@@ -16,7 +16,7 @@ from agentctl.connection import FOLLOW_PATIENCE_S, Connection
 from agentctl.output import Output
 from agentctl.phrases import file_changes, tool_text
 from agentctl.story import Story, ends_run
-from agentctl.terminal import one_line, truncated
+from agentctl.terminal import one_line, put, truncated
 from agentctl.times import elapsed, today
 
 _FRAMES: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -48,14 +48,12 @@ class Activity:
         if not text:
             return
         self._wipe()
-        stream.write(text)
-        stream.flush()
+        put(stream, text)
         self._at_line_start = text.endswith("\n")
 
     def _wipe(self) -> None:
         if self._drawn:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            put(sys.stderr, "\r\x1b[K")
             self._drawn = False
 
     @asynccontextmanager
@@ -85,8 +83,7 @@ class Activity:
                 room = (look.columns or 80) - 4 - len(passed)
                 text = truncated(f"{self._text}", room, ellipsis=look.symbol("…", "..."))
                 line = look.paint(f"{frames[frame % len(frames)]} {passed}  {text}", "dim")
-                sys.stderr.write(f"\r{line}\x1b[K")
-                sys.stderr.flush()
+                put(sys.stderr, f"\r{line}\x1b[K")
                 self._drawn = True
             frame += 1
             await anyio.sleep(_FRAME_S)

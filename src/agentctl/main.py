@@ -7,10 +7,10 @@ from typing import Final, NoReturn
 
 import click
 
-from agentctl.failures import DONE, INTERRUPTED, USAGE, Failure
+from agentctl.failures import DONE, INTERRUPTED, USAGE, Failure, unusable
 from agentctl.options import Group
 from agentctl.output import tell
-from agentctl.terminal import prepare_streams
+from agentctl.terminal import prepare_streams, put, silence
 
 COMPLETION_VARIABLE: Final = "_AGENTCTL_COMPLETE"
 
@@ -85,9 +85,8 @@ def invoke(arguments: Sequence[str]) -> int:
     try:
         with cli.make_context("agentctl", list(arguments)) as context:
             cli.invoke(context)
-        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        put(sys.stderr, error.format_message() + "\n")
         return USAGE
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
@@ -98,7 +97,13 @@ def invoke(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        return _reader_left()
+        # Whoever read our output has had enough (`| head`), which is no failure.
+        silence(sys.stdout)
+        silence(sys.stderr)
+        return DONE
+    except OSError as error:
+        silence(sys.stdout)
+        return _told(unusable(error), structured=structured)
     except Exception as error:
         if os.environ.get("AGENTCTL_DEBUG"):
             raise
@@ -132,17 +137,8 @@ def _told(failure: Failure, *, structured: bool) -> int:
     try:
         tell(failure, structured=structured)
     except BrokenPipeError:
-        return _reader_left()
+        silence(sys.stderr)
     return failure.exit_code
-
-
-def _reader_left() -> int:
-    """End quietly when whoever read our output has had enough (``| head``)."""
-    # What is still buffered would otherwise raise again when the interpreter ends.
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
-    return DONE
 
 
 if __name__ == "__main__":

@@ -183,12 +183,12 @@ def _keeping_name(function: Callable[..., Any]) -> Callable[[F], F]:
 def read_id(value: str) -> str:
     """Return an id; ``-`` stands for the first line of standard input.
 
-    :raises Failure: if nothing is there.
+    :raises Failure: if nothing is there, or it cannot be read.
     """
     if value != "-":
         return value
     # The stream keeps what comes after the line: it may be the message's text.
-    line = _stdin().readline().decode(errors="replace").strip()
+    line = _read(lambda stream: stream.readline()).decode(errors="replace").strip()
     if not line:
         raise usage("standard input holds no id")
     return line
@@ -197,18 +197,23 @@ def read_id(value: str) -> str:
 def read_text(value: str) -> str:
     """Return a text; ``-`` stands for all of standard input.
 
-    :raises Failure: if it is not UTF-8.
+    :raises Failure: if it is not UTF-8, or cannot be read.
     """
     if value != "-":
         return value
     try:
-        return _stdin().read().decode()
+        return _read(lambda stream: stream.read()).decode()
     except UnicodeDecodeError as error:
         raise usage(f"standard input is not UTF-8: byte {error.start}") from None
 
 
-def _stdin() -> BinaryIO:
-    return sys.stdin.buffer
+def _read(take: Callable[[BinaryIO], bytes]) -> bytes:
+    if sys.stdin is None:
+        raise usage("standard input is closed")
+    try:
+        return take(sys.stdin.buffer)
+    except OSError as error:
+        raise usage(f"standard input cannot be read: {error.strerror or error}") from None
 
 
 idempotency_key = click.option(

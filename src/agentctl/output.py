@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from agentctl.failures import NOT_FOUND, Failure
 from agentctl.settings import Settings
-from agentctl.terminal import Look, clean, is_terminal, look_of
+from agentctl.terminal import Look, clean, is_terminal, look_of, put
 
 Rendering = Callable[[Look], Iterable[str]]
 """Writes an answer as lines for a person."""
@@ -135,9 +135,7 @@ class Output:
 
     def lines(self, lines: Iterable[str]) -> None:
         """Write lines to standard output, at once."""
-        for line in lines:
-            sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        put(sys.stdout, "".join(f"{line}\n" for line in lines))
 
     def note(self, text: str) -> None:
         """Tell the person something beside the answer; a program is told nothing."""
@@ -148,8 +146,7 @@ class Output:
         """Write a line to standard error, whoever reads the answer."""
         if self.before_note is not None:
             self.before_note()
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        put(sys.stderr, text + "\n")
 
     def hint(self, text: str) -> None:
         """Suggest what to type next, where a person watches."""
@@ -169,7 +166,7 @@ def to_plain(answer: Any) -> Any:
 def tell(failure: Failure, *, structured: bool) -> None:
     """Write an error to standard error: one line, or the error object."""
     text = compact(failure.body()) if structured else "agentctl: " + _line(failure.line())
-    sys.stderr.write(text + "\n")
+    put(sys.stderr, text + "\n")
 
 
 def _line(text: str) -> str:

@@ -15,7 +15,7 @@ from agentctl.failures import DONE, FAILED
 from agentctl.live import follow_run, left_running, narrator, wait_for_run
 from agentctl.output import Output
 from agentctl.story import ends_run
-from agentctl.terminal import clean, one_line, truncated
+from agentctl.terminal import clean, one_line, put, truncated
 from agentctl.views import end_line, outcome_lines, sent_lines
 
 _CANCEL_S = 10.0
@@ -130,7 +130,7 @@ async def ask(
         if output.structured:
             ended = (await wait_for_run(connection, output, run.id, None)).run
         else:
-            stream.write(look.paint(f"session {session.id}  run {run.id}", "dim") + "\n")
+            put(stream, look.paint(f"session {session.id}  run {run.id}", "dim") + "\n")
             cursor = 0 if sent.replayed else session.last_seq
             show = narrator(output, stream)
             ended = await follow_run(connection, output, run, cursor, show=show, stream=stream)

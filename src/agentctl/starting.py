@@ -13,6 +13,7 @@ from typing import Any, Final
 import psutil
 from attrs import frozen
 
+from agentctl.call import here
 from agentctl.failures import FAILED, TIMED_OUT, Failure
 from agentctl.settings import DEFAULT_URL, Settings
 
@@ -44,7 +45,7 @@ def start(settings: Settings, options: Sequence[str], timeout_s: float | None) -
     :param timeout_s: how long it may take; None does not wait for it.
     :raises Failure: if it ends, or does not answer in time.
     """
-    log = (_database(options).parent / "agentd.log").absolute()
+    log = here() / _database(options).parent / "agentd.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="agentctl-") as directory:
         ready = Path(directory) / "ready.json"

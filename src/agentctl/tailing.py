@@ -8,6 +8,7 @@ from agent_orchestrator.operations import GET_SESSION, LIST_EVENTS
 from agentctl.connection import Connection
 from agentctl.output import Output
 from agentctl.story import Story
+from agentctl.terminal import put
 from agentctl.times import today
 
 _PAGE = 1000
@@ -53,8 +54,7 @@ def _teller(output: Output) -> Callable[[Event], bool]:
         if output.structured:
             output.document(event)
         elif text := story.tell(event):
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            put(sys.stdout, text)
         return False
 
     return take

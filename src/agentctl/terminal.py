@@ -14,6 +14,8 @@ from typing import Final, TextIO
 
 from attrs import frozen
 
+from agentctl.failures import unusable
+
 _SEQUENCES: Final = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor movements (ECMA-48, 5.4)
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS, …
@@ -155,7 +157,55 @@ def look_of(stream: TextIO) -> Look:
 
 def prepare_streams() -> None:
     """Let no character that an encoding lacks end the program."""
+    _replace_closed()
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+def _replace_closed() -> None:
+    """Put something in the place of a standard stream the caller closed (``>&-``), which is None.
+
+    Otherwise the next file or socket that is opened would get its number. Writing to the new
+    standard output fails, as it would have to the closed one; notes nobody wants go nowhere.
+    """
+    if sys.stdin is None:
+        _open_null(0, os.O_RDONLY)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(_open_null(1, os.O_RDONLY), "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(_open_null(2, os.O_WRONLY), "w", encoding="utf-8", closefd=False)
+
+
+def _open_null(number: int, flags: int) -> int:
+    null = os.open(os.devnull, flags)
+    if null != number:
+        os.dup2(null, number)
+        os.close(null)
+    return number
+
+
+def put(stream: TextIO, text: str) -> None:
+    """Write text, at once.
+
+    Standard error carries what stands beside the answer: where it cannot be written (a full disk),
+    the call goes on without it.
+
+    :raises Failure: if standard output cannot be written.
+    :raises BrokenPipeError: if nobody reads the stream any more.
+    """
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence(stream)
+        if stream is not sys.stderr:
+            raise unusable(error) from error
+
+
+def silence(stream: TextIO) -> None:
+    """Let all further output, also what is buffered, go nowhere: it would fail again at exit."""
+    _open_null(stream.fileno(), os.O_WRONLY)

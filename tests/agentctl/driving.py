@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -75,6 +76,20 @@ class Ctl:
             capture_output=True,
             cwd=cwd or self.cwd,
             env=environment(AGENTCTL_URL=self.url, **more),
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def shell(self, line: str, cwd: Path | None = None) -> Result:
+        """Run a line of the shell, in which ``agentctl`` stands for the command."""
+        script = f'agentctl() {{ {shlex.join(COMMAND)} "$@"; }}; {line}'
+        done = subprocess.run(
+            ["sh", "-c", script],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            cwd=cwd or self.cwd,
+            env=environment(AGENTCTL_URL=self.url),
             timeout=PATIENCE_S,
             check=False,
         )

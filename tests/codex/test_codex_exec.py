@@ -393,6 +393,30 @@ async def test_a_setting_codex_refuses(codex, home, record, more, message):
     assert "delivered" not in context.calls
 
 
+@pytest.mark.parametrize(
+    ("extra_args", "refusal"),
+    [
+        (["--verbose", "--color", "never"], "unexpected argument '--verbose' found"),
+        (["--color", "never"], "unexpected argument '--color' found"),
+        (
+            ["--sandbox", "sometimes"],
+            (
+                "invalid value 'sometimes' for '--sandbox <SANDBOX_MODE>'"
+                " [possible values: read-only, workspace-write, danger-full-access]"
+            ),
+        ),
+    ],
+)
+async def test_an_argument_codex_refuses_is_named_on_one_line(
+    codex, home, record, extra_args, refusal
+):
+    context = record("say x")
+    failure = await failing(make_runner(codex, home, extra_args=extra_args), context)
+    assert (failure.code, failure.exit_code) == ("invalid_config", 2)
+    assert failure.message == f"codex refused its arguments: {refusal}"
+    assert "For more information, try '--help'." in context.stderr
+
+
 async def test_a_config_file_that_is_not_toml(codex, home, record):
     (home / "config.toml").write_text("model = \n")
     failure = await failing(make_runner(codex, home), record("say x"))

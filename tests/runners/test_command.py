@@ -184,6 +184,99 @@ async def test_the_version_is_asked_once(tmp_path):
     assert (tmp_path / "log").read_text() == "asked\n"
 
 
+async def test_a_version_that_does_not_come_is_waited_for_once(tmp_path):
+    program = tmp_path / "agent"
+    program.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/log\ntrap '' INT TERM\nsleep 300\n")
+    program.chmod(0o755)
+    runner = CommandRunner("mine", [str(program)], version_argv=[str(program), "-V"])
+    with anyio.fail_after(4):
+        for _ in range(3):
+            found = await runner.probe(os.environ)
+            assert (found.available, found.version) == (True, None)
+            assert found.reason == (
+                f"`{program} -V` did not tell its version: it did not answer within 2 s"
+            )
+    assert (tmp_path / "log").read_text() == "asked\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [(["true"], "it printed none"), (["no-such-agent"], "no-such-agent is not installed")],
+)
+async def test_a_version_that_cannot_be_asked(argv, words):
+    found = await CommandRunner("mine", ["true"], version_argv=argv).probe(os.environ)
+    assert (found.available, found.version) == (True, None)
+    assert words in found.reason
+
+
+# --- the program --------------------------------------------------------------------------------
+
+
+def script(path, first_line):
+    path.write_text(f"{first_line}\necho hello\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("no-such-agent", "no-such-agent is not on the PATH"),
+        ("/nowhere/agent", "there is no file /nowhere/agent"),
+        ("/etc/passwd/agent", "there is no file /etc/passwd/agent"),
+        ("/tmp", "/tmp is a directory"),
+        ("/etc/passwd", "/etc/passwd is not executable"),
+        ("/dev/null", "/dev/null is not executable"),
+    ],
+)
+async def test_why_a_program_cannot_be_run(program, reason):
+    found = await CommandRunner("mine", [program]).probe(os.environ)
+    assert (found.available, found.reason) == (False, reason)
+
+
+@pytest.mark.parametrize(
+    ("first_line", "problem"),
+    [
+        ("#!/nowhere/sh", "'/nowhere/sh' is not there"),
+        ("#! /nowhere/sh -e", "'/nowhere/sh' is not there"),
+        ("#!/bin/sh\r", r"'/bin/sh\r' is not there"),
+        ("#!/usr/bin/env no-such-node", "'no-such-node' is not on the PATH"),
+        ("#!/usr/bin/env -S no-such-node --flag", "'no-such-node' is not on the PATH"),
+        ("#!/bin/sh", None),
+        ("#!/usr/bin/env -S sh -e", None),
+        ("#!/usr/bin/env A=1 sh", None),
+        ("no shebang", None),
+    ],
+)
+async def test_a_script_whose_interpreter_is_missing(tmp_path, first_line, problem):
+    program = script(tmp_path / "agent", first_line)
+    found = await CommandRunner("mine", [program]).probe(os.environ)
+    assert found.available is (problem is None)
+    if problem is not None:
+        assert found.reason == f"{program} cannot be run: its interpreter {problem}"
+
+
+async def test_the_agents_path_counts(tmp_path):
+    script(tmp_path / "agent", "#!/bin/sh")
+    runner = CommandRunner("mine", ["agent"])
+    assert (await runner.probe({"PATH": str(tmp_path)})).available
+    assert not (await runner.probe({})).available
+
+
+async def test_a_relative_program_is_where_the_runner_was_made(tmp_path, monkeypatch, execute):
+    made, elsewhere = tmp_path / "made", tmp_path / "elsewhere"
+    made.mkdir()
+    elsewhere.mkdir()
+    script(made / "agent", "#!/bin/sh")
+    monkeypatch.chdir(made)
+    runner = CommandRunner("mine", ["./agent"])
+    monkeypatch.chdir(elsewhere)
+    assert (await runner.probe(os.environ)).available
+    context = await execute(runner)
+    assert context.outcome.text == "hello"
+    assert context.invocation.argv[0] == str(made / "agent")
+
+
 # --- the prompt ---------------------------------------------------------------------------------
 
 
@@ -341,6 +434,10 @@ async def test_a_bad_table_is_refused_by_its_place(rule, words):
         ({"argv": ["a"], "resume_argv": ["a"]}, "resume_argv: must hold {thread}"),
         ({"argv": ["a"], "map": [Rule(thread="$.id")]}, "map: is of no use"),
         ({"argv": ["a"], "stop_grace_s": -1}, "stop_grace_s"),
+        ({"argv": ["a\0b"]}, r"^argv\[0\]: holds a NUL"),
+        ({"argv": ["a", "b", "c\0"]}, r"^argv\[2\]: holds a NUL"),
+        ({"argv": ["a"], "version_argv": ["a", "\0"]}, r"^version_argv\[1\]: holds a NUL"),
+        ({"argv": ["a", "x" * 131_072]}, r"^argv\[1\]: is longer than the 131,071 bytes"),
     ],
 )
 async def test_options_that_cannot_work(options, words):

@@ -66,3 +66,26 @@ async def test_a_target_by_name(tmp_path):
 async def test_a_target_that_is_not_there(target, words):
     with pytest.raises(ConfigError, match=words):
         FunctionRunner("mine", target)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import sys; sys.exit(4)", "SystemExit: 4"),
+        ("import sys; sys.exit()", "SystemExit$"),
+        ("raise BaseException('no way')", "BaseException: no way"),
+        ("raise ValueError", "ValueError$"),
+    ],
+)
+def test_a_module_that_ends_while_it_is_imported(tmp_path, monkeypatch, source, words):
+    (tmp_path / "ending_agent.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=rf"target 'ending_agent:agent': {words}"):
+        FunctionRunner("mine", "ending_agent:agent")
+
+
+def test_an_interrupted_import_is_interrupted(tmp_path, monkeypatch):
+    (tmp_path / "interrupted_agent.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        FunctionRunner("mine", "interrupted_agent:agent")

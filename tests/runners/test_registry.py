@@ -45,6 +45,7 @@ def test_options_become_arguments():
         ("command", {}, r"providers\.p\.argv: is required"),
         ("command", {"argv": "agent"}, r"providers\.p\.argv: must be a list"),
         ("command", {"argv": ["agent", 7]}, r"providers\.p\.argv\[1\]: must be text"),
+        ("command", {"argv": ["a", "b\0"]}, r"providers\.p\.argv\[1\]: holds a NUL"),
         ("command", {"argv": []}, r"providers\.p\.argv: must name a program"),
         ("command", {"argv": ["a"], "out": 1}, r"providers\.p\.out: is not one of argv, map, "),
         ("command", {"argv": ["a"], "output": "xml"}, r"providers\.p\.output: must be one of lin"),
@@ -123,6 +124,19 @@ def test_a_runner_from_outside(plug_in):
 def test_a_runner_from_outside_that_cannot_be_imported(plug_in):
     plug_in("raise RuntimeError('out of order')", theirs="their_runners:Theirs")
     with pytest.raises(ConfigError, match=r"providers\.p\.runner.*RuntimeError: out of order"):
+        build_runner("p", "theirs", {})
+
+
+@pytest.mark.parametrize("source", ["import sys; sys.exit(4)", "raise SystemExit(4)"])
+def test_a_runner_from_outside_that_would_end_the_program(plug_in, source):
+    plug_in(source, theirs="their_runners:Theirs")
+    with pytest.raises(ConfigError, match=r"providers\.p\.runner: 'theirs'.*SystemExit: 4"):
+        build_runner("p", "theirs", {})
+
+
+def test_a_constructor_that_would_end_the_program(plug_in):
+    plug_in("def Theirs(*, name): raise SystemExit(4)", theirs="their_runners:Theirs")
+    with pytest.raises(ConfigError, match=r"providers\.p: SystemExit\(4\)"):
         build_runner("p", "theirs", {})
 
 

@@ -26,8 +26,11 @@ def _loaded(target: Function | str) -> Function:
         found: object = importlib.import_module(module)
         for name in path.split("."):
             found = getattr(found, name)
-    except Exception as error:  # a module may raise anything while it is imported
-        raise ConfigError(f"target {target!r}: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may raise anything while it is imported
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise ConfigError(f"target {target!r}: {reason}") from error
     if not callable(found):
         raise ConfigError(f"target {target!r}: is not callable")
     return found

@@ -55,8 +55,11 @@ def build_runner(provider: str, kind: str, options: Mapping[str, Any]) -> Runner
         runner = factory(name=provider, **given)
     except ConfigError as error:
         raise ConfigError(f"{place}.{error}") from error
-    except Exception as error:  # a plug-in's constructor may raise anything
-        raise ConfigError(f"{place}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plug-in's constructor may raise anything, or call sys.exit
+        reason = str(error) if isinstance(error, Exception) else repr(error)
+        raise ConfigError(f"{place}: {reason}") from error
     if not isinstance(runner, Runner):
         raise ConfigError(f"{place}.runner: {kind!r} makes no runner: it lacks `name` or `run`")
     return runner
@@ -72,7 +75,9 @@ def _factory(place: str, kind: str) -> Callable[..., Any]:
         if points:
             loaded: Callable[..., Any] = points[0].load()
             return loaded
-    except Exception as error:  # a plug-in's module may raise anything
-        reason = f"{type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plug-in's module may raise anything, or call sys.exit
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise ConfigError(f"{place}.runner: {kind!r} cannot be imported: {reason}") from error
     raise ConfigError(f"{place}.runner: no runner {kind!r}; there are {', '.join(kinds())}")

@@ -29,6 +29,8 @@ def ask(text: str, session_id: str | None, cwd: str | None, **values: Any) -> No
     Makes a session, or goes on in one, and shows tool calls, file changes and messages as they
     happen. Where standard output is not a terminal it gets the answer alone. Interrupting (Ctrl-C)
     cancels the run.
+
+    Exit codes: 0 the run completed, 1 it did not, 130 interrupted; `agentctl --help` has the rest.
     """
     call = Call.current()
     session_id = read_id(session_id) if session_id else None

@@ -29,7 +29,11 @@ def message() -> None:
 )
 @identified("session")
 @click.option("--text", required=True, help="What to tell the agent; - reads standard input.")
-@click.option("--role", type=click.Choice(["user", "assistant", "system"]), help="[default: user]")
+@click.option(
+    "--role",
+    type=click.Choice(["user", "assistant", "system"]),
+    help="Who is speaking; only user makes a run.  [default: user]",
+)
 @click.option("--provider", help="The agent for this message only.")
 @click.option(
     "--when-busy",
@@ -40,7 +44,10 @@ def message() -> None:
 @click.option("--wait", is_flag=True, help="Wait for the run's end.")
 @click.option("--follow", is_flag=True, help="Show the run as it goes, to its end.")
 def send(text: str, *, wait: bool, follow: bool, **values: Any) -> None:
-    """Put a message into a session; one of role user becomes a run."""
+    """Put a message into a session; one of role user becomes a run.
+
+    With --wait or --follow the exit code is the run's: 0 it completed, 1 it did not.
+    """
     call = Call.current()
     if wait and follow:
         raise usage("--wait and --follow: give one of them")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from agentctl.call import Call
+from agentctl.call import Call, here
 from agentctl.failures import usage
 from agentctl.options import Group, idempotency_key, identified
 
@@ -26,8 +26,8 @@ def session() -> None:
 def working_directory(given: str | None, *, local: bool) -> str | None:
     """Return the directory to send: where the caller is, if the daemon is on the same machine."""
     if given is not None:
-        return str(Path(given).absolute()) if local else given
-    return str(Path.cwd()) if local else None
+        return given if not local or Path(given).is_absolute() else str(here() / given)
+    return str(here()) if local else None
 
 
 @session.command(

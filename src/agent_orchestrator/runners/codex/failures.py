@@ -64,8 +64,9 @@ def startup_failure(exit_code: int | None, stderr: str) -> tuple[str, str]:
         return "agent_crashed", _with(f"codex was killed by {_signal_name(-exit_code)}", said)
     if exit_code == 101:  # Rust's exit code for a panic
         return "agent_crashed", _with("codex panicked", said)
-    if exit_code == 2 and said:  # its command line parser's
-        return "invalid_config", said
+    if exit_code == 2 and said:  # its command line parser's, with the usage under it
+        refusal = " ".join(said.partition("\n\n")[0].split())
+        return "invalid_config", f"codex refused its arguments: {refusal.removeprefix('error: ')}"
     if exit_code and said:
         if is_busy(said):
             return "provider_error", f"another process is using this thread: {said}"

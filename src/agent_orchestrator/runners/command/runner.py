@@ -1,10 +1,8 @@
 """The runner of any program."""
 
 import re
-import shutil
 import signal
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import anyio
@@ -16,12 +14,16 @@ from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation
 from agent_orchestrator.ports import Availability, Outcome, RunContext
 from agent_orchestrator.runners.command.mapping import Rule, check_rules, meaning
+from agent_orchestrator.runners.command.program import NotRunnable, anchored, locate
 from agent_orchestrator.runners.lines import MAX_LINE, Line, decoded, json_object
 from agent_orchestrator.runners.process import MAX_ARGUMENT, agent_process
 
 _PLACEHOLDER: Final = re.compile(r"\{(prompt|thread)\}")
 _THREAD_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 """A thread id becomes an argument: one that begins with ``-`` would be an option."""
+
+_VERSION_S: Final = 2.0
+"""Seconds a program has to print its version: who asks for the daemon's status waits for it."""
 
 MAX_RESULT: Final = MAX_LINE
 """Bytes of a run's result; the rest of a longer output is in the events alone."""
@@ -31,7 +33,9 @@ MAX_RESULT: Final = MAX_LINE
 class CommandRunner:
     """Any program as an agent.
 
-    :param argv: the program and its arguments. In a text of it, ``{prompt}`` is replaced by the
+    :param argv: the program and its arguments. The program is a name on the agent's PATH, or a
+        path; a relative one begins where the runner is made, which is the directory the daemon was
+        started in, and not the session's. In a text of it, ``{prompt}`` is replaced by the
         prompt where ``prompt`` is ``argument``.
     :param prompt: how the agent gets the prompt: on its ``stdin``, which is then closed, or as an
         ``argument``, appended when ``argv`` has no ``{prompt}``. Where a prompt might begin with
@@ -42,7 +46,7 @@ class CommandRunner:
     :param map: see :mod:`agent_orchestrator.runners.command.mapping`.
     :param resume_argv: instead of ``argv`` when the session has a conversation with the agent,
         whose id replaces ``{thread}``. Without it every message starts anew.
-    :param version_argv: prints the version on its first line.
+    :param version_argv: prints the version on its first line, within two seconds.
     :param stop_signal: asks the agent to stop; it is killed ``stop_grace_s`` seconds later.
     """
 
@@ -55,8 +59,8 @@ class CommandRunner:
     version_argv: tuple[str, ...] | None = None
     stop_signal: Literal["INT", "TERM", "HUP"] = "INT"
     stop_grace_s: float = 2.0
-    _versions: dict[tuple[str, int], str | None] = field(factory=dict, init=False)
-    """By program and its time of change: what runs once need not run again."""
+    _known: dict[tuple[str, int], Availability] = field(factory=dict, init=False)
+    """By program and its time of change: what was asked once, also in vain, is not asked again."""
 
     def __attrs_post_init__(self) -> None:
         """Refuse what cannot work.
@@ -67,6 +71,10 @@ class CommandRunner:
             argv = getattr(self, option)
             if argv is not None and not (argv and argv[0]):
                 raise ConfigError(f"{option}: must name a program")
+            for index, part in enumerate(argv or ()):
+                _check_argument(part, f"{option}[{index}]")
+            if argv is not None:
+                setattr(self, option, anchored(argv))
         if self.prompt == "stdin" and any("{prompt}" in part for part in self.argv):
             raise ConfigError('argv: {prompt} is replaced only with prompt = "argument"')
         if any("{thread}" in part for part in self.argv):
@@ -82,15 +90,15 @@ class CommandRunner:
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Tell whether the program is there, and its version where ``version_argv`` asks for it."""
-        program = await run_sync(_found, self.argv[0], env.get("PATH"))
-        if program is None:
-            return Availability(available=False, reason=f"{self.argv[0]} is not on the PATH")
+        try:
+            found = await run_sync(locate, self.argv[0], env.get("PATH"))
+        except NotRunnable as problem:
+            return Availability(available=False, reason=str(problem))
         if self.version_argv is None:
             return Availability(available=True)
-        key = program, await run_sync(lambda: Path(program).stat().st_mtime_ns)
-        if key not in self._versions:
-            self._versions[key] = await self._version(self.version_argv, env)
-        return Availability(available=True, version=self._versions[key])
+        if found not in self._known:
+            self._known[found] = await _versioned(self.version_argv, env)
+        return self._known[found]
 
     async def run(self, context: RunContext) -> Outcome:
         """Start the program, hand it the prompt, and pass on what it prints.
@@ -155,17 +163,6 @@ class CommandRunner:
                     ' set prompt = "stdin"',
                 )
         return argv
-
-    async def _version(self, argv: tuple[str, ...], env: Mapping[str, str]) -> str | None:
-        version = None
-        with anyio.move_on_after(5):
-            try:
-                async with agent_process(argv, cwd="/", env=env) as process:
-                    async for line in process.lines():
-                        version = version or decoded(line.data[:200]).strip() or None
-            except AgentFailed:
-                return None
-        return version
 
 
 class _Reading:
@@ -275,8 +272,30 @@ def _cut(line: Line) -> dict[str, Any]:
     return {"truncated": {"size": line.truncation.size, "sha256": line.truncation.sha256}}
 
 
-def _found(program: str, path: str | None) -> str | None:
-    return shutil.which(program, path=path)
+async def _versioned(argv: tuple[str, ...], env: Mapping[str, str]) -> Availability:
+    """Ask a program that can be run for its version, and say when it does not tell."""
+    version, reason = None, "it printed none"
+    with anyio.move_on_after(_VERSION_S) as patience:
+        try:
+            # Who only prints a version has nothing to clean up: it is killed without asking.
+            async with agent_process(argv, cwd="/", env=env, stop=()) as process:
+                async for line in process.lines():
+                    version = version or decoded(line.data[:200]).strip() or None
+        except AgentFailed as failure:
+            reason = failure.message
+    if version is not None:
+        return Availability(available=True, version=version)
+    if patience.cancelled_caught:
+        reason = f"it did not answer within {_VERSION_S:g} s"
+    asked = " ".join(argv)[:200]
+    return Availability(available=True, reason=f"`{asked}` did not tell its version: {reason}")
+
+
+def _check_argument(argument: str, place: str) -> None:
+    if "\0" in argument:
+        raise ConfigError(f"{place}: holds a NUL, which an argument cannot")
+    if len(argument.encode("utf-8", "replace")) > MAX_ARGUMENT:
+        raise ConfigError(f"{place}: is longer than the {MAX_ARGUMENT:,} bytes of an argument")
 
 
 def _last_words(stderr: str, code: int) -> str:

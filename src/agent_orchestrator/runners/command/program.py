@@ -1,0 +1,74 @@
+"""Finding an agent's program before it is started: what is wrong with it is said as it is."""
+
+import os
+import re
+import shutil
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+_FIRST_LINE: Final = 256
+"""Bytes of a script in which Linux looks for its interpreter (BINPRM_BUF_SIZE)."""
+
+_SHEBANG: Final = re.compile(rb"#![ \t]*([^ \t\n]+)[ \t]*([^\n]*)")
+
+
+class NotRunnable(Exception):
+    """The program cannot be run; the message says why."""
+
+
+def anchored(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return the arguments with a relative path of the program made absolute, from where we are.
+
+    A name without ``/`` is left to the PATH. Otherwise the path would mean one file to who looks
+    for it here, and another to who runs it in the session's directory.
+    """
+    program, *rest = argv
+    return (os.path.abspath(program) if "/" in program else program, *rest)  # noqa: PTH100
+
+
+def locate(program: str, path: str | None) -> tuple[str, int]:
+    """Return the file of a program and when it was changed, in nanoseconds.
+
+    :param path: the PATH its name is looked up in.
+    :raises NotRunnable: if there is none, or starting it would fail.
+    """
+    search = os.defpath if path is None else path
+    found = program if "/" in program else shutil.which(program, path=search)
+    if found is None:
+        raise NotRunnable(f"{program} is not on the PATH")
+    try:
+        status = Path(found).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotRunnable(f"there is no file {found}") from None
+    except OSError as error:
+        raise NotRunnable(f"{found}: {error.strerror}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise NotRunnable(f"{found} is a directory")
+    if not stat.S_ISREG(status.st_mode) or not os.access(found, os.X_OK):
+        raise NotRunnable(f"{found} is not executable")
+    missing = _missing_interpreter(found, search)
+    if missing is not None:
+        raise NotRunnable(f"{found} cannot be run: its interpreter {missing}")
+    return found, status.st_mtime_ns
+
+
+def _missing_interpreter(program: str, path: str) -> str | None:
+    """Return what is wrong with the interpreter a script names; None when it is there, or none is."""
+    try:
+        with Path(program).open("rb") as file:
+            match = _SHEBANG.match(file.read(_FIRST_LINE))
+    except OSError:  # one may be allowed to run what one may not read
+        return None
+    if match is None:
+        return None
+    interpreter, argument = map(os.fsdecode, match.groups())
+    if interpreter.startswith("/") and not Path(interpreter).exists():
+        return f"{interpreter!r} is not there"
+    if Path(interpreter).name != "env":
+        return None
+    words = argument.removeprefix("-S").split()
+    if not words or words[0].startswith("-") or "=" in words[0]:
+        return None
+    return None if shutil.which(words[0], path=path) else f"{words[0]!r} is not on the PATH"
