@@ -12,6 +12,7 @@ from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Event, Message, Run, RunError, Session, Source, Usage
+from agent_orchestrator.fields import check
 from agent_orchestrator.wire import codec, strict_json
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
@@ -159,5 +160,8 @@ def test_bad_values_are_all_named() -> None:
 )
 def test_query_texts_are_read_strictly(pairs: list[tuple[str, str]], bad: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        codec.command(ops.ListSessions, codec.query_values(ops.ListSessions, pairs))
+        check(
+            ops.ListSessions,
+            codec.command(ops.ListSessions, codec.query_values(ops.ListSessions, pairs)),
+        )
     assert list(raised.value.details["fields"]) == [bad]

@@ -1,14 +1,12 @@
 """Identifiers: opaque strings with a prefix, sortable by creation time."""
 
+import base64
 import os
 import threading
 import time
 from typing import Literal, Protocol
 
-Kind = Literal["ses", "run", "msg", "req", "evt", "dmn"]
-
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-"""Crockford's base 32 in lower case: its order is the order of the numbers it writes."""
+Kind = Literal["ses", "run", "msg", "req", "dmn"]
 
 _RANDOM_BITS = 80
 
@@ -22,11 +20,10 @@ class IdSource(Protocol):
 
 
 def _encode(number: int) -> str:
-    digits = []
-    for _ in range(26):
-        digits.append(_ALPHABET[number & 31])
-        number >>= 5
-    return "".join(reversed(digits))
+    """Return 128 bits in base 32 with the "extended hex" alphabet, whose order is that of the
+    numbers (RFC 4648, section 7), in lower case.
+    """
+    return base64.b32hexencode(number.to_bytes(16))[:26].decode().lower()
 
 
 class SortableIds:

@@ -81,8 +81,9 @@ def enqueue(
     model: str | None,
     at: datetime,
     interrupts: bool = False,
+    is_new: bool = True,
 ) -> Run:
-    """Add a queued run and, unless it is there already, the message it delivers."""
+    """Add a queued run and the message it delivers; one that is not new takes its new form."""
     run = Run(
         id=run_id,
         session_id=session.id,
@@ -108,12 +109,11 @@ def enqueue(
     )
     tx.add_run(run)
     drafts = []
-    if message is not None:
-        if tx.message(message.id) is None:
-            tx.add_message(message)
-            drafts.append(message_event(message))
-        else:
-            tx.put_message(message)
+    if message is not None and is_new:
+        tx.add_message(message)
+        drafts.append(message_event(message))
+    elif message is not None:
+        tx.put_message(message)
     queued = {"provider": provider, "message_id": run.message_id, "attempt": 1}
     drafts.append(Draft(EventType.RUN_QUEUED, queued, run.id, run.attempt))
     tx.append(session.id, drafts, at)
@@ -227,6 +227,7 @@ def _requeue(tx: Transaction, run: Run, message: Message, at: datetime, ids: IdS
         provider=run.provider,
         model=run.model,
         at=at,
+        is_new=False,
     )
 
 

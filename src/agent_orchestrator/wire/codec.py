@@ -99,13 +99,20 @@ def event_to_json(event: Event) -> str:
 
 
 def command(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Make a command of untrusted values.
+    """Make a command of untrusted values; whoever carries it out checks what they are.
 
-    :raises InvalidRequest: naming every bad field.
+    :raises InvalidRequest: naming every bad field, if one is missing or not a field.
     """
-    if found := problems(kind, values):
-        raise InvalidRequest.of(found)
+    required, known = _names(kind)  # type: ignore[arg-type]  # a class is hashable
+    if not required <= values.keys() <= known:
+        raise InvalidRequest.of(problems(kind, values))
     return kind(**values)
+
+
+@functools.cache
+def _names(kind: type) -> tuple[frozenset[str], frozenset[str]]:
+    fields = specs(kind)
+    return frozenset(name for name, spec in fields.items() if spec.required), frozenset(fields)
 
 
 def query_values(kind: type, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ _TEXT: Final = """\
 A gateway for CLI coding agents: sessions, durable runs and a gapless event log for each session.
 
 Every error is `{"error": {"code", "message", "details"}}`; `details.fields` of `invalid_request` names
-each bad field. The methods not listed for a path are 405. Every call but `GET /health` needs a token
+each bad field. The methods not listed for a path are 405. What is not HTTP/1.1 at all is refused in
+the same form before it gets to a call, also with 426, 431, 501 and 505. Every call but `GET /health` needs a token
 where tokens are configured. A mutation that takes `idempotency_key` also takes it as the header
 `Idempotency-Key`; its first answer is given again with the header `Idempotent-Replayed: true`."""
 
@@ -63,11 +64,8 @@ def _operation(operation: Operation[Any, Any], components: Components) -> dict[s
         "summary": operation.summary,
         "parameters": [_parameter(fields[name], "path") for name in operation.path_fields],
     }
-    refusals = set(_ALWAYS)
-    if operation.path_fields:
-        refusals.add(404)
+    refusals = {*_ALWAYS, *_refusals_of(operation)}
     if operation.is_mutation:
-        refusals |= {404, 409, 413, 415}
         schema = body_schema(command, operation.path_fields)
         described["requestBody"] = {
             "required": "required" in schema,
@@ -91,6 +89,21 @@ def _operation(operation: Operation[Any, Any], components: Components) -> dict[s
         for status in operation.statuses
     } | _refusals(refusals)
     return described
+
+
+def _refusals_of(operation: Operation[Any, Any]) -> set[int]:
+    """Return what only a call of this kind may be refused with."""
+    command: type = operation.request
+    fields, found = specs(command), set[int]()
+    if any(name.endswith("_id") for name in fields):
+        # It names a session or a run, which may not be there.
+        found.add(404)
+    if operation.is_mutation:
+        found |= {409, 413, 415}
+    if "cursor" in fields and int in fields["cursor"].kinds:
+        # A place in a log: it may be beyond the last event, or before the oldest that is kept.
+        found |= {409, 410}
+    return found
 
 
 def _parameter(spec: FieldSpec, place: str) -> dict[str, Any]:
@@ -168,7 +181,7 @@ def _health() -> dict[str, Any]:
                 "required": ["status", "version"],
             }
         )
-        | _refusals({403, 421}),
+        | _refusals({400, 403, 421, 500}),
     }
 
 
@@ -176,7 +189,7 @@ def _description() -> dict[str, Any]:
     return {
         "operationId": "openapi",
         "summary": "Return this description.",
-        "responses": _answer({"type": "object"}) | _refusals({401, 403, 421}),
+        "responses": _answer({"type": "object"}) | _refusals({400, 401, 403, 421, 500}),
     }
 
 

@@ -117,7 +117,8 @@ def _limits(spec: FieldSpec) -> Schema:
         if limits.max_length is not None:
             found["maxLength"] = limits.max_length
         if limits.pattern is not None:
-            found["pattern"] = f"^{limits.pattern}$"
+            # Python writes a null character as ECMA 262 does, which few other engines take.
+            found["pattern"] = f"^{limits.pattern}$".replace(r"\0", r"\x00")
         elif limits.not_blank:
             found["minLength"] = 1
             found["pattern"] = r"\S"

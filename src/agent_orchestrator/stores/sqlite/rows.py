@@ -58,8 +58,8 @@ def session_values(session: Session) -> Values:
     )
 
 
-def session_from(row: Row, threads: dict[str, str]) -> Session:
-    """Return the session of a row with ``last_seq`` after the columns."""
+def session_from(row: Row) -> Session:
+    """Return the session of a row with ``last_seq`` and the threads after the columns."""
     return Session(
         id=row[0],
         title=row[1],
@@ -73,7 +73,7 @@ def session_from(row: Row, threads: dict[str, str]) -> Session:
         root_session_id=row[9],
         depth=row[10],
         metadata=json.loads(row[11]),
-        threads=threads,
+        threads=json.loads(row[15]),
         last_seq=row[14],
         created_at=parse_time(row[12]),
         updated_at=parse_time(row[13]),

@@ -29,7 +29,10 @@ from agent_orchestrator.stores.sqlite.rows import (
 )
 from agent_orchestrator.wire.codec import parse_time
 
-_SESSION: Final = f"SELECT {SESSION_COLUMNS}, last_seq FROM sessions"
+_SESSION: Final = f"""
+    SELECT {SESSION_COLUMNS}, last_seq,
+        (SELECT json_group_object(provider, thread_id) FROM threads WHERE session_id = sessions.id)
+    FROM sessions"""
 _MESSAGE: Final = f"SELECT {MESSAGE_COLUMNS} FROM messages"
 _RUN: Final = f"SELECT {RUN_COLUMNS} FROM runs"
 _EVENT: Final = f"SELECT {EVENT_COLUMNS} FROM events"
@@ -78,13 +81,7 @@ class SqliteView:
 
     def session(self, session_id: str) -> Session | None:
         row = self._one(_SESSION + " WHERE id = ?", session_id)
-        return None if row is None else self._session(row)
-
-    def _session(self, row: Sequence[Any]) -> Session:
-        threads = self._execute(
-            "SELECT provider, thread_id FROM threads WHERE session_id = ?", (row[0],)
-        )
-        return session_from(row, dict(threads))
+        return None if row is None else session_from(row)
 
     def sessions(
         self,
@@ -105,7 +102,7 @@ class SqliteView:
             }
         )
         rows = self._execute(f"{_SESSION}{where} ORDER BY id LIMIT ?", (*values, limit))
-        return [self._session(row) for row in rows]
+        return [session_from(row) for row in rows]
 
     def message(self, message_id: str) -> Message | None:
         row = self._one(_MESSAGE + " WHERE id = ?", message_id)
