@@ -6,7 +6,7 @@ from quart import Quart, Response, has_request_context, request, websocket
 from quart.globals import request_ctx
 from werkzeug.exceptions import HTTPException
 
-from agent_orchestrator.domain.errors import Unauthorized
+from agent_orchestrator.domain.errors import NotFound, Unauthorized
 from agent_orchestrator.ports import Gateway
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.openapi import openapi_document
@@ -111,6 +111,7 @@ def _add_checks(app: App, guard: Guard) -> None:
             guard.check_query(name for name, _ in query_pairs(received.query_string))
         if received.endpoint != "health":
             received.principal = guard.caller(headers.getlist("Authorization"))
+        _check_path(received)
 
     @app.before_websocket
     async def check_socket() -> None:
@@ -127,6 +128,13 @@ def _add_checks(app: App, guard: Guard) -> None:
             socket.principal = guard.holder(offered[0].removeprefix(_BEARER))
         elif socket.routing_exception is not None:
             raise Unauthorized("this call needs a token: Authorization: Bearer …")
+        _check_path(socket)
+
+
+def _check_path(received: Request | Socket) -> None:
+    # The framework (werkzeug 3) takes any number of slashes at a path's beginning for one.
+    if received.scope["path"].startswith("//"):
+        raise NotFound("there is nothing at this path")
 
 
 def _add_streams(

@@ -91,7 +91,7 @@ class Guard:
             raise MisdirectedRequest(
                 "the Host header names another server; `allowed_hosts` lists further names"
             )
-        for origin in origins:
+        for origin in (origin.lower() for origin in origins):
             if origin not in self._origins and not _same_origin(origin, hosts[0]):
                 raise Forbidden("requests from this origin are not allowed")
 
@@ -164,4 +164,5 @@ def _origin(text: str) -> str:
 
 def _same_origin(origin: str, host: str) -> bool:
     parts = _split(origin)
-    return parts is not None and parts.netloc.lower() == host.lower()
+    # The daemon itself speaks plain HTTP; the page of a proxy before it is an allowed origin.
+    return parts is not None and parts.scheme == "http" and parts.netloc == host.lower()

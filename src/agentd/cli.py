@@ -1,7 +1,7 @@
 """The command ``agentd``."""
 
 import sys
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -81,14 +81,29 @@ def run(config: str | None, ready_file: str | None, **flags: Any) -> None:
 
         status = run_daemon(settings, ready_file)
     except FlagError as error:
-        raise click.UsageError(str(error)) from None
+        raise _WrongUse(str(error)) from None
     except (ConfigError, StoreOpenError) as error:
         click.echo(f"agentd: {error}", err=True)
         status = 1
     sys.exit(status)
 
 
-main = click.Command(
+class _WrongUse(click.UsageError):
+    """A wrong option, told in one line as any other mistake is."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"agentd: {self.format_message()} (see agentd --help)", file, err=file is None)
+
+
+class _Command(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise _WrongUse(error.format_message(), ctx) from None
+
+
+main = _Command(
     "agentd",
     params=_options(),
     callback=run,

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -27,7 +27,7 @@ from agentd import logs
 from agentd.app import create_app
 from agentd.auth import Guard, is_loopback
 from agentd.lifetime import Lifetime
-from agentd.server import listen, serve, url_of
+from agentd.server import listen, resolve, serve, url_of
 from agentd.settings import Settings
 
 CLOSE_S: Final = 5.0
@@ -66,7 +66,7 @@ class Daemon:
         guard = _guard(settings)
         config = _engine_config(settings)
         listener = listen(settings.host, settings.port)
-        with listener:
+        with listener, _ready(self.ready_file) as tell_ready:
             url = url_of(listener, settings.host)
             async with (
                 SqliteStore(settings.db) as store,
@@ -80,13 +80,13 @@ class Daemon:
                     max_body=settings.max_body,
                 )
                 # Connections wait in the listening socket until they are served.
-                with _ready(self.ready_file, url):
-                    async with anyio.create_task_group() as tasks:
-                        await tasks.start(self._watch_signals, engine)
-                        tasks.start_soon(self._abandon_server, tasks.cancel_scope)
-                        _tell_start(settings, url, guard)
-                        await serve(app, listener, self._stopped.wait)
-                        tasks.cancel_scope.cancel()
+                tell_ready(url)
+                async with anyio.create_task_group() as tasks:
+                    await tasks.start(self._watch_signals, engine)
+                    tasks.start_soon(self._abandon_server, tasks.cancel_scope)
+                    _tell_start(settings, url, guard)
+                    await serve(app, listener, self._stopped.wait)
+                    tasks.cancel_scope.cancel()
         _log.info("stopped")
         return self._status
 
@@ -133,6 +133,7 @@ class Daemon:
 
 def _guard(settings: Settings) -> Guard:
     if not settings.auth_tokens and not is_loopback(settings.host):
+        resolve(settings.host, settings.port)
         raise ConfigError(
             f"refusing to listen on {settings.host}, which other machines may reach, without a "
             "token: set AGENTD_AUTH_TOKEN, or listen on 127.0.0.1"
@@ -169,9 +170,13 @@ def _tell_start(settings: Settings, url: str, guard: Guard) -> None:
         pid=os.getpid(),
         db=settings.db,
         providers=",".join(settings.providers),
-        auth="off" if guard.open else "token",
+        auth="off" if guard.open else f"token ({settings.sources.get('auth_tokens', 'set')})",
     )
     _log.info("listening on %s", url, extra=fields)
+    if any(len(token) < logs.SHORT_SECRET for token in settings.auth_tokens):
+        _log.warning(
+            "an auth token of fewer than %d characters is easily guessed", logs.SHORT_SECRET
+        )
 
 
 def _fields(**fields: object) -> dict[str, object]:
@@ -179,18 +184,35 @@ def _fields(**fields: object) -> dict[str, object]:
 
 
 @contextmanager
-def _ready(path: Path | None, url: str) -> Iterator[None]:
-    """Keep a file at the path that tells where the daemon is, whole whenever it is there."""
+def _ready(path: Path | None) -> Iterator[Callable[[str], None]]:
+    """Return what writes a file that tells where the daemon is, whole whenever it is there.
+
+    Whether it can be written shows at once, before anything is opened.
+
+    :raises ConfigError: if it cannot.
+    """
     if path is None:
-        yield
+        yield lambda _: None
         return
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+
+    told = False
+
+    def tell(url: str) -> None:
+        nonlocal told
         fresh.write_text(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
         fresh.replace(path)
+        told = True
+
+    try:
+        if path.is_dir():
+            raise ConfigError(f"--ready-file {path}: is a directory; name a file")
+        fresh.touch()
     except OSError as error:
         raise ConfigError(f"--ready-file {path}: {error.strerror}") from None
     try:
-        yield
+        yield tell
     finally:
-        path.unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
+        if told:
+            path.unlink(missing_ok=True)

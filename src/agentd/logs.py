@@ -8,25 +8,38 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
-_BEARER: Final = re.compile(r"(?i)\b(bearer[ .:=]+)[A-Za-z0-9._~+/=-]+")
+_BEARER: Final = re.compile(r"""(?i)(\bbearer[ .:=]+)[^\s"'\\,]+""")
+_HEADER: Final = re.compile(
+    r"""(?i)(\bauthorization[\\'" ]*[:=,][\\'" ]*(?:b['"])?(?:\w+ +)?)[^\s"'\\,]+"""
+)
 HIDDEN: Final = "[hidden]"
+
+SHORT_SECRET: Final = 8
+"""Characters below which a secret is guessed too easily, and too ordinary a text to be hidden
+wherever it stands."""
 
 
 class Redactor:
     """Takes secrets out of what is about to be written: the one place that does.
 
-    :param secrets: texts that must never appear.
+    :param secrets: texts that must never appear. Those of fewer than eight characters are taken
+        out only where they are told as tokens: elsewhere they are ordinary letters.
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        shown = {form for secret in secrets for form in (secret, json.dumps(secret)[1:-1])}
+        shown = {
+            form
+            for secret in secrets
+            if len(secret) >= SHORT_SECRET
+            for form in (secret, json.dumps(secret)[1:-1])
+        }
         # The longest first: one secret may be a part of another.
         self._secrets = sorted(shown, key=len, reverse=True)
 
     def __call__(self, line: str) -> str:
         for secret in self._secrets:
             line = line.replace(secret, HIDDEN)
-        return _BEARER.sub(rf"\1{HIDDEN}", line)
+        return _BEARER.sub(rf"\1{HIDDEN}", _HEADER.sub(rf"\1{HIDDEN}", line))
 
 
 class _Formatter(logging.Formatter):

@@ -106,6 +106,12 @@ async def body_object(request: Request) -> dict[str, Any]:
     :raises InvalidRequest: if it is not strict JSON, or not an object.
     """
     content_type = request.headers.get("Content-Type")
+    if len(request.headers.getlist("Content-Type")) > 1:
+        raise InvalidRequest.of({"Content-Type": "is given by several headers"})
+    if "Content-Encoding" in request.headers:
+        encodings = ",".join(request.headers.getlist("Content-Encoding")).split(",")
+        if any(name.strip().lower() not in ("", "identity") for name in encodings):
+            raise UnsupportedMediaType("the body must not be encoded (Content-Encoding)")
     if content_type is not None and not _is_json(content_type):
         raise UnsupportedMediaType("the body must be application/json")
     data: bytes = b"" if request.body.too_long else await request.body

@@ -4,24 +4,46 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import anyio
-from hypercorn.asyncio import serve as serve_hypercorn
-from hypercorn.config import Config, Sockets
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
 from hypercorn.logging import Logger
 from hypercorn.typing import ResponseSummary, WWWScope
 from quart import Quart
 
 from agent_orchestrator.domain.errors import ConfigError
+from agentd.http1 import Connection
 
 BACKLOG: Final = 1024
 
 SEND_BUFFER: Final = 128 * 1024
 """Bytes the kernel takes for a connection whose reader lags. Left to itself it takes megabytes."""
 
+GRACEFUL_S: Final = 2.0
+"""Seconds answers under way have to be taken, at the end, before their connections are cut."""
+
+ABORT_S: Final = 1.0
+"""Seconds the handlers of connections that were cut have to notice."""
+
 _access = logging.getLogger("agentd.access")
+
+
+def resolve(host: str, port: int) -> list[Any]:
+    """Return what an address to listen on stands for, as :func:`socket.getaddrinfo` does.
+
+    :raises ConfigError: if it is no address and no name of one.
+    """
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise ConfigError(
+            f"cannot listen on {host}: it is not an address, nor a name that leads to one; "
+            "--host takes, say, 127.0.0.1"
+        ) from None
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -30,11 +52,7 @@ def listen(host: str, port: int) -> socket.socket:
     :raises ConfigError: if the address cannot be listened on.
     """
     place = f"{host}:{port}"
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {place}: {error.strerror}") from None
-    family, kind, protocol, _, address = found[0]
+    family, kind, protocol, _, address = resolve(host, port)[0]
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -77,24 +95,9 @@ class _Log(Logger):
         fields = {"method": method, "path": path, "status": status, "ms": took}
         _access.info("request", extra={"fields": fields})
 
-    async def info(self, message: str, *args: Any, **kwargs: Any) -> None:
-        """Pass on as a detail: what matters of it the daemon says itself."""
-        await self.debug(message, *args, **kwargs)
 
-
-class _Config(Config):
-    """Hypercorn's settings, serving a socket that is listening already."""
-
-    listener: socket.socket
-
-    def create_sockets(self) -> Sockets:
-        return Sockets([], [self.listener], [])
-
-
-def _config(listener: socket.socket) -> Config:
-    config = _Config()
-    config.listener = listener
-    config.backlog = BACKLOG
+def _config() -> Config:
+    config = Config()
     config.accesslog = None
     config.errorlog = logging.getLogger("agentd.server")
     config.logger_class = _Log
@@ -107,27 +110,44 @@ def _config(listener: socket.socket) -> Config:
     config.websocket_ping_interval = None
     # What a reader may send is one short frame; what is longer closes the connection.
     config.websocket_max_message_size = 64 * 1024
-    config.graceful_timeout = 2
     return config
 
 
 async def serve(app: Quart, listener: socket.socket, stopped: Callable[[], Awaitable[Any]]) -> None:
     """Serve the app until ``stopped`` returns, then let answers under way be finished."""
-    asyncio.get_running_loop().set_exception_handler(_report)
-    # In a task of its own: when it stops, hypercorn 0.18 cancels its lifespan task (and, past the
-    # graceful timeout, its connections), awaits them, and lets that cancellation out.
-    server = asyncio.ensure_future(
-        serve_hypercorn(app, _config(listener), shutdown_trigger=stopped)
-    )
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_report)
+    wrapped, config, context = ASGIWrapper(app), _config(), WorkerContext(None)
+    connections: dict[asyncio.Task[Any], Connection] = {}
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = Connection(wrapped, loop, config, context, {}, reader, writer)
+        task = asyncio.current_task()
+        assert task is not None
+        connections[task] = connection
+        task.add_done_callback(connections.pop)
+        await connection.run()
+
+    server = await asyncio.start_server(connected, sock=listener, backlog=BACKLOG)
     try:
-        await asyncio.wait([server])
+        await stopped()
+        server.close()
+        await context.terminated.set()
+        await _ended(connections, GRACEFUL_S)
     finally:
-        if not server.done():
-            server.cancel()
-            with anyio.CancelScope(shield=True), anyio.move_on_after(1):
-                await asyncio.wait([server])
-    if not server.cancelled():
-        server.result()
+        server.close()
+        for connection in connections.values():
+            connection.abort()
+        with anyio.CancelScope(shield=True):
+            await _ended(connections, ABORT_S)
+            for task in connections:
+                task.cancel()
+            await _ended(connections, ABORT_S)
+
+
+async def _ended(connections: Mapping["asyncio.Task[Any]", Connection], seconds: float) -> None:
+    if connections:
+        await asyncio.wait(list(connections), timeout=seconds)
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

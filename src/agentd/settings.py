@@ -129,6 +129,9 @@ class Settings:
     )
     providers: Mapping[str, ProviderSettings] = field(factory=dict)
     routing: Route = Route("codex")
+    sources: Mapping[str, str] = field(factory=dict, eq=False)
+    """Where each setting that is not a default came from: its flag, variables, or place in the
+    file."""
 
 
 def declared() -> dict[str, Setting]:
@@ -159,6 +162,7 @@ def load(
     document = _read_file(Path(name), required=path is not None)
     table = _table(document, "daemon", name)
     values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
     known = declared()
     for key in table:
         if key not in known:
@@ -167,14 +171,16 @@ def load(
         if flags.get(key) not in (None, ()):
             flag = flag_of(key, setting)
             try:
-                values[key] = _from_texts(setting, flags[key], flag)
+                values[key], sources[key] = _from_texts(setting, flags[key], flag), flag
             except ConfigError as error:
                 raise FlagError(str(error)) from None
         elif found := [variable for variable in setting.env if environ.get(variable)]:
+            sources[key] = " and ".join(found)
             values[key] = _from_environment(setting, environ, found)
         elif key in table:
-            values[key] = _from_file(setting, table[key], f"{name}: daemon.{key}")
-    settings = Settings(**values)
+            sources[key] = f"{name}: daemon.{key}"
+            values[key] = _from_file(setting, table[key], sources[key])
+    settings = Settings(**values, sources=sources)
     providers, routing = read_providers(
         _table(document, "providers", name),
         _table(document, "routing", name),
@@ -194,7 +200,9 @@ def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
         return {}
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deeply") from None
+    except ValueError as error:  # not UTF-8, not TOML, or an integer of thousands of digits
         raise ConfigError(f"{path}: is not TOML: {error}") from None
     for key in document:
         if key not in ("daemon", "providers", "routing"):

@@ -187,7 +187,10 @@ class SocketStream:
         try:
             principal = socket.principal
             if principal is None:
-                principal = self.guard.holder(await self._token_frame(socket))
+                with self.lifetime.until_closing():
+                    principal = self.guard.holder(await self._token_frame(socket))
+            if principal is None:
+                return None
             asked = stream_request(socket.query_string, socket.headers.get("Last-Event-ID"))
             async with (
                 self.gateway.acting_as(principal).subscribe(asked) as subscription,

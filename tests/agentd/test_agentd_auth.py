@@ -46,6 +46,10 @@ ORIGINS = [
     ("https://console.example/", 403),
     ("file://", 403),
     ("http://x@localhost", 403),
+    ("https://localhost:8765", 403),
+    ("http://localhost:8765/", 403),
+    ("HTTP://LocalHost:8765", 200),
+    ("https://CONSOLE.example", 200),
 ]
 
 PATHS = [

@@ -46,6 +46,21 @@ def test_secrets_are_hidden_wherever_they_stand(form: str) -> None:
     assert text.count("Bearer [hidden]") == 2
 
 
+def test_a_secret_of_few_letters_is_hidden_only_where_it_is_told_as_one() -> None:
+    stream = io.StringIO()
+    logs.set_up(form="json", level="info", secrets=("e",), stream=stream)
+    log = logging.getLogger("agentd.test")
+    log.info("Authorization: Bearer e!x", extra={"fields": {"authorization": "Basic dGU6eA=="}})
+    log.info("%s", {"Authorization": "e", "other": "kept"})
+    log.info("%s", [(b"authorization", b"token e"), "the authorization header is missing"])
+    first, second, third = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert first["message"] == "Authorization: Bearer [hidden]"
+    assert first["authorization"] == "Basic [hidden]"
+    assert second["message"] == "{'Authorization': '[hidden]', 'other': 'kept'}"
+    assert "token [hidden]'" in third["message"]
+    assert third["message"].endswith("the authorization header is missing']")
+
+
 def test_json_lines() -> None:
     stream = set_up("auto")
     log = logging.getLogger("agentd.test")

@@ -245,9 +245,42 @@ def test_wrong_settings_are_one_clear_line(
     told = ended.stderr.splitlines()[-1]
     for part in parts:
         assert part in told
-    if status == 1:
-        one_line(ended.stderr)
+    one_line(ended.stderr, "agentd --help" if status == 2 else "agentd: ")
     assert not (tmp_path / ".data").exists()
+
+
+def test_a_module_that_exits_does_not_take_the_daemon_with_it_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "leaves.py").write_text("import sys; sys.exit(3)")
+    (tmp_path / "agentd.toml").write_text(
+        "[providers.x]\nrunner = 'function'\ntarget = 'leaves:run'\n"
+    )
+    ended = run_agentd(tmp_path, "--port", "0", env={"PYTHONPATH": str(tmp_path)})
+    assert ended.returncode == 1
+    one_line(ended.stderr, "agentd: providers.x", "leaves:run", "SystemExit: 3")
+
+
+@pytest.mark.parametrize("name", ["", "gone/ready.json"])
+def test_a_ready_file_that_cannot_be_is_told(tmp_path: Path, name: str) -> None:
+    ended = run_agentd(tmp_path, "--port", "0", "--ready-file", str(tmp_path / name))
+    assert ended.returncode == 1
+    one_line(ended.stderr, "agentd: --ready-file", "directory")
+    assert not (tmp_path / ".data").exists()
+
+
+def test_what_is_no_address_is_told_as_that(tmp_path: Path) -> None:
+    ended = run_agentd(tmp_path, "--host", "256.1.1.1", "--port", "0")
+    assert ended.returncode == 1
+    one_line(ended.stderr, "256.1.1.1", "not an address")
+
+
+def test_the_log_tells_where_tokens_come_from_and_that_one_is_short(tmp_path: Path) -> None:
+    variables = {"AGENTD_AUTH_TOKENS": "in-the-environment"}
+    with agentd(tmp_path, "--auth-token", "e", env=variables) as daemon:
+        first, second = daemon.log()[:2]
+        assert first["message"] == f"listening on {daemon.url}"
+        assert first["auth"] == "token (--auth-token)"
+        assert second["level"] == "warning"
+        assert "fewer than 8 characters" in second["message"]
 
 
 def test_a_database_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path) -> None:

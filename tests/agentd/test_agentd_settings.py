@@ -79,6 +79,17 @@ def test_both_variables_of_tokens_count(directory: Path) -> None:
     assert "whole" not in repr(load({}, environ))
 
 
+def test_where_tokens_came_from_is_known(directory: Path) -> None:
+    environ = {"AGENTD_AUTH_TOKEN": "one", "AGENTD_AUTH_TOKENS": "two"}
+    (directory / "agentd.toml").write_text("[daemon]\nauth_tokens = ['x']\n")
+    for flags, variables, source in [
+        ({"auth_tokens": ("x",)}, environ, "--auth-token"),
+        ({}, environ, "AGENTD_AUTH_TOKEN and AGENTD_AUTH_TOKENS"),
+        ({}, {}, "agentd.toml: daemon.auth_tokens"),
+    ]:
+        assert load(flags, variables).sources == {"auth_tokens": source}
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -203,6 +214,12 @@ def test_mistakes_elsewhere(directory: Path) -> None:
     (directory / "bytes.toml").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match=r"bytes\.toml: is not TOML"):
         load({}, {}, "bytes.toml")
+    (directory / "deep.toml").write_text("x = " + "[" * 5000)
+    with pytest.raises(ConfigError, match=r"^deep\.toml: is nested too deeply$"):
+        load({}, {}, "deep.toml")
+    (directory / "long.toml").write_text("x = " + "9" * 5000)
+    with pytest.raises(ConfigError, match=r"^long\.toml: is not TOML"):
+        load({}, {}, "long.toml")
     with pytest.raises(ConfigError, match="cannot be read"):
         load({}, {}, str(directory))
 

@@ -96,3 +96,29 @@ def test_schemas_say_what_the_checks_say(document: dict[str, Any]) -> None:
                 continue
             checked = not problems(operation.request, {**path, **body})
             assert validator.is_valid(body) == checked, (operation.name, body)
+
+
+def test_refusals_follow_from_what_a_call_is(document: dict[str, Any]) -> None:
+    always = {400, 401, 403, 421, 500, 503}
+    expected = {
+        "list_sessions": {404},
+        "list_runs": {404},
+        "status": set(),
+        "get_run": {404},
+        "list_events": {404, 409, 410},
+        "list_messages": {404},
+        "send_message": {404, 409, 413, 415},
+        "create_run": {404, 409, 413, 415},
+        "create_session": {409, 413, 415},
+        "stream": {404, 409, 410},
+    }
+    for item in document["paths"].values():
+        for call in item.values():
+            refusals = {int(status) for status in call["responses"] if int(status) >= 400}
+            if call["operationId"] in expected:
+                assert refusals == expected[call["operationId"]] | always, call["operationId"]
+
+
+def test_patterns_are_ones_that_most_engines_take() -> None:
+    # `\0` is a null character in Python and ECMA 262, and a mistake in RE2 and Rust.
+    assert r"\\0" not in GOLDEN.read_text()

@@ -1,0 +1,152 @@
+"""A connection that speaks HTTP/1.1 and nothing else: hypercorn's, with what it lacks put right.
+
+Of hypercorn 0.18, unchanged: parsing (h11), WebSocket (wsproto), keep-alive. Changed here:
+
+- HTTP/2 is off, by prior knowledge and by upgrade too. No setting of hypercorn's does that, and its
+  HTTP/2 keeps all that a stalled reader does not take.
+- What it refuses by itself is told in the API's words rather than without any.
+- A WebSocket handshake that fails ends its connection; hypercorn leaves it open.
+- Nothing is written to a connection that is lost.
+"""
+
+import asyncio
+from typing import Final
+
+import h11
+from hypercorn.asyncio.task_group import TaskGroup
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.ws_stream import WSStream
+from hypercorn.typing import ConnectionState, H11SendableEvent
+from wsproto.handshake import WEBSOCKET_VERSION
+
+from agent_orchestrator.domain import errors
+from agent_orchestrator.wire import problems, strict_json
+
+_MESSAGES: Final = {
+    426: "the WebSocket protocol is spoken here in version 13 only",
+    431: "the request line and headers are too long",
+    501: "of transfer codings only `chunked` is understood",
+    505: "only HTTP/1.1 is spoken here",
+}
+_INVALID: Final = "the request is not valid HTTP/1.1"
+_NO_HANDSHAKE: Final = "the WebSocket handshake is not valid, or frames came before its answer"
+_BARE: Final = {(b"content-length", b"0"), (b"connection", b"close")}
+
+
+class Protocol(H11Protocol):
+    """HTTP/1.1 on one connection."""
+
+    _bodiless = False
+
+    async def handle(self, event: Event) -> None:
+        """Take what came from the network, or word of its end."""
+        try:
+            await super().handle(event)
+        except h11.RemoteProtocolError as error:
+            await self._send_error_response(error.error_status_hint)
+            await self.send(Closed())
+        if isinstance(self.stream, WSStream) and self.stream.closed:
+            # Refused by hypercorn, which tells neither the app nor the network of the end.
+            self.stream.closed = False
+            await self._maybe_recycle()
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        # Instead of hypercorn's, which goes over to HTTP/2; `Upgrade: h2c` is an offer (RFC 9110,
+        # 7.8), and passed over.
+        self._bodiless = event.method == b"HEAD"
+        if event.http_version not in (b"1.0", b"1.1"):
+            raise h11.RemoteProtocolError("not HTTP/1", error_status_hint=505)
+
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        # An answer of hypercorn's own; the app's say nothing of the connection.
+        if (
+            not isinstance(event, h11.Response)
+            or self._bodiless
+            or event.status_code < 400
+            or not _BARE.issubset(event.headers)
+        ):
+            await super()._send_h11_event(event)
+            return
+        status, message = event.status_code, _MESSAGES.get(event.status_code, _INVALID)
+        headers = [header for header in event.headers if header not in _BARE]
+        if isinstance(self.stream, WSStream) and status == 400:
+            message = _NO_HANDSHAKE
+            if self.stream.handshake.version not in (None, WEBSOCKET_VERSION):
+                status, message = 426, _MESSAGES[426]
+                # RFC 6455, 4.4, and RFC 9110, 15.5.22.
+                headers += [
+                    (b"sec-websocket-version", WEBSOCKET_VERSION),
+                    (b"upgrade", b"websocket"),
+                ]
+        problem = (
+            errors.Internal("an internal error; the daemon's log has the details")
+            if status == 500
+            else errors.InvalidRequest(message)
+        )
+        body = strict_json.dumps(problems.to_body(problem)).encode()
+        headers += [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close" if status != 426 else b"close, upgrade"),
+        ]
+        await super()._send_h11_event(h11.Response(status_code=status, headers=headers))
+        await super()._send_h11_event(h11.Data(data=body))
+
+
+class Connection(TCPServer):
+    """One connection, from its first byte to its end."""
+
+    _reading: "asyncio.Task[None]"
+
+    async def run(self) -> None:
+        """Serve until either side closes."""
+        try:
+            async with TaskGroup(self.loop) as tasks:
+                self._task_group = tasks
+                # As hypercorn's wrapper of it, which only adds the choice between protocols.
+                self.protocol = Protocol(  # type: ignore[assignment]
+                    self.app,
+                    self.config,
+                    self.context,
+                    tasks,
+                    ConnectionState(self.state),
+                    False,  # noqa: FBT003
+                    self._address("peername"),
+                    self._address("sockname"),
+                    self.protocol_send,
+                )
+                await self.idle_task.restart(tasks, self._idle_timeout)
+                self._reading = tasks._task_group.create_task(self._read_data())  # noqa: SLF001
+        finally:
+            await self._close()
+
+    def abort(self) -> None:
+        """Close without waiting for what the other side has yet to take."""
+        self.writer.transport.abort()
+
+    async def protocol_send(self, event: Event) -> None:
+        """Send data; or take note of the connection's end, or of its being idle."""
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        async with self.send_lock:
+            if not self.writer.is_closing():
+                try:
+                    self.writer.write(event.data)
+                    await self.writer.drain()
+                except (ConnectionError, RuntimeError):
+                    pass
+                else:
+                    return
+        # Not written: asyncio would say so in the log, time and again (asyncio/selector_events.py).
+        await self.protocol.handle(Closed())
+        # A request that waits its turn on this connection would never be read.
+        self._reading.cancel()
+        # Whoever sends learns of the end by a message of its own: let it be read.
+        await asyncio.sleep(0)
+
+    def _address(self, name: str) -> tuple[str, int] | None:
+        address = self.writer.get_extra_info(name)
+        return (str(address[0]), int(address[1])) if address else None
