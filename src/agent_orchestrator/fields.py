@@ -208,8 +208,12 @@ def _number_problem(limits: Limits, value: float) -> str | None:
     minimum = limits.minimum if limits.minimum is not None else -MAX_INTEGER
     maximum = limits.maximum if limits.maximum is not None else MAX_INTEGER
     if not minimum <= value <= maximum:
-        return f"must be between {minimum:g} and {maximum:g}"
+        return f"must be between {_plain(minimum)} and {_plain(maximum)}"
     return None
+
+
+def _plain(number: float) -> str:
+    return f"{number:,.0f}" if number == int(number) else f"{number:g}"
 
 
 _MAX_DEPTH = 64
