@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from agent_orchestrator import operations as ops
-from agent_orchestrator.domain.model import Event, Role, Run, Session, SessionStatus
+from agent_orchestrator.domain.model import Event, NotifyParent, Role, Run, Session, SessionStatus
 from agent_orchestrator.operations import CaughtUp, Operation, StatusName, WhenBusy
 from agent_orchestrator.ports import Subscription, Transport
 
@@ -161,6 +161,60 @@ class Client:
     ) -> ops.MessagePage:
         """Return a page of a session's messages, oldest first."""
         return await self._call(ops.LIST_MESSAGES, ops.ListMessages(session_id, limit, cursor))
+
+    # --- agents that work together -----------------------------------------------------------
+
+    async def spawn(
+        self,
+        task: str,
+        *,
+        run_id: str | None = None,
+        session_id: str | None = None,
+        provider: str | None = None,
+        cwd: str | None = None,
+        title: str | None = None,
+        notify_parent: NotifyParent = "record",
+        idempotency_key: str | None = None,
+    ) -> ops.SpawnReply:
+        """Make a child of a run, or of a session, and give it a task.
+
+        The child's outcome is recorded in the parent: a message of source ``child``, and the event
+        ``child.finished``.
+
+        :param notify_parent: ``wake`` also hands the outcome to the parent's agent, as its next
+            message; what waits for a busy parent is handed over together.
+        :raises Conflict: if a limit of the tree is reached (``details["limit"]``), or the run is
+            canceled.
+        :raises TypeError: unless exactly one parent is named.
+        """
+        if (run_id is None) == (session_id is None):
+            raise TypeError("spawn() takes a run_id or a session_id")
+        more = (provider, cwd, title, notify_parent, idempotency_key)
+        if run_id is not None:
+            return await self._call(ops.SPAWN_FROM_RUN, ops.SpawnFromRun(run_id, task, *more))
+        assert session_id is not None
+        request = ops.SpawnFromSession(session_id, task, *more)
+        return await self._call(ops.SPAWN_FROM_SESSION, request)
+
+    async def send(
+        self,
+        session_id: str,
+        text: str,
+        *,
+        from_run_id: str | None = None,
+        when_busy: WhenBusy = "queue",
+        idempotency_key: str | None = None,
+    ) -> ops.MessageReply:
+        """Send a message from one agent to another's session.
+
+        :param from_run_id: the run that sends it; without one the caller does.
+        """
+        request = ops.SendToSession(session_id, text, from_run_id, when_busy, idempotency_key)
+        return await self._call(ops.SEND_TO_SESSION, request)
+
+    async def get_tree(self, session_id: str) -> ops.SessionTree:
+        """Return a session with its runs and its descendants."""
+        return await self._call(ops.GET_TREE, ops.GetTree(session_id))
 
     # --- runs ---------------------------------------------------------------------------------
 

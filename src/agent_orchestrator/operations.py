@@ -8,10 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from attrs import Factory, evolve, frozen
+from attrs import Factory, evolve, frozen, resolve_types
 
 from agent_orchestrator.domain.access import Scope
-from agent_orchestrator.domain.model import Event, Message, Role, Run, Session, SessionStatus
+from agent_orchestrator.domain.model import (
+    Event,
+    Message,
+    NotifyParent,
+    Role,
+    Run,
+    Session,
+    SessionStatus,
+)
 from agent_orchestrator.fields import (
     MAX_INTEGER,
     MAX_NAME,
@@ -49,6 +57,10 @@ def _text() -> Any:
     return param("What to tell the agent.", max_length=MAX_TEXT, not_blank=True)
 
 
+def _cwd(doc: str) -> Any:
+    return param(doc, default=None, max_length=4096, not_blank=True, pattern=r"/[^\0]*")
+
+
 # --- commands -------------------------------------------------------------------------------
 
 
@@ -57,12 +69,8 @@ class CreateSession:
     title: str | None = _name("A name for people.")
     provider: str | None = _name("The provider its messages go to; the default route without one.")
     model: str | None = _name("The model its runs ask the provider for.")
-    cwd: str | None = param(
-        "Where its agents work: an absolute path; the daemon's own directory without one.",
-        default=None,
-        max_length=4096,
-        not_blank=True,
-        pattern=r"/[^\0]*",
+    cwd: str | None = _cwd(
+        "Where its agents work: an absolute path; the daemon's own directory without one."
     )
     metadata: Mapping[str, Any] = param("Whatever its maker wants to keep.", default=Factory(dict))
     idempotency_key: str | None = _key()
@@ -105,6 +113,52 @@ class ListMessages:
     session_id: str = identifier("The session.")
     limit: int = _limit()
     cursor: str | None = _page_cursor()
+
+
+def _task() -> Any:
+    return param("What the child shall do.", max_length=MAX_TEXT, not_blank=True)
+
+
+@frozen
+class SpawnFromSession:
+    session_id: str = identifier("The parent.")
+    task: str = _task()
+    provider: str | None = _name("The child's provider; its parent's without one.")
+    cwd: str | None = _cwd("Where the child works; where its parent does without one.")
+    title: str | None = _name("A name for people.")
+    notify_parent: NotifyParent = param(
+        "`wake` hands the child's outcome to the parent's agent as its next message.",
+        default="record",
+    )
+    idempotency_key: str | None = _key()
+
+
+@frozen
+class SpawnFromRun:
+    run_id: str = identifier("The run that spawns.")
+    task: str = _task()
+    provider: str | None = _name("The child's provider; its parent's without one.")
+    cwd: str | None = _cwd("Where the child works; where its parent does without one.")
+    title: str | None = _name("A name for people.")
+    notify_parent: NotifyParent = param(
+        "`wake` hands the child's outcome to the parent's agent as its next message.",
+        default="record",
+    )
+    idempotency_key: str | None = _key()
+
+
+@frozen
+class SendToSession:
+    session_id: str = identifier("The session to send to.")
+    text: str = _text()
+    from_run_id: str | None = identifier("The run that sends it.", default=None)
+    when_busy: WhenBusy = param("What to do when a run of the session is active.", default="queue")
+    idempotency_key: str | None = _key()
+
+
+@frozen
+class GetTree:
+    session_id: str = identifier("The session whose descendants to show.")
 
 
 @frozen
@@ -211,6 +265,25 @@ class SessionPage:
 class MessageReply:
     message: Message
     run: Run | None
+
+
+@frozen
+class SpawnReply:
+    session: Session
+    message: Message
+    run: Run
+
+
+@frozen
+class SessionTree:
+    """A session, its runs and its children's trees."""
+
+    session: Session
+    runs: tuple[Run, ...]
+    children: tuple["SessionTree", ...]
+
+
+resolve_types(SessionTree)  # it holds itself, which a decoder must be able to follow
 
 
 @frozen
@@ -478,6 +551,47 @@ LIST_MESSAGES: Final = Operation(
     MessagePage,
     "List a session's messages, oldest first.",
 )
+SPAWN_FROM_SESSION: Final = _made(
+    Operation(
+        "spawn_from_session",
+        "POST",
+        "/sessions/{session_id}/spawn",
+        SpawnFromSession,
+        SpawnReply,
+        "Make a child of a session and give it a task.",
+        scope="write",
+    )
+)
+SPAWN_FROM_RUN: Final = _made(
+    Operation(
+        "spawn_from_run",
+        "POST",
+        "/runs/{run_id}/spawn",
+        SpawnFromRun,
+        SpawnReply,
+        "Make a child of a run and give it a task.",
+        scope="write",
+    )
+)
+SEND_TO_SESSION: Final = _made(
+    Operation(
+        "send_to_session",
+        "POST",
+        "/sessions/{session_id}/send",
+        SendToSession,
+        MessageReply,
+        "Send a message from one agent to another.",
+        scope="write",
+    )
+)
+GET_TREE: Final = Operation(
+    "get_tree",
+    "GET",
+    "/sessions/{session_id}/tree",
+    GetTree,
+    SessionTree,
+    "Show a session with its runs and its descendants.",
+)
 LIST_EVENTS: Final = Operation(
     "list_events",
     "GET",
@@ -540,6 +654,10 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     UPDATE_SESSION,
     SEND_MESSAGE,
     LIST_MESSAGES,
+    SPAWN_FROM_SESSION,
+    SPAWN_FROM_RUN,
+    SEND_TO_SESSION,
+    GET_TREE,
     LIST_EVENTS,
     CREATE_RUN,
     LIST_RUNS,

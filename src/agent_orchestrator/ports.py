@@ -101,6 +101,10 @@ class View(Protocol):
         """Return the messages a run delivers, in the order they came."""
         ...
 
+    def waiting_messages(self, session_id: str) -> list[Message]:
+        """Return the messages for the session's agent that no run delivers yet."""
+        ...
+
     def run(self, run_id: str) -> Run | None: ...
 
     def runs(
@@ -119,6 +123,16 @@ class View(Protocol):
 
     def child_runs(self, run_id: str) -> list[Run]:
         """Return the runs whose ``parent_run_id`` this is, ended ones included."""
+        ...
+
+    def live_children(self, session_id: str, parent_run_id: str | None) -> int:
+        """Return how many child sessions of this session (spawned by this run, or by none) have a
+        run that has not ended.
+        """
+        ...
+
+    def live_descendants(self, root_session_id: str) -> int:
+        """Return how many sessions below the root of a tree have a run that has not ended."""
         ...
 
     def next_runs(self, limit: int) -> list[Run]:

@@ -109,7 +109,7 @@ def test_unreachable_as_json(nowhere: Ctl) -> None:
         (["session", "create", "--metadata", "[1]"], "must be a JSON object"),
         (["session", "create", "--metadata", "{"], "not JSON"),
         (["message", "send", "s", "--text", " "], "text: must not be blank"),
-        (["events", "list", "s", "--limit", "0"], "limit: must be between 1 and 1000"),
+        (["events", "list", "s", "--limit", "0"], "limit: must be between 1 and 1,000"),
         (["run", "get", "x" * 200], "run_id: must be at most 128"),
         (["run", "wait", "r", "--timeout-s", "-1"], "--timeout-s"),
         (["--url", "ftp://x", "daemon", "status"], "--url must be like"),

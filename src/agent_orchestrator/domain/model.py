@@ -12,6 +12,7 @@ SessionStatus = Literal["open", "closed"]
 Role = Literal["user", "assistant", "system"]
 SourceKind = Literal["client", "session", "parent", "child"]
 Delivery = Literal["queued", "delivered", "undeliverable"]
+NotifyParent = Literal["record", "wake"]
 
 MANUAL: Final = "manual"
 """The provider whose runs no worker executes: whoever holds one drives it with transitions."""
@@ -66,6 +67,9 @@ class Session:
     last_seq: int
     created_at: datetime
     updated_at: datetime
+    notify_parent: NotifyParent = "record"
+    """What a child's outcome does in its parent: it is recorded there, or also handed to the
+    parent's agent as its next message."""
 
 
 @frozen

@@ -1,6 +1,12 @@
 """The engine: decides what happens; the store remembers it, runners do it."""
 
-from agent_orchestrator.engine.config import EngineConfig, EnvPolicy, ProviderConfig, Routing
+from agent_orchestrator.engine.config import (
+    EngineConfig,
+    EnvPolicy,
+    ProviderConfig,
+    Routing,
+    TreeLimits,
+)
 from agent_orchestrator.engine.orchestrator import DrainReport, Orchestrator
 
 __all__ = [
@@ -10,4 +16,5 @@ __all__ = [
     "Orchestrator",
     "ProviderConfig",
     "Routing",
+    "TreeLimits",
 ]

@@ -11,7 +11,7 @@ from attrs import frozen
 from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import IdempotencyConflict, OrchestratorError
-from agent_orchestrator.engine import diagnosis, feed, messages, runs, sessions
+from agent_orchestrator.engine import children, diagnosis, feed, messages, runs, sessions
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.fields import check
 from agent_orchestrator.operations import Operation
@@ -31,6 +31,9 @@ MUTATIONS: Final[dict[str, Mutation]] = {
     ops.CREATE_SESSION.name: sessions.create,
     ops.UPDATE_SESSION.name: sessions.update,
     ops.SEND_MESSAGE.name: messages.send,
+    ops.SPAWN_FROM_SESSION.name: children.spawn_from_session,
+    ops.SPAWN_FROM_RUN.name: children.spawn_from_run,
+    ops.SEND_TO_SESSION.name: children.send,
     ops.CREATE_RUN.name: runs.create,
     ops.TRANSITION_RUN.name: runs.transition,
     ops.CANCEL_RUN.name: runs.cancel,
@@ -41,6 +44,7 @@ LOOKS: Final[dict[str, Look]] = {
     ops.LIST_SESSIONS.name: sessions.list_,
     ops.GET_SESSION.name: sessions.get,
     ops.LIST_MESSAGES.name: messages.list_,
+    ops.GET_TREE.name: children.tree,
     ops.LIST_EVENTS.name: feed.list_events,
     ops.LIST_RUNS.name: runs.list_,
     ops.GET_RUN.name: runs.get,

@@ -73,6 +73,20 @@ class Routing:
 
 
 @frozen
+class TreeLimits:
+    """How far sessions may spawn others.
+
+    :param depth: generations below a session that has no parent.
+    :param children: children of one run that have not ended.
+    :param descendants: sessions of one tree that have not ended.
+    """
+
+    depth: int = 5
+    children: int = 16
+    descendants: int = 64
+
+
+@frozen
 class EngineConfig:
     """Settings of an engine.
 
@@ -87,6 +101,7 @@ class EngineConfig:
     routing: Routing
     max_concurrency: int = 4
     max_queue: int = 1000
+    limits: TreeLimits = TreeLimits()
     cwd: str = field(factory=lambda: str(Path.cwd()))
     environ: Mapping[str, str] = field(factory=lambda: dict(os.environ))
     version: str = "0"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import ClassVar, Protocol, TypeVar
 
+import anyio
 from attrs import define, field
 
 from agent_orchestrator.domain.access import Principal, visible
@@ -20,6 +21,9 @@ Change = Callable[[Transaction], Answer]
 
 DRAIN_RETRY_S = 5
 QUEUE_RETRY_S = 2
+
+MAX_LOOK = 1_000
+"""How many of a session's queued runs are looked at; they are counted by ``max_queue``, too."""
 
 
 class Workers(Protocol):
@@ -71,6 +75,19 @@ class Core:
         :raises InvalidRequest: if there is no such provider.
         """
         return self.known_provider(asked or session.provider or self.config.routing.default)
+
+    async def check_directory(self, cwd: str | None) -> None:
+        """Do nothing, or refuse a place to work that is not there.
+
+        :raises InvalidRequest: naming ``cwd``.
+        """
+        if cwd is not None and not await anyio.Path(cwd).is_dir():
+            raise InvalidRequest.of({"cwd": f"is not a directory: {cwd}"})
+
+    def model_of(self, session: Session, provider: str) -> str | None:
+        """Return the model a run asks its provider for; None leaves it to the provider."""
+        config = self.config.providers.get(provider)
+        return session.model or (config.model if config else None)
 
     def known_provider(self, name: str) -> str:
         """Return the name.

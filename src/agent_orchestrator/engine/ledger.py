@@ -11,7 +11,6 @@ from typing import Any
 from attrs import evolve, frozen
 
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.ids import IdSource
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, Signal, is_terminal, step
 from agent_orchestrator.domain.model import (
     MANUAL,
@@ -22,7 +21,10 @@ from agent_orchestrator.domain.model import (
     RunError,
     RunResult,
     Session,
+    Source,
 )
+from agent_orchestrator.engine.core import MAX_LOOK, Core
+from agent_orchestrator.fields import MAX_TEXT
 from agent_orchestrator.ports import Draft, Transaction
 from agent_orchestrator.wire.codec import to_plain
 
@@ -113,7 +115,7 @@ def enqueue(
         tx.add_message(message)
         drafts.append(message_event(message))
     elif message is not None:
-        tx.put_message(message)
+        tx.put_message(evolve(message, run_id=run_id))
     queued = {"provider": provider, "message_id": run.message_id, "attempt": 1}
     drafts.append(Draft(EventType.RUN_QUEUED, queued, run.id, run.attempt))
     tx.append(session.id, drafts, at)
@@ -151,8 +153,9 @@ _ENDED = {
 }
 
 
-def finish(tx: Transaction, run: Run, ending: Ending, at: datetime, ids: IdSource) -> Run:
+def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
     """End an attempt: the run goes to a terminal state, or back to the queue."""
+    at = core.now()
     after = step(run.status, ending.signal)
     amend_attempt(tx, run, ended_at=at, outcome=str(after), stderr_tail=ending.stderr_tail)
     if after is RunStatus.QUEUED:
@@ -184,12 +187,99 @@ def finish(tx: Transaction, run: Run, ending: Ending, at: datetime, ids: IdSourc
     for message in tx.run_messages(run.id):
         if message.delivery != "queued":
             continue
-        if message.id == run.message_id:
+        if message.id == run.message_id or message.source.kind == "child":
             tx.put_message(evolve(message, delivery=delivery))
         else:
-            _requeue(tx, ended, message, at, ids)
+            _requeue(core, tx, ended, message, at)
+    _tell_parent(core, tx, ended, at)
+    _hand_over_outcomes(core, tx, _session_of(tx, ended), at)
     tx.ring(QUEUE_TOPIC)
     return ended
+
+
+def _session_of(tx: Transaction, run: Run) -> Session:
+    session = tx.session(run.session_id)
+    assert session is not None
+    return session
+
+
+def _tell_parent(core: Core, tx: Transaction, run: Run, at: datetime) -> None:
+    """Record a child's outcome in its parent: as a message, and as an event."""
+    child = _session_of(tx, run)
+    parent = tx.session(child.parent_session_id) if child.parent_session_id else None
+    if parent is None:
+        return
+    wakes = child.notify_parent == "wake" and parent.status == "open"
+    message = Message(
+        id=core.config.ids("msg"),
+        session_id=parent.id,
+        role="user" if wakes else "system",
+        source=Source("child", session_id=child.id, run_id=run.id),
+        text=_outcome(child, run),
+        run_id=None,
+        delivery="queued" if wakes else "delivered",
+        created_at=at,
+    )
+    tx.add_message(message)
+    finished = {
+        "session_id": child.id,
+        "run_id": run.id,
+        "parent_run_id": child.parent_run_id,
+        "status": run.status,
+        "result": to_plain(run.result),
+        "error": to_plain(run.error),
+        "message_id": message.id,
+    }
+    # Of the session, not of the run that spawned: that one may have ended long ago.
+    tx.append(parent.id, [message_event(message), Draft(EventType.CHILD_FINISHED, finished)], at)
+    if wakes and tx.active_run(parent.id) is None:
+        _hand_over_outcomes(core, tx, parent, at)
+
+
+def _outcome(child: Session, run: Run) -> str:
+    name = f"{child.title} ({child.id})" if child.title else child.id
+    if run.result is not None:
+        return f"Child session {name} completed:\n\n{run.result.text}"[:MAX_TEXT]
+    if run.error is not None:
+        return f"Child session {name} failed: {run.error.code}: {run.error.message}"[:MAX_TEXT]
+    return f"Child session {name} was {run.status}."
+
+
+def _hand_over_outcomes(core: Core, tx: Transaction, session: Session, at: datetime) -> None:
+    """Give the children's outcomes that wait for a session's agent to it, all in one run.
+
+    They go before what the session has queued. A run that was queued for others of them, and has
+    not begun, takes these along.
+    """
+    waiting = tx.waiting_messages(session.id) if session.status == "open" else []
+    if not waiting:
+        return
+    queued = next(
+        (
+            run
+            for run in tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK)
+            if run.message_id is not None
+            and (message := tx.message(run.message_id)) is not None
+            and message.source.kind == "child"
+        ),
+        None,
+    )
+    if queued is None:
+        first, *waiting = waiting
+        provider = core.provider_for(session, None)
+        queued = enqueue(
+            tx,
+            session,
+            run_id=core.config.ids("run"),
+            message=first,
+            provider=provider,
+            model=core.model_of(session, provider),
+            at=at,
+            interrupts=True,
+            is_new=False,
+        )
+    for message in waiting:
+        tx.put_message(evolve(message, run_id=queued.id))
 
 
 def _release(tx: Transaction, run: Run, ending: Ending, at: datetime) -> Run:
@@ -214,16 +304,13 @@ def _release(tx: Transaction, run: Run, ending: Ending, at: datetime) -> Run:
     return released
 
 
-def _requeue(tx: Transaction, run: Run, message: Message, at: datetime, ids: IdSource) -> None:
+def _requeue(core: Core, tx: Transaction, run: Run, message: Message, at: datetime) -> None:
     """Make a run of its own of a message the agent was to take while it worked, but did not."""
-    session = tx.session(run.session_id)
-    assert session is not None
-    run_id = ids("run")
     enqueue(
         tx,
-        session,
-        run_id=run_id,
-        message=evolve(message, run_id=run_id),
+        _session_of(tx, run),
+        run_id=core.config.ids("run"),
+        message=message,
         provider=run.provider,
         model=run.model,
         at=at,
@@ -250,7 +337,7 @@ def mark_delivered(tx: Transaction, message_id: str | None) -> None:
 
 
 def request_cancel(
-    tx: Transaction, run: Run, *, reason: str | None, cascade: bool, at: datetime, ids: IdSource
+    core: Core, tx: Transaction, run: Run, *, reason: str | None, cascade: bool
 ) -> list[str]:
     """Record that a run shall end, with its descendants; end at once what no worker has.
 
@@ -266,10 +353,10 @@ def request_cancel(
             continue
         reached.append(current.id)
         if current.cancel_requested_at is None:
-            current = evolve(current, cancel_requested_at=at, cancel_reason=reason)
+            current = evolve(current, cancel_requested_at=core.now(), cancel_reason=reason)
             tx.put_run(current)
         if current.status is RunStatus.QUEUED or current.provider == MANUAL:
-            finish(tx, current, Ending(Signal.CANCEL), at, ids)
+            finish(core, tx, current, Ending(Signal.CANCEL))
         else:
             tx.ring(cancel_topic(current.id))
     return reached

@@ -7,17 +7,21 @@ from agent_orchestrator.domain.errors import SessionBusy, SessionClosed, Unavail
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Message, Run, Session, Source
 from agent_orchestrator.engine import ledger
-from agent_orchestrator.engine.core import QUEUE_RETRY_S, Change, Core, seen_session
+from agent_orchestrator.engine.core import (
+    MAX_LOOK,
+    QUEUE_RETRY_S,
+    Change,
+    Core,
+    seen_session,
+)
 from agent_orchestrator.operations import (
     ListMessages,
     MessagePage,
     MessageReply,
     SendMessage,
+    WhenBusy,
 )
 from agent_orchestrator.ports import Transaction, View
-
-MAX_LOOK = 1_000
-"""How many of a session's queued runs are looked at; they are counted by ``max_queue``, too."""
 
 
 async def send(core: Core, who: Principal, command: SendMessage) -> Change[MessageReply]:
@@ -27,29 +31,47 @@ async def send(core: Core, who: Principal, command: SendMessage) -> Change[Messa
 
     def change(tx: Transaction) -> MessageReply:
         session = open_session(tx, who, command.session_id)
+        source = Source("client", principal=who.id)
         if command.role != "user":
-            return MessageReply(_record(core, tx, who, session, command), None)
-        busy = command.when_busy
-        active = None if busy == "queue" else tx.active_run(session.id)
-        if active is not None and busy == "steer" and _steers(tx, active, command):
-            message = user_message(core, who, session, command.text, active.id)
-            tx.add_message(message)
-            tx.append(session.id, [ledger.message_event(message)], message.created_at)
-            tx.ring(ledger.steer_topic(active.id))
-            return MessageReply(message, active)
-        if busy == "reject" and (blocker := active or next(iter(_queued(tx, session)), None)):
-            raise SessionBusy(
-                f"run {blocker.id} of the session is {blocker.status}", {"run_id": blocker.id}
-            )
-        if busy == "interrupt":
-            _interrupt(core, tx, session, active)
-        message = user_message(core, who, session, command.text, core.config.ids("run"))
-        run = queue_run(
-            core, tx, session, message, command.provider, interrupts=busy == "interrupt"
+            return MessageReply(_record(core, tx, session, source, command), None)
+        return deliver(
+            core, tx, session, source, command.text, command.when_busy, provider=command.provider
         )
-        return MessageReply(message, run)
 
     return change
+
+
+def deliver(
+    core: Core,
+    tx: Transaction,
+    session: Session,
+    source: Source,
+    text: str,
+    busy: WhenBusy,
+    *,
+    provider: str | None = None,
+) -> MessageReply:
+    """Hand a message to a session's agent: in a run of its own, or to the running one.
+
+    :raises SessionBusy: if it is to be rejected when a run is under way.
+    :raises Unavailable: if the queue is full.
+    """
+    active = None if busy == "queue" else tx.active_run(session.id)
+    if active is not None and busy == "steer" and _steers(tx, active, provider):
+        message = user_message(core, session, source, text, active.id)
+        tx.add_message(message)
+        tx.append(session.id, [ledger.message_event(message)], message.created_at)
+        tx.ring(ledger.steer_topic(active.id))
+        return MessageReply(message, active)
+    if busy == "reject" and (blocker := active or next(iter(_queued(tx, session)), None)):
+        raise SessionBusy(
+            f"run {blocker.id} of the session is {blocker.status}", {"run_id": blocker.id}
+        )
+    if busy == "interrupt":
+        _interrupt(core, tx, session, active)
+    message = user_message(core, session, source, text, core.config.ids("run"))
+    run = queue_run(core, tx, session, message, provider, interrupts=busy == "interrupt")
+    return MessageReply(message, run)
 
 
 async def list_(core: Core, who: Principal, command: ListMessages) -> MessagePage:
@@ -96,16 +118,10 @@ def queue_run(
         run_id=message.run_id,
         message=message,
         provider=provider,
-        model=model_of(core, session, provider),
+        model=core.model_of(session, provider),
         at=message.created_at,
         interrupts=interrupts,
     )
-
-
-def model_of(core: Core, session: Session, provider: str) -> str | None:
-    """Return the model a run asks its provider for; None leaves it to the provider."""
-    config = core.config.providers.get(provider)
-    return session.model or (config.model if config else None)
 
 
 def check_room(core: Core, tx: Transaction, provider: str) -> None:
@@ -122,13 +138,13 @@ def check_room(core: Core, tx: Transaction, provider: str) -> None:
         )
 
 
-def user_message(core: Core, who: Principal, session: Session, text: str, run_id: str) -> Message:
+def user_message(core: Core, session: Session, source: Source, text: str, run_id: str) -> Message:
     """Return a message for an agent, to be delivered by a run."""
     return Message(
         id=core.config.ids("msg"),
         session_id=session.id,
         role="user",
-        source=Source("client", principal=who.id),
+        source=source,
         text=text,
         run_id=run_id,
         delivery="queued",
@@ -137,9 +153,9 @@ def user_message(core: Core, who: Principal, session: Session, text: str, run_id
 
 
 def _record(
-    core: Core, tx: Transaction, who: Principal, session: Session, command: SendMessage
+    core: Core, tx: Transaction, session: Session, source: Source, command: SendMessage
 ) -> Message:
-    note = user_message(core, who, session, command.text, "")
+    note = user_message(core, session, source, command.text, "")
     # What is not for an agent to answer is where it belongs as soon as it is recorded.
     message = evolve(note, role=command.role, run_id=None, delivery="delivered")
     tx.add_message(message)
@@ -147,12 +163,12 @@ def _record(
     return message
 
 
-def _steers(tx: Transaction, run: Run, command: SendMessage) -> bool:
+def _steers(tx: Transaction, run: Run, provider: str | None) -> bool:
     """Tell whether the running agent takes the message: not one that is for another provider."""
     attempt = ledger.current_attempt(tx, run)
     return (
         run.status is RunStatus.RUNNING
-        and command.provider in (None, run.provider)
+        and provider in (None, run.provider)
         and attempt is not None
         and attempt.steerable
     )
@@ -162,14 +178,7 @@ def _interrupt(core: Core, tx: Transaction, session: Session, active: Run | None
     """Cancel the active run, and what was to run in its place by an earlier interrupt."""
     replaced = [run for run in _queued(tx, session) if run.interrupts]
     for run in [active, *replaced] if active else replaced:
-        ledger.request_cancel(
-            tx,
-            run,
-            reason="interrupted by a newer message",
-            cascade=True,
-            at=core.now(),
-            ids=core.config.ids,
-        )
+        ledger.request_cancel(core, tx, run, reason="interrupted by a newer message", cascade=True)
 
 
 def _queued(tx: Transaction, session: Session) -> list[Run]:

@@ -123,7 +123,7 @@ class Orchestrator:
                     "worker_lost", "the daemon stopped while this run was being executed"
                 )
                 ending = ledger.Ending(Signal.FAIL, error=error)
-                ledger.finish(tx, run, ending, self.core.now(), self.core.config.ids)
+                ledger.finish(self.core, tx, run, ending)
             return len(lost)
 
         if count := await self.core.store.transact(change):

@@ -14,12 +14,12 @@ from agent_orchestrator.domain.model import (
     Run,
     RunError,
     RunResult,
+    Source,
 )
 from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.core import Change, Core, seen_run, seen_session
 from agent_orchestrator.engine.messages import (
     check_room,
-    model_of,
     open_session,
     queue_run,
     user_message,
@@ -49,7 +49,8 @@ async def create(core: Core, who: Principal, command: CreateRun) -> Change[RunRe
         session = open_session(tx, who, command.session_id)
         run_id = core.config.ids("run")
         if command.text is not None:
-            message = user_message(core, who, session, command.text, run_id)
+            source = Source("client", principal=who.id)
+            message = user_message(core, session, source, command.text, run_id)
             return RunReply(queue_run(core, tx, session, message, command.provider))
         provider = core.provider_for(session, command.provider)
         if provider != MANUAL:
@@ -61,7 +62,7 @@ async def create(core: Core, who: Principal, command: CreateRun) -> Change[RunRe
             run_id=run_id,
             message=None,
             provider=provider,
-            model=model_of(core, session, provider),
+            model=core.model_of(session, provider),
             at=core.now(),
         )
         return RunReply(run)
@@ -107,12 +108,7 @@ async def cancel(core: Core, who: Principal, command: CancelRun) -> Change[Cance
     def change(tx: Transaction) -> CancelReply:
         run, _ = seen_run(tx, who, command.run_id)
         reached = ledger.request_cancel(
-            tx,
-            run,
-            reason=command.reason,
-            cascade=command.cascade,
-            at=core.now(),
-            ids=core.config.ids,
+            core, tx, run, reason=command.reason, cascade=command.cascade
         )
         return CancelReply(tx.run(run.id) or run, tuple(reached))
 
@@ -131,11 +127,8 @@ async def transition(core: Core, who: Principal, command: TransitionRun) -> Chan
     def change(tx: Transaction) -> RunReply:
         run, _ = seen_run(tx, who, command.run_id)
         signal = signal_between(run.status, to_status)
-        now = core.now()
         if signal is Signal.CANCEL:
-            ledger.request_cancel(
-                tx, run, reason=command.reason, cascade=True, at=now, ids=core.config.ids
-            )
+            ledger.request_cancel(core, tx, run, reason=command.reason, cascade=True)
             return RunReply(tx.run(run.id) or run)
         if run.provider != MANUAL or signal not in _BY_HAND:
             raise InvalidTransition(
@@ -147,7 +140,7 @@ async def transition(core: Core, who: Principal, command: TransitionRun) -> Chan
         if signal is Signal.START:
             return RunReply(_start(tx, run, f"{MANUAL}/{who.id}", core))
         ending = ledger.Ending(signal, result=result, error=error, reason=command.reason)
-        return RunReply(ledger.finish(tx, run, ending, now, core.config.ids))
+        return RunReply(ledger.finish(core, tx, run, ending))
 
     return change
 

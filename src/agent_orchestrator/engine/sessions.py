@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import anyio
 from attrs import evolve
 
 from agent_orchestrator.domain.access import Principal, owner_filter
-from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Session
 from agent_orchestrator.engine.core import Change, Core, seen_session
@@ -27,8 +25,7 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[S
     if command.provider is not None:
         core.known_provider(command.provider)
     cwd = command.cwd or core.config.cwd
-    if not await anyio.Path(cwd).is_dir():
-        raise InvalidRequest.of({"cwd": f"is not a directory: {cwd}"})
+    await core.check_directory(cwd)
 
     def change(tx: Transaction) -> SessionReply:
         now = core.now()

@@ -294,4 +294,4 @@ def _finish(core: Core, live: Live, tx: Transaction, ending: ledger.Ending) -> R
     run = ledger.fenced(tx, live.run.id, live.run.attempt)
     if ending.signal is Signal.RELEASE and run.cancel_requested_at is not None:
         ending = evolve(ending, signal=Signal.CANCEL)
-    return ledger.finish(tx, run, ending, core.now(), core.config.ids).status
+    return ledger.finish(core, tx, run, ending).status

@@ -12,7 +12,7 @@ import anyio.lowlevel
 from attrs import evolve
 
 from agent_orchestrator.domain.errors import Conflict, NotFound, Unavailable
-from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus
+from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import (
     MANUAL,
     Attempt,
@@ -142,6 +142,13 @@ class _MemoryView:
     def run_messages(self, run_id: str) -> list[Message]:
         return list(self._state.messages.find("run", run_id))
 
+    def waiting_messages(self, session_id: str) -> list[Message]:
+        return [
+            message
+            for message in self._state.messages.find("session", session_id)
+            if message.run_id is None and message.delivery == "queued"
+        ]
+
     def run(self, run_id: str) -> Run | None:
         return self._state.runs.rows.get(run_id)
 
@@ -179,6 +186,25 @@ class _MemoryView:
     def _waiting(self) -> Iterator[Run]:
         queued = self._state.runs.find("status", RunStatus.QUEUED)
         return (run for run in queued if run.provider != MANUAL)
+
+    def live_children(self, session_id: str, parent_run_id: str | None) -> int:
+        return sum(
+            child.parent_run_id == parent_run_id and self._is_live(child.id)
+            for child in self._state.sessions.find("parent", session_id)
+        )
+
+    def live_descendants(self, root_session_id: str) -> int:
+        return sum(
+            session.root_session_id == root_session_id
+            and session.parent_session_id is not None
+            and self._is_live(session.id)
+            for session in self._state.sessions.find("all")
+        )
+
+    def _is_live(self, session_id: str) -> bool:
+        return any(
+            not is_terminal(run.status) for run in self._state.runs.find("session", session_id)
+        )
 
     def next_runs(self, limit: int) -> list[Run]:
         return _first(

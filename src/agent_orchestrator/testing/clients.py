@@ -8,6 +8,7 @@ import pytest
 
 from agent_orchestrator.client import Client
 from agent_orchestrator.domain.errors import (
+    Conflict,
     CursorAhead,
     IdempotencyConflict,
     InvalidRequest,
@@ -328,6 +329,154 @@ class ClientContract:
                 await client.transition_run(run.id, status.value)
         assert await client.get_run(run.id) == run
 
+    # --- agents that work together -----------------------------------------------------------
+
+    async def test_a_run_spawns_a_child_and_hears_of_its_outcome(self, client: Client) -> None:
+        parent = await client.create_session(title="parent")
+        run = await _turn(client, parent.id, "say ready")
+        spawned = await client.spawn("say built", run_id=run.id, title="builder")
+        child = spawned.session
+        assert (child.parent_session_id, child.parent_run_id) == (parent.id, run.id)
+        assert (child.root_session_id, child.depth, child.title) == (parent.id, 1, "builder")
+        assert (child.owner, child.cwd) == (parent.owner, parent.cwd)
+        assert spawned.message.source.kind == "parent"
+        assert spawned.message.source.session_id == parent.id
+        assert spawned.run.parent_run_id == run.id
+        done = await _end_run(client, spawned.run)
+        assert done.status is RunStatus.COMPLETED
+        outcome = (await client.list_messages(parent.id)).messages[-1]
+        assert (outcome.role, outcome.delivery) == ("system", "delivered")
+        assert (outcome.source.kind, outcome.source.session_id) == ("child", child.id)
+        assert (outcome.source.run_id, "built" in outcome.text) == (done.id, True)
+        log = await _log(client, parent.id)
+        started = next(event.data for event in log if event.event_type == "child.spawned")
+        finished = next(event.data for event in log if event.event_type == "child.finished")
+        assert (started["session_id"], started["run_id"]) == (child.id, done.id)
+        assert (finished["status"], finished["result"]) == ("completed", {"text": "built"})
+        assert len((await client.list_runs(session_id=parent.id)).runs) == 1
+
+    async def test_a_session_spawns_a_child_too(self, client: Client) -> None:
+        parent = await client.create_session()
+        spawned = await client.spawn("fail provider_error no", session_id=parent.id)
+        await _end_run(client, spawned.run)
+        assert spawned.session.parent_run_id is None
+        text = (await client.list_messages(parent.id)).messages[-1].text
+        assert "provider_error" in text
+        with pytest.raises(NotFound):
+            await client.spawn("say x", session_id="ses_none")
+        with pytest.raises(NotFound):
+            await client.spawn("say x", run_id="run_none")
+
+    async def test_an_outcome_wakes_an_idle_parent(self, client: Client) -> None:
+        parent = await client.create_session()
+        spawned = await client.spawn("say built", session_id=parent.id, notify_parent="wake")
+        await _end_run(client, spawned.run)
+        outcome = (await client.list_messages(parent.id)).messages[-1]
+        assert outcome.run_id is not None
+        woken = await _end_run(client, await client.get_run(outcome.run_id))
+        assert (woken.session_id, woken.status) == (parent.id, RunStatus.COMPLETED)
+        said = [event.data["text"] for event in await _agent_log(client, parent.id)]
+        assert said[-1] == "built"
+
+    async def test_outcomes_wait_for_a_busy_parent_and_come_together(self, client: Client) -> None:
+        parent = await client.create_session()
+        held = await _hold(client, parent.id)
+        queued = await client.send_message(parent.id, "say queued")
+        for name in ("one", "two"):
+            spawned = await client.spawn(f"say {name}", session_id=parent.id, notify_parent="wake")
+            await _end_run(client, spawned.run)
+        await client.cancel_run(held.id)
+        await _end(client, queued)
+        outcomes = [
+            message
+            for message in (await client.list_messages(parent.id)).messages
+            if message.source.kind == "child"
+        ]
+        assert len({message.run_id for message in outcomes}) == 1
+        assert {message.delivery for message in outcomes} == {"delivered"}
+        said = [event.data["text"] for event in await _agent_log(client, parent.id)]
+        assert [text for text in said if text in ("one", "two", "queued")] == [
+            "one",
+            "two",
+            "queued",
+        ]
+
+    async def test_a_cancel_reaches_the_whole_subtree(self, client: Client) -> None:
+        parent = await client.create_session(provider=MANUAL)
+        root = await client.create_run(parent.id)
+        await client.transition_run(root.id, "running")
+        child = await client.spawn("x", run_id=root.id, provider=MANUAL)
+        await client.transition_run(child.run.id, "running")
+        grandchild = await client.spawn("x", run_id=child.run.id, provider=MANUAL)
+        queued = await client.send(child.session.id, "say later")
+        reply = await client.cancel_run(root.id, reason="stop all of it")
+        expected = {root.id, child.run.id, grandchild.run.id, _run_of(queued).id}
+        assert set(reply.canceled) == expected
+        for run_id in expected:
+            assert (await client.get_run(run_id)).status is RunStatus.CANCELED
+        with pytest.raises(Conflict):
+            await client.spawn("too late", run_id=root.id)
+        alone = await client.create_run(parent.id)
+        await client.transition_run(alone.id, "running")
+        other = await client.spawn("x", run_id=alone.id, provider=MANUAL)
+        assert (await client.cancel_run(alone.id, cascade=False)).canceled == (alone.id,)
+        assert (await client.get_run(other.run.id)).status is RunStatus.QUEUED
+
+    async def test_the_tree_has_its_limits(self, client: Client) -> None:
+        deepest = await client.create_session(provider=MANUAL)
+        for _ in range(5):
+            deepest = (await client.spawn("x", session_id=deepest.id)).session
+        with pytest.raises(Conflict) as refusal:
+            await client.spawn("x", session_id=deepest.id)
+        assert refusal.value.details["limit"] == "depth"
+        wide = await client.create_session(provider=MANUAL)
+        children = [await client.spawn("x", session_id=wide.id) for _ in range(16)]
+        with pytest.raises(Conflict) as refusal:
+            await client.spawn("x", session_id=wide.id)
+        assert refusal.value.details == {"limit": "children", "most": 16}
+        await client.cancel_run(children[0].run.id)
+        await client.spawn("x", session_id=wide.id)
+
+    async def test_agents_send_to_each_other(self, client: Client) -> None:
+        parent = await client.create_session()
+        run = await _turn(client, parent.id, "say ready")
+        child = await client.spawn("say built", run_id=run.id)
+        await _end_run(client, child.run)
+        other = await client.create_session()
+        down = await client.send(child.session.id, "say go on", from_run_id=run.id)
+        up = await client.send(parent.id, "say done", from_run_id=child.run.id)
+        across = await client.send(other.id, "say hello", from_run_id=run.id)
+        plain = await client.send(other.id, "say hi")
+        kinds = [one.message.source.kind for one in (down, up, across, plain)]
+        assert kinds == ["parent", "child", "session", "client"]
+        assert down.message.source.run_id == run.id
+        for sent in (down, up, across, plain):
+            assert (await _end(client, sent)).status is RunStatus.COMPLETED
+        with pytest.raises(InvalidRequest):
+            await client.send(parent.id, "say x", from_run_id=run.id)
+
+    async def test_the_tree_is_shown(self, client: Client) -> None:
+        root = await client.create_session(provider=MANUAL)
+        first = await client.spawn("x", session_id=root.id)
+        second = await client.spawn("x", session_id=root.id)
+        inner = await client.spawn("x", session_id=first.session.id)
+        tree = await client.get_tree(root.id)
+        assert tree.session.id == root.id
+        assert [child.session.id for child in tree.children] == [
+            first.session.id,
+            second.session.id,
+        ]
+        assert [run.id for run in tree.children[0].runs] == [first.run.id]
+        assert tree.children[0].children[0].session.id == inner.session.id
+        listed = await client.list_sessions(parent_session_id=root.id)
+        assert [one.id for one in listed.sessions] == [first.session.id, second.session.id]
+
+    async def test_a_spawn_is_made_once_for_a_key(self, client: Client) -> None:
+        root = await client.create_session(provider=MANUAL)
+        first = await client.spawn("x", session_id=root.id, idempotency_key="k")
+        assert await client.spawn("x", session_id=root.id, idempotency_key="k") == first
+        assert len((await client.get_tree(root.id)).children) == 1
+
     # --- runs by hand -------------------------------------------------------------------------
 
     async def test_a_manual_run_is_driven_by_whoever_holds_it(self, client: Client) -> None:
@@ -596,6 +745,12 @@ def _run_of(sent: MessageReply) -> Run:
 
 async def _end(client: Client, sent: MessageReply) -> Run:
     reply = await client.wait_run(_run_of(sent).id, timeout_s=PATIENCE_S)
+    assert not reply.timed_out
+    return reply.run
+
+
+async def _end_run(client: Client, run: Run) -> Run:
+    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
     assert not reply.timed_out
     return reply.run
 

@@ -35,7 +35,7 @@ def columns(names: str, table: str) -> str:
 
 SESSION_COLUMNS: Final = (
     "id, title, owner, provider, model, cwd, status, parent_session_id, parent_run_id,"
-    " root_session_id, depth, metadata, created_at, updated_at"
+    " root_session_id, depth, metadata, created_at, updated_at, notify_parent"
 )
 
 
@@ -55,6 +55,7 @@ def session_values(session: Session) -> Values:
         dumps(session.metadata),
         format_time(session.created_at),
         format_time(session.updated_at),
+        session.notify_parent,
     )
 
 
@@ -73,10 +74,11 @@ def session_from(row: Row) -> Session:
         root_session_id=row[9],
         depth=row[10],
         metadata=json.loads(row[11]),
-        threads=json.loads(row[15]),
-        last_seq=row[14],
+        threads=json.loads(row[16]),
+        last_seq=row[15],
         created_at=parse_time(row[12]),
         updated_at=parse_time(row[13]),
+        notify_parent=row[14],
     )
 
 

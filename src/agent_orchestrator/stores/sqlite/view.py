@@ -45,6 +45,11 @@ _FEED: Final = (
 _ACTIVE: Final = "status IN ('running', 'waiting')"
 _FOR_WORKERS: Final = f"status = 'queued' AND provider <> '{MANUAL}'"
 
+_IS_LIVE: Final = (
+    "EXISTS (SELECT 1 FROM runs r WHERE r.session_id = s.id"
+    " AND r.status IN ('queued', 'running', 'waiting'))"
+)
+
 _STARTABLE: Final = """(
     NOT EXISTS (SELECT 1 FROM runs a WHERE a.session_id = r.session_id
                 AND a.status IN ('running', 'waiting'))
@@ -119,6 +124,14 @@ class SqliteView:
         rows = self._execute(_MESSAGE + " WHERE run_id = ? ORDER BY id", (run_id,))
         return [message_from(row) for row in rows]
 
+    def waiting_messages(self, session_id: str) -> list[Message]:
+        rows = self._execute(
+            _MESSAGE + " WHERE session_id = ? AND run_id IS NULL AND delivery = 'queued'"
+            " ORDER BY id",
+            (session_id,),
+        )
+        return [message_from(row) for row in rows]
+
     def run(self, run_id: str) -> Run | None:
         row = self._one(_RUN + " WHERE id = ?", run_id)
         return None if row is None else run_from(row)
@@ -150,6 +163,25 @@ class SqliteView:
     def child_runs(self, run_id: str) -> list[Run]:
         rows = self._execute(_RUN + " WHERE parent_run_id = ? ORDER BY id", (run_id,))
         return [run_from(row) for row in rows]
+
+    def live_children(self, session_id: str, parent_run_id: str | None) -> int:
+        return int(
+            self._one(
+                f"SELECT count(*) FROM sessions s WHERE s.parent_session_id = ?"
+                f" AND s.parent_run_id IS ? AND {_IS_LIVE}",
+                session_id,
+                parent_run_id,
+            )[0]
+        )
+
+    def live_descendants(self, root_session_id: str) -> int:
+        return int(
+            self._one(
+                "SELECT count(*) FROM sessions s WHERE s.root_session_id = ?"
+                f" AND s.parent_session_id IS NOT NULL AND {_IS_LIVE}",
+                root_session_id,
+            )[0]
+        )
 
     def next_runs(self, limit: int) -> list[Run]:
         return [run_from(row) for row in self._execute(_NEXT_RUNS, (limit,))]

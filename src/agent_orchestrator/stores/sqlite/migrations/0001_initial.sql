@@ -13,6 +13,7 @@ CREATE TABLE sessions (
     parent_run_id TEXT,
     root_session_id TEXT NOT NULL,
     depth INTEGER NOT NULL,
+    notify_parent TEXT NOT NULL,
     metadata TEXT NOT NULL,
     last_seq INTEGER NOT NULL DEFAULT 0,
     last_position INTEGER NOT NULL DEFAULT 0,  -- of its newest event in the log of all sessions
@@ -24,6 +25,7 @@ CREATE INDEX sessions_of_owner ON sessions (owner, id);
 CREATE INDEX sessions_with_news ON sessions (owner, last_position);
 CREATE INDEX sessions_of_parent ON sessions (parent_session_id, id)
     WHERE parent_session_id IS NOT NULL;
+CREATE INDEX sessions_of_root ON sessions (root_session_id) WHERE parent_session_id IS NOT NULL;
 
 CREATE TABLE messages (
     id TEXT PRIMARY KEY NOT NULL,
@@ -41,6 +43,8 @@ CREATE TABLE messages (
 
 CREATE INDEX messages_of_session ON messages (session_id, id);
 CREATE INDEX messages_of_run ON messages (run_id, id) WHERE run_id IS NOT NULL;
+CREATE INDEX messages_waiting ON messages (session_id, id)
+    WHERE run_id IS NULL AND delivery = 'queued';
 
 CREATE TABLE runs (
     id TEXT PRIMARY KEY NOT NULL,

@@ -1,0 +1,174 @@
+"""Agents that work together: spawn, send, and the tree they make."""
+
+from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.errors import Conflict, InvalidRequest
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import MANUAL, Run, Session, Source, SourceKind
+from agent_orchestrator.engine import messages
+from agent_orchestrator.engine.core import MAX_LOOK, Change, Core, seen_run, seen_session
+from agent_orchestrator.operations import (
+    GetTree,
+    MessageReply,
+    SendToSession,
+    SessionTree,
+    SpawnFromRun,
+    SpawnFromSession,
+    SpawnReply,
+)
+from agent_orchestrator.ports import Draft, Transaction, View
+
+Spawn = SpawnFromRun | SpawnFromSession
+
+
+async def spawn_from_session(
+    core: Core, who: Principal, command: SpawnFromSession
+) -> Change[SpawnReply]:
+    await _check(core, command)
+
+    def change(tx: Transaction) -> SpawnReply:
+        parent = messages.open_session(tx, who, command.session_id)
+        return _spawn(core, tx, parent, None, command)
+
+    return change
+
+
+async def spawn_from_run(core: Core, who: Principal, command: SpawnFromRun) -> Change[SpawnReply]:
+    await _check(core, command)
+
+    def change(tx: Transaction) -> SpawnReply:
+        run, _ = seen_run(tx, who, command.run_id)
+        if run.cancel_requested_at is not None or run.status is RunStatus.CANCELED:
+            raise Conflict(f"run {run.id} is canceled: it spawns no more", {"run_id": run.id})
+        parent = messages.open_session(tx, who, run.session_id)
+        return _spawn(core, tx, parent, run, command)
+
+    return change
+
+
+async def _check(core: Core, command: Spawn) -> None:
+    core.accept_work()
+    if command.provider is not None:
+        core.known_provider(command.provider)
+    await core.check_directory(command.cwd)
+
+
+def _spawn(
+    core: Core, tx: Transaction, parent: Session, run: Run | None, command: Spawn
+) -> SpawnReply:
+    _check_limits(core, tx, parent, run)
+    now = core.now()
+    inherited = run.provider if run is not None and run.provider != MANUAL else parent.provider
+    provider = command.provider or inherited
+    session = Session(
+        id=core.config.ids("ses"),
+        title=command.title,
+        owner=parent.owner,
+        provider=provider,
+        model=parent.model if provider == parent.provider else None,
+        cwd=command.cwd or parent.cwd,
+        status="open",
+        parent_session_id=parent.id,
+        parent_run_id=run.id if run else None,
+        root_session_id=parent.root_session_id,
+        depth=parent.depth + 1,
+        metadata={},
+        threads={},
+        last_seq=0,
+        created_at=now,
+        updated_at=now,
+        notify_parent=command.notify_parent,
+    )
+    tx.add_session(session)
+    data = {
+        "title": session.title,
+        "provider": session.provider,
+        "cwd": session.cwd,
+        "parent_session_id": parent.id,
+        "parent_run_id": session.parent_run_id,
+    }
+    tx.append(session.id, [Draft(EventType.SESSION_CREATED, data)], now)
+    source = Source("parent", session_id=parent.id, run_id=session.parent_run_id)
+    reply = messages.deliver(core, tx, session, source, command.task, "queue")
+    assert reply.run is not None
+    spawned = {
+        "session_id": session.id,
+        "run_id": reply.run.id,
+        "parent_run_id": session.parent_run_id,
+        "title": session.title,
+        "task": command.task,
+    }
+    tx.append(parent.id, [Draft(EventType.CHILD_SPAWNED, spawned)], now)
+    made = tx.session(session.id)
+    assert made is not None
+    return SpawnReply(made, reply.message, reply.run)
+
+
+def _check_limits(core: Core, tx: Transaction, parent: Session, run: Run | None) -> None:
+    """Do nothing, or refuse another child.
+
+    :raises Conflict: naming the limit that is reached.
+    """
+    limits = core.config.limits
+    reached = {
+        "depth": (parent.depth + 1 > limits.depth, limits.depth),
+        "children": (
+            tx.live_children(parent.id, run.id if run else None) >= limits.children,
+            limits.children,
+        ),
+        "descendants": (
+            tx.live_descendants(parent.root_session_id) >= limits.descendants,
+            limits.descendants,
+        ),
+    }
+    for name, (is_reached, limit) in reached.items():
+        if is_reached:
+            raise Conflict(
+                f"no further child: at most {limit} {_WORDS[name]}", {"limit": name, "most": limit}
+            )
+
+
+_WORDS = {
+    "depth": "generations of children",
+    "children": "children of one run may be at work",
+    "descendants": "sessions of one tree may be at work",
+}
+
+
+async def send(core: Core, who: Principal, command: SendToSession) -> Change[MessageReply]:
+    core.accept_work()
+
+    def change(tx: Transaction) -> MessageReply:
+        session = messages.open_session(tx, who, command.session_id)
+        source = Source("client", principal=who.id)
+        if command.from_run_id is not None:
+            run, sender = seen_run(tx, who, command.from_run_id)
+            if sender.id == session.id:
+                raise InvalidRequest.of({"from_run_id": "is a run of the session itself"})
+            source = Source(_kinship(sender, session), session_id=sender.id, run_id=run.id)
+        return messages.deliver(core, tx, session, source, command.text, command.when_busy)
+
+    return change
+
+
+def _kinship(sender: Session, receiver: Session) -> SourceKind:
+    if receiver.parent_session_id == sender.id:
+        return "parent"
+    if sender.parent_session_id == receiver.id:
+        return "child"
+    return "session"
+
+
+async def tree(core: Core, who: Principal, command: GetTree) -> SessionTree:
+    return await core.store.read(
+        lambda view: _tree(view, seen_session(view, who, command.session_id))
+    )
+
+
+def _tree(view: View, session: Session) -> SessionTree:
+    children = view.sessions(parent_session_id=session.id, limit=MAX_LOOK)
+    return SessionTree(
+        session,
+        tuple(view.runs(session_id=session.id, limit=MAX_LOOK)),
+        tuple(_tree(view, child) for child in children),
+    )
