@@ -1,13 +1,23 @@
 """The client: typed methods over a transport, written once for every way to reach an engine."""
 
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from agent_orchestrator import operations as ops
-from agent_orchestrator.domain.model import Event, NotifyParent, Role, Run, Session, SessionStatus
+from agent_orchestrator.domain.model import (
+    Event,
+    NotifyParent,
+    Request,
+    RequestKind,
+    RequestStatus,
+    Role,
+    Run,
+    Session,
+    SessionStatus,
+)
 from agent_orchestrator.operations import CaughtUp, Operation, StatusName, WhenBusy
 from agent_orchestrator.ports import Subscription, Transport
 
@@ -212,6 +222,65 @@ class Client:
         request = ops.SendToSession(session_id, text, from_run_id, when_busy, idempotency_key)
         return await self._call(ops.SEND_TO_SESSION, request)
 
+    async def reply_parent(
+        self,
+        run_id: str,
+        text: str,
+        *,
+        request_kind: RequestKind | None = None,
+        detail: Mapping[str, Any] | None = None,
+        options: Sequence[str] | None = None,
+        timeout_s: float = 3600.0,
+        wait: bool = False,
+        idempotency_key: str | None = None,
+    ) -> ops.ReplyParentReply:
+        """Tell or ask the parent of a run, whichever that is.
+
+        :param request_kind: makes it a question, listed in the inbox until it is resolved, expires
+            (which counts as a denial) or its run ends.
+        :param wait: the run cannot go on without: it is ``waiting``, and its worker free, until then.
+        :raises Conflict: if there is no parent to tell, or the run is canceled.
+        :raises InvalidTransition: if a run that is not running is to wait.
+        """
+        given = None if options is None else tuple(options)
+        request = ops.ReplyParent(
+            run_id, text, request_kind, detail, given, timeout_s, wait, idempotency_key
+        )
+        return await self._call(ops.REPLY_PARENT, request)
+
+    async def requests(
+        self,
+        *,
+        status: RequestStatus | None = None,
+        session_id: str | None = None,
+        root_session_id: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> ops.RequestPage:
+        """Return a page of requests, oldest first: the inbox."""
+        request = ops.ListRequests(status, session_id, root_session_id, limit, cursor)
+        return await self._call(ops.LIST_REQUESTS, request)
+
+    async def get_request(self, request_id: str, *, wait_s: float = 0.0) -> Request:
+        """Return a request; with ``wait_s``, once it is resolved or the time is up."""
+        return (await self._call(ops.GET_REQUEST, ops.GetRequest(request_id, wait_s))).request
+
+    async def resolve_request(
+        self,
+        request_id: str,
+        decision: Literal["approve", "deny", "answer"],
+        *,
+        scope: Literal["once", "session"] | None = None,
+        text: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Request:
+        """Approve, deny or answer a request. The first answer counts; the same again succeeds.
+
+        :raises AlreadyResolved: if another answer came first, or its time was up.
+        """
+        request = ops.ResolveRequest(request_id, decision, scope, text, idempotency_key)
+        return (await self._call(ops.RESOLVE_REQUEST, request)).request
+
     async def get_tree(self, session_id: str) -> ops.SessionTree:
         """Return a session with its runs and its descendants."""
         return await self._call(ops.GET_TREE, ops.GetTree(session_id))
@@ -245,9 +314,19 @@ class Client:
         """Return a page of runs, oldest first."""
         return await self._call(ops.LIST_RUNS, ops.ListRuns(session_id, status, limit, cursor))
 
-    async def wait_run(self, run_id: str, *, timeout_s: float = 30.0) -> ops.WaitReply:
-        """Wait until a run has ended, or the time is up (``timed_out``)."""
-        return await self._call(ops.WAIT_RUN, ops.WaitRun(run_id, timeout_s))
+    async def wait_run(
+        self,
+        run_id: str,
+        *,
+        timeout_s: float = 30.0,
+        until: Literal["terminal", "attention"] = "terminal",
+    ) -> ops.WaitReply:
+        """Wait until a run has ended, or the time is up (``timed_out``).
+
+        :param until: ``attention`` also returns when the run or a descendant asks something: the
+            answer's ``request``.
+        """
+        return await self._call(ops.WAIT_RUN, ops.WaitRun(run_id, timeout_s, until=until))
 
     async def transition_run(
         self,

@@ -15,6 +15,9 @@ from agent_orchestrator.domain.model import (
     Event,
     Message,
     NotifyParent,
+    Request,
+    RequestKind,
+    RequestStatus,
     Role,
     Run,
     Session,
@@ -157,6 +160,49 @@ class SendToSession:
 
 
 @frozen
+class ReplyParent:
+    run_id: str = identifier("The run that speaks to its parent.")
+    text: str = param("What to tell or to ask.", max_length=MAX_TEXT, not_blank=True)
+    request_kind: RequestKind | None = param("Makes it a question, and of what kind.", default=None)
+    detail: Mapping[str, Any] | None = param("What exactly is asked for.", default=None)
+    options: tuple[str, ...] | None = param("The answers to choose from.", default=None)
+    timeout_s: float = param(
+        "When the question expires, which the run sees as a denial.",
+        default=3600.0,
+        minimum=0.01,
+        maximum=30 * 86_400,
+    )
+    wait: bool = param("The run cannot go on without: it is `waiting` until then.", default=False)
+    idempotency_key: str | None = _key()
+
+
+@frozen
+class ListRequests:
+    status: RequestStatus | None = param("Only these.", default=None)
+    session_id: str | None = identifier("Only those of this session's runs.", default=None)
+    root_session_id: str | None = identifier("Only those of this tree.", default=None)
+    limit: int = _limit()
+    cursor: str | None = _page_cursor()
+
+
+@frozen
+class GetRequest:
+    request_id: str = identifier("The request.")
+    wait_s: float = param(
+        "How long to wait for its resolution.", default=0.0, minimum=0, maximum=86_400
+    )
+
+
+@frozen
+class ResolveRequest:
+    request_id: str = identifier("The request.")
+    decision: Literal["approve", "deny", "answer"] = param("`answer` needs a text.")
+    scope: Literal["once", "session"] | None = param("How far an approval goes.", default=None)
+    text: str | None = param("What to tell the run.", default=None, max_length=MAX_TEXT)
+    idempotency_key: str | None = _key()
+
+
+@frozen
 class GetTree:
     session_id: str = identifier("The session whose descendants to show.")
 
@@ -234,7 +280,10 @@ class WaitRun:
         minimum=1,
         maximum=3_600_000,
     )
-    until: Literal["terminal"] = param("What to wait for: the run's end.", default="terminal")
+    until: Literal["terminal", "attention"] = param(
+        "The run's end, or also an open question of the run or one of its descendants.",
+        default="terminal",
+    )
 
 
 @frozen
@@ -272,6 +321,25 @@ class SpawnReply:
     session: Session
     message: Message
     run: Run
+
+
+@frozen
+class ReplyParentReply:
+    message: Message | None
+    """What the parent was told; None where there is no parent."""
+    parent_session_id: str | None
+    request: Request | None
+
+
+@frozen
+class RequestReply:
+    request: Request
+
+
+@frozen
+class RequestPage:
+    requests: tuple[Request, ...]
+    next_cursor: str | None
 
 
 @frozen
@@ -321,7 +389,7 @@ class CancelReply:
 class WaitReply:
     run: Run
     timed_out: bool
-    request: None = None
+    request: Request | None = None
 
 
 @frozen
@@ -406,7 +474,7 @@ class Diagnostics:
     last_event_at: datetime | None
     last_output_at: datetime | None
     blocked_by_run_id: str | None
-    pending_request: None
+    pending_request: Request | None
     thread_id: str | None
     attempts: tuple[AttemptView, ...]
     codex_invocation: InvocationView | None
@@ -592,6 +660,32 @@ GET_TREE: Final = Operation(
     SessionTree,
     "Show a session with its runs and its descendants.",
 )
+REPLY_PARENT: Final = _made(
+    Operation(
+        "reply_parent",
+        "POST",
+        "/runs/{run_id}/reply-parent",
+        ReplyParent,
+        ReplyParentReply,
+        "Tell or ask a run's parent, whichever that is.",
+        scope="write",
+    )
+)
+LIST_REQUESTS: Final = Operation(
+    "list_requests", "GET", "/requests", ListRequests, RequestPage, "List requests: the inbox."
+)
+GET_REQUEST: Final = Operation(
+    "get_request", "GET", "/requests/{request_id}", GetRequest, RequestReply, "Read a request."
+)
+RESOLVE_REQUEST: Final = Operation(
+    "resolve_request",
+    "POST",
+    "/requests/{request_id}/resolve",
+    ResolveRequest,
+    RequestReply,
+    "Approve, deny or answer a request; the first answer counts.",
+    scope="approve",
+)
 LIST_EVENTS: Final = Operation(
     "list_events",
     "GET",
@@ -658,6 +752,10 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     SPAWN_FROM_RUN,
     SEND_TO_SESSION,
     GET_TREE,
+    REPLY_PARENT,
+    LIST_REQUESTS,
+    GET_REQUEST,
+    RESOLVE_REQUEST,
     LIST_EVENTS,
     CREATE_RUN,
     LIST_RUNS,

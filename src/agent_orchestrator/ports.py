@@ -17,6 +17,8 @@ from agent_orchestrator.domain.model import (
     Event,
     Invocation,
     Message,
+    Request,
+    RequestKind,
     Run,
     Session,
     Thread,
@@ -121,6 +123,24 @@ class View(Protocol):
         """Return the session's run that is running or waiting."""
         ...
 
+    def request(self, request_id: str) -> Request | None: ...
+
+    def requests(
+        self,
+        *,
+        owner: str | None = None,
+        status: str | None = None,
+        session_id: str | None = None,
+        root_session_id: str | None = None,
+        run_id: str | None = None,
+        after: str | None = None,
+        limit: int,
+    ) -> list[Request]: ...
+
+    def next_expiry(self) -> datetime | None:
+        """Return when the first of the pending requests expires."""
+        ...
+
     def child_runs(self, run_id: str) -> list[Run]:
         """Return the runs whose ``parent_run_id`` this is, ended ones included."""
         ...
@@ -161,7 +181,8 @@ class View(Protocol):
         ...
 
     def lost_runs(self, instance: str) -> list[Run]:
-        """Return the active runs, manual ones aside, that no live engine holds.
+        """Return the active runs, manual ones aside, whose worker is gone. One that waits without a
+        worker has none to lose.
 
         A store only one process can open returns every active run whose worker is not of
         ``instance``; a shared one consults its engines' leases.
@@ -227,6 +248,14 @@ class Transaction(View, Protocol):
 
     def put_run(self, run: Run) -> None:
         """Replace a run, and ring ``run:<id>``."""
+        ...
+
+    def add_request(self, request: Request) -> None:
+        """Add a request, and ring ``request:<id>`` and ``requests``."""
+        ...
+
+    def put_request(self, request: Request) -> None:
+        """Replace a request, and ring ``request:<id>`` and ``requests``."""
         ...
 
     def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
@@ -381,6 +410,22 @@ class RunContext(Protocol):
 
     def note_stderr(self, tail: str) -> None:
         """Keep the end of what the agent wrote on stderr, for diagnosis."""
+        ...
+
+    async def ask(
+        self,
+        text: str,
+        *,
+        kind: RequestKind = "input_request",
+        detail: Mapping[str, Any] | None = None,
+        options: Sequence[str] | None = None,
+        timeout_s: float = 3600.0,
+    ) -> Request:
+        """Ask the parent, or people, and wait; the run is ``waiting`` and its worker free.
+
+        :return: the request as it was resolved; ``denied``, ``expired`` and ``canceled`` all mean no.
+        :raises InvalidRequest: if the question cannot be put so.
+        """
         ...
 
     def steering(self) -> AbstractAsyncContextManager[AsyncIterator[str]]:

@@ -104,3 +104,31 @@ async def test_a_canceled_host_leaves_nothing_running_in_the_record(tmp_path: Pa
         assert run.attempt == 2
         await client.cancel_run(run.id)
         assert (await client.wait_run(run.id)).run.status is RunStatus.CANCELED
+
+
+@pytest.mark.parametrize("thread", ["thread t-1\n", ""], ids=["resumes", "has-no-thread"])
+async def test_an_open_question_outlives_the_engine(tmp_path: Path, thread: str) -> None:
+    first, second = ScriptedRunner(), ScriptedRunner()
+    async with open_embedded(tmp_path / "d.db", runners=[first], max_concurrency=1) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, f"{thread}ask May I?")
+        assert sent.run is not None
+        run_id = sent.run.id
+        reply = await client.wait_run(run_id, timeout_s=20, until="attention")
+        assert reply.request is not None
+    async with open_embedded(tmp_path / "d.db", runners=[second], max_concurrency=1) as client:
+        parked = await client.get_run(run_id)
+        assert (parked.status, parked.worker_id, parked.attempt) == (RunStatus.WAITING, None, 2)
+        assert (await client.requests(status="pending")).requests == (reply.request,)
+        await client.resolve_request(reply.request.id, "approve")
+        if not thread:
+            # The whole conversation is told again, and so the question asked again.
+            again = await client.wait_run(run_id, timeout_s=20, until="attention")
+            assert again.request is not None
+            await client.resolve_request(again.request.id, "approve")
+        run = (await client.wait_run(run_id, timeout_s=20)).run
+        messages = (await client.list_messages(session.id)).messages
+    assert run.status is RunStatus.COMPLETED, run.error
+    answer = "Your request was approved: May I?"
+    assert second.prompts == [answer if thread else f"ask May I?\n\n{answer}"]
+    assert [message.delivery for message in messages] == ["delivered", "delivered"]

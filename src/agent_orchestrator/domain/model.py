@@ -13,6 +13,8 @@ Role = Literal["user", "assistant", "system"]
 SourceKind = Literal["client", "session", "parent", "child"]
 Delivery = Literal["queued", "delivered", "undeliverable"]
 NotifyParent = Literal["record", "wake"]
+RequestKind = Literal["approval_request", "permission_request", "input_request"]
+RequestStatus = Literal["pending", "approved", "denied", "answered", "expired", "canceled"]
 
 MANUAL: Final = "manual"
 """The provider whose runs no worker executes: whoever holds one drives it with transitions."""
@@ -138,6 +140,37 @@ class Run:
     finished_at: datetime | None
     interrupts: bool = False
     """Whether it goes before the runs its session had queued: its message interrupted one."""
+
+
+@frozen
+class Request:
+    """A question of a run that its parent, or a person, is to answer."""
+
+    id: str
+    session_id: str
+    run_id: str
+    attempt: int
+    root_session_id: str
+    parent_session_id: str | None
+    """Whose agent is asked; None leaves it to people."""
+    kind: RequestKind
+    text: str
+    detail: Mapping[str, Any] | None
+    options: tuple[str, ...] | None
+    status: RequestStatus
+    decision: str | None
+    """What was decided: ``approve``, ``deny`` or ``answer``."""
+    answer: str | None
+    """The text that came with the decision."""
+    scope: str | None
+    decided_by: str | None
+    created_at: datetime
+    expires_at: datetime
+    resolved_at: datetime | None
+
+    @property
+    def is_open(self) -> bool:
+        return self.status == "pending"
 
 
 @frozen

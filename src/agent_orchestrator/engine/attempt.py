@@ -14,10 +14,21 @@ from attrs import evolve
 
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType, InvalidEvent
-from agent_orchestrator.domain.model import Invocation, Message, Run, Session, Thread, Usage
-from agent_orchestrator.engine import ledger
+from agent_orchestrator.domain.model import (
+    Invocation,
+    Message,
+    Request,
+    RequestKind,
+    Run,
+    Session,
+    Thread,
+    Usage,
+)
+from agent_orchestrator.engine import ledger, requests
 from agent_orchestrator.engine.bells import Bell
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.fields import check
+from agent_orchestrator.operations import ReplyParent
 from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.codec import to_plain
@@ -267,6 +278,38 @@ class AttemptContext:
 
     def note_stderr(self, tail: str) -> None:
         self.stderr_tail = storable(tail)
+
+    async def ask(
+        self,
+        text: str,
+        *,
+        kind: RequestKind = "input_request",
+        detail: Mapping[str, Any] | None = None,
+        options: Sequence[str] | None = None,
+        timeout_s: float = 3600.0,
+    ) -> Request:
+        self.has_begun = True
+        given = None if options is None else tuple(options)
+        question = ReplyParent(self.run.id, text, kind, detail, given, timeout_s, wait=True)
+        check(ReplyParent, question)
+        await self._recorder.settle()
+
+        def change(tx: Transaction) -> Request:
+            run = ledger.fenced(tx, self.run.id, self.run.attempt)
+            session = tx.session(run.session_id)
+            assert session is not None
+            request = requests.tell(self._core, tx, run, session, question).request
+            assert request is not None
+            return request
+
+        request_id = (await persistently(self._core, change)).id
+        with self._core.bells.take(f"request:{request_id}") as bell:
+            while True:
+                bell.hush()
+                request = await self._core.store.read(lambda view: view.request(request_id))
+                if request is not None and not request.is_open:
+                    return request
+                await bell.wait()
 
     def steering(self) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         return self._steering()

@@ -11,7 +11,7 @@ from attrs import frozen
 from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import IdempotencyConflict, OrchestratorError
-from agent_orchestrator.engine import children, diagnosis, feed, messages, runs, sessions
+from agent_orchestrator.engine import children, diagnosis, feed, messages, requests, runs, sessions
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.fields import check
 from agent_orchestrator.operations import Operation
@@ -34,6 +34,8 @@ MUTATIONS: Final[dict[str, Mutation]] = {
     ops.SPAWN_FROM_SESSION.name: children.spawn_from_session,
     ops.SPAWN_FROM_RUN.name: children.spawn_from_run,
     ops.SEND_TO_SESSION.name: children.send,
+    ops.REPLY_PARENT.name: requests.reply_parent,
+    ops.RESOLVE_REQUEST.name: requests.resolve,
     ops.CREATE_RUN.name: runs.create,
     ops.TRANSITION_RUN.name: runs.transition,
     ops.CANCEL_RUN.name: runs.cancel,
@@ -45,6 +47,8 @@ LOOKS: Final[dict[str, Look]] = {
     ops.GET_SESSION.name: sessions.get,
     ops.LIST_MESSAGES.name: messages.list_,
     ops.GET_TREE.name: children.tree,
+    ops.LIST_REQUESTS.name: requests.list_,
+    ops.GET_REQUEST.name: requests.get,
     ops.LIST_EVENTS.name: feed.list_events,
     ops.LIST_RUNS.name: runs.list_,
     ops.GET_RUN.name: runs.get,

@@ -14,7 +14,7 @@ from attrs import frozen
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.events import AGENT_EVENTS
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
-from agent_orchestrator.domain.model import MANUAL, Attempt, Invocation, Run
+from agent_orchestrator.domain.model import MANUAL, Attempt, Invocation, Request, Run
 from agent_orchestrator.engine.core import Core, seen_run
 from agent_orchestrator.engine.providers import probe
 from agent_orchestrator.operations import (
@@ -131,7 +131,7 @@ async def diagnose(core: Core, who: Principal, command: DiagnoseRun) -> Diagnosi
             last_event_at=facts.last_event_at,
             last_output_at=facts.last_output_at,
             blocked_by_run_id=facts.blocker.id if facts.blocker else None,
-            pending_request=None,
+            pending_request=facts.request,
             thread_id=run.thread_id,
             attempts=tuple(_attempt_view(attempt) for attempt in facts.attempts),
             codex_invocation=invocation if is_codex else None,
@@ -150,6 +150,7 @@ class _Facts:
     attempts: Sequence[Attempt]
     last_event_at: datetime | None
     last_output_at: datetime | None
+    request: Request | None
 
 
 def _facts(view: View, who: Principal, run_id: str) -> _Facts:
@@ -162,6 +163,7 @@ def _facts(view: View, who: Principal, run_id: str) -> _Facts:
         view.attempts(run_id),
         view.last_event_at(run),
         view.last_event_at(run, AGENT_EVENTS),
+        view.request(run.waiting_on) if run.waiting_on else None,
     )
 
 

@@ -17,6 +17,8 @@ from agent_orchestrator.domain.model import (
     Attempt,
     Delivery,
     Message,
+    Request,
+    RequestStatus,
     Run,
     RunError,
     RunResult,
@@ -156,10 +158,14 @@ _ENDED = {
 def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
     """End an attempt: the run goes to a terminal state, or back to the queue."""
     at = core.now()
+    if run.status is RunStatus.WAITING and ending.signal is Signal.COMPLETE:
+        run = _resume(core, tx, run)  # its agent went on without the answer
     after = step(run.status, ending.signal)
     amend_attempt(tx, run, ended_at=at, outcome=str(after), stderr_tail=ending.stderr_tail)
     if after is RunStatus.QUEUED:
         return _release(tx, run, ending, at)
+    for request in tx.requests(run_id=run.id, status="pending", limit=MAX_LOOK):
+        _close(core, tx, request, "canceled")
     ended = evolve(
         run,
         status=after,
@@ -191,7 +197,7 @@ def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
             tx.put_message(evolve(message, delivery=delivery))
         else:
             _requeue(core, tx, ended, message, at)
-    _tell_parent(core, tx, ended, at)
+    _tell_outcome(core, tx, ended, at)
     _hand_over_outcomes(core, tx, _session_of(tx, ended), at)
     tx.ring(QUEUE_TOPIC)
     return ended
@@ -203,24 +209,13 @@ def _session_of(tx: Transaction, run: Run) -> Session:
     return session
 
 
-def _tell_parent(core: Core, tx: Transaction, run: Run, at: datetime) -> None:
+def _tell_outcome(core: Core, tx: Transaction, run: Run, at: datetime) -> None:
     """Record a child's outcome in its parent: as a message, and as an event."""
     child = _session_of(tx, run)
     parent = tx.session(child.parent_session_id) if child.parent_session_id else None
     if parent is None:
         return
-    wakes = child.notify_parent == "wake" and parent.status == "open"
-    message = Message(
-        id=core.config.ids("msg"),
-        session_id=parent.id,
-        role="user" if wakes else "system",
-        source=Source("child", session_id=child.id, run_id=run.id),
-        text=_outcome(child, run),
-        run_id=None,
-        delivery="queued" if wakes else "delivered",
-        created_at=at,
-    )
-    tx.add_message(message)
+    message = tell_parent(core, tx, parent, child, run, _outcome(child, run))
     finished = {
         "session_id": child.id,
         "run_id": run.id,
@@ -231,9 +226,29 @@ def _tell_parent(core: Core, tx: Transaction, run: Run, at: datetime) -> None:
         "message_id": message.id,
     }
     # Of the session, not of the run that spawned: that one may have ended long ago.
-    tx.append(parent.id, [message_event(message), Draft(EventType.CHILD_FINISHED, finished)], at)
+    tx.append(parent.id, [Draft(EventType.CHILD_FINISHED, finished)], at)
+
+
+def tell_parent(
+    core: Core, tx: Transaction, parent: Session, child: Session, run: Run, text: str
+) -> Message:
+    """Put a message of a child into its parent: on record, or also for the parent's agent."""
+    wakes = child.notify_parent == "wake" and parent.status == "open"
+    message = Message(
+        id=core.config.ids("msg"),
+        session_id=parent.id,
+        role="user" if wakes else "system",
+        source=Source("child", session_id=child.id, run_id=run.id),
+        text=text,
+        run_id=None,
+        delivery="queued" if wakes else "delivered",
+        created_at=core.now(),
+    )
+    tx.add_message(message)
+    tx.append(parent.id, [message_event(message)], message.created_at)
     if wakes and tx.active_run(parent.id) is None:
-        _hand_over_outcomes(core, tx, parent, at)
+        _hand_over_outcomes(core, tx, parent, message.created_at)
+    return message
 
 
 def _outcome(child: Session, run: Run) -> str:
@@ -327,6 +342,91 @@ def amend_attempt(tx: Transaction, run: Run, **changes: Any) -> None:
     """Change the record of the attempt the run is at."""
     if (attempt := current_attempt(tx, run)) is not None:
         tx.put_attempt(evolve(attempt, **changes))
+
+
+# --- waiting for an answer --------------------------------------------------------------------
+
+
+def wait_for(core: Core, tx: Transaction, run: Run, request: Request) -> None:
+    """Open a request the run cannot go on without."""
+    status = step(run.status, Signal.WAIT)
+    tx.add_request(request)
+    waiting = evolve(run, status=status, waiting_on=request.id)
+    tx.put_run(waiting)
+    log(tx, waiting, EventType.RUN_WAITING, {"request_id": request.id}, core.now())
+    tell_of_request(core, tx, request)
+
+
+def tell_of_request(core: Core, tx: Transaction, request: Request) -> None:
+    """Write where a request stands into the logs of its session and of all above it."""
+    event_type = EventType.REQUEST_CREATED if request.is_open else EventType.REQUEST_RESOLVED
+    draft = Draft(event_type, to_plain(request))
+    above: str | None = request.session_id
+    while above is not None:
+        tx.append(above, [draft], core.now())
+        session = tx.session(above)
+        above = session.parent_session_id if session else None
+
+
+def close_request(core: Core, tx: Transaction, request: Request, status: RequestStatus) -> Request:
+    """Close an open request; the run that waits for it goes on.
+
+    Where its agent is gone meanwhile, the run goes back to the queue with the answer as its next
+    message.
+    """
+    closed = _close(core, tx, request, status)
+    run = tx.run(request.run_id)
+    if run is None or run.status is not RunStatus.WAITING or run.waiting_on != request.id:
+        return closed
+    if run.worker_id is not None:
+        _resume(core, tx, run)
+        return closed
+    now = core.now()
+    message = Message(
+        id=core.config.ids("msg"),
+        session_id=run.session_id,
+        role="user",
+        source=Source("parent" if request.parent_session_id else "client"),
+        text=_answer(closed),
+        run_id=run.id,
+        delivery="queued",
+        created_at=now,
+    )
+    tx.add_message(message)
+    tx.append(run.session_id, [message_event(message)], now)
+    queued = evolve(run, status=step(run.status, Signal.RELEASE), waiting_on=None)
+    tx.put_run(queued)
+    data = {"provider": run.provider, "attempt": run.attempt, "reason": "the answer is there"}
+    log(tx, queued, EventType.RUN_QUEUED, data, now)
+    tx.ring(QUEUE_TOPIC)
+    return closed
+
+
+def _close(core: Core, tx: Transaction, request: Request, status: RequestStatus) -> Request:
+    closed = evolve(request, status=status, resolved_at=core.now())
+    tx.put_request(closed)
+    tell_of_request(core, tx, closed)
+    return closed
+
+
+def _answer(request: Request) -> str:
+    text = f"Your request was {request.status}: {request.text}"
+    return f"{text}\n\n{request.answer}" if request.answer else text
+
+
+def _resume(core: Core, tx: Transaction, run: Run) -> Run:
+    resumed = evolve(run, status=step(run.status, Signal.RESUME), waiting_on=None)
+    tx.put_run(resumed)
+    log(tx, resumed, EventType.RUN_RESUMED, {"request_id": run.waiting_on}, core.now())
+    return resumed
+
+
+def park(core: Core, tx: Transaction, run: Run, *, stderr_tail: str = "") -> Run:
+    """Leave a run waiting without an agent: its next attempt begins when the answer is there."""
+    amend_attempt(tx, run, ended_at=core.now(), outcome=str(run.status), stderr_tail=stderr_tail)
+    parked = evolve(run, attempt=run.attempt + 1, worker_id=None)
+    tx.put_run(parked)
+    return parked
 
 
 def mark_delivered(tx: Transaction, message_id: str | None) -> None:

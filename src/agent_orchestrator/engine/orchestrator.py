@@ -12,7 +12,7 @@ from attrs import frozen
 from agent_orchestrator.domain.access import LOCAL, Principal
 from agent_orchestrator.domain.lifecycle import RunStatus, Signal
 from agent_orchestrator.domain.model import RunError
-from agent_orchestrator.engine import feed, ledger
+from agent_orchestrator.engine import feed, ledger, requests
 from agent_orchestrator.engine.calls import carry_out
 from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
 from agent_orchestrator.engine.core import Core
@@ -67,6 +67,7 @@ class Orchestrator:
             self._tasks = anyio.create_task_group()
             await self._tasks.__aenter__()
             self._tasks.start_soon(self.pool.work, self._tasks)
+            self._tasks.start_soon(requests.expire, self.core)
             self._stack = stack.pop_all()
         return self
 
@@ -114,11 +115,14 @@ class Orchestrator:
         return DrainReport(finished=before - len(released), released=released)
 
     async def _recover(self) -> None:
-        """End what a lost engine was executing; its queue is kept."""
+        """End what a lost engine was executing; its queue and its open questions are kept."""
 
         def change(tx: Transaction) -> int:
             lost = tx.lost_runs(self.core.instance)
             for run in lost:
+                if run.status is RunStatus.WAITING:
+                    ledger.park(self.core, tx, run)  # its question is still open
+                    continue
                 error = RunError(
                     "worker_lost", "the daemon stopped while this run was being executed"
                 )

@@ -1,5 +1,6 @@
 """The workers: a bounded number of runs executed at once, first come first served."""
 
+import itertools
 import logging
 from collections.abc import Sequence
 
@@ -26,21 +27,25 @@ class Pool:
     core: Core
     live: dict[str, Live] = field(factory=dict)
     """What is being executed now, by run id."""
-    _free: list[int] = field(init=False)
     _stopping: bool = False
     _stopped: anyio.Event = field(factory=anyio.Event)
     _ended: anyio.Event = field(factory=anyio.Event)
-
-    def __attrs_post_init__(self) -> None:
-        self._free = list(range(self.core.config.max_concurrency, 0, -1))
 
     @property
     def alive_workers(self) -> int:
         """How many workers there are, busy or not."""
         return 0 if self._stopping else self.core.config.max_concurrency
 
-    def worker_id(self, slot: int) -> str:
-        return f"{self.core.instance}/worker-{slot}"
+    @property
+    def _free(self) -> int:
+        """How many more runs may be executed: one that waits for an answer takes no worker."""
+        busy = sum(not live.is_waiting for live in self.live.values())
+        return max(0, self.core.config.max_concurrency - busy)
+
+    def _worker_ids(self, count: int) -> list[str]:
+        taken = {live.run.worker_id for live in self.live.values()}
+        names = (f"{self.core.instance}/worker-{number}" for number in itertools.count(1))
+        return list(itertools.islice((name for name in names if name not in taken), count))
 
     async def stop_taking(self) -> None:
         """Take no further run; those under way go on. Returns when none is about to be taken."""
@@ -66,47 +71,43 @@ class Pool:
             with self.core.bells.take(ledger.QUEUE_TOPIC) as bell:
                 while not self._stopping:
                     bell.hush()
-                    free = len(self._free)
+                    free = self._free
                     try:
-                        taken = await self._take() if free else []
+                        taken = await self._take(free) if free else []
                     except Unavailable as error:
                         logger.warning("no run can be taken now, trying again: %s", error)
                         with anyio.move_on_after(TAKE_RETRY_S):
                             await bell.wait()
                         continue
-                    for slot, live in taken:
-                        tasks.start_soon(self._run, slot, live)
+                    for live in taken:
+                        tasks.start_soon(self._run, live)
                     if not taken or len(taken) < free:
                         await bell.wait()
         finally:
             self._stopped.set()
 
-    async def _take(self) -> list[tuple[int, Live]]:
-        slots = self._free[::-1]
+    async def _take(self, free: int) -> list[Live]:
+        workers = self._worker_ids(free)
 
-        def change(tx: Transaction) -> list[tuple[int, Assignment]]:
+        def change(tx: Transaction) -> list[Assignment]:
             if self._stopping:
                 return []
             taken = []
-            for slot, run in zip(slots, tx.next_runs(len(slots)), strict=False):
-                started = ledger.start(tx, run, self.worker_id(slot), self.core.now())
+            for worker, run in zip(workers, tx.next_runs(free), strict=False):
+                started = ledger.start(tx, run, worker, self.core.now())
                 session = tx.session(run.session_id)
                 assert session is not None
-                assignment = Assignment(started, session, tx.run_messages(run.id))
-                taken.append((slot, assignment))
+                taken.append(Assignment(started, session, tx.run_messages(run.id)))
             return taken
 
         # Shielded: a run that the store says is running must have a worker.
         with anyio.CancelScope(shield=True):
             assignments = await self.core.store.transact(change)
-        taken = []
-        for slot, assignment in assignments:
-            self._free.remove(slot)
-            live = self.live[assignment.run.id] = Live(assignment)
-            taken.append((slot, live))
+        taken = [Live(assignment) for assignment in assignments]
+        self.live |= {live.run.id: live for live in taken}
         return taken
 
-    async def _run(self, slot: int, live: Live) -> None:
+    async def _run(self, live: Live) -> None:
         try:
             await execute(self.core, live)
         except ledger.StaleAttempt:
@@ -116,8 +117,6 @@ class Pool:
             logger.exception("run %s could not be brought to its end", live.run.id)
         finally:
             del self.live[live.run.id]
-            self._free.append(slot)
-            self._free.sort(reverse=True)
             self._ended.set()
             self._ended = anyio.Event()
             self.core.bells.ring([ledger.QUEUE_TOPIC])

@@ -16,7 +16,7 @@ from agent_orchestrator.domain.model import (
     RunResult,
     Source,
 )
-from agent_orchestrator.engine import ledger
+from agent_orchestrator.engine import ledger, requests
 from agent_orchestrator.engine.core import Change, Core, seen_run, seen_session
 from agent_orchestrator.engine.messages import (
     check_room,
@@ -92,16 +92,23 @@ async def list_(core: Core, who: Principal, command: ListRuns) -> RunPage:
 
 
 async def wait(core: Core, who: Principal, command: WaitRun) -> WaitReply:
-    with core.bells.take(f"run:{command.run_id}") as bell:
+    topics = [f"run:{command.run_id}"]
+    if command.until == "attention":
+        topics.append("requests")
+
+    def look(view: View) -> WaitReply:
+        run, _ = seen_run(view, who, command.run_id)
+        request = requests.attention(view, run) if command.until == "attention" else None
+        return WaitReply(run, not is_terminal(run.status) and request is None, request)
+
+    with core.bells.take(*topics) as bell:
+        reply = await core.store.read(look)
         with anyio.move_on_after(command.timeout_s):
-            while True:
-                bell.hush()
-                run = (await get(core, who, GetRun(command.run_id))).run
-                if is_terminal(run.status):
-                    return WaitReply(run, timed_out=False)
+            while reply.timed_out:
                 await bell.wait()
-    run = (await get(core, who, GetRun(command.run_id))).run
-    return WaitReply(run, timed_out=not is_terminal(run.status))
+                bell.hush()
+                reply = await core.store.read(look)
+    return reply
 
 
 async def cancel(core: Core, who: Principal, command: CancelRun) -> Change[CancelReply]:

@@ -44,6 +44,8 @@ class Live:
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
     canceled: bool = False
     release_reason: str | None = None
+    is_waiting: bool = False
+    """Whether it stands still for an answer; its worker does something else meanwhile."""
     ended: RunStatus | None = None
     """The state the attempt left the run in, once that is recorded."""
 
@@ -77,7 +79,7 @@ async def execute(core: Core, live: Live) -> None:
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_record, recorder, live)
-            tasks.start_soon(_heed_cancel, core, live)
+            tasks.start_soon(_heed, core, live)
             ending = await _attempt(core, live, recorder)
             recorder.close()
             tasks.cancel_scope.cancel()
@@ -102,14 +104,19 @@ async def _record(recorder: Recorder, live: Live) -> None:
         live.scope.cancel()
 
 
-async def _heed_cancel(core: Core, live: Live) -> None:
-    with core.bells.take(ledger.cancel_topic(live.run.id)) as bell:
+async def _heed(core: Core, live: Live) -> None:
+    """Stop the run when its cancel is asked for; tell the pool while it waits for an answer."""
+    with core.bells.take(ledger.cancel_topic(live.run.id), f"run:{live.run.id}") as bell:
         while True:
             bell.hush()
             run = await core.store.read(lambda view: view.run(live.run.id))
             if run is not None and run.cancel_requested_at is not None:
                 live.cancel()
                 return
+            is_waiting = run is not None and run.status is RunStatus.WAITING
+            if is_waiting != live.is_waiting:
+                live.is_waiting = is_waiting
+                core.bells.ring([ledger.QUEUE_TOPIC])
             await bell.wait()
 
 
@@ -258,9 +265,11 @@ async def _context(
         "AGENTCTL_SESSION_ID": session.id,
         MARK_VARIABLE: f"{run.id}.{run.attempt}",
     }
-    return AttemptContext(
-        core, recorder, run, session, messages=assignment.messages, thread=thread, env=env
-    )
+    messages = assignment.messages
+    fresh = [message for message in messages if message.delivery == "queued"]
+    if thread is not None and fresh:
+        messages = fresh  # the conversation has the others
+    return AttemptContext(core, recorder, run, session, messages=messages, thread=thread, env=env)
 
 
 async def _end(
@@ -294,4 +303,6 @@ def _finish(core: Core, live: Live, tx: Transaction, ending: ledger.Ending) -> R
     run = ledger.fenced(tx, live.run.id, live.run.attempt)
     if ending.signal is Signal.RELEASE and run.cancel_requested_at is not None:
         ending = evolve(ending, signal=Signal.CANCEL)
+    if ending.signal is Signal.RELEASE and run.status is RunStatus.WAITING:
+        return ledger.park(core, tx, run, stderr_tail=ending.stderr_tail).status
     return ledger.finish(core, tx, run, ending).status

@@ -18,6 +18,7 @@ from agent_orchestrator.domain.model import (
     Attempt,
     Event,
     Message,
+    Request,
     Run,
     Session,
     Thread,
@@ -86,6 +87,7 @@ class _State:
             active=lambda run: run.session_id if run.status in ACTIVE else None,
             queue=lambda run: run.session_id if run.status is RunStatus.QUEUED else None,
         )
+        self.requests = _Table[Request]()
         self.log: list[Event] = []
         self.logs: dict[str, list[Event]] = {}
         self.attempts: dict[tuple[str, int], Attempt] = {}
@@ -180,6 +182,38 @@ class _MemoryView:
     def active_run(self, session_id: str) -> Run | None:
         return next(self._state.runs.find("active", session_id), None)
 
+    def request(self, request_id: str) -> Request | None:
+        return self._state.requests.rows.get(request_id)
+
+    def requests(
+        self,
+        *,
+        owner: str | None = None,
+        status: str | None = None,
+        session_id: str | None = None,
+        root_session_id: str | None = None,
+        run_id: str | None = None,
+        after: str | None = None,
+        limit: int,
+    ) -> list[Request]:
+        owners = self._state.sessions.rows
+        return _first(
+            (
+                request
+                for request in self._state.requests.find("all", after=after)
+                if owner in (None, owners[request.session_id].owner)
+                and status in (None, request.status)
+                and session_id in (None, request.session_id)
+                and root_session_id in (None, request.root_session_id)
+                and run_id in (None, request.run_id)
+            ),
+            limit,
+        )
+
+    def next_expiry(self) -> datetime | None:
+        pending = (one for one in self._state.requests.find("all") if one.is_open)
+        return min((one.expires_at for one in pending), default=None)
+
     def child_runs(self, run_id: str) -> list[Run]:
         return list(self._state.runs.find("parent", run_id))
 
@@ -254,7 +288,9 @@ class _MemoryView:
             run
             for status in ACTIVE
             for run in self._state.runs.find("status", status)
-            if run.provider != MANUAL and not (run.worker_id or "").startswith(f"{instance}/")
+            if run.provider != MANUAL
+            and run.worker_id is not None
+            and not run.worker_id.startswith(f"{instance}/")
         ]
         return sorted(found, key=lambda run: run.id)
 
@@ -418,6 +454,24 @@ class _MemoryTransaction(_MemoryView):
             entries.extend(events)
         self.topics.update((f"session:{session_id}", "events"))
         return last_seq
+
+    def add_request(self, request: Request) -> None:
+        self._known(request.session_id)
+        if request.run_id not in self._state.runs.rows:
+            raise NotFound(f"no run {request.run_id}", {"run_id": request.run_id})
+        if request.id in self._state.requests.rows:
+            raise Conflict(f"there is a request {request.id} already")
+        self._put_request(request)
+
+    def put_request(self, request: Request) -> None:
+        if request.id not in self._state.requests.rows:
+            raise NotFound(f"no request {request.id}")
+        self._put_request(request)
+
+    def _put_request(self, request: Request) -> None:
+        detail = None if request.detail is None else plain(request.detail)
+        self._set(self._state.requests, evolve(request, detail=detail))
+        self.topics.update((f"request:{request.id}", "requests"))
 
     def put_attempt(self, attempt: Attempt) -> None:
         if attempt.run_id not in self._state.runs.rows:

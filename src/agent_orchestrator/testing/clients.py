@@ -8,6 +8,7 @@ import pytest
 
 from agent_orchestrator.client import Client
 from agent_orchestrator.domain.errors import (
+    AlreadyResolved,
     Conflict,
     CursorAhead,
     IdempotencyConflict,
@@ -477,6 +478,128 @@ class ClientContract:
         assert await client.spawn("x", session_id=root.id, idempotency_key="k") == first
         assert len((await client.get_tree(root.id)).children) == 1
 
+    # --- questions ----------------------------------------------------------------------------
+
+    async def test_a_child_asks_and_its_parent_answers(self, client: Client) -> None:
+        parent = await client.create_session()
+        child = await client.spawn("ask May I?\nsay done", session_id=parent.id)
+        reply = await client.wait_run(child.run.id, timeout_s=PATIENCE_S, until="attention")
+        request = reply.request
+        assert request is not None
+        assert not reply.timed_out
+        assert (request.kind, request.text, request.status) == (
+            "approval_request",
+            "May I?",
+            "pending",
+        )
+        assert (request.session_id, request.run_id) == (child.session.id, child.run.id)
+        assert (request.parent_session_id, request.root_session_id) == (parent.id, parent.id)
+        waiting = await client.get_run(child.run.id)
+        assert (waiting.status, waiting.waiting_on) == (RunStatus.WAITING, request.id)
+        diagnosis = (await client.diagnose_run(waiting.id)).diagnostics
+        assert diagnosis.likely_issue.code == "waiting_on_request"
+        assert diagnosis.pending_request == request
+        assert (await client.requests(status="pending")).requests == (request,)
+        asked = [event for event in await _log(client, parent.id) if event.data.get("text")]
+        assert [event.event_type for event in asked] == ["message.created", "request.created"]
+        resolved = await client.resolve_request(request.id, "approve", text="Go on")
+        assert (resolved.status, resolved.answer) == ("approved", "Go on")
+        assert await client.resolve_request(request.id, "approve", text="Go on") == resolved
+        with pytest.raises(AlreadyResolved):
+            await client.resolve_request(request.id, "deny")
+        run = await _end_run(client, child.run)
+        assert run.result is not None
+        assert run.result.text == "done"
+        log = await _log(client, child.session.id)
+        assert "approved Go on" in [event.data.get("text") for event in log]
+        marks = [event.event_type for event in log if event.event_type.startswith("re")]
+        assert marks == ["request.created", "request.resolved"]
+        states = [
+            event.event_type
+            for event in log
+            if event.event_type in ("run.waiting", "run.resumed", "run.completed")
+        ]
+        assert states == ["run.waiting", "run.resumed", "run.completed"]
+        assert (await client.requests(status="pending")).requests == ()
+
+    async def test_a_run_without_a_parent_asks_people(self, client: Client) -> None:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "ask Anyone?")
+        reply = await client.wait_run(_run_of(sent).id, timeout_s=PATIENCE_S, until="attention")
+        assert reply.request is not None
+        assert reply.request.parent_session_id is None
+        await client.resolve_request(reply.request.id, "deny")
+        run = await _end(client, sent)
+        assert run.result is not None
+        assert run.result.text == "denied"
+
+    async def test_a_waiting_run_gives_its_worker_back(self, client: Client) -> None:
+        sessions = [await client.create_session() for _ in range(3)]
+        asking = [await client.send_message(session.id, "ask ok?") for session in sessions]
+        await _until(lambda: _waiting(client, 3))
+        other = await client.create_session()
+        assert (await _turn(client, other.id, "say free")).status is RunStatus.COMPLETED
+        for request in (await client.requests(status="pending")).requests:
+            await client.resolve_request(request.id, "answer", text="yes")
+        for sent in asking:
+            run = await _end(client, sent)
+            assert run.result is not None
+            assert run.result.text == "answered yes"
+
+    async def test_a_request_expires_and_a_canceled_run_closes_its_own(
+        self, client: Client
+    ) -> None:
+        session = await client.create_session(provider=MANUAL)
+        run = await client.create_run(session.id)
+        await client.transition_run(run.id, "running")
+        asked = await client.reply_parent(
+            run.id, "Quick?", request_kind="input_request", timeout_s=0.05, wait=True
+        )
+        assert asked.request is not None
+        expired = await client.get_request(asked.request.id, wait_s=PATIENCE_S)
+        assert expired.status == "expired"
+        assert (await client.get_run(run.id)).status is RunStatus.RUNNING
+        with pytest.raises(AlreadyResolved):
+            await client.resolve_request(expired.id, "approve")
+        again = await client.reply_parent(run.id, "Still?", request_kind="input_request", wait=True)
+        assert again.request is not None
+        await client.cancel_run(run.id)
+        assert (await client.get_request(again.request.id)).status == "canceled"
+        assert (await client.get_run(run.id)).status is RunStatus.CANCELED
+        with pytest.raises(Conflict):
+            await client.reply_parent(run.id, "More?", request_kind="input_request")
+
+    async def test_a_child_tells_its_parent_without_knowing_it(self, client: Client) -> None:
+        parent = await client.create_session()
+        child = await client.spawn("say hi", session_id=parent.id)
+        await _end_run(client, child.run)
+        told = await client.reply_parent(child.run.id, "all is well", idempotency_key="k")
+        assert (told.parent_session_id, told.request) == (parent.id, None)
+        assert told.message is not None
+        assert (told.message.session_id, told.message.source.kind) == (parent.id, "child")
+        assert await client.reply_parent(child.run.id, "all is well", idempotency_key="k") == told
+        asked = await client.reply_parent(
+            child.run.id,
+            "Need approval to run: rm -rf ./tmp-cache",
+            request_kind="approval_request",
+            detail={"command": "rm -rf ./tmp-cache"},
+            options=["once", "never"],
+        )
+        assert asked.request is not None
+        assert asked.request.detail == {"command": "rm -rf ./tmp-cache"}
+        assert asked.request.options == ("once", "never")
+        assert await client.get_request(asked.request.id) == asked.request
+        lonely = await client.create_session(provider=MANUAL)
+        run = await client.create_run(lonely.id)
+        with pytest.raises(Conflict):
+            await client.reply_parent(run.id, "anyone?")
+        with pytest.raises(InvalidRequest):
+            await client.reply_parent(child.run.id, "x", wait=True)
+        with pytest.raises(InvalidRequest):
+            await client.resolve_request(asked.request.id, "answer")
+        with pytest.raises(NotFound):
+            await client.get_request("req_none")
+
     # --- runs by hand -------------------------------------------------------------------------
 
     async def test_a_manual_run_is_driven_by_whoever_holds_it(self, client: Client) -> None:
@@ -781,6 +904,10 @@ async def _is(client: Client, run_id: str, status: RunStatus) -> bool:
 async def _counts(client: Client, *, running: int, queued: int) -> bool:
     counts = (await client.status()).queue_counts
     return (counts.running_count, counts.queued_count) == (running, queued)
+
+
+async def _waiting(client: Client, count: int) -> bool:
+    return (await client.status()).queue_counts.waiting_count == count
 
 
 async def _until(holds: Callable[[], Awaitable[bool]]) -> None:

@@ -14,9 +14,9 @@ The tests are run by pytest with anyio's plugin, on asyncio and on trio.
 import json
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,6 +30,8 @@ from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     FAILURE_CODES,
     Invocation,
+    Request,
+    RequestKind,
     Run,
     Session,
     Thread,
@@ -118,6 +120,38 @@ class RecordingContext:
         """Keep the end of stderr."""
         self.stderr = tail
         self._ring()
+
+    async def ask(
+        self,
+        text: str,
+        *,
+        kind: RequestKind = "input_request",
+        detail: Mapping[str, Any] | None = None,
+        options: Sequence[str] | None = None,
+        timeout_s: float = 3600.0,
+    ) -> Request:
+        """Keep the question; nobody is there, so the answer is no."""
+        await self._note(f"ask {kind}")
+        return Request(
+            id="req_0",
+            session_id=self.session.id,
+            run_id=self.run.id,
+            attempt=1,
+            root_session_id=self.session.id,
+            parent_session_id=None,
+            kind=kind,
+            text=text,
+            detail=detail,
+            options=None if options is None else tuple(options),
+            status="denied",
+            decision="deny",
+            answer=None,
+            scope=None,
+            decided_by=None,
+            created_at=_THEN,
+            expires_at=_THEN + timedelta(seconds=timeout_s),
+            resolved_at=_THEN,
+        )
 
     @asynccontextmanager
     async def steering(self) -> AsyncIterator[AsyncIterator[str]]:

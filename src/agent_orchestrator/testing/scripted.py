@@ -28,6 +28,7 @@ class ScriptedRunner:
     ``usage IN OUT``              reports usage
     ``hold``                      goes on for ever
     ``steered``                   takes one message while it works and says it
+    ``ask TEXT``                  asks, waits, and says how that was resolved
     ``fail CODE MESSAGE``         fails
     ``crash``                     raises an error that is no failure
     anything else                 says it
@@ -76,6 +77,9 @@ async def _do(line: str, context: RunContext) -> str | None:
             async with context.steering() as messages:
                 await _say(context, "listening")
                 return await _say(context, await anext(messages))
+        case "ask":
+            request = await context.ask(rest, kind="approval_request")
+            return await _say(context, f"{request.status} {request.answer or ''}".strip())
         case "fail":
             code, _, message = rest.partition(" ")
             raise AgentFailed(code, message)

@@ -10,6 +10,7 @@ from agent_orchestrator.domain.model import (
     Event,
     Invocation,
     Message,
+    Request,
     Run,
     RunError,
     RunResult,
@@ -269,4 +270,57 @@ def record_from(row: Row) -> IdempotencyRecord:
         fingerprint=row[3],
         answer=row[4],
         created_at=parse_time(row[5]),
+    )
+
+
+REQUEST_COLUMNS: Final = (
+    "id, session_id, run_id, attempt, root_session_id, parent_session_id, kind, text, detail,"
+    " options, status, decision, answer, scope, decided_by, created_at, expires_at, resolved_at"
+)
+
+
+def request_values(request: Request) -> Values:
+    return (
+        request.id,
+        request.session_id,
+        request.run_id,
+        request.attempt,
+        request.root_session_id,
+        request.parent_session_id,
+        request.kind,
+        request.text,
+        dumps(request.detail),
+        dumps(request.options),
+        request.status,
+        request.decision,
+        request.answer,
+        request.scope,
+        request.decided_by,
+        format_time(request.created_at),
+        format_time(request.expires_at),
+        optional_time_text(request.resolved_at),
+    )
+
+
+def request_from(row: Row) -> Request:
+    options = json.loads(row[9])
+    return Request(
+        id=row[0],
+        session_id=row[1],
+        run_id=row[2],
+        attempt=row[3],
+        root_session_id=row[4],
+        parent_session_id=row[5],
+        kind=row[6],
+        text=row[7],
+        detail=json.loads(row[8]),
+        options=None if options is None else tuple(options),
+        status=row[10],
+        decision=row[11],
+        answer=row[12],
+        scope=row[13],
+        decided_by=row[14],
+        created_at=parse_time(row[15]),
+        expires_at=parse_time(row[16]),
+        resolved_at=optional_time_from(row[17]),
     )

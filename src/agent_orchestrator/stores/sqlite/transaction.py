@@ -7,17 +7,19 @@ from typing import Any, Final
 import apsw
 
 from agent_orchestrator.domain.errors import Conflict, NotFound
-from agent_orchestrator.domain.model import Attempt, Message, Run, Session, Thread
+from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
 from agent_orchestrator.ports import Draft, IdempotencyRecord
 from agent_orchestrator.stores.sqlite.rows import (
     ATTEMPT_COLUMNS,
     MESSAGE_COLUMNS,
     RECORD_COLUMNS,
+    REQUEST_COLUMNS,
     RUN_COLUMNS,
     SESSION_COLUMNS,
     attempt_values,
     message_values,
     record_values,
+    request_values,
     run_values,
     session_values,
 )
@@ -44,6 +46,8 @@ _ADD_MESSAGE: Final = _insert("messages", MESSAGE_COLUMNS)
 _PUT_MESSAGE: Final = _update("messages", MESSAGE_COLUMNS)
 _ADD_RUN: Final = _insert("runs", RUN_COLUMNS)
 _PUT_RUN: Final = _update("runs", RUN_COLUMNS)
+_ADD_REQUEST: Final = _insert("requests", REQUEST_COLUMNS)
+_PUT_REQUEST: Final = _update("requests", REQUEST_COLUMNS)
 _PUT_ATTEMPT: Final = _insert("attempts", ATTEMPT_COLUMNS).replace("INSERT", "REPLACE", 1)
 _PUT_THREAD: Final = (
     "REPLACE INTO threads (session_id, provider, thread_id, state) VALUES (?,?,?,?)"
@@ -108,6 +112,14 @@ class SqliteTransaction(SqliteView):
     def put_run(self, run: Run) -> None:
         self._replace(_PUT_RUN, run_values(run))
         self.topics.add(f"run:{run.id}")
+
+    def add_request(self, request: Request) -> None:
+        self._write(_ADD_REQUEST, request_values(request))
+        self.topics.update((f"request:{request.id}", "requests"))
+
+    def put_request(self, request: Request) -> None:
+        self._replace(_PUT_REQUEST, request_values(request))
+        self.topics.update((f"request:{request.id}", "requests"))
 
     def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
         count = len(drafts)

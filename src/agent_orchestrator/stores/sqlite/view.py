@@ -8,7 +8,16 @@ from typing import Any, Final
 import apsw
 
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import MANUAL, Attempt, Event, Message, Run, Session, Thread
+from agent_orchestrator.domain.model import (
+    MANUAL,
+    Attempt,
+    Event,
+    Message,
+    Request,
+    Run,
+    Session,
+    Thread,
+)
 from agent_orchestrator.operations import StreamItem
 from agent_orchestrator.ports import IdempotencyRecord
 from agent_orchestrator.stores.encoding import position_after
@@ -17,6 +26,7 @@ from agent_orchestrator.stores.sqlite.rows import (
     EVENT_COLUMNS,
     MESSAGE_COLUMNS,
     RECORD_COLUMNS,
+    REQUEST_COLUMNS,
     RUN_COLUMNS,
     SESSION_COLUMNS,
     attempt_from,
@@ -24,6 +34,7 @@ from agent_orchestrator.stores.sqlite.rows import (
     event_from,
     message_from,
     record_from,
+    request_from,
     run_from,
     session_from,
 )
@@ -34,6 +45,7 @@ _SESSION: Final = f"""
         (SELECT json_group_object(provider, thread_id) FROM threads WHERE session_id = sessions.id)
     FROM sessions"""
 _MESSAGE: Final = f"SELECT {MESSAGE_COLUMNS} FROM messages"
+_REQUEST: Final = f"SELECT {REQUEST_COLUMNS} FROM requests"
 _RUN: Final = f"SELECT {RUN_COLUMNS} FROM runs"
 _EVENT: Final = f"SELECT {EVENT_COLUMNS} FROM events"
 _FEED: Final = (
@@ -160,6 +172,38 @@ class SqliteView:
         row = self._one(f"{_RUN} WHERE session_id = ? AND {_ACTIVE}", session_id)
         return None if row is None else run_from(row)
 
+    def request(self, request_id: str) -> Request | None:
+        row = self._one(_REQUEST + " WHERE id = ?", request_id)
+        return None if row is None else request_from(row)
+
+    def requests(
+        self,
+        *,
+        owner: str | None = None,
+        status: str | None = None,
+        session_id: str | None = None,
+        root_session_id: str | None = None,
+        run_id: str | None = None,
+        after: str | None = None,
+        limit: int,
+    ) -> list[Request]:
+        where, values = _where(
+            {
+                "status = ?": status,
+                "session_id = ?": session_id,
+                "root_session_id = ?": root_session_id,
+                "run_id = ?": run_id,
+                "id > ?": after,
+                "(SELECT owner FROM sessions WHERE sessions.id = session_id) = ?": owner,
+            }
+        )
+        rows = self._execute(f"{_REQUEST}{where} ORDER BY id LIMIT ?", (*values, limit))
+        return [request_from(row) for row in rows]
+
+    def next_expiry(self) -> datetime | None:
+        row = self._one("SELECT min(expires_at) FROM requests WHERE status = 'pending'")
+        return None if row[0] is None else parse_time(row[0])
+
     def child_runs(self, run_id: str) -> list[Run]:
         rows = self._execute(_RUN + " WHERE parent_run_id = ? ORDER BY id", (run_id,))
         return [run_from(row) for row in rows]
@@ -227,9 +271,12 @@ class SqliteView:
         }
 
     def lost_runs(self, instance: str) -> list[Run]:
-        rows = self._execute(f"{_RUN} WHERE {_ACTIVE} AND provider <> '{MANUAL}' ORDER BY id")
-        runs = [run_from(row) for row in rows]
-        return [run for run in runs if not (run.worker_id or "").startswith(f"{instance}/")]
+        rows = self._execute(
+            f"{_RUN} WHERE {_ACTIVE} AND provider <> '{MANUAL}' AND worker_id IS NOT NULL"
+            " AND substr(worker_id, 1, ?) <> ? ORDER BY id",
+            (len(instance) + 1, f"{instance}/"),
+        )
+        return [run_from(row) for row in rows]
 
     def events(self, session_id: str, *, after: int, limit: int) -> list[Event]:
         rows = self._execute(

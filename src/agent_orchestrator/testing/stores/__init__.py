@@ -1,12 +1,13 @@
 """What every store must do, as tests: subclass :class:`StoreContract` and say how one is opened."""
 
 from agent_orchestrator.testing.stores.changes import Changes
+from agent_orchestrator.testing.stores.family import Family
 from agent_orchestrator.testing.stores.looks import Looks
 from agent_orchestrator.testing.stores.queue import Queue
 from agent_orchestrator.testing.stores.values import Values
 
 
-class StoreContract(Values, Changes, Looks, Queue):
+class StoreContract(Values, Changes, Looks, Queue, Family):
     """All of the contract, for a test module that has ``pytestmark = pytest.mark.anyio``.
 
     For example::

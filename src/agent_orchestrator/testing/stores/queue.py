@@ -75,7 +75,6 @@ class Queue(Opening):
                 held("dmn_1/1"),
                 held("dmn_22/1"),
                 held("dmn_2", status=RunStatus.WAITING),
-                held(None),
             ]
             kept = [
                 held("dmn_2/1"),
@@ -83,6 +82,8 @@ class Queue(Opening):
                 held("dmn_1/2", status=RunStatus.COMPLETED),
                 held("dmn_1/3", status=RunStatus.QUEUED),
                 held(None, provider="manual"),
+                held("manual/ann", provider="manual"),
+                held(None, status=RunStatus.WAITING),
             ]
             for pair in reversed([*lost, *kept]):
                 await put(store, *pair)

@@ -1,6 +1,6 @@
 """Sessions, messages and runs to put into a store under test."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from attrs import evolve
@@ -9,6 +9,7 @@ from agent_orchestrator.domain.ids import SortableIds
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     Message,
+    Request,
     Run,
     Session,
     Source,
@@ -111,3 +112,30 @@ async def put(store: Store, *things: Session | Message | Run) -> None:
                 transaction.add_run(thing)
 
     await store.transact(change)
+
+
+def a_request(run: Run, **fields: Any) -> Request:
+    """Return a request of a run."""
+    return evolve(
+        Request(
+            id=ids("req"),
+            session_id=run.session_id,
+            run_id=run.id,
+            attempt=1,
+            root_session_id=run.session_id,
+            parent_session_id=None,
+            kind="approval_request",
+            text="May I?",
+            detail=None,
+            options=None,
+            status="pending",
+            decision=None,
+            answer=None,
+            scope=None,
+            decided_by=None,
+            created_at=NOW,
+            expires_at=NOW + timedelta(hours=1),
+            resolved_at=None,
+        ),
+        **fields,
+    )

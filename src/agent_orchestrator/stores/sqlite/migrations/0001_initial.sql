@@ -108,6 +108,33 @@ CREATE TABLE attempts (
     PRIMARY KEY (run_id, attempt)
 ) STRICT;
 
+CREATE TABLE requests (
+    id TEXT PRIMARY KEY NOT NULL,
+    session_id TEXT NOT NULL REFERENCES sessions (id),
+    run_id TEXT NOT NULL REFERENCES runs (id),
+    attempt INTEGER NOT NULL,
+    root_session_id TEXT NOT NULL,
+    parent_session_id TEXT,
+    kind TEXT NOT NULL,
+    text TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    options TEXT NOT NULL,
+    status TEXT NOT NULL,
+    decision TEXT,
+    answer TEXT,
+    scope TEXT,
+    decided_by TEXT,
+    created_at TEXT NOT NULL,
+    expires_at TEXT NOT NULL,
+    resolved_at TEXT
+) STRICT;
+
+CREATE INDEX requests_of_status ON requests (status, id);
+CREATE INDEX requests_of_session ON requests (session_id, id);
+CREATE INDEX requests_of_root ON requests (root_session_id, id);
+CREATE INDEX requests_of_run ON requests (run_id);
+CREATE INDEX requests_to_expire ON requests (expires_at) WHERE status = 'pending';
+
 CREATE TABLE threads (
     session_id TEXT NOT NULL REFERENCES sessions (id),
     provider TEXT NOT NULL,

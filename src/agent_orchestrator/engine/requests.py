@@ -1,0 +1,239 @@
+"""Questions a run asks its parent or people: opened, listed, resolved once, expired in time."""
+
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final
+
+import anyio
+from attrs import evolve
+
+from agent_orchestrator.domain.access import Principal, owner_filter, visible
+from agent_orchestrator.domain.errors import (
+    AlreadyResolved,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+)
+from agent_orchestrator.domain.model import Request, RequestStatus, Run, Session
+from agent_orchestrator.engine import ledger
+from agent_orchestrator.engine.core import MAX_LOOK, Change, Core, seen_run, seen_session
+from agent_orchestrator.operations import (
+    GetRequest,
+    ListRequests,
+    ReplyParent,
+    ReplyParentReply,
+    RequestPage,
+    RequestReply,
+    ResolveRequest,
+)
+from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.wire.strict_json import json_copy
+
+logger = logging.getLogger("agent_orchestrator.requests")
+
+EXPIRY_RETRY_S: Final = 1.0
+
+_RESOLVED: Final[Mapping[str, RequestStatus]] = {
+    "approve": "approved",
+    "deny": "denied",
+    "answer": "answered",
+}
+
+
+async def reply_parent(
+    core: Core, who: Principal, command: ReplyParent
+) -> Change[ReplyParentReply]:
+    if command.request_kind is None:
+        for name in ("detail", "options", "wait"):
+            if getattr(command, name):
+                raise InvalidRequest.of({name: "goes with a request_kind"})
+
+    def change(tx: Transaction) -> ReplyParentReply:
+        run, session = seen_run(tx, who, command.run_id)
+        return tell(core, tx, run, session, command)
+
+    return change
+
+
+def tell(
+    core: Core, tx: Transaction, run: Run, session: Session, command: ReplyParent
+) -> ReplyParentReply:
+    """Tell a run's parent something, and open the request that goes with it.
+
+    :raises Conflict: if there is nobody to tell, or the run has ended and asks all the same.
+    """
+    parent = tx.session(session.parent_session_id) if session.parent_session_id else None
+    if parent is None and command.request_kind is None:
+        raise Conflict(f"run {run.id} has no parent to tell", {"run_id": run.id})
+    message = None
+    if parent is not None:
+        message = ledger.tell_parent(core, tx, parent, session, run, command.text)
+    request = None
+    if command.request_kind is not None:
+        request = _open(core, tx, run, session, parent, command)
+    return ReplyParentReply(message, parent.id if parent else None, request)
+
+
+def _open(
+    core: Core,
+    tx: Transaction,
+    run: Run,
+    session: Session,
+    parent: Session | None,
+    command: ReplyParent,
+) -> Request:
+    assert command.request_kind is not None
+    if run.cancel_requested_at is not None:
+        raise Conflict(f"run {run.id} is canceled: it asks no more", {"run_id": run.id})
+    now = core.now()
+    request = Request(
+        id=core.config.ids("req"),
+        session_id=session.id,
+        run_id=run.id,
+        attempt=run.attempt,
+        root_session_id=session.root_session_id,
+        parent_session_id=parent.id if parent else None,
+        kind=command.request_kind,
+        text=command.text,
+        detail=None if command.detail is None else json_copy(command.detail),
+        options=None if command.options is None else tuple(command.options),
+        status="pending",
+        decision=None,
+        answer=None,
+        scope=None,
+        decided_by=None,
+        created_at=now,
+        expires_at=now + timedelta(seconds=command.timeout_s),
+        resolved_at=None,
+    )
+    if command.wait:
+        ledger.wait_for(core, tx, run, request)
+    else:
+        tx.add_request(request)
+        ledger.tell_of_request(core, tx, request)
+    return request
+
+
+async def list_(core: Core, who: Principal, command: ListRequests) -> RequestPage:
+    def look(view: View) -> RequestPage:
+        for session_id in (command.session_id, command.root_session_id):
+            if session_id is not None:
+                seen_session(view, who, session_id)
+        found = view.requests(
+            owner=owner_filter(who),
+            status=command.status,
+            session_id=command.session_id,
+            root_session_id=command.root_session_id,
+            after=command.cursor,
+            limit=command.limit + 1,
+        )
+        page = tuple(found[: command.limit])
+        return RequestPage(page, page[-1].id if len(found) > len(page) else None)
+
+    return await core.store.read(look)
+
+
+def seen_request(view: View, who: Principal, request_id: str) -> Request:
+    """Return a request the caller may know of.
+
+    :raises NotFound: otherwise.
+    """
+    request = view.request(request_id)
+    if request is not None:
+        try:
+            visible(who, view.session(request.session_id), request.session_id)
+        except NotFound:
+            pass
+        else:
+            return request
+    raise NotFound(f"no request {request_id}", {"request_id": request_id})
+
+
+async def get(core: Core, who: Principal, command: GetRequest) -> RequestReply:
+    def look(view: View) -> Request:
+        return seen_request(view, who, command.request_id)
+
+    with core.bells.take(f"request:{command.request_id}") as bell:
+        request = await core.store.read(look)
+        if request.is_open and command.wait_s:
+            with anyio.move_on_after(command.wait_s):
+                while request.is_open:
+                    await bell.wait()
+                    bell.hush()
+                    request = await core.store.read(look)
+    return RequestReply(request)
+
+
+async def resolve(core: Core, who: Principal, command: ResolveRequest) -> Change[RequestReply]:
+    if command.decision == "answer" and not (command.text or "").strip():
+        raise InvalidRequest.of({"text": "is required with the decision answer"})
+
+    def change(tx: Transaction) -> RequestReply:
+        request = seen_request(tx, who, command.request_id)
+        if not request.is_open:
+            if (request.decision, request.answer) == (command.decision, command.text):
+                return RequestReply(request)
+            raise AlreadyResolved(
+                f"request {request.id} is {request.status} already",
+                {"request_id": request.id, "status": request.status},
+            )
+        decided = evolve(
+            request,
+            decision=command.decision,
+            answer=command.text,
+            scope=command.scope,
+            decided_by=who.id,
+        )
+        return RequestReply(ledger.close_request(core, tx, decided, _RESOLVED[command.decision]))
+
+    return change
+
+
+async def expire(core: Core) -> None:
+    """Close requests when their time is up, for as long as the engine runs."""
+    with core.bells.take("requests") as bell:
+        while True:
+            bell.hush()
+            try:
+                next_expiry = await core.store.transact(lambda tx: _expire_due(core, tx))
+            except Unavailable as error:
+                logger.warning("requests cannot be expired now, trying again: %s", error)
+                await anyio.sleep(EXPIRY_RETRY_S)
+                continue
+            delay = float("inf") if next_expiry is None else next_expiry
+            with anyio.move_on_after(delay):
+                await bell.wait()
+
+
+def _expire_due(core: Core, tx: Transaction) -> float | None:
+    """Expire what is due; return in how many seconds the next one is."""
+    while (moment := tx.next_expiry()) is not None:
+        now = core.now()
+        if moment > now:
+            return (moment - now).total_seconds()
+        for request in tx.requests(status="pending", limit=MAX_LOOK):
+            if request.expires_at <= now:
+                ledger.close_request(core, tx, request, "expired")
+    return None
+
+
+def attention(view: View, run: Run) -> Request | None:
+    """Return the oldest open request of a run or of what descends from its session."""
+    session = view.session(run.session_id)
+    if session is None:
+        return None
+    pending = view.requests(
+        status="pending", root_session_id=session.root_session_id, limit=MAX_LOOK
+    )
+    for request in pending:
+        above: str | None = request.parent_session_id
+        while above is not None:
+            if above == session.id:
+                return request
+            parent = view.session(above)
+            above = parent.parent_session_id if parent else None
+        if request.run_id == run.id:
+            return request
+    return None

@@ -1,0 +1,135 @@
+"""Sessions that have children, and the questions these ask."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from agent_orchestrator.domain.errors import Conflict, NotFound
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.ports import View
+from agent_orchestrator.testing.stores.opening import Opening
+from agent_orchestrator.testing.stores.samples import (
+    HARD_TEXT,
+    NOW,
+    a_message,
+    a_request,
+    a_run,
+    a_session,
+    put,
+)
+
+
+class Family(Opening):
+    async def test_live_children_and_descendants_are_counted(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            root = a_session()
+            run = a_run(root.id)
+            below = {"parent_session_id": root.id, "root_session_id": root.id, "depth": 1}
+            of_run = [a_session(parent_run_id=run.id, **below) for _ in range(3)]
+            of_session = a_session(**below)
+            grandchild = a_session(
+                parent_session_id=of_session.id, root_session_id=root.id, depth=2
+            )
+            states = [RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.COMPLETED]
+            runs = [a_run(one.id, status=state) for one, state in zip(of_run, states, strict=True)]
+            waiting = a_run(grandchild.id, status=RunStatus.WAITING)
+            await put(store, root, *of_run, of_session, grandchild, run, *runs, waiting)
+
+            def look(view: View) -> tuple[int, int, int, int]:
+                return (
+                    view.live_children(root.id, run.id),
+                    view.live_children(root.id, None),
+                    view.live_children(of_session.id, None),
+                    view.live_descendants(root.id),
+                )
+
+            assert await store.read(look) == (2, 0, 1, 3)
+            assert await store.read(lambda view: view.live_descendants(of_session.id)) == 0
+
+    async def test_messages_no_run_delivers_wait(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session, other = a_session(), a_session()
+            run = a_run(session.id)
+            first, second = a_message(session.id), a_message(session.id)
+            await put(
+                store,
+                session,
+                other,
+                run,
+                second,
+                first,
+                a_message(session.id, run_id=run.id),
+                a_message(session.id, delivery="delivered"),
+                a_message(other.id),
+            )
+            assert await store.read(lambda view: view.waiting_messages(session.id)) == [
+                first,
+                second,
+            ]
+            await store.transact(lambda tx: tx.put_message(evolve(first, run_id=run.id)))
+            assert await store.read(lambda view: view.waiting_messages(session.id)) == [second]
+
+    async def test_requests_come_out_as_they_went_in(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session, other = a_session(owner="ann"), a_session(owner="bob")
+            run, foreign = a_run(session.id), a_run(other.id)
+            await put(store, session, other, run, foreign)
+            plain = a_request(run)
+            full = a_request(
+                run,
+                text=HARD_TEXT,
+                parent_session_id=other.id,
+                root_session_id=other.id,
+                detail={"command": [HARD_TEXT]},
+                options=("once", HARD_TEXT),
+                expires_at=NOW + timedelta(minutes=1),
+            )
+            theirs = a_request(foreign)
+            rung: list[frozenset[str]] = []
+            with store.listen(rung.append):
+                for request in (plain, full, theirs):
+                    await store.transact(lambda tx, one=request: tx.add_request(one))  # type: ignore[misc]
+            assert frozenset({f"request:{plain.id}", "requests"}) in rung
+
+            def look(view: View) -> list[object]:
+                return [
+                    view.request(full.id),
+                    view.requests(limit=9),
+                    view.requests(owner="ann", limit=9),
+                    view.requests(session_id=other.id, limit=9),
+                    view.requests(root_session_id=other.id, limit=9),
+                    view.requests(run_id=run.id, after=plain.id, limit=9),
+                    view.requests(status="denied", limit=9),
+                    view.next_expiry(),
+                ]
+
+            assert await store.read(look) == [
+                full,
+                [plain, full, theirs],
+                [plain, full],
+                [theirs],
+                [full, theirs],
+                [full],
+                [],
+                full.expires_at,
+            ]
+            denied = evolve(
+                full,
+                status="denied",
+                decision="deny",
+                answer="no",
+                scope="once",
+                decided_by="ann",
+                resolved_at=NOW,
+            )
+            await store.transact(lambda tx: tx.put_request(denied))
+            assert await store.read(lambda view: view.request(full.id)) == denied
+            assert await store.read(lambda view: view.next_expiry()) == plain.expires_at
+            with pytest.raises(Conflict):
+                await store.transact(lambda tx: tx.add_request(plain))
+            with pytest.raises(NotFound):
+                await store.transact(lambda tx: tx.put_request(a_request(run)))
+            with pytest.raises(NotFound):
+                await store.transact(lambda tx: tx.add_request(a_request(a_run(session.id))))
