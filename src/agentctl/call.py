@@ -9,7 +9,7 @@ import click
 from agentctl.failures import usage
 from agentctl.options import given
 from agentctl.output import Output
-from agentctl.settings import InvalidSetting, Settings, resolve
+from agentctl.settings import Format, InvalidSetting, Settings, resolve
 
 if TYPE_CHECKING:
     from agentctl.connection import Connection
@@ -36,13 +36,15 @@ class Call:
         self.output = Output(settings)
 
     @classmethod
-    def current(cls) -> "Call":
+    def current(cls, *, default_format: Format = "text") -> "Call":
         """Return the call the current click context belongs to.
 
+        :param default_format: the format of its answer when none is given.
         :raises Failure: if a setting cannot be used.
         """
         try:
-            return cls(resolve(given(click.get_current_context())))
+            chosen = given(click.get_current_context())
+            return cls(resolve(chosen, default_format=default_format))
         except InvalidSetting as error:
             raise usage(str(error)) from None
 

@@ -14,8 +14,8 @@ from agent_orchestrator.domain.model import Event, Run
 from agent_orchestrator.operations import GET_RUN, GET_SESSION, WAIT_RUN, WaitReply
 from agentctl.connection import FOLLOW_PATIENCE_S, Connection
 from agentctl.output import Output
-from agentctl.phrases import file_changes, tool_text
-from agentctl.story import Story, ends_run
+from agentctl.phrases import concerns_run, ends_run, file_changes, tool_text
+from agentctl.story import Story
 from agentctl.terminal import one_line, put, truncated
 from agentctl.times import elapsed, today
 
@@ -125,7 +125,7 @@ async def follow_run(
     activity = Activity(output, f"{run.provider}: {run.status}", shown=output.interactive)
 
     def take(event: Event) -> bool:
-        if event.run_id != run.id:
+        if not concerns_run(event, run.id):
             return False
         activity.write(stream, show(event))
         if text := activity_of(event):
@@ -151,11 +151,11 @@ def narrator(output: Output, stream: TextIO) -> Callable[[Event], str]:
 
 @contextmanager
 def left_running(output: Output, run_id: str) -> Iterator[None]:
-    """Say, when the watch of a run is interrupted, that the run is not."""
+    """Say, when the watch of a run is interrupted, that the run is not, and which it is."""
     try:
         yield
     except anyio.get_cancelled_exc_class():
-        output.note(f"agentctl: the run goes on; end it with `agentctl run cancel {run_id}`")
+        output.announce(f"agentctl: the run goes on; end it with `agentctl run cancel {run_id}`")
         raise
 
 

@@ -51,7 +51,7 @@ def global_options() -> list[click.Option]:
         option(
             "--format",
             type=click.Choice(["text", "json"]),
-            help="json: one compact document, one a line for streams.  [default: text]",
+            help="json: one compact document, one a line for streams.  [default: text; json for `tool`]",
         ),
         option(
             "--field",

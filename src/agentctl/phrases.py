@@ -11,7 +11,13 @@ from agent_orchestrator.domain.model import Event
 from agentctl.terminal import one_line
 from agentctl.times import counted
 
+_TASK_CHARACTERS: Final = 500
+"""Of a child's task, which its own log holds whole."""
+
 _SHELLS: Final = frozenset({"sh", "bash", "zsh", "dash"})
+
+RUN_ENDS: Final = frozenset({EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELED})
+"""The events a run's life ends with."""
 
 
 def part(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -156,14 +162,47 @@ def tool_outcome(data: Mapping[str, Any]) -> tuple[bool, str, str]:
     return well, how if code is None else f"{how}, exit {code}", shown
 
 
+def child_id(data: Mapping[str, Any]) -> str:
+    """Return the id of the child an event tells of."""
+    return one_line(text_of(data, "session_id")) or "a child"
+
+
+def spawned(data: Mapping[str, Any]) -> str:
+    """Return which child was made and what for."""
+    title = one_line(text_of(data, "title"))
+    name = f"{title} ({child_id(data)})" if title else child_id(data)
+    task = one_line(text_of(data, "task")[:_TASK_CHARACTERS])
+    return f"spawned {name}" + (f": {task}" if task else "")
+
+
+def child_outcome(data: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the state a child's run ended in, the kind of its failure, and what came of it."""
+    status = one_line(str(data.get("status") or "ended"))
+    if error := part(data, "error"):
+        return status, one_line(text_of(error, "code")), text_of(error, "message")
+    return status, "", text_of(part(data, "result"))
+
+
 def author(data: Mapping[str, Any]) -> str:
     """Return who wrote a message."""
     role = str(data.get("role", "user"))
     source = part(data, "source")
     kind = source.get("kind", "client")
-    if role != "user":
-        return role
     if kind != "client":
         return one_line(str(kind))
+    if role != "user":
+        return role
     principal = source.get("principal")
     return "you" if principal in (None, "local") else one_line(str(principal))
+
+
+def concerns_run(event: Event, run_id: str) -> bool:
+    """Tell whether an event is of a run, or of a child the run spawned."""
+    if event.event_type in (EventType.CHILD_SPAWNED, EventType.CHILD_FINISHED):
+        return event.data.get("parent_run_id") == run_id
+    return event.run_id == run_id
+
+
+def ends_run(event: Event, run_id: str) -> bool:
+    """Tell whether this event is the last of a run's life."""
+    return event.run_id == run_id and event.event_type in RUN_ENDS

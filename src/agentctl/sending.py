@@ -1,4 +1,4 @@
-"""Sending a message and seeing its run through."""
+"""Giving agents something to do and seeing the run of it through."""
 
 import sys
 from collections.abc import Mapping
@@ -9,12 +9,19 @@ import anyio
 
 from agent_orchestrator.domain.lifecycle import RunStatus, is_terminal
 from agent_orchestrator.domain.model import Event, Run, Session
-from agent_orchestrator.operations import CANCEL_RUN, CREATE_SESSION, GET_SESSION, SEND_MESSAGE
+from agent_orchestrator.operations import (
+    CANCEL_RUN,
+    CREATE_SESSION,
+    GET_SESSION,
+    SEND_MESSAGE,
+    SPAWN_FROM_RUN,
+    SPAWN_FROM_SESSION,
+)
 from agentctl.connection import Connection
-from agentctl.failures import DONE, FAILED
+from agentctl.failures import DONE, FAILED, TIMED_OUT
 from agentctl.live import follow_run, left_running, narrator, wait_for_run
 from agentctl.output import Output
-from agentctl.story import ends_run
+from agentctl.phrases import ends_run
 from agentctl.terminal import clean, one_line, put, truncated
 from agentctl.views import end_line, outcome_lines, sent_lines
 
@@ -27,6 +34,49 @@ _TITLE_COLUMNS = 60
 def exit_code(run: Run) -> int:
     """Return the exit code a run's end stands for."""
     return DONE if run.status is RunStatus.COMPLETED else FAILED
+
+
+async def see_run_end(
+    connection: Connection, output: Output, run_id: str, timeout_s: float | None
+) -> int:
+    """Wait for a run's end and show what came of it. Return the exit code."""
+    with left_running(output, run_id):
+        reply = await wait_for_run(connection, output, run_id, timeout_s)
+    now, ended = datetime.now(UTC), reply.run
+    output.answer(reply, lambda look: [end_line(ended, look, now), *outcome_lines(ended, look)])
+    if reply.timed_out:
+        output.note(f"agentctl: not ended after {timeout_s:g} s; `agentctl run diagnose {run_id}`")
+        return TIMED_OUT
+    return exit_code(ended)
+
+
+async def spawn(
+    connection: Connection, output: Output, values: Mapping[str, Any], *, wait: bool
+) -> int:
+    """Make a child of a run or a session; wait for its run. Return the exit code."""
+    if "run_id" in values:
+        made = await connection.call(SPAWN_FROM_RUN, **values)
+    else:
+        made = await connection.call(SPAWN_FROM_SESSION, **values)
+    session, message, run = made.session, made.message, made.run
+    if not wait:
+        output.answer(
+            made,
+            lambda look: [
+                f"session {look.paint(session.id, 'bold')}, {line}"
+                for line in sent_lines(message, run, look)
+            ],
+        )
+        output.hint(f"next: agentctl tool session-wait --run-id {run.id}")
+        return DONE
+    with left_running(output, run.id):
+        ended = (await wait_for_run(connection, output, run.id, None)).run
+    now = datetime.now(UTC)
+    output.answer(
+        {"session": session, "message": message, "run": ended},
+        lambda look: [end_line(ended, look, now), *outcome_lines(ended, look)],
+    )
+    return exit_code(ended)
 
 
 async def send_message(

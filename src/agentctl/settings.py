@@ -50,8 +50,15 @@ class Settings:
         return self.host in ("localhost", "::1") or self.host.startswith("127.")
 
 
-def resolve(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+def resolve(
+    given: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+    *,
+    default_format: Format = "text",
+) -> Settings:
     """Return the settings from the options that were given and the environment.
+
+    :param default_format: the format when none was given.
 
     :raises InvalidSetting: if the address is not one.
     """
@@ -73,6 +80,6 @@ def resolve(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) 
     return Settings(
         url=url.rstrip("/"),
         token=token,
-        format=given.get("format") or "text",
+        format=given.get("format") or default_format,
         field=given.get("field"),
     )

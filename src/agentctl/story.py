@@ -10,13 +10,17 @@ from attrs import define, field
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Event
 from agentctl.phrases import (
+    RUN_ENDS,
     Step,
     author,
+    child_id,
+    child_outcome,
     file_changes,
     part,
     plan_steps,
     plan_text,
     sentence,
+    spawned,
     text_of,
     tool_outcome,
     tool_text,
@@ -32,6 +36,16 @@ _OUTPUT_LINES: Final = 6
 
 _UNTOLD: Final = frozenset({EventType.TOOL_OUTPUT, EventType.USAGE_UPDATED})
 """What another line tells: the output stands with the tool's end, the usage with the run's."""
+
+
+@define
+class _Child:
+    """What is remembered of a child session."""
+
+    title: str
+    """Empty where it has none: its id is then told instead, but not as an actor's name."""
+    spawned_at: datetime | None
+    """None once its first run has ended."""
 
 
 @define
@@ -71,6 +85,9 @@ class Story:
         self._streaming = streaming
         self._day = today
         self._runs: dict[str, _Running] = {}
+        self._children: dict[str, _Child] = {}
+        self._told_message: str | None = None
+        """The message that was told last."""
         self._open: str | None = None
         """The item whose line is not yet at its end."""
         self._column = 0
@@ -88,7 +105,7 @@ class Story:
         lines = self._teller(event)(event, run)
         if event.event_type not in (EventType.TOOL_STARTED, EventType.TOOL_COMPLETED):
             run.tool = None
-        if event.event_type in _ENDS and event.run_id:
+        if event.event_type in RUN_ENDS and event.run_id:
             self._runs.pop(event.run_id, None)
         return before + "".join(line + "\n" for line in lines)
 
@@ -105,6 +122,8 @@ class Story:
             EventType.RUN_FAILED: self._failed,
             EventType.RUN_CANCELED: self._canceled,
             EventType.RUN_ERROR: self._problem,
+            EventType.CHILD_SPAWNED: self._child_spawned,
+            EventType.CHILD_FINISHED: self._child_finished,
         }
         return tellers.get(event.event_type, self._plain)
 
@@ -220,9 +239,40 @@ class Story:
 
     def _message(self, event: Event, _: _Running) -> list[str]:
         symbol = self._look.symbol("›", ">")
+        self._told_message = event.data.get("message_id")
+        sender = part(event.data, "source").get("session_id")
+        child = self._children.get(str(sender))
         return self._lines(
-            event, author(event.data), text_of(event.data), symbol=symbol, mark=("cyan",),
-            styles=("bold",),
+            event, (child and child.title) or author(event.data), text_of(event.data),
+            symbol=symbol, mark=("cyan",), styles=("bold",),
+            more=[f"from {one_line(str(sender))}"] if sender and not child else None,
+        )  # fmt: skip
+
+    def _child_spawned(self, event: Event, _: _Running) -> list[str]:
+        spawner = self._runs.get(str(event.data.get("parent_run_id")))
+        title = one_line(text_of(event.data, "title"))
+        self._children[text_of(event.data, "session_id")] = _Child(title, event.created_at)
+        return self._lines(
+            event, spawner.provider if spawner else "", self._short(spawned(event.data)),
+            symbol=self._look.symbol("↳", "&"), mark=("magenta",),
+        )  # fmt: skip
+
+    def _child_finished(self, event: Event, _: _Running) -> list[str]:
+        child = self._children.get(text_of(event.data, "session_id"))
+        title = child.title if child else ""
+        status, failure, outcome = child_outcome(event.data)
+        symbols, style = _OUTCOMES.get(status, (("·", "-"), "dim"))
+        text = status if title else f"{child_id(event.data)} {status}"
+        if child is not None and child.spawned_at is not None:
+            taken = event.created_at - child.spawned_at
+            text += f" after {duration(taken.total_seconds())}"
+            child.spawned_at = None
+        # The message before it mostly tells the outcome whole.
+        is_told = self._told_message == event.data.get("message_id")
+        return self._lines(
+            event, title or "child", f"{text}: {failure}" if failure else text,
+            symbol=self._look.symbol(*symbols), mark=(style, "bold"), styles=(style,),
+            more=None if is_told or not outcome else self._end_of(outcome),
         )  # fmt: skip
 
     def _agent_message(self, event: Event, run: _Running) -> list[str]:
@@ -332,12 +382,11 @@ class Story:
         return self._lines(event, actor, text, symbol=symbol, mark=("dim",), styles=("dim",))
 
 
-_ENDS: Final = frozenset({EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELED})
-
-
-def ends_run(event: Event, run_id: str) -> bool:
-    """Tell whether this event is the last of a run's life."""
-    return event.run_id == run_id and event.event_type in _ENDS
+_OUTCOMES: Final[dict[str, tuple[tuple[str, str], str]]] = {
+    "completed": (("✓", "+"), "green"),
+    "failed": (("✗", "x"), "red"),
+    "canceled": (("■", "x"), "yellow"),
+}
 
 
 def _took(run: _Running, event: Event) -> str:

@@ -113,6 +113,7 @@ def message_table(messages: Sequence[Message], look: Look, now: datetime) -> lis
     columns = [
         Column("MESSAGE"),
         Column("ROLE"),
+        Column("FROM"),
         Column("DELIVERY"),
         Column("SENT", align="right"),
         Column("TEXT", flexible=True),
@@ -121,6 +122,7 @@ def message_table(messages: Sequence[Message], look: Look, now: datetime) -> lis
         [
             message.id,
             message.role,
+            "" if message.source.kind == "client" else message.source.kind,
             _status(message.delivery),
             ago(message.created_at, now),
             one_line(message.text[:2000]),

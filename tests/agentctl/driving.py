@@ -34,6 +34,16 @@ argv = ["printf", 'safe\\033]0;stolen title\\007 \\033[2Jand \\302\\233sound\\n'
 default = "echo"
 """
 
+COMMAND = [sys.executable, "-m", "agentctl.main"]
+
+CONFIG += f"""
+# An agent that is told where the daemon is and gives its own work to a child.
+[providers.delegate]
+runner = "command"
+argv = ["sh", "-c", 'read url; exec {shlex.join(COMMAND)} "$@" --url "$url"', "sh", "tool",
+    "session-spawn", "--task", "deep down", "--provider", "echo", "--title", "Helper", "--wait"]
+"""
+
 PATIENCE_S = 60
 
 
@@ -55,9 +65,6 @@ def environment(**more: str) -> dict[str, str]:
         if not name.startswith(("AGENTCTL_", "AGENTD_", "NO_COLOR", "FORCE_COLOR", "_AGENTCTL"))
     }
     return kept | {"TZ": "UTC", "PYTHONWARNINGS": "error", "PYTHONUTF8": "1"} | more
-
-
-COMMAND = [sys.executable, "-m", "agentctl.main"]
 
 
 @define

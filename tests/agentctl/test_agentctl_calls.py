@@ -41,7 +41,8 @@ def test_the_commands_there_are() -> None:
             "ask", "completion", "daemon start", "daemon stop", "daemon status", "session create",
             "session list", "session get", "session close", "message send", "message list",
             "run create", "run get", "run list", "run wait", "run cancel", "run transition",
-            "run diagnose", "events list", "events tail",
+            "run diagnose", "events list", "events tail", "session tree", "tool session-spawn",
+            "tool session-send", "tool session-wait", "tool session-list",
         ]
     }  # fmt: skip
 
@@ -76,6 +77,8 @@ def nowhere(tmp_path: Path) -> Ctl:
         ["events", "tail", "--session-id", "s", "--follow"],
         ["run", "wait", "--run-id", "r"],
         ["ask", "x"],
+        ["tool", "session-spawn", "--parent-run-id", "r", "--task", "x"],
+        ["session", "tree", "s"],
         ["daemon", "status"],
         ["daemon", "stop"],
     ],
@@ -112,6 +115,28 @@ def test_unreachable_as_json(nowhere: Ctl) -> None:
         (["events", "list", "s", "--limit", "0"], "limit: must be between 1 and 1,000"),
         (["run", "get", "x" * 200], "run_id: must be at most 128"),
         (["run", "wait", "r", "--timeout-s", "-1"], "--timeout-s"),
+        (["tool", "session-spawn", "--parent-run-id", "r"], "--task"),
+        (["tool", "session-spawn", "--task", "x"], "say which parent"),
+        (
+            [
+                "tool",
+                "session-spawn",
+                "--task",
+                "x",
+                "--parent-run-id",
+                "r",
+                "--parent-session-id",
+                "s",
+            ],
+            "one of them",
+        ),
+        (
+            ["tool", "session-spawn", "--task", " ", "--parent-run-id", "r"],
+            "task: must not be blank",
+        ),
+        (["tool", "session-send", "--session-id", "s"], "--text"),
+        (["tool", "session-wait"], "say which run"),
+        (["tool", "session-list"], "say whose children"),
         (["--url", "ftp://x", "daemon", "status"], "--url must be like"),
         (["--auth-token", "é", "daemon", "status"], "token"),
         (["--url", "http://example.com", "daemon", "start"], "another machine"),
@@ -167,6 +192,8 @@ def test_settings() -> None:
     assert settings.resolve({"url": "b:2", "auth_token": "u"}, environ).url == "http://b:2"
     assert settings.resolve({}, {}).url == settings.DEFAULT_URL
     assert settings.resolve({}, {"AGENTCTL_URL": ""}).is_local
+    assert settings.resolve({}, {}, default_format="json").structured
+    assert not settings.resolve({"format": "text"}, {}, default_format="json").structured
     assert not settings.resolve({"url": "https://example.com"}, {}).is_local
     assert settings.resolve({"url": "http://[::1]:5"}, {}).is_local
     assert "s3cret" not in repr(settings.resolve({"auth_token": "s3cret"}, {}))

@@ -7,8 +7,8 @@ import pytest
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Event
-from agentctl.phrases import bare_command, tool_text
-from agentctl.story import Story, ends_run
+from agentctl.phrases import bare_command, concerns_run, ends_run, tool_text
+from agentctl.story import Story
 from agentctl.terminal import Look
 
 START = datetime(2026, 3, 4, 9, 30, 0, tzinfo=UTC)
@@ -86,6 +86,85 @@ TOLD = """\
                        - fixed
 09:30:17  codex      ✓ completed after 13.0 s · 1,200 tokens in (1,000 cached), 34 out
 """
+
+
+SPAWNED = {"session_id": "ses_2", "run_id": "run_2", "parent_run_id": "run_1", "title": "Docs",
+           "task": "Write the docs\nof all"}  # fmt: skip
+FINISHED = {"session_id": "ses_2", "run_id": "run_2", "parent_run_id": "run_1",
+            "status": "completed", "result": {"text": "All\nwritten"}, "error": None,
+            "message_id": "msg_1"}  # fmt: skip
+FAILED = {"session_id": "ses_3", "run_id": "run_3", "parent_run_id": None, "status": "failed",
+          "result": None, "error": {"code": "timeout", "message": "too late"},
+          "message_id": "msg_2"}  # fmt: skip
+
+
+def said(kind: str, session: str | None, text: str, message: str, role: str = "user") -> Any:
+    source = {"kind": kind, "session_id": session, "run_id": None, "principal": None}
+    data = {"message_id": message, "role": role, "source": source, "text": text}
+    return ("message.created", data, None)
+
+
+FAMILY = [
+    ("run.started", {"provider": "codex", "worker_id": "d/worker-1", "attempt": 1}),
+    ("child.spawned", SPAWNED, None),
+    ("child.spawned", {"session_id": "ses_3", "run_id": "run_3", "task": "Try it"}, None),
+    said(
+        "child", "ses_2", "Child session Docs (ses_2) completed:\n\nAll written", "msg_1", "system"
+    ),
+    ("child.finished", FINISHED, None),
+    said("child", "ses_3", "Child session ses_3 failed: timeout: too late", "msg_2"),
+    ("run.queued", {"provider": "codex", "attempt": 1}, "run_9"),
+    ("child.finished", FAILED, None),
+    ("child.finished", {**FINISHED, "status": "canceled", "result": None, "message_id": "m"}, None),
+    said("parent", "ses_0", "Approved", "msg_3"),
+    said("session", "ses_8", "Hello", "msg_4"),
+]
+
+FAMILY_TOLD = """\
+09:30:01  codex      · started by worker-1
+09:30:02  codex      ↳ spawned Docs (ses_2): Write the docs of all
+09:30:03             ↳ spawned ses_3: Try it
+09:30:04  Docs       › Child session Docs (ses_2) completed:
+
+                       All written
+09:30:05  Docs       ✓ completed after 3.0 s
+09:30:06  child      › Child session ses_3 failed: timeout: too late
+09:30:07  codex      · queued run_9
+09:30:08  child      ✗ ses_3 failed after 5.0 s: timeout
+09:30:09  Docs       ■ canceled
+09:30:10  parent     › Approved
+                       from ses_0
+09:30:11  session    › Hello
+                       from ses_8
+"""
+
+
+def test_a_family() -> None:
+    assert tell(*FAMILY) == FAMILY_TOLD
+    told = tell(*FAMILY, look=Look(unicode=False))
+    assert told.isascii()
+    assert "09:30:08  child      x ses_3 failed after 5.0 s: timeout\n" in told
+
+
+def test_an_outcome_whose_message_was_not_told_is_told_whole() -> None:
+    assert tell(("child.finished", FINISHED, None), ("child.finished", FAILED, None)) == (
+        "09:30:01  child      ✓ ses_2 completed\n"
+        "                       All\n"
+        "                       written\n"
+        "09:30:02  child      ✗ ses_3 failed: timeout\n"
+        "                       too late\n"
+    )
+
+
+def test_the_children_of_a_run_belong_to_its_story() -> None:
+    told = [event.event_type for event in events(*FAMILY) if concerns_run(event, "run_1")]
+    assert told == ["run.started", "child.spawned", "child.finished", "child.finished"]
+
+
+def test_a_long_task_does_not_fill_the_screen() -> None:
+    told = tell(("child.spawned", {**SPAWNED, "task": "x " * 5000}, None), look=Look(columns=80))
+    assert len(told) <= 81
+    assert len(tell(("child.spawned", {**SPAWNED, "task": "x" * 5000}, None))) < 700
 
 
 def test_a_run() -> None:

@@ -1,6 +1,7 @@
 """Objects as a person reads them: golden texts."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -17,10 +18,12 @@ from agent_orchestrator.operations import (
     ProcessView,
     ProviderStatus,
     QueueCounts,
+    SessionTree,
     StoreStatus,
 )
 from agentctl.terminal import Look
 from agentctl.times import ago, duration
+from agentctl.trees import tree_table
 from agentctl.views import daemon_overview, diagnosis, end_line, run_card, run_table, session_card
 
 NOW = datetime(2026, 3, 4, 9, 30, tzinfo=UTC)
@@ -101,6 +104,58 @@ def test_session_card() -> None:
         "  created    2 d ago  (2026-03-02 09:30:00)",
         "  updated    now  (2026-03-04 09:30:00)",
     ]
+
+
+def branch(number: int, title: str | None, *runs: Run, children: tuple[SessionTree, ...] = (),
+           **changes: Any) -> SessionTree:  # fmt: skip
+    session = evolve(SESSION, id=f"ses_{number}", title=title, **changes)
+    return SessionTree(session, runs, children)
+
+
+RUNNING = evolve(RUN, status=RunStatus.RUNNING, result=None, finished_at=None)
+QUEUED = evolve(RUN, status=RunStatus.QUEUED, result=None, started_at=None, finished_at=None)
+TREE = branch(
+    1, "Release", RUN, QUEUED,
+    children=(
+        branch(2, "Tests", FAILED, RUNNING, QUEUED, provider="codex", children=(
+            branch(4, None, QUEUED, provider="echo"),
+            branch(5, "Fuzz \x1b[2J\nall", evolve(RUNNING, status=RunStatus.WAITING)),
+        )),
+        branch(3, "Docs", FAILED, provider="codex", status="closed", children=(
+            branch(6, "Links", evolve(RUN, status=RunStatus.CANCELED)),
+            branch(7, "Spelling"),
+        )),
+    ),
+)  # fmt: skip
+
+
+def test_tree() -> None:
+    assert tree_table(TREE, LOOK, NOW) == [
+        "SESSION      STATUS                      PROVIDER   RUNS      SINCE  TITLE",
+        "ses_1        · queued                    (default)     2  3 min ago  Release",
+        "├─ ses_2     ● running                   codex         3  2 min ago  Tests",
+        "│  ├─ ses_4  · queued                    echo          1  3 min ago",
+        "│  └─ ses_5  ? waiting                   (default)     1  2 min ago  Fuzz all",
+        "└─ ses_3     ✗ failed: timeout (closed)  codex         1   20 s ago  Docs",
+        "   ├─ ses_6  ■ canceled                  (default)     1   20 s ago  Links",
+        "   └─ ses_7  no run                      (default)     0    2 d ago  Spelling",
+    ]
+
+
+def test_tree_in_ascii() -> None:
+    lines = tree_table(TREE, Look(unicode=False), NOW)
+    assert "".join(lines).isascii()
+    assert [line.split("  ses_")[0][:12] for line in lines[1:5]] == [
+        "ses_1       ", "|- ses_2    ", "|  |- ses_4 ", "|  `- ses_5 "
+    ]  # fmt: skip
+    assert lines[2].split()[2:4] == ["*", "running"]
+
+
+def test_tree_on_a_narrow_terminal_keeps_its_ids() -> None:
+    lines = tree_table(TREE, Look(columns=60), NOW)
+    assert [line.split()[-1] for line in lines][1] == "Release"
+    assert "RUNS" not in lines[0]
+    assert all(f"ses_{number}" in "".join(lines) for number in range(1, 8))
 
 
 def test_daemon_overview() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from agentctl.call import Call
-from agentctl.failures import DONE, TIMED_OUT
+from agentctl.failures import DONE
 from agentctl.options import Group, idempotency_key, identified, read_id, read_text
 
 _STATUSES = ["queued", "running", "waiting", "completed", "failed", "canceled"]
@@ -121,21 +121,9 @@ def wait(run_id: str, timeout_s: float | None) -> None:
     call = Call.current()
 
     async def body(connection: Any) -> int:
-        from agentctl.live import left_running, wait_for_run
-        from agentctl.sending import exit_code
-        from agentctl.views import end_line, outcome_lines
+        from agentctl.sending import see_run_end
 
-        output = call.output
-        with left_running(output, run_id):
-            reply = await wait_for_run(connection, output, run_id, timeout_s)
-        now, ended = datetime.now(UTC), reply.run
-        output.answer(reply, lambda look: [end_line(ended, look, now), *outcome_lines(ended, look)])
-        if reply.timed_out:
-            output.note(
-                f"agentctl: not ended after {timeout_s:g} s; `agentctl run diagnose {run_id}`"
-            )
-            return TIMED_OUT
-        return exit_code(ended)
+        return await see_run_end(connection, call.output, run_id, timeout_s)
 
     call.run(body)
 
@@ -159,15 +147,15 @@ def cancel(**values: Any) -> None:
         from agentctl.times import counted
 
         reply = await connection.call(CANCEL_RUN, **values)
-        reached = len(reply.canceled)
-        if not reached:
-            line = f"run {reply.run.id} had ended before: {reply.run.status}"
-        elif reply.run.status == "canceled":
-            line = f"run {reply.run.id} is canceled"
+        ended = reply.run
+        below = len(set(reply.canceled) - {ended.id})
+        also = counted(below, "descendant") if below else ""
+        if ended.id not in reply.canceled:
+            line = f"run {ended.id} had ended before: {ended.status}"
+            line += f"; ended now: {also}" if also else ""
         else:
-            line = f"run {reply.run.id} is asked to end"
-        if reached > 1:
-            line += f", with {counted(reached - 1, 'descendant')}"
+            how = "is canceled" if ended.status == "canceled" else "is asked to end"
+            line = f"run {ended.id} {how}" + (f", with {also}" if also else "")
         call.output.answer(reply, lambda _: [line])
 
     call.run(body)

@@ -17,6 +17,7 @@ from agentctl.options import Group, idempotency_key, identified
     examples="""
     agentctl session create --title "Fix the build"
     agentctl session list --status open
+    agentctl session tree --session-id ses_01k0
     """,
 )
 def session() -> None:
@@ -136,5 +137,27 @@ def close(**values: Any) -> None:
 
         reply = await connection.call(UPDATE_SESSION, status="closed", **values)
         call.output.answer(reply, lambda _: [f"session {reply.session.id} is closed"])
+
+    call.run(body)
+
+
+@session.command(
+    examples="""
+    agentctl session tree ses_01k0
+    agentctl session tree --session-id ses_01k0 --field children.0.session.id
+    """
+)
+@identified("session")
+def tree(session_id: str) -> None:
+    """Show a session and its children, as a tree, with the state of the last run of each."""
+    call = Call.current()
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import GET_TREE
+        from agentctl.trees import tree_table
+
+        reply = await connection.call(GET_TREE, session_id=session_id)
+        now = datetime.now(UTC)
+        call.output.answer(reply, lambda look: tree_table(reply, look, now))
 
     call.run(body)

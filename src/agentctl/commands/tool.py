@@ -1,0 +1,191 @@
+"""``agentctl tool``: what agents do with each other. Answers are JSON: programs read them."""
+
+import os
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+
+from agentctl.call import Call
+from agentctl.commands.session import working_directory
+from agentctl.failures import usage
+from agentctl.options import Group, idempotency_key, identified, read_id, read_text
+
+RUN_VARIABLE: Final = "AGENTCTL_RUN_ID"
+SESSION_VARIABLE: Final = "AGENTCTL_SESSION_ID"
+"""What tells an agent which run it is, and of which session."""
+
+
+@click.group(
+    cls=Group,
+    examples="""
+    agentctl tool session-spawn --parent-run-id run_01k0 --task "Write the tests"
+    agentctl tool session-send --session-id ses_01k1 --text "Also cover the errors"
+    agentctl tool session-wait --run-id run_01k1
+    """,
+)
+def tool() -> None:
+    """Let agents work together: spawn children, send to them, wait for them.
+
+    Answers are JSON without --format json; --format text gives text. Inside a run its own ids come
+    from the environment.
+    """
+
+
+def _own(variable: str) -> str | None:
+    """Return an id of the run this call is made in; None outside of runs."""
+    return os.environ.get(variable) or None
+
+
+def _given_or_own(value: str | None, variable: str) -> str | None:
+    return read_id(value) if value else _own(variable)
+
+
+@tool.command(
+    "session-spawn",
+    examples="""
+    agentctl tool session-spawn --parent-run-id run_01k0 --task "Write the tests"
+    agentctl tool session-spawn --task "Review the change" --provider review --notify-parent wake
+    agentctl tool session-spawn --task - --wait --field run.result.text < task.md
+    """,
+)
+@click.option("--parent-run-id", metavar="ID", help=f"The run that spawns.  [env: {RUN_VARIABLE}]")
+@click.option("--parent-session-id", metavar="ID", help="The parent, without a run of it.")
+@click.option("--task", required=True, help="What the child shall do; - reads standard input.")
+@click.option("--provider", help="The child's agent; its parent's without one.")
+@click.option("--cwd", metavar="DIR", help="Where the child works; where its parent does without.")
+@click.option("--title", help="A name for people.")
+@click.option(
+    "--notify-parent",
+    type=click.Choice(["record", "wake"]),
+    help="wake: hand the outcome to the parent's agent as its next message.  [default: record]",
+)
+@idempotency_key
+@click.option("--wait", is_flag=True, help="Wait for the end of the child's run.")
+def session_spawn(
+    parent_run_id: str | None,
+    parent_session_id: str | None,
+    task: str,
+    cwd: str | None,
+    *,
+    wait: bool,
+    **values: Any,
+) -> None:
+    """Make a child session and give it a task.
+
+    The answer holds the child's "session", the "message" with its task and the "run" that works on
+    it. With --wait the exit code is the run's: 0 it completed, 1 it did not.
+    """
+    call = Call.current(default_format="json")
+    if parent_run_id and parent_session_id:
+        raise usage("--parent-run-id and --parent-session-id: give one of them")
+    if parent_session_id:
+        parent = {"session_id": read_id(parent_session_id)}
+    elif run_id := _given_or_own(parent_run_id, RUN_VARIABLE):
+        parent = {"run_id": run_id}
+    else:
+        raise usage("say which parent: --parent-run-id or --parent-session-id ID")
+    if cwd is not None:
+        cwd = working_directory(cwd, local=call.settings.is_local)
+    values |= parent | {"task": read_text(task), "cwd": cwd}
+
+    async def body(connection: Any) -> int:
+        from agentctl.sending import spawn
+
+        return await spawn(connection, call.output, values, wait=wait)
+
+    call.run(body)
+
+
+@tool.command(
+    "session-send",
+    examples="""
+    agentctl tool session-send --session-id ses_01k1 --text "Also cover the errors"
+    agentctl tool session-send --session-id ses_01k1 --text "Stop that" --when-busy interrupt
+    """,
+)
+@identified("session")
+@click.option("--text", required=True, help="What to tell its agent; - reads standard input.")
+@click.option("--from-run-id", metavar="ID", help=f"The run that sends.  [env: {RUN_VARIABLE}]")
+@click.option(
+    "--when-busy",
+    type=click.Choice(["queue", "steer", "interrupt", "reject"]),
+    help="What to do while a run of the session is active.  [default: queue]",
+)
+@idempotency_key
+def session_send(text: str, from_run_id: str | None, **values: Any) -> None:
+    """Send a message to the agent of another session."""
+    call = Call.current(default_format="json")
+    values["from_run_id"] = _given_or_own(from_run_id, RUN_VARIABLE)
+    values["text"] = read_text(text)
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import SEND_TO_SESSION
+        from agentctl.views import sent_lines
+
+        reply = await connection.call(SEND_TO_SESSION, **values)
+        call.output.answer(reply, lambda look: sent_lines(reply.message, reply.run, look))
+
+    call.run(body)
+
+
+@tool.command(
+    "session-wait",
+    examples="""
+    agentctl tool session-wait --run-id run_01k1
+    agentctl tool session-wait --run-id run_01k1 --timeout-s 60 --field run.result.text
+    """,
+)
+@identified("run")
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(min=0),
+    help="Seconds to wait at most; exit code 7 after them.  [default: no limit]",
+)
+def session_wait(run_id: str, timeout_s: float | None) -> None:
+    """Wait until a child's run has ended: exit code 0 when it completed, 1 when it did not.
+
+    The answer holds the "run" with its result, and whether the wait has "timed_out".
+    """
+    call = Call.current(default_format="json")
+
+    async def body(connection: Any) -> int:
+        from agentctl.sending import see_run_end
+
+        return await see_run_end(connection, call.output, run_id, timeout_s)
+
+    call.run(body)
+
+
+@tool.command(
+    "session-list",
+    examples="""
+    agentctl tool session-list
+    agentctl tool session-list --parent-session-id ses_01k0 --field sessions.0.id
+    """,
+)
+@click.option(
+    "--parent-session-id", metavar="ID", help=f"Whose children.  [env: {SESSION_VARIABLE}]"
+)
+@click.option("--limit", type=int, help="How many at most.  [default: all]")
+@click.option("--cursor", help="`next_cursor` of the page before.")
+def session_list(parent_session_id: str | None, **values: Any) -> None:
+    """List the children of a session, oldest first."""
+    call = Call.current(default_format="json")
+    parent_id = _given_or_own(parent_session_id, SESSION_VARIABLE)
+    if parent_id is None:
+        raise usage("say whose children: --parent-session-id ID")
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import LIST_SESSIONS
+        from agentctl.paging import pages
+        from agentctl.views import session_table
+
+        page = await pages(
+            connection, LIST_SESSIONS, "sessions", parent_session_id=parent_id, **values
+        )
+        now = datetime.now(UTC)
+        call.output.answer(page, lambda look: session_table(page.sessions, look, now))
+        call.output.more(page.next_cursor)
+
+    call.run(body)
