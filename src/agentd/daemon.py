@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import anyio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.engine import (
@@ -70,7 +70,7 @@ class Daemon:
             url = url_of(listener, settings.host)
             async with (
                 SqliteStore(settings.db) as store,
-                Orchestrator(store, config) as engine,
+                Orchestrator(store, evolve(config, url=url)) as engine,
             ):
                 app = create_app(
                     engine,

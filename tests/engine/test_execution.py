@@ -125,17 +125,22 @@ async def test_an_agent_gets_the_environment_its_provider_allows() -> None:
     runner = Inspect()
     providers = {name: ProviderConfig(runner, "x", env=env) for name, env in policies.items()}
     async with open_embedded(
-        ":memory:", providers=providers, routing=Routing("all"), environ=environ
+        ":memory:",
+        providers=providers,
+        routing=Routing("all"),
+        environ=environ,
+        url="http://127.0.0.1:1",
     ) as client:
         session = await client.create_session()
         for name in policies:
             sent = await client.send_message(session.id, "x", provider=name)
             assert sent.run is not None
             await client.wait_run(sent.run.id)
-    own = {"AGENTCTL_RUN_ID", "AGENTCTL_SESSION_ID", MARK_VARIABLE}
+    own = {"AGENTCTL_RUN_ID", "AGENTCTL_SESSION_ID", "AGENTCTL_URL", MARK_VARIABLE}
     kept = [set(context.env) - own for context in runner.seen]
     assert kept == [{"PATH", "OPENAI_API_KEY"}, {"A"}, {"PATH"}]
     assert len({context.env[MARK_VARIABLE] for context in runner.seen}) == 3
+    assert {context.env["AGENTCTL_URL"] for context in runner.seen} == {"http://127.0.0.1:1"}
     assert all("secret" not in context.env.values() for context in runner.seen)
 
 

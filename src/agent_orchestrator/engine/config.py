@@ -105,6 +105,8 @@ class EngineConfig:
     cwd: str = field(factory=lambda: str(Path.cwd()))
     environ: Mapping[str, str] = field(factory=lambda: dict(os.environ))
     version: str = "0"
+    url: str | None = None
+    """Where agents reach the engine's daemon; they find it as ``AGENTCTL_URL``."""
     clock: Clock = field(default=lambda: datetime.now(UTC))
     ids: IdSource = field(factory=SortableIds)
 

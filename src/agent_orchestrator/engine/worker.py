@@ -265,6 +265,8 @@ async def _context(
         "AGENTCTL_SESSION_ID": session.id,
         MARK_VARIABLE: f"{run.id}.{run.attempt}",
     }
+    if core.config.url is not None:
+        env["AGENTCTL_URL"] = core.config.url
     messages = assignment.messages
     fresh = [message for message in messages if message.delivery == "queued"]
     if thread is not None and fresh:
