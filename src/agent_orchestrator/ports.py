@@ -137,6 +137,10 @@ class View(Protocol):
         limit: int,
     ) -> list[Request]: ...
 
+    def due_requests(self, now: datetime, limit: int) -> list[Request]:
+        """Return pending requests whose time was up at ``now``, the first to expire first."""
+        ...
+
     def next_expiry(self) -> datetime | None:
         """Return when the first of the pending requests expires."""
         ...

@@ -87,6 +87,8 @@ class Message:
     """The run that delivers it."""
     delivery: Delivery
     created_at: datetime
+    steers: bool = False
+    """Whether it is for an agent that is at work; not taken, it becomes a run of its own."""
 
 
 @frozen

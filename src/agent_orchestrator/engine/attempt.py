@@ -98,6 +98,8 @@ class Recorder:
         self._settled = anyio.Event()
         self._closed = False
         self._size = 0
+        self.asking: str | None = None
+        """The request whose answer the agent has not got yet."""
 
     async def put(self, write: Draft | Write) -> None:
         """Put a write behind all before it; waits only while too many are under way."""
@@ -204,6 +206,8 @@ class AttemptContext:
         """Whether the agent may have done something: no other may then take its place."""
         self._delivered = False
         self._is_thread_told = False
+        self._asking = anyio.Lock()
+        """One question at a time: a run waits for one."""
 
     async def emit(self, event_type: str, data: Mapping[str, Any]) -> None:
         if event_type not in AGENT_EVENTS:
@@ -292,6 +296,10 @@ class AttemptContext:
         given = None if options is None else tuple(options)
         question = ReplyParent(self.run.id, text, kind, detail, given, timeout_s, wait=True)
         check(ReplyParent, question)
+        async with self._asking:
+            return await self._ask(question)
+
+    async def _ask(self, question: ReplyParent) -> Request:
         await self._recorder.settle()
 
         def change(tx: Transaction) -> Request:
@@ -303,11 +311,13 @@ class AttemptContext:
             return request
 
         request_id = (await persistently(self._core, change)).id
+        self._recorder.asking = request_id
         with self._core.bells.take(f"request:{request_id}") as bell:
             while True:
                 bell.hush()
                 request = await self._core.store.read(lambda view: view.request(request_id))
                 if request is not None and not request.is_open:
+                    self._recorder.asking = None
                     return request
                 await bell.wait()
 
@@ -354,7 +364,7 @@ class _Steering:
 
     def _next(self, view: View) -> Message | None:
         for message in view.run_messages(self._run.id):
-            if message.id != self._run.message_id and message.delivery == "queued":
+            if message.steers and message.delivery == "queued":
                 return message
         return None
 

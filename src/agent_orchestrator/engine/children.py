@@ -145,6 +145,8 @@ async def send(core: Core, who: Principal, command: SendToSession) -> Change[Mes
             run, sender = seen_run(tx, who, command.from_run_id)
             if sender.id == session.id:
                 raise InvalidRequest.of({"from_run_id": "is a run of the session itself"})
+            if run.cancel_requested_at is not None:
+                raise Conflict(f"run {run.id} is canceled: it sends no more", {"run_id": run.id})
             source = Source(_kinship(sender, session), session_id=sender.id, run_id=run.id)
         return messages.deliver(core, tx, session, source, command.text, command.when_busy)
 

@@ -163,7 +163,7 @@ def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
     after = step(run.status, ending.signal)
     amend_attempt(tx, run, ended_at=at, outcome=str(after), stderr_tail=ending.stderr_tail)
     if after is RunStatus.QUEUED:
-        return _release(tx, run, ending, at)
+        return _release(core, tx, run, ending, at)
     for request in tx.requests(run_id=run.id, status="pending", limit=MAX_LOOK):
         _close(core, tx, request, "canceled")
     ended = evolve(
@@ -193,14 +193,20 @@ def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
     for message in tx.run_messages(run.id):
         if message.delivery != "queued":
             continue
-        if message.id == run.message_id or message.source.kind == "child":
-            tx.put_message(evolve(message, delivery=delivery))
+        if message.steers:
+            _requeue(core, tx, ended, evolve(message, steers=False), at)
         else:
-            _requeue(core, tx, ended, message, at)
+            tx.put_message(evolve(message, delivery=delivery))
     _tell_outcome(core, tx, ended, at)
-    _hand_over_outcomes(core, tx, _session_of(tx, ended), at)
+    hand_over_outcomes(core, tx, _session_of(tx, ended), at)
     tx.ring(QUEUE_TOPIC)
     return ended
+
+
+def is_wake(tx: Transaction, run: Run) -> bool:
+    """Tell whether a run was queued to hand children's outcomes over."""
+    message = tx.message(run.message_id) if run.message_id else None
+    return run.interrupts and message is not None and message.source.kind == "child"
 
 
 def _session_of(tx: Transaction, run: Run) -> Session:
@@ -233,7 +239,12 @@ def tell_parent(
     core: Core, tx: Transaction, parent: Session, child: Session, run: Run, text: str
 ) -> Message:
     """Put a message of a child into its parent: on record, or also for the parent's agent."""
-    wakes = child.notify_parent == "wake" and parent.status == "open"
+    # A child that was canceled wakes nobody: who cancels a tree does not want its root at work again.
+    wakes = (
+        child.notify_parent == "wake"
+        and parent.status == "open"
+        and run.status is not RunStatus.CANCELED
+    )
     message = Message(
         id=core.config.ids("msg"),
         session_id=parent.id,
@@ -247,7 +258,7 @@ def tell_parent(
     tx.add_message(message)
     tx.append(parent.id, [message_event(message)], message.created_at)
     if wakes and tx.active_run(parent.id) is None:
-        _hand_over_outcomes(core, tx, parent, message.created_at)
+        hand_over_outcomes(core, tx, parent, message.created_at)
     return message
 
 
@@ -260,7 +271,7 @@ def _outcome(child: Session, run: Run) -> str:
     return f"Child session {name} was {run.status}."
 
 
-def _hand_over_outcomes(core: Core, tx: Transaction, session: Session, at: datetime) -> None:
+def hand_over_outcomes(core: Core, tx: Transaction, session: Session, at: datetime) -> None:
     """Give the children's outcomes that wait for a session's agent to it, all in one run.
 
     They go before what the session has queued. A run that was queued for others of them, and has
@@ -269,19 +280,14 @@ def _hand_over_outcomes(core: Core, tx: Transaction, session: Session, at: datet
     waiting = tx.waiting_messages(session.id) if session.status == "open" else []
     if not waiting:
         return
-    queued = next(
-        (
-            run
-            for run in tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK)
-            if run.message_id is not None
-            and (message := tx.message(run.message_id)) is not None
-            and message.source.kind == "child"
-        ),
-        None,
-    )
+    runs = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK)
+    if any(run.attempt > 1 for run in runs):
+        return  # one that has begun goes on first
+    queued = next((run for run in runs if is_wake(tx, run)), None)
     if queued is None:
         first, *waiting = waiting
-        provider = core.provider_for(session, None)
+        # Not checked: where it is gone, the run says so, and the child's end is recorded all the same.
+        provider = session.provider or core.config.routing.default
         queued = enqueue(
             tx,
             session,
@@ -297,7 +303,9 @@ def _hand_over_outcomes(core: Core, tx: Transaction, session: Session, at: datet
         tx.put_message(evolve(message, run_id=queued.id))
 
 
-def _release(tx: Transaction, run: Run, ending: Ending, at: datetime) -> Run:
+def _release(core: Core, tx: Transaction, run: Run, ending: Ending, at: datetime) -> Run:
+    if run.waiting_on and (request := tx.request(run.waiting_on)) and request.is_open:
+        _close(core, tx, request, "canceled")
     released = evolve(
         run,
         status=RunStatus.QUEUED,
@@ -382,24 +390,33 @@ def close_request(core: Core, tx: Transaction, request: Request, status: Request
         _resume(core, tx, run)
         return closed
     now = core.now()
-    message = Message(
-        id=core.config.ids("msg"),
-        session_id=run.session_id,
-        role="user",
-        source=Source("parent" if request.parent_session_id else "client"),
-        text=_answer(closed),
-        run_id=run.id,
-        delivery="queued",
-        created_at=now,
-    )
-    tx.add_message(message)
-    tx.append(run.session_id, [message_event(message)], now)
+    owe_answer(core, tx, run, closed)
     queued = evolve(run, status=step(run.status, Signal.RELEASE), waiting_on=None)
     tx.put_run(queued)
     data = {"provider": run.provider, "attempt": run.attempt, "reason": "the answer is there"}
     log(tx, queued, EventType.RUN_QUEUED, data, now)
     tx.ring(QUEUE_TOPIC)
     return closed
+
+
+def owe_answer(core: Core, tx: Transaction, run: Run, request: Request) -> None:
+    """Make a decision the next message of a run whose agent did not get it."""
+    message = Message(
+        id=core.config.ids("msg"),
+        session_id=run.session_id,
+        role="user",
+        source=Source(
+            "parent" if request.parent_session_id else "client",
+            session_id=request.parent_session_id,
+            principal=request.decided_by,
+        ),
+        text=_answer(request)[:MAX_TEXT],
+        run_id=run.id,
+        delivery="queued",
+        created_at=core.now(),
+    )
+    tx.add_message(message)
+    tx.append(run.session_id, [message_event(message)], message.created_at)
 
 
 def _close(core: Core, tx: Transaction, request: Request, status: RequestStatus) -> Request:
@@ -455,7 +472,7 @@ def request_cancel(
         if current.cancel_requested_at is None:
             current = evolve(current, cancel_requested_at=core.now(), cancel_reason=reason)
             tx.put_run(current)
-        if current.status is RunStatus.QUEUED or current.provider == MANUAL:
+        if current.worker_id is None or current.provider == MANUAL:
             finish(core, tx, current, Ending(Signal.CANCEL))
         else:
             tx.ring(cancel_topic(current.id))

@@ -58,7 +58,7 @@ def deliver(
     """
     active = None if busy == "queue" else tx.active_run(session.id)
     if active is not None and busy == "steer" and _steers(tx, active, provider):
-        message = user_message(core, session, source, text, active.id)
+        message = user_message(core, session, source, text, active.id, steers=True)
         tx.add_message(message)
         tx.append(session.id, [ledger.message_event(message)], message.created_at)
         tx.ring(ledger.steer_topic(active.id))
@@ -138,7 +138,15 @@ def check_room(core: Core, tx: Transaction, provider: str) -> None:
         )
 
 
-def user_message(core: Core, session: Session, source: Source, text: str, run_id: str) -> Message:
+def user_message(
+    core: Core,
+    session: Session,
+    source: Source,
+    text: str,
+    run_id: str,
+    *,
+    steers: bool = False,
+) -> Message:
     """Return a message for an agent, to be delivered by a run."""
     return Message(
         id=core.config.ids("msg"),
@@ -149,6 +157,7 @@ def user_message(core: Core, session: Session, source: Source, text: str, run_id
         run_id=run_id,
         delivery="queued",
         created_at=core.now(),
+        steers=steers,
     )
 
 
@@ -176,7 +185,9 @@ def _steers(tx: Transaction, run: Run, provider: str | None) -> bool:
 
 def _interrupt(core: Core, tx: Transaction, session: Session, active: Run | None) -> None:
     """Cancel the active run, and what was to run in its place by an earlier interrupt."""
-    replaced = [run for run in _queued(tx, session) if run.interrupts]
+    replaced = [
+        run for run in _queued(tx, session) if run.interrupts and not ledger.is_wake(tx, run)
+    ]
     for run in [active, *replaced] if active else replaced:
         ledger.request_cancel(core, tx, run, reason="interrupted by a newer message", cascade=True)
 

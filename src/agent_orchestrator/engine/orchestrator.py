@@ -32,10 +32,12 @@ class DrainReport:
 
     :param finished: how many runs under way ended within the grace period.
     :param released: the runs that went back to the queue.
+    :param parked: the runs that go on waiting for an answer, without an agent.
     """
 
     finished: int
     released: tuple[str, ...]
+    parked: tuple[str, ...] = ()
 
 
 class Orchestrator:
@@ -106,13 +108,18 @@ class Orchestrator:
         """
         self.core.draining = True
         await self.pool.stop_taking()
-        before = len(self.pool.live)
+        under_way = tuple(self.pool.live.values())
+        for live in under_way:
+            if live.is_waiting:
+                live.stop("it waits for an answer, which may take longer")
         with anyio.move_on_after(grace_s):
             await self.pool.idle()
         stopped = self.pool.release("the daemon is shutting down")
         await self.pool.idle()
-        released = tuple(live.run.id for live in stopped if live.ended is RunStatus.QUEUED)
-        return DrainReport(finished=before - len(released), released=released)
+        ended = {live.run.id: live.ended for live in (*under_way, *stopped)}
+        released = tuple(run_id for run_id, end in ended.items() if end is RunStatus.QUEUED)
+        parked = tuple(run_id for run_id, end in ended.items() if end is RunStatus.WAITING)
+        return DrainReport(len(ended) - len(released) - len(parked), released, parked)
 
     async def _recover(self) -> None:
         """End what a lost engine was executing; its queue and its open questions are kept."""
@@ -121,7 +128,9 @@ class Orchestrator:
             lost = tx.lost_runs(self.core.instance)
             for run in lost:
                 if run.status is RunStatus.WAITING:
-                    ledger.park(self.core, tx, run)  # its question is still open
+                    parked = ledger.park(self.core, tx, run)  # its question is still open
+                    if run.cancel_requested_at is not None:
+                        ledger.finish(self.core, tx, parked, ledger.Ending(Signal.CANCEL))
                     continue
                 error = RunError(
                     "worker_lost", "the daemon stopped while this run was being executed"

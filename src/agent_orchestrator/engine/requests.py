@@ -35,6 +35,9 @@ logger = logging.getLogger("agent_orchestrator.requests")
 
 EXPIRY_RETRY_S: Final = 1.0
 
+EXPIRY_BATCH: Final = 100
+"""Requests that expire in one commit."""
+
 _RESOLVED: Final[Mapping[str, RequestStatus]] = {
     "approve": "approved",
     "deny": "denied",
@@ -62,7 +65,7 @@ def tell(
 ) -> ReplyParentReply:
     """Tell a run's parent something, and open the request that goes with it.
 
-    :raises Conflict: if there is nobody to tell, or the run has ended and asks all the same.
+    :raises Conflict: if there is nobody to tell, or the run asks though it is canceled.
     """
     parent = tx.session(session.parent_session_id) if session.parent_session_id else None
     if parent is None and command.request_kind is None:
@@ -173,7 +176,8 @@ async def resolve(core: Core, who: Principal, command: ResolveRequest) -> Change
     def change(tx: Transaction) -> RequestReply:
         request = seen_request(tx, who, command.request_id)
         if not request.is_open:
-            if (request.decision, request.answer) == (command.decision, command.text):
+            before = request.decision, request.answer, request.scope
+            if before == (command.decision, command.text, command.scope):
                 return RequestReply(request)
             raise AlreadyResolved(
                 f"request {request.id} is {request.status} already",
@@ -197,26 +201,26 @@ async def expire(core: Core) -> None:
         while True:
             bell.hush()
             try:
-                next_expiry = await core.store.transact(lambda tx: _expire_due(core, tx))
+                delay = await _next_due(core)
             except Unavailable as error:
                 logger.warning("requests cannot be expired now, trying again: %s", error)
-                await anyio.sleep(EXPIRY_RETRY_S)
-                continue
-            delay = float("inf") if next_expiry is None else next_expiry
+                delay = EXPIRY_RETRY_S
             with anyio.move_on_after(delay):
                 await bell.wait()
 
 
-def _expire_due(core: Core, tx: Transaction) -> float | None:
-    """Expire what is due; return in how many seconds the next one is."""
-    while (moment := tx.next_expiry()) is not None:
-        now = core.now()
-        if moment > now:
-            return (moment - now).total_seconds()
-        for request in tx.requests(status="pending", limit=MAX_LOOK):
-            if request.expires_at <= now:
-                ledger.close_request(core, tx, request, "expired")
-    return None
+async def _next_due(core: Core) -> float:
+    """Expire what is due; return the seconds until the next request is."""
+    while (moment := await core.store.read(lambda view: view.next_expiry())) is not None:
+        if (delay := (moment - core.now()).total_seconds()) > 0:
+            return delay
+        await core.store.transact(lambda tx: _expire_due(core, tx))
+    return float("inf")
+
+
+def _expire_due(core: Core, tx: Transaction) -> None:
+    for request in tx.due_requests(core.now(), EXPIRY_BATCH):
+        ledger.close_request(core, tx, request, "expired")
 
 
 def attention(view: View, run: Run) -> Request | None:
@@ -224,6 +228,8 @@ def attention(view: View, run: Run) -> Request | None:
     session = view.session(run.session_id)
     if session is None:
         return None
+    if own := view.requests(status="pending", run_id=run.id, limit=1):
+        return own[0]
     pending = view.requests(
         status="pending", root_session_id=session.root_session_id, limit=MAX_LOOK
     )
@@ -234,6 +240,4 @@ def attention(view: View, run: Run) -> Request | None:
                 return request
             parent = view.session(above)
             above = parent.parent_session_id if parent else None
-        if request.run_id == run.id:
-            return request
     return None

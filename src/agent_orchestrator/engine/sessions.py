@@ -7,6 +7,7 @@ from attrs import evolve
 from agent_orchestrator.domain.access import Principal, owner_filter
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Session
+from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.core import Change, Core, seen_session
 from agent_orchestrator.operations import (
     CreateSession,
@@ -94,7 +95,9 @@ async def update(core: Core, who: Principal, command: UpdateSession) -> Change[S
         updated = evolve(session, updated_at=now, **changes)
         tx.put_session(updated)
         event_type = EventType.SESSION_CLOSED if closing else EventType.SESSION_UPDATED
-        last_seq = tx.append(session.id, [Draft(event_type, changes)], now)
-        return SessionReply(evolve(updated, last_seq=last_seq))
+        tx.append(session.id, [Draft(event_type, changes)], now)
+        if changes.get("status") == "open" and tx.active_run(session.id) is None:
+            ledger.hand_over_outcomes(core, tx, updated, now)
+        return SessionReply(tx.session(session.id) or updated)
 
     return change

@@ -111,6 +111,7 @@ async def _heed(core: Core, live: Live) -> None:
             bell.hush()
             run = await core.store.read(lambda view: view.run(live.run.id))
             if run is not None and run.cancel_requested_at is not None:
+                live.is_waiting = False  # what it still does takes its worker
                 live.cancel()
                 return
             is_waiting = run is not None and run.status is RunStatus.WAITING
@@ -287,10 +288,10 @@ async def _end(
     def change(tx: Transaction) -> RunStatus:
         ledger.fenced(tx, live.run.id, live.run.attempt)
         recorder.apply(tx, rest)
-        return _finish(core, live, tx, ending)
+        return _finish(core, live, tx, ending, recorder.asking)
 
     def change_alone(tx: Transaction) -> RunStatus:
-        return _finish(core, live, tx, _FAULT)
+        return _finish(core, live, tx, _FAULT, None)
 
     try:
         live.ended = await persistently(core, change, tries=tries)
@@ -301,10 +302,19 @@ async def _end(
         live.ended = await persistently(core, change_alone, tries=tries)
 
 
-def _finish(core: Core, live: Live, tx: Transaction, ending: ledger.Ending) -> RunStatus:
+def _finish(
+    core: Core, live: Live, tx: Transaction, ending: ledger.Ending, asking: str | None
+) -> RunStatus:
     run = ledger.fenced(tx, live.run.id, live.run.attempt)
-    if ending.signal is Signal.RELEASE and run.cancel_requested_at is not None:
-        ending = evolve(ending, signal=Signal.CANCEL)
-    if ending.signal is Signal.RELEASE and run.status is RunStatus.WAITING:
+    if run.cancel_requested_at is not None and ending.signal in (Signal.RELEASE, Signal.FAIL):
+        ending = evolve(ending, signal=Signal.CANCEL, error=None)
+    if ending.signal is not Signal.RELEASE:
+        return ledger.finish(core, tx, run, ending).status
+    if run.status is RunStatus.WAITING:
         return ledger.park(core, tx, run, stderr_tail=ending.stderr_tail).status
-    return ledger.finish(core, tx, run, ending).status
+    released = ledger.finish(core, tx, run, ending)
+    answered = tx.request(asking) if asking is not None else None
+    if answered is not None and not answered.is_open:
+        # Decided while its agent was being stopped: the next attempt is told.
+        ledger.owe_answer(core, tx, released, answered)
+    return released.status

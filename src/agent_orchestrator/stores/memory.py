@@ -210,6 +210,12 @@ class _MemoryView:
             limit,
         )
 
+    def due_requests(self, now: datetime, limit: int) -> list[Request]:
+        due = [
+            one for one in self._state.requests.find("all") if one.is_open and one.expires_at <= now
+        ]
+        return sorted(due, key=lambda request: request.expires_at)[:limit]
+
     def next_expiry(self) -> datetime | None:
         pending = (one for one in self._state.requests.find("all") if one.is_open)
         return min((one.expires_at for one in pending), default=None)

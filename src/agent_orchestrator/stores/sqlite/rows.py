@@ -85,7 +85,7 @@ def session_from(row: Row) -> Session:
 
 MESSAGE_COLUMNS: Final = (
     "id, session_id, role, source_kind, source_session_id, source_run_id, source_principal,"
-    " run_id, delivery, created_at, text"
+    " run_id, delivery, created_at, steers, text"
 )
 
 
@@ -102,6 +102,7 @@ def message_values(message: Message) -> Values:
         message.run_id,
         message.delivery,
         format_time(message.created_at),
+        message.steers,
         message.text,
     )
 
@@ -112,10 +113,11 @@ def message_from(row: Row) -> Message:
         session_id=row[1],
         role=row[2],
         source=Source(kind=row[3], session_id=row[4], run_id=row[5], principal=row[6]),
-        text=row[10],
+        text=row[11],
         run_id=row[7],
         delivery=row[8],
         created_at=parse_time(row[9]),
+        steers=bool(row[10]),
     )
 
 

@@ -38,7 +38,7 @@ from agent_orchestrator.stores.sqlite.rows import (
     run_from,
     session_from,
 )
-from agent_orchestrator.wire.codec import parse_time
+from agent_orchestrator.wire.codec import format_time, parse_time
 
 _SESSION: Final = f"""
     SELECT {SESSION_COLUMNS}, last_seq,
@@ -189,7 +189,8 @@ class SqliteView:
     ) -> list[Request]:
         where, values = _where(
             {
-                "status = ?": status,
+                # A plus sign leaves the choice of an index to the narrower condition.
+                "status = ?" if run_id is None else "+status = ?": status,
                 "session_id = ?": session_id,
                 "root_session_id = ?": root_session_id,
                 "run_id = ?": run_id,
@@ -200,9 +201,20 @@ class SqliteView:
         rows = self._execute(f"{_REQUEST}{where} ORDER BY id LIMIT ?", (*values, limit))
         return [request_from(row) for row in rows]
 
+    def due_requests(self, now: datetime, limit: int) -> list[Request]:
+        rows = self._execute(
+            _REQUEST + " INDEXED BY requests_to_expire WHERE status = 'pending'"
+            " AND expires_at <= ? ORDER BY expires_at LIMIT ?",
+            (format_time(now), limit),
+        )
+        return [request_from(row) for row in rows]
+
     def next_expiry(self) -> datetime | None:
-        row = self._one("SELECT min(expires_at) FROM requests WHERE status = 'pending'")
-        return None if row[0] is None else parse_time(row[0])
+        row = self._one(
+            "SELECT expires_at FROM requests INDEXED BY requests_to_expire"
+            " WHERE status = 'pending' ORDER BY expires_at LIMIT 1"
+        )
+        return None if row is None else parse_time(row[0])
 
     def child_runs(self, run_id: str) -> list[Run]:
         rows = self._execute(_RUN + " WHERE parent_run_id = ? ORDER BY id", (run_id,))

@@ -38,6 +38,7 @@ CREATE TABLE messages (
     run_id TEXT,
     delivery TEXT NOT NULL,
     created_at TEXT NOT NULL,
+    steers INTEGER NOT NULL,
     text TEXT NOT NULL
 ) STRICT;
 

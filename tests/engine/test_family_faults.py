@@ -1,0 +1,302 @@
+"""Children and questions where things go wrong or happen at once."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from attrs import define, field
+
+from agent_orchestrator import (
+    Client,
+    EngineConfig,
+    Orchestrator,
+    Outcome,
+    ProviderConfig,
+    Routing,
+    Run,
+    RunContext,
+    RunStatus,
+    open_embedded,
+)
+from agent_orchestrator.domain.model import MANUAL, Request
+from agent_orchestrator.stores.memory import MemoryStore
+from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.testing import ScriptedRunner
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_S = 20.0
+
+
+@define
+class Doing:
+    """A runner that does what a test says."""
+
+    what: Callable[[RunContext], Awaitable[Outcome]]
+    name: str = "doing"
+    prompts: list[str] = field(factory=list)
+
+    async def run(self, context: RunContext) -> Outcome:
+        self.prompts.append(context.prompt)
+        return await self.what(context)
+
+
+async def end_of(client: Client, run: Run | None) -> Run:
+    assert run is not None
+    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+    assert not reply.timed_out, reply.run
+    return reply.run
+
+
+async def asked(client: Client, run: Run | None) -> Request:
+    assert run is not None
+    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S, until="attention")
+    assert reply.request is not None, reply
+    return reply.request
+
+
+async def held(client: Client, session_id: str) -> Run:
+    sent = await client.send_message(session_id, "hold")
+    async with client.events(session_id, follow=True) as events:
+        with anyio.fail_after(PATIENCE_S):
+            async for event in events:
+                if event.data.get("text") == "holding":
+                    break
+    assert sent.run is not None
+    return sent.run
+
+
+async def test_a_request_expires_however_many_others_are_open() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        session = await client.create_session(provider=MANUAL)
+        run = await client.create_run(session.id)
+        for _ in range(1_005):
+            await client.reply_parent(run.id, "later", request_kind="input_request")
+        short = await client.reply_parent(
+            run.id, "now", request_kind="input_request", timeout_s=0.05
+        )
+        assert short.request is not None
+        closed = await client.get_request(short.request.id, wait_s=PATIENCE_S)
+        assert closed.status == "expired"
+        assert (await client.wait_run(run.id, timeout_s=0, until="attention")).request is not None
+
+
+async def parked(path: Path) -> tuple[Run, Request]:
+    """Leave a run that waits, with no agent, in a database."""
+    async with open_embedded(path, runners=[ScriptedRunner()]) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "thread t-1\nask May I?")
+        request = await asked(client, sent.run)
+    assert sent.run is not None
+    return sent.run, request
+
+
+async def test_a_parked_run_is_canceled_at_once(tmp_path: Path) -> None:
+    run, request = await parked(tmp_path / "d.db")
+    async with open_embedded(tmp_path / "d.db", runners=[ScriptedRunner()]) as client:
+        reply = await client.cancel_run(run.id)
+        assert reply.run.status is RunStatus.CANCELED
+        assert (await client.get_request(request.id)).status == "canceled"
+        sent = await client.send_message(run.session_id, "say free", when_busy="interrupt")
+        assert (await end_of(client, sent.run)).status is RunStatus.COMPLETED
+
+
+async def test_an_answered_run_that_is_canceled_leaves_no_run_behind(tmp_path: Path) -> None:
+    run, request = await parked(tmp_path / "d.db")
+    runners = [ScriptedRunner()]
+    async with open_embedded(tmp_path / "d.db", runners=runners, max_concurrency=1) as client:
+        other = await client.create_session()
+        busy = await held(client, other.id)
+        await client.resolve_request(request.id, "approve")
+        assert (await client.get_run(run.id)).status is RunStatus.QUEUED
+        await client.cancel_run(run.id)
+        await client.cancel_run(busy.id)
+        await end_of(client, busy)
+        runs = (await client.list_runs(session_id=run.session_id)).runs
+    assert [one.status for one in runs] == [RunStatus.CANCELED]
+
+
+async def test_a_parent_whose_provider_is_gone_does_not_keep_its_child_from_ending(
+    tmp_path: Path,
+) -> None:
+    old = ScriptedRunner(name="old")
+    async with open_embedded(tmp_path / "d.db", runners=[old, ScriptedRunner()]) as client:
+        parent = await client.create_session(provider="old")
+    async with open_embedded(tmp_path / "d.db", runners=[ScriptedRunner()]) as client:
+        child = await client.spawn(
+            "say built", session_id=parent.id, provider="scripted", notify_parent="wake"
+        )
+        assert (await end_of(client, child.run)).status is RunStatus.COMPLETED
+        message = (await client.list_messages(parent.id)).messages[-1]
+        assert message.run_id is not None
+        woken = await end_of(client, await client.get_run(message.run_id))
+    assert woken.error is not None
+    assert woken.error.code == "invalid_config"
+
+
+async def test_canceling_a_tree_does_not_set_its_root_to_work_again() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        parent = await client.create_session()
+        run = await held(client, parent.id)
+        child = await client.spawn("hold", run_id=run.id, notify_parent="wake")
+        await client.cancel_run(run.id)
+        assert (await end_of(client, child.run)).status is RunStatus.CANCELED
+        assert (await end_of(client, run)).status is RunStatus.CANCELED
+        assert len((await client.list_runs(session_id=parent.id)).runs) == 1
+        assert "was canceled" in (await client.list_messages(parent.id)).messages[-1].text
+
+
+async def test_an_interrupt_leaves_the_outcomes_of_children() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()], max_concurrency=2) as client:
+        parent = await client.create_session()
+        busy = await held(client, parent.id)
+        child = await client.spawn("say built", session_id=parent.id, notify_parent="wake")
+        await end_of(client, child.run)
+        sent = await client.send_message(parent.id, "say instead", when_busy="interrupt")
+        await end_of(client, sent.run)
+        await end_of(client, busy)
+        outcome = next(
+            message
+            for message in (await client.list_messages(parent.id)).messages
+            if message.source.kind == "child"
+        )
+        assert outcome.run_id is not None
+        assert (await end_of(client, await client.get_run(outcome.run_id))).result is not None
+
+
+async def test_a_childs_steering_message_that_was_not_taken_is_not_lost() -> None:
+    gate = anyio.Event()
+
+    async def what(context: RunContext) -> Outcome:
+        if context.prompt == "work":
+            async with context.steering():
+                await context.emit("agent.message", {"text": "listening"})
+                await gate.wait()
+        return Outcome(context.prompt)
+
+    runner = Doing(what)
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        parent = await client.create_session()
+        child = await client.spawn("child", session_id=parent.id)
+        await end_of(client, child.run)
+        sent = await client.send_message(parent.id, "work")
+        async with client.events(parent.id, follow=True) as events:
+            async for event in events:
+                if event.data.get("text") == "listening":
+                    break
+        steer = await client.send(parent.id, "news", from_run_id=child.run.id, when_busy="steer")
+        gate.set()
+        await end_of(client, sent.run)
+        message = next(
+            one
+            for one in (await client.list_messages(parent.id)).messages
+            if one.id == steer.message.id
+        )
+        assert message.run_id is not None
+        assert sent.run is not None
+        assert message.run_id != sent.run.id
+        await end_of(client, await client.get_run(message.run_id))
+    assert runner.prompts[-1] == "news"
+
+
+async def test_an_answer_given_while_its_agent_is_stopped_reaches_the_next_attempt(
+    tmp_path: Path,
+) -> None:
+    stopping, decided = anyio.Event(), anyio.Event()
+
+    async def what(context: RunContext) -> Outcome:
+        await context.delivered()
+        await context.set_thread("t-1")
+        if "approved" in context.prompt:
+            return Outcome(context.prompt)
+        try:
+            await context.ask("May I?")
+        finally:
+            stopping.set()
+            with anyio.CancelScope(shield=True):
+                await decided.wait()
+        return Outcome("never")
+
+    config = EngineConfig(
+        providers={"doing": ProviderConfig(Doing(what), "doing")}, routing=Routing("doing")
+    )
+    path = tmp_path / "d.db"
+    async with SqliteStore(path) as store, Orchestrator(store, config) as engine:
+        client = Client(engine)
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "task")
+        request = await asked(client, sent.run)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(engine.drain, 0)
+            await stopping.wait()
+            await client.resolve_request(request.id, "approve")
+            decided.set()
+    second = Doing(what)
+    async with open_embedded(path, runners=[second]) as client:
+        run = await end_of(client, sent.run)
+    assert second.prompts == ["Your request was approved: May I?"]
+    assert run.attempt == 2
+
+
+async def test_asking_after_a_cancel_is_a_cancel() -> None:
+    gate = anyio.Event()
+
+    async def what(context: RunContext) -> Outcome:
+        with anyio.CancelScope(shield=True):
+            await gate.wait()
+            await context.ask("May I?")
+        return Outcome("never")
+
+    async with open_embedded(":memory:", runners=[Doing(what)]) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "go")
+        assert sent.run is not None
+        with anyio.fail_after(PATIENCE_S):
+            while (await client.get_run(sent.run.id)).status is not RunStatus.RUNNING:
+                await anyio.sleep(0.01)
+        await client.cancel_run(sent.run.id)
+        gate.set()
+        run = await end_of(client, sent.run)
+        assert (run.status, run.error) == (RunStatus.CANCELED, None)
+        assert (await client.requests()).requests == ()
+
+
+async def test_questions_asked_at_once_are_asked_one_by_one() -> None:
+    async def what(context: RunContext) -> Outcome:
+        answers: list[str | None] = []
+
+        async def ask(text: str) -> None:
+            answers.append((await context.ask(text)).answer)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(3):
+                tasks.start_soon(ask, str(number))
+        return Outcome(" ".join(sorted(str(answer) for answer in answers)))
+
+    async with open_embedded(":memory:", runners=[Doing(what)]) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "go")
+        for _ in range(3):
+            request = await asked(client, sent.run)
+            await client.resolve_request(request.id, "answer", text=f"to {request.text}")
+        run = await end_of(client, sent.run)
+    assert run.result is not None, run.error
+    assert run.result.text == "to 0 to 1 to 2"
+
+
+async def test_a_drain_does_not_wait_for_answers() -> None:
+    runner: Any = ScriptedRunner()
+    config = EngineConfig(
+        providers={"scripted": ProviderConfig(runner, "scripted")}, routing=Routing("scripted")
+    )
+    async with MemoryStore() as store, Orchestrator(store, config) as engine:
+        client = Client(engine)
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "ask May I?")
+        await asked(client, sent.run)
+        with anyio.fail_after(PATIENCE_S):
+            report = await engine.drain(600)
+    assert sent.run is not None
+    assert (report.finished, report.released, report.parked) == (0, (), (sent.run.id,))
