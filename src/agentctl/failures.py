@@ -60,6 +60,7 @@ _HINTS: Final[dict[str, str]] = {
     "unauthorized": "give a token with --auth-token or AGENTCTL_AUTH_TOKEN",
     "forbidden": "use a token that may do this",
     "idempotency_conflict": "use another --idempotency-key",
+    "already_resolved": "look at it with `agentctl request show`",
     "session_busy": "wait, or send with --when-busy queue",
     "session_closed": "make another with `agentctl session create`",
     "cursor_ahead": "look up `last_seq` with `agentctl session get`",
@@ -143,7 +144,7 @@ def refused(error: "OrchestratorError") -> Failure:
 
 
 def _where_to_look(details: Mapping[str, Any]) -> str | None:
-    for kind in ("run", "session"):
+    for kind in ("run", "session", "request"):
         if f"{kind}_id" in details:
             return f"`agentctl {kind} list` shows those there are"
     return None

@@ -22,7 +22,7 @@ from agentctl.times import elapsed, today
 _FRAMES: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _PLAIN_FRAMES: Final = "|/-\\"
 _FRAME_S: Final = 0.1
-_ONE_WAIT_S: Final = 60.0
+ONE_WAIT_S: Final = 60.0
 """How long one request for a run's end is held open; a longer wait is made of several."""
 
 
@@ -181,8 +181,8 @@ async def wait_for_run(
 async def _wait(connection: Connection, run_id: str, timeout_s: float | None) -> WaitReply:
     end = None if timeout_s is None else anyio.current_time() + timeout_s
     while True:
-        left = _ONE_WAIT_S if end is None else max(end - anyio.current_time(), 0.0)
-        span = min(left, _ONE_WAIT_S)
+        left = ONE_WAIT_S if end is None else max(end - anyio.current_time(), 0.0)
+        span = min(left, ONE_WAIT_S)
         reply = await connection.call(WAIT_RUN, run_id=run_id, timeout_s=span)
         if not reply.timed_out or (end is not None and anyio.current_time() >= end):
             return reply

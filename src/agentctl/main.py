@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "message": "agentctl.commands.message:message",
     "run": "agentctl.commands.run:run",
     "events": "agentctl.commands.events:events",
+    "request": "agentctl.commands.request:request",
     "tool": "agentctl.commands.tool:tool",
     "daemon": "agentctl.commands.daemon:daemon",
     "completion": "agentctl.commands.completion:completion",

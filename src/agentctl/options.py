@@ -4,6 +4,7 @@ modules are imported when they are called.
 
 import difflib
 import importlib
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, TypeVar
@@ -205,6 +206,20 @@ def read_text(value: str) -> str:
         return _read(lambda stream: stream.read()).decode()
     except UnicodeDecodeError as error:
         raise usage(f"standard input is not UTF-8: byte {error.start}") from None
+
+
+def read_object(value: str, option: str) -> dict[str, Any]:
+    """Return the JSON object an option was given.
+
+    :raises Failure: if it is none.
+    """
+    try:
+        found = json.loads(value)
+    except ValueError as error:
+        raise usage(f"{option} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise usage(f"{option} must be a JSON object")
+    return found
 
 
 def _read(take: Callable[[BinaryIO], bytes]) -> bytes:

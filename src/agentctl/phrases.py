@@ -74,7 +74,6 @@ _SENTENCES: Final[dict[str, str]] = {
     EventType.SESSION_CREATED: "session created",
     EventType.SESSION_UPDATED: "session changed",
     EventType.SESSION_CLOSED: "session closed",
-    EventType.RUN_WAITING: "waiting for an answer",
     EventType.RUN_RESUMED: "goes on",
     EventType.RUN_RECOVERED: "recovered",
 }
@@ -92,6 +91,9 @@ def sentence(event: Event) -> str:
             # A worker's id is its daemon's and its own; within one story the second tells enough.
             worker = str(data.get("worker_id") or "").rpartition("/")[2]
             return "started" + (f" by {worker}" if worker else "")
+        case EventType.RUN_WAITING:
+            asked = data.get("request_id")
+            return "waiting for an answer" + (f" to {asked}" if asked else "")
         case EventType.THREAD_STARTED:
             return f"thread {data.get('thread_id')}"
         case EventType.THREAD_REPLACED:
@@ -197,7 +199,12 @@ def author(data: Mapping[str, Any]) -> str:
 
 
 def concerns_run(event: Event, run_id: str) -> bool:
-    """Tell whether an event is of a run, or of a child the run spawned."""
+    """Tell whether an event is of a run, or of a child the run spawned.
+
+    What is asked concerns all: whoever watches may be the one to answer.
+    """
+    if event.event_type in (EventType.REQUEST_CREATED, EventType.REQUEST_RESOLVED):
+        return True
     if event.event_type in (EventType.CHILD_SPAWNED, EventType.CHILD_FINISHED):
         return event.data.get("parent_run_id") == run_id
     return event.run_id == run_id

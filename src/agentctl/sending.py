@@ -12,17 +12,21 @@ from agent_orchestrator.domain.model import Event, Run, Session
 from agent_orchestrator.operations import (
     CANCEL_RUN,
     CREATE_SESSION,
+    GET_REQUEST,
     GET_SESSION,
+    REPLY_PARENT,
     SEND_MESSAGE,
     SPAWN_FROM_RUN,
     SPAWN_FROM_SESSION,
+    ReplyParentReply,
 )
-from agentctl.connection import Connection
+from agentctl.connection import FOLLOW_PATIENCE_S, Connection
 from agentctl.failures import DONE, FAILED, TIMED_OUT
-from agentctl.live import follow_run, left_running, narrator, wait_for_run
+from agentctl.live import ONE_WAIT_S, follow_run, left_running, narrator, wait_for_run
 from agentctl.output import Output
 from agentctl.phrases import ends_run
-from agentctl.terminal import clean, one_line, put, truncated
+from agentctl.questions import GRANTED, answering, request_card
+from agentctl.terminal import Look, clean, one_line, put, truncated
 from agentctl.views import end_line, outcome_lines, sent_lines
 
 _CANCEL_S = 10.0
@@ -77,6 +81,41 @@ async def spawn(
         lambda look: [end_line(ended, look, now), *outcome_lines(ended, look)],
     )
     return exit_code(ended)
+
+
+async def reply_parent(
+    connection: Connection, output: Output, values: Mapping[str, Any], *, wait: bool
+) -> int:
+    """Tell or ask a run's parent; wait for the answer. Return the exit code."""
+    told = await connection.call(REPLY_PARENT, wait=wait, **values)
+    request = told.request
+    if request is None or not wait:
+        output.answer(told, lambda look: _told_lines(told, look))
+        return DONE
+    output.note(f"agentctl: waiting; {answering(request.kind, request.id)}")
+    connection.patience_s = FOLLOW_PATIENCE_S
+    try:
+        while request.is_open:
+            reply = await connection.call(GET_REQUEST, request_id=request.id, wait_s=ONE_WAIT_S)
+            request = reply.request
+    except anyio.get_cancelled_exc_class():
+        output.announce(f"agentctl: the question stays open: `agentctl request show {request.id}`")
+        raise
+    closed = request
+    output.answer({"request": closed}, lambda look: request_card(closed, look, datetime.now(UTC)))
+    return DONE if closed.status in GRANTED else FAILED
+
+
+def _told_lines(told: ReplyParentReply, look: Look) -> list[str]:
+    lines = []
+    if told.message is not None:
+        lines.append(f"message {look.paint(told.message.id, 'bold')} to {told.parent_session_id}")
+    if told.request is not None:
+        lines.append(
+            f"request {look.paint(told.request.id, 'bold')} is open: "
+            f"{answering(told.request.kind, told.request.id)}"
+        )
+    return lines
 
 
 async def send_message(

@@ -5,13 +5,11 @@ from collections.abc import Callable
 from datetime import date, datetime, tzinfo
 from typing import Final
 
-from attrs import define, field
-
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Event
+from agentctl.cast import Child, Running
 from agentctl.phrases import (
     RUN_ENDS,
-    Step,
     author,
     child_id,
     child_outcome,
@@ -26,6 +24,7 @@ from agentctl.phrases import (
     tool_text,
     usage_parts,
 )
+from agentctl.questions import asked, resolved
 from agentctl.terminal import Look, clean, one_line, truncated, width, wrapped
 from agentctl.times import between, counted, duration, local
 
@@ -36,32 +35,6 @@ _OUTPUT_LINES: Final = 6
 
 _UNTOLD: Final = frozenset({EventType.TOOL_OUTPUT, EventType.USAGE_UPDATED})
 """What another line tells: the output stands with the tool's end, the usage with the run's."""
-
-
-@define
-class _Child:
-    """What is remembered of a child session."""
-
-    title: str
-    """Empty where it has none: its id is then told instead, but not as an actor's name."""
-    spawned_at: datetime | None
-    """None once its first run has ended."""
-
-
-@define
-class _Running:
-    """What is remembered of a run that has not ended."""
-
-    provider: str = "agent"
-    started_at: datetime | None = None
-    messages: list[str] = field(factory=list)
-    """What the agent said: its result is mostly the last of it, or all."""
-    tool: str | None = None
-    """The tool the line before told of."""
-    plan: list[Step] = field(factory=list)
-    """The plan that was told last."""
-    pieces: dict[str, list[str]] = field(factory=dict)
-    """Messages that have come in part, by item."""
 
 
 class Story:
@@ -84,8 +57,8 @@ class Story:
         self._zone = zone
         self._streaming = streaming
         self._day = today
-        self._runs: dict[str, _Running] = {}
-        self._children: dict[str, _Child] = {}
+        self._runs: dict[str, Running] = {}
+        self._children: dict[str, Child] = {}
         self._told_message: str | None = None
         """The message that was told last."""
         self._open: str | None = None
@@ -109,8 +82,8 @@ class Story:
             self._runs.pop(event.run_id, None)
         return before + "".join(line + "\n" for line in lines)
 
-    def _teller(self, event: Event) -> Callable[[Event, _Running], list[str]]:
-        tellers: dict[str, Callable[[Event, _Running], list[str]]] = {
+    def _teller(self, event: Event) -> Callable[[Event, Running], list[str]]:
+        tellers: dict[str, Callable[[Event, Running], list[str]]] = {
             EventType.MESSAGE_CREATED: self._message,
             EventType.AGENT_MESSAGE: self._agent_message,
             EventType.AGENT_REASONING: self._reasoning,
@@ -124,13 +97,15 @@ class Story:
             EventType.RUN_ERROR: self._problem,
             EventType.CHILD_SPAWNED: self._child_spawned,
             EventType.CHILD_FINISHED: self._child_finished,
+            EventType.REQUEST_CREATED: self._asked,
+            EventType.REQUEST_RESOLVED: self._resolved,
         }
         return tellers.get(event.event_type, self._plain)
 
-    def _run_of(self, event: Event) -> _Running:
+    def _run_of(self, event: Event) -> Running:
         if event.run_id is None:
-            return _Running()
-        run = self._runs.setdefault(event.run_id, _Running())
+            return Running()
+        run = self._runs.setdefault(event.run_id, Running())
         if provider := event.data.get("provider"):
             run.provider = one_line(str(provider))
         if event.event_type == EventType.RUN_STARTED:
@@ -189,7 +164,7 @@ class Story:
 
     # --- messages that come in pieces -------------------------------------------------------
 
-    def _piece(self, event: Event, run: _Running) -> str:
+    def _piece(self, event: Event, run: Running) -> str:
         item, text = str(event.data.get("item_id")), text_of(event.data)
         run.pieces.setdefault(item, []).append(text)
         if not self._streaming:
@@ -226,7 +201,7 @@ class Story:
         self._open = None
         return "\n"
 
-    def _finish_message(self, event: Event, run: _Running) -> str:
+    def _finish_message(self, event: Event, run: Running) -> str:
         text, item = text_of(event.data), self._open
         self._open = None
         told = "".join(run.pieces.pop(item or "", []))
@@ -237,7 +212,7 @@ class Story:
 
     # --- events -----------------------------------------------------------------------------
 
-    def _message(self, event: Event, _: _Running) -> list[str]:
+    def _message(self, event: Event, _: Running) -> list[str]:
         symbol = self._look.symbol("›", ">")
         self._told_message = event.data.get("message_id")
         sender = part(event.data, "source").get("session_id")
@@ -248,16 +223,16 @@ class Story:
             more=[f"from {one_line(str(sender))}"] if sender and not child else None,
         )  # fmt: skip
 
-    def _child_spawned(self, event: Event, _: _Running) -> list[str]:
+    def _child_spawned(self, event: Event, _: Running) -> list[str]:
         spawner = self._runs.get(str(event.data.get("parent_run_id")))
         title = one_line(text_of(event.data, "title"))
-        self._children[text_of(event.data, "session_id")] = _Child(title, event.created_at)
+        self._children[text_of(event.data, "session_id")] = Child(title, event.created_at)
         return self._lines(
             event, spawner.provider if spawner else "", self._short(spawned(event.data)),
             symbol=self._look.symbol("↳", "&"), mark=("magenta",),
         )  # fmt: skip
 
-    def _child_finished(self, event: Event, _: _Running) -> list[str]:
+    def _child_finished(self, event: Event, _: Running) -> list[str]:
         child = self._children.get(text_of(event.data, "session_id"))
         title = child.title if child else ""
         status, failure, outcome = child_outcome(event.data)
@@ -275,23 +250,47 @@ class Story:
             more=None if is_told or not outcome else self._end_of(outcome),
         )  # fmt: skip
 
-    def _agent_message(self, event: Event, run: _Running) -> list[str]:
+    def _asker(self, event: Event) -> str:
+        """Return who asked: a run of this session, or one below it."""
+        session_id = text_of(event.data, "session_id")
+        if session_id in ("", event.session_id):
+            run = self._runs.get(text_of(event.data, "run_id"))
+            return run.provider if run else "agent"
+        child = self._children.get(session_id)
+        return (child and child.title) or "child"
+
+    def _asked(self, event: Event, _: Running) -> list[str]:
+        text, more = asked(event.data)
+        return self._lines(
+            event, self._asker(event), text, symbol="?",
+            mark=("yellow", "bold"), styles=("yellow", "bold"), more=more,
+        )  # fmt: skip
+
+    def _resolved(self, event: Event, _: Running) -> list[str]:
+        granted, text = resolved(event.data)
+        symbol = self._look.symbol(*(("✓", "+") if granted else ("✗", "x")))
+        style = "green" if granted else "red"
+        return self._lines(
+            event, self._asker(event), text, symbol=symbol, mark=(style, "bold"), styles=(style,)
+        )
+
+    def _agent_message(self, event: Event, run: Running) -> list[str]:
         text = text_of(event.data)
         run.messages.append(text)
         run.pieces.pop(str(event.data.get("item_id")), None)
         return self._lines(event, run.provider, text)
 
-    def _reasoning(self, event: Event, run: _Running) -> list[str]:
+    def _reasoning(self, event: Event, run: Running) -> list[str]:
         text, symbol = text_of(event.data), self._look.symbol("…", "~")
         return self._lines(event, run.provider, text, symbol=symbol, styles=("dim",))
 
-    def _tool_started(self, event: Event, run: _Running) -> list[str]:
+    def _tool_started(self, event: Event, run: Running) -> list[str]:
         run.tool = str(event.data.get("tool_id"))
         symbol = self._look.symbol("▸", "*")
         text = self._short(tool_text(event.data))
         return self._lines(event, run.provider, text, symbol=symbol, mark=("blue",))
 
-    def _tool_completed(self, event: Event, run: _Running) -> list[str]:
+    def _tool_completed(self, event: Event, run: Running) -> list[str]:
         well, how, shown = tool_outcome(event.data)
         if run.tool != str(event.data.get("tool_id")):
             how = f"{self._short(tool_text(event.data), len(how) + 2)}  {how}"
@@ -312,7 +311,7 @@ class Story:
         more = self._look.symbol("…", "...")
         return [f"{more} {counted(hidden, 'line')} before", *kept] if hidden > 1 else kept
 
-    def _files(self, event: Event, run: _Running) -> list[str]:
+    def _files(self, event: Event, run: Running) -> list[str]:
         failed = event.data.get("status") not in (None, "completed")
         symbol = self._look.symbol("✎", "%")
         return self._lines(
@@ -320,7 +319,7 @@ class Story:
             mark=("red",) if failed else ("magenta",),
         )  # fmt: skip
 
-    def _plan(self, event: Event, run: _Running) -> list[str]:
+    def _plan(self, event: Event, run: Running) -> list[str]:
         steps = plan_steps(event.data)
         text, run.plan = plan_text(steps, run.plan), steps
         return self._lines(
@@ -328,13 +327,13 @@ class Story:
             symbol=self._look.symbol("☰", "="), mark=("yellow",),
         )  # fmt: skip
 
-    def _problem(self, event: Event, run: _Running) -> list[str]:
+    def _problem(self, event: Event, run: Running) -> list[str]:
         return self._lines(
             event, run.provider, text_of(event.data, "message") or "a problem",
             symbol="!", mark=("yellow",), styles=("yellow",),
         )  # fmt: skip
 
-    def _completed(self, event: Event, run: _Running) -> list[str]:
+    def _completed(self, event: Event, run: Running) -> list[str]:
         parts = ["completed" + _took(run, event), *usage_parts(part(event.data, "usage"))]
         lines = self._unfinished(event, run)
         result = part(event.data, "result").get("text")
@@ -346,7 +345,7 @@ class Story:
             mark=("green", "bold"), styles=("green",),
         )  # fmt: skip
 
-    def _failed(self, event: Event, run: _Running) -> list[str]:
+    def _failed(self, event: Event, run: Running) -> list[str]:
         error = part(event.data, "error")
         text = (
             f"failed{_took(run, event)}: {error.get('code', 'unknown')}: {error.get('message', '')}"
@@ -356,7 +355,7 @@ class Story:
             mark=("red", "bold"), styles=("red",),
         )  # fmt: skip
 
-    def _canceled(self, event: Event, run: _Running) -> list[str]:
+    def _canceled(self, event: Event, run: Running) -> list[str]:
         reason = event.data.get("reason")
         text = f"canceled{_took(run, event)}" + (f": {reason}" if reason else "")
         return self._unfinished(event, run) + self._lines(
@@ -364,7 +363,7 @@ class Story:
             styles=("yellow",),
         )  # fmt: skip
 
-    def _unfinished(self, event: Event, run: _Running) -> list[str]:
+    def _unfinished(self, event: Event, run: Running) -> list[str]:
         """Return the messages of which only pieces came, unless they were told as they came."""
         if self._streaming:
             return []
@@ -374,7 +373,7 @@ class Story:
     def _joined(self, parts: list[str]) -> str:
         return self._look.symbol(" · ", ", ").join(parts)
 
-    def _plain(self, event: Event, run: _Running) -> list[str]:
+    def _plain(self, event: Event, run: Running) -> list[str]:
         """Tell what happened to a session, a run or a thread, and whatever has no better words."""
         actor = "" if event.run_id is None else run.provider
         text = self._short(sentence(event))
@@ -389,6 +388,6 @@ _OUTCOMES: Final[dict[str, tuple[tuple[str, str], str]]] = {
 }
 
 
-def _took(run: _Running, event: Event) -> str:
+def _took(run: Running, event: Event) -> str:
     taken = between(run.started_at, event.created_at)
     return f" after {duration(taken.total_seconds())}" if taken is not None else ""

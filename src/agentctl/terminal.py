@@ -45,6 +45,17 @@ def clean(text: str) -> str:
     return _UNSAFE.sub(_visible, text.replace("\u2028", "\n").replace("\u2029", "\n"))
 
 
+def revealed(text: str) -> str:
+    """Return the text with nothing in it that a terminal would obey, and nothing left out.
+
+    For what a person decides upon: words inside an escape sequence are read by whoever acts on the
+    text later, and so must be by the one who allows it.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return _UNSAFE.sub(_visible, text.replace("\r\n", "\n"))
+
+
 def one_line(text: str) -> str:
     """Return the text, cleaned, on one line."""
     return " ".join(clean(text).split())

@@ -43,6 +43,8 @@ def test_the_commands_there_are() -> None:
             "run create", "run get", "run list", "run wait", "run cancel", "run transition",
             "run diagnose", "events list", "events tail", "session tree", "tool session-spawn",
             "tool session-send", "tool session-wait", "tool session-list",
+            "tool session-reply-parent", "request list", "request show", "request approve",
+            "request deny", "request answer",
         ]
     }  # fmt: skip
 

@@ -156,6 +156,62 @@ def test_an_outcome_whose_message_was_not_told_is_told_whole() -> None:
     )
 
 
+ASKED = {"id": "req_1", "session_id": "ses_2", "run_id": "run_2", "kind": "approval_request",
+         "text": "May I?\nrm -rf x", "options": ["once", "never"], "status": "pending",
+         "answer": None, "decided_by": None}  # fmt: skip
+OWN = {**ASKED, "id": "req_2", "session_id": "ses_1", "run_id": "run_1", "kind": "input_request",
+       "text": "Which port?", "options": None}  # fmt: skip
+
+QUESTIONS = [
+    ("run.started", {"provider": "codex", "worker_id": "d/worker-1", "attempt": 1}),
+    ("child.spawned", SPAWNED, None),
+    ("request.created", ASKED, None),
+    ("request.resolved", {**ASKED, "status": "approved", "decided_by": "ann", "answer": "Go"}, None),
+    ("run.waiting", {"request_id": "req_2"}),
+    ("request.created", OWN, None),
+    ("request.resolved", {**OWN, "status": "answered", "decided_by": "local", "answer": "80"}, None),
+    ("run.resumed", {"request_id": "req_2"}),
+    ("request.resolved", {**ASKED, "status": "denied", "decided_by": "local"}, None),
+    ("request.resolved", {**OWN, "status": "expired"}, None),
+    ("request.resolved", {**ASKED, "session_id": "ses_9", "status": "canceled"}, None),
+]  # fmt: skip
+
+QUESTIONS_TOLD = """\
+09:30:01  codex      · started by worker-1
+09:30:02  codex      ↳ spawned Docs (ses_2): Write the docs of all
+09:30:03  Docs       ? asks for approval: May I?
+                       rm -rf x
+                       options: once, never
+                       answer: agentctl request approve req_1  (or deny)
+09:30:04  Docs       ✓ request req_1 approved by ann: Go
+09:30:05  codex      · waiting for an answer to req_2
+09:30:06  codex      ? asks for input: Which port?
+                       answer: agentctl request answer req_2 --text TEXT
+09:30:07  codex      ✓ request req_2 answered: 80
+09:30:08  codex      · goes on
+09:30:09  Docs       ✗ request req_1 denied
+09:30:10  codex      ✗ request req_2 expired without an answer
+09:30:11  child      ✗ request req_1 withdrawn: its run ended
+"""
+
+
+def test_questions() -> None:
+    assert tell(*QUESTIONS) == QUESTIONS_TOLD
+    assert tell(*QUESTIONS, look=Look(unicode=False)).isascii()
+
+
+def test_nothing_asked_is_hidden_from_who_answers() -> None:
+    told = tell(("request.created", {**ASKED, "text": "ls\x1b]0;; rm -rf /\x07"}, None))
+    assert told.splitlines()[0].endswith("asks for approval: ls^[]0;; rm -rf /^G")
+
+
+def test_questions_concern_whoever_watches() -> None:
+    told = [event.event_type for event in events(*QUESTIONS) if concerns_run(event, "run_other")]
+    assert told == [
+        "request.created", "request.resolved", "request.created", *["request.resolved"] * 4
+    ]  # fmt: skip
+
+
 def test_the_children_of_a_run_belong_to_its_story() -> None:
     told = [event.event_type for event in events(*FAMILY) if concerns_run(event, "run_1")]
     assert told == ["run.started", "child.spawned", "child.finished", "child.finished"]

@@ -1,6 +1,5 @@
 """``agentctl session``: conversations with one agent each."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,7 @@ from typing import Any
 import click
 
 from agentctl.call import Call, here
-from agentctl.failures import usage
-from agentctl.options import Group, idempotency_key, identified
+from agentctl.options import Group, idempotency_key, identified, read_object
 
 
 @click.group(
@@ -47,7 +45,7 @@ def create(cwd: str | None, metadata: str | None, **values: Any) -> None:
     """Make a session."""
     call = Call.current()
     values["cwd"] = working_directory(cwd, local=call.settings.is_local)
-    values["metadata"] = None if metadata is None else _object(metadata)
+    values["metadata"] = None if metadata is None else read_object(metadata, "--metadata")
 
     async def body(connection: Any) -> None:
         from agent_orchestrator.operations import CREATE_SESSION
@@ -59,16 +57,6 @@ def create(cwd: str | None, metadata: str | None, **values: Any) -> None:
         call.output.hint(f'next: agentctl ask --session-id {made.id} "…"')
 
     call.run(body)
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise usage(f"--metadata is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise usage("--metadata must be a JSON object")
-    return value
 
 
 @session.command(

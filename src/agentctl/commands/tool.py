@@ -9,7 +9,7 @@ import click
 from agentctl.call import Call
 from agentctl.commands.session import working_directory
 from agentctl.failures import usage
-from agentctl.options import Group, idempotency_key, identified, read_id, read_text
+from agentctl.options import Group, idempotency_key, identified, read_id, read_object, read_text
 
 RUN_VARIABLE: Final = "AGENTCTL_RUN_ID"
 SESSION_VARIABLE: Final = "AGENTCTL_SESSION_ID"
@@ -22,10 +22,11 @@ SESSION_VARIABLE: Final = "AGENTCTL_SESSION_ID"
     agentctl tool session-spawn --parent-run-id run_01k0 --task "Write the tests"
     agentctl tool session-send --session-id ses_01k1 --text "Also cover the errors"
     agentctl tool session-wait --run-id run_01k1
+    agentctl tool session-reply-parent --run-id run_01k1 --text "Halfway through"
     """,
 )
 def tool() -> None:
-    """Let agents work together: spawn children, send to them, wait for them.
+    """Let agents work together: spawn children, send to them, wait for them, ask.
 
     Answers are JSON without --format json; --format text gives text. Inside a run its own ids come
     from the environment.
@@ -153,6 +154,63 @@ def session_wait(run_id: str, timeout_s: float | None) -> None:
         from agentctl.sending import see_run_end
 
         return await see_run_end(connection, call.output, run_id, timeout_s)
+
+    call.run(body)
+
+
+@tool.command(
+    "session-reply-parent",
+    examples="""
+    agentctl tool session-reply-parent --text "Halfway through"
+    agentctl tool session-reply-parent --request-kind approval_request --text "May I: rm -rf ./tmp-cache" --wait
+    agentctl tool session-reply-parent --request-kind input_request --text - --wait --field request.answer < question.md
+    """,
+)
+@click.option("--run-id", metavar="ID", help=f"The run that speaks.  [env: {RUN_VARIABLE}]")
+@click.option("--text", required=True, help="What to tell or ask; - reads standard input.")
+@click.option(
+    "--request-kind",
+    type=click.Choice(["approval_request", "permission_request", "input_request"]),
+    help="Ask: it stands in the inbox until it is answered.",
+)
+@click.option("--detail", metavar="JSON", help="An object: what exactly is asked for.")
+@click.option("--option", "options", multiple=True, help="An answer to choose from; repeatable.")
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds until the question expires.  [default: 3600]",
+)
+@click.option("--wait", is_flag=True, help="Wait for the answer; the run is `waiting` until then.")
+@idempotency_key
+def session_reply_parent(
+    run_id: str | None,
+    text: str,
+    detail: str | None,
+    options: tuple[str, ...],
+    *,
+    wait: bool,
+    **values: Any,
+) -> None:
+    """Tell or ask the parent of a run, whichever that is.
+
+    The answer holds the "message" to the parent, its "parent_session_id" and the "request". With
+    --wait it holds the "request" as it was resolved, and the exit code tells how: 0 approved or
+    answered, 1 denied, expired or canceled.
+    """
+    call = Call.current(default_format="json")
+    if values["request_kind"] is None and (detail is not None or options or wait):
+        raise usage("--detail, --option and --wait go with --request-kind")
+    values["run_id"] = _given_or_own(run_id, RUN_VARIABLE)
+    if values["run_id"] is None:
+        raise usage("say which run speaks: --run-id ID")
+    values["text"] = read_text(text)
+    values["detail"] = None if detail is None else read_object(detail, "--detail")
+    values["options"] = list(options) or None
+
+    async def body(connection: Any) -> int:
+        from agentctl.sending import reply_parent
+
+        return await reply_parent(connection, call.output, values, wait=wait)
 
     call.run(body)
 

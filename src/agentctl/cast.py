@@ -1,0 +1,33 @@
+"""Who plays in a story: what it remembers of runs and children."""
+
+from datetime import datetime
+
+from attrs import define, field
+
+from agentctl.phrases import Step
+
+
+@define
+class Child:
+    """What is remembered of a child session."""
+
+    title: str
+    """Empty where it has none: its id is then told instead, but not as an actor's name."""
+    spawned_at: datetime | None
+    """None once its first run has ended."""
+
+
+@define
+class Running:
+    """What is remembered of a run that has not ended."""
+
+    provider: str = "agent"
+    started_at: datetime | None = None
+    messages: list[str] = field(factory=list)
+    """What the agent said: its result is mostly the last of it, or all."""
+    tool: str | None = None
+    """The tool the line before told of."""
+    plan: list[Step] = field(factory=list)
+    """The plan that was told last."""
+    pieces: dict[str, list[str]] = field(factory=dict)
+    """Messages that have come in part, by item."""

@@ -1,0 +1,158 @@
+"""``agentctl request``: the inbox of what agents ask."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from agentctl.call import Call
+from agentctl.failures import usage
+from agentctl.options import Group, idempotency_key, identified, read_id, read_text
+
+_STATUSES = ["pending", "approved", "denied", "answered", "expired", "canceled"]
+
+
+@click.group(
+    cls=Group,
+    examples="""
+    agentctl request list
+    agentctl request show req_01k0
+    agentctl request approve req_01k0
+    """,
+)
+def request() -> None:
+    """See what agents ask, and answer it."""
+
+
+@request.command(
+    "list",
+    examples="""
+    agentctl request list
+    agentctl request list --root-session-id ses_01k0 --all
+    agentctl request list --field requests.0.id
+    """,
+)
+@click.option(
+    "--status", type=click.Choice(_STATUSES), help="Only those in this state.  [default: pending]"
+)
+@click.option("--all", "every", is_flag=True, help="Also those that are closed.")
+@click.option("--session-id", metavar="ID", help="Only those of this session's runs.")
+@click.option("--root-session-id", metavar="ID", help="Only those of the tree under this session.")
+@click.option("--limit", type=int, help="How many at most.  [default: all]")
+@click.option("--cursor", help="`next_cursor` of the page before.")
+def list_(
+    status: str | None,
+    session_id: str | None,
+    root_session_id: str | None,
+    *,
+    every: bool,
+    **values: Any,
+) -> None:
+    """List requests, oldest first: those that are open, without --all or --status."""
+    call = Call.current()
+    if every and status:
+        raise usage("--all and --status: give one of them")
+    values["status"] = None if every else status or "pending"
+    values["session_id"] = read_id(session_id) if session_id else None
+    values["root_session_id"] = read_id(root_session_id) if root_session_id else None
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import LIST_REQUESTS
+        from agentctl.paging import pages
+        from agentctl.questions import request_table
+
+        page = await pages(connection, LIST_REQUESTS, "requests", **values)
+        now = datetime.now(UTC)
+        call.output.answer(page, lambda look: request_table(page.requests, look, now))
+        call.output.more(page.next_cursor)
+        if any(one.is_open for one in page.requests):
+            call.output.hint("read one in full: agentctl request show REQUEST_ID")
+
+    call.run(body)
+
+
+@request.command(
+    examples="""
+    agentctl request show req_01k0
+    agentctl request show --request-id req_01k0 --field request.detail
+    """
+)
+@identified("request")
+def show(request_id: str) -> None:
+    """Read a request in full: all of its text, and what exactly is asked for."""
+    call = Call.current()
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import GET_REQUEST
+        from agentctl.questions import answering, request_card
+
+        reply = await connection.call(GET_REQUEST, request_id=request_id)
+        found = reply.request
+        call.output.answer(reply, lambda look: request_card(found, look, datetime.now(UTC)))
+        if found.is_open:
+            call.output.hint(f"next: {answering(found.kind, found.id)}")
+
+    call.run(body)
+
+
+def _resolve(decision: str, request_id: str, text: str | None, **values: Any) -> None:
+    call = Call.current()
+    values["text"] = None if text is None else read_text(text)
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import RESOLVE_REQUEST
+
+        reply = await connection.call(
+            RESOLVE_REQUEST, request_id=request_id, decision=decision, **values
+        )
+        closed = reply.request
+        call.output.answer(reply, lambda _: [f"request {closed.id} is {closed.status}"])
+
+    call.run(body)
+
+
+@request.command(
+    examples="""
+    agentctl request approve req_01k0
+    agentctl request approve req_01k0 --text "Only in ./tmp-cache" --scope once
+    """
+)
+@identified("request")
+@click.option("--text", help="What to tell the agent with it; - reads standard input.")
+@click.option(
+    "--scope",
+    type=click.Choice(["once", "session"]),
+    help="How far it goes: this once, or for the like in the whole session.",
+)
+@idempotency_key
+def approve(**values: Any) -> None:
+    """Approve what an agent asks for. The first answer counts; the same again succeeds."""
+    _resolve("approve", **values)
+
+
+@request.command(
+    examples="""
+    agentctl request deny req_01k0
+    agentctl request deny req_01k0 --text "Leave the cache alone"
+    """
+)
+@identified("request")
+@click.option("--text", help="Why, for the agent; - reads standard input.")
+@idempotency_key
+def deny(**values: Any) -> None:
+    """Deny what an agent asks for. The first answer counts; the same again succeeds."""
+    _resolve("deny", **values)
+
+
+@request.command(
+    examples="""
+    agentctl request answer req_01k0 --text "Use port 8080"
+    agentctl request answer req_01k0 --text - < answer.md
+    """
+)
+@identified("request")
+@click.option("--text", required=True, help="The answer; - reads standard input.")
+@idempotency_key
+def answer(**values: Any) -> None:
+    """Answer what an agent asks. The first answer counts; the same again succeeds."""
+    _resolve("answer", **values)

@@ -1,0 +1,145 @@
+"""What agents ask, as a person reads it. Pure."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from agent_orchestrator.domain.model import Request
+from agentctl.phrases import text_of
+from agentctl.tables import Cell, Column, card, table
+from agentctl.terminal import Look, clean, one_line, revealed, wrapped
+from agentctl.times import ago, duration, local
+
+_KINDS: Final = {
+    "approval_request": "approval",
+    "permission_request": "permission",
+    "input_request": "input",
+}
+
+_STYLES: Final[dict[str, tuple[str, ...]]] = {
+    "pending": ("yellow", "bold"),
+    "approved": ("green",),
+    "answered": ("green",),
+    "denied": ("red",),
+    "expired": ("red",),
+    "canceled": ("dim",),
+}
+
+GRANTED: Final = frozenset({"approved", "answered"})
+"""The states in which an agent got what it asked for."""
+
+_LISTED_CHARACTERS: Final = 2000
+
+
+def _kind(kind: str) -> str:
+    return _KINDS.get(kind, one_line(kind))
+
+
+def _option(option: object) -> str:
+    return one_line(revealed(str(option)))
+
+
+def answering(kind: str, request_id: str) -> str:
+    """Return the command that answers a request."""
+    identity = one_line(request_id)
+    if kind == "input_request":
+        return f"agentctl request answer {identity} --text TEXT"
+    return f"agentctl request approve {identity}  (or deny)"
+
+
+def _left(request: Request, now: datetime) -> str:
+    """Return how long an open request can still be answered."""
+    if not request.is_open:
+        return ""
+    seconds = (request.expires_at - now).total_seconds()
+    return f"in {duration(seconds)}" if seconds > 0 else "now"
+
+
+def request_table(requests: Sequence[Request], look: Look, now: datetime) -> list[str]:
+    several = any(not request.is_open for request in requests)
+    columns = [
+        Column("REQUEST"),
+        Column("KIND"),
+        Column("STATUS"),
+        Column("ASKED", align="right"),
+        Column("EXPIRES", align="right"),
+        Column("SESSION", optional=True),
+        Column("TEXT", flexible=True),
+    ]
+    rows: list[list[str | Cell]] = [
+        [
+            request.id,
+            _kind(request.kind),
+            Cell(request.status, _STYLES.get(request.status, ())) if several else "",
+            ago(request.created_at, now),
+            _left(request, now),
+            request.session_id,
+            one_line(revealed(request.text[:_LISTED_CHARACTERS])),
+        ]
+        for request in requests
+    ]
+    return table(columns, rows, look) or ["no requests"]
+
+
+def request_card(request: Request, look: Look, now: datetime) -> list[str]:
+    """Return the lines that show a request with all that is asked for."""
+    end = f"{_left(request, now)}  ({local(request.expires_at):%Y-%m-%d %H:%M:%S})"
+    lines = card(
+        f"{look.paint('request', 'dim')} {look.paint(request.id, 'bold')}",
+        [
+            ("status", Cell(request.status, _STYLES.get(request.status, ()))),
+            ("kind", _kind(request.kind)),
+            ("session", request.session_id),
+            ("run", request.run_id),
+            ("asks", request.parent_session_id or "people"),
+            ("asked", ago(request.created_at, now)),
+            ("expires", end if request.is_open else None),
+            ("options", look.symbol(" · ", ", ").join(map(_option, request.options or ()))),
+            ("closed", None if request.resolved_at is None else ago(request.resolved_at, now)),
+            ("by", one_line(request.decided_by or "")),
+            ("scope", request.scope),
+        ],
+        look,
+    )
+    lines += ["", *wrapped(revealed(request.text), look.columns)]
+    if request.detail:
+        detail = json.dumps(request.detail, ensure_ascii=False, indent=2)
+        lines += ["", look.paint("DETAIL", "dim"), *wrapped(revealed(detail), look.columns)]
+    if request.answer:
+        lines += ["", look.paint("ANSWER", "dim"), *wrapped(clean(request.answer), look.columns)]
+    return lines
+
+
+# --- in a log ---------------------------------------------------------------------------------
+
+
+def asked(data: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return what an agent asks, and under it what to choose from and how to answer."""
+    kind = text_of(data, "kind")
+    named = _KINDS.get(kind, "an answer")
+    given = data.get("options")
+    options = given if isinstance(given, Sequence) and not isinstance(given, str) else ()
+    more = [f"options: {', '.join(map(_option, options))}"] if options else []
+    return (
+        f"asks for {named}: {revealed(text_of(data))}",
+        [*more, f"answer: {answering(kind, text_of(data, 'id') or 'REQUEST_ID')}"],
+    )
+
+
+_CLOSED: Final = {
+    "expired": "expired without an answer",
+    "canceled": "withdrawn: its run ended",
+}
+
+
+def resolved(data: Mapping[str, Any]) -> tuple[bool, str]:
+    """Return whether a request was granted, and what came of it."""
+    status = text_of(data, "status") or "closed"
+    text = _CLOSED.get(status, one_line(status))
+    if (by := text_of(data, "decided_by")) and by != "local":
+        text += f" by {one_line(by)}"
+    if answer := text_of(data, "answer"):
+        text += f": {answer}"
+    name = one_line(text_of(data, "id"))
+    return status in GRANTED, f"request {name} {text}" if name else text
