@@ -115,7 +115,9 @@ class Daemon:
 
     async def _drain(self, engine: Orchestrator) -> None:
         report = await engine.drain(self.settings.grace_s)
-        counts = _fields(finished=report.finished, released=len(report.released))
+        counts = _fields(
+            finished=report.finished, released=len(report.released), parked=len(report.parked)
+        )
         _log.info("drained", extra=counts)
         self._stop()
 
