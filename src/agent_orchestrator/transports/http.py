@@ -51,7 +51,11 @@ class HttpTransport:
         if body is not None:
             headers["Content-Type"] = "application/json"
             content = strict_json.dumps(body).encode()
-        waits = getattr(request, "timeout_s", None) or getattr(request, "wait_s", None) or 0.0
+        waits = 0.0
+        if (
+            not operation.is_mutation
+        ):  # only a look waits; elsewhere it is the time of something else
+            waits = getattr(request, "timeout_s", None) or getattr(request, "wait_s", None) or 0.0
         timeout = httpx.Timeout(ANSWER_TIMEOUT_S + float(waits), connect=CONNECT_TIMEOUT_S)
         try:
             response = await self._http.request(
