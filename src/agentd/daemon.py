@@ -79,12 +79,12 @@ class Daemon:
                     version=config.version,
                     max_body=settings.max_body,
                 )
+                _tell_start(settings, url, guard)
                 # Connections wait in the listening socket until they are served.
                 tell_ready(url)
                 async with anyio.create_task_group() as tasks:
                     await tasks.start(self._watch_signals, engine)
                     tasks.start_soon(self._abandon_server, tasks.cancel_scope)
-                    _tell_start(settings, url, guard)
                     await serve(app, listener, self._stopped.wait)
                     tasks.cancel_scope.cancel()
         _log.info("stopped")
