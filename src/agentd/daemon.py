@@ -80,10 +80,10 @@ class Daemon:
                     max_body=settings.max_body,
                 )
                 _tell_start(settings, url, guard)
-                # Connections wait in the listening socket until they are served.
-                tell_ready(url)
                 async with anyio.create_task_group() as tasks:
                     await tasks.start(self._watch_signals, engine)
+                    # Connections wait in the listening socket until they are served.
+                    tell_ready(url)
                     tasks.start_soon(self._abandon_server, tasks.cancel_scope)
                     await serve(app, listener, self._stopped.wait)
                     tasks.cancel_scope.cancel()
