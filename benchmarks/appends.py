@@ -99,8 +99,8 @@ async def _make_database(file: Path) -> None:
         # What the events refer to.
         connection.execute(
             "INSERT INTO sessions (number, id, owner, cwd, status, root_session_id, depth,"
-            " metadata, created_at, updated_at)"
-            " VALUES (1, 'ses_1', 'local', '/', 'open', 'ses_1', 0, '{}', '', '')"
+            " notify_parent, metadata, created_at, updated_at)"
+            " VALUES (1, 'ses_1', 'local', '/', 'open', 'ses_1', 0, 'record', '{}', '', '')"
         )
     finally:
         connection.close()
