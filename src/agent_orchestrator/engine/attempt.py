@@ -238,6 +238,7 @@ class AttemptContext:
         thread = Thread(thread_id, json_copy(state))
         if thread == known and self._is_thread_told:
             return
+        is_new = known is None or known.id != thread_id
         self.thread = thread
         self._is_thread_told = True
         provider = self.run.provider
@@ -256,7 +257,8 @@ class AttemptContext:
                 ledger.log(tx, run, event_type, data, self._core.now())
 
         await self._recorder.put(write)
-        await self._recorder.settle()
+        if is_new:  # what is remembered beside a known id may go into the next commit
+            await self._recorder.settle()
 
     async def report_usage(self, usage: Usage) -> None:
         _as_json(to_plain(usage), "usage")
