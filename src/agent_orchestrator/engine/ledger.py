@@ -443,6 +443,8 @@ def park(core: Core, tx: Transaction, run: Run, *, stderr_tail: str = "") -> Run
     amend_attempt(tx, run, ended_at=core.now(), outcome=str(run.status), stderr_tail=stderr_tail)
     parked = evolve(run, attempt=run.attempt + 1, worker_id=None)
     tx.put_run(parked)
+    data = {"request_id": run.waiting_on, "parked": True}
+    log(tx, parked, EventType.RUN_WAITING, data, core.now())
     return parked
 
 

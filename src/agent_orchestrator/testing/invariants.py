@@ -1,0 +1,319 @@
+"""What must hold of everything an engine has recorded, whatever went wrong before.
+
+Read with :func:`history` while nothing is being recorded (rows and logs are read one after the
+other), judged with :func:`violations`; what a subscriber was given, with :func:`stream_violations`.
+Nothing here knows how an engine works: only the public client and the public log.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal
+
+from attrs import field, frozen
+
+from agent_orchestrator.client import Client
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
+from agent_orchestrator.domain.model import MANUAL, Event, Message, Request, Run, Session
+from agent_orchestrator.operations import MessageReply
+from agent_orchestrator.wire.codec import to_plain
+
+Kind = Literal["lost", "doubled", "gap", "ending", "stale", "replay", "zombie"]
+"""``lost``: an acknowledged message is not there. ``doubled``: one thing is there twice. ``gap``: a
+log is not 1 … n, or a reader missed or repeated a line. ``ending``: a run without its one last
+event, or one after it. ``stale``: an older attempt wrote after a newer one. ``replay``: the log
+says other than the rows. ``zombie``: it is shown as being executed, and is not."""
+
+PAGE: Final = 1000
+
+
+@frozen
+class Violation:
+    kind: Kind
+    what: str
+
+
+@frozen
+class Acknowledged:
+    """A message its sender was told is in."""
+
+    message_id: str
+    session_id: str
+    run_id: str | None
+    text: str
+
+    @classmethod
+    def of(cls, reply: MessageReply) -> "Acknowledged":
+        message = reply.message
+        run_id = reply.run.id if reply.run else None
+        return cls(message.id, message.session_id, run_id, message.text)
+
+
+@frozen
+class History:
+    """All an engine has recorded.
+
+    :param logs: by session.
+    :param zombies: the runs recorded as being executed that no worker has.
+    """
+
+    sessions: Sequence[Session]
+    messages: Sequence[Message]
+    runs: Sequence[Run]
+    requests: Sequence[Request]
+    logs: Mapping[str, Sequence[Event]]
+    zombies: Collection[str] = field(default=())
+
+
+async def history(client: Client) -> History:
+    """Return all a client may read."""
+    sessions: list[Session] = []
+    cursor: str | None = None
+    while True:
+        found = await client.list_sessions(limit=PAGE, cursor=cursor)
+        sessions += found.sessions
+        if (cursor := found.next_cursor) is None:
+            break
+    messages: list[Message] = []
+    for session in sessions:
+        while True:
+            heard = await client.list_messages(session.id, limit=PAGE, cursor=cursor)
+            messages += heard.messages
+            if (cursor := heard.next_cursor) is None:
+                break
+    runs: list[Run] = []
+    while True:
+        ran = await client.list_runs(limit=PAGE, cursor=cursor)
+        runs += ran.runs
+        if (cursor := ran.next_cursor) is None:
+            break
+    requests: list[Request] = []
+    while True:
+        asked = await client.requests(limit=PAGE, cursor=cursor)
+        requests += asked.requests
+        if (cursor := asked.next_cursor) is None:
+            break
+    logs = {session.id: await _log(client, session.id) for session in sessions}
+    return History(sessions, messages, runs, requests, logs, await _zombies(client, runs))
+
+
+async def _log(client: Client, session_id: str) -> list[Event]:
+    log: list[Event] = []
+    while True:
+        page = await client.list_events(session_id, cursor=log[-1].seq if log else 0, limit=PAGE)
+        log += page.events
+        if not page.has_more:
+            return log
+
+
+async def _zombies(client: Client, runs: Iterable[Run]) -> list[str]:
+    zombies = []
+    for run in runs:
+        if run.status not in ACTIVE or run.provider == MANUAL:
+            continue
+        if run.status is RunStatus.WAITING and run.worker_id is None:
+            continue  # parked: it needs none
+        diagnosis = await client.diagnose_run(run.id)
+        if diagnosis.run.status in ACTIVE and not diagnosis.diagnostics.worker_alive:
+            zombies.append(run.id)
+    return zombies
+
+
+def violations(
+    told: History,
+    *,
+    acknowledged: Iterable[Acknowledged] = (),
+    unique: Iterable[str] = (),
+) -> list[Violation]:
+    """Return what does not hold; nothing when all does.
+
+    :param acknowledged: what senders were told is in.
+    :param unique: texts that were each sent as one message, acknowledged or not, however often it
+        was tried.
+    """
+    found = [Violation("zombie", f"run {run_id} has no worker") for run_id in told.zombies]
+    found += _messages(told, acknowledged, unique)
+    for session in told.sessions:
+        found += _session(session, told.logs[session.id])
+    by_run: dict[str, list[Event]] = defaultdict(list)
+    for log in told.logs.values():
+        for event in log:
+            if event.run_id is not None:
+                by_run[event.run_id].append(event)
+    for run in told.runs:
+        found += _run(run, by_run.get(run.id, []))
+    active = Counter(run.session_id for run in told.runs if run.status in ACTIVE)
+    found += [
+        Violation("doubled", f"{count} runs of session {session_id} are active")
+        for session_id, count in active.items()
+        if count > 1
+    ]
+    found += _requests(told)
+    return found
+
+
+def _messages(
+    told: History, acknowledged: Iterable[Acknowledged], unique: Iterable[str]
+) -> Iterator[Violation]:
+    rows = {message.id: message for message in told.messages}
+    runs = {run.id for run in told.runs}
+    created = Counter(
+        event.data["message_id"]
+        for log in told.logs.values()
+        for event in log
+        if event.event_type == EventType.MESSAGE_CREATED
+    )
+    for one in acknowledged:
+        row = rows.get(one.message_id)
+        if row is None or (row.session_id, row.text) != (one.session_id, one.text):
+            yield Violation("lost", f"message {one.message_id} was acknowledged")
+        if one.run_id is not None and one.run_id not in runs:
+            yield Violation("lost", f"run {one.run_id} was acknowledged")
+    texts = Counter(message.text for message in told.messages)
+    for text in unique:
+        if texts[text] > 1:
+            yield Violation("doubled", f"{texts[text]} messages say {text[:80]!r}")
+    for message_id in rows.keys() | created.keys():
+        if created[message_id] != 1 or message_id not in rows:
+            there = "is" if message_id in rows else "is not"
+            yield Violation(
+                "replay",
+                f"message {message_id} has {created[message_id]} events and {there} there",
+            )
+    for log in told.logs.values():
+        for event in log:
+            row = rows.get(event.data.get("message_id", ""))
+            if event.event_type == EventType.MESSAGE_CREATED and row is not None:
+                row_says = (row.session_id, row.role, row.text, to_plain(row.source))
+                data = event.data
+                if row_says != (event.session_id, data["role"], data["text"], data["source"]):
+                    yield Violation("replay", f"message {row.id} is not as it was logged")
+
+
+def _session(session: Session, log: Sequence[Event]) -> Iterator[Violation]:
+    seqs = [event.seq for event in log]
+    if seqs != list(range(1, len(log) + 1)) or session.last_seq != len(log):
+        yield Violation(
+            "gap", f"the log of {session.id} is not 1 … {session.last_seq}: {_odd(seqs)}"
+        )
+    if any(event.session_id != session.id for event in log):
+        yield Violation("replay", f"the log of {session.id} holds another's events")
+    title, status, threads = None, "open", {}
+    for event in log:
+        match event.event_type:
+            case EventType.SESSION_CREATED | EventType.SESSION_UPDATED | EventType.SESSION_CLOSED:
+                title = event.data.get("title", title)
+                status = event.data.get("status", status)
+            case EventType.THREAD_STARTED | EventType.THREAD_REPLACED:
+                threads[event.data["provider"]] = event.data["thread_id"]
+    rows = (session.title, session.status, dict(session.threads))
+    if rows != (title, status, threads):
+        yield Violation("replay", f"session {session.id} is {rows}, its log says {status, threads}")
+
+
+def _odd(seqs: Sequence[int]) -> str:
+    """Return where a sequence leaves the natural numbers."""
+    for place, seq in enumerate(seqs, 1):
+        if seq != place:
+            return f"{seq} stands where {place} should"
+    return f"it ends with {len(seqs)}"
+
+
+_STATES: Final[Mapping[str, RunStatus]] = {
+    EventType.RUN_QUEUED: RunStatus.QUEUED,
+    EventType.RUN_STARTED: RunStatus.RUNNING,
+    EventType.RUN_WAITING: RunStatus.WAITING,
+    EventType.RUN_RESUMED: RunStatus.RUNNING,
+    EventType.RUN_COMPLETED: RunStatus.COMPLETED,
+    EventType.RUN_FAILED: RunStatus.FAILED,
+    EventType.RUN_CANCELED: RunStatus.CANCELED,
+}
+"""The state a run is in after an event."""
+
+
+def _run(run: Run, log: Sequence[Event]) -> Iterator[Violation]:
+    newest = ends = 0
+    for event in log:
+        if ends:
+            yield Violation("ending", f"{event.event_type} of run {run.id} after its end")
+        if event.attempt is not None and event.attempt < newest:
+            yield Violation(
+                "stale",
+                f"{event.event_type} ({event.seq}) of run {run.id} is of attempt {event.attempt}, "
+                f"after one of attempt {newest}",
+            )
+        newest = max(newest, event.attempt or 0)
+        state = _STATES.get(event.event_type)
+        ends += state is not None and is_terminal(state)
+    if ends != int(is_terminal(run.status)):
+        yield Violation("ending", f"run {run.id} is {run.status} and has {ends} last events")
+    started = Counter(e.attempt for e in log if e.event_type == EventType.RUN_STARTED)
+    for attempt, count in started.items():
+        if count > 1:
+            yield Violation("doubled", f"attempt {attempt} of run {run.id} began {count} times")
+    for name, said in _replayed(log).items():
+        if (row := to_plain(getattr(run, name))) != said:
+            yield Violation("replay", f"{name} of run {run.id} is {row!r}, its log says {said!r}")
+
+
+def _replayed(log: Sequence[Event]) -> dict[str, Any]:
+    """Return the fields of a run as its log tells them."""
+    told: dict[str, Any] = dict.fromkeys(("status", "attempt", "result", "error", "usage"))
+    for event in log:
+        if (state := _STATES.get(event.event_type)) is not None:
+            told["status"], told["attempt"] = str(state), event.attempt
+            told["result"], told["error"] = event.data.get("result"), event.data.get("error")
+        elif event.event_type == EventType.USAGE_UPDATED:
+            told["usage"] = event.data
+    return told
+
+
+def _requests(told: History) -> Iterator[Violation]:
+    logged: dict[str, str] = {}
+    ended = {run.id for run in told.runs if is_terminal(run.status)}
+    for session_id, log in told.logs.items():
+        for event in log:
+            if event.event_type in (EventType.REQUEST_CREATED, EventType.REQUEST_RESOLVED):
+                if event.data["session_id"] != session_id:
+                    continue  # a copy for those above
+                request_id = event.data["id"]
+                if logged.get(request_id, "pending") != "pending":
+                    yield Violation("doubled", f"request {request_id} was resolved twice")
+                logged[request_id] = event.data["status"]
+    for request in told.requests:
+        if (said := logged.pop(request.id, None)) != request.status:
+            yield Violation(
+                "replay", f"request {request.id} is {request.status}, its log says {said}"
+            )
+        if request.is_open and request.run_id in ended:
+            yield Violation("ending", f"request {request.id} is open, its run has ended")
+    for request_id in logged:
+        yield Violation("replay", f"request {request_id} is in the log alone")
+
+
+def stream_violations(
+    seen: Sequence[Event], log: Sequence[Event], *, after: int = 0, complete: bool = True
+) -> list[Violation]:
+    """Return what is wrong with the events of one session a subscriber was given.
+
+    :param log: the session's whole log.
+    :param after: the cursor it began with.
+    :param complete: it was there to the end; else it may have stopped early.
+    """
+    due = [event for event in log if event.seq > after]
+    seqs = [event.seq for event in seen]
+    found = []
+    if seqs != [event.seq for event in due[: len(seqs)]]:
+        found.append(
+            Violation("gap", f"a subscriber at {after} was given {_odd_after(seqs, after)}")
+        )
+    elif list(seen) != due[: len(seen)]:
+        found.append(Violation("replay", "a subscriber was given other events than the log holds"))
+    if complete and len(seen) < len(due):
+        missing = f"{len(seen)} of the {len(due)} events after {after}"
+        found.append(Violation("gap", f"a subscriber was given {missing}"))
+    return found
+
+
+def _odd_after(seqs: Sequence[int], after: int) -> str:
+    return _odd([seq - after for seq in seqs]) + f" (counted from {after})"

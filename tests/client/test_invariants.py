@@ -1,0 +1,141 @@
+"""The checker of what is recorded: content with a busy engine, and blind to nothing it looks for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from agent_orchestrator import Client, open_embedded
+from agent_orchestrator.domain.model import Event
+from agent_orchestrator.testing import ScriptedRunner
+from agent_orchestrator.testing.invariants import (
+    Acknowledged,
+    History,
+    history,
+    stream_violations,
+    violations,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+async def busy(client: Client) -> tuple[History, list[Acknowledged]]:
+    """Let all kinds of things happen, and return what is recorded."""
+    sent = []
+    session = await client.create_session(title="busy")
+    for text in ("say one\nusage 3 4", "thread t-1", "fail provider_error no", "crash", "which"):
+        sent.append(await client.send_message(session.id, text))
+    question = await client.send_message(session.id, "ask May I?")
+    sent.append(question)
+    assert question.run is not None
+    asked = await client.wait_run(question.run.id, until="attention")
+    assert asked.request is not None
+    await client.resolve_request(asked.request.id, "approve")
+    child = await client.spawn("say built", session_id=session.id, notify_parent="wake")
+    await client.wait_run(child.run.id)
+    held = await client.send_message(session.id, "hold")
+    assert held.run is not None
+    await client.cancel_run(held.run.id)
+    sent.append(held)
+    await client.send_message(session.id, "noted", role="system")
+    for run in (await client.list_runs()).runs:
+        assert not (await client.wait_run(run.id)).timed_out
+    await client.update_session(session.id, title="done", status="closed")
+    return await history(client), [Acknowledged.of(one) for one in sent]
+
+
+async def test_a_busy_engine_keeps_the_invariants() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        told, sent = await busy(client)
+    assert len(told.runs) == 9
+    assert violations(told, acknowledged=sent, unique=[one.text for one in sent]) == []
+
+
+def _log(told: History) -> tuple[str, list[Event]]:
+    session_id = told.sessions[0].id
+    return session_id, list(told.logs[session_id])
+
+
+def _with_log(told: History, change: Callable[[list[Event]], Any]) -> History:
+    session_id, log = _log(told)
+    change(log)
+    renumbered = [evolve(event, seq=seq) for seq, event in enumerate(log, 1)]
+    sessions = [
+        evolve(one, last_seq=len(log)) if one.id == session_id else one for one in told.sessions
+    ]
+    return evolve(told, sessions=sessions, logs={**told.logs, session_id: renumbered})
+
+
+def _place(log: list[Event], event_type: str) -> int:
+    return next(place for place, event in enumerate(log) if event.event_type == event_type)
+
+
+def _again(event_type: str) -> Callable[[History], History]:
+    return lambda told: _with_log(
+        told, lambda log: log.insert(_place(log, event_type), log[_place(log, event_type)])
+    )
+
+
+def _gone(event_type: str) -> Callable[[History], History]:
+    return lambda told: _with_log(told, lambda log: log.pop(_place(log, event_type)))
+
+
+def _torn(told: History) -> History:
+    session_id, log = _log(told)
+    return evolve(told, logs={**told.logs, session_id: log[:3] + log[4:]})
+
+
+def _stale(told: History) -> History:
+    def change(log: list[Event]) -> None:
+        place = _place(log, "run.started")
+        log[place] = evolve(log[place], attempt=2)
+
+    return _with_log(told, change)
+
+
+BROKEN: dict[str, tuple[str, Callable[[History], History]]] = {
+    "a message is lost": ("lost", lambda told: evolve(told, messages=told.messages[1:])),
+    "a run is lost": ("lost", lambda told: evolve(told, runs=told.runs[1:])),
+    "a message is there twice": (
+        "doubled",
+        lambda told: evolve(told, messages=[*told.messages, evolve(told.messages[0], id="msg_2")]),
+    ),
+    "a run began twice": ("doubled", _again("run.started")),
+    "a request was resolved twice": ("doubled", _again("request.resolved")),
+    "a line is missing": ("gap", _torn),
+    "a run ended twice": ("ending", _again("run.completed")),
+    "a run has no end": ("ending", _gone("run.failed")),
+    "an older attempt wrote": ("stale", _stale),
+    "a message has no event": ("replay", _gone("message.created")),
+    "usage is not logged": ("replay", _gone("usage.updated")),
+    "a thread is not logged": ("replay", _gone("thread.started")),
+    "a closing is not logged": ("replay", _gone("session.closed")),
+    "a request is not logged": (
+        "replay",
+        lambda told: evolve(told, requests=told.requests[1:]),
+    ),
+    "a run has no worker": ("zombie", lambda told: evolve(told, zombies=[told.runs[0].id])),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_it_sees(name: str) -> None:
+    kind, broken = BROKEN[name]
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        told, sent = await busy(client)
+    found = violations(broken(told), acknowledged=sent, unique=[one.text for one in sent])
+    assert kind in {violation.kind for violation in found}
+
+
+async def test_a_subscribers_events_are_compared_with_the_log() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        told, _ = await busy(client)
+    _, log = _log(told)
+    assert stream_violations(log, log) == []
+    assert stream_violations(log[4:], log, after=4) == []
+    assert stream_violations(log[:4], log, complete=False) == []
+    for seen in ([*log[:3], *log[2:]], [*log[:3], *log[4:]], log[:-1], [log[1], log[0], *log[2:]]):
+        assert {one.kind for one in stream_violations(seen, log)} == {"gap"}
+    other = [evolve(log[0], data={"title": "other"}), *log[1:]]
+    assert [one.kind for one in stream_violations(other, log)] == ["replay"]
