@@ -394,7 +394,11 @@ class RunContext(Protocol):
         ...
 
     async def delivered(self) -> None:
-        """Record that the agent has the prompt: from here on the attempt may have had effects."""
+        """Record that the agent has the prompt: from here on the attempt may have had effects.
+
+        It is durable when a later :meth:`report_process` or :meth:`set_thread` of a new thread has
+        returned. A run whose engine is lost before that is given to another agent as if anew.
+        """
         ...
 
     async def set_thread(self, thread_id: str, state: Mapping[str, Any] | None = None) -> None:
@@ -469,6 +473,41 @@ class Probing(Protocol):
         """Look, quickly and without side effects. Called often: keep what is costly.
 
         :param env: the environment its provider's runs have.
+        """
+        ...
+
+
+@runtime_checkable
+class Resuming(Protocol):
+    """A runner that may be able to go on with a conversation another process of it began."""
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it goes on with :attr:`RunContext.thread`: it is then given only what that
+        conversation does not have yet, also after its agent was ended in the middle of a turn.
+        """
+        ...
+
+
+@frozen
+class Remains:
+    """What was left of an attempt whose engine is gone.
+
+    :param ended: the processes that were alive and have been ended.
+    :param alive: those that could not be ended.
+    """
+
+    ended: tuple[int, ...] = ()
+    alive: tuple[int, ...] = ()
+
+
+class Reaper(Protocol):
+    """Ends what engines that are gone have left running."""
+
+    async def __call__(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
+        """End all processes of these attempts, and return once they are gone, or do not go.
+
+        :return: by run and number of the attempt; what is missing had nothing left.
         """
         ...
 

@@ -155,6 +155,8 @@ def _engine_config(settings: Settings) -> EngineConfig:
             kind=provider.runner,
             model=provider.model,
             env=EnvPolicy(inherit=provider.inherit, set=provider.set),
+            on_crash=provider.on_crash,
+            max_attempts=provider.max_attempts,
         )
         for name, provider in settings.providers.items()
     }

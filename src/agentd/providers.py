@@ -1,10 +1,10 @@
 """The ``[providers.NAME]`` and ``[routing]`` tables of the configuration."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from agent_orchestrator.domain.errors import ConfigError
 
@@ -20,6 +20,7 @@ class ProviderSettings:
 
     :param inherit: what of the daemon's environment its agents get.
     :param set: variables its agents get beside.
+    :param on_crash: see :class:`agent_orchestrator.engine.ProviderConfig`, and for the rest of these.
     :param options: what is the runner's own business.
     """
 
@@ -27,6 +28,8 @@ class ProviderSettings:
     model: str | None = None
     inherit: Literal["all", "none"] | tuple[str, ...] = "all"
     set: Mapping[str, str] = field(factory=dict)
+    on_crash: Literal["resume", "fail"] = "resume"
+    max_attempts: int = 3
     options: Mapping[str, Any] = field(factory=dict)
 
 
@@ -70,13 +73,7 @@ def read_providers(
 
 
 def _with_options(provider: ProviderSettings, defaults: Mapping[str, Any]) -> ProviderSettings:
-    return ProviderSettings(
-        provider.runner,
-        provider.model,
-        provider.inherit,
-        provider.set,
-        {**defaults, **provider.options},
-    )
+    return evolve(provider, options={**defaults, **provider.options})
 
 
 def _provider(name: str, table: Any, file: str) -> ProviderSettings:
@@ -91,7 +88,31 @@ def _provider(name: str, table: Any, file: str) -> ProviderSettings:
     if model is not None:
         model = _text(model, f"{place}.model")
     inherit, added = _environment(options.pop("env", {}), f"{place}.env")
-    return ProviderSettings(runner, model, inherit, added, options)
+    limits = {
+        name: read(options.pop(name), f"{place}.{name}")
+        for name, read in _LIMITS.items()
+        if name in options
+    }
+    return ProviderSettings(runner, model, inherit, added, options=options, **limits)
+
+
+def _on_crash(value: Any, place: str) -> str:
+    if value not in ("resume", "fail"):
+        raise ConfigError(f"{place}: must be 'resume' or 'fail'")
+    return str(value)
+
+
+def _attempts(value: Any, place: str) -> int:
+    if type(value) is not int or not 1 <= value <= 100:
+        raise ConfigError(f"{place}: must be an integer between 1 and 100")
+    return value
+
+
+_LIMITS: Final[dict[str, Callable[[Any, str], Any]]] = {
+    "on_crash": _on_crash,
+    "max_attempts": _attempts,
+}
+"""How the settings are read that are the same for all runners."""
 
 
 def _environment(table: Any, place: str) -> tuple[Any, dict[str, str]]:

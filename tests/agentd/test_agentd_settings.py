@@ -155,12 +155,20 @@ def test_a_provider_in_full(directory: Path) -> None:
         model = "large"
         argv = ["a", "b"]
         env = { inherit = ["PATH", "HOME"], set = { KEY = "v" } }
+        on_crash = "fail"
+        max_attempts = 5
         """
     )
     for settings in (load({}, {}, "x.toml"), load({}, {"AGENTD_CONFIG": "x.toml"})):
         assert settings.providers == {
             "review": ProviderSettings(
-                "command", "large", ("PATH", "HOME"), {"KEY": "v"}, {"argv": ["a", "b"]}
+                "command",
+                "large",
+                ("PATH", "HOME"),
+                {"KEY": "v"},
+                options={"argv": ["a", "b"]},
+                on_crash="fail",
+                max_attempts=5,
             )
         }
         assert settings.routing == Route("review")
@@ -183,6 +191,9 @@ def test_a_provider_in_full(directory: Path) -> None:
         ("[providers.x]\nrunner = 1", "providers.x.runner"),
         ("[providers.x]\nrunner = 'demo'\nmodel = 1", "providers.x.model"),
         ("[providers.x]\nrunner = 'demo'\nenv = 1", "providers.x.env"),
+        ("[providers.x]\nrunner = 'demo'\non_crash = 'try'", "providers.x.on_crash"),
+        ("[providers.x]\nrunner = 'demo'\nmax_attempts = 0", "providers.x.max_attempts"),
+        ("[providers.x]\nrunner = 'demo'\nmax_attempts = true", "providers.x.max_attempts"),
         ("[providers.x]\nrunner = 'demo'\nenv = {inherit = 'some'}", "providers.x.env.inherit"),
         ("[providers.x]\nrunner = 'demo'\nenv = {inherit = [1]}", "providers.x.env.inherit"),
         ("[providers.x]\nrunner = 'demo'\nenv = {set = {A = 1}}", "providers.x.env.set"),

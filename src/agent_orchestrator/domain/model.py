@@ -212,7 +212,7 @@ class Attempt:
     started_at: datetime
     ended_at: datetime | None = None
     outcome: str | None = None
-    """The state the run went to when the attempt ended."""
+    """The state the run went to when the attempt ended; ``worker_lost`` where its engine was lost."""
     pid: int | None = None
     pid_started_at: float | None = None
     """The process's own start time (seconds since the epoch): pids are reused, the pair is not."""

@@ -11,10 +11,11 @@ from attrs import field, frozen
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.ids import IdSource, SortableIds
 from agent_orchestrator.domain.model import MANUAL
-from agent_orchestrator.ports import MARK_VARIABLE, Clock, Runner
+from agent_orchestrator.ports import MARK_VARIABLE, Clock, Reaper, Runner
 
 MAX_CONCURRENCY = 1_000
 MAX_QUEUE = 1_000_000
+MAX_ATTEMPTS = 3
 
 
 @frozen
@@ -52,12 +53,18 @@ class ProviderConfig:
     :param runner: what executes its runs.
     :param kind: the kind of runner, for the daemon's status.
     :param model: the model for sessions that name none.
+    :param on_crash: what becomes of a run whose agent was at work when the engine was lost:
+        ``resume`` goes on with its conversation where the runner can, else it fails, as with
+        ``fail``.
+    :param max_attempts: how often an engine may be lost with a run before it is not tried again.
     """
 
     runner: Runner
     kind: str
     model: str | None = None
     env: EnvPolicy = EnvPolicy()
+    on_crash: Literal["resume", "fail"] = "resume"
+    max_attempts: int = MAX_ATTEMPTS
 
 
 @frozen
@@ -107,6 +114,8 @@ class EngineConfig:
     version: str = "0"
     url: str | None = None
     """Where agents reach the engine's daemon; they find it as ``AGENTCTL_URL``."""
+    reaper: Reaper | None = None
+    """Ends the agents a lost engine left; without one there is taken to be nothing left."""
     clock: Clock = field(default=lambda: datetime.now(UTC))
     ids: IdSource = field(factory=SortableIds)
 

@@ -27,7 +27,7 @@ from agent_orchestrator.domain.model import (
 )
 from agent_orchestrator.engine.core import MAX_LOOK, Core
 from agent_orchestrator.fields import MAX_TEXT
-from agent_orchestrator.ports import Draft, Transaction
+from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.wire.codec import to_plain
 
 QUEUE_TOPIC = "queue"
@@ -146,6 +146,8 @@ class Ending:
     exit_code: int | None = None
     reason: str | None = None
     stderr_tail: str = ""
+    outcome: str | None = None
+    """What became of the attempt, where the state its run goes to does not tell."""
 
 
 _ENDED = {
@@ -161,7 +163,8 @@ def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
     if run.status is RunStatus.WAITING and ending.signal is Signal.COMPLETE:
         run = _resume(core, tx, run)  # its agent went on without the answer
     after = step(run.status, ending.signal)
-    amend_attempt(tx, run, ended_at=at, outcome=str(after), stderr_tail=ending.stderr_tail)
+    outcome = ending.outcome or str(after)
+    amend_attempt(tx, run, ended_at=at, outcome=outcome, stderr_tail=ending.stderr_tail)
     if after is RunStatus.QUEUED:
         return _release(core, tx, run, ending, at)
     for request in tx.requests(run_id=run.id, status="pending", limit=MAX_LOOK):
@@ -341,9 +344,9 @@ def _requeue(core: Core, tx: Transaction, run: Run, message: Message, at: dateti
     )
 
 
-def current_attempt(tx: Transaction, run: Run) -> Attempt | None:
+def current_attempt(view: View, run: Run) -> Attempt | None:
     """Return the record of the attempt the run is at."""
-    return next((one for one in tx.attempts(run.id) if one.attempt == run.attempt), None)
+    return next((one for one in view.attempts(run.id) if one.attempt == run.attempt), None)
 
 
 def amend_attempt(tx: Transaction, run: Run, **changes: Any) -> None:
@@ -438,9 +441,16 @@ def _resume(core: Core, tx: Transaction, run: Run) -> Run:
     return resumed
 
 
-def park(core: Core, tx: Transaction, run: Run, *, stderr_tail: str = "") -> Run:
+def park(
+    core: Core,
+    tx: Transaction,
+    run: Run,
+    *,
+    stderr_tail: str = "",
+    outcome: str = RunStatus.WAITING,
+) -> Run:
     """Leave a run waiting without an agent: its next attempt begins when the answer is there."""
-    amend_attempt(tx, run, ended_at=core.now(), outcome=str(run.status), stderr_tail=stderr_tail)
+    amend_attempt(tx, run, ended_at=core.now(), outcome=str(outcome), stderr_tail=stderr_tail)
     parked = evolve(run, attempt=run.attempt + 1, worker_id=None)
     tx.put_run(parked)
     data = {"request_id": run.waiting_on, "parked": True}

@@ -4,23 +4,25 @@ import logging
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import anyio
 from attrs import frozen
 
 from agent_orchestrator.domain.access import LOCAL, Principal
-from agent_orchestrator.domain.lifecycle import RunStatus, Signal
-from agent_orchestrator.domain.model import RunError
-from agent_orchestrator.engine import feed, ledger, requests
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.engine import feed, recovery, requests
 from agent_orchestrator.engine.calls import carry_out
 from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.pool import Pool
 from agent_orchestrator.operations import Operation, StreamRequest
-from agent_orchestrator.ports import Reply, Runner, Store, Subscription, Transaction
+from agent_orchestrator.ports import Reply, Runner, Store, Subscription
 
 logger = logging.getLogger("agent_orchestrator.engine")
+
+RECOVERY_S: Final = 1.0
+"""Seconds the start waits for what a lost engine left; new work need not wait longer for it."""
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -65,9 +67,8 @@ class Orchestrator:
             for runner in _distinct(self.core.config.providers.values()):
                 if isinstance(runner, AbstractAsyncContextManager):
                     await stack.enter_async_context(runner)
+            self._tasks = await stack.enter_async_context(anyio.create_task_group())
             await self._recover()
-            self._tasks = anyio.create_task_group()
-            await self._tasks.__aenter__()
             self._tasks.start_soon(self.pool.work, self._tasks)
             self._tasks.start_soon(requests.expire, self.core)
             self._stack = stack.pop_all()
@@ -85,7 +86,6 @@ class Orchestrator:
         finally:
             self._tasks.cancel_scope.cancel()
             # Told of no exception: what ended the body goes on as it is, not in a group.
-            await self._tasks.__aexit__(None, None, None)
             await self._stack.aclose()
         return None
 
@@ -122,25 +122,26 @@ class Orchestrator:
         return DrainReport(len(ended) - len(released) - len(parked), released, parked)
 
     async def _recover(self) -> None:
-        """End what a lost engine was executing; its queue and its open questions are kept."""
+        """Take up what a lost engine was executing; what takes long goes on beside."""
+        done = anyio.Event()
+        failure: Exception | None = None
 
-        def change(tx: Transaction) -> int:
-            lost = tx.lost_runs(self.core.instance)
-            for run in lost:
-                if run.status is RunStatus.WAITING:
-                    parked = ledger.park(self.core, tx, run)  # its question is still open
-                    if run.cancel_requested_at is not None:
-                        ledger.finish(self.core, tx, parked, ledger.Ending(Signal.CANCEL))
-                    continue
-                error = RunError(
-                    "worker_lost", "the daemon stopped while this run was being executed"
-                )
-                ending = ledger.Ending(Signal.FAIL, error=error)
-                ledger.finish(self.core, tx, run, ending)
-            return len(lost)
+        async def recover() -> None:
+            nonlocal failure
+            try:
+                await recovery.recover(self.core, done)
+            except Exception as error:
+                failure = error
+                if done.is_set():
+                    logger.exception("runs of a lost daemon could not be recovered")
+                done.set()
 
-        if count := await self.core.store.transact(change):
-            logger.warning("%d runs were lost with the daemon that executed them", count)
+        self._tasks.start_soon(recover)
+        with anyio.move_on_after(RECOVERY_S):
+            await done.wait()
+            if failure is not None:
+                raise failure
+        done.set()
 
 
 def _distinct(providers: Iterable[ProviderConfig]) -> list[Runner]:

@@ -11,7 +11,7 @@ from agent_orchestrator.domain.errors import AgentFailed, Unavailable
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus, Signal
 from agent_orchestrator.domain.model import Message, Run, RunError, RunResult, Session
-from agent_orchestrator.engine import ledger
+from agent_orchestrator.engine import ledger, recovery
 from agent_orchestrator.engine.attempt import (
     STORE_RETRY_S,
     AttemptContext,
@@ -312,7 +312,15 @@ def _finish(
         return ledger.finish(core, tx, run, ending).status
     if run.status is RunStatus.WAITING:
         return ledger.park(core, tx, run, stderr_tail=ending.stderr_tail).status
+    attempt = ledger.current_attempt(tx, run)
+    goes_on = (
+        attempt is not None
+        and recovery.has_begun(tx, run, attempt)
+        and recovery.resumes(core, tx, run)
+    )
     released = ledger.finish(core, tx, run, ending)
+    if goes_on:
+        recovery.owe_note(core, tx, released, "The program that runs you was stopped")
     answered = tx.request(asking) if asking is not None else None
     if answered is not None and not answered.is_open:
         # Decided while its agent was being stopped: the next attempt is told.

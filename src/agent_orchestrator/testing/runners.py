@@ -287,10 +287,14 @@ class RunnerContract:
             await runner.run(context)
         assert context.calls.count("delivered") == 1
         effects = ("emit", "set_thread", "report_usage")
-        before = context.calls[: context.calls.index("delivered")]
-        assert not [call for call in before if call.startswith(effects)]
+        first = next(
+            (place for place, call in enumerate(context.calls) if call.startswith(effects)),
+            len(context.calls),
+        )
+        before = context.calls[:first]
+        assert "delivered" in before
         if context.pid is not None:
-            assert before == ["report_process"]
+            assert "report_process" in before
             assert context.invocation is not None
 
     async def test_nothing_is_left_of_a_run(self, tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ class ScriptedRunner:
     """
 
     name: str = PROVIDER
+    resumes: bool = True
+    """Whether it says that it goes on with a conversation it has set."""
     prompts: list[str] = field(factory=list)
     """Every prompt it was given, in the order of their starts."""
 

@@ -75,6 +75,11 @@ class CodexExecRunner:
     config: Mapping[str, Any] = field(factory=dict)
     _probe: Probe = field(factory=Probe, init=False, repr=False)
 
+    @property
+    def resumes(self) -> bool:
+        """Codex keeps its threads on disk, turn by turn."""
+        return True
+
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Look whether codex is there and logged in."""
         return await anyio.to_thread.run_sync(self._look, environment(env, self.home))

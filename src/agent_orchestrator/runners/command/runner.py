@@ -88,6 +88,11 @@ class CommandRunner:
         if not 0 <= self.stop_grace_s <= 600:
             raise ConfigError("stop_grace_s: must be between 0 and 600")
 
+    @property
+    def resumes(self) -> bool:
+        """It goes on with a conversation where it was told how."""
+        return self.resume_argv is not None
+
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Tell whether the program is there, and its version where ``version_argv`` asks for it."""
         try:
@@ -118,8 +123,10 @@ class CommandRunner:
         ) as process:
             # The prompt itself is in the message; the record needs only its place.
             invocation = Invocation(argv[0], tuple(template), context.session.cwd)
-            await context.report_process(process.pid, invocation)
+            # Said before the program can read it: whoever recovers the run must not take it for
+            # one that never began. The one wait makes both durable.
             await context.delivered()
+            await context.report_process(process.pid, invocation)
             reading = _READINGS[self.output](self, context)
             async for line in process.lines():
                 await reading.take(line)

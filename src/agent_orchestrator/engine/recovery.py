@@ -1,0 +1,198 @@
+"""What a lost engine left behind: found at the start, its processes ended, its runs taken up again.
+
+A run is touched only once every process of its attempt is confirmed gone; then it goes one of
+these ways, which ``run.recovered`` names with the reason:
+
+============  ======================================================================================
+``canceled``  its cancel had been asked for
+``parked``    it waits for an answer, and goes on waiting
+``queued``    its agent had not been given the message: the next attempt gives it
+``resumed``   its agent had, and can go on with its conversation: the next attempt does
+``failed``    its agent had, and cannot; or engines were lost with it too often
+============  ======================================================================================
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Final, Literal
+
+import anyio
+from attrs import frozen
+
+from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
+from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, Signal
+from agent_orchestrator.domain.model import Attempt, Message, Run, RunError, Source
+from agent_orchestrator.engine import ledger
+from agent_orchestrator.engine.attempt import persistently
+from agent_orchestrator.engine.config import MAX_ATTEMPTS
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.ports import Remains, Resuming, Transaction, View
+
+logger = logging.getLogger("agent_orchestrator.recovery")
+
+LOST: Final = "worker_lost"
+"""The outcome of an attempt whose engine was lost."""
+
+BATCH: Final = 50
+"""Runs recovered in one commit: callers' changes wait behind it."""
+
+RETRY_S: Final = 5.0
+"""Pause before processes that could not be ended are looked for again."""
+
+Action = Literal["canceled", "parked", "queued", "resumed", "failed"]
+
+_NOTE: Final = (
+    "{cause} while you were working on this, and you with it. This is the same conversation, "
+    "continued. A command that was running has been ended. Look at what is already done before you "
+    "do it again, then finish."
+)
+
+_WORK: Final = AGENT_EVENTS - {EventType.RUN_ERROR}
+"""The events that show that an agent has begun."""
+
+
+@frozen
+class _Verdict:
+    action: Action
+    reason: str
+
+
+async def recover(core: Core, done: anyio.Event) -> None:
+    """Take up what lost engines were executing; return when nothing of it is left.
+
+    :param done: set after the first try, which leaves only runs whose processes do not die.
+    """
+    while lost := await core.store.read(lambda view: _lost(view, core.instance)):
+        remains = await _end(core, [attempt for _, attempt in lost])
+        gone = [
+            (run, found)
+            for (run, _), found in zip(lost, remains, strict=True)
+            if found is not None and not found.alive
+        ]
+        for start in range(0, len(gone), BATCH):
+            await persistently(core, partial(_take_up, core, gone[start : start + BATCH]))
+        done.set()
+        if len(gone) == len(lost):
+            break
+        logger.warning(
+            "%d runs of a lost daemon still have processes, or may have", len(lost) - len(gone)
+        )
+        await anyio.sleep(RETRY_S)
+    done.set()
+
+
+def _lost(view: View, instance: str) -> list[tuple[Run, Attempt | None]]:
+    return [(run, ledger.current_attempt(view, run)) for run in view.lost_runs(instance)]
+
+
+async def _end(core: Core, attempts: Sequence[Attempt | None]) -> Sequence[Remains | None]:
+    """End what is left of these attempts; None stands where that is not known."""
+    known = [attempt for attempt in attempts if attempt is not None]
+    found: Mapping[tuple[str, int], Remains] = {}
+    if core.config.reaper is not None:
+        try:
+            found = await core.config.reaper(known)
+        except Exception:
+            logger.exception("looking for processes of a lost daemon failed")
+            return [None] * len(attempts)
+    nothing = Remains()
+    return [
+        nothing if attempt is None else found.get((attempt.run_id, attempt.attempt), nothing)
+        for attempt in attempts
+    ]
+
+
+def _take_up(core: Core, gone: Sequence[tuple[Run, Remains]], tx: Transaction) -> None:
+    for before, remains in gone:
+        run = tx.run(before.id)
+        if run is None or run.status not in ACTIVE or run.worker_id != before.worker_id:
+            continue  # another engine was faster
+        _take_up_one(core, tx, run, remains)
+
+
+def _take_up_one(core: Core, tx: Transaction, run: Run, remains: Remains) -> None:
+    attempt = ledger.current_attempt(tx, run)
+    is_handed_over = attempt is not None and has_begun(tx, run, attempt)
+    verdict = _verdict(core, tx, run, is_handed_over=is_handed_over)
+    data = {
+        "attempt": run.attempt,
+        "action": verdict.action,
+        "reason": verdict.reason,
+        "worker_id": run.worker_id,
+        "delivered": is_handed_over,
+        "ended_processes": list(remains.ended),
+    }
+    ledger.log(tx, run, EventType.RUN_RECOVERED, data, core.now())
+    logger.warning("run %s: %s: %s", run.id, verdict.action, verdict.reason)
+    match verdict.action:
+        case "canceled":
+            ledger.finish(core, tx, run, ledger.Ending(Signal.CANCEL, outcome=LOST))
+        case "parked":
+            ledger.park(core, tx, run, outcome=LOST)
+        case "failed":
+            error = RunError(LOST, verdict.reason)
+            ledger.finish(core, tx, run, ledger.Ending(Signal.FAIL, error=error, outcome=LOST))
+        case "queued" | "resumed":
+            ending = ledger.Ending(Signal.RELEASE, reason=verdict.reason, outcome=LOST)
+            released = ledger.finish(core, tx, run, ending)
+            if verdict.action == "resumed":
+                owe_note(core, tx, released, "The program that runs you was lost")
+
+
+def _verdict(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> _Verdict:
+    if run.cancel_requested_at is not None:
+        return _Verdict("canceled", "its cancel had been asked for")
+    if run.status is RunStatus.WAITING:
+        return _Verdict("parked", f"it waits for an answer to {run.waiting_on}")
+    provider = core.config.providers.get(run.provider)
+    lost = 1 + sum(one.outcome == LOST for one in tx.attempts(run.id))
+    most = MAX_ATTEMPTS if provider is None else provider.max_attempts
+    if lost >= most:
+        times = "time" if lost == 1 else "times"
+        return _Verdict(
+            "failed", f"the daemon stopped {lost} {times} while this run was being executed"
+        )
+    if not is_handed_over:
+        return _Verdict("queued", "the daemon stopped before the agent was given the message")
+    stopped = "the daemon stopped while the agent was at work"
+    if provider is not None and provider.on_crash == "fail":
+        return _Verdict("failed", f"{stopped}, and on_crash is fail")
+    if resumes(core, tx, run):
+        return _Verdict("resumed", f"{stopped}; it goes on with its conversation")
+    return _Verdict("failed", f"{stopped}, and it has no conversation to go on with")
+
+
+def has_begun(view: View, run: Run, attempt: Attempt) -> bool:
+    """Tell whether an attempt's agent was given the message, or did something all the same."""
+    if attempt.delivered_at is not None:
+        return True
+    last = view.last_event_at(run, _WORK)
+    return last is not None and last >= attempt.started_at
+
+
+def resumes(core: Core, view: View, run: Run) -> bool:
+    """Tell whether a new attempt of the run could go on with the conversation of the one before."""
+    provider = core.config.providers.get(run.provider)
+    return (
+        provider is not None
+        and isinstance(provider.runner, Resuming)
+        and provider.runner.resumes
+        and view.thread(run.session_id, run.provider) is not None
+    )
+
+
+def owe_note(core: Core, tx: Transaction, run: Run, cause: str) -> None:
+    """Make a note of what happened the next message of a run that goes on with a conversation."""
+    message = Message(
+        id=core.config.ids("msg"),
+        session_id=run.session_id,
+        role="system",
+        source=Source("client"),
+        text=_NOTE.format(cause=cause),
+        run_id=run.id,
+        delivery="queued",
+        created_at=core.now(),
+    )
+    tx.add_message(message)
+    tx.append(run.session_id, [ledger.message_event(message)], message.created_at)

@@ -1,0 +1,71 @@
+"""Engines that die: nothing they do afterwards is recorded."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import Any, Self, TypeVar
+
+import anyio
+
+from agent_orchestrator import Client, open_embedded
+from agent_orchestrator.ports import Store, Transaction, View
+
+T = TypeVar("T")
+
+
+class Crashed(Exception):
+    """The engine that asks for this is dead."""
+
+
+class Handle:
+    """A store as one engine has it; once that has crashed, none of its writes is made."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.crashed = False
+
+    @property
+    def backend(self) -> str:
+        return self._store.backend
+
+    @property
+    def location(self) -> str | None:
+        return self._store.location
+
+    @property
+    def schema_version(self) -> int:
+        return self._store.schema_version
+
+    async def __aenter__(self) -> Self:
+        await self._store.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._store.__aexit__(*exc)
+
+    async def transact(self, change: Callable[[Transaction], T]) -> T:
+        def unless_crashed(tx: Transaction) -> T:
+            if self.crashed:
+                raise Crashed
+            return change(tx)
+
+        return await self._store.transact(unless_crashed)
+
+    async def read(self, look: Callable[[View], T]) -> T:
+        return await self._store.read(look)
+
+    def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
+        return self._store.listen(bell)
+
+
+async def lose(store: Store, body: Callable[[Client], Awaitable[None]], **settings: Any) -> None:
+    """Let an engine work on a store until the body has returned, and die then."""
+    handle = Handle(store)
+    with anyio.CancelScope() as scope:
+        try:
+            async with open_embedded(handle, **settings) as client:
+                await body(client)
+                handle.crashed = True
+                scope.cancel()
+                await anyio.sleep_forever()
+        except* Crashed:
+            pass

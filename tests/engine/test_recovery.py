@@ -1,0 +1,293 @@
+"""What the next engine makes of runs the last one was lost with."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import anyio
+import pytest
+from attrs import define, evolve, field
+from crashing import lose
+
+from agent_orchestrator import Client, Outcome, RunContext, RunStatus, open_embedded
+from agent_orchestrator.domain.model import Attempt, Event, Run
+from agent_orchestrator.engine import ProviderConfig
+from agent_orchestrator.ports import Remains
+from agent_orchestrator.stores.memory import MemoryStore
+from agent_orchestrator.testing import ScriptedRunner
+from agent_orchestrator.testing.invariants import history, violations
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_S = 20.0
+
+
+@define
+class Blocked:
+    """A runner that never gets as far as giving its agent the message."""
+
+    name: str = "scripted"
+    resumes: bool = True
+    begun: anyio.Event = field(factory=anyio.Event)
+
+    async def run(self, context: RunContext) -> Outcome:
+        self.begun.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+
+async def said(client: Client, session_id: str, text: str, *, cursor: int = 0) -> None:
+    with anyio.fail_after(PATIENCE_S):
+        async with client.events(session_id, cursor=cursor, follow=True) as events:
+            async for event in events:
+                if event.data.get("text") == text:
+                    return
+
+
+async def end_of(client: Client, run_id: str) -> Run:
+    reply = await client.wait_run(run_id, timeout_s=PATIENCE_S)
+    assert not reply.timed_out, reply.run
+    return reply.run
+
+
+async def at_work(store: MemoryStore, text: str, **settings: Any) -> Run:
+    """Lose an engine while an agent is at work on a message; return its run."""
+    runs: list[Run] = []
+
+    async def body(client: Client) -> None:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, text)
+        assert sent.run is not None
+        runs.append(sent.run)
+        await said(client, session.id, "holding")
+
+    await lose(store, body, **({"runners": [ScriptedRunner()]} | settings))
+    return runs[0]
+
+
+async def recovered(client: Client, run: Run) -> list[Event]:
+    told = await history(client)
+    assert violations(told) == []
+    return [event for event in told.logs[run.session_id] if event.event_type == "run.recovered"]
+
+
+async def outcomes(client: Client, run: Run) -> list[str | None]:
+    attempts = (await client.diagnose_run(run.id)).diagnostics.attempts
+    return [attempt.outcome for attempt in attempts]
+
+
+async def test_what_no_agent_was_given_is_queued_again_with_the_same_message() -> None:
+    store, blocked, second = MemoryStore(), Blocked(), ScriptedRunner()
+    runs: list[Run] = []
+
+    async def body(client: Client) -> None:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "say hello")
+        assert sent.run is not None
+        runs.append(sent.run)
+        await blocked.begun.wait()
+
+    await lose(store, body, runners=[blocked])
+    async with open_embedded(store, runners=[second]) as client:
+        run = await end_of(client, runs[0].id)
+        events = await recovered(client, run)
+        assert await outcomes(client, run) == ["worker_lost", "completed"]
+    assert (run.status, run.attempt) == (RunStatus.COMPLETED, 2)
+    assert second.prompts == ["say hello"]
+    assert [(event.data["action"], event.data["delivered"]) for event in events] == [
+        ("queued", False)
+    ]
+
+
+async def test_an_agent_that_was_at_work_goes_on_with_its_conversation() -> None:
+    store, second = MemoryStore(), ScriptedRunner()
+    run = await at_work(store, "thread t-1\nhold")
+    async with open_embedded(store, runners=[second]) as client:
+        run = await end_of(client, run.id)
+        events = await recovered(client, run)
+        messages = (await client.list_messages(run.session_id)).messages
+        assert await outcomes(client, run) == ["worker_lost", "completed"]
+    assert run.status is RunStatus.COMPLETED
+    assert [event.data["action"] for event in events] == ["resumed"]
+    note = messages[-1]
+    assert second.prompts == [note.text]
+    assert (note.role, note.delivery, note.run_id) == ("system", "delivered", run.id)
+    assert "lost" in note.text
+
+
+@pytest.mark.parametrize(
+    ("text", "provider"),
+    [
+        ("hold", {}),
+        ("thread t-1\nhold", {"runner": ScriptedRunner(resumes=False)}),
+        ("thread t-1\nhold", {"on_crash": "fail"}),
+    ],
+    ids=["no conversation", "a runner that cannot", "told not to"],
+)
+async def test_what_cannot_go_on_is_failed(text: str, provider: dict[str, Any]) -> None:
+    store = MemoryStore()
+    run = await at_work(store, text)
+    config = ProviderConfig(**({"runner": ScriptedRunner(), "kind": "scripted"} | provider))
+    async with open_embedded(store, providers={"scripted": config}) as client:
+        run = await client.get_run(run.id)
+        events = await recovered(client, run)
+        issue = (await client.diagnose_run(run.id)).diagnostics.likely_issue
+    assert (run.status, run.attempt) == (RunStatus.FAILED, 1)
+    assert run.error is not None
+    assert run.error.code == "worker_lost"
+    assert [event.data["action"] for event in events] == ["failed"]
+    assert issue.code == "worker_lost"
+
+
+@pytest.mark.parametrize("most", [1, 3])
+async def test_a_run_that_engines_are_lost_with_is_not_tried_for_ever(most: int) -> None:
+    store = MemoryStore()
+
+    def settings() -> dict[str, Any]:
+        config = ProviderConfig(Blocked(), "scripted", max_attempts=most)
+        return {"providers": {"scripted": config}}
+
+    runs: list[Run] = []
+    for number in range(most):
+        given = settings()
+
+        async def body(client: Client, given: Any = given, number: int = number) -> None:
+            if number == 0:
+                session = await client.create_session()
+                sent = await client.send_message(session.id, "take me down")
+                assert sent.run is not None
+                runs.append(sent.run)
+            await given["providers"]["scripted"].runner.begun.wait()
+
+        with anyio.fail_after(PATIENCE_S):
+            await lose(store, body, **given)
+    async with open_embedded(store, **settings()) as client:
+        run = await client.get_run(runs[0].id)
+        assert run.status is RunStatus.FAILED
+        assert run.error is not None
+        assert run.error.code == "worker_lost"
+        assert await outcomes(client, run) == ["worker_lost"] * most
+        assert await recovered(client, run)
+        queued = await client.send_message(run.session_id, "say next", provider="scripted")
+        assert queued.run is not None
+
+
+async def test_a_drain_is_no_crash() -> None:
+    """Released as often as one likes, a run is tried again."""
+    store = MemoryStore()
+    run = await at_work(store, "thread t-1\nhold")
+    for _ in range(3):
+        blocked = Blocked()
+        async with open_embedded(store, runners=[blocked]):
+            with anyio.fail_after(PATIENCE_S):
+                await blocked.begun.wait()
+    async with open_embedded(store, runners=[ScriptedRunner()]) as client:
+        assert (await end_of(client, run.id)).attempt == 5
+
+
+@define
+class Reaping:
+    """Finds processes of dead attempts, and ends them when it is told to."""
+
+    alive: Sequence[int] = ()
+    asked: list[Attempt] = field(factory=list)
+
+    async def __call__(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
+        self.asked += attempts
+        return {
+            (one.run_id, one.attempt): Remains(() if self.alive else (7,), tuple(self.alive))
+            for one in attempts
+        }
+
+
+async def test_nothing_is_taken_up_before_its_processes_are_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)
+    store, reaper, second = MemoryStore(), Reaping(alive=(7,)), ScriptedRunner()
+    run = await at_work(store, "thread t-1\nhold")
+    async with open_embedded(store, runners=[second], reaper=reaper) as client:
+        other = await client.create_session()
+        sent = await client.send_message(other.id, "say meanwhile")
+        assert sent.run is not None
+        assert (await end_of(client, sent.run.id)).status is RunStatus.COMPLETED
+        held = await client.get_run(run.id)
+        assert (held.status, held.attempt) == (RunStatus.RUNNING, 1)
+        reaper.alive = ()
+        run = await end_of(client, run.id)
+        events = await recovered(client, run)
+    assert {(one.run_id, one.attempt) for one in reaper.asked} == {(run.id, 1)}
+    assert [event.data["ended_processes"] for event in events] == [[7]]
+    assert run.status is RunStatus.COMPLETED
+
+
+async def test_a_cancel_asked_for_before_the_crash_is_finished_once_all_is_gone() -> None:
+    store, reaper = MemoryStore(), Reaping()
+    run = await at_work(store, "thread t-1\nhold")
+
+    def ask(tx: Any) -> None:
+        found = tx.run(run.id)
+        tx.put_run(evolve(found, cancel_requested_at=found.created_at, cancel_reason="stop"))
+
+    async with store:
+        await store.transact(ask)
+    async with open_embedded(store, runners=[ScriptedRunner()], reaper=reaper) as client:
+        run = await client.get_run(run.id)
+        events = await recovered(client, run)
+    assert run.status is RunStatus.CANCELED
+    assert [event.data["action"] for event in events] == ["canceled"]
+    assert reaper.asked
+
+
+async def test_a_cancel_asked_for_while_processes_are_looked_for_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)
+    store, reaper = MemoryStore(), Reaping(alive=(7,))
+    run = await at_work(store, "thread t-1\nhold")
+    async with open_embedded(store, runners=[ScriptedRunner()], reaper=reaper) as client:
+        await client.cancel_run(run.id)
+        assert (await client.get_run(run.id)).status is RunStatus.RUNNING
+        reaper.alive = ()
+        assert (await end_of(client, run.id)).status is RunStatus.CANCELED
+
+
+async def test_a_question_goes_on_waiting_without_an_agent() -> None:
+    store, second = MemoryStore(), ScriptedRunner()
+    runs: list[Run] = []
+
+    async def body(client: Client) -> None:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "thread t-1\nask May I?")
+        assert sent.run is not None
+        runs.append(sent.run)
+        await client.wait_run(sent.run.id, until="attention")
+
+    await lose(store, body, runners=[ScriptedRunner()])
+    async with open_embedded(store, runners=[second]) as client:
+        run = await client.get_run(runs[0].id)
+        assert (run.status, run.worker_id, run.attempt) == (RunStatus.WAITING, None, 2)
+        assert [one.data["action"] for one in await recovered(client, run)] == ["parked"]
+        assert run.waiting_on is not None
+        await client.resolve_request(run.waiting_on, "approve")
+        assert (await end_of(client, run.id)).status is RunStatus.COMPLETED
+        assert await recovered(client, run)
+    assert second.prompts == ["Your request was approved: May I?"]
+
+
+async def test_many_lost_runs_are_taken_up_together() -> None:
+    store, reaper = MemoryStore(), Reaping()
+
+    async def body(client: Client) -> None:
+        for _ in range(120):
+            session = await client.create_session()
+            await client.send_message(session.id, "thread t-1\nhold")
+            await said(client, session.id, "holding")
+
+    await lose(store, body, runners=[ScriptedRunner()], max_concurrency=200)
+    async with open_embedded(
+        store, runners=[ScriptedRunner()], max_concurrency=200, reaper=reaper
+    ) as client:
+        for run in (await client.list_runs(limit=1000)).runs:
+            assert (await end_of(client, run.id)).status is RunStatus.COMPLETED
+        assert violations(await history(client)) == []
+    assert len(reaper.asked) == 120
