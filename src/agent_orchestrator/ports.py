@@ -24,7 +24,7 @@ from agent_orchestrator.domain.model import (
     Thread,
     Usage,
 )
-from agent_orchestrator.operations import CaughtUp, Operation, StreamItem, StreamRequest
+from agent_orchestrator.operations import CaughtUp, Operation, Problem, StreamItem, StreamRequest
 
 T = TypeVar("T")
 Req = TypeVar("Req")
@@ -319,6 +319,10 @@ class Store(Protocol):
 
     async def read(self, look: Callable[[View], T]) -> T:
         """Run a function of a consistent view. Keep it short: at most 500 rows."""
+        ...
+
+    async def problems(self) -> Sequence[Problem]:
+        """Return what is wrong with the store now, for the daemon's status."""
         ...
 
     def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:

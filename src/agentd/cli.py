@@ -56,6 +56,11 @@ def _options() -> list[click.Parameter]:
             metavar="PATH",
         ),
         click.Option(
+            ["--accept-loss"],
+            is_flag=True,
+            help="Start though the database lacks commits it once had.",
+        ),
+        click.Option(
             ["--version"],
             is_flag=True,
             expose_value=False,
@@ -72,14 +77,14 @@ def _shown_default(name: str) -> str:
     return f"  (default: {default})" if default not in (None, ()) else ""
 
 
-def run(config: str | None, ready_file: str | None, **flags: Any) -> None:
+def run(config: str | None, ready_file: str | None, *, accept_loss: bool, **flags: Any) -> None:
     """Run the daemon in the foreground."""
     try:
         settings = settings_module.load(flags, environment(), config)
         # Imported here: --help and --version have no use for a web server.
         from agentd.daemon import run_daemon
 
-        status = run_daemon(settings, ready_file)
+        status = run_daemon(settings, ready_file, accept_loss=accept_loss)
     except FlagError as error:
         raise _WrongUse(str(error)) from None
     except (ConfigError, StoreOpenError) as error:

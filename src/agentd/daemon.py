@@ -36,16 +36,19 @@ CLOSE_S: Final = 5.0
 _log = logging.getLogger("agentd")
 
 
-def run_daemon(settings: Settings, ready_file: str | None = None) -> int:
+def run_daemon(
+    settings: Settings, ready_file: str | None = None, *, accept_loss: bool = False
+) -> int:
     """Run the daemon until a signal ends it, and return its exit status.
 
     :param ready_file: a path to write ``{"url", "pid"}`` to while it answers.
+    :param accept_loss: start though the database lacks commits it once had.
     :raises ConfigError: if a setting cannot be used.
     :raises StoreOpenError: if the database cannot be used.
     """
     os.umask(0o077)
     logs.set_up(form=settings.log_format, level=settings.log_level, secrets=settings.auth_tokens)
-    daemon = Daemon(settings, Path(ready_file) if ready_file else None)
+    daemon = Daemon(settings, Path(ready_file) if ready_file else None, accept_loss)
     return anyio.run(daemon.run, backend="asyncio")
 
 
@@ -55,6 +58,7 @@ class Daemon:
 
     settings: Settings
     ready_file: Path | None = None
+    accept_loss: bool = False
     lifetime: Lifetime = field(factory=Lifetime)
     _stopped: anyio.Event = field(factory=anyio.Event, init=False)
     _status: int = field(default=0, init=False)
@@ -69,7 +73,7 @@ class Daemon:
         with listener, _ready(self.ready_file) as tell_ready:
             url = url_of(listener, settings.host)
             async with (
-                SqliteStore(settings.db) as store,
+                SqliteStore(settings.db, accept_loss=self.accept_loss) as store,
                 Orchestrator(store, evolve(config, url=url)) as engine,
             ):
                 app = create_app(

@@ -104,7 +104,8 @@ def test_extra_arguments_in_either_form(
 ) -> None:
     seen: list[Settings] = []
 
-    def run(settings: Settings, ready_file: str | None) -> int:
+    def run(settings: Settings, ready_file: str | None, *, accept_loss: bool) -> int:
+        assert not accept_loss
         seen.append(settings)
         return 0
 

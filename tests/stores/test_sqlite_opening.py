@@ -73,13 +73,16 @@ async def test_files_and_directories_are_made_for_their_owner_only(tmp_path):
     with anyio.fail_after(30):
         async with SqliteStore(path) as store:
             await put(store, a_session())
-            names = {"data.db", "data.db-wal", "data.db-shm", "data.db.lock"}
+            names = {"data.db", "data.db-wal", "data.db-shm", "data.db.lock", "data.db.commits"}
+            while not (path.parent / "data.db.commits").exists():
+                await anyio.sleep(0.01)
             assert {entry.name for entry in path.parent.iterdir()} == names
             assert {mode(entry) for entry in path.parent.iterdir()} == {0o600}
             assert mode(path.parent) == mode(path.parent.parent) == 0o700
             assert (store.backend, store.location) == ("sqlite", str(path))
             assert store.schema_version == len(migrations())
-    assert {entry.name for entry in path.parent.iterdir()} == {"data.db", "data.db.lock"}
+    names = {"data.db", "data.db.lock", "data.db.commits"}
+    assert {entry.name for entry in path.parent.iterdir()} == names
 
 
 async def test_an_odd_name_is_a_name(tmp_path, monkeypatch):

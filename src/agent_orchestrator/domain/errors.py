@@ -169,6 +169,10 @@ class StoreDamaged(StoreOpenError):
     """The database fails its integrity check."""
 
 
+class CommitsLost(StoreOpenError):
+    """The database lacks commits it once had, which were acknowledged."""
+
+
 class AgentFailed(Exception):
     """Raised by a runner: the run ends as ``failed``.
 

@@ -46,11 +46,16 @@ async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus
     counts, events = await core.store.read(lambda view: (_counts(view), view.event_count()))
     providers = await _providers(core)
     now = core.now()
-    unavailable = [
-        provider for provider in providers if provider.default and not provider.available
+    problems = [
+        *await core.store.problems(),
+        *(
+            Problem("provider_unavailable", f"{provider.name}: {provider.reason}")
+            for provider in providers
+            if provider.default and not provider.available
+        ),
     ]
     return DaemonStatus(
-        daemon_health="draining" if core.draining else "degraded" if unavailable else "ok",
+        daemon_health="draining" if core.draining else "degraded" if problems else "ok",
         version=core.config.version,
         pid=os.getpid(),
         uptime_s=round((now - core.started_at).total_seconds(), 3),
@@ -62,10 +67,7 @@ async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus
         store=StoreStatus(
             core.store.backend, core.store.location, core.store.schema_version, events
         ),
-        problems=tuple(
-            Problem("provider_unavailable", f"{provider.name}: {provider.reason}")
-            for provider in unavailable
-        ),
+        problems=tuple(problems),
     )
 
 

@@ -23,7 +23,7 @@ from agent_orchestrator.domain.model import (
     Session,
     Thread,
 )
-from agent_orchestrator.operations import StreamItem
+from agent_orchestrator.operations import Problem, StreamItem
 from agent_orchestrator.ports import Draft, IdempotencyRecord, Transaction, View
 from agent_orchestrator.stores.bells import Bells
 from agent_orchestrator.stores.encoding import plain, position_after
@@ -557,6 +557,9 @@ class MemoryStore:
         await anyio.lowlevel.checkpoint()
         self._check_open()
         return look(_MemoryView(self._state))
+
+    async def problems(self) -> Sequence[Problem]:
+        return ()
 
     def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
         return self._bells.listen(bell)

@@ -15,7 +15,9 @@ from agent_orchestrator.domain.errors import (
     StoreDamaged,
     StoreOpenError,
 )
+from agent_orchestrator.operations import Problem
 from agent_orchestrator.stores.sqlite.lock import FileLock
+from agent_orchestrator.stores.sqlite.mirror import Mark, Mirror, read_mark
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrate, schema_version
 
 READERS: Final = 4
@@ -35,11 +37,18 @@ _WRITER_CACHE_KIB: Final = 16 * 1024
 
 @frozen
 class Database:
-    """An open database: one connection that writes, some that only read, and the lock."""
+    """An open database: one connection that writes, some that only read, and the lock.
 
+    :param mark: how far it had come when it was opened.
+    :param found: what its opening could not tell, for the daemon's status.
+    """
+
+    path: Path
     writer: apsw.Connection
     readers: tuple[apsw.Connection, ...]
     lock: FileLock
+    mark: Mark
+    found: tuple[Problem, ...] = ()
 
     def close(self) -> None:
         """Empty the write-ahead log into the database and let go of it."""
@@ -52,9 +61,10 @@ class Database:
             self.lock.release()
 
 
-def open_database(path: Path) -> Database:
+def open_database(path: Path, *, accept_loss: bool = False) -> Database:
     """Open the database at the path, made if there is none, at the present schema.
 
+    :param accept_loss: open it though it lacks commits it once had.
     :raises StoreOpenError: one of its kinds, if it cannot or must not be used. Then the files are
         as they were.
     """
@@ -73,7 +83,7 @@ def open_database(path: Path) -> Database:
             _look_first(path)
         lock = FileLock.take(lock_path, str(path))
         try:
-            return _open_locked(path, lock)
+            return _open_locked(path, lock, accept_loss=accept_loss)
         except BaseException:
             lock.release()
             raise
@@ -89,8 +99,10 @@ def _make_parents(path: Path) -> None:
         parent.mkdir(mode=0o700, exist_ok=True)
 
 
-def _open_locked(path: Path, lock: FileLock) -> Database:
-    _look_first(path)
+def _open_locked(path: Path, lock: FileLock, *, accept_loss: bool) -> Database:
+    # Compared before anything is written: what was lost may still stand in the write-ahead log.
+    mark = _look_first(path)
+    found = Mirror(path).compare(path, mark, accept_loss=accept_loss)
     lock.sign()
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
@@ -99,6 +111,8 @@ def _open_locked(path: Path, lock: FileLock) -> Database:
         writer = _connect(path)
         opened.append(writer)
         _prepare(path, writer)
+        mark = read_mark(writer)
+        assert mark is not None, "this schema counts commits"
         for _ in range(READERS):
             reader = _connect(path)
             opened.append(reader)
@@ -107,7 +121,7 @@ def _open_locked(path: Path, lock: FileLock) -> Database:
         for connection in reversed(opened):
             connection.close()
         raise
-    return Database(writer, tuple(opened[1:]), lock)
+    return Database(path, writer, tuple(opened[1:]), lock, mark, (found,) if found else ())
 
 
 def _prepare(path: Path, writer: apsw.Connection) -> None:
@@ -139,16 +153,18 @@ def _connect(path: Path) -> apsw.Connection:
     return connection
 
 
-def _look_first(path: Path) -> None:
+def _look_first(path: Path) -> Mark | None:
     """Refuse a file that is not ours, too new or damaged, without a change to it.
+
+    :return: how far the database has come, where it counts that.
 
     An ``immutable`` connection takes no locks and writes nothing, but does not see a write-ahead
     log; where a process ended without emptying its log, an ordinary one must look, and is told to
     leave the log alone when it closes.
     """
     if not path.exists() or not path.stat().st_size:
-        return
-    _check(
+        return None
+    mark = _check(
         path,
         apsw.Connection(
             f"file:{quote(str(path))}?immutable=1",
@@ -160,7 +176,12 @@ def _look_first(path: Path) -> None:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
-        _check(path, connection, whole=True)
+        behind, mark = mark, _check(path, connection, whole=True)
+        if behind and mark and behind.database not in (mark.database, mark.backup_of):
+            raise StoreDamaged(
+                f"{path}-wal is the write-ahead log of another database: move it and {path}-shm away"
+            )
+    return mark
 
 
 def _has_log(path: Path) -> bool:
@@ -168,7 +189,7 @@ def _has_log(path: Path) -> bool:
     return log.exists() and log.stat().st_size > 0
 
 
-def _check(path: Path, connection: apsw.Connection, *, whole: bool) -> None:
+def _check(path: Path, connection: apsw.Connection, *, whole: bool) -> Mark | None:
     try:
         try:
             mark = connection.pragma("application_id")
@@ -185,6 +206,12 @@ def _check(path: Path, connection: apsw.Connection, *, whole: bool) -> None:
             )
         if whole:
             _check_whole(path, connection)
+        try:
+            return read_mark(connection)
+        except apsw.Error as error:
+            if not whole:
+                return None  # a file that lacks what its log has may be read as nonsense
+            raise StoreDamaged(f"{path} is damaged: {error}") from None
     finally:
         connection.close()
 

@@ -1,11 +1,13 @@
 """The store's life: open, take changes and looks from many tasks, close."""
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -13,14 +15,19 @@ import apsw
 from anyio.abc import TaskGroup
 
 from agent_orchestrator.domain.errors import Unavailable
+from agent_orchestrator.operations import Problem
 from agent_orchestrator.ports import Transaction, View
 from agent_orchestrator.stores.bells import Bells
 from agent_orchestrator.stores.sqlite.connection import READERS, Database, open_database
+from agent_orchestrator.stores.sqlite.mirror import Mark, Mirror
 from agent_orchestrator.stores.sqlite.schema import schema_version
 from agent_orchestrator.stores.sqlite.view import SqliteView
 from agent_orchestrator.stores.sqlite.writer import GroupWriter, Pending
 
 T = TypeVar("T")
+
+MIRROR_S: Final = 1.0
+"""Seconds between two notes of how far the database has come."""
 
 
 class SqliteStore:
@@ -31,12 +38,17 @@ class SqliteStore:
     and neither wait for changes nor hold them up.
 
     :param path: the file; it and a missing directory are made, for their owner only.
+    :param accept_loss: open it though it lacks commits it once had (see :class:`CommitsLost`).
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, accept_loss: bool = False) -> None:
         self._path = Path(path)
+        self._accept_loss = accept_loss
         self._bells = Bells()
         self._accepting = False
+        self._problems: dict[str, Problem] = {}
+        self._noted: Mark | None = None
+        self._noting = threading.Lock()
 
     @property
     def backend(self) -> str:
@@ -58,21 +70,27 @@ class SqliteStore:
         self._threads = anyio.CapacityLimiter(1)
         self._looks = anyio.CapacityLimiter(READERS)
         self._database = await anyio.to_thread.run_sync(
-            open_database, self._path, limiter=self._threads
+            partial(open_database, self._path, accept_loss=self._accept_loss),
+            limiter=self._threads,
         )
+        self._problems = {problem.code: problem for problem in self._database.found}
         self._idle: SimpleQueue[apsw.Connection | None] = SimpleQueue()
         for reader in self._database.readers:
             self._idle.put(reader)
-        self._writer = GroupWriter(self._bells)
+        self._writer = GroupWriter(self._bells, self._database.mark)
+        self._closing = anyio.Event()
         self._scope: TaskGroup = anyio.create_task_group()
         await self._scope.__aenter__()
         self._scope.start_soon(self._write, self._database, name="sqlite writer")
+        self._scope.start_soon(self._reflect, Mirror(self._database.path), name="sqlite mirror")
         self._accepting = True
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Finish what is queued, then close. Not cut short by a cancellation from outside."""
         self._accepting = False
+        self._closing.set()
+        self._writer.committed.set()
         self._writer.finish()
         # The scope only waits for the writer: what ended the body passes by as it is, not in a
         # group of exceptions.
@@ -95,8 +113,35 @@ class SqliteStore:
     def _close(self, database: Database) -> None:
         for _ in range(READERS):
             self._idle.get()  # waits for looks under way whose tasks were cancelled
-        database.close()
-        self._idle.put(None)
+        try:
+            self._note(Mirror(database.path))
+            database.close()
+        finally:
+            self._idle.put(None)
+
+    async def _reflect(self, mirror: Mirror) -> None:
+        """Note in the mirror how far the database has come, when it has, at most once a second."""
+        alone = anyio.CapacityLimiter(1)
+        while not self._closing.is_set():
+            self._writer.committed = anyio.Event()
+            await anyio.to_thread.run_sync(self._note, mirror, limiter=alone)
+            with anyio.move_on_after(MIRROR_S):
+                await self._closing.wait()
+            await self._writer.committed.wait()
+
+    def _note(self, mirror: Mirror) -> None:
+        with self._noting:
+            mark = self._writer.mark
+            if mark == self._noted:
+                return
+            try:
+                mirror.write(mark)
+            except OSError as error:
+                text = f"{mirror.path} cannot be written: {error.strerror}"
+                self._problems["mirror_failed"] = Problem("mirror_failed", text)
+            else:
+                self._noted = mark
+                self._problems.pop("mirror_failed", None)
 
     async def transact(self, change: Callable[[Transaction], T]) -> T:
         self._check_accepting()
@@ -128,6 +173,9 @@ class SqliteStore:
                 connection.execute("ROLLBACK")
         finally:
             self._idle.put(connection)
+
+    async def problems(self) -> Sequence[Problem]:
+        return tuple(self._problems.values())
 
     def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
         return self._bells.listen(bell)

@@ -7,10 +7,12 @@ from typing import Any, Final
 import anyio
 import anyio.from_thread
 import apsw
+from attrs import evolve
 
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.ports import Transaction
 from agent_orchestrator.stores.bells import Bells
+from agent_orchestrator.stores.sqlite.mirror import COUNT_UP, Mark
 from agent_orchestrator.stores.sqlite.transaction import SqliteTransaction
 
 BATCH: Final = 64
@@ -35,9 +37,18 @@ class GroupWriter:
     While one commit waits for the disk the next batch gathers: the busier, the cheaper each change.
     """
 
-    def __init__(self, bells: Bells) -> None:
+    def __init__(self, bells: Bells, mark: Mark) -> None:
         self._queue: SimpleQueue[Pending | None] = SimpleQueue()
         self._bells = bells
+        self._opened_at = mark
+        self._commits = mark.commits
+        self.committed = anyio.Event()
+        """Set after a commit; whoever waits for the next one replaces it."""
+
+    @property
+    def mark(self) -> Mark:
+        """How far the database has come, durably."""
+        return evolve(self._opened_at, commits=self._commits)
 
     def submit(self, pending: Pending) -> None:
         """Put a change into the queue. Does not wait."""
@@ -53,7 +64,7 @@ class GroupWriter:
         while not finishing:
             batch, finishing = self._gather()
             if batch:
-                topics = _commit(connection, batch)
+                topics = self._commit(connection, batch)
                 anyio.from_thread.run_sync(self._answer, topics, batch)
 
     def _gather(self) -> tuple[list[Pending], bool]:
@@ -70,6 +81,7 @@ class GroupWriter:
         return batch, True
 
     def _answer(self, topics: frozenset[str], batch: list[Pending]) -> None:
+        self.committed.set()
         try:
             self._bells.ring(topics)
         finally:
@@ -83,31 +95,31 @@ class GroupWriter:
                 pending.error = Unavailable("the store is closed")
                 pending.done.set()
 
-
-class _TransactionLost(Exception):
-    """SQLite gave up the whole transaction by itself, as it does when the disk is full."""
-
-
-def _commit(connection: apsw.Connection, batch: list[Pending]) -> frozenset[str]:
-    """Run the changes in one transaction, fill in their answers, and return what was rung."""
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        topics = _apply_together(connection, batch)
-        if topics is None:
-            _roll_back(connection)
+    def _commit(self, connection: apsw.Connection, batch: list[Pending]) -> frozenset[str]:
+        """Run the changes in one transaction, fill in their answers, and return what was rung."""
+        try:
+            written = connection.total_changes()
             connection.execute("BEGIN IMMEDIATE")
-            topics = set()
+            topics = _apply_together(connection, batch)
+            if topics is None:
+                _roll_back(connection)
+                connection.execute("BEGIN IMMEDIATE")
+                topics = set()
+                for pending in batch:
+                    topics |= _apply_apart(connection, pending)
+            counts = connection.total_changes() != written
+            if counts:
+                connection.execute(COUNT_UP)
+            connection.execute("COMMIT")
+            self._commits += counts
+        except apsw.Error as error:
+            _roll_back(connection)
             for pending in batch:
-                topics |= _apply_apart(connection, pending)
-        connection.execute("COMMIT")
-    except apsw.Error as error:
-        _roll_back(connection)
-        for pending in batch:
-            # One for each: a traceback belongs to one caller. A refusal, too, may rest on what
-            # another change of the batch had done, which is now undone.
-            pending.error = _unavailable(error)
-        return frozenset()
-    return frozenset(topics)
+                # One for each: a traceback belongs to one caller. A refusal, too, may rest on what
+                # another change of the batch had done, which is now undone.
+                pending.error = _unavailable(error)
+            return frozenset()
+        return frozenset(topics)
 
 
 def _apply_together(connection: apsw.Connection, batch: list[Pending]) -> set[str] | None:

@@ -1,0 +1,218 @@
+"""Commits that were acknowledged and are gone: found at the next start, whatever took them."""
+
+import json
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import anyio
+import apsw
+import pytest
+
+from agent_orchestrator.domain.errors import CommitsLost, StoreDamaged
+from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrations
+from agent_orchestrator.testing.stores.samples import NOW, a_session, drafts, put
+
+pytestmark = pytest.mark.anyio
+
+_WRITER = """
+import sys, anyio
+from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.testing.stores.samples import NOW, a_session, drafts, put
+
+async def main():
+    async with SqliteStore(sys.argv[1]) as store:
+        session = a_session()
+        await put(store, session)
+        for number in range(40):
+            await store.transact(lambda tx: tx.append(session.id, drafts(str(number)), NOW))
+        while store._noted != store._writer.mark:
+            await anyio.sleep(0.01)
+        print(session.id, flush=True)
+        await anyio.sleep_forever()
+
+anyio.run(main)
+"""
+
+
+async def killed(path: Path) -> str:
+    """Make a database with 40 events and kill its process, so that they stand in the log alone."""
+    with anyio.fail_after(30):
+        async with await anyio.open_process(
+            [sys.executable, "-c", _WRITER, str(path)], stderr=None
+        ) as process:
+            assert process.stdout is not None
+            session_id = (await process.stdout.receive()).decode().strip()
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+    return session_id
+
+
+async def make(path: Path, *texts: str) -> str:
+    with anyio.fail_after(30):
+        async with SqliteStore(path) as store:
+            session = a_session()
+            await put(store, session)
+            for text in texts:
+                await store.transact(lambda tx, t=text: tx.append(session.id, drafts(t), NOW))
+    return session.id
+
+
+def mirror(path: Path) -> Path:
+    return path.with_name(path.name + ".commits")
+
+
+def commits(path: Path) -> int:
+    count = json.loads(mirror(path).read_text())["commits"]
+    assert isinstance(count, int)
+    return count
+
+
+async def problems(path: Path) -> list[str]:
+    with anyio.fail_after(30):
+        async with SqliteStore(path) as store:
+            return [problem.code for problem in await store.problems()]
+
+
+async def test_a_commit_counts_once_and_a_change_of_nothing_not_at_all(tmp_path):
+    path = tmp_path / "data.db"
+    session_id = await make(path, "a", "b")
+    assert commits(path) == 3
+    with anyio.fail_after(30):
+        async with SqliteStore(path) as store:
+            await store.transact(lambda tx: tx.session(session_id))
+            await store.transact(lambda tx: tx.ring("x"))
+            assert store._writer.mark.commits == 3
+            await store.transact(lambda tx: tx.append(session_id, drafts("c"), NOW))
+            assert store._writer.mark.commits == 4
+    assert commits(path) == 4
+    assert mirror(path).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("where", [0.0, 0.5, 0.9])
+async def test_a_damaged_write_ahead_log_is_found_out(tmp_path, where):
+    """SQLite reads the log up to the damage and calls the result sound."""
+    path = tmp_path / "data.db"
+    session_id = await killed(path)
+    log = tmp_path / "data.db-wal"
+    text = bytearray(log.read_bytes())
+    place = int(len(text) * where)
+    text[place : place + 64] = bytes(byte ^ 0xFF for byte in text[place : place + 64])
+    log.write_bytes(text)
+    before = path.read_bytes(), log.read_bytes(), mirror(path).read_bytes()
+    for _ in range(2):
+        with pytest.raises(CommitsLost, match=r"[1-9]\d* commits lost .*--accept-loss") as raised:
+            async with SqliteStore(path):
+                pytest.fail("opened")
+        assert str(path) in str(raised.value)
+        assert (path.read_bytes(), log.read_bytes(), mirror(path).read_bytes()) == before
+    with anyio.fail_after(30):
+        async with SqliteStore(path, accept_loss=True) as store:
+            assert [problem.code for problem in await store.problems()] == ["commits_lost"]
+            session = await store.read(lambda view: view.session(session_id))
+            assert session is None or session.last_seq < 40
+            await put(store, a_session())
+    assert await problems(path) == []
+
+
+async def test_a_killed_process_loses_nothing_and_is_not_said_to(tmp_path):
+    path = tmp_path / "data.db"
+    session_id = await killed(path)
+    assert await problems(path) == []
+    with anyio.fail_after(30):
+        async with SqliteStore(path) as store:
+            session = await store.read(lambda view: view.session(session_id))
+            assert session is not None
+            assert session.last_seq == 40
+
+
+async def test_an_older_copy_in_its_place_is_found_out(tmp_path):
+    path = tmp_path / "data.db"
+    session_id = await make(path, "a")
+    shutil.copy(path, tmp_path / "old.db")
+    with anyio.fail_after(30):
+        async with SqliteStore(path) as store:
+            await store.transact(lambda tx: tx.append(session_id, drafts("b"), NOW))
+    shutil.copy(tmp_path / "old.db", path)
+    with pytest.raises(CommitsLost, match="1 commits lost"):
+        async with SqliteStore(path):
+            pytest.fail("opened")
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"\0" * 100, b"{}", b"[1]", b'{"database": "x", "commits": 1, "check": "0"}\n']
+)
+async def test_a_damaged_mirror_is_a_problem_until_the_next_start(tmp_path, text):
+    path = tmp_path / "data.db"
+    await make(path, "a")
+    mirror(path).write_bytes(text)
+    assert await problems(path) == ["mirror_unusable"]
+    assert commits(path) == 2
+    assert await problems(path) == []
+
+
+async def test_a_mirror_of_another_database_is_a_problem_until_the_next_start(tmp_path):
+    path, other = tmp_path / "data.db", tmp_path / "other.db"
+    await make(path, "a")
+    await make(other, "a", "b", "c")
+    shutil.copy(mirror(other), mirror(path))
+    assert await problems(path) == ["mirror_unusable"]
+    assert await problems(path) == []
+
+
+async def test_a_database_emptied_behind_our_back_is_found_out_and_one_removed_is_a_problem(
+    tmp_path,
+):
+    path = tmp_path / "data.db"
+    await make(path, "a", "b")
+    path.write_bytes(b"")
+    with pytest.raises(CommitsLost, match="3 commits lost"):
+        async with SqliteStore(path):
+            pytest.fail("opened")
+    path.unlink()
+    assert await problems(path) == ["mirror_unusable"]
+
+
+async def test_without_a_mirror_nothing_is_asked(tmp_path):
+    path = tmp_path / "data.db"
+    await make(path, "a")
+    mirror(path).unlink()
+    assert await problems(path) == []
+    assert commits(path) == 2
+
+
+async def test_a_mirror_that_cannot_be_written_is_a_problem(tmp_path):
+    path = tmp_path / "data.db"
+    mirror(path).with_name("data.db.commits.new").mkdir()
+    with anyio.fail_after(30):
+        async with SqliteStore(path) as store:
+            while not (found := await store.problems()):
+                await anyio.sleep(0.01)
+            assert [problem.code for problem in found] == ["mirror_failed"]
+            mirror(path).with_name("data.db.commits.new").rmdir()
+            await put(store, a_session())
+    assert commits(path) == 1
+
+
+async def test_the_log_of_another_database_is_refused(tmp_path):
+    """What is left when a database is put back without its old log being removed."""
+    path, other = tmp_path / "data.db", tmp_path / "other.db"
+    await killed(path)
+    await make(other, "a")
+    shutil.copy(other, path)
+    with pytest.raises(StoreDamaged, match=r"another database|damaged"):
+        async with SqliteStore(path):
+            pytest.fail("opened")
+
+
+async def test_a_database_of_the_schema_before_counts_from_now_on(tmp_path):
+    path = tmp_path / "data.db"
+    connection = apsw.Connection(str(path))
+    connection.execute(migrations()[0])
+    connection.pragma("application_id", APPLICATION_ID)
+    connection.pragma("user_version", 1)
+    connection.close()
+    await make(path, "a")
+    assert commits(path) == 2
