@@ -1,0 +1,117 @@
+"""Make the experiments and print the table; see ``bin/chaos --help``."""
+
+import argparse
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import anyio
+import apsw
+from tests.chaos import kills
+from tests.chaos.daemon import ROOT
+from tests.chaos.outcome import Effort, Outcome, Skipped, table
+
+Experiment = Callable[[Effort, Path], Awaitable[Outcome]]
+
+EXPERIMENTS: Final[Mapping[str, Experiment]] = {
+    "kills": kills.at_random,
+    "writes": kills.at_every_write,
+}
+
+WHOLE_MINUTES: Final = 60.0
+QUICK_MINUTES: Final = 1.0
+
+PAGE: Final = ROOT / "docs" / "reliability.md"
+_PLACE: Final = re.compile(r"(?s)(<!-- experiments -->\n).*(<!-- end of experiments -->)")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Return 1 if anything did not hold, else 0."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    names = options.name or list(EXPERIMENTS)
+    if unknown := [name for name in names if name not in EXPERIMENTS]:
+        parser.error(f"there is no {unknown[0]!r}; there are: {', '.join(EXPERIMENTS)}")
+    minutes = QUICK_MINUTES if options.quick else options.minutes
+    effort = Effort(options.seed, min(1.0, minutes / WHOLE_MINUTES))
+    outcomes: list[Outcome] = []
+    try:
+        for name in names:
+            outcomes.append(make(name, effort, options.dir))
+    finally:
+        # Also when one of them breaks off: the others took their time.
+        found = table(outcomes)
+        print(found)
+    failed = [outcome for outcome in outcomes if not outcome.passed]
+    for outcome in failed:
+        for problem in outcome.problems:
+            print(problem)
+    if options.write:
+        PAGE.write_text(written(PAGE.read_text(), found, effort, minutes))
+    return 1 if failed else 0
+
+
+def make(name: str, effort: Effort, place: str | None = None) -> Outcome:
+    """Make one experiment, in a folder of its own."""
+    _say(f"{name} ...")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="chaos-", dir=place) as directory:
+        try:
+            outcome = anyio.run(EXPERIMENTS[name], effort, Path(directory).resolve())
+        except Skipped as reason:
+            outcome = Outcome(name, effort.seed, skipped=str(reason))
+    _say(f"{name}: {outcome.verdict} after {time.monotonic() - started:.0f} s")
+    for problem in outcome.problems[:20]:
+        _say(f"  {problem}")
+    return outcome
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bin/chaos",
+        description="Break things around a real agentd, check that nothing is lost, doubled or left "
+        "running, and print what was found. Exits with 1 if anything did not hold.",
+    )
+    known = ", ".join(EXPERIMENTS)
+    parser.add_argument("name", nargs="*", metavar="NAME", help=f"only these, of: {known}")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=WHOLE_MINUTES,
+        help="about how long all may take; less makes fewer tries (default: 60)",
+    )
+    parser.add_argument("--quick", action="store_true", help="the fewest tries")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=int.from_bytes(os.urandom(3)),
+        help="decides all that is drawn (default: another one each time)",
+    )
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    parser.add_argument("--dir", help="where databases are made (default: the temporary folder)")
+    return parser
+
+
+def written(page: str, found: str, effort: Effort, minutes: float) -> str:
+    """Return the page with these outcomes in it."""
+    where = (
+        f"`./bin/chaos --minutes {minutes:g} --seed {effort.seed}` on {os.cpu_count()} cores of "
+        f"{platform.machine()} {platform.system()}, Python {platform.python_version()}, "
+        f"SQLite {apsw.sqlite_lib_version()}:"
+    )
+    text = f"{where}\n\n{found}"
+    return _PLACE.sub(lambda place: f"{place[1]}\n{text}\n\n{place[2]}", page)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

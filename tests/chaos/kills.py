@@ -1,0 +1,156 @@
+"""The daemon is killed: at any moment, and at every write it makes to the disk."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.to_thread
+from attrs import define, field
+from tests.chaos.checker import check_killed, check_subscribers
+from tests.chaos.daemon import Daemon, NotReady, daemon
+from tests.chaos.outcome import Effort, Outcome, Skipped
+from tests.chaos.traffic import Traffic
+
+from agent_orchestrator import connect
+from agent_orchestrator.testing import invariants
+
+EPOCH: Final = 10
+"""Kills one database goes through: enough to recover from recoveries, few enough to check each."""
+
+CALLS: Final = "pwrite64,fdatasync"
+"""The system calls SQLite makes a commit of."""
+
+
+def strace(*injections: str, calls: str = CALLS) -> list[str]:
+    """Return the words that start a program whose system calls fail, or kill it.
+
+    :raises Skipped: where there is no strace.
+    """
+    if shutil.which("strace") is None:
+        raise Skipped("strace is not installed")
+    # Not --seccomp-bpf, which is faster and injects nothing (strace 6.1).
+    words = ["strace", "-D", "-f", "-qqq", "-o", "/dev/null"]
+    words += ["-e", f"trace={calls}", "-e", "signal=none"]
+    return [*words, *(word for one in injections for word in ("-e", f"inject={one}"))]
+
+
+@define
+class Siege:
+    """One database, one port, clients that go on whatever happens to the daemon."""
+
+    one: Daemon
+    traffic: Traffic
+    outcome: Outcome
+    failed: bool = field(default=False)
+
+    async def start(self, tracer: Sequence[str] = ()) -> bool:
+        """Start the daemon; tell whether it became ready."""
+        try:
+            self.outcome.recoveries.append(await anyio.to_thread.run_sync(self.one.start, tracer))
+        except NotReady as error:
+            self.failed = True
+            self.outcome.fault("broken", f"it is not ready again: {error}")
+            return False
+        return True
+
+    async def check(self) -> None:
+        """Check the daemon, which is dead."""
+        await anyio.to_thread.run_sync(check_killed, self.one, self.traffic, self.outcome)
+
+    async def finish(self) -> None:
+        """Let it come to rest, stop it, and compare what everybody saw with what is kept."""
+        if self.failed:
+            return
+        await self.traffic.settled()
+        await self._judge()
+        if left := self.one.family():
+            self.outcome.fault("orphans", f"{left} are alive while no run is", len(left))
+        status = await anyio.to_thread.run_sync(self.one.stop)
+        if status != 0:
+            self.outcome.fault("broken", f"it stopped with {status}: {self.one.said()}")
+        await self.check()
+        await anyio.to_thread.run_sync(
+            check_subscribers, self.one.db, self.one, self.traffic, self.outcome
+        )
+
+    async def _judge(self) -> None:
+        kinds = {"lost": "lost", "doubled": "doubled", "gap": "gaps"}
+        async with connect(self.one.url) as client:
+            told = await invariants.history(client)
+        acks = [
+            invariants.Acknowledged(ack.message_id, ack.session_id, ack.run_id, ack.text)
+            for ack in self.traffic.acks.values()
+        ]
+        texts = [ack.text for ack in self.traffic.acks.values()]
+        for one in invariants.violations(told, acknowledged=acks, unique=texts):
+            self.outcome.fault(kinds.get(one.kind, "broken"), f"{one.kind}: {one.what}")
+
+
+async def at_random(effort: Effort, directory: Path) -> Outcome:
+    """``kill -9`` at random moments, also while it starts, under 50 clients and five subscribers."""
+    outcome = Outcome("kills", effort.seed)
+    tries = effort.tries(200, 4)
+    chance = effort.chance("kills")
+    epoch = 0
+    while outcome.tries < tries:
+        epoch += 1
+        with daemon(directory / f"{epoch}") as one:
+            traffic = Traffic(one.url, effort.chance("kills", epoch), outcome)
+            under = Siege(one, traffic, outcome)
+            async with traffic.going():
+                for _ in range(min(EPOCH, tries - outcome.tries)):
+                    outcome.tries += 1
+                    if chance.random() < 0.15:
+                        # While it recovers from the kill before.
+                        one.launch()
+                        await anyio.sleep(chance.uniform(0.05, 0.5))
+                    else:
+                        if not await under.start():
+                            break
+                        await anyio.sleep(chance.uniform(0, 0.8))
+                    await anyio.to_thread.run_sync(one.kill)
+                    await under.check()
+                if not under.failed and await under.start():
+                    await under.finish()
+        if under.failed:
+            break
+        shutil.rmtree(directory / f"{epoch}", ignore_errors=True)
+    return outcome
+
+
+async def at_every_write(effort: Effort, directory: Path) -> Outcome:
+    """``kill -9`` at the k-th write or sync of each process, for every k up to 400, in any order."""
+    outcome = Outcome("writes", effort.seed)
+    full = 400
+    tries = effort.tries(full, 4)
+    chance = effort.chance("writes")
+    # Every k of the whole; of less, as many spread over all of them.
+    points = [1 + (number * full) // tries for number in range(tries)]
+    chance.shuffle(points)
+    strace()
+    for epoch in range(0, tries, EPOCH):
+        with daemon(directory / f"{epoch}") as one:
+            traffic = Traffic(one.url, effort.chance("writes", epoch), outcome, clients=20)
+            under = Siege(one, traffic, outcome)
+            async with traffic.going():
+                for point in points[epoch : epoch + EPOCH]:
+                    outcome.tries += 1
+                    call = chance.choice(["pwrite64", "pwrite64", "fdatasync"])
+                    # One call in four is a sync.
+                    when = point if call == "pwrite64" else max(1, point // 4)
+                    one.launch(strace(f"{call}:signal=KILL:when={when}"))
+                    with anyio.move_on_after(20) as patience:
+                        while one.alive:
+                            await anyio.sleep(0.01)
+                    if patience.cancelled_caught:
+                        outcome.notes.append(f"{call} {when} was not reached")
+                        await anyio.to_thread.run_sync(one.kill)
+                    await under.check()
+                if await under.start():
+                    await under.finish()
+        if under.failed:
+            break
+        shutil.rmtree(directory / f"{epoch}", ignore_errors=True)
+    return outcome

@@ -1,0 +1,77 @@
+"""A short fixed set of the experiments, and that a failure would be seen."""
+
+import pytest
+from tests.chaos import __main__ as chaos
+from tests.chaos.outcome import Effort, Outcome, percentile, table
+
+SEED = 20_251
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", chaos.EXPERIMENTS)
+def test_it_holds(name):
+    outcome = chaos.make(name, Effort(SEED, 0))
+    if outcome.skipped is not None:
+        pytest.skip(outcome.skipped)
+    # What a killed daemon's agents go on doing is counted, and not yet promised.
+    problems = [problem for problem in outcome.problems if not problem.startswith("orphans:")]
+    assert problems == []
+    assert outcome.tries > 0
+
+
+def failed(kind):
+    outcome = Outcome("thing", seed=7, tries=3)
+    outcome.fault(kind, "it went wrong", 2)
+    return outcome
+
+
+@pytest.mark.parametrize("kind", ["lost", "doubled", "gaps", "orphans", "broken"])
+def test_a_failure_is_exit_status_1_and_names_its_seed(monkeypatch, capsys, kind):
+    async def experiment(effort, directory):
+        return failed(kind)
+
+    monkeypatch.setattr(chaos, "EXPERIMENTS", {"thing": experiment})
+    assert chaos.main(["thing", "--seed", "7"]) == 1
+    printed = capsys.readouterr().out
+    assert "FAILED" in printed
+    assert f"{kind}: it went wrong [--seed 7 thing, try 3]" in printed
+
+
+def test_a_control_that_loses_nothing_is_a_failure():
+    outcome = Outcome("control", seed=7, expects_loss=True)
+    assert not outcome.passed
+    outcome.fault("lost", "as it must")
+    assert outcome.passed
+
+
+def test_the_same_seed_draws_the_same():
+    first, second = Effort(5).chance("a", 1), Effort(5).chance("a", 1)
+    assert [first.random() for _ in range(9)] == [second.random() for _ in range(9)]
+    assert Effort(6).chance("a", 1).random() != Effort(5).chance("a", 1).random()
+
+
+def test_table():
+    outcomes = [Outcome("one", 1, tries=2, recoveries=[0.5, 1.25]), failed("gaps")]
+    outcomes.append(Outcome("two", 1, skipped="no strace"))
+    lines = table(outcomes).splitlines()
+    assert lines[2].split("|")[-4:-1] == [" 0     ", " 1.25 s         ", " ok                 "]
+    assert "FAILED" in lines[3]
+    assert "skipped: no strace" in lines[4]
+
+
+def test_percentile():
+    assert percentile(range(1, 21), 0.95) == 19
+    assert percentile([3], 0.95) == 3
+    assert percentile(range(1, 101), 0.95) == 95
+
+
+def test_the_page_has_a_place_for_it():
+    page = chaos.PAGE.read_text()
+    assert chaos.written(page, "the table", Effort(1), 60) != page
+
+
+def test_an_unknown_name_is_refused(capsys):
+    with pytest.raises(SystemExit) as refused:
+        chaos.main(["kills", "nope"])
+    assert refused.value.code == 2
+    assert "'nope'" in capsys.readouterr().err

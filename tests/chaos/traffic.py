@@ -1,0 +1,339 @@
+"""Clients that never give up, and subscribers that always come back: what they were told is kept."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, Literal, TypeVar
+
+import anyio
+import anyio.abc
+import websockets
+from attrs import define, field, frozen
+from tests.chaos.outcome import Outcome
+
+from agent_orchestrator import Client, Run, connect
+from agent_orchestrator.domain.errors import (
+    AlreadyResolved,
+    OrchestratorError,
+    Unavailable,
+    Unreachable,
+)
+from agent_orchestrator.operations import CaughtUp, StatusName, StreamRequest
+
+T = TypeVar("T")
+
+PROVIDERS: Final = ("manual", "manual", "manual", "inside", "program")
+VERBS: Final = ("say", "say", "talk 5", "slow 0.1", "child 0.2", "ask")
+
+_PAUSE_S: Final = 0.02
+"""Between tries where nobody answers."""
+
+
+@frozen
+class Ack:
+    """A message the daemon said it has."""
+
+    key: str
+    text: str
+    message_id: str
+    session_id: str
+    run_id: str | None
+
+
+@define
+class Subscriber:
+    """What one reader saw, by session, in the order it came."""
+
+    name: str
+    sessions: tuple[str, ...]
+    """Empty means all there are."""
+    cursor: str | None = None
+    seen: dict[str, list[tuple[int, str]]] = field(factory=dict)
+    connects: int = 0
+
+    def take(self, cursor: str, session_id: str, seq: int, event_type: str) -> None:
+        """Note an event; from here on the reader would resume behind it."""
+        self.cursor = cursor
+        self.seen.setdefault(session_id, []).append((seq, event_type))
+
+    @property
+    def position(self) -> int:
+        return sum(len(events) for events in self.seen.values())
+
+
+@define
+class Traffic:
+    """Clients and subscribers of one daemon, and what they were told.
+
+    :param outcome: where a wrong answer is counted.
+    """
+
+    url: str
+    chance: random.Random
+    outcome: Outcome
+    clients: int = 50
+    providers: tuple[str, ...] = PROVIDERS
+    verbs: tuple[str, ...] = VERBS
+    acks: dict[str, Ack] = field(factory=dict)
+    sessions: dict[str, str] = field(factory=dict)
+    """The sessions that were acknowledged, by key."""
+    canceled: set[str] = field(factory=set)
+    resolved: dict[str, str] = field(factory=dict)
+    """Decisions that were acknowledged, by request."""
+    sent: set[str] = field(factory=set)
+    """Keys that were sent, acknowledged or not."""
+    refusals: Counter[str] = field(factory=Counter)
+    subscribers: list[Subscriber] = field(factory=list)
+    stopping: bool = False
+    unsettled: str = ""
+    """What :meth:`settled` waits for."""
+    _talking: int = 0
+
+    # --- clients ------------------------------------------------------------------------------
+
+    async def until_told(self, ask: Callable[[], Awaitable[T]], *, always: bool = False) -> T:
+        """Ask until there is an answer.
+
+        :param always: also when the clients are to stop.
+        :raises Stopped: if they are to stop before there is one.
+        """
+        while True:
+            if self.stopping and not always:
+                raise Stopped
+            try:
+                return await ask()
+            except (Unreachable, Unavailable) as error:
+                self.refusals[type(error).__name__] += 1
+                await anyio.sleep(_PAUSE_S * (0.5 + self.chance.random()))
+
+    async def client(self, number: int, http: Client) -> None:
+        """Send messages until told to stop."""
+        self._talking += 1
+        try:
+            await self._talk(number, http)
+        except Stopped:
+            pass
+        except OrchestratorError as error:
+            self.outcome.fault("broken", f"client {number}: {type(error).__name__}: {error}")
+        finally:
+            self._talking -= 1
+
+    async def _talk(self, number: int, http: Client) -> None:
+        provider = self.providers[number % len(self.providers)]
+        key = f"session-{number}"
+        self.sent.add(key)
+
+        async def make() -> str:
+            made = await http.create_session(title=key, provider=provider, idempotency_key=key)
+            return made.id
+
+        session_id = await self.until_told(make)
+        self.sessions[key] = session_id
+        count = 0
+        while not self.stopping:
+            count += 1
+            await self._message(f"k{number}-{count}", session_id, provider, http)
+
+    async def _message(self, key: str, session_id: str, provider: str, http: Client) -> None:
+        verbs = self.verbs if provider == "inside" else [v for v in self.verbs if v != "ask"]
+        text = f"{key} {self.chance.choice(verbs)}"
+        self.sent.add(key)
+
+        async def send() -> Ack:
+            reply = await http.send_message(session_id, text, idempotency_key=key)
+            run_id = reply.run.id if reply.run else None
+            return Ack(key, reply.message.text, reply.message.id, session_id, run_id)
+
+        ack = await self.until_told(send)
+        self.acks[key] = ack
+        self.outcome.acknowledged += 1
+        drawn = self.chance.random()
+        if drawn < 0.15:
+            again = await self.until_told(send)
+            if again != ack:
+                self.outcome.fault("doubled", f"{key} again gave {again}, not {ack}")
+        elif drawn < 0.25 and ack.run_id is not None:
+            run_id = ack.run_id
+            await self.until_told(lambda: http.cancel_run(run_id, idempotency_key=f"x{key}"))
+            self.canceled.add(run_id)
+        elif provider != "manual" and ack.run_id is not None:
+            run_id = ack.run_id
+            await self.until_told(lambda: http.wait_run(run_id, timeout_s=1))
+
+    async def answerer(self, http: Client) -> None:
+        """Answer what agents ask."""
+        self._talking += 1
+        try:
+            while not self.stopping:
+                page = await self.until_told(lambda: http.requests(status="pending"))
+                for request in page.requests:
+                    await self._resolve(request.id, http)
+                await anyio.sleep(0.1)
+        except Stopped:
+            pass
+        except OrchestratorError as error:
+            self.outcome.fault("broken", f"answerer: {type(error).__name__}: {error}")
+        finally:
+            self._talking -= 1
+
+    async def _resolve(self, request_id: str, http: Client, *, always: bool = False) -> None:
+        # The same whoever answers, and however often.
+        decision: Literal["approve", "deny"] = "approve" if ord(request_id[-1]) % 2 else "deny"
+
+        async def resolve() -> str:
+            found = await http.resolve_request(request_id, decision, idempotency_key=request_id)
+            return str(found.status)
+
+        try:
+            status = await self.until_told(resolve, always=always)
+        except AlreadyResolved:
+            return  # canceled with its run meanwhile
+        self.resolved[request_id] = status
+
+    # --- subscribers --------------------------------------------------------------------------
+
+    async def sse(self, one: Subscriber, http: Client) -> None:
+        """Follow by server-sent events, from the cursor again whenever the stream breaks."""
+        while True:
+            try:
+                one.connects += 1
+                asked = StreamRequest(list(one.sessions), one.cursor)
+                async with http.transport.subscribe(asked) as subscription:
+                    while True:
+                        for item in await subscription.receive():
+                            if not isinstance(item, CaughtUp):
+                                event = item.event
+                                one.take(item.cursor, event.session_id, event.seq, event.event_type)
+            except (Unreachable, Unavailable):
+                await anyio.sleep(_PAUSE_S)
+            except OrchestratorError as error:
+                self.outcome.fault("gaps", f"{one.name}: {type(error).__name__}: {error}")
+                return
+
+    async def websocket(self, one: Subscriber) -> None:
+        """Follow by WebSocket."""
+        base = self.url.replace("http:", "ws:") + "/stream?"
+        while True:
+            one.connects += 1
+            query = [f"sessionId={session_id}" for session_id in one.sessions]
+            query += [f"cursor={one.cursor}"] if one.cursor is not None else []
+            try:
+                async with websockets.connect(
+                    base + "&".join(query), max_size=None, proxy=None, open_timeout=60
+                ) as socket:
+                    async for text in socket:
+                        frame: dict[str, Any] = json.loads(text)
+                        if frame["type"] == "event":
+                            event = frame["event"]
+                            one.take(
+                                frame["cursor"],
+                                event["session_id"],
+                                event["seq"],
+                                event["event_type"],
+                            )
+                        elif frame["type"] == "error" and frame["error"]["code"] != "unavailable":
+                            self.outcome.fault("gaps", f"{one.name}: {frame['error']}")
+                            return
+            except (OSError, websockets.WebSocketException, TimeoutError, EOFError):
+                pass
+            await anyio.sleep(_PAUSE_S)
+
+    # --- all of it ----------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def going(self, *, subscribed: bool = True) -> AsyncIterator[None]:
+        """Keep them going inside the scope; at its end clients stop and readers read to the end.
+
+        The daemon must be up, or come up, when the scope is left.
+        """
+        self.stopping = False
+        async with connect(self.url) as http, anyio.create_task_group() as readers:
+            async with anyio.create_task_group() as tasks:
+                for number in range(self.clients):
+                    tasks.start_soon(self.client, number, http)
+                tasks.start_soon(self.answerer, http)
+                if subscribed:
+                    tasks.start_soon(self._subscribe, http, readers)
+                try:
+                    yield
+                finally:
+                    self.stopping = True
+            readers.cancel_scope.cancel()
+
+    async def _subscribe(self, http: Client, readers: anyio.abc.TaskGroup) -> None:
+        if not self.subscribers:
+            # Which sessions to follow is known once there are some.
+            while len(self.sessions) < min(5, self.clients):
+                if self.stopping:
+                    return
+                await anyio.sleep(_PAUSE_S)
+            ids = list(self.sessions.values())[:5]
+            self.subscribers = [
+                Subscriber("SSE of all", ()),
+                Subscriber("SSE of one", (ids[0],)),
+                Subscriber("SSE of three", tuple(ids[:3])),
+                Subscriber("WebSocket of all", ()),
+                Subscriber("WebSocket of one", (ids[-1],)),
+            ]
+        for one in self.subscribers:
+            if one.name.startswith("SSE"):
+                readers.start_soon(self.sse, one, http)
+            else:
+                readers.start_soon(self.websocket, one)
+
+    async def settled(self, seconds: float = 60) -> None:
+        """Return when no run is at work or queued and every reader is at the head of its log.
+
+        To be called inside the scope, the daemon up.
+        """
+        self.stopping = True
+        async with connect(self.url) as http:
+            with anyio.move_on_after(seconds) as patience:
+                while not await self._is_settled(http):
+                    await anyio.sleep(0.05)
+        if patience.cancelled_caught:
+            self.outcome.fault("broken", f"not settled after {seconds:g} s: {self.unsettled}")
+
+    async def _is_settled(self, http: Client) -> bool:
+        if self._talking:
+            self.unsettled = f"{self._talking} clients still ask"
+            return False
+
+        async def look() -> bool:
+            for request in (await http.requests(status="pending")).requests:
+                await self._resolve(request.id, http, always=True)
+            busy: list[Run] = []
+            states: tuple[StatusName, ...] = ("queued", "running", "waiting")
+            for status in states:
+                cursor = None
+                while True:
+                    page = await http.list_runs(status=status, limit=1000, cursor=cursor)
+                    busy += [run for run in page.runs if run.provider != "manual"]
+                    cursor = page.next_cursor
+                    if cursor is None:
+                        break
+            if busy:
+                self.unsettled = f"{len(busy)} runs, {busy[0].id} {busy[0].status}"
+                return False
+            heads: dict[str, int] = {}
+            while True:
+                sessions = await http.list_sessions(limit=500, cursor=cursor)
+                heads |= {session.id: session.last_seq for session in sessions.sessions}
+                cursor = sessions.next_cursor
+                if cursor is None:
+                    break
+            for one in self.subscribers:
+                want = {s: heads[s] for s in (one.sessions or heads) if s in heads}
+                have = {s: events[-1][0] for s, events in one.seen.items()}
+                if any(have.get(s, 0) < n for s, n in want.items()):
+                    self.unsettled = f"{one.name} is behind"
+                    return False
+            return True
+
+        return await self.until_told(look, always=True)
+
+
+class Stopped(Exception):
+    """The clients are to stop."""
