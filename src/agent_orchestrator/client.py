@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.model import (
+    Approvals,
     Event,
     NotifyParent,
     Request,
@@ -102,16 +103,18 @@ class Client:
         model: str | None = None,
         cwd: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        approvals: Approvals | None = None,
         idempotency_key: str | None = None,
     ) -> Session:
         """Make a session.
 
         :param cwd: where its agents work, an absolute path; the engine's own directory without one.
         :param provider: where its messages go; the default route without one.
+        :param approvals: who decides what its agents and their children ask for; the provider's own
+            setting without one, and where that is stricter.
         """
-        request = ops.CreateSession(
-            title, provider, model, cwd, {} if metadata is None else metadata, idempotency_key
-        )
+        kept = {} if metadata is None else metadata
+        request = ops.CreateSession(title, provider, model, cwd, kept, approvals, idempotency_key)
         return (await self._call(ops.CREATE_SESSION, request)).session
 
     async def get_session(self, session_id: str) -> Session:
@@ -184,6 +187,7 @@ class Client:
         cwd: str | None = None,
         title: str | None = None,
         notify_parent: NotifyParent = "record",
+        approvals: Approvals | None = None,
         idempotency_key: str | None = None,
     ) -> ops.SpawnReply:
         """Make a child of a run, or of a session, and give it a task.
@@ -193,13 +197,15 @@ class Client:
 
         :param notify_parent: ``wake`` also hands the outcome to the parent's agent, as its next
             message; what waits for a busy parent is handed over together.
+        :param approvals: who decides what the child asks for; its parent's policy without one.
+        :raises InvalidRequest: also if ``approvals`` is looser than the parent's.
         :raises Conflict: if a limit of the tree is reached (``details["limit"]``), or the run is
             canceled.
         :raises TypeError: unless exactly one parent is named.
         """
         if (run_id is None) == (session_id is None):
             raise TypeError("spawn() takes a run_id or a session_id")
-        more = (provider, cwd, title, notify_parent, idempotency_key)
+        more = (provider, cwd, title, notify_parent, approvals, idempotency_key)
         if run_id is not None:
             return await self._call(ops.SPAWN_FROM_RUN, ops.SpawnFromRun(run_id, task, *more))
         assert session_id is not None

@@ -12,6 +12,7 @@ from attrs import Factory, evolve, frozen, resolve_types
 
 from agent_orchestrator.domain.access import Scope
 from agent_orchestrator.domain.model import (
+    Approvals,
     Event,
     Message,
     NotifyParent,
@@ -76,6 +77,11 @@ class CreateSession:
         "Where its agents work: an absolute path; the daemon's own directory without one."
     )
     metadata: Mapping[str, Any] = param("Whatever its maker wants to keep.", default=Factory(dict))
+    approvals: Approvals | None = param(
+        "Who decides what its agents ask for; their provider's setting without one, and where that "
+        "is stricter.",
+        default=None,
+    )
     idempotency_key: str | None = _key()
 
 
@@ -122,6 +128,13 @@ def _task() -> Any:
     return param("What the child shall do.", max_length=MAX_TEXT, not_blank=True)
 
 
+def _childs_approvals() -> Any:
+    return param(
+        "Who decides what the child's agents ask for: its parent's policy or a stricter one.",
+        default=None,
+    )
+
+
 @frozen
 class SpawnFromSession:
     session_id: str = identifier("The parent.")
@@ -133,6 +146,7 @@ class SpawnFromSession:
         "`wake` hands the child's outcome to the parent's agent as its next message.",
         default="record",
     )
+    approvals: Approvals | None = _childs_approvals()
     idempotency_key: str | None = _key()
 
 
@@ -147,6 +161,7 @@ class SpawnFromRun:
         "`wake` hands the child's outcome to the parent's agent as its next message.",
         default="record",
     )
+    approvals: Approvals | None = _childs_approvals()
     idempotency_key: str | None = _key()
 
 

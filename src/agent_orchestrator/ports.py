@@ -141,8 +141,18 @@ class View(Protocol):
         """Return pending requests whose time was up at ``now``, the first to expire first."""
         ...
 
-    def next_expiry(self) -> datetime | None:
-        """Return when the first of the pending requests expires."""
+    def unanswered_requests(self, now: datetime, limit: int) -> list[Request]:
+        """Return pending requests whose parent has had its time (``people_at``) at ``now``, the
+        first of them first.
+        """
+        ...
+
+    def parent_requests(self, session_id: str, limit: int) -> list[Request]:
+        """Return the pending requests that this session's agent is called on to answer."""
+        ...
+
+    def next_due(self) -> datetime | None:
+        """Return when the first of the pending requests expires, or is to be put to people."""
         ...
 
     def child_runs(self, run_id: str) -> list[Run]:

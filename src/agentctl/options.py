@@ -236,3 +236,12 @@ idempotency_key = click.option(
     metavar="KEY",
     help="Names this request: a repeat with the same key gets the first answer again.",
 )
+
+
+def approvals(whose: str) -> Callable[[F], F]:
+    """Declare the option that says who decides what agents ask for."""
+    return click.option(
+        "--approvals",
+        type=click.Choice(["allow", "ask-parent", "ask-human", "deny"]),
+        help=f"Who decides what {whose}.",
+    )

@@ -82,6 +82,15 @@ def request_table(requests: Sequence[Request], look: Look, now: datetime) -> lis
     return table(columns, rows, look) or ["no requests"]
 
 
+def _asks(request: Request, now: datetime) -> str:
+    """Return who is called on to answer."""
+    if request.audience != "parent":
+        return request.audience or "nobody: the policy decides"
+    seconds = 0.0 if request.people_at is None else (request.people_at - now).total_seconds()
+    asks = f"its parent {request.parent_session_id}"
+    return f"{asks}, and people in {duration(max(seconds, 0))}" if request.is_open else asks
+
+
 def request_card(request: Request, look: Look, now: datetime) -> list[str]:
     """Return the lines that show a request with all that is asked for."""
     end = f"{_left(request, now)}  ({local(request.expires_at):%Y-%m-%d %H:%M:%S})"
@@ -92,7 +101,8 @@ def request_card(request: Request, look: Look, now: datetime) -> list[str]:
             ("kind", _kind(request.kind)),
             ("session", request.session_id),
             ("run", request.run_id),
-            ("asks", request.parent_session_id or "people"),
+            ("asks", _asks(request, now)),
+            ("policy", request.approvals),
             ("asked", ago(request.created_at, now)),
             ("expires", end if request.is_open else None),
             ("options", look.symbol(" · ", ", ").join(map(_option, request.options or ()))),
@@ -121,10 +131,18 @@ def asked(data: Mapping[str, Any]) -> tuple[str, list[str]]:
     given = data.get("options")
     options = given if isinstance(given, Sequence) and not isinstance(given, str) else ()
     more = [f"options: {', '.join(map(_option, options))}"] if options else []
-    return (
-        f"asks for {named}: {revealed(text_of(data))}",
-        [*more, f"answer: {answering(kind, text_of(data, 'id') or 'REQUEST_ID')}"],
-    )
+    audience = data.get("audience", "people")
+    if audience is not None:
+        more.append(f"answer: {answering(kind, text_of(data, 'id') or 'REQUEST_ID')}")
+    whom = " its parent" if audience == "parent" else ""
+    return f"asks{whom} for {named}: {revealed(text_of(data))}", more
+
+
+def passed_on(data: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return that what an agent asked is for people now, and how to answer."""
+    question = one_line(revealed(text_of(data)[:_LISTED_CHARACTERS]))
+    answer = answering(text_of(data, "kind"), text_of(data, "id") or "REQUEST_ID")
+    return f"its parent has not answered; people are asked: {question}", [f"answer: {answer}"]
 
 
 _CLOSED: Final = {

@@ -24,7 +24,7 @@ from agentctl.phrases import (
     tool_text,
     usage_parts,
 )
-from agentctl.questions import asked, resolved
+from agentctl.questions import asked, passed_on, resolved
 from agentctl.terminal import Look, clean, one_line, truncated, width, wrapped
 from agentctl.times import between, counted, duration, local
 
@@ -98,6 +98,7 @@ class Story:
             EventType.CHILD_SPAWNED: self._child_spawned,
             EventType.CHILD_FINISHED: self._child_finished,
             EventType.REQUEST_CREATED: self._asked,
+            EventType.REQUEST_UPDATED: self._asked,
             EventType.REQUEST_RESOLVED: self._resolved,
         }
         return tellers.get(event.event_type, self._plain)
@@ -260,7 +261,8 @@ class Story:
         return (child and child.title) or "child"
 
     def _asked(self, event: Event, _: Running) -> list[str]:
-        text, more = asked(event.data)
+        tell = asked if event.event_type == EventType.REQUEST_CREATED else passed_on
+        text, more = tell(event.data)
         return self._lines(
             event, self._asker(event), text, symbol="?",
             mark=("yellow", "bold"), styles=("yellow", "bold"), more=more,

@@ -70,6 +70,7 @@ def session_card(session: Session, look: Look, now: datetime) -> list[str]:
             ("provider", one_line(session.provider or "(default)")),
             ("model", one_line(session.model or "")),
             ("directory", one_line(session.cwd)),
+            ("approvals", session.approvals),
             ("parent", session.parent_session_id),
             ("threads", one_line(threads)),
             ("owner", one_line(session.owner)),

@@ -161,6 +161,7 @@ def _engine_config(settings: Settings) -> EngineConfig:
             env=EnvPolicy(inherit=provider.inherit, set=provider.set),
             on_crash=provider.on_crash,
             max_attempts=provider.max_attempts,
+            approvals=provider.approvals,
         )
         for name, provider in settings.providers.items()
     }
@@ -169,6 +170,7 @@ def _engine_config(settings: Settings) -> EngineConfig:
         routing=Routing(settings.routing.default, settings.routing.fallback),
         max_concurrency=settings.max_concurrency,
         max_queue=settings.max_queue,
+        parent_answer_s=settings.parent_answer_s,
         version=installed_version("agent-orchestrator"),
     )
 

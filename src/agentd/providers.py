@@ -6,7 +6,9 @@ from typing import Any, Final, Literal
 
 from attrs import evolve, field, frozen
 
+from agent_orchestrator.domain.approvals import STRICTNESS
 from agent_orchestrator.domain.errors import ConfigError
+from agent_orchestrator.domain.model import Approvals
 
 CODEX_RUNNERS: Final = frozenset({"codex", "codex-exec", "codex-app-server"})
 """The runners that codex's command-line settings are for."""
@@ -30,6 +32,7 @@ class ProviderSettings:
     set: Mapping[str, str] = field(factory=dict)
     on_crash: Literal["resume", "fail"] = "resume"
     max_attempts: int = 3
+    approvals: Approvals | None = None
     options: Mapping[str, Any] = field(factory=dict)
 
 
@@ -108,9 +111,16 @@ def _attempts(value: Any, place: str) -> int:
     return value
 
 
+def _approvals(value: Any, place: str) -> str:
+    if value not in STRICTNESS:
+        raise ConfigError(f"{place}: must be one of {', '.join(STRICTNESS)}")
+    return str(value)
+
+
 _LIMITS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "on_crash": _on_crash,
     "max_attempts": _attempts,
+    "approvals": _approvals,
 }
 """How the settings are read that are the same for all runners."""
 

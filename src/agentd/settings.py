@@ -81,6 +81,13 @@ class Settings:
     max_queue: int = _setting(
         1000, "Queued runs past which a new one is refused.", env=("AGENTD_MAX_QUEUE",), minimum=1
     )
+    parent_answer_s: float = _setting(
+        120.0,
+        "Seconds a parent's agent has to answer its child before people are asked.",
+        env=("AGENTD_PARENT_ANSWER_S",),
+        minimum=0,
+        maximum=30 * 86_400,
+    )
     codex_profile: str | None = _setting(
         None, "codex's --profile, for every codex provider.", env=("AGENTD_CODEX_PROFILE",)
     )

@@ -279,7 +279,8 @@ def test_request_card() -> None:
         "  kind     approval",
         "  session  ses_2",
         "  run      run_2",
-        "  asks     ses_1",
+        "  asks     people",
+        "  policy   ask-parent",
         "  asked    5 min ago",
         "  expires  in 55 min 00 s  (2026-03-04 10:25:00)",
         "  options  once · al^[[1mways",
@@ -299,6 +300,7 @@ def test_request_card() -> None:
         "  session  ses_2",
         "  run      run_2",
         "  asks     people",
+        "  policy   ask-parent",
         "  asked    5 min ago",
         "  closed   now",
         "  by       ann",
@@ -309,3 +311,35 @@ def test_request_card() -> None:
         "ANSWER",
         "No way",
     ]
+
+
+def test_request_card_says_who_is_called_on() -> None:
+    def asks(**changes: Any) -> str:
+        lines = request_card(evolve(REQUEST, **changes), Look(), NOW)
+        return next(line for line in lines if line.startswith("  asks"))
+
+    soon = NOW + timedelta(seconds=90)
+    assert asks(audience="parent", people_at=soon) == (
+        "  asks     its parent ses_1, and people in 1 min 30 s"
+    )
+    assert asks(audience="parent", status="approved") == "  asks     its parent ses_1"
+    assert asks(audience=None, status="denied") == "  asks     nobody: the policy decides"
+
+
+def test_a_policy_is_given_and_shown(ctl: Ctl) -> None:
+    session_id = ctl.field("session.id", "session", "create", "--approvals", "ask-human")
+    assert "  approvals  ask-human\n" in ctl("session", "get", session_id).out
+    spawn = ["tool", "session-spawn", "--parent-session-id", session_id, "--task", "x"]
+    child = ctl(*spawn, "--approvals", "deny").json
+    assert child["session"]["approvals"] == "deny"
+    run_id = child["run"]["id"]
+    asked = say(ctl, run_id, "May I?", *APPROVAL, "--wait")
+    assert asked.code == 1
+    assert asked.json["request"]["decided_by"] == "policy"
+    refused = ctl(*spawn, "--approvals", "allow")
+    assert refused.code == 2
+    assert "approvals: must not be looser than its parent's, ask-human" in refused.err
+    story = ctl("events", "list", session_id).out
+    assert "asks for approval: May I?\n" in story
+    assert "denied by policy" in story
+    assert "agentctl request approve" not in story

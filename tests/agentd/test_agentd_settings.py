@@ -40,6 +40,7 @@ VALUES: dict[str, tuple[Any, str, Any]] = {
     "auth_tokens": (["f1", "f2"], "e1", ("x1", "x2")),
     "max_concurrency": (5, "6", "7"),
     "max_queue": (50, "60", "70"),
+    "parent_answer_s": (10, "20.5", "30"),
     "codex_profile": ("f", "e", "x"),
     "codex_extra_args": (["--f"], None, ("--x", "y")),
     "grace_s": (1, "2.5", "3"),
@@ -158,6 +159,7 @@ def test_a_provider_in_full(directory: Path) -> None:
         env = { inherit = ["PATH", "HOME"], set = { KEY = "v" } }
         on_crash = "fail"
         max_attempts = 5
+        approvals = "ask-human"
         """
     )
     for settings in (load({}, {}, "x.toml"), load({}, {"AGENTD_CONFIG": "x.toml"})):
@@ -170,6 +172,7 @@ def test_a_provider_in_full(directory: Path) -> None:
                 options={"argv": ["a", "b"]},
                 on_crash="fail",
                 max_attempts=5,
+                approvals="ask-human",
             )
         }
         assert settings.routing == Route("review")
@@ -195,6 +198,8 @@ def test_a_provider_in_full(directory: Path) -> None:
         ("[providers.x]\nrunner = 'demo'\non_crash = 'try'", "providers.x.on_crash"),
         ("[providers.x]\nrunner = 'demo'\nmax_attempts = 0", "providers.x.max_attempts"),
         ("[providers.x]\nrunner = 'demo'\nmax_attempts = true", "providers.x.max_attempts"),
+        ("[providers.x]\nrunner = 'demo'\napprovals = 'ask'", "providers.x.approvals"),
+        ("[providers.x]\nrunner = 'demo'\napprovals = []", "providers.x.approvals"),
         ("[providers.x]\nrunner = 'demo'\nenv = {inherit = 'some'}", "providers.x.env.inherit"),
         ("[providers.x]\nrunner = 'demo'\nenv = {inherit = [1]}", "providers.x.env.inherit"),
         ("[providers.x]\nrunner = 'demo'\nenv = {set = {A = 1}}", "providers.x.env.set"),

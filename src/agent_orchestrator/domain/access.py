@@ -11,15 +11,31 @@ Scope = Literal["read", "write", "approve", "admin"]
 
 
 @frozen
+class RunIdentity:
+    """Which attempt of which run a caller is: what its token stands for, and lives as long as."""
+
+    run_id: str
+    attempt: int
+    session_id: str
+
+
+@frozen
 class Principal:
     """Who a caller is.
 
-    :param id: the name sessions and messages record.
+    :param id: the name sessions and messages record; of a run, its id.
     :param admin: may see and do everything.
+    :param run: the run a caller acts as.
     """
 
     id: str
     admin: bool = False
+    run: RunIdentity | None = None
+
+    @classmethod
+    def of_run(cls, run_id: str, attempt: int, session_id: str) -> "Principal":
+        """Return an attempt of a run as a caller."""
+        return cls(run_id, run=RunIdentity(run_id, attempt, session_id))
 
 
 LOCAL: Final = Principal("local", admin=True)

@@ -57,6 +57,7 @@ class EventType(StrEnum):
     CHILD_SPAWNED = "child.spawned"
     CHILD_FINISHED = "child.finished"
     REQUEST_CREATED = "request.created"
+    REQUEST_UPDATED = "request.updated"
     REQUEST_RESOLVED = "request.resolved"
     THREAD_STARTED = "thread.started"
     THREAD_REPLACED = "thread.replaced"

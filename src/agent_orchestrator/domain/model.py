@@ -14,6 +14,8 @@ SourceKind = Literal["client", "session", "parent", "child"]
 Delivery = Literal["queued", "delivered", "undeliverable"]
 NotifyParent = Literal["record", "wake"]
 RequestKind = Literal["approval_request", "permission_request", "input_request"]
+Approvals = Literal["allow", "ask-parent", "ask-human", "deny"]
+Audience = Literal["parent", "people"]
 RequestStatus = Literal["pending", "approved", "denied", "answered", "expired", "canceled"]
 
 MANUAL: Final = "manual"
@@ -72,6 +74,8 @@ class Session:
     notify_parent: NotifyParent = "record"
     """What a child's outcome does in its parent: it is recorded there, or also handed to the
     parent's agent as its next message."""
+    approvals: Approvals | None = None
+    """Who decides what its agents ask for; None leaves that to their provider's setting."""
 
 
 @frozen
@@ -169,6 +173,12 @@ class Request:
     created_at: datetime
     expires_at: datetime
     resolved_at: datetime | None
+    approvals: Approvals = "ask-parent"
+    """The policy it was asked under."""
+    audience: Audience | None = "people"
+    """Who is called on to answer it: the parent's agent, or people. None: the policy decided."""
+    people_at: datetime | None = None
+    """When people are called on, if the parent has not answered by then; or when they were."""
 
     @property
     def is_open(self) -> bool:

@@ -1,6 +1,7 @@
 """Agents that work together: spawn, send, and the tree they make."""
 
 from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.approvals import is_looser
 from agent_orchestrator.domain.errors import Conflict, InvalidRequest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
@@ -60,6 +61,9 @@ def _spawn(
     now = core.now()
     inherited = run.provider if run is not None and run.provider != MANUAL else parent.provider
     provider = command.provider or inherited
+    floor = core.approvals_of(parent, inherited)
+    if command.approvals is not None and is_looser(command.approvals, floor):
+        raise InvalidRequest.of({"approvals": f"must not be looser than its parent's, {floor}"})
     session = Session(
         id=core.config.ids("ses"),
         title=command.title,
@@ -78,6 +82,7 @@ def _spawn(
         created_at=now,
         updated_at=now,
         notify_parent=command.notify_parent,
+        approvals=command.approvals or floor,
     )
     tx.add_session(session)
     data = {

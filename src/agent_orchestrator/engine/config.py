@@ -10,12 +10,13 @@ from attrs import field, frozen
 
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.ids import IdSource, SortableIds
-from agent_orchestrator.domain.model import MANUAL
+from agent_orchestrator.domain.model import MANUAL, Approvals
 from agent_orchestrator.ports import MARK_VARIABLE, Clock, Reaper, Runner
 
 MAX_CONCURRENCY = 1_000
 MAX_QUEUE = 1_000_000
 MAX_ATTEMPTS = 3
+MAX_WAIT_S = 30 * 86_400
 
 
 @frozen
@@ -57,6 +58,7 @@ class ProviderConfig:
         ``resume`` goes on with its conversation where the runner can, else it fails, as with
         ``fail``.
     :param max_attempts: how often an engine may be lost with a run before it is not tried again.
+    :param approvals: who decides what its agents ask for; a session may be stricter.
     """
 
     runner: Runner
@@ -65,6 +67,7 @@ class ProviderConfig:
     env: EnvPolicy = EnvPolicy()
     on_crash: Literal["resume", "fail"] = "resume"
     max_attempts: int = MAX_ATTEMPTS
+    approvals: Approvals | None = None
 
 
 @frozen
@@ -99,6 +102,7 @@ class EngineConfig:
 
     :param max_concurrency: runs executed at once.
     :param max_queue: queued runs (manual ones aside) past which a new one is refused.
+    :param parent_answer_s: seconds a parent's agent has to answer a request before people are asked.
     :param cwd: where the agents of sessions that name no directory work.
     :param environ: the environment agents' environments are made of.
     :raises ConfigError: if a route names a provider that is not there, or a number is not positive.
@@ -109,6 +113,7 @@ class EngineConfig:
     max_concurrency: int = 4
     max_queue: int = 1000
     limits: TreeLimits = TreeLimits()
+    parent_answer_s: float = 120.0
     cwd: str = field(factory=lambda: str(Path.cwd()))
     environ: Mapping[str, str] = field(factory=lambda: dict(os.environ))
     version: str = "0"
@@ -139,3 +144,7 @@ class EngineConfig:
         ):
             if not 1 <= number <= most:
                 raise ConfigError(f"{place}: must be between 1 and {most:,}, is {number}")
+        if not 0 <= self.parent_answer_s <= MAX_WAIT_S:
+            raise ConfigError(
+                f"parent_answer_s: must be between 0 and {MAX_WAIT_S:,}, is {self.parent_answer_s}"
+            )

@@ -8,8 +8,9 @@ import anyio
 from attrs import define, field
 
 from agent_orchestrator.domain.access import Principal, visible
+from agent_orchestrator.domain.approvals import strictest
 from agent_orchestrator.domain.errors import InvalidRequest, NotFound, Unavailable
-from agent_orchestrator.domain.model import MANUAL, Run, Session
+from agent_orchestrator.domain.model import MANUAL, Approvals, Run, Session
 from agent_orchestrator.engine.bells import Bells
 from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.ports import Store, Transaction, View
@@ -88,6 +89,15 @@ class Core:
         """Return the model a run asks its provider for; None leaves it to the provider."""
         config = self.config.providers.get(provider)
         return session.model or (config.model if config else None)
+
+    def approvals_of(self, session: Session, provider: str | None = None) -> Approvals:
+        """Return who decides what a session's agents ask for.
+
+        :param provider: whose agent it is; the one the session's messages go to without one.
+        """
+        name = provider or session.provider or self.config.routing.default
+        config = self.config.providers.get(name)
+        return strictest(session.approvals, config.approvals if config else None)
 
     def known_provider(self, name: str) -> str:
         """Return the name.

@@ -201,7 +201,9 @@ def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
         else:
             tx.put_message(evolve(message, delivery=delivery))
     _tell_outcome(core, tx, ended, at)
-    hand_over_outcomes(core, tx, _session_of(tx, ended), at)
+    session = _session_of(tx, ended)
+    hand_over_outcomes(core, tx, session, at)
+    leave_to_people(core, tx, session)
     tx.ring(QUEUE_TOPIC)
     return ended
 
@@ -239,12 +241,23 @@ def _tell_outcome(core: Core, tx: Transaction, run: Run, at: datetime) -> None:
 
 
 def tell_parent(
-    core: Core, tx: Transaction, parent: Session, child: Session, run: Run, text: str
+    core: Core,
+    tx: Transaction,
+    parent: Session,
+    child: Session,
+    run: Run,
+    text: str,
+    *,
+    for_record: bool = False,
 ) -> Message:
-    """Put a message of a child into its parent: on record, or also for the parent's agent."""
+    """Put a message of a child into its parent: on record, or also for the parent's agent.
+
+    :param for_record: whatever the child's ``notify_parent`` says.
+    """
     # A child that was canceled wakes nobody: who cancels a tree does not want its root at work again.
     wakes = (
         child.notify_parent == "wake"
+        and not for_record
         and parent.status == "open"
         and run.status is not RunStatus.CANCELED
     )
@@ -368,9 +381,13 @@ def wait_for(core: Core, tx: Transaction, run: Run, request: Request) -> None:
     tell_of_request(core, tx, request)
 
 
-def tell_of_request(core: Core, tx: Transaction, request: Request) -> None:
+def tell_of_request(
+    core: Core,
+    tx: Transaction,
+    request: Request,
+    event_type: EventType = EventType.REQUEST_CREATED,
+) -> None:
     """Write where a request stands into the logs of its session and of all above it."""
-    event_type = EventType.REQUEST_CREATED if request.is_open else EventType.REQUEST_RESOLVED
     draft = Draft(event_type, to_plain(request))
     above: str | None = request.session_id
     while above is not None:
@@ -425,8 +442,32 @@ def owe_answer(core: Core, tx: Transaction, run: Run, request: Request) -> None:
 def _close(core: Core, tx: Transaction, request: Request, status: RequestStatus) -> Request:
     closed = evolve(request, status=status, resolved_at=core.now())
     tx.put_request(closed)
-    tell_of_request(core, tx, closed)
+    tell_of_request(core, tx, closed, EventType.REQUEST_RESOLVED)
     return closed
+
+
+def has_agent(tx: Transaction, session: Session) -> bool:
+    """Tell whether a session's agent is there to answer: at work, or about to be."""
+    if session.status == "closed":
+        return False
+    if tx.active_run(session.id) is not None:
+        return True
+    return bool(tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=1))
+
+
+def ask_people(core: Core, tx: Transaction, request: Request) -> None:
+    """Call on people to answer a request that its parent's agent has not answered."""
+    asked: Request = evolve(request, audience="people", people_at=core.now())
+    tx.put_request(asked)
+    tell_of_request(core, tx, asked, EventType.REQUEST_UPDATED)
+
+
+def leave_to_people(core: Core, tx: Transaction, session: Session) -> None:
+    """Put what a session's agent was asked to people, if that agent is there no more."""
+    asked = tx.parent_requests(session.id, limit=MAX_LOOK)
+    if asked and not has_agent(tx, session):
+        for request in asked:
+            ask_people(core, tx, request)
 
 
 def _answer(request: Request) -> str:

@@ -70,7 +70,7 @@ class Orchestrator:
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             await self._recover()
             self._tasks.start_soon(self.pool.work, self._tasks)
-            self._tasks.start_soon(requests.expire, self.core)
+            self._tasks.start_soon(requests.keep_times, self.core)
             self._stack = stack.pop_all()
         return self
 

@@ -9,14 +9,22 @@ import anyio
 from attrs import evolve
 
 from agent_orchestrator.domain.access import Principal, owner_filter, visible
+from agent_orchestrator.domain.approvals import policy_for
 from agent_orchestrator.domain.errors import (
     AlreadyResolved,
     Conflict,
+    Forbidden,
     InvalidRequest,
     NotFound,
     Unavailable,
 )
-from agent_orchestrator.domain.model import Request, RequestStatus, Run, Session
+from agent_orchestrator.domain.model import (
+    Approvals,
+    Request,
+    RequestStatus,
+    Run,
+    Session,
+)
 from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.core import MAX_LOOK, Change, Core, seen_run, seen_session
 from agent_orchestrator.operations import (
@@ -33,16 +41,23 @@ from agent_orchestrator.wire.strict_json import json_copy
 
 logger = logging.getLogger("agent_orchestrator.requests")
 
-EXPIRY_RETRY_S: Final = 1.0
+DUE_RETRY_S: Final = 1.0
 
-EXPIRY_BATCH: Final = 100
-"""Requests that expire in one commit."""
+DUE_BATCH: Final = 100
+"""Requests that are seen to in one commit."""
 
 _RESOLVED: Final[Mapping[str, RequestStatus]] = {
     "approve": "approved",
     "deny": "denied",
     "answer": "answered",
 }
+
+
+POLICY: Final = "policy"
+"""Who decided what a policy did."""
+
+_BY_POLICY: Final[Mapping[Approvals, str]] = {"allow": "approve", "deny": "deny"}
+"""What the policies decide that ask nobody."""
 
 
 async def reply_parent(
@@ -70,13 +85,18 @@ def tell(
     parent = tx.session(session.parent_session_id) if session.parent_session_id else None
     if parent is None and command.request_kind is None:
         raise Conflict(f"run {run.id} has no parent to tell", {"run_id": run.id})
-    message = None
-    if parent is not None:
+    if command.request_kind is None:
+        assert parent is not None
         message = ledger.tell_parent(core, tx, parent, session, run, command.text)
-    request = None
-    if command.request_kind is not None:
-        request = _open(core, tx, run, session, parent, command)
-    return ReplyParentReply(message, parent.id if parent else None, request)
+        return ReplyParentReply(message, parent.id, None)
+    policy = policy_for(command.request_kind, core.approvals_of(session, run.provider))
+    told = None
+    if parent is not None:
+        told = ledger.tell_parent(
+            core, tx, parent, session, run, command.text, for_record=policy != "ask-parent"
+        )
+    request = _open(core, tx, run, session, parent, command, policy)
+    return ReplyParentReply(told, parent.id if parent else None, request)
 
 
 def _open(
@@ -86,11 +106,16 @@ def _open(
     session: Session,
     parent: Session | None,
     command: ReplyParent,
+    policy: Approvals,
 ) -> Request:
     assert command.request_kind is not None
     if run.cancel_requested_at is not None:
         raise Conflict(f"run {run.id} is canceled: it asks no more", {"run_id": run.id})
     now = core.now()
+    by_parent = policy == "ask-parent" and parent is not None and ledger.has_agent(tx, parent)
+    # Of a question that is not open for long, its parent has half of the time.
+    parent_s = min(core.config.parent_answer_s, command.timeout_s / 2) if by_parent else 0
+    by_policy = _BY_POLICY.get(policy)
     request = Request(
         id=core.config.ids("req"),
         session_id=session.id,
@@ -110,7 +135,15 @@ def _open(
         created_at=now,
         expires_at=now + timedelta(seconds=command.timeout_s),
         resolved_at=None,
+        approvals=policy,
+        audience=None if by_policy else "parent" if by_parent else "people",
+        people_at=None if by_policy else now + timedelta(seconds=parent_s),
     )
+    if by_policy is not None:
+        tx.add_request(request)
+        ledger.tell_of_request(core, tx, request)
+        decided = evolve(request, decision=by_policy, decided_by=POLICY)
+        return ledger.close_request(core, tx, decided, _RESOLVED[by_policy])
     if command.wait:
         ledger.wait_for(core, tx, run, request)
     else:
@@ -175,6 +208,10 @@ async def resolve(core: Core, who: Principal, command: ResolveRequest) -> Change
 
     def change(tx: Transaction) -> RequestReply:
         request = seen_request(tx, who, command.request_id)
+        if who.run is not None and request.approvals == "ask-human":
+            raise Forbidden(
+                f"request {request.id} is for people to decide", {"request_id": request.id}
+            )
         if not request.is_open:
             before = request.decision, request.answer, request.scope
             if before == (command.decision, command.text, command.scope):
@@ -195,36 +232,42 @@ async def resolve(core: Core, who: Principal, command: ResolveRequest) -> Change
     return change
 
 
-async def expire(core: Core) -> None:
-    """Close requests when their time is up, for as long as the engine runs."""
+async def keep_times(core: Core) -> None:
+    """Put requests to people and close them when it is time to, for as long as the engine runs."""
     with core.bells.take("requests") as bell:
         while True:
             bell.hush()
             try:
                 delay = await _next_due(core)
             except Unavailable as error:
-                logger.warning("requests cannot be expired now, trying again: %s", error)
-                delay = EXPIRY_RETRY_S
+                logger.warning("requests cannot be seen to now, trying again: %s", error)
+                delay = DUE_RETRY_S
             with anyio.move_on_after(delay):
                 await bell.wait()
 
 
 async def _next_due(core: Core) -> float:
-    """Expire what is due; return the seconds until the next request is."""
-    while (moment := await core.store.read(lambda view: view.next_expiry())) is not None:
+    """See to what is due; return the seconds until the next request is."""
+    while (moment := await core.store.read(lambda view: view.next_due())) is not None:
         if (delay := (moment - core.now()).total_seconds()) > 0:
             return delay
-        await core.store.transact(lambda tx: _expire_due(core, tx))
+        await core.store.transact(lambda tx: _see_to_due(core, tx))
     return float("inf")
 
 
-def _expire_due(core: Core, tx: Transaction) -> None:
-    for request in tx.due_requests(core.now(), EXPIRY_BATCH):
+def _see_to_due(core: Core, tx: Transaction) -> None:
+    now = core.now()
+    for request in tx.due_requests(now, DUE_BATCH):
         ledger.close_request(core, tx, request, "expired")
+    for request in tx.unanswered_requests(now, DUE_BATCH):
+        ledger.ask_people(core, tx, request)
 
 
-def attention(view: View, run: Run) -> Request | None:
-    """Return the oldest open request of a run or of what descends from its session."""
+def attention(view: View, run: Run, who: Principal) -> Request | None:
+    """Return the oldest open request of a run or of what descends from its session.
+
+    An agent is not told of what only people may answer: it would wait for it in vain.
+    """
     session = view.session(run.session_id)
     if session is None:
         return None
@@ -234,6 +277,8 @@ def attention(view: View, run: Run) -> Request | None:
         status="pending", root_session_id=session.root_session_id, limit=MAX_LOOK
     )
     for request in pending:
+        if who.run is not None and request.approvals == "ask-human":
+            continue
         above: str | None = request.parent_session_id
         while above is not None:
             if above == session.id:

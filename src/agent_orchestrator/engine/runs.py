@@ -98,7 +98,7 @@ async def wait(core: Core, who: Principal, command: WaitRun) -> WaitReply:
 
     def look(view: View) -> WaitReply:
         run, _ = seen_run(view, who, command.run_id)
-        request = requests.attention(view, run) if command.until == "attention" else None
+        request = requests.attention(view, run, who) if command.until == "attention" else None
         return WaitReply(run, not is_terminal(run.status) and request is None, request)
 
     with core.bells.take(*topics) as bell:

@@ -48,6 +48,7 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[S
             last_seq=0,
             created_at=now,
             updated_at=now,
+            approvals=command.approvals,
         )
         tx.add_session(session)
         data = {"title": session.title, "provider": session.provider, "cwd": session.cwd}
@@ -96,6 +97,8 @@ async def update(core: Core, who: Principal, command: UpdateSession) -> Change[S
         tx.put_session(updated)
         event_type = EventType.SESSION_CLOSED if closing else EventType.SESSION_UPDATED
         tx.append(session.id, [Draft(event_type, changes)], now)
+        if closing:
+            ledger.leave_to_people(core, tx, updated)
         if changes.get("status") == "open" and tx.active_run(session.id) is None:
             ledger.hand_over_outcomes(core, tx, updated, now)
         return SessionReply(tx.session(session.id) or updated)

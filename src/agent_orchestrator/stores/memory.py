@@ -87,12 +87,22 @@ class _State:
             active=lambda run: run.session_id if run.status in ACTIVE else None,
             queue=lambda run: run.session_id if run.status is RunStatus.QUEUED else None,
         )
-        self.requests = _Table[Request]()
+        self.requests = _Table[Request](
+            run=lambda request: request.run_id,
+            pending=lambda request: request.is_open or None,
+            asked=_asked,
+        )
         self.log: list[Event] = []
         self.logs: dict[str, list[Event]] = {}
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.threads: dict[tuple[str, str], Thread] = {}
         self.records: dict[tuple[str, str, str], IdempotencyRecord] = {}
+
+
+def _asked(request: Request) -> str | None:
+    """Return the session whose agent is called on to answer a request now."""
+    asked = request.is_open and request.audience == "parent"
+    return request.parent_session_id if asked else None
 
 
 def _turn(run: Run) -> tuple[bool, str]:
@@ -200,7 +210,7 @@ class _MemoryView:
         return _first(
             (
                 request
-                for request in self._state.requests.find("all", after=after)
+                for request in self._candidates(run_id, status, after)
                 if owner in (None, owners[request.session_id].owner)
                 and status in (None, request.status)
                 and session_id in (None, request.session_id)
@@ -210,15 +220,36 @@ class _MemoryView:
             limit,
         )
 
+    def _candidates(
+        self, run_id: str | None, status: str | None, after: str | None
+    ) -> Iterator[Request]:
+        requests = self._state.requests
+        if run_id is not None:
+            return requests.find("run", run_id, after=after)
+        return requests.find("pending" if status == "pending" else "all", after=after)
+
     def due_requests(self, now: datetime, limit: int) -> list[Request]:
-        due = [
-            one for one in self._state.requests.find("all") if one.is_open and one.expires_at <= now
-        ]
+        due = [one for one in self._state.requests.find("pending") if one.expires_at <= now]
         return sorted(due, key=lambda request: request.expires_at)[:limit]
 
-    def next_expiry(self) -> datetime | None:
-        pending = (one for one in self._state.requests.find("all") if one.is_open)
-        return min((one.expires_at for one in pending), default=None)
+    def unanswered_requests(self, now: datetime, limit: int) -> list[Request]:
+        due = [
+            (one.people_at, one)
+            for one in self._state.requests.find("pending")
+            if one.audience == "parent" and one.people_at is not None and one.people_at <= now
+        ]
+        return [one for _, one in sorted(due, key=lambda pair: pair[0])[:limit]]
+
+    def parent_requests(self, session_id: str, limit: int) -> list[Request]:
+        return _first(self._state.requests.find("asked", session_id), limit)
+
+    def next_due(self) -> datetime | None:
+        moments = []
+        for one in self._state.requests.find("pending"):
+            moments.append(one.expires_at)
+            if one.audience == "parent" and one.people_at is not None:
+                moments.append(one.people_at)
+        return min(moments, default=None)
 
     def child_runs(self, run_id: str) -> list[Run]:
         return list(self._state.runs.find("parent", run_id))

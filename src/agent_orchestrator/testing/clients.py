@@ -19,7 +19,7 @@ from agent_orchestrator.domain.errors import (
     SessionClosed,
 )
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import MANUAL, Event, Run
+from agent_orchestrator.domain.model import MANUAL, Event, Request, Run
 from agent_orchestrator.operations import MessageReply
 from agent_orchestrator.testing.scripted import PROVIDER
 
@@ -599,6 +599,84 @@ class ClientContract:
             await client.resolve_request(asked.request.id, "answer")
         with pytest.raises(NotFound):
             await client.get_request("req_none")
+
+    # --- who decides --------------------------------------------------------------------------
+
+    async def test_a_policy_decides_at_once(self, client: Client) -> None:
+        for policy, status in (("allow", "approved"), ("deny", "denied")):
+            session = await client.create_session(provider=MANUAL, approvals=policy)  # type: ignore[arg-type]
+            assert session.approvals == policy
+            run = await client.create_run(session.id)
+            await client.transition_run(run.id, "running")
+            for kind in ("approval_request", "permission_request"):
+                asked = await client.reply_parent(run.id, "May I?", request_kind=kind, wait=True)
+                request = asked.request
+                assert request is not None
+                assert (request.status, request.decided_by) == (status, "policy")
+                assert (request.approvals, request.audience) == (policy, None)
+                assert await client.get_request(request.id) == request
+            assert (await client.get_run(run.id)).status is RunStatus.RUNNING
+            log = [event.event_type for event in await _log(client, session.id)]
+            assert log[-4:] == ["request.created", "request.resolved"] * 2
+            assert (await client.requests(status="pending")).requests == ()
+
+    async def test_a_question_is_not_answered_by_allowing(self, client: Client) -> None:
+        for policy, status, audience in (("allow", "pending", "people"), ("deny", "denied", None)):
+            session = await client.create_session(provider=MANUAL, approvals=policy)  # type: ignore[arg-type]
+            run = await client.create_run(session.id)
+            asked = await client.reply_parent(run.id, "Which?", request_kind="input_request")
+            assert asked.request is not None
+            assert (asked.request.status, asked.request.audience) == (status, audience)
+
+    async def test_a_childs_policy_is_its_parents_or_a_stricter_one(self, client: Client) -> None:
+        root = await client.create_session(provider=MANUAL)
+        plain = await client.spawn("x", session_id=root.id)
+        assert plain.session.approvals == "ask-parent"
+        strict = await client.spawn("x", session_id=root.id, approvals="ask-human")
+        assert strict.session.approvals == "ask-human"
+        with pytest.raises(InvalidRequest, match="ask-human") as caught:
+            await client.spawn("x", session_id=strict.session.id, approvals="ask-parent")
+        assert list(caught.value.details["fields"]) == ["approvals"]
+        below = await client.spawn("x", run_id=strict.run.id)
+        assert below.session.approvals == "ask-human"
+        free = await client.create_session(provider=MANUAL, approvals="allow")
+        assert (await client.spawn("x", session_id=free.id)).session.approvals == "allow"
+
+    async def test_what_a_parent_does_not_answer_is_for_people(self, client: Client) -> None:
+        parent = await client.create_session(provider=MANUAL)
+        parent_run = await client.create_run(parent.id)
+        await client.transition_run(parent_run.id, "running")
+        child = await client.spawn("x", run_id=parent_run.id)
+
+        async def ask(run_id: str) -> Request:
+            reply = await client.reply_parent(run_id, "?", request_kind="approval_request")
+            assert reply.request is not None
+            return reply.request
+
+        request = await ask(child.run.id)
+        assert (request.audience, request.approvals) == ("parent", "ask-parent")
+        assert request.people_at is not None
+        assert request.created_at < request.people_at < request.expires_at
+        strict = await client.spawn("x", run_id=parent_run.id, approvals="ask-human")
+        assert (await ask(strict.run.id)).audience == "people"
+        await client.transition_run(parent_run.id, "completed")
+        asked = await client.get_request(request.id)
+        assert (asked.audience, asked.status) == ("people", "pending")
+        for session_id in (parent.id, child.session.id):
+            passed = [
+                event
+                for event in await _log(client, session_id)
+                if event.event_type == "request.updated"
+            ]
+            assert [event.data["id"] for event in passed] == [request.id]
+            assert passed[0].data["audience"] == "people"
+        assert (await ask(child.run.id)).audience == "people"
+        await client.create_run(parent.id)
+        again = await ask(child.run.id)
+        assert again.audience == "parent"
+        await client.update_session(parent.id, status="closed")
+        assert (await client.get_request(again.id)).audience == "people"
+        assert (await client.resolve_request(again.id, "approve")).status == "approved"
 
     # --- runs by hand -------------------------------------------------------------------------
 

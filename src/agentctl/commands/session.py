@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from agentctl.call import Call, here
-from agentctl.options import Group, idempotency_key, identified, read_object
+from agentctl.options import Group, approvals, idempotency_key, identified, read_object
 
 
 @click.group(
@@ -40,6 +40,7 @@ def working_directory(given: str | None, *, local: bool) -> str | None:
 @click.option("--model", help="The model its runs ask the provider for.")
 @click.option("--cwd", metavar="DIR", help="Where its agents work.  [default: this directory]")
 @click.option("--metadata", metavar="JSON", help="An object to keep with the session.")
+@approvals("its agents ask for; their provider's setting without one")
 @idempotency_key
 def create(cwd: str | None, metadata: str | None, **values: Any) -> None:
     """Make a session."""

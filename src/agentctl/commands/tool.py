@@ -9,7 +9,15 @@ import click
 from agentctl.call import Call
 from agentctl.commands.session import working_directory
 from agentctl.failures import usage
-from agentctl.options import Group, idempotency_key, identified, read_id, read_object, read_text
+from agentctl.options import (
+    Group,
+    approvals,
+    idempotency_key,
+    identified,
+    read_id,
+    read_object,
+    read_text,
+)
 
 RUN_VARIABLE: Final = "AGENTCTL_RUN_ID"
 SESSION_VARIABLE: Final = "AGENTCTL_SESSION_ID"
@@ -61,6 +69,7 @@ def _given_or_own(value: str | None, variable: str) -> str | None:
     type=click.Choice(["record", "wake"]),
     help="wake: hand the outcome to the parent's agent as its next message.  [default: record]",
 )
+@approvals("the child asks for: its parent's policy, or a stricter one")
 @idempotency_key
 @click.option("--wait", is_flag=True, help="Wait for the end of the child's run.")
 def session_spawn(

@@ -36,7 +36,7 @@ def columns(names: str, table: str) -> str:
 
 SESSION_COLUMNS: Final = (
     "id, title, owner, provider, model, cwd, status, parent_session_id, parent_run_id,"
-    " root_session_id, depth, metadata, created_at, updated_at, notify_parent"
+    " root_session_id, depth, metadata, created_at, updated_at, notify_parent, approvals"
 )
 
 
@@ -57,6 +57,7 @@ def session_values(session: Session) -> Values:
         format_time(session.created_at),
         format_time(session.updated_at),
         session.notify_parent,
+        session.approvals,
     )
 
 
@@ -75,11 +76,12 @@ def session_from(row: Row) -> Session:
         root_session_id=row[9],
         depth=row[10],
         metadata=json.loads(row[11]),
-        threads=json.loads(row[16]),
-        last_seq=row[15],
+        threads=json.loads(row[17]),
+        last_seq=row[16],
         created_at=parse_time(row[12]),
         updated_at=parse_time(row[13]),
         notify_parent=row[14],
+        approvals=row[15],
     )
 
 
@@ -277,7 +279,8 @@ def record_from(row: Row) -> IdempotencyRecord:
 
 REQUEST_COLUMNS: Final = (
     "id, session_id, run_id, attempt, root_session_id, parent_session_id, kind, text, detail,"
-    " options, status, decision, answer, scope, decided_by, created_at, expires_at, resolved_at"
+    " options, status, decision, answer, scope, decided_by, created_at, expires_at, resolved_at,"
+    " approvals, audience, people_at"
 )
 
 
@@ -301,6 +304,9 @@ def request_values(request: Request) -> Values:
         format_time(request.created_at),
         format_time(request.expires_at),
         optional_time_text(request.resolved_at),
+        request.approvals,
+        request.audience,
+        optional_time_text(request.people_at),
     )
 
 
@@ -325,4 +331,7 @@ def request_from(row: Row) -> Request:
         created_at=parse_time(row[15]),
         expires_at=parse_time(row[16]),
         resolved_at=optional_time_from(row[17]),
+        approvals=row[18],
+        audience=row[19],
+        people_at=optional_time_from(row[20]),
     )

@@ -46,6 +46,14 @@ _SESSION: Final = f"""
     FROM sessions"""
 _MESSAGE: Final = f"SELECT {MESSAGE_COLUMNS} FROM messages"
 _REQUEST: Final = f"SELECT {REQUEST_COLUMNS} FROM requests"
+_FOR_PARENT: Final = "status = 'pending' AND audience = 'parent'"
+_NEXT_DUE: Final = f"""
+    SELECT min(moment) FROM (
+        SELECT min(expires_at) AS moment FROM requests INDEXED BY requests_to_expire
+        WHERE status = 'pending'
+        UNION ALL
+        SELECT min(people_at) FROM requests INDEXED BY requests_for_people WHERE {_FOR_PARENT}
+    )"""
 _RUN: Final = f"SELECT {RUN_COLUMNS} FROM runs"
 _EVENT: Final = f"SELECT {EVENT_COLUMNS} FROM events"
 _FEED: Final = (
@@ -209,12 +217,25 @@ class SqliteView:
         )
         return [request_from(row) for row in rows]
 
-    def next_expiry(self) -> datetime | None:
-        row = self._one(
-            "SELECT expires_at FROM requests INDEXED BY requests_to_expire"
-            " WHERE status = 'pending' ORDER BY expires_at LIMIT 1"
+    def unanswered_requests(self, now: datetime, limit: int) -> list[Request]:
+        rows = self._execute(
+            f"{_REQUEST} INDEXED BY requests_for_people WHERE {_FOR_PARENT}"
+            " AND people_at <= ? ORDER BY people_at LIMIT ?",
+            (format_time(now), limit),
         )
-        return None if row is None else parse_time(row[0])
+        return [request_from(row) for row in rows]
+
+    def parent_requests(self, session_id: str, limit: int) -> list[Request]:
+        rows = self._execute(
+            f"{_REQUEST} INDEXED BY requests_for_parent WHERE {_FOR_PARENT}"
+            " AND parent_session_id = ? ORDER BY id LIMIT ?",
+            (session_id, limit),
+        )
+        return [request_from(row) for row in rows]
+
+    def next_due(self) -> datetime | None:
+        row = self._one(_NEXT_DUE)
+        return None if row is None or row[0] is None else parse_time(row[0])
 
     def child_runs(self, run_id: str) -> list[Run]:
         rows = self._execute(_RUN + " WHERE parent_run_id = ? ORDER BY id", (run_id,))

@@ -102,7 +102,7 @@ class Family(Opening):
                     view.requests(root_session_id=other.id, limit=9),
                     view.requests(run_id=run.id, after=plain.id, limit=9),
                     view.requests(status="denied", limit=9),
-                    view.next_expiry(),
+                    view.next_due(),
                 ]
 
             assert await store.read(look) == [
@@ -126,10 +126,64 @@ class Family(Opening):
             )
             await store.transact(lambda tx: tx.put_request(denied))
             assert await store.read(lambda view: view.request(full.id)) == denied
-            assert await store.read(lambda view: view.next_expiry()) == plain.expires_at
+            assert await store.read(lambda view: view.next_due()) == plain.expires_at
             with pytest.raises(Conflict):
                 await store.transact(lambda tx: tx.add_request(plain))
             with pytest.raises(NotFound):
                 await store.transact(lambda tx: tx.put_request(a_request(run)))
             with pytest.raises(NotFound):
                 await store.transact(lambda tx: tx.add_request(a_request(a_run(session.id))))
+
+    async def test_requests_are_the_parents_until_people_are_asked(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            parent, other = a_session(), a_session()
+            child = a_session(parent_session_id=parent.id, approvals="ask-human")
+            run = a_run(child.id)
+            await put(store, parent, other, child, run)
+            first, second = (
+                a_request(
+                    run,
+                    parent_session_id=parent.id,
+                    audience="parent",
+                    approvals="ask-parent",
+                    people_at=NOW + timedelta(seconds=seconds),
+                )
+                for seconds in (20, 10)
+            )
+            decided = a_request(run, approvals="allow", audience=None, status="approved")
+            peoples = a_request(run, parent_session_id=parent.id, people_at=NOW)
+            closed = evolve(first, id="req_closed", status="denied", people_at=NOW)
+            requests = [first, second, decided, peoples, closed]
+            for request in requests:
+                await store.transact(lambda tx, one=request: tx.add_request(one))  # type: ignore[misc]
+
+            def look(view: View) -> tuple[object, ...]:
+                return (
+                    view.parent_requests(parent.id, 9),
+                    view.parent_requests(parent.id, 1),
+                    view.parent_requests(other.id, 9),
+                    view.unanswered_requests(NOW + timedelta(seconds=15), 9),
+                    view.unanswered_requests(NOW + timedelta(seconds=20), 9),
+                    view.unanswered_requests(NOW + timedelta(seconds=20), 1),
+                    view.next_due(),
+                )
+
+            assert await store.read(look) == (
+                [first, second],
+                [first],
+                [],
+                [second],
+                [second, first],
+                [second],
+                second.people_at,
+            )
+            for request in requests:
+                found = await store.read(lambda view, one=request: view.request(one.id))  # type: ignore[misc]
+                assert found == request
+            kept = await store.read(lambda view: view.session(child.id))
+            assert kept is not None
+            assert kept.approvals == "ask-human"
+            for request in (first, second):
+                asked = evolve(request, audience="people")
+                await store.transact(lambda tx, one=asked: tx.put_request(one))  # type: ignore[misc]
+            assert await store.read(look) == ([], [], [], [], [], [], first.expires_at)

@@ -1,0 +1,216 @@
+"""Who decides what agents ask for: providers' policies, parents that stay silent, agents that may not."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent_orchestrator import (
+    Client,
+    ConfigError,
+    EngineConfig,
+    Orchestrator,
+    ProviderConfig,
+    Routing,
+    Run,
+    RunStatus,
+    open_embedded,
+)
+from agent_orchestrator.domain.access import Principal, RunIdentity
+from agent_orchestrator.domain.errors import Forbidden
+from agent_orchestrator.domain.model import MANUAL, Approvals, Request
+from agent_orchestrator.stores.memory import MemoryStore
+from agent_orchestrator.testing import ScriptedRunner
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_S = 20.0
+
+
+def providers(**policies: Approvals | None) -> dict[str, ProviderConfig]:
+    return {
+        name: ProviderConfig(ScriptedRunner(name=name), name, approvals=policy)
+        for name, policy in policies.items()
+    }
+
+
+async def family(client: Client) -> tuple[Run, Run]:
+    """Return a parent's run that is under way and its child's."""
+    parent = await client.create_session(provider=MANUAL)
+    run = await client.create_run(parent.id)
+    await client.transition_run(run.id, "running")
+    return run, (await client.spawn("ask May I?", run_id=run.id, provider="scripted")).run
+
+
+async def asked(client: Client, run: Run) -> Request:
+    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S, until="attention")
+    assert reply.request is not None, reply
+    return reply.request
+
+
+async def people_asked(client: Client, request: Request) -> Request:
+    """Wait until a request is put to people."""
+    with anyio.fail_after(PATIENCE_S):
+        async with client.events(request.session_id, follow=True) as events:
+            async for event in events:
+                if event.event_type == "request.updated" and event.data["id"] == request.id:
+                    break
+    return await client.get_request(request.id)
+
+
+async def test_a_providers_policy_holds_for_its_runs() -> None:
+    policies = providers(free="allow", plain=None, closed="deny")
+    async with open_embedded(":memory:", providers=policies) as client:
+        session = await client.create_session()
+        for provider, said in (("free", "approved"), ("closed", "denied")):
+            sent = await client.send_message(session.id, "ask May I?", provider=provider)
+            assert sent.run is not None
+            run = (await client.wait_run(sent.run.id, timeout_s=PATIENCE_S)).run
+            assert run.result is not None
+            assert run.result.text == said
+        sent = await client.send_message(session.id, "ask May I?", provider="plain")
+        assert sent.run is not None
+        assert (await asked(client, sent.run)).audience == "people"
+
+
+async def test_the_stricter_of_session_and_provider_holds() -> None:
+    policies = providers(free="allow", people="ask-human")
+    async with open_embedded(":memory:", providers=policies) as client:
+        loose = await client.create_session(approvals="allow")
+        strict = await client.create_session(approvals="deny")
+        expected = {
+            (loose.id, "free"): "allow",
+            (loose.id, "people"): "ask-human",
+            (strict.id, "free"): "deny",
+            (strict.id, "people"): "deny",
+        }
+        for (session_id, provider), policy in expected.items():
+            run = await client.create_run(session_id, text="hold", provider=provider)
+            reply = await client.reply_parent(run.id, "?", request_kind="approval_request")
+            assert reply.request is not None
+            assert reply.request.approvals == policy
+            await client.cancel_run(run.id)
+
+
+async def test_a_child_on_a_freer_provider_is_not_freer_than_its_parent() -> None:
+    policies = providers(people="ask-human", free="allow")
+    async with open_embedded(":memory:", providers=policies) as client:
+        parent = await client.create_session(provider="people")
+        child = await client.spawn("ask May I?", session_id=parent.id, provider="free")
+        assert child.session.approvals == "ask-human"
+        assert (await asked(client, child.run)).approvals == "ask-human"
+        run = await client.create_run(parent.id, text="hold", provider="free")
+        loose = await client.spawn("x", run_id=run.id)
+        assert loose.session.approvals == "allow"
+
+
+async def test_people_are_asked_when_the_parent_does_not_answer_in_time() -> None:
+    async with open_embedded(
+        ":memory:", runners=[ScriptedRunner()], parent_answer_s=0.05
+    ) as client:
+        _, child = await family(client)
+        request = await asked(client, child)
+        passed = await people_asked(client, request)
+        assert (passed.status, passed.audience) == ("pending", "people")
+        assert passed.people_at is not None
+        assert passed.people_at - passed.created_at >= timedelta(seconds=0.05)
+        assert (await client.get_run(child.id)).status is RunStatus.WAITING
+        await client.resolve_request(request.id, "approve")
+        run = (await client.wait_run(child.id, timeout_s=PATIENCE_S)).run
+        assert run.result is not None
+        assert run.result.text == "approved"
+
+
+async def test_of_a_short_question_the_parent_has_half_of_the_time() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        _, child = await family(client)
+        reply = await client.reply_parent(
+            child.id, "?", request_kind="approval_request", timeout_s=0.2
+        )
+        assert reply.request is not None
+        assert reply.request.people_at is not None
+        assert reply.request.people_at - reply.request.created_at == timedelta(seconds=0.1)
+        assert (await people_asked(client, reply.request)).audience == "people"
+        assert (await client.get_request(reply.request.id, wait_s=PATIENCE_S)).status == "expired"
+
+
+async def test_an_answer_in_time_leaves_people_alone() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()], parent_answer_s=0.3) as client:
+        _, child = await family(client)
+        request = await asked(client, child)
+        other = await client.reply_parent(child.id, "?", request_kind="input_request")
+        await client.resolve_request(request.id, "approve")
+        assert other.request is not None
+        await client.wait_run(child.id, timeout_s=PATIENCE_S)
+        assert (await client.get_request(request.id)).audience == "parent"
+        log = [event async for event in client.events(child.session_id)]
+        assert "request.updated" not in [event.event_type for event in log]
+
+
+async def test_the_parents_time_goes_on_over_a_restart(tmp_path: Path) -> None:
+    async with open_embedded(
+        tmp_path / "d.db", runners=[ScriptedRunner()], parent_answer_s=0.2
+    ) as client:
+        _, child = await family(client)
+        request = await asked(client, child)
+    async with open_embedded(tmp_path / "d.db", runners=[ScriptedRunner()]) as client:
+        passed = await people_asked(client, request)
+        assert (passed.audience, passed.status) == ("people", "pending")
+
+
+async def test_people_are_asked_when_the_parent_is_canceled_alone() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        parent, child = await family(client)
+        request = await asked(client, child)
+        assert request.audience == "parent"
+        await client.cancel_run(parent.id, cascade=False)
+        assert (await client.get_request(request.id)).audience == "people"
+
+
+async def test_a_parent_that_is_woken_by_the_question_is_asked() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        parent = await client.create_session(provider=MANUAL)
+        audiences = []
+        for policy in ("ask-parent", "ask-human"):
+            child = await client.spawn(
+                "ask May I?",
+                session_id=parent.id,
+                provider="scripted",
+                notify_parent="wake",
+                approvals=policy,
+            )
+            audiences.append((await asked(client, child.run)).audience)
+        assert audiences == ["parent", "people"]
+        # What people decide wakes no agent.
+        assert len((await client.list_runs(session_id=parent.id)).runs) == 1
+
+
+async def test_what_is_for_people_no_agent_decides_or_waits_for() -> None:
+    config = EngineConfig(providers(scripted=None), Routing("scripted"))
+    async with MemoryStore() as store, Orchestrator(store, config) as engine:
+        client = Client(engine)
+        parent, child = await family(client)
+        agent = Client(
+            engine.acting_as(
+                Principal("local", admin=True, run=RunIdentity(parent.id, 1, parent.session_id))
+            )
+        )
+        request = await asked(agent, parent)
+        strict = await client.spawn("ask Sure?", run_id=parent.id, approvals="ask-human")
+        reply = await client.reply_parent(strict.run.id, "Sure?", request_kind="approval_request")
+        assert reply.request is not None
+        await agent.resolve_request(request.id, "approve")
+        with pytest.raises(Forbidden):
+            await agent.resolve_request(reply.request.id, "approve")
+        assert (await client.get_request(reply.request.id)).status == "pending"
+        assert (await agent.wait_run(parent.id, timeout_s=0, until="attention")).timed_out
+        assert (await asked(client, parent)).id == reply.request.id
+        assert (await client.resolve_request(reply.request.id, "deny")).status == "denied"
+        assert child.status is RunStatus.QUEUED
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
+def test_a_parents_time_is_a_length_of_time(seconds: float) -> None:
+    with pytest.raises(ConfigError, match="parent_answer_s"):
+        EngineConfig(providers(scripted=None), Routing("scripted"), parent_answer_s=seconds)
