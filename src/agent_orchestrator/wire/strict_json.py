@@ -31,9 +31,14 @@ def dumps(value: Any) -> str:
     return _ENCODE(value)
 
 
+_ENCODE_SORTED = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), sort_keys=True
+).encode
+
+
 def canonical(value: Any) -> str:
     """Return JSON text that is the same for equal values, whatever the order of their keys."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODE_SORTED(value)
 
 
 def json_copy(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,7 +58,7 @@ def loads(data: bytes, *, field: str = "body") -> Any:
     except UnicodeDecodeError as error:
         raise InvalidRequest.of({field: f"is not UTF-8: byte {error.start}"}) from None
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = _DECODE(text)
     except _NotStrictError as error:
         raise InvalidRequest.of({field: str(error)}) from None
     except RecursionError:
@@ -78,3 +83,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise _NotStrictError(f"holds {name}, which is not JSON")
+
+
+_DECODE = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant).decode

@@ -62,6 +62,7 @@ _ADD_EVENTS: Final = {rows: _insert("events", _NEW_EVENT, rows) for rows in (64,
 """Statements for so many events: one call of many rows costs a third of a call for each row, and
 gives other threads one chance, not sixty-four, to keep the interpreter from the writer."""
 
+_OLDEST_RECORD: Final = "SELECT created_at FROM idempotency ORDER BY number LIMIT 1"
 _FORGET: Final = """
     DELETE FROM idempotency
     WHERE number IN (SELECT number FROM idempotency ORDER BY number LIMIT 64) AND created_at < ?"""
@@ -167,7 +168,7 @@ class SqliteTransaction(SqliteView):
         self._write(_REMEMBER, (*record_values(record), limit))
         if not self._connection.changes():
             raise Conflict("the idempotency key has a record already", {"key": record.key})
-        if self._connection.last_insert_rowid() % 32 == 0:
+        if self._connection.last_insert_rowid() % 32 == 0 and self._one(_OLDEST_RECORD)[0] < limit:
             self._write(_FORGET, (limit,))
 
     def ring(self, topic: str) -> None:
