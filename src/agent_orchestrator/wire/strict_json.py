@@ -31,9 +31,7 @@ def dumps(value: Any) -> str:
     return _ENCODE(value)
 
 
-_ENCODE_SORTED = json.JSONEncoder(
-    ensure_ascii=False, separators=(",", ":"), sort_keys=True
-).encode
+_ENCODE_SORTED = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 
 
 def canonical(value: Any) -> str:

@@ -81,6 +81,7 @@ class SqliteStore:
         self._closing = anyio.Event()
         self._scope: TaskGroup = anyio.create_task_group()
         await self._scope.__aenter__()
+        self._scope.start_soon(self._writer.gather, name="sqlite gatherer")
         self._scope.start_soon(self._write, self._database, name="sqlite writer")
         self._scope.start_soon(self._reflect, Mirror(self._database.path), name="sqlite mirror")
         self._accepting = True

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import anyio
 import anyio.from_thread
+import anyio.lowlevel
 import apsw
 from attrs import evolve
 
@@ -17,6 +18,10 @@ from agent_orchestrator.stores.sqlite.transaction import SqliteTransaction
 
 BATCH: Final = 64
 """Changes in one commit at most: past it a commit costs its callers more than it saves."""
+
+_ROUNDS: Final = 2
+"""Turns of the event loop without a further change after which a crowd is whole: one to receive a
+request, one for the task that answers it."""
 
 
 class Pending:
@@ -40,6 +45,11 @@ class GroupWriter:
     def __init__(self, bells: Bells, mark: Mark) -> None:
         self._queue: SimpleQueue[Pending | None] = SimpleQueue()
         self._bells = bells
+        self._crowd: list[Pending] = []
+        self._came = anyio.Event()
+        self._is_crowded = False
+        """Whether the last commit was for more than one caller."""
+        self._finishing = False
         self._opened_at = mark
         self._commits = mark.commits
         self.committed = anyio.Event()
@@ -52,10 +62,42 @@ class GroupWriter:
 
     def submit(self, pending: Pending) -> None:
         """Put a change into the queue. Does not wait."""
-        self._queue.put(pending)
+        if self._is_crowded:
+            self._crowd.append(pending)
+            self._came.set()
+        else:
+            self._queue.put(pending)
+
+    async def gather(self) -> None:
+        """While changes come in crowds, wake the writer when each is whole; until :meth:`finish`.
+
+        Writer and event loop share one interpreter, and who wants it from the other waits for up to
+        ``sys.getswitchinterval()`` at every statement. So the writer, once more than one caller is
+        about, is left asleep until the loop has brought all it can bring without waiting.
+        """
+        with anyio.CancelScope(
+            shield=True
+        ):  # what is left to write when all is cancelled is written
+            while not self._finishing:
+                await self._came.wait()
+                self._came = anyio.Event()
+                count = 0
+                while count < len(self._crowd) < BATCH:
+                    count = len(self._crowd)
+                    for _ in range(_ROUNDS):
+                        await anyio.lowlevel.checkpoint()
+                self._send_crowd()
+
+    def _send_crowd(self) -> None:
+        for pending in self._crowd:
+            self._queue.put(pending)
+        self._crowd.clear()
 
     def finish(self) -> None:
         """Let the writer end after what is queued now."""
+        self._finishing = True
+        self._came.set()
+        self._send_crowd()
         self._queue.put(None)
 
     def run(self, connection: apsw.Connection) -> None:
@@ -81,6 +123,7 @@ class GroupWriter:
         return batch, True
 
     def _answer(self, topics: frozenset[str], batch: list[Pending]) -> None:
+        self._is_crowded = len(batch) > 1
         self.committed.set()
         try:
             self._bells.ring(topics)
@@ -90,6 +133,7 @@ class GroupWriter:
 
     def refuse_queued(self) -> None:
         """Answer whatever is still queued when the writer has ended. In the event loop's thread."""
+        self.finish()
         while not self._queue.empty():
             if (pending := self._queue.get_nowait()) is not None:
                 pending.error = Unavailable("the store is closed")
