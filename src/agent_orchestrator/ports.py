@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, Protocol, Self, TypeVar, runtime_checkab
 
 from attrs import frozen
 
-from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.access import EVERYTHING, Principal, Reach
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     Attempt,
@@ -77,8 +77,8 @@ class IdempotencyRecord:
 class View(Protocol):
     """A consistent look at the store. Its methods do not wait; lists are oldest first.
 
-    ``after`` is the identifier of the last item of the page before; ``owner`` limits a list to one
-    principal's sessions.
+    ``after`` is the identifier of the last item of the page before; ``within`` limits a list to what a
+    caller may see.
     """
 
     def session(self, session_id: str) -> Session | None: ...
@@ -86,7 +86,7 @@ class View(Protocol):
     def sessions(
         self,
         *,
-        owner: str | None = None,
+        within: Reach = EVERYTHING,
         status: str | None = None,
         parent_session_id: str | None = None,
         after: str | None = None,
@@ -112,7 +112,7 @@ class View(Protocol):
     def runs(
         self,
         *,
-        owner: str | None = None,
+        within: Reach = EVERYTHING,
         session_id: str | None = None,
         status: RunStatus | None = None,
         after: str | None = None,
@@ -128,7 +128,7 @@ class View(Protocol):
     def requests(
         self,
         *,
-        owner: str | None = None,
+        within: Reach = EVERYTHING,
         status: str | None = None,
         session_id: str | None = None,
         root_session_id: str | None = None,
@@ -217,14 +217,14 @@ class View(Protocol):
         after: str | None,
         until: str | None = None,
         sessions: Sequence[str] = (),
-        owner: str | None = None,
+        within: Reach = EVERYTHING,
         limit: int,
     ) -> list[StreamItem]:
         """Return the events of several sessions in commit order, after an opaque cursor.
 
         :param until: a cursor no event is beyond; None means the head.
 
-        :param sessions: which; none means all (of ``owner``, when given).
+        :param sessions: which; none means all there are ``within``.
         :raises InvalidRequest: if the cursor is not one of this store's.
         :raises CursorAhead: if the cursor is beyond the last event.
         """
@@ -237,6 +237,10 @@ class View(Protocol):
     def event_count(self) -> int: ...
 
     def attempts(self, run_id: str) -> list[Attempt]: ...
+
+    def attempt_of_token(self, token_hash: str) -> Attempt | None:
+        """Return the attempt whose agent was given the token, ended or not."""
+        ...
 
     def thread(self, session_id: str, provider: str) -> Thread | None: ...
 
@@ -281,7 +285,10 @@ class Transaction(View, Protocol):
         ...
 
     def put_attempt(self, attempt: Attempt) -> None:
-        """Add the attempt, or replace the one of the same run and number."""
+        """Add the attempt, or replace the one of the same run and number, but for ``token_hash``.
+
+        :raises Conflict: if another attempt has the same token.
+        """
         ...
 
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None: ...
@@ -570,3 +577,10 @@ class Gateway(Protocol):
     """What a server in front of an engine needs of it: a transport for each caller."""
 
     def acting_as(self, principal: Principal) -> Transport: ...
+
+    async def holder(self, token_hash: str) -> Principal | None:
+        """Return whom a token that was made here stands for now; None if nobody.
+
+        :param token_hash: as :func:`agent_orchestrator.domain.tokens.token_hash` makes it.
+        """
+        ...

@@ -93,7 +93,7 @@ def create_app(
     # A reader that lags is behind, not cut off; and a limit costs each answer a task of its own.
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.merge_slashes = False
-    _add_checks(app, guard)
+    _add_checks(app, gateway, guard)
     bind_operations(app, gateway, lifetime)
     sockets = SocketStream(gateway, guard, lifetime, quiet_s, auth_frame_s)
     _add_streams(app, gateway, lifetime, quiet_s, sockets)
@@ -101,7 +101,7 @@ def create_app(
     return app
 
 
-def _add_checks(app: App, guard: Guard) -> None:
+def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
     @app.before_request
     async def check_request() -> None:
         received = current(request, Request)
@@ -110,7 +110,8 @@ def _add_checks(app: App, guard: Guard) -> None:
         if received.query_string:
             guard.check_query(name for name, _ in query_pairs(received.query_string))
         if received.endpoint != "health":
-            received.principal = guard.caller(headers.getlist("Authorization"))
+            authorization = headers.getlist("Authorization")
+            received.principal = await guard.caller(authorization, gateway)
         _check_path(received)
 
     @app.before_websocket
@@ -122,10 +123,10 @@ def _add_checks(app: App, guard: Guard) -> None:
         offered = [name for name in socket.requested_subprotocols if name.startswith(_BEARER)]
         if offered:
             socket.subprotocol = offered[0]
-        if guard.open or "Authorization" in headers:
-            socket.principal = guard.caller(headers.getlist("Authorization"))
-        elif offered:
-            socket.principal = guard.holder(offered[0].removeprefix(_BEARER))
+        if offered and "Authorization" not in headers:
+            socket.principal = await guard.holder(offered[0].removeprefix(_BEARER), gateway)
+        elif guard.open or "Authorization" in headers:
+            socket.principal = await guard.caller(headers.getlist("Authorization"), gateway)
         elif socket.routing_exception is not None:
             raise Unauthorized("this call needs a token: Authorization: Bearer …")
         _check_path(socket)

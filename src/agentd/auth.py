@@ -20,6 +20,8 @@ from agent_orchestrator.domain.errors import (
     MisdirectedRequest,
     Unauthorized,
 )
+from agent_orchestrator.domain.tokens import RUN_TOKEN_PREFIX
+from agent_orchestrator.ports import Gateway
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -106,34 +108,43 @@ class Guard:
         if found:
             raise InvalidRequest.of(found)
 
-    def caller(self, authorization: list[str]) -> Principal:
+    async def caller(self, authorization: list[str], gateway: Gateway) -> Principal:
         """Return who the Authorization header stands for.
 
-        :raises Unauthorized: if tokens are configured and it does not hold one of them.
+        :param gateway: knows the tokens that were not configured but made.
+        :raises Unauthorized: if it holds none that is known, and tokens are configured or it holds
+            a run's.
         """
-        if self.open:
-            return LOCAL
         if not authorization:
+            if self.open:
+                return LOCAL
             raise Unauthorized("this call needs a token: Authorization: Bearer …")
         scheme, _, token = authorization[0].partition(" ")
         if len(authorization) != 1 or scheme.lower() != "bearer":
+            if self.open:
+                return LOCAL
             raise Unauthorized("the Authorization header must be: Bearer …")
-        return self.holder(token.strip())
+        return await self.holder(token.strip(), gateway)
 
-    def holder(self, token: str) -> Principal:
-        """Return who a token stands for, in the same time for every wrong one.
+    async def holder(self, token: str, gateway: Gateway) -> Principal:
+        """Return who a token stands for, in the same time for every wrong one of a kind.
+
+        Who presents a run's token acts as that run even where callers need none: an agent that
+        uses what it was given is held to it.
 
         :raises Unauthorized: if it is nobody's.
         """
-        if self.open:
-            return LOCAL
         presented = hashlib.sha256(token.encode(errors="replace")).digest()
         found: Principal | None = None
         for digest, principal in self._tokens:
             if hmac.compare_digest(digest, presented):
                 found = principal
+        if found is None and token.startswith(RUN_TOKEN_PREFIX):
+            found = await gateway.holder(presented.hex())
+        elif found is None and self.open:
+            return LOCAL
         if found is None:
-            raise Unauthorized("the token is not known")
+            raise Unauthorized("the token is not known, or what it was made for is over")
         return found
 
 

@@ -188,7 +188,8 @@ class SocketStream:
             principal = socket.principal
             if principal is None:
                 with self.lifetime.until_closing():
-                    principal = self.guard.holder(await self._token_frame(socket))
+                    token = await self._token_frame(socket)
+                    principal = await self.guard.holder(token, self.gateway)
             if principal is None:
                 return None
             asked = stream_request(socket.query_string, socket.headers.get("Last-Event-ID"))

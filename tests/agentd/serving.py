@@ -6,18 +6,18 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
-from attrs import define
+from attrs import define, evolve
 
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.ports import Outcome, RunContext
-from agent_orchestrator.runners.function import FunctionRunner
+from agent_orchestrator.runners.function import Function, FunctionRunner
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.wire import sse
 from agentd.app import create_app
@@ -100,10 +100,11 @@ async def serving(
     tokens: tuple[str, ...] = (),
     allowed_hosts: tuple[str, ...] = (),
     allowed_origins: tuple[str, ...] = (),
+    agents: Mapping[str, Function] | None = None,
     **app_options: Any,
 ) -> AsyncIterator[Serving]:
     """Serve on a free port until the scope is left."""
-    functions = {"echo": echo, "forever": forever, "talkative": talkative}
+    functions = {"echo": echo, "forever": forever, "talkative": talkative, **(agents or {})}
     config = EngineConfig(
         providers={
             name: ProviderConfig(FunctionRunner(name, function), "function")
@@ -120,7 +121,7 @@ async def serving(
         url = url_of(listener, "127.0.0.1")
         async with (
             SqliteStore(directory / "data.db") as store,
-            Orchestrator(store, config) as engine,
+            Orchestrator(store, evolve(config, url=url)) as engine,
         ):
             app = create_app(
                 engine, guard=guard, lifetime=lifetime, version=config.version, **app_options

@@ -9,7 +9,9 @@ from serving import Serving, exchange, serving
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import ConfigError, Unauthorized
+from agent_orchestrator.ports import Transport
 from agentd.auth import Guard, is_loopback
 
 pytestmark = pytest.mark.anyio
@@ -214,8 +216,18 @@ def test_tokens_and_origins_that_cannot_be() -> None:
             Guard(allowed_origins=(origin,))
 
 
-def test_a_token_of_any_characters_is_only_unknown() -> None:
+class NoTokens:
+    """A gateway that has made no token."""
+
+    def acting_as(self, principal: Principal) -> Transport:
+        raise AssertionError
+
+    async def holder(self, token_hash: str) -> Principal | None:
+        return None
+
+
+async def test_a_token_of_any_characters_is_only_unknown() -> None:
     guard = Guard((TOKEN,))
-    for token in ("\ud800", "\0", "x" * 100_000, "ü"):
+    for token in ("\ud800", "\0", "x" * 100_000, "ü", "art_", "art_\ud800"):
         with pytest.raises(Unauthorized):
-            guard.holder(token)
+            await guard.holder(token, NoTokens())

@@ -136,7 +136,9 @@ async def test_an_agent_gets_the_environment_its_provider_allows() -> None:
             sent = await client.send_message(session.id, "x", provider=name)
             assert sent.run is not None
             await client.wait_run(sent.run.id)
-    own = {"AGENTCTL_RUN_ID", "AGENTCTL_SESSION_ID", "AGENTCTL_URL", MARK_VARIABLE}
+    assert "secret" not in {value for context in runner.seen for value in context.env.values()}
+    own = {f"AGENTCTL_{name}" for name in ("RUN_ID", "SESSION_ID", "URL", "AUTH_TOKEN")}
+    own.add(MARK_VARIABLE)
     kept = [set(context.env) - own for context in runner.seen]
     assert kept == [{"PATH", "OPENAI_API_KEY"}, {"A"}, {"PATH"}]
     assert len({context.env[MARK_VARIABLE] for context in runner.seen}) == 3

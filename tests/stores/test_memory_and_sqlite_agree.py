@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent_orchestrator.domain.access import Reach
 from agent_orchestrator.domain.errors import Conflict, CursorAhead, NotFound
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Attempt, RunError, RunResult, Thread, Usage
@@ -116,6 +117,9 @@ def play(transaction, change):
     return answers
 
 
+REACHES = [Reach(owner, tree) for owner in (None, "ann", "nobody") for tree in (None, "ses_1")]
+
+
 def everything(view):
     """Ask every question there is, of everything there may be."""
     ids = [f"{kind}_{n}" for kind in ("ses",) for n in range(4)]
@@ -123,15 +127,15 @@ def everything(view):
     stored_runs = view.runs(limit=99)
     return {
         "sessions": [
-            view.sessions(owner=o, status=s, parent_session_id=p, after=a, limit=2)
-            for o in (None, "ann")
+            view.sessions(within=w, status=s, parent_session_id=p, after=a, limit=2)
+            for w in REACHES
             for s in (None, "open")
             for p in (None, "ses_1")
             for a in (None, "ses_0")
         ],
         "runs": [
-            view.runs(owner=o, session_id=i, status=s, after=a, limit=2)
-            for o in (None, "ann")
+            view.runs(within=w, session_id=i, status=s, after=a, limit=2)
+            for w in REACHES
             for i in (None, "ses_1")
             for s in (None, RunStatus.QUEUED)
             for a in (None, "run_0")
@@ -177,9 +181,9 @@ def everything(view):
         "lost": [view.lost_runs(instance) for instance in ("dmn_1", "dmn")],
         "message": [view.message(f"msg_{n}") for n in range(4)],
         "feed": [
-            feed(view, after=a, owner=o, sessions=s)
+            feed(view, after=a, within=w, sessions=s)
             for a in (None, "0", "3")
-            for o in (None, "ann", "nobody")
+            for w in REACHES
             for s in ((), ("ses_0",), ("ses_1", "ses_2"))
         ],
         "records": [view.idempotency("local", "POST /sessions", key) for key in "ab"],

@@ -1,13 +1,55 @@
-"""Who may do what: the one place that decides."""
+"""Who may do what: the one table that decides."""
 
+from collections.abc import Mapping
+from enum import StrEnum
 from typing import Final, Literal
 
 from attrs import frozen
 
-from agent_orchestrator.domain.errors import NotFound
 from agent_orchestrator.domain.model import Session
 
 Scope = Literal["read", "write", "approve", "admin"]
+
+
+class Action(StrEnum):
+    """What can be done with a session, its runs and their requests."""
+
+    READ = "read"
+    """See it: runs, messages, log, requests, tree; wait for it; diagnose it."""
+    CONVERSE = "converse with"
+    """Put a client's message in, queue a run, drive a manual one."""
+    SEND = "send to"
+    """Put another agent's message in."""
+    SPAWN = "spawn from"
+    """Make a child of the session itself."""
+    SPEAK = "speak as"
+    """Act as a run: spawn from it, send in its name, tell and ask its parent."""
+    CANCEL = "cancel"
+    RESOLVE = "resolve requests of"
+    MANAGE = "change"
+
+
+class Standing(StrEnum):
+    """How a caller stands to what it wants to act on."""
+
+    STRANGER = "stranger"
+    OWNER = "owner"
+    """It made the session, or is an administrator."""
+    ITSELF = "itself"
+    """It is that run."""
+    HOME = "home"
+    """It is a run, and this is its session or another of its runs."""
+    ABOVE = "above"
+    """It is a run, and this descends from its session."""
+
+
+ALLOWED: Final[Mapping[Standing, frozenset[Action]]] = {
+    Standing.STRANGER: frozenset(),
+    Standing.OWNER: frozenset(Action),
+    Standing.ITSELF: frozenset({Action.READ, Action.SPEAK}),
+    Standing.HOME: frozenset({Action.READ}),
+    Standing.ABOVE: frozenset({Action.READ, Action.SEND, Action.CANCEL, Action.RESOLVE}),
+}
 
 
 @frozen
@@ -42,21 +84,37 @@ LOCAL: Final = Principal("local", admin=True)
 """The caller of an engine embedded in the same process, or of a daemon without tokens."""
 
 
-def may_see(principal: Principal, session: Session) -> bool:
-    """Tell whether the principal may know of this session, its runs and its events."""
-    return principal.admin or session.owner == principal.id
+def standing(
+    who: Principal, session: Session, *, run_id: str | None = None, is_below: bool = False
+) -> Standing:
+    """Tell how a caller stands to a session, or to one run of it.
 
-
-def visible(principal: Principal, session: Session | None, session_id: str) -> Session:
-    """Return the session.
-
-    :raises NotFound: if there is none, or the principal may not know of it: one answer for both.
+    :param is_below: whether the session descends from the caller's own, where that is a run.
     """
-    if session is None or not may_see(principal, session):
-        raise NotFound(f"no session {session_id}", {"session_id": session_id})
-    return session
+    if who.run is not None:
+        if session.id == who.run.session_id:
+            return Standing.ITSELF if run_id == who.run.run_id else Standing.HOME
+        return Standing.ABOVE if is_below else Standing.STRANGER
+    return Standing.OWNER if who.admin or session.owner == who.id else Standing.STRANGER
 
 
-def owner_filter(principal: Principal) -> str | None:
-    """Return the owner a listing is limited to; None means all of them."""
-    return None if principal.admin else principal.id
+@frozen
+class Reach:
+    """What of all sessions a list may show: those for which all that is given holds.
+
+    :param owner: only sessions of this principal.
+    :param tree: only this session and those that descend from it.
+    """
+
+    owner: str | None = None
+    tree: str | None = None
+
+
+EVERYTHING: Final = Reach()
+
+
+def reach(who: Principal) -> Reach:
+    """Return what a list may show a caller: just what it may read."""
+    if who.run is not None:
+        return Reach(tree=who.run.session_id)
+    return EVERYTHING if who.admin else Reach(owner=who.id)

@@ -232,6 +232,8 @@ class Attempt:
     stderr_tail: str = ""
     steerable: bool = False
     """Whether its agent takes messages while it works."""
+    token_hash: str | None = None
+    """Of the bearer token its agent was given, as long as it lasts; given once, never changed."""
 
 
 @frozen

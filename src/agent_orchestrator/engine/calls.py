@@ -12,6 +12,7 @@ from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import IdempotencyConflict, OrchestratorError
 from agent_orchestrator.engine import children, diagnosis, feed, messages, requests, runs, sessions
+from agent_orchestrator.engine.access import present
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.fields import check
 from agent_orchestrator.operations import Operation
@@ -86,7 +87,7 @@ async def carry_out(
 class _Once(Generic[Res]):
     """What is done once for an idempotency key, and answered the same ever after."""
 
-    caller: str
+    caller: Principal
     call: str
     key: str
     fingerprint: str
@@ -100,14 +101,15 @@ class _Once(Generic[Res]):
         content.pop("idempotency_key")
         place = "/".join(str(content.pop(name)) for name in operation.path_fields)
         fingerprint = hashlib.sha256(strict_json.canonical(content).encode()).hexdigest()
-        return cls(who.id, f"{operation.name} {place}", key, fingerprint, operation.answer)
+        return cls(who, f"{operation.name} {place}", key, fingerprint, operation.answer)
 
     def replay(self, view: View) -> Reply[Res] | None:
         """Return the first answer; None if there was none yet.
 
         :raises IdempotencyConflict: if the key was used for another request.
         """
-        record = view.idempotency(self.caller, self.call, self.key)
+        present(view, self.caller)
+        record = view.idempotency(self.caller.id, self.call, self.key)
         if record is None:
             return None
         if record.fingerprint != self.fingerprint:
@@ -125,7 +127,7 @@ class _Once(Generic[Res]):
         text = codec.to_json(answer)
         now = core.now()
         tx.remember(
-            IdempotencyRecord(self.caller, self.call, self.key, self.fingerprint, text, now),
+            IdempotencyRecord(self.caller.id, self.call, self.key, self.fingerprint, text, now),
             forget_before=now - KEY_LIFETIME,
         )
         return Reply(answer, text=text)

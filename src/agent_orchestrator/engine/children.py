@@ -1,13 +1,17 @@
 """Agents that work together: spawn, send, and the tree they make."""
 
-from agent_orchestrator.domain.access import Principal
+import anyio
+from attrs import evolve
+
+from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.approvals import is_looser
-from agent_orchestrator.domain.errors import Conflict, InvalidRequest
+from agent_orchestrator.domain.errors import Conflict, Forbidden, InvalidRequest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Run, Session, Source, SourceKind
 from agent_orchestrator.engine import messages
-from agent_orchestrator.engine.core import MAX_LOOK, Change, Core, seen_run, seen_session
+from agent_orchestrator.engine.access import run_for, session_for
+from agent_orchestrator.engine.core import MAX_LOOK, Change, Core
 from agent_orchestrator.operations import (
     GetTree,
     MessageReply,
@@ -28,7 +32,7 @@ async def spawn_from_session(
     await _check(core, command)
 
     def change(tx: Transaction) -> SpawnReply:
-        parent = messages.open_session(tx, who, command.session_id)
+        parent = messages.open_session(tx, who, Action.SPAWN, command.session_id)
         return _spawn(core, tx, parent, None, command)
 
     return change
@@ -36,12 +40,14 @@ async def spawn_from_session(
 
 async def spawn_from_run(core: Core, who: Principal, command: SpawnFromRun) -> Change[SpawnReply]:
     await _check(core, command)
+    if who.run is not None and command.cwd is not None:
+        command = evolve(command, cwd=await _cwd_below(core, who, command.run_id, command.cwd))
 
     def change(tx: Transaction) -> SpawnReply:
-        run, _ = seen_run(tx, who, command.run_id)
+        run, parent = run_for(tx, who, Action.SPEAK, command.run_id)
         if run.cancel_requested_at is not None or run.status is RunStatus.CANCELED:
             raise Conflict(f"run {run.id} is canceled: it spawns no more", {"run_id": run.id})
-        parent = messages.open_session(tx, who, run.session_id)
+        messages.check_open(parent)
         return _spawn(core, tx, parent, run, command)
 
     return change
@@ -52,6 +58,18 @@ async def _check(core: Core, command: Spawn) -> None:
     if command.provider is not None:
         core.known_provider(command.provider)
     await core.check_directory(command.cwd)
+
+
+async def _cwd_below(core: Core, who: Principal, run_id: str, cwd: str) -> str:
+    """Return where an agent's child shall work, with no symbolic link left in it.
+
+    :raises Forbidden: if that is not where the agent itself works, or below.
+    """
+    _, parent = await core.store.read(lambda view: run_for(view, who, Action.SPEAK, run_id))
+    asked, allowed = await anyio.Path(cwd).resolve(), await anyio.Path(parent.cwd).resolve()
+    if not asked.is_relative_to(allowed):
+        raise Forbidden("a child works where its parent does, or below", {"cwd": cwd})
+    return str(asked)
 
 
 def _spawn(
@@ -144,10 +162,13 @@ async def send(core: Core, who: Principal, command: SendToSession) -> Change[Mes
     core.accept_work()
 
     def change(tx: Transaction) -> MessageReply:
-        session = messages.open_session(tx, who, command.session_id)
+        session = messages.open_session(tx, who, Action.SEND, command.session_id)
         source = Source("client", principal=who.id)
-        if command.from_run_id is not None:
-            run, sender = seen_run(tx, who, command.from_run_id)
+        from_run_id = command.from_run_id
+        if from_run_id is None and who.run is not None:
+            from_run_id = who.run.run_id
+        if from_run_id is not None:
+            run, sender = run_for(tx, who, Action.SPEAK, from_run_id)
             if sender.id == session.id:
                 raise InvalidRequest.of({"from_run_id": "is a run of the session itself"})
             if run.cancel_requested_at is not None:
@@ -168,7 +189,7 @@ def _kinship(sender: Session, receiver: Session) -> SourceKind:
 
 async def tree(core: Core, who: Principal, command: GetTree) -> SessionTree:
     return await core.store.read(
-        lambda view: _tree(view, seen_session(view, who, command.session_id))
+        lambda view: _tree(view, session_for(view, who, Action.READ, command.session_id))
     )
 
 

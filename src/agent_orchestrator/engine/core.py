@@ -7,13 +7,12 @@ from typing import ClassVar, Protocol, TypeVar
 import anyio
 from attrs import define, field
 
-from agent_orchestrator.domain.access import Principal, visible
 from agent_orchestrator.domain.approvals import strictest
-from agent_orchestrator.domain.errors import InvalidRequest, NotFound, Unavailable
-from agent_orchestrator.domain.model import MANUAL, Approvals, Run, Session
+from agent_orchestrator.domain.errors import InvalidRequest, Unavailable
+from agent_orchestrator.domain.model import MANUAL, Approvals, Session
 from agent_orchestrator.engine.bells import Bells
 from agent_orchestrator.engine.config import EngineConfig
-from agent_orchestrator.ports import Store, Transaction, View
+from agent_orchestrator.ports import Store, Transaction
 
 Answer = TypeVar("Answer")
 
@@ -108,26 +107,3 @@ class Core:
             known = ", ".join(sorted(self.config.providers))
             raise InvalidRequest.of({"provider": f"there is no {name!r}; there are: {known}"})
         return name
-
-
-def seen_session(view: View, who: Principal, session_id: str) -> Session:
-    """Return a session the caller may know of.
-
-    :raises NotFound: otherwise.
-    """
-    return visible(who, view.session(session_id), session_id)
-
-
-def seen_run(view: View, who: Principal, run_id: str) -> tuple[Run, Session]:
-    """Return a run the caller may know of, and its session.
-
-    :raises NotFound: otherwise.
-    """
-    run = view.run(run_id)
-    if run is not None:
-        session = view.session(run.session_id)
-        try:
-            return run, visible(who, session, run.session_id)
-        except NotFound:
-            pass
-    raise NotFound(f"no run {run_id}", {"run_id": run_id})

@@ -11,11 +11,12 @@ import anyio.to_thread
 import psutil
 from attrs import frozen
 
-from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.events import AGENT_EVENTS
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import MANUAL, Attempt, Invocation, Request, Run
-from agent_orchestrator.engine.core import Core, seen_run
+from agent_orchestrator.engine.access import no_run, present, run_for
+from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.providers import probe
 from agent_orchestrator.operations import (
     AttemptView,
@@ -42,8 +43,14 @@ MAX_PROCESSES = 200
 
 
 async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus:
-    """Return how the daemon is. Every caller may know it."""
-    counts, events = await core.store.read(lambda view: (_counts(view), view.event_count()))
+    """Return how the daemon is. Every caller may know it, but for agents."""
+    no_run(who)
+
+    def look(view: View) -> tuple[QueueCounts, int]:
+        present(view, who)
+        return _counts(view), view.event_count()
+
+    counts, events = await core.store.read(look)
     providers = await _providers(core)
     now = core.now()
     problems = [
@@ -156,7 +163,7 @@ class _Facts:
 
 
 def _facts(view: View, who: Principal, run_id: str) -> _Facts:
-    run, _ = seen_run(view, who, run_id)
+    run, _ = run_for(view, who, Action.READ, run_id)
     return _Facts(
         run,
         _counts(view),

@@ -5,11 +5,12 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from agent_orchestrator.domain.access import Principal, owner_filter
+from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import CursorAhead, InvalidRequest
 from agent_orchestrator.domain.model import Event
+from agent_orchestrator.engine.access import reach, session_for, topics
 from agent_orchestrator.engine.bells import Bell
-from agent_orchestrator.engine.core import Core, seen_session
+from agent_orchestrator.engine.core import Core
 from agent_orchestrator.fields import MAX_ID, MAX_INTEGER
 from agent_orchestrator.operations import (
     CaughtUp,
@@ -27,7 +28,7 @@ MAX_STREAM_SESSIONS = 100
 
 
 def _after(view: View, who: Principal, session_id: str, cursor: int, limit: int) -> list[Event]:
-    session = seen_session(view, who, session_id)
+    session = session_for(view, who, Action.READ, session_id)
     if cursor > session.last_seq:
         raise CursorAhead(
             f"cursor {cursor} is beyond the last event, {session.last_seq}",
@@ -40,7 +41,7 @@ async def list_events(core: Core, who: Principal, command: ListEvents) -> EventP
     def look(view: View) -> list[Event]:
         return _after(view, who, command.session_id, command.cursor, command.limit + 1)
 
-    with core.bells.take(f"session:{command.session_id}") as bell:
+    with core.bells.take(f"session:{command.session_id}", *topics(who)) as bell:
         found = await core.store.read(look)
         if not found and command.wait_s:
             with anyio.move_on_after(command.wait_s):
@@ -63,8 +64,8 @@ async def subscribe(
         raise InvalidRequest.of({"sessionId": f"must be at most {MAX_STREAM_SESSIONS} sessions"})
     if any(len(session_id) > MAX_ID for session_id in ids):
         raise InvalidRequest.of({"sessionId": f"must be at most {MAX_ID} characters"})
-    topics = [f"session:{session_id}" for session_id in ids] or ["events"]
-    with core.bells.take(*topics) as bell:
+    heard = [f"session:{session_id}" for session_id in ids] or ["events"]
+    with core.bells.take(*heard, *topics(who)) as bell:
         reader: _SessionReader | _FeedReader
         if len(ids) == 1:
             reader = _SessionReader(core, who, bell, ids[0], _sequence(request.cursor))
@@ -101,7 +102,7 @@ class _SessionReader:
 
         def look(view: View) -> int:
             _after(view, self._who, self._session_id, self._cursor, 1)
-            return seen_session(view, self._who, self._session_id).last_seq
+            return session_for(view, self._who, Action.READ, self._session_id).last_seq
 
         self._goal = await self._core.store.read(look)
 
@@ -161,12 +162,12 @@ class _FeedReader:
 
     def _next(self, view: View) -> tuple[list[StreamItem], str]:
         for session_id in self._session_ids:
-            seen_session(view, self._who, session_id)
+            session_for(view, self._who, Action.READ, session_id)
         items = view.feed(
             after=self._cursor,
             until=self._goal,
             sessions=self._session_ids,
-            owner=owner_filter(self._who),
+            within=reach(view, self._who),
             limit=BATCH,
         )
         return items, self._goal or view.feed_head()

@@ -126,11 +126,17 @@ def enqueue(
     return run
 
 
-def start(tx: Transaction, run: Run, worker_id: str, at: datetime) -> Run:
-    """Hand a queued run to a worker, or to the holder of a manual one."""
+def start(
+    tx: Transaction, run: Run, worker_id: str, at: datetime, *, token_hash: str | None = None
+) -> Run:
+    """Hand a queued run to a worker, or to the holder of a manual one.
+
+    :param token_hash: of the token by which its agent acts as the run.
+    """
     started = evolve(run, status=step(run.status, Signal.START), worker_id=worker_id, started_at=at)
     tx.put_run(started)
-    tx.put_attempt(Attempt(run.id, run.attempt, worker_id, run.provider, at))
+    attempt = Attempt(run.id, run.attempt, worker_id, run.provider, at, token_hash=token_hash)
+    tx.put_attempt(attempt)
     data = {"attempt": run.attempt, "provider": run.provider, "worker_id": worker_id}
     log(tx, started, EventType.RUN_STARTED, data, at)
     return started

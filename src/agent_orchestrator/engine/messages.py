@@ -2,18 +2,13 @@
 
 from attrs import evolve
 
-from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import SessionBusy, SessionClosed, Unavailable
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Message, Run, Session, Source
 from agent_orchestrator.engine import ledger
-from agent_orchestrator.engine.core import (
-    MAX_LOOK,
-    QUEUE_RETRY_S,
-    Change,
-    Core,
-    seen_session,
-)
+from agent_orchestrator.engine.access import session_for
+from agent_orchestrator.engine.core import MAX_LOOK, QUEUE_RETRY_S, Change, Core
 from agent_orchestrator.operations import (
     ListMessages,
     MessagePage,
@@ -30,7 +25,7 @@ async def send(core: Core, who: Principal, command: SendMessage) -> Change[Messa
         core.known_provider(command.provider)
 
     def change(tx: Transaction) -> MessageReply:
-        session = open_session(tx, who, command.session_id)
+        session = open_session(tx, who, Action.CONVERSE, command.session_id)
         source = Source("client", principal=who.id)
         if command.role != "user":
             return MessageReply(_record(core, tx, session, source, command), None)
@@ -76,7 +71,7 @@ def deliver(
 
 async def list_(core: Core, who: Principal, command: ListMessages) -> MessagePage:
     def look(view: View) -> MessagePage:
-        seen_session(view, who, command.session_id)
+        session_for(view, who, Action.READ, command.session_id)
         found = view.messages(command.session_id, after=command.cursor, limit=command.limit + 1)
         page = tuple(found[: command.limit])
         return MessagePage(page, page[-1].id if len(found) > len(page) else None)
@@ -84,16 +79,25 @@ async def list_(core: Core, who: Principal, command: ListMessages) -> MessagePag
     return await core.store.read(look)
 
 
-def open_session(tx: Transaction, who: Principal, session_id: str) -> Session:
-    """Return a session that takes messages.
+def open_session(tx: Transaction, who: Principal, action: Action, session_id: str) -> Session:
+    """Return a session that takes messages, and that the caller may do this with.
 
     :raises NotFound: if the caller may not know of it.
+    :raises Forbidden: if it may only see it.
     :raises SessionClosed: if it is closed.
     """
-    session = seen_session(tx, who, session_id)
-    if session.status == "closed":
-        raise SessionClosed(f"session {session_id} is closed", {"session_id": session_id})
+    session = session_for(tx, who, action, session_id)
+    check_open(session)
     return session
+
+
+def check_open(session: Session) -> None:
+    """Do nothing, or refuse.
+
+    :raises SessionClosed: if the session takes no messages.
+    """
+    if session.status == "closed":
+        raise SessionClosed(f"session {session.id} is closed", {"session_id": session.id})
 
 
 def queue_run(

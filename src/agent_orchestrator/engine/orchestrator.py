@@ -12,6 +12,7 @@ from attrs import frozen
 from agent_orchestrator.domain.access import LOCAL, Principal
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.engine import feed, recovery, requests
+from agent_orchestrator.engine.access import holder
 from agent_orchestrator.engine.calls import carry_out
 from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
 from agent_orchestrator.engine.core import Core
@@ -92,6 +93,10 @@ class Orchestrator:
     def acting_as(self, principal: Principal) -> "Caller":
         """Return the way in for one caller."""
         return Caller(self.core, principal)
+
+    async def holder(self, token_hash: str) -> Principal | None:
+        """Return the run whose token this is the hash of, while its attempt lasts."""
+        return await self.core.store.read(lambda view: holder(view, token_hash))
 
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
         """Carry out one operation for the local principal."""

@@ -9,6 +9,7 @@ import anyio.abc
 from attrs import define, field
 
 from agent_orchestrator.domain.errors import Unavailable
+from agent_orchestrator.domain.tokens import RUN_TOKEN_PREFIX, new_token, token_hash
 from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.worker import Assignment, Live, execute
@@ -88,16 +89,22 @@ class Pool:
 
     async def _take(self, free: int) -> list[Live]:
         workers = self._worker_ids(free)
+        # Without an address to use it at, an agent needs no token.
+        tokens = [
+            new_token(RUN_TOKEN_PREFIX) if self.core.config.url is not None else None
+            for _ in workers
+        ]
 
         def change(tx: Transaction) -> list[Assignment]:
             if self._stopping:
                 return []
             taken = []
-            for worker, run in zip(workers, tx.next_runs(free), strict=False):
-                started = ledger.start(tx, run, worker, self.core.now())
+            for worker, token, run in zip(workers, tokens, tx.next_runs(free), strict=False):
+                kept = token and token_hash(token)
+                started = ledger.start(tx, run, worker, self.core.now(), token_hash=kept)
                 session = tx.session(run.session_id)
                 assert session is not None
-                taken.append(Assignment(started, session, tx.run_messages(run.id)))
+                taken.append(Assignment(started, session, tx.run_messages(run.id), token))
             return taken
 
         # Shielded: a run that the store says is running must have a worker.

@@ -8,14 +8,13 @@ from typing import Final
 import anyio
 from attrs import evolve
 
-from agent_orchestrator.domain.access import Principal, owner_filter, visible
+from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.approvals import policy_for
 from agent_orchestrator.domain.errors import (
     AlreadyResolved,
     Conflict,
     Forbidden,
     InvalidRequest,
-    NotFound,
     Unavailable,
 )
 from agent_orchestrator.domain.model import (
@@ -26,7 +25,8 @@ from agent_orchestrator.domain.model import (
     Session,
 )
 from agent_orchestrator.engine import ledger
-from agent_orchestrator.engine.core import MAX_LOOK, Change, Core, seen_run, seen_session
+from agent_orchestrator.engine.access import reach, request_for, run_for, session_for, topics
+from agent_orchestrator.engine.core import MAX_LOOK, Change, Core
 from agent_orchestrator.operations import (
     GetRequest,
     ListRequests,
@@ -69,7 +69,7 @@ async def reply_parent(
                 raise InvalidRequest.of({name: "goes with a request_kind"})
 
     def change(tx: Transaction) -> ReplyParentReply:
-        run, session = seen_run(tx, who, command.run_id)
+        run, session = run_for(tx, who, Action.SPEAK, command.run_id)
         return tell(core, tx, run, session, command)
 
     return change
@@ -156,9 +156,9 @@ async def list_(core: Core, who: Principal, command: ListRequests) -> RequestPag
     def look(view: View) -> RequestPage:
         for session_id in (command.session_id, command.root_session_id):
             if session_id is not None:
-                seen_session(view, who, session_id)
+                session_for(view, who, Action.READ, session_id)
         found = view.requests(
-            owner=owner_filter(who),
+            within=reach(view, who),
             status=command.status,
             session_id=command.session_id,
             root_session_id=command.root_session_id,
@@ -171,27 +171,11 @@ async def list_(core: Core, who: Principal, command: ListRequests) -> RequestPag
     return await core.store.read(look)
 
 
-def seen_request(view: View, who: Principal, request_id: str) -> Request:
-    """Return a request the caller may know of.
-
-    :raises NotFound: otherwise.
-    """
-    request = view.request(request_id)
-    if request is not None:
-        try:
-            visible(who, view.session(request.session_id), request.session_id)
-        except NotFound:
-            pass
-        else:
-            return request
-    raise NotFound(f"no request {request_id}", {"request_id": request_id})
-
-
 async def get(core: Core, who: Principal, command: GetRequest) -> RequestReply:
     def look(view: View) -> Request:
-        return seen_request(view, who, command.request_id)
+        return request_for(view, who, Action.READ, command.request_id)
 
-    with core.bells.take(f"request:{command.request_id}") as bell:
+    with core.bells.take(f"request:{command.request_id}", *topics(who)) as bell:
         request = await core.store.read(look)
         if request.is_open and command.wait_s:
             with anyio.move_on_after(command.wait_s):
@@ -207,7 +191,7 @@ async def resolve(core: Core, who: Principal, command: ResolveRequest) -> Change
         raise InvalidRequest.of({"text": "is required with the decision answer"})
 
     def change(tx: Transaction) -> RequestReply:
-        request = seen_request(tx, who, command.request_id)
+        request = request_for(tx, who, Action.RESOLVE, command.request_id)
         if who.run is not None and request.approvals == "ask-human":
             raise Forbidden(
                 f"request {request.id} is for people to decide", {"request_id": request.id}

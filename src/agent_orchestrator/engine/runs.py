@@ -5,7 +5,7 @@ from typing import Any
 
 import anyio
 
-from agent_orchestrator.domain.access import Principal, owner_filter
+from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import InvalidRequest, InvalidTransition, SessionBusy
 from agent_orchestrator.domain.lifecycle import RunStatus, Signal, is_terminal, signal_between
 from agent_orchestrator.domain.model import (
@@ -17,7 +17,8 @@ from agent_orchestrator.domain.model import (
     Source,
 )
 from agent_orchestrator.engine import ledger, requests
-from agent_orchestrator.engine.core import Change, Core, seen_run, seen_session
+from agent_orchestrator.engine.access import reach, run_for, session_for, topics
+from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.messages import (
     check_room,
     open_session,
@@ -46,7 +47,7 @@ async def create(core: Core, who: Principal, command: CreateRun) -> Change[RunRe
         core.known_provider(command.provider)
 
     def change(tx: Transaction) -> RunReply:
-        session = open_session(tx, who, command.session_id)
+        session = open_session(tx, who, Action.CONVERSE, command.session_id)
         run_id = core.config.ids("run")
         if command.text is not None:
             source = Source("client", principal=who.id)
@@ -71,15 +72,17 @@ async def create(core: Core, who: Principal, command: CreateRun) -> Change[RunRe
 
 
 async def get(core: Core, who: Principal, command: GetRun) -> RunReply:
-    return await core.store.read(lambda view: RunReply(seen_run(view, who, command.run_id)[0]))
+    return await core.store.read(
+        lambda view: RunReply(run_for(view, who, Action.READ, command.run_id)[0])
+    )
 
 
 async def list_(core: Core, who: Principal, command: ListRuns) -> RunPage:
     def look(view: View) -> RunPage:
         if command.session_id is not None:
-            seen_session(view, who, command.session_id)
+            session_for(view, who, Action.READ, command.session_id)
         found = view.runs(
-            owner=owner_filter(who),
+            within=reach(view, who),
             session_id=command.session_id,
             status=RunStatus(command.status) if command.status else None,
             after=command.cursor,
@@ -92,16 +95,16 @@ async def list_(core: Core, who: Principal, command: ListRuns) -> RunPage:
 
 
 async def wait(core: Core, who: Principal, command: WaitRun) -> WaitReply:
-    topics = [f"run:{command.run_id}"]
+    heard = [f"run:{command.run_id}", *topics(who)]
     if command.until == "attention":
-        topics.append("requests")
+        heard.append("requests")
 
     def look(view: View) -> WaitReply:
-        run, _ = seen_run(view, who, command.run_id)
+        run, _ = run_for(view, who, Action.READ, command.run_id)
         request = requests.attention(view, run, who) if command.until == "attention" else None
         return WaitReply(run, not is_terminal(run.status) and request is None, request)
 
-    with core.bells.take(*topics) as bell:
+    with core.bells.take(*heard) as bell:
         reply = await core.store.read(look)
         with anyio.move_on_after(command.timeout_s):
             while reply.timed_out:
@@ -113,7 +116,7 @@ async def wait(core: Core, who: Principal, command: WaitRun) -> WaitReply:
 
 async def cancel(core: Core, who: Principal, command: CancelRun) -> Change[CancelReply]:
     def change(tx: Transaction) -> CancelReply:
-        run, _ = seen_run(tx, who, command.run_id)
+        run, _ = run_for(tx, who, Action.CANCEL, command.run_id)
         reached = ledger.request_cancel(
             core, tx, run, reason=command.reason, cascade=command.cascade
         )
@@ -132,7 +135,7 @@ async def transition(core: Core, who: Principal, command: TransitionRun) -> Chan
     error = _error(to_status, command.error)
 
     def change(tx: Transaction) -> RunReply:
-        run, _ = seen_run(tx, who, command.run_id)
+        run, _ = run_for(tx, who, Action.CONVERSE, command.run_id)
         signal = signal_between(run.status, to_status)
         if signal is Signal.CANCEL:
             ledger.request_cancel(core, tx, run, reason=command.reason, cascade=True)

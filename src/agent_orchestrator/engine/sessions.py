@@ -4,11 +4,12 @@ from typing import Any
 
 from attrs import evolve
 
-from agent_orchestrator.domain.access import Principal, owner_filter
+from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Session
 from agent_orchestrator.engine import ledger
-from agent_orchestrator.engine.core import Change, Core, seen_session
+from agent_orchestrator.engine.access import no_run, present, reach, session_for
+from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.operations import (
     CreateSession,
     GetSession,
@@ -22,6 +23,7 @@ from agent_orchestrator.wire.strict_json import json_copy
 
 
 async def create(core: Core, who: Principal, command: CreateSession) -> Change[SessionReply]:
+    no_run(who)
     core.accept_work()
     if command.provider is not None:
         core.known_provider(command.provider)
@@ -29,6 +31,7 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[S
     await core.check_directory(cwd)
 
     def change(tx: Transaction) -> SessionReply:
+        present(tx, who)
         now = core.now()
         session_id = core.config.ids("ses")
         session = Session(
@@ -60,14 +63,14 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[S
 
 async def get(core: Core, who: Principal, command: GetSession) -> SessionReply:
     return await core.store.read(
-        lambda view: SessionReply(seen_session(view, who, command.session_id))
+        lambda view: SessionReply(session_for(view, who, Action.READ, command.session_id))
     )
 
 
 async def list_(core: Core, who: Principal, command: ListSessions) -> SessionPage:
     def look(view: View) -> SessionPage:
         found = view.sessions(
-            owner=owner_filter(who),
+            within=reach(view, who),
             status=command.status,
             parent_session_id=command.parent_session_id,
             after=command.cursor,
@@ -81,7 +84,7 @@ async def list_(core: Core, who: Principal, command: ListSessions) -> SessionPag
 
 async def update(core: Core, who: Principal, command: UpdateSession) -> Change[SessionReply]:
     def change(tx: Transaction) -> SessionReply:
-        session = seen_session(tx, who, command.session_id)
+        session = session_for(tx, who, Action.MANAGE, command.session_id)
         changes: dict[str, Any] = {}
         if command.title is not None and command.title != session.title:
             changes["title"] = command.title

@@ -34,6 +34,8 @@ class Assignment:
     run: Run
     session: Session
     messages: Sequence[Message]
+    token: str | None = field(default=None, repr=False)
+    """By which its agent may act as the run, while the attempt lasts."""
 
 
 @define(eq=False)
@@ -268,6 +270,8 @@ async def _context(
     }
     if core.config.url is not None:
         env["AGENTCTL_URL"] = core.config.url
+        if assignment.token is not None:
+            env["AGENTCTL_AUTH_TOKEN"] = assignment.token
     messages = assignment.messages
     fresh = [message for message in messages if message.delivery == "queued"]
     if thread is not None and fresh:

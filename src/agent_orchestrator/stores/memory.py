@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import anyio.lowlevel
 from attrs import evolve
 
+from agent_orchestrator.domain.access import EVERYTHING, Reach
 from agent_orchestrator.domain.errors import Conflict, NotFound, Unavailable
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import (
@@ -95,6 +96,7 @@ class _State:
         self.log: list[Event] = []
         self.logs: dict[str, list[Event]] = {}
         self.attempts: dict[tuple[str, int], Attempt] = {}
+        self.tokens: dict[str, tuple[str, int]] = {}
         self.threads: dict[tuple[str, str], Thread] = {}
         self.records: dict[tuple[str, str, str], IdempotencyRecord] = {}
 
@@ -124,7 +126,7 @@ class _MemoryView:
     def sessions(
         self,
         *,
-        owner: str | None = None,
+        within: Reach = EVERYTHING,
         status: str | None = None,
         parent_session_id: str | None = None,
         after: str | None = None,
@@ -140,10 +142,26 @@ class _MemoryView:
             (
                 session
                 for session in found
-                if owner in (None, session.owner) and status in (None, session.status)
+                if self._is_within(session.id, within) and status in (None, session.status)
             ),
             limit,
         )
+
+    def _is_within(self, session_id: str, within: Reach) -> bool:
+        sessions = self._state.sessions.rows
+        if within.owner not in (None, sessions[session_id].owner):
+            return False
+        return within.tree is None or within.tree in self._lineage(session_id)
+
+    def _lineage(self, session_id: str) -> list[str]:
+        """Return the ids of a session and of all above it."""
+        found: list[str] = []
+        above: str | None = session_id
+        while above is not None and above not in found:
+            found.append(above)
+            session = self.session(above)
+            above = None if session is None else session.parent_session_id
+        return found
 
     def message(self, message_id: str) -> Message | None:
         return self._state.messages.rows.get(message_id)
@@ -167,7 +185,7 @@ class _MemoryView:
     def runs(
         self,
         *,
-        owner: str | None = None,
+        within: Reach = EVERYTHING,
         session_id: str | None = None,
         status: RunStatus | None = None,
         after: str | None = None,
@@ -183,8 +201,7 @@ class _MemoryView:
             (
                 run
                 for run in found
-                if status in (None, run.status)
-                and owner in (None, self._state.sessions.rows[run.session_id].owner)
+                if status in (None, run.status) and self._is_within(run.session_id, within)
             ),
             limit,
         )
@@ -198,7 +215,7 @@ class _MemoryView:
     def requests(
         self,
         *,
-        owner: str | None = None,
+        within: Reach = EVERYTHING,
         status: str | None = None,
         session_id: str | None = None,
         root_session_id: str | None = None,
@@ -206,12 +223,11 @@ class _MemoryView:
         after: str | None = None,
         limit: int,
     ) -> list[Request]:
-        owners = self._state.sessions.rows
         return _first(
             (
                 request
                 for request in self._candidates(run_id, status, after)
-                if owner in (None, owners[request.session_id].owner)
+                if self._is_within(request.session_id, within)
                 and status in (None, request.status)
                 and session_id in (None, request.session_id)
                 and root_session_id in (None, request.root_session_id)
@@ -347,20 +363,19 @@ class _MemoryView:
         after: str | None,
         until: str | None = None,
         sessions: Sequence[str] = (),
-        owner: str | None = None,
+        within: Reach = EVERYTHING,
         limit: int,
     ) -> list[StreamItem]:
         log = self._state.log
         start = position_after(after, len(log))
         end = len(log) if until is None else position_after(until, len(log))
         wanted = frozenset(sessions)
-        owners = self._state.sessions.rows
         return _first(
             (
                 StreamItem(str(place + 1), log[place])
                 for place in range(start, end)
                 if (not wanted or log[place].session_id in wanted)
-                and owner in (None, owners[log[place].session_id].owner)
+                and self._is_within(log[place].session_id, within)
             ),
             limit,
         )
@@ -374,6 +389,10 @@ class _MemoryView:
     def attempts(self, run_id: str) -> list[Attempt]:
         found = [a for (of_run, _), a in self._state.attempts.items() if of_run == run_id]
         return sorted(found, key=lambda attempt: attempt.attempt)
+
+    def attempt_of_token(self, token_hash: str) -> Attempt | None:
+        key = self._state.tokens.get(token_hash)
+        return None if key is None else self._state.attempts[key]
 
     def thread(self, session_id: str, provider: str) -> Thread | None:
         return self._state.threads.get((session_id, provider))
@@ -513,7 +532,15 @@ class _MemoryTransaction(_MemoryView):
     def put_attempt(self, attempt: Attempt) -> None:
         if attempt.run_id not in self._state.runs.rows:
             raise NotFound(f"no run {attempt.run_id}", {"run_id": attempt.run_id})
-        self._assign(self._state.attempts, (attempt.run_id, attempt.attempt), attempt)
+        key = (attempt.run_id, attempt.attempt)
+        before = self._state.attempts.get(key)
+        if before is not None:
+            attempt = evolve(attempt, token_hash=before.token_hash)
+        elif (token := attempt.token_hash) is not None:
+            if token in self._state.tokens:
+                raise Conflict("another attempt has this token")
+            self._assign(self._state.tokens, token, key)
+        self._assign(self._state.attempts, key, attempt)
 
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None:
         session = self._known(session_id)

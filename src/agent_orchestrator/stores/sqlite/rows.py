@@ -205,7 +205,7 @@ def event_from(row: Row, session_id: str) -> Event:
 
 ATTEMPT_COLUMNS: Final = (
     "run_id, attempt, worker_id, provider, started_at, ended_at, outcome, pid, pid_started_at,"
-    " invocation, delivered_at, stderr_tail, steerable"
+    " invocation, delivered_at, stderr_tail, steerable, token_hash"
 )
 
 
@@ -227,6 +227,7 @@ def attempt_values(attempt: Attempt) -> Values:
         optional_time_text(attempt.delivered_at),
         attempt.stderr_tail,
         int(attempt.steerable),
+        attempt.token_hash,
     )
 
 
@@ -249,6 +250,7 @@ def attempt_from(row: Row) -> Attempt:
         delivered_at=optional_time_from(row[10]),
         stderr_tail=row[11],
         steerable=bool(row[12]),
+        token_hash=row[13],
     )
 
 

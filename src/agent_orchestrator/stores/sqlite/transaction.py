@@ -48,7 +48,16 @@ _ADD_RUN: Final = _insert("runs", RUN_COLUMNS)
 _PUT_RUN: Final = _update("runs", RUN_COLUMNS)
 _ADD_REQUEST: Final = _insert("requests", REQUEST_COLUMNS)
 _PUT_REQUEST: Final = _update("requests", REQUEST_COLUMNS)
-_PUT_ATTEMPT: Final = _insert("attempts", ATTEMPT_COLUMNS).replace("INSERT", "REPLACE", 1)
+_PUT_ATTEMPT: Final = (
+    _insert("attempts", ATTEMPT_COLUMNS)
+    # The token's hash never changes, and its index, where all is in random order, is left alone.
+    + " ON CONFLICT (run_id, attempt) DO UPDATE SET "
+    + ", ".join(
+        f"{name} = excluded.{name}"
+        for name in ATTEMPT_COLUMNS.split(", ")
+        if name not in ("run_id", "attempt", "token_hash")
+    )
+)
 _PUT_THREAD: Final = (
     "REPLACE INTO threads (session_id, provider, thread_id, state) VALUES (?,?,?,?)"
 )

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import apsw
 
+from agent_orchestrator.domain.access import EVERYTHING, Reach
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     MANUAL,
@@ -65,6 +66,12 @@ _FEED: Final = (
 _ACTIVE: Final = "status IN ('running', 'waiting')"
 _FOR_WORKERS: Final = f"status = 'queued' AND provider <> '{MANUAL}'"
 
+_TREE: Final = """
+    WITH RECURSIVE tree (id) AS (
+        VALUES (?) UNION
+        SELECT s.id FROM sessions s JOIN tree ON s.parent_session_id = tree.id)
+    SELECT id FROM tree"""
+
 _IS_LIVE: Final = (
     "EXISTS (SELECT 1 FROM runs r WHERE r.session_id = s.id"
     " AND r.status IN ('queued', 'running', 'waiting'))"
@@ -111,7 +118,7 @@ class SqliteView:
     def sessions(
         self,
         *,
-        owner: str | None = None,
+        within: Reach = EVERYTHING,
         status: str | None = None,
         parent_session_id: str | None = None,
         after: str | None = None,
@@ -120,7 +127,8 @@ class SqliteView:
         # A plus sign takes a condition out of the choice of an index: children are few.
         where, values = _where(
             {
-                "owner = ?" if parent_session_id is None else "+owner = ?": owner,
+                "owner = ?" if parent_session_id is None else "+owner = ?": within.owner,
+                f"id IN ({_TREE})": within.tree,
                 "status = ?": status,
                 "parent_session_id = ?": parent_session_id,
                 "id > ?": after,
@@ -159,7 +167,7 @@ class SqliteView:
     def runs(
         self,
         *,
-        owner: str | None = None,
+        within: Reach = EVERYTHING,
         session_id: str | None = None,
         status: RunStatus | None = None,
         after: str | None = None,
@@ -170,7 +178,8 @@ class SqliteView:
                 "session_id = ?": session_id,
                 "status = ?" if session_id is None else "+status = ?": status,
                 "id > ?": after,
-                "(SELECT owner FROM sessions WHERE sessions.id = session_id) = ?": owner,
+                "(SELECT owner FROM sessions WHERE sessions.id = session_id) = ?": within.owner,
+                f"session_id IN ({_TREE})": within.tree,
             }
         )
         rows = self._execute(f"{_RUN}{where} ORDER BY id LIMIT ?", (*values, limit))
@@ -187,7 +196,7 @@ class SqliteView:
     def requests(
         self,
         *,
-        owner: str | None = None,
+        within: Reach = EVERYTHING,
         status: str | None = None,
         session_id: str | None = None,
         root_session_id: str | None = None,
@@ -203,7 +212,8 @@ class SqliteView:
                 "root_session_id = ?": root_session_id,
                 "run_id = ?": run_id,
                 "id > ?": after,
-                "(SELECT owner FROM sessions WHERE sessions.id = session_id) = ?": owner,
+                "(SELECT owner FROM sessions WHERE sessions.id = session_id) = ?": within.owner,
+                f"session_id IN ({_TREE})": within.tree,
             }
         )
         rows = self._execute(f"{_REQUEST}{where} ORDER BY id LIMIT ?", (*values, limit))
@@ -340,19 +350,19 @@ class SqliteView:
         after: str | None,
         until: str | None = None,
         sessions: Sequence[str] = (),
-        owner: str | None = None,
+        within: Reach = EVERYTHING,
         limit: int,
     ) -> list[StreamItem]:
         head = self.event_count()
         position = position_after(after, head)
         last = head if until is None else position_after(until, head)
-        if not sessions and owner is None:
+        if not sessions and within == EVERYTHING:
             rows = self._execute(_FEED + " ORDER BY e.position LIMIT ?", (position, last, limit))
             return _items(rows)
         # Only a session with something new is looked for, so that a quiet reader costs nothing.
         # The plus sign forbids the index of each session's log: in one pass over the whole log
         # the first events come first, where the index would need all of them to sort.
-        numbers = self._with_news(position, sessions, owner)
+        numbers = self._with_news(position, sessions, within)
         if not numbers:
             return []
         rows = self._execute(
@@ -362,13 +372,14 @@ class SqliteView:
         )
         return _items(rows)
 
-    def _with_news(self, position: int, sessions: Sequence[str], owner: str | None) -> list[int]:
+    def _with_news(self, position: int, sessions: Sequence[str], within: Reach) -> list[int]:
         where, values = _where(
             {
                 "id IN (SELECT value FROM json_each(?))": json.dumps(list(sessions))
                 if sessions
                 else None,
-                "owner = ?": owner,
+                "owner = ?": within.owner,
+                f"id IN ({_TREE})": within.tree,
                 "last_position > ?": position,
             }
         )
@@ -386,6 +397,10 @@ class SqliteView:
             f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE run_id = ? ORDER BY attempt", (run_id,)
         )
         return [attempt_from(row) for row in rows]
+
+    def attempt_of_token(self, token_hash: str) -> Attempt | None:
+        row = self._one(f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE token_hash = ?", token_hash)
+        return None if row is None else attempt_from(row)
 
     def thread(self, session_id: str, provider: str) -> Thread | None:
         row = self._one(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
+from agent_orchestrator.domain.access import Reach
 from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.ports import View
@@ -17,6 +18,7 @@ from agent_orchestrator.testing.stores.samples import (
     a_request,
     a_run,
     a_session,
+    drafts,
     put,
 )
 
@@ -47,6 +49,56 @@ class Family(Opening):
 
             assert await store.read(look) == (2, 0, 1, 3)
             assert await store.read(lambda view: view.live_descendants(of_session.id)) == 0
+
+    async def test_lists_are_limited_to_a_session_and_what_descends_from_it(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.opened(tmp_path) as store:
+            root, other = a_session(owner="ann"), a_session(owner="ann")
+            below = {"root_session_id": root.id, "owner": "ann"}
+            child = a_session(parent_session_id=root.id, **below)
+            grandchild = a_session(parent_session_id=child.id, **below)
+            sibling = a_session(parent_session_id=root.id, **below)
+            family = [root, child, grandchild, sibling, other]
+            runs = {one.id: a_run(one.id) for one in family}
+            questions = {one.id: a_request(runs[one.id]) for one in family}
+            await put(store, *family, *runs.values())
+            for one in family:
+                await store.transact(lambda tx, one=one: tx.add_request(questions[one.id]))  # type: ignore[misc]
+                await store.transact(lambda tx, one=one: tx.append(one.id, drafts("x"), NOW))  # type: ignore[misc]
+            for top, members in (
+                (root, family[:4]),
+                (child, [child, grandchild]),
+                (grandchild, [grandchild]),
+                (other, [other]),
+            ):
+                ids = [one.id for one in members]
+                within = Reach(tree=top.id)
+
+                def look(view: View, within: Reach = within) -> list[object]:
+                    return [
+                        [one.id for one in view.sessions(within=within, limit=9)],
+                        view.runs(within=within, limit=9),
+                        view.requests(within=within, limit=9),
+                        [
+                            one.event.session_id
+                            for one in view.feed(after=None, within=within, limit=9)
+                        ],
+                        view.sessions(within=evolve(within, owner="bob"), limit=9),
+                        view.sessions(within=within, parent_session_id=root.id, limit=1),
+                        view.runs(within=within, session_id=other.id, limit=9),
+                    ]
+
+                children = [one for one in members if one.parent_session_id == root.id]
+                assert await store.read(look) == [
+                    ids,
+                    [runs[one] for one in ids],
+                    [questions[one] for one in ids],
+                    ids,
+                    [],
+                    [evolve(one, last_seq=1) for one in children[:1]],
+                    [runs[other.id]] if top is other else [],
+                ]
 
     async def test_messages_no_run_delivers_wait(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
@@ -97,7 +149,7 @@ class Family(Opening):
                 return [
                     view.request(full.id),
                     view.requests(limit=9),
-                    view.requests(owner="ann", limit=9),
+                    view.requests(within=Reach(owner="ann"), limit=9),
                     view.requests(session_id=other.id, limit=9),
                     view.requests(root_session_id=other.id, limit=9),
                     view.requests(run_id=run.id, after=plain.id, limit=9),

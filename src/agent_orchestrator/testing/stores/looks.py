@@ -11,6 +11,7 @@ import anyio.lowlevel
 import pytest
 from attrs import evolve
 
+from agent_orchestrator.domain.access import Reach
 from agent_orchestrator.domain.errors import (
     CursorAhead,
     InvalidRequest,
@@ -90,7 +91,7 @@ class Looks(Opening):
                 (None, "ann", "nobody"), (None, "closed"), (None, parent.id)
             ):
                 found = await all_pages(
-                    "sessions", owner=owner, status=status, parent_session_id=above
+                    "sessions", within=Reach(owner), status=status, parent_session_id=above
                 )
                 assert found == [
                     s
@@ -102,7 +103,9 @@ class Looks(Opening):
             for owner, state, session_id in product(
                 (None, "bob"), (None, RunStatus.COMPLETED), (None, sessions[1].id, "ses_none")
             ):
-                found = await all_pages("runs", owner=owner, status=state, session_id=session_id)
+                found = await all_pages(
+                    "runs", within=Reach(owner), status=state, session_id=session_id
+                )
                 assert found == [
                     r
                     for r in runs
@@ -184,17 +187,18 @@ class Looks(Opening):
                 return found
 
             assert await drain() == whole
-            for only in (
-                {"owner": "ann"},
-                {"owner": "nobody"},
+            cases: tuple[dict[str, Any], ...] = (
+                {"within": Reach("ann")},
+                {"within": Reach("nobody")},
                 {"sessions": (bob.id,)},
                 {"sessions": [bob.id, cid.id]},
-                {"sessions": (ann.id, bob.id), "owner": "ann"},
+                {"sessions": (ann.id, bob.id), "within": Reach("ann")},
                 {"sessions": ("ses_none",)},
-            ):
+            )
+            for only in cases:
                 wanted = only.get("sessions", (ann.id, bob.id, cid.id))
-                owned = {"ann": {ann.id, cid.id}, "nobody": set()}.get(
-                    str(only.get("owner")), {ann.id, bob.id, cid.id}
+                owned = {Reach("ann"): {ann.id, cid.id}, Reach("nobody"): set()}.get(
+                    only.get("within", Reach()), {ann.id, bob.id, cid.id}
                 )
                 assert await drain(**only) == [
                     item
@@ -227,6 +231,6 @@ class Looks(Opening):
                 await store.transact(lambda tx: tx.append(session.id, drafts("a"), NOW))
             await long.transact(lambda tx: tx.append(session.id, drafts("b"), NOW))
             ahead = await long.read(lambda view: view.feed_head())
-            for only in ({}, {"owner": "local"}, {"sessions": [session.id]}):
+            for only in ({}, {"within": Reach("local")}, {"sessions": [session.id]}):
                 with pytest.raises(CursorAhead):
                     await short.read(methodcaller("feed", after=ahead, limit=9, **only))

@@ -202,6 +202,7 @@ class Values(Opening):
                 delivered_at=NOW,
                 stderr_tail=HARD_TEXT,
                 steerable=True,
+                token_hash="ab" * 32,
             )
             await store.transact(methodcaller("put_attempt", second))
             await store.transact(methodcaller("put_attempt", first))
@@ -210,6 +211,21 @@ class Values(Opening):
             await store.transact(lambda tx: tx.put_attempt(ended))
             assert await store.read(lambda view: view.attempts(run.id)) == [ended, second]
             assert await store.read(lambda view: view.attempts("run_none")) == []
+
+    async def test_an_attempt_is_found_by_its_token(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            run = a_run(session.id)
+            await put(store, session, run)
+            first = Attempt(run.id, 1, "dmn_1/1", "codex", NOW, token_hash="11" * 32)
+            second = evolve(first, attempt=2, token_hash="22" * 32)
+            for attempt in (first, second, evolve(first, attempt=3, token_hash=None)):
+                await store.transact(methodcaller("put_attempt", attempt))
+            await store.transact(lambda tx: tx.put_attempt(evolve(second, token_hash=None)))
+            looked = [methodcaller("attempt_of_token", digit * 64) for digit in "123"]
+            assert [await store.read(look) for look in looked] == [first, second, None]
+            with pytest.raises(Conflict):
+                await store.transact(lambda tx: tx.put_attempt(evolve(first, attempt=4)))
 
     async def test_threads(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:

@@ -1,0 +1,118 @@
+"""The decision about each call, made in the very look or change that carries it out.
+
+What a caller may not see is answered as if it were not there, what it sees but may not do as
+forbidden. A caller whose token has ended meanwhile is nobody.
+"""
+
+from agent_orchestrator.domain import access
+from agent_orchestrator.domain.access import ALLOWED, Action, Principal, Reach
+from agent_orchestrator.domain.errors import Forbidden, NotFound, Unauthorized
+from agent_orchestrator.domain.lifecycle import ACTIVE
+from agent_orchestrator.domain.model import Request, Run, Session
+from agent_orchestrator.ports import View
+
+
+def holder(view: View, token_hash: str) -> Principal | None:
+    """Return the run whose token this is the hash of; None once its attempt is over."""
+    attempt = view.attempt_of_token(token_hash)
+    run = None if attempt is None else view.run(attempt.run_id)
+    if attempt is None or run is None or not _lasts(run, attempt.attempt):
+        return None
+    return Principal.of_run(run.id, run.attempt, run.session_id)
+
+
+def present(view: View, who: Principal) -> None:
+    """Do nothing, or refuse a caller that is no longer there.
+
+    :raises Unauthorized: if the attempt it acted as is over.
+    """
+    if who.run is None:
+        return
+    run = view.run(who.run.run_id)
+    if run is None or not _lasts(run, who.run.attempt):
+        raise Unauthorized("the run this token acts as is over")
+
+
+def _lasts(run: Run, attempt: int) -> bool:
+    # An attempt that was parked or released has raised the number already.
+    return run.attempt == attempt and run.status in ACTIVE
+
+
+def topics(who: Principal) -> tuple[str, ...]:
+    """Return the topics that ring when a caller may have ceased to be there."""
+    return () if who.run is None else (f"run:{who.run.run_id}",)
+
+
+def no_run(who: Principal) -> None:
+    """Do nothing, or refuse what is not for agents, on whichever session.
+
+    :raises Forbidden: if the caller is a run.
+    """
+    if who.run is not None:
+        raise Forbidden("an agent may not do this with its run's token")
+
+
+def session_for(view: View, who: Principal, action: Action, session_id: str) -> Session:
+    """Return a session the caller may do this with.
+
+    :raises NotFound: if there is none, or the caller may not know of it: one answer for both.
+    :raises Forbidden: if it may only see it.
+    :raises Unauthorized: if the caller is no longer there.
+    """
+    present(view, who)
+    session = view.session(session_id)
+    if session is None or not _may(view, who, action, session):
+        raise NotFound(f"no session {session_id}", {"session_id": session_id})
+    return session
+
+
+def run_for(view: View, who: Principal, action: Action, run_id: str) -> tuple[Run, Session]:
+    """Return a run the caller may do this with, and its session; see :func:`session_for`."""
+    present(view, who)
+    run = view.run(run_id)
+    session = None if run is None else view.session(run.session_id)
+    if run is None or session is None or not _may(view, who, action, session, run_id):
+        raise NotFound(f"no run {run_id}", {"run_id": run_id})
+    return run, session
+
+
+def request_for(view: View, who: Principal, action: Action, request_id: str) -> Request:
+    """Return a request the caller may do this with; see :func:`session_for`."""
+    present(view, who)
+    request = view.request(request_id)
+    session = None if request is None else view.session(request.session_id)
+    if request is None or session is None or not _may(view, who, action, session, request.run_id):
+        raise NotFound(f"no request {request_id}", {"request_id": request_id})
+    return request
+
+
+def reach(view: View, who: Principal) -> Reach:
+    """Return what a list may show the caller.
+
+    :raises Unauthorized: if it is no longer there.
+    """
+    present(view, who)
+    return access.reach(who)
+
+
+def _may(
+    view: View, who: Principal, action: Action, session: Session, run_id: str | None = None
+) -> bool:
+    """Tell whether a caller may do this; False where it may not even see it.
+
+    :raises Forbidden: if it may see it.
+    """
+    is_below = who.run is not None and _descends(view, session, who.run.session_id)
+    allowed = ALLOWED[access.standing(who, session, run_id=run_id, is_below=is_below)]
+    if action not in allowed and Action.READ in allowed:
+        target = run_id or session.id
+        raise Forbidden(f"this caller may not {action} {target}", {"action": action.name.lower()})
+    return action in allowed
+
+
+def _descends(view: View, session: Session, ancestor_id: str) -> bool:
+    above = session.parent_session_id
+    while above is not None and above != ancestor_id:
+        parent = view.session(above)
+        above = None if parent is None else parent.parent_session_id
+    return above is not None
