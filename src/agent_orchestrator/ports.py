@@ -327,9 +327,11 @@ class Store(Protocol):
 
     async def __aexit__(self, *exc: object) -> None: ...
 
-    async def transact(self, change: Callable[[Transaction], T]) -> T:
+    async def transact(self, change: Callable[[Transaction], T], *, reserve: bool = False) -> T:
         """Run a change and return its value once it is durable.
 
+        :param reserve: it may use what room is kept for when the disk is full: it records how
+            something ended, and asks for nothing new.
         :raises Unavailable: if it could not be made durable.
         """
         ...

@@ -337,11 +337,11 @@ class Flaky(MemoryStore):
 
     refusals = 0
 
-    async def transact(self, change: Any) -> Any:
+    async def transact(self, change: Any, *, reserve: bool = False) -> Any:
         if self.refusals:
             self.refusals -= 1
             raise Unavailable("the disk is full")
-        return await super().transact(change)
+        return await super().transact(change, reserve=reserve)
 
 
 async def test_a_store_that_fails_for_a_moment_costs_no_run() -> None:

@@ -28,7 +28,7 @@ async def main():
         await put(store, session)
         for number in range(40):
             await store.transact(lambda tx: tx.append(session.id, drafts(str(number)), NOW))
-        while store._noted != store._writer.mark:
+        while store._noted != store._condition.mark:
             await anyio.sleep(0.01)
         print(session.id, flush=True)
         await anyio.sleep_forever()
@@ -84,9 +84,9 @@ async def test_a_commit_counts_once_and_a_change_of_nothing_not_at_all(tmp_path)
         async with SqliteStore(path) as store:
             await store.transact(lambda tx: tx.session(session_id))
             await store.transact(lambda tx: tx.ring("x"))
-            assert store._writer.mark.commits == 3
+            assert store._condition.mark.commits == 3
             await store.transact(lambda tx: tx.append(session_id, drafts("c"), NOW))
-            assert store._writer.mark.commits == 4
+            assert store._condition.mark.commits == 4
     assert commits(path) == 4
     assert mirror(path).stat().st_mode & 0o777 == 0o600
 

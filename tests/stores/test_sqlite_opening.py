@@ -73,7 +73,14 @@ async def test_files_and_directories_are_made_for_their_owner_only(tmp_path):
     with anyio.fail_after(30):
         async with SqliteStore(path) as store:
             await put(store, a_session())
-            names = {"data.db", "data.db-wal", "data.db-shm", "data.db.lock", "data.db.commits"}
+            names = {
+                "data.db",
+                "data.db-wal",
+                "data.db-shm",
+                "data.db.lock",
+                "data.db.commits",
+                "data.db.ballast",
+            }
             while not (path.parent / "data.db.commits").exists():
                 await anyio.sleep(0.01)
             assert {entry.name for entry in path.parent.iterdir()} == names
@@ -81,7 +88,7 @@ async def test_files_and_directories_are_made_for_their_owner_only(tmp_path):
             assert mode(path.parent) == mode(path.parent.parent) == 0o700
             assert (store.backend, store.location) == ("sqlite", str(path))
             assert store.schema_version == len(migrations())
-    names = {"data.db", "data.db.lock", "data.db.commits"}
+    names = {"data.db", "data.db.lock", "data.db.commits", "data.db.ballast"}
     assert {entry.name for entry in path.parent.iterdir()} == names
 
 

@@ -58,19 +58,24 @@ STORE_RETRY_S = (0.1, 0.5, 2.0, 5.0)
 
 
 async def persistently(
-    core: Core, change: Callable[[Transaction], T], *, tries: int | None = None
+    core: Core,
+    change: Callable[[Transaction], T],
+    *,
+    tries: int | None = None,
+    reserve: bool = False,
 ) -> T:
     """Make a change, again and again while the store is unavailable.
 
     Shielded while a commit is under way: its caller must know whether it was made.
 
     :param tries: how often at most; None goes on until the store takes it.
+    :param reserve: see :meth:`~agent_orchestrator.ports.Store.transact`.
     :raises Unavailable: if it was not taken in so many tries.
     """
     for pause in itertools.chain(STORE_RETRY_S, itertools.repeat(STORE_RETRY_S[-1])):
         try:
             with anyio.CancelScope(shield=True):
-                return await core.store.transact(change)
+                return await core.store.transact(change, reserve=reserve)
         except Unavailable as error:
             tries = None if tries is None else tries - 1
             if tries == 0:

@@ -43,6 +43,9 @@ MUTATIONS: Final[dict[str, Mutation]] = {
 }
 """What returns a change, for the store to make together with the record of the key."""
 
+ENDINGS: Final = frozenset({ops.CANCEL_RUN.name})
+"""The mutations a full disk does not keep out: what fills it may be what is to end."""
+
 LOOKS: Final[dict[str, Look]] = {
     ops.LIST_SESSIONS.name: sessions.list_,
     ops.GET_SESSION.name: sessions.get,
@@ -78,9 +81,10 @@ async def carry_out(
         if once is not None and (reply := await core.store.read(once.replay)) is not None:
             return reply
         raise
+    reserve = operation.name in ENDINGS
     if once is None:
-        return Reply(await core.store.transact(change))
-    return await core.store.transact(partial(once.make, core, change))
+        return Reply(await core.store.transact(change, reserve=reserve))
+    return await core.store.transact(partial(once.make, core, change), reserve=reserve)
 
 
 @frozen

@@ -71,7 +71,8 @@ async def recover(core: Core, done: anyio.Event) -> None:
             if found is not None and not found.alive
         ]
         for start in range(0, len(gone), BATCH):
-            await persistently(core, partial(_take_up, core, gone[start : start + BATCH]))
+            batch = gone[start : start + BATCH]
+            await persistently(core, partial(_take_up, core, batch), reserve=True)
         done.set()
         if len(gone) == len(lost):
             break

@@ -298,12 +298,12 @@ async def _end(
         return _finish(core, live, tx, _FAULT, None)
 
     try:
-        live.ended = await persistently(core, change, tries=tries)
+        live.ended = await persistently(core, change, tries=tries, reserve=True)
     except (ledger.StaleAttempt, Unavailable):
         raise
     except Exception:
         logger.exception("run %s: what it said last cannot be recorded", live.run.id)
-        live.ended = await persistently(core, change_alone, tries=tries)
+        live.ended = await persistently(core, change_alone, tries=tries, reserve=True)
 
 
 def _finish(

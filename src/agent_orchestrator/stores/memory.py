@@ -597,7 +597,12 @@ class MemoryStore:
     async def __aexit__(self, *exc: object) -> None:
         self._open = False
 
-    async def transact(self, change: Callable[[Transaction], T]) -> T:
+    async def transact(
+        self,
+        change: Callable[[Transaction], T],
+        *,
+        reserve: bool = False,  # noqa: ARG002 - nothing fills up here
+    ) -> T:
         # The one place to wait stands before the change: once it is made nothing can get between
         # it and its answer.
         await anyio.lowlevel.checkpoint()

@@ -1,13 +1,14 @@
 """Opening a database: whose file it is, whether it is sound, and how each connection is set."""
 
 import contextlib
+import logging
 import os
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 import apsw
-from attrs import frozen
+from attrs import define
 
 from agent_orchestrator.domain.errors import (
     ForeignDatabase,
@@ -20,9 +21,11 @@ from agent_orchestrator.stores.sqlite.lock import FileLock
 from agent_orchestrator.stores.sqlite.mirror import Mark, Mirror, read_mark
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrate, schema_version
 
+_log = logging.getLogger("agent_orchestrator.store")
+
 READERS: Final = 4
 
-_BUSY_TIMEOUT_MS: Final = 5000
+BUSY_TIMEOUT_MS: Final = 5000
 """Nobody else writes; a checkpoint or another program's backup may be in the way for a moment."""
 
 _WAL_LIMIT: Final = 64 * 1024 * 1024
@@ -35,7 +38,7 @@ once. With SQLite's 1000 an accepted message costs an eighth more."""
 _WRITER_CACHE_KIB: Final = 16 * 1024
 
 
-@frozen
+@define
 class Database:
     """An open database: one connection that writes, some that only read, and the lock.
 
@@ -50,14 +53,40 @@ class Database:
     mark: Mark
     found: tuple[Problem, ...] = ()
 
+    def reopen(self) -> Mark:
+        """Replace the writing connection; return how far the database has come.
+
+        The readers stay: while they do, what a failed commit left in the write-ahead log is not
+        taken for committed.
+
+        :raises apsw.Error: if it cannot be opened; then there is none to write with.
+        :raises StoreOpenError: likewise.
+        """
+        with contextlib.suppress(apsw.Error):
+            self.writer.close()
+        writer = _connect(self.path)
+        try:
+            _prepare(self.path, writer)
+            mark = read_mark(writer)
+        except BaseException:
+            writer.close()
+            raise
+        assert mark is not None, "this schema counts commits"
+        self.writer = writer
+        return mark
+
     def close(self) -> None:
         """Empty the write-ahead log into the database and let go of it."""
         try:
             for reader in self.readers:
                 reader.close()
             self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.Error as error:
+            # Nothing is lost: the next start finds it in the log.
+            _log.warning("%s: its write-ahead log cannot be emptied: %s", self.path, error)
         finally:
-            self.writer.close()
+            with contextlib.suppress(apsw.Error):
+                self.writer.close()
             self.lock.release()
 
 
@@ -140,7 +169,7 @@ def _prepare(path: Path, writer: apsw.Connection) -> None:
 
 def _connect(path: Path) -> apsw.Connection:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-    connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
+    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
     for name, value in (
         ("synchronous", 2),  # FULL: what was acknowledged survives a power cut
         ("foreign_keys", 1),
@@ -175,7 +204,7 @@ def _look_first(path: Path) -> Mark | None:
     if _has_log(path):
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         behind, mark = mark, _check(path, connection, whole=True)
         if behind and mark and behind.database not in (mark.database, mark.backup_of):
             raise StoreDamaged(

@@ -1,5 +1,6 @@
 """The store's life: open, take changes and looks from many tasks, close."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -18,11 +19,12 @@ from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.operations import Problem
 from agent_orchestrator.ports import Transaction, View
 from agent_orchestrator.stores.bells import Bells
+from agent_orchestrator.stores.sqlite.condition import Condition
 from agent_orchestrator.stores.sqlite.connection import READERS, Database, open_database
 from agent_orchestrator.stores.sqlite.mirror import Mark, Mirror
 from agent_orchestrator.stores.sqlite.schema import schema_version
 from agent_orchestrator.stores.sqlite.view import SqliteView
-from agent_orchestrator.stores.sqlite.writer import GroupWriter, Pending
+from agent_orchestrator.stores.sqlite.writer import GroupWriter, Pending, is_failure
 
 T = TypeVar("T")
 
@@ -46,7 +48,6 @@ class SqliteStore:
         self._accept_loss = accept_loss
         self._bells = Bells()
         self._accepting = False
-        self._problems: dict[str, Problem] = {}
         self._noted: Mark | None = None
         self._noting = threading.Lock()
 
@@ -73,11 +74,13 @@ class SqliteStore:
             partial(open_database, self._path, accept_loss=self._accept_loss),
             limiter=self._threads,
         )
-        self._problems = {problem.code: problem for problem in self._database.found}
+        self._condition = await anyio.to_thread.run_sync(
+            Condition, self._database, limiter=self._threads
+        )
         self._idle: SimpleQueue[apsw.Connection | None] = SimpleQueue()
         for reader in self._database.readers:
             self._idle.put(reader)
-        self._writer = GroupWriter(self._bells, self._database.mark)
+        self._writer = GroupWriter(self._bells, self._condition)
         self._closing = anyio.Event()
         self._scope: TaskGroup = anyio.create_task_group()
         await self._scope.__aenter__()
@@ -101,9 +104,7 @@ class SqliteStore:
     async def _write(self, database: Database) -> None:
         with anyio.CancelScope(shield=True):
             try:
-                await anyio.to_thread.run_sync(
-                    self._writer.run, database.writer, limiter=self._threads
-                )
+                await anyio.to_thread.run_sync(self._writer.run, limiter=self._threads)
             finally:
                 self._accepting = False
                 self._writer.refuse_queued()
@@ -132,21 +133,21 @@ class SqliteStore:
 
     def _note(self, mirror: Mirror) -> None:
         with self._noting:
-            mark = self._writer.mark
+            mark = self._condition.mark
             if mark == self._noted:
                 return
             try:
                 mirror.write(mark)
             except OSError as error:
                 text = f"{mirror.path} cannot be written: {error.strerror}"
-                self._problems["mirror_failed"] = Problem("mirror_failed", text)
+                self._condition.problems["mirror_failed"] = Problem("mirror_failed", text)
             else:
                 self._noted = mark
-                self._problems.pop("mirror_failed", None)
+                self._condition.problems.pop("mirror_failed", None)
 
-    async def transact(self, change: Callable[[Transaction], T]) -> T:
+    async def transact(self, change: Callable[[Transaction], T], *, reserve: bool = False) -> T:
         self._check_accepting()
-        pending = Pending(change)
+        pending = Pending(change, reserve=reserve)
         self._writer.submit(pending)
         await pending.done.wait()
         if pending.error is not None:
@@ -171,12 +172,20 @@ class SqliteStore:
             try:
                 return look(SqliteView(connection))
             finally:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+        except apsw.Error as error:
+            if is_failure(error):
+                raise self._condition.damaged(error) from error
+            raise
         finally:
             self._idle.put(connection)
 
     async def problems(self) -> Sequence[Problem]:
-        return tuple(self._problems.values())
+        if self._condition.fault is not None:
+            with contextlib.suppress(Unavailable):
+                await self.transact(lambda _: None)  # is there one still?
+        return self._condition.told()
 
     def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
         return self._bells.listen(bell)

@@ -1,5 +1,6 @@
 """The one writer: commits the changes of many callers together, and answers after the commit."""
 
+import contextlib
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -8,12 +9,12 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import apsw
-from attrs import evolve
 
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.ports import Transaction
 from agent_orchestrator.stores.bells import Bells
-from agent_orchestrator.stores.sqlite.mirror import COUNT_UP, Mark
+from agent_orchestrator.stores.sqlite.condition import Condition, Fault
+from agent_orchestrator.stores.sqlite.mirror import COUNT_UP
 from agent_orchestrator.stores.sqlite.transaction import SqliteTransaction
 
 BATCH: Final = 64
@@ -27,10 +28,11 @@ request, one for the task that answers it."""
 class Pending:
     """A change on its way through the writer, and then its answer."""
 
-    __slots__ = ("change", "done", "error", "value")
+    __slots__ = ("change", "done", "error", "reserve", "value")
 
-    def __init__(self, change: Callable[[Transaction], Any]) -> None:
+    def __init__(self, change: Callable[[Transaction], Any], *, reserve: bool = False) -> None:
         self.change = change
+        self.reserve = reserve
         self.done = anyio.Event()
         self.value: Any = None
         self.error: BaseException | None = None
@@ -42,23 +44,17 @@ class GroupWriter:
     While one commit waits for the disk the next batch gathers: the busier, the cheaper each change.
     """
 
-    def __init__(self, bells: Bells, mark: Mark) -> None:
+    def __init__(self, bells: Bells, condition: Condition) -> None:
         self._queue: SimpleQueue[Pending | None] = SimpleQueue()
         self._bells = bells
+        self._condition = condition
         self._crowd: list[Pending] = []
         self._came = anyio.Event()
         self._is_crowded = False
         """Whether the last commit was for more than one caller."""
         self._finishing = False
-        self._opened_at = mark
-        self._commits = mark.commits
         self.committed = anyio.Event()
         """Set after a commit; whoever waits for the next one replaces it."""
-
-    @property
-    def mark(self) -> Mark:
-        """How far the database has come, durably."""
-        return evolve(self._opened_at, commits=self._commits)
 
     def submit(self, pending: Pending) -> None:
         """Put a change into the queue. Does not wait."""
@@ -100,13 +96,13 @@ class GroupWriter:
         self._send_crowd()
         self._queue.put(None)
 
-    def run(self, connection: apsw.Connection) -> None:
+    def run(self) -> None:
         """Write until told to finish; to be called in a worker thread of the event loop."""
         finishing = False
         while not finishing:
             batch, finishing = self._gather()
             if batch:
-                topics = self._commit(connection, batch)
+                topics = self._commit(batch)
                 anyio.from_thread.run_sync(self._answer, topics, batch)
 
     def _gather(self) -> tuple[list[Pending], bool]:
@@ -139,8 +135,25 @@ class GroupWriter:
                 pending.error = Unavailable("the store is closed")
                 pending.done.set()
 
-    def _commit(self, connection: apsw.Connection, batch: list[Pending]) -> frozenset[str]:
-        """Run the changes in one transaction, fill in their answers, and return what was rung."""
+    def _commit(self, batch: list[Pending]) -> frozenset[str]:
+        """Make the changes that can be made, answer all, and return what was rung."""
+        if self._condition.fault is not None:
+            batch = _admitted(batch, self._condition.heal())
+        topics = self._transact(batch)
+        if topics is None:
+            # What was refused for want of room is tried once more where room was kept for it.
+            topics = self._transact(_admitted(batch, self._condition.fault))
+        return topics or frozenset()
+
+    def _transact(self, batch: list[Pending]) -> frozenset[str] | None:
+        """Run the changes in one transaction, fill in their answers, and return what was rung.
+
+        :return: None if the database failed: then each has its refusal.
+        """
+        if not batch:
+            return frozenset()
+        connection = self._condition.writer
+        is_committing = False
         try:
             written = connection.total_changes()
             connection.execute("BEGIN IMMEDIATE")
@@ -150,20 +163,63 @@ class GroupWriter:
                 connection.execute("BEGIN IMMEDIATE")
                 topics = set()
                 for pending in batch:
-                    topics |= _apply_apart(connection, pending)
+                    topics |= self._apply_apart(connection, pending)
             counts = connection.total_changes() != written
             if counts:
                 connection.execute(COUNT_UP)
+            is_committing = True
             connection.execute("COMMIT")
-            self._commits += counts
+            if counts:
+                self._condition.counted()
         except apsw.Error as error:
-            _roll_back(connection)
+            fault = self._condition.failed(error, is_outcome_known=not is_committing)
+            with contextlib.suppress(apsw.Error):
+                _roll_back(connection)
             for pending in batch:
-                # One for each: a traceback belongs to one caller. A refusal, too, may rest on what
-                # another change of the batch had done, which is now undone.
-                pending.error = _unavailable(error)
-            return frozenset()
+                # A refusal, too, may rest on what another change of the batch had done, which is
+                # now undone.
+                pending.error = fault.refusal()
+                pending.error.__cause__ = error
+            return None
         return frozenset(topics)
+
+    def _apply_apart(self, connection: apsw.Connection, pending: Pending) -> set[str]:
+        """Run one change in a savepoint of its own, so that its refusal leaves the others alone.
+
+        :raises apsw.Error: if the database fails, which ends the whole transaction.
+        """
+        pending.value = pending.error = None
+        connection.execute("SAVEPOINT change")
+        transaction = SqliteTransaction(connection)
+        try:
+            pending.value = pending.change(transaction)
+        except BaseException as error:
+            if isinstance(error, apsw.FullError | apsw.IOError) or not connection.in_transaction:
+                raise  # SQLite itself may have given up the whole transaction
+            if is_failure(error):
+                pending.error = self._condition.damaged(error)
+                pending.error.__cause__ = error
+            else:
+                pending.error = error
+            connection.execute("ROLLBACK TO change")
+            connection.execute("RELEASE change")
+            return set()
+        connection.execute("RELEASE change")
+        return transaction.topics
+
+
+def _admitted(batch: list[Pending], fault: Fault | None) -> list[Pending]:
+    """Return the changes that may be tried in spite of a fault; the others have its refusal."""
+    if fault is None:
+        return batch
+    admitted = []
+    for pending in batch:
+        if pending.reserve and fault.code == "disk_full":
+            pending.value = pending.error = None
+            admitted.append(pending)
+        elif pending.error is None:
+            pending.error = fault.refusal()
+    return admitted
 
 
 def _apply_together(connection: apsw.Connection, batch: list[Pending]) -> set[str] | None:
@@ -179,7 +235,7 @@ def _apply_together(connection: apsw.Connection, batch: list[Pending]) -> set[st
         try:
             pending.value = pending.change(transaction)
         except BaseException as error:  # noqa: BLE001 - it is its caller's
-            if _is_failure(error) or connection.total_changes() != written:
+            if is_failure(error) or connection.total_changes() != written:
                 return None
             pending.error = error
         else:
@@ -187,38 +243,11 @@ def _apply_together(connection: apsw.Connection, batch: list[Pending]) -> set[st
     return topics
 
 
-def _apply_apart(connection: apsw.Connection, pending: Pending) -> set[str]:
-    """Run one change in a savepoint of its own, so that its refusal leaves the others alone.
-
-    :raises apsw.Error: if the database fails, which ends the whole transaction.
-    """
-    pending.value = pending.error = None
-    connection.execute("SAVEPOINT change")
-    transaction = SqliteTransaction(connection)
-    try:
-        pending.value = pending.change(transaction)
-    except BaseException as error:
-        if not connection.in_transaction:
-            raise  # SQLite itself gave up the whole transaction (disk full, I/O error)
-        pending.error = _unavailable(error) if _is_failure(error) else error
-        connection.execute("ROLLBACK TO change")
-        connection.execute("RELEASE change")
-        return set()
-    connection.execute("RELEASE change")
-    return transaction.topics
-
-
-def _is_failure(error: BaseException) -> bool:
+def is_failure(error: BaseException) -> bool:
     """Tell an error of the database from one in the use of it."""
     return isinstance(error, apsw.Error) and not isinstance(
         error, apsw.SQLError | apsw.ConstraintError | apsw.MismatchError | apsw.TooBigError
     )
-
-
-def _unavailable(error: BaseException) -> Unavailable:
-    refusal = Unavailable(f"the database could not be written: {error}")
-    refusal.__cause__ = error
-    return refusal
 
 
 def _roll_back(connection: apsw.Connection) -> None:
