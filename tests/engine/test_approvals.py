@@ -17,7 +17,7 @@ from agent_orchestrator import (
     RunStatus,
     open_embedded,
 )
-from agent_orchestrator.domain.access import Principal, RunIdentity
+from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.model import MANUAL, Approvals, Request
 from agent_orchestrator.stores.memory import MemoryStore
@@ -191,11 +191,7 @@ async def test_what_is_for_people_no_agent_decides_or_waits_for() -> None:
     async with MemoryStore() as store, Orchestrator(store, config) as engine:
         client = Client(engine)
         parent, child = await family(client)
-        agent = Client(
-            engine.acting_as(
-                Principal("local", admin=True, run=RunIdentity(parent.id, 1, parent.session_id))
-            )
-        )
+        agent = Client(engine.acting_as(Principal.of_run(parent.id, 1, parent.session_id)))
         request = await asked(agent, parent)
         strict = await client.spawn("ask Sure?", run_id=parent.id, approvals="ask-human")
         reply = await client.reply_parent(strict.run.id, "Sure?", request_kind="approval_request")

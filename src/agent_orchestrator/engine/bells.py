@@ -41,12 +41,13 @@ class Bells:
     def take(self, *topics: str) -> Iterator[Bell]:
         """Take a bell for some topics while the scope lasts."""
         bell = Bell()
-        for topic in topics:
+        heard = frozenset(topics)
+        for topic in heard:
             self._taken.setdefault(topic, set()).add(bell)
         try:
             yield bell
         finally:
-            for topic in topics:
+            for topic in heard:
                 taken = self._taken[topic]
                 taken.discard(bell)
                 if not taken:
