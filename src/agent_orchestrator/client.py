@@ -385,6 +385,7 @@ class Client:
 
         :param session_id: None means all sessions the caller may read; the cursor is then an
             opaque string (``client.transport.subscribe`` hands it out with each event).
+        :param cursor: ``"head"`` is the end of the log as it is now.
         :param follow: go on with what comes, for ever; else end where the log ends now.
         """
         ids = () if session_id is None else (session_id,)

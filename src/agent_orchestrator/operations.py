@@ -786,13 +786,18 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
 # --- streams --------------------------------------------------------------------------------
 
 
+HEAD: Final = "head"
+"""The cursor that stands for the end of the log as it is now."""
+
+
 @frozen
 class StreamRequest:
     """Follow the log of some sessions.
 
     :param session_ids: which; none means every session the caller may read.
-    :param cursor: resume after it; None starts at the first event. With one session it is a
-        ``seq``, over many an opaque string that an earlier item of the same stream carried.
+    :param cursor: resume after it; None starts at the first event, :data:`HEAD` after the last there
+        is. With one session it is a ``seq``, over many an opaque string that an earlier item of the
+        same stream carried.
     """
 
     session_ids: Sequence[str] = ()

@@ -10,8 +10,8 @@ import httpx
 
 from agent_orchestrator.domain.errors import OrchestratorError, Unavailable, Unreachable
 from agent_orchestrator.domain.model import Event
-from agent_orchestrator.operations import Operation, StreamItem, StreamRequest
-from agent_orchestrator.ports import Reply, Subscription, Transport
+from agent_orchestrator.operations import CaughtUp, Operation, StreamItem, StreamRequest
+from agent_orchestrator.ports import Reply, Transport
 from agent_orchestrator.remote import connect
 from agent_orchestrator.wire.codec import command
 from agentctl.failures import Failure, refused, unreachable
@@ -112,8 +112,25 @@ class Connection:
         *,
         patience_s: float | None = FOLLOW_PATIENCE_S,
     ) -> None:
-        """Hand over every event after the cursor, once and in order, until ``take`` returns True.
+        """Hand over every event of a session; see :meth:`stream`."""
+        await self.stream(
+            (session_id,),
+            str(cursor),
+            lambda item: isinstance(item, StreamItem) and take(item.event),
+            patience_s=patience_s,
+        )
 
+    async def stream(
+        self,
+        session_ids: tuple[str, ...],
+        cursor: str,
+        take: Callable[[StreamItem | CaughtUp], bool],
+        *,
+        patience_s: float | None = FOLLOW_PATIENCE_S,
+    ) -> None:
+        """Hand over what comes after the cursor, once and in order, until ``take`` returns True.
+
+        :param session_ids: of which sessions; of all that may be read, without any.
         :param patience_s: how long to look for a daemon that went away; None means for ever.
         :raises OrchestratorError: if the stream is refused.
         :raises Unreachable: if the daemon was never there, or stays away.
@@ -122,7 +139,7 @@ class Connection:
         pauses = _Pauses(patience_s)
         while True:
             try:
-                request = StreamRequest((session_id,), str(cursor))
+                request = StreamRequest(session_ids, cursor)
                 async with self._transport.subscribe(request) as subscription:
                     self._reached = True
                     if lost_at is not None:
@@ -130,10 +147,10 @@ class Connection:
                         self._output.announce(f"agentctl: connected again after {away}")
                         lost_at, pauses = None, _Pauses(patience_s)
                     while True:
-                        for event in await _events(subscription):
-                            cursor = event.seq
+                        for item in await subscription.receive():
+                            cursor = item.cursor
                             pauses = _Pauses(patience_s)
-                            if take(event):
+                            if take(item):
                                 return
             except (Unreachable, Unavailable) as error:
                 lost = isinstance(error, Unavailable) or self._may_return(error)
@@ -143,10 +160,6 @@ class Connection:
                     self._output.announce("agentctl: connection lost, connecting again …")
                 if not lost or not await pauses.take():
                     raise
-
-
-async def _events(subscription: Subscription) -> list[Event]:
-    return [item.event for item in await subscription.receive() if isinstance(item, StreamItem)]
 
 
 def _is_refusal(error: Unreachable) -> bool:

@@ -11,7 +11,7 @@ from quart import Response
 
 from agent_orchestrator.domain import errors
 from agent_orchestrator.fields import MAX_ID, MAX_INTEGER, MAX_NAME
-from agent_orchestrator.operations import CaughtUp, StreamItem, StreamRequest
+from agent_orchestrator.operations import HEAD, CaughtUp, StreamItem, StreamRequest
 from agent_orchestrator.ports import Gateway, Subscription, Transport
 from agent_orchestrator.wire import codec, problems, sse, strict_json
 from agentd.auth import Guard
@@ -65,6 +65,8 @@ def stream_request(query_string: bytes, last_event_id: str | None) -> StreamRequ
 
 
 def _cursor_problem(cursor: str, *, single: bool) -> str | None:
+    if cursor == HEAD:
+        return None
     if not single:
         return f"must be 1 to {MAX_NAME} characters" if not 0 < len(cursor) <= MAX_NAME else None
     if cursor.isascii() and cursor.isdigit() and len(cursor) < 20 and int(cursor) <= MAX_INTEGER:
@@ -118,7 +120,7 @@ class EventStream(Response):
             while pending:
                 chunk = bytearray()
                 while pending and len(chunk) < CHUNK_BYTES:
-                    chunk += _encode(pending.popleft())
+                    chunk += _encode(pending.popleft(), from_head=self._asked.cursor == HEAD)
                 await send(_body(bytes(chunk)))
 
 
@@ -130,9 +132,11 @@ async def _next_batch(
     return ()
 
 
-def _encode(item: StreamItem | CaughtUp) -> bytes:
+def _encode(item: StreamItem | CaughtUp, *, from_head: bool) -> bytes:
+    if isinstance(item, CaughtUp) and from_head:
+        return f"id: {item.cursor}\n".encode() + sse.CAUGHT_UP
     if isinstance(item, CaughtUp):
-        return b": caught up\n\n"
+        return sse.CAUGHT_UP
     event = item.event
     return sse.encode(sse.Frame(codec.event_to_json(event), event.event_type, item.cursor))
 

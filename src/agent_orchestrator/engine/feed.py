@@ -13,6 +13,7 @@ from agent_orchestrator.engine.bells import Bell
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.fields import MAX_ID, MAX_INTEGER
 from agent_orchestrator.operations import (
+    HEAD,
     CaughtUp,
     EventPage,
     ListEvents,
@@ -68,7 +69,8 @@ async def subscribe(
     with core.bells.take(*heard, *topics(who)) as bell:
         reader: _SessionReader | _FeedReader
         if len(ids) == 1:
-            reader = _SessionReader(core, who, bell, ids[0], _sequence(request.cursor))
+            after = None if request.cursor == HEAD else _sequence(request.cursor)
+            reader = _SessionReader(core, who, bell, ids[0], after)
         else:
             reader = _FeedReader(core, who, bell, ids, request.cursor)
         await reader.check()
@@ -87,13 +89,15 @@ class _SessionReader:
     """A place in one session's log; the cursor is its ``seq``."""
 
     def __init__(
-        self, core: Core, who: Principal, bell: Bell, session_id: str, cursor: int
+        self, core: Core, who: Principal, bell: Bell, session_id: str, cursor: int | None
     ) -> None:
+        """:param cursor: None is the end of the log."""
         self._core = core
         self._who = who
         self._bell = bell
         self._session_id = session_id
-        self._cursor = cursor
+        self._cursor = cursor or 0
+        self._from_head = cursor is None
         self._goal = 0
         self._caught_up = False
 
@@ -105,6 +109,8 @@ class _SessionReader:
             return session_for(view, self._who, Action.READ, self._session_id).last_seq
 
         self._goal = await self._core.store.read(look)
+        if self._from_head:
+            self._cursor = self._goal
 
     async def receive(self) -> Sequence[StreamItem | CaughtUp]:
         while True:
@@ -147,7 +153,8 @@ class _FeedReader:
         self._who = who
         self._bell = bell
         self._session_ids = session_ids
-        self._cursor = cursor
+        self._cursor = None if cursor == HEAD else cursor
+        self._from_head = cursor == HEAD
         self._goal: str | None = None
         """The head when the reader came, until that is passed."""
 
@@ -159,6 +166,8 @@ class _FeedReader:
             return view.feed_head()
 
         self._goal = await self._core.store.read(look)
+        if self._from_head:
+            self._cursor = self._goal
 
     def _next(self, view: View) -> tuple[list[StreamItem], str]:
         for session_id in self._session_ids:

@@ -20,7 +20,7 @@ from agent_orchestrator.domain.errors import (
 )
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Event, Request, Run
-from agent_orchestrator.operations import MessageReply
+from agent_orchestrator.operations import CaughtUp, MessageReply, StreamItem, StreamRequest
 from agent_orchestrator.testing.scripted import PROVIDER
 
 PATIENCE_S = 20.0
@@ -599,6 +599,24 @@ class ClientContract:
             await client.resolve_request(asked.request.id, "answer")
         with pytest.raises(NotFound):
             await client.get_request("req_none")
+
+    async def test_a_stream_may_begin_at_the_end(self, client: Client) -> None:
+        session = await client.create_session()
+        for scope in ((session.id,), ()):
+            await _turn(client, session.id, "say before")
+            ids = scope[0] if scope else None
+            assert [event async for event in client.events(ids, cursor="head")] == []
+            request = StreamRequest(scope, "head")
+            with anyio.fail_after(PATIENCE_S):
+                async with client.transport.subscribe(request) as subscription:
+                    (caught_up,) = await subscription.receive()
+                    assert isinstance(caught_up, CaughtUp)
+                    updated = await client.update_session(session.id, title=f"now {scope}")
+                    (item,) = await subscription.receive()
+                    assert isinstance(item, StreamItem)
+                    assert item.event.data == {"title": updated.title}
+            again = [event async for event in client.events(ids, cursor=caught_up.cursor)]
+            assert again == [item.event]
 
     # --- who decides --------------------------------------------------------------------------
 

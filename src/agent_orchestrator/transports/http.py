@@ -186,6 +186,7 @@ class _SseSubscription:
 
     def _take(self, frame: sse.Frame) -> None:
         if frame.comment == sse.CAUGHT_UP_COMMENT:
+            self._cursor = frame.id or self._cursor
             self._ready.append(CaughtUp(self._cursor or "0"))
         elif frame.data and frame.id is not None:
             event = codec.from_plain(Event, json.loads(frame.data))

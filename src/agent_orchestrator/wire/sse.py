@@ -9,7 +9,8 @@ KEEPALIVE = b": still here\n\n"
 
 CAUGHT_UP = b": caught up\n\n"
 """The comment that follows the last event there was when the reader came. A comment, as it must
-neither move a reader's cursor nor reach one who knows event types only."""
+neither move a reader's cursor nor reach one who knows event types only. To a reader that began at
+the end it comes with the cursor it then has (an ``id`` without data is no event)."""
 
 CAUGHT_UP_COMMENT = "caught up"
 
@@ -61,7 +62,7 @@ class Decoder:
 
     def _line(self, line: str) -> Frame | None:
         if line.startswith(":"):
-            return Frame("", comment=line[1:].strip())
+            return Frame("", id=self._id, comment=line[1:].strip())
         if not line:
             frame = Frame("\n".join(self._data), self._event, self._id) if self._data else None
             self._data, self._event = [], ""

@@ -1,5 +1,7 @@
 """``agentctl request``: the inbox of what agents ask."""
 
+import shlex
+import shutil
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +18,7 @@ _STATUSES = ["pending", "approved", "denied", "answered", "expired", "canceled"]
     cls=Group,
     examples="""
     agentctl request list
+    agentctl request watch
     agentctl request show req_01k0
     agentctl request approve req_01k0
     """,
@@ -93,6 +96,52 @@ def show(request_id: str) -> None:
             call.output.hint(f"next: {answering(found.kind, found.id)}")
 
     call.run(body)
+
+
+@request.command(
+    examples="""
+    agentctl request watch
+    agentctl request watch --exec "notify-send 'An agent asks'"
+    agentctl request watch --once --field id
+    """
+)
+@click.option("--exec", "hook", metavar="CMD", help="Run this for each request.")
+@click.option("--all", "every", is_flag=True, help="Also what a parent's agent is to answer.")
+@click.option("--once", is_flag=True, help="End after the first.")
+def watch(hook: str | None, *, every: bool, once: bool) -> None:
+    """Tell of each request that people are to answer, as it comes, and ring the terminal's bell.
+
+    Those that are open already come first. What a parent's agent is to answer is told when it does
+    not.
+
+    CMD is a program with its arguments, not a line of the shell. It gets the request as JSON on its
+    standard input, and AGENTCTL_REQUEST_ID, AGENTCTL_REQUEST_KIND, AGENTCTL_REQUEST_SESSION_ID and
+    AGENTCTL_REQUEST_RUN_ID in its environment; what it prints goes to standard error.
+    """
+    call = Call.current()
+    argv = None if hook is None else program(hook)
+
+    async def body(connection: Any) -> None:
+        from agentctl.watching import Hook, watch_requests
+
+        hooked = None if argv is None else Hook(argv, call.settings.url, call.output)
+        await watch_requests(connection, call.output, hooked, every=every, once=once)
+
+    call.run(body)
+
+
+def program(line: str) -> list[str]:
+    """Return the program and its arguments a line names.
+
+    :raises Failure: if there is no such program.
+    """
+    try:
+        argv = shlex.split(line)
+    except ValueError as error:
+        raise usage(f"--exec: {error}") from None
+    if not argv or shutil.which(argv[0]) is None:
+        raise usage(f"--exec: there is no program {argv[0] if argv else line}")
+    return argv
 
 
 def _resolve(decision: str, request_id: str, text: str | None, **values: Any) -> None:

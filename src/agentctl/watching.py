@@ -1,0 +1,182 @@
+"""Watching for what agents ask: a line, the terminal's bell, and a program of the user's for each."""
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from attrs import field, frozen
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import Event, Request
+from agent_orchestrator.operations import HEAD, LIST_REQUESTS, CaughtUp, StreamItem
+from agent_orchestrator.wire import codec
+from agentctl.connection import Connection
+from agentctl.output import Output, compact
+from agentctl.paging import pages
+from agentctl.questions import asked
+from agentctl.terminal import is_terminal, one_line, put
+from agentctl.times import local
+
+BELL: Final = "\a"
+
+HOOKS: Final = 8
+"""Programs run at once: further ones wait their turn."""
+
+_TOLD: Final = frozenset({EventType.REQUEST_CREATED, EventType.REQUEST_UPDATED})
+
+
+@frozen
+class Hook:
+    """A program run for each request.
+
+    :param url: where it reaches the daemon, as ``AGENTCTL_URL``.
+    """
+
+    argv: Sequence[str]
+    url: str
+    output: Output
+    _places: anyio.CapacityLimiter = field(factory=lambda: anyio.CapacityLimiter(HOOKS))
+
+    async def run(self, request: Request) -> None:
+        """Run it; that it fails is told, and no more."""
+        env = os.environ | {
+            "AGENTCTL_URL": self.url,
+            "AGENTCTL_REQUEST_ID": request.id,
+            "AGENTCTL_REQUEST_KIND": request.kind,
+            "AGENTCTL_REQUEST_SESSION_ID": request.session_id,
+            "AGENTCTL_REQUEST_RUN_ID": request.run_id,
+        }
+        document = compact(codec.to_plain(request)) + "\n"
+        async with self._places:
+            try:
+                done = await anyio.run_process(
+                    self.argv,
+                    input=document.encode(),
+                    stdout=sys.stderr.fileno(),
+                    stderr=None,
+                    check=False,
+                    env=env,
+                )
+            except (OSError, subprocess.SubprocessError) as error:
+                self.output.announce(f"agentctl: {self.argv[0]} cannot be run: {error}")
+                return
+        if done.returncode:
+            self.output.announce(
+                f"agentctl: {self.argv[0]} ended with {done.returncode} for {request.id}"
+            )
+
+
+async def watch_requests(
+    connection: Connection, output: Output, hook: Hook | None, *, every: bool, once: bool
+) -> None:
+    """Tell of each request once: those that are open, then those that come.
+
+    :param every: also of those a parent's agent is to answer.
+    :param once: end after the first.
+    """
+    sender, receiver = anyio.create_memory_object_stream[Event | None](math.inf)
+    async with anyio.create_task_group() as tasks, sender, receiver:
+        tasks.start_soon(_follow, connection, sender)
+        watch = _Watch(connection, output, hook, receiver, every=every, once=once)
+        # The programs run in a group of their own, so that the last of them comes to its end.
+        async with anyio.create_task_group() as hooks:
+            await watch.run(hooks)
+        tasks.cancel_scope.cancel()
+
+
+async def _follow(connection: Connection, sender: MemoryObjectSendStream[Event | None]) -> None:
+    """Hand on the events of requests, and None where the log ended at first."""
+
+    def take(item: StreamItem | CaughtUp) -> bool:
+        if isinstance(item, CaughtUp):
+            sender.send_nowait(None)
+        elif item.event.event_type in _TOLD or item.event.event_type == EventType.REQUEST_RESOLVED:
+            sender.send_nowait(item.event)
+        return False
+
+    await connection.stream((), HEAD, take, patience_s=None)
+
+
+class _Watch:
+    def __init__(
+        self,
+        connection: Connection,
+        output: Output,
+        hook: Hook | None,
+        events: MemoryObjectReceiveStream[Event | None],
+        *,
+        every: bool,
+        once: bool,
+    ) -> None:
+        self._connection = connection
+        self._output = output
+        self._hook = hook
+        self._events = events
+        self._every = every
+        self._once = once
+        self._known: set[str] = set()
+        self._listed = False
+
+    async def run(self, hooks: anyio.abc.TaskGroup) -> None:
+        async for event in self._events:
+            if event is not None:
+                found = _request_of(event)
+                requests = [] if found is None else [found]
+            elif not self._listed:
+                self._listed = True
+                # Listed after the stream was opened: what is asked meanwhile comes in both.
+                page = await pages(
+                    self._connection,
+                    LIST_REQUESTS,
+                    "requests",
+                    limit=None,
+                    cursor=None,
+                    status="pending",
+                )
+                requests = page.requests
+            else:
+                continue
+            for request in requests:
+                if not request.is_open:
+                    self._known.discard(request.id)
+                elif self._is_news(request):
+                    self._known.add(request.id)
+                    self._tell(request)
+                    if self._hook is not None:
+                        hooks.start_soon(self._hook.run, request)
+                    if self._once:
+                        return
+
+    def _is_news(self, request: Request) -> bool:
+        audiences = ("people", "parent") if self._every else ("people",)
+        return request.audience in audiences and request.id not in self._known
+
+    def _tell(self, request: Request) -> None:
+        output = self._output
+        if output.structured:
+            output.document(request)
+        else:
+            look = output.look
+            text, more = asked(codec.to_plain(request))
+            time = look.paint(local(request.created_at).strftime("%H:%M:%S"), "dim")
+            lines = f"{text}\nsession: {one_line(request.session_id)}".split("\n") + more
+            mark = look.paint("?", "yellow", "bold")
+            output.lines([f"{time}  {mark} {look.paint(lines[0], 'yellow', 'bold')}"])
+            output.lines(f"{'':10}  {line}" for line in lines[1:])
+        for stream in (sys.stdout, sys.stderr):
+            if is_terminal(stream):
+                put(stream, BELL)
+                return
+
+
+def _request_of(event: Event) -> Request | None:
+    """Return the request an event is about; None for the copies in the logs above its session."""
+    if event.data.get("session_id") != event.session_id:
+        return None
+    found: Request = codec.from_plain(Request, dict[str, Any](event.data))
+    return found

@@ -1,0 +1,175 @@
+"""``agentctl request watch``: what people are to answer, told once, over a restart too."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driving import COMMAND, PATIENCE_S, Ctl, Daemon, environment
+
+APPROVAL = ("--request-kind", "approval_request")
+
+
+def asker(ctl: Ctl, *more: str) -> str:
+    """Return a run, held by hand, that may ask."""
+    session_id = ctl.field("session.id", "session", "create", *more)
+    return ctl.field("run.id", "run", "create", session_id, "--provider", "manual")
+
+
+def ask(ctl: Ctl, run_id: str, text: str, *more: str) -> Any:
+    said = ctl("tool", "session-reply-parent", "--run-id", run_id, "--text", text,
+               *(more or APPROVAL))  # fmt: skip
+    assert said.code == 0, said.err
+    return said.json["request"]
+
+
+def document(process: "subprocess.Popen[str]") -> Any:
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], PATIENCE_S)
+    assert ready, "nothing was told"
+    return json.loads(process.stdout.readline())
+
+
+def test_each_is_told_once_over_a_restart(daemon: Daemon) -> None:
+    ctl = daemon.ctl
+    run_id = asker(ctl)
+    first = ask(ctl, run_id, "first")
+    with ctl.going("request", "watch", "--format", "json") as watch:
+        assert document(watch) == first
+        second = ask(ctl, run_id, "second")
+        assert document(watch) == second
+        ctl("request", "approve", first["id"])
+        daemon.end(signal.SIGKILL)
+        daemon.start()
+        third = ask(ctl, run_id, "third")
+        assert document(watch) == third
+        watch.send_signal(signal.SIGINT)
+        rest, errors = watch.communicate(timeout=PATIENCE_S)
+        assert (watch.returncode, rest) == (130, "")
+        assert "connected again" in errors
+
+
+def test_what_the_parent_is_asked_is_told_when_it_does_not_answer(daemon: Daemon) -> None:
+    ctl = daemon.ctl
+    parent_run = asker(ctl)
+    spawned = ctl("tool", "session-spawn", "--parent-run-id", parent_run, "--task", "x").json
+    run_id = spawned["run"]["id"]
+    with (
+        ctl.going("request", "watch", "--field", "text") as watch,
+        ctl.going("request", "watch", "--all", "--field", "text") as both,
+    ):
+        # Decided by a policy: nobody is called on.
+        ask(ctl, asker(ctl, "--approvals", "deny"), "in vain")
+        first = ask(ctl, run_id, "to the parent")
+        second = ask(ctl, run_id, "to the parent too")
+        assert both.stdout is not None
+        assert [both.stdout.readline() for _ in range(2)] == [
+            "to the parent\n",
+            "to the parent too\n",
+        ]
+        ctl("request", "approve", first["id"])
+        ctl("run", "cancel", parent_run, "--no-cascade")
+        ask(ctl, asker(ctl), "alone")
+        assert watch.stdout is not None
+        assert [watch.stdout.readline() for _ in range(2)] == ["to the parent too\n", "alone\n"]
+        assert both.stdout.readline() == "alone\n"
+        assert second["audience"] == "parent"
+
+
+def test_a_program_is_run_for_each_and_not_by_a_shell(daemon: Daemon) -> None:
+    ctl, cwd = daemon.ctl, daemon.directory
+    hook = cwd / "hook with blank.py"
+    hook.write_text(
+        f"""#!{sys.executable}
+import json, os, pathlib, sys
+request = json.load(sys.stdin)
+named = {{name: value for name, value in os.environ.items() if name.startswith("AGENTCTL_")}}
+told = {{"argv": sys.argv[1:], "request": request, "named": named}}
+pathlib.Path(request["id"]).write_text(json.dumps(told))
+print("a word of the hook")
+sys.exit(3)
+"""
+    )
+    hook.chmod(0o700)
+    request = ask(ctl, asker(ctl), "$(touch pwned); `touch pwned` ' \" ; touch pwned")
+    command = f"'{hook}' '$(touch pwned)' -- ';'"
+    done = ctl("request", "watch", "--once", "--exec", command, "--format", "json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out) == request
+    assert done.err.split("\n")[0] == "a word of the hook"
+    assert f"ended with 3 for {request['id']}" in done.err
+    told = json.loads((cwd / request["id"]).read_text())
+    assert told["argv"] == ["$(touch pwned)", "--", ";"]
+    assert told["request"] == request
+    assert told["named"] == {
+        "AGENTCTL_URL": ctl.url,
+        "AGENTCTL_REQUEST_ID": request["id"],
+        "AGENTCTL_REQUEST_KIND": "approval_request",
+        "AGENTCTL_REQUEST_SESSION_ID": request["session_id"],
+        "AGENTCTL_REQUEST_RUN_ID": request["run_id"],
+    }
+    assert not (cwd / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("'unended", "No closing quotation"),
+        ("", "there is no program"),
+        ("no-such-program-here --x", "there is no program no-such-program-here"),
+    ],
+)
+def test_a_program_that_is_none(ctl: Ctl, line: str, told: str) -> None:
+    result = ctl("request", "watch", "--exec", line)
+    assert result.code == 2
+    assert told in result.err
+
+
+def test_the_bell_rings_where_a_person_watches(daemon: Daemon, tmp_path: Path) -> None:
+    ctl = daemon.ctl
+    request = ask(ctl, asker(ctl), "May I?\x1b[2J\x07")
+    master, slave = pty.openpty()
+    try:
+        with subprocess.Popen(
+            [*COMMAND, "request", "watch", "--once"],
+            stdin=subprocess.DEVNULL,
+            stdout=slave,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            env=environment(AGENTCTL_URL=ctl.url),
+        ) as watch:
+            assert watch.wait(PATIENCE_S) == 0
+        shown = os.read(master, 65_536).decode()
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert shown.count("\a") == 1
+    assert shown.endswith("\a")
+    assert f"agentctl request approve {request['id']}" in shown
+    assert "\x1b[2J" not in shown
+    piped = ctl("request", "watch", "--once")
+    assert "\a" not in piped.out + piped.err
+
+
+def test_a_person_who_follows_a_session_notices(daemon: Daemon) -> None:
+    ctl = daemon.ctl
+    parent_run = asker(ctl)
+    spawned = ctl("tool", "session-spawn", "--parent-run-id", parent_run, "--task", "x",
+                  "--title", "Scout").json  # fmt: skip
+    parent_id = spawned["session"]["parent_session_id"]
+    request = ask(ctl, spawned["run"]["id"], "May I?")
+    ctl("run", "cancel", parent_run, "--no-cascade")
+    end = time.monotonic() + PATIENCE_S
+    while "people are asked" not in (story := ctl("events", "tail", parent_id).out):
+        assert time.monotonic() < end, story
+    assert "Scout" in story
+    assert "asks its parent for approval: May I?" in story
+    assert "its parent has not answered; people are asked: May I?" in story
+    assert story.count(f"answer: agentctl request approve {request['id']}  (or deny)\n") == 2
