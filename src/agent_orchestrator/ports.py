@@ -419,8 +419,8 @@ class RunContext(Protocol):
     async def delivered(self) -> None:
         """Record that the agent has the prompt: from here on the attempt may have had effects.
 
-        It is durable when a later :meth:`report_process` or :meth:`set_thread` of a new thread has
-        returned. A run whose engine is lost before that is given to another agent as if anew.
+        It is durable when this returns. A run whose engine is lost before is given to another
+        agent as if anew.
         """
         ...
 

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Self, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from agent_orchestrator import Client, open_embedded
 from agent_orchestrator.ports import Store, Transaction, View
@@ -17,11 +18,23 @@ class Crashed(Exception):
 
 
 class Handle:
-    """A store as one engine has it; once that has crashed, none of its writes is made."""
+    """A store as one engine has it; once that has crashed, none of its writes is made.
+
+    Its engine can be stopped, too: what it asks for then waits until :meth:`go_on`. Leaving it
+    leaves the store open, for others may have it.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.crashed = False
+        self._going = anyio.Event()
+        self._going.set()
+
+    def stop(self) -> None:
+        self._going = anyio.Event()
+
+    def go_on(self) -> None:
+        self._going.set()
 
     @property
     def backend(self) -> str:
@@ -40,7 +53,7 @@ class Handle:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._store.__aexit__(*exc)
+        pass
 
     async def transact(self, change: Callable[[Transaction], T]) -> T:
         def unless_crashed(tx: Transaction) -> T:
@@ -48,9 +61,18 @@ class Handle:
                 raise Crashed
             return change(tx)
 
-        return await self._store.transact(unless_crashed)
+        await self._going.wait()
+        value = await self._store.transact(unless_crashed)
+        # What was committed may never be answered.
+        with anyio.CancelScope(shield=True):
+            await anyio.lowlevel.checkpoint()
+        await self._going.wait()
+        if self.crashed:
+            raise Crashed
+        return value
 
     async def read(self, look: Callable[[View], T]) -> T:
+        await self._going.wait()
         return await self._store.read(look)
 
     def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:

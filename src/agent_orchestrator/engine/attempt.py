@@ -122,6 +122,9 @@ class Recorder:
         """Wait until everything put so far is durable, or the attempt is over."""
         while self._pending and not self._closed:
             await self._settled.wait()
+        if self._closed:
+            # Cancelled, where the run has moved on: nothing may be done for what is not recorded.
+            await anyio.lowlevel.checkpoint()
 
     async def write(self) -> None:
         """Commit what is put, until :meth:`close`.
@@ -233,6 +236,7 @@ class AttemptContext:
             ledger.amend_attempt(tx, run, delivered_at=now)
 
         await self._recorder.put(write)
+        await self._recorder.settle()
 
     async def set_thread(self, thread_id: str, state: Mapping[str, Any] | None = None) -> None:
         _as_json({"id": thread_id, "state": state}, "a thread")
@@ -366,6 +370,7 @@ class _Steering:
                 with anyio.CancelScope(shield=True):
                     await self._recorder.put(partial(_take, message.id))
                     await self._recorder.settle()
+                await self._recorder.settle()  # unshielded: an attempt that is over took nothing
                 return message.text
             await self._bell.wait()
 

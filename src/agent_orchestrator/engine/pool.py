@@ -94,12 +94,16 @@ class Pool:
             new_token(RUN_TOKEN_PREFIX) if self.core.config.url is not None else None
             for _ in workers
         ]
+        # A run that has moved on from an attempt here is not taken before that has ended.
+        ending = frozenset(self.live)
 
         def change(tx: Transaction) -> list[Assignment]:
             if self._stopping:
                 return []
             taken = []
-            for worker, token, run in zip(workers, tokens, tx.next_runs(free), strict=False):
+            found = tx.next_runs(free + len(ending))
+            runs = [run for run in found if run.id not in ending]
+            for worker, token, run in zip(workers, tokens, runs, strict=False):
                 kept = token and token_hash(token)
                 started = ledger.start(tx, run, worker, self.core.now(), token_hash=kept)
                 session = tx.session(run.session_id)

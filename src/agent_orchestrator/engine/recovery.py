@@ -14,11 +14,12 @@ these ways, which ``run.recovered`` names with the reason:
 
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Final, Literal
 
 import anyio
-from attrs import frozen
+from attrs import evolve, frozen
 
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, Signal
@@ -26,7 +27,7 @@ from agent_orchestrator.domain.model import Attempt, Message, Run, RunError, Sou
 from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.attempt import persistently
 from agent_orchestrator.engine.config import MAX_ATTEMPTS
-from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.core import MAX_LOOK, Core
 from agent_orchestrator.ports import Remains, Resuming, Transaction, View
 
 logger = logging.getLogger("agent_orchestrator.recovery")
@@ -137,8 +138,9 @@ def _take_up_one(core: Core, tx: Transaction, run: Run, remains: Remains) -> Non
         case "queued" | "resumed":
             ending = ledger.Ending(Signal.RELEASE, reason=verdict.reason, outcome=LOST)
             released = ledger.finish(core, tx, run, ending)
-            if verdict.action == "resumed":
-                owe_note(core, tx, released, "The program that runs you was lost")
+            if verdict.action == "resumed" and attempt is not None:
+                owe_note(core, tx, released, attempt, "The program that runs you was lost")
+                _owe_answers(core, tx, released, attempt)
 
 
 def _verdict(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> _Verdict:
@@ -166,10 +168,13 @@ def _verdict(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> 
 
 def has_begun(view: View, run: Run, attempt: Attempt) -> bool:
     """Tell whether an attempt's agent was given the message, or did something all the same."""
-    if attempt.delivered_at is not None:
-        return True
+    return attempt.delivered_at is not None or _worked_at(view, run, attempt) is not None
+
+
+def _worked_at(view: View, run: Run, attempt: Attempt) -> datetime | None:
+    """Return when the agent of an attempt last showed that it was at work."""
     last = view.last_event_at(run, _WORK)
-    return last is not None and last >= attempt.started_at
+    return last if last is not None and last >= attempt.started_at else None
 
 
 def resumes(core: Core, view: View, run: Run) -> bool:
@@ -183,17 +188,39 @@ def resumes(core: Core, view: View, run: Run) -> bool:
     )
 
 
-def owe_note(core: Core, tx: Transaction, run: Run, cause: str) -> None:
-    """Make a note of what happened the next message of a run that goes on with a conversation."""
+def owe_note(core: Core, tx: Transaction, released: Run, attempt: Attempt, cause: str) -> None:
+    """Make a note of what happened the next message of a run that goes on with a conversation.
+
+    Where the agent showed nothing of having the message, it is given again, before the note.
+
+    :param attempt: the one that was stopped.
+    """
+    if _worked_at(tx, released, attempt) is None:
+        for given in tx.run_messages(released.id):
+            if given.role != "system":
+                tx.put_message(evolve(given, delivery="queued"))
     message = Message(
         id=core.config.ids("msg"),
-        session_id=run.session_id,
+        session_id=released.session_id,
         role="system",
         source=Source("client"),
         text=_NOTE.format(cause=cause),
-        run_id=run.id,
+        run_id=released.id,
         delivery="queued",
         created_at=core.now(),
     )
     tx.add_message(message)
-    tx.append(run.session_id, [ledger.message_event(message)], message.created_at)
+    tx.append(released.session_id, [ledger.message_event(message)], message.created_at)
+
+
+def _owe_answers(core: Core, tx: Transaction, released: Run, attempt: Attempt) -> None:
+    """Tell again how a question was resolved that the agent has not gone on from since."""
+    worked_at = _worked_at(tx, released, attempt)
+    for request in tx.requests(run_id=released.id, limit=MAX_LOOK):
+        if (
+            request.attempt == attempt.attempt
+            and request.resolved_at is not None
+            and request.status != "canceled"
+            and (worked_at is None or worked_at <= request.resolved_at)
+        ):
+            ledger.owe_answer(core, tx, released, request)

@@ -323,8 +323,8 @@ def _finish(
         and recovery.resumes(core, tx, run)
     )
     released = ledger.finish(core, tx, run, ending)
-    if goes_on:
-        recovery.owe_note(core, tx, released, "The program that runs you was stopped")
+    if attempt is not None and goes_on:
+        recovery.owe_note(core, tx, released, attempt, "The program that runs you was stopped")
     answered = tx.request(asking) if asking is not None else None
     if answered is not None and not answered.is_open:
         # Decided while its agent was being stopped: the next attempt is told.

@@ -123,10 +123,10 @@ class CommandRunner:
         ) as process:
             # The prompt itself is in the message; the record needs only its place.
             invocation = Invocation(argv[0], tuple(template), context.session.cwd)
-            # Said before the program can read it: whoever recovers the run must not take it for
-            # one that never began. The one wait makes both durable.
-            await context.delivered()
             await context.report_process(process.pid, invocation)
+            # Said before the program can read it: whoever recovers the run must not take it for
+            # one that never began.
+            await context.delivered()
             reading = _READINGS[self.output](self, context)
             async for line in process.lines():
                 await reading.take(line)
