@@ -9,6 +9,7 @@ from agent_orchestrator.client import Client
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.ports import Runner, Store
+from agent_orchestrator.runners.reaper import reap
 from agent_orchestrator.runners.registry import build_runner
 from agent_orchestrator.stores.registry import open_store
 
@@ -52,7 +53,7 @@ async def open_embedded(
         routing=routing or Routing(default=next(iter(known))),
         max_concurrency=max_concurrency,
         max_queue=max_queue,
-        **settings,
+        **({"reaper": reap} | settings),
     )
     opened = open_store(fspath(store)) if isinstance(store, str | PathLike) else store
     async with opened, Orchestrator(opened, config) as engine:

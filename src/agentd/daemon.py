@@ -21,6 +21,7 @@ from agent_orchestrator.engine import (
     ProviderConfig,
     Routing,
 )
+from agent_orchestrator.runners.reaper import reap
 from agent_orchestrator.runners.registry import build_runner
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agentd import logs
@@ -172,6 +173,7 @@ def _engine_config(settings: Settings) -> EngineConfig:
         max_queue=settings.max_queue,
         parent_answer_s=settings.parent_answer_s,
         version=installed_version("agent-orchestrator"),
+        reaper=reap,
     )
 
 

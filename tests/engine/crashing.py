@@ -1,7 +1,6 @@
 """Engines that die: nothing they do afterwards is recorded."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
 from typing import Any, Self, TypeVar
 
 import anyio
@@ -36,17 +35,9 @@ class Handle:
     def go_on(self) -> None:
         self._going.set()
 
-    @property
-    def backend(self) -> str:
-        return self._store.backend
-
-    @property
-    def location(self) -> str | None:
-        return self._store.location
-
-    @property
-    def schema_version(self) -> int:
-        return self._store.schema_version
+    def __getattr__(self, name: str) -> Any:
+        """Return what a store tells of itself."""
+        return getattr(self._store, name)
 
     async def __aenter__(self) -> Self:
         await self._store.__aenter__()
@@ -74,9 +65,6 @@ class Handle:
     async def read(self, look: Callable[[View], T]) -> T:
         await self._going.wait()
         return await self._store.read(look)
-
-    def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
-        return self._store.listen(bell)
 
 
 async def lose(store: Store, body: Callable[[Client], Awaitable[None]], **settings: Any) -> None:

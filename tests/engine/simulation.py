@@ -44,6 +44,9 @@ EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS: Final = 600
 """Steps of tasks an engine makes at most before it is lost."""
 
+ENOUGH: Final = 10
+"""Worlds with faults after which no more are tried."""
+
 QUIET_S: Final = 100_000.0
 """Virtual seconds after which the last engine must have come to rest."""
 
@@ -450,7 +453,7 @@ def many(start: int, count: int, seconds: float) -> tuple[int, dict[int, list[st
     done = 0
     try:
         for seed in range(start, start + count):
-            if time.monotonic() > end:
+            if time.monotonic() > end or len(faults) == ENOUGH:
                 break
             try:
                 found = simulate(seed).faults

@@ -235,6 +235,16 @@ class Attempt:
     token_hash: str | None = None
     """Of the bearer token its agent was given, as long as it lasts; given once, never changed."""
 
+    @property
+    def mark(self) -> str:
+        """What its processes, and no others, bear in their environment."""
+        return mark_of(self.run_id, self.attempt)
+
+
+def mark_of(run_id: str, attempt: int) -> str:
+    """Return the mark of an attempt's processes."""
+    return f"{run_id}.{attempt}"
+
 
 @frozen
 class Thread:

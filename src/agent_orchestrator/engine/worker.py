@@ -10,7 +10,7 @@ from attrs import define, evolve, field, frozen
 from agent_orchestrator.domain.errors import AgentFailed, Unavailable
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus, Signal
-from agent_orchestrator.domain.model import Message, Run, RunError, RunResult, Session
+from agent_orchestrator.domain.model import Message, Run, RunError, RunResult, Session, mark_of
 from agent_orchestrator.engine import ledger, recovery
 from agent_orchestrator.engine.attempt import (
     STORE_RETRY_S,
@@ -266,7 +266,7 @@ async def _context(
     env = provider.env.apply(core.config.environ) | {
         "AGENTCTL_RUN_ID": run.id,
         "AGENTCTL_SESSION_ID": session.id,
-        MARK_VARIABLE: f"{run.id}.{run.attempt}",
+        MARK_VARIABLE: mark_of(run.id, run.attempt),
     }
     if core.config.url is not None:
         env["AGENTCTL_URL"] = core.config.url

@@ -1,0 +1,93 @@
+"""agentd after it was killed: what it was executing goes on, and nothing of before is alive."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from serving import Process, agentd
+from test_agentd_process import call, wait_for
+
+AGENT = """
+import json, os, pathlib, signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+prompt = sys.stdin.read()
+print(json.dumps({"type": "thread", "thread": "t-1"}), flush=True)
+print(json.dumps({"type": "say", "text": "begun"}), flush=True)
+if sys.argv[1:] == ["resume", "t-1"]:
+    print(json.dumps({"type": "say", "text": "resumed with: " + prompt}), flush=True)
+    raise SystemExit
+child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+pathlib.Path("begun.new").write_text(json.dumps([os.getpid(), child.pid]))
+pathlib.Path("begun.new").rename("begun")
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Path:
+    """A directory whose agent heeds no signal, and answers at once when it is resumed."""
+    (tmp_path / "agent.py").write_text(AGENT)
+    argv = [sys.executable, str(tmp_path / "agent.py")]
+    (tmp_path / "agentd.toml").write_text(
+        f"""
+        [providers.stubborn]
+        runner = "command"
+        argv = {json.dumps(argv)}
+        resume_argv = {json.dumps([*argv, "resume", "{thread}"])}
+        output = "jsonl"
+        map = [
+            {{ when = {{ type = "thread" }}, thread = "$.thread" }},
+            {{ when = {{ type = "say" }}, emit = "agent.message", data = {{ text = "$.text" }} }},
+        ]
+        """
+    )
+    return tmp_path
+
+
+def at_work(daemon: Process, directory: Path) -> tuple[dict[str, Any], list[int]]:
+    """Have the agent at work on a message; return the run, and its processes."""
+    session = call(daemon, "POST", "/sessions", json={})["session"]["id"]
+    made = call(daemon, "POST", f"/sessions/{session}/messages", json={"text": "hello"})
+    wait_for((directory / "begun").exists, "the agent has begun")
+    run = made["run"]["id"]
+
+    def said() -> bool:
+        events = call(daemon, "GET", f"/sessions/{session}/events")["events"]
+        return any(event["event_type"] == "agent.message" for event in events)
+
+    wait_for(said, "the agent has said something")
+    return call(daemon, "GET", f"/runs/{run}")["run"], json.loads((directory / "begun").read_text())
+
+
+def events_of(daemon: Process, run: dict[str, Any], event_type: str) -> list[dict[str, Any]]:
+    events = call(daemon, "GET", f"/sessions/{run['session_id']}/events")["events"]
+    return [event["data"] for event in events if event["event_type"] == event_type]
+
+
+def test_a_run_goes_on_after_a_kill_and_nothing_of_before_is_alive(configured: Path) -> None:
+    with agentd(configured) as daemon:
+        run, pids = at_work(daemon, configured)
+        daemon.signal(signal.SIGKILL)
+        daemon.wait()
+    (configured / "ready.json").unlink()
+    with agentd(configured) as daemon:
+        told = call(daemon, "GET", f"/runs/{run['id']}/wait")["run"]
+        assert not [pid for pid in pids if _is_alive(pid)]
+        assert (told["status"], told["attempt"]) == ("completed", 2), told
+        assert "continued" in told["result"]["text"]
+        (recovered,) = events_of(daemon, run, "run.recovered")
+        assert (recovered["action"], recovered["delivered"]) == ("resumed", True)
+        attempts = call(daemon, "GET", f"/runs/{run['id']}/diagnose")["diagnostics"]["attempts"]
+        assert [one["outcome"] for one in attempts] == ["worker_lost", "completed"]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
