@@ -46,14 +46,14 @@ class Handle:
     async def __aexit__(self, *exc: object) -> None:
         pass
 
-    async def transact(self, change: Callable[[Transaction], T]) -> T:
+    async def transact(self, change: Callable[[Transaction], T], **options: Any) -> T:
         def unless_crashed(tx: Transaction) -> T:
             if self.crashed:
                 raise Crashed
             return change(tx)
 
         await self._going.wait()
-        value = await self._store.transact(unless_crashed)
+        value = await self._store.transact(unless_crashed, **options)
         # What was committed may never be answered.
         with anyio.CancelScope(shield=True):
             await anyio.lowlevel.checkpoint()
