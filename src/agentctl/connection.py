@@ -2,16 +2,18 @@
 
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, TypeVar, cast
 
 import anyio
 import httpx
+from attrs import evolve, frozen
 
+from agent_orchestrator.client import Client
 from agent_orchestrator.domain.errors import OrchestratorError, Unavailable, Unreachable
 from agent_orchestrator.domain.model import Event
 from agent_orchestrator.operations import CaughtUp, Operation, StreamItem, StreamRequest
-from agent_orchestrator.ports import Reply, Transport
+from agent_orchestrator.ports import Reply, Subscription, Transport
 from agent_orchestrator.remote import connect
 from agent_orchestrator.wire.codec import command
 from agentctl.failures import Failure, refused, unreachable
@@ -77,10 +79,22 @@ class Connection:
     async def reply(self, operation: Operation[Req, Res], **values: Any) -> Reply[Res]:
         """Carry out an operation and tell whether the answer is a repetition."""
         given = {name: value for name, value in values.items() if value is not None}
-        if operation.is_mutation:
-            given.setdefault("idempotency_key", secrets.token_hex(16))
-        request = command(operation.request, given)
+        return await self.perform(operation, command(operation.request, given))
+
+    async def perform(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
+        """Carry out an operation."""
+        if operation.is_mutation and getattr(request, "idempotency_key", None) is None:
+            key = secrets.token_hex(16)
+            request = cast("Req", evolve(cast("Any", request), idempotency_key=key))
         return await self._persistently(lambda: self._transport.call(operation, request))
+
+    def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
+        """Open a stream."""
+        return self._transport.subscribe(request)
+
+    def client(self) -> Client:
+        """Return a client whose calls are tried again likewise."""
+        return Client(_Persistent(self))
 
     async def _persistently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         pauses = _Pauses(self.patience_s)
@@ -160,6 +174,19 @@ class Connection:
                     self._output.announce("agentctl: connection lost, connecting again …")
                 if not lost or not await pauses.take():
                     raise
+
+
+@frozen
+class _Persistent:
+    """A connection as a transport."""
+
+    connection: Connection
+
+    async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
+        return await self.connection.perform(operation, request)
+
+    def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
+        return self.connection.subscribe(request)
 
 
 def _is_refusal(error: Unreachable) -> bool:

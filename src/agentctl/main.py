@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "events": "agentctl.commands.events:events",
     "request": "agentctl.commands.request:request",
     "tool": "agentctl.commands.tool:tool",
+    "mcp": "agentctl.commands.mcp:mcp",
     "daemon": "agentctl.commands.daemon:daemon",
     "completion": "agentctl.commands.completion:completion",
 }

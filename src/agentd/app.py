@@ -14,6 +14,7 @@ from agentd.auth import Guard
 from agentd.binding import bind_operations
 from agentd.connections import Connection, SocketConnection
 from agentd.lifetime import Lifetime
+from agentd.mcp import ToolEndpoint
 from agentd.requests import Request, Socket, current, query_pairs
 from agentd.responses import (
     STREAM_HEADERS,
@@ -97,6 +98,7 @@ def create_app(
     bind_operations(app, gateway, lifetime)
     sockets = SocketStream(gateway, guard, lifetime, quiet_s, auth_frame_s)
     _add_streams(app, gateway, lifetime, quiet_s, sockets)
+    _add_tools(app, ToolEndpoint(gateway, lifetime, version=version, quiet_s=quiet_s))
     _add_descriptions(app, lifetime, version)
     return app
 
@@ -153,6 +155,12 @@ def _add_streams(
     @app.websocket("/stream")
     async def socket_stream() -> None:
         await sockets.serve(current(websocket, Socket))
+
+
+def _add_tools(app: App, tools: ToolEndpoint) -> None:
+    @app.post("/mcp")
+    async def mcp() -> Response:
+        return await tools.answer(current(request, Request))
 
 
 def _add_descriptions(app: App, lifetime: Lifetime, version: str) -> None:

@@ -10,8 +10,7 @@ from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart.asgi import ASGIHTTPConnection, ASGIWebsocketConnection
 from quart.typing import ResponseTypes
 
-from agentd.responses import problem_response
-from agentd.streaming import EventStream
+from agentd.responses import LiveResponse
 
 
 class Connection(ASGIHTTPConnection):
@@ -33,11 +32,11 @@ class Connection(ASGIHTTPConnection):
     async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
         # A stream written as a generator would be closed from wherever it stands still; as one
         # plain call, its subscription is a scope that ends with it.
-        if isinstance(response, EventStream):
-            refusal = await response.send_all(send)
-            if refusal is None:
+        if isinstance(response, LiveResponse):
+            instead = await response.send_all(send)
+            if instead is None:
                 return
-            response = problem_response(refusal)
+            response = instead
         await super()._send_response(send, response)
 
 

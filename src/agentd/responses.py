@@ -1,10 +1,12 @@
 """What every answer of the daemon looks like."""
 
 import logging
+from abc import abstractmethod
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from hypercorn.typing import ASGISendCallable, HTTPResponseBodyEvent, HTTPResponseStartEvent
 from quart import Response
 from werkzeug.exceptions import HTTPException
 
@@ -26,6 +28,32 @@ def json_response(
         {**_COMMON, **headers} if headers else _COMMON,
         content_type="application/json",
     )
+
+
+class LiveResponse(Response):
+    """An answer that sends itself, in its own time."""
+
+    def __init__(self) -> None:
+        super().__init__(b"")
+        self.timeout = None
+
+    @abstractmethod
+    async def send_all(self, send: ASGISendCallable) -> Response | None:
+        """Send it all, until its reader leaves (which cancels this).
+
+        :return: what to send instead, if nothing was sent yet.
+        """
+
+
+def stream_start() -> HTTPResponseStartEvent:
+    """Return what begins an event stream."""
+    start = {"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS}
+    return cast("HTTPResponseStartEvent", start)
+
+
+def stream_part(data: bytes, *, more: bool = True) -> HTTPResponseBodyEvent:
+    """Return what sends a part of a stream, or its last."""
+    return {"type": "http.response.body", "body": data, "more_body": more}
 
 
 STREAM_HEADERS: Final = tuple(

@@ -2,11 +2,11 @@
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import anyio
 from attrs import frozen
-from hypercorn.typing import ASGISendCallable, HTTPResponseBodyEvent, HTTPResponseStartEvent
+from hypercorn.typing import ASGISendCallable
 from quart import Response
 
 from agent_orchestrator.domain import errors
@@ -17,7 +17,13 @@ from agent_orchestrator.wire import codec, problems, sse, strict_json
 from agentd.auth import Guard
 from agentd.lifetime import Lifetime
 from agentd.requests import Socket, query_pairs
-from agentd.responses import STREAM_HEADERS, problem_of
+from agentd.responses import (
+    LiveResponse,
+    problem_of,
+    problem_response,
+    stream_part,
+    stream_start,
+)
 
 QUIET_S: Final = 15.0
 """Seconds of silence after which a sign of life is sent."""
@@ -74,7 +80,7 @@ def _cursor_problem(cursor: str, *, single: bool) -> str | None:
     return f"must be an integer between 0 and {MAX_INTEGER}"
 
 
-class EventStream(Response):
+class EventStream(LiveResponse):
     """An answer that goes on: the web framework's connection hands it the line.
 
     :param quiet_s: seconds of silence after which a sign of life is sent.
@@ -83,45 +89,44 @@ class EventStream(Response):
     def __init__(
         self, transport: Transport, asked: StreamRequest, lifetime: Lifetime, quiet_s: float
     ) -> None:
-        super().__init__(b"")
-        self.timeout = None
+        super().__init__()
         self._transport = transport
         self._asked = asked
         self._lifetime = lifetime
         self._quiet_s = quiet_s
 
-    async def send_all(self, send: ASGISendCallable) -> errors.OrchestratorError | None:
-        """Send the stream until the reader leaves (which cancels this) or the daemon closes.
+    async def send_all(self, send: ASGISendCallable) -> Response | None:
+        """Send the stream until the reader leaves or the daemon closes.
 
-        :return: why the stream was refused, when nothing was sent yet.
+        :return: the refusal, if it came to that.
         """
         started = False
         try:
             async with self._transport.subscribe(self._asked) as subscription:
                 with self._lifetime.until_closing():
                     started = True
-                    await send(_start())
+                    await send(stream_start())
                     await self._pump(subscription, send)
         except Exception as error:  # noqa: BLE001 - logged there unless it is an ordinary refusal
             problem = problem_of(error)
             if not started:
-                return problem
+                return problem_response(problem)
             # Nothing more can be said here: the reader comes again and is told in due form.
         with anyio.move_on_after(FAREWELL_S):
-            await send(_body(b"", more=False))
+            await send(stream_part(b"", more=False))
         return None
 
     async def _pump(self, subscription: Subscription, send: ASGISendCallable) -> None:
         while True:
             batch = await _next_batch(subscription, self._quiet_s)
             if not batch:
-                await send(_body(sse.KEEPALIVE))
+                await send(stream_part(sse.KEEPALIVE))
             pending = deque(batch)
             while pending:
                 chunk = bytearray()
                 while pending and len(chunk) < CHUNK_BYTES:
                     chunk += _encode(pending.popleft(), from_head=self._asked.cursor == HEAD)
-                await send(_body(bytes(chunk)))
+                await send(stream_part(bytes(chunk)))
 
 
 async def _next_batch(
@@ -139,15 +144,6 @@ def _encode(item: StreamItem | CaughtUp, *, from_head: bool) -> bytes:
         return sse.CAUGHT_UP
     event = item.event
     return sse.encode(sse.Frame(codec.event_to_json(event), event.event_type, item.cursor))
-
-
-def _start() -> HTTPResponseStartEvent:
-    start = {"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS}
-    return cast("HTTPResponseStartEvent", start)
-
-
-def _body(data: bytes, *, more: bool = True) -> HTTPResponseBodyEvent:
-    return {"type": "http.response.body", "body": data, "more_body": more}
 
 
 # --- WebSocket ------------------------------------------------------------------------------

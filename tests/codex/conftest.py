@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gateway import Gateway
 from model_server import ModelServer, write_codex_home
 
 PINNED = Path(__file__).parent.parent / "node_modules" / ".bin" / "codex"
@@ -41,3 +42,12 @@ def workspace(tmp_path: Path) -> Path:
     path = tmp_path / "workspace"
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, codex: str, home: Path) -> Iterator[Gateway]:
+    directory = tmp_path / "gateway"
+    directory.mkdir()
+    one = Gateway(directory, codex, home)
+    yield one
+    one.stop()

@@ -27,6 +27,9 @@ between requests, so that killed and resumed turns work as with a real one. Step
 ``usage IN CACHED OUT``  what each later answer of this turn says it used (100 0 10 without it)
 ======================== =====================================================================
 
+In a ``say`` or ``mcp`` step ``<2.run.id>`` stands for what the third tool of this turn answered at
+that path of its JSON.
+
 A prompt with any line that is none of these is plain text and is answered with
 ``got N characters, sha256 H``. Every request is recorded in :attr:`ModelServer.requests`.
 
@@ -38,6 +41,7 @@ the port and serves until its stdin ends; ``python model_server.py HOME`` also m
 import contextlib
 import hashlib
 import json
+import re
 import select
 import socket
 import sys
@@ -171,8 +175,27 @@ def _plan(text: str) -> list[dict[str, str]]:
     return [{"step": part[4:], "status": _MARKS[part[1]]} for part in parts]
 
 
+_REFERENCE = re.compile(r"<([0-9]+)((?:\.\w+)+)>")
+
+
+def _filled(text: str, turn: list[dict[str, Any]]) -> str:
+    """Return a step's text with the references to what tools answered replaced."""
+    outputs = [_output(item) for item in turn if _is_output(item)]
+
+    def value(match: re.Match[str]) -> str:
+        # Codex 0.169 puts a line on the time before it, and "Output:".
+        found = json.loads(outputs[int(match[1])].partition("Output:\n")[2])
+        for name in match[2].split(".")[1:]:
+            found = found[name]
+        return str(found)
+
+    return _REFERENCE.sub(value, text)
+
+
 def item_of(step: Step, item_id: str, turn: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the output item a step makes; None for one that makes none."""
+    if step.verb in ("say", "mcp"):
+        step = attrs.evolve(step, rest=_filled(step.rest, turn))
     match step.verb:
         case "say":
             return _message(item_id, step.rest)
@@ -218,12 +241,17 @@ def item_of(step: Step, item_id: str, turn: list[dict[str, Any]]) -> dict[str, A
     return None
 
 
+def _is_output(item: dict[str, Any]) -> bool:
+    return str(item.get("type", "")).endswith("_output")
+
+
+def _output(item: dict[str, Any]) -> str:
+    output = item.get("output")
+    return output if isinstance(output, str) else json.dumps(output)
+
+
 def _last_output(turn: list[dict[str, Any]]) -> str:
-    for item in reversed(turn):
-        if item.get("type", "").endswith("_output"):
-            output = item.get("output")
-            return output if isinstance(output, str) else json.dumps(output)
-    return ""
+    return next((_output(item) for item in reversed(turn) if _is_output(item)), "")
 
 
 # --- the request ----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agent_orchestrator.domain.lifecycle import diagram
 from agent_orchestrator.fields import FieldSpec, specs
+from agent_orchestrator.mcp.tools import TOOLS
 from agent_orchestrator.operations import OPERATIONS
 from agent_orchestrator.wire.problems import STATUSES
 
@@ -60,12 +61,28 @@ def errors() -> str:
     return "\n".join(["| status | code |", "|---|---|", *rows])
 
 
+def tools() -> str:
+    """Return a section for every tool with its arguments."""
+    parts = []
+    for tool in TOOLS.values():
+        parts.append(f"### `{tool.name}`\n\n{tool.description}")
+        rows = [_row(spec, ()) for spec in specs(tool.arguments).values()]
+        if rows:
+            parts.append("\n".join(["| argument | type | default | |", "|---|---|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
 def lifecycle() -> str:
     """Return the diagram of a run's states."""
     return f"```mermaid\n{diagram()}\n```"
 
 
-SECTIONS: dict[str, Callable[[], str]] = {"calls": calls, "errors": errors, "lifecycle": lifecycle}
+SECTIONS: dict[str, Callable[[], str]] = {
+    "calls": calls,
+    "errors": errors,
+    "lifecycle": lifecycle,
+    "tools": tools,
+}
 
 
 def rendered(page: str) -> str:

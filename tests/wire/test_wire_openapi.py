@@ -39,6 +39,7 @@ def test_every_operation_is_in_it(document: dict[str, Any]) -> None:
     }
     assert described == {operation.name for operation in ops.OPERATIONS} | {
         "stream",
+        "mcp",
         "health",
         "openapi",
     }

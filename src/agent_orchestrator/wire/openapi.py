@@ -36,6 +36,7 @@ def openapi_document(version: str) -> dict[str, Any]:
         item = paths.setdefault(operation.path, {})
         item[operation.method.lower()] = _operation(operation, components)
     paths["/stream"] = {"get": _stream(components)}
+    paths["/mcp"] = {"post": _mcp()}
     paths["/health"] = {"get": _health()}
     paths["/openapi.json"] = {"get": _description()}
     return {
@@ -163,6 +164,36 @@ def _stream(components: Components) -> dict[str, Any]:
             }
         }
         | _refusals({*_ALWAYS, 404, 409, 410}),
+    }
+
+
+def _mcp() -> dict[str, Any]:
+    message: Schema = {"type": "object", "description": "A JSON-RPC 2.0 message of MCP."}
+    return {
+        "operationId": "mcp",
+        "summary": "Take a message to the tools for agents: MCP, streamable HTTP without sessions.",
+        "description": (
+            "For runs only: the tools act for the run whose token is the bearer. An answer that is "
+            "not there within a second comes as an event stream, with comment lines until then."
+        ),
+        "parameters": [
+            {
+                "name": "hold_s",
+                "in": "query",
+                "description": "Seconds a call is held that does not say so itself.",
+                "required": False,
+                "schema": {"type": "integer", "minimum": 0, "maximum": 86_400, "default": 50},
+            }
+        ],
+        "requestBody": {"required": True, "content": {_JSON: {"schema": message}}},
+        "responses": {
+            "200": {
+                "description": "The answer to a request.",
+                "content": {_JSON: {"schema": message}, "text/event-stream": {"schema": message}},
+            },
+            "202": {"description": "A notification was taken."},
+        }
+        | _refusals({*_ALWAYS, 413, 415}),
     }
 
 

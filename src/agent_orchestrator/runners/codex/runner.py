@@ -12,7 +12,12 @@ from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation, Usage
 from agent_orchestrator.ports import Availability, Outcome, RunContext
-from agent_orchestrator.runners.codex.argv import Sandbox, exec_argv, is_thread_id
+from agent_orchestrator.runners.codex.argv import (
+    Sandbox,
+    exec_argv,
+    is_thread_id,
+    tools_config,
+)
 from agent_orchestrator.runners.codex.failures import is_busy, startup_failure, turn_failure
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.parser import AgentEvent, ExecParser
@@ -55,6 +60,7 @@ class CodexExecRunner:
     :param on_missing_thread: what to do when codex has lost the session's thread: go on in a new
         one, which then replaces it, or fail with ``thread_missing``.
     :param config: overrides of codex's configuration, by dotted key.
+    :param tools: whether its agents get the orchestration tools, where a daemon serves them.
     """
 
     name: str = "codex"
@@ -73,6 +79,7 @@ class CodexExecRunner:
         default="fresh", validator=validators.in_(("fail", "fresh"))
     )
     config: Mapping[str, Any] = field(factory=dict)
+    tools: bool = True
     _probe: Probe = field(factory=Probe, init=False, repr=False)
 
     @property
@@ -144,7 +151,7 @@ class CodexExecRunner:
             cwd=context.session.cwd,
             extra_args=self.extra_args,
             profile=self.profile,
-            config=self.config,
+            config=self._tools(env) | dict(self.config),
             sandbox=self.sandbox,
             model=context.model or self.model,
             resume=resume,
@@ -164,6 +171,12 @@ class CodexExecRunner:
                 context.note_stderr(process.stderr_tail)
         await _emit(context, parser.finish())
         return _Ended(parser, exit_code, process.stderr_tail)
+
+    def _tools(self, env: Mapping[str, str]) -> dict[str, Any]:
+        url = env.get("AGENTCTL_URL")
+        if not self.tools or not url or not env.get("AGENTCTL_AUTH_TOKEN"):
+            return {}
+        return tools_config(url)
 
     async def _follow(
         self, context: RunContext, process: AgentProcess, parser: ExecParser, resume: str | None

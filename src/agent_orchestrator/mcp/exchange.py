@@ -1,0 +1,135 @@
+"""One message in, at most one message out: MCP over HTTP without sessions.
+
+The package's own HTTP transport starts a task and two streams for each message and answers each as
+a stream of events; its per-request driver (``serve_one``) is what both of its transports end in.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import mcp_types as types
+from attrs import define, field, frozen
+from mcp.server.connection import Connection
+from mcp.server.runner import modern_error_data, serve_one
+from mcp.shared.exceptions import NoBackChannelError
+from mcp.shared.inbound import (
+    ERROR_CODE_HTTP_STATUS,
+    MCP_PROTOCOL_VERSION_HEADER,
+    InboundLadderRejection,
+    classify_inbound_request,
+)
+from mcp.shared.transport_context import TransportContext
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from pydantic import ValidationError
+
+from agent_orchestrator.mcp.server import AgentServer
+from agent_orchestrator.mcp.tools import Agent
+from agent_orchestrator.wire import strict_json
+
+
+@frozen
+class Exchanged:
+    """What a message is answered with; no text where none is due.
+
+    :param status: the HTTP status, where it can still be said.
+    """
+
+    status: int
+    text: str = ""
+
+
+def is_held(message: Mapping[str, Any]) -> bool:
+    """Tell whether the answer to a message may take its time: that of a tool may."""
+    return message.get("method") == "tools/call"
+
+
+async def exchange(
+    server: AgentServer, agent: Agent, message: Mapping[str, Any], headers: Mapping[str, str]
+) -> Exchanged:
+    """Answer a message.
+
+    :param headers: of the HTTP request, by their names in lower case.
+    """
+    if "id" not in message or "method" not in message:
+        # A notification, or an answer to what was never asked: nothing here depends on either.
+        try:
+            types.jsonrpc_message_adapter.validate_python(dict(message), by_name=False)
+        except ValidationError:
+            return _refusal(None, types.INVALID_REQUEST, "not a JSON-RPC 2.0 message")
+        return Exchanged(202)
+    try:
+        request = types.JSONRPCRequest.model_validate(message)
+    except ValidationError:
+        return _refusal(None, types.INVALID_REQUEST, "not a JSON-RPC 2.0 request")
+    connection = _connection(message, headers)
+    if isinstance(connection, InboundLadderRejection):
+        return _refusal(request.id, connection.code, connection.message, connection.data)
+    context = _Context(TransportContext(kind="streamable-http", can_send_request=False), request.id)
+    is_modern = connection.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
+    try:
+        result = await serve_one(
+            server,
+            context,
+            request.method,
+            request.params,
+            connection=connection,
+            lifespan_state=agent,
+        )
+    except Exception as error:  # noqa: BLE001 - the package logs the unexpected
+        told = modern_error_data(error)
+        refused = _refusal(request.id, told.code, told.message, told.data)
+        # Before 2026-07-28 an error in the protocol is no error of HTTP.
+        return refused if is_modern else Exchanged(200, refused.text)
+    return Exchanged(200, _text(id=request.id, result=result))
+
+
+def _connection(
+    message: Mapping[str, Any], headers: Mapping[str, str]
+) -> Connection | InboundLadderRejection:
+    version = headers.get(MCP_PROTOCOL_VERSION_HEADER)
+    if version is None or version in HANDSHAKE_PROTOCOL_VERSIONS:
+        version = version or types.DEFAULT_NEGOTIATED_VERSION
+        return Connection.from_envelope(version, None, None)
+    route = classify_inbound_request(message, headers=headers)
+    if isinstance(route, InboundLadderRejection):
+        return route
+    return Connection.from_envelope(
+        route.protocol_version, route.client_info, route.client_capabilities
+    )
+
+
+def _refusal(id_: int | str | None, code: int, message: str, data: Any = None) -> Exchanged:
+    error = {"code": code, "message": message} | ({} if data is None else {"data": data})
+    return Exchanged(ERROR_CODE_HTTP_STATUS.get(code, 400), _text(id=id_, error=error))
+
+
+def _text(**values: Any) -> str:
+    return strict_json.dumps({"jsonrpc": "2.0", **values})
+
+
+@define
+class _Context:
+    """The way back to the client while its request is served: there is none but the answer."""
+
+    transport: TransportContext
+    request_id: int | str
+    message_metadata: None = None
+    cancel_requested: anyio.Event = field(factory=anyio.Event)
+    can_send_request: bool = False
+
+    async def send_raw_request(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None,  # noqa: ARG002 - as the package has it
+        opts: Any = None,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        raise NoBackChannelError(method)
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: Any = None) -> None:
+        """Say nothing."""
+
+    async def progress(
+        self, progress: float, total: float | None = None, message: str | None = None
+    ) -> None:
+        """Say nothing."""

@@ -1,0 +1,76 @@
+"""The tools as an MCP server, whatever its messages travel over."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import mcp_types as types
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.shared.exceptions import MCPError
+
+from agent_orchestrator.mcp.arguments import input_schema
+from agent_orchestrator.mcp.tools import INSTRUCTIONS, TOOLS, Agent, Tool, use
+from agent_orchestrator.wire import strict_json
+
+AgentServer = Server[Agent]
+Context = ServerRequestContext[Agent]
+
+
+def make_server(version: str, agent: Agent | None = None) -> AgentServer:
+    """Return a server of the tools.
+
+    :param agent: whom all requests act for; without one, whoever calls the server says so.
+    """
+    server: AgentServer = Server(
+        "agent-orchestrator",
+        version=version,
+        title="Agent orchestration",
+        instructions=INSTRUCTIONS,
+        lifespan=_serving(agent),
+        on_list_tools=_list_tools,
+        on_call_tool=_call_tool,
+    )
+    # The package's one default: spans for a tracer, which nothing here reads.
+    server.middleware.clear()
+    return server
+
+
+def _serving(agent: Agent | None) -> Callable[[Any], AbstractAsyncContextManager[Agent]]:
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[Agent]:
+        if agent is None:
+            raise RuntimeError("each request of this server brings an agent of its own")
+        yield agent
+
+    return lifespan
+
+
+async def _list_tools(
+    context: Context, _: types.PaginatedRequestParams | None
+) -> types.ListToolsResult:
+    hold_s = context.lifespan_context.hold_s
+    return types.ListToolsResult(tools=[_described(tool, hold_s) for tool in TOOLS.values()])
+
+
+def _described(tool: Tool, hold_s: float) -> types.Tool:
+    return types.Tool(
+        name=tool.name,
+        title=tool.title,
+        description=tool.description,
+        input_schema=input_schema(tool.arguments, hold_s),
+        annotations=types.ToolAnnotations(
+            read_only_hint=tool.looks_only, destructive_hint=False, open_world_hint=False
+        ),
+    )
+
+
+async def _call_tool(context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+    tool = TOOLS.get(params.name)
+    if tool is None:
+        names = ", ".join(TOOLS)
+        raise MCPError(types.INVALID_PARAMS, f"there is no tool {params.name!r}; there are {names}")
+    result, is_error = await use(context.lifespan_context, tool, params.arguments or {})
+    # The text says the same: a client may hand either to its model.
+    text = types.TextContent(type="text", text=strict_json.dumps(result))
+    return types.CallToolResult(content=[text], structured_content=result, is_error=is_error)

@@ -1,0 +1,254 @@
+"""The tools: what each does, and when an agent should use it."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
+
+from attrs import define, field, frozen
+
+from agent_orchestrator.client import Client
+from agent_orchestrator.domain.errors import InvalidRequest, OrchestratorError, Unreachable
+from agent_orchestrator.fields import check
+from agent_orchestrator.mcp import arguments, questions, waiting
+from agent_orchestrator.mcp.arguments import HOLD_S
+from agent_orchestrator.mcp.views import message_view, request_view, run_view, session_view
+from agent_orchestrator.operations import SessionTree
+from agent_orchestrator.wire import codec, problems
+
+INSTRUCTIONS: Final = """\
+You are one agent of several that a gateway runs. Give independent parts of your work to children \
+(session_spawn), wait for them (session_wait), and answer what they ask (request_resolve). If you \
+are a child yourself, ask your parent before you do what you may not decide (session_reply_parent). \
+You end when your turn ends: wait for children whose results you need."""
+"""What a client may tell its model of the whole."""
+
+
+@define
+class Agent:
+    """The run the tools act for.
+
+    :param client: acts as that run; what it may do is decided behind it.
+    :param hold_s: seconds a call is held unless the agent says otherwise.
+    :param untold: outlives a single call.
+    """
+
+    client: Client
+    run_id: str
+    session_id: str
+    hold_s: float = HOLD_S
+    untold: questions.Untold = field(factory=questions.Untold)
+
+
+async def _spawn(agent: Agent, given: arguments.Spawn) -> dict[str, Any]:
+    reply = await agent.client.spawn(
+        given.task,
+        run_id=agent.run_id,
+        provider=given.provider,
+        cwd=given.cwd,
+        title=given.title,
+        notify_parent=given.notify_parent,
+        idempotency_key=given.idempotency_key,
+    )
+    return {
+        "session": session_view(reply.session),
+        "run": run_view(reply.run),
+        "next": f"it is at work; session_wait with run_id {reply.run.id} waits for its result",
+    }
+
+
+async def _send(agent: Agent, given: arguments.Send) -> dict[str, Any]:
+    reply = await agent.client.send(
+        given.session_id,
+        given.text,
+        from_run_id=agent.run_id,
+        when_busy=given.when_busy,
+        idempotency_key=given.idempotency_key,
+    )
+    return {
+        "message": message_view(reply.message),
+        "run": None if reply.run is None else run_view(reply.run),
+    }
+
+
+async def _wait(agent: Agent, given: arguments.Wait) -> dict[str, Any]:
+    run_ids = list(
+        dict.fromkeys([*([given.run_id] if given.run_id else []), *(given.run_ids or ())])
+    )
+    found: dict[str, str] = {}
+    if not run_ids:
+        found["run_id"] = "is required, or run_ids"
+    if len(run_ids) > arguments.MAX_RUNS:
+        found["run_ids"] = f"must be at most {arguments.MAX_RUNS}"
+    if not all(re.fullmatch(arguments.ID_PATTERN, run_id) for run_id in run_ids):
+        found["run_ids"] = f"must match {arguments.ID_PATTERN}"
+    if agent.run_id in run_ids:
+        found["run_id"] = "is your own run, which does not end while you wait for it"
+    if found:
+        raise InvalidRequest.of(found)
+    hold_s = agent.hold_s if given.timeout_s is None else given.timeout_s
+    return await waiting.first_of(agent.client, run_ids, until=given.until, hold_s=hold_s)
+
+
+async def _reply_parent(agent: Agent, given: arguments.ReplyParent) -> dict[str, Any]:
+    hold_s = agent.hold_s if given.timeout_s is None else given.timeout_s
+    asker = questions.Asker(agent.client, agent.run_id, agent.session_id, agent.untold)
+    if given.request_id is not None:
+        if given.text is not None or given.request_kind is not None:
+            raise InvalidRequest.of({"request_id": "goes on waiting; give no text and no kind"})
+        return await asker.go_on(given.request_id, hold_s)
+    if given.text is None:
+        raise InvalidRequest.of({"text": "is required, or request_id"})
+    if given.request_kind is None:
+        for name in ("detail", "options"):
+            if getattr(given, name) is not None:
+                raise InvalidRequest.of({name: "goes with a request_kind"})
+        reply = await agent.client.reply_parent(agent.run_id, given.text)
+        return {"parent_session_id": reply.parent_session_id, "request": None}
+    return await asker.ask(given, hold_s)
+
+
+async def _list(agent: Agent, _: arguments.List) -> dict[str, Any]:
+    tree = await agent.client.get_tree(agent.session_id)
+    children: list[dict[str, Any]] = []
+    pending = list(reversed(tree.children))
+    while pending:
+        node = pending.pop()
+        children.append(await _child(agent, node))
+        pending += reversed(node.children)
+    return {"session": session_view(tree.session), "children": children}
+
+
+async def _child(agent: Agent, node: SessionTree) -> dict[str, Any]:
+    run = node.runs[-1] if node.runs else None
+    for one in node.runs:
+        if one.finished_at is None:
+            run = one  # the first that is not at its end: what is queued behind it comes later
+            break
+    request = None
+    if run is not None and run.waiting_on is not None:
+        request = await agent.client.get_request(run.waiting_on)
+    return {
+        "session": session_view(node.session),
+        "run": None if run is None else run_view(run, with_result=False),
+        "request": None if request is None or not request.is_open else request_view(request),
+    }
+
+
+async def _resolve(agent: Agent, given: arguments.Resolve) -> dict[str, Any]:
+    request = await agent.client.resolve_request(
+        given.request_id,
+        given.decision,
+        text=given.text,
+        scope=given.scope,
+        idempotency_key=given.idempotency_key,
+    )
+    return {"request": request_view(request)}
+
+
+@frozen
+class Tool:
+    """One tool.
+
+    :param description: for an agent: what it does and when to use it.
+    :param looks_only: it changes nothing.
+    :param waits: a call may be held.
+    """
+
+    name: str
+    title: str
+    description: str
+    arguments: type
+    run: Callable[[Agent, Any], Awaitable[dict[str, Any]]]
+    looks_only: bool = False
+    waits: bool = False
+
+
+TOOLS: Final[Mapping[str, Tool]] = {
+    tool.name: tool
+    for tool in (
+        Tool(
+            "session_spawn",
+            "Spawn a child agent",
+            "Start another agent on a task of its own and go on at once. Use it for parts that can "
+            "be done independently, or side by side; spawn all of them before you wait for the "
+            "first. Answers with the child's session and run; session_wait gets its result.",
+            arguments.Spawn,
+            _spawn,
+        ),
+        Tool(
+            "session_send",
+            "Tell another agent something",
+            "Send a message to the agent of a session you spawned: a follow-up task once it is "
+            "done, a correction or an answer while it works. It keeps its conversation. Answers "
+            "with the run that will act on it; session_wait gets its result.",
+            arguments.Send,
+            _send,
+        ),
+        Tool(
+            "session_wait",
+            "Wait for children",
+            "Wait until a child's run has ended, or needs you. Look at the answer: `run.status` "
+            "completed has `run.result`; failed has `run.error`; with a `request` a child asks "
+            "something: decide with request_resolve, then wait again. `timed_out` true: it still "
+            "works, call again with the same arguments. Do not poll with session_list instead.",
+            arguments.Wait,
+            _wait,
+            looks_only=True,
+            waits=True,
+        ),
+        Tool(
+            "session_reply_parent",
+            "Tell or ask your parent",
+            "Report progress to whoever gave you your task, or ask before you go on. With a "
+            "request_kind the call is held until somebody decides; go on only if `decision` is "
+            "approve or answer, and take anything else as no. `timed_out` true: not decided yet, "
+            "call again with only the request_id. Without a parent, a person is asked.",
+            arguments.ReplyParent,
+            _reply_parent,
+            waits=True,
+        ),
+        Tool(
+            "session_list",
+            "List your children",
+            "See the agents below you: their sessions, what their runs are doing, and what they "
+            "ask. Use it to find your way back, for ids you no longer have.",
+            arguments.List,
+            _list,
+            looks_only=True,
+        ),
+        Tool(
+            "request_resolve",
+            "Answer a child's question",
+            "Decide what an agent below you asks: approve or deny an approval_request or "
+            "permission_request, answer an input_request with a text. Approve only what your own "
+            "task covers; deny, or leave it to a person (session_wait until terminal), otherwise. "
+            "The first decision stands.",
+            arguments.Resolve,
+            _resolve,
+        ),
+    )
+}
+
+
+A = TypeVar("A")
+
+
+def read_arguments(kind: type[A], given: Mapping[str, Any]) -> A:
+    """Return a tool's arguments.
+
+    :raises InvalidRequest: naming every bad field.
+    """
+    found = codec.command(kind, given)
+    check(kind, found)
+    return found
+
+
+async def use(agent: Agent, tool: Tool, given: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Use a tool; return its result, and whether it is an error's."""
+    try:
+        return await tool.run(agent, read_arguments(tool.arguments, given)), False
+    except OrchestratorError as error:
+        return problems.to_body(error), True
+    except Unreachable as error:
+        body = {"code": "unreachable", "message": str(error), "details": {}}
+        return {"error": body}, True

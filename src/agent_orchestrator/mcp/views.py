@@ -1,0 +1,53 @@
+"""What an agent is shown: the fields of the API's objects that it can act on, by the same names."""
+
+from typing import Any
+
+from agent_orchestrator.domain.model import Message, Request, Run, Session
+from agent_orchestrator.wire.codec import format_time, to_plain
+
+
+def session_view(session: Session) -> dict[str, Any]:
+    return {
+        "id": session.id,
+        "title": session.title,
+        "status": session.status,
+        "provider": session.provider,
+        "cwd": session.cwd,
+        "parent_session_id": session.parent_session_id,
+    }
+
+
+def run_view(run: Run, *, with_result: bool = True) -> dict[str, Any]:
+    view: dict[str, Any] = {"id": run.id, "session_id": run.session_id, "status": str(run.status)}
+    if run.waiting_on is not None:
+        view["waiting_on"] = run.waiting_on
+    if run.result is not None and with_result:
+        view["result"] = to_plain(run.result)
+    if run.error is not None:
+        view["error"] = to_plain(run.error)
+    return view
+
+
+def message_view(message: Message) -> dict[str, Any]:
+    return {
+        "id": message.id,
+        "session_id": message.session_id,
+        "run_id": message.run_id,
+        "delivery": message.delivery,
+    }
+
+
+def request_view(request: Request) -> dict[str, Any]:
+    view: dict[str, Any] = {
+        "id": request.id,
+        "session_id": request.session_id,
+        "run_id": request.run_id,
+        "kind": request.kind,
+        "text": request.text,
+        "status": request.status,
+        "expires_at": format_time(request.expires_at),
+    }
+    for name in ("detail", "options", "decision", "answer", "scope", "decided_by"):
+        if (value := getattr(request, name)) is not None:
+            view[name] = list(value) if name == "options" else value
+    return view

@@ -1,0 +1,54 @@
+"""``agentctl mcp``: the tools of ``agentctl tool`` for clients that speak MCP."""
+
+import os
+from typing import Any
+
+import click
+
+from agentctl.call import Call
+from agentctl.commands.tool import RUN_VARIABLE, SESSION_VARIABLE
+from agentctl.failures import usage
+from agentctl.options import Command, read_id
+
+
+@click.command(
+    "mcp",
+    cls=Command,
+    examples="""
+    agentctl mcp
+    agentctl mcp --run-id run_01k0 --timeout-s 3000
+    """,
+)
+@click.option("--run-id", metavar="ID", help=f"The run to act for.  [env: {RUN_VARIABLE}]")
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(0, 86_400),
+    help="Seconds a tool's call is held unless it says so itself.  [default: 50]",
+)
+def mcp(run_id: str | None, timeout_s: float | None) -> None:
+    """Serve the tools for agents as an MCP server on standard input and output.
+
+    For a client that starts its MCP servers as commands; one that takes a URL is given agentd's
+    /mcp and the run's token. The tools: session_spawn, session_send, session_wait,
+    session_reply_parent, session_list, request_resolve.
+    """
+    call = Call.current(default_format="json")
+    named = read_id(run_id) if run_id else os.environ.get(RUN_VARIABLE)
+    if not named:
+        raise usage("say which run the tools act for: --run-id ID")
+
+    async def body(connection: Any) -> None:
+        from importlib.metadata import version
+
+        from agent_orchestrator.mcp.arguments import HOLD_S
+        from agent_orchestrator.mcp.stdio import serve_stdio
+        from agent_orchestrator.mcp.tools import Agent
+
+        client = connection.client()
+        session_id = None if run_id else os.environ.get(SESSION_VARIABLE)
+        if not session_id:
+            session_id = (await client.get_run(named)).session_id
+        hold_s = HOLD_S if timeout_s is None else timeout_s
+        await serve_stdio(Agent(client, named, session_id, hold_s), version("agent-orchestrator"))
+
+    call.run(body)

@@ -1,0 +1,167 @@
+"""/mcp: the agents' tools, for the runs whose tokens they bear. Streamable HTTP without sessions."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.to_thread
+from hypercorn.typing import ASGISendCallable
+from quart import Response
+
+from agent_orchestrator.client import Client
+from agent_orchestrator.domain.errors import Forbidden, InvalidRequest, Unavailable
+from agent_orchestrator.mcp.arguments import HOLD_S, MAX_HOLD_S
+from agent_orchestrator.mcp.questions import Untold
+from agent_orchestrator.mcp.tools import Agent
+from agent_orchestrator.ports import Gateway
+from agent_orchestrator.wire import sse
+from agentd.lifetime import Lifetime
+from agentd.requests import Request, body_object, query_pairs
+from agentd.responses import (
+    LiveResponse,
+    json_response,
+    problem_response,
+    stream_part,
+    stream_start,
+)
+
+if TYPE_CHECKING:
+    from agent_orchestrator.mcp.exchange import Exchanged
+    from agent_orchestrator.mcp.server import AgentServer
+
+PATIENCE_S: Final = 1.0
+"""Seconds after which an answer that is still to come is announced by a stream. Until then it can
+be plain JSON."""
+
+Exchange = Callable[
+    ["AgentServer", Agent, Mapping[str, Any], Mapping[str, str]], Awaitable["Exchanged"]
+]
+
+
+class ToolEndpoint:
+    """Answers the messages of agents.
+
+    What it stands on is imported when the first one comes: it takes half a second and 30 MB, which
+    a daemon whose agents use no tools need not have.
+
+    :param quiet_s: seconds of silence on a held answer after which a sign of life is sent.
+    """
+
+    def __init__(
+        self, gateway: Gateway, lifetime: Lifetime, *, version: str, quiet_s: float
+    ) -> None:
+        self._gateway = gateway
+        self._lifetime = lifetime
+        self._version = version
+        self._quiet_s = quiet_s
+        self._untold = Untold()
+        self._loading = anyio.Lock()
+        self._loaded: tuple[AgentServer, Exchange] | None = None
+
+    async def answer(self, received: Request) -> Response:
+        """Return the answer to a message.
+
+        :raises Forbidden: if its sender is no run.
+        """
+        who = received.principal.run
+        if who is None:
+            raise Forbidden(
+                "the tools at /mcp are for agents: they act for the run whose token is sent, which "
+                "AGENTCTL_AUTH_TOKEN holds inside of it"
+            )
+        agent = Agent(
+            Client(self._gateway.acting_as(received.principal)),
+            who.run_id,
+            who.session_id,
+            _hold_s(query_pairs(received.query_string)),
+            self._untold,
+        )
+        message = await body_object(received)
+        server, exchange = self._loaded or await self._load()
+        headers = {name.lower(): value for name, value in received.headers}
+        answering = partial(exchange, server, agent, message, headers)
+        if message.get("method") != "tools/call" or "text/event-stream" not in headers.get(
+            "accept", ""
+        ):
+            return _plain(await answering())
+        return HeldAnswer(answering, self._lifetime, self._quiet_s)
+
+    async def _load(self) -> "tuple[AgentServer, Exchange]":
+        async with self._loading:
+            if self._loaded is None:
+                self._loaded = await anyio.to_thread.run_sync(_import, self._version)
+            return self._loaded
+
+
+def _import(version: str) -> "tuple[AgentServer, Exchange]":
+    from agent_orchestrator.mcp.exchange import exchange
+    from agent_orchestrator.mcp.server import make_server
+
+    return make_server(version), exchange
+
+
+def _hold_s(query: list[tuple[str, str]]) -> float:
+    """Return how long calls are held that do not say so themselves."""
+    found = {name: "is not a parameter of this call" for name, _ in query if name != "hold_s"}
+    values = [value for name, value in query if name == "hold_s"]
+    if len(values) > 1:
+        found["hold_s"] = "is given twice"
+    if found:
+        raise InvalidRequest.of(found)
+    if not values:
+        return HOLD_S
+    text = values[0]
+    if text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= MAX_HOLD_S:
+        return float(text)
+    raise InvalidRequest.of({"hold_s": f"must be an integer between 0 and {MAX_HOLD_S:,}"})
+
+
+def _plain(answer: "Exchanged") -> Response:
+    if not answer.text:
+        return Response(b"", answer.status)
+    return json_response(answer.text, answer.status)
+
+
+class HeldAnswer(LiveResponse):
+    """The answer of a tool: JSON if it comes at once, else a stream that shows it is being held."""
+
+    def __init__(
+        self, answering: "Callable[[], Awaitable[Exchanged]]", lifetime: Lifetime, quiet_s: float
+    ) -> None:
+        super().__init__()
+        self._answering = answering
+        self._lifetime = lifetime
+        self._quiet_s = quiet_s
+
+    async def send_all(self, send: ASGISendCallable) -> Response | None:
+        """Send the answer, unless the daemon closes before it is there."""
+        found: list[Exchanged] = []
+        done = anyio.Event()
+        streams = False
+
+        async def work() -> None:
+            found.append(await self._answering())
+            done.set()
+
+        with self._lifetime.until_closing():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(work)
+                with anyio.move_on_after(PATIENCE_S):
+                    await done.wait()
+                if not found:
+                    streams = True
+                    await send(stream_start())
+                while not found:
+                    await send(stream_part(sse.KEEPALIVE))
+                    with anyio.move_on_after(self._quiet_s):
+                        await done.wait()
+        if streams:
+            last = sse.encode(sse.Frame(found[0].text, "message")) if found else b""
+            await send(stream_part(last, more=False))
+            return None
+        if found:
+            return _plain(found[0])
+        return problem_response(
+            Unavailable("the daemon is stopping: ask again shortly", retry_after_s=5)
+        )

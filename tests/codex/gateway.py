@@ -1,0 +1,66 @@
+"""An agentd with the real codex, for tests that go through it."""
+
+import json
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+from model_server import codex_env
+from serving import Process, agentd
+
+from agent_orchestrator import Client, Run, connect
+
+PATIENCE_S = 60.0
+
+
+class Gateway:
+    """An agentd with a codex provider, that can be stopped and started again on its database."""
+
+    def __init__(self, directory: Path, codex: str, home: Path) -> None:
+        self._directory = directory
+        self._stack = ExitStack()
+        env = ", ".join(f"{name} = {json.dumps(value)}" for name, value in codex_env(home).items())
+        (directory / "agentd.toml").write_text(
+            "[providers.codex]\n"
+            'runner = "codex"\n'
+            f"command = {json.dumps(codex)}\n"
+            'sandbox = "danger-full-access"\n'
+            f"env = {{ set = {{ {env} }} }}\n"
+        )
+        self.start()
+
+    def start(self) -> None:
+        self.daemon: Process = self._stack.enter_context(
+            agentd(self._directory, "--config", "agentd.toml", "--db", "data.db")
+        )
+
+    def stop(self) -> None:
+        """End the daemon in good order."""
+        self.daemon.signal(signal.SIGTERM)
+        assert self.daemon.wait() == 0
+        self._stack.close()
+
+    def client(self):
+        return connect(self.daemon.url)
+
+
+async def turn(client: Client, session_id: str, text: str) -> Run:
+    sent = await client.send_message(session_id, text)
+    assert sent.run is not None
+    reply = await client.wait_run(sent.run.id, timeout_s=PATIENCE_S)
+    assert not reply.timed_out
+    return reply.run
+
+
+def marked(run_id: str) -> list[int]:
+    """Return the live processes that bear the mark of one of the run's attempts."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            mark = process.environ().get("AGENT_ORCHESTRATOR_MARK", "")
+            if mark.startswith(f"{run_id}.") and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found

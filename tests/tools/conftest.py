@@ -1,0 +1,13 @@
+"""A server with agents that stand still, and clients of the ``mcp`` package for them."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from standing import Standing, standing
+
+
+@pytest.fixture
+async def agents(tmp_path: Path) -> AsyncIterator[Standing]:
+    async with standing(tmp_path) as there:
+        yield there

@@ -1,0 +1,386 @@
+"""/mcp as a client meets it: the protocol, who may come, and calls that are held."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import httpx
+import jsonschema
+import pytest
+from mcp.shared.exceptions import MCPError
+from serving import until
+from standing import ADMIN, Standing, call, refused, standing, use
+
+from agent_orchestrator.wire import sse
+
+pytestmark = pytest.mark.anyio
+
+NAMES = [
+    "session_spawn",
+    "session_send",
+    "session_wait",
+    "session_reply_parent",
+    "session_list",
+    "request_resolve",
+]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"], ids=["handshake", "newest"])
+async def test_the_package_s_own_client_understands_it(agents: Standing, mode: str) -> None:
+    run_id = await agents.start()
+    async with agents.tools(run_id, mode=mode) as tools:
+        assert tools.server_info.name == "agent-orchestrator"
+        assert tools.server_info.version == "0.0-test"
+        listed = (await tools.list_tools()).tools
+        assert [tool.name for tool in listed] == NAMES
+        for tool in listed:
+            jsonschema.Draft202012Validator.check_schema(tool.input_schema)
+            assert len(tool.description or "") > 80
+            for schema in tool.input_schema["properties"].values():
+                assert schema["description"]
+                assert isinstance(schema["type"], str)
+        result = await tools.call_tool("session_list", {})
+        assert json.loads(result.content[0].text) == result.structured_content
+        assert result.structured_content["children"] == []
+        with pytest.raises(MCPError, match="there is no tool 'session_kill'"):
+            await tools.call_tool("session_kill", {})
+
+
+async def test_what_is_not_served_is_refused(agents: Standing) -> None:
+    run_id = await agents.start()
+    http, token = agents.server.client, {"Authorization": f"Bearer {agents.token(run_id)}"}
+    for method in ("GET", "DELETE", "PUT"):
+        answer = await http.request(method, "/mcp", headers=token)
+        assert (answer.status_code, answer.headers["Allow"]) == (405, "OPTIONS, POST")
+    ping = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
+    assert (await agents.send(run_id, ping)).json() == {"jsonrpc": "2.0", "id": 7, "result": {}}
+    unknown = await agents.send(run_id, ping | {"method": "prompts/list"})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (200, -32601)
+    noted = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+    accepted = await agents.send(run_id, noted)
+    assert (accepted.status_code, accepted.content) == (202, b"")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {},
+        {"id": 1, "method": "ping"},
+        {"jsonrpc": "1.0", "id": 1, "method": "ping"},
+        {"jsonrpc": "2.0", "id": None, "method": "ping"},
+        {"jsonrpc": "2.0", "id": {}, "method": "ping"},
+        {"jsonrpc": "2.0", "id": 1, "method": 5},
+        {"jsonrpc": "2.0", "id": 1},
+        {"jsonrpc": "2.0", "id": 1, "method": "ping", "params": [1]},
+    ],
+)
+async def test_what_is_no_message_is_refused(agents: Standing, message: object) -> None:
+    answer = await agents.send(await agents.start(), message)
+    assert answer.status_code == 400
+    told = answer.json()
+    assert (told["jsonrpc"], told["id"], told["error"]["code"]) == ("2.0", None, -32600)
+
+
+async def test_bodies_and_parameters_are_checked(agents: Standing) -> None:
+    run_id = await agents.start()
+    token = {"Authorization": f"Bearer {agents.token(run_id)}"}
+    http = agents.server.client
+    for content, status in [(b"[]", 400), (b"{", 400), (b'{"a":1,"a":2}', 400), (b"\xff", 400)]:
+        headers = token | {"Content-Type": "application/json"}
+        answer = await http.post("/mcp", content=content, headers=headers)
+        assert answer.status_code == status
+    answer = await http.post("/mcp", content=b"{}", headers=token | {"Content-Type": "text/plain"})
+    assert answer.status_code == 415
+    for query in ("hold_s=-1", "hold_s=1e3", "hold_s=86401", "hold_s=1&hold_s=2", "wait=1"):
+        answer = await agents.send(run_id, {}, params=query)
+        assert answer.json()["error"]["code"] == "invalid_request", query
+    strange = await agents.send(
+        run_id,
+        {"jsonrpc": "2.0", "id": 1, "method": "tools/list"},
+        headers={"MCP-Protocol-Version": "2031-01-01"},
+    )
+    assert (strange.status_code, strange.json()["error"]["code"]) == (400, -32602)
+
+
+async def test_only_runs_may_come(agents: Standing) -> None:
+    run_id = await agents.start()
+    ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    admin = await agents.send(None, ping)
+    assert (admin.status_code, admin.json()["error"]["code"]) == (403, "forbidden")
+    assert "AGENTCTL_AUTH_TOKEN" in admin.json()["error"]["message"]
+    for bearer in ("Bearer nobody", "Bearer art_nobody", f"Basic {ADMIN}"):
+        answer = await agents.send(None, ping, headers={"Authorization": bearer})
+        assert answer.status_code == 401
+    web = await agents.send(run_id, ping, headers={"Origin": "https://evil.example"})
+    assert web.status_code == 403
+    assert (await agents.send(run_id, ping, headers={"Host": "evil.example"})).status_code == 421
+    assert (await agents.send(run_id, ping)).status_code == 200
+    await agents.end(run_id)
+    assert (await agents.send(run_id, ping)).status_code == 401
+
+
+async def test_a_tool_names_every_bad_argument(agents: Standing) -> None:
+    async with agents.tools(await agents.start()) as tools:
+        for name, arguments, bad in [
+            ("session_spawn", {}, {"task"}),
+            (
+                "session_spawn",
+                {"task": " ", "cwd": "x", "run_id": "run_1"},
+                {"task", "cwd", "run_id"},
+            ),
+            ("session_wait", {}, {"run_id"}),
+            ("session_wait", {"run_id": "-rf"}, {"run_id"}),
+            ("session_wait", {"run_ids": ["run_1", "../x"]}, {"run_ids"}),
+            ("session_wait", {"run_ids": [f"run_{n}" for n in range(33)]}, {"run_ids"}),
+            (
+                "session_wait",
+                {"run_id": "run_1", "timeout_s": "9", "until": "x"},
+                {"timeout_s", "until"},
+            ),
+            ("session_reply_parent", {}, {"text"}),
+            ("session_reply_parent", {"text": "x", "options": ["a"]}, {"options"}),
+            ("session_reply_parent", {"text": "x", "request_id": "req_1"}, {"request_id"}),
+            ("request_resolve", {"request_id": "req_1", "decision": "yes"}, {"decision"}),
+        ]:
+            error = await refused(tools, name, **arguments)
+            assert error["code"] == "invalid_request"
+            assert set(error["details"]["fields"]) == bad, (name, arguments)
+
+
+async def test_the_api_s_errors_are_the_tools_errors(agents: Standing) -> None:
+    run_id = await agents.start()
+    async with agents.tools(run_id) as tools:
+        error = await refused(tools, "session_wait", run_id="run_nobody")
+        assert error["code"] == "not_found"
+        error = await refused(tools, "session_wait", run_ids=["run_nobody", "run_nothing"])
+        assert error["code"] == "not_found"
+        error = await refused(tools, "session_wait", run_id=run_id)
+        assert "your own run" in error["message"]
+        error = await refused(tools, "session_reply_parent", text="hello")
+        assert (error["code"], error["message"][-21:]) == ("conflict", "has no parent to tell")
+        for _ in range(16):
+            await use(tools, "session_spawn", task="work", provider="forever")
+        error = await refused(tools, "session_spawn", task="work")
+        assert (error["code"], error["details"]["limit"]) == ("conflict", "children")
+
+
+# --- what the tools do ------------------------------------------------------------------------
+
+
+async def test_a_child_is_spawned_told_and_waited_for(agents: Standing) -> None:
+    async with agents.family() as (above, parent, below, child):
+        waited = await use(above, "session_wait", run_id=child, timeout_s=0)
+        assert waited["timed_out"] is True
+        assert "call session_wait again" in waited["next"]
+        assert [run["status"] for run in waited["runs"]] == ["running"]
+        listed = await use(above, "session_list")
+        assert [one["run"]["id"] for one in listed["children"]] == [child]
+        session_id = listed["children"][0]["session"]["id"]
+        sent = await use(above, "session_send", session_id=session_id, text="and then?")
+        told = await use(below, "session_reply_parent", text="halfway")
+        assert told == {"parent_session_id": listed["session"]["id"], "request": None}
+        await agents.end(child, "all of it")
+        waited = await use(above, "session_wait", run_id=child)
+        assert waited["run"]["result"] == {"text": "all of it"}
+        next_ = await agents.at_work(sent["run"]["id"])
+        await agents.end(next_)
+        await agents.end(parent)
+
+
+async def test_the_first_of_several_is_told(agents: Standing) -> None:
+    parent = await agents.start()
+    async with agents.tools(parent) as tools:
+        ids = []
+        for _ in range(2):
+            spawned = await use(tools, "session_spawn", task="work")
+            ids.append(await agents.at_work(spawned["run"]["id"]))
+        first, second = ids
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(agents.end, second)
+            waited = await use(tools, "session_wait", run_ids=ids)
+        assert (waited["run"]["id"], waited["still_waiting_for"]) == (second, [first])
+        waited = await use(tools, "session_wait", run_id=first, run_ids=[first], timeout_s=0)
+        assert [run["id"] for run in waited["runs"]] == [first]
+
+
+async def test_a_child_asks_and_its_parent_answers(agents: Standing) -> None:
+    answers: list[dict] = []
+    async with agents.family() as (above, _parent, below, child):
+
+        async def ask() -> None:
+            more = {"detail": {"path": "build"}, "options": ["all", "old"]}
+            told = await use(
+                below, "session_reply_parent", text="which?", request_kind="input_request", **more
+            )
+            answers.append(told)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            waited = await use(above, "session_wait", run_id=child)
+            request = waited["request"]
+            assert (request["text"], request["options"]) == ("which?", ["all", "old"])
+            assert request["detail"] == {"path": "build"}
+            assert request["id"] in waited["next"]
+            assert waited["still_waiting_for"] == [child]
+            listed = await use(above, "session_list")
+            assert listed["children"][0]["request"]["id"] == request["id"]
+            decide = {"request_id": request["id"], "decision": "answer", "text": "old"}
+            assert (await use(above, "request_resolve", **decide))["request"][
+                "status"
+            ] == "answered"
+        (told,) = answers
+        assert (told["decision"], told["answer"], told["timed_out"]) == ("answer", "old", False)
+        error = await refused(above, "request_resolve", request_id=request["id"], decision="deny")
+        assert error["code"] == "already_resolved"
+
+
+async def test_asking_again_goes_on_and_opens_nothing(agents: Standing) -> None:
+    question = {"text": "May I?", "request_kind": "approval_request"}
+    async with agents.family() as (above, _, below, _child):
+        first = await use(below, "session_reply_parent", **question, timeout_s=0)
+        assert (first["timed_out"], first["decision"]) == (True, None)
+        request_id = first["request"]["id"]
+        again = await use(below, "session_reply_parent", **question, timeout_s=0)
+        assert again["request"]["id"] == request_id
+        again = await use(below, "session_reply_parent", request_id=request_id, timeout_s=0)
+        assert again["timed_out"] is True
+        await use(above, "request_resolve", request_id=request_id, decision="approve")
+        # Decided while nobody listened: the same words are still the same question,
+        told = await use(below, "session_reply_parent", **question)
+        assert (told["request"]["id"], told["decision"]) == (request_id, "approve")
+        # and a new one once the agent has been told: an approval is not for ever.
+        new = await use(below, "session_reply_parent", **question, timeout_s=0)
+        assert new["request"]["id"] != request_id
+        assert new["decision"] is None
+
+
+async def test_a_call_cut_off_in_the_middle_is_not_lost(agents: Standing) -> None:
+    question = {"text": "May I?", "request_kind": "approval_request"}
+    async with agents.family() as (above, _, below, child):
+        request = agents.post(child, call("session_reply_parent", question))
+        request.extensions["timeout"] = dict.fromkeys(["connect", "read", "write"], 0.5)
+        with pytest.raises(httpx.ReadTimeout):
+            await agents.server.client.send(request)
+        waited = await use(above, "session_wait", run_id=child)
+        request_id = waited["request"]["id"]
+        await use(above, "request_resolve", request_id=request_id, decision="deny", text="no")
+        told = await use(below, "session_reply_parent", **question)
+        assert (told["request"]["id"], told["decision"], told["answer"]) == (
+            request_id,
+            "deny",
+            "no",
+        )
+
+
+async def test_the_same_question_at_the_same_moment_is_one(agents: Standing) -> None:
+    question = {"text": "May I?", "request_kind": "approval_request", "timeout_s": 0}
+    asked: list[str] = []
+    async with agents.family() as (_, _, below, _):
+
+        async def ask() -> None:
+            told = await use(below, "session_reply_parent", **question)
+            asked.append(told["request"]["id"])
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(ask)
+        assert len(asked) == 8
+        assert len(set(asked)) == 1
+
+
+async def test_a_question_may_be_asked_without_waiting(agents: Standing) -> None:
+    question = {"text": "May I?", "request_kind": "approval_request"}
+    async with agents.family() as (above, _, below, child):
+        asked = await use(below, "session_reply_parent", **question, wait=False)
+        run = (await agents.server.client.get(f"/runs/{child}")).json()["run"]
+        assert (asked["decision"], run["status"]) == (None, "running")
+        request_id = asked["request"]["id"]
+        await use(above, "request_resolve", request_id=request_id, decision="approve")
+        told = await use(below, "session_reply_parent", request_id=request_id)
+        assert told["decision"] == "approve"
+
+
+# --- calls that are held ----------------------------------------------------------------------
+
+
+@pytest.fixture
+async def talkative(tmp_path: Path) -> AsyncIterator[Standing]:
+    """Agents at a server that gives signs of life often."""
+    async with standing(tmp_path, quiet_s=0.05) as there:
+        yield there
+
+
+def listeners(agents: Standing, run_id: str) -> int:
+    """Return how many wait for news of a run, its worker among them."""
+    return len(agents.server.engine.core.bells._taken.get(f"run:{run_id}", ()))
+
+
+async def test_a_held_call_shows_signs_of_life(talkative: Standing) -> None:
+    async with talkative.family() as (_, parent, _, child):
+        request = talkative.post(parent, call("session_wait", {"run_id": child}, 42))
+        response = await talkative.server.client.send(request, stream=True)
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+        decoder, comments, frames = sse.Decoder(), 0, []
+        with anyio.fail_after(10):
+            async for chunk in response.aiter_raw():
+                for frame in decoder.feed(chunk):
+                    comments += bool(frame.comment)
+                    frames += [frame] if frame.data else []
+                if comments == 3:
+                    talkative._ends[child] = "at last"
+                    talkative._tell()
+        (frame,) = frames
+        answer = json.loads(frame.data)
+        assert (frame.event, answer["id"]) == ("message", 42)
+        assert answer["result"]["structuredContent"]["run"]["result"] == {"text": "at last"}
+
+
+async def test_a_client_that_leaves_waits_no_longer(talkative: Standing) -> None:
+    async with talkative.family() as (_, parent, _, child):
+        before = listeners(talkative, child)
+        request = talkative.post(parent, call("session_wait", {"run_id": child}))
+        response = await talkative.server.client.send(request, stream=True)
+        await anext(response.aiter_raw())
+        assert listeners(talkative, child) == before + 1
+        await response.aclose()
+        await until(lambda: listeners(talkative, child) == before, "the wait ended")
+
+
+async def test_a_closing_daemon_lets_held_calls_go(talkative: Standing) -> None:
+    async with talkative.family() as (_, parent, _, child):
+        request = talkative.post(parent, call("session_wait", {"run_id": child}))
+        response = await talkative.server.client.send(request, stream=True)
+        chunks = response.aiter_raw()
+        await anext(chunks)
+        talkative.server.lifetime.close()
+        with anyio.fail_after(5):
+            rest = b"".join([chunk async for chunk in chunks])
+        assert b"data:" not in rest
+        answer = await talkative.send(parent, call("session_wait", {"run_id": child}))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+
+
+async def test_a_client_that_takes_no_stream_gets_none(agents: Standing) -> None:
+    async with agents.family() as (_, parent, _, child):
+        message = call("session_wait", {"run_id": child, "timeout_s": 1.5})
+        answer = await agents.send(parent, message, headers={"Accept": "application/json"})
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json()["result"]["structuredContent"]["timed_out"] is True
+
+
+async def test_how_long_calls_are_held_comes_with_the_address(agents: Standing) -> None:
+    run_id = await agents.start()
+    async with agents.tools(run_id, query="?hold_s=0") as tools:
+        listed = (await tools.list_tools()).tools
+        (wait,) = [tool for tool in listed if tool.name == "session_wait"]
+        assert wait.input_schema["properties"]["timeout_s"]["default"] == 0
+        spawned = await use(tools, "session_spawn", task="work")
+        with anyio.fail_after(5):
+            waited = await use(tools, "session_wait", run_id=spawned["run"]["id"])
+        assert waited["timed_out"] is True

@@ -1,0 +1,67 @@
+"""``agentctl mcp``: the same tools for a client that starts its server as a command."""
+
+import sys
+
+import pytest
+from driving import environment
+from mcp import Client, StdioServerParameters
+from standing import Standing, refused, use
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def command(agents: Standing, run_id: str, **more: str) -> StdioServerParameters:
+    given = agents.environments[run_id]
+    own = {name: value for name, value in given.items() if name.startswith("AGENTCTL_")}
+    return StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "agentctl.main", "mcp"],
+        env=environment(**own) | more,
+    )
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"], ids=["handshake", "newest"])
+async def test_a_child_is_spawned_and_waited_for(agents: Standing, mode: str) -> None:
+    parent = await agents.start()
+    async with Client(command(agents, parent), mode=mode) as tools:
+        assert len((await tools.list_tools()).tools) == 6
+        spawned = await use(tools, "session_spawn", task="hello", provider="echo")
+        waited = await use(tools, "session_wait", run_id=spawned["run"]["id"])
+        assert waited["run"]["result"] == {"text": "echo: hello"}
+        listed = await use(tools, "session_list")
+        assert len(listed["children"]) == 1
+        assert (await refused(tools, "session_wait", run_id="run_x"))["code"] == "not_found"
+        assert (await refused(tools, "session_wait"))["code"] == "invalid_request"
+
+
+async def test_a_question_is_asked_and_answered(agents: Standing) -> None:
+    question = {"text": "May I?", "request_kind": "approval_request"}
+    async with (
+        agents.family() as (above, _, _, child),
+        Client(command(agents, child), mode="legacy") as tools,
+    ):
+        asked = await use(tools, "session_reply_parent", **question, timeout_s=0)
+        request_id = asked["request"]["id"]
+        await use(above, "request_resolve", request_id=request_id, decision="approve")
+        told = await use(tools, "session_reply_parent", request_id=request_id)
+        assert told["decision"] == "approve"
+
+
+async def test_a_run_that_is_over_may_do_nothing(agents: Standing) -> None:
+    run_id = await agents.start()
+    async with Client(command(agents, run_id), mode="legacy") as tools:
+        await use(tools, "session_list")
+        await agents.end(run_id)
+        assert (await refused(tools, "session_list"))["code"] == "unauthorized"
+
+
+async def test_a_daemon_that_is_away_is_told_of(agents: Standing) -> None:
+    run_id = await agents.start()
+    away = command(agents, run_id, AGENTCTL_URL="http://127.0.0.1:9")
+    async with Client(away, mode="legacy") as tools:
+        assert (await refused(tools, "session_list"))["code"] == "unreachable"
