@@ -208,15 +208,18 @@ def check_subscribers(db: Path, one: Daemon, traffic: Traffic, outcome: Outcome)
     finally:
         connection.close()
     for reader in traffic.subscribers:
+        wrong, first = 0, ""
         for session_id in reader.sessions or log:
             seen, kept = reader.seen.get(session_id, []), log[session_id]
-            if seen != kept:
-                wrong = sum(a != b for a, b in zip(seen, kept, strict=False))
-                wrong += abs(len(seen) - len(kept))
-                first = next((b for a, b in zip(seen, kept, strict=False) if a != b), None)
-                outcome.fault(
-                    "gaps",
-                    f"{reader.name} saw {len(seen)} of {len(kept)} events of {session_id},"
-                    f" the first other one at {first}",
-                    wrong,
-                )
+            if seen == kept:
+                continue
+            wrong += sum(a != b for a, b in zip(seen, kept, strict=False))
+            wrong += abs(len(seen) - len(kept))
+            place = next(
+                (n for n, (a, b) in enumerate(zip(seen, kept, strict=False)) if a != b), -1
+            )
+            first = first or (
+                f"{len(seen)} of {len(kept)} events of {session_id}, and first another one at {place}"
+            )
+        if wrong:
+            outcome.fault("gaps", f"{reader.name} saw {first}", wrong)

@@ -170,6 +170,11 @@ class Daemon:
                 self.process.kill()
             self.process.wait(20)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
     def stop(self) -> int:
         """End it in good order and return its status."""
         assert self.process is not None

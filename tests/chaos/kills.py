@@ -1,6 +1,7 @@
 """The daemon is killed: at any moment, and at every write it makes to the disk."""
 
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -63,6 +64,8 @@ class Siege:
         """Let it come to rest, stop it, and compare what everybody saw with what is kept."""
         if self.failed:
             return
+        if internal := self.traffic.refusals["Internal"]:
+            self.outcome.fault("broken", f"{internal} answers were an internal error")
         await self.traffic.settled()
         await self._judge()
         if left := self.one.family():
@@ -154,3 +157,14 @@ async def at_every_write(effort: Effort, directory: Path) -> Outcome:
             break
         shutil.rmtree(directory / f"{epoch}", ignore_errors=True)
     return outcome
+
+
+async def accepts_again(traffic: Traffic, outcome: Outcome, what: str, seconds: float = 10) -> None:
+    """Expect that messages are accepted again, and note how long that took."""
+    before, started = outcome.acknowledged, time.perf_counter()
+    with anyio.move_on_after(seconds):
+        while outcome.acknowledged == before:
+            await anyio.sleep(0.01)
+        outcome.recoveries.append(time.perf_counter() - started)
+        return
+    outcome.fault("broken", f"accepts nothing {seconds:g} s after {what}")

@@ -14,8 +14,9 @@ def test_it_holds(name):
     if outcome.skipped is not None:
         pytest.skip(outcome.skipped)
     # What a killed daemon's agents go on doing is counted, and not yet promised.
-    problems = [problem for problem in outcome.problems if not problem.startswith("orphans:")]
-    assert problems == []
+    outcome.orphans = 0
+    outcome.problems = [one for one in outcome.problems if not one.startswith("orphans:")]
+    assert outcome.passed, outcome.problems
     assert outcome.tries > 0
 
 

@@ -16,6 +16,7 @@ from tests.chaos.outcome import Outcome
 from agent_orchestrator import Client, Run, connect
 from agent_orchestrator.domain.errors import (
     AlreadyResolved,
+    Internal,
     OrchestratorError,
     Unavailable,
     Unreachable,
@@ -76,6 +77,8 @@ class Traffic:
     clients: int = 50
     providers: tuple[str, ...] = PROVIDERS
     verbs: tuple[str, ...] = VERBS
+    padding: int = 0
+    """Characters a message has beside what it says."""
     acks: dict[str, Ack] = field(factory=dict)
     sessions: dict[str, str] = field(factory=dict)
     """The sessions that were acknowledged, by key."""
@@ -85,11 +88,13 @@ class Traffic:
     sent: set[str] = field(factory=set)
     """Keys that were sent, acknowledged or not."""
     refusals: Counter[str] = field(factory=Counter)
+    """How often who asked was put off, by the error; an ``Internal`` one is no good answer."""
     subscribers: list[Subscriber] = field(factory=list)
     stopping: bool = False
     unsettled: str = ""
     """What :meth:`settled` waits for."""
     _talking: int = 0
+    _count: int = 0
 
     # --- clients ------------------------------------------------------------------------------
 
@@ -104,7 +109,7 @@ class Traffic:
                 raise Stopped
             try:
                 return await ask()
-            except (Unreachable, Unavailable) as error:
+            except (Unreachable, Unavailable, Internal) as error:
                 self.refusals[type(error).__name__] += 1
                 await anyio.sleep(_PAUSE_S * (0.5 + self.chance.random()))
 
@@ -131,14 +136,13 @@ class Traffic:
 
         session_id = await self.until_told(make)
         self.sessions[key] = session_id
-        count = 0
         while not self.stopping:
-            count += 1
-            await self._message(f"k{number}-{count}", session_id, provider, http)
+            self._count += 1
+            await self._message(f"k{number}-{self._count}", session_id, provider, http)
 
     async def _message(self, key: str, session_id: str, provider: str, http: Client) -> None:
         verbs = self.verbs if provider == "inside" else [v for v in self.verbs if v != "ask"]
-        text = f"{key} {self.chance.choice(verbs)}"
+        text = f"{key} {self.chance.choice(verbs)}" + " " * bool(self.padding) + "x" * self.padding
         self.sent.add(key)
 
         async def send() -> Ack:
@@ -206,7 +210,8 @@ class Traffic:
                             if not isinstance(item, CaughtUp):
                                 event = item.event
                                 one.take(item.cursor, event.session_id, event.seq, event.event_type)
-            except (Unreachable, Unavailable):
+            except (Unreachable, Unavailable, Internal) as error:
+                self.refusals[type(error).__name__] += 1
                 await anyio.sleep(_PAUSE_S)
             except OrchestratorError as error:
                 self.outcome.fault("gaps", f"{one.name}: {type(error).__name__}: {error}")
@@ -233,9 +238,11 @@ class Traffic:
                                 event["seq"],
                                 event["event_type"],
                             )
-                        elif frame["type"] == "error" and frame["error"]["code"] != "unavailable":
-                            self.outcome.fault("gaps", f"{one.name}: {frame['error']}")
-                            return
+                        elif frame["type"] == "error":
+                            if frame["error"]["code"] not in ("unavailable", "internal"):
+                                self.outcome.fault("gaps", f"{one.name}: {frame['error']}")
+                                return
+                            self.refusals[frame["error"]["code"].capitalize()] += 1
             except (OSError, websockets.WebSocketException, TimeoutError, EOFError):
                 pass
             await anyio.sleep(_PAUSE_S)
