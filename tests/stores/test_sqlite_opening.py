@@ -235,6 +235,41 @@ async def test_a_damaged_database_is_refused(tmp_path, how):
     await refused(path, StoreDamaged)
 
 
+@pytest.mark.parametrize("pages", [1, 2, 5, 40])
+async def test_a_log_that_was_being_emptied_is_emptied_at_the_next_start(tmp_path, pages):
+    """A process that dies in a checkpoint has written the first pages, with the size of all."""
+    path, log = tmp_path / "data.db", tmp_path / "data.db-wal"
+    await make(path)
+    program = (
+        "import os, sys, anyio\n"
+        "from agent_orchestrator.stores.sqlite import SqliteStore\n"
+        "from agent_orchestrator.testing.stores.samples import NOW, a_session, drafts, put\n"
+        "async def main():\n"
+        "    async with SqliteStore(sys.argv[1]) as store:\n"
+        "        session = a_session()\n"
+        "        await put(store, session)\n"
+        "        texts = ['x' * 1000] * 2000\n"
+        "        await store.transact(lambda tx: tx.append(session.id, drafts(*texts), NOW))\n"
+        "        os._exit(0)\n"
+        "anyio.run(main)\n"
+    )
+    with anyio.fail_after(30):
+        await anyio.run_process([sys.executable, "-c", program, str(path)])
+    unfinished, frames = path.read_bytes(), log.read_bytes()
+    connection = apsw.Connection(str(path))
+    connection.pragma("user_version")  # it knows of the log once it has read
+    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    connection.close()
+    finished = path.read_bytes()
+    size = 4096 * pages
+    assert len(unfinished) < len(finished)
+    path.write_bytes(finished[:size] + unfinished[size:])
+    log.write_bytes(frames)
+    with anyio.fail_after(30):
+        async with SqliteStore(path) as store:
+            assert await store.read(lambda view: view.event_count()) == 2001
+
+
 async def test_a_second_store_is_refused_and_told_who_has_it(tmp_path):
     path = tmp_path / "data.db"
     with anyio.fail_after(30):

@@ -189,19 +189,26 @@ def _look_first(path: Path) -> Mark | None:
 
     An ``immutable`` connection takes no locks and writes nothing, but does not see a write-ahead
     log; where a process ended without emptying its log, an ordinary one must look, and is told to
-    leave the log alone when it closes.
+    leave the log alone when it closes. A process that ended while it emptied its log has left a
+    file that cannot be read without it, or is read as nonsense.
     """
     if not path.exists() or not path.stat().st_size:
         return None
-    mark = _check(
-        path,
-        apsw.Connection(
-            f"file:{quote(str(path))}?immutable=1",
-            flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
-        ),
-        whole=not _has_log(path),
-    )
-    if _has_log(path):
+    has_log = _has_log(path)
+    try:
+        mark = _check(
+            path,
+            apsw.Connection(
+                f"file:{quote(str(path))}?immutable=1",
+                flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
+            ),
+            whole=not has_log,
+        )
+    except StoreDamaged:
+        if not has_log:
+            raise
+        mark = None
+    if has_log:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
