@@ -6,17 +6,19 @@ Contract suites for authors of new ones are in :mod:`agent_orchestrator.testing`
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
-from typing import Any, Final, Generic, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from attrs import frozen
 
 from agent_orchestrator.domain.access import EVERYTHING, Principal, Reach
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
+    Approvals,
     Attempt,
     Event,
     Invocation,
     Message,
+    NotifyParent,
     Request,
     RequestKind,
     Run,
@@ -24,7 +26,17 @@ from agent_orchestrator.domain.model import (
     Thread,
     Usage,
 )
-from agent_orchestrator.operations import CaughtUp, Operation, Problem, StreamItem, StreamRequest
+from agent_orchestrator.operations import (
+    CaughtUp,
+    MessageReply,
+    Operation,
+    Problem,
+    SpawnReply,
+    StreamItem,
+    StreamRequest,
+    WaitReply,
+    WhenBusy,
+)
 
 T = TypeVar("T")
 Req = TypeVar("Req")
@@ -443,7 +455,60 @@ class RunContext(Protocol):
         """Keep the end of what the agent wrote on stderr, for diagnosis."""
         ...
 
-    async def ask(
+    async def spawn(
+        self,
+        task: str,
+        *,
+        provider: str | None = None,
+        cwd: str | None = None,
+        title: str | None = None,
+        notify_parent: NotifyParent = "record",
+        approvals: Approvals | None = None,
+        idempotency_key: str | None = None,
+    ) -> SpawnReply:
+        """Make a child of this run and give it a task.
+
+        An attempt may be repeated: with an ``idempotency_key`` the next one gets the child that the
+        one before made. Where the engine is about to stop this does not return: the attempt is
+        given back to the queue.
+
+        :param cwd: where it works: where this run does, or below.
+        :param approvals: who decides what it asks for; not looser than for this run.
+        :raises Conflict: if a limit of the tree is reached, or this run is canceled.
+        """
+        ...
+
+    async def send(
+        self,
+        session_id: str,
+        text: str,
+        *,
+        when_busy: WhenBusy = "queue",
+        idempotency_key: str | None = None,
+    ) -> MessageReply:
+        """Send a message to the agent of a child, or of another descendant.
+
+        :raises NotFound: if the session is none of these.
+        """
+        ...
+
+    async def wait(
+        self,
+        run_id: str,
+        *,
+        until: Literal["terminal", "attention"] = "terminal",
+        timeout_s: float | None = None,
+    ) -> WaitReply:
+        """Wait until a child's run has ended; the worker is lent to others meanwhile.
+
+        :param until: ``attention`` also returns when the child or what descends from it asks
+            something this agent may answer: the reply's ``request``.
+        :param timeout_s: seconds after which the reply says ``timed_out``; None waits on.
+        :raises NotFound: if it is no run of a descendant.
+        """
+        ...
+
+    async def ask_parent(
         self,
         text: str,
         *,
@@ -453,6 +518,8 @@ class RunContext(Protocol):
         timeout_s: float = 3600.0,
     ) -> Request:
         """Ask the parent, or people, and wait; the run is ``waiting`` and its worker free.
+
+        Cancelling this call withdraws the question.
 
         :return: the request as it was resolved; ``denied``, ``expired`` and ``canceled`` all mean no.
         :raises InvalidRequest: if the question cannot be put so.

@@ -37,7 +37,7 @@ class Agents:
         while (order := self._orders.pop(run_id, None)) is None:
             await self._news.wait()
         if order == "ask":
-            await context.ask("May I?", kind="approval_request")
+            await context.ask_parent("May I?", kind="approval_request")
         return order
 
     async def start(self, session_id: str | None = None) -> str:

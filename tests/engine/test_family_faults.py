@@ -212,7 +212,7 @@ async def test_an_answer_given_while_its_agent_is_stopped_reaches_the_next_attem
         if "approved" in context.prompt:
             return Outcome(context.prompt)
         try:
-            await context.ask("May I?")
+            await context.ask_parent("May I?")
         finally:
             stopping.set()
             with anyio.CancelScope(shield=True):
@@ -246,7 +246,7 @@ async def test_asking_after_a_cancel_is_a_cancel() -> None:
     async def what(context: RunContext) -> Outcome:
         with anyio.CancelScope(shield=True):
             await gate.wait()
-            await context.ask("May I?")
+            await context.ask_parent("May I?")
         return Outcome("never")
 
     async with open_embedded(":memory:", runners=[Doing(what)]) as client:
@@ -268,7 +268,7 @@ async def test_questions_asked_at_once_are_asked_one_by_one() -> None:
         answers: list[str | None] = []
 
         async def ask(text: str) -> None:
-            answers.append((await context.ask(text)).answer)
+            answers.append((await context.ask_parent(text)).answer)
 
         async with anyio.create_task_group() as tasks:
             for number in range(3):

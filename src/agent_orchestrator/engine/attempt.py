@@ -5,18 +5,21 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import anyio
 import anyio.lowlevel
 import psutil
 from attrs import evolve
 
+from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType, InvalidEvent
 from agent_orchestrator.domain.model import (
+    Approvals,
     Invocation,
     Message,
+    NotifyParent,
     Request,
     RequestKind,
     Run,
@@ -26,9 +29,23 @@ from agent_orchestrator.domain.model import (
 )
 from agent_orchestrator.engine import ledger, requests
 from agent_orchestrator.engine.bells import Bell
+from agent_orchestrator.engine.calls import carry_out
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.fields import check
-from agent_orchestrator.operations import ReplyParent
+from agent_orchestrator.operations import (
+    SEND_TO_SESSION,
+    SPAWN_FROM_RUN,
+    WAIT_RUN,
+    MessageReply,
+    Operation,
+    ReplyParent,
+    SendToSession,
+    SpawnFromRun,
+    SpawnReply,
+    WaitReply,
+    WaitRun,
+    WhenBusy,
+)
 from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.codec import to_plain
@@ -37,6 +54,11 @@ from agent_orchestrator.wire.strict_json import json_copy
 logger = logging.getLogger("agent_orchestrator.attempt")
 
 T = TypeVar("T")
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
+MAX_WAIT_S: Final = 86_400.0
+"""The longest one call waits."""
 
 Write = Callable[[Transaction, Run], None]
 """A change an attempt asks for besides events; it gets the run as the fence found it."""
@@ -105,6 +127,10 @@ class Recorder:
         self._size = 0
         self.asking: str | None = None
         """The request whose answer the agent has not got yet."""
+        self.told: set[str] = set()
+        """The requests whose answers it has got."""
+        self.abandoned: list[str] = []
+        """The requests it has given up, or that were stopped together with it."""
 
     async def put(self, write: Draft | Write) -> None:
         """Put a write behind all before it; waits only while too many are under way."""
@@ -294,7 +320,63 @@ class AttemptContext:
     def note_stderr(self, tail: str) -> None:
         self.stderr_tail = storable(tail)
 
-    async def ask(
+    async def spawn(
+        self,
+        task: str,
+        *,
+        provider: str | None = None,
+        cwd: str | None = None,
+        title: str | None = None,
+        notify_parent: NotifyParent = "record",
+        approvals: Approvals | None = None,
+        idempotency_key: str | None = None,
+    ) -> SpawnReply:
+        more = (provider, cwd, title, notify_parent, approvals, idempotency_key)
+        return await self._call(SPAWN_FROM_RUN, SpawnFromRun(self.run.id, task, *more))
+
+    async def send(
+        self,
+        session_id: str,
+        text: str,
+        *,
+        when_busy: WhenBusy = "queue",
+        idempotency_key: str | None = None,
+    ) -> MessageReply:
+        command = SendToSession(session_id, text, self.run.id, when_busy, idempotency_key)
+        return await self._call(SEND_TO_SESSION, command)
+
+    async def wait(
+        self,
+        run_id: str,
+        *,
+        until: Literal["terminal", "attention"] = "terminal",
+        timeout_s: float | None = None,
+    ) -> WaitReply:
+        limit = MAX_WAIT_S if timeout_s is None else timeout_s
+        command = WaitRun(run_id, limit, until=until)
+        while (reply := await self._call(WAIT_RUN, command)).timed_out and timeout_s is None:
+            pass  # it lasts longer than one call may
+        return reply
+
+    async def _call(self, operation: Operation[Req, Res], command: Req) -> Res:
+        """Carry out an operation as this attempt, which may do what its token may.
+
+        :raises Unauthorized: if the attempt is over.
+        """
+        self.has_begun = True
+        await self._recorder.settle()
+        who = Principal.of_run(self.run.id, self.run.attempt, self.session.id)
+        try:
+            return (await carry_out(self._core, who, operation, command)).answer
+        except Unavailable:
+            if not self._core.draining:
+                raise
+        # Refused as the engine is about to stop: that is no fault of the agent's. It is given back
+        # to the queue when its time is up, like any that does not end before.
+        await anyio.sleep_forever()
+        raise AssertionError("for ever is over")
+
+    async def ask_parent(
         self,
         text: str,
         *,
@@ -314,6 +396,7 @@ class AttemptContext:
         await self._recorder.settle()
 
         def change(tx: Transaction) -> Request:
+            ledger.withdraw(self._core, tx, self._recorder.abandoned)
             run = ledger.fenced(tx, self.run.id, self.run.attempt)
             session = tx.session(run.session_id)
             assert session is not None
@@ -323,12 +406,23 @@ class AttemptContext:
 
         request_id = (await persistently(self._core, change)).id
         self._recorder.asking = request_id
+        try:
+            request = await self._resolution(request_id)
+        except anyio.get_cancelled_exc_class():
+            # Given up, or stopped with the whole attempt: who watches over that knows which.
+            self._recorder.abandoned.append(request_id)
+            self._core.bells.ring([f"run:{self.run.id}"])
+            raise
+        self._recorder.asking = None
+        self._recorder.told.add(request_id)
+        return request
+
+    async def _resolution(self, request_id: str) -> Request:
         with self._core.bells.take(f"request:{request_id}") as bell:
             while True:
                 bell.hush()
                 request = await self._core.store.read(lambda view: view.request(request_id))
                 if request is not None and not request.is_open:
-                    self._recorder.asking = None
                     return request
                 await bell.wait()
 

@@ -9,7 +9,7 @@ from agent_orchestrator.domain.errors import Conflict, Forbidden, InvalidRequest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Run, Session, Source, SourceKind
-from agent_orchestrator.engine import messages
+from agent_orchestrator.engine import ledger, messages
 from agent_orchestrator.engine.access import run_for, session_for
 from agent_orchestrator.engine.core import MAX_LOOK, Change, Core
 from agent_orchestrator.operations import (
@@ -75,10 +75,11 @@ async def _cwd_below(core: Core, who: Principal, run_id: str, cwd: str) -> str:
 def _spawn(
     core: Core, tx: Transaction, parent: Session, run: Run | None, command: Spawn
 ) -> SpawnReply:
-    _check_limits(core, tx, parent, run)
+    _check_limits(core, tx, parent, run.id if run else None)
     now = core.now()
     inherited = run.provider if run is not None and run.provider != MANUAL else parent.provider
     provider = command.provider or inherited
+    default = core.config.routing.default
     floor = core.approvals_of(parent, inherited)
     if command.approvals is not None and is_looser(command.approvals, floor):
         raise InvalidRequest.of({"approvals": f"must not be looser than its parent's, {floor}"})
@@ -87,7 +88,7 @@ def _spawn(
         title=command.title,
         owner=parent.owner,
         provider=provider,
-        model=parent.model if provider == parent.provider else None,
+        model=parent.model if (provider or default) == (inherited or default) else None,
         cwd=command.cwd or parent.cwd,
         status="open",
         parent_session_id=parent.id,
@@ -127,7 +128,7 @@ def _spawn(
     return SpawnReply(made, reply.message, reply.run)
 
 
-def _check_limits(core: Core, tx: Transaction, parent: Session, run: Run | None) -> None:
+def _check_limits(core: Core, tx: Transaction, parent: Session, run_id: str | None) -> None:
     """Do nothing, or refuse another child.
 
     :raises Conflict: naming the limit that is reached.
@@ -136,7 +137,7 @@ def _check_limits(core: Core, tx: Transaction, parent: Session, run: Run | None)
     reached = {
         "depth": (parent.depth + 1 > limits.depth, limits.depth),
         "children": (
-            tx.live_children(parent.id, run.id if run else None) >= limits.children,
+            tx.live_children(parent.id, run_id) >= limits.children,
             limits.children,
         ),
         "descendants": (
@@ -174,9 +175,23 @@ async def send(core: Core, who: Principal, command: SendToSession) -> Change[Mes
             if run.cancel_requested_at is not None:
                 raise Conflict(f"run {run.id} is canceled: it sends no more", {"run_id": run.id})
             source = Source(_kinship(sender, session), session_id=sender.id, run_id=run.id)
+        _check_revival(core, tx, session)
         return messages.deliver(core, tx, session, source, command.text, command.when_busy)
 
     return change
+
+
+def _check_revival(core: Core, tx: Transaction, session: Session) -> None:
+    """Do nothing, or refuse to set a child to work again that nothing is queued for.
+
+    It counts like a new one: otherwise a tree would grow over its limits by finishing first.
+
+    :raises Conflict: naming the limit that is reached.
+    """
+    above = session.parent_session_id
+    parent = tx.session(above) if above is not None else None
+    if parent is not None and not ledger.has_agent(tx, session):
+        _check_limits(core, tx, parent, session.parent_run_id)
 
 
 def _kinship(sender: Session, receiver: Session) -> SourceKind:

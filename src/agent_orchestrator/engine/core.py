@@ -1,6 +1,7 @@
 """What the parts of a running engine share."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import ClassVar, Protocol, TypeVar
 
@@ -37,10 +38,17 @@ class Workers(Protocol):
         """The runs being executed in this process, by id."""
         ...
 
+    def lent(self, run_id: str) -> AbstractContextManager[None]:
+        """Lend a run's worker to others while the run stands still in this scope."""
+        ...
+
 
 class _NoWorkers:
     alive_workers = 0
     live: ClassVar[Mapping[str, object]] = {}
+
+    def lent(self, run_id: str) -> AbstractContextManager[None]:  # noqa: ARG002
+        return nullcontext()
 
 
 @define

@@ -4,13 +4,13 @@ These are functions of a transaction: the state, the log and the message's deliv
 commit or not at all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from attrs import evolve, frozen
 
-from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, Signal, is_terminal, step
 from agent_orchestrator.domain.model import (
     MANUAL,
@@ -402,6 +402,10 @@ def tell_of_request(
         above = session.parent_session_id if session else None
 
 
+DECIDED: Final = frozenset({"approved", "denied", "answered", "expired"})
+"""The states of a request that tell its agent something; not so one it withdrew itself."""
+
+
 def close_request(core: Core, tx: Transaction, request: Request, status: RequestStatus) -> Request:
     """Close an open request; the run that waits for it goes on.
 
@@ -443,6 +447,40 @@ def owe_answer(core: Core, tx: Transaction, run: Run, request: Request) -> None:
     )
     tx.add_message(message)
     tx.append(run.session_id, [message_event(message)], message.created_at)
+
+
+def withdraw(core: Core, tx: Transaction, request_ids: Iterable[str]) -> None:
+    """Close what an agent does not want to know any more; its run goes on."""
+    for request_id in request_ids:
+        request = tx.request(request_id)
+        if request is not None and request.is_open:
+            close_request(core, tx, request, "canceled")
+
+
+def untold_answer(
+    tx: Transaction, run: Run, told: Collection[str], stopped_at: datetime
+) -> Request | None:
+    """Return the request that was decided last in this attempt, if its agent may not know how.
+
+    :param told: those whose answers it is known to have got. Of others it has if it has said
+        something since, before it was stopped.
+    """
+    asked = [
+        one for one in tx.requests(run_id=run.id, limit=MAX_LOOK) if one.attempt == run.attempt
+    ]
+    decided = [one for one in asked if one.status in DECIDED and one.id not in told]
+    last = max(decided, key=lambda one: (one.resolved_at, one.id), default=None)
+    if last is None or last.resolved_at is None:
+        return None
+    head = _session_of(tx, run).last_seq
+    recent = tx.events(run.session_id, after=max(0, head - MAX_LOOK), limit=MAX_LOOK)
+    is_known = any(
+        (event.run_id, event.attempt) == (run.id, run.attempt)
+        and event.event_type in AGENT_EVENTS
+        and last.resolved_at < event.created_at <= stopped_at
+        for event in recent
+    )
+    return None if is_known else last
 
 
 def _close(core: Core, tx: Transaction, request: Request, status: RequestStatus) -> Request:

@@ -116,7 +116,7 @@ class Orchestrator:
         under_way = tuple(self.pool.live.values())
         for live in under_way:
             if live.is_waiting:
-                live.stop("it waits for an answer, which may take longer")
+                live.stop("it waits for an answer, which may take longer", self.core.now())
         with anyio.move_on_after(grace_s):
             await self.pool.idle()
         stopped = self.pool.release("the daemon is shutting down")

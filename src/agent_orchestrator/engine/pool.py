@@ -2,7 +2,8 @@
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import anyio
 import anyio.abc
@@ -37,10 +38,27 @@ class Pool:
         """How many workers there are, busy or not."""
         return 0 if self._stopping else self.core.config.max_concurrency
 
+    @contextmanager
+    def lent(self, run_id: str) -> Iterator[None]:
+        """Lend a run's worker to others while it waits for another run.
+
+        Otherwise a tree as deep as there are workers would wait for a child that none can take.
+        """
+        live = self.live.get(run_id)
+        if live is None:
+            yield
+            return
+        live.waits += 1
+        self.core.bells.ring([ledger.QUEUE_TOPIC])
+        try:
+            yield
+        finally:
+            live.waits -= 1
+
     @property
     def _free(self) -> int:
-        """How many more runs may be executed: one that waits for an answer takes no worker."""
-        busy = sum(not live.is_waiting for live in self.live.values())
+        """How many more runs may be executed: one that stands still takes no worker."""
+        busy = sum(not (live.is_waiting or live.waits) for live in self.live.values())
         return max(0, self.core.config.max_concurrency - busy)
 
     def _worker_ids(self, count: int) -> list[str]:
@@ -58,7 +76,7 @@ class Pool:
         """Have every run under way given back to the queue; return them."""
         released = tuple(self.live.values())
         for live in released:
-            live.stop(reason)
+            live.stop(reason, self.core.now())
         return released
 
     async def idle(self) -> None:

@@ -1,6 +1,7 @@
 """Runs: make, read, list, wait for, drive by hand, cancel."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import anyio
@@ -106,11 +107,13 @@ async def wait(core: Core, who: Principal, command: WaitRun) -> WaitReply:
 
     with core.bells.take(*heard) as bell:
         reply = await core.store.read(look)
-        with anyio.move_on_after(command.timeout_s):
-            while reply.timed_out:
-                await bell.wait()
-                bell.hush()
-                reply = await core.store.read(look)
+        if reply.timed_out and command.timeout_s:
+            lent = nullcontext() if who.run is None else core.workers.lent(who.run.run_id)
+            with lent, anyio.move_on_after(command.timeout_s):
+                while reply.timed_out:
+                    await bell.wait()
+                    bell.hush()
+                    reply = await core.store.read(look)
     return reply
 
 

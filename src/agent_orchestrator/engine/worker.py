@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 
 import anyio
 import anyio.lowlevel
@@ -46,8 +47,11 @@ class Live:
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
     canceled: bool = False
     release_reason: str | None = None
+    stopped_at: datetime | None = None
     is_waiting: bool = False
     """Whether it stands still for an answer; its worker does something else meanwhile."""
+    waits: int = 0
+    """How often it waits for another run now; its worker does something else meanwhile."""
     ended: RunStatus | None = None
     """The state the attempt left the run in, once that is recorded."""
 
@@ -60,9 +64,10 @@ class Live:
         self.canceled = True
         self.scope.cancel()
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, at: datetime) -> None:
         """Stop it and give it back to the queue."""
         self.release_reason = reason
+        self.stopped_at = self.stopped_at or at
         self.scope.cancel()
 
 
@@ -80,8 +85,8 @@ async def execute(core: Core, live: Live) -> None:
     ending: ledger.Ending | None = None
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_record, recorder, live)
-            tasks.start_soon(_heed, core, live)
+            tasks.start_soon(_record, core, recorder, live)
+            tasks.start_soon(_heed, core, live, recorder)
             ending = await _attempt(core, live, recorder)
             recorder.close()
             tasks.cancel_scope.cancel()
@@ -94,19 +99,19 @@ async def execute(core: Core, live: Live) -> None:
         raise
 
 
-async def _record(recorder: Recorder, live: Live) -> None:
+async def _record(core: Core, recorder: Recorder, live: Live) -> None:
     try:
         await recorder.write()
     except ledger.StaleAttempt:
         logger.warning("run %s has moved on from attempt %d", live.run.id, live.run.attempt)
-        live.stop("the run has moved on")
+        live.stop("the run has moved on", core.now())
     except Exception:
         # What the attempt said cannot be written; its end is tried without.
         logger.exception("run %s cannot be recorded", live.run.id)
         live.scope.cancel()
 
 
-async def _heed(core: Core, live: Live) -> None:
+async def _heed(core: Core, live: Live, recorder: Recorder) -> None:
     """Stop the run when its cancel is asked for; tell the pool while it waits for an answer."""
     with core.bells.take(ledger.cancel_topic(live.run.id), f"run:{live.run.id}") as bell:
         while True:
@@ -121,6 +126,25 @@ async def _heed(core: Core, live: Live) -> None:
                 live.is_waiting = is_waiting
                 core.bells.ring([ledger.QUEUE_TOPIC])
             await bell.wait()
+            # What is stopped with its agent stays open for the next attempt.
+            if recorder.abandoned and not live.scope.cancel_called:
+                await _withdraw(core, live, recorder)
+
+
+async def _withdraw(core: Core, live: Live, recorder: Recorder) -> None:
+    """Close what the agent has asked and given up."""
+    given_up = tuple(recorder.abandoned)
+
+    def change(tx: Transaction) -> None:
+        ledger.fenced(tx, live.run.id, live.run.attempt)
+        ledger.withdraw(core, tx, given_up)
+
+    await anyio.lowlevel.checkpoint()  # where the engine itself is being cancelled, this is its end
+    try:
+        await persistently(core, change)
+    except ledger.StaleAttempt:
+        return
+    del recorder.abandoned[: len(given_up)]
 
 
 async def _attempt(core: Core, live: Live, recorder: Recorder) -> ledger.Ending:
@@ -292,10 +316,10 @@ async def _end(
     def change(tx: Transaction) -> RunStatus:
         ledger.fenced(tx, live.run.id, live.run.attempt)
         recorder.apply(tx, rest)
-        return _finish(core, live, tx, ending, recorder.asking)
+        return _finish(core, live, tx, ending, recorder)
 
     def change_alone(tx: Transaction) -> RunStatus:
-        return _finish(core, live, tx, _FAULT, None)
+        return _finish(core, live, tx, _FAULT, recorder)
 
     try:
         live.ended = await persistently(core, change, tries=tries, reserve=True)
@@ -307,7 +331,7 @@ async def _end(
 
 
 def _finish(
-    core: Core, live: Live, tx: Transaction, ending: ledger.Ending, asking: str | None
+    core: Core, live: Live, tx: Transaction, ending: ledger.Ending, recorder: Recorder
 ) -> RunStatus:
     run = ledger.fenced(tx, live.run.id, live.run.attempt)
     if run.cancel_requested_at is not None and ending.signal in (Signal.RELEASE, Signal.FAIL):
@@ -322,11 +346,13 @@ def _finish(
         and recovery.has_begun(tx, run, attempt)
         and recovery.resumes(core, tx, run)
     )
+    untold = tx.request(recorder.asking) if recorder.asking is not None else None
+    if untold is None or untold.is_open:
+        untold = ledger.untold_answer(tx, run, recorder.told, live.stopped_at or core.now())
     released = ledger.finish(core, tx, run, ending)
     if attempt is not None and goes_on:
         recovery.owe_note(core, tx, released, attempt, "The program that runs you was stopped")
-    answered = tx.request(asking) if asking is not None else None
-    if answered is not None and not answered.is_open:
+    if untold is not None:
         # Decided while its agent was being stopped: the next attempt is told.
-        ledger.owe_answer(core, tx, released, answered)
+        ledger.owe_answer(core, tx, released, untold)
     return released.status

@@ -522,6 +522,27 @@ class ClientContract:
         assert states == ["run.waiting", "run.resumed", "run.completed"]
         assert (await client.requests(status="pending")).requests == ()
 
+    async def test_an_agent_has_work_done_by_others(self, client: Client) -> None:
+        session = await client.create_session()
+        task = "spawn spawn say deep;wait;say done\nwait\nsend say again\nwait\nsay led"
+        run = await _turn(client, session.id, task)
+        assert run.result is not None, run.error
+        assert run.result.text == "led"
+        texts = [
+            event.data["text"]
+            for event in await _log(client, session.id)
+            if event.event_type == "agent.message"
+        ]
+        assert texts == ["done", "again", "led"]
+        (child,) = (await client.get_tree(session.id)).children
+        assert child.session.parent_run_id == run.id
+        assert [one.parent_run_id for one in child.runs] == [run.id, run.id]
+        (grandchild,) = child.children
+        assert [one.result.text for one in grandchild.runs if one.result] == ["deep"]
+        messages = (await client.list_messages(child.session.id)).messages
+        sources = {message.source.kind for message in messages if message.role == "user"}
+        assert sources == {"parent"}
+
     async def test_a_run_without_a_parent_asks_people(self, client: Client) -> None:
         session = await client.create_session()
         sent = await client.send_message(session.id, "ask Anyone?")

@@ -18,25 +18,32 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import anyio
 import pytest
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from attrs import evolve
 
-from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.errors import AgentFailed, NotFound
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType, InvalidEvent
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     FAILURE_CODES,
+    Approvals,
     Invocation,
+    Message,
+    NotifyParent,
     Request,
     RequestKind,
     Run,
+    RunResult,
     Session,
+    Source,
     Thread,
     Usage,
 )
+from agent_orchestrator.operations import MessageReply, SpawnReply, WaitReply, WhenBusy
 from agent_orchestrator.ports import MARK_VARIABLE, Probing, Runner
 
 _THEN = datetime(2030, 1, 1, tzinfo=UTC)
@@ -50,6 +57,8 @@ class RecordingContext:
     :ivar mark: what the attempt's processes bear in :data:`MARK_VARIABLE`.
     :ivar calls: the names of the methods called, in order; ``emit`` with the event's type.
     :ivar events: the events emitted, in order.
+    :ivar children: what was spawned.
+    :ivar sent: what was sent to children: session and text.
     """
 
     def __init__(
@@ -71,6 +80,8 @@ class RecordingContext:
         self.run = _run(provider, model)
         self.calls: list[str] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
+        self.children: list[SpawnReply] = []
+        self.sent: list[tuple[str, str]] = []
         self.usage: Usage | None = None
         self.pid: int | None = None
         self.invocation: Invocation | None = None
@@ -121,7 +132,82 @@ class RecordingContext:
         self.stderr = tail
         self._ring()
 
-    async def ask(
+    async def spawn(
+        self,
+        task: str,
+        *,
+        provider: str | None = None,
+        cwd: str | None = None,
+        title: str | None = None,
+        notify_parent: NotifyParent = "record",
+        approvals: Approvals | None = None,
+        idempotency_key: str | None = None,  # noqa: ARG002 - nobody is there
+    ) -> SpawnReply:
+        """Keep the child; it completes at once, with nothing to say."""
+        await self._note("spawn")
+        number = len(self.children) + 1
+        session = evolve(
+            _session(cwd or self.session.cwd),
+            id=f"ses_{number}",
+            title=title,
+            parent_session_id=self.session.id,
+            parent_run_id=self.run.id,
+            depth=1,
+            notify_parent=notify_parent,
+            approvals=approvals,
+        )
+        message = _message(session.id, f"run_{number}", task)
+        run = evolve(
+            _run(provider or self.run.provider, None),
+            id=f"run_{number}",
+            session_id=session.id,
+            message_id=message.id,
+            parent_run_id=self.run.id,
+            status=RunStatus.COMPLETED,
+            result=RunResult(""),
+            finished_at=_THEN,
+        )
+        reply = SpawnReply(session, message, run)
+        self.children.append(reply)
+        return reply
+
+    async def send(
+        self,
+        session_id: str,
+        text: str,
+        *,
+        when_busy: WhenBusy = "queue",  # noqa: ARG002 - nobody is there
+        idempotency_key: str | None = None,  # noqa: ARG002 - nobody is there
+    ) -> MessageReply:
+        """Keep what is sent to a child; its run is the one it has.
+
+        :raises NotFound: if the child was not spawned here.
+        """
+        await self._note("send")
+        for child in self.children:
+            if child.session.id == session_id:
+                self.sent.append((session_id, text))
+                return MessageReply(_message(session_id, child.run.id, text), child.run)
+        raise NotFound(f"no session {session_id}", {"session_id": session_id})
+
+    async def wait(
+        self,
+        run_id: str,
+        *,
+        until: Literal["terminal", "attention"] = "terminal",  # noqa: ARG002 - nobody is there
+        timeout_s: float | None = None,  # noqa: ARG002 - nobody is there
+    ) -> WaitReply:
+        """Return the run of a child.
+
+        :raises NotFound: if it was not spawned here.
+        """
+        await self._note("wait")
+        for child in self.children:
+            if child.run.id == run_id:
+                return WaitReply(child.run, timed_out=False)
+        raise NotFound(f"no run {run_id}", {"run_id": run_id})
+
+    async def ask_parent(
         self,
         text: str,
         *,
@@ -131,7 +217,7 @@ class RecordingContext:
         timeout_s: float = 3600.0,
     ) -> Request:
         """Keep the question; nobody is there, so the answer is no."""
-        await self._note(f"ask {kind}")
+        await self._note(f"ask_parent {kind}")
         return Request(
             id="req_0",
             session_id=self.session.id,
@@ -396,6 +482,19 @@ def _session(cwd: str) -> Session:
         last_seq=0,
         created_at=_THEN,
         updated_at=_THEN,
+    )
+
+
+def _message(session_id: str, run_id: str, text: str) -> Message:
+    return Message(
+        id=f"msg_{uuid.uuid4().hex}",
+        session_id=session_id,
+        role="user",
+        source=Source("parent", session_id="ses_0", run_id="run_0"),
+        text=text,
+        run_id=run_id,
+        delivery="delivered",
+        created_at=_THEN,
     )
 
 

@@ -7,7 +7,7 @@ from attrs import field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.model import Usage
+from agent_orchestrator.domain.model import Run, Usage
 from agent_orchestrator.ports import Outcome, RunContext
 
 PROVIDER: Final = "scripted"
@@ -29,6 +29,9 @@ class ScriptedRunner:
     ``hold``                      goes on for ever
     ``steered``                   takes one message while it works and says it
     ``ask TEXT``                  asks, waits, and says how that was resolved
+    ``spawn TASK``                makes a child; ``;`` in the task stands for a line's end
+    ``send TEXT``                 sends to the child made last
+    ``wait``                      waits for the end of the last run it made, and says its result
     ``fail CODE MESSAGE``         fails
     ``crash``                     raises an error that is no failure
     anything else                 says it
@@ -45,12 +48,13 @@ class ScriptedRunner:
         self.prompts.append(context.prompt)
         await context.delivered()
         said = ""
+        made: list[Run] = []
         for line in context.prompt.splitlines():
-            said = await _do(line, context) or said
+            said = await _do(line, context, made) or said
         return Outcome(said)
 
 
-async def _do(line: str, context: RunContext) -> str | None:
+async def _do(line: str, context: RunContext, made: list[Run]) -> str | None:
     verb, _, rest = line.partition(" ")
     match verb:
         case "count":
@@ -79,15 +83,30 @@ async def _do(line: str, context: RunContext) -> str | None:
             async with context.steering() as messages:
                 await _say(context, "listening")
                 return await _say(context, await anext(messages))
-        case "ask":
-            request = await context.ask(rest, kind="approval_request")
-            return await _say(context, f"{request.status} {request.answer or ''}".strip())
+        case "ask" | "spawn" | "send" | "wait":
+            return await _work_together(verb, rest, context, made)
         case "fail":
             code, _, message = rest.partition(" ")
             raise AgentFailed(code, message)
         case "crash":
             raise RuntimeError("the script says so")
     return await _say(context, rest if verb == "say" else line)
+
+
+async def _work_together(verb: str, rest: str, context: RunContext, made: list[Run]) -> str | None:
+    match verb:
+        case "spawn":
+            made.append((await context.spawn(rest.replace(";", "\n"))).run)
+            return None
+        case "send":
+            sent = (await context.send(made[-1].session_id, rest)).run
+            made += [] if sent is None else [sent]
+            return None
+        case "wait":
+            run = (await context.wait(made[-1].id)).run
+            return await _say(context, run.result.text if run.result else run.status)
+    request = await context.ask_parent(rest, kind="approval_request")
+    return await _say(context, f"{request.status} {request.answer or ''}".strip())
 
 
 async def _say(context: RunContext, text: str) -> str:
