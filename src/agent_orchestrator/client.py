@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from os import PathLike, fspath
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -397,3 +398,22 @@ class Client:
     async def status(self) -> ops.DaemonStatus:
         """Return how the engine, its workers, providers and store are."""
         return await self._call(ops.STATUS, ops.GetStatus())
+
+    async def back_up(self, path: str | PathLike[str], *, force: bool = False) -> ops.BackupReply:
+        """Copy the store, consistent and checked, into a file on the engine's machine.
+
+        :param path: absolute; the file is made for its owner only.
+        :param force: replace a file that is there.
+        :raises Conflict: if there is one and it is not to be replaced, or the store has no file.
+        :raises Forbidden: if the caller is not an administrator.
+        :raises InvalidRequest: if nothing can be written there.
+        :raises Unavailable: if there is no room.
+        """
+        return await self._call(ops.BACK_UP, ops.BackUp(fspath(path), force))
+
+    async def check_store(self) -> ops.CheckReply:
+        """Check that the store is sound, and that its log says what its rows say.
+
+        :raises Forbidden: if the caller is not an administrator.
+        """
+        return await self._call(ops.CHECK_STORE, ops.CheckStore())

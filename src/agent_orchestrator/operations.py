@@ -311,6 +311,22 @@ class GetStatus:
     pass
 
 
+@frozen
+class BackUp:
+    path: str = param(
+        "Where to, on the daemon's machine: an absolute path.",
+        max_length=4096,
+        not_blank=True,
+        pattern=r"/[^\0]*",
+    )
+    force: bool = param("Replace a file that is there.", default=False)
+
+
+@frozen
+class CheckStore:
+    pass
+
+
 # --- answers --------------------------------------------------------------------------------
 
 
@@ -542,6 +558,24 @@ class DaemonStatus:
     problems: tuple[Problem, ...]
 
 
+@frozen
+class BackupReply:
+    path: str
+    size: int
+    """In bytes."""
+
+
+@frozen
+class CheckReply:
+    """What is wrong with the store, if anything, and how much was looked at."""
+
+    ok: bool
+    findings: tuple[str, ...]
+    sessions: int
+    runs: int
+    events: int
+
+
 # --- the table ------------------------------------------------------------------------------
 
 Req = TypeVar("Req")
@@ -569,6 +603,8 @@ class Operation(Generic[Req, Res]):
     status: int | Callable[[Any], int] = 200
     statuses: tuple[int, ...] = (200,)
     """All the statuses success may have, for the API description."""
+    takes_long: bool = False
+    """As long as the store is large: a client should wait for the answer."""
 
     @property
     def is_mutation(self) -> bool:
@@ -756,6 +792,27 @@ STATUS: Final = Operation(
     "Tell how the daemon, its workers, providers and store are.",
 )
 
+BACK_UP: Final = Operation(
+    "back_up",
+    "POST",
+    "/daemon/backup",
+    BackUp,
+    BackupReply,
+    "Copy the store into a file on the daemon's machine, while it is in use.",
+    scope="admin",
+    takes_long=True,
+)
+CHECK_STORE: Final = Operation(
+    "check_store",
+    "GET",
+    "/daemon/check",
+    CheckStore,
+    CheckReply,
+    "Check that the store is sound, and that its log says what its rows say.",
+    scope="admin",
+    takes_long=True,
+)
+
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     CREATE_SESSION,
     LIST_SESSIONS,
@@ -780,6 +837,8 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     WAIT_RUN,
     DIAGNOSE_RUN,
     STATUS,
+    BACK_UP,
+    CHECK_STORE,
 )
 
 

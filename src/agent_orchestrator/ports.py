@@ -6,6 +6,7 @@ Contract suites for authors of new ones are in :mod:`agent_orchestrator.testing`
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from attrs import frozen
@@ -350,6 +351,19 @@ class Store(Protocol):
 
     async def read(self, look: Callable[[View], T]) -> T:
         """Run a function of a consistent view. Keep it short: at most 500 rows."""
+        ...
+
+    async def back_up(self, path: Path, *, replace: bool) -> int:
+        """Write a consistent copy to an absolute path, durably, and return its size in bytes.
+
+        :raises Conflict: if there is a file and it is not to be replaced, or the store cannot be
+            copied into one.
+        :raises InvalidRequest: if nothing can be written there.
+        """
+        ...
+
+    async def check(self) -> Sequence[str]:
+        """Look at all of the store; return what is wrong with it as such."""
         ...
 
     async def problems(self) -> Sequence[Problem]:

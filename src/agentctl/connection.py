@@ -83,7 +83,7 @@ class Connection:
 
     async def perform(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
         """Carry out an operation."""
-        if operation.is_mutation and getattr(request, "idempotency_key", None) is None:
+        if operation.is_mutation and getattr(request, "idempotency_key", "takes none") is None:
             key = secrets.token_hex(16)
             request = cast("Req", evolve(cast("Any", request), idempotency_key=key))
         return await self._persistently(lambda: self._transport.call(operation, request))

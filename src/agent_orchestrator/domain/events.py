@@ -27,7 +27,11 @@ backend.event          kind, payload: what an agent said that has no better name
 ``status`` is ``completed``, ``failed`` or ``declined``.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Final
+
+from agent_orchestrator.domain.lifecycle import RunStatus
 
 
 class EventType(StrEnum):
@@ -78,6 +82,18 @@ AGENT_EVENTS = frozenset(
     }
 )
 """What a runner may emit; the engine alone writes the others."""
+
+
+STATE_AFTER: Final[Mapping[str, RunStatus]] = {
+    EventType.RUN_QUEUED: RunStatus.QUEUED,
+    EventType.RUN_STARTED: RunStatus.RUNNING,
+    EventType.RUN_WAITING: RunStatus.WAITING,
+    EventType.RUN_RESUMED: RunStatus.RUNNING,
+    EventType.RUN_COMPLETED: RunStatus.COMPLETED,
+    EventType.RUN_FAILED: RunStatus.FAILED,
+    EventType.RUN_CANCELED: RunStatus.CANCELED,
+}
+"""The state a run is in after an event; the others leave it as it was."""
 
 
 class InvalidEvent(ValueError):

@@ -11,7 +11,16 @@ from attrs import frozen
 from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import IdempotencyConflict, OrchestratorError
-from agent_orchestrator.engine import children, diagnosis, feed, messages, requests, runs, sessions
+from agent_orchestrator.engine import (
+    children,
+    diagnosis,
+    feed,
+    messages,
+    requests,
+    runs,
+    sessions,
+    upkeep,
+)
 from agent_orchestrator.engine.access import present
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.fields import check
@@ -59,6 +68,8 @@ LOOKS: Final[dict[str, Look]] = {
     ops.WAIT_RUN.name: runs.wait,
     ops.DIAGNOSE_RUN.name: diagnosis.diagnose,
     ops.STATUS.name: diagnosis.status,
+    ops.BACK_UP.name: upkeep.back_up,
+    ops.CHECK_STORE.name: upkeep.check_store,
 }
 
 

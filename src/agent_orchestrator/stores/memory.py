@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import anyio.lowlevel
@@ -620,6 +621,12 @@ class MemoryStore:
         await anyio.lowlevel.checkpoint()
         self._check_open()
         return look(_MemoryView(self._state))
+
+    async def back_up(self, path: Path, *, replace: bool) -> int:  # noqa: ARG002 - see what it says
+        raise Conflict("a store in memory cannot be copied into a file")
+
+    async def check(self) -> Sequence[str]:
+        return ()
 
     async def problems(self) -> Sequence[Problem]:
         return ()

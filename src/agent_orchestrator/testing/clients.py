@@ -959,6 +959,33 @@ class ClientContract:
         counts = status.queue_counts
         assert (counts.queued_count, counts.running_count, counts.waiting_count) == (0, 0, 0)
 
+    async def test_the_store_is_checked_and_copied_while_it_is_in_use(
+        self, client: Client, tmp_path: Any
+    ) -> None:
+        session = await client.create_session(provider=PROVIDER)
+        sent = await client.send_message(session.id, "hello")
+        assert sent.run is not None
+        run = (await client.wait_run(sent.run.id, timeout_s=30)).run
+        found = await client.check_store()
+        assert found.findings == ()
+        assert found.ok
+        assert found.sessions == found.runs == 1
+        assert found.events == (await client.get_session(session.id)).last_seq
+        assert run.status is RunStatus.COMPLETED
+        target = tmp_path / "copy.db"
+        if (await client.status()).store.path is None:
+            with pytest.raises(Conflict):
+                await client.back_up(target)
+            return
+        copied = await client.back_up(target)
+        assert (copied.path, copied.size) == (str(target), target.stat().st_size)
+        with pytest.raises(Conflict, match="is there already"):
+            await client.back_up(target)
+        assert (await client.back_up(target, force=True)).size == copied.size
+        for path in ("relative.db", str(tmp_path / "no" / "copy.db"), str(tmp_path)):
+            with pytest.raises(InvalidRequest, match="path"):
+                await client.back_up(path)
+
     async def test_a_diagnosis_of_a_failure_names_it(self, client: Client) -> None:
         session = await client.create_session()
         run = await _turn(client, session.id, "fail quota_exhausted used up")

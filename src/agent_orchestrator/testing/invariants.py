@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from attrs import field, frozen
 
 from agent_orchestrator.client import Client
-from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.events import STATE_AFTER, EventType
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import MANUAL, Event, Message, Request, Run, Session
 from agent_orchestrator.operations import MessageReply
@@ -219,18 +219,6 @@ def _odd(seqs: Sequence[int]) -> str:
     return f"it ends with {len(seqs)}"
 
 
-_STATES: Final[Mapping[str, RunStatus]] = {
-    EventType.RUN_QUEUED: RunStatus.QUEUED,
-    EventType.RUN_STARTED: RunStatus.RUNNING,
-    EventType.RUN_WAITING: RunStatus.WAITING,
-    EventType.RUN_RESUMED: RunStatus.RUNNING,
-    EventType.RUN_COMPLETED: RunStatus.COMPLETED,
-    EventType.RUN_FAILED: RunStatus.FAILED,
-    EventType.RUN_CANCELED: RunStatus.CANCELED,
-}
-"""The state a run is in after an event."""
-
-
 def _run(run: Run, log: Sequence[Event]) -> Iterator[Violation]:
     newest = ends = 0
     for event in log:
@@ -243,7 +231,7 @@ def _run(run: Run, log: Sequence[Event]) -> Iterator[Violation]:
                 f"after one of attempt {newest}",
             )
         newest = max(newest, event.attempt or 0)
-        state = _STATES.get(event.event_type)
+        state = STATE_AFTER.get(event.event_type)
         ends += state is not None and is_terminal(state)
     if ends != int(is_terminal(run.status)):
         yield Violation("ending", f"run {run.id} is {run.status} and has {ends} last events")
@@ -260,7 +248,7 @@ def _replayed(log: Sequence[Event]) -> dict[str, Any]:
     """Return the fields of a run as its log tells them."""
     told: dict[str, Any] = dict.fromkeys(("status", "attempt", "result", "error", "usage"))
     for event in log:
-        if (state := _STATES.get(event.event_type)) is not None:
+        if (state := STATE_AFTER.get(event.event_type)) is not None:
             told["status"], told["attempt"] = str(state), event.attempt
             told["result"], told["error"] = event.data.get("result"), event.data.get("error")
         elif event.event_type == EventType.USAGE_UPDATED:

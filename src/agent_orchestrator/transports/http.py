@@ -56,7 +56,8 @@ class HttpTransport:
             not operation.is_mutation
         ):  # only a look waits; elsewhere it is the time of something else
             waits = getattr(request, "timeout_s", None) or getattr(request, "wait_s", None) or 0.0
-        timeout = httpx.Timeout(ANSWER_TIMEOUT_S + float(waits), connect=CONNECT_TIMEOUT_S)
+        answer_s = None if operation.takes_long else ANSWER_TIMEOUT_S + float(waits)
+        timeout = httpx.Timeout(answer_s, connect=CONNECT_TIMEOUT_S)
         try:
             response = await self._http.request(
                 operation.method,

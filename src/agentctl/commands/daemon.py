@@ -1,5 +1,6 @@
 """``agentctl daemon``: agentd on this machine."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from agentctl.options import Group
     agentctl daemon start
     agentctl daemon status
     agentctl daemon stop --wait
+    agentctl daemon backup agents.db
     """,
 )
 def daemon() -> None:
@@ -137,10 +139,16 @@ def _stopping(pid: int, running: int) -> str:
 
 
 def _status(call: Call) -> Any:
-    async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import STATUS
+    return _answer(call, "STATUS")
 
-        found.append(await connection.call(STATUS))
+
+def _answer(call: Call, operation: str, **values: Any) -> Any:
+    """Return the answer of an operation, named as its constant: importing them takes a while."""
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator import operations
+
+        found.append(await connection.call(getattr(operations, operation), **values))
 
     found: list[Any] = []
     call.run(body)
@@ -165,3 +173,59 @@ def status() -> None:
         return daemon_overview(found, call.settings.url, look)
 
     call.output.answer(found, rendering)
+
+
+@daemon.command(
+    examples="""
+    agentctl daemon backup agents-2026-01-31.db
+    agentctl daemon backup /var/backups/agents.db --force
+    """
+)
+@click.argument("file", type=click.Path())
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def backup(*, file: str, force: bool) -> None:
+    """Copy agentd's database into FILE while it runs: consistent, checked, and on the disk.
+
+    FILE is written by agentd, on its machine. To go back to a copy, stop agentd and put it in the
+    database's place, without the old one's -wal and -shm files.
+    """
+    call = Call.current()
+    path = str(Path(file).absolute()) if call.settings.is_local else file
+    found = _answer(call, "BACK_UP", path=path, force=force)
+
+    def rendering(_: Any) -> list[str]:
+        return [f"{found.path}: {found.size:,} bytes"]
+
+    call.output.answer(found, rendering)
+
+
+@daemon.command(
+    examples="""
+    agentctl daemon check
+    agentctl daemon check --field findings
+    """
+)
+def check() -> None:
+    """Check agentd's database while it runs: that it is sound, and that its log says what its rows say.
+
+    Exit code 1 when something is wrong.
+    """
+    call = Call.current()
+    found = _answer(call, "CHECK_STORE")
+
+    def rendering(_: Any) -> list[str]:
+        looked = (
+            f"{counted(found.sessions, 'session')}, {counted(found.runs, 'run')},"
+            f" {counted(found.events, 'event')}"
+        )
+        return [*found.findings, f"{looked}: {'all good' if found.ok else 'not as it should be'}"]
+
+    from agentctl.times import counted
+
+    call.output.answer(found, rendering)
+    if not found.ok:
+        raise Failure(
+            "damaged",
+            f"{counted(len(found.findings), 'finding')} in the database",
+            hint="restore a backup, or report what was found",
+        )

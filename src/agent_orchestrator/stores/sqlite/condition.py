@@ -8,6 +8,7 @@ nothing but the count is made. So an outage ends with it, and costs what the cal
 import errno
 import logging
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import apsw
@@ -109,6 +110,15 @@ class Condition:
         fault = self._fault(error)
         self.problems[fault.code] = Problem(fault.code, fault.message)
         return fault.refusal()
+
+    def checked(self, findings: Sequence[str]) -> None:
+        """Note what a look at the whole database found."""
+        if findings:
+            text = f"{self._database.path} is damaged ({findings[0]}): restore a backup"
+            self.problems["database_damaged"] = Problem("database_damaged", text)
+        else:
+            self.problems.pop("database_damaged", None)
+            self.problems.pop("disk_error", None)
 
     def heal(self) -> Fault | None:
         """Return why nothing can be written, once more looked into; None when it can."""

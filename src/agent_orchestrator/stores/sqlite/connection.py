@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -34,6 +35,9 @@ _WAL_LIMIT: Final = 64 * 1024 * 1024
 _CHECKPOINT_PAGES: Final = 4000
 """Pages in the log (16 MiB) before they go into the database: a page that many commits change goes
 once. With SQLite's 1000 an accepted message costs an eighth more."""
+
+LOOK_S: Final = 1.0
+"""Seconds a start looks for damage."""
 
 _WRITER_CACHE_KIB: Final = 16 * 1024
 
@@ -263,10 +267,18 @@ def _header_is_ours(path: Path) -> bool:
 
 
 def _check_whole(path: Path, connection: apsw.Connection) -> None:
+    """Look for damage, for as long as a start may take; the rest is left to a check in use."""
+    end = time.monotonic() + LOOK_S
+    connection.set_progress_handler(lambda: time.monotonic() > end, 1000)
     try:
         connection.pragma("cell_size_check", 1)
         found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
+    except apsw.InterruptError:
+        _log.info("%s is large: not all of it was checked, see `agentctl daemon check`", path)
+        return
     except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:
         found = [str(error)]
+    finally:
+        connection.set_progress_handler(None)
     if found != ["ok"]:
         raise StoreDamaged(f"{path} is damaged: {'; '.join(found)}")

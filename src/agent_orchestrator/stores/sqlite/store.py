@@ -20,13 +20,22 @@ from agent_orchestrator.operations import Problem
 from agent_orchestrator.ports import Transaction, View
 from agent_orchestrator.stores.bells import Bells
 from agent_orchestrator.stores.sqlite.condition import Condition
-from agent_orchestrator.stores.sqlite.connection import READERS, Database, open_database
+from agent_orchestrator.stores.sqlite.connection import (
+    BUSY_TIMEOUT_MS,
+    READERS,
+    Database,
+    open_database,
+)
 from agent_orchestrator.stores.sqlite.mirror import Mark, Mirror
 from agent_orchestrator.stores.sqlite.schema import schema_version
+from agent_orchestrator.stores.sqlite.upkeep import check_target, copy, findings
 from agent_orchestrator.stores.sqlite.view import SqliteView
 from agent_orchestrator.stores.sqlite.writer import GroupWriter, Pending, is_failure
 
 T = TypeVar("T")
+
+ASIDE_STEPS: Final = 20_000
+"""Steps of SQLite's machine between two looks whether what takes long shall go on."""
 
 MIRROR_S: Final = 1.0
 """Seconds between two notes of how far the database has come."""
@@ -70,6 +79,7 @@ class SqliteStore:
         """
         self._threads = anyio.CapacityLimiter(1)
         self._looks = anyio.CapacityLimiter(READERS)
+        self._asides = anyio.Lock()
         self._database = await anyio.to_thread.run_sync(
             partial(open_database, self._path, accept_loss=self._accept_loss),
             limiter=self._threads,
@@ -108,6 +118,7 @@ class SqliteStore:
             finally:
                 self._accepting = False
                 self._writer.refuse_queued()
+                await self._asides.acquire()
                 for _ in range(READERS):  # behind the looks that wait for their turn
                     await self._looks.acquire_on_behalf_of(object())
                 await anyio.to_thread.run_sync(self._close, database, limiter=self._threads)
@@ -180,6 +191,49 @@ class SqliteStore:
             raise
         finally:
             self._idle.put(connection)
+
+    async def back_up(self, path: Path, *, replace: bool) -> int:
+        target = await anyio.to_thread.run_sync(check_target, self._database.path, path)
+        return await self._aside(partial(copy, target=target, replace=replace))
+
+    async def check(self) -> Sequence[str]:
+        found = await self._aside(findings)
+        self._condition.checked(found)
+        return found
+
+    async def _aside(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Run what takes long with a connection of its own; it ends when its caller or the store does."""
+        stop, ended = threading.Event(), threading.Event()
+
+        def run() -> T:
+            try:
+                connection = apsw.Connection(str(self._database.path))
+                try:
+                    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+                    connection.set_progress_handler(
+                        lambda: stop.is_set() or not self._accepting, ASIDE_STEPS
+                    )
+                    return work(connection)
+                finally:
+                    connection.close()
+            except apsw.InterruptError:
+                raise Unavailable("the store is closing") from None
+            except apsw.Error as error:
+                raise self._condition.damaged(error) from error
+            finally:
+                ended.set()
+
+        async with self._asides:
+            self._check_accepting()
+            try:
+                return await anyio.to_thread.run_sync(
+                    run, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+                )
+            except anyio.get_cancelled_exc_class():
+                stop.set()
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(ended.wait, limiter=anyio.CapacityLimiter(1))
+                raise
 
     async def problems(self) -> Sequence[Problem]:
         if self._condition.fault is not None:

@@ -1,0 +1,138 @@
+"""A look at the whole database, and a copy of it, while it is in use."""
+
+import errno
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from agent_orchestrator.domain.errors import Conflict, InvalidRequest, Unavailable
+from agent_orchestrator.stores.sqlite.ballast import NO_ROOM
+from agent_orchestrator.stores.sqlite.mirror import sync_directory
+
+MOST: Final = 100
+"""Findings told at most."""
+
+_OWN: Final = ("", "-wal", "-shm", "-journal", ".lock", ".commits", ".commits.new", ".ballast")
+"""What the database's files are called besides its name."""
+
+
+def findings(connection: apsw.Connection) -> list[str]:
+    """Return what is wrong with the database as such; nothing when it is sound.
+
+    Reads all of it, in one read transaction: writers go on, and their log grows meanwhile.
+    """
+    try:
+        found = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({MOST})")]
+        if found != ["ok"]:
+            return found
+        found = [
+            f"row {rowid} of {table} refers to what is not in {parent}"
+            for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check")
+        ]
+        [(count, first, last)] = connection.execute(
+            "SELECT count(*), coalesce(min(position), 1), coalesce(max(position), 0) FROM events"
+        )
+        if (first, last) != (1, count):
+            found.append(f"the log's positions are not 1 … {count}: they go from {first} to {last}")
+        return found[:MOST]
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        return [str(error)]
+
+
+def check_target(database: Path, target: Path) -> Path:
+    """Return where a backup shall go.
+
+    :raises InvalidRequest: if it cannot be there.
+    """
+    if not target.is_absolute():
+        raise InvalidRequest.of({"path": "must be absolute"})
+    try:
+        place = target.parent.resolve(strict=True) / target.name
+        if place.is_dir():
+            raise InvalidRequest.of({"path": f"is a directory: {target}"})
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidRequest.of({"path": f"{target.parent}: {reason}"}) from None
+    if place.parent == database.parent and place.name in {database.name + end for end in _OWN}:
+        raise InvalidRequest.of({"path": f"is one of the database's own files: {target}"})
+    return place
+
+
+def copy(connection: apsw.Connection, target: Path, *, replace: bool) -> int:
+    """Write a consistent copy, checked and durable, and return its size in bytes.
+
+    It is made under another name and appears whole. It is a database of its own, that says whose
+    copy it is: put in the other's place, it lacks nothing it should have.
+
+    :param replace: write over a file that is there.
+    :raises Conflict: if there is a file, and it is not to be replaced.
+    :raises InvalidRequest: if the place cannot be written to.
+    :raises Unavailable: if there is no room.
+    """
+    if not replace and os.path.lexists(target):
+        raise _exists(target)
+    fresh = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
+    try:
+        os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        try:
+            connection.execute("VACUUM INTO ?", (str(fresh),))
+            _make_its_own(fresh)
+            return _put(fresh, target, replace=replace)
+        finally:
+            fresh.unlink(missing_ok=True)
+    except apsw.FullError:
+        raise _no_room(target) from None
+    except FileExistsError:
+        raise _exists(target) from None
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise _no_room(target) from None
+        raise InvalidRequest.of({"path": f"{target}: {error.strerror}"}) from None
+
+
+def _make_its_own(path: Path) -> None:
+    copied = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        copied.pragma("journal_mode", "memory")  # nobody reads it until it is whole
+        copied.execute(
+            "UPDATE commits SET backup_of = database, database = lower(hex(randomblob(16)))"
+        )
+        if found := findings(copied):
+            raise Unavailable(f"the copy is not sound: {found[0]}")
+    finally:
+        copied.close()
+
+
+def _put(fresh: Path, target: Path, *, replace: bool) -> int:
+    descriptor = os.open(fresh, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        size = os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+    if replace:
+        fresh.replace(target)
+    else:
+        try:
+            os.link(fresh, target)  # unlike a rename, it fails where there is a file
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            if os.path.lexists(target):  # a file system without links
+                raise _exists(target) from None
+            fresh.replace(target)
+        else:
+            fresh.unlink()
+    sync_directory(target.parent)
+    return size
+
+
+def _exists(target: Path) -> Conflict:
+    return Conflict(f"{target} is there already", {"path": str(target)})
+
+
+def _no_room(target: Path) -> Unavailable:
+    return Unavailable(f"there is no room for the copy in {target.parent}", retry_after_s=60)
