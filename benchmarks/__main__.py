@@ -12,12 +12,13 @@ from typing import Final
 
 import apsw
 
-from benchmarks import accepts, appends, codex, commands, idle, turns
+from benchmarks import accepts, appends, codex, commands, idle, tools, turns
 from benchmarks.figures import Effort, Figure, table
 from benchmarks.processes import ROOT
 
 BENCHMARKS: Final = {
     "codex": codex.measure,
+    "tools": tools.measure,
     "turns": turns.measure,
     "accepts": accepts.measure,
     "appends": appends.measure,

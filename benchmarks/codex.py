@@ -33,6 +33,8 @@ CONFIG = """\
 [providers.codex]
 runner = "codex"
 command = {command}
+# Codex alone has none: what they add is measured apart.
+tools = false
 
 [routing]
 default = "codex"

@@ -13,8 +13,11 @@ from benchmarks import load
 
 SMOKE = Effort("smoke")
 
+REAL_CODEX = ("codex", "tools")
+
 FIGURES = {
     "codex": 2,
+    "tools": 2,
     "turns": 1,
     "accepts": 1,
     "appends": 1,
@@ -26,12 +29,12 @@ FIGURES = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.codex] if name == "codex" else [])
+        pytest.param(name, marks=[pytest.mark.codex] if name in REAL_CODEX else [])
         for name in bench.BENCHMARKS
     ],
 )
 def test_it_measures(name, tmp_path):
-    if name == "codex":
+    if name in REAL_CODEX:
         try:
             native_codex()
         except NotMeasured as reason:
