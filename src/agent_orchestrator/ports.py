@@ -249,6 +249,10 @@ class View(Protocol):
 
     def event_count(self) -> int: ...
 
+    def newest_ids(self) -> Sequence[str]:
+        """Return the greatest identifier of each kind there is: sessions, messages, runs, requests."""
+        ...
+
     def attempts(self, run_id: str) -> list[Attempt]: ...
 
     def attempt_of_token(self, token_hash: str) -> Attempt | None:

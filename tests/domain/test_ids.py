@@ -1,6 +1,9 @@
 """Identifiers sort as they were made."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from agent_orchestrator.domain.ids import SortableIds
 
@@ -20,3 +23,33 @@ def test_threads_share_a_source() -> None:
     flat = [one for part in made for one in part]
     assert len(set(flat)) == len(flat)
     assert all(part == sorted(part) for part in made)
+
+
+@pytest.mark.parametrize("jump_s", [-86_400, -3600, -1, 0, 1, 3600, 86_400])
+def test_the_clock_is_set(jump_s: int) -> None:
+    now = [time.time_ns()]
+    ids = SortableIds(lambda: now[0])
+    made = [ids("run") for _ in range(100)]
+    now[0] += jump_s * 10**9
+    made += [ids("run") for _ in range(100)]
+    now[0] -= jump_s * 10**9
+    made += [ids("run") for _ in range(100)]
+    assert made == sorted(set(made))
+
+
+@pytest.mark.parametrize("jump_s", [-86_400, -3600, 0, 3600])
+def test_a_source_goes_on_after_the_one_before_it(jump_s: int) -> None:
+    now = [time.time_ns()]
+    before = SortableIds(lambda: now[0])
+    made = [before(kind) for kind in ("ses", "run", "msg", "req") for _ in range(10)]
+    now[0] += jump_s * 10**9
+    after = SortableIds(lambda: now[0])
+    after.follow(made[::-1])
+    texts = [one[4:] for one in made] + [after("run")[4:] for _ in range(100)]
+    assert texts == sorted(set(texts))
+
+
+def test_foreign_identifiers_are_not_followed() -> None:
+    ids = SortableIds()
+    ids.follow(["", "ses_1", "x", "run_" + "z" * 26, "run_" + "é" * 26, "ses_" + "v" * 25])
+    assert ids("run") < "run_1"

@@ -4,11 +4,13 @@ import base64
 import os
 import threading
 import time
+from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
 
 Kind = Literal["ses", "run", "msg", "req", "dmn"]
 
 _RANDOM_BITS = 80
+_LENGTH = 26
 
 
 class IdSource(Protocol):
@@ -23,7 +25,18 @@ def _encode(number: int) -> str:
     """Return 128 bits in base 32 with the "extended hex" alphabet, whose order is that of the
     numbers (RFC 4648, section 7), in lower case.
     """
-    return base64.b32hexencode(number.to_bytes(16))[:26].decode().lower()
+    return base64.b32hexencode(number.to_bytes(16))[:_LENGTH].decode().lower()
+
+
+def _decode(identifier: str) -> int:
+    """Return the number in an identifier; 0 where there is none."""
+    _, _, text = identifier.partition("_")
+    if len(text) != _LENGTH:
+        return 0
+    try:
+        return int.from_bytes(base64.b32hexdecode(text.upper() + "=" * (-_LENGTH % 8)))
+    except ValueError:
+        return 0
 
 
 class SortableIds:
@@ -31,14 +44,26 @@ class SortableIds:
 
     Within one millisecond, or when the clock steps back, the random part counts up, so that the
     order of the identifiers is the order in which this source made them. Safe to call from threads.
+
+    :param clock_ns: nanoseconds since 1970.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._last = 0
         self._lock = threading.Lock()
+        self._clock_ns = clock_ns
+
+    def follow(self, identifiers: Iterable[str]) -> None:
+        """Make identifiers that sort after these, which a source before this one made.
+
+        Where the clock was set back meanwhile, they would not. Foreign ones count for nothing.
+        """
+        newest = max((_decode(one) for one in identifiers), default=0)
+        with self._lock:
+            self._last = max(self._last, newest)
 
     def __call__(self, kind: Kind) -> str:
-        fresh = (time.time_ns() // 1_000_000 << _RANDOM_BITS) | int.from_bytes(os.urandom(10))
+        fresh = (self._clock_ns() // 1_000_000 << _RANDOM_BITS) | int.from_bytes(os.urandom(10))
         with self._lock:
             if fresh >> _RANDOM_BITS <= self._last >> _RANDOM_BITS:
                 fresh = self._last + 1

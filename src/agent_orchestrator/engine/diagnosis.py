@@ -65,7 +65,7 @@ async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus
         daemon_health="draining" if core.draining else "degraded" if problems else "ok",
         version=core.config.version,
         pid=os.getpid(),
-        uptime_s=round((now - core.started_at).total_seconds(), 3),
+        uptime_s=max(0.0, round((now - core.started_at).total_seconds(), 3)),  # it may be set back
         started_at=core.started_at,
         alive_workers=core.workers.alive_workers,
         max_concurrency=core.config.max_concurrency,

@@ -10,6 +10,7 @@ import anyio
 from attrs import frozen
 
 from agent_orchestrator.domain.access import LOCAL, Principal
+from agent_orchestrator.domain.ids import SortableIds
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.engine import feed, recovery, requests
 from agent_orchestrator.engine.access import holder
@@ -69,6 +70,8 @@ class Orchestrator:
                 if isinstance(runner, AbstractAsyncContextManager):
                     await stack.enter_async_context(runner)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
+            if isinstance(ids := self.core.config.ids, SortableIds):
+                ids.follow(await self.core.store.read(lambda view: view.newest_ids()))
             await self._recover()
             self._tasks.start_soon(self.pool.work, self._tasks)
             self._tasks.start_soon(requests.keep_times, self.core)

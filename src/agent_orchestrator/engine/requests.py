@@ -41,6 +41,9 @@ from agent_orchestrator.wire.strict_json import json_copy
 
 logger = logging.getLogger("agent_orchestrator.requests")
 
+LONGEST_PAUSE_S: Final = 60.0
+"""Seconds after which the clock is looked at again while a request is pending."""
+
 DUE_RETRY_S: Final = 1.0
 
 DUE_BATCH: Final = 100
@@ -226,7 +229,10 @@ async def keep_times(core: Core) -> None:
             except Unavailable as error:
                 logger.warning("requests cannot be seen to now, trying again: %s", error)
                 delay = DUE_RETRY_S
-            with anyio.move_on_after(delay):
+            # A clock that is set, or a machine that sleeps, moves the moment and not this pause.
+            with anyio.move_on_after(
+                min(delay, LONGEST_PAUSE_S) if delay < float("inf") else delay
+            ):
                 await bell.wait()
 
 

@@ -387,6 +387,11 @@ class _MemoryView:
     def event_count(self) -> int:
         return len(self._state.log)
 
+    def newest_ids(self) -> Sequence[str]:
+        state = self._state
+        kinds = (state.sessions.rows, state.messages.rows, state.runs.rows, state.requests.rows)
+        return [max(rows) for rows in kinds if rows]
+
     def attempts(self, run_id: str) -> list[Attempt]:
         found = [a for (of_run, _), a in self._state.attempts.items() if of_run == run_id]
         return sorted(found, key=lambda attempt: attempt.attempt)

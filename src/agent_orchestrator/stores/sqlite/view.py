@@ -392,6 +392,11 @@ class SqliteView:
         # Positions have no gap, so the last one is the count; counting would read the whole table.
         return int(self._one("SELECT coalesce(max(position), 0) FROM events")[0])
 
+    def newest_ids(self) -> list[str]:
+        tables = ("sessions", "messages", "runs", "requests")
+        rows = [self._one(f"SELECT max(id) FROM {table}") for table in tables]
+        return [row[0] for row in rows if row[0] is not None]
+
     def attempts(self, run_id: str) -> list[Attempt]:
         rows = self._execute(
             f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE run_id = ? ORDER BY attempt", (run_id,)
