@@ -162,6 +162,8 @@ def _engine_config(settings: Settings) -> EngineConfig:
             env=EnvPolicy(inherit=provider.inherit, set=provider.set),
             on_crash=provider.on_crash,
             max_attempts=provider.max_attempts,
+            run_timeout_s=provider.run_timeout_s,
+            silence_timeout_s=provider.silence_timeout_s,
             approvals=provider.approvals,
         )
         for name, provider in settings.providers.items()
@@ -171,6 +173,7 @@ def _engine_config(settings: Settings) -> EngineConfig:
         routing=Routing(settings.routing.default, settings.routing.fallback),
         max_concurrency=settings.max_concurrency,
         max_queue=settings.max_queue,
+        park_after_s=settings.park_after_s,
         parent_answer_s=settings.parent_answer_s,
         version=installed_version("agent-orchestrator"),
         reaper=reap,

@@ -32,6 +32,8 @@ class ProviderSettings:
     set: Mapping[str, str] = field(factory=dict)
     on_crash: Literal["resume", "fail"] = "resume"
     max_attempts: int = 3
+    run_timeout_s: float | None = None
+    silence_timeout_s: float | None = None
     approvals: Approvals | None = None
     options: Mapping[str, Any] = field(factory=dict)
 
@@ -117,9 +119,17 @@ def _approvals(value: Any, place: str) -> str:
     return str(value)
 
 
+def _seconds(value: Any, place: str) -> float:
+    if type(value) not in (int, float) or not 0 < value <= 2_592_000:
+        raise ConfigError(f"{place}: must be a number above 0, at most 2592000")
+    return float(value)
+
+
 _LIMITS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "on_crash": _on_crash,
     "max_attempts": _attempts,
+    "run_timeout_s": _seconds,
+    "silence_timeout_s": _seconds,
     "approvals": _approvals,
 }
 """How the settings are read that are the same for all runners."""

@@ -88,6 +88,14 @@ class Settings:
         minimum=0,
         maximum=30 * 86_400,
     )
+    park_after_s: float = _setting(
+        600.0,
+        "Seconds a run waits for an answer before its agent is stopped, to go on when the answer is "
+        "there; 0 is at once.",
+        env=("AGENTD_PARK_AFTER_S",),
+        minimum=0,
+        maximum=2_592_000,
+    )
     codex_profile: str | None = _setting(
         None, "codex's --profile, for every codex provider.", env=("AGENTD_CODEX_PROFILE",)
     )

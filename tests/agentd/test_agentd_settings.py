@@ -40,6 +40,7 @@ VALUES: dict[str, tuple[Any, str, Any]] = {
     "auth_tokens": (["f1", "f2"], "e1", ("x1", "x2")),
     "max_concurrency": (5, "6", "7"),
     "max_queue": (50, "60", "70"),
+    "park_after_s": (1, "2.5", "0"),
     "parent_answer_s": (10, "20.5", "30"),
     "codex_profile": ("f", "e", "x"),
     "codex_extra_args": (["--f"], None, ("--x", "y")),
@@ -159,6 +160,8 @@ def test_a_provider_in_full(directory: Path) -> None:
         env = { inherit = ["PATH", "HOME"], set = { KEY = "v" } }
         on_crash = "fail"
         max_attempts = 5
+        run_timeout_s = 60
+        silence_timeout_s = 7.5
         approvals = "ask-human"
         """
     )
@@ -172,6 +175,8 @@ def test_a_provider_in_full(directory: Path) -> None:
                 options={"argv": ["a", "b"]},
                 on_crash="fail",
                 max_attempts=5,
+                run_timeout_s=60.0,
+                silence_timeout_s=7.5,
                 approvals="ask-human",
             )
         }
@@ -197,6 +202,8 @@ def test_a_provider_in_full(directory: Path) -> None:
         ("[providers.x]\nrunner = 'demo'\nenv = 1", "providers.x.env"),
         ("[providers.x]\nrunner = 'demo'\non_crash = 'try'", "providers.x.on_crash"),
         ("[providers.x]\nrunner = 'demo'\nmax_attempts = 0", "providers.x.max_attempts"),
+        ("[providers.x]\nrunner = 'demo'\nrun_timeout_s = 0", "providers.x.run_timeout_s"),
+        ("[providers.x]\nrunner = 'demo'\nrun_timeout_s = nan", "providers.x.run_timeout_s"),
         ("[providers.x]\nrunner = 'demo'\nmax_attempts = true", "providers.x.max_attempts"),
         ("[providers.x]\nrunner = 'demo'\napprovals = 'ask'", "providers.x.approvals"),
         ("[providers.x]\nrunner = 'demo'\napprovals = []", "providers.x.approvals"),

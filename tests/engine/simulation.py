@@ -273,7 +273,9 @@ class World:
     told: History | None = None
 
     def _config(self) -> EngineConfig:
-        provider = ProviderConfig(self.agents, "agent", max_attempts=100)
+        provider = ProviderConfig(
+            self.agents, "agent", max_attempts=100, silence_timeout_s=20, run_timeout_s=200
+        )
         return EngineConfig(
             providers={"agent": provider},
             routing=Routing("agent"),
@@ -438,7 +440,10 @@ def simulate(seed: int, **settings: Any) -> World:
     """Let a world live; what did not hold in it is in ``faults``."""
     rng = random.Random(seed)
     actors = [Actor(n, _plans(rng, n)) for n in range(rng.randrange(1, 4))]
-    settings = {"max_concurrency": rng.choice((1, 2, 8))} | settings
+    settings = {
+        "max_concurrency": rng.choice((1, 2, 8)),
+        "park_after_s": rng.choice((0, 0.1, 5, 600)),
+    } | settings
     world = World(seed, rng, actors, Agents(seed), settings=settings)
     with _predictable(seed):
         trio.run(world.live, clock=trio.testing.MockClock(autojump_threshold=0))

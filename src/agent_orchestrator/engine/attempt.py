@@ -131,6 +131,8 @@ class Recorder:
         """The requests whose answers it has got."""
         self.abandoned: list[str] = []
         """The requests it has given up, or that were stopped together with it."""
+        self.heard_at = anyio.current_time()
+        """When the agent last said something, by :func:`anyio.current_time`."""
 
     async def put(self, write: Draft | Write) -> None:
         """Put a write behind all before it; waits only while too many are under way."""
@@ -247,6 +249,7 @@ class AttemptContext:
         if event_type not in AGENT_EVENTS:
             raise InvalidEvent(f"{event_type!r} is not an event a runner may emit")
         self.has_begun |= event_type != EventType.RUN_ERROR
+        self._recorder.heard_at = anyio.current_time()
         text = _as_json(data, event_type)
         await self._recorder.put(Draft(event_type, {}, self.run.id, self.run.attempt, text))
 
@@ -319,6 +322,7 @@ class AttemptContext:
 
     def note_stderr(self, tail: str) -> None:
         self.stderr_tail = storable(tail)
+        self._recorder.heard_at = anyio.current_time()
 
     async def spawn(
         self,

@@ -58,6 +58,10 @@ class ProviderConfig:
         ``resume`` goes on with its conversation where the runner can, else it fails, as with
         ``fail``.
     :param max_attempts: how often an engine may be lost with a run before it is not tried again.
+    :param run_timeout_s: how long one attempt of a run may take, the time it waits for answers not
+        counted; None is without a limit.
+    :param silence_timeout_s: how long its agent may say nothing meanwhile; it is warned of at half
+        the time.
     :param approvals: who decides what its agents ask for; a session may be stricter.
     """
 
@@ -67,6 +71,8 @@ class ProviderConfig:
     env: EnvPolicy = EnvPolicy()
     on_crash: Literal["resume", "fail"] = "resume"
     max_attempts: int = MAX_ATTEMPTS
+    run_timeout_s: float | None = None
+    silence_timeout_s: float | None = None
     approvals: Approvals | None = None
 
 
@@ -103,6 +109,8 @@ class EngineConfig:
     :param max_concurrency: runs executed at once.
     :param max_queue: queued runs (manual ones aside) past which a new one is refused.
     :param parent_answer_s: seconds a parent's agent has to answer a request before people are asked.
+    :param park_after_s: seconds a run waits for an answer before its agent is stopped, where it can go
+        on with its conversation later; its process is freed. 0 is at once.
     :param cwd: where the agents of sessions that name no directory work.
     :param environ: the environment agents' environments are made of.
     :raises ConfigError: if a route names a provider that is not there, or a number is not positive.
@@ -114,6 +122,7 @@ class EngineConfig:
     max_queue: int = 1000
     limits: TreeLimits = TreeLimits()
     parent_answer_s: float = 120.0
+    park_after_s: float = 600.0
     cwd: str = field(factory=lambda: str(Path.cwd()))
     environ: Mapping[str, str] = field(factory=lambda: dict(os.environ))
     version: str = "0"
@@ -144,7 +153,9 @@ class EngineConfig:
         ):
             if not 1 <= number <= most:
                 raise ConfigError(f"{place}: must be between 1 and {most:,}, is {number}")
-        if not 0 <= self.parent_answer_s <= MAX_WAIT_S:
-            raise ConfigError(
-                f"parent_answer_s: must be between 0 and {MAX_WAIT_S:,}, is {self.parent_answer_s}"
-            )
+        for place, seconds in (
+            ("parent_answer_s", self.parent_answer_s),
+            ("park_after_s", self.park_after_s),
+        ):
+            if not 0 <= seconds <= MAX_WAIT_S:
+                raise ConfigError(f"{place}: must be between 0 and {MAX_WAIT_S:,}, is {seconds}")

@@ -12,7 +12,7 @@ import psutil
 from attrs import frozen
 
 from agent_orchestrator.domain.access import Action, Principal
-from agent_orchestrator.domain.events import AGENT_EVENTS
+from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import MANUAL, Attempt, Invocation, Request, Run
 from agent_orchestrator.engine.access import no_run, present, run_for
@@ -40,6 +40,9 @@ SILENCE_S = 120.0
 """After this long without a word a running agent is called silent."""
 
 MAX_PROCESSES = 200
+
+_OUTPUT: Final = AGENT_EVENTS - {EventType.RUN_ERROR}
+"""What an agent says; a warning that it says nothing is not among it."""
 
 
 async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus:
@@ -161,6 +164,11 @@ class _Facts:
     last_output_at: datetime | None
     request: Request | None
 
+    def silent_s(self, until: datetime) -> float:
+        """Return for how long its agent had said nothing."""
+        last = max(filter(None, (self.last_output_at, self.run.started_at)), default=until)
+        return (until - last).total_seconds()
+
 
 def _facts(view: View, who: Principal, run_id: str) -> _Facts:
     run, _ = run_for(view, who, Action.READ, run_id)
@@ -171,7 +179,7 @@ def _facts(view: View, who: Principal, run_id: str) -> _Facts:
         view.queued_before(run) if run.status is RunStatus.QUEUED else None,
         view.attempts(run_id),
         view.last_event_at(run),
-        view.last_event_at(run, AGENT_EVENTS),
+        view.last_event_at(run, _OUTPUT),
         view.request(run.waiting_on) if run.waiting_on else None,
     )
 
@@ -193,7 +201,7 @@ _FAILURES: Final[dict[str, tuple[IssueCode, str]]] = {
     "invalid_config": ("invalid_config", "correct the provider's settings; see the invocation"),
     "thread_missing": ("thread_missing", 'start a session, or set on_missing_thread = "fresh"'),
     "agent_crashed": ("crashed", "see stderr_tail and the exit code"),
-    "timeout": ("agent_silent", "allow it more time, or make the task smaller"),
+    "timeout": ("unknown", "allow it more time, or make the task smaller"),
     "worker_lost": ("worker_lost", "send the message again"),
     "denied": ("unknown", "what it asked for was denied"),
 }
@@ -205,6 +213,8 @@ def _issue(
     run = facts.run
     if run.status is RunStatus.FAILED and run.error is not None:
         code, hint = _FAILURES.get(run.error.code, ("unknown", "see the run's events"))
+        if run.error.code == "timeout" and _was_silent(core, facts):
+            code = "agent_silent"
         return Issue(code, f"{run.error.code}: {run.error.message}", hint)
     if run.status is RunStatus.CANCELED:
         return Issue("canceled", f"canceled; asked for at {run.cancel_requested_at}", "")
@@ -221,6 +231,14 @@ def _issue(
     if run.provider == MANUAL:
         return Issue("none", "whoever holds it drives it", "")
     return _running_issue(core, facts, worker_alive, has_process)
+
+
+def _was_silent(core: Core, facts: _Facts) -> bool:
+    """Tell whether a run that timed out had been silent for as long as its provider allows."""
+    provider = core.config.providers.get(facts.run.provider)
+    most = provider.silence_timeout_s if provider is not None else None
+    ended_at = facts.run.finished_at
+    return most is not None and ended_at is not None and facts.silent_s(ended_at) >= most
 
 
 def _queue_issue(core: Core, facts: _Facts, availability: Availability) -> Issue:
@@ -256,8 +274,7 @@ def _running_issue(core: Core, facts: _Facts, worker_alive: bool, has_process: b
         return Issue(
             "agent_exited", f"the agent's process {attempt.pid} is gone; its run is ending", ""
         )
-    last = facts.last_output_at or facts.run.started_at
-    silent_s = (core.now() - last).total_seconds() if last else 0.0
+    silent_s = facts.silent_s(core.now())
     if silent_s > SILENCE_S:
         return Issue(
             "agent_silent",

@@ -118,8 +118,8 @@ class Orchestrator:
         await self.pool.stop_taking()
         under_way = tuple(self.pool.live.values())
         for live in under_way:
-            if live.is_waiting:
-                live.stop("it waits for an answer, which may take longer", self.core.now())
+            if live.waiting_on is not None:
+                live.park(self.core.now())  # an answer may take longer
         with anyio.move_on_after(grace_s):
             await self.pool.idle()
         stopped = self.pool.release("the daemon is shutting down")

@@ -48,17 +48,17 @@ class Pool:
         if live is None:
             yield
             return
-        live.waits += 1
+        live.wait_for_run(1)
         self.core.bells.ring([ledger.QUEUE_TOPIC])
         try:
             yield
         finally:
-            live.waits -= 1
+            live.wait_for_run(-1)
 
     @property
     def _free(self) -> int:
         """How many more runs may be executed: one that stands still takes no worker."""
-        busy = sum(not (live.is_waiting or live.waits) for live in self.live.values())
+        busy = sum(not live.stands_still for live in self.live.values())
         return max(0, self.core.config.max_concurrency - busy)
 
     def _worker_ids(self, count: int) -> list[str]:

@@ -27,13 +27,16 @@ from agent_orchestrator.domain.model import Attempt, Message, Run, RunError, Sou
 from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.attempt import persistently
 from agent_orchestrator.engine.config import MAX_ATTEMPTS
-from agent_orchestrator.engine.core import MAX_LOOK, Core
+from agent_orchestrator.engine.core import Core
 from agent_orchestrator.ports import Remains, Resuming, Transaction, View
 
 logger = logging.getLogger("agent_orchestrator.recovery")
 
 LOST: Final = "worker_lost"
 """The outcome of an attempt whose engine was lost."""
+
+PARKING: Final = "parking"
+"""The outcome, for now, of an attempt whose agent is being stopped while it waits."""
 
 BATCH: Final = 50
 """Runs recovered in one commit: callers' changes wait behind it."""
@@ -137,10 +140,16 @@ def _take_up_one(core: Core, tx: Transaction, run: Run, remains: Remains) -> Non
             ledger.finish(core, tx, run, ledger.Ending(Signal.FAIL, error=error, outcome=LOST))
         case "queued" | "resumed":
             ending = ledger.Ending(Signal.RELEASE, reason=verdict.reason, outcome=LOST)
+            untold = None
+            if attempt is not None:
+                # What an agent says while it is stopped to be parked, it says without the answer.
+                until = attempt.started_at if attempt.outcome == PARKING else core.now()
+                untold = ledger.untold_answer(tx, run, (), until)
             released = ledger.finish(core, tx, run, ending)
             if verdict.action == "resumed" and attempt is not None:
                 owe_note(core, tx, released, attempt, "The program that runs you was lost")
-                _owe_answers(core, tx, released, attempt)
+            if untold is not None:
+                ledger.owe_answer(core, tx, released, untold)
 
 
 def _verdict(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> _Verdict:
@@ -177,8 +186,10 @@ def _worked_at(view: View, run: Run, attempt: Attempt) -> datetime | None:
     return last if last is not None and last >= attempt.started_at else None
 
 
-def resumes(core: Core, view: View, run: Run) -> bool:
+def resumes(core: Core, view: View, run: Run | None) -> bool:
     """Tell whether a new attempt of the run could go on with the conversation of the one before."""
+    if run is None:
+        return False
     provider = core.config.providers.get(run.provider)
     return (
         provider is not None
@@ -211,16 +222,3 @@ def owe_note(core: Core, tx: Transaction, released: Run, attempt: Attempt, cause
     )
     tx.add_message(message)
     tx.append(released.session_id, [ledger.message_event(message)], message.created_at)
-
-
-def _owe_answers(core: Core, tx: Transaction, released: Run, attempt: Attempt) -> None:
-    """Tell again how a question was resolved that the agent has not gone on from since."""
-    worked_at = _worked_at(tx, released, attempt)
-    for request in tx.requests(run_id=released.id, limit=MAX_LOOK):
-        if (
-            request.attempt == attempt.attempt
-            and request.resolved_at is not None
-            and request.status != "canceled"
-            and (worked_at is None or worked_at <= request.resolved_at)
-        ):
-            ledger.owe_answer(core, tx, released, request)

@@ -3,16 +3,18 @@
 import logging
 from collections.abc import Sequence
 from datetime import datetime
+from math import inf
 
 import anyio
 import anyio.lowlevel
+from anyio.abc import TaskGroup
 from attrs import define, evolve, field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed, Unavailable
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus, Signal
 from agent_orchestrator.domain.model import Message, Run, RunError, RunResult, Session, mark_of
-from agent_orchestrator.engine import ledger, recovery
+from agent_orchestrator.engine import ledger, recovery, timing
 from agent_orchestrator.engine.attempt import (
     STORE_RETRY_S,
     AttemptContext,
@@ -48,16 +50,75 @@ class Live:
     canceled: bool = False
     release_reason: str | None = None
     stopped_at: datetime | None = None
-    is_waiting: bool = False
-    """Whether it stands still for an answer; its worker does something else meanwhile."""
+    failure: RunError | None = None
+    provider: ProviderConfig | None = None
+    """What executes it now."""
+    waiting_on: str | None = None
+    """The request it waits for."""
     waits: int = 0
-    """How often it waits for another run now; its worker does something else meanwhile."""
+    """How often it waits for another run now."""
+    is_parking: bool = False
+    """Whether it is being stopped because it waits."""
+    still_s: float = 0.0
+    """Seconds it has stood still, the time it does so now not counted."""
+    stood_at: float | None = None
+    """Since when it stands still, by :func:`anyio.current_time`; its worker does something else
+    meanwhile."""
+    went_on_at: float = 0.0
+    """When it last went on."""
+    _goes_on: anyio.Event = field(factory=anyio.Event)
     ended: RunStatus | None = None
     """The state the attempt left the run in, once that is recorded."""
 
     @property
     def run(self) -> Run:
         return self.assignment.run
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether it waits for an answer or for another run."""
+        return self.stood_at is not None
+
+    def wait_on(self, request_id: str | None) -> bool:
+        """Take note of the request it waits for, if any; tell whether it stands still now and did
+        not before, or the other way round.
+        """
+        self.waiting_on = request_id
+        return self._weigh()
+
+    def wait_for_run(self, change: int) -> None:
+        """Take note that it waits for one run more, or less."""
+        self.waits += change
+        self._weigh()
+
+    def _weigh(self) -> bool:
+        stands_still = self.waiting_on is not None or self.waits > 0
+        if stands_still == self.stands_still:
+            return False
+        now = anyio.current_time()
+        if self.stood_at is not None:
+            self.still_s += now - self.stood_at
+            self.stood_at, self.went_on_at = None, now
+            self._goes_on.set()
+            self._goes_on = anyio.Event()
+        else:
+            self.stood_at = now
+        return True
+
+    async def going(self) -> None:
+        """Return while it does not stand still."""
+        while self.stands_still:
+            await self._goes_on.wait()
+
+    def park(self, at: datetime) -> None:
+        """Stop its agent; the run goes on waiting without."""
+        self.is_parking = True
+        self.stop("it waits for an answer", at)
+
+    def fail(self, error: RunError) -> None:
+        """Stop it: it has failed."""
+        self.failure = error
+        self.scope.cancel()
 
     def cancel(self) -> None:
         """Stop it for good."""
@@ -87,7 +148,7 @@ async def execute(core: Core, live: Live) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_record, core, recorder, live)
             tasks.start_soon(_heed, core, live, recorder)
-            ending = await _attempt(core, live, recorder)
+            ending = await _attempt(core, live, recorder, tasks)
             recorder.close()
             tasks.cancel_scope.cancel()
         await _end(core, live, recorder, ending or _FAULT)
@@ -112,20 +173,22 @@ async def _record(core: Core, recorder: Recorder, live: Live) -> None:
 
 
 async def _heed(core: Core, live: Live, recorder: Recorder) -> None:
-    """Stop the run when its cancel is asked for; tell the pool while it waits for an answer."""
+    """Stop the run when its cancel is asked for; tell the pool while it waits for an answer, and
+    park it when that takes long.
+    """
     with core.bells.take(ledger.cancel_topic(live.run.id), f"run:{live.run.id}") as bell:
         while True:
             bell.hush()
             run = await core.store.read(lambda view: view.run(live.run.id))
             if run is not None and run.cancel_requested_at is not None:
-                live.is_waiting = False  # what it still does takes its worker
+                live.wait_on(None)  # what it still does takes its worker
                 live.cancel()
                 return
             is_waiting = run is not None and run.status is RunStatus.WAITING
-            if is_waiting != live.is_waiting:
-                live.is_waiting = is_waiting
+            if live.wait_on(run.waiting_on if run is not None and is_waiting else None):
                 core.bells.ring([ledger.QUEUE_TOPIC])
-            await bell.wait()
+            with anyio.move_on_after(await _until_parked(core, live)):
+                await bell.wait()
             # What is stopped with its agent stays open for the next attempt.
             if recorder.abandoned and not live.scope.cancel_called:
                 await _withdraw(core, live, recorder)
@@ -147,13 +210,36 @@ async def _withdraw(core: Core, live: Live, recorder: Recorder) -> None:
     del recorder.abandoned[: len(given_up)]
 
 
-async def _attempt(core: Core, live: Live, recorder: Recorder) -> ledger.Ending:
+async def _until_parked(core: Core, live: Live) -> float:
+    """Return the seconds until a waiting run is to be parked; park it where that is now."""
+    if live.waiting_on is None or live.stood_at is None or live.is_parking:
+        return inf
+    due = live.stood_at + core.config.park_after_s - anyio.current_time()
+    if due > 0:
+        return due
+
+    def change(tx: Transaction) -> bool:
+        run = tx.run(live.run.id)
+        if run is None or (run.attempt, run.waiting_on) != (live.run.attempt, live.waiting_on):
+            return False
+        if not recovery.resumes(core, tx, run):
+            return False  # its agent could not go on: the process is kept
+        # Kept before the agent is stopped: an answer that comes now is for the next attempt.
+        ledger.amend_attempt(tx, run, outcome=recovery.PARKING)
+        return True
+
+    if await persistently(core, change):
+        live.park(core.now())
+    return inf
+
+
+async def _attempt(core: Core, live: Live, recorder: Recorder, tasks: TaskGroup) -> ledger.Ending:
     """Run the agent; return how the attempt ended."""
     outcome: Outcome | AgentFailed | None = None
     contexts: list[AttemptContext] = []
     try:
         with live.scope:
-            outcome = await _routed(core, live, recorder, contexts)
+            outcome = await _routed(core, live, recorder, contexts, tasks)
     except Exception as error:
         # trio lets a cancellation out in one group with what a runner's other task raised.
         failures = _failures_within(error)
@@ -180,13 +266,19 @@ def _ending(live: Live, outcome: Outcome | AgentFailed | None) -> ledger.Ending:
 def _stopped(live: Live) -> ledger.Ending | None:
     if live.canceled:
         return ledger.Ending(Signal.CANCEL)
+    if live.failure is not None:
+        return ledger.Ending(Signal.FAIL, error=live.failure)
     if live.release_reason is not None:
         return ledger.Ending(Signal.RELEASE, reason=live.release_reason)
     return None
 
 
 async def _routed(
-    core: Core, live: Live, recorder: Recorder, contexts: list[AttemptContext]
+    core: Core,
+    live: Live,
+    recorder: Recorder,
+    contexts: list[AttemptContext],
+    tasks: TaskGroup,
 ) -> Outcome | AgentFailed:
     """Try the run's provider and, while nothing has begun, those that stand in for it."""
     run = live.run
@@ -198,6 +290,9 @@ async def _routed(
             break
         if name != run.provider:
             run = await _reroute(recorder, live.assignment.session, run, name, provider)
+        live.provider = provider
+        if provider.run_timeout_s is not None or provider.silence_timeout_s is not None:
+            tasks.start_soon(timing.watch, live, recorder, provider)
         context = await _context(core, recorder, live.assignment, run, provider)
         contexts.append(context)
         outcome = await _try(provider.runner, context)

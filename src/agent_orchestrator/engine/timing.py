@@ -1,0 +1,56 @@
+"""How long an agent may take, and how long it may say nothing. Standing still does not count:
+waiting for an answer, or for another run.
+"""
+
+from math import inf
+from typing import TYPE_CHECKING
+
+import anyio
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import RunError
+from agent_orchestrator.ports import Draft
+
+if TYPE_CHECKING:
+    from agent_orchestrator.engine.attempt import Recorder
+    from agent_orchestrator.engine.config import ProviderConfig
+    from agent_orchestrator.engine.worker import Live
+
+
+async def watch(live: "Live", recorder: "Recorder", provider: "ProviderConfig") -> None:
+    """Fail a run that takes too long or has become silent, while this provider executes it.
+
+    Warn at half the time of silence.
+    """
+    most = inf if provider.run_timeout_s is None else provider.run_timeout_s
+    quiet = inf if provider.silence_timeout_s is None else provider.silence_timeout_s
+    began_at = recorder.heard_at = anyio.current_time()
+    still_before_s = live.still_s
+    warned_of = -inf
+    while live.provider is provider:
+        now = anyio.current_time()
+        heard_at = max(recorder.heard_at, live.went_on_at)
+        must_end_at = began_at + live.still_s - still_before_s + most
+        if now >= must_end_at:
+            message = f"it was not done within {most:g} s (run_timeout_s)"
+        elif now >= heard_at + quiet:
+            message = f"it said nothing for {quiet:g} s (silence_timeout_s)"
+        else:
+            due = heard_at + (quiet if warned_of >= heard_at else quiet / 2)
+            if now >= due:
+                warned_of, due = heard_at, heard_at + quiet
+                await recorder.put(_warning(live, now - heard_at, quiet))
+            await anyio.sleep_until(min(due, must_end_at))
+            await live.going()
+            continue
+        live.fail(RunError("timeout", message))
+        return
+
+
+def _warning(live: "Live", silent_s: float, quiet: float) -> Draft:
+    data = {
+        "code": "agent_silent",
+        "message": f"the agent has said nothing for {silent_s:.3g} s; it fails after {quiet:g} s",
+        "silent_s": round(silent_s, 3),
+    }
+    return Draft(EventType.RUN_ERROR, data, live.run.id, live.run.attempt)

@@ -1,0 +1,274 @@
+"""Runs that wait long, take long, or say nothing."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+from attrs import define, field
+
+from agent_orchestrator import Client, ConfigError, Outcome, RunContext, RunStatus, open_embedded
+from agent_orchestrator.domain.model import Event, Request, Run
+from agent_orchestrator.engine import EngineConfig, ProviderConfig, Routing
+from agent_orchestrator.testing import ScriptedRunner
+from agent_orchestrator.testing.invariants import history, violations
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_S = 20.0
+
+
+@define
+class Doing:
+    """A runner that does what a test says."""
+
+    what: Callable[[RunContext], Awaitable[Any]]
+    name: str = "doing"
+    resumes: bool = True
+    prompts: list[str] = field(factory=list)
+    ended: list[int] = field(factory=list)
+    """The attempts that have ended."""
+
+    async def run(self, context: RunContext) -> Outcome:
+        self.prompts.append(context.prompt)
+        try:
+            await context.delivered()
+            return Outcome(await self.what(context) or "")
+        finally:
+            self.ended.append(context.run.attempt)
+
+
+async def sent(client: Client, text: str = "go") -> Run:
+    session = await client.create_session()
+    reply = await client.send_message(session.id, text)
+    assert reply.run is not None
+    return reply.run
+
+
+async def end_of(client: Client, run: Run) -> Run:
+    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+    assert not reply.timed_out, reply.run
+    return reply.run
+
+
+async def asked(client: Client, run: Run) -> Request:
+    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S, until="attention")
+    assert reply.request is not None, reply
+    return reply.request
+
+
+async def log_of(client: Client, run: Run) -> list[Event]:
+    told = await history(client)
+    assert violations(told) == []
+    return list(told.logs[run.session_id])
+
+
+async def parked(client: Client, run: Run) -> Run:
+    """Wait until a run waits without an agent."""
+    with anyio.fail_after(PATIENCE_S):
+        async with client.events(run.session_id, follow=True) as events:
+            async for event in events:
+                if event.event_type == "run.waiting" and event.data.get("parked"):
+                    return await client.get_run(run.id)
+    raise AssertionError
+
+
+async def asking(context: RunContext) -> str:
+    await context.set_thread("t-1")
+    if context.prompt.startswith("Your request"):
+        return context.prompt
+    request = await context.ask_parent("May I?")
+    return f"told at once: {request.status}"
+
+
+# --- waiting -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("park_after_s", [0, 0.05])
+async def test_a_run_that_waits_long_gives_up_its_agent_and_gets_the_answer_once(
+    park_after_s: float,
+) -> None:
+    runner = Doing(asking)
+    async with open_embedded(":memory:", runners=[runner], park_after_s=park_after_s) as client:
+        run = await sent(client)
+        request = await asked(client, run)
+        run = await parked(client, run)
+        assert (run.status, run.worker_id, run.attempt) == (RunStatus.WAITING, None, 2)
+        with anyio.fail_after(PATIENCE_S):
+            while runner.ended != [1]:
+                await anyio.sleep(0.001)
+        await client.resolve_request(request.id, "answer", text="yes, twice")
+        run = await end_of(client, run)
+        assert run.result is not None
+        assert run.result.text == "Your request was answered: May I?\n\nyes, twice"
+        assert run.attempt == 2
+        assert await log_of(client, run)
+    assert runner.prompts == ["go", run.result.text]
+
+
+async def test_a_question_asked_from_outside_is_parked_too() -> None:
+    async def what(context: RunContext) -> str:
+        await context.set_thread("t-1")
+        if context.prompt == "go":
+            await context.emit("agent.message", {"text": "ready"})
+            await anyio.sleep_forever()
+        return context.prompt
+
+    runner = Doing(what)
+    async with open_embedded(":memory:", runners=[runner], park_after_s=0) as client:
+        run = await sent(client)
+        with anyio.fail_after(PATIENCE_S):
+            async with client.events(run.session_id, follow=True) as events:
+                async for event in events:
+                    if event.data.get("text") == "ready":
+                        break
+        reply = await client.reply_parent(
+            run.id, "May I?", request_kind="approval_request", wait=True
+        )
+        assert reply.request is not None
+        await parked(client, run)
+        await client.resolve_request(reply.request.id, "approve")
+        assert (await end_of(client, run)).status is RunStatus.COMPLETED
+    assert runner.prompts == ["go", "Your request was approved: May I?"]
+
+
+@pytest.mark.parametrize("resumes", [True, False], ids=["no thread", "a runner that cannot"])
+async def test_an_agent_that_could_not_go_on_is_kept(resumes: bool) -> None:
+    async def what(context: RunContext) -> str:
+        if not resumes:
+            await context.set_thread("t-1")
+        return (await context.ask_parent("May I?")).status
+
+    runner = Doing(what, resumes=resumes)
+    async with open_embedded(
+        ":memory:", runners=[runner], park_after_s=0, max_concurrency=1
+    ) as client:
+        run = await sent(client)
+        request = await asked(client, run)
+        other = await sent(client, "meanwhile")  # has a worker, and asks as well
+        await asked(client, other)
+        kept = await client.get_run(run.id)
+        assert kept.worker_id is not None
+        assert runner.ended == []
+        await client.resolve_request(request.id, "approve")
+        run = await end_of(client, run)
+        assert run.result is not None
+        assert (run.result.text, run.attempt) == ("approved", 1)
+
+
+async def test_an_answer_before_the_time_is_up_goes_to_the_agent_itself() -> None:
+    runner = Doing(asking)
+    async with open_embedded(":memory:", runners=[runner], park_after_s=3600) as client:
+        run = await sent(client)
+        request = await asked(client, run)
+        await client.resolve_request(request.id, "approve")
+        run = await end_of(client, run)
+        assert run.result is not None
+        assert run.result.text == "told at once: approved"
+
+
+async def test_a_parked_run_is_canceled_and_expires_like_another() -> None:
+    runner = Doing(asking)
+    async with open_embedded(":memory:", runners=[runner], park_after_s=0) as client:
+        run = await parked(client, await sent(client))
+        assert (await client.cancel_run(run.id)).run.status is RunStatus.CANCELED
+        assert await log_of(client, run)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), 1e9])
+def test_a_time_that_cannot_be_is_refused(seconds: float) -> None:
+    provider = ProviderConfig(ScriptedRunner(), "scripted")
+    with pytest.raises(ConfigError, match="park_after_s"):
+        EngineConfig({"s": provider}, Routing("s"), park_after_s=seconds)
+
+
+# --- taking long, saying nothing ------------------------------------------------------------------
+
+
+def limited(what: Callable[[RunContext], Awaitable[Any]], **limits: float) -> dict[str, Any]:
+    return {"providers": {"doing": ProviderConfig(Doing(what), "doing", **limits)}}
+
+
+async def forever(context: RunContext) -> None:
+    await anyio.sleep_forever()
+
+
+async def test_a_silent_agent_is_warned_of_and_then_failed() -> None:
+    async with open_embedded(":memory:", **limited(forever, silence_timeout_s=0.2)) as client:
+        run = await end_of(client, await sent(client))
+        log = await log_of(client, run)
+        issue = (await client.diagnose_run(run.id)).diagnostics.likely_issue
+    assert run.status is RunStatus.FAILED
+    assert run.error is not None
+    assert run.error.code == "timeout"
+    warnings = [event.data for event in log if event.event_type == "run.error"]
+    assert [warning["code"] for warning in warnings] == ["agent_silent"]
+    assert 0.1 <= warnings[0]["silent_s"] < 0.2
+    assert issue.code == "agent_silent"
+
+
+async def test_an_agent_that_speaks_is_not_silent() -> None:
+    async def what(context: RunContext) -> str:
+        for number in range(10):
+            await anyio.sleep(0.03)
+            await context.emit("agent.message", {"text": str(number)})
+        return "done"
+
+    async with open_embedded(":memory:", **limited(what, silence_timeout_s=0.25)) as client:
+        run = await end_of(client, await sent(client))
+        log = await log_of(client, run)
+    assert run.status is RunStatus.COMPLETED
+    assert [event for event in log if event.event_type == "run.error"] == []
+
+
+async def test_a_run_that_takes_too_long_is_failed_however_much_it_says() -> None:
+    async def what(context: RunContext) -> None:
+        while True:
+            await anyio.sleep(0.01)
+            await context.emit("agent.message", {"text": "busy"})
+
+    async with open_embedded(":memory:", **limited(what, run_timeout_s=0.2)) as client:
+        run = await end_of(client, await sent(client))
+        issue = (await client.diagnose_run(run.id)).diagnostics.likely_issue
+    assert run.error is not None
+    assert run.error.code == "timeout"
+    assert "run_timeout_s" in run.error.message
+    assert run.started_at is not None
+    assert run.finished_at is not None
+    assert 0.2 <= (run.finished_at - run.started_at).total_seconds() < 5
+    assert (issue.code, "run_timeout_s" in issue.message) == ("unknown", True)
+
+
+async def test_the_time_a_run_waits_does_not_count() -> None:
+    async def what(context: RunContext) -> str:
+        return (await context.ask_parent("May I?")).status
+
+    settings = limited(what, run_timeout_s=0.3, silence_timeout_s=0.3)
+    async with open_embedded(":memory:", **settings) as client:
+        run = await sent(client)
+        request = await asked(client, run)
+        await anyio.sleep(0.5)
+        await client.resolve_request(request.id, "approve")
+        assert (await end_of(client, run)).status is RunStatus.COMPLETED
+
+
+async def test_the_limits_of_the_provider_that_runs_it_count() -> None:
+    class Absent(Doing):
+        async def probe(self, env: Any) -> Any:
+            from agent_orchestrator import Availability
+
+            await anyio.lowlevel.checkpoint()
+            return Availability(available=False, reason="not here")
+
+    async def brief(context: RunContext) -> str:
+        await anyio.sleep(0.2)
+        return "done"
+
+    absent = ProviderConfig(Absent(forever, name="absent"), "doing", run_timeout_s=0.05)
+    other = ProviderConfig(Doing(brief), "doing", run_timeout_s=10)
+    async with open_embedded(
+        ":memory:",
+        providers={"absent": absent, "other": other},
+        routing=Routing("absent", {"absent": ("other",)}),
+    ) as client:
+        assert (await end_of(client, await sent(client))).status is RunStatus.COMPLETED
