@@ -315,24 +315,35 @@ async def test_a_disk_that_is_really_full_and_has_room_again(small_disk):
             assert len(await texts(store, session)) == seq + 1
 
 
-async def test_a_start_on_a_full_disk_reads_and_refuses(small_disk):
+def stuff(place, *, leave):
+    """Fill a file system up to so many bytes."""
+    free = os.statvfs(place)
+    room = free.f_bavail * free.f_frsize - leave
+    (place / "stuffing").write_bytes(b"x" * room)
+
+
+@pytest.mark.parametrize("has_ballast", [True, False])
+async def test_a_start_on_a_full_disk_reads_and_refuses(small_disk, has_ballast):
     path = small_disk / "data.db"
     with anyio.fail_after(60):
         async with SqliteStore(path) as store:
             session = a_session()
             await put(store, session)
             await append(store, session, "a")
-        (small_disk / "data.db.ballast").unlink()
-        free = os.statvfs(small_disk)
-        (small_disk / "stuffing").write_bytes(b"x" * (free.f_bavail * free.f_frsize - 1024 * 1024))
+        if has_ballast:
+            stuff(small_disk, leave=0)
+        else:
+            (small_disk / "data.db.ballast").unlink()
+            stuff(small_disk, leave=512 * 1024)
         async with SqliteStore(path) as store:
             assert await codes(store) == ["disk_full"]
             assert await texts(store, session) == ["a"]
             with pytest.raises(Unavailable):
                 await append(store, session, "b")
+            assert await append(store, session, "outcome", reserve=True) == 2
             (small_disk / "stuffing").unlink()
             await healed(store)
-            assert await append(store, session, "b") == 2
+            assert await append(store, session, "b") == 3
 
 
 _LOCKER = """

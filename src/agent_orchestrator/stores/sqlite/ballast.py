@@ -23,10 +23,16 @@ class Ballast:
         self.path = database.with_name(database.name + ".ballast")
 
     def fill(self) -> None:
-        """Take the room up, unless it is.
+        """Take the room up, unless it is, where some more is left then.
 
         :raises OSError: if that fails, with one of ``NO_ROOM`` where there is none.
         """
+        self._take()
+        if not self.has_room():
+            self.release()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _take(self) -> None:
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             held = os.fstat(descriptor)
@@ -38,14 +44,10 @@ class Ballast:
         finally:
             os.close(descriptor)
 
-    def check_room(self) -> None:
-        """Do nothing, or refuse to call the disk one with room.
-
-        :raises OSError: ``ENOSPC``, if next to nothing is free beside the ballast.
-        """
+    def has_room(self) -> bool:
+        """Tell whether more than next to nothing is free beside the ballast."""
         found = os.statvfs(self.path.parent)
-        if found.f_bavail * found.f_frsize < MARGIN:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return found.f_bavail * found.f_frsize >= MARGIN
 
     def release(self) -> None:
         """Give the room back."""

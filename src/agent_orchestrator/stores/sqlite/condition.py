@@ -129,7 +129,6 @@ class Condition:
                 self._reopen()
             if "ballast_failed" not in self.problems:
                 self._ballast.fill()
-                self._ballast.check_room()
             self._probe()
         except (apsw.Error, StoreOpenError, OSError) as error:
             self.fault = self._fault(error)

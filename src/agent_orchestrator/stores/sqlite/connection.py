@@ -18,6 +18,7 @@ from agent_orchestrator.domain.errors import (
     StoreOpenError,
 )
 from agent_orchestrator.operations import Problem
+from agent_orchestrator.stores.sqlite.ballast import Ballast
 from agent_orchestrator.stores.sqlite.lock import FileLock
 from agent_orchestrator.stores.sqlite.mirror import Mark, Mirror, read_mark
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrate, schema_version
@@ -133,6 +134,9 @@ def _make_parents(path: Path) -> None:
 
 
 def _open_locked(path: Path, lock: FileLock, *, accept_loss: bool) -> Database:
+    ballast = Ballast(path)
+    if not ballast.has_room():
+        ballast.release()  # to open the database takes some
     # Compared before anything is written: what was lost may still stand in the write-ahead log.
     mark = _look_first(path)
     found = Mirror(path).compare(path, mark, accept_loss=accept_loss)
