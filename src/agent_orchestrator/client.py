@@ -417,3 +417,10 @@ class Client:
         :raises Forbidden: if the caller is not an administrator.
         """
         return await self._call(ops.CHECK_STORE, ops.CheckStore())
+
+    async def list_audit(self, *, limit: int = 100, cursor: str | None = None) -> ops.AuditPage:
+        """Return a page of the audit trail, oldest first.
+
+        :raises Forbidden: if the caller is no administrator.
+        """
+        return await self._call(ops.LIST_AUDIT, ops.ListAudit(limit, cursor))

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 from attrs import Factory, evolve, frozen, resolve_types
 
 from agent_orchestrator.domain.access import Scope
+from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.model import (
     Approvals,
     Event,
@@ -327,6 +328,14 @@ class CheckStore:
     pass
 
 
+@frozen
+class ListAudit:
+    limit: int = _limit()
+    cursor: str | None = param(
+        "`next_cursor` of the page before.", default=None, max_length=18, pattern=r"[0-9]+"
+    )
+
+
 # --- answers --------------------------------------------------------------------------------
 
 
@@ -421,6 +430,12 @@ class WaitReply:
     run: Run
     timed_out: bool
     request: Request | None = None
+
+
+@frozen
+class AuditPage:
+    entries: tuple[AuditEntry, ...]
+    next_cursor: str | None
 
 
 @frozen
@@ -812,6 +827,15 @@ CHECK_STORE: Final = Operation(
     scope="admin",
     takes_long=True,
 )
+LIST_AUDIT: Final = Operation(
+    "list_audit",
+    "GET",
+    "/daemon/audit",
+    ListAudit,
+    AuditPage,
+    "Read the audit trail, oldest first.",
+    scope="admin",
+)
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     CREATE_SESSION,
@@ -839,6 +863,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     STATUS,
     BACK_UP,
     CHECK_STORE,
+    LIST_AUDIT,
 )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar, runtim
 from attrs import frozen
 
 from agent_orchestrator.domain.access import EVERYTHING, Principal, Reach
+from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     Approvals,
@@ -261,6 +262,12 @@ class View(Protocol):
 
     def thread(self, session_id: str, provider: str) -> Thread | None: ...
 
+    def audit(self, *, after: int, limit: int) -> list[AuditEntry]:
+        """Return the entries of the audit trail with a ``seq`` greater than ``after``."""
+        ...
+
+    def last_audit(self) -> AuditEntry | None: ...
+
     def idempotency(self, caller: str, call: str, key: str) -> IdempotencyRecord | None: ...
 
 
@@ -309,6 +316,10 @@ class Transaction(View, Protocol):
         ...
 
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None: ...
+
+    def add_audit(self, entry: AuditEntry) -> None:
+        """Add an entry to the audit trail; there is no way to change or remove one."""
+        ...
 
     def remember(self, record: IdempotencyRecord, *, forget_before: datetime) -> None:
         """Add a record; a few of those made before ``forget_before`` may be deleted."""

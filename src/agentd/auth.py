@@ -69,7 +69,8 @@ class Guard:
             if not _TOKEN.fullmatch(token):
                 raise ConfigError("an auth token must be printable ASCII without blanks")
             digest = _digest(token)
-            self._tokens.append((digest, Principal(f"token-{digest.hex()[:8]}", admin=True)))
+            name = f"token-{digest.hex()[:8]}"
+            self._tokens.append((digest, Principal(name, admin=True, kind="configured")))
         self._hosts = LOOPBACK_NAMES | {host.lower()} | {name.lower() for name in allowed_hosts}
         # Rebinding needs a DNS name: on a wildcard bind an address in Host is one of ours.
         self._any_address = host in ("0.0.0.0", "::")  # noqa: S104

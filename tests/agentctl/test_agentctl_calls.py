@@ -44,7 +44,8 @@ def test_the_commands_there_are() -> None:
             "run diagnose", "events list", "events tail", "session tree", "tool session-spawn",
             "tool session-send", "tool session-wait", "tool session-list",
             "tool session-reply-parent", "request list", "request show", "request approve",
-            "request deny", "request answer", "request watch", "mcp",
+            "request deny", "request answer", "daemon audit",
+            "daemon backup", "daemon check", "request watch", "mcp",
         ]
     }  # fmt: skip
 

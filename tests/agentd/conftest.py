@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from serving import Serving, serving
+from standing import Agents
 
 
 @pytest.fixture
@@ -16,3 +17,16 @@ def anyio_backend() -> str:
 async def server(tmp_path: Path) -> AsyncIterator[Serving]:
     async with serving(tmp_path) as running:
         yield running
+
+
+ADMIN = "correct-horse-battery-staple"
+
+
+@pytest.fixture(params=[(ADMIN,), ()], ids=["tokens", "open"])
+async def agents(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Agents]:
+    agents = Agents()
+    async with serving(
+        tmp_path, tokens=request.param, agents={"agent": agents}, max_concurrency=8
+    ) as server:
+        agents.server = server
+        yield agents

@@ -101,6 +101,7 @@ async def serving(
     allowed_hosts: tuple[str, ...] = (),
     allowed_origins: tuple[str, ...] = (),
     agents: Mapping[str, Function] | None = None,
+    max_concurrency: int = 4,
     **app_options: Any,
 ) -> AsyncIterator[Serving]:
     """Serve on a free port until the scope is left."""
@@ -112,6 +113,7 @@ async def serving(
         },
         routing=Routing("echo"),
         cwd=str(directory),
+        max_concurrency=max_concurrency,
         version="0.0-test",
     )
     guard = Guard(tokens, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins)

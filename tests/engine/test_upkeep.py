@@ -47,6 +47,10 @@ async def a_history(client: Client) -> None:
             "UPDATE events SET event_type = 'run.completed' WHERE event_type = 'run.started'",
             "events after its end",
         ),
+        (
+            "DROP TRIGGER audit_unchanged; UPDATE audit SET target = 'run_x'",
+            "audit: entry 1 is not what was written",
+        ),
     ],
 )
 async def test_what_was_made_wrong_is_found(tmp_path: Path, tampering: str, finding: str) -> None:

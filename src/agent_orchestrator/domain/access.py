@@ -9,6 +9,7 @@ from attrs import frozen
 from agent_orchestrator.domain.model import Session
 
 Scope = Literal["read", "write", "approve", "admin"]
+TokenKind = Literal["none", "configured", "run"]
 
 
 class Action(StrEnum):
@@ -68,16 +69,18 @@ class Principal:
     :param id: the name sessions and messages record; of a run, its id.
     :param admin: may see and do everything.
     :param run: the run a caller acts as.
+    :param kind: by what kind of token it is known.
     """
 
     id: str
     admin: bool = False
     run: RunIdentity | None = None
+    kind: TokenKind = "none"
 
     @classmethod
     def of_run(cls, run_id: str, attempt: int, session_id: str) -> "Principal":
         """Return an attempt of a run as a caller."""
-        return cls(run_id, run=RunIdentity(run_id, attempt, session_id))
+        return cls(run_id, run=RunIdentity(run_id, attempt, session_id), kind="run")
 
 
 LOCAL: Final = Principal("local", admin=True)

@@ -12,13 +12,14 @@ from agent_orchestrator.domain.model import Request, Run, Session
 from agent_orchestrator.ports import View
 
 
-def holder(view: View, token_hash: str) -> Principal | None:
-    """Return the run whose token this is the hash of; None once its attempt is over."""
+def holder(view: View, token_hash: str) -> tuple[Principal | None, Principal | None]:
+    """Return the run whose token this is the hash of, and the one it was once the attempt is over."""
     attempt = view.attempt_of_token(token_hash)
     run = None if attempt is None else view.run(attempt.run_id)
-    if attempt is None or run is None or not _lasts(run, attempt.attempt):
-        return None
-    return Principal.of_run(run.id, run.attempt, run.session_id)
+    if attempt is None or run is None:
+        return None, None
+    who = Principal.of_run(run.id, attempt.attempt, run.session_id)
+    return (who, None) if _lasts(run, attempt.attempt) else (None, who)
 
 
 def present(view: View, who: Principal) -> None:
@@ -50,6 +51,17 @@ def no_run(who: Principal) -> None:
     """
     if who.run is not None:
         raise Forbidden("an agent may not do this with its run's token")
+
+
+def administrator(view: View, who: Principal) -> None:
+    """Do nothing, or refuse what is for administrators.
+
+    :raises Forbidden: if the caller is none.
+    :raises Unauthorized: if it is no longer there.
+    """
+    present(view, who)
+    if not who.admin:
+        raise Forbidden("only an administrator may do this")
 
 
 def session_for(view: View, who: Principal, action: Action, session_id: str) -> Session:

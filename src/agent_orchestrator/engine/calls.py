@@ -12,6 +12,7 @@ from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import IdempotencyConflict, OrchestratorError
 from agent_orchestrator.engine import (
+    audit,
     children,
     diagnosis,
     feed,
@@ -70,6 +71,7 @@ LOOKS: Final[dict[str, Look]] = {
     ops.STATUS.name: diagnosis.status,
     ops.BACK_UP.name: upkeep.back_up,
     ops.CHECK_STORE.name: upkeep.check_store,
+    ops.LIST_AUDIT.name: audit.list_,
 }
 
 
@@ -80,6 +82,16 @@ async def carry_out(
 
     :raises OrchestratorError: if it is refused.
     """
+    try:
+        return await _carry_out(core, who, operation, request)
+    except OrchestratorError as error:
+        await audit.refused(core, who, operation.name, audit.target_of(operation, request), error)
+        raise
+
+
+async def _carry_out(
+    core: Core, who: Principal, operation: Operation[Req, Res], request: Req
+) -> Reply[Res]:
     check(operation.request, request)
     if look := LOOKS.get(operation.name):
         return Reply(await look(core, who, request))
@@ -92,6 +104,7 @@ async def carry_out(
         if once is not None and (reply := await core.store.read(once.replay)) is not None:
             return reply
         raise
+    change = audit.noted(core, who, operation, request, change)
     reserve = operation.name in ENDINGS
     if once is None:
         return Reply(await core.store.transact(change, reserve=reserve))

@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 import anyio
 
 from agent_orchestrator.domain.access import Action, Principal
-from agent_orchestrator.domain.errors import CursorAhead, InvalidRequest
+from agent_orchestrator.domain.errors import CursorAhead, InvalidRequest, OrchestratorError
 from agent_orchestrator.domain.model import Event
+from agent_orchestrator.engine import audit
 from agent_orchestrator.engine.access import reach, session_for, topics
 from agent_orchestrator.engine.bells import Bell
 from agent_orchestrator.engine.core import Core
@@ -59,7 +60,10 @@ async def list_events(core: Core, who: Principal, command: ListEvents) -> EventP
 async def subscribe(
     core: Core, who: Principal, request: StreamRequest
 ) -> AsyncIterator[Subscription]:
-    """Open a stream of one, several or all sessions the caller may read."""
+    """Open a stream of one, several or all sessions the caller may read.
+
+    :raises OrchestratorError: if it is refused.
+    """
     ids = tuple(dict.fromkeys(request.session_ids))
     if len(ids) > MAX_STREAM_SESSIONS:
         raise InvalidRequest.of({"sessionId": f"must be at most {MAX_STREAM_SESSIONS} sessions"})
@@ -73,7 +77,11 @@ async def subscribe(
             reader = _SessionReader(core, who, bell, ids[0], after)
         else:
             reader = _FeedReader(core, who, bell, ids, request.cursor)
-        await reader.check()
+        try:
+            await reader.check()
+        except OrchestratorError as error:
+            await audit.refused(core, who, "stream", ",".join(ids) or None, error)
+            raise
         yield reader
 
 

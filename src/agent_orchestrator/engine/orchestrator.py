@@ -10,9 +10,10 @@ import anyio
 from attrs import frozen
 
 from agent_orchestrator.domain.access import LOCAL, Principal
+from agent_orchestrator.domain.errors import Unauthorized
 from agent_orchestrator.domain.ids import SortableIds
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.engine import feed, recovery, requests
+from agent_orchestrator.engine import audit, feed, recovery, requests
 from agent_orchestrator.engine.access import holder
 from agent_orchestrator.engine.calls import carry_out
 from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
@@ -99,7 +100,11 @@ class Orchestrator:
 
     async def holder(self, token_hash: str) -> Principal | None:
         """Return the run whose token this is the hash of, while its attempt lasts."""
-        return await self.core.store.read(lambda view: holder(view, token_hash))
+        found, ended = await self.core.store.read(lambda view: holder(view, token_hash))
+        if ended is not None:
+            over = Unauthorized("the attempt is over")
+            await audit.refused(self.core, ended, "authenticate", ended.id, over)
+        return found
 
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
         """Carry out one operation for the local principal."""

@@ -6,10 +6,11 @@ from typing import Any, Final
 from attrs import Factory, define
 
 from agent_orchestrator.domain.access import Principal
-from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.events import STATE_AFTER, EventType
 from agent_orchestrator.domain.lifecycle import is_terminal
 from agent_orchestrator.domain.model import Event, Request, Run, Session
+from agent_orchestrator.engine import audit
+from agent_orchestrator.engine.access import administrator
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.operations import BackUp, BackupReply, CheckReply, CheckStore
 from agent_orchestrator.ports import View
@@ -24,14 +25,14 @@ ROWS_PAGE: Final = 50
 
 async def back_up(core: Core, who: Principal, command: BackUp) -> BackupReply:
     """Copy the store into a file on the engine's machine."""
-    _only_admins(who)
+    await core.store.read(lambda view: administrator(view, who))
     size = await core.store.back_up(Path(command.path), replace=command.force)
     return BackupReply(command.path, size)
 
 
 async def check_store(core: Core, who: Principal, command: CheckStore) -> CheckReply:
     """Return what is wrong with the store: its file, its log, and its log beside its rows."""
-    _only_admins(who)
+    await core.store.read(lambda view: administrator(view, who))
     found = [f"store: {finding}" for finding in await core.store.check()]
     sessions = runs = events = 0
     after: str | None = None
@@ -45,12 +46,8 @@ async def check_store(core: Core, who: Principal, command: CheckStore) -> CheckR
             sessions, runs, events = sessions + 1, runs + replay.compared, events + replay.last_seq
             found += replay.found
         after = page[-1].id
+    found += await audit.check(core)
     return CheckReply(not found, tuple(found[:MOST]), sessions, runs, events)
-
-
-def _only_admins(who: Principal) -> None:
-    if not who.admin:
-        raise Forbidden("only an administrator may do this")
 
 
 @define

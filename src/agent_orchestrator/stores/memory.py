@@ -13,6 +13,7 @@ import anyio.lowlevel
 from attrs import evolve
 
 from agent_orchestrator.domain.access import EVERYTHING, Reach
+from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.errors import Conflict, NotFound, Unavailable
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import (
@@ -97,6 +98,7 @@ class _State:
         self.log: list[Event] = []
         self.logs: dict[str, list[Event]] = {}
         self.attempts: dict[tuple[str, int], Attempt] = {}
+        self.audit: dict[int, AuditEntry] = {}
         self.tokens: dict[str, tuple[str, int]] = {}
         self.threads: dict[tuple[str, str], Thread] = {}
         self.records: dict[tuple[str, str, str], IdempotencyRecord] = {}
@@ -403,6 +405,13 @@ class _MemoryView:
     def thread(self, session_id: str, provider: str) -> Thread | None:
         return self._state.threads.get((session_id, provider))
 
+    def audit(self, *, after: int, limit: int) -> list[AuditEntry]:
+        entries = self._state.audit
+        return _first((entries[seq] for seq in range(after + 1, len(entries) + 1)), limit)
+
+    def last_audit(self) -> AuditEntry | None:
+        return self._state.audit.get(len(self._state.audit))
+
     def idempotency(self, caller: str, call: str, key: str) -> IdempotencyRecord | None:
         return self._state.records.get((caller, call, key))
 
@@ -554,6 +563,11 @@ class _MemoryTransaction(_MemoryView):
         self._assign(self._state.threads, (session_id, provider), kept)
         threads = {**session.threads, provider: thread.id}
         self._set(self._state.sessions, evolve(session, threads=threads))
+
+    def add_audit(self, entry: AuditEntry) -> None:
+        if entry.seq != len(self._state.audit) + 1:
+            raise Conflict(f"there is an audit entry {entry.seq} already, or one is left out")
+        self._assign(self._state.audit, entry.seq, evolve(entry, detail=plain(entry.detail)))
 
     def remember(self, record: IdempotencyRecord, *, forget_before: datetime) -> None:
         records = self._state.records

@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 from agent_orchestrator.client import Client
+from agent_orchestrator.domain.audit import first_break
 from agent_orchestrator.domain.errors import (
     AlreadyResolved,
     Conflict,
@@ -996,8 +997,35 @@ class ClientContract:
         assert "used up" in issue.message
         assert [one.outcome for one in reply.diagnostics.attempts] == ["failed"]
 
+    # --- steps the tests share ----------------------------------------------------------------------
 
-# --- steps the tests share ----------------------------------------------------------------------
+    # --- the audit trail ----------------------------------------------------------------------
+
+    async def test_decisions_and_cancels_are_on_record(self, client: Client) -> None:
+        parent = await client.create_session(provider=MANUAL)
+        child = await client.spawn("help", session_id=parent.id)
+        asked = await client.reply_parent(child.run.id, "May I?", request_kind="approval_request")
+        assert asked.request is not None
+        for _ in range(2):
+            await client.resolve_request(
+                asked.request.id, "deny", text="no", idempotency_key="once"
+            )
+        await client.cancel_run(child.run.id, reason="enough")
+        first = await client.list_audit(limit=1)
+        rest = await client.list_audit(cursor=first.next_cursor)
+        entries = [*first.entries, *rest.entries]
+        assert rest.next_cursor is None
+        assert first_break(entries) is None
+        assert [(one.operation, one.target, one.decision) for one in entries] == [
+            ("resolve_request", asked.request.id, "done"),
+            ("cancel_run", child.run.id, "done"),
+        ]
+        assert [dict(one.detail) for one in entries] == [
+            {"decision": "deny", "scope": None},
+            {"cascade": True, "reason": "enough"},
+        ]
+        owner = {one.principal for one in entries}
+        assert owner == {parent.owner}
 
 
 async def _log(client: Client, session_id: str, cursor: int = 0) -> list[Event]:

@@ -229,3 +229,30 @@ def check() -> None:
             f"{counted(len(found.findings), 'finding')} in the database",
             hint="restore a backup, or report what was found",
         )
+
+
+@daemon.command(
+    examples="""
+    agentctl daemon audit
+    agentctl --format json daemon audit --field entries
+    """
+)
+@click.option("--limit", type=int, help="How many at most.  [default: all]")
+@click.option("--cursor", help="`next_cursor` of the page before.")
+def audit(**values: Any) -> None:
+    """List who did what, on what, and what was decided, oldest first. Administrators may.
+
+    On record are decisions about requests, cancels, transitions, and what agents were refused.
+    """
+    call = Call.current()
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import LIST_AUDIT
+        from agentctl.access import audit_table
+        from agentctl.paging import pages
+
+        page = await pages(connection, LIST_AUDIT, "entries", **values)
+        call.output.answer(page, lambda look: audit_table(page.entries, look))
+        call.output.more(page.next_cursor)
+
+    call.run(body)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     Attempt,
@@ -276,6 +277,37 @@ def record_from(row: Row) -> IdempotencyRecord:
         fingerprint=row[3],
         answer=row[4],
         created_at=parse_time(row[5]),
+    )
+
+
+AUDIT_COLUMNS: Final = "seq, at, principal, token, operation, target, decision, detail, hash"
+
+
+def audit_values(entry: AuditEntry) -> Values:
+    return (
+        entry.seq,
+        format_time(entry.at),
+        entry.principal,
+        entry.token,
+        entry.operation,
+        entry.target,
+        entry.decision,
+        dumps(entry.detail),
+        entry.hash,
+    )
+
+
+def audit_from(row: Row) -> AuditEntry:
+    return AuditEntry(
+        seq=row[0],
+        at=parse_time(row[1]),
+        principal=row[2],
+        token=row[3],
+        operation=row[4],
+        target=row[5],
+        decision=row[6],
+        detail=json.loads(row[7]),
+        hash=row[8],
     )
 
 

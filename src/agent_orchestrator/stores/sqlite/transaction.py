@@ -6,17 +6,20 @@ from typing import Any, Final
 
 import apsw
 
+from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
 from agent_orchestrator.ports import Draft, IdempotencyRecord
 from agent_orchestrator.stores.sqlite.rows import (
     ATTEMPT_COLUMNS,
+    AUDIT_COLUMNS,
     MESSAGE_COLUMNS,
     RECORD_COLUMNS,
     REQUEST_COLUMNS,
     RUN_COLUMNS,
     SESSION_COLUMNS,
     attempt_values,
+    audit_values,
     message_values,
     record_values,
     request_values,
@@ -62,6 +65,7 @@ _PUT_THREAD: Final = (
     "REPLACE INTO threads (session_id, provider, thread_id, state) VALUES (?,?,?,?)"
 )
 
+_ADD_AUDIT: Final = _insert("audit", AUDIT_COLUMNS)
 _ADVANCE: Final = """
     UPDATE sessions SET last_seq = last_seq + ?1, updated_at = ?2,
         last_position = (SELECT coalesce(max(position), 0) FROM events) + ?1
@@ -171,6 +175,9 @@ class SqliteTransaction(SqliteView):
 
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None:
         self._write(_PUT_THREAD, (session_id, provider, thread.id, dumps(thread.state)))
+
+    def add_audit(self, entry: AuditEntry) -> None:
+        self._write(_ADD_AUDIT, audit_values(entry))
 
     def remember(self, record: IdempotencyRecord, *, forget_before: datetime) -> None:
         limit = format_time(forget_before)

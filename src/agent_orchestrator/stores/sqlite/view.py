@@ -8,6 +8,7 @@ from typing import Any, Final
 import apsw
 
 from agent_orchestrator.domain.access import EVERYTHING, Reach
+from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     MANUAL,
@@ -24,6 +25,7 @@ from agent_orchestrator.ports import IdempotencyRecord
 from agent_orchestrator.stores.encoding import position_after
 from agent_orchestrator.stores.sqlite.rows import (
     ATTEMPT_COLUMNS,
+    AUDIT_COLUMNS,
     EVENT_COLUMNS,
     MESSAGE_COLUMNS,
     RECORD_COLUMNS,
@@ -31,6 +33,7 @@ from agent_orchestrator.stores.sqlite.rows import (
     RUN_COLUMNS,
     SESSION_COLUMNS,
     attempt_from,
+    audit_from,
     columns,
     event_from,
     message_from,
@@ -414,6 +417,16 @@ class SqliteView:
             provider,
         )
         return None if row is None else Thread(row[0], json.loads(row[1]))
+
+    def audit(self, *, after: int, limit: int) -> list[AuditEntry]:
+        rows = self._execute(
+            f"SELECT {AUDIT_COLUMNS} FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+        )
+        return [audit_from(row) for row in rows]
+
+    def last_audit(self) -> AuditEntry | None:
+        row = self._one(f"SELECT {AUDIT_COLUMNS} FROM audit ORDER BY seq DESC LIMIT 1")
+        return None if row is None else audit_from(row)
 
     def idempotency(self, caller: str, call: str, key: str) -> IdempotencyRecord | None:
         row = self._one(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
+from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.errors import (
     Conflict,
 )
@@ -226,6 +227,23 @@ class Values(Opening):
             assert [await store.read(look) for look in looked] == [first, second, None]
             with pytest.raises(Conflict):
                 await store.transact(lambda tx: tx.put_attempt(evolve(first, attempt=4)))
+
+    async def test_the_audit_trail_is_only_added_to(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            assert await store.read(lambda view: view.last_audit()) is None
+            plain = AuditEntry(1, NOW, "ann", "run", "cancel_run", None, "done", {}, "h1")
+            full = evolve(
+                plain, seq=2, target=HARD_TEXT, detail={"a": [HARD_TEXT, None]}, hash="h2"
+            )
+            for entry in (plain, full):
+                await store.transact(methodcaller("add_audit", entry))
+            for seq in (0, 1, 2, 4):
+                with pytest.raises(Conflict):
+                    await store.transact(lambda tx, n=seq: tx.add_audit(evolve(plain, seq=n)))  # type: ignore[misc]
+            assert await store.read(lambda view: view.last_audit()) == full
+            assert await store.read(lambda view: view.audit(after=0, limit=9)) == [plain, full]
+            assert await store.read(lambda view: view.audit(after=0, limit=1)) == [plain]
+            assert await store.read(lambda view: view.audit(after=1, limit=9)) == [full]
 
     async def test_threads(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:

@@ -1,0 +1,134 @@
+"""Writing and reading the audit trail."""
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final
+
+import anyio
+from attrs import evolve
+
+from agent_orchestrator import operations as ops
+from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.audit import DONE, AuditEntry, entry_hash, first_break
+from agent_orchestrator.domain.errors import (
+    Forbidden,
+    NotFound,
+    OrchestratorError,
+    Unauthorized,
+    Unavailable,
+)
+from agent_orchestrator.engine.access import administrator
+from agent_orchestrator.engine.core import Change, Core
+from agent_orchestrator.operations import AuditPage, ListAudit, Operation
+from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.wire.strict_json import json_copy
+
+logger = logging.getLogger("agent_orchestrator.audit")
+
+AUDITED: Final[Mapping[str, tuple[str, ...]]] = {
+    ops.RESOLVE_REQUEST.name: ("decision", "scope"),
+    ops.CANCEL_RUN.name: ("cascade", "reason"),
+    ops.TRANSITION_RUN.name: ("to_status", "reason"),
+}
+"""The operations of which each that succeeds leaves an entry, with these fields of the command."""
+
+CHECK_PAGE: Final = 500
+
+_REFUSALS: Final = (Unauthorized, Forbidden, NotFound)
+
+
+def note(
+    core: Core,
+    tx: Transaction,
+    who: Principal,
+    operation: str,
+    target: str | None,
+    *,
+    decision: str = DONE,
+    detail: Mapping[str, Any] | None = None,
+) -> None:
+    """Add an entry, as part of a change."""
+    last = tx.last_audit()
+    seq, previous = (last.seq + 1, last.hash) if last is not None else (1, "")
+    kept = json_copy(detail or {})
+    entry = AuditEntry(seq, core.now(), who.id, who.kind, operation, target, decision, kept, "")
+    tx.add_audit(evolve(entry, hash=entry_hash(previous, entry)))
+
+
+def target_of(operation: Operation[Any, Any], request: object) -> str | None:
+    """Return the ids of what a command is about."""
+    return "/".join(str(getattr(request, name)) for name in operation.path_fields) or None
+
+
+def noted(
+    core: Core,
+    who: Principal,
+    operation: Operation[Any, Any],
+    request: object,
+    change: Change[Any],
+) -> Change[Any]:
+    """Return the change that also leaves an entry, where the operation is one that does."""
+    fields = AUDITED.get(operation.name)
+    if fields is None:
+        return change
+
+    def audited(tx: Transaction) -> Any:
+        answer = change(tx)
+        detail = {name: getattr(request, name) for name in fields}
+        note(core, tx, who, operation.name, target_of(operation, request), detail=detail)
+        return answer
+
+    return audited
+
+
+async def refused(
+    core: Core, who: Principal, operation: str, target: str | None, error: OrchestratorError
+) -> None:
+    """Leave an entry where an agent was refused something by who it is.
+
+    The refusal stands whether or not the entry can be written.
+    """
+    if who.run is None or not isinstance(error, _REFUSALS):
+        return
+    detail = {"attempt": who.run.attempt, "session_id": who.run.session_id}
+    entry = partial(_note_refusal, core, who, operation, target, error.code, detail)
+    with anyio.CancelScope(shield=True):
+        try:
+            await core.store.transact(entry)
+        except Unavailable as problem:
+            logger.warning("a refusal of %s to %s is not on record: %s", operation, who.id, problem)
+
+
+def _note_refusal(
+    core: Core,
+    who: Principal,
+    operation: str,
+    target: str | None,
+    decision: str,
+    detail: Mapping[str, Any],
+    tx: Transaction,
+) -> None:
+    note(core, tx, who, operation, target, decision=decision, detail=detail)
+
+
+async def list_(core: Core, who: Principal, command: ListAudit) -> AuditPage:
+    def look(view: View) -> AuditPage:
+        administrator(view, who)
+        found = view.audit(after=int(command.cursor or 0), limit=command.limit + 1)
+        page = tuple(found[: command.limit])
+        return AuditPage(page, str(page[-1].seq) if len(found) > len(page) else None)
+
+    return await core.store.read(look)
+
+
+async def check(core: Core) -> list[str]:
+    """Return where the trail is not what was written."""
+    last: AuditEntry | None = None
+    while page := await core.store.read(
+        lambda view, last=last: view.audit(after=last.seq if last else 0, limit=CHECK_PAGE)  # type: ignore[misc]
+    ):
+        if (seq := first_break(page, last)) is not None:
+            return [f"audit: entry {seq} is not what was written"]
+        last = page[-1]
+    return []

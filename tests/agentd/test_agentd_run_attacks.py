@@ -1,0 +1,293 @@
+"""Every operation and stream, tried with tokens of runs that stand in every way to the target."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from attrs import define
+from serving import sse_reader
+from standing import Agents
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from agent_orchestrator.domain.audit import AuditEntry, first_break
+from agent_orchestrator.operations import OPERATIONS
+
+pytestmark = pytest.mark.anyio
+
+
+@define
+class Tree:
+    """The target (``own``: its session, its run and a request of it) and those around it."""
+
+    agents: Agents
+    runs: dict[str, str]
+    sessions: dict[str, str]
+    request: str
+
+    @property
+    def own(self) -> dict[str, str]:
+        return {
+            "session_id": self.sessions["own"],
+            "run_id": self.runs["own"],
+            "request_id": self.request,
+        }
+
+    async def audit(self) -> list[AuditEntry]:
+        return await self.agents.server.store.read(lambda view: view.audit(after=0, limit=1000))
+
+    def client(self, attacker: str) -> httpx.AsyncClient:
+        token = (
+            "art_" + "A" * 43 if attacker == "garbage" else self.agents.token(self.runs[attacker])
+        )
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.AsyncClient(base_url=self.agents.server.url, headers=headers, timeout=20)
+
+
+@pytest.fixture
+async def tree(agents: Agents) -> AsyncIterator[Tree]:
+    runs: dict[str, str] = {}
+    sessions: dict[str, str] = {}
+
+    async def spawn(name: str, parent: str) -> None:
+        answer = await agents.server.client.post(
+            f"/runs/{runs[parent]}/spawn", json={"task": "work"}
+        )
+        assert answer.status_code == 201, answer.text
+        sessions[name] = answer.json()["session"]["id"]
+        runs[name] = await agents.at_work(answer.json()["run"]["id"])
+
+    for name in ("parent", "other"):
+        sessions[name] = await agents.server.session("agent")
+        runs[name] = await agents.start(sessions[name])
+    await spawn("own", "parent")
+    runs["ended"] = runs["own"]
+    await agents.end(runs["ended"])
+    runs["own"] = await agents.start(sessions["own"])
+    await spawn("sibling", "parent")
+    await spawn("child", "own")
+    question = {"text": "May I?", "request_kind": "approval_request"}
+    answer = await agents.server.client.post(f"/runs/{runs['own']}/reply-parent", json=question)
+    yield Tree(agents, runs, sessions, answer.json()["request"]["id"])
+    for name in ("own", "child", "sibling", "parent", "other"):
+        await agents.server.client.post(f"/runs/{runs[name]}/cancel")
+
+
+ATTACKERS = ("own", "parent", "child", "sibling", "other", "ended", "garbage")
+
+READ = {"own": 200, "parent": 200}
+NOBODY: dict[str, int] = {"own": 403, "parent": 403}
+NO_AGENT = dict.fromkeys(ATTACKERS, 403)
+LISTED = dict.fromkeys(ATTACKERS, 200)
+
+Row = tuple[dict[str, Any], dict[str, int]]
+
+ROWS: dict[str, Row] = {
+    "create_session": ({"title": "x"}, NO_AGENT),
+    "list_sessions": ({}, LISTED),
+    "get_session": ({}, READ),
+    "update_session": ({"title": "mine"}, NOBODY),
+    "send_message": ({"text": "x"}, NOBODY),
+    "list_messages": ({}, READ),
+    "spawn_from_session": ({"task": "x"}, NOBODY),
+    "spawn_from_run": ({"task": "x"}, {"own": 201, "parent": 403}),
+    "send_to_session": ({"text": "x"}, {"own": 403, "parent": 201}),
+    "get_tree": ({}, READ),
+    "reply_parent": ({"text": "x"}, {"own": 201, "parent": 403}),
+    "list_requests": ({}, LISTED),
+    "get_request": ({}, READ),
+    "resolve_request": ({"decision": "approve"}, {"own": 403, "parent": 200}),
+    "list_events": ({}, READ),
+    "create_run": ({"text": "x"}, NOBODY),
+    "list_runs": ({}, LISTED),
+    "get_run": ({}, READ),
+    "transition_run": ({"to_status": "canceled"}, NOBODY),
+    "wait_run": ({"timeout_s": 0}, READ),
+    "diagnose_run": ({}, READ),
+    "status": ({}, NO_AGENT),
+    "list_audit": ({}, NO_AGENT),
+    "back_up": ({"path": "/nowhere/copy.db"}, NO_AGENT),
+    "check_store": ({}, NO_AGENT),
+    "cancel_run": ({}, {"own": 403, "parent": 202}),
+}
+"""For each operation what is sent with the target's ids, and the status by who the target is to
+the caller: 404 where it is neither itself nor below. In this order: the last ends the target."""
+
+
+def test_every_operation_has_a_row() -> None:
+    assert set(ROWS) == {operation.name for operation in OPERATIONS}
+
+
+def expected(statuses: dict[str, int], attacker: str) -> int:
+    if attacker in ("ended", "garbage"):
+        return 401
+    return statuses.get(attacker, 404)
+
+
+@pytest.mark.parametrize("attacker", ATTACKERS)
+async def test_operations(tree: Tree, attacker: str) -> None:
+    operations = {operation.name: operation for operation in OPERATIONS}
+    own = tree.own
+    async with tree.client(attacker) as client:
+        for name, (values, statuses) in ROWS.items():
+            operation = operations[name]
+            path = operation.path.format(**own)
+            more = dict(values)
+            if name == "create_run":
+                more["session_id"] = own["session_id"]
+            sent = {"json": more} if operation.is_mutation else {"params": more}
+            events, trail = await tree.agents.server.event_count(), len(await tree.audit())
+            answer = await client.request(operation.method, path, **sent)
+            status = expected(statuses, attacker)
+            assert answer.status_code == status, (name, answer.text)
+            left = (await tree.audit())[trail:]
+            if name == "spawn_from_run" and status == 201:
+                await tree.agents.at_work(answer.json()["run"]["id"])  # it writes no more
+            if status < 400:
+                continue
+            assert await tree.agents.server.event_count() == events, name
+            known = attacker != "garbage"
+            told = [(one.principal, one.token, one.decision) for one in left]
+            code = answer.json()["error"]["code"]
+            assert told == [(tree.runs.get(attacker), "run", code)] * known, name
+            if status == 404:
+                missing = path
+                for value in own.values():
+                    missing = missing.replace(value, value[:4] + "0" * 26)
+                there = answer.text
+                for value in own.values():
+                    there = there.replace(value, value[:4] + "0" * 26)
+                more = {
+                    key: value[:4] + "0" * 26 if key == "session_id" else value
+                    for key, value in more.items()
+                }
+                sent = {"json": more} if operation.is_mutation else {"params": more}
+                absent = await client.request(operation.method, missing, **sent)
+                assert (absent.status_code, absent.text) == (404, there), name
+    assert first_break(await tree.audit()) is None
+
+
+SEEN = {
+    "own": {"own", "child"},
+    "parent": {"parent", "own", "sibling", "child"},
+    "child": {"child"},
+    "sibling": {"sibling"},
+    "other": {"other"},
+}
+
+
+@pytest.mark.parametrize("attacker", SEEN)
+async def test_lists_and_streams_hold_what_descends_from_the_caller(
+    tree: Tree, attacker: str
+) -> None:
+    seen = {tree.sessions[name] for name in SEEN[attacker]}
+    async with tree.client(attacker) as client:
+        sessions = (await client.get("/sessions")).json()["sessions"]
+        assert {one["id"] for one in sessions} == seen
+        runs = (await client.get("/runs")).json()["runs"]
+        assert {one["session_id"] for one in runs} == seen
+        requests = (await client.get("/requests")).json()["requests"]
+        assert [one["id"] for one in requests] == [tree.request] * (attacker in ("own", "parent"))
+        streamed = set()
+        async with client.stream("GET", "/stream") as response:
+            async for line in response.aiter_lines():
+                if line == ": caught up":
+                    break
+                if line.startswith("data: "):
+                    streamed.add(json.loads(line[6:])["session_id"])
+        assert streamed == seen
+
+
+@pytest.mark.parametrize("attacker", ATTACKERS)
+async def test_streams(tree: Tree, attacker: str) -> None:
+    status = expected(READ, attacker)
+    trail = len(await tree.audit())
+    path = f"/stream?sessionId={tree.sessions['own']}"
+    async with tree.client(attacker) as client:
+        async with client.stream("GET", path) as response:
+            assert response.status_code == status
+        headers = {"Authorization": client.headers["Authorization"]}
+    url = tree.agents.server.url.replace("http", "ws")
+    if status == 401:
+        with pytest.raises(InvalidStatus) as upgrade:
+            await connect(url + path, additional_headers=headers)
+        assert upgrade.value.response.status_code == 401
+    else:
+        async with connect(url + path, additional_headers=headers) as socket:
+            frame = json.loads(await socket.recv())
+        code = {200: "event", 404: "not_found"}[status]
+        assert code == (frame["type"] if status == 200 else frame["error"]["code"])
+    refusals = 0 if status == 200 or attacker == "garbage" else 2
+    assert len(await tree.audit()) == trail + refusals
+
+
+STOLEN: dict[str, Callable[[Tree], tuple[str, dict[str, Any]]]] = {
+    "as another run": lambda tree: (
+        f"/sessions/{tree.sessions['child']}/send",
+        {"text": "x", "from_run_id": tree.runs["child"]},
+    ),
+    "as a run it may not see": lambda tree: (
+        f"/sessions/{tree.sessions['child']}/send",
+        {"text": "x", "from_run_id": tree.runs["sibling"]},
+    ),
+    "for another workspace": lambda tree: (
+        f"/runs/{tree.runs['own']}/spawn",
+        {"task": "x", "cwd": "/"},
+    ),
+    "for a workspace beside": lambda tree: (
+        f"/runs/{tree.runs['own']}/spawn",
+        {"task": "x", "cwd": f"{Path.cwd()}/.."},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", STOLEN)
+async def test_what_is_said_in_the_call_changes_nothing(tree: Tree, what: str) -> None:
+    path, body = STOLEN[what](tree)
+    events, trail = await tree.agents.server.event_count(), len(await tree.audit())
+    async with tree.client("own") as client:
+        answer = await client.post(path, json=body)
+    assert answer.status_code == (404 if "not see" in what else 403), answer.text
+    assert await tree.agents.server.event_count() == events
+    assert len(await tree.audit()) == trail + 1
+
+
+async def test_a_child_may_work_below(tree: Tree, tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "out").symlink_to("/")
+    async with tree.client("own") as client:
+        path = f"/runs/{tree.runs['own']}/spawn"
+        made = await client.post(path, json={"task": "x", "cwd": f"{tmp_path}/below/../below"})
+        assert made.json()["session"]["cwd"] == str((tmp_path / "below").resolve())
+        out = await client.post(path, json={"task": "x", "cwd": f"{tmp_path}/out"})
+        assert out.status_code == 403
+
+
+async def test_what_it_sends_is_from_its_run(tree: Tree) -> None:
+    async with tree.client("own") as client:
+        answer = await client.post(f"/sessions/{tree.sessions['child']}/send", json={"text": "x"})
+    source = answer.json()["message"]["source"]
+    assert (source["kind"], source["run_id"]) == ("parent", tree.runs["own"])
+
+
+async def test_a_stream_and_a_wait_end_with_the_attempt(tree: Tree) -> None:
+    child = tree.sessions["child"]
+    async with tree.client("own") as client, anyio.create_task_group() as tasks:
+        waited: list[int] = []
+
+        async def wait() -> None:
+            path = f"/runs/{tree.runs['child']}/wait"
+            waited.append((await client.get(path, params={"timeout_s": 15})).status_code)
+
+        with anyio.fail_after(10):
+            async with sse_reader(client, f"/stream?sessionId={child}") as frames:
+                await anext(frames)
+                tasks.start_soon(wait)
+                await tree.agents.end(tree.runs["own"])
+                async for _ in frames:
+                    pass
+    assert waited == [401]

@@ -1,0 +1,136 @@
+"""The caller that is a run, decided in the store's own look: over each store, on each loop."""
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent_orchestrator import Client
+from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.errors import Forbidden, NotFound, Unauthorized
+from agent_orchestrator.domain.model import MANUAL, Run
+from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.operations import StreamRequest
+from agent_orchestrator.ports import Store
+from agent_orchestrator.stores.memory import MemoryStore
+from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.testing.scripted import ScriptedRunner
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Orchestrator]:
+    provider = ProviderConfig(ScriptedRunner(), "scripted")
+    config = EngineConfig({"scripted": provider}, Routing(MANUAL))
+    kept: Store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "data.db")
+    async with kept as store, Orchestrator(store, config) as engine:
+        yield engine
+
+
+async def started(engine: Orchestrator, run: Run) -> Client:
+    """Return the client of a manual run that has begun."""
+    await Client(engine).transition_run(run.id, "running")
+    return acting_as(engine, run)
+
+
+def acting_as(engine: Orchestrator, run: Run, attempt: int = 1) -> Client:
+    return Client(engine.acting_as(Principal.of_run(run.id, attempt, run.session_id)))
+
+
+async def a_run(engine: Orchestrator) -> Run:
+    client = Client(engine)
+    return await client.create_run((await client.create_session()).id)
+
+
+async def test_a_run_is_itself_above_what_descends_and_nobody_elsewhere(
+    engine: Orchestrator,
+) -> None:
+    run, other = await a_run(engine), await a_run(engine)
+    agent = await started(engine, run)
+    child = await agent.spawn("help", run_id=run.id)
+    grandchild = await Client(engine).spawn("help", run_id=child.run.id)
+    family = [run.session_id, child.session.id, grandchild.session.id]
+    assert [one.id for one in (await agent.list_sessions()).sessions] == family
+    assert [one.session_id for one in (await agent.list_runs()).runs] == family
+    sent = await agent.send(grandchild.session.id, "hello")
+    assert sent.message.source.run_id == run.id
+    assert (await agent.cancel_run(grandchild.run.id)).canceled == (grandchild.run.id,)
+    with pytest.raises(NotFound) as hidden:
+        await agent.get_run(other.id)
+    with pytest.raises(NotFound) as missing:
+        await agent.get_run("run_none")
+    assert str(hidden.value) == str(missing.value).replace("run_none", other.id)
+    for refused in (
+        agent.create_session(),
+        agent.send_message(run.session_id, "x"),
+        agent.send_message(child.session.id, "x"),
+        agent.update_session(run.session_id, title="x"),
+        agent.cancel_run(run.id),
+        agent.transition_run(child.run.id, "running"),
+        agent.status(),
+        agent.list_audit(),
+    ):
+        with pytest.raises(Forbidden):
+            await refused
+
+
+async def test_a_caller_is_nobody_once_its_attempt_is_over(engine: Orchestrator) -> None:
+    run = await a_run(engine)
+    early = acting_as(engine, run)
+    with pytest.raises(Unauthorized):
+        await early.get_run(run.id)
+    agent = await started(engine, run)
+    spawned = await agent.spawn("help", run_id=run.id, idempotency_key="k")
+    await Client(engine).transition_run(run.id, "queued")
+    await Client(engine).transition_run(run.id, "running")
+    for call in (
+        agent.get_run(run.id),
+        agent.list_sessions(),
+        agent.requests(),
+        agent.create_session(),
+        agent.spawn("help", run_id=run.id),
+        agent.spawn("help", run_id=run.id, idempotency_key="k"),
+        agent.reply_parent(run.id, "x"),
+        agent.cancel_run(spawned.run.id),
+    ):
+        with pytest.raises((Unauthorized, Forbidden)):
+            await call
+    # Its next attempt is the same caller to those it made promises to.
+    again = await acting_as(engine, run, 2).spawn("help", run_id=run.id, idempotency_key="k")
+    assert again == spawned
+    children = await Client(engine).list_sessions(parent_session_id=run.session_id)
+    assert children.sessions == (spawned.session,)
+
+
+@pytest.mark.parametrize("sessions", ["own", "child", "all"])
+async def test_what_waits_ends_with_the_attempt(engine: Orchestrator, sessions: str) -> None:
+    run = await a_run(engine)
+    agent = await started(engine, run)
+    child = await agent.spawn("help", run_id=run.id)
+    wanted = {"own": (run.session_id,), "child": (child.session.id,), "all": ()}[sessions]
+    over: list[str] = []
+
+    async def follow() -> None:
+        async with agent.transport.subscribe(StreamRequest(wanted)) as subscription:
+            following.set()
+            with suppress(Unauthorized):
+                while True:
+                    await subscription.receive()
+        over.append("stream")
+
+    async def wait() -> None:
+        with pytest.raises(Unauthorized):
+            await agent.wait_run(child.run.id, timeout_s=60)
+        over.append("wait")
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            following = anyio.Event()
+            tasks.start_soon(follow)
+            tasks.start_soon(wait)
+            await following.wait()
+            await Client(engine).transition_run(run.id, "completed")
+    assert sorted(over) == ["stream", "wait"]
