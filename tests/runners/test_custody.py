@@ -84,13 +84,6 @@ async def test_a_stopped_one_is_ended_too(mark, orphan):
         assert (await end_survivors(mark)).killed == (pid,)
 
 
-async def test_what_this_process_started_is_not_lost(mark):
-    async with await anyio.open_process(["sleep", "300"], start_new_session=True) as agent:
-        began = psutil.Process(agent.pid).create_time()
-        assert await end_survivors(mark, agent.pid, began) == Survivors()
-        agent.kill()
-
-
 async def test_a_recorded_process_is_ended_with_its_session(mark, orphan):
     pid = orphan()
     began = psutil.Process(pid).create_time()

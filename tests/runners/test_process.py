@@ -128,11 +128,22 @@ async def test_a_grandchild_that_holds_stdout_is_not_waited_for(stage):
     assert time.perf_counter() - began < 5
 
 
-async def test_what_cannot_be_found_does_not_hold_up_the_reader(stage):
+async def test_an_orphan_beyond_all_marks_is_not_waited_for_and_is_ended(stage):
     began = time.perf_counter()
     [pid], code, _ = await stage.all("unreachable")
-    os.kill(int(pid), signal.SIGKILL)  # it was there all the time
     assert code == 0
+    assert gone(int(pid))
+    assert time.perf_counter() - began < 5
+
+
+async def test_a_stranger_that_holds_stdout_does_not_hold_up_the_reader(stage):
+    began = time.perf_counter()
+    async with stage.play("deaf-open") as process:
+        lines = process.lines()
+        assert (await anext(lines)).data == b"heard nothing"
+        async with await anyio.open_file(f"/proc/{process.pid}/fd/1", "wb"):
+            assert [line async for line in lines] == []
+    assert process.returncode == 0
     assert 1 < time.perf_counter() - began < 10
 
 

@@ -105,7 +105,7 @@ def _look(mark: str | None, root: int | None, started_at: float | None) -> tuple
         for name in os.listdir("/proc")  # noqa: PTH208 - names are all it takes
         if name.isdigit() and (seen := _stat(int(name))) is not None
     ]
-    own = _with_descendants({os.getpid()}, alive)
+    own = os.getpid()
     if root is not None and not _is_root(root, started_at):
         root = None
     entry = f"\0{MARK_VARIABLE}={mark}\0".encode() if mark else None
@@ -113,7 +113,7 @@ def _look(mark: str | None, root: int | None, started_at: float | None) -> tuple
     ours: set[int] = set()
     unclear = False
     for seen in alive:
-        if seen.pid in own or seen.flags & _KERNEL_THREAD:
+        if seen.flags & _KERNEL_THREAD:
             continue
         if root is not None and root in (seen.pid, seen.group, seen.session):
             ours.add(seen.pid)
@@ -125,7 +125,10 @@ def _look(mark: str | None, root: int | None, started_at: float | None) -> tuple
                     ours.add(seen.pid)
                 elif not environ:
                     unclear = True
-    ours = _with_descendants(ours, alive) - own
+    if own in ours:  # it was started by that very agent, and so was what it started
+        ours -= _with_descendants({own}, alive)
+    alive = [seen for seen in alive if seen.pid != own]
+    ours = _with_descendants(ours, alive)
     return [seen for seen in alive if seen.pid in ours], unclear
 
 

@@ -1,9 +1,9 @@
 """An agent's process as a scope: when the scope is left, nothing the agent started is alive.
 
-Built on ``subprocess``, pidfds and :func:`anyio.wait_readable` rather than on anyio's own
-processes: no thread per process (asyncio in Python 3.11 has one), an exit is seen although a
-grandchild holds the pipes, and the dead root stays a zombie until all else of it is swept, so that
-its pid, process group and session cannot belong to a stranger meanwhile.
+Each agent has a keeper (:mod:`agent_orchestrator.runners.guardian`), which adopts whatever comes of
+it, ends all of that when this process dies, and says when there is nothing left. The pipes are
+worked with :func:`anyio.wait_readable`: no thread per process, and an exit is seen although a
+grandchild holds them.
 """
 
 import errno
@@ -11,23 +11,20 @@ import fcntl
 import logging
 import os
 import signal
-import subprocess
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import anyio
-import psutil
 from anyio.abc import TaskGroup
-from anyio.to_thread import run_sync
-from attrs import frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.runners.custody import brand, end_survivors
+from agent_orchestrator.runners.keepers import Kept, guardian
 from agent_orchestrator.runners.lines import Line, LineFramer, decoded
-from agent_orchestrator.runners.sweep import Sweep
 
 _log = logging.getLogger(__name__)
 
@@ -45,10 +42,11 @@ MAX_ARGUMENT: Final = 131_071
 
 _CHUNK: Final = 2**16
 _PIPE_GRACE: Final = 1.0
-"""Seconds for the end of stdout once the agent has exited, before what holds it open is swept; and
+"""Seconds for the end of stdout once the agent has exited, before what holds it open is killed; and
 again before it is given up."""
 
-_KILL_GRACE: Final = 5.0
+_KILL_GRACE: Final = 3.0
+"""Seconds for the keeper to end what is left, before that is looked for without it."""
 
 
 class AgentProcess:
@@ -60,24 +58,20 @@ class AgentProcess:
 
     def __init__(
         self,
-        started: "_Started",
+        kept: Kept,
+        pipes: "_Pipes",
         stdin: bytes,
         mark: str | None,
         on_stderr: Callable[[str], None] | None,
         tasks: TaskGroup,
     ) -> None:
-        popen = started.popen
-        assert popen.stdin
-        assert popen.stdout
-        assert popen.stderr
-        self.pid = popen.pid
-        self.started_at = started.started_at
-        self._pidfd = started.pidfd
-        self._stdin = popen.stdin
-        self._stdout = popen.stdout.fileno()
-        self._stderr = popen.stderr.fileno()
-        for stream in (popen.stdin, popen.stdout, popen.stderr):
-            os.set_blocking(stream.fileno(), False)
+        self.pid = kept.pid
+        self.started_at = kept.started_at
+        self._keeper = kept.keeper
+        self._pipes = pipes
+        self._stdout = pipes.stdout
+        self._stderr = pipes.stderr
+        self._mark = mark
         self._pending = memoryview(stdin)
         self._tasks = tasks
         self._shields: list[anyio.CancelScope] = []
@@ -85,6 +79,11 @@ class AgentProcess:
         self._fed = False
         self._returncode: int | None = None
         self._exited = anyio.Event()
+        """Set, too, when the keeper was lost and with it the exit code."""
+        self._gone = anyio.Event()
+        """Nothing is left of the agent, or nothing that would die."""
+        self.is_free = False
+        """Whether the keeper has said that nothing is left, and waits for another agent."""
         self._stdout_ended = anyio.Event()
         self._spare = 0
         """Bytes that may still be in stdout's pipe once its end is no longer waited for."""
@@ -92,7 +91,6 @@ class AgentProcess:
         self._given_up = False
         self._tail = b""
         self._on_stderr = on_stderr
-        self._sweep = Sweep(popen.pid, mark)
         self._beside(self._drain_stderr)
         self._beside(self._watch)
 
@@ -118,10 +116,13 @@ class AgentProcess:
     async def wait(self) -> int:
         """Return the exit code, negative for a signal, once the agent has exited. What it wrote on
         stderr has been read by then. Read :meth:`lines` first: an agent waits for its reader.
+
+        :raises AgentFailed: ``agent_crashed`` if its keeper was killed, which ends the agent.
         """
         self._feed_stdin()
         await self._exited.wait()
-        assert self._returncode is not None
+        if self._returncode is None:
+            raise AgentFailed("agent_crashed", "the keeper of the agent's process was killed")
         return self._returncode
 
     async def read(self) -> bytes:
@@ -165,7 +166,7 @@ class AgentProcess:
             self._beside(self._feed)
 
     async def _feed(self) -> None:
-        fd = self._stdin.fileno()
+        fd = self._pipes.stdin
         try:
             while self._pending:
                 await anyio.wait_writable(fd)
@@ -173,7 +174,7 @@ class AgentProcess:
                     self._pending = self._pending[os.write(fd, self._pending[:_CHUNK]) :]
         except BrokenPipeError:
             pass  # an agent need not read its prompt to the end
-        self._stdin.close()
+        self._pipes.close(fd)
 
     async def _drain_stderr(self) -> None:
         while True:
@@ -194,20 +195,46 @@ class AgentProcess:
         return len(chunk)
 
     async def _watch(self) -> None:
-        await anyio.wait_readable(self._pidfd)
-        # All the dead agent wrote is in the pipe; who else holds stderr is not waited for.
-        spare = fcntl.fcntl(self._stderr, fcntl.F_GETPIPE_SZ)
-        while spare > 0 and (size := self._read_stderr()):
-            spare -= size
-        self._returncode = _exit_code(self.pid)
-        self._exited.set()
+        """Hear the keeper: the agent's exit, then that nothing is left of it."""
+        while True:
+            match await self._keeper.word():
+                case ["exit", code]:
+                    # All the dead agent wrote is in the pipe; who else holds it is not waited for.
+                    spare = fcntl.fcntl(self._stderr, fcntl.F_GETPIPE_SZ)
+                    while spare > 0 and (size := self._read_stderr()):
+                        spare -= size
+                    self._returncode = int(code)
+                    self._exited.set()
+                    self._beside(self._end_stdout)
+                case ["gone"]:
+                    self.is_free = True
+                    self._gone.set()
+                    return
+                case _:
+                    await self._look_for_survivors()
+                    if not self._exited.is_set():
+                        self._exited.set()
+                        self._beside(self._end_stdout)
+                    return
+
+    async def _look_for_survivors(self) -> None:
+        """End what is left without the keeper, which was killed or does not answer."""
+        survivors = await end_survivors(self._mark, self.pid, self.started_at)
+        if survivors.alive:
+            pids = ", ".join(map(str, survivors.alive))
+            _log.warning("processes of agent %d do not die: %s", self.pid, pids)
+        self._gone.set()
+
+    async def _end_stdout(self) -> None:
+        """See to it that stdout ends, as the agent has exited."""
         with anyio.move_on_after(_PIPE_GRACE):
             await self._stdout_ended.wait()
             return
-        await self._sweep()
+        self._keeper.kill()
         with anyio.move_on_after(_PIPE_GRACE):
             await self._stdout_ended.wait()
             return
+        # Somebody holds it who was given it, or who does not die.
         self._spare = fcntl.fcntl(self._stdout, fcntl.F_GETPIPE_SZ)
         self._given_up = True
         if self._reading is not None:
@@ -219,20 +246,19 @@ class AgentProcess:
 
     async def _stop(self, ladder: Ladder) -> None:
         """End the agent and all it started; it may be gone already."""
-        self._beside(self._discard)  # an agent that blocks on stdout cannot obey
-        for number, grace in ladder:
-            if self._exited.is_set():
-                break
-            await self._sweep.remember()
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, number)
-            with anyio.move_on_after(grace):
-                await self._exited.wait()
-        if not self._exited.is_set():
-            await self._sweep.remember()
-        await self._sweep()
-        with anyio.move_on_after(_KILL_GRACE):
-            await self._exited.wait()
+        if not self._gone.is_set():
+            self._beside(self._discard)  # an agent that blocks on stdout cannot obey
+            for number, grace in ladder:
+                if self._exited.is_set():
+                    break
+                self._keeper.signal(number)
+                with anyio.move_on_after(grace):
+                    await self._exited.wait()
+            self._keeper.kill()
+            with anyio.move_on_after(_KILL_GRACE):
+                await self._gone.wait()
+        if not self._gone.is_set():
+            await self._look_for_survivors()
         self._over = True
         for shield in self._shields:
             shield.cancel()
@@ -276,11 +302,12 @@ async def agent_process(
 ) -> AsyncIterator[AgentProcess]:
     """Run a program in a session of its own; leaving the scope, however, ends all it started.
 
-    On leaving, an agent that still runs is sent the signals of ``stop``; then all that is left is
-    killed: its process group and session, its descendants, and every process that has the value of
-    ``env[MARK_VARIABLE]`` in its environment, also one that called ``setsid`` or forked twice. Out
-    of reach is only a process that did so, cleaned its environment, and was orphaned before the
-    stop began.
+    On leaving, an agent that still runs is sent the signals of ``stop``; then all that is left of it
+    is killed, whatever it did to get away: its keeper is the parent of every orphan below it. The
+    scope is left when the keeper has no child any more.
+
+    Agents start faster while somebody holds the
+    :func:`~agent_orchestrator.runners.keepers.guardian`, as the runners of this package do.
 
     :param env: the whole environment.
     :param stdin: written as the agent reads it, then closed. It begins with the first call of
@@ -290,63 +317,93 @@ async def agent_process(
     :raises AgentFailed: ``provider_unavailable`` if the program cannot be started, or
         ``invalid_config`` if what it was to be given cannot be.
     """
-    # A limiter of its own: a start must not wait for others' work in threads.
-    started = await run_sync(_start, argv, cwd, env, limiter=anyio.CapacityLimiter(1))
-    failure: Exception | None = None
+    mark = env.get(MARK_VARIABLE)
+    program = argv[0]
     try:
-        async with anyio.create_task_group() as tasks:
-            process = AgentProcess(started, stdin, env.get(MARK_VARIABLE), on_stderr, tasks)
+        request = _encoded(argv, cwd, env)
+    except ValueError as error:
+        raise AgentFailed("invalid_config", f"{program!r} cannot be given this: {error}") from error
+    failure: Exception | None = None
+    async with guardian() as starter:
+        with _Pipes() as pipes:
+            with anyio.CancelScope(shield=True):
+                try:
+                    kept = await starter.start(
+                        *request, stdio=pipes.of_agent, brand=brand(mark) if mark else 0
+                    )
+                except OSError as error:
+                    code, reason = _start_problem(error, program, cwd)
+                    raise AgentFailed(code, reason) from error
+            pipes.close(*pipes.of_agent)
+            process: AgentProcess | None = None
             try:
-                yield process
-            except Exception as error:  # noqa: BLE001 - the task group would wrap it; see below
-                failure = error
+                async with anyio.create_task_group() as tasks:
+                    process = AgentProcess(kept, pipes, stdin, mark, on_stderr, tasks)
+                    try:
+                        yield process
+                    except Exception as error:  # noqa: BLE001 - the task group would wrap it; see below
+                        failure = error
+                    finally:
+                        with anyio.CancelScope(shield=True):
+                            await process._stop(stop)  # noqa: SLF001 - the scope owns the process
             finally:
-                with anyio.CancelScope(shield=True):
-                    await process._stop(stop)  # noqa: SLF001 - the scope owns the process
-    finally:
-        started.close()
+                if process is not None and process.is_free:
+                    starter.take_back(kept.keeper)
+                else:
+                    kept.keeper.close()
     if failure is not None:
         raise failure
 
 
-@frozen
-class _Started:
-    popen: "subprocess.Popen[bytes]"
-    pidfd: int
-    started_at: float
+class _Pipes:
+    """The agent's stdin, stdout and stderr: a pipe each."""
 
-    def close(self) -> None:
-        """Close what leads to the process and reap it."""
-        for stream in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
-            if stream is not None:
-                stream.close()
-        os.close(self.pidfd)
-        if self.popen.poll() is None:
-            _log.warning("process %d could not be ended", self.popen.pid)
+    def __init__(self) -> None:
+        self._open: set[int] = set()
+        try:
+            its_stdin, self.stdin = self._pipe()
+            self.stdout, its_stdout = self._pipe()
+            self.stderr, its_stderr = self._pipe()
+        except OSError:
+            self.close(*self._open)
+            raise
+        self.of_agent = its_stdin, its_stdout, its_stderr
+        for fd in (self.stdin, self.stdout, self.stderr):
+            os.set_blocking(fd, False)
+
+    def _pipe(self) -> tuple[int, int]:
+        ends = os.pipe()
+        self._open |= {*ends}
+        return ends
+
+    def close(self, *fds: int) -> None:
+        """Close these, if they are open."""
+        for fd in self._open.intersection(fds):
+            self._open.remove(fd)
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close(*self._open)
 
 
-def _start(argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> _Started:
-    """Start the program. Called in a thread: it waits until the program has been loaded."""
-    program = argv[0]
-    try:
-        popen = subprocess.Popen(
-            list(argv),
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=cwd,
-            env=dict(env),
-            close_fds=True,
-            start_new_session=True,
-        )
-    except ValueError as error:  # a NUL or half a surrogate pair
-        raise AgentFailed("invalid_config", f"{program!r} cannot be given this: {error}") from error
-    except OSError as error:
-        code, reason = _start_problem(error, program, cwd)
-        raise AgentFailed(code, reason) from error
-    started_at = psutil.Process(popen.pid).create_time()
-    return _Started(popen, os.pidfd_open(popen.pid), started_at)
+def _encoded(
+    argv: Sequence[str], cwd: str, env: Mapping[str, str]
+) -> tuple[list[bytes], bytes, dict[bytes, bytes]]:
+    """Return what a program is started with as the kernel takes it.
+
+    :raises ValueError: if it cannot be.
+    """
+    arguments = [os.fsencode(part) for part in argv]
+    directory = os.fsencode(cwd)
+    variables = {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
+    if any(b"\0" in part for part in (*arguments, directory, *variables, *variables.values())):
+        raise ValueError("embedded null byte")
+    if any(not name or b"=" in name for name in variables):
+        raise ValueError("illegal environment variable name")
+    return arguments, directory, variables
 
 
 def _start_problem(error: OSError, program: str, cwd: str) -> tuple[str, str]:
@@ -363,15 +420,3 @@ def _start_problem(error: OSError, program: str, cwd: str) -> tuple[str, str]:
     if isinstance(error, PermissionError):
         return "provider_unavailable", f"{program} is not executable"
     return "provider_unavailable", f"{program} cannot be run: {error.strerror}"
-
-
-def _exit_code(pid: int) -> int:
-    """Return the exit code of a dead child that stays a zombie."""
-    try:
-        result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        result = None
-    if result is None:  # somebody else reaped it, as where SIGCHLD is ignored
-        _log.warning("the exit code of process %d is lost", pid)
-        return 255
-    return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status

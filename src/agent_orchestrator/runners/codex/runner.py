@@ -22,6 +22,7 @@ from agent_orchestrator.runners.codex.failures import is_busy, startup_failure, 
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.parser import AgentEvent, ExecParser
 from agent_orchestrator.runners.codex.probe import Probe, environment, profile_warning
+from agent_orchestrator.runners.keepers import Guarded
 from agent_orchestrator.runners.process import AgentProcess, agent_process
 
 _BUSY_DELAYS: Final = (0.1, 0.2, 0.4, 0.8)
@@ -46,7 +47,7 @@ class _Ended:
 
 
 @frozen(kw_only=True, eq=False)
-class CodexExecRunner:
+class CodexExecRunner(Guarded):
     """Runs each message as one ``codex exec``, going on with the session's thread.
 
     :param name: the provider's name.

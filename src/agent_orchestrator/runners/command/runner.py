@@ -15,6 +15,7 @@ from agent_orchestrator.domain.model import Invocation
 from agent_orchestrator.ports import Availability, Outcome, RunContext
 from agent_orchestrator.runners.command.mapping import Rule, check_rules, meaning
 from agent_orchestrator.runners.command.program import NotRunnable, anchored, locate
+from agent_orchestrator.runners.keepers import Guarded
 from agent_orchestrator.runners.lines import MAX_LINE, Line, decoded, json_object
 from agent_orchestrator.runners.process import MAX_ARGUMENT, agent_process
 
@@ -30,7 +31,7 @@ MAX_RESULT: Final = MAX_LINE
 
 
 @define(eq=False)
-class CommandRunner:
+class CommandRunner(Guarded):
     """Any program as an agent.
 
     :param argv: the program and its arguments. The program is a name on the agent's PATH, or a
