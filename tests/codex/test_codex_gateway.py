@@ -1,10 +1,13 @@
 """The main job on the real codex: through agentd and a client, against the local model server."""
 
-import contextlib
+import json
+import os
 import signal
+import sys
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import psutil
 import pytest
 from gateway import PATIENCE_S, Gateway, marked, turn
@@ -197,31 +200,45 @@ async def test_the_same_key_fifty_times_at_once_makes_one_run(
     assert len(models.requests) == 1
 
 
-async def test_a_killed_daemon_says_so_about_what_it_was_running(
-    gateway: Gateway, workspace: Path
+async def test_nothing_of_codex_outlives_a_killed_daemon_and_the_run_goes_on(
+    gateway: Gateway, home: Path, workspace: Path
 ) -> None:
+    server = [sys.executable, str(Path(__file__).with_name("mcp_server.py"))]
+    with (home / "config.toml").open("a") as config:
+        config.write(f"[mcp_servers.echo]\ncommand = {json.dumps(server[0])}\n")
+        config.write(f"args = {json.dumps(server[1:])}\nrequired = true\n")
+    os.mkfifo(workspace / "begun")
+    escaped = "env -i setsid sleep 300 & setsid sh -c 'echo yes > begun; exec sleep 300' &"
     async with gateway.client() as client:
         session = await client.create_session(cwd=str(workspace))
-        held = await client.send_message(session.id, "hang")
+        script = f"shell trap '' INT TERM HUP; {escaped} sleep 300"
+        held = await client.send_message(session.id, script)
         queued = await client.send_message(session.id, "say after")
         assert held.run is not None
         assert queued.run is not None
         with anyio.fail_after(PATIENCE_S):
-            async with client.events(session.id, follow=True) as events:
-                async for event in events:
-                    if event.event_type == "thread.started":
-                        break
+            assert await anyio.to_thread.run_sync((workspace / "begun").read_text) == "yes\n"
+    everything = psutil.Process(gateway.daemon.pid).children(recursive=True)
+    commands = [" ".join(process.cmdline()) for process in everything]
+    assert sum(command == "sleep 300" for command in commands) == 3
+    assert " ".join(server) in commands
     gateway.daemon.signal(signal.SIGKILL)
     gateway.daemon.wait()
-    orphans = marked(held.run.id)
+    with anyio.fail_after(2):
+        while any(is_alive(process) for process in everything):
+            await anyio.sleep(0.02)
+    assert marked(held.run.id) == []
     gateway.start()
     async with gateway.client() as client:
-        lost = await client.get_run(held.run.id)
-        assert lost.error is not None
-        assert (lost.status, lost.error.code) == (RunStatus.FAILED, "worker_lost")
-        run = (await client.wait_run(queued.run.id, timeout_s=PATIENCE_S)).run
-        # The lost agent still holds the thread's lock: that recovery ends it is another matter.
-        assert run.status in (RunStatus.COMPLETED, RunStatus.FAILED)
-    for pid in orphans:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            psutil.Process(pid).kill()
+        first = (await client.wait_run(held.run.id, timeout_s=PATIENCE_S)).run
+        second = (await client.wait_run(queued.run.id, timeout_s=PATIENCE_S)).run
+        assert (first.status, first.attempt) == (RunStatus.COMPLETED, 2), first.error
+        assert second.status is RunStatus.COMPLETED, second.error
+        assert first.thread_id == second.thread_id
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

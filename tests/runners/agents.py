@@ -38,6 +38,37 @@ def detached() -> None:
     os.wait()
 
 
+def escaped() -> None:
+    """Leave a process that bears no mark: a session of its own, no parent, no environment, no
+    descriptors.
+    """
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.closerange(0, 64)
+            os.execve("/bin/sleep", ["sleep", "300"], {})
+        os._exit(0)
+    os.wait()
+
+
+def storm() -> None:
+    """Fork 200 processes, every other one an orphan at once, and one whose children never stay."""
+    for index in range(200):
+        if os.fork() == 0:
+            if index % 2:
+                os.setsid()
+                if os.fork():
+                    os._exit(0)
+            time.sleep(300)
+    os.wait()
+    if os.fork() == 0:
+        os.setsid()
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            if os.fork():
+                os._exit(0)
+
+
 def scene(name: str, argument: str) -> int:
     match name:
         case "echo":
@@ -120,6 +151,25 @@ def scene(name: str, argument: str) -> int:
                 "import subprocess as s; print(s.Popen(['sleep', '300'], env={}).pid, flush=True)"
             )
             subprocess.run([sys.executable, "-c", code], check=True, env={}, start_new_session=True)
+        case "escaped":
+            escaped()
+            say(b"ready\n")
+            time.sleep(300)
+        case "escaped-dead":
+            escaped()
+            say(b"ready\n")
+        case "mute":
+            say(b"ready\n")
+            os.closerange(0, 3)
+            time.sleep(300)
+        case "stopped":
+            detached()
+            say(b"ready\n")
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "storm":
+            storm()
+            say(b"ready\n")
+            time.sleep(300)
         case "last":
             spawn_sleepers(1)
             say(b"ready\n")

@@ -203,7 +203,8 @@ async def test_leaving_early_leaves_nothing(stage, scene, how):
     began = anyio.current_time()
     expected = pytest.raises(KeyError, match="mine") if how == "error" else nullcontext()
     with anyio.CancelScope() as scope, expected:
-        async with stage.play(scene, stop=[(signal.SIGINT, 0.5)]) as process:
+        grace = 0.5 if scene == "stubborn" else 10
+        async with stage.play(scene, stop=[(signal.SIGINT, grace)]) as process:
             await first_line(process)
             if how == "cancel":
                 scope.cancel()

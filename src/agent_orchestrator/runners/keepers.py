@@ -26,7 +26,7 @@ LEAVE_S: Final = 2.0
 """Seconds the guardian has to leave once it is of no more use."""
 
 MAX_IDLE: Final = 4
-"""Keepers that wait for an agent to come; each has half a megabyte of its own."""
+"""Keepers that wait for an agent to come; each has a megabyte of its own."""
 
 _PASSED_ON: Final = ("LD_LIBRARY_PATH",)
 """What a Python may not start without. The guardian's environment holds no secrets."""

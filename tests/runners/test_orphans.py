@@ -1,0 +1,160 @@
+"""What is alive of agents when those who look after them are killed; with real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.runners.custody import end_survivors
+from agent_orchestrator.testing.runners import marked_processes
+
+HERE = Path(__file__).parent
+AGENT = [sys.executable, "-S", str(HERE / "agents.py")]
+
+SCENES = ["forks", "escaped", "escaped-dead", "mute", "stubborn", "stopped", "clean-child"]
+
+TIME_TO_DIE = 2.0
+
+
+class Holding:
+    """A process that holds agents."""
+
+    def __init__(self, process, marks):
+        self.process = psutil.Process(process.pid)
+        self.marks = marks
+        [self.guardian] = [
+            one for one in self.process.children() if "guardian.py" in " ".join(one.cmdline())
+        ]
+        self.keepers = self.guardian.children()
+        self.all = [*self.guardian.children(recursive=True), self.guardian]
+        self.agents = [one for one in self.all if one not in (*self.keepers, self.guardian)]
+
+    def survivors(self, processes=None):
+        """Return those of the processes that are alive after as long as they may take to die."""
+        end = time.monotonic() + TIME_TO_DIE
+        alive = processes or self.all
+        while (alive := [one for one in alive if is_alive(one)]) and time.monotonic() < end:
+            time.sleep(0.01)
+        return alive, [pid for mark in self.marks for pid in marked_processes(mark)]
+
+
+def is_alive(process):
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextmanager
+def holding(*agents, backend="asyncio", env=None):
+    """Run a holder of these agents; whatever is left of them afterwards is killed."""
+    marks = [uuid.uuid4().hex for _ in agents]
+    for agent, mark in zip(agents, marks, strict=True):
+        agent.setdefault("env", dict(os.environ))[MARK_VARIABLE] = mark
+    known = None
+    holder = subprocess.Popen(
+        [sys.executable, str(HERE / "holder.py"), backend],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **(env or {})},
+    )
+    try:
+        holder.stdin.write(json.dumps(agents).encode())
+        holder.stdin.close()
+        assert holder.stdout.readline(), "the holder ended"
+        known = Holding(holder, marks)
+        yield known
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+        for left in known.all if known else ():
+            if is_alive(left):
+                left.kill()
+
+
+def scene(name, tmp_path):
+    return {"argv": [*AGENT, name], "cwd": str(tmp_path), "stdin": "", "until": "ready"}
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_nothing_outlives_who_embeds_the_library(tmp_path, backend):
+    with holding(*(scene(name, tmp_path) for name in SCENES), backend=backend) as held:
+        assert len(held.keepers) == len(SCENES)
+        assert len(held.agents) > 55
+        held.process.kill()
+        assert held.survivors() == ([], [])
+
+
+def test_a_storm_of_forks_is_over_too(tmp_path):
+    with holding(scene("storm", tmp_path), scene("storm", tmp_path)) as held:
+        assert len(held.agents) > 400
+        held.process.kill()
+        assert held.survivors() == ([], [])
+
+
+def test_a_child_of_the_owner_that_holds_its_sockets_changes_nothing(tmp_path):
+    with holding(scene("escaped", tmp_path), env={"FORKED": "1"}) as held:
+        [child] = [one for one in held.process.children() if one != held.guardian]
+        try:
+            held.process.kill()
+            assert held.survivors() == ([], [])
+            assert is_alive(child)
+        finally:
+            child.kill()
+
+
+def test_what_stops_the_whole_group_leaves_nothing(tmp_path):
+    with holding(scene("stubborn", tmp_path), scene("escaped", tmp_path)) as held:
+        for process in (*held.keepers, held.guardian):
+            process.terminate()
+            process.send_signal(signal.SIGINT)
+        held.process.terminate()
+        assert held.survivors() == ([], [])
+
+
+def test_a_killed_keeper_leaves_nothing(tmp_path):
+    with holding(scene("escaped", tmp_path), scene("escaped", tmp_path)) as held:
+        killed, other = held.keepers
+        of_killed, of_other = killed.children(recursive=True), other.children(recursive=True)
+        killed.kill()
+        assert held.survivors(of_killed)[0] == []
+        assert all(is_alive(one) for one in (other, *of_other))
+
+
+def test_keepers_outlive_the_guardian_and_do_their_work(tmp_path):
+    with holding(*(scene(name, tmp_path) for name in SCENES)) as held:
+        held.guardian.kill()
+        time.sleep(0.2)  # in which they would die of it
+        assert all(is_alive(one) for one in (*held.keepers, *held.agents))
+        held.process.kill()
+        assert held.survivors() == ([], [])
+
+
+@pytest.mark.parametrize("what", ["stopped", "killed"])
+@pytest.mark.anyio
+async def test_custody_finds_what_nobody_was_left_to_end(tmp_path, what):
+    with holding(*(scene(name, tmp_path) for name in SCENES)) as held:
+        for process in (held.guardian, *held.keepers):
+            process.suspend()
+        held.process.kill()
+        if what == "killed":
+            for process in (held.guardian, *held.keepers):
+                process.kill()
+        assert all(is_alive(one) for one in held.agents)
+        began = time.monotonic()
+        for mark in held.marks:
+            assert (await end_survivors(mark)).alive == ()
+        assert time.monotonic() - began < TIME_TO_DIE
+        assert [one for one in held.agents if is_alive(one)] == []
+        if what == "stopped":
+            assert [one for one in held.keepers if is_alive(one)] == []
