@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -163,6 +164,25 @@ def process_of(pid: int, started_at: float) -> psutil.Process:
             hint="stop it where it runs",
         )
     return process
+
+
+def directory_of(process: psutil.Process) -> Path:
+    """Return where the daemon works; ours where that is not ours to know."""
+    try:
+        return Path(process.cwd())
+    except psutil.Error:
+        return Path.cwd()
+
+
+def stop_report(database: Path, pid: int, started_at: datetime) -> dict[str, Any] | None:
+    """Return what a daemon that has stopped says of its drain; None where it did not say."""
+    try:
+        told: Any = json.loads(database.with_name(f"{database.name}-stopped").read_text())
+        if (told["pid"], datetime.fromisoformat(told["started_at"])) != (pid, started_at):
+            return None  # an earlier daemon's
+        return {name: told[name] for name in ("finished", "released", "parked")}
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def terminate(process: psutil.Process, *, now: bool) -> None:

@@ -92,6 +92,7 @@ class Daemon:
                     tasks.start_soon(self._abandon_server, tasks.cancel_scope)
                     await serve(app, listener, self._stopped.wait)
                     tasks.cancel_scope.cancel()
+        tell_stopped(settings.db, engine)
         _log.info("stopped")
         return self._status
 
@@ -136,6 +137,27 @@ class Daemon:
         await anyio.sleep(self._close_s)
         _log.info("leaving connections that do not close")
         scope.cancel()
+
+
+def tell_stopped(db: str, engine: Orchestrator) -> None:
+    """Write beside the database what the stop came to, for who waits for it; see ``daemon stop``."""
+    report = engine.drained
+    if report is None:
+        return
+    told = {
+        "pid": os.getpid(),
+        "started_at": engine.core.started_at.isoformat(),
+        "finished": report.finished,
+        "released": list(report.released),
+        "parked": list(report.parked),
+    }
+    path = Path(f"{db}-stopped")
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fresh.write_text(json.dumps(told) + "\n")
+        fresh.replace(path)
+    except OSError as error:
+        _log.warning("%s cannot be written: %s", path, error.strerror)
 
 
 def _guard(settings: Settings) -> Guard:

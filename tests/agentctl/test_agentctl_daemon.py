@@ -493,6 +493,27 @@ def test_daemon_start_status_stop(tmp_path: Path) -> None:
             process.kill()
 
 
+def test_daemon_stop_tells_what_became_of_the_runs(tmp_path: Path) -> None:
+    ctl = Ctl("http://127.0.0.1:8765", tmp_path)
+    (tmp_path / "agentd.toml").write_text(
+        '[providers.slow]\nrunner = "command"\nargv = ["sh", "-c", "echo on; exec sleep 600"]\n'
+    )
+    started = ctl("daemon", "start", "--format=json", "--", "--port", "0", "--grace-s", "0").json
+    process = psutil.Process(started["pid"])
+    try:
+        own = Ctl(started["url"], tmp_path)
+        session = own.field("session.id", "session", "create")
+        run = own.field("run.id", "message", "send", "--session-id", session, "--text", "x")
+        with own.going("events", "tail", "--session-id", session, "--follow") as tail:
+            assert tail.stdout is not None
+            assert any("on" in line for line in tail.stdout)
+        stopped = own("daemon", "stop", "--wait", "--format=json", cwd=Path("/")).json
+        assert stopped["drain"] == {"finished": 0, "released": [run], "parked": []}
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def test_daemon_start_hands_over_options_and_token(tmp_path: Path) -> None:
     ctl = Ctl("http://127.0.0.1:8765", tmp_path)
     started = ctl(

@@ -3,9 +3,11 @@
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from serving import Process, agentd
@@ -91,3 +93,66 @@ def _is_alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_a_drain_ends_in_time_whatever_the_agent_does(configured: Path) -> None:
+    with agentd(configured, "--grace-s", "0.5") as daemon:
+        run, pids = at_work(daemon, configured)
+        with httpx.stream("GET", f"{daemon.url}/stream?sessionId={run['session_id']}") as stream:
+            began = time.monotonic()
+            daemon.signal(signal.SIGTERM)
+            told = "".join(stream.iter_text())
+        assert daemon.wait() == 0
+        assert time.monotonic() - began < 0.5 + 5
+        assert "run.queued" in told.split("run.started", 1)[1]
+        assert not [pid for pid in pids if _is_alive(pid)]
+        drained = next(entry for entry in daemon.log() if entry["message"] == "drained")
+        assert drained["released"] == 1
+    report = json.loads((configured / ".data" / "agent-orchestrator.db-stopped").read_text())
+    assert (report["pid"], report["released"], report["parked"]) == (daemon.pid, [run["id"]], [])
+    with agentd(configured) as daemon:
+        run = call(daemon, "GET", f"/runs/{run['id']}/wait")["run"]
+        assert (run["status"], run["attempt"]) == ("completed", 2)
+        assert "was stopped" in run["result"]["text"]
+        assert events_of(daemon, run, "run.recovered") == []
+
+
+def test_a_question_outlives_a_kill_and_is_answered_once(configured: Path) -> None:
+    with agentd(configured) as daemon:
+        run, pids = at_work(daemon, configured)
+        asked = call(
+            daemon,
+            "POST",
+            f"/runs/{run['id']}/reply-parent",
+            json={"text": "May I?", "request_kind": "approval_request", "wait": True},
+        )["request"]
+        daemon.signal(signal.SIGKILL)
+        daemon.wait()
+    (configured / "ready.json").unlink()
+    with agentd(configured) as daemon:
+        told = call(daemon, "GET", f"/runs/{run['id']}")["run"]
+        assert (told["status"], told["worker_id"]) == ("waiting", None)
+        assert not [pid for pid in pids if _is_alive(pid)]
+        path = f"/requests/{asked['id']}/resolve"
+        call(daemon, "POST", path, json={"decision": "approve"})
+        told = call(daemon, "GET", f"/runs/{run['id']}/wait")["run"]
+        assert told["result"]["text"] == "resumed with: Your request was approved: May I?"
+
+
+def test_an_agent_that_waits_long_is_stopped_and_goes_on_with_the_answer(configured: Path) -> None:
+    with agentd(configured, "--park-after-s", "0") as daemon:
+        run, pids = at_work(daemon, configured)
+        question = {"text": "May I?", "request_kind": "approval_request", "wait": True}
+        path = f"/runs/{run['id']}/reply-parent"
+        asked = call(daemon, "POST", path, json=question)["request"]
+        wait_for(lambda: not any(_is_alive(pid) for pid in pids), "the agent is gone")
+
+        def issue() -> str:
+            found = call(daemon, "GET", f"/runs/{run['id']}/diagnose")["diagnostics"]
+            return str(found["likely_issue"]["code"])
+
+        assert issue() == "waiting_on_request"
+        call(daemon, "POST", f"/requests/{asked['id']}/resolve", json={"decision": "approve"})
+        told = call(daemon, "GET", f"/runs/{run['id']}/wait")["run"]
+        assert told["result"]["text"] == "resumed with: Your request was approved: May I?"
+        assert (told["attempt"], issue()) == (2, "none")

@@ -62,6 +62,8 @@ class Orchestrator:
         )
         self.pool = Pool(self.core)
         self.core.workers = self.pool
+        self.drained: DrainReport | None = None
+        """What the drain came to, once there was one."""
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -132,7 +134,10 @@ class Orchestrator:
         ended = {live.run.id: live.ended for live in (*under_way, *stopped)}
         released = tuple(run_id for run_id, end in ended.items() if end is RunStatus.QUEUED)
         parked = tuple(run_id for run_id, end in ended.items() if end is RunStatus.WAITING)
-        return DrainReport(len(ended) - len(released) - len(parked), released, parked)
+        report = DrainReport(len(ended) - len(released) - len(parked), released, parked)
+        # The last drain, on leaving, finds nothing to do where there was one before.
+        self.drained = self.drained or report
+        return report
 
     async def _recover(self) -> None:
         """Take up what a lost engine was executing; what takes long goes on beside."""

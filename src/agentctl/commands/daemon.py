@@ -107,18 +107,21 @@ def _running(call: Call) -> Any:
 def stop(*, wait: bool, now: bool, timeout_s: float) -> None:
     """Stop agentd: it refuses new work, lets running agents finish for its grace period, and ends.
 
-    What is queued stays in the queue for its next start.
+    What is queued stays in the queue for its next start. With --wait it tells what became of the
+    runs under way: how many finished, went back to the queue, or go on waiting for an answer.
     """
     call = Call.current()
     from agentctl import starting
 
     status = _status(call)
     process = starting.process_of(status.pid, status.started_at.timestamp())
+    database = starting.directory_of(process) / (status.store.path or "")
     starting.terminate(process, now=now)
     stopped = wait and starting.await_end(process, timeout_s)
+    report = starting.stop_report(database, status.pid, status.started_at) if stopped else None
     running = status.queue_counts.running_count
-    answer = {"pid": status.pid, "stopped": stopped, "running_count": running}
-    line = f"agentd, pid {status.pid}, has stopped" if stopped else _stopping(status.pid, running)
+    answer = {"pid": status.pid, "stopped": stopped, "running_count": running, "drain": report}
+    line = _stopped(status.pid, report) if stopped else _stopping(status.pid, running)
     call.output.answer(answer, lambda _: [line])
     if wait and not stopped:
         raise Failure(
@@ -127,6 +130,22 @@ def stop(*, wait: bool, now: bool, timeout_s: float) -> None:
             exit_code=TIMED_OUT,
             hint="`agentctl daemon stop --now` does not wait for running agents",
         )
+
+
+def _stopped(pid: int, report: dict[str, Any] | None) -> str:
+    from agentctl.times import counted
+
+    line = f"agentd, pid {pid}, has stopped"
+    if report is None:
+        return line
+    parts = []
+    if report["finished"]:
+        parts.append(f"{counted(report['finished'], 'run')} finished")
+    if report["released"]:
+        parts.append(f"{counted(len(report['released']), 'run')} went back to the queue")
+    if report["parked"]:
+        parts.append(f"{counted(len(report['parked']), 'run')} wait for an answer")
+    return f"{line}: {', '.join(parts)}" if parts else line
 
 
 def _stopping(pid: int, running: int) -> str:
