@@ -419,7 +419,7 @@ async def _at_once(func: Any, args: Any, *_: Any, **__: Any) -> Any:
 
 
 @contextmanager
-def _predictable(seed: int) -> Iterator[None]:
+def predictable(seed: int) -> Iterator[None]:
     """Have trio schedule by the seed, and do at once what is done in threads: they have a time of
     their own.
     """
@@ -445,7 +445,7 @@ def simulate(seed: int, **settings: Any) -> World:
         "park_after_s": rng.choice((0, 0.1, 5, 600)),
     } | settings
     world = World(seed, rng, actors, Agents(seed), settings=settings)
-    with _predictable(seed):
+    with predictable(seed):
         trio.run(world.live, clock=trio.testing.MockClock(autojump_threshold=0))
     return world
 

@@ -490,7 +490,7 @@ def _close(core: Core, tx: Transaction, request: Request, status: RequestStatus)
     return closed
 
 
-def has_agent(tx: Transaction, session: Session) -> bool:
+def has_agent(tx: View, session: Session) -> bool:
     """Tell whether a session's agent is there to answer: at work, or about to be."""
     if session.status == "closed":
         return False

@@ -442,7 +442,7 @@ def _finish(
         and recovery.resumes(core, tx, run)
     )
     untold = tx.request(recorder.asking) if recorder.asking is not None else None
-    if untold is None or untold.is_open:
+    if untold is None or untold.status not in ledger.DECIDED:
         untold = ledger.untold_answer(tx, run, recorder.told, live.stopped_at or core.now())
     released = ledger.finish(core, tx, run, ending)
     if attempt is not None and goes_on:

@@ -1,0 +1,422 @@
+"""Trees of agents in one process and no time: they spawn, wait, ask, answer, fail, are canceled.
+
+Everything random follows from the seed, as in :mod:`simulation`, which loses engines; here they only
+stop in good order. ``python tests/engine/families.py --seeds 10000`` looks at many trees.
+"""
+
+import argparse
+import logging
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Final
+
+import anyio
+import trio
+import trio.testing
+from attrs import define, field
+from crashing import Handle
+from simulation import EPOCH, Ids, predictable
+
+from agent_orchestrator import AgentFailed, Client, Outcome, RunContext
+from agent_orchestrator.domain.errors import OrchestratorError
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.lifecycle import RunStatus, is_terminal
+from agent_orchestrator.domain.model import Approvals, Event, Request, Run
+from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.engine.config import TreeLimits
+from agent_orchestrator.engine.ledger import has_agent
+from agent_orchestrator.operations import SpawnReply
+from agent_orchestrator.ports import View
+from agent_orchestrator.stores.memory import MemoryStore
+from agent_orchestrator.testing.invariants import History, history, violations
+
+SPAWNS: Final = 8
+"""Children in one world: those that wake their parents would go on for ever."""
+
+QUIET_S: Final = 100_000.0
+"""Virtual seconds after which everything must have come to its end by itself."""
+
+ENOUGH: Final = 10
+"""Trees with faults after which no more are looked at."""
+
+PATIENCES_S: Final = (0.5, 20.0)
+"""After which agents give a question up."""
+
+GRANTS: Final = {"approve": "approved", "deny": "denied", "answer": "answered"}
+
+
+@define
+class Agents:
+    """The runner of all agents in a world, and what they came to know."""
+
+    seed: int
+    name: str = "agent"
+    resumes: bool = True
+    spawned: int = 0
+    asked: int = 0
+    told: Counter[tuple[str, str]] = field(factory=Counter)
+    """By question and outcome: how often an agent was told."""
+    heard: Counter[str] = field(factory=Counter)
+    """By child's result: how many runs had it in what they were told to do."""
+
+    async def run(self, context: RunContext) -> Outcome:
+        run = context.run
+        rng = random.Random(f"{self.seed} {run.id} {run.attempt}")
+        for line in context.prompt.splitlines():
+            if line.startswith("Your request was "):
+                status, _, question = line.removeprefix("Your request was ").partition(": ")
+                self.told[question, status] += 1
+            elif line.startswith("result of ") and run.attempt == 1:
+                self.heard[line] += 1
+        await context.delivered()
+        # A later attempt is given only what one with a conversation has not shown to have.
+        await context.set_thread(f"thread-{run.session_id}")
+        await context.emit("agent.message", {"text": "at work"})
+        # What it does does not depend on the attempt, so that the next one finds its children.
+        life = random.Random(f"{self.seed} {run.id}")
+        children: list[SpawnReply] = []
+        for number in range(life.randrange(1, 5)):
+            await anyio.sleep(rng.choice((0, 0, 0.1, 2)))
+            verb = life.choices(
+                ("spawn", "wait", "ask", "send", "fail", "say"), (6, 5, 5, 2, 0.4, 1)
+            )[0]
+            # Refused: a limit, a cancel, a closed session.
+            with suppress(OrchestratorError):
+                await self._do(context, verb, children, number, rng)
+        return Outcome(f"result of {run.id}")
+
+    async def _do(
+        self,
+        context: RunContext,
+        verb: str,
+        children: list[SpawnReply],
+        number: int,
+        rng: random.Random,
+    ) -> None:
+        match verb:
+            case "spawn" if self.spawned < SPAWNS:
+                self.spawned += 1
+                policies: Sequence[Approvals | None] = (None, None, "ask-human", "deny")
+                child = await context.spawn(
+                    f"task {number}",
+                    notify_parent=rng.choice(("record", "wake")),
+                    approvals=rng.choice(policies),
+                    idempotency_key=str(number),
+                )
+                children.append(child)
+            case "wait" if children:
+                run_id = rng.choice(children).run.id
+                if rng.random() < 0.5:
+                    await context.wait(run_id, timeout_s=rng.choice((None, None, 5.0)))
+                else:
+                    await context.wait(run_id, until="attention")
+            case "send" if children:
+                await context.send(rng.choice(children).session.id, "more")
+            case "ask":
+                await self._ask(context, rng)
+            case "fail":
+                raise AgentFailed("provider_error", "as it does")
+            case _:
+                await context.emit("agent.message", {"text": "hm"})
+
+    async def _ask(self, context: RunContext, rng: random.Random) -> None:
+        self.asked += 1
+        question = f"question {self.asked}"
+        with anyio.move_on_after(rng.choice((float("inf"), float("inf"), *PATIENCES_S))):
+            request = await context.ask_parent(
+                question,
+                kind=rng.choice(("approval_request", "permission_request", "input_request")),
+                timeout_s=rng.choice((1.0, 30.0, 200.0)),
+            )
+            self.told[question, request.status] += 1
+
+
+@define
+class Family:
+    """A world with one tree, or a few."""
+
+    seed: int
+    rng: random.Random
+    agents: Agents
+    settings: dict[str, Any]
+    store: MemoryStore = field(factory=MemoryStore)
+    ids: Ids = field(factory=Ids)
+    roots: list[str] = field(factory=list)
+    refused: set[str] = field(factory=set)
+    """The requests an answer came too late for."""
+    decided: dict[str, str] = field(factory=dict)
+    """By request: what its first answer made of it."""
+    faults: list[str] = field(factory=list)
+    told: History | None = None
+
+    def _config(self) -> EngineConfig:
+        return EngineConfig(
+            providers={"agent": ProviderConfig(self.agents, "agent", max_attempts=100)},
+            routing=Routing("agent"),
+            limits=TreeLimits(children=4, descendants=7, depth=3),
+            cwd="/",
+            environ={},
+            ids=self.ids,
+            clock=lambda: EPOCH + timedelta(seconds=trio.current_time()),
+            **self.settings,
+        )
+
+    async def live(self) -> None:
+        stops = self.rng.choice((0, 0, 1, 2))
+        for _ in range(stops):
+            async with Handle(self.store) as store, Orchestrator(store, self._config()) as engine:
+                with anyio.move_on_after(self.rng.choice((0.1, 1, 5, 20))):
+                    await self._people(Client(engine))
+                await engine.drain(self.rng.choice((0, 0, 3)))
+        async with Handle(self.store) as store, Orchestrator(store, self._config()) as engine:
+            client = Client(engine)
+            with anyio.fail_after(QUIET_S):
+                await self._people(client)
+                # From here on nobody does anything: what is open must end by itself.
+                while await self._is_busy(client):
+                    await anyio.sleep(50)
+            self.told = await history(client)
+        self._judge(self.told)
+
+    async def _is_busy(self, client: Client) -> bool:
+        self.faults += await self.store.read(unsound)
+        counts = (await client.status()).queue_counts
+        return bool(counts.queued_count or counts.running_count or counts.waiting_count)
+
+    async def _people(self, client: Client) -> None:
+        """Do what people do for a while, at any moment."""
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(self._person, client, random.Random(self.rng.random()))
+
+    async def _person(self, client: Client, rng: random.Random) -> None:
+        if not self.roots:
+            self.roots.append((await client.create_session(approvals=rng.choice(LOOSE))).id)
+            await client.send_message(self.roots[0], "task of the root")
+        for _ in range(rng.randrange(2, 9)):
+            await anyio.sleep(rng.choice((0, 0.01, 0.3, 2, 9)))
+            self.faults += await self.store.read(unsound)
+            with suppress(OrchestratorError):
+                await self._act(client, rng)
+
+    async def _act(self, client: Client, rng: random.Random) -> None:
+        runs = (await client.list_runs()).runs
+        match rng.choices(("answer", "cancel", "send", "close"), (8, 3, 1, 1))[0]:
+            case "answer":
+                open_ = (await client.requests(status="pending")).requests
+                if open_:
+                    await self._answer(client, rng.choice(open_), rng)
+            case "cancel" if runs:
+                await client.cancel_run(
+                    rng.choice(runs).id,
+                    reason="cascade" if (deep := rng.random() < 0.7) else None,
+                    cascade=deep,
+                )
+            case "send" if runs:
+                how: Any = rng.choice(("queue", "interrupt"))
+                await client.send_message(rng.choice(runs).session_id, "by hand", when_busy=how)
+            case "close" if runs:
+                session_id = rng.choice(runs).session_id
+                await client.update_session(session_id, status="closed")
+                await anyio.sleep(rng.choice((0, 1, 10)))
+                await client.update_session(session_id, status="open")
+
+    async def _answer(self, client: Client, request: Request, rng: random.Random) -> None:
+        decision: Any = rng.choice(tuple(GRANTS))
+        await anyio.sleep(rng.choice((0, 0, 1)))
+        closed = await client.resolve_request(request.id, decision, text="so")
+        if self.decided.setdefault(request.id, closed.status) != GRANTS[decision]:
+            self.faults.append(f"doubled: {request.id} was {closed.status}, then {decision}")
+
+    # --- what must hold -----------------------------------------------------------------------
+
+    def _judge(self, told: History) -> None:
+        self.faults += [f"{one.kind}: {one.what}" for one in violations(told)]
+        runs = {run.id: run for run in told.runs}
+        self.faults += [
+            f"stuck: run {run.id} is {run.status}"
+            for run in told.runs
+            if not is_terminal(run.status)
+        ]
+        self._judge_outcomes(told, runs)
+        self._judge_requests(told, runs)
+        self._judge_cancels(told, runs)
+
+    def _judge_outcomes(self, told: History, runs: dict[str, Run]) -> None:
+        sessions = {session.id: session for session in told.sessions}
+        messages = {message.id: message for message in told.messages}
+        finished: Counter[str] = Counter()
+        for session in told.sessions:
+            for event in _of(told.logs[session.id], EventType.CHILD_FINISHED):
+                finished[event.data["run_id"]] += 1
+                message = messages.get(event.data["message_id"])
+                child = sessions[event.data["session_id"]]
+                if message is None or message.source.run_id != event.data["run_id"]:
+                    self.faults.append(f"lost: the message of {event.data}")
+                elif child.parent_session_id != session.id != message.session_id:
+                    self.faults.append(f"lost: {message.id} is not in its child's parent")
+        for run in told.runs:
+            expected = int(sessions[run.session_id].parent_session_id is not None)
+            if finished[run.id] != expected:
+                self.faults.append(f"outcome: {run.id} was told of {finished[run.id]} times")
+        for message in told.messages:
+            waits = message.source.kind == "child" and message.delivery == "queued"
+            if waits and sessions[message.session_id].status == "open":
+                self.faults.append(f"lost: {message.id} waits for nobody")
+            if message.source.kind == "child" and message.run_id is not None:
+                carrier = runs[message.run_id]
+                if carrier.session_id != message.session_id:
+                    self.faults.append(f"lost: {message.id} was handed to {carrier.id}")
+        self.faults += [
+            f"doubled: {count} runs were told {text!r}"
+            for text, count in self.agents.heard.items()
+            if count > 1
+        ]
+
+    def _judge_requests(self, told: History, runs: dict[str, Run]) -> None:
+        for request in told.requests:
+            if request.is_open:
+                self.faults.append(f"stuck: request {request.id} is open")
+            decided = self.decided.get(request.id)
+            if decided is not None and decided != request.status:
+                self.faults.append(f"lost: {request.id} was {decided} and is {request.status}")
+            count = self.agents.told[request.text, request.status]
+            if count > 1:
+                self.faults.append(f"doubled: {request.text} was told {count} times")
+            completed = runs[request.run_id].status is RunStatus.COMPLETED
+            tells = request.status in (*GRANTS.values(), "expired")
+            if completed and tells and count != 1 and not _gave_up_then(request):
+                self.faults.append(f"lost: {request.text}, {request.status}, told {count}")
+
+    def _judge_cancels(self, told: History, runs: dict[str, Run]) -> None:
+        born = {session.id: session.created_at for session in told.sessions}
+        for session in told.sessions:
+            parent = runs.get(session.parent_run_id or "")
+            if (
+                parent is not None
+                and parent.cancel_requested_at is not None
+                and born[session.id] > parent.cancel_requested_at
+            ):
+                self.faults.append(f"spawned: {session.id} after the cancel of {parent.id}")
+        for run in told.runs:
+            if run.cancel_requested_at is None or run.cancel_reason != "cascade":
+                continue
+            for child in told.runs:
+                lived = child.finished_at is None or child.finished_at > run.cancel_requested_at
+                if (
+                    child.parent_run_id == run.id
+                    and child.created_at < run.cancel_requested_at
+                    and lived
+                    and child.cancel_requested_at is None
+                ):
+                    self.faults.append(f"cascade: {child.id} outlived the cancel of {run.id}")
+
+
+def _gave_up_then(request: Request) -> bool:
+    """Tell whether its agent may have given up at the very moment it was decided."""
+    assert request.resolved_at is not None
+    return (request.resolved_at - request.created_at).total_seconds() in PATIENCES_S
+
+
+LOOSE: Final[Sequence[Approvals | None]] = (None, None, "allow", "ask-human")
+
+
+def _of(log: Sequence[Event], event_type: str) -> list[Event]:
+    return [event for event in log if event.event_type == event_type]
+
+
+def unsound(view: View) -> list[str]:
+    """Return what does not hold between two commits."""
+    found = []
+    for run in view.runs(limit=1000):
+        request = view.request(run.waiting_on) if run.waiting_on else None
+        waits = request is not None and request.is_open
+        if (run.status is RunStatus.WAITING) != waits:
+            found.append(f"waiting: {run.id} is {run.status}, its request {request}")
+    for request in view.requests(status="pending", limit=1000):
+        asker = view.run(request.run_id)
+        if asker is None or is_terminal(asker.status):
+            found.append(f"open: {request.id} of a run that ended")
+        if request.approvals in ("allow", "deny"):
+            found.append(f"open: {request.id}, which a policy decides")
+        if request.audience == "parent":
+            parent = view.session(request.parent_session_id or "")
+            if parent is None or not has_agent(view, parent):
+                found.append(f"unheard: {request.id} is for a parent that is not there")
+    return found
+
+
+def grow(seed: int, **settings: Any) -> Family:
+    """Let a family live; what did not hold in it is in ``faults``."""
+    rng = random.Random(f"family {seed}")
+    settings = {
+        "max_concurrency": rng.choice((1, 1, 2, 8)),
+        "parent_answer_s": rng.choice((0.0, 0.5, 120.0)),
+    } | settings
+    family = Family(seed, rng, Agents(seed), settings)
+    with predictable(seed):
+        trio.run(family.live, clock=trio.testing.MockClock(autojump_threshold=0))
+    return family
+
+
+def many(start: int, count: int) -> tuple[Counter[str], dict[int, list[str]]]:
+    """Let families live; return what there was in them, and the faults by seed."""
+    logging.disable(logging.CRITICAL)  # runs that are stopped have much to say
+    faults: dict[int, list[str]] = {}
+    seen: Counter[str] = Counter()
+    try:
+        for seed in range(start, start + count):
+            try:
+                family = grow(seed)
+                found = family.faults
+            except Exception as error:  # noqa: BLE001 - a world that broke is a finding
+                found = [f"it broke: {error!r}"]
+            else:
+                seen += census(family)
+            if found:
+                faults[seed] = found
+                if len(faults) == ENOUGH:
+                    break
+    finally:
+        logging.disable(logging.NOTSET)
+    return seen, faults
+
+
+def census(family: Family) -> Counter[str]:
+    """Return what happened in a world, so that a test can tell whether all of it does."""
+    told = family.told
+    assert told is not None
+    kinds = Counter(event.event_type for log in told.logs.values() for event in log)
+    return (
+        Counter({str(kind): count for kind, count in kinds.items()})
+        + Counter(f"request {request.status}" for request in told.requests)
+        + Counter(f"run {run.status}" for run in told.runs)
+        + Counter(f"depth {session.depth}" for session in told.sessions)
+        + Counter("a later attempt" for run in told.runs if run.attempt > 1)
+        + Counter("decided by policy" for one in told.requests if one.decided_by == "policy")
+        + Counter("woken" for one in told.messages if one.source.kind == "child" and one.run_id)
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1000)
+    parser.add_argument("--start", type=int, default=0)
+    given = parser.parse_args()
+    began = time.monotonic()
+    seen, faults = many(given.start, given.seeds)
+    for kind, count in sorted(seen.items()):
+        print(f"{count:8} {kind}")
+    for seed, found in faults.items():
+        print(f"seed {seed}:", *found, sep="\n    ")
+    print(f"{len(faults)} with faults, {time.monotonic() - began:.1f} s")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
