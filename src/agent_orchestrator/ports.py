@@ -398,6 +398,12 @@ MARK_VARIABLE: Final = "AGENT_ORCHESTRATOR_MARK"
 """The variable in :attr:`RunContext.env` whose value only this attempt's processes have: by it a
 runner finds, at the end, whatever left its process group."""
 
+RUN_VARIABLES: Final = frozenset(
+    {"AGENTCTL_RUN_ID", "AGENTCTL_SESSION_ID", "AGENTCTL_AUTH_TOKEN", MARK_VARIABLE}
+)
+"""The variables in :attr:`RunContext.env` that differ between the runs of a provider. A process that
+serves several runs must not have them."""
+
 # --- runner ---------------------------------------------------------------------------------
 
 

@@ -7,10 +7,15 @@ between requests, so that killed and resumed turns work as with a real one. Step
 ``say TEXT``             a message
 ``note TEXT``            a message of the commentary phase (a preamble)
 ``big N``                a message of N characters
+``stream N MS WORD``     a message of N words, each sent as a piece, MS milliseconds apart
 ``reason TEXT``          a summary of reasoning
 ``search QUERY``         a web search
 ``shell COMMAND``        run a command and wait for its end
 ``background COMMAND``   run a command and go on after a quarter of a second
+``escalate COMMAND``     ask to run a command outside the sandbox, and run it
+``permit PATH``          ask for leave to write under a path
+``question JSON``        ask the user these questions
+``tool NAME JSON``       call a function by its plain name
 ``add PATH TEXT``        add a file
 ``update PATH OLD -> NEW``  replace a one-line file's line
 ``delete PATH``          delete a file
@@ -109,11 +114,14 @@ def acknowledgement(text: str) -> str:
 
 # --- the script -----------------------------------------------------------------------------
 
-CALLS = frozenset({"shell", "background", "add", "update", "delete", "plan", "mcp"})
+CALLS = frozenset(
+    {"shell", "background", "escalate", "permit", "question", "tool"}
+    | {"add", "update", "delete", "plan", "mcp"}
+)
 """Steps that end an answer: the model hears of their result in the next request."""
 
 ENDS = frozenset({"hang", "disconnect", "http", "usage_limit", "fail"})
-OTHERS = frozenset({"say", "note", "big", "reason", "search", "relay", "slow", "usage"})
+OTHERS = frozenset({"say", "note", "big", "stream", "reason", "search", "relay", "slow", "usage"})
 
 
 @attrs.frozen
@@ -145,6 +153,11 @@ def answers_of(steps: list[Step]) -> list[list[Step]]:
     if any(step.verb in CALLS for step in answers[-1]):
         answers.append([Step("say", "done", joined=False)])
     return answers
+
+
+def _words(step: Step) -> list[str]:
+    count, _, word = step.rest.split(" ", 2)
+    return [f"{word}{number} " for number in range(int(count))]
 
 
 def _call(call_id: str, name: str, arguments: dict[str, Any], **more: str) -> dict[str, Any]:
@@ -203,6 +216,8 @@ def item_of(step: Step, item_id: str, turn: list[dict[str, Any]]) -> dict[str, A
             return _message(item_id, step.rest, phase="commentary")
         case "big":
             return _message(item_id, "0123456789abcdef" * (int(step.rest) // 16))
+        case "stream":
+            return _message(item_id, "".join(_words(step)))
         case "relay":
             return _message(item_id, _last_output(turn))
         case "reason":
@@ -222,6 +237,19 @@ def item_of(step: Step, item_id: str, turn: list[dict[str, Any]]) -> dict[str, A
             return _call(item_id, "exec_command", arguments)
         case "background":
             return _call(item_id, "exec_command", {"cmd": step.rest, "yield_time_ms": 250})
+        case "escalate":
+            arguments = {"cmd": step.rest, "yield_time_ms": 30_000}
+            leave = {"sandbox_permissions": "require_escalated", "justification": "it must"}
+            return _call(item_id, "exec_command", arguments | leave)
+        case "permit":
+            wanted = {"file_system": {"write": [step.rest]}}
+            arguments = {"reason": "it must", "permissions": wanted}
+            return _call(item_id, "request_permissions", arguments)
+        case "question":
+            return _call(item_id, "request_user_input", json.loads(step.rest))
+        case "tool":
+            name, _, arguments = step.rest.partition(" ")
+            return _call(item_id, name, json.loads(arguments or "{}"))
         case "add":
             path, _, text = step.rest.partition(" ")
             return _patch(item_id, f"*** Add File: {path}\n+{text}")
@@ -409,6 +437,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             prefix = "call" if step.verb in CALLS else "item"
             item = item_of(step, f"{prefix}_{number}_{index}", turn)
+            if step.verb == "stream":
+                assert item is not None
+                self._pieces(step, item, index)
             if item is not None:
                 self._event("response.output_item.done", {"output_index": index, "item": item})
         tokens_in, cached, tokens_out = usage
@@ -421,6 +452,17 @@ class _Handler(BaseHTTPRequestHandler):
         }
         self._event("response.completed", {"response": {"id": response_id, "usage": counts}})
         self._chunk(b"")
+
+    def _pieces(self, step: Step, item: dict[str, Any], index: int) -> None:
+        """Stream a message's words before it comes whole."""
+        begun = {**item, "content": []}
+        self._event("response.output_item.added", {"output_index": index, "item": begun})
+        pause_s = float(step.rest.split(" ")[1]) / 1000
+        place = {"item_id": item["id"], "output_index": index, "content_index": 0}
+        for word in _words(step):
+            if pause_s and self._wait_for_end(pause_s):
+                raise BrokenOff
+            self._event("response.output_text.delta", {**place, "delta": word})
 
     def _wait_for_end(self, seconds: float | None) -> bool:
         """Wait; return True as soon as the other side is gone or the server stops."""

@@ -60,7 +60,7 @@ class AgentProcess:
         self,
         kept: Kept,
         pipes: "_Pipes",
-        stdin: bytes,
+        stdin: bytes | None,
         mark: str | None,
         on_stderr: Callable[[str], None] | None,
         tasks: TaskGroup,
@@ -72,11 +72,11 @@ class AgentProcess:
         self._stdout = pipes.stdout
         self._stderr = pipes.stderr
         self._mark = mark
-        self._pending = memoryview(stdin)
+        self._pending = memoryview(stdin or b"")
         self._tasks = tasks
         self._shields: list[anyio.CancelScope] = []
         self._over = False
-        self._fed = False
+        self._fed = stdin is None
         self._returncode: int | None = None
         self._exited = anyio.Event()
         """Set, too, when the keeper was lost and with it the exit code."""
@@ -124,6 +124,20 @@ class AgentProcess:
         if self._returncode is None:
             raise AgentFailed("agent_crashed", "the keeper of the agent's process was killed")
         return self._returncode
+
+    async def write(self, data: bytes) -> None:
+        """Write to the stdin of an agent that was started with ``stdin=None``. By one task at a time;
+        cancelled, it may have written a part.
+
+        :raises BrokenPipeError: if the agent has closed its stdin, or is gone.
+        """
+        fd = self._pipes.stdin
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(fd, rest[:_CHUNK]) :]
+            except BlockingIOError:
+                await anyio.wait_writable(fd)
 
     async def read(self) -> bytes:
         """Return the next bytes of stdout; none at its end."""
@@ -296,7 +310,7 @@ async def agent_process(
     *,
     cwd: str,
     env: Mapping[str, str],
-    stdin: bytes = b"",
+    stdin: bytes | None = b"",
     stop: Ladder = DEFAULT_STOP,
     on_stderr: Callable[[str], None] | None = None,
 ) -> AsyncIterator[AgentProcess]:
@@ -312,7 +326,7 @@ async def agent_process(
     :param env: the whole environment.
     :param stdin: written as the agent reads it, then closed. It begins with the first call of
         :meth:`AgentProcess.lines` or :meth:`AgentProcess.wait`, so that the process can be recorded
-        before it has work.
+        before it has work. With None it stays open for :meth:`AgentProcess.write`.
     :param on_stderr: called with the end of stderr whenever the agent has written more of it.
     :raises AgentFailed: ``provider_unavailable`` if the program cannot be started, or
         ``invalid_config`` if what it was to be given cannot be.

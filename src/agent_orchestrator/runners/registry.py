@@ -22,6 +22,7 @@ _OWN: Final = "agent_orchestrator.runners"
 BUILT_IN: Final = {
     "codex": f"{_OWN}.codex:CodexExecRunner",
     "codex-exec": f"{_OWN}.codex:CodexExecRunner",
+    "codex-app-server": f"{_OWN}.codex.appserver:CodexAppServerRunner",
     "command": f"{_OWN}.command:CommandRunner",
     "function": f"{_OWN}.function:FunctionRunner",
     "demo": f"{_OWN}.demo:DemoRunner",

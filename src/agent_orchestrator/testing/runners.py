@@ -313,6 +313,8 @@ class RunnerContract:
     """A prompt that makes it fail; None where nothing does."""
     failure_code: ClassVar[str | None] = None
     """The code it then fails with; None for any."""
+    shares_processes: ClassVar[bool] = False
+    """Whether one process of it serves several runs."""
     time_limit_s: ClassVar[float] = 30
 
     def make_runner(self) -> Runner:
@@ -440,7 +442,7 @@ class RunnerContract:
         if self.answer is not None:
             assert set(texts.values()) == {self.answer}
         if first.pid is not None:
-            assert first.pid != second.pid
+            assert (first.pid == second.pid) is self.shares_processes
 
     async def test_a_failure_has_a_known_code(self, tmp_path: Path) -> None:
         if self.failing is None:

@@ -86,6 +86,24 @@ def exec_argv(
     return tuple(argv)
 
 
+def app_server_arguments(
+    *,
+    extra_args: Sequence[str] = (),
+    profile: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> tuple[str, ...]:
+    """Return the arguments that start an app-server on stdin and stdout.
+
+    What may differ between threads is no part of them.
+    """
+    argv = [*extra_args]
+    if profile is not None:
+        argv += ["--profile", profile]
+    for key, value in (config or {}).items():
+        argv += ["-c", f"{key}={toml_value(value)}"]
+    return (*argv, "app-server", "--disable", "unbounded_connection_retries")
+
+
 def toml_value(value: Any) -> str:
     """Return a value as TOML writes it inline.
 

@@ -26,7 +26,10 @@ _TURN: Final = (
 )
 
 _STARTUP: Final = (
-    ("thread_missing", r"no rollout found|thread/resume failed|no saved session found"),
+    (
+        "thread_missing",
+        r"no rollout found|thread/resume failed|no saved session found|thread not found",
+    ),
     ("auth_failed", r"not logged in|codex login"),
     (
         "invalid_config",
@@ -73,6 +76,11 @@ def startup_failure(exit_code: int | None, stderr: str) -> tuple[str, str]:
         if code := _first(_STARTUP, said):
             return code, said
     return "agent_crashed", _with(f"codex ended (exit code {exit_code}) in the middle of it", said)
+
+
+def refusal_code(message: str) -> str:
+    """Return the code for the message of a request that codex refused."""
+    return _first(_STARTUP, message) or _first(_TURN, message) or "provider_error"
 
 
 def is_busy(stderr: str) -> bool:

@@ -92,6 +92,25 @@ def _agent_result(item: JsonObject) -> dict[str, Any]:
     }
 
 
+def _dynamic(item: JsonObject) -> dict[str, Any]:
+    arguments = item.get("arguments")
+    return {
+        "kind": "function",
+        "name": text(item.get("tool")),
+        "input": arguments if isinstance(arguments, dict) else {"arguments": arguments},
+    }
+
+
+def _dynamic_result(item: JsonObject) -> dict[str, Any]:
+    content = item.get("content_items")
+    parts = [an_object(part) for part in content] if isinstance(content, list) else []
+    texts = [text(part["text"]) for part in parts if isinstance(part.get("text"), str)]
+    data: dict[str, Any] = {"output": "\n".join(texts)}
+    if len(texts) < len(parts):
+        data["result"] = {"content_items": parts}
+    return data | extra(item, "tool", "arguments", "content_items", "success")
+
+
 @frozen
 class Tool:
     """How the items of one type are read: the part of a call, and the part of its end."""
@@ -105,6 +124,7 @@ TOOLS: Final = {
     "mcp_tool_call": Tool(_mcp, _mcp_result),
     "web_search": Tool(_search, _search_result),
     "collab_tool_call": Tool(_agent, _agent_result),
+    "dynamic_tool_call": Tool(_dynamic, _dynamic_result),
 }
 
 

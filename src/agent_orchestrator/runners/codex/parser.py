@@ -29,30 +29,17 @@ completed by :meth:`ExecParser.finish` as failed, with an ``error`` that says so
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.runners.codex.items import (
-    TOOLS,
     JsonObject,
     UnexpectedShape,
-    a_list,
-    an_object,
     extra,
-    item_id,
-    shallow,
-    status_of,
     text,
 )
+from agent_orchestrator.runners.codex.reading import AgentEvent, ItemReader, event
 from agent_orchestrator.runners.lines import Line, decoded, json_object
-
-
-@frozen
-class AgentEvent:
-    """An event to emit."""
-
-    event_type: str
-    data: JsonObject
 
 
 @define
@@ -60,14 +47,16 @@ class ExecParser:
     """The state of one codex process's output."""
 
     thread_id: str | None = None
-    last_message: str | None = None
     totals: Mapping[str, int] | None = None
     """The token counts of ``turn.completed``: of the whole thread, all its turns together."""
     failure: str | None = None
     """The message of ``turn.failed``."""
     completed: bool = False
-    _open: dict[str, tuple[str, JsonObject]] = field(factory=dict, init=False)
-    _plan: Any = field(default=None, init=False)
+    _items: ItemReader = field(factory=ItemReader, init=False)
+
+    @property
+    def last_message(self) -> str | None:
+        return self._items.last_message
 
     @property
     def ended(self) -> bool:
@@ -87,7 +76,7 @@ class ExecParser:
             events = None
         if events is None:
             kind = text(said.get("type")) or "stdout"
-            events = [_event(EventType.BACKEND_EVENT, kind=kind, payload=said)]
+            events = [event(EventType.BACKEND_EVENT, kind=kind, payload=said)]
         return events
 
     def _read(self, said: JsonObject) -> list[AgentEvent] | None:
@@ -103,44 +92,14 @@ class ExecParser:
                 return self._turn_failed(said)
             case "error", None:
                 message = text(said.get("message"))
-                return [_event(EventType.RUN_ERROR, message=message, **extra(said, "message"))]
-            case ("item.started" | "item.updated" | "item.completed") as kind, {"type": str(name)}:
-                return self._item(kind.removeprefix("item."), name, said["item"])
-        return None
-
-    def _item(self, phase: str, name: str, item: JsonObject) -> list[AgentEvent] | None:
-        match name, phase:
-            case "agent_message", "completed":
-                return self._message(item)
-            case "reasoning", "completed":
-                return [_saying(EventType.AGENT_REASONING, "text", item)]
-            case "error", "completed":
-                return [_saying(EventType.RUN_ERROR, "message", item)]
-            case "todo_list", _:
-                return self._todo_list(item)
-            case "file_change", "started":
-                return self._file_change_started(item)
-            case "file_change", "completed":
-                return self._file_change(item)
-            case _, "started" if name in TOOLS:
-                return self._tool_started(item)
-            case _, "completed" if name in TOOLS:
-                return self._tool_completed(item)
+                return [event(EventType.RUN_ERROR, message=message, **extra(said, "message"))]
+            case ("item.started" | "item.updated" | "item.completed") as kind, {"type": str()}:
+                return self._items.read(kind.removeprefix("item."), said["item"])
         return None
 
     def finish(self) -> list[AgentEvent]:
         """Return the events that close what codex left open."""
-        note = "still under way when the turn ended"
-        events = []
-        for tool_id, (item_type, started) in self._open.items():
-            if item_type == "file_change":
-                event_type, data = EventType.FILE_CHANGED, dict(started)
-            else:
-                event_type, data = EventType.TOOL_COMPLETED, {**started, "output": ""}
-            data.update(tool_id=tool_id, status="failed", error=note)
-            events.append(AgentEvent(event_type, data))
-        self._open.clear()
-        return events
+        return self._items.finish()
 
     # --- the turn
 
@@ -168,52 +127,6 @@ class ExecParser:
         self.failure = text(message) or "codex says only that the turn failed"
         return _rest(said, "error")
 
-    # --- items
-
-    def _message(self, item: JsonObject) -> list[AgentEvent]:
-        self.last_message = text(item.get("text"))
-        return [_saying(EventType.AGENT_MESSAGE, "text", item)]
-
-    def _todo_list(self, item: JsonObject) -> list[AgentEvent]:
-        steps = [
-            {
-                "text": text(an_object(step).get("text")),
-                "status": "completed" if an_object(step).get("completed") is True else "pending",
-            }
-            for step in a_list(item.get("items"))
-        ]
-        if steps == self._plan:
-            return []
-        self._plan = steps
-        return [_event(EventType.PLAN_UPDATED, steps=steps, **extra(item, "items"))]
-
-    def _file_change_started(self, item: JsonObject) -> list[AgentEvent]:
-        self._open[item_id(item)] = "file_change", an_object(shallow({"changes": _changes(item)}))
-        return []
-
-    def _file_change(self, item: JsonObject) -> list[AgentEvent]:
-        tool_id = item_id(item)
-        self._open.pop(tool_id, None)
-        data = {"tool_id": tool_id, "status": status_of(item), "changes": _changes(item)}
-        return [_event(EventType.FILE_CHANGED, **data, **extra(item, "changes"))]
-
-    def _tool_started(self, item: JsonObject) -> list[AgentEvent]:
-        tool_id = item_id(item)
-        tool = an_object(shallow(TOOLS[item["type"]].call(item)))
-        self._open[tool_id] = item["type"], tool
-        return [_event(EventType.TOOL_STARTED, tool_id=tool_id, **tool)]
-
-    def _tool_completed(self, item: JsonObject) -> list[AgentEvent]:
-        tool_id = item_id(item)
-        self._open.pop(tool_id, None)
-        tool = TOOLS[item["type"]]
-        data = {**tool.call(item), "status": status_of(item), **tool.outcome(item)}
-        return [_event(EventType.TOOL_COMPLETED, tool_id=tool_id, **data)]
-
-
-def _event(event_type: str, /, **data: Any) -> AgentEvent:
-    return AgentEvent(event_type, an_object(shallow(data)))
-
 
 def _stdout(line: Line) -> list[AgentEvent]:
     payload: dict[str, Any] = {"text": decoded(line.data)}
@@ -222,20 +135,11 @@ def _stdout(line: Line) -> list[AgentEvent]:
         payload |= {"truncated": True, "size": size, "sha256": sha256}
     elif not line.data.strip():
         return []
-    return [_event(EventType.BACKEND_EVENT, kind="stdout", payload=payload)]
+    return [event(EventType.BACKEND_EVENT, kind="stdout", payload=payload)]
 
 
 def _rest(said: JsonObject, *known: str) -> list[AgentEvent]:
     """Keep a control line whole when it says more than is known of it."""
     if set(said) <= {"type", *known}:
         return []
-    return [_event(EventType.BACKEND_EVENT, kind=said["type"], payload=said)]
-
-
-def _saying(event_type: str, name: str, item: JsonObject) -> AgentEvent:
-    data = {name: text(item.get(name)), "item_id": item_id(item)}
-    return _event(event_type, **data, **extra(item, name))
-
-
-def _changes(item: JsonObject) -> list[JsonObject]:
-    return [an_object(change) for change in a_list(item.get("changes"))]
+    return [event(EventType.BACKEND_EVENT, kind=said["type"], payload=said)]

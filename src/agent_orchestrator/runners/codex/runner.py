@@ -10,7 +10,7 @@ from attrs import field, frozen, validators
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.model import Invocation, Usage
+from agent_orchestrator.domain.model import Invocation
 from agent_orchestrator.ports import Availability, Outcome, RunContext
 from agent_orchestrator.runners.codex.argv import (
     Sandbox,
@@ -20,8 +20,10 @@ from agent_orchestrator.runners.codex.argv import (
 )
 from agent_orchestrator.runners.codex.failures import is_busy, startup_failure, turn_failure
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
-from agent_orchestrator.runners.codex.parser import AgentEvent, ExecParser
+from agent_orchestrator.runners.codex.parser import ExecParser
 from agent_orchestrator.runners.codex.probe import Probe, environment, profile_warning
+from agent_orchestrator.runners.codex.reading import AgentEvent
+from agent_orchestrator.runners.codex.usage import usage_between
 from agent_orchestrator.runners.keepers import Guarded
 from agent_orchestrator.runners.process import AgentProcess, agent_process
 
@@ -231,19 +233,6 @@ class CodexExecRunner(Guarded):
         if code == "thread_missing" and resume is not None and parser.thread_id is None:
             raise _ThreadMissing(message)
         raise AgentFailed(code, message, exit_code=ended.exit_code)
-
-
-def usage_between(before: Mapping[str, Any], totals: Mapping[str, int]) -> Usage:
-    """Return what a run used, from the thread's token counts before and after it.
-
-    Codex 0.169 counts over the whole thread, all its turns together. Counts that went down belong
-    to another count, and are taken as they are.
-    """
-    names = ("input_tokens", "cached_input_tokens", "output_tokens")
-    used = [totals.get(name, 0) - before.get(name, 0) for name in names]
-    if min(used) < 0:
-        used = [totals.get(name, 0) for name in names]
-    return Usage(*used)
 
 
 def _stdin(prompt: str) -> bytes:

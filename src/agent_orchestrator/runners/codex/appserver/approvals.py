@@ -1,0 +1,243 @@
+"""What ``codex app-server`` asks, as a request of ours; and what was decided, as its answer.
+
+====================================== ==================== ==========================================
+codex asks                             kind                 approve · approve for the session · no
+====================================== ==================== ==========================================
+item/commandExecution/requestApproval  approval_request     accept · acceptForSession · decline
+item/fileChange/requestApproval        approval_request     the same
+item/permissions/requestApproval       permission_request   what it asked, for the turn · for the
+                                                            session · nothing
+mcpServer/elicitation/request          approval_request if  accept · the same · decline
+                                       a tool is to be
+                                       approved, else
+                                       input_request
+item/tool/requestUserInput             input_request        the text as the answer · no answer
+====================================== ==================== ==========================================
+
+No, and nobody there, is ``decline``: the agent hears it and goes on. An answer in words may name one
+of the options, such as ``cancel``, which ends codex's turn. Names are those of codex 0.169.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from attrs import frozen
+
+from agent_orchestrator.domain.model import Request, RequestKind
+from agent_orchestrator.runners.codex.appserver.peer import Asked
+from agent_orchestrator.runners.codex.items import JsonObject, a_list, an_object, text
+
+Answer = Mapping[str, Any]
+
+CANCEL: Final = "cancel"
+
+_DECISIONS: Final = ("accept", "acceptForSession", "decline", CANCEL)
+
+_MAX_DETAIL: Final = 48_000
+"""Characters of JSON that a request's detail may have, less some for what is put beside it."""
+
+_MAX_TEXT: Final = 900_000
+
+
+@frozen
+class Question:
+    """A request to make.
+
+    :param answer: makes codex's answer of what was decided; ``None`` was: nobody could be asked.
+    """
+
+    kind: RequestKind
+    text: str
+    detail: Mapping[str, Any]
+    options: tuple[str, ...] | None
+    answer: Callable[[Request | None], Answer]
+
+
+def question(asked: Asked, item: JsonObject | None) -> Question | None:
+    """Return the request for what codex asks; None where it is nothing we know.
+
+    :param item: the tool call or file change it is about, as it was told when it began.
+    :raises UnexpectedShape: if it is known and has a shape that is not.
+    """
+    match asked.method:
+        case "item/commandExecution/requestApproval":
+            return _command(asked.params)
+        case "item/fileChange/requestApproval":
+            return _file_change(asked.params, item or {})
+        case "item/permissions/requestApproval":
+            return _permissions(asked.params)
+        case "mcpServer/elicitation/request":
+            return _elicitation(asked.params)
+        case "item/tool/requestUserInput":
+            return _user_input(asked.params)
+    return None
+
+
+# --- approvals
+
+
+def _command(params: JsonObject) -> Question:
+    command = text(params.get("command"))
+    reason = text(params.get("reason"))
+    network = params.get("networkApprovalContext")
+    what = f"run: {command}" if command else f"use the network: {text(network)}"
+    return _approval(params, what, reason, {"command": command, **_given(params)})
+
+
+def _file_change(params: JsonObject, item: JsonObject) -> Question:
+    changes = [an_object(change) for change in a_list(item.get("changes", []))]
+    paths = [f"{text(change.get('kind'))} {text(change.get('path'))}" for change in changes]
+    what = f"change files: {', '.join(paths)}"
+    detail = {"changes": changes, **_given(params)}
+    if grant := text(params.get("grantRoot")):
+        what += f"; and from then on anything under {grant}"
+    return _approval(params, what, text(params.get("reason")), detail)
+
+
+def _approval(params: JsonObject, what: str, reason: str, detail: dict[str, Any]) -> Question:
+    offered = params.get("availableDecisions")
+    options = tuple(_name(one) for one in offered) if isinstance(offered, list) else _DECISIONS
+    known = {_name(one): one for one in offered} if isinstance(offered, list) else {}
+
+    def answer(request: Request | None) -> Answer:
+        decision: Any = "decline"
+        if request is not None and request.status == "approved":
+            decision = "acceptForSession" if request.scope == "session" else "accept"
+        elif request is not None and request.status == "answered":
+            said = text(request.answer).strip()
+            if said in (*options, *_DECISIONS):
+                decision = known.get(said, said)
+        return {"decision": decision}
+
+    said = f"{_capital(what)}\n\nReason: {reason}" if reason else _capital(what)
+    return Question("approval_request", said[:_MAX_TEXT], _fitting(detail), options, answer)
+
+
+def _name(decision: Any) -> str:
+    """Return the name of a decision, which is a word or an object with one name."""
+    return next(iter(decision)) if isinstance(decision, Mapping) and decision else text(decision)
+
+
+def _permissions(params: JsonObject) -> Question:
+    wanted = an_object(params.get("permissions"))
+    reason = text(params.get("reason"))
+
+    def answer(request: Request | None) -> Answer:
+        if request is None or request.status != "approved":
+            return {"permissions": {}, "scope": "turn"}
+        scope = "session" if request.scope == "session" else "turn"
+        granted = {name: value for name, value in wanted.items() if value is not None}
+        return {"permissions": granted, "scope": scope}
+
+    what = f"Permissions: {json.dumps(wanted, ensure_ascii=False)}"
+    said = f"{what}\n\nReason: {reason}" if reason else what
+    return Question("permission_request", said[:_MAX_TEXT], _fitting(_given(params)), None, answer)
+
+
+def _elicitation(params: JsonObject) -> Question:
+    meta = params.get("_meta")
+    is_tool = isinstance(meta, Mapping) and meta.get("codex_approval_kind") == "mcp_tool_call"
+    server = text(params.get("serverName"))
+    message = text(params.get("message") or params.get("title") or params.get("description"))
+    said = f"{server}: {message}" if message else f"{server} asks"
+    if url := text(params.get("url")):
+        said += f"\n\n{url}"
+
+    def answer(request: Request | None) -> Answer:
+        if request is None or request.status not in ("approved", "answered"):
+            return {"action": "decline", "content": None, "_meta": None}
+        content: Any = {}
+        if request.status == "answered" and not is_tool:
+            content = _form(text(request.answer), params.get("requestedSchema"))
+        lasting = {"persist": "session"} if request.scope == "session" else None
+        return {"action": "accept", "content": content, "_meta": lasting}
+
+    kind: RequestKind = "approval_request" if is_tool else "input_request"
+    return Question(kind, said[:_MAX_TEXT], _fitting(_given(params)), None, answer)
+
+
+def _form(said: str, schema: Any) -> Any:
+    """Return what fills a form: the JSON object that was said, or the text for its one field."""
+    if isinstance(found := _json(said), Mapping):
+        return found
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    names = [*properties] if isinstance(properties, Mapping) else []
+    return {names[0]: said} if len(names) == 1 else {}
+
+
+# --- questions
+
+
+def _user_input(params: JsonObject) -> Question:
+    questions = [an_object(one) for one in a_list(params.get("questions"))]
+    ids = [text(one.get("id")) for one in questions]
+    said = "\n\n".join(_asked(one) for one in questions)
+    options: tuple[str, ...] | None = None
+    if len(questions) == 1 and isinstance(offered := questions[0].get("options"), list):
+        options = tuple(text(an_object(one).get("label")) for one in offered)
+
+    def answer(request: Request | None) -> Answer:
+        if request is None or request.status not in ("approved", "answered") or not request.answer:
+            return {"answers": {}}
+        given = _json(request.answer)
+        if not isinstance(given, Mapping) or not set(given) <= set(ids):
+            given = dict.fromkeys(ids, request.answer)
+        return {"answers": {name: {"answers": _texts(value)} for name, value in given.items()}}
+
+    return Question(
+        "input_request", said[:_MAX_TEXT] or "?", _fitting(_given(params)), options, answer
+    )
+
+
+def _asked(one: JsonObject) -> str:
+    said = text(one.get("question")) or text(one.get("header"))
+    options = one.get("options")
+    labels = [text(an_object(option).get("label")) for option in options] if options else []
+    return f"{said} ({' / '.join(labels)})" if labels else said
+
+
+def _texts(value: Any) -> Sequence[str]:
+    return [text(one) for one in value] if isinstance(value, list) else [text(value)]
+
+
+# --- the detail
+
+
+_INTERNAL: Final = frozenset(
+    {"kind", "threadId", "turnId", "startedAtMs", "availableDecisions", "commandActions"}
+)
+
+
+def _given(params: JsonObject) -> dict[str, Any]:
+    """Return what codex says of its question, in its words, without what only codex understands."""
+    return {
+        name: value for name, value in params.items() if value is not None and name not in _INTERNAL
+    }
+
+
+def _fitting(detail: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the detail with its longest parts cut until it fits; what was cut is named."""
+    found = dict(detail)
+    cut: list[str] = []
+    while len(json.dumps(found)) > _MAX_DETAIL:
+        name = max((one for one in found if one not in cut), key=lambda one: _size(found[one]))
+        cut.append(name)
+        whole = found[name] if isinstance(found[name], str) else json.dumps(found[name])
+        found[name] = whole[:2_000]
+    return {**found, "cut": cut} if cut else found
+
+
+def _size(value: Any) -> int:
+    return len(json.dumps(value))
+
+
+def _json(said: str) -> Any:
+    try:
+        return json.loads(said)
+    except ValueError:
+        return None
+
+
+def _capital(said: str) -> str:
+    return said[:1].upper() + said[1:]

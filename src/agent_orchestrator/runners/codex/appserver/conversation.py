@@ -1,0 +1,341 @@
+"""A run's part of a thread: its turns, what is asked in them, and leaving nothing behind."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import anyio
+from anyio.abc import TaskGroup
+from attrs import define, field
+
+from agent_orchestrator.domain.errors import AgentFailed, InvalidRequest
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import Thread
+from agent_orchestrator.ports import Outcome, RunContext
+from agent_orchestrator.runners.codex.appserver import approvals
+from agent_orchestrator.runners.codex.appserver.failures import failure_of
+from agent_orchestrator.runners.codex.appserver.leftovers import end_leftovers
+from agent_orchestrator.runners.codex.appserver.peer import (
+    Asked,
+    Heard,
+    Notification,
+    Refused,
+    Unreadable,
+)
+from agent_orchestrator.runners.codex.appserver.pieces import Pieces
+from agent_orchestrator.runners.codex.appserver.server import Route, Server
+from agent_orchestrator.runners.codex.appserver.turns import TurnReader
+from agent_orchestrator.runners.codex.failures import refusal_code
+from agent_orchestrator.runners.codex.items import JsonObject, UnexpectedShape, text
+from agent_orchestrator.runners.codex.reading import AgentEvent
+from agent_orchestrator.runners.codex.usage import usage_between
+from agent_orchestrator.runners.lines import decoded
+
+_log = logging.getLogger(__name__)
+
+REQUEST_S: Final = 60.0
+"""Seconds codex has to take a turn or a message; it takes some 10 ms."""
+
+INTERRUPT_S: Final = 10.0
+"""Seconds codex has to end a turn it is told to; it takes 20 ms."""
+
+
+class NotTaken(Exception):
+    """Codex ended, or let go of the thread, before it had the prompt: it can be given again."""
+
+
+@define(eq=False)
+class Conversation:
+    """Hands over one run's prompt, and whatever steers it, and records what comes of it.
+
+    :param before: the thread as the session knew it before the run.
+    :param overrides: what ``turn/start`` is given besides.
+    """
+
+    context: RunContext
+    server: Server
+    thread_id: str
+    route: Route
+    before: Thread | None
+    overrides: Mapping[str, Any]
+    approval_timeout_s: float
+    _reader: TurnReader = field(init=False)
+    _pieces: Pieces = field(factory=Pieces, init=False)
+    _early: list[AgentEvent] | None = field(factory=list, init=False)
+    """Events that came before codex had the prompt; None once it has."""
+    _under_way: bool = field(default=False, init=False)
+    _canceled_by_answer: bool = field(default=False, init=False)
+    _asks: dict[Any, anyio.CancelScope] = field(factory=dict, init=False)
+    _steered: list[str] = field(factory=list, init=False)
+    """Messages that were taken and could not be given to the turn."""
+
+    def __attrs_post_init__(self) -> None:
+        self._reader = TurnReader(self.thread_id)
+
+    async def hold(self) -> Outcome:
+        """Carry it out.
+
+        :raises AgentFailed: if the turn fails.
+        :raises NotTaken: if codex ends before it has the prompt.
+        """
+        prompt: str | None = self.context.prompt
+        try:
+            while prompt is not None:
+                await self._turn(prompt)
+                prompt = "\n\n".join(self._steered) if self._steered else None
+                self._steered.clear()
+            await self._leave()
+            return self._outcome()
+        finally:
+            if self._under_way:
+                with anyio.CancelScope(shield=True):
+                    await self._leave()
+
+    # --- a turn
+
+    async def _turn(self, prompt: str) -> None:
+        reader = self._reader = TurnReader(
+            self.thread_id, children=self._reader.children, items=self._reader.items
+        )
+        params = {"threadId": self.thread_id, "input": _input(prompt), **self.overrides}
+        self._under_way = True
+        with anyio.CancelScope(shield=True):  # who cancels must know which turn to interrupt
+            try:
+                answer = await self.server.request("turn/start", params, REQUEST_S)
+            except Refused as refused:
+                self._under_way = False
+                code = refusal_code(refused.message)
+                if code == "thread_missing" and self._early is not None:
+                    self.server.threads.pop(self.thread_id, None)  # codex has unloaded it
+                    raise NotTaken(refused.message) from refused
+                raise AgentFailed(code, f"codex refused the turn: {refused.message}") from refused
+        turn = answer.get("turn") if isinstance(answer, dict) else None
+        reader.turn_id = text(turn.get("id")) if isinstance(turn, dict) else None
+        if reader.turn_id:
+            self.server.own_turn(reader.turn_id, self.route)
+        async with anyio.create_task_group() as tasks:
+            failure: AgentFailed | NotTaken | None = None
+            tasks.start_soon(self._steer)
+            try:
+                while reader.end is None:
+                    await self._hear(tasks, await self._next())
+            except anyio.EndOfStream:
+                failure = self._broken()
+            except AgentFailed as problem:
+                failure = problem
+            tasks.cancel_scope.cancel()
+        await self._tell([*reader.finish()])
+        await self._tell_now(self._pieces.take())
+        if failure is not None:
+            raise failure
+        await self._conclude()
+
+    async def _next(self) -> Heard:
+        """Return what comes next, telling meanwhile what was held back too long."""
+        while (due := self._pieces.due) != float("inf"):
+            with anyio.move_on_after(max(due - anyio.current_time(), 0)):
+                return await self.route.inbox.receive()
+            await self._tell_now(self._pieces.take())
+        return await self.route.inbox.receive()
+
+    def _broken(self) -> AgentFailed | NotTaken:
+        """Return how to go on when the process has ended in the middle."""
+        self._under_way = False
+        failure = self.server.failure
+        assert failure is not None
+        self.context.note_stderr(self.server.stderr_tail)
+        if self._early is not None:
+            return NotTaken(failure.message)
+        return AgentFailed(failure.code, failure.message)
+
+    async def _hear(self, tasks: TaskGroup, heard: Heard) -> None:
+        match heard:
+            case Asked():
+                tasks.start_soon(self._answer, heard)
+            case Unreadable(line) if line.truncation is not None:
+                size = line.truncation.size
+                raise AgentFailed("provider_error", f"codex said a line of {size} bytes")
+            case Unreadable(line):
+                payload = {"text": decoded(line.data)}
+                data = {"kind": "stdout", "payload": payload}
+                await self._tell([AgentEvent(EventType.BACKEND_EVENT, data)])
+            case Notification("serverRequest/resolved", params):
+                if (scope := self._asks.get(params.get("requestId"))) is not None:
+                    scope.cancel()
+            case Notification() if not self._is_stale(heard):
+                events = self._reader.feed(heard)
+                if self._early is not None and (self._reader.is_recorded or self._has_completed()):
+                    await self._taken()
+                await self._tell(events)
+
+    def _is_stale(self, heard: Notification) -> bool:
+        """Tell whether it is the end of another turn, which was given up."""
+        turn = heard.params.get("turn")
+        return (
+            heard.method == "turn/completed"
+            and heard.params.get("threadId") == self.thread_id
+            and isinstance(turn, dict)
+            and turn.get("id") != self._reader.turn_id
+        )
+
+    def _has_completed(self) -> bool:
+        return self._reader.end is not None and self._reader.end.status == "completed"
+
+    async def _taken(self) -> None:
+        """Record that codex has the prompt, and the thread it is in."""
+        early, self._early = self._early, None
+        await self.context.delivered()
+        await self.context.set_thread(self.thread_id)
+        await self._tell(early or ())
+
+    async def _tell(self, events: Sequence[AgentEvent]) -> None:
+        await self._tell_now(self._pieces.put(events))
+
+    async def _tell_now(self, events: Sequence[AgentEvent]) -> None:
+        if self._early is not None:
+            self._early += events
+            return
+        for event in events:
+            await self.context.emit(event.event_type, event.data)
+
+    # --- its end
+
+    async def _conclude(self) -> None:
+        await self._report_usage()
+        end = self._reader.end
+        assert end is not None
+        self._under_way = end.status != "completed"
+        if end.status == "completed":
+            return
+        early, self._early = self._early, None
+        await self._tell_now(early or ())
+        for message in self._steered:
+            note = f"the turn ended before the agent was given this: {message}"
+            await self.context.emit(EventType.RUN_ERROR, {"message": note})
+        if end.status == "failed":
+            raise AgentFailed(*failure_of(end.error))
+        if self._canceled_by_answer:
+            raise AgentFailed("denied", "what it asked for was answered with cancel")
+        raise AgentFailed("provider_error", f"codex ended the turn as {end.status}")
+
+    async def _report_usage(self) -> None:
+        totals = self._reader.totals
+        if totals is not None:
+            before = self.before.state.get("usage") if self.before is not None else None
+            await self.context.report_usage(usage_between(before or {}, totals))
+            await self.context.set_thread(self.thread_id, {"usage": totals})
+
+    def _outcome(self) -> Outcome:
+        return Outcome(self._reader.items.last_message or "")
+
+    async def _leave(self) -> None:
+        """End what is under way and whatever commands have left running."""
+        reader = self._reader
+        is_cut = self._under_way and reader.end is None
+        self._under_way = False
+        if self.server.failure is None and is_cut:
+            await self._interrupt()
+        if not is_cut and not reader.has_run_commands:
+            return
+        if self.server.failure is None:
+            for thread_id in (self.thread_id, *reader.children):
+                try:
+                    params = {"threadId": thread_id}
+                    await self.server.request("thread/backgroundTerminals/clean", params, REQUEST_S)
+                except Refused as refused:
+                    _log.info("codex refused to end a thread's commands: %s", refused)
+                except AgentFailed:
+                    break
+        ended = await end_leftovers({self.thread_id, *reader.children})
+        if ended:
+            _log.info("thread %s had left %d processes", self.thread_id, len(ended))
+
+    async def _interrupt(self) -> None:
+        """Have codex end the turn; one that does not is ended itself."""
+        params = {"threadId": self.thread_id, "turnId": self._reader.turn_id}
+        with anyio.move_on_after(INTERRUPT_S) as patience:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._ask_for_interrupt, params)
+                try:
+                    while self._reader.end is None:
+                        heard = await self.route.inbox.receive()
+                        if isinstance(heard, Asked):
+                            self.server.refuse(heard, "the run is being stopped")
+                        elif isinstance(heard, Notification) and not self._is_stale(heard):
+                            self._reader.feed(heard)
+                except anyio.EndOfStream:
+                    pass
+                tasks.cancel_scope.cancel()
+        if patience.cancelled_caught:
+            self.server.fall(AgentFailed("provider_error", "codex did not end a turn as told"))
+            return
+        with anyio.move_on_after(1):
+            if self._early is None:
+                await self._report_usage()
+
+    async def _ask_for_interrupt(self, params: JsonObject) -> None:
+        try:
+            await self.server.request("turn/interrupt", params, INTERRUPT_S)
+        except Refused as refused:
+            _log.info("codex refused to interrupt: %s", refused)  # its end is on the way
+        except AgentFailed:
+            pass  # it is gone, which ends the turn too
+
+    # --- what is asked of us, and what we say meanwhile
+
+    async def _answer(self, asked: Asked) -> None:
+        """Put what codex asks to whoever decides."""
+        try:
+            item = self._reader.items.open_item(text(asked.params.get("itemId")))
+            question = approvals.question(asked, item)
+        except UnexpectedShape:
+            question = None
+        if question is None:
+            payload = {"method": asked.method, "params": asked.params}
+            data = {"kind": asked.method, "payload": payload}
+            await self._tell([AgentEvent(EventType.BACKEND_EVENT, data)])
+            self.server.refuse(asked, f"this client does not answer {asked.method}")
+            return
+        with anyio.CancelScope() as scope:
+            self._asks[asked.id] = scope
+            try:
+                request = await self.context.ask_parent(
+                    question.text,
+                    kind=question.kind,
+                    detail=question.detail,
+                    options=question.options,
+                    timeout_s=self.approval_timeout_s,
+                )
+            except InvalidRequest as problem:
+                request = None
+                note = f"nobody could be asked, so it is declined: {problem}"
+                await self.context.emit(EventType.RUN_ERROR, {"message": note})
+            finally:
+                self._asks.pop(asked.id, None)
+            answer = question.answer(request)
+            self._canceled_by_answer |= answer.get("decision") == approvals.CANCEL
+            self.server.respond(asked, answer)
+
+    async def _steer(self) -> None:
+        """Give the turn what is sent while it goes on."""
+        async with self.context.steering() as messages:
+            async for message in messages:
+                self._steered.append(message)  # first: it is taken, and must not be lost
+                params = {
+                    "threadId": self.thread_id,
+                    "expectedTurnId": self._reader.turn_id,
+                    "input": _input(message),
+                }
+                try:
+                    with anyio.CancelScope(shield=True):
+                        await self.server.request("turn/steer", params, REQUEST_S)
+                except Refused as refused:
+                    _log.info("codex did not take a message while at work: %s", refused)
+                except AgentFailed:
+                    return
+                else:
+                    self._steered.remove(message)
+
+
+def _input(said: str) -> Sequence[Mapping[str, Any]]:
+    return [{"type": "text", "text": said}]

@@ -1,0 +1,205 @@
+"""The protocol of ``codex app-server``: JSON-RPC in lines, either side asking the other.
+
+Codex 0.169 leaves out the member ``jsonrpc``. The ids of each side are its own: both begin where they
+like, and an id of the other's requests says nothing of one's own.
+"""
+
+import itertools
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol
+
+import anyio
+from attrs import define, field, frozen
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.runners.lines import Line, json_object
+
+METHOD_NOT_FOUND: Final = -32601
+
+WRITE_PATIENCE_S: Final = 30.0
+"""Seconds for codex to read what is written to it; it reads at once, whatever it does besides."""
+
+MAX_UNWRITTEN: Final = 64 * 2**20
+"""Bytes that may wait to be written before the other side counts as stuck."""
+
+
+class Refused(Exception):
+    """The other side answered a request with an error."""
+
+    def __init__(self, method: str, code: int, message: str) -> None:
+        super().__init__(message)
+        self.method = method
+        self.code = code
+        self.message = message
+
+
+class Stuck(Exception):
+    """The other side does not read, or does not answer."""
+
+
+@frozen
+class Notification:
+    method: str
+    params: Mapping[str, Any]
+
+
+@frozen
+class Asked:
+    """A request of the other side's; answered with :meth:`Peer.respond` or :meth:`Peer.refuse`."""
+
+    id: Any
+    method: str
+    params: Mapping[str, Any]
+
+
+@frozen
+class Unreadable:
+    """A line that is no message."""
+
+    line: Line
+
+
+Heard = Notification | Asked | Unreadable
+
+
+class Channel(Protocol):
+    """What a peer speaks through."""
+
+    def lines(self) -> AsyncIterator[Line]: ...
+
+    async def write(self, data: bytes) -> None: ...
+
+
+@define(eq=False)
+class _Call:
+    method: str
+    done: anyio.Event = field(factory=anyio.Event)
+    answer: Mapping[str, Any] | None = None
+
+
+@define(eq=False)
+class Peer:
+    """One side of a conversation; :meth:`read` and :meth:`write` run beside what uses it."""
+
+    _channel: Channel
+    _hear: Callable[[Heard], Awaitable[None]]
+    _calls: dict[int, _Call] = field(factory=dict, init=False)
+    _ids: "itertools.count[int]" = field(factory=lambda: itertools.count(1), init=False)
+    _unwritten: deque[bytes] = field(factory=deque, init=False)
+    _size: int = field(default=0, init=False)
+    _work: anyio.Event = field(factory=anyio.Event, init=False)
+    _over: AgentFailed | None = field(default=None, init=False)
+
+    async def request(self, method: str, params: Mapping[str, Any], *, timeout_s: float) -> Any:
+        """Ask the other side and return what it answers.
+
+        :raises Refused: if it answers with an error.
+        :raises Stuck: if it does not answer in time.
+        :raises AgentFailed: if it is gone, as :meth:`end` tells.
+        """
+        self._check()
+        number = next(self._ids)
+        call = self._calls[number] = _Call(method)
+        try:
+            self._send({"id": number, "method": method, "params": params})
+            with anyio.move_on_after(timeout_s):
+                await call.done.wait()
+        finally:
+            self._calls.pop(number, None)
+        if call.answer is None:
+            self._check()
+            raise Stuck(f"codex did not answer {method} in {timeout_s:g} s")
+        if "error" in call.answer:
+            raise _refusal(method, call.answer["error"])
+        return call.answer.get("result")
+
+    def notify(self, method: str) -> None:
+        """Tell the other side."""
+        self._send({"method": method})
+
+    def respond(self, asked: Asked, result: Mapping[str, Any]) -> None:
+        """Answer a request."""
+        self._send({"id": asked.id, "result": result})
+
+    def refuse(self, asked: Asked, message: str, code: int = METHOD_NOT_FOUND) -> None:
+        """Answer a request with an error."""
+        self._send({"id": asked.id, "error": {"code": code, "message": message}})
+
+    def end(self, failure: AgentFailed) -> None:
+        """Let what waits for an answer fail, and whatever is asked from now on."""
+        self._over = failure
+        for call in self._calls.values():
+            call.done.set()
+
+    def _check(self) -> None:
+        if self._over is not None:
+            raise AgentFailed(self._over.code, self._over.message)
+
+    async def read(self) -> None:
+        """Take what the other side says, until it says no more."""
+        async for line in self._channel.lines():
+            said = None if line.truncation else json_object(line.data)
+            if said is None:
+                if line.data.strip():
+                    await self._hear(Unreadable(line))
+            elif isinstance(method := said.get("method"), str):
+                params = said.get("params")
+                given = params if isinstance(params, dict) else {}
+                if "id" in said:
+                    await self._hear(Asked(said["id"], method, given))
+                else:
+                    await self._hear(Notification(method, given))
+            elif not self._answered(said):
+                await self._hear(Unreadable(line))
+
+    def _answered(self, said: Mapping[str, Any]) -> bool:
+        number = said.get("id")
+        if not isinstance(number, int) or not ("result" in said or "error" in said):
+            return False
+        call = self._calls.get(number)
+        if call is not None and not call.done.is_set():
+            call.answer = said
+            call.done.set()
+        return True  # also where nobody waits for it any more
+
+    async def write(self) -> None:
+        """Write what is sent, for ever.
+
+        :raises Stuck: if the other side does not read.
+        :raises OSError: if it is gone.
+        """
+        while True:
+            await self._work.wait()
+            self._work = anyio.Event()
+            while self._unwritten:
+                data = b"".join(self._unwritten)
+                self._unwritten.clear()
+                self._size = 0
+                with anyio.move_on_after(WRITE_PATIENCE_S) as patience:
+                    await self._channel.write(data)
+                if patience.cancelled_caught:
+                    raise Stuck("codex does not read what it is told")
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        if self._over is not None:
+            return
+        data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        if self._size + len(data) > MAX_UNWRITTEN:
+            raise Stuck("codex does not read what it is told")
+        self._unwritten.append(data)
+        self._size += len(data)
+        self._work.set()
+
+
+def _refusal(method: str, error: Any) -> Refused:
+    if not isinstance(error, dict):
+        return Refused(method, 0, json.dumps(error))
+    code = error.get("code")
+    message = error.get("message")
+    return Refused(
+        method,
+        code if isinstance(code, int) else 0,
+        message if isinstance(message, str) else json.dumps(error),
+    )

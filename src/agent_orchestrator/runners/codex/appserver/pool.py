@@ -1,0 +1,102 @@
+"""The warm processes, and which of them has which thread.
+
+Codex 0.169 lets one process write a thread until that process exits, so that a session stays with the
+process that has its thread.
+"""
+
+import logging
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Self
+
+import anyio
+from anyio.abc import TaskGroup
+from attrs import define, field
+
+from agent_orchestrator.runners.codex.appserver.server import Lease, Server, Spec
+
+logger = logging.getLogger(__name__)
+
+
+@define(eq=False)
+class Pool:
+    """Starts processes when they are needed; a scope, which ends them all.
+
+    :param max_threads: how many threads one process takes on.
+    :param idle_s: seconds after which a process without a run is ended.
+    """
+
+    max_threads: int
+    idle_s: float
+    servers: list[Server] = field(factory=list, init=False)
+    _tasks: TaskGroup | None = field(default=None, init=False)
+    _leaving: list[Server] = field(factory=list, init=False)
+    """Ended, and not yet gone: their threads are theirs until they are."""
+
+    async def __aenter__(self) -> Self:
+        if self._tasks is not None:
+            raise RuntimeError("the runner serves an engine already: make another for this one")
+        self._tasks = await anyio.create_task_group().__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._tasks is not None
+        self._tasks.cancel_scope.cancel()
+        try:
+            await self._tasks.__aexit__(None, None, None)
+        finally:
+            self._tasks = None
+
+    @asynccontextmanager
+    async def lease(self, spec: Spec, program: str, thread_id: str | None) -> AsyncIterator[Lease]:
+        """Use a process: the one that has the thread, or one with room, or a new one.
+
+        On leaving, one that has ended meanwhile is gone with all it had started.
+
+        :param program: what to start, if need be.
+        :raises AgentFailed: if none can be started.
+        """
+        for leaving in [server for server in self._leaving if thread_id in server.threads]:
+            await leaving.gone.wait()
+        server = self._fitting(spec, thread_id) or self._started(spec, program)
+        lease = server.lease(is_opening=thread_id not in server.threads)
+        try:
+            await server.ready()
+            yield lease
+        finally:
+            lease.end()
+            if server.failure is not None:
+                with anyio.CancelScope(shield=True):
+                    await server.gone.wait()
+
+    def _fitting(self, spec: Spec, thread_id: str | None) -> Server | None:
+        fitting = [server for server in self.servers if server.spec == spec]
+        for server in fitting:
+            if thread_id in server.threads:
+                return server
+        # The fullest one, so that the others may become idle.
+        with_room = [server for server in fitting if server.load < self.max_threads]
+        return max(with_room, key=lambda server: server.load, default=None)
+
+    def _started(self, spec: Spec, program: str) -> Server:
+        if self._tasks is None:
+            raise RuntimeError("the runner is not entered: async with runner")
+        server = Server(spec, f"codex-app-server.{uuid.uuid4().hex}", self.idle_s, self._ended)
+        self.servers.append(server)
+        self._tasks.start_soon(self._serve, server, program)
+        return server
+
+    def _ended(self, server: Server) -> None:
+        if server in self.servers:
+            self.servers.remove(server)
+            self._leaving.append(server)
+
+    async def _serve(self, server: Server, program: str) -> None:
+        try:
+            await server.run(program)
+        except Exception:
+            # One process must not take the others with it; its runs have been told.
+            logger.exception("a codex app-server could not be served")
+        finally:
+            self._leaving = [one for one in self._leaving if one is not server]

@@ -1,0 +1,314 @@
+"""Running turns with ``codex app-server``: warm processes that serve many sessions."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+import anyio
+import anyio.to_thread
+from attrs import evolve, field, frozen, validators
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import Invocation
+from agent_orchestrator.ports import RUN_VARIABLES, Availability, Outcome, RunContext
+from agent_orchestrator.runners.codex.appserver.conversation import Conversation, NotTaken
+from agent_orchestrator.runners.codex.appserver.peer import Refused
+from agent_orchestrator.runners.codex.appserver.pool import Pool
+from agent_orchestrator.runners.codex.appserver.server import Lease, Opened, Server, Spec
+from agent_orchestrator.runners.codex.argv import Sandbox, app_server_arguments, is_thread_id
+from agent_orchestrator.runners.codex.failures import is_busy, refusal_code
+from agent_orchestrator.runners.codex.items import text
+from agent_orchestrator.runners.codex.locate import NotInstalled, locate
+from agent_orchestrator.runners.codex.probe import Probe, environment, profile_warning
+from agent_orchestrator.runners.keepers import Guarded
+
+ApprovalPolicy = Literal["untrusted", "on-request", "never"]
+
+_OPEN_S: Final = 120.0
+"""Seconds codex has to open a thread; it takes 0.03, and what its MCP servers take to start."""
+
+_BUSY_DELAYS: Final = (0.1, 0.2, 0.4, 0.8)
+"""Seconds before each new try of a thread that another process has open: the lock of one that was
+just killed is free within moments (codex 0.169)."""
+
+_TRIES: Final = 2
+"""How often a prompt is given that codex did not come to take."""
+
+_OLDEST: Final = (0, 169)
+"""The oldest codex whose app-server is known to do what is asked of it here."""
+
+_NEWEST: Final = (0, 169)
+"""The newest one that was tried."""
+
+
+class _ThreadMissing(Exception):
+    """Codex has lost the thread to resume."""
+
+
+@frozen(kw_only=True, eq=False)
+class CodexAppServerRunner(Guarded):
+    """Runs each message as a turn of the session's thread, in a process that stays warm.
+
+    A scope, for one engine at a time: the processes end with it.
+
+    :param name: the provider's name.
+    :param command: codex: a path, or a name on the PATH. The native binary behind the npm wrapper
+        is started directly.
+    :param home: its CODEX_HOME; the environment's own, or ``~/.codex``, without one.
+    :param profile: its ``--profile``.
+    :param extra_args: arguments before the subcommand.
+    :param sandbox: what commands may do without asking.
+    :param approval_policy: when codex asks: ``untrusted`` for all but what is known to be harmless,
+        ``on-request`` when it wants to do more than the sandbox lets it, ``never``.
+    :param approval_timeout_s: seconds after which what nobody has answered is declined.
+    :param model: the model, unless the run asks for another.
+    :param on_missing_thread: what to do when codex has lost the session's thread: go on in a new
+        one, which then replaces it, or fail with ``thread_missing``.
+    :param config: overrides of codex's configuration, by dotted key.
+    :param max_threads_per_process: how many threads one process holds.
+    :param idle_s: seconds after which a process without a run is ended.
+    """
+
+    name: str = "codex"
+    command: str = "codex"
+    home: str | None = None
+    profile: str | None = None
+    extra_args: Sequence[str] = field(default=(), converter=tuple)
+    sandbox: Sandbox = field(
+        default="workspace-write",
+        validator=validators.in_(("read-only", "workspace-write", "danger-full-access")),
+    )
+    approval_policy: ApprovalPolicy = field(
+        default="on-request", validator=validators.in_(("untrusted", "on-request", "never"))
+    )
+    approval_timeout_s: float = field(default=3600.0, validator=validators.gt(0))
+    model: str | None = None
+    on_missing_thread: Literal["fail", "fresh"] = field(
+        default="fresh", validator=validators.in_(("fail", "fresh"))
+    )
+    config: Mapping[str, Any] = field(factory=dict)
+    max_threads_per_process: int = field(default=64, validator=validators.ge(1))
+    idle_s: float = field(default=300.0, validator=validators.ge(0))
+    _probe: Probe = field(factory=Probe, init=False, repr=False)
+    _pool: Pool = field(init=False, repr=False)
+
+    @_pool.default
+    def _new_pool(self) -> Pool:
+        return Pool(self.max_threads_per_process, self.idle_s)
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        try:
+            await self._pool.__aenter__()
+        except BaseException:
+            await super().__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            await self._pool.__aexit__(*exc)
+        finally:
+            await super().__aexit__()
+
+    @property
+    def resumes(self) -> bool:
+        """Codex keeps its threads on disk, turn by turn."""
+        return True
+
+    async def probe(self, env: Mapping[str, str]) -> Availability:
+        """Look whether codex is there, logged in, and of an age this runner knows."""
+        return await anyio.to_thread.run_sync(self._look, environment(env, self.home))
+
+    def _look(self, env: Mapping[str, str]) -> Availability:
+        found = self._probe(
+            self.command,
+            env,
+            profile=self.profile,
+            config=self.config,
+            extra_args=self.extra_args,
+        )
+        return aged(found) if found.available else found
+
+    async def run(self, context: RunContext) -> Outcome:
+        """Run the turn.
+
+        :raises AgentFailed: if codex cannot be started, fails, or ends before its turn does.
+        """
+        own = {name: value for name, value in context.env.items() if name not in RUN_VARIABLES}
+        env = environment(own, self.home)
+        program, warning = await anyio.to_thread.run_sync(self._prepare, context.session.cwd, env)
+        if warning is not None:
+            await context.emit(EventType.RUN_ERROR, {"message": warning, "code": "invalid_config"})
+        arguments = app_server_arguments(
+            extra_args=self.extra_args, profile=self.profile, config=self.config
+        )
+        spec = Spec(self.command, arguments, frozenset(env.items()))
+        thread_id = None if context.thread is None else context.thread.id
+        left = _TRIES
+        while True:
+            left -= 1
+            try:
+                return await self._turn(context, spec, str(program), thread_id)
+            except _ThreadMissing as missing:
+                if self.on_missing_thread == "fail":
+                    raise AgentFailed("thread_missing", str(missing)) from None
+                note = f"the thread is gone, a new one is begun: {missing}"
+                data = {"message": note, "code": "thread_missing"}
+                await context.emit(EventType.RUN_ERROR, data)
+                thread_id = None
+                left += 1
+            except NotTaken as problem:
+                if left == 0:
+                    raise AgentFailed("agent_crashed", str(problem)) from None
+
+    def _prepare(self, cwd: str, env: Mapping[str, str]) -> tuple[Path, str | None]:
+        if not Path(cwd).is_dir():
+            raise AgentFailed("invalid_config", f"cwd {cwd} does not exist")
+        try:
+            program = locate(self.command, env)
+        except NotInstalled as problem:
+            raise AgentFailed("provider_unavailable", str(problem)) from problem
+        return program, profile_warning(self.profile, env)
+
+    async def _turn(
+        self, context: RunContext, spec: Spec, program: str, thread_id: str | None
+    ) -> Outcome:
+        if thread_id is not None and not is_thread_id(thread_id):
+            raise _ThreadMissing(f"{thread_id!r} is not a thread id")
+        before = context.thread if thread_id is not None else None
+        async with self._pool.lease(spec, program, thread_id) as lease:
+            server = lease.server
+            invocation = Invocation(
+                self.command,
+                server.argv,
+                context.session.cwd,
+                self.profile,
+                tuple(self.extra_args),
+            )
+            await context.report_process(server.pid, invocation)
+            wanted = Opened(context.model or self.model, self.approval_policy, self.sandbox)
+            overrides: Mapping[str, Any] = {}
+            if thread_id is not None and thread_id in server.threads:
+                opened = server.threads[thread_id]
+                overrides = _changes(opened, wanted)
+                server.threads[thread_id] = evolve(wanted, default_model=opened.default_model)
+            else:
+                thread_id = await self._open(context, lease, thread_id, wanted)
+            with server.route(thread_id) as route:
+                conversation = Conversation(
+                    context,
+                    server,
+                    thread_id,
+                    route,
+                    before,
+                    overrides,
+                    self.approval_timeout_s,
+                )
+                return await conversation.hold()
+
+    async def _open(
+        self, context: RunContext, lease: Lease, thread_id: str | None, wanted: Opened
+    ) -> str:
+        """Have codex load the thread, or begin one; return its id."""
+        params: dict[str, Any] = {
+            "cwd": context.session.cwd,
+            "approvalPolicy": wanted.approval_policy,
+            "sandbox": wanted.sandbox,
+            "model": wanted.model,
+            "config": _commands_env(context.env),
+        }
+        method = "thread/start"
+        if thread_id is not None:
+            method = "thread/resume"
+            params |= {"threadId": thread_id, "excludeTurns": True}
+        answer = await _opened(lease.server, method, params)
+        thread = answer.get("thread") if isinstance(answer, dict) else None
+        found = text(thread.get("id")) if isinstance(thread, dict) else ""
+        if not is_thread_id(found) or found != (thread_id or found):
+            note = f"codex answered {method} with the thread {found!r}"
+            raise AgentFailed("provider_error", note)
+        if wanted.model is None:
+            wanted = evolve(wanted, default_model=text(answer.get("model")) or None)
+        lease.loaded(found, wanted)
+        return found
+
+
+async def _opened(server: Server, method: str, params: Mapping[str, Any]) -> Any:
+    delays = iter(_BUSY_DELAYS)
+    while True:
+        try:
+            return await server.request(method, params, _OPEN_S)
+        except Refused as refused:
+            if is_busy(refused.message):
+                if (delay := next(delays, None)) is None:
+                    note = f"another process is using this thread: {refused.message}"
+                    raise AgentFailed("provider_error", note) from refused
+                await anyio.sleep(delay)
+                continue
+            code = refusal_code(refused.message)
+            if code == "thread_missing":
+                raise _ThreadMissing(refused.message) from refused
+            raise AgentFailed(code, f"codex refused {method}: {refused.message}") from refused
+
+
+def _commands_env(env: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return the configuration that gives a thread's commands what is the session's own.
+
+    Codex 0.169 takes it when it loads a thread and not later, so that nothing of a single run can be
+    among it.
+    """
+    name = "AGENTCTL_SESSION_ID"
+    return {f"shell_environment_policy.set.{name}": env[name]} if name in env else {}
+
+
+def _changes(before: Opened, wanted: Opened) -> Mapping[str, Any]:
+    """Return what to tell a turn of what was otherwise in the thread's turns so far."""
+    found: dict[str, Any] = {}
+    if wanted.model != before.model and (model := wanted.model or before.default_model):
+        found["model"] = model
+    if wanted.approval_policy != before.approval_policy:
+        found["approvalPolicy"] = wanted.approval_policy
+    if wanted.sandbox != before.sandbox:
+        found["sandboxPolicy"] = _SANDBOXES[wanted.sandbox]
+    return found
+
+
+_SANDBOXES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "read-only": {"type": "readOnly", "networkAccess": False},
+    "workspace-write": {
+        "type": "workspaceWrite",
+        "writableRoots": [],
+        "networkAccess": False,
+        "excludeTmpdirEnvVar": False,
+        "excludeSlashTmp": False,
+    },
+    "danger-full-access": {"type": "dangerFullAccess"},
+}
+
+
+def aged(found: Availability) -> Availability:
+    """Return the availability of a codex, with its version held against those that were tried."""
+    version = _numbers(found.version)
+    if version is None:
+        return found
+    if version < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        reason = (
+            f"codex {found.version} is too old for its app-server to be used, which takes {oldest}: "
+            'update codex, or say runner = "codex-exec"'
+        )
+        return Availability(available=False, reason=reason, version=found.version)
+    if version > _NEWEST and found.reason is None:
+        newest = ".".join(map(str, _NEWEST))
+        reason = f"codex {found.version} is newer than any whose app-server was tried ({newest})"
+        return evolve(found, reason=reason)
+    return found
+
+
+def _numbers(version: str | None) -> tuple[int, int] | None:
+    parts = (version or "").split(".")
+    if len(parts) < 2 or not (parts[0].isdecimal() and parts[1].isdecimal()):
+        return None
+    return int(parts[0]), int(parts[1])

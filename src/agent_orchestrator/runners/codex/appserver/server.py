@@ -1,0 +1,389 @@
+"""One warm ``codex app-server``: a process that serves the threads of many sessions at once."""
+
+import logging
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from signal import Signals
+from typing import Any, Final
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from attrs import define, field, frozen
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.runners.codex.appserver.peer import (
+    Asked,
+    Heard,
+    Notification,
+    Peer,
+    Refused,
+    Stuck,
+    Unreadable,
+)
+from agent_orchestrator.runners.codex.appserver.turns import PIECES, UNWANTED
+from agent_orchestrator.runners.codex.failures import startup_failure
+from agent_orchestrator.runners.codex.items import text
+from agent_orchestrator.runners.lines import decoded
+from agent_orchestrator.runners.process import AgentProcess, agent_process
+
+_log = logging.getLogger(__name__)
+
+STOP: Final = ((Signals.SIGTERM, 2.0),)
+"""Codex 0.169: on SIGTERM its app-server ends the groups of its commands and exits within 60 ms; on
+SIGINT, unlike exec, it leaves them."""
+
+START_S: Final = 30.0
+"""Seconds to say that it is ready; it takes 0.1."""
+
+_EXIT_S: Final = 5.0
+_MAILBOX: Final = 256
+"""Messages for one thread that may wait to be heard before the others wait too."""
+
+_MAX_STRAYS: Final = 100
+
+_THREAD: Final = re.compile(rb'"threadId"\s*:\s*"([^"]+)"')
+
+
+@frozen
+class Spec:
+    """What a process is started with; threads with the same may share one."""
+
+    command: str
+    arguments: tuple[str, ...]
+    env: frozenset[tuple[str, str]] = field(repr=False)
+
+
+@frozen
+class Opened:
+    """A thread that the process has loaded, with what its turns have been told last.
+
+    :param default_model: what ``model`` None means, where codex has said it.
+    """
+
+    model: str | None
+    approval_policy: str
+    sandbox: str
+    default_model: str | None = None
+
+
+@define(eq=False)
+class Route:
+    """Where what is said of a thread goes while a run is at work on it, its sub-agents' included."""
+
+    _sender: MemoryObjectSendStream[Heard]
+    inbox: MemoryObjectReceiveStream[Heard]
+
+    async def deliver(self, heard: Heard) -> None:
+        """Hand it over, unless the run has ended."""
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await self._sender.send(heard)
+
+    def end(self) -> None:
+        """Say that nothing more will come."""
+        self._sender.close()
+
+
+@define(eq=False)
+class Lease:
+    """A run's use of a process."""
+
+    server: "Server"
+    _is_opening: bool
+    """Whether it will load one more thread."""
+
+    def loaded(self, thread_id: str, opened: Opened) -> None:
+        """Note that the process has the thread now."""
+        self.server.threads[thread_id] = opened
+        self._settle()
+
+    def end(self) -> None:
+        self._settle()
+        self.server.release()
+
+    def _settle(self) -> None:
+        if self._is_opening:
+            self._is_opening = False
+            self.server.opening -= 1
+
+
+@define(eq=False)
+class Server:
+    """A process from its start to its end; :meth:`run` is its life.
+
+    :ivar leases: how many runs use it now.
+    :ivar opening: how many of them will load one more thread.
+    :ivar threads: what it has loaded.
+    :ivar failure: why it serves no more; None while it does.
+    :ivar gone: set when nothing of it is left.
+    """
+
+    spec: Spec
+    mark: str
+    _idle_s: float
+    _on_end: Callable[["Server"], None]
+    leases: int = field(default=0, init=False)
+    opening: int = field(default=0, init=False)
+    threads: dict[str, Opened] = field(factory=dict, init=False)
+    failure: AgentFailed | None = field(default=None, init=False)
+    version: str | None = field(default=None, init=False)
+    gone: anyio.Event = field(factory=anyio.Event, init=False)
+    _ready: anyio.Event = field(factory=anyio.Event, init=False)
+    _over: anyio.Event = field(factory=anyio.Event, init=False)
+    _leased: anyio.Event = field(factory=anyio.Event, init=False)
+    _free: anyio.Event = field(factory=anyio.Event, init=False)
+    _routes: dict[str, Route] = field(factory=dict, init=False)
+    _turns: dict[str, Route] = field(factory=dict, init=False)
+    _strays: dict[str, deque[Notification]] = field(factory=dict, init=False)
+    _process: AgentProcess | None = field(default=None, init=False)
+    _peer: Peer | None = field(default=None, init=False)
+
+    # --- for those who use it
+
+    async def ready(self) -> None:
+        """Wait until it serves.
+
+        :raises AgentFailed: if it does not come to that.
+        """
+        await self._ready.wait()
+        self.check()
+
+    def check(self) -> None:
+        """See that it serves.
+
+        :raises AgentFailed: if it has ended.
+        """
+        if self.failure is not None:
+            raise AgentFailed(self.failure.code, self.failure.message)
+
+    @property
+    def load(self) -> int:
+        """How many threads it has, and is about to have."""
+        return len(self.threads) + self.opening
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        return (self.spec.command, *self.spec.arguments)
+
+    @property
+    def stderr_tail(self) -> str:
+        """The end of its stderr: of all its threads together."""
+        return "" if self._process is None else self._process.stderr_tail
+
+    def lease(self, *, is_opening: bool) -> Lease:
+        """Count one more run that uses it."""
+        self.leases += 1
+        self.opening += is_opening
+        self._leased.set()
+        self._leased = anyio.Event()
+        return Lease(self, is_opening)
+
+    def release(self) -> None:
+        """Count one less."""
+        self.leases -= 1
+        if self.leases == 0:
+            self._free.set()
+            self._free = anyio.Event()
+
+    async def request(self, method: str, params: Mapping[str, Any], timeout_s: float) -> Any:
+        """Ask codex. One that does not answer is stuck, and ended.
+
+        :raises Refused: if it refuses.
+        :raises AgentFailed: if it ends, or has.
+        """
+        self.check()
+        assert self._peer is not None
+        try:
+            return await self._peer.request(method, params, timeout_s=timeout_s)
+        except Stuck as stuck:
+            self.fall(AgentFailed("provider_error", str(stuck)))
+        except AgentFailed:
+            pass
+        self.check()
+        raise AssertionError("it has failed")
+
+    def respond(self, asked: Asked, result: Mapping[str, Any]) -> None:
+        """Answer what codex asked, if it is still there."""
+        if self._peer is not None:
+            self._peer.respond(asked, result)
+
+    def refuse(self, asked: Asked, message: str) -> None:
+        """Answer what codex asked with an error."""
+        if self._peer is not None:
+            self._peer.refuse(asked, message)
+
+    @contextmanager
+    def route(self, thread_id: str) -> Iterator[Route]:
+        """Hear what is said of a thread, and of the sub-agents of its turns."""
+        sender, inbox = anyio.create_memory_object_stream[Heard](_MAILBOX + _MAX_STRAYS)
+        route = Route(sender, inbox)
+        for stray in self._strays.pop(thread_id, ()):
+            sender.send_nowait(stray)
+        self._routes[thread_id] = route
+        if self.failure is not None:
+            route.end()
+        try:
+            yield route
+        finally:
+            for routes in (self._routes, self._turns):
+                for key in [key for key, value in routes.items() if value is route]:
+                    del routes[key]
+            sender.close()
+            inbox.close()
+
+    def own_turn(self, turn_id: str, route: Route) -> None:
+        """Take the threads that sub-agents of this turn have for its own."""
+        self._turns[turn_id] = route
+
+    def fall(self, failure: AgentFailed) -> None:
+        """End it; what waits for it fails."""
+        if self.failure is None:
+            self.failure = failure
+            self._on_end(self)
+            if self._peer is not None:
+                self._peer.end(failure)
+            for route in [*self._routes.values()]:
+                route.end()
+            self._ready.set()
+            self._over.set()
+
+    # --- its life
+
+    async def run(self, program: str) -> None:
+        """Serve until it is idle too long, dies, or is ended; then nothing of it is left."""
+        env = {**dict(self.spec.env), MARK_VARIABLE: self.mark}
+        argv = (program, *self.spec.arguments)
+        failure = AgentFailed("provider_error", "the codex app-server was stopped")
+        try:
+            async with agent_process(argv, cwd="/", env=env, stdin=None, stop=STOP) as process:
+                self._process = process
+                self._peer = Peer(process, self._hear)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._read, process)
+                    tasks.start_soon(self._write)
+                    tasks.start_soon(self._start)
+                    tasks.start_soon(self._watch_idle)
+                    await self._over.wait()
+                    tasks.cancel_scope.cancel()
+        except AgentFailed as problem:
+            failure = problem
+        finally:
+            self.fall(failure)
+            self.gone.set()
+
+    async def _read(self, process: AgentProcess) -> None:
+        assert self._peer is not None
+        await self._peer.read()
+        exit_code = None
+        with anyio.move_on_after(_EXIT_S):
+            exit_code = await process.wait()
+        self.fall(AgentFailed(*startup_failure(exit_code, process.stderr_tail)))
+
+    async def _write(self) -> None:
+        assert self._peer is not None
+        try:
+            await self._peer.write()
+        except Stuck as stuck:
+            self.fall(AgentFailed("provider_error", str(stuck)))
+        except OSError:
+            pass  # it has closed its stdin, and will have ended
+
+    async def _start(self) -> None:
+        info = {"name": "agent_orchestrator", "title": None, "version": "1"}
+        capabilities = {"experimentalApi": True, "requestAttestation": False}
+        try:
+            answer = await self.request(
+                "initialize",
+                {
+                    "clientInfo": info,
+                    "capabilities": {**capabilities, "optOutNotificationMethods": [*UNWANTED]},
+                },
+                START_S,
+            )
+        except Refused as refused:
+            problem = f"codex refused to begin: {refused.message}"
+            self.fall(AgentFailed("provider_unavailable", problem))
+            return
+        except AgentFailed:
+            return
+        said = answer.get("userAgent") if isinstance(answer, dict) else None
+        self.version = text(said).partition("/")[2].partition(" ")[0] or None
+        assert self._peer is not None
+        self._peer.notify("initialized")
+        self._ready.set()
+
+    async def _watch_idle(self) -> None:
+        while True:
+            while self.leases:
+                await self._free.wait()
+            with anyio.move_on_after(self._idle_s) as patience:
+                await self._leased.wait()
+            if patience.cancelled_caught and not self.leases:
+                _log.info("a codex app-server was idle for %g s and is stopped", self._idle_s)
+                self.fall(AgentFailed("provider_error", "the codex app-server was idle"))
+                return
+
+    # --- what it says
+
+    async def _hear(self, heard: Heard) -> None:
+        if isinstance(heard, Unreadable):
+            await self._unreadable(heard)
+            return
+        self._adopt(heard)
+        thread_id = text(heard.params.get("threadId"))
+        route = self._routes.get(thread_id)
+        if route is not None:
+            await route.deliver(heard)
+        elif isinstance(heard, Asked):
+            _log.warning("codex asks %s of a thread nobody is at work on", heard.method)
+            self.refuse(heard, f"no run answers {heard.method} for thread {thread_id!r}")
+        elif heard.method == "thread/closed":
+            self.threads.pop(thread_id, None)
+        elif thread_id:
+            self._keep(thread_id, heard)
+        elif heard.method not in PIECES:
+            _log.info("codex app-server %d says %s: %s", self.pid, heard.method, heard.params)
+
+    def _adopt(self, heard: Asked | Notification) -> None:
+        """Route a sub-agent's thread like the one of the turn it works for."""
+        if heard.method == "turn/started":
+            turn = heard.params.get("turn")
+            root = turn.get("rootTurnId") if isinstance(turn, dict) else None
+            child, route = heard.params.get("threadId"), self._turns.get(text(root))
+        elif heard.method == "thread/started":
+            thread = heard.params.get("thread")
+            thread = thread if isinstance(thread, dict) else {}
+            child, route = thread.get("id"), self._routes.get(text(thread.get("parentThreadId")))
+        else:
+            return
+        if isinstance(child, str) and route is not None:
+            self._routes.setdefault(child, route)
+
+    def _keep(self, thread_id: str, said: Notification) -> None:
+        """Keep what is said of a thread between its turns, for the next of them."""
+        if said.method in PIECES:
+            return
+        if thread_id not in self._strays and len(self._strays) >= _MAX_STRAYS:
+            del self._strays[next(iter(self._strays))]
+        self._strays.setdefault(thread_id, deque(maxlen=_MAX_STRAYS)).append(said)
+
+    async def _unreadable(self, heard: Unreadable) -> None:
+        """Tell the runs a line may be about that it cannot be read."""
+        head = heard.line.data
+        if heard.line.truncation is None:
+            _log.warning("codex app-server %d says what is no message", self.pid)
+        else:
+            _log.error("codex app-server says a line of %d bytes", heard.line.truncation.size)
+            found = _THREAD.search(head)
+            if found is not None and (route := self._routes.get(decoded(found[1]))) is not None:
+                await route.deliver(heard)
+                return
+        for route in {id(route): route for route in self._routes.values()}.values():
+            await route.deliver(heard)

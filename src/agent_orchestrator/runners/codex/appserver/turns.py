@@ -1,0 +1,219 @@
+"""What ``codex app-server`` tells of a turn, as events: pure, one notification at a time.
+
+===================================== ======================================================
+notification                          becomes
+===================================== ======================================================
+item/started, item/completed          what :class:`~..reading.ItemReader` makes of the item
+item/agentMessage/delta               ``agent.message.delta``
+item/commandExecution/outputDelta     ``tool.output``
+turn/plan/updated                     ``plan.updated``
+error, warning                        ``run.error``
+thread/tokenUsage/updated             the token counts of the whole thread
+turn/completed                        the end
+===================================== ======================================================
+
+What a later item says whole is not told twice (:data:`REPEATED`). Anything else is a
+``backend.event`` under the notification's own name; so are all that the threads of sub-agents say,
+but for their pieces. So nothing codex says of its work is lost.
+
+A message whose stream codex broke off (a turn that is steered does that) never comes whole; what
+came of it is told as a message when the turn goes on without it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from attrs import define, field, frozen
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.runners.codex.appserver.items import exec_item, snake
+from agent_orchestrator.runners.codex.appserver.peer import Notification
+from agent_orchestrator.runners.codex.items import (
+    JsonObject,
+    UnexpectedShape,
+    a_list,
+    an_object,
+    text,
+)
+from agent_orchestrator.runners.codex.reading import AgentEvent, ItemReader, event
+
+UNWANTED: Final = (
+    "account/rateLimits/updated",
+    "item/plan/delta",
+    "item/reasoning/summaryPartAdded",
+    "item/reasoning/summaryTextDelta",
+    "item/reasoning/textDelta",
+    "remoteControl/status/changed",
+    "thread/readState/changed",
+    "thread/status/changed",
+    "turn/diff/updated",
+)
+"""What codex is asked not to say: pieces of what comes whole, and what is not about a turn."""
+
+REPEATED: Final = frozenset(
+    {
+        *UNWANTED,
+        "item/fileChange/outputDelta",
+        "item/fileChange/patchUpdated",
+        "serverRequest/resolved",
+        "thread/settings/updated",
+        "thread/started",
+    }
+)
+
+PIECES: Final = frozenset(
+    {*REPEATED, "item/agentMessage/delta", "item/commandExecution/outputDelta", "item/started"}
+)
+"""What is not kept of a sub-agent's thread."""
+
+
+@frozen
+class TurnEnd:
+    """How codex says a turn ended.
+
+    :param status: ``completed``, ``interrupted``, ``failed``, or what a newer codex says.
+    :param error: with ``failed``: what went wrong, as codex's TurnError.
+    """
+
+    status: str
+    error: JsonObject = field(factory=dict)
+
+
+@define
+class TurnReader:
+    """The state of one turn of a thread."""
+
+    thread_id: str
+    turn_id: str | None = None
+    is_recorded: bool = False
+    """Whether codex has written the prompt into its own record of the thread. Codex 0.169 killed
+    before it says that the user's message is complete may have lost it; after that it has not."""
+    totals: Mapping[str, int] | None = None
+    """The token counts of the whole thread, all its turns together."""
+    end: TurnEnd | None = None
+    has_run_commands: bool = False
+    children: set[str] = field(factory=set)
+    """The threads of sub-agents."""
+    items: ItemReader = field(factory=ItemReader)
+    _streams: dict[str, str] = field(factory=dict, init=False)
+
+    def feed(self, said: Notification) -> list[AgentEvent]:
+        """Return the events a notification makes. Never raises for what is in it."""
+        try:
+            events = self._read(said.method, said.params)
+        except UnexpectedShape:
+            events = None
+        except RecursionError:
+            payload = {"text": "nested too deep to be read"}
+            return [AgentEvent(EventType.BACKEND_EVENT, {"kind": said.method, "payload": payload})]
+        if events is None:
+            events = [event(EventType.BACKEND_EVENT, kind=said.method, payload=said.params)]
+        return events
+
+    def finish(self) -> list[AgentEvent]:
+        """Return the events that close what codex left open."""
+        return [*self._broken_off(), *self.items.finish()]
+
+    def _read(self, method: str, params: JsonObject) -> list[AgentEvent] | None:
+        if params.get("threadId", self.thread_id) != self.thread_id:
+            return [] if method in PIECES else None
+        match method:
+            case "item/started" | "item/completed":
+                return self._item(method.removeprefix("item/"), params)
+            case "item/agentMessage/delta":
+                return self._message_piece(params)
+            case "item/commandExecution/outputDelta":
+                piece = text(params.get("delta"))
+                return [event(EventType.TOOL_OUTPUT, tool_id=text(params["itemId"]), text=piece)]
+            case "turn/started":
+                turn = an_object(params.get("turn"))
+                self.turn_id = text(turn.get("id"))
+                return []
+            case "turn/completed":
+                return self._completed(an_object(params.get("turn")))
+            case "turn/plan/updated":
+                return self._plan(params)
+            case "thread/tokenUsage/updated":
+                return self._usage(params)
+            case "error":
+                return self._error(params)
+            case "warning" | "configWarning" | "deprecationNotice":
+                message = text(params.get("message") or params.get("summary"))
+                return [event(EventType.RUN_ERROR, message=message)]
+        return [] if method in REPEATED else None
+
+    # --- items
+
+    def _item(self, phase: str, params: JsonObject) -> list[AgentEvent] | None:
+        item = an_object(params.get("item"))
+        self.is_recorded |= item.get("type") != "userMessage" or phase == "completed"
+        if item.get("type") == "userMessage":
+            return self._broken_off()
+        found = exec_item(item)
+        if found is None:
+            return None
+        match found["type"]:
+            case "command_execution":
+                self.has_run_commands = True
+            case "collab_tool_call":
+                threads = found.get("receiver_thread_ids")
+                self.children |= {text(one) for one in threads} if threads else set()
+            case "agent_message" if phase == "completed":
+                self._streams.pop(text(found.get("id")), None)
+            case "reasoning" if not found["text"]:
+                return []
+        if phase == "started" and found["type"] in ("agent_message", "reasoning"):
+            return []
+        return self.items.read(phase, found)
+
+    def _message_piece(self, params: JsonObject) -> list[AgentEvent]:
+        item_id, piece = text(params.get("itemId")), text(params.get("delta"))
+        self._streams[item_id] = self._streams.get(item_id, "") + piece
+        return [event(EventType.AGENT_MESSAGE_DELTA, text=piece, item_id=item_id)]
+
+    def _broken_off(self) -> list[AgentEvent]:
+        events = [
+            event(EventType.AGENT_MESSAGE, text=said, item_id=item_id, extra={"incomplete": True})
+            for item_id, said in self._streams.items()
+        ]
+        self._streams.clear()
+        return events
+
+    def _plan(self, params: JsonObject) -> list[AgentEvent]:
+        steps = [
+            {
+                "text": text(an_object(step).get("step")),
+                "status": snake(text(an_object(step).get("status"))),
+            }
+            for step in a_list(params.get("plan"))
+        ]
+        why = params.get("explanation")
+        return self.items.plan(steps, {"extra": {"explanation": why}} if why else {})
+
+    # --- the turn
+
+    def _completed(self, turn: JsonObject) -> list[AgentEvent]:
+        error = turn.get("error")
+        self.end = TurnEnd(text(turn.get("status")), error if isinstance(error, dict) else {})
+        return []
+
+    def _usage(self, params: JsonObject) -> list[AgentEvent]:
+        total = an_object(an_object(params.get("tokenUsage")).get("total"))
+        self.totals = {
+            snake(name): count
+            for name, count in total.items()
+            if isinstance(count, int) and not isinstance(count, bool)
+        }
+        return []
+
+    def _error(self, params: JsonObject) -> list[AgentEvent]:
+        error = an_object(params.get("error"))
+        known: dict[str, Any] = {"message": text(error.get("message"))}
+        more = {
+            snake(name): value
+            for name, value in error.items()
+            if value is not None and name != "message"
+        }
+        if params.get("willRetry"):
+            more["will_retry"] = True
+        return [event(EventType.RUN_ERROR, **known, **({"extra": more} if more else {}))]

@@ -1,0 +1,143 @@
+"""Codex's items as events, in one place for all that speak of them: pure, one item at a time.
+
+An item is in the shape of ``codex exec --json``; see :mod:`agent_orchestrator.runners.codex.parser`
+for what becomes of which.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import define, field, frozen
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.runners.codex.items import (
+    TOOLS,
+    JsonObject,
+    a_list,
+    an_object,
+    extra,
+    item_id,
+    shallow,
+    status_of,
+    text,
+)
+
+
+@frozen
+class AgentEvent:
+    """An event to emit."""
+
+    event_type: str
+    data: JsonObject
+
+
+@define
+class ItemReader:
+    """The state of the items of one turn."""
+
+    last_message: str | None = None
+    _open: dict[str, tuple[str, JsonObject]] = field(factory=dict, init=False)
+    _plan: Any = field(default=None, init=False)
+
+    def read(self, phase: str, item: JsonObject) -> list[AgentEvent] | None:
+        """Return the events of an item in a phase; None for what is not known.
+
+        :param phase: ``started``, ``updated`` or ``completed``.
+        :raises UnexpectedShape: if a known item has a shape that is not.
+        """
+        match item.get("type"), phase:
+            case "agent_message", "completed":
+                return self._message(item)
+            case "reasoning", "completed":
+                return [saying(EventType.AGENT_REASONING, "text", item)]
+            case "error", "completed":
+                return [saying(EventType.RUN_ERROR, "message", item)]
+            case "todo_list", _:
+                return self._todo_list(item)
+            case "file_change", "started":
+                return self._file_change_started(item)
+            case "file_change", "completed":
+                return self._file_change(item)
+            case name, "started" if name in TOOLS:
+                return self._tool_started(item)
+            case name, "completed" if name in TOOLS:
+                return self._tool_completed(item)
+        return None
+
+    def open_item(self, tool_id: str) -> JsonObject | None:
+        """Return what is known of a tool or a file change that has begun and not ended."""
+        found = self._open.get(tool_id)
+        return None if found is None else found[1]
+
+    def finish(self) -> list[AgentEvent]:
+        """Return the events that close what codex left open."""
+        note = "still under way when the turn ended"
+        events = []
+        for tool_id, (item_type, started) in self._open.items():
+            if item_type == "file_change":
+                event_type, data = EventType.FILE_CHANGED, dict(started)
+            else:
+                event_type, data = EventType.TOOL_COMPLETED, {**started, "output": ""}
+            data.update(tool_id=tool_id, status="failed", error=note)
+            events.append(AgentEvent(event_type, data))
+        self._open.clear()
+        return events
+
+    def plan(self, steps: Sequence[JsonObject], more: JsonObject) -> list[AgentEvent]:
+        """Return the event of a plan; none where it repeats the one before it."""
+        if steps == self._plan:
+            return []
+        self._plan = steps
+        return [event(EventType.PLAN_UPDATED, steps=steps, **more)]
+
+    def _message(self, item: JsonObject) -> list[AgentEvent]:
+        self.last_message = text(item.get("text"))
+        return [saying(EventType.AGENT_MESSAGE, "text", item)]
+
+    def _todo_list(self, item: JsonObject) -> list[AgentEvent]:
+        steps = [
+            {
+                "text": text(an_object(step).get("text")),
+                "status": "completed" if an_object(step).get("completed") is True else "pending",
+            }
+            for step in a_list(item.get("items"))
+        ]
+        return self.plan(steps, extra(item, "items"))
+
+    def _file_change_started(self, item: JsonObject) -> list[AgentEvent]:
+        self._open[item_id(item)] = "file_change", an_object(shallow({"changes": _changes(item)}))
+        return []
+
+    def _file_change(self, item: JsonObject) -> list[AgentEvent]:
+        tool_id = item_id(item)
+        self._open.pop(tool_id, None)
+        data = {"tool_id": tool_id, "status": status_of(item), "changes": _changes(item)}
+        return [event(EventType.FILE_CHANGED, **data, **extra(item, "changes"))]
+
+    def _tool_started(self, item: JsonObject) -> list[AgentEvent]:
+        tool_id = item_id(item)
+        tool = an_object(shallow(TOOLS[item["type"]].call(item)))
+        self._open[tool_id] = item["type"], tool
+        return [event(EventType.TOOL_STARTED, tool_id=tool_id, **tool)]
+
+    def _tool_completed(self, item: JsonObject) -> list[AgentEvent]:
+        tool_id = item_id(item)
+        self._open.pop(tool_id, None)
+        tool = TOOLS[item["type"]]
+        data = {**tool.call(item), "status": status_of(item), **tool.outcome(item)}
+        return [event(EventType.TOOL_COMPLETED, tool_id=tool_id, **data)]
+
+
+def event(event_type: str, /, **data: Any) -> AgentEvent:
+    """Return an event; what lies too deep in its data becomes JSON text."""
+    return AgentEvent(event_type, an_object(shallow(data)))
+
+
+def saying(event_type: str, name: str, item: JsonObject) -> AgentEvent:
+    """Return the event of an item that is one text."""
+    data = {name: text(item.get(name)), "item_id": item_id(item)}
+    return event(event_type, **data, **extra(item, name))
+
+
+def _changes(item: JsonObject) -> list[JsonObject]:
+    return [an_object(change) for change in a_list(item.get("changes"))]
