@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from agent_orchestrator import operations as ops
+from agent_orchestrator.domain.access import Scope
 from agent_orchestrator.domain.model import (
     Approvals,
     Event,
@@ -20,6 +21,7 @@ from agent_orchestrator.domain.model import (
     Session,
     SessionStatus,
 )
+from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations import CaughtUp, Operation, StatusName, WhenBusy
 from agent_orchestrator.ports import Subscription, Transport
 
@@ -424,3 +426,27 @@ class Client:
         :raises Forbidden: if the caller is no administrator.
         """
         return await self._call(ops.LIST_AUDIT, ops.ListAudit(limit, cursor))
+
+    async def create_token(
+        self,
+        name: str,
+        *,
+        principal: str | None = None,
+        scopes: Sequence[Scope] = ("read", "write", "approve"),
+        expires_in_s: float | None = None,
+    ) -> ops.NewToken:
+        """Make a named token; the answer's ``secret`` is shown this once.
+
+        :param principal: whom it stands for; None takes the name.
+        :raises Forbidden: if the caller is no administrator.
+        """
+        request = ops.CreateToken(name, principal, tuple(scopes), expires_in_s)
+        return await self._call(ops.CREATE_TOKEN, request)
+
+    async def list_tokens(self, *, limit: int = 100, cursor: str | None = None) -> ops.TokenPage:
+        """Return a page of the named tokens, ended ones included, oldest first."""
+        return await self._call(ops.LIST_TOKENS, ops.ListTokens(limit, cursor))
+
+    async def revoke_token(self, token_id: str) -> AccessToken:
+        """End a named token, and the streams and waits opened with it."""
+        return (await self._call(ops.REVOKE_TOKEN, ops.RevokeToken(token_id))).token

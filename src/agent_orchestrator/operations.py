@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from attrs import Factory, evolve, frozen, resolve_types
+from attrs import Factory, evolve, field, frozen, resolve_types
 
 from agent_orchestrator.domain.access import Scope
 from agent_orchestrator.domain.audit import AuditEntry
@@ -25,6 +25,7 @@ from agent_orchestrator.domain.model import (
     Session,
     SessionStatus,
 )
+from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.fields import (
     MAX_INTEGER,
     MAX_NAME,
@@ -329,6 +330,35 @@ class CheckStore:
 
 
 @frozen
+class CreateToken:
+    name: str = param("What it is called in the list.", max_length=MAX_NAME, not_blank=True)
+    principal: str | None = param(
+        "Whom it stands for; its name without one. Sessions belong to principals.",
+        default=None,
+        max_length=64,
+        pattern=r"[A-Za-z0-9][A-Za-z0-9._@-]*",
+    )
+    scopes: tuple[str, ...] = param(
+        "What it is good for: `read`, `write`, `approve`, `admin` (everything).",
+        default=("read", "write", "approve"),
+    )
+    expires_in_s: float | None = param(
+        "When it ends by itself; never without.", default=None, minimum=1, maximum=10 * 366 * 86_400
+    )
+
+
+@frozen
+class ListTokens:
+    limit: int = _limit()
+    cursor: str | None = _page_cursor()
+
+
+@frozen
+class RevokeToken:
+    token_id: str = identifier("The token.")
+
+
+@frozen
 class ListAudit:
     limit: int = _limit()
     cursor: str | None = param(
@@ -430,6 +460,24 @@ class WaitReply:
     run: Run
     timed_out: bool
     request: Request | None = None
+
+
+@frozen
+class NewToken:
+    token: AccessToken
+    secret: str = field(repr=False)
+    """What to present as the bearer token: shown this once."""
+
+
+@frozen
+class TokenReply:
+    token: AccessToken
+
+
+@frozen
+class TokenPage:
+    tokens: tuple[AccessToken, ...]
+    next_cursor: str | None
 
 
 @frozen
@@ -827,6 +875,35 @@ CHECK_STORE: Final = Operation(
     scope="admin",
     takes_long=True,
 )
+CREATE_TOKEN: Final = _made(
+    Operation(
+        "create_token",
+        "POST",
+        "/tokens",
+        CreateToken,
+        NewToken,
+        "Make a named token. Its secret is in this answer and nowhere else.",
+        scope="admin",
+    )
+)
+LIST_TOKENS: Final = Operation(
+    "list_tokens",
+    "GET",
+    "/tokens",
+    ListTokens,
+    TokenPage,
+    "List named tokens, oldest first.",
+    scope="admin",
+)
+REVOKE_TOKEN: Final = Operation(
+    "revoke_token",
+    "POST",
+    "/tokens/{token_id}/revoke",
+    RevokeToken,
+    TokenReply,
+    "End a named token, and every stream and wait that was opened with it.",
+    scope="admin",
+)
 LIST_AUDIT: Final = Operation(
     "list_audit",
     "GET",
@@ -863,6 +940,9 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     STATUS,
     BACK_UP,
     CHECK_STORE,
+    CREATE_TOKEN,
+    LIST_TOKENS,
+    REVOKE_TOKEN,
     LIST_AUDIT,
 )
 

@@ -28,6 +28,7 @@ from agent_orchestrator.domain.model import (
     Thread,
     Usage,
 )
+from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations import (
     CaughtUp,
     MessageReply,
@@ -262,6 +263,12 @@ class View(Protocol):
 
     def thread(self, session_id: str, provider: str) -> Thread | None: ...
 
+    def token(self, token_id: str) -> AccessToken | None: ...
+
+    def token_of_hash(self, token_hash: str) -> AccessToken | None: ...
+
+    def tokens(self, *, after: str | None = None, limit: int) -> list[AccessToken]: ...
+
     def audit(self, *, after: int, limit: int) -> list[AuditEntry]:
         """Return the entries of the audit trail with a ``seq`` greater than ``after``."""
         ...
@@ -316,6 +323,12 @@ class Transaction(View, Protocol):
         ...
 
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None: ...
+
+    def add_token(self, token: AccessToken, token_hash: str) -> None: ...
+
+    def put_token(self, token: AccessToken) -> None:
+        """Replace a token, and ring ``token:<id>``."""
+        ...
 
     def add_audit(self, entry: AuditEntry) -> None:
         """Add an entry to the audit trail; there is no way to change or remove one."""

@@ -1,11 +1,14 @@
 """Who may do what, and who did what, as a person reads it. Pure."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from agent_orchestrator.domain.audit import DONE, AuditEntry
-from agentctl.tables import Cell, Column, table
+from agent_orchestrator.domain.tokens import AccessToken
+from agent_orchestrator.operations import NewToken
+from agentctl.tables import Cell, Column, card, table
 from agentctl.terminal import Look, one_line
-from agentctl.times import local
+from agentctl.times import ago, local
 
 
 def audit_table(entries: Sequence[AuditEntry], look: Look) -> list[str]:
@@ -33,3 +36,53 @@ def audit_table(entries: Sequence[AuditEntry], look: Look) -> list[str]:
         for entry in entries
     ]
     return table(columns, rows, look) or ["nothing on record"]
+
+
+def token_card(made: NewToken, look: Look) -> list[str]:
+    token = made.token
+    ends = None if token.expires_at is None else f"{local(token.expires_at):%Y-%m-%d %H:%M:%S}"
+    return card(
+        f"{look.paint('token', 'dim')} {look.paint(token.id, 'bold')}",
+        [
+            ("name", one_line(token.name)),
+            ("stands for", one_line(token.principal)),
+            ("good for", ", ".join(token.scopes)),
+            ("ends", ends),
+            ("secret", Cell(made.secret, ("bold",))),
+            ("", "shown this once: keep it where AGENTCTL_AUTH_TOKEN is set from"),
+        ],
+        look,
+    )
+
+
+def token_table(tokens: Sequence[AccessToken], look: Look, now: datetime) -> list[str]:
+    columns = [
+        Column("TOKEN"),
+        Column("STATE"),
+        Column("STANDS FOR"),
+        Column("GOOD FOR"),
+        Column("MADE", align="right"),
+        Column("NAME", flexible=True),
+    ]
+    rows: list[list[str | Cell]] = [
+        [
+            token.id,
+            _state(token, now),
+            one_line(token.principal),
+            ",".join(token.scopes),
+            ago(token.created_at, now),
+            one_line(token.name),
+        ]
+        for token in tokens
+    ]
+    return table(columns, rows, look) or ["no tokens"]
+
+
+def _state(token: AccessToken, now: datetime) -> Cell:
+    if token.revoked_at is not None:
+        return Cell("revoked", ("red",))
+    if token.expires_at is None:
+        return Cell("good", ("green",))
+    if token.expires_at <= now:
+        return Cell("expired", ("red",))
+    return Cell(f"good, ends {ago(token.expires_at, now)}", ("green",))

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "request": "agentctl.commands.request:request",
     "tool": "agentctl.commands.tool:tool",
     "mcp": "agentctl.commands.mcp:mcp",
+    "token": "agentctl.commands.token:token",
     "daemon": "agentctl.commands.daemon:daemon",
     "completion": "agentctl.commands.completion:completion",
 }

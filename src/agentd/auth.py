@@ -20,7 +20,7 @@ from agent_orchestrator.domain.errors import (
     MisdirectedRequest,
     Unauthorized,
 )
-from agent_orchestrator.domain.tokens import RUN_TOKEN_PREFIX
+from agent_orchestrator.domain.tokens import MADE_HERE
 from agent_orchestrator.ports import Gateway
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -130,8 +130,7 @@ class Guard:
     async def holder(self, token: str, gateway: Gateway) -> Principal:
         """Return who a token stands for, in the same time for every wrong one of a kind.
 
-        Who presents a run's token acts as that run even where callers need none: an agent that
-        uses what it was given is held to it.
+        Who presents a token that was made here is held to it, also where callers need none.
 
         :raises Unauthorized: if it is nobody's.
         """
@@ -140,7 +139,7 @@ class Guard:
         for digest, principal in self._tokens:
             if hmac.compare_digest(digest, presented):
                 found = principal
-        if found is None and token.startswith(RUN_TOKEN_PREFIX):
+        if found is None and token.startswith(MADE_HERE):
             found = await gateway.holder(presented.hex())
         elif found is None and self.open:
             return LOCAL

@@ -12,6 +12,7 @@ _BEARER: Final = re.compile(r"""(?i)(\bbearer[ .:=]+)[^\s"'\\,]+""")
 _HEADER: Final = re.compile(
     r"""(?i)(\bauthorization[\\'" ]*[:=,][\\'" ]*(?:b['"])?(?:\w+ +)?)[^\s"'\\,]+"""
 )
+_MADE_HERE: Final = re.compile(r"\b(a[rp]t_)[A-Za-z0-9_-]{20,}")
 HIDDEN: Final = "[hidden]"
 
 SHORT_SECRET: Final = 8
@@ -39,6 +40,7 @@ class Redactor:
     def __call__(self, line: str) -> str:
         for secret in self._secrets:
             line = line.replace(secret, HIDDEN)
+        line = _MADE_HERE.sub(rf"\1{HIDDEN}", line)
         return _BEARER.sub(rf"\1{HIDDEN}", _HEADER.sub(rf"\1{HIDDEN}", line))
 
 

@@ -45,6 +45,7 @@ def test_the_commands_there_are() -> None:
             "tool session-send", "tool session-wait", "tool session-list",
             "tool session-reply-parent", "request list", "request show", "request approve",
             "request deny", "request answer", "daemon audit",
+            "token create", "token list", "token revoke",
             "daemon backup", "daemon check", "request watch", "mcp",
         ]
     }  # fmt: skip

@@ -35,6 +35,7 @@ class Tree:
             "session_id": self.sessions["own"],
             "run_id": self.runs["own"],
             "request_id": self.request,
+            "token_id": "tok_06h08j09d6l4pm2jd29lpef3k0",
         }
 
     async def audit(self) -> list[AuditEntry]:
@@ -110,6 +111,9 @@ ROWS: dict[str, Row] = {
     "diagnose_run": ({}, READ),
     "status": ({}, NO_AGENT),
     "list_audit": ({}, NO_AGENT),
+    "create_token": ({"name": "mine"}, NO_AGENT),
+    "list_tokens": ({}, NO_AGENT),
+    "revoke_token": ({}, NO_AGENT),
     "back_up": ({"path": "/nowhere/copy.db"}, NO_AGENT),
     "check_store": ({}, NO_AGENT),
     "cancel_run": ({}, {"own": 403, "parent": 202}),

@@ -23,7 +23,9 @@ def calls() -> str:
         statuses = " or ".join(str(status) for status in operation.statuses)
         parts.append(f"### `{operation.method} {operation.path}`\n\n{operation.summary}")
         answer = ", ".join(f"`{name}`" for name in operation.answer.__annotations__)
-        parts.append(f"Client: `{operation.name}`. Answer: {statuses}, {answer}.")
+        parts.append(
+            f"Client: `{operation.name}`. Scope: `{operation.scope}`. Answer: {statuses}, {answer}."
+        )
         rows = [_row(spec, operation.path_fields) for spec in specs(operation.request).values()]
         if rows:
             parts.append("\n".join(["| field | type | default | |", "|---|---|---|---|", *rows]))

@@ -1,15 +1,18 @@
 """Who may do what: the one table that decides."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from attrs import frozen
 
 from agent_orchestrator.domain.model import Session
 
 Scope = Literal["read", "write", "approve", "admin"]
-TokenKind = Literal["none", "configured", "run"]
+TokenKind = Literal["none", "configured", "named", "run"]
+
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 
 class Action(StrEnum):
@@ -70,12 +73,18 @@ class Principal:
     :param admin: may see and do everything.
     :param run: the run a caller acts as.
     :param kind: by what kind of token it is known.
+    :param scopes: what its token is good for; an administrator's for everything.
+    :param token_id: the named token it came with, and lasts as long as.
+    :param expires_at: when that ends by itself.
     """
 
     id: str
     admin: bool = False
     run: RunIdentity | None = None
     kind: TokenKind = "none"
+    scopes: frozenset[Scope] = frozenset(SCOPES) - {"admin"}
+    token_id: str | None = None
+    expires_at: datetime | None = None
 
     @classmethod
     def of_run(cls, run_id: str, attempt: int, session_id: str) -> "Principal":

@@ -2,10 +2,20 @@
 
 import hashlib
 import secrets
+from datetime import datetime
 from typing import Final
+
+from attrs import frozen
+
+from agent_orchestrator.domain.access import Principal, Scope
 
 RUN_TOKEN_PREFIX: Final = "art_"  # noqa: S105 - what a token begins with
 """Begins the token of a run's attempt."""
+
+NAMED_TOKEN_PREFIX: Final = "apt_"  # noqa: S105
+"""Begins a token somebody had made."""
+
+MADE_HERE: Final = (RUN_TOKEN_PREFIX, NAMED_TOKEN_PREFIX)
 
 
 def new_token(prefix: str) -> str:
@@ -19,3 +29,28 @@ def token_hash(token: str) -> str:
     A plain hash will do: what is hashed is random, so that there is no list to try.
     """
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
+
+
+@frozen
+class AccessToken:
+    """A token somebody had made, without its secret, which is nowhere."""
+
+    id: str
+    name: str
+    principal: str
+    scopes: tuple[Scope, ...]
+    created_by: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None = None
+
+    def holder(self) -> Principal:
+        """Return whom the token stands for."""
+        return Principal(
+            self.principal,
+            admin="admin" in self.scopes,
+            kind="named",
+            scopes=frozenset(self.scopes),
+            token_id=self.id,
+            expires_at=self.expires_at,
+        )

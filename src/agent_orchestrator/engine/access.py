@@ -5,15 +5,18 @@ forbidden. A caller whose token has ended meanwhile is nobody.
 """
 
 from agent_orchestrator.domain import access
-from agent_orchestrator.domain.access import ALLOWED, Action, Principal, Reach
+from agent_orchestrator.domain.access import ALLOWED, Action, Principal, Reach, Scope
 from agent_orchestrator.domain.errors import Forbidden, NotFound, Unauthorized
 from agent_orchestrator.domain.lifecycle import ACTIVE
 from agent_orchestrator.domain.model import Request, Run, Session
+from agent_orchestrator.engine.core import Core
 from agent_orchestrator.ports import View
 
 
 def holder(view: View, token_hash: str) -> tuple[Principal | None, Principal | None]:
     """Return the run whose token this is the hash of, and the one it was once the attempt is over."""
+    if (token := view.token_of_hash(token_hash)) is not None:
+        return (token.holder() if token.revoked_at is None else None), None
     attempt = view.attempt_of_token(token_hash)
     run = None if attempt is None else view.run(attempt.run_id)
     if attempt is None or run is None:
@@ -25,8 +28,12 @@ def holder(view: View, token_hash: str) -> tuple[Principal | None, Principal | N
 def present(view: View, who: Principal) -> None:
     """Do nothing, or refuse a caller that is no longer there.
 
-    :raises Unauthorized: if the attempt it acted as is over.
+    :raises Unauthorized: if its token is revoked, or the attempt it acted as is over.
     """
+    if who.token_id is not None:
+        token = view.token(who.token_id)
+        if token is None or token.revoked_at is not None:
+            raise Unauthorized("the token is revoked")
     if who.run is None:
         return
     run = view.run(who.run.run_id)
@@ -41,7 +48,33 @@ def _lasts(run: Run, attempt: int) -> bool:
 
 def topics(who: Principal) -> tuple[str, ...]:
     """Return the topics that ring when a caller may have ceased to be there."""
+    if who.token_id is not None:
+        return (f"token:{who.token_id}",)
     return () if who.run is None else (f"run:{who.run.run_id}",)
+
+
+def remaining(core: Core, who: Principal) -> float | None:
+    """Return the seconds a caller may go on; None means until something ends it.
+
+    :raises Unauthorized: if its time is up.
+    """
+    if who.expires_at is None:
+        return None
+    left = (who.expires_at - core.now()).total_seconds()
+    if left <= 0:
+        raise Unauthorized("the token has expired")
+    return left
+
+
+def in_scope(core: Core, who: Principal, scope: Scope) -> None:
+    """Do nothing, or refuse.
+
+    :raises Unauthorized: if the caller's time is up.
+    :raises Forbidden: if its token is not good for this.
+    """
+    remaining(core, who)
+    if not who.admin and scope not in who.scopes:
+        raise Forbidden(f"this needs a token with the scope {scope}", {"scope": scope})
 
 
 def no_run(who: Principal) -> None:

@@ -29,6 +29,8 @@ logger = logging.getLogger("agent_orchestrator.audit")
 AUDITED: Final[Mapping[str, tuple[str, ...]]] = {
     ops.RESOLVE_REQUEST.name: ("decision", "scope"),
     ops.CANCEL_RUN.name: ("cascade", "reason"),
+    ops.CREATE_TOKEN.name: ("name", "principal", "scopes", "expires_in_s"),
+    ops.REVOKE_TOKEN.name: (),
     ops.TRANSITION_RUN.name: ("to_status", "reason"),
 }
 """The operations of which each that succeeds leaves an entry, with these fields of the command."""
@@ -76,7 +78,10 @@ def noted(
     def audited(tx: Transaction) -> Any:
         answer = change(tx)
         detail = {name: getattr(request, name) for name in fields}
-        note(core, tx, who, operation.name, target_of(operation, request), detail=detail)
+        target = target_of(operation, request)
+        if isinstance(answer, ops.NewToken):
+            target = answer.token.id
+        note(core, tx, who, operation.name, target, detail=detail)
         return answer
 
     return audited

@@ -20,9 +20,10 @@ from agent_orchestrator.engine import (
     requests,
     runs,
     sessions,
+    tokens,
     upkeep,
 )
-from agent_orchestrator.engine.access import present
+from agent_orchestrator.engine.access import in_scope, present
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.fields import check
 from agent_orchestrator.operations import Operation
@@ -50,6 +51,8 @@ MUTATIONS: Final[dict[str, Mutation]] = {
     ops.CREATE_RUN.name: runs.create,
     ops.TRANSITION_RUN.name: runs.transition,
     ops.CANCEL_RUN.name: runs.cancel,
+    ops.CREATE_TOKEN.name: tokens.create,
+    ops.REVOKE_TOKEN.name: tokens.revoke,
 }
 """What returns a change, for the store to make together with the record of the key."""
 
@@ -71,6 +74,7 @@ LOOKS: Final[dict[str, Look]] = {
     ops.STATUS.name: diagnosis.status,
     ops.BACK_UP.name: upkeep.back_up,
     ops.CHECK_STORE.name: upkeep.check_store,
+    ops.LIST_TOKENS.name: tokens.list_,
     ops.LIST_AUDIT.name: audit.list_,
 }
 
@@ -93,6 +97,7 @@ async def _carry_out(
     core: Core, who: Principal, operation: Operation[Req, Res], request: Req
 ) -> Reply[Res]:
     check(operation.request, request)
+    in_scope(core, who, operation.scope)
     if look := LOOKS.get(operation.name):
         return Reply(await look(core, who, request))
     key: str | None = getattr(request, "idempotency_key", None)

@@ -9,7 +9,7 @@ from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import CursorAhead, InvalidRequest, OrchestratorError
 from agent_orchestrator.domain.model import Event
 from agent_orchestrator.engine import audit
-from agent_orchestrator.engine.access import reach, session_for, topics
+from agent_orchestrator.engine.access import in_scope, reach, remaining, session_for, topics
 from agent_orchestrator.engine.bells import Bell
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.fields import MAX_ID, MAX_INTEGER
@@ -69,6 +69,7 @@ async def subscribe(
         raise InvalidRequest.of({"sessionId": f"must be at most {MAX_STREAM_SESSIONS} sessions"})
     if any(len(session_id) > MAX_ID for session_id in ids):
         raise InvalidRequest.of({"sessionId": f"must be at most {MAX_ID} characters"})
+    in_scope(core, who, "read")
     heard = [f"session:{session_id}" for session_id in ids] or ["events"]
     with core.bells.take(*heard, *topics(who)) as bell:
         reader: _SessionReader | _FeedReader
@@ -91,6 +92,19 @@ def _sequence(cursor: str | None) -> int:
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 19):
         raise InvalidRequest.of({"cursor": "must be the seq of an event, or 0"})
     return min(int(cursor), MAX_INTEGER)
+
+
+async def _next_ring(core: Core, who: Principal, bell: Bell) -> None:
+    """Wait until there may be something new to read.
+
+    :raises Unauthorized: if the reader's time is up.
+    """
+    if (left := remaining(core, who)) is None:
+        await bell.wait()
+    else:
+        with anyio.move_on_after(left):
+            await bell.wait()
+        remaining(core, who)
 
 
 class _SessionReader:
@@ -134,7 +148,7 @@ class _SessionReader:
                     items.append(self._catch_up())
             if items:
                 return items
-            await self._bell.wait()
+            await _next_ring(self._core, self._who, self._bell)
 
     def _catch_up(self) -> CaughtUp:
         self._caught_up = True
@@ -201,4 +215,4 @@ class _FeedReader:
             if self._goal is not None:
                 self._goal = None
                 return [CaughtUp(head)]
-            await self._bell.wait()
+            await _next_ring(self._core, self._who, self._bell)

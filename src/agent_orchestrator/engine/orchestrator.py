@@ -14,7 +14,7 @@ from agent_orchestrator.domain.errors import Unauthorized
 from agent_orchestrator.domain.ids import SortableIds
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.engine import audit, feed, recovery, requests
-from agent_orchestrator.engine.access import holder
+from agent_orchestrator.engine.access import holder, remaining
 from agent_orchestrator.engine.calls import carry_out
 from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
 from agent_orchestrator.engine.core import Core
@@ -101,11 +101,13 @@ class Orchestrator:
         return Caller(self.core, principal)
 
     async def holder(self, token_hash: str) -> Principal | None:
-        """Return the run whose token this is the hash of, while its attempt lasts."""
+        """Return whom a token stands for: a run while its attempt lasts, a named one's principal."""
         found, ended = await self.core.store.read(lambda view: holder(view, token_hash))
         if ended is not None:
             over = Unauthorized("the attempt is over")
             await audit.refused(self.core, ended, "authenticate", ended.id, over)
+        if found is not None:
+            remaining(self.core, found)
         return found
 
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:

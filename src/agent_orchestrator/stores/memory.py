@@ -26,6 +26,7 @@ from agent_orchestrator.domain.model import (
     Session,
     Thread,
 )
+from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations import Problem, StreamItem
 from agent_orchestrator.ports import Draft, IdempotencyRecord, Transaction, View
 from agent_orchestrator.stores.bells import Bells
@@ -99,6 +100,8 @@ class _State:
         self.logs: dict[str, list[Event]] = {}
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.audit: dict[int, AuditEntry] = {}
+        self.access_tokens = _Table[AccessToken]()
+        self.token_ids: dict[str, str] = {}
         self.tokens: dict[str, tuple[str, int]] = {}
         self.threads: dict[tuple[str, str], Thread] = {}
         self.records: dict[tuple[str, str, str], IdempotencyRecord] = {}
@@ -405,6 +408,16 @@ class _MemoryView:
     def thread(self, session_id: str, provider: str) -> Thread | None:
         return self._state.threads.get((session_id, provider))
 
+    def token(self, token_id: str) -> AccessToken | None:
+        return self._state.access_tokens.rows.get(token_id)
+
+    def token_of_hash(self, token_hash: str) -> AccessToken | None:
+        token_id = self._state.token_ids.get(token_hash)
+        return None if token_id is None else self.token(token_id)
+
+    def tokens(self, *, after: str | None = None, limit: int) -> list[AccessToken]:
+        return _first(self._state.access_tokens.find("all", after=after), limit)
+
     def audit(self, *, after: int, limit: int) -> list[AuditEntry]:
         entries = self._state.audit
         return _first((entries[seq] for seq in range(after + 1, len(entries) + 1)), limit)
@@ -563,6 +576,16 @@ class _MemoryTransaction(_MemoryView):
         self._assign(self._state.threads, (session_id, provider), kept)
         threads = {**session.threads, provider: thread.id}
         self._set(self._state.sessions, evolve(session, threads=threads))
+
+    def add_token(self, token: AccessToken, token_hash: str) -> None:
+        if token_hash in self._state.token_ids:
+            raise Conflict("there is this token already")
+        self._add(self._state.access_tokens, token)
+        self._assign(self._state.token_ids, token_hash, token.id)
+
+    def put_token(self, token: AccessToken) -> None:
+        self._replace(self._state.access_tokens, token)
+        self.topics.add(f"token:{token.id}")
 
     def add_audit(self, entry: AuditEntry) -> None:
         if entry.seq != len(self._state.audit) + 1:

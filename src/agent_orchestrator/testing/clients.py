@@ -999,6 +999,53 @@ class ClientContract:
 
     # --- steps the tests share ----------------------------------------------------------------------
 
+    # --- named tokens -------------------------------------------------------------------------
+
+    async def test_a_token_is_made_listed_and_revoked(self, client: Client) -> None:
+        made = await client.create_token("phone", principal="ann", scopes=["approve", "read"])
+        assert made.secret.startswith("apt_")
+        token = made.token
+        assert (token.name, token.principal, token.scopes) == ("phone", "ann", ("read", "approve"))
+        assert (token.expires_at, token.revoked_at) == (None, None)
+        other = (await client.create_token("bob", expires_in_s=60)).token
+        assert other.expires_at is not None
+        assert other.principal == "bob"
+        first = await client.list_tokens(limit=1)
+        rest = await client.list_tokens(cursor=first.next_cursor)
+        assert [*first.tokens, *rest.tokens] == [token, other]
+        revoked = await client.revoke_token(token.id)
+        assert revoked.revoked_at is not None
+        assert await client.revoke_token(token.id) == revoked
+        with pytest.raises(NotFound):
+            await client.revoke_token("tok_none")
+        trail = (await client.list_audit()).entries
+        assert [(one.operation, one.target) for one in trail[:3]] == [
+            ("create_token", token.id),
+            ("create_token", other.id),
+            ("revoke_token", token.id),
+        ]
+        assert made.secret not in str(trail)
+
+    @pytest.mark.parametrize(
+        ("fields", "named"),
+        [
+            ({"name": "two words"}, "name"),
+            ({"name": "local"}, "name"),
+            ({"name": "x", "principal": "run_1"}, "principal"),
+            ({"name": "x", "principal": "token-1"}, "principal"),
+            ({"name": "x", "principal": "-x"}, "principal"),
+            ({"name": "x", "scopes": []}, "scopes"),
+            ({"name": "x", "scopes": ["root"]}, "scopes"),
+            ({"name": "x", "expires_in_s": 0}, "expires_in_s"),
+        ],
+    )
+    async def test_a_token_that_cannot_be(
+        self, client: Client, fields: dict[str, Any], named: str
+    ) -> None:
+        with pytest.raises(InvalidRequest) as refusal:
+            await client.create_token(**fields)
+        assert set(refusal.value.details["fields"]) == {named}
+
     # --- the audit trail ----------------------------------------------------------------------
 
     async def test_decisions_and_cancels_are_on_record(self, client: Client) -> None:

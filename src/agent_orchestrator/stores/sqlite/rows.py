@@ -19,6 +19,7 @@ from agent_orchestrator.domain.model import (
     Source,
     Usage,
 )
+from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports import IdempotencyRecord
 from agent_orchestrator.stores.encoding import optional_time_from, optional_time_text
 from agent_orchestrator.wire.codec import format_time, parse_time
@@ -277,6 +278,37 @@ def record_from(row: Row) -> IdempotencyRecord:
         fingerprint=row[3],
         answer=row[4],
         created_at=parse_time(row[5]),
+    )
+
+
+ACCESS_COLUMNS: Final = (
+    "id, name, principal, scopes, created_by, created_at, expires_at, revoked_at"
+)
+
+
+def token_values(token: AccessToken) -> Values:
+    return (
+        token.id,
+        token.name,
+        token.principal,
+        dumps(token.scopes),
+        token.created_by,
+        format_time(token.created_at),
+        optional_time_text(token.expires_at),
+        optional_time_text(token.revoked_at),
+    )
+
+
+def token_from(row: Row) -> AccessToken:
+    return AccessToken(
+        id=row[0],
+        name=row[1],
+        principal=row[2],
+        scopes=tuple(json.loads(row[3])),
+        created_by=row[4],
+        created_at=parse_time(row[5]),
+        expires_at=optional_time_from(row[6]),
+        revoked_at=optional_time_from(row[7]),
     )
 
 

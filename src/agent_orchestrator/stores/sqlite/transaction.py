@@ -9,8 +9,10 @@ import apsw
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
+from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports import Draft, IdempotencyRecord
 from agent_orchestrator.stores.sqlite.rows import (
+    ACCESS_COLUMNS,
     ATTEMPT_COLUMNS,
     AUDIT_COLUMNS,
     MESSAGE_COLUMNS,
@@ -25,6 +27,7 @@ from agent_orchestrator.stores.sqlite.rows import (
     request_values,
     run_values,
     session_values,
+    token_values,
 )
 from agent_orchestrator.stores.sqlite.view import SqliteView
 from agent_orchestrator.wire.codec import format_time
@@ -65,6 +68,8 @@ _PUT_THREAD: Final = (
     "REPLACE INTO threads (session_id, provider, thread_id, state) VALUES (?,?,?,?)"
 )
 
+_ADD_TOKEN: Final = _insert("access_tokens", f"{ACCESS_COLUMNS}, token_hash")
+_PUT_TOKEN: Final = _update("access_tokens", ACCESS_COLUMNS)
 _ADD_AUDIT: Final = _insert("audit", AUDIT_COLUMNS)
 _ADVANCE: Final = """
     UPDATE sessions SET last_seq = last_seq + ?1, updated_at = ?2,
@@ -175,6 +180,13 @@ class SqliteTransaction(SqliteView):
 
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None:
         self._write(_PUT_THREAD, (session_id, provider, thread.id, dumps(thread.state)))
+
+    def add_token(self, token: AccessToken, token_hash: str) -> None:
+        self._write(_ADD_TOKEN, (*token_values(token), token_hash))
+
+    def put_token(self, token: AccessToken) -> None:
+        self._replace(_PUT_TOKEN, token_values(token))
+        self.topics.add(f"token:{token.id}")
 
     def add_audit(self, entry: AuditEntry) -> None:
         self._write(_ADD_AUDIT, audit_values(entry))

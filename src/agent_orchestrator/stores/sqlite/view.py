@@ -20,10 +20,12 @@ from agent_orchestrator.domain.model import (
     Session,
     Thread,
 )
+from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations import StreamItem
 from agent_orchestrator.ports import IdempotencyRecord
 from agent_orchestrator.stores.encoding import position_after
 from agent_orchestrator.stores.sqlite.rows import (
+    ACCESS_COLUMNS,
     ATTEMPT_COLUMNS,
     AUDIT_COLUMNS,
     EVENT_COLUMNS,
@@ -41,6 +43,7 @@ from agent_orchestrator.stores.sqlite.rows import (
     request_from,
     run_from,
     session_from,
+    token_from,
 )
 from agent_orchestrator.wire.codec import format_time, parse_time
 
@@ -417,6 +420,22 @@ class SqliteView:
             provider,
         )
         return None if row is None else Thread(row[0], json.loads(row[1]))
+
+    def token(self, token_id: str) -> AccessToken | None:
+        row = self._one(f"SELECT {ACCESS_COLUMNS} FROM access_tokens WHERE id = ?", token_id)
+        return None if row is None else token_from(row)
+
+    def token_of_hash(self, token_hash: str) -> AccessToken | None:
+        found = f"SELECT {ACCESS_COLUMNS} FROM access_tokens WHERE token_hash = ?"
+        row = self._one(found, token_hash)
+        return None if row is None else token_from(row)
+
+    def tokens(self, *, after: str | None = None, limit: int) -> list[AccessToken]:
+        rows = self._execute(
+            f"SELECT {ACCESS_COLUMNS} FROM access_tokens WHERE id > ? ORDER BY id LIMIT ?",
+            (after or "", limit),
+        )
+        return [token_from(row) for row in rows]
 
     def audit(self, *, after: int, limit: int) -> list[AuditEntry]:
         rows = self._execute(

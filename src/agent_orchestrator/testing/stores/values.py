@@ -10,6 +10,7 @@ from attrs import evolve
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.errors import (
     Conflict,
+    NotFound,
 )
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
@@ -22,6 +23,7 @@ from agent_orchestrator.domain.model import (
     Thread,
     Usage,
 )
+from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.testing.stores.opening import Opening
 from agent_orchestrator.testing.stores.samples import (
@@ -227,6 +229,28 @@ class Values(Opening):
             assert [await store.read(look) for look in looked] == [first, second, None]
             with pytest.raises(Conflict):
                 await store.transact(lambda tx: tx.put_attempt(evolve(first, attempt=4)))
+
+    async def test_named_tokens(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            plain = AccessToken("tok_1", "n", "ann", ("read",), "bob", NOW, None)
+            full = AccessToken("tok_2", HARD_TEXT, "ann", ("read", "admin"), "b", NOW, NOW, NOW)
+            for digit, token in (("2", full), ("1", plain)):
+                await store.transact(methodcaller("add_token", token, digit * 64))
+            for again, digit in ((plain, "3"), (evolve(plain, id="tok_3"), "1")):
+                with pytest.raises(Conflict):
+                    await store.transact(methodcaller("add_token", again, digit * 64))
+            assert await store.read(lambda view: view.tokens(limit=9)) == [plain, full]
+            assert await store.read(lambda v: v.tokens(after="tok_1", limit=9)) == [full]
+            ended = evolve(plain, revoked_at=NOW)
+            rung: list[frozenset[str]] = []
+            with store.listen(rung.append):
+                await store.transact(methodcaller("put_token", ended))
+            assert rung == [frozenset({"token:tok_1"})]
+            assert await store.read(lambda view: view.token("tok_1")) == ended
+            looked = [methodcaller("token_of_hash", digit * 64) for digit in "123"]
+            assert [await store.read(look) for look in looked] == [ended, full, None]
+            with pytest.raises(NotFound):
+                await store.transact(methodcaller("put_token", evolve(plain, id="tok_none")))
 
     async def test_the_audit_trail_is_only_added_to(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:

@@ -1,0 +1,97 @@
+"""Named tokens: made, listed, revoked."""
+
+import re
+from datetime import timedelta
+from typing import Final
+
+from attrs import evolve
+
+from agent_orchestrator.domain.access import SCOPES, Principal, Scope
+from agent_orchestrator.domain.errors import InvalidRequest, NotFound
+from agent_orchestrator.domain.tokens import (
+    NAMED_TOKEN_PREFIX,
+    AccessToken,
+    new_token,
+    token_hash,
+)
+from agent_orchestrator.engine.access import administrator
+from agent_orchestrator.engine.core import Change, Core
+from agent_orchestrator.fields import specs
+from agent_orchestrator.operations import (
+    CreateToken,
+    ListTokens,
+    NewToken,
+    RevokeToken,
+    TokenPage,
+    TokenReply,
+)
+from agent_orchestrator.ports import Transaction, View
+
+_RESERVED: Final = ("run_", "token-")
+"""Begin the names of principals that come by themselves, as ``local`` is one."""
+
+
+async def create(core: Core, who: Principal, command: CreateToken) -> Change[NewToken]:
+    principal = _principal(command)
+    scopes = _scopes(command)
+    secret = new_token(NAMED_TOKEN_PREFIX)
+
+    def change(tx: Transaction) -> NewToken:
+        administrator(tx, who)
+        now = core.now()
+        lasts = command.expires_in_s
+        token = AccessToken(
+            id=core.config.ids("tok"),
+            name=command.name,
+            principal=principal,
+            scopes=scopes,
+            created_by=who.id,
+            created_at=now,
+            expires_at=None if lasts is None else now + timedelta(seconds=lasts),
+        )
+        tx.add_token(token, token_hash(secret))
+        return NewToken(token, secret)
+
+    return change
+
+
+def _principal(command: CreateToken) -> str:
+    name = command.principal or command.name
+    limits = specs(CreateToken)["principal"].limits
+    place = "principal" if command.principal else "name"
+    if not re.fullmatch(str(limits.pattern), name) or len(name) > (limits.max_length or 0):
+        raise InvalidRequest.of({place: "is no name of a principal: give one as `principal`"})
+    if name == "local" or name.startswith(_RESERVED):
+        raise InvalidRequest.of({place: f"{name} is the name of another kind of caller"})
+    return name
+
+
+def _scopes(command: CreateToken) -> tuple[Scope, ...]:
+    unknown = [scope for scope in command.scopes if scope not in SCOPES]
+    if unknown or not command.scopes:
+        raise InvalidRequest.of({"scopes": f"must be some of {', '.join(SCOPES)}"})
+    return tuple(scope for scope in SCOPES if scope in command.scopes)
+
+
+async def list_(core: Core, who: Principal, command: ListTokens) -> TokenPage:
+    def look(view: View) -> TokenPage:
+        administrator(view, who)
+        found = view.tokens(after=command.cursor, limit=command.limit + 1)
+        page = tuple(found[: command.limit])
+        return TokenPage(page, page[-1].id if len(found) > len(page) else None)
+
+    return await core.store.read(look)
+
+
+async def revoke(core: Core, who: Principal, command: RevokeToken) -> Change[TokenReply]:
+    def change(tx: Transaction) -> TokenReply:
+        administrator(tx, who)
+        token = tx.token(command.token_id)
+        if token is None:
+            raise NotFound(f"no token {command.token_id}", {"token_id": command.token_id})
+        if token.revoked_at is None:
+            token = evolve(token, revoked_at=core.now())
+            tx.put_token(token)
+        return TokenReply(token)
+
+    return change

@@ -1,0 +1,102 @@
+"""``agentctl token``: named tokens for people and programs."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from agentctl.call import Call
+from agentctl.options import Group, identified
+
+_SCOPES = ["read", "write", "approve", "admin"]
+
+
+@click.group(
+    cls=Group,
+    examples="""
+    agentctl token create ann --scope read --scope write
+    agentctl token list
+    agentctl token revoke tok_01k0
+    """,
+)
+def token() -> None:
+    """Make, list and revoke tokens. Administrators may."""
+
+
+@token.command(
+    examples="""
+    agentctl token create ann
+    agentctl token create phone --principal ann --scope read --scope approve --expires-in-s 604800
+    agentctl token create ci --scope read --field secret
+    """
+)
+@click.argument("name")
+@click.option("--principal", help="Whom it stands for.  [default: its name]")
+@click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice(_SCOPES),
+    multiple=True,
+    help="What it is good for; may be repeated.  [default: read, write, approve]",
+)
+@click.option("--expires-in-s", type=float, help="Seconds after which it ends.  [default: never]")
+def create(scopes: tuple[str, ...], **values: Any) -> None:
+    """Make a token. Its secret is shown this once: agentd keeps only its hash."""
+    call = Call.current()
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import CREATE_TOKEN
+        from agentctl.access import token_card
+
+        reply = await connection.call(CREATE_TOKEN, scopes=scopes or None, **values)
+        call.output.answer(reply, lambda look: token_card(reply, look))
+
+    call.run(body)
+
+
+@token.command(
+    "list",
+    examples="""
+    agentctl token list
+    agentctl --format json token list --field tokens
+    """,
+)
+@click.option("--limit", type=int, help="How many at most.  [default: all]")
+@click.option("--cursor", help="`next_cursor` of the page before.")
+def list_(**values: Any) -> None:
+    """List tokens, oldest first, those that have ended too."""
+    call = Call.current()
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import LIST_TOKENS
+        from agentctl.access import token_table
+        from agentctl.paging import pages
+
+        page = await pages(connection, LIST_TOKENS, "tokens", **values)
+        now = datetime.now(UTC)
+        call.output.answer(page, lambda look: token_table(page.tokens, look, now))
+        call.output.more(page.next_cursor)
+
+    call.run(body)
+
+
+@token.command(
+    examples="""
+    agentctl token revoke tok_01k0
+    agentctl token revoke --token-id tok_01k0
+    """
+)
+@identified("token")
+def revoke(token_id: str) -> None:
+    """End a token, and every stream and wait that was opened with it."""
+    call = Call.current()
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import REVOKE_TOKEN
+        from agentctl.access import token_table
+
+        reply = await connection.call(REVOKE_TOKEN, token_id=token_id)
+        now = datetime.now(UTC)
+        call.output.answer(reply, lambda look: token_table([reply.token], look, now))
+
+    call.run(body)

@@ -1,0 +1,87 @@
+"""Named tokens: what each scope is good for, and that they end."""
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from serving import Serving, serving, sse_reader
+
+from agent_orchestrator.operations import OPERATIONS
+
+pytestmark = pytest.mark.anyio
+
+ADMIN = "correct-horse-battery-staple"
+
+
+async def token(server: Serving, name: str = "ann", **fields: Any) -> tuple[str, dict[str, str]]:
+    answer = await server.client.post("/tokens", json={"name": name, **fields})
+    assert answer.status_code == 201, answer.text
+    made = answer.json()
+    return made["token"]["id"], {"Authorization": f"Bearer {made['secret']}"}
+
+
+@pytest.mark.parametrize("scope", ["read", "write", "approve", "admin"])
+async def test_a_token_is_good_for_its_scope_only(tmp_path: Path, scope: str) -> None:
+    ids = {f"{kind}_id": f"{kind[:3]}_none" for kind in ("session", "run", "request", "token")}
+    async with serving(tmp_path, tokens=(ADMIN,)) as server:
+        _, headers = await token(server, scopes=[scope])
+        async with httpx.AsyncClient(base_url=server.url, headers=headers) as client:
+            for operation in OPERATIONS:
+                # Without what it needs, so that nothing is done that is allowed.
+                path = operation.path.format(**ids)
+                sent = {"json": {"x": 1}} if operation.is_mutation else {"params": {"x": 1}}
+                plain = await client.request(operation.method, path, **sent)
+                assert plain.status_code == 400, operation.name
+                command = {
+                    "name": "x", "text": "x", "task": "x", "decision": "deny", "session_id": "ses_n",
+                    "to_status": "canceled", "path": str(tmp_path / "data.db"),
+                }  # fmt: skip
+                names = {a.name for a in operation.request.__attrs_attrs__}  # type: ignore[attr-defined]
+                body = {name: value for name, value in command.items() if name in names}
+                body = {k: v for k, v in body.items() if k not in operation.path_fields}
+                sent = {"json": body} if operation.is_mutation else {"params": body}
+                answer = await client.request(operation.method, path, **sent)
+                is_forbidden = answer.status_code == 403
+                assert is_forbidden == (scope not in ("admin", operation.scope)), operation.name
+            stream = await client.get("/stream?sessionId=ses_none")
+            assert stream.status_code == (404 if scope in ("read", "admin") else 403)
+
+
+async def test_a_principal_has_its_own_sessions_only(tmp_path: Path) -> None:
+    async with serving(tmp_path, tokens=(ADMIN,)) as server:
+        theirs = await server.session()
+        _, phone = await token(server, "phone", principal="ann")
+        _, laptop = await token(server, "laptop", principal="ann")
+        made = await server.client.post("/sessions", json={}, headers=phone)
+        own = made.json()["session"]
+        assert own["owner"] == "ann"
+        listed = (await server.client.get("/sessions", headers=laptop)).json()["sessions"]
+        assert [one["id"] for one in listed] == [own["id"]]
+        answer = await server.client.get(f"/sessions/{theirs}", headers=laptop)
+        assert answer.status_code == 404
+
+
+@pytest.mark.parametrize("how", ["revoked", "expired"])
+@pytest.mark.parametrize("one", ["?sessionId=", ""])
+async def test_a_stream_ends_with_its_token(tmp_path: Path, how: str, one: str) -> None:
+    async with serving(tmp_path, tokens=(ADMIN,)) as server:
+        expires = {"expires_in_s": 1} if how == "expired" else {}
+        token_id, headers = await token(server, **expires)
+        async with httpx.AsyncClient(base_url=server.url, headers=headers) as client:
+            session = (await client.post("/sessions", json={})).json()["session"]["id"]
+            path = f"/stream{one}{session if one else ''}"
+            async with sse_reader(client, path) as frames:
+                await anext(frames)
+                if how == "revoked":
+                    await server.client.post(f"/tokens/{token_id}/revoke")
+                with anyio.fail_after(1 if how == "revoked" else 5):
+                    assert [frame async for frame in frames] == []
+            assert (await client.get("/sessions")).status_code == 401
+        kept = b"".join([await anyio.Path(file).read_bytes() for file in files(tmp_path)])
+        assert headers["Authorization"].removeprefix("Bearer apt_").encode() not in kept
+
+
+def files(directory: Path) -> list[Path]:
+    return list(directory.glob("data.db*"))
