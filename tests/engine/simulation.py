@@ -161,6 +161,8 @@ class Actor:
     runs: list[str] = field(factory=list)
     acknowledged: list[Acknowledged] = field(factory=list)
     done: int = 0
+    unanswered: list[str] = field(factory=list)
+    """The keys it used again and did not get the first answer for."""
     seen: dict[str, list[Event]] = field(factory=lambda: defaultdict(list))
 
     async def work(self, client: Client, rng: random.Random) -> None:
@@ -171,8 +173,9 @@ class Actor:
             except Unavailable:
                 await anyio.sleep(1)
                 continue
-            except OrchestratorError:
-                pass  # refused: that is an answer
+            except OrchestratorError as error:  # refused: that is an answer
+                if "key" in error.details:
+                    self.unanswered.append(self.plans[self.done].key)
             self.done += 1
 
     async def _carry_out(self, client: Client, plan: Plan) -> None:
@@ -393,6 +396,9 @@ class World:
             f"doubled: {count} agents worked on {text!r}"
             for text, count in self.agents.effects.items()
             if count > 1
+        ]
+        self.faults += [
+            f"lost: the first answer to {key}" for actor in self.actors for key in actor.unanswered
         ]
         completed = {run.id for run in told.runs if run.status is RunStatus.COMPLETED}
         self.faults += [

@@ -128,7 +128,7 @@ async def test_what_cannot_go_on_is_failed(text: str, provider: dict[str, Any]) 
     run = await at_work(store, text)
     config = ProviderConfig(**({"runner": ScriptedRunner(), "kind": "scripted"} | provider))
     async with open_embedded(store, providers={"scripted": config}) as client:
-        run = await client.get_run(run.id)
+        run = await end_of(client, run.id)
         events = await recovered(client, run)
         issue = (await client.diagnose_run(run.id)).diagnostics.likely_issue
     assert (run.status, run.attempt) == (RunStatus.FAILED, 1)
@@ -161,7 +161,7 @@ async def test_a_run_that_engines_are_lost_with_is_not_tried_for_ever(most: int)
         with anyio.fail_after(PATIENCE_S):
             await lose(store, body, **given)
     async with open_embedded(store, **settings()) as client:
-        run = await client.get_run(runs[0].id)
+        run = await end_of(client, runs[0].id)
         assert run.status is RunStatus.FAILED
         assert run.error is not None
         assert run.error.code == "worker_lost"
@@ -231,7 +231,7 @@ async def test_a_cancel_asked_for_before_the_crash_is_finished_once_all_is_gone(
     async with store:
         await store.transact(ask)
     async with open_embedded(store, runners=[ScriptedRunner()], reaper=reaper) as client:
-        run = await client.get_run(run.id)
+        run = await end_of(client, run.id)
         events = await recovered(client, run)
     assert run.status is RunStatus.CANCELED
     assert [event.data["action"] for event in events] == ["canceled"]
@@ -264,7 +264,9 @@ async def test_a_question_goes_on_waiting_without_an_agent() -> None:
 
     await lose(store, body, runners=[ScriptedRunner()])
     async with open_embedded(store, runners=[second]) as client:
-        run = await client.get_run(runs[0].id)
+        with anyio.fail_after(PATIENCE_S):
+            while (run := await client.get_run(runs[0].id)).worker_id is not None:
+                await anyio.sleep(0.01)
         assert (run.status, run.worker_id, run.attempt) == (RunStatus.WAITING, None, 2)
         assert [one.data["action"] for one in await recovered(client, run)] == ["parked"]
         assert run.waiting_on is not None

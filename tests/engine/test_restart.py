@@ -77,7 +77,7 @@ async def test_what_ran_when_the_engine_was_lost_is_failed_and_the_queue_kept() 
     assert held.run is not None
     assert queued.run is not None
     async with open_embedded(store, runners=[ScriptedRunner()], max_concurrency=1) as client:
-        lost = await client.get_run(held.run.id)
+        lost = (await client.wait_run(held.run.id, timeout_s=20)).run
         assert lost.status is RunStatus.FAILED
         assert lost.error is not None
         assert lost.error.code == "worker_lost"

@@ -24,7 +24,7 @@ from agent_orchestrator.ports import Reply, Runner, Store, Subscription
 
 logger = logging.getLogger("agent_orchestrator.engine")
 
-RECOVERY_S: Final = 1.0
+RECOVERY_S: Final = 0.5
 """Seconds the start waits for what a lost engine left; new work need not wait longer for it."""
 
 Req = TypeVar("Req")
