@@ -12,7 +12,7 @@ from typing import Final
 
 import apsw
 
-from benchmarks import accepts, appends, codex, commands, idle, tools, turns
+from benchmarks import accepts, appends, codex, commands, idle, keepers, tools, turns
 from benchmarks.figures import Effort, Figure, table
 from benchmarks.processes import ROOT
 
@@ -22,6 +22,7 @@ BENCHMARKS: Final = {
     "turns": turns.measure,
     "accepts": accepts.measure,
     "appends": appends.measure,
+    "keepers": keepers.measure,
     "idle": idle.measure,
     "commands": commands.measure,
 }

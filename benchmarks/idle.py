@@ -20,8 +20,11 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
     with agentd(directory / "idle") as daemon:
         time.sleep(settle_s)  # part of the figure: two seconds after its start
         process = psutil.Process(daemon.pid)
-        check(not process.children(), "an idle agentd has child processes")
-        weight = process.memory_info().rss / 1024**2
+        # Of the guardian and its keeper, what they do not share with each other.
+        guards = process.children(recursive=True)
+        check(len(guards) <= 2, "an idle agentd has other processes than its guardian and keeper")
+        weight = process.memory_info().rss + sum(one.memory_full_info().pss for one in guards)
+        weight /= 1024**2
     return [
         Figure(
             name="start of agentd to healthy",
@@ -36,6 +39,6 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
             bound=90,
             unit="MiB",
             places=1,
-            detail="resident, after 2 s",
+            detail="resident, with its guardian, after 2 s",
         ),
     ]

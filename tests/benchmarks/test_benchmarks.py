@@ -21,6 +21,7 @@ FIGURES = {
     "turns": 1,
     "accepts": 1,
     "appends": 1,
+    "keepers": 1,
     "idle": 2,
     "commands": 2,
 }

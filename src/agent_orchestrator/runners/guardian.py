@@ -139,8 +139,9 @@ class Guardian:
 class Keeper:
     """Starts an agent, tells how it ends, and ends all that comes of it; then it may have another.
 
-    It says ``started PID TICKS`` (its start time since the machine's) or ``refused ERRNO``, later
-    ``exit CODE``, as of :func:`os.waitstatus_to_exitcode`, and at last ``gone``; each on a line.
+    It says ``ready`` once, before it takes anything; for each agent, ``started PID TICKS`` (its start
+    time since the machine's) or ``refused ERRNO``, later ``exit CODE``, as of
+    :func:`os.waitstatus_to_exitcode`, and at last ``gone``; each on a line.
     """
 
     def __init__(self, link: socket.socket, owner_fd: int) -> None:
@@ -159,6 +160,7 @@ class Keeper:
         _become("agent-keeper")
         wake = _wake_on_children()
         poll = _poll(wake, self.link.fileno(), self.owner_fd)
+        _send(self.link, "ready")
         while True:
             if self.is_keeping and not self._look_after():
                 self.is_keeping = self.is_killing = False

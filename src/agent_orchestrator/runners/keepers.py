@@ -25,6 +25,9 @@ START_S: Final = 20.0
 LEAVE_S: Final = 2.0
 """Seconds the guardian has to leave once it is of no more use."""
 
+TRIES: Final = 3
+"""Guardians that are asked for a keeper, where each is found dead."""
+
 MAX_IDLE: Final = 4
 """Keepers that wait for an agent to come; each has a megabyte of its own."""
 
@@ -32,13 +35,15 @@ _PASSED_ON: Final = ("LD_LIBRARY_PATH",)
 """What a Python may not start without. The guardian's environment holds no secrets."""
 
 
-@frozen(eq=False)
+@mutable(eq=False)
 class Keeper:
     """The way to a running agent's keeper."""
 
     process: "_Process"
     link: socket.socket
     _rest: bytearray = field(factory=bytearray, init=False)
+    was_ready: bool = field(default=False, init=False)
+    """Whether it has been there to take a request; before that it has started nothing."""
 
     async def word(self) -> list[str]:
         """Return what the keeper says next; nothing when it is gone."""
@@ -114,25 +119,36 @@ class Guardian:
         variables = (name + b"=" + value for name, value in env.items())
         body = b"\0".join([cwd, *argv, *variables])
         header = program.HEADER.pack(len(body), len(argv), brand)
-        keeper = await self._keeper()
+        request = bytes([program.START]) + header + body
+        for _ in range(TRIES):
+            keeper = await self._keeper()
+            match await self._ask(keeper, request, stdio):
+                case ["started", pid, ticks]:
+                    return Kept(int(pid), started_at_of(int(ticks)), keeper)
+                case ["refused", number]:
+                    self.take_back(keeper)
+                    raise OSError(int(number), os.strerror(int(number)))
+            keeper.close()
+            if keeper.was_ready:  # it may have started the agent before it was killed
+                raise AgentFailed("provider_unavailable", "the agent's keeper was killed")
+            await self._dismiss(keeper.process)
+        raise AgentFailed("provider_unavailable", "the guardian is killed again and again")
+
+    async def _ask(self, keeper: Keeper, request: bytes, stdio: Sequence[int]) -> list[str]:
+        """Return what the keeper says of the agent it is to start; nothing if it was killed."""
         said: list[str] = []
         try:
             with anyio.fail_after(START_S), suppress(ConnectionError):
-                await _send(keeper.link, bytes([program.START]) + header + body, stdio)
+                await _send(keeper.link, request, stdio)
                 said = await keeper.word()
+                if said == ["ready"]:
+                    keeper.was_ready = True
+                    said = await keeper.word()
         except TimeoutError:
+            keeper.close()
             await self._dismiss(keeper.process)
             raise AgentFailed("provider_unavailable", "the guardian does not answer") from None
-        finally:
-            if not said:
-                keeper.close()
-        match said:
-            case ["started", pid, ticks]:
-                return Kept(int(pid), started_at_of(int(ticks)), keeper)
-            case ["refused", number]:
-                self.take_back(keeper)
-                raise OSError(int(number), os.strerror(int(number)))
-        raise AgentFailed("provider_unavailable", "the agent's keeper was killed")
+        return said
 
     def take_back(self, keeper: Keeper) -> None:
         """Have the keeper of an agent of which nothing is left, for another agent."""
@@ -145,7 +161,7 @@ class Guardian:
 
     async def _keeper(self) -> Keeper:
         """Return a keeper that has no agent."""
-        for _ in range(3):
+        for _ in range(TRIES):
             process = await self._opened()
             try:
                 return await process.keeper()
@@ -307,14 +323,13 @@ def _launch() -> _Process:
 
 
 def _is_open(link: socket.socket) -> bool:
-    """Tell whether the other end, which is silent now, is there."""
+    """Tell whether the other end is there."""
     try:
-        link.recv(1)
+        return bool(link.recv(1, socket.MSG_PEEK))
     except BlockingIOError:
         return True
     except ConnectionError:
         return False
-    return False
 
 
 async def _send(link: socket.socket, data: bytes, fds: Sequence[int]) -> None:

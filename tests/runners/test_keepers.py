@@ -1,0 +1,200 @@
+"""Agents whose keeper or guardian is interfered with, and keepers that serve many agents."""
+
+import os
+import resource
+import signal
+import sys
+import uuid
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.runners.custody import brand
+from agent_orchestrator.runners.keepers import MAX_IDLE, guardian
+from agent_orchestrator.runners.process import agent_process
+from agent_orchestrator.testing.runners import marked_processes
+
+pytestmark = pytest.mark.anyio
+
+AGENT = [sys.executable, "-S", str(Path(__file__).parent / "agents.py")]
+
+
+@pytest.fixture
+def play(tmp_path):
+    """Run scenes; none may leave anything."""
+    mark = uuid.uuid4().hex
+    env = {**os.environ, MARK_VARIABLE: mark}
+
+    def play(*scene, **options):
+        return agent_process([*AGENT, *scene], cwd=str(tmp_path), env=env, **options)
+
+    play.mark = mark
+    yield play
+    assert marked_processes(mark) == []
+
+
+async def begun(process):
+    """Wait for the agent's first line."""
+    async for line in process.lines():
+        return line.data
+    raise AssertionError("it said nothing")
+
+
+def is_alive(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def keeper_of(process):
+    return psutil.Process(process.pid).parent()
+
+
+async def test_the_run_of_a_killed_keeper_crashed(play):
+    with anyio.fail_after(20):
+        async with play("escaped") as process:
+            await begun(process)
+            everything = keeper_of(process).children(recursive=True)
+            assert len(everything) == 2
+            keeper_of(process).kill()
+            with pytest.raises(AgentFailed, match="keeper") as caught:
+                await process.wait()
+            assert [line async for line in process.lines()] == []
+    assert caught.value.code == "agent_crashed"
+    assert not any(one.is_running() for one in everything)
+
+
+async def test_a_stopped_keeper_does_not_keep_an_agent_alive(play):
+    with anyio.fail_after(30):
+        async with play("stubborn", stop=[(signal.SIGINT, 0.1)]) as process:
+            await begun(process)
+            keeper = keeper_of(process)
+            keeper.suspend()
+    assert not psutil.pid_exists(process.pid)
+    assert not keeper.is_running()
+
+
+async def test_agents_go_on_without_the_guardian_and_others_get_a_new_one(play):
+    with anyio.fail_after(30):
+        async with guardian() as held:
+            await held.open()
+            async with play("echo", stdin=b"first") as first:
+                lost = keeper_of(first).parent()
+                lost.kill()
+                async with play("echo", stdin=b"second") as second:
+                    assert keeper_of(second).parent() != lost
+                    assert await begun(second) == b"second"
+                    assert await second.wait() == 0
+                assert await begun(first) == b"first"
+                assert await first.wait() == 0
+            assert not lost.is_running()
+
+
+async def test_a_stopped_guardian_holds_up_no_agent_of_an_idle_keeper(play):
+    with anyio.fail_after(30):
+        async with guardian():
+            async with play("print", "one") as process:
+                keeper = keeper_of(process)
+                assert await begun(process) == b"one"
+                await process.wait()
+            keeper.parent().suspend()
+            async with play("print", "two") as process:
+                assert keeper_of(process) == keeper
+                assert await begun(process) == b"two"
+        assert not is_alive(keeper)
+
+
+async def test_the_keeper_that_is_ready_is_the_one_that_is_taken(play):
+    async with guardian() as held:
+        await held.open()
+        with anyio.fail_after(10):
+            while not (guardians := psutil.Process().children()) or not guardians[0].children():
+                await anyio.sleep(0.01)
+        [ready] = guardians[0].children()
+        async with play("print", "one") as process:
+            assert keeper_of(process) == ready
+            await process.wait()
+
+
+async def test_a_keeper_serves_one_agent_after_another(play, tmp_path):
+    limits = {}
+    with anyio.fail_after(60):
+        async with guardian():
+            for number in range(30):
+                argv = ["sh", "-c", "sleep 300 & cat /proc/$$/limits; exit 7"]
+                env = {"PATH": os.environ["PATH"], MARK_VARIABLE: f"{play.mark}.{number}"}
+                async with agent_process(argv, cwd=str(tmp_path), env=env) as process:
+                    lines = process.lines()
+                    text = b"\n".join([(await anext(lines)).data for _ in range(16)]).decode()
+                    assert await process.wait() == 7
+                    [locks] = [one for one in text.split("\n") if "file locks" in one]
+                    limits[env[MARK_VARIABLE]] = int(locks.split()[3])
+                assert marked_processes(env[MARK_VARIABLE]) == []
+            [its_guardian] = [
+                one for one in psutil.Process().children() if "guardian.py" in str(one.cmdline())
+            ]
+            [keeper] = its_guardian.children()
+            assert keeper.num_fds() <= 8
+            assert keeper.rlimit(10)[0] == resource.getrlimit(10)[0]
+    assert limits == {mark: brand(mark) for mark in limits}
+
+
+async def test_what_cannot_be_started_costs_no_keeper(play):
+    async with guardian():
+        for _ in range(3):
+            with pytest.raises(AgentFailed, match="not installed"):
+                async with agent_process(["no-such-program"], cwd="/", env={}):
+                    pytest.fail("it started")
+        [its_guardian] = [
+            one for one in psutil.Process().children() if "guardian.py" in str(one.cmdline())
+        ]
+        assert len(its_guardian.children()) == 1
+
+
+async def test_only_a_few_keepers_are_kept_idle(play):
+    async with guardian():
+        async with anyio.create_task_group() as tasks:
+
+            async def one():
+                async with play("deaf") as process:
+                    await process.wait()
+
+            for _ in range(3 * MAX_IDLE):
+                tasks.start_soon(one)
+        [its_guardian] = [
+            one for one in psutil.Process().children() if "guardian.py" in str(one.cmdline())
+        ]
+        with anyio.fail_after(10):
+            while len(its_guardian.children()) > MAX_IDLE:
+                await anyio.sleep(0.01)
+    assert not its_guardian.is_running()
+
+
+@pytest.mark.parametrize("how", ["leave", "cancel"])
+async def test_two_hundred_forks_end_and_others_do_not_notice(play, how):
+    with anyio.fail_after(60):
+        async with guardian(), play("echo", stdin=b"calm") as bystander:
+            with anyio.CancelScope() as scope:
+                async with play("storm") as process:
+                    assert await begun(process) == b"ready"
+                    children = keeper_of(process).children(recursive=True)
+                    assert len(children) > 200
+                    if how == "cancel":
+                        scope.cancel()
+                        await anyio.sleep_forever()
+            assert not any(one.is_running() for one in children)
+            assert await begun(bystander) == b"calm"
+            assert await bystander.wait() == 0
+
+
+async def test_signals_of_the_owner_are_no_matter_of_the_agents(play):
+    # What is ignored is inherited: an agent must be able to be interrupted all the same.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        async with play("last", stop=[(signal.SIGINT, 20)]) as process:
+            await begun(process)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert process.returncode == -signal.SIGINT
