@@ -47,8 +47,8 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
         config = CONFIG.format(command=json.dumps(codex))
         with agentd(directory / "daemon", config=config, env=env) as daemon:
             results = anyio.run(partial(_compare, daemon.url, work, count))
-        # Codex 0.169 tells this model of MCP servers by name, in the tool that finds their tools.
-        offered = sum("agent_orchestrator" in json.dumps(one.body) for one in models.requests)
+        # Codex 0.169 names the server to this model; its tools are to be searched for.
+        offered = sum("mcp__agent_orchestrator" in json.dumps(one.body) for one in models.requests)
     asked = 4 * (count + 1)
     check(len(models.requests) == asked, f"the model was asked {len(models.requests)}, not {asked}")
     check(2 * offered == asked, f"the tools were offered {offered} times, not {asked // 2}")

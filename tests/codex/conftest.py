@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,10 +44,25 @@ def workspace(tmp_path: Path) -> Path:
     return path
 
 
+Gateways = Callable[..., Gateway]
+
+
 @pytest.fixture
-def gateway(tmp_path: Path, codex: str, home: Path) -> Iterator[Gateway]:
-    directory = tmp_path / "gateway"
-    directory.mkdir()
-    one = Gateway(directory, codex, home)
-    yield one
-    one.stop()
+def gateways(tmp_path: Path, codex: str, home: Path) -> Iterator[Gateways]:
+    """Make gateways with settings of the test's own; they end with it."""
+    made: list[Gateway] = []
+
+    def make(*arguments: str, **settings: str) -> Gateway:
+        directory = tmp_path / f"gateway-{len(made)}"
+        directory.mkdir()
+        made.append(Gateway(directory, codex, home, *arguments, **settings))
+        return made[-1]
+
+    yield make
+    for gateway in made:
+        gateway.stop()
+
+
+@pytest.fixture
+def gateway(gateways: Gateways) -> Gateway:
+    return gateways()

@@ -17,22 +17,33 @@ PATIENCE_S = 60.0
 class Gateway:
     """An agentd with a codex provider, that can be stopped and started again on its database."""
 
-    def __init__(self, directory: Path, codex: str, home: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        codex: str,
+        home: Path,
+        *arguments: str,
+        sandbox: str = "danger-full-access",
+        settings: str = "",
+        **variables: str,
+    ) -> None:
         self._directory = directory
+        self._arguments = arguments
         self._stack = ExitStack()
-        env = ", ".join(f"{name} = {json.dumps(value)}" for name, value in codex_env(home).items())
+        given = codex_env(home) | variables
+        env = ", ".join(f"{name} = {json.dumps(value)}" for name, value in given.items())
         (directory / "agentd.toml").write_text(
             "[providers.codex]\n"
             'runner = "codex"\n'
             f"command = {json.dumps(codex)}\n"
-            'sandbox = "danger-full-access"\n'
-            f"env = {{ set = {{ {env} }} }}\n"
+            f"sandbox = {json.dumps(sandbox)}\n"
+            f"env = {{ set = {{ {env} }} }}\n{settings}\n"
         )
         self.start()
 
     def start(self) -> None:
         self.daemon: Process = self._stack.enter_context(
-            agentd(self._directory, "--config", "agentd.toml", "--db", "data.db")
+            agentd(self._directory, "--config", "agentd.toml", "--db", "data.db", *self._arguments)
         )
 
     def stop(self) -> None:

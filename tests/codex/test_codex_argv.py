@@ -9,6 +9,7 @@ from agent_orchestrator.runners.codex.argv import exec_argv, is_thread_id, toml_
 from agent_orchestrator.runners.codex.failures import error_text, startup_failure, turn_failure
 from agent_orchestrator.runners.codex.locate import NotExecutable, NotInstalled, locate
 from agent_orchestrator.runners.codex.runner import usage_between
+from agent_orchestrator.runners.codex.tools import past_proxies, tools_config, tools_url
 
 ID = "01a202ef-619b-7890-a3fa-a04dce33eadb"
 
@@ -199,3 +200,32 @@ def test_usage_is_what_the_totals_rose_by():
 def test_totals_that_fell_are_taken_as_they_are():
     before = {"input_tokens": 100, "output_tokens": 5}
     assert usage_between(before, {"input_tokens": 99, "output_tokens": 50}) == Usage(99, 0, 50)
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://p"}, None),
+        ({"HTTP_PROXY": ""}, None),
+        ({"HTTP_PROXY": "http://p"}, "127.0.0.1"),
+        ({"all_proxy": "http://p", "no_proxy": "a,b"}, "a,b,127.0.0.1"),
+        ({"http_proxy": "http://p", "NO_PROXY": "a", "no_proxy": "b"}, "a,127.0.0.1"),
+    ],
+)
+def test_the_daemon_is_reached_past_proxies(env, expected):
+    found = past_proxies(env, "http://127.0.0.1:8765")
+    if expected is None:
+        assert found == env
+    else:
+        assert (found["NO_PROXY"], found["no_proxy"]) == (expected, expected)
+        others = {name: value for name, value in env.items() if name.lower() != "no_proxy"}
+        assert others.items() <= found.items()
+
+
+def test_the_tools_are_there_for_runs_of_a_daemon():
+    assert tools_url({}) is None
+    assert tools_url({"AGENTCTL_URL": "http://x"}) is None
+    url = tools_url({"AGENTCTL_URL": "http://x", "AGENTCTL_AUTH_TOKEN": "art_1"})
+    assert url == "http://x"
+    assert tools_config(url)["mcp_servers.agent_orchestrator.url"] == "http://x/mcp?hold_s=86400"

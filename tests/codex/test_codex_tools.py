@@ -4,7 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,13 +12,15 @@ import anyio
 import anyio.to_thread
 import pytest
 from gateway import PATIENCE_S, Gateway, marked, turn
-from model_server import ModelServer, acknowledgement
+from model_server import ModelServer, acknowledgement, closed_port
 from serving import environment
 
 from agent_orchestrator import Client, Run, RunStatus
 from agent_orchestrator.domain.model import Request
 
 pytestmark = [pytest.mark.anyio, pytest.mark.codex]
+
+Gateways = Callable[..., Gateway]
 
 QUESTION = "May I delete build/ (it can be made again)?"
 
@@ -244,3 +246,62 @@ async def test_a_call_that_is_cut_short_goes_on(gateway: Gateway, workspace: Any
         assert run.result is not None, run.error
         assert run.result.text == "first None, then approve"
         assert len((await client.requests()).requests) == 1
+
+
+@pytest.mark.parametrize("sandbox", ["read-only", "workspace-write"])
+async def test_a_sandboxed_agent_has_the_tools(
+    gateways: Gateways, workspace: Any, sandbox: str
+) -> None:
+    async with gateways(sandbox=sandbox).client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        script = f"{tool('list')}\nsay I am <0.session.id>"
+        run = await turn(client, session.id, script)
+    assert run.result is not None, run.error
+    assert run.result.text == f"I am {session.id}"
+
+
+async def test_one_worker_is_enough_for_a_family(gateways: Gateways, workspace: Any) -> None:
+    script = parent_of_two(
+        asking(),
+        tool("wait", run_id="<1.run.id>", until="attention"),
+        'mcp agent_orchestrator.request_resolve {"request_id": "<3.request.id>", '
+        '"decision": "deny"}',
+        last=5,
+    )
+    async with gateways("--max-concurrency", "1").client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        run = await turn(client, session.id, script)
+        _, _, second = await family(client, session.id)
+    assert run.result is not None, run.error
+    assert run.result.text == "A: the first is done / B: completed"
+    assert second.result is not None
+    assert json.loads(second.result.text.partition("Output:\n")[2])["decision"] == "deny"
+
+
+async def test_a_proxy_of_the_user_s_sees_no_token(gateways: Gateways, workspace: Any) -> None:
+    with closed_port() as port:
+        proxy = f"http://127.0.0.1:{port}"
+        gateway = gateways(HTTP_PROXY=proxy, http_proxy=proxy, NO_PROXY="example.org", no_proxy="")
+        async with gateway.client() as client:
+            session = await client.create_session(cwd=str(workspace))
+            run = await turn(client, session.id, f"{tool('list')}\nsay <0.session.id>")
+    assert run.result is not None, run.error
+    assert run.result.text == session.id
+
+
+@pytest.mark.parametrize("tools", ["true", "false"])
+async def test_whether_agents_get_the_tools_is_a_setting(
+    gateways: Gateways, workspace: Any, models: ModelServer, tools: str
+) -> None:
+    async with gateways(settings=f"tools = {tools}").client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        run = await turn(client, session.id, "say hi")
+        diagnosis = (await client.diagnose_run(run.id)).diagnostics
+    assert run.status is RunStatus.COMPLETED, run.error
+    # Codex 0.169 names the server to this model; its tools are to be searched for.
+    (request,) = models.requests
+    assert ("mcp__agent_orchestrator" in json.dumps(request.body)) == (tools == "true")
+    assert diagnosis.codex_invocation is not None
+    argv = " ".join(diagnosis.codex_invocation.argv)
+    assert ("mcp_servers.agent_orchestrator.required=true" in argv) == (tools == "true")
+    assert "art_" not in argv

@@ -45,6 +45,15 @@ async def test_the_package_s_own_client_understands_it(agents: Standing, mode: s
             for schema in tool.input_schema["properties"].values():
                 assert schema["description"]
                 assert isinstance(schema["type"], str)
+        told = {tool.name: tool.input_schema["properties"] for tool in listed}
+        for name, argument, end in [
+            ("session_wait", "timeout_s", "call again. Default: 50."),
+            ("session_reply_parent", "wait", "answered. Default: true."),
+            ("session_reply_parent", "expires_in_s", "a denial. Default: 3600."),
+            ("session_send", "when_busy", "an error. Default: queue."),
+        ]:
+            assert told[name][argument]["description"].endswith(end)
+        assert "session_reply_parent tells or asks" in (tools.instructions or "")[:250]
         result = await tools.call_tool("session_list", {})
         assert json.loads(result.content[0].text) == result.structured_content
         assert result.structured_content["children"] == []
@@ -304,6 +313,33 @@ async def test_a_question_may_be_asked_without_waiting(agents: Standing) -> None
         await use(above, "request_resolve", request_id=request_id, decision="approve")
         told = await use(below, "session_reply_parent", request_id=request_id)
         assert told["decision"] == "approve"
+
+
+async def test_an_agent_reaches_what_descends_from_it_and_no_more(agents: Standing) -> None:
+    question = {"text": "May I?", "request_kind": "approval_request", "timeout_s": 0}
+    async with agents.family() as (above, parent, below, _):
+        asked = await use(below, "session_reply_parent", **question)
+        request_id = asked["request"]["id"]
+        resolve = {"request_id": request_id, "decision": "approve"}
+        spawned = await use(above, "session_spawn", task="work")
+        sibling = await agents.at_work(spawned["run"]["id"])
+        home = (await use(above, "session_list"))["session"]["id"]
+        before = await agents.server.event_count()
+        error = await refused(below, "request_resolve", **resolve)
+        assert error["code"] == "forbidden"
+        for name, arguments in [
+            ("session_wait", {"run_id": parent}),
+            ("session_wait", {"run_id": sibling}),
+            ("session_send", {"session_id": home, "text": "x"}),
+            ("session_send", {"session_id": spawned["session"]["id"], "text": "x"}),
+        ]:
+            assert (await refused(below, name, **arguments))["code"] == "not_found", name
+        async with agents.tools(sibling) as beside:
+            assert (await refused(beside, "request_resolve", **resolve))["code"] == "not_found"
+            error = await refused(beside, "session_reply_parent", request_id=request_id)
+            assert error["code"] == "not_found"
+        assert await agents.server.event_count() == before
+        await use(above, "request_resolve", **resolve)
 
 
 # --- calls that are held ----------------------------------------------------------------------

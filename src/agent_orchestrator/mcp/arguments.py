@@ -148,6 +148,10 @@ class Resolve:
     idempotency_key: str | None = _key()
 
 
+def _told(default: str | float) -> str:
+    return f"{default:g}" if isinstance(default, float) else str(default).lower()
+
+
 def input_schema(kind: type, hold_s: float = HOLD_S) -> Schema:
     """Return the JSON schema of a tool's arguments.
 
@@ -164,6 +168,8 @@ def input_schema(kind: type, hold_s: float = HOLD_S) -> Schema:
             schema["enum"] = list(spec.choices)
         if spec.name == "timeout_s":
             schema["default"] = hold_s
+        if "default" in schema:  # not every client hands that on
+            schema["description"] += f" Default: {_told(schema['default'])}."
         properties[spec.name] = schema
     required = [spec.name for spec in specs(kind).values() if spec.required]
     return {

@@ -16,11 +16,12 @@ from agent_orchestrator.operations import SessionTree
 from agent_orchestrator.wire import codec, problems
 
 INSTRUCTIONS: Final = """\
-You are one agent of several that a gateway runs. Give independent parts of your work to children \
-(session_spawn), wait for them (session_wait), and answer what they ask (request_resolve). If you \
-are a child yourself, ask your parent before you do what you may not decide (session_reply_parent). \
-You end when your turn ends: wait for children whose results you need."""
-"""What a client may tell its model of the whole."""
+Work with other agents: session_spawn gives a child part of your work, session_wait waits for its result or \
+question, request_resolve answers that; session_reply_parent tells or asks whoever gave you your task. \
+You are one of several agents that a gateway runs, and you end when your turn does: wait for the children \
+whose results you need. If you are a child yourself, ask before you do what you may not decide."""
+"""What a client may tell its model of the whole. Codex 0.169 shows some models the first 250
+characters only."""
 
 
 @define

@@ -7,41 +7,12 @@ from typing import Any, Final, Literal
 
 Sandbox = Literal["read-only", "workspace-write", "danger-full-access"]
 
-HOLD_S: Final = 86_400
-"""Seconds a call of an orchestration tool may be held: a child may well work for hours."""
-
-_TOOL_TIMEOUT_S: Final = HOLD_S + 3_600
-"""Codex 0.169 cuts a call after 300 s by default, and no sign of life makes it wait longer."""
-
-_STARTUP_TIMEOUT_S: Final = 60
-"""The first agent of a daemon waits for what the tools stand on to be loaded."""
-
 _THREAD_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 
 def is_thread_id(text: str) -> bool:
     """Tell whether a thread id can be handed to codex: one that begins with ``-`` is an option."""
     return _THREAD_ID.fullmatch(text) is not None
-
-
-def tools_config(url: str) -> dict[str, Any]:
-    """Return the configuration that gives codex the orchestration tools of a daemon.
-
-    Codex 0.169: a server that is not ``required`` and cannot be reached is silently left out; in
-    ``exec`` nobody can be asked, so that every tool that is not approved beforehand is refused; and
-    a token must come from the environment.
-
-    :param url: the daemon's.
-    """
-    server = "mcp_servers.agent_orchestrator"
-    return {
-        f"{server}.url": f"{url}/mcp?hold_s={HOLD_S}",
-        f"{server}.bearer_token_env_var": "AGENTCTL_AUTH_TOKEN",
-        f"{server}.required": True,
-        f"{server}.default_tools_approval_mode": "approve",
-        f"{server}.tool_timeout_sec": _TOOL_TIMEOUT_S,
-        f"{server}.startup_timeout_sec": _STARTUP_TIMEOUT_S,
-    }
 
 
 def exec_argv(

@@ -16,13 +16,13 @@ from agent_orchestrator.runners.codex.argv import (
     Sandbox,
     exec_argv,
     is_thread_id,
-    tools_config,
 )
 from agent_orchestrator.runners.codex.failures import is_busy, startup_failure, turn_failure
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.parser import ExecParser
 from agent_orchestrator.runners.codex.probe import Probe, environment, profile_warning
 from agent_orchestrator.runners.codex.reading import AgentEvent
+from agent_orchestrator.runners.codex.tools import past_proxies, tools_config, tools_url
 from agent_orchestrator.runners.codex.usage import usage_between
 from agent_orchestrator.runners.keepers import Guarded
 from agent_orchestrator.runners.process import AgentProcess, agent_process
@@ -149,12 +149,15 @@ class CodexExecRunner(Guarded):
     async def _process(
         self, context: RunContext, program: Path, env: Mapping[str, str], resume: str | None
     ) -> _Ended:
+        tools: dict[str, Any] = {}
+        if self.tools and (url := tools_url(env)) is not None:
+            tools, env = tools_config(url), past_proxies(env, url)
         argv = exec_argv(
             str(program),
             cwd=context.session.cwd,
             extra_args=self.extra_args,
             profile=self.profile,
-            config=self._tools(env) | dict(self.config),
+            config={**tools, **self.config},
             sandbox=self.sandbox,
             model=context.model or self.model,
             resume=resume,
@@ -174,12 +177,6 @@ class CodexExecRunner(Guarded):
                 context.note_stderr(process.stderr_tail)
         await _emit(context, parser.finish())
         return _Ended(parser, exit_code, process.stderr_tail)
-
-    def _tools(self, env: Mapping[str, str]) -> dict[str, Any]:
-        url = env.get("AGENTCTL_URL")
-        if not self.tools or not url or not env.get("AGENTCTL_AUTH_TOKEN"):
-            return {}
-        return tools_config(url)
 
     async def _follow(
         self, context: RunContext, process: AgentProcess, parser: ExecParser, resume: str | None

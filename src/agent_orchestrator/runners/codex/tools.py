@@ -1,0 +1,56 @@
+"""The orchestration tools, given to codex as an MCP server."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+HOLD_S: Final = 86_400
+"""Seconds a call of an orchestration tool may be held: a child may well work for hours."""
+
+_TOOL_TIMEOUT_S: Final = HOLD_S + 3_600
+"""Codex 0.169 cuts a call after 300 s by default, and no sign of life makes it wait longer."""
+
+_STARTUP_TIMEOUT_S: Final = 60
+"""The first agent of a daemon waits for what the tools stand on to be loaded."""
+
+_PROXIES: Final = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+_EXCEPTIONS: Final = ("NO_PROXY", "no_proxy")
+
+
+def tools_url(env: Mapping[str, str]) -> str | None:
+    """Return the daemon that serves the tools to a run; None where there is none."""
+    return env.get("AGENTCTL_URL") if env.get("AGENTCTL_AUTH_TOKEN") else None
+
+
+def tools_config(url: str) -> dict[str, Any]:
+    """Return the configuration that gives codex the orchestration tools of a daemon.
+
+    Codex 0.169: a server that is not ``required`` and cannot be reached is silently left out; in
+    ``exec`` nobody can be asked, so that every tool that is not approved beforehand is refused; and
+    a token must come from the environment.
+
+    :param url: the daemon's.
+    """
+    server = "mcp_servers.agent_orchestrator"
+    return {
+        f"{server}.url": f"{url}/mcp?hold_s={HOLD_S}",
+        f"{server}.bearer_token_env_var": "AGENTCTL_AUTH_TOKEN",
+        f"{server}.required": True,
+        f"{server}.default_tools_approval_mode": "approve",
+        f"{server}.tool_timeout_sec": _TOOL_TIMEOUT_S,
+        f"{server}.startup_timeout_sec": _STARTUP_TIMEOUT_S,
+    }
+
+
+def past_proxies(env: Mapping[str, str], url: str) -> dict[str, str]:
+    """Return an environment in which the daemon is reached directly.
+
+    Codex 0.169 sends what goes to an MCP server, on loopback too, to the proxy the environment
+    names: the run's token with it, and nothing comes back.
+    """
+    host = urlsplit(url).hostname or ""
+    if not any(env.get(name) for name in _PROXIES):
+        return dict(env)
+    known = next((env[name] for name in _EXCEPTIONS if env.get(name)), "")
+    exceptions = f"{known},{host}" if known else host
+    return {**env, **dict.fromkeys(_EXCEPTIONS, exceptions)}
