@@ -1,5 +1,7 @@
 """What the tools stand on is imported when they are used."""
 
+import json
+import signal
 import subprocess
 import sys
 
@@ -26,3 +28,23 @@ def test_outside_of_a_run_agentctl_says_what_is_missing() -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "--run-id" in done.stderr
+
+
+def test_an_interrupt_ends_it_though_its_input_is_open() -> None:
+    own = {"AGENTCTL_RUN_ID": "run_1", "AGENTCTL_SESSION_ID": "ses_1"}
+    with subprocess.Popen(
+        [*COMMAND, "mcp"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(**own),
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        message = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+        process.stdin.write(json.dumps(message) + "\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["result"] == {}
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == -signal.SIGINT

@@ -1,6 +1,7 @@
 """``agentctl mcp``: the tools of ``agentctl tool`` for clients that speak MCP."""
 
 import os
+import signal
 from typing import Any
 
 import click
@@ -49,6 +50,8 @@ def mcp(run_id: str | None, timeout_s: float | None) -> None:
         if not session_id:
             session_id = (await client.get_run(named)).session_id
         hold_s = HOLD_S if timeout_s is None else timeout_s
+        # A read of standard input cannot be called off; and there is nothing here to put in order.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         await serve_stdio(Agent(client, named, session_id, hold_s), version("agent-orchestrator"))
 
     call.run(body)
