@@ -1,12 +1,100 @@
 """The app-server runner with the real codex against the local model server."""
 
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
 import pytest
 from model_server import FAKE_KEY, codex_env
 
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.model import Request, Thread, Usage
+from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
+from agent_orchestrator.runners.codex.appserver.leftovers import processes_of
 from agent_orchestrator.testing.runners import RecordingContext, RunnerContract
 
 pytestmark = [pytest.mark.anyio, pytest.mark.codex]
+
+UNKNOWN_THREAD = "01a202ef-619b-7890-a3fa-a04dce33eadb"
+THEN = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class Deciding(RecordingContext):
+    """A context in which what is asked is decided as told; without that, never."""
+
+    decide = None
+
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        self.questions = []
+
+    async def ask_parent(
+        self, text, *, kind="input_request", detail=None, options=None, timeout_s=3600.0
+    ):
+        json.dumps(detail)
+        self.questions.append({"text": text, "kind": kind, "detail": detail, "options": options})
+        await self._note("ask")
+        if self.decide is None:
+            await anyio.sleep_forever()
+        own = {"decision": None, "answer": None, "scope": None, **self.decide}
+        return Request(
+            id="req_0",
+            session_id="ses_0",
+            run_id="run_0",
+            attempt=1,
+            root_session_id="ses_0",
+            parent_session_id=None,
+            kind=kind,
+            text=text,
+            detail=detail,
+            options=options,
+            decided_by=None,
+            created_at=THEN,
+            expires_at=THEN,
+            resolved_at=THEN,
+            **own,
+        )
+
+
+@pytest.fixture
+def record(home, workspace):
+    def make(prompt, *, kind=RecordingContext, **more):
+        return kind(prompt, cwd=workspace, env=codex_env(home), **more)
+
+    return make
+
+
+@pytest.fixture
+def outside(home):
+    """A directory that the sandbox of the workspace does not let commands write to."""
+    path = Path(tempfile.mkdtemp(prefix="outside-", dir=Path.home()))
+    yield path
+    shutil.rmtree(path)
+
+
+def of(context, event_type):
+    return [data for kind, data in context.events if kind == event_type]
+
+
+async def run(runner, context, seconds=30):
+    with anyio.fail_after(seconds):
+        return await runner.run(context)
+
+
+async def gone(pid):
+    """Wait until a process has ended."""
+    fd = os.pidfd_open(pid)
+    try:
+        await anyio.wait_readable(fd)
+    finally:
+        os.close(fd)
 
 
 def make_runner(codex, home, **more):
@@ -30,3 +118,407 @@ class TestContract(RunnerContract):
 
     def make_context(self, prompt, cwd):
         return RecordingContext(prompt, cwd=cwd, env=codex_env(self.home))
+
+
+# --- many sessions, one process -------------------------------------------------------------
+
+
+async def test_sessions_share_a_process_and_keep_their_threads(codex, home, record, models):
+    async with make_runner(codex, home) as runner:
+        firsts = [record(f"say first {number}") for number in range(4)]
+        async with anyio.create_task_group() as tasks:
+            for context in firsts:
+                tasks.start_soon(runner.run, context)
+        seconds = [record("usage 30 20 7\nsay second", thread=first.thread) for first in firsts]
+        for context in seconds:
+            await run(runner, context)
+    assert len({context.pid for context in (*firsts, *seconds)}) == 1
+    assert len({context.thread.id for context in firsts}) == 4
+    for first, second in zip(firsts, seconds, strict=True):
+        assert first.thread.id == second.thread.id
+        assert (first.usage, second.usage) == (Usage(100, 0, 10), Usage(30, 20, 7))
+        asked = [one for one in models.requests if one.thread_id == first.thread.id]
+        assert asked[-1].user_texts == [first.prompt, second.prompt]
+
+
+async def test_a_full_process_gets_no_more_threads(codex, home, record):
+    async with make_runner(codex, home, max_threads_per_process=2) as runner:
+        contexts = [record("say hello") for _ in range(5)]
+        async with anyio.create_task_group() as tasks:
+            for context in contexts:
+                tasks.start_soon(runner.run, context)
+        pids = Counter(context.pid for context in contexts)
+        assert sorted(pids.values()) == [1, 2, 2]
+        again = record("say again", thread=contexts[0].thread)
+        await run(runner, again)
+        assert again.pid == contexts[0].pid
+
+
+async def test_an_idle_process_is_ended_and_its_threads_go_on_in_the_next(codex, home, record):
+    async with make_runner(codex, home, idle_s=0.2) as runner:
+        first = record("say first")
+        await run(runner, first)
+        with anyio.fail_after(10):
+            await gone(first.pid)
+        second = record("say second", thread=first.thread)
+        assert (await run(runner, second)).text == "second"
+    assert second.pid != first.pid
+    assert second.thread.id == first.thread.id
+    assert second.usage == Usage(100, 0, 10)
+
+
+async def test_a_thread_that_exec_made_goes_on(codex, home, record, models):
+    first = record("say first")
+    await CodexExecRunner(command=codex, home=str(home), sandbox="danger-full-access").run(first)
+    async with make_runner(codex, home) as runner:
+        second = record("say second", thread=first.thread)
+        await run(runner, second)
+    assert second.thread.id == first.thread.id
+    assert second.usage == Usage(100, 0, 10)
+    assert models.requests[-1].user_texts == [first.prompt, second.prompt]
+
+
+@pytest.mark.parametrize("thread_id", [UNKNOWN_THREAD, "no-such-thread"])
+async def test_a_lost_thread_is_replaced_or_fails_the_run(codex, home, record, thread_id):
+    lost = Thread(thread_id, {})
+    async with make_runner(codex, home) as runner:
+        context = record("say hello", thread=lost)
+        assert (await run(runner, context)).text == "hello"
+        assert context.thread.id != thread_id
+        assert [data["code"] for data in of(context, "run.error")] == ["thread_missing"]
+    async with make_runner(codex, home, on_missing_thread="fail") as runner:
+        with pytest.raises(AgentFailed) as caught:
+            await run(runner, record("say hello", thread=lost))
+        assert caught.value.code == "thread_missing"
+
+
+async def test_a_killed_process_fails_its_runs_and_the_next_has_another(codex, home, record):
+    async with make_runner(codex, home) as runner:
+        first = record("shell sleep 300")
+        failures = []
+
+        async def failing():
+            try:
+                await runner.run(first)
+            except AgentFailed as failure:
+                failures.append(failure)
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(failing)
+                await first.until(lambda c: "emit tool.started" in c.calls)
+                os.kill(first.pid, signal.SIGKILL)
+        [failure] = failures
+        assert failure.code == "agent_crashed"
+        assert "SIGKILL" in failure.message
+        assert processes_of({first.thread.id}) == []
+        second = record("say second", thread=first.thread)
+        assert (await run(runner, second)).text == "second"
+        assert second.pid != first.pid
+        assert second.thread.id == first.thread.id
+
+
+async def test_a_prompt_that_a_killed_process_had_not_taken_is_given_again(
+    codex, home, record, models
+):
+    async with make_runner(codex, home) as runner:
+        warm = record("say warm")
+        await run(runner, warm)
+
+        class Killing(type(warm)):
+            async def report_process(self, pid, invocation):
+                await super().report_process(pid, invocation)
+                if self.calls.count("report_process") == 1:
+                    os.kill(pid, signal.SIGKILL)
+
+        context = record("say hello", kind=Killing)
+        assert (await run(runner, context)).text == "hello"
+    assert context.calls.count("report_process") == 2
+    assert context.calls.count("delivered") == 1
+    assert [one.prompt for one in models.requests] == ["say warm", "say hello"]
+
+
+# --- what is told ---------------------------------------------------------------------------
+
+
+async def test_a_message_comes_in_pieces_and_whole(codex, home, record):
+    async with make_runner(codex, home) as runner:
+        context = record("stream 40 10 word")
+        started = anyio.current_time()
+        outcome = await run(runner, context)
+        seconds = anyio.current_time() - started
+    words = "".join(f"word{number} " for number in range(40))
+    assert outcome.text == words
+    pieces = of(context, "agent.message.delta")
+    assert "".join(piece["text"] for piece in pieces) == words
+    assert len({piece["item_id"] for piece in pieces}) == 1
+    assert 2 <= len(pieces) <= seconds * 20 + 1
+    assert context.texts() == [words]
+
+
+async def test_what_the_agent_does(codex, home, record, workspace):
+    script = "reason why\nnote first\nshell echo hi; sleep 0.2; echo ha; sleep 0.2; echo ho\nadd new.txt hello\nsay done"
+    async with make_runner(codex, home) as runner:
+        context = record(script)
+        assert (await run(runner, context)).text == "done"
+    kinds = [kind for kind, _ in context.events]
+    assert [kind for kind in kinds if kind != "tool.output"] == [
+        "agent.reasoning",
+        "agent.message",
+        "tool.started",
+        "tool.completed",
+        "file.changed",
+        "agent.message",
+    ]
+    [command] = of(context, "tool.completed")
+    assert command["kind"] == "command"
+    assert command["input"] == {
+        "command": "/bin/bash -lc 'echo hi; sleep 0.2; echo ha; sleep 0.2; echo ho'"
+    }
+    assert (command["status"], command["output"], command["exit_code"]) == (
+        "completed",
+        "hi\nha\nho\n",
+        0,
+    )
+    assert command["extra"]["cwd"] == str(workspace)
+    assert of(context, "tool.output")[0]["tool_id"] == command["tool_id"]
+    [change] = of(context, "file.changed")
+    assert change["status"] == "completed"
+    assert change["changes"] == [
+        {"path": str(workspace / "new.txt"), "kind": "add", "diff": "hello\n"}
+    ]
+
+
+async def test_a_plan(codex, home, record):
+    async with make_runner(codex, home) as runner:
+        context = record("plan [x] one; [>] two; [ ] three\nsay done")
+        await run(runner, context)
+    [plan] = of(context, "plan.updated")
+    assert [step["status"] for step in plan["steps"]] == ["completed", "in_progress", "pending"]
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("http 401", "auth_failed"),
+        ("http 429", "rate_limited"),
+        ("http 500", "provider_error"),
+        ("usage_limit", "quota_exhausted"),
+        ("fail context_length_exceeded", "context_exceeded"),
+    ],
+)
+async def test_failures_have_codes_and_leave_the_thread_usable(codex, home, record, script, code):
+    async with make_runner(codex, home) as runner:
+        context = record(script)
+        with pytest.raises(AgentFailed) as caught:
+            await run(runner, context)
+        assert caught.value.code == code, caught.value.message
+        second = record("say hello", thread=context.thread)
+        assert (await run(runner, second)).text == "hello"
+
+
+# --- approvals ------------------------------------------------------------------------------
+
+
+async def asked(codex, home, record, script, decide, **more):
+    async with make_runner(codex, home, sandbox="workspace-write", **more) as runner:
+        context = record(script, kind=Deciding)
+        context.decide = decide
+        outcome = await run(runner, context)
+    return context, outcome
+
+
+@pytest.mark.parametrize(
+    ("decide", "happens"),
+    [
+        ({"status": "approved"}, True),
+        ({"status": "approved", "scope": "session"}, True),
+        ({"status": "denied"}, False),
+        ({"status": "expired"}, False),
+        ({"status": "answered", "answer": "accept"}, True),
+        ({"status": "answered", "answer": "please do"}, False),
+    ],
+)
+async def test_a_command_is_approved_or_not(codex, home, record, outside, decide, happens):
+    file = outside / "made"
+    context, outcome = await asked(codex, home, record, f"escalate touch {file}\nsay done", decide)
+    assert file.exists() is happens
+    assert outcome.text == "done"
+    [question] = context.questions
+    assert question["kind"] == "approval_request"
+    assert question["detail"]["command"] == f"/bin/bash -lc 'touch {file}'"
+    assert question["detail"]["cwd"] == context.session.cwd
+    assert question["detail"]["reason"] == "it must"
+    assert f"touch {file}" in question["text"]
+    assert "accept" in question["options"]
+    [done] = of(context, "tool.completed")
+    assert done["status"] == ("completed" if happens else "declined")
+
+
+async def test_cancel_as_the_answer_ends_the_turn(codex, home, record, outside):
+    decide = {"status": "answered", "answer": "cancel"}
+    with pytest.raises(AgentFailed) as caught:
+        await asked(codex, home, record, f"escalate touch {outside / 'made'}\nsay done", decide)
+    assert caught.value.code == "denied"
+    assert not (outside / "made").exists()
+
+
+@pytest.mark.parametrize("is_approved", [True, False])
+async def test_a_file_change_is_approved_or_not(codex, home, record, outside, is_approved):
+    file = outside / "new.txt"
+    decide = {"status": "approved" if is_approved else "denied"}
+    context, outcome = await asked(codex, home, record, f"add {file} hello\nsay done", decide)
+    assert file.exists() is is_approved
+    assert outcome.text == "done"
+    [question] = context.questions
+    assert question["detail"]["changes"] == [{"path": str(file), "kind": "add", "diff": "hello\n"}]
+    assert str(file) in question["text"]
+
+
+async def test_questions_are_answered(codex, home, record):
+    options = [{"label": "Red", "description": "r"}, {"label": "Blue", "description": "b"}]
+    questions = [{"id": "color", "header": "Color", "question": "Which?", "options": options}]
+    script = f"question {json.dumps({'questions': questions})}\nrelay"
+    context, outcome = await asked(
+        codex,
+        home,
+        record,
+        script,
+        {"status": "answered", "answer": "Blue"},
+        config={"features.default_mode_request_user_input": True},
+    )
+    [question] = context.questions
+    assert question["kind"] == "input_request"
+    assert question["text"] == "Which? (Red / Blue)"
+    assert question["options"] == ("Red", "Blue")
+    assert json.loads(outcome.text) == {"answers": {"color": {"answers": ["Blue"]}}}
+
+
+@pytest.mark.parametrize("is_approved", [True, False])
+async def test_permissions_are_granted_or_not(codex, home, record, outside, is_approved):
+    context, _ = await asked(
+        codex,
+        home,
+        record,
+        f"permit {outside}\nshell touch {outside}/made\nsay done",
+        {"status": "approved" if is_approved else "denied"},
+        config={
+            "features.request_permissions_tool": True,
+            "features.exec_permission_approvals": True,
+        },
+    )
+    [question] = context.questions
+    assert question["kind"] == "permission_request"
+    assert question["detail"]["permissions"]["fileSystem"]["write"] == [str(outside)]
+    assert (outside / "made").exists() is is_approved
+
+
+async def test_never_asks_nobody(codex, home, record, outside):
+    context, _ = await asked(
+        codex,
+        home,
+        record,
+        f"escalate touch {outside / 'made'}\nsay done",
+        {"status": "approved"},
+        approval_policy="never",
+    )
+    assert context.questions == []
+    assert not (outside / "made").exists()
+
+
+# --- meanwhile ------------------------------------------------------------------------------
+
+
+async def test_a_message_steers_the_turn(codex, home, record, models):
+    async with make_runner(codex, home) as runner:
+        context = record("shell sleep 1\nsay unheard")
+        outcomes = []
+
+        async def execute():
+            outcomes.append(await runner.run(context))
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(execute)
+                await context.until(lambda c: "emit tool.started" in c.calls)
+                assert context.steer("say steered")
+    assert outcomes[0].text == "steered"
+    assert models.requests[-1].user_texts[-1] == "say steered"
+
+
+async def test_a_steered_stream_is_not_lost(codex, home, record):
+    async with make_runner(codex, home) as runner:
+        context = record("stream 100 20 word")
+        outcomes = []
+
+        async def execute():
+            outcomes.append(await runner.run(context))
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(execute)
+                await context.until(lambda c: "emit agent.message.delta" in c.calls)
+                context.steer("say steered")
+    assert outcomes[0].text == "steered"
+    broken, whole = of(context, "agent.message")
+    pieces = [
+        piece["text"]
+        for piece in of(context, "agent.message.delta")
+        if piece["item_id"] == broken["item_id"]
+    ]
+    assert "".join(pieces) == broken["text"]
+    assert broken["extra"] == {"incomplete": True}
+    assert whole["text"] == "steered"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["sleep 300", "setsid sleep 300 & sleep 300", "trap '' TERM INT HUP; sleep 300"],
+    ids=["plain", "setsid", "trap"],
+)
+async def test_cancelling_ends_the_commands_and_nobody_elses(codex, home, record, command):
+    async with make_runner(codex, home) as runner:
+        other = record("shell sleep 2\nsay other")
+        outcomes = []
+
+        async def execute():
+            outcomes.append(await runner.run(other))
+
+        with anyio.fail_after(40):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(execute)
+                await other.until(lambda c: "emit tool.started" in c.calls)
+                context = record(f"shell {command}")
+                with anyio.CancelScope() as scope:
+                    async with anyio.create_task_group() as inner:
+                        inner.start_soon(runner.run, context)
+                        await context.until(lambda c: "emit tool.started" in c.calls)
+                        assert processes_of({context.thread.id})
+                        scope.cancel()
+                assert processes_of({context.thread.id}) == []
+        assert outcomes[0].text == "other"
+        assert other.pid == context.pid
+        second = record("say second", thread=context.thread)
+        assert (await run(runner, second)).text == "second"
+
+
+async def test_what_a_command_leaves_running_is_ended_with_the_run(codex, home, record):
+    async with make_runner(codex, home) as runner:
+        context = record("background sleep 300\nshell setsid sleep 300 >/dev/null 2>&1 &\nsay done")
+        assert (await run(runner, context)).text == "done"
+        assert processes_of({context.thread.id}) == []
+        done = of(context, "tool.completed")
+        assert [one["status"] for one in done] == ["completed", "failed"]
+
+
+async def test_cancelling_while_it_asks(codex, home, record, outside):
+    async with make_runner(codex, home, sandbox="workspace-write") as runner:
+        context = record(f"escalate touch {outside / 'made'}\nsay done", kind=Deciding)
+        with anyio.fail_after(30), anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(runner.run, context)
+                await context.until(lambda c: c.questions)
+                scope.cancel()
+        second = record("say second", thread=context.thread)
+        assert (await run(runner, second)).text == "second"
+    assert not (outside / "made").exists()

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 
 import anyio
 import pytest
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from anyio.streams.memory import MemoryObjectSendStream
 from attrs import evolve
 
 from agent_orchestrator.domain.errors import AgentFailed, NotFound
@@ -246,7 +246,7 @@ class RecordingContext:
         with sender, receiver:
             self._steering = sender
             try:
-                yield _messages(receiver)
+                yield receiver
             finally:
                 self._steering = None
 
@@ -274,15 +274,6 @@ class RecordingContext:
     def _ring(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
-
-
-async def _messages(receiver: MemoryObjectReceiveStream[str]) -> AsyncIterator[str]:
-    while True:
-        try:
-            text = await receiver.receive()
-        except (anyio.EndOfStream, anyio.ClosedResourceError):
-            return
-        yield text
 
 
 def marked_processes(mark: str) -> list[int]:

@@ -28,7 +28,10 @@ _TURN: Final = (
 _STARTUP: Final = (
     (
         "thread_missing",
-        r"no rollout found|thread/resume failed|no saved session found|thread not found",
+        (
+            r"no rollout found|thread/resume failed|no saved session found|thread not found"
+            r"|invalid session id"
+        ),
     ),
     ("auth_failed", r"not logged in|codex login"),
     (
@@ -45,6 +48,9 @@ _STARTUP: Final = (
 
 _PLAIN: Final = re.compile(r"(?:^|\s)(?:Error|error|fatal)\b", re.MULTILINE)
 _LOG_LINE: Final = re.compile(r"\d{4}-\d\d-\d\dT\S+\s+(?:ERROR|WARN|INFO|DEBUG|TRACE)\s|WARNING: ")
+_COLOR: Final = re.compile("\x1b\\[[0-9;]*m")
+"""How an app-server's log lines are coloured, although nobody looks."""
+
 _BUSY: Final = "already has an active writer"
 
 
@@ -93,7 +99,8 @@ def is_busy(stderr: str) -> bool:
 
 def error_text(stderr: str) -> str:
     """Return what a person should read of codex's stderr: its error without logs and warnings."""
-    lines = [line for line in stderr.splitlines() if not _LOG_LINE.match(line)]
+    plain = _COLOR.sub("", stderr)
+    lines = [line for line in plain.splitlines() if not _LOG_LINE.match(line)]
     text = "\n".join(lines).strip()
     start = next((match.start() for match in _PLAIN.finditer(text)), 0)
     return text[start:].strip()

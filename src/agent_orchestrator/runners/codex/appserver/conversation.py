@@ -40,8 +40,8 @@ INTERRUPT_S: Final = 10.0
 """Seconds codex has to end a turn it is told to; it takes 20 ms."""
 
 
-class NotTaken(Exception):
-    """Codex ended, or let go of the thread, before it had the prompt: it can be given again."""
+class NotLoaded(Exception):
+    """Codex has let go of a thread that it had loaded."""
 
 
 @define(eq=False)
@@ -69,6 +69,11 @@ class Conversation:
     _steered: list[str] = field(factory=list, init=False)
     """Messages that were taken and could not be given to the turn."""
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether codex has the prompt."""
+        return self._early is None
+
     def __attrs_post_init__(self) -> None:
         self._reader = TurnReader(self.thread_id)
 
@@ -76,7 +81,7 @@ class Conversation:
         """Carry it out.
 
         :raises AgentFailed: if the turn fails.
-        :raises NotTaken: if codex ends before it has the prompt.
+        :raises NotLoaded: if codex does not have the thread.
         """
         prompt: str | None = self.context.prompt
         try:
@@ -107,14 +112,14 @@ class Conversation:
                 code = refusal_code(refused.message)
                 if code == "thread_missing" and self._early is not None:
                     self.server.threads.pop(self.thread_id, None)  # codex has unloaded it
-                    raise NotTaken(refused.message) from refused
+                    raise NotLoaded(refused.message) from refused
                 raise AgentFailed(code, f"codex refused the turn: {refused.message}") from refused
         turn = answer.get("turn") if isinstance(answer, dict) else None
         reader.turn_id = text(turn.get("id")) if isinstance(turn, dict) else None
         if reader.turn_id:
             self.server.own_turn(reader.turn_id, self.route)
         async with anyio.create_task_group() as tasks:
-            failure: AgentFailed | NotTaken | None = None
+            failure: AgentFailed | None = None
             tasks.start_soon(self._steer)
             try:
                 while reader.end is None:
@@ -138,14 +143,12 @@ class Conversation:
             await self._tell_now(self._pieces.take())
         return await self.route.inbox.receive()
 
-    def _broken(self) -> AgentFailed | NotTaken:
-        """Return how to go on when the process has ended in the middle."""
+    def _broken(self) -> AgentFailed:
+        """Return why the process has ended in the middle."""
         self._under_way = False
         failure = self.server.failure
         assert failure is not None
         self.context.note_stderr(self.server.stderr_tail)
-        if self._early is not None:
-            return NotTaken(failure.message)
         return AgentFailed(failure.code, failure.message)
 
     async def _hear(self, tasks: TaskGroup, heard: Heard) -> None:

@@ -12,7 +12,7 @@ from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation
 from agent_orchestrator.ports import RUN_VARIABLES, Availability, Outcome, RunContext
-from agent_orchestrator.runners.codex.appserver.conversation import Conversation, NotTaken
+from agent_orchestrator.runners.codex.appserver.conversation import Conversation, NotLoaded
 from agent_orchestrator.runners.codex.appserver.peer import Refused
 from agent_orchestrator.runners.codex.appserver.pool import Pool
 from agent_orchestrator.runners.codex.appserver.server import Lease, Opened, Server, Spec
@@ -40,6 +40,14 @@ _OLDEST: Final = (0, 169)
 
 _NEWEST: Final = (0, 169)
 """The newest one that was tried."""
+
+
+class _NotTaken(Exception):
+    """The process ended, or let go of the thread, before it had the prompt: it can be given again."""
+
+    def __init__(self, failure: AgentFailed) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 class _ThreadMissing(Exception):
@@ -159,9 +167,9 @@ class CodexAppServerRunner(Guarded):
                 await context.emit(EventType.RUN_ERROR, data)
                 thread_id = None
                 left += 1
-            except NotTaken as problem:
+            except _NotTaken as problem:
                 if left == 0:
-                    raise AgentFailed("agent_crashed", str(problem)) from None
+                    raise problem.failure from None
 
     def _prepare(self, cwd: str, env: Mapping[str, str]) -> tuple[Path, str | None]:
         if not Path(cwd).is_dir():
@@ -188,25 +196,39 @@ class CodexAppServerRunner(Guarded):
                 tuple(self.extra_args),
             )
             await context.report_process(server.pid, invocation)
-            wanted = Opened(context.model or self.model, self.approval_policy, self.sandbox)
-            overrides: Mapping[str, Any] = {}
-            if thread_id is not None and thread_id in server.threads:
-                opened = server.threads[thread_id]
-                overrides = _changes(opened, wanted)
-                server.threads[thread_id] = evolve(wanted, default_model=opened.default_model)
-            else:
-                thread_id = await self._open(context, lease, thread_id, wanted)
-            with server.route(thread_id) as route:
-                conversation = Conversation(
-                    context,
-                    server,
-                    thread_id,
-                    route,
-                    before,
-                    overrides,
-                    self.approval_timeout_s,
-                )
-                return await conversation.hold()
+            conversation: Conversation | None = None
+            try:
+                thread_id, overrides = await self._loaded(context, lease, thread_id)
+                with server.route(thread_id) as route:
+                    conversation = Conversation(
+                        context,
+                        server,
+                        thread_id,
+                        route,
+                        before,
+                        overrides,
+                        self.approval_timeout_s,
+                    )
+                    return await conversation.hold()
+            except NotLoaded as problem:
+                raise _NotTaken(AgentFailed("thread_missing", str(problem))) from problem
+            except AgentFailed as failure:
+                is_taken = conversation is not None and conversation.is_taken
+                if server.failure is None or is_taken:
+                    raise
+                raise _NotTaken(failure) from failure
+
+    async def _loaded(
+        self, context: RunContext, lease: Lease, thread_id: str | None
+    ) -> tuple[str, Mapping[str, Any]]:
+        """See to it that codex has the thread; return it, and what to tell its next turn."""
+        wanted = Opened(context.model or self.model, self.approval_policy, self.sandbox)
+        threads = lease.server.threads
+        if thread_id is None or thread_id not in threads:
+            return await self._open(context, lease, thread_id, wanted), {}
+        before = threads[thread_id]
+        threads[thread_id] = evolve(wanted, default_model=before.default_model)
+        return thread_id, _changes(before, wanted)
 
     async def _open(
         self, context: RunContext, lease: Lease, thread_id: str | None, wanted: Opened

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""A program that speaks as ``codex app-server`` does, and misbehaves as FAKE_FAULT says.
+
+Faults happen in a turn whose prompt is ``fault``; any other is answered. They are those that the real
+one cannot be brought to show.
+"""
+
+import json
+import os
+import sys
+import time
+
+THREAD = "01a20000-0000-7000-8000-000000000000"
+
+
+def say(message):
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def tell(method, **params):
+    say({"method": method, "params": {"threadId": THREAD, "turnId": "turn", **params}})
+
+
+def item(phase, **fields):
+    tell(f"item/{phase}", item=fields)
+
+
+def turn(status):
+    return {"id": "turn", "status": status, "items": [], "error": None}
+
+
+def finish(text):
+    item("completed", type="agentMessage", id="m", text=text)
+    tell("turn/completed", turn=turn("completed"))
+
+
+def hear():
+    return json.loads(sys.stdin.readline())
+
+
+def misbehave(fault):
+    match fault:
+        case "not-json":
+            print("this is no message", flush=True)
+            print('"nor this"', flush=True)
+            print("[1, 2]", flush=True)
+        case "unknown":
+            tell("thread/invented", what="a notification of a newer codex")
+            item("started", type="inventedItem", id="i", more={"x": 1})
+            item("completed", type="inventedItem", id="i", more={"x": 1})
+            item("completed", type="fileChange", id="f", changes="not a list")
+            say({"id": "x-1", "method": "item/invented", "params": {"threadId": THREAD}})
+            answer = hear()
+            finish(json.dumps(answer))
+            return
+        case "ids":
+            # Its ids are like ours, and its answers to what was never asked are nobody's.
+            say({"id": 1, "result": {"stray": True}})
+            say({"id": 4, "method": "item/invented", "params": {"threadId": THREAD}})
+            assert hear()["id"] == 4
+        case "long":
+            item("completed", type="agentMessage", id="m", text="x" * 50 * 2**20)
+            tell("turn/completed", turn=turn("completed"))
+            return
+        case "too-long":
+            item("completed", type="agentMessage", id="m", text="x" * 70 * 2**20)
+        case "half":
+            sys.stdout.write('{"method": "item/comple')
+            sys.stdout.flush()
+            os._exit(3)
+        case "eof":
+            os._exit(3)
+        case "closed":
+            sys.stdout.close()
+            os.close(1)
+            time.sleep(600)
+        case "stuck":
+            time.sleep(600)
+    finish("hello")
+
+
+def main():
+    if "--version" in sys.argv:
+        print("codex-cli", os.environ.get("FAKE_VERSION", "0.169.0"))
+        return
+    for line in sys.stdin:
+        said = json.loads(line)
+        match said.get("method"):
+            case "initialize":
+                say({"id": said["id"], "result": {"userAgent": "fake/0.169.0 (Test)"}})
+            case "thread/start" | "thread/resume":
+                say({"id": said["id"], "result": {"thread": {"id": THREAD}, "model": "m"}})
+            case "turn/start":
+                say({"id": said["id"], "result": {"turn": turn("inProgress")}})
+                tell("turn/started", turn=turn("inProgress"))
+                item("completed", type="userMessage", id="u", content=[])
+                if said["params"]["input"][0]["text"] == "fault":
+                    misbehave(os.environ["FAKE_FAULT"])
+                else:
+                    finish("hello")
+            case "turn/interrupt":
+                say({"id": said["id"], "result": {}})
+                tell("turn/completed", turn=turn("interrupted"))
+            case "initialized" | None:
+                pass
+            case method:
+                error = {"code": -32600, "message": f"Invalid request: unknown variant `{method}`"}
+                say({"id": said["id"], "error": error})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""What becomes of a run when an app-server does not say what it should: each ends in a clear state."""
+
+import json
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.ports import Availability
+from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner, conversation
+from agent_orchestrator.runners.codex.appserver.runner import aged
+from agent_orchestrator.testing.runners import RecordingContext
+
+pytestmark = pytest.mark.anyio
+
+FAKE = Path(__file__).parent / "fake_appserver.py"
+
+
+@pytest.fixture
+def command(tmp_path):
+    path = tmp_path / "codex"
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def record(tmp_path):
+    def make(prompt, fault="none", **more):
+        return RecordingContext(prompt, cwd=tmp_path, env={"FAKE_FAULT": fault}, **more)
+
+    return make
+
+
+def backend_events(context):
+    return [data for kind, data in context.events if kind == "backend.event"]
+
+
+async def faulty(command, record, fault, seconds=30):
+    """Return the context of a run with the fault, its end, and that of a run after it."""
+    async with CodexAppServerRunner(command=command) as runner:
+        context = record("fault", fault)
+        with anyio.fail_after(seconds):
+            try:
+                end = (await runner.run(context)).text
+            except AgentFailed as failure:
+                end = failure
+            after = await runner.run(record("hello", fault))
+    assert after.text == "hello"
+    return context, end
+
+
+async def test_lines_that_are_no_messages_are_kept(command, record):
+    context, end = await faulty(command, record, "not-json")
+    assert end == "hello"
+    assert [data["payload"]["text"] for data in backend_events(context)] == [
+        "this is no message",
+        '"nor this"',
+        "[1, 2]",
+    ]
+
+
+async def test_what_is_not_known_is_kept_and_refused(command, record):
+    context, end = await faulty(command, record, "unknown")
+    answer = json.loads(end)
+    assert (answer["id"], answer["error"]["code"]) == ("x-1", -32601)
+    assert "item/invented" in answer["error"]["message"]
+    kept = backend_events(context)
+    assert [data["kind"] for data in kept] == [
+        "thread/invented",
+        "item/started",
+        "item/completed",
+        "item/completed",
+        "item/invented",
+    ]
+    assert kept[0]["payload"]["what"] == "a notification of a newer codex"
+    assert kept[2]["payload"]["item"]["more"] == {"x": 1}
+
+
+async def test_ids_of_the_two_sides_are_independent(command, record):
+    _, end = await faulty(command, record, "ids")
+    assert end == "hello"
+
+
+async def test_a_line_of_fifty_megabytes_is_taken(command, record):
+    context, end = await faulty(command, record, "long")
+    assert end == "x" * 50 * 2**20
+    assert context.texts() == [end]
+
+
+async def test_a_line_beyond_what_can_be_kept_fails_its_run(command, record):
+    _, end = await faulty(command, record, "too-long")
+    assert end.code == "provider_error"
+    assert "bytes" in end.message
+
+
+@pytest.mark.parametrize("fault", ["half", "eof"])
+async def test_an_end_in_the_middle_of_a_turn(command, record, fault):
+    _, end = await faulty(command, record, fault)
+    assert end.code == "agent_crashed"
+    assert "3" in end.message
+
+
+async def test_a_process_that_only_closes_its_stdout(command, record, monkeypatch):
+    monkeypatch.setattr("agent_orchestrator.runners.codex.appserver.server._EXIT_S", 0.2)
+    _, end = await faulty(command, record, "closed")
+    assert end.code == "agent_crashed"
+
+
+async def test_a_process_that_stands_still_is_ended_when_the_run_is(command, record, monkeypatch):
+    monkeypatch.setattr(conversation, "INTERRUPT_S", 0.3)
+    async with CodexAppServerRunner(command=command) as runner:
+        context = record("fault", "stuck")
+        with anyio.fail_after(30):
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(runner.run, context)
+                    await context.until(lambda c: "delivered" in c.calls)
+                    scope.cancel()
+            second = record("hello", "stuck")
+            assert (await runner.run(second)).text == "hello"
+        assert second.pid != context.pid
+
+
+async def test_a_process_that_stops_reading_is_ended(command, record, monkeypatch):
+    monkeypatch.setattr("agent_orchestrator.runners.codex.appserver.peer.WRITE_PATIENCE_S", 0.3)
+    async with CodexAppServerRunner(command=command) as runner:
+        context = record("fault", "stuck")
+        failures = []
+
+        async def failing():
+            try:
+                await runner.run(context)
+            except AgentFailed as failure:
+                failures.append(failure)
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(failing)
+                await context.until(lambda c: "delivered" in c.calls)
+                context.steer("x" * 900_000)
+    [failure] = failures
+    assert failure.code == "provider_error"
+    assert "does not read" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("version", "available", "says"),
+    [
+        ("0.168.9", False, "too old"),
+        ("0.169.0", True, None),
+        ("0.170.0", True, "newer"),
+        ("1.0.0", True, "newer"),
+        ("odd", True, None),
+        (None, True, None),
+    ],
+)
+def test_the_age_of_codex_is_told(version, available, says):
+    found = aged(Availability(available=True, version=version))
+    assert found.available is available
+    assert (found.reason is None) if says is None else (says in found.reason)
