@@ -13,7 +13,7 @@ from typing import Final
 
 import anyio
 import apsw
-from tests.chaos import damage, disks, kills, times
+from tests.chaos import damage, disks, engines, kills, times
 from tests.chaos.daemon import ROOT
 from tests.chaos.outcome import Effort, Outcome, Skipped, table
 
@@ -22,6 +22,7 @@ Experiment = Callable[[Effort, Path], Awaitable[Outcome]]
 EXPERIMENTS: Final[Mapping[str, Experiment]] = {
     "kills": kills.at_random,
     "writes": kills.at_every_write,
+    "checkpoints": kills.in_checkpoints,
     "power": disks.power_cuts,
     "power-control": disks.power_cuts_control,
     "errors": disks.write_errors,
@@ -30,6 +31,9 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
     "pause": times.standstill,
     "clock": times.clock_jumps,
     "ready": times.ready_again,
+    "model": engines.model,
+    "simulation": engines.simulation,
+    "mutants": engines.mutants,
 }
 
 WHOLE_MINUTES: Final = 60.0

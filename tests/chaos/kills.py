@@ -24,9 +24,10 @@ CALLS: Final = "pwrite64,fdatasync"
 """The system calls SQLite makes a commit of."""
 
 
-def strace(*injections: str, calls: str = CALLS) -> list[str]:
+def strace(*injections: str, calls: str = CALLS, path: str | None = None) -> list[str]:
     """Return the words that start a program whose system calls fail, or kill it.
 
+    :param path: only those on this file count.
     :raises Skipped: where there is no strace.
     """
     if shutil.which("strace") is None:
@@ -34,6 +35,7 @@ def strace(*injections: str, calls: str = CALLS) -> list[str]:
     # Not --seccomp-bpf, which is faster and injects nothing (strace 6.1).
     words = ["strace", "-D", "-f", "-qqq", "-o", "/dev/null"]
     words += ["-e", f"trace={calls}", "-e", "signal=none"]
+    words += ["-P", path] if path is not None else []
     return [*words, *(word for one in injections for word in ("-e", f"inject={one}"))]
 
 
@@ -132,31 +134,61 @@ async def at_every_write(effort: Effort, directory: Path) -> Outcome:
     # Every k of the whole; of less, as many spread over all of them.
     points = [1 + (number * full) // tries for number in range(tries)]
     chance.shuffle(points)
-    strace()
-    for epoch in range(0, tries, EPOCH):
+    moments = []
+    for point in points:
+        call = chance.choice(["pwrite64", "pwrite64", "fdatasync"])
+        # One call in four is a sync.
+        when = point if call == "pwrite64" else max(1, point // 4)
+        moments.append(strace(f"{call}:signal=KILL:when={when}"))
+    await _at(moments, effort, directory, outcome)
+    return outcome
+
+
+async def in_checkpoints(effort: Effort, directory: Path) -> Outcome:
+    """``kill -9`` at the k-th write to the database itself, while its log is emptied into it."""
+    outcome = Outcome("checkpoints", effort.seed)
+    tries = effort.tries(60, 2)
+    chance = effort.chance("checkpoints")
+    # The first few are of the start; a checkpoint has some hundreds.
+    moments = [
+        strace(f"pwrite64:signal=KILL:when={chance.randint(4, 300)}", path="{db}")
+        for _ in range(tries)
+    ]
+    await _at(moments, effort, directory, outcome, padding=60_000)
+    return outcome
+
+
+async def _at(
+    moments: Sequence[list[str]],
+    effort: Effort,
+    directory: Path,
+    outcome: Outcome,
+    padding: int = 0,
+) -> None:
+    """Have a daemon killed at each of the moments in turn, some of them on one database."""
+    missed = 0
+    for epoch in range(0, len(moments), EPOCH):
         with daemon(directory / f"{epoch}") as one:
-            traffic = Traffic(one.url, effort.chance("writes", epoch), outcome, clients=20)
+            chance = effort.chance(outcome.name, epoch)
+            traffic = Traffic(one.url, chance, outcome, clients=20, padding=padding)
             under = Siege(one, traffic, outcome)
             async with traffic.going():
-                for point in points[epoch : epoch + EPOCH]:
+                for words in moments[epoch : epoch + EPOCH]:
                     outcome.tries += 1
-                    call = chance.choice(["pwrite64", "pwrite64", "fdatasync"])
-                    # One call in four is a sync.
-                    when = point if call == "pwrite64" else max(1, point // 4)
-                    one.launch(strace(f"{call}:signal=KILL:when={when}"))
+                    one.launch([word.replace("{db}", str(one.db)) for word in words])
                     with anyio.move_on_after(20) as patience:
                         while one.alive:
                             await anyio.sleep(0.01)
-                    if patience.cancelled_caught:
-                        outcome.notes.append(f"{call} {when} was not reached")
-                        await anyio.to_thread.run_sync(one.kill)
+                    missed += patience.cancelled_caught
+                    await anyio.to_thread.run_sync(one.kill)
                     await under.check()
                 if await under.start():
                     await under.finish()
         if under.failed:
             break
         shutil.rmtree(directory / f"{epoch}", ignore_errors=True)
-    return outcome
+    if missed:
+        outcome.notes.append(f"{missed} moments did not come within 20 s: killed then")
 
 
 async def accepts_again(traffic: Traffic, outcome: Outcome, what: str, seconds: float = 10) -> None:

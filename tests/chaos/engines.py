@@ -1,0 +1,199 @@
+"""The engine alone: simulated, compared with a model, and with faults put into its code."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import anyio.to_thread
+from attrs import frozen
+
+from tests.chaos.changed import NotThere, changed
+from tests.chaos.daemon import ROOT, SOURCE
+from tests.chaos.outcome import Effort, Outcome
+
+_COUNT: Final = re.compile(r"(\d+) worlds, (\d+) with faults")
+
+
+def _run(argv: Sequence[str], source: Path = SOURCE, env: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run Python on a source; return its status and what it said."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("AGENT", "PYTHON"))}
+    ended = subprocess.run(
+        [sys.executable, *argv],
+        cwd=ROOT,
+        env={**environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    return ended.returncode, ended.stdout
+
+
+async def simulation(effort: Effort, directory: Path) -> Outcome:
+    """The engine in a simulated world, lost or stopped at any await: 10,000 worlds."""
+    outcome = Outcome("simulation", effort.seed)
+    seeds = effort.tries(10_000, 100)
+    argv = ["tests/engine/simulation.py", "--start", str(effort.seed), "--seeds", str(seeds)]
+    status, said = await anyio.to_thread.run_sync(_run, argv)
+    told = _COUNT.search(said)
+    outcome.tries = int(told[1]) if told else 0
+    if status != 0 or outcome.tries != seeds:
+        outcome.fault("broken", f"{' '.join(argv)}: {said[-1500:]}")
+    return outcome
+
+
+async def model(effort: Effort, directory: Path) -> Outcome:
+    """Sessions, runs, requests and keys, as a model has them and as memory and SQLite do."""
+    outcome = Outcome("model", effort.seed)
+    outcome.tries = effort.tries(1000, 20)
+    argv = ["-m", "pytest", "tests/engine/test_model.py", "-q", "--timeout", "3600"]
+    argv += [f"--hypothesis-seed={effort.seed}", "-p", "no:randomly"]
+    env = {"MODEL_EXAMPLES": str(outcome.tries)}
+    status, said = await anyio.to_thread.run_sync(_run, argv, SOURCE, env)
+    if status != 0:
+        outcome.fault("broken", said[-3000:])
+    return outcome
+
+
+@frozen
+class Mutant:
+    """A fault put into the code, and the tests of which one must fail.
+
+    :param tests: words for pytest.
+    """
+
+    name: str
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+_ENGINE: Final = "agent_orchestrator/engine/"
+_SQLITE: Final = "agent_orchestrator/stores/sqlite/"
+_RECOVERY: Final = ("tests/engine/test_recovery.py",)
+_CLIENT: Final = ("tests/client/test_embedded.py",)
+
+MUTANTS: Final = (
+    Mutant(
+        "the fence takes any attempt",
+        _ENGINE + "ledger.py",
+        "run is None or run.attempt != attempt or",
+        "run is None or",
+        ("tests/engine/test_execution.py", "-k", "moved_on_attempt"),
+    ),
+    Mutant(
+        "a release does not raise the attempt",
+        _ENGINE + "ledger.py",
+        "status=after,\n        attempt=run.attempt + 1,",
+        "status=after,\n        attempt=run.attempt,",
+        ("tests/engine/test_restart.py",),
+    ),
+    Mutant(
+        "a key that is there is not looked up",
+        _ENGINE + "calls.py",
+        "if (reply := self.replay(tx)) is not None:",
+        "if (reply := self.replay(tx)) is None and False:",
+        (*_CLIENT, "-k", "same_key"),
+    ),
+    Mutant(
+        "a key is taken for another request, too",
+        _ENGINE + "calls.py",
+        "if record.fingerprint != self.fingerprint:",
+        "if False:",
+        (*_CLIENT, "-k", "key_names_one"),
+    ),
+    Mutant(
+        "a reader's cursor is behind what it was given",
+        _ENGINE + "feed.py",
+        "self._cursor = event.seq\n",
+        "self._cursor = event.seq - 1\n",
+        (*_CLIENT, "-k", "event or stream or log or follow"),
+    ),
+    Mutant(
+        "a reader of all sessions goes to the head",
+        _ENGINE + "feed.py",
+        "self._cursor = items[-1].cursor",
+        "self._cursor = head",
+        ("tests/agentd/test_agentd_streams.py", *_CLIENT),
+    ),
+    Mutant(
+        "the event at the cursor is given again",
+        _SQLITE + "view.py",
+        " AND seq > ? ORDER BY seq LIMIT ?",
+        " AND seq >= ? ORDER BY seq LIMIT ?",
+        (*_CLIENT, "-k", "cursor"),
+    ),
+    Mutant(
+        "a client forgets its cursor",
+        "agent_orchestrator/transports/http.py",
+        "            self._cursor = frame.id\n",
+        "",
+        ("tests/client/test_http.py",),
+    ),
+    Mutant(
+        "what was handed over is taken for what was not",
+        _ENGINE + "recovery.py",
+        "if not is_handed_over:",
+        "if is_handed_over:",
+        _RECOVERY,
+    ),
+    Mutant(
+        "a run is taken up beside its living processes",
+        _ENGINE + "recovery.py",
+        "if found is not None and not found.alive",
+        "if found is not None",
+        _RECOVERY,
+    ),
+    Mutant(
+        "a run is tried once too often",
+        _ENGINE + "recovery.py",
+        "if lost >= most:",
+        "if lost > most:",
+        _RECOVERY,
+    ),
+    Mutant(
+        "a cancel asked for before a crash is forgotten",
+        _ENGINE + "recovery.py",
+        "if run.cancel_requested_at is not None:\n        return _Verdict",
+        "if False:\n        return _Verdict",
+        _RECOVERY,
+    ),
+    Mutant(
+        "a commit is answered before it is made",
+        _SQLITE + "connection.py",
+        '("synchronous", 2)',
+        '("synchronous", 0)',
+        ("tests/stores/test_sqlite_opening.py", "-k", "every_connection"),
+    ),
+)
+
+
+async def mutants(effort: Effort, directory: Path) -> Outcome:
+    """Faults put into the fence, the keys, the cursors and the recovery: some test must see each."""
+    outcome = Outcome("mutants", effort.seed)
+    chosen = MUTANTS
+    count = effort.tries(len(MUTANTS) * 2, 3)
+    if count < len(MUTANTS):
+        chosen = tuple(effort.chance("mutants").sample(MUTANTS, count))
+    for mutant in chosen:
+        outcome.tries += 1
+        try:
+            source = changed(directory / "source", mutant.path, mutant.old, mutant.new)
+        except NotThere as reason:
+            outcome.fault("broken", f"{mutant.name}: {reason}")
+            continue
+        argv = ["-m", "pytest", *mutant.tests, "-x", "-q", "--timeout", "60", "-p", "no:randomly"]
+        status, said = await anyio.to_thread.run_sync(_run, argv, source)
+        if status != 1:
+            outcome.fault("broken", f"{mutant.name}: pytest ended with {status}: {said[-600:]}")
+        status, said = await anyio.to_thread.run_sync(_run, argv, SOURCE)
+        if status != 0:
+            outcome.fault("broken", f"without {mutant.name}: {said[-600:]}")
+    return outcome
