@@ -185,6 +185,7 @@ async def test_a_flood_of_events_is_kept_in_order(tmp_path: Path) -> None:
         assert sent.run is not None
         run = (await client.wait_run(sent.run.id, timeout_s=60)).run
         log = [event async for event in client.events(session.id)]
+        assert [event async for event in client.events()] == log
     assert run.status is RunStatus.COMPLETED
     texts = [event.data["text"] for event in log if event.event_type == "agent.message"]
     assert texts == [str(number) for number in range(5_000)]
@@ -241,8 +242,12 @@ class Stubborn:
                 await context.emit("agent.message", {"text": "too late"})
 
 
-async def test_what_a_moved_on_attempt_says_is_refused() -> None:
-    """The fence: the run goes to another attempt while the first one's worker still writes."""
+@pytest.mark.parametrize("status", [RunStatus.QUEUED, RunStatus.RUNNING])
+async def test_what_a_moved_on_attempt_says_is_refused(status: RunStatus) -> None:
+    """The fence: the run goes to another attempt while the first one's worker still writes.
+
+    Also when another worker has that attempt already.
+    """
     runner = Stubborn()
     providers = {"stubborn": ProviderConfig(runner, "x")}
     config = EngineConfig(providers=providers, routing=Routing("stubborn"), max_concurrency=1)
@@ -258,7 +263,7 @@ async def test_what_a_moved_on_attempt_says_is_refused() -> None:
             from attrs import evolve
 
             run = tx.run(run_id)
-            tx.put_run(evolve(run, attempt=2, status=RunStatus.QUEUED))
+            tx.put_run(evolve(run, attempt=2, status=status))
 
         await engine.pool.stop_taking()
         await store.transact(move_on)
@@ -269,7 +274,7 @@ async def test_what_a_moved_on_attempt_says_is_refused() -> None:
         run = await store.read(lambda view: view.run(run_id))
         events = await store.read(lambda view: view.events(session.id, after=0, limit=100))
     assert run is not None
-    assert (run.status, run.attempt) == (RunStatus.QUEUED, 2)
+    assert (run.status, run.attempt) == (status, 2)
     assert "agent.message" not in [event.event_type for event in events]
     assert [event.event_type for event in events].count("run.queued") == 1
 

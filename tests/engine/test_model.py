@@ -233,7 +233,8 @@ async def final(client: Client, model: Model) -> History:
 async def compare(directory: Path, played: list[tuple[Any, ...]]) -> None:
     memory_model, sqlite_model = Model(), Model()
     common: list[dict[str, Any]] = [
-        {"runners": [ScriptedRunner()], "ids": Ids(), "clock": Clock(), "cwd": "/"} for _ in range(2)
+        {"runners": [ScriptedRunner()], "ids": Ids(), "clock": Clock(), "cwd": "/"}
+        for _ in range(2)
     ]
     async with open_embedded(":memory:", **common[0]) as memory:
         left = list(played)
@@ -248,7 +249,10 @@ async def compare(directory: Path, played: list[tuple[Any, ...]]) -> None:
                         judge(memory_model, *first)
                         judge(sqlite_model, *second)
                 if not left:
-                    one, other = await final(memory, memory_model), await final(sqlite, sqlite_model)
+                    one, other = (
+                        await final(memory, memory_model),
+                        await final(sqlite, sqlite_model),
+                    )
                     assert timeless(one) == timeless(other)
                     return
             left.pop(0)

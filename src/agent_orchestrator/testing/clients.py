@@ -640,6 +640,29 @@ class ClientContract:
             again = [event async for event in client.events(ids, cursor=caught_up.cursor)]
             assert again == [item.event]
 
+    async def test_a_reading_that_was_broken_off_goes_on_where_it_was(self, client: Client) -> None:
+        session = await client.create_session()
+        for scope in ((session.id,), ()):
+            with anyio.fail_after(PATIENCE_S):
+                async with client.transport.subscribe(StreamRequest(scope)) as subscription:
+                    items: list[object] = []
+                    while not items or not isinstance(items[-1], CaughtUp):
+                        items += await subscription.receive()
+                    assert len(items) > 1
+                    for title in ("one", "two", "three", "four"):
+                        # While it is being read, and while it is not, in turn.
+                        if title in ("two", "four"):
+                            with anyio.move_on_after(0.05):
+                                while True:
+                                    (item,) = await subscription.receive()
+                                    assert isinstance(item, CaughtUp)
+                        await client.update_session(session.id, title=title)
+                        items = []
+                        while not any(isinstance(item, StreamItem) for item in items):
+                            items += await subscription.receive()
+                        told = [item.event.data for item in items if isinstance(item, StreamItem)]
+                        assert told == [{"title": title}]
+
     # --- who decides --------------------------------------------------------------------------
 
     async def test_a_policy_decides_at_once(self, client: Client) -> None:
