@@ -12,7 +12,17 @@ from typing import Final
 
 import apsw
 
-from benchmarks import accepts, appends, codex, commands, idle, keepers, tools, turns
+from benchmarks import (
+    accepts,
+    appends,
+    codex,
+    commands,
+    idle,
+    keepers,
+    requests,
+    tools,
+    turns,
+)
 from benchmarks.figures import Effort, Figure, table
 from benchmarks.processes import ROOT
 
@@ -20,6 +30,7 @@ BENCHMARKS: Final = {
     "codex": codex.measure,
     "tools": tools.measure,
     "turns": turns.measure,
+    "requests": requests.measure,
     "accepts": accepts.measure,
     "appends": appends.measure,
     "keepers": keepers.measure,

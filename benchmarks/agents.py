@@ -1,5 +1,6 @@
 """Agents that are functions."""
 
+import time
 from typing import Final
 
 from agent_orchestrator.ports import Outcome, RunContext
@@ -13,6 +14,15 @@ target = "benchmarks.agents:echo"
 default = "echo"
 """
 
+ASKING: Final = (
+    ECHO
+    + """
+[providers.asking]
+runner = "function"
+target = "benchmarks.agents:asking"
+"""
+)
+
 
 async def echo(context: RunContext) -> str:
     """Say what was said."""
@@ -25,3 +35,9 @@ async def talk(context: RunContext) -> Outcome:
         text = f"word {number} of a longer answer, as models send it"
         await context.emit("agent.message.delta", {"item_id": "item_0", "text": text})
     return Outcome(context.prompt)
+
+
+async def asking(context: RunContext) -> str:
+    """Ask when, and tell how that was resolved and when it is known."""
+    request = await context.ask_parent(repr(time.monotonic()), kind="approval_request")
+    return f"{request.status} {time.monotonic()!r}"

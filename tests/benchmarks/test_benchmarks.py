@@ -19,6 +19,7 @@ FIGURES = {
     "codex": 2,
     "tools": 2,
     "turns": 1,
+    "requests": 3,
     "accepts": 1,
     "appends": 1,
     "keepers": 1,

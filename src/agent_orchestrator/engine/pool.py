@@ -1,6 +1,6 @@
 """The workers: a bounded number of runs executed at once, first come first served."""
 
-import itertools
+import heapq
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +29,12 @@ class Pool:
     core: Core
     live: dict[str, Live] = field(factory=dict)
     """What is being executed now, by run id."""
+    _spare: list[int] = field(factory=list)
+    """The numbers up to the highest that no worker has, as a heap: many more runs than there are
+    workers may stand still, and none of them is to be looked at for a new one's name."""
+    _highest: int = 0
+    _numbers: dict[str, int] = field(factory=dict)
+    """Of the workers, by the run each executes."""
     _stopping: bool = False
     _stopped: anyio.Event = field(factory=anyio.Event)
     _ended: anyio.Event = field(factory=anyio.Event)
@@ -61,10 +67,12 @@ class Pool:
         busy = sum(not live.stands_still for live in self.live.values())
         return max(0, self.core.config.max_concurrency - busy)
 
-    def _worker_ids(self, count: int) -> list[str]:
-        taken = {live.run.worker_id for live in self.live.values()}
-        names = (f"{self.core.instance}/worker-{number}" for number in itertools.count(1))
-        return list(itertools.islice((name for name in names if name not in taken), count))
+    def _take_number(self) -> int:
+        """Return the smallest number no worker has."""
+        if self._spare:
+            return heapq.heappop(self._spare)
+        self._highest += 1
+        return self._highest
 
     async def stop_taking(self) -> None:
         """Take no further run; those under way go on. Returns when none is about to be taken."""
@@ -106,7 +114,8 @@ class Pool:
             self._stopped.set()
 
     async def _take(self, free: int) -> list[Live]:
-        workers = self._worker_ids(free)
+        numbers = [self._take_number() for _ in range(free)]
+        workers = [f"{self.core.instance}/worker-{number}" for number in numbers]
         # Without an address to use it at, an agent needs no token.
         tokens = [
             new_token(RUN_TOKEN_PREFIX) if self.core.config.url is not None else None
@@ -130,9 +139,17 @@ class Pool:
             return taken
 
         # Shielded: a run that the store says is running must have a worker.
-        with anyio.CancelScope(shield=True):
-            assignments = await self.core.store.transact(change)
-        taken = [Live(assignment) for assignment in assignments]
+        taken: list[Live] = []
+        try:
+            with anyio.CancelScope(shield=True):
+                assignments = await self.core.store.transact(change)
+            taken = list(map(Live, assignments))
+        finally:
+            self._numbers |= {
+                live.run.id: number for live, number in zip(taken, numbers, strict=False)
+            }
+            for number in numbers[len(taken) :]:
+                heapq.heappush(self._spare, number)
         self.live |= {live.run.id: live for live in taken}
         return taken
 
@@ -146,6 +163,7 @@ class Pool:
             logger.exception("run %s could not be brought to its end", live.run.id)
         finally:
             del self.live[live.run.id]
+            heapq.heappush(self._spare, self._numbers.pop(live.run.id))
             self._ended.set()
             self._ended = anyio.Event()
             self.core.bells.ring([ledger.QUEUE_TOPIC])
