@@ -4,6 +4,7 @@ import os
 import signal
 import stat
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import anyio
@@ -382,3 +383,10 @@ async def test_a_file_with_two_names_is_refused(tmp_path):
         async with SqliteStore(tmp_path / "other.db"):
             pass
     assert path.read_bytes() == before
+
+
+def test_the_steps_are_numbered_without_gap_or_repeat() -> None:
+    """Two of one number would be told apart by their names, and a database at the first miss one."""
+    folder = files("agent_orchestrator.stores.sqlite") / "migrations"
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
