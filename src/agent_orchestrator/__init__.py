@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agent_orchestrator.client import Client, EventStream
-    from agent_orchestrator.domain.access import Principal
+    from agent_orchestrator.domain.access import Grant, Principal
     from agent_orchestrator.domain.errors import (
         AgentFailed,
         ConfigError,
@@ -59,6 +59,7 @@ _HOMES = {
     "Orchestrator": "engine",
     "OrchestratorError": "domain.errors",
     "Outcome": "ports",
+    "Grant": "domain.access",
     "Principal": "domain.access",
     "ProviderConfig": "engine",
     "Routing": "engine",
@@ -91,6 +92,7 @@ __all__ = [
     "EventStream",
     "EventType",
     "FunctionRunner",
+    "Grant",
     "Invocation",
     "Message",
     "Orchestrator",

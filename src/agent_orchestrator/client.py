@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from agent_orchestrator import operations as ops
-from agent_orchestrator.domain.access import Scope
+from agent_orchestrator.domain.access import Grant, Scope
 from agent_orchestrator.domain.model import (
     Approvals,
     Event,
@@ -149,6 +149,23 @@ class Client:
         """Rename, close, reopen or annotate a session; what is None stays."""
         request = ops.UpdateSession(session_id, title, status, metadata, idempotency_key)
         return (await self._call(ops.UPDATE_SESSION, request)).session
+
+    async def get_access(self, session_id: str) -> tuple[Grant, ...]:
+        """Return what others than its owner may do with a session.
+
+        :raises Forbidden: if the caller does not own it.
+        """
+        return (await self._call(ops.GET_ACCESS, ops.GetAccess(session_id))).grants
+
+    async def set_access(
+        self, session_id: str, grants: Sequence[Grant], *, idempotency_key: str | None = None
+    ) -> tuple[Grant, ...]:
+        """Set what others may do with a session and all below it, in place of what they might.
+
+        :raises Forbidden: if the caller does not own it.
+        """
+        request = ops.SetAccess(session_id, tuple(grants), idempotency_key)
+        return (await self._call(ops.SET_ACCESS, request)).grants
 
     # --- messages -----------------------------------------------------------------------------
 

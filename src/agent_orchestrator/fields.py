@@ -9,7 +9,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union
 
 import attrs
@@ -74,7 +74,7 @@ class FieldSpec:
     """The types a value may have, None aside: of str, int, float, bool, dict, list."""
     choices: tuple[str, ...]
     item: type | None
-    """For a list: the type of its items."""
+    """For a list: the type of its items, a scalar or a class with fields of its own."""
     limits: Limits
 
 
@@ -162,9 +162,22 @@ def _problem(spec: FieldSpec, value: Any) -> str | None:
     if isinstance(value, Mapping):
         return _object_problem(value, spec.limits.max_length or MAX_METADATA)
     if isinstance(value, (list, tuple)):
-        for entry in value:
-            if not isinstance(entry, spec.item or object):
-                return f"must be a list of {_NAMES[spec.item or str]} values"
+        return _list_problem(spec, value)
+    return None
+
+
+def _list_problem(spec: FieldSpec, value: Sequence[Any]) -> str | None:
+    most, item = spec.limits.max_length, spec.item
+    if most is not None and len(value) > most:
+        return f"must have at most {most:,} entries, has {len(value):,}"
+    for place, entry in enumerate(value):
+        if not isinstance(entry, item or object):
+            kind = dict if item is not None and attrs.has(item) else item
+            return f"must be a list of {_NAMES[kind or str]} values"
+        if item is not None and attrs.has(item):
+            inner = {name: getattr(entry, name) for name in specs(item)}
+            for name, problem in problems(item, inner).items():
+                return f"entry {place}: {name} {problem}"
     return None
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from attrs import Factory, evolve, field, frozen, resolve_types
 
-from agent_orchestrator.domain.access import Scope
+from agent_orchestrator.domain.access import Grant, Scope
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.model import (
     Approvals,
@@ -106,6 +106,23 @@ class UpdateSession:
     title: str | None = _name("The new name.")
     status: SessionStatus | None = param("`closed` refuses further messages.", default=None)
     metadata: Mapping[str, Any] | None = param("Replaces the old one.", default=None)
+    idempotency_key: str | None = _key()
+
+
+@frozen
+class GetAccess:
+    session_id: str = identifier("The session.")
+
+
+@frozen
+class SetAccess:
+    session_id: str = identifier("The session.")
+    grants: tuple[Grant, ...] = param(
+        "Who else may do what: `reader` looks, `writer` also works with it, `owner` does all that its "
+        "owner may. Replaces what was granted before, here and on every session below; children to "
+        "come have the same.",
+        max_length=100,
+    )
     idempotency_key: str | None = _key()
 
 
@@ -372,6 +389,11 @@ class ListAudit:
 @frozen
 class SessionReply:
     session: Session
+
+
+@frozen
+class AccessReply:
+    grants: tuple[Grant, ...]
 
 
 @frozen
@@ -714,6 +736,23 @@ UPDATE_SESSION: Final = Operation(
     "Rename, close, reopen or annotate a session.",
     scope="write",
 )
+GET_ACCESS: Final = Operation(
+    "get_access",
+    "GET",
+    "/sessions/{session_id}/access",
+    GetAccess,
+    AccessReply,
+    "Read who else than its owner may do what with a session. Its owners may.",
+)
+SET_ACCESS: Final = Operation(
+    "set_access",
+    "PUT",
+    "/sessions/{session_id}/access",
+    SetAccess,
+    AccessReply,
+    "Set who else than its owner may do what with a session and all below it. Its owners may.",
+    scope="write",
+)
 SEND_MESSAGE: Final = _made(
     Operation(
         "send_message",
@@ -919,6 +958,8 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     LIST_SESSIONS,
     GET_SESSION,
     UPDATE_SESSION,
+    GET_ACCESS,
+    SET_ACCESS,
     SEND_MESSAGE,
     LIST_MESSAGES,
     SPAWN_FROM_SESSION,

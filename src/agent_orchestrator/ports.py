@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar, runtim
 
 from attrs import frozen
 
-from agent_orchestrator.domain.access import EVERYTHING, Principal, Reach
+from agent_orchestrator.domain.access import EVERYTHING, Grant, Principal, Reach, Role
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
@@ -263,6 +263,14 @@ class View(Protocol):
 
     def thread(self, session_id: str, provider: str) -> Thread | None: ...
 
+    def grants(self, session_id: str) -> list[Grant]:
+        """Return what others than its owner may do with a session, by their names."""
+        ...
+
+    def role(self, session_id: str, principal: str) -> Role | None:
+        """Return what is granted to one of them."""
+        ...
+
     def token(self, token_id: str) -> AccessToken | None: ...
 
     def token_of_hash(self, token_hash: str) -> AccessToken | None: ...
@@ -323,6 +331,12 @@ class Transaction(View, Protocol):
         ...
 
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None: ...
+
+    def put_grants(self, session_id: str, grants: Sequence[Grant]) -> None:
+        """Replace the grants of a session and of all that descend from it, and ring
+        ``access:<principal>`` for everyone who is or was granted something there.
+        """
+        ...
 
     def add_token(self, token: AccessToken, token_hash: str) -> None: ...
 

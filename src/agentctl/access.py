@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.audit import DONE, AuditEntry
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations import NewToken
@@ -76,6 +77,12 @@ def token_table(tokens: Sequence[AccessToken], look: Look, now: datetime) -> lis
         for token in tokens
     ]
     return table(columns, rows, look) or ["no tokens"]
+
+
+def grant_table(grants: Sequence[Grant], look: Look) -> list[str]:
+    columns = [Column("ROLE"), Column("PRINCIPAL", flexible=True)]
+    rows: list[list[str | Cell]] = [[grant.role, one_line(grant.principal)] for grant in grants]
+    return table(columns, rows, look) or ["shared with nobody"]
 
 
 def _state(token: AccessToken, now: datetime) -> Cell:

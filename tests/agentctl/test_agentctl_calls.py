@@ -41,7 +41,7 @@ def test_the_commands_there_are() -> None:
             "ask", "completion", "daemon start", "daemon stop", "daemon status", "session create",
             "session list", "session get", "session close", "message send", "message list",
             "run create", "run get", "run list", "run wait", "run cancel", "run transition",
-            "run diagnose", "events list", "events tail", "session tree", "tool session-spawn",
+            "run diagnose", "events list", "events tail", "session tree", "session share", "tool session-spawn",
             "tool session-send", "tool session-wait", "tool session-list",
             "tool session-reply-parent", "request list", "request show", "request approve",
             "request deny", "request answer", "daemon audit",

@@ -92,6 +92,8 @@ ROWS: dict[str, Row] = {
     "list_sessions": ({}, LISTED),
     "get_session": ({}, READ),
     "update_session": ({"title": "mine"}, NOBODY),
+    "get_access": ({}, NOBODY),
+    "set_access": ({"grants": [{"principal": "bob", "role": "owner"}]}, NOBODY),
     "send_message": ({"text": "x"}, NOBODY),
     "list_messages": ({}, READ),
     "spawn_from_session": ({"task": "x"}, NOBODY),

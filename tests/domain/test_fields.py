@@ -12,7 +12,13 @@ from agent_orchestrator.fields import problems, specs
 @pytest.mark.parametrize("operation", ops.OPERATIONS, ids=lambda operation: operation.name)
 def test_a_command_with_nothing_wrong_has_no_problems(operation: ops.Operation) -> None:
     values = {
-        name: spec.choices[0] if spec.choices else "x"
+        name: spec.choices[0]
+        if spec.choices
+        else "/x"
+        if name == "path"
+        else []
+        if name == "grants"
+        else "x"
         for name, spec in specs(operation.request).items()
         if spec.required
     }

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent_orchestrator.domain.access import Reach
+from agent_orchestrator.domain.access import Grant, Reach
 from agent_orchestrator.domain.errors import Conflict, CursorAhead, NotFound
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Attempt, RunError, RunResult, Thread, Usage
@@ -32,6 +32,7 @@ sessions = number.map("ses_{}".format)
 runs = number.map("run_{}".format)
 messages = number.map("msg_{}".format)
 owners = st.sampled_from(["ann", "bob"])
+grants = st.builds(Grant, owners, st.sampled_from(["reader", "writer", "owner"]))
 providers = st.sampled_from(["codex", "manual"])
 times = st.integers(-5, 5).map(lambda hours: NOW + timedelta(hours=hours))
 statuses = st.sampled_from(RunStatus)
@@ -89,6 +90,7 @@ steps = st.one_of(
     st.tuples(st.just("put_thread"), sessions, providers, st.builds(Thread, text, json_objects)),
     # Which old records are deleted, and when, is each store's own business: none is old here.
     st.tuples(st.just("remember"), record_values, st.just(NOW - timedelta(days=1))),
+    st.tuples(st.just("put_grants"), sessions, st.lists(grants, max_size=2)),
     st.tuples(st.just("ring"), text),
 )
 changes = st.lists(st.tuples(st.lists(steps, max_size=6), st.booleans(), st.booleans()), max_size=8)
@@ -154,6 +156,8 @@ def everything(view):
                 view.events(i, after=2, limit=2),
                 view.thread(i, "codex"),
                 view.thread(i, "manual"),
+                view.grants(i),
+                view.role(i, "ann"),
             )
             for i in ids
         ],

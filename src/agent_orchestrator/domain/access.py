@@ -10,6 +10,7 @@ from attrs import frozen
 from agent_orchestrator.domain.model import Session
 
 Scope = Literal["read", "write", "approve", "admin"]
+Role = Literal["reader", "writer", "owner"]
 TokenKind = Literal["none", "configured", "named", "run"]
 
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
@@ -31,6 +32,8 @@ class Action(StrEnum):
     CANCEL = "cancel"
     RESOLVE = "resolve requests of"
     MANAGE = "change"
+    SHARE = "share"
+    """Read and set who else may do what with it."""
 
 
 class Standing(StrEnum):
@@ -38,7 +41,11 @@ class Standing(StrEnum):
 
     STRANGER = "stranger"
     OWNER = "owner"
-    """It made the session, or is an administrator."""
+    """It made the session, has a grant that makes it an owner, or is an administrator."""
+    WRITER = "writer"
+    """It has a grant to work with the session."""
+    READER = "reader"
+    """It has a grant to look at the session."""
     ITSELF = "itself"
     """It is that run."""
     HOME = "home"
@@ -50,10 +57,20 @@ class Standing(StrEnum):
 ALLOWED: Final[Mapping[Standing, frozenset[Action]]] = {
     Standing.STRANGER: frozenset(),
     Standing.OWNER: frozenset(Action),
+    Standing.WRITER: frozenset(Action) - {Action.MANAGE, Action.SHARE},
+    Standing.READER: frozenset({Action.READ}),
     Standing.ITSELF: frozenset({Action.READ, Action.SPEAK}),
     Standing.HOME: frozenset({Action.READ}),
     Standing.ABOVE: frozenset({Action.READ, Action.SEND, Action.CANCEL, Action.RESOLVE}),
 }
+
+
+@frozen
+class Grant:
+    """What somebody else than its owner may do with a session."""
+
+    principal: str
+    role: Role
 
 
 @frozen
@@ -97,28 +114,36 @@ LOCAL: Final = Principal("local", admin=True)
 
 
 def standing(
-    who: Principal, session: Session, *, run_id: str | None = None, is_below: bool = False
+    who: Principal,
+    session: Session,
+    *,
+    run_id: str | None = None,
+    is_below: bool = False,
+    role: Role | None = None,
 ) -> Standing:
     """Tell how a caller stands to a session, or to one run of it.
 
     :param is_below: whether the session descends from the caller's own, where that is a run.
+    :param role: what the caller is granted on the session, where it is none.
     """
     if who.run is not None:
         if session.id == who.run.session_id:
             return Standing.ITSELF if run_id == who.run.run_id else Standing.HOME
         return Standing.ABOVE if is_below else Standing.STRANGER
-    return Standing.OWNER if who.admin or session.owner == who.id else Standing.STRANGER
+    if who.admin or session.owner == who.id:
+        return Standing.OWNER
+    return Standing.STRANGER if role is None else Standing(role)
 
 
 @frozen
 class Reach:
     """What of all sessions a list may show: those for which all that is given holds.
 
-    :param owner: only sessions of this principal.
+    :param principal: only sessions this one owns or has a grant on.
     :param tree: only this session and those that descend from it.
     """
 
-    owner: str | None = None
+    principal: str | None = None
     tree: str | None = None
 
 
@@ -129,4 +154,4 @@ def reach(who: Principal) -> Reach:
     """Return what a list may show a caller: just what it may read."""
     if who.run is not None:
         return Reach(tree=who.run.session_id)
-    return EVERYTHING if who.admin else Reach(owner=who.id)
+    return EVERYTHING if who.admin else Reach(principal=who.id)

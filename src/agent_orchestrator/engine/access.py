@@ -5,7 +5,7 @@ forbidden. A caller whose token has ended meanwhile is nobody.
 """
 
 from agent_orchestrator.domain import access
-from agent_orchestrator.domain.access import ALLOWED, Action, Principal, Reach, Scope
+from agent_orchestrator.domain.access import ALLOWED, EVERYTHING, Action, Principal, Reach, Scope
 from agent_orchestrator.domain.errors import Forbidden, NotFound, Unauthorized
 from agent_orchestrator.domain.lifecycle import ACTIVE
 from agent_orchestrator.domain.model import Request, Run, Session
@@ -47,10 +47,11 @@ def _lasts(run: Run, attempt: int) -> bool:
 
 
 def topics(who: Principal) -> tuple[str, ...]:
-    """Return the topics that ring when a caller may have ceased to be there."""
-    if who.token_id is not None:
-        return (f"token:{who.token_id}",)
-    return () if who.run is None else (f"run:{who.run.run_id}",)
+    """Return the topics that ring when a caller may have ceased to be there, or be let in."""
+    if who.run is not None:
+        return (f"run:{who.run.run_id}",)
+    granted = () if who.admin else (f"access:{who.id}",)
+    return granted if who.token_id is None else (*granted, f"token:{who.token_id}")
 
 
 def remaining(core: Core, who: Principal) -> float | None:
@@ -140,6 +141,14 @@ def reach(view: View, who: Principal) -> Reach:
     return access.reach(who)
 
 
+def reach_below(view: View, who: Principal) -> Reach:
+    """Return what an answer about the sessions below one the caller may see may show of them.
+
+    An agent sees all of them. To people the one may be shown and another, further down, not.
+    """
+    return EVERYTHING if who.run is not None else reach(view, who)
+
+
 def _may(
     view: View, who: Principal, action: Action, session: Session, run_id: str | None = None
 ) -> bool:
@@ -148,7 +157,10 @@ def _may(
     :raises Forbidden: if it may see it.
     """
     is_below = who.run is not None and _descends(view, session, who.run.session_id)
-    allowed = ALLOWED[access.standing(who, session, run_id=run_id, is_below=is_below)]
+    role = None
+    if who.run is None and not who.admin and session.owner != who.id:
+        role = view.role(session.id, who.id)
+    allowed = ALLOWED[access.standing(who, session, run_id=run_id, is_below=is_below, role=role)]
     if action not in allowed and Action.READ in allowed:
         target = run_id or session.id
         raise Forbidden(f"this caller may not {action} {target}", {"action": action.name.lower()})

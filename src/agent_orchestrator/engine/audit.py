@@ -22,6 +22,7 @@ from agent_orchestrator.engine.access import administrator
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.operations import AuditPage, ListAudit, Operation
 from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.wire.codec import to_plain
 from agent_orchestrator.wire.strict_json import json_copy
 
 logger = logging.getLogger("agent_orchestrator.audit")
@@ -32,6 +33,7 @@ AUDITED: Final[Mapping[str, tuple[str, ...]]] = {
     ops.CREATE_TOKEN.name: ("name", "principal", "scopes", "expires_in_s"),
     ops.REVOKE_TOKEN.name: (),
     ops.TRANSITION_RUN.name: ("to_status", "reason"),
+    ops.SET_ACCESS.name: ("grants",),
 }
 """The operations of which each that succeeds leaves an entry, with these fields of the command."""
 
@@ -77,7 +79,7 @@ def noted(
 
     def audited(tx: Transaction) -> Any:
         answer = change(tx)
-        detail = {name: getattr(request, name) for name in fields}
+        detail = {name: to_plain(getattr(request, name)) for name in fields}
         target = target_of(operation, request)
         if isinstance(answer, ops.NewToken):
             target = answer.token.id

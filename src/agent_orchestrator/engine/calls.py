@@ -16,6 +16,7 @@ from agent_orchestrator.engine import (
     children,
     diagnosis,
     feed,
+    grants,
     messages,
     requests,
     runs,
@@ -42,6 +43,7 @@ Mutation = Callable[[Core, Principal, Any], Awaitable[Change[Any]]]
 MUTATIONS: Final[dict[str, Mutation]] = {
     ops.CREATE_SESSION.name: sessions.create,
     ops.UPDATE_SESSION.name: sessions.update,
+    ops.SET_ACCESS.name: grants.set_,
     ops.SEND_MESSAGE.name: messages.send,
     ops.SPAWN_FROM_SESSION.name: children.spawn_from_session,
     ops.SPAWN_FROM_RUN.name: children.spawn_from_run,
@@ -62,6 +64,7 @@ ENDINGS: Final = frozenset({ops.CANCEL_RUN.name})
 LOOKS: Final[dict[str, Look]] = {
     ops.LIST_SESSIONS.name: sessions.list_,
     ops.GET_SESSION.name: sessions.get,
+    ops.GET_ACCESS.name: grants.get,
     ops.LIST_MESSAGES.name: messages.list_,
     ops.GET_TREE.name: children.tree,
     ops.LIST_REQUESTS.name: requests.list_,

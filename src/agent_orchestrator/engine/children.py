@@ -3,14 +3,14 @@
 import anyio
 from attrs import evolve
 
-from agent_orchestrator.domain.access import Action, Principal
+from agent_orchestrator.domain.access import Action, Principal, Reach
 from agent_orchestrator.domain.approvals import is_looser
 from agent_orchestrator.domain.errors import Conflict, Forbidden, InvalidRequest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Run, Session, Source, SourceKind
 from agent_orchestrator.engine import ledger, messages
-from agent_orchestrator.engine.access import run_for, session_for
+from agent_orchestrator.engine.access import reach_below, run_for, session_for
 from agent_orchestrator.engine.core import MAX_LOOK, Change, Core
 from agent_orchestrator.operations import (
     GetTree,
@@ -104,6 +104,8 @@ def _spawn(
         approvals=command.approvals or floor,
     )
     tx.add_session(session)
+    if granted := tx.grants(parent.id):
+        tx.put_grants(session.id, granted)
     data = {
         "title": session.title,
         "provider": session.provider,
@@ -203,15 +205,17 @@ def _kinship(sender: Session, receiver: Session) -> SourceKind:
 
 
 async def tree(core: Core, who: Principal, command: GetTree) -> SessionTree:
-    return await core.store.read(
-        lambda view: _tree(view, session_for(view, who, Action.READ, command.session_id))
-    )
+    def look(view: View) -> SessionTree:
+        session = session_for(view, who, Action.READ, command.session_id)
+        return _tree(view, session, reach_below(view, who))
+
+    return await core.store.read(look)
 
 
-def _tree(view: View, session: Session) -> SessionTree:
-    children = view.sessions(parent_session_id=session.id, limit=MAX_LOOK)
+def _tree(view: View, session: Session, within: Reach) -> SessionTree:
+    children = view.sessions(within=within, parent_session_id=session.id, limit=MAX_LOOK)
     return SessionTree(
         session,
         tuple(view.runs(session_id=session.id, limit=MAX_LOOK)),
-        tuple(_tree(view, child) for child in children),
+        tuple(_tree(view, child, within) for child in children),
     )

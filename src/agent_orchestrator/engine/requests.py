@@ -25,7 +25,14 @@ from agent_orchestrator.domain.model import (
     Session,
 )
 from agent_orchestrator.engine import ledger
-from agent_orchestrator.engine.access import reach, request_for, run_for, session_for, topics
+from agent_orchestrator.engine.access import (
+    reach,
+    reach_below,
+    request_for,
+    run_for,
+    session_for,
+    topics,
+)
 from agent_orchestrator.engine.core import MAX_LOOK, Change, Core
 from agent_orchestrator.operations import (
     GetRequest,
@@ -264,7 +271,10 @@ def attention(view: View, run: Run, who: Principal) -> Request | None:
     if own := view.requests(status="pending", run_id=run.id, limit=1):
         return own[0]
     pending = view.requests(
-        status="pending", root_session_id=session.root_session_id, limit=MAX_LOOK
+        within=reach_below(view, who),
+        status="pending",
+        root_session_id=session.root_session_id,
+        limit=MAX_LOOK,
     )
     for request in pending:
         if who.run is not None and request.approvals == "ask-human":

@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import anyio.lowlevel
 from attrs import evolve
 
-from agent_orchestrator.domain.access import EVERYTHING, Reach
+from agent_orchestrator.domain.access import EVERYTHING, Grant, Reach, Role
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.errors import Conflict, NotFound, Unavailable
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
@@ -103,6 +103,7 @@ class _State:
         self.access_tokens = _Table[AccessToken]()
         self.token_ids: dict[str, str] = {}
         self.tokens: dict[str, tuple[str, int]] = {}
+        self.grants: dict[str, dict[str, Role]] = {}
         self.threads: dict[tuple[str, str], Thread] = {}
         self.records: dict[tuple[str, str, str], IdempotencyRecord] = {}
 
@@ -155,7 +156,10 @@ class _MemoryView:
 
     def _is_within(self, session_id: str, within: Reach) -> bool:
         sessions = self._state.sessions.rows
-        if within.owner not in (None, sessions[session_id].owner):
+        if within.principal not in (
+            None,
+            sessions[session_id].owner,
+        ) and within.principal not in self._state.grants.get(session_id, ()):
             return False
         return within.tree is None or within.tree in self._lineage(session_id)
 
@@ -408,6 +412,13 @@ class _MemoryView:
     def thread(self, session_id: str, provider: str) -> Thread | None:
         return self._state.threads.get((session_id, provider))
 
+    def grants(self, session_id: str) -> list[Grant]:
+        granted = self._state.grants.get(session_id, {})
+        return [Grant(principal, role) for principal, role in sorted(granted.items())]
+
+    def role(self, session_id: str, principal: str) -> Role | None:
+        return self._state.grants.get(session_id, {}).get(principal)
+
     def token(self, token_id: str) -> AccessToken | None:
         return self._state.access_tokens.rows.get(token_id)
 
@@ -576,6 +587,19 @@ class _MemoryTransaction(_MemoryView):
         self._assign(self._state.threads, (session_id, provider), kept)
         threads = {**session.threads, provider: thread.id}
         self._set(self._state.sessions, evolve(session, threads=threads))
+
+    def put_grants(self, session_id: str, grants: Sequence[Grant]) -> None:
+        granted = {grant.principal: grant.role for grant in grants}
+        if len(granted) < len(grants):
+            raise Conflict("somebody is granted something twice")
+        pending, seen = [self._known(session_id).id], set[str]()
+        while pending:
+            seen.add(one := pending.pop())
+            children = self._state.sessions.find("parent", one)
+            pending += [child.id for child in children if child.id not in seen]
+            named = self._state.grants.get(one, {}).keys() | granted.keys()
+            self.topics.update(f"access:{principal}" for principal in named)
+            self._assign(self._state.grants, one, granted)
 
     def add_token(self, token: AccessToken, token_hash: str) -> None:
         if token_hash in self._state.token_ids:

@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 from agent_orchestrator.client import Client
+from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.audit import first_break
 from agent_orchestrator.domain.errors import (
     AlreadyResolved,
@@ -1068,6 +1069,48 @@ class ClientContract:
         with pytest.raises(InvalidRequest) as refusal:
             await client.create_token(**fields)
         assert set(refusal.value.details["fields"]) == {named}
+
+    # --- grants -------------------------------------------------------------------------------
+
+    async def test_grants_are_set_read_and_inherited(self, client: Client) -> None:
+        session = await client.create_session()
+        assert await client.get_access(session.id) == ()
+        bob, carol = Grant("bob", "reader"), Grant("carol", "writer")
+        assert await client.set_access(session.id, [carol, bob]) == (bob, carol)
+        child = (await client.spawn("say hello", session_id=session.id)).session
+        assert await client.get_access(child.id) == (bob, carol)
+        assert await client.set_access(session.id, [bob]) == (bob,)
+        assert await client.get_access(child.id) == (bob,)
+        assert await client.set_access(child.id, []) == ()
+        assert await client.get_access(session.id) == (bob,)
+        set_ = [one for one in (await client.list_audit()).entries if one.operation == "set_access"]
+        assert [one.target for one in set_] == [session.id, session.id, child.id]
+        assert set_[1].detail == {"grants": [{"principal": "bob", "role": "reader"}]}
+        for call in (client.get_access("ses_none"), client.set_access("ses_none", [])):
+            with pytest.raises(NotFound):
+                await call
+
+    @pytest.mark.parametrize(
+        ("grants", "problem"),
+        [
+            ([Grant("bob", "king")], "entry 0: role must be one of reader, writer, owner"),  # type: ignore[arg-type]
+            ([Grant("bob", "reader"), Grant("bob", "owner")], "entry 1: principal is granted"),
+            ([Grant("two words", "reader")], "entry 0: principal must match"),
+            ([Grant("x" * 65, "reader")], "entry 0: principal must match"),
+            ([Grant("run_1", "reader")], "entry 0: principal is the name of a run"),
+            ([Grant("local", "reader")], "entry 0: local owns the session"),
+            ([Grant(7, "reader")], "entry 0: principal must be text"),  # type: ignore[arg-type]
+            ([Grant(f"p{n}", "reader") for n in range(101)], "must have at most 100 entries"),
+        ],
+    )
+    async def test_grants_that_cannot_be(
+        self, client: Client, grants: list[Grant], problem: str
+    ) -> None:
+        session = await client.create_session()
+        with pytest.raises(InvalidRequest) as refusal:
+            await client.set_access(session.id, grants)
+        assert refusal.value.details["fields"]["grants"].startswith(problem)
+        assert await client.get_access(session.id) == ()
 
     # --- the audit trail ----------------------------------------------------------------------
 

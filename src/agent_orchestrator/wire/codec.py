@@ -106,7 +106,32 @@ def command(kind: type[T], values: Mapping[str, Any]) -> T:
     required, known = _names(kind)  # type: ignore[arg-type]  # a class is hashable
     if not required <= values.keys() <= known:
         raise InvalidRequest.of(problems(kind, values))
+    if nested := _nested(kind):  # type: ignore[arg-type]
+        values = dict(values)
+        for name, item in nested.items():
+            values[name] = _items(item, name, values.get(name))
     return kind(**values)
+
+
+@functools.cache
+def _nested(kind: type) -> dict[str, type]:
+    """Return the fields that are lists of objects, and of which."""
+    found = {name: spec.item for name, spec in specs(kind).items()}
+    return {name: item for name, item in found.items() if item is not None and attrs.has(item)}
+
+
+def _items(item: type, name: str, values: Any) -> Any:
+    """Return a list of objects; what is none is left as it is, for the check to name."""
+    if not isinstance(values, list) or not all(isinstance(one, dict) for one in values):
+        return values
+    made = []
+    for place, one in enumerate(values):
+        required, known = _names(item)
+        if not required <= one.keys() <= known:
+            [(inner, problem), *_] = problems(item, one).items()
+            raise InvalidRequest.of({name: f"entry {place}: {inner} {problem}"})
+        made.append(item(**one))
+    return tuple(made)
 
 
 @functools.cache
@@ -160,11 +185,15 @@ def request_parts(
 
 def own_values(request: Any, *, keep: Sequence[str] = ()) -> dict[str, Any]:
     """Return a command's values that are not the defaults, and those of the fields to keep."""
-    return {
+    values = {
         name: value
         for name, default in _defaults(request.__class__).items()
         if (value := getattr(request, name)) != default or name in keep
     }
+    for name in _nested(request.__class__):
+        if name in values:
+            values[name] = to_plain(values[name])
+    return values
 
 
 @functools.cache

@@ -95,7 +95,10 @@ def field_schema(spec: FieldSpec) -> Schema:
     if spec.choices:
         schema["enum"] = list(spec.choices)
     if spec.item is not None:
-        schema["items"] = {"type": _JSON_TYPES[spec.item]}
+        is_object = attrs.has(spec.item)
+        schema["items"] = (
+            body_schema(spec.item, ()) if is_object else {"type": _JSON_TYPES[spec.item]}
+        )
     schema |= _limits(spec)
     if spec.nullable:
         schema["type"] = [*names, "null"]
@@ -113,6 +116,8 @@ def _limits(spec: FieldSpec) -> Schema:
     if int in spec.kinds or float in spec.kinds:
         found["minimum"] = limits.minimum if limits.minimum is not None else -MAX_INTEGER
         found["maximum"] = limits.maximum if limits.maximum is not None else MAX_INTEGER
+    if list in spec.kinds and limits.max_length is not None:
+        found["maxItems"] = limits.max_length
     if str in spec.kinds and not spec.choices:
         if limits.max_length is not None:
             found["maxLength"] = limits.max_length

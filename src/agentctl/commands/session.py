@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from agentctl.call import Call, here
+from agentctl.failures import usage
 from agentctl.options import Group, approvals, idempotency_key, identified, read_object
 
 
@@ -16,6 +17,7 @@ from agentctl.options import Group, approvals, idempotency_key, identified, read
     agentctl session create --title "Fix the build"
     agentctl session list --status open
     agentctl session tree --session-id ses_01k0
+    agentctl session share ses_01k0 --reader bob
     """,
 )
 def session() -> None:
@@ -148,5 +150,57 @@ def tree(session_id: str) -> None:
         reply = await connection.call(GET_TREE, session_id=session_id)
         now = datetime.now(UTC)
         call.output.answer(reply, lambda look: tree_table(reply, look, now))
+
+    call.run(body)
+
+
+@session.command(
+    examples="""
+    agentctl session share ses_01k0 --reader bob --writer carol
+    agentctl session share ses_01k0 --remove bob
+    agentctl session share ses_01k0
+    """
+)
+@identified("session")
+@click.option(
+    "--reader", "readers", metavar="NAME", multiple=True, help="Let look; may be repeated."
+)
+@click.option("--writer", "writers", metavar="NAME", multiple=True, help="Let work with it, too.")
+@click.option("--owner", "owners", metavar="NAME", multiple=True, help="Let do all its owner may.")
+@click.option("--remove", "removed", metavar="NAME", multiple=True, help="Let do nothing any more.")
+@idempotency_key
+def share(
+    session_id: str,
+    readers: tuple[str, ...],
+    writers: tuple[str, ...],
+    owners: tuple[str, ...],
+    removed: tuple[str, ...],
+    idempotency_key: str | None,
+) -> None:
+    """Share a session, and all its children, with other principals; or show with whom it is."""
+    call = Call.current()
+    chosen: dict[str, Any] = {}
+    for role, names in (
+        ("reader", readers),
+        ("writer", writers),
+        ("owner", owners),
+        (None, removed),
+    ):
+        for name in names:
+            if chosen.setdefault(name, role) != role:
+                raise usage(f"{name} is named for two things: say one")
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.domain.access import Grant
+        from agent_orchestrator.operations import GET_ACCESS, SET_ACCESS, SetAccess
+        from agentctl.access import grant_table
+
+        reply = await connection.call(GET_ACCESS, session_id=session_id)
+        if chosen:
+            roles = {grant.principal: grant.role for grant in reply.grants} | chosen
+            grants = tuple(Grant(name, role) for name, role in roles.items() if role is not None)
+            request = SetAccess(session_id, grants, idempotency_key)
+            reply = (await connection.perform(SET_ACCESS, request)).answer
+        call.output.answer(reply, lambda look: grant_table(reply.grants, look))
 
     call.run(body)

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import apsw
 
+from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
@@ -29,7 +30,7 @@ from agent_orchestrator.stores.sqlite.rows import (
     session_values,
     token_values,
 )
-from agent_orchestrator.stores.sqlite.view import SqliteView
+from agent_orchestrator.stores.sqlite.view import TREE, SqliteView
 from agent_orchestrator.wire.codec import format_time
 from agent_orchestrator.wire.strict_json import dumps
 
@@ -70,6 +71,8 @@ _PUT_THREAD: Final = (
 
 _ADD_TOKEN: Final = _insert("access_tokens", f"{ACCESS_COLUMNS}, token_hash")
 _PUT_TOKEN: Final = _update("access_tokens", ACCESS_COLUMNS)
+_HELD: Final = f"SELECT DISTINCT principal FROM grants WHERE session_id IN ({TREE})"
+_GRANT: Final = f"INSERT INTO grants (session_id, principal, role) SELECT id, ?, ? FROM ({TREE})"
 _ADD_AUDIT: Final = _insert("audit", AUDIT_COLUMNS)
 _ADVANCE: Final = """
     UPDATE sessions SET last_seq = last_seq + ?1, updated_at = ?2,
@@ -180,6 +183,18 @@ class SqliteTransaction(SqliteView):
 
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None:
         self._write(_PUT_THREAD, (session_id, provider, thread.id, dumps(thread.state)))
+
+    def put_grants(self, session_id: str, grants: Sequence[Grant]) -> None:
+        if self._one("SELECT 1 FROM sessions WHERE id = ?", session_id) is None:
+            raise NotFound(f"no session {session_id}", {"session_id": session_id})
+        granted = {grant.principal for grant in grants}
+        if len(granted) < len(grants):
+            raise Conflict("somebody is granted something twice")
+        held = self._execute(_HELD, (session_id,)).fetchall()
+        self._execute(f"DELETE FROM grants WHERE session_id IN ({TREE})", (session_id,))
+        for grant in grants:
+            self._execute(_GRANT, (grant.principal, grant.role, session_id))
+        self.topics.update(f"access:{name}" for name in granted.union(*held))
 
     def add_token(self, token: AccessToken, token_hash: str) -> None:
         self._write(_ADD_TOKEN, (*token_values(token), token_hash))

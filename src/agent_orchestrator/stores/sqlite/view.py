@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import apsw
 
-from agent_orchestrator.domain.access import EVERYTHING, Reach
+from agent_orchestrator.domain.access import EVERYTHING, Grant, Reach, Role
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
@@ -72,11 +72,22 @@ _FEED: Final = (
 _ACTIVE: Final = "status IN ('running', 'waiting')"
 _FOR_WORKERS: Final = f"status = 'queued' AND provider <> '{MANUAL}'"
 
-_TREE: Final = """
+TREE: Final = """
     WITH RECURSIVE tree (id) AS (
         VALUES (?) UNION
         SELECT s.id FROM sessions s JOIN tree ON s.parent_session_id = tree.id)
     SELECT id FROM tree"""
+
+
+def _let_in(session_id: str) -> str:
+    """Return the condition that a principal owns a session or has a grant on it."""
+    return (
+        f"? IN (SELECT owner FROM sessions WHERE sessions.id = {session_id}"
+        f" UNION ALL SELECT principal FROM grants WHERE grants.session_id = {session_id})"
+    )
+
+
+_GRANTED: Final = "id IN (SELECT session_id FROM grants WHERE principal = ?)"
 
 _IS_LIVE: Final = (
     "EXISTS (SELECT 1 FROM runs r WHERE r.session_id = s.id"
@@ -130,18 +141,32 @@ class SqliteView:
         after: str | None = None,
         limit: int,
     ) -> list[Session]:
-        # A plus sign takes a condition out of the choice of an index: children are few.
-        where, values = _where(
-            {
-                "owner = ?" if parent_session_id is None else "+owner = ?": within.owner,
-                f"id IN ({_TREE})": within.tree,
-                "status = ?": status,
-                "parent_session_id = ?": parent_session_id,
-                "id > ?": after,
-            }
+        found: dict[str, Session] = {}
+        # Own sessions and those of others come each by an index of their own.
+        for let_in in self._ways_in(within):
+            # A plus sign takes a condition out of the choice of an index: children are few.
+            where, values = _where(
+                {
+                    let_in if parent_session_id is None else f"+{let_in}": within.principal,
+                    f"id IN ({TREE})": within.tree,
+                    "status = ?": status,
+                    "parent_session_id = ?": parent_session_id,
+                    "id > ?": after,
+                }
+            )
+            rows = self._execute(f"{_SESSION}{where} ORDER BY id LIMIT ?", (*values, limit))
+            found |= {session.id: session for session in map(session_from, rows)}
+        return [found[session_id] for session_id in sorted(found)[:limit]]
+
+    def _ways_in(self, within: Reach) -> tuple[str, ...]:
+        """Return the conditions of which one holds for each session a principal may see."""
+        granted = (
+            "SELECT EXISTS (SELECT 1 FROM grants WHERE principal = ?)",
+            within.principal,
         )
-        rows = self._execute(f"{_SESSION}{where} ORDER BY id LIMIT ?", (*values, limit))
-        return [session_from(row) for row in rows]
+        if within.principal is None or not self._one(*granted)[0]:
+            return ("owner = ?",)
+        return ("owner = ?", _GRANTED)
 
     def message(self, message_id: str) -> Message | None:
         row = self._one(_MESSAGE + " WHERE id = ?", message_id)
@@ -184,8 +209,8 @@ class SqliteView:
                 "session_id = ?": session_id,
                 "status = ?" if session_id is None else "+status = ?": status,
                 "id > ?": after,
-                "(SELECT owner FROM sessions WHERE sessions.id = session_id) = ?": within.owner,
-                f"session_id IN ({_TREE})": within.tree,
+                _let_in("runs.session_id"): within.principal,
+                f"session_id IN ({TREE})": within.tree,
             }
         )
         rows = self._execute(f"{_RUN}{where} ORDER BY id LIMIT ?", (*values, limit))
@@ -218,8 +243,8 @@ class SqliteView:
                 "root_session_id = ?": root_session_id,
                 "run_id = ?": run_id,
                 "id > ?": after,
-                "(SELECT owner FROM sessions WHERE sessions.id = session_id) = ?": within.owner,
-                f"session_id IN ({_TREE})": within.tree,
+                _let_in("requests.session_id"): within.principal,
+                f"session_id IN ({TREE})": within.tree,
             }
         )
         rows = self._execute(f"{_REQUEST}{where} ORDER BY id LIMIT ?", (*values, limit))
@@ -379,17 +404,21 @@ class SqliteView:
         return _items(rows)
 
     def _with_news(self, position: int, sessions: Sequence[str], within: Reach) -> list[int]:
-        where, values = _where(
-            {
-                "id IN (SELECT value FROM json_each(?))": json.dumps(list(sessions))
-                if sessions
-                else None,
-                "owner = ?": within.owner,
-                f"id IN ({_TREE})": within.tree,
-                "last_position > ?": position,
-            }
-        )
-        return [row[0] for row in self._execute(f"SELECT number FROM sessions{where}", values)]
+        found: set[int] = set()
+        for let_in in self._ways_in(within):
+            where, values = _where(
+                {
+                    "id IN (SELECT value FROM json_each(?))": json.dumps(list(sessions))
+                    if sessions
+                    else None,
+                    let_in: within.principal,
+                    f"id IN ({TREE})": within.tree,
+                    "last_position > ?": position,
+                }
+            )
+            rows = self._execute(f"SELECT number FROM sessions{where}", values)
+            found.update(row[0] for row in rows)
+        return sorted(found)
 
     def feed_head(self) -> str:
         return str(self.event_count())
@@ -420,6 +449,18 @@ class SqliteView:
             provider,
         )
         return None if row is None else Thread(row[0], json.loads(row[1]))
+
+    def grants(self, session_id: str) -> list[Grant]:
+        rows = self._execute(
+            "SELECT principal, role FROM grants WHERE session_id = ? ORDER BY principal",
+            (session_id,),
+        )
+        return [Grant(*row) for row in rows]
+
+    def role(self, session_id: str, principal: str) -> Role | None:
+        found = "SELECT role FROM grants WHERE session_id = ? AND principal = ?"
+        row = self._one(found, session_id, principal)
+        return None if row is None else row[0]
 
     def token(self, token_id: str) -> AccessToken | None:
         row = self._one(f"SELECT {ACCESS_COLUMNS} FROM access_tokens WHERE id = ?", token_id)

@@ -84,7 +84,7 @@ class Family(Opening):
                             one.event.session_id
                             for one in view.feed(after=None, within=within, limit=9)
                         ],
-                        view.sessions(within=evolve(within, owner="bob"), limit=9),
+                        view.sessions(within=evolve(within, principal="bob"), limit=9),
                         view.sessions(within=within, parent_session_id=root.id, limit=1),
                         view.runs(within=within, session_id=other.id, limit=9),
                     ]
@@ -149,7 +149,7 @@ class Family(Opening):
                 return [
                     view.request(full.id),
                     view.requests(limit=9),
-                    view.requests(within=Reach(owner="ann"), limit=9),
+                    view.requests(within=Reach(principal="ann"), limit=9),
                     view.requests(session_id=other.id, limit=9),
                     view.requests(root_session_id=other.id, limit=9),
                     view.requests(run_id=run.id, after=plain.id, limit=9),

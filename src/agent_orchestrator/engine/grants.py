@@ -1,0 +1,49 @@
+"""Who else than its owner may do what with a session: read, set."""
+
+import re
+from typing import Final
+
+from agent_orchestrator.domain.access import Action, Principal
+from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.engine.access import session_for
+from agent_orchestrator.engine.core import Change, Core
+from agent_orchestrator.fields import specs
+from agent_orchestrator.operations import AccessReply, CreateToken, GetAccess, SetAccess
+from agent_orchestrator.ports import Transaction, View
+
+_NAME: Final = specs(CreateToken)["principal"].limits
+
+
+async def get(core: Core, who: Principal, command: GetAccess) -> AccessReply:
+    def look(view: View) -> AccessReply:
+        session_for(view, who, Action.SHARE, command.session_id)
+        return AccessReply(tuple(view.grants(command.session_id)))
+
+    return await core.store.read(look)
+
+
+async def set_(core: Core, who: Principal, command: SetAccess) -> Change[AccessReply]:
+    del core
+    names = [grant.principal for grant in command.grants]
+    for place, name in enumerate(names):
+        if problem := _problem(name, names[:place]):
+            raise InvalidRequest.of({"grants": f"entry {place}: principal {problem}"})
+
+    def change(tx: Transaction) -> AccessReply:
+        session = session_for(tx, who, Action.SHARE, command.session_id)
+        for place, grant in enumerate(command.grants):
+            if grant.principal == session.owner and grant.role != "owner":
+                problem = f"entry {place}: {session.owner} owns the session"
+                raise InvalidRequest.of({"grants": problem})
+        tx.put_grants(session.id, command.grants)
+        return AccessReply(tuple(tx.grants(session.id)))
+
+    return change
+
+
+def _problem(name: str, others: list[str]) -> str | None:
+    if len(name) > (_NAME.max_length or 0) or not re.fullmatch(str(_NAME.pattern), name):
+        return f"must match {_NAME.pattern} and be at most {_NAME.max_length} characters"
+    if name.startswith("run_"):
+        return "is the name of a run: agents have what their place in the tree gives them"
+    return "is granted something twice" if name in others else None

@@ -1,0 +1,105 @@
+"""Sessions that others than their owner are let in to."""
+
+from operator import methodcaller
+from pathlib import Path
+
+import pytest
+
+from agent_orchestrator.domain.access import Grant, Reach
+from agent_orchestrator.domain.errors import Conflict, NotFound
+from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.testing.stores.opening import Opening
+from agent_orchestrator.testing.stores.samples import (
+    NOW,
+    a_request,
+    a_run,
+    a_session,
+    drafts,
+    put,
+)
+
+BOB, CAROL = Grant("bob", "reader"), Grant("carol", "owner")
+
+
+class Sharing(Opening):
+    async def test_grants_are_replaced_all_the_way_down(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            root, other = a_session(), a_session()
+            below = {"root_session_id": root.id}
+            child = a_session(parent_session_id=root.id, **below)
+            grandchild = a_session(parent_session_id=child.id, **below)
+            await put(store, root, other, child, grandchild)
+            rung: list[frozenset[str]] = []
+
+            async def set_grants(session_id: str, *grants: Grant) -> set[str]:
+                rung.clear()
+                with store.listen(rung.append):
+                    await store.transact(methodcaller("put_grants", session_id, grants))
+                return set().union(*rung)
+
+            def look(view: View) -> list[list[Grant]]:
+                return [view.grants(one.id) for one in (root, child, grandchild, other)]
+
+            assert await store.read(look) == [[], [], [], []]
+            assert await set_grants(child.id, CAROL, BOB) == {"access:bob", "access:carol"}
+            assert await store.read(look) == [[], [BOB, CAROL], [BOB, CAROL], []]
+            assert await set_grants(root.id, BOB) == {"access:bob", "access:carol"}
+            assert await store.read(look) == [[BOB], [BOB], [BOB], []]
+            assert await store.read(lambda view: view.role(child.id, "bob")) == "reader"
+            assert await store.read(lambda view: view.role(child.id, "carol")) is None
+            assert await set_grants(grandchild.id) == {"access:bob"}
+            assert await store.read(look) == [[BOB], [BOB], [], []]
+            with pytest.raises(NotFound):
+                await set_grants("ses_none", BOB)
+            with pytest.raises(Conflict):
+                await set_grants(root.id, CAROL, BOB, Grant("bob", "owner"))
+            assert await store.read(look) == [[BOB], [BOB], [], []]
+
+            def undone(tx: Transaction) -> None:
+                tx.put_grants(root.id, ())
+                raise LookupError
+
+            with pytest.raises(LookupError):
+                await store.transact(undone)
+            assert await store.read(look) == [[BOB], [BOB], [], []]
+
+    async def test_lists_hold_what_one_is_let_in_to(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            sessions = [a_session(owner=("ann", "bob", "cid")[n % 3]) for n in range(9)]
+            runs = [a_run(one.id) for one in sessions]
+            questions = [a_request(run) for run in runs]
+            await put(store, *sessions, *runs)
+            for one, question in zip(sessions, questions, strict=True):
+                await store.transact(methodcaller("add_request", question))
+                await store.transact(methodcaller("append", one.id, drafts("x"), NOW))
+            # What somebody owns may be granted to him as well: it is listed once.
+            for place in (1, 3, 6, 8):
+                await store.transact(methodcaller("put_grants", sessions[place].id, [BOB]))
+            seen = {1, 3, 4, 6, 7, 8}
+            ids = [one.id for n, one in enumerate(sessions) if n in seen]
+            within = Reach("bob")
+
+            async def pages(listing: str) -> list[str]:
+                found: list[str] = []
+                after = None
+                while page := await store.read(
+                    methodcaller(listing, within=within, after=after, limit=2)
+                ):
+                    assert len(page) <= 2
+                    if listing == "sessions":
+                        found += [one.id for one in page]
+                        after = page[-1].id
+                    elif listing == "feed":
+                        found += [one.event.session_id for one in page]
+                        after = page[-1].cursor
+                    else:
+                        found += [one.session_id for one in page]
+                        after = page[-1].id
+                return found
+
+            for listing in ("sessions", "runs", "requests", "feed"):
+                assert await pages(listing) == ids, listing
+            await store.transact(methodcaller("put_grants", sessions[3].id, ()))
+            ids.remove(sessions[3].id)
+            for listing in ("sessions", "runs", "requests", "feed"):
+                assert await pages(listing) == ids, listing
