@@ -1098,7 +1098,7 @@ class ClientContract:
             ([Grant("two words", "reader")], "entry 0: principal must match"),
             ([Grant("x" * 65, "reader")], "entry 0: principal must match"),
             ([Grant("run_1", "reader")], "entry 0: principal is the name of a run"),
-            ([Grant("local", "reader")], "entry 0: local owns the session"),
+            ([Grant("$owner", "reader")], "entry 0: $owner owns the session"),
             ([Grant(7, "reader")], "entry 0: principal must be text"),  # type: ignore[arg-type]
             ([Grant(f"p{n}", "reader") for n in range(101)], "must have at most 100 entries"),
         ],
@@ -1107,8 +1107,10 @@ class ClientContract:
         self, client: Client, grants: list[Grant], problem: str
     ) -> None:
         session = await client.create_session()
+        problem = problem.replace("$owner", session.owner)
+        named = [Grant(session.owner, g.role) if g.principal == "$owner" else g for g in grants]
         with pytest.raises(InvalidRequest) as refusal:
-            await client.set_access(session.id, grants)
+            await client.set_access(session.id, named)
         assert refusal.value.details["fields"]["grants"].startswith(problem)
         assert await client.get_access(session.id) == ()
 
