@@ -1,5 +1,6 @@
 """The main job on the real codex: through agentd and a client, against the local model server."""
 
+import contextlib
 import json
 import os
 import signal
@@ -218,10 +219,11 @@ async def test_nothing_of_codex_outlives_a_killed_daemon_and_the_run_goes_on(
         assert queued.run is not None
         with anyio.fail_after(PATIENCE_S):
             assert await anyio.to_thread.run_sync((workspace / "begun").read_text) == "yes\n"
-    everything = psutil.Process(gateway.daemon.pid).children(recursive=True)
-    commands = [" ".join(process.cmdline()) for process in everything]
-    assert sum(command == "sleep 300" for command in commands) == 3
-    assert " ".join(server) in commands
+            everything = family(gateway.daemon.pid)
+            while list(everything.values()).count("sleep 300") < 3:  # each is a shell first
+                await anyio.sleep(0.02)
+                everything = family(gateway.daemon.pid)
+    assert " ".join(server) in everything.values()
     gateway.daemon.signal(signal.SIGKILL)
     gateway.daemon.wait()
     with anyio.fail_after(2):
@@ -235,6 +237,15 @@ async def test_nothing_of_codex_outlives_a_killed_daemon_and_the_run_goes_on(
         assert (first.status, first.attempt) == (RunStatus.COMPLETED, 2), first.error
         assert second.status is RunStatus.COMPLETED, second.error
         assert first.thread_id == second.thread_id
+
+
+def family(pid: int) -> dict[psutil.Process, str]:
+    """Return what descends from a process, each with its command line."""
+    found = {}
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found[process] = " ".join(process.cmdline())
+    return found
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -188,14 +188,17 @@ class CodexExecRunner(Guarded):
         delivered = False
         with anyio.CancelScope() as patience:
             async for line in process.lines():
+                had_ended = parser.ended
                 events = parser.feed(line)
                 if parser.thread_id is not None and not delivered:
                     delivered = True
                     await context.delivered()
                     await self._take_thread(context, parser.thread_id, resume)
                 await _emit(context, events)
-                if parser.ended:
+                if parser.ended and not had_ended:
                     patience.deadline = anyio.current_time() + _EXIT_GRACE
+                    # Now rather than at its exit: what is written by then need not be waited for.
+                    await _account(context, parser)
             return await process.wait()
         return None
 
@@ -215,12 +218,6 @@ class CodexExecRunner(Guarded):
 
     async def _conclude(self, context: RunContext, ended: _Ended, resume: str | None) -> Outcome:
         parser = ended.parser
-        if parser.totals is not None and parser.thread_id is not None:
-            before: Mapping[str, Any] = {}
-            if context.thread is not None and context.thread.id == parser.thread_id:
-                before = context.thread.state.get("usage") or {}
-            await context.report_usage(usage_between(before, parser.totals))
-            await context.set_thread(parser.thread_id, {"usage": parser.totals})
         if parser.failure is not None:
             code = turn_failure(parser.failure)
             raise AgentFailed(code, parser.failure, exit_code=ended.exit_code)
@@ -230,6 +227,17 @@ class CodexExecRunner(Guarded):
         if code == "thread_missing" and resume is not None and parser.thread_id is None:
             raise _ThreadMissing(message)
         raise AgentFailed(code, message, exit_code=ended.exit_code)
+
+
+async def _account(context: RunContext, parser: ExecParser) -> None:
+    """Record what the turn used, and what its thread has by now (codex 0.169 counts per thread)."""
+    if parser.totals is None or parser.thread_id is None:
+        return
+    before: Mapping[str, Any] = {}
+    if context.thread is not None and context.thread.id == parser.thread_id:
+        before = context.thread.state.get("usage") or {}
+    await context.report_usage(usage_between(before, parser.totals))
+    await context.set_thread(parser.thread_id, {"usage": parser.totals})
 
 
 def _stdin(prompt: str) -> bytes:
