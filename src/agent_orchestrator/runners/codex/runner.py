@@ -144,7 +144,7 @@ class CodexExecRunner(Guarded):
                 break
             await anyio.sleep(delay)
             ended = await self._process(context, program, env, resume)
-        return await self._conclude(context, ended, resume)
+        return self._conclude(ended, resume)
 
     async def _process(
         self, context: RunContext, program: Path, env: Mapping[str, str], resume: str | None
@@ -216,7 +216,7 @@ class CodexExecRunner(Guarded):
             await context.emit(EventType.RUN_ERROR, {"message": note, "code": "thread_missing"})
         await context.set_thread(thread_id)
 
-    async def _conclude(self, context: RunContext, ended: _Ended, resume: str | None) -> Outcome:
+    def _conclude(self, ended: _Ended, resume: str | None) -> Outcome:
         parser = ended.parser
         if parser.failure is not None:
             code = turn_failure(parser.failure)
