@@ -15,6 +15,7 @@ import apsw
 from benchmarks import (
     accepts,
     appends,
+    appserver,
     codex,
     commands,
     idle,
@@ -28,6 +29,7 @@ from benchmarks.processes import ROOT
 
 BENCHMARKS: Final = {
     "codex": codex.measure,
+    "appserver": appserver.measure,
     "tools": tools.measure,
     "turns": turns.measure,
     "requests": requests.measure,

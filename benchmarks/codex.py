@@ -100,7 +100,7 @@ async def _compare(
 
             async def bare(resume: str | None = None) -> float:
                 nonlocal thread
-                turn_of = partial(_bare_turn, codex, env, work, resume)
+                turn_of = partial(bare_turn, codex, env, work, resume)
                 seconds, thread = await anyio.to_thread.run_sync(turn_of)
                 return seconds
 
@@ -126,7 +126,7 @@ async def _gateway_turn(client: Client, session_id: str) -> float:
     return seconds
 
 
-def _bare_turn(
+def bare_turn(
     codex: str, env: Mapping[str, str], work: Path, thread: str | None
 ) -> tuple[float, str]:
     resume = [] if thread is None else ["resume", thread]

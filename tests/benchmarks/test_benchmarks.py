@@ -13,10 +13,11 @@ from benchmarks import load
 
 SMOKE = Effort("smoke")
 
-REAL_CODEX = ("codex", "tools")
+REAL_CODEX = ("codex", "appserver", "tools")
 
 FIGURES = {
     "codex": 2,
+    "appserver": 5,
     "tools": 2,
     "turns": 1,
     "requests": 3,

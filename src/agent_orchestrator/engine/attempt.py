@@ -69,6 +69,10 @@ MAX_PENDING = 2_000
 MAX_PENDING_SIZE = 16 * 2**20
 """Characters of events likewise."""
 
+LINGER_S = 0.003
+"""Seconds a write waits for others to be committed with, where nobody waits for it: an agent says most
+of what it says in one go, the last of it right before its end, whose commit then takes it along."""
+
 MAX_BATCH = 500
 """Writes in one commit: other callers' changes wait behind it."""
 
@@ -122,6 +126,7 @@ class Recorder:
         self._run = run
         self._pending: list[Draft | Write] = []
         self._work = anyio.Event()
+        self._urgent = anyio.Event()
         self._settled = anyio.Event()
         self._closed = False
         self._size = 0
@@ -149,6 +154,7 @@ class Recorder:
     async def settle(self) -> None:
         """Wait until everything put so far is durable, or the attempt is over."""
         while self._pending and not self._closed:
+            self._urgent.set()
             await self._settled.wait()
         if self._closed:
             # Cancelled, where the run has moved on: nothing may be done for what is not recorded.
@@ -163,6 +169,9 @@ class Recorder:
             while not self._closed:
                 await self._work.wait()
                 self._work = anyio.Event()
+                with anyio.move_on_after(LINGER_S):
+                    await self._urgent.wait()
+                self._urgent = anyio.Event()
                 while self._pending and not self._closed:
                     batch = self._next_batch()
                     await persistently(self._core, lambda tx, batch=batch: self._commit(tx, batch))  # type: ignore[misc]
@@ -191,6 +200,7 @@ class Recorder:
         """Write no more; what is pending is for the commit that ends the attempt."""
         self._closed = True
         self._work.set()
+        self._urgent.set()
         self._settled.set()
 
     @property

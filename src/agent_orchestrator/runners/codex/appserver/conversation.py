@@ -10,7 +10,7 @@ from attrs import define, field
 
 from agent_orchestrator.domain.errors import AgentFailed, InvalidRequest
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.model import Thread
+from agent_orchestrator.domain.model import Invocation, Thread
 from agent_orchestrator.ports import Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver import approvals
 from agent_orchestrator.runners.codex.appserver.failures import failure_of
@@ -58,21 +58,23 @@ class Conversation:
     route: Route
     before: Thread | None
     overrides: Mapping[str, Any]
+    invocation: Invocation
     approval_timeout_s: float
     _reader: TurnReader = field(init=False)
     _pieces: Pieces = field(factory=Pieces, init=False)
+    is_taken: bool = field(default=False, init=False)
+    """Whether codex has the prompt."""
     _early: list[AgentEvent] | None = field(factory=list, init=False)
-    """Events that came before codex had the prompt; None once it has."""
+    """Events that came before it was recorded that codex has the prompt; None once it is."""
+    _told: anyio.Event = field(factory=anyio.Event, init=False)
+    """Set once it is, and those events are told."""
+    _given: anyio.Event = field(factory=anyio.Event, init=False)
+    """Set once codex has said which turn it is."""
     _under_way: bool = field(default=False, init=False)
     _canceled_by_answer: bool = field(default=False, init=False)
     _asks: dict[Any, anyio.CancelScope] = field(factory=dict, init=False)
     _steered: list[str] = field(factory=list, init=False)
     """Messages that were taken and could not be given to the turn."""
-
-    @property
-    def is_taken(self) -> bool:
-        """Whether codex has the prompt."""
-        return self._early is None
 
     def __attrs_post_init__(self) -> None:
         self._reader = TurnReader(self.thread_id)
@@ -102,6 +104,38 @@ class Conversation:
         reader = self._reader = TurnReader(
             self.thread_id, children=self._reader.children, items=self._reader.items
         )
+        self._given = anyio.Event()
+        failure: AgentFailed | NotLoaded | None = None
+        async with anyio.create_task_group() as tasks:
+            # Both are written down while codex is at work already: it takes no longer for that.
+            tasks.start_soon(self._report)
+            tasks.start_soon(self._steer)
+            try:
+                await self._give(prompt)
+                while reader.end is None:
+                    await self._hear(tasks, await self._next())
+            except anyio.EndOfStream:
+                failure = self._broken()
+            except (AgentFailed, NotLoaded) as problem:
+                failure = problem
+            if self.is_taken:
+                await self._told.wait()
+            tasks.cancel_scope.cancel()
+        if failure is not None and not self.is_taken:
+            raise failure
+        await self._tell([*reader.finish()])
+        await self._tell_now(self._pieces.take())
+        if failure is not None:
+            raise failure
+        await self._conclude()
+
+    async def _report(self) -> None:
+        """Record the process, which the runs before this one may have recorded for themselves."""
+        if not self.is_taken:
+            await self.context.report_process(self.server.pid, self.invocation)
+
+    async def _give(self, prompt: str) -> None:
+        """Give codex the prompt."""
         params = {"threadId": self.thread_id, "input": _input(prompt), **self.overrides}
         self._under_way = True
         with anyio.CancelScope(shield=True):  # who cancels must know which turn to interrupt
@@ -110,30 +144,15 @@ class Conversation:
             except Refused as refused:
                 self._under_way = False
                 code = refusal_code(refused.message)
-                if code == "thread_missing" and self._early is not None:
+                if code == "thread_missing" and not self.is_taken:
                     self.server.threads.pop(self.thread_id, None)  # codex has unloaded it
                     raise NotLoaded(refused.message) from refused
                 raise AgentFailed(code, f"codex refused the turn: {refused.message}") from refused
         turn = answer.get("turn") if isinstance(answer, dict) else None
-        reader.turn_id = text(turn.get("id")) if isinstance(turn, dict) else None
-        if reader.turn_id:
-            self.server.own_turn(reader.turn_id, self.route)
-        async with anyio.create_task_group() as tasks:
-            failure: AgentFailed | None = None
-            tasks.start_soon(self._steer)
-            try:
-                while reader.end is None:
-                    await self._hear(tasks, await self._next())
-            except anyio.EndOfStream:
-                failure = self._broken()
-            except AgentFailed as problem:
-                failure = problem
-            tasks.cancel_scope.cancel()
-        await self._tell([*reader.finish()])
-        await self._tell_now(self._pieces.take())
-        if failure is not None:
-            raise failure
-        await self._conclude()
+        self._reader.turn_id = text(turn.get("id")) if isinstance(turn, dict) else None
+        if self._reader.turn_id:
+            self.server.own_turn(self._reader.turn_id, self.route)
+        self._given.set()
 
     async def _next(self) -> Heard:
         """Return what comes next, telling meanwhile what was held back too long."""
@@ -167,8 +186,9 @@ class Conversation:
                     scope.cancel()
             case Notification() if not self._is_stale(heard):
                 events = self._reader.feed(heard)
-                if self._early is not None and (self._reader.is_recorded or self._has_completed()):
-                    await self._taken()
+                if not self.is_taken and (self._reader.is_recorded or self._has_completed()):
+                    self.is_taken = True
+                    tasks.start_soon(self._record_taken)
                 await self._tell(events)
 
     def _is_stale(self, heard: Notification) -> bool:
@@ -184,12 +204,17 @@ class Conversation:
     def _has_completed(self) -> bool:
         return self._reader.end is not None and self._reader.end.status == "completed"
 
-    async def _taken(self) -> None:
-        """Record that codex has the prompt, and the thread it is in."""
-        early, self._early = self._early, None
+    async def _record_taken(self) -> None:
+        """Record that codex has the prompt, and the thread it is in; then what came meanwhile."""
         await self.context.delivered()
-        await self.context.set_thread(self.thread_id)
-        await self._tell(early or ())
+        if self.before is None or self.before.id != self.thread_id:
+            await self.context.set_thread(self.thread_id)
+        while self._early:
+            events, self._early = self._early, []
+            for event in events:
+                await self.context.emit(event.event_type, event.data)
+        self._early = None
+        self._told.set()
 
     async def _tell(self, events: Sequence[AgentEvent]) -> None:
         await self._tell_now(self._pieces.put(events))
@@ -226,7 +251,7 @@ class Conversation:
         if totals is not None:
             before = self.before.state.get("usage") if self.before is not None else None
             await self.context.report_usage(usage_between(before or {}, totals))
-            await self.context.set_thread(self.thread_id, {"usage": totals})
+        await self.context.set_thread(self.thread_id, totals and {"usage": totals})
 
     def _outcome(self) -> Outcome:
         return Outcome(self._reader.items.last_message or "")
@@ -273,7 +298,7 @@ class Conversation:
             self.server.fall(AgentFailed("provider_error", "codex did not end a turn as told"))
             return
         with anyio.move_on_after(1):
-            if self._early is None:
+            if self.is_taken:
                 await self._report_usage()
 
     async def _ask_for_interrupt(self, params: JsonObject) -> None:
@@ -324,6 +349,7 @@ class Conversation:
         async with self.context.steering() as messages:
             async for message in messages:
                 self._steered.append(message)  # first: it is taken, and must not be lost
+                await self._given.wait()
                 params = {
                     "threadId": self.thread_id,
                     "expectedTurnId": self._reader.turn_id,

@@ -48,18 +48,25 @@ class Pool:
         finally:
             self._tasks = None
 
+    def has(self, spec: Spec, thread_id: str | None) -> bool:
+        """Tell whether a process has the thread."""
+        return any(one.spec == spec and thread_id in one.threads for one in self.servers)
+
+    def serves(self, env: frozenset[tuple[str, str]]) -> bool:
+        """Tell whether a process with this environment is at work."""
+        return any(one.spec.env == env and one.is_ready for one in self.servers)
+
     @asynccontextmanager
-    async def lease(self, spec: Spec, program: str, thread_id: str | None) -> AsyncIterator[Lease]:
+    async def lease(self, spec: Spec, thread_id: str | None) -> AsyncIterator[Lease]:
         """Use a process: the one that has the thread, or one with room, or a new one.
 
         On leaving, one that has ended meanwhile is gone with all it had started.
 
-        :param program: what to start, if need be.
         :raises AgentFailed: if none can be started.
         """
         for leaving in [server for server in self._leaving if thread_id in server.threads]:
             await leaving.gone.wait()
-        server = self._fitting(spec, thread_id) or self._started(spec, program)
+        server = self._fitting(spec, thread_id) or self._started(spec)
         lease = server.lease(is_opening=thread_id not in server.threads)
         try:
             await server.ready()
@@ -79,12 +86,12 @@ class Pool:
         with_room = [server for server in fitting if server.load < self.max_threads]
         return max(with_room, key=lambda server: server.load, default=None)
 
-    def _started(self, spec: Spec, program: str) -> Server:
+    def _started(self, spec: Spec) -> Server:
         if self._tasks is None:
             raise RuntimeError("the runner is not entered: async with runner")
         server = Server(spec, f"codex-app-server.{uuid.uuid4().hex}", self.idle_s, self._ended)
         self.servers.append(server)
-        self._tasks.start_soon(self._serve, server, program)
+        self._tasks.start_soon(self._serve, server)
         return server
 
     def _ended(self, server: Server) -> None:
@@ -92,9 +99,9 @@ class Pool:
             self.servers.remove(server)
             self._leaving.append(server)
 
-    async def _serve(self, server: Server, program: str) -> None:
+    async def _serve(self, server: Server) -> None:
         try:
-            await server.run(program)
+            await server.run()
         except Exception:
             # One process must not take the others with it; its runs have been told.
             logger.exception("a codex app-server could not be served")

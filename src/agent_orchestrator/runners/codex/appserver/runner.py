@@ -1,7 +1,6 @@
 """Running turns with ``codex app-server``: warm processes that serve many sessions."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import anyio
@@ -19,7 +18,6 @@ from agent_orchestrator.runners.codex.appserver.server import Lease, Opened, Ser
 from agent_orchestrator.runners.codex.argv import Sandbox, app_server_arguments, is_thread_id
 from agent_orchestrator.runners.codex.failures import is_busy, refusal_code
 from agent_orchestrator.runners.codex.items import text
-from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.probe import Probe, environment, profile_warning
 from agent_orchestrator.runners.keepers import Guarded
 
@@ -96,9 +94,13 @@ class CodexAppServerRunner(Guarded):
         default="fresh", validator=validators.in_(("fail", "fresh"))
     )
     config: Mapping[str, Any] = field(factory=dict)
-    max_threads_per_process: int = field(default=64, validator=validators.ge(1))
+    max_threads_per_process: int = field(default=100, validator=validators.ge(1))
     idle_s: float = field(default=300.0, validator=validators.ge(0))
     _probe: Probe = field(factory=Probe, init=False, repr=False)
+    _seen: dict[frozenset[tuple[str, str]], Availability] = field(
+        factory=dict, init=False, repr=False
+    )
+    """What was found last, by the environment it was found in."""
     _pool: Pool = field(init=False, repr=False)
 
     @_pool.default
@@ -126,8 +128,19 @@ class CodexAppServerRunner(Guarded):
         return True
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
-        """Look whether codex is there, logged in, and of an age this runner knows."""
-        return await anyio.to_thread.run_sync(self._look, environment(env, self.home))
+        """Look whether codex is there, logged in, and of an age this runner knows.
+
+        One that is at work is all that, as it was found before it was started.
+        """
+        own = environment(_shared(env), self.home)
+        key = frozenset(own.items())
+        if key in self._seen and self._pool.serves(key):
+            return self._seen[key]
+        found = await anyio.to_thread.run_sync(self._look, own)
+        self._seen.clear()
+        if found.available:
+            self._seen[key] = found
+        return found
 
     def _look(self, env: Mapping[str, str]) -> Availability:
         found = self._probe(
@@ -144,21 +157,19 @@ class CodexAppServerRunner(Guarded):
 
         :raises AgentFailed: if codex cannot be started, fails, or ends before its turn does.
         """
-        own = {name: value for name, value in context.env.items() if name not in RUN_VARIABLES}
-        env = environment(own, self.home)
-        program, warning = await anyio.to_thread.run_sync(self._prepare, context.session.cwd, env)
-        if warning is not None:
-            await context.emit(EventType.RUN_ERROR, {"message": warning, "code": "invalid_config"})
+        env = environment(_shared(context.env), self.home)
         arguments = app_server_arguments(
             extra_args=self.extra_args, profile=self.profile, config=self.config
         )
         spec = Spec(self.command, arguments, frozenset(env.items()))
         thread_id = None if context.thread is None else context.thread.id
+        if not self._pool.has(spec, thread_id):
+            await self._prepare(context, env)
         left = _TRIES
         while True:
             left -= 1
             try:
-                return await self._turn(context, spec, str(program), thread_id)
+                return await self._turn(context, spec, thread_id)
             except _ThreadMissing as missing:
                 if self.on_missing_thread == "fail":
                     raise AgentFailed("thread_missing", str(missing)) from None
@@ -171,22 +182,20 @@ class CodexAppServerRunner(Guarded):
                 if left == 0:
                     raise problem.failure from None
 
-    def _prepare(self, cwd: str, env: Mapping[str, str]) -> tuple[Path, str | None]:
-        if not Path(cwd).is_dir():
+    async def _prepare(self, context: RunContext, env: Mapping[str, str]) -> None:
+        """See to it that a thread can be opened: codex takes a directory that is not there."""
+        cwd = context.session.cwd
+        if not await anyio.Path(cwd).is_dir():
             raise AgentFailed("invalid_config", f"cwd {cwd} does not exist")
-        try:
-            program = locate(self.command, env)
-        except NotInstalled as problem:
-            raise AgentFailed("provider_unavailable", str(problem)) from problem
-        return program, profile_warning(self.profile, env)
+        warning = await anyio.to_thread.run_sync(profile_warning, self.profile, env)
+        if warning is not None:
+            await context.emit(EventType.RUN_ERROR, {"message": warning, "code": "invalid_config"})
 
-    async def _turn(
-        self, context: RunContext, spec: Spec, program: str, thread_id: str | None
-    ) -> Outcome:
+    async def _turn(self, context: RunContext, spec: Spec, thread_id: str | None) -> Outcome:
         if thread_id is not None and not is_thread_id(thread_id):
             raise _ThreadMissing(f"{thread_id!r} is not a thread id")
         before = context.thread if thread_id is not None else None
-        async with self._pool.lease(spec, program, thread_id) as lease:
+        async with self._pool.lease(spec, thread_id) as lease:
             server = lease.server
             invocation = Invocation(
                 self.command,
@@ -195,7 +204,6 @@ class CodexAppServerRunner(Guarded):
                 self.profile,
                 tuple(self.extra_args),
             )
-            await context.report_process(server.pid, invocation)
             conversation: Conversation | None = None
             try:
                 thread_id, overrides = await self._loaded(context, lease, thread_id)
@@ -207,6 +215,7 @@ class CodexAppServerRunner(Guarded):
                         route,
                         before,
                         overrides,
+                        invocation,
                         self.approval_timeout_s,
                     )
                     return await conversation.hold()
@@ -255,6 +264,11 @@ class CodexAppServerRunner(Guarded):
             wanted = evolve(wanted, default_model=text(answer.get("model")) or None)
         lease.loaded(found, wanted)
         return found
+
+
+def _shared(env: Mapping[str, str]) -> Mapping[str, str]:
+    """Return what is the same for all runs of a provider."""
+    return {name: value for name, value in env.items() if name not in RUN_VARIABLES}
 
 
 async def _opened(server: Server, method: str, params: Mapping[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from anyio.to_thread import run_sync
 from attrs import define, field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
@@ -26,6 +27,7 @@ from agent_orchestrator.runners.codex.appserver.peer import (
 from agent_orchestrator.runners.codex.appserver.turns import PIECES, UNWANTED
 from agent_orchestrator.runners.codex.failures import startup_failure
 from agent_orchestrator.runners.codex.items import text
+from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.lines import decoded
 from agent_orchestrator.runners.process import AgentProcess, agent_process
 
@@ -150,6 +152,10 @@ class Server:
         await self._ready.wait()
         self.check()
 
+    @property
+    def is_ready(self) -> bool:
+        return self._ready.is_set() and self.failure is None
+
     def check(self) -> None:
         """See that it serves.
 
@@ -256,12 +262,13 @@ class Server:
 
     # --- its life
 
-    async def run(self, program: str) -> None:
+    async def run(self) -> None:
         """Serve until it is idle too long, dies, or is ended; then nothing of it is left."""
         env = {**dict(self.spec.env), MARK_VARIABLE: self.mark}
-        argv = (program, *self.spec.arguments)
         failure = AgentFailed("provider_error", "the codex app-server was stopped")
         try:
+            program = await run_sync(self._located)
+            argv = (program, *self.spec.arguments)
             async with agent_process(argv, cwd="/", env=env, stdin=None, stop=STOP) as process:
                 self._process = process
                 self._peer = Peer(process, self._hear)
@@ -277,6 +284,12 @@ class Server:
         finally:
             self.fall(failure)
             self.gone.set()
+
+    def _located(self) -> str:
+        try:
+            return str(locate(self.spec.command, dict(self.spec.env)))
+        except NotInstalled as problem:
+            raise AgentFailed("provider_unavailable", str(problem)) from problem
 
     async def _read(self, process: AgentProcess) -> None:
         assert self._peer is not None
