@@ -1,6 +1,12 @@
 """agentctl token, and the audit trail it leaves."""
 
-from driving import Ctl
+import json
+
+import segno
+from driving import Ctl, Daemon
+
+from agentctl.qr import code
+from agentctl.terminal import Look
 
 
 def test_tokens(ctl: Ctl) -> None:
@@ -25,3 +31,50 @@ def test_tokens(ctl: Ctl) -> None:
     trail = ctl("daemon", "audit").out
     assert [line.split()[4:6] for line in trail.splitlines()[1:]][:1] == [["none", "create_token"]]
     assert "revoke_token" in trail
+
+
+def modules(lines: list[str], dark: dict[str, tuple[bool, bool]]) -> list[list[bool]]:
+    """Read a printed code back: for each module whether it is dark."""
+    return [
+        [dark[character][half] for character in line] for line in lines for half in (False, True)
+    ]
+
+
+def expected(text: str) -> list[list[bool]]:
+    made = segno.make(text, error="L", micro=False)
+    return [[bool(module) for module in row] for row in made.matrix_iter(border=4)]
+
+
+HALVES = {" ": (False, False), "▀": (True, False), "▄": (False, True), "█": (True, True)}
+BARE = {one: (not above, not below) for one, (above, below) in HALVES.items()}
+
+
+def test_a_code_to_scan(daemon: Daemon) -> None:
+    shown = daemon.ctl("token", "create", "phone", "--qr")
+    lines = shown.out.splitlines()
+    secret = next(line.split()[1] for line in lines if line.split()[:1] == ["secret"])
+    text = json.dumps({"url": daemon.ctl.url, "token": secret}, separators=(",", ":"))
+    wanted = expected(text)
+    printed = modules([line for line in lines if len(line) == len(wanted)], BARE)
+    assert printed[: len(wanted)] == wanted
+    assert "this machine only" in shown.err
+    for refused in (("--format", "json"), ("--field", "secret")):
+        before = len(daemon.ctl("token", "list").out.splitlines())
+        assert daemon.ctl("token", "create", "x", "--qr", *refused).code == 2
+        assert len(daemon.ctl("token", "list").out.splitlines()) == before
+
+
+def test_a_code_in_every_look() -> None:
+    wanted = expected("hello")
+    coloured = [
+        line.removeprefix("\x1b[38;5;16;48;5;231m").removesuffix("\x1b[0m")
+        for line in code("hello", Look(colour=True))
+    ]
+    assert modules(coloured, HALVES)[: len(wanted)] == wanted
+    plain = code("hello", Look(unicode=False))
+    assert [[pair == "  " for pair in map("".join, zip(*[iter(line)] * 2, strict=True))]
+            for line in plain] == wanted  # fmt: skip
+    assert code("hello", Look(columns=28)) == [
+        "the code needs a terminal of 29 columns, this one has 28"
+    ]
+    assert len(code("hello", Look(columns=29))) == 15

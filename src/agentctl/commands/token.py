@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from agentctl.call import Call
+from agentctl.failures import usage
 from agentctl.options import Group, identified
 
 _SCOPES = ["read", "write", "approve", "admin"]
@@ -28,6 +29,7 @@ def token() -> None:
     agentctl token create ann
     agentctl token create phone --principal ann --scope read --scope approve --expires-in-s 604800
     agentctl token create ci --scope read --field secret
+    agentctl --url https://desk.example:8765 token create phone --principal ann --qr
     """
 )
 @click.argument("name")
@@ -40,16 +42,30 @@ def token() -> None:
     help="What it is good for; may be repeated.  [default: read, write, approve]",
 )
 @click.option("--expires-in-s", type=float, help="Seconds after which it ends.  [default: never]")
-def create(scopes: tuple[str, ...], **values: Any) -> None:
+@click.option("--qr", is_flag=True, help="Show the URL and the token as a code to scan, too.")
+def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
     """Make a token. Its secret is shown this once: agentd keeps only its hash."""
     call = Call.current()
+    if qr and call.settings.structured:
+        raise usage("--qr is for people: leave out --format json and --field")
 
     async def body(connection: Any) -> None:
         from agent_orchestrator.operations import CREATE_TOKEN
         from agentctl.access import token_card
 
         reply = await connection.call(CREATE_TOKEN, scopes=scopes or None, **values)
-        call.output.answer(reply, lambda look: token_card(reply, look))
+        if not qr:
+            call.output.answer(reply, lambda look: token_card(reply, look))
+            return
+        from agentctl.qr import access_text, code
+
+        text = access_text(call.settings.url, reply.secret)
+        call.output.answer(reply, lambda look: [*token_card(reply, look), "", *code(text, look)])
+        if call.settings.is_local:
+            call.output.note(
+                f"agentctl: the code says {call.settings.url}, which is this machine only: "
+                "give the --url others reach it by"
+            )
 
     call.run(body)
 

@@ -1,0 +1,46 @@
+"""A token as a code that a phone scans. Pure."""
+
+import json
+from collections.abc import Iterator
+from typing import Final
+
+import segno
+
+from agentctl.terminal import Look
+
+QUIET_ZONE: Final = 4
+"""Empty modules round a code (ISO/IEC 18004, 5.3.8)."""
+
+_BLACK_ON_WHITE: Final = "\x1b[38;5;16;48;5;231m{}\x1b[0m"
+
+
+def access_text(url: str, secret: str) -> str:
+    """Return what the code says. It is no URL with the token in it: that would end up in histories."""
+    return json.dumps({"url": url, "token": secret}, separators=(",", ":"))
+
+
+def code(text: str, look: Look) -> list[str]:
+    """Return the lines that show a text as a QR code.
+
+    Without colours the light modules are drawn: most terminals write light on dark.
+    """
+    made = segno.make(text, error="L", micro=False)
+    rows = [
+        [bool(module) == look.colour for module in row]
+        for row in made.matrix_iter(border=QUIET_ZONE)
+    ]
+    columns = len(rows) if look.unicode else 2 * len(rows)
+    if look.columns is not None and look.columns < columns:
+        return [f"the code needs a terminal of {columns} columns, this one has {look.columns}"]
+    if not look.unicode:
+        return ["".join("##" if inked else "  " for inked in row) for row in rows]
+    lines = _halved(rows, blank=not look.colour)
+    return [_BLACK_ON_WHITE.format(line) if look.colour else line for line in lines]
+
+
+def _halved(rows: list[list[bool]], *, blank: bool) -> Iterator[str]:
+    """Give two rows as one line of half blocks."""
+    for top in range(0, len(rows), 2):
+        upper = rows[top]
+        lower = rows[top + 1] if top + 1 < len(rows) else [blank] * len(upper)
+        yield "".join(" ▄▀█"[2 * above + below] for above, below in zip(upper, lower, strict=True))
