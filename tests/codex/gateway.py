@@ -23,6 +23,7 @@ class Gateway:
         codex: str,
         home: Path,
         *arguments: str,
+        runner: str = "codex",
         sandbox: str = "danger-full-access",
         settings: str = "",
         **variables: str,
@@ -34,7 +35,7 @@ class Gateway:
         env = ", ".join(f"{name} = {json.dumps(value)}" for name, value in given.items())
         (directory / "agentd.toml").write_text(
             "[providers.codex]\n"
-            'runner = "codex"\n'
+            f"runner = {json.dumps(runner)}\n"
             f"command = {json.dumps(codex)}\n"
             f"sandbox = {json.dumps(sandbox)}\n"
             f"env = {{ set = {{ {env} }} }}\n{settings}\n"

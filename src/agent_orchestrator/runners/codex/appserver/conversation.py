@@ -207,8 +207,7 @@ class Conversation:
     async def _record_taken(self) -> None:
         """Record that codex has the prompt, and the thread it is in; then what came meanwhile."""
         await self.context.delivered()
-        if self.before is None or self.before.id != self.thread_id:
-            await self.context.set_thread(self.thread_id)
+        await self.context.set_thread(self.thread_id)
         while self._early:
             events, self._early = self._early, []
             for event in events:

@@ -1,0 +1,150 @@
+"""The app-server runner behind agentd: approvals, steering, interrupts, and a daemon that is killed."""
+
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+from gateway import PATIENCE_S, Gateway, turn
+from model_server import ModelServer
+
+from agent_orchestrator import Client, RunStatus
+from agent_orchestrator.runners.codex.appserver.leftovers import processes_of
+
+pytestmark = [pytest.mark.anyio, pytest.mark.codex]
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, codex: str, home: Path) -> Iterator[Gateway]:
+    directory = tmp_path / "gateway"
+    directory.mkdir()
+    one = Gateway(directory, codex, home, runner="codex-app-server", sandbox="workspace-write")
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def outside() -> Iterator[Path]:
+    """A directory that the sandbox of the workspace does not let commands write to."""
+    path = Path(tempfile.mkdtemp(prefix="outside-", dir=Path.home()))
+    yield path
+    shutil.rmtree(path)
+
+
+async def until(client: Client, session_id: str, event_type: str, after: int = 0) -> None:
+    with anyio.fail_after(PATIENCE_S):
+        async with client.events(session_id, cursor=after, follow=True) as events:
+            async for event in events:
+                if event.event_type == event_type:
+                    return
+
+
+def app_servers(daemon: int) -> list[psutil.Process]:
+    children = psutil.Process(daemon).children(recursive=True)
+    return [process for process in children if "app-server" in process.cmdline()]
+
+
+async def test_turns_go_on_with_their_thread_also_after_a_restart(
+    gateway: Gateway, workspace: Path
+) -> None:
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        other = await client.create_session(cwd=str(workspace))
+        first = await turn(client, session.id, "usage 100 0 10\nsay first")
+        await turn(client, other.id, "say other")
+        assert len(app_servers(gateway.daemon.pid)) == 1
+    gateway.stop()
+    gateway.start()
+    async with gateway.client() as client:
+        second = await turn(client, session.id, "usage 30 20 7\nsay second")
+        log = [event async for event in client.events(session.id)]
+    assert [run.result and run.result.text for run in (first, second)] == ["first", "second"]
+    assert first.thread_id == second.thread_id is not None
+    assert [run.usage and run.usage.input_tokens for run in (first, second)] == [100, 30]
+    assert [event.event_type for event in log].count("thread.started") == 1
+
+
+@pytest.mark.parametrize("decision", ["approve", "deny"])
+async def test_a_client_decides_what_the_agent_asks(
+    gateway: Gateway, workspace: Path, outside: Path, decision: str
+) -> None:
+    file = outside / "made"
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        sent = await client.send_message(session.id, f"escalate touch {file}\nsay done")
+        assert sent.run is not None
+        asked = await client.wait_run(sent.run.id, timeout_s=PATIENCE_S, until="attention")
+        assert asked.request is not None
+        assert (await client.get_run(sent.run.id)).status is RunStatus.WAITING
+        assert asked.request.kind == "approval_request"
+        assert asked.request.detail is not None
+        assert asked.request.detail["command"] == f"/bin/bash -lc 'touch {file}'"
+        assert asked.request.detail["cwd"] == str(workspace)
+        assert not file.exists()
+        await client.resolve_request(asked.request.id, decision)
+        ended = await client.wait_run(sent.run.id, timeout_s=PATIENCE_S)
+    assert ended.run.result is not None, ended.run.error
+    assert ended.run.result.text == "done"
+    assert file.exists() is (decision == "approve")
+
+
+async def test_a_message_steers_and_another_interrupts(
+    gateway: Gateway, workspace: Path, models: ModelServer
+) -> None:
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        first = await client.send_message(session.id, "shell sleep 2\nsay unheard")
+        await until(client, session.id, "tool.started")
+        steered = await client.send_message(
+            session.id, "shell sleep 300\nsay unheard", when_busy="steer"
+        )
+        assert first.run is not None
+        assert steered.run is not None
+        assert steered.run.id == first.run.id
+        after = (await client.get_session(session.id)).last_seq
+        await until(client, session.id, "tool.started", after)
+        thread_id = (await client.get_run(first.run.id)).thread_id
+        assert thread_id is not None
+        assert processes_of({thread_id})
+        last = await client.send_message(session.id, "say last", when_busy="interrupt")
+        assert last.run is not None
+        ended = await client.wait_run(last.run.id, timeout_s=PATIENCE_S)
+        interrupted = await client.get_run(first.run.id)
+    assert interrupted.status is RunStatus.CANCELED
+    assert ended.run.result is not None, ended.run.error
+    assert ended.run.result.text == "last"
+    assert processes_of({thread_id}) == []
+    assert len(app_servers(gateway.daemon.pid)) == 1
+
+
+async def test_nothing_outlives_a_killed_daemon_and_its_run_goes_on(
+    gateway: Gateway, workspace: Path, models: ModelServer
+) -> None:
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        await turn(client, session.id, "say first")
+        sent = await client.send_message(session.id, "shell sleep 300\nsay unheard")
+        assert sent.run is not None
+        after = (await client.get_session(session.id)).last_seq
+        await until(client, session.id, "tool.started", after)
+        thread_id = (await client.get_session(session.id)).threads["codex"]
+        [process] = app_servers(gateway.daemon.pid)
+    gateway.daemon.signal(signal.SIGKILL)
+    gateway.daemon.wait()
+    with anyio.fail_after(5):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            await anyio.sleep(0.02)
+        while processes_of({thread_id}):
+            await anyio.sleep(0.02)
+    gateway.start()
+    async with gateway.client() as client:
+        ended = await client.wait_run(sent.run.id, timeout_s=PATIENCE_S)
+        log = [event async for event in client.events(session.id)]
+    assert ended.run.status is RunStatus.COMPLETED, ended.run.error
+    assert "run.recovered" in [event.event_type for event in log]
+    assert models.requests[-1].thread_id == thread_id
+    assert [one.prompt for one in models.requests].count("shell sleep 300\nsay unheard") == 1

@@ -1,0 +1,124 @@
+"""Recordings of codex 0.169's app-server give the events written beside them.
+
+``UPDATE_GOLDEN=1`` writes the goldens anew.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from agent_orchestrator.domain.events import AGENT_EVENTS
+from agent_orchestrator.runners.codex.appserver import approvals
+from agent_orchestrator.runners.codex.appserver.failures import failure_of
+from agent_orchestrator.runners.codex.appserver.peer import Asked, Notification
+from agent_orchestrator.runners.codex.appserver.turns import TurnReader
+
+FOLDER = Path(__file__).parent / "transcripts" / "appserver"
+RECORDINGS = sorted(FOLDER.glob("*.jsonl"))
+
+
+def messages(recording):
+    for line in recording.read_bytes().strip().split(b"\n"):
+        record = json.loads(line)
+        if record["dir"] == "server" and isinstance(record["msg"], dict):
+            yield record["msg"]
+
+
+def replayed(recording):
+    """Return what became of a recording: its turns, each with its events and its end."""
+    turns = []
+    thread_id = reader = None
+    for said in messages(recording):
+        method, params = said.get("method"), said.get("params") or {}
+        if method == "turn/started" and reader is None:
+            thread_id = thread_id or params["threadId"]
+            if params["threadId"] == thread_id:
+                reader = TurnReader(thread_id)
+                turns.append({"events": []})
+        if reader is None or method is None:
+            continue
+        now = turns[-1]
+        if "id" in said:
+            item = reader.items.open_item(params.get("itemId"))
+            question = approvals.question(Asked(said["id"], method, params), item)
+            if question is not None:
+                asked = {"text": question.text, "kind": question.kind, "detail": question.detail}
+                now["question"] = {**asked, "options": question.options}
+                now["declined"] = question.answer(None)
+            continue
+        if params.get("threadId") is None:
+            continue
+        events = reader.feed(Notification(method, params))
+        now["events"] += [{"event_type": one.event_type, "data": one.data} for one in events]
+        if reader.end is not None:
+            events = reader.finish()
+            now["events"] += [{"event_type": one.event_type, "data": one.data} for one in events]
+            now |= {
+                "status": reader.end.status,
+                "last_message": reader.items.last_message,
+                "totals": reader.totals,
+                "is_recorded": reader.is_recorded,
+                "children": sorted(reader.children),
+            }
+            if reader.end.error:
+                now["failure"] = failure_of(reader.end.error)
+            reader = None
+    return turns
+
+
+def test_the_recordings_are_there():
+    assert len(RECORDINGS) == 17
+
+
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
+def test_a_recording_gives_its_events(recording):
+    told = json.loads(json.dumps(replayed(recording)))
+    golden = recording.with_suffix(".golden.json")
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        golden.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    assert json.loads(golden.read_text()) == told
+    for turn in told:
+        assert {one["event_type"] for one in turn["events"]} <= set(AGENT_EVENTS)
+
+
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
+def test_no_tool_and_no_message_stays_open(recording):
+    for turn in replayed(recording):
+        if "status" not in turn:
+            continue  # the recording ends before the turn does
+        data = {kind: [] for kind in ("tool.started", "tool.completed")}
+        pieces = {}
+        for event in turn["events"]:
+            if event["event_type"] in data:
+                data[event["event_type"]].append(event["data"]["tool_id"])
+            if event["event_type"] == "agent.message.delta":
+                item = event["data"]["item_id"]
+                pieces[item] = pieces.get(item, "") + event["data"]["text"]
+            if event["event_type"] == "agent.message":
+                text = event["data"]["text"]
+                assert pieces.pop(event["data"]["item_id"], text) == text
+        assert sorted(data["tool.started"]) == sorted(data["tool.completed"])
+        assert not pieces
+
+
+def test_sub_agents_are_not_taken_for_the_agent():
+    [turn] = replayed(FOLDER / "appserver-subagent-v1.jsonl")
+    [child] = turn["children"]
+    kept = [one["data"] for one in turn["events"] if one["event_type"] == "backend.event"]
+    assert {data["payload"]["threadId"] for data in kept} == {child}
+    items = [data["payload"]["item"] for data in kept if data["kind"] == "item/completed"]
+    assert [item["type"] for item in items] == ["userMessage", "commandExecution", "agentMessage"]
+    own = [one["data"]["text"] for one in turn["events"] if one["event_type"] == "agent.message"]
+    assert own == [turn["last_message"]]
+    assert "sub says hi" in turn["last_message"]
+    assert turn["totals"]["input_tokens"] == 490
+    tools = [one["data"]["name"] for one in turn["events"] if one["event_type"] == "tool.completed"]
+    assert tools == ["spawn_agent", "wait"]
+
+
+def test_errors_have_codes():
+    turns = replayed(FOLDER / "appserver-turn-errors.jsonl")
+    codes = [turn["failure"][0] for turn in turns if "failure" in turn]
+    assert codes[:4] == ["auth_failed", "rate_limited", "provider_error", "provider_unreachable"]
