@@ -41,6 +41,10 @@ def _gone(data: bytearray, chance: random.Random) -> None:
     del data[:]
 
 
+def _nothing(data: bytearray, chance: random.Random) -> None:
+    """Leave it as it is: what is sound must not be refused."""
+
+
 HARMS: Final[tuple[tuple[str, str, Harm], ...]] = (
     ("-wal", "a bit flipped", _flip),
     ("-wal", "cut off", _cut_off),
@@ -49,13 +53,14 @@ HARMS: Final[tuple[tuple[str, str, Harm], ...]] = (
     ("", "cut off", _cut_off),
     ("", "a page of zeros", _zero),
     ("", "a page of garbage", _garbage),
+    ("", "not harmed", _nothing),
 )
 
 
 async def damaged_files(effort: Effort, directory: Path) -> Outcome:
     """Damage the log or the database of a killed daemon, and start it again."""
     outcome = Outcome("damage", effort.seed)
-    tries = effort.tries(140, len(HARMS))
+    tries = effort.tries(160, len(HARMS))
     refused = 0
     for number in range(tries):
         suffix, what, harm = HARMS[number % len(HARMS)]
@@ -74,8 +79,11 @@ async def damaged_files(effort: Effort, directory: Path) -> Outcome:
             try:
                 await anyio.to_thread.run_sync(one.start)
             except NotReady as error:
-                refused += 1
                 said = str(error)
+                if harm is _nothing:
+                    outcome.fault("broken", f"sound, and refused: {said[-600:]}")
+                    continue
+                refused += 1
                 if "Traceback" in said or "ended with 1:" not in said:
                     outcome.fault("broken", f"{what}{suffix}: refused, but not well: {said[-600:]}")
                 continue
