@@ -15,7 +15,7 @@ from agentd.binding import bind_operations
 from agentd.connections import Connection, SocketConnection
 from agentd.lifetime import Lifetime
 from agentd.mcp import ToolEndpoint
-from agentd.requests import Request, Socket, current, query_pairs
+from agentd.requests import Request, Socket, current, peer_of, query_pairs
 from agentd.responses import (
     STREAM_HEADERS,
     from_http_exception,
@@ -113,22 +113,24 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
             guard.check_query(name for name, _ in query_pairs(received.query_string))
         if received.endpoint != "health":
             authorization = headers.getlist("Authorization")
-            received.principal = await guard.caller(authorization, gateway)
+            received.principal = await guard.caller(authorization, gateway, peer_of(received))
         _check_path(received)
 
     @app.before_websocket
     async def check_socket() -> None:
         socket = current(websocket, Socket)
-        headers = socket.headers
+        headers, peer = socket.headers, peer_of(socket)
         guard.check_place(headers.getlist("Host"), headers.getlist("Origin"))
         guard.check_query(name for name, _ in query_pairs(socket.query_string))
         offered = [name for name in socket.requested_subprotocols if name.startswith(_BEARER)]
         if offered:
             socket.subprotocol = offered[0]
         if offered and "Authorization" not in headers:
-            socket.principal = await guard.holder(offered[0].removeprefix(_BEARER), gateway)
+            token = offered[0].removeprefix(_BEARER)
+            socket.principal = await guard.holder(token, gateway, peer)
         elif guard.open or "Authorization" in headers:
-            socket.principal = await guard.caller(headers.getlist("Authorization"), gateway)
+            authorization = headers.getlist("Authorization")
+            socket.principal = await guard.caller(authorization, gateway, peer)
         elif socket.routing_exception is not None:
             raise Unauthorized("this call needs a token: Authorization: Bearer …")
         _check_path(socket)

@@ -22,11 +22,16 @@ from agent_orchestrator.domain.errors import (
 )
 from agent_orchestrator.domain.tokens import MADE_HERE
 from agent_orchestrator.ports import Gateway
+from agentd.lockout import Lockout, Peer
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 TOKEN_PARAMETERS = ("token", "access_token", "auth_token")
 """Query parameters refused on every call: a URL ends up in histories and logs."""
+
+UNGUESSABLE = 32
+"""Characters from which on a token is compared whatever came before: no list of words leads there,
+and its holder must not be kept out by somebody else's guesses from the same address."""
 
 _HOST = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?"
@@ -64,6 +69,7 @@ class Guard:
         allowed_hosts: Iterable[str] = (),
         allowed_origins: Iterable[str] = (),
     ) -> None:
+        self._lockout = Lockout()
         self._tokens: list[tuple[bytes, Principal]] = []
         for token in tokens:
             if not _TOKEN.fullmatch(token):
@@ -109,12 +115,14 @@ class Guard:
         if found:
             raise InvalidRequest.of(found)
 
-    async def caller(self, authorization: list[str], gateway: Gateway) -> Principal:
+    async def caller(self, authorization: list[str], gateway: Gateway, peer: Peer) -> Principal:
         """Return who the Authorization header stands for.
 
         :param gateway: knows the tokens that were not configured but made.
+        :param peer: whoever sent it.
         :raises Unauthorized: if it holds none that is known, and tokens are configured or it holds
             a run's.
+        :raises RateLimited: if too many wrong ones came from there.
         """
         if not authorization:
             if self.open:
@@ -125,25 +133,36 @@ class Guard:
             if self.open:
                 return LOCAL
             raise Unauthorized("the Authorization header must be: Bearer …")
-        return await self.holder(token.strip(), gateway)
+        return await self.holder(token.strip(), gateway, peer)
 
-    async def holder(self, token: str, gateway: Gateway) -> Principal:
+    async def holder(self, token: str, gateway: Gateway, peer: Peer) -> Principal:
         """Return who a token stands for, in the same time for every wrong one of a kind.
 
         Who presents a token that was made here is held to it, also where callers need none.
 
+        What cannot be guessed (a token made here, or a long one) and what comes over a connection
+        that was let in before is looked at even while the address is locked out. A wrong token
+        that was made here counts for nothing: an agent may go on for a moment with one that is over.
+
         :raises Unauthorized: if it is nobody's.
+        :raises RateLimited: if too many wrong ones came from there.
         """
+        made_here = token.startswith(MADE_HERE)
+        if not (made_here or peer.known or len(token) >= UNGUESSABLE or self.open):
+            self._lockout.check(peer.address)
         presented = hashlib.sha256(token.encode(errors="replace")).digest()
         found: Principal | None = None
         for digest, principal in self._tokens:
             if hmac.compare_digest(digest, presented):
                 found = principal
-        if found is None and token.startswith(MADE_HERE):
+        if found is None and made_here:
             found = await gateway.holder(presented.hex())
         elif found is None and self.open:
             return LOCAL
+        peer.known = found is not None
         if found is None:
+            if not made_here:
+                self._lockout.failed(peer.address)
             raise Unauthorized("the token is not known, or what it was made for is over")
         return found
 

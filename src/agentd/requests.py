@@ -15,8 +15,12 @@ from agent_orchestrator.domain.errors import (
     UnsupportedMediaType,
 )
 from agent_orchestrator.wire import strict_json
+from agentd.lockout import Peer
 
 Received = TypeVar("Received")
+
+PEER: Final = "agentd.peer"
+"""Where the state of a connection holds who is at its other end."""
 
 MAX_QUERY_FIELDS = 1100
 """Room for a thousand ``sessionId``; more is refused before it is taken apart."""
@@ -55,6 +59,12 @@ class Body(QuartBody):
         """Wait for the end of the body, within reason."""
         with anyio.move_on_after(LINGER_S):
             await self._complete.wait()
+
+
+def peer_of(received: QuartRequest | Websocket) -> Peer:
+    """Return the other end of the connection a request came over."""
+    found = received.scope.get("state", {}).get(PEER)
+    return found if isinstance(found, Peer) else Peer(str(received.remote_addr))
 
 
 class Request(QuartRequest):

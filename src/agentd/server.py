@@ -17,6 +17,8 @@ from quart import Quart
 
 from agent_orchestrator.domain.errors import ConfigError
 from agentd.http1 import Connection
+from agentd.lockout import Peer
+from agentd.requests import PEER
 
 BACKLOG: Final = 1024
 
@@ -121,7 +123,9 @@ async def serve(app: Quart, listener: socket.socket, stopped: Callable[[], Await
     connections: dict[asyncio.Task[Any], Connection] = {}
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(wrapped, loop, config, context, {}, reader, writer)
+        address = writer.get_extra_info("peername") or ("",)
+        state = {PEER: Peer(str(address[0]))}
+        connection = Connection(wrapped, loop, config, context, state, reader, writer)
         task = asyncio.current_task()
         assert task is not None
         connections[task] = connection

@@ -16,7 +16,7 @@ from agent_orchestrator.ports import Gateway, Subscription, Transport
 from agent_orchestrator.wire import codec, problems, sse, strict_json
 from agentd.auth import Guard
 from agentd.lifetime import Lifetime
-from agentd.requests import Socket, query_pairs
+from agentd.requests import Socket, peer_of, query_pairs
 from agentd.responses import (
     LiveResponse,
     problem_of,
@@ -189,7 +189,7 @@ class SocketStream:
             if principal is None:
                 with self.lifetime.until_closing():
                     token = await self._token_frame(socket)
-                    principal = await self.guard.holder(token, self.gateway)
+                    principal = await self.guard.holder(token, self.gateway, peer_of(socket))
             if principal is None:
                 return None
             asked = stream_request(socket.query_string, socket.headers.get("Last-Event-ID"))

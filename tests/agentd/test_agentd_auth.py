@@ -1,5 +1,6 @@
 """Host, Origin and token: checked on every call, before anything else."""
 
+from itertools import count
 from pathlib import Path
 
 import anyio.to_thread
@@ -13,6 +14,7 @@ from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import ConfigError, Unauthorized
 from agent_orchestrator.ports import Transport
 from agentd.auth import Guard, is_loopback
+from agentd.lockout import Peer
 
 pytestmark = pytest.mark.anyio
 
@@ -132,13 +134,17 @@ async def test_tokens(tmp_path: Path) -> None:
         guarded(tmp_path, (TOKEN, OTHER)) as server,
         httpx.AsyncClient(base_url=server.url) as client,
     ):
+        places = count(1)
         for header in (
             None, "", "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN,
             f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN} {TOKEN}",
         ):  # fmt: skip
             headers = {} if header is None else {"Authorization": header}
             for method, path in PATHS:
-                answer = await client.request(method, path, headers=headers)
+                # Each from an address of its own: too many from one are refused otherwise.
+                place = httpx.AsyncHTTPTransport(local_address=f"127.0.1.{next(places)}")
+                async with httpx.AsyncClient(base_url=server.url, transport=place) as stranger:
+                    answer = await stranger.request(method, path, headers=headers)
                 if path == "/health":
                     assert answer.status_code == 200
                     continue
@@ -230,4 +236,4 @@ async def test_a_token_of_any_characters_is_only_unknown() -> None:
     guard = Guard((TOKEN,))
     for token in ("\ud800", "\0", "x" * 100_000, "ü", "art_", "art_\ud800"):
         with pytest.raises(Unauthorized):
-            await guard.holder(token, NoTokens())
+            await guard.holder(token, NoTokens(), Peer("127.0.0.1"))

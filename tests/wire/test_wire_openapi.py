@@ -100,7 +100,7 @@ def test_schemas_say_what_the_checks_say(document: dict[str, Any]) -> None:
 
 
 def test_refusals_follow_from_what_a_call_is(document: dict[str, Any]) -> None:
-    always = {400, 401, 403, 421, 500, 503}
+    always = {400, 401, 403, 421, 429, 500, 503}
     expected = {
         "list_sessions": {404},
         "list_runs": {404},

@@ -12,7 +12,7 @@ from agent_orchestrator.wire.schema import Components, Schema, body_schema, fiel
 
 _JSON: Final = "application/json"
 
-_ALWAYS: Final = (400, 401, 403, 421, 500, 503)
+_ALWAYS: Final = (400, 401, 403, 421, 429, 500, 503)
 """What any call may be refused with."""
 
 _TEXT: Final = """\
@@ -220,7 +220,7 @@ def _description() -> dict[str, Any]:
     return {
         "operationId": "openapi",
         "summary": "Return this description.",
-        "responses": _answer({"type": "object"}) | _refusals({400, 401, 403, 421, 500}),
+        "responses": _answer({"type": "object"}) | _refusals({400, 401, 403, 421, 429, 500}),
     }
 
 

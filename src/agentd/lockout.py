@@ -1,0 +1,87 @@
+"""Wrong tokens: counted for each address, loopback too, and no more tried after too many."""
+
+import ipaddress
+import logging
+import math
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Final
+
+from attrs import define
+
+from agent_orchestrator.domain.errors import RateLimited
+
+ATTEMPTS: Final = 10
+"""Wrong tokens an address may present within :data:`WINDOW_S`."""
+
+WINDOW_S: Final = 60.0
+"""Seconds in which they are counted, and that the address is locked out for afterwards."""
+
+MAX_ADDRESSES: Final = 10_000
+"""Addresses kept in mind; the one that failed longest ago is forgotten first."""
+
+_log = logging.getLogger("agentd.server")
+
+
+@define
+class Peer:
+    """The other end of a connection.
+
+    :param known: whether the last token it presented was a good one.
+    """
+
+    address: str = ""
+    known: bool = False
+
+
+class Lockout:
+    """Counts the wrong tokens of each address.
+
+    :param clock: seconds that only go up.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def check(self, address: str) -> None:
+        """Do nothing, or refuse an address that is locked out.
+
+        :raises RateLimited: telling the seconds until it may try again.
+        """
+        failures = self._failures.get(_network(address)) or deque[float]()
+        if len(failures) < ATTEMPTS or failures[-1] - failures[0] >= WINDOW_S:
+            return
+        left = failures[-1] + WINDOW_S - self._clock()
+        if left > 0:
+            raise RateLimited(
+                "too many wrong tokens came from this address: wait before the next",
+                {"retry_after_s": math.ceil(left)},
+            )
+
+    def failed(self, address: str) -> None:
+        """Take note of a wrong token; one that comes while the address is locked out prolongs nothing.
+
+        :raises RateLimited: if it is locked out.
+        """
+        self.check(address)
+        network = _network(address)
+        failures = self._failures.setdefault(network, deque(maxlen=ATTEMPTS))
+        failures.append(self._clock())
+        self._failures.move_to_end(network)
+        if len(self._failures) > MAX_ADDRESSES:
+            self._failures.popitem(last=False)
+        if len(failures) == ATTEMPTS and failures[-1] - failures[0] < WINDOW_S:
+            _log.warning("%d wrong tokens from %s: locked out for a minute", ATTEMPTS, address)
+
+
+def _network(address: str) -> str:
+    """Return what counts as one address: of IPv6 the 64 bits a single host may choose under."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv4Address) or ip.ipv4_mapped is not None or ip.is_loopback:
+        return str(getattr(ip, "ipv4_mapped", None) or ip)
+    return str(ipaddress.ip_network((ip, 64), strict=False))

@@ -1,0 +1,115 @@
+"""Guessing tokens: ten wrong ones a minute, from loopback too; who has a good one goes on."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+from serving import Serving, serving
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from agent_orchestrator.domain.errors import RateLimited
+from agentd.lockout import ATTEMPTS, MAX_ADDRESSES, WINDOW_S, Lockout
+
+pytestmark = pytest.mark.anyio
+
+SHORT = "s3cret"
+LONG = "0123456789abcdef0123456789abcdef"
+
+
+async def get(server: Serving, token: str) -> httpx.Response:
+    """Ask over a connection of its own."""
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        return await client.get("/sessions", headers={"Authorization": f"Bearer {token}"})
+
+
+async def lock(server: Serving) -> None:
+    for number in range(ATTEMPTS):
+        assert (await get(server, f"guess-{number}")).status_code == 401
+
+
+async def test_guesses_are_cut_off(tmp_path: Path) -> None:
+    async with serving(tmp_path, tokens=(SHORT, LONG)) as server:
+        made = (await server.client.post("/tokens", json={"name": "ann"})).json()["secret"]
+        await lock(server)
+        for token in ("guess", "x" * 40, SHORT):
+            refused = await get(server, token)
+            assert refused.status_code == 429
+            assert refused.json()["error"]["code"] == "rate_limited"
+            assert 0 < int(refused.headers["Retry-After"]) <= WINDOW_S
+        # Who cannot have guessed it, and who was let in before, is not kept out by others.
+        assert (await get(server, LONG)).status_code == 200
+        assert (await get(server, made)).status_code == 200
+        assert (await server.client.get("/sessions")).status_code == 200
+        assert (await server.client.get("/health")).status_code == 200
+        # But a connection that was let in is no place to go on guessing from.
+        wrong = {"Authorization": "Bearer wrong"}
+        assert (await server.client.get("/sessions", headers=wrong)).status_code == 429
+        assert (await server.client.get("/sessions")).status_code == 429
+
+
+async def test_sockets_count_however_they_tell(tmp_path: Path) -> None:
+    async with serving(tmp_path, tokens=(SHORT,)) as server:
+        url = server.url.replace("http", "ws") + "/stream"
+
+        async def by_header(token: str) -> int:
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(url, additional_headers={"Authorization": f"Bearer {token}"})
+            return refused.value.response.status_code
+
+        async def by_protocol(token: str) -> int:
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(url, subprotocols=[f"bearer.{token}"])  # type: ignore[list-item]
+            return refused.value.response.status_code
+
+        async def by_frame(token: str) -> int:
+            async with connect(url) as socket:
+                await socket.send(f'{{"type": "auth", "token": "{token}"}}')
+                assert "error" in await socket.recv()  # type: ignore[operator]
+                with pytest.raises(ConnectionClosed) as closed:
+                    await socket.recv()
+            assert closed.value.rcvd is not None
+            return closed.value.rcvd.code - 4000
+
+        ways = (by_header, by_protocol, by_frame)
+        for number in range(ATTEMPTS):
+            assert await ways[number % 3](f"guess-{number}") == 401
+        for way in ways:
+            assert await way(SHORT) == 429
+
+
+async def test_what_is_no_guess_counts_for_nothing(tmp_path: Path) -> None:
+    async with serving(tmp_path, tokens=(SHORT,)) as server:
+        for _ in range(2 * ATTEMPTS):
+            assert (await get(server, "art_" + "A" * 43)).status_code == 401
+            async with httpx.AsyncClient(base_url=server.url) as client:
+                assert (await client.get("/sessions")).status_code == 401
+        assert (await get(server, SHORT)).status_code == 200
+
+
+def test_how_long_it_lasts() -> None:
+    now = 0.0
+    lockout = Lockout(lambda: now)
+    for _ in range(ATTEMPTS):
+        lockout.failed("127.0.0.1")
+    with pytest.raises(RateLimited):
+        lockout.failed("127.0.0.1")
+    lockout.check("127.0.0.2")
+    now += WINDOW_S - 0.5
+    with pytest.raises(RateLimited) as refused:
+        lockout.check("::ffff:127.0.0.1")
+    assert refused.value.details == {"retry_after_s": 1}
+    now += 0.5
+    lockout.check("127.0.0.1")
+    for _ in range(ATTEMPTS + 5):  # few enough a minute are never locked out
+        lockout.failed("127.0.0.1")
+        now += WINDOW_S / (ATTEMPTS - 1) + 0.1
+    for _ in range(ATTEMPTS):
+        lockout.failed("2001:db8::1")
+    with pytest.raises(RateLimited):
+        lockout.check("2001:db8::2")
+    lockout.check("2001:db8:0:1::1")
+    for number in range(MAX_ADDRESSES):
+        lockout.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+    lockout.check("2001:db8::1")
+    assert len(lockout._failures) == MAX_ADDRESSES
