@@ -1,5 +1,6 @@
 """The daemon put together: store, runners, engine, web app, server; and how it stops."""
 
+import gc
 import json
 import logging
 import os
@@ -85,6 +86,8 @@ class Daemon:
                     max_body=settings.max_body,
                 )
                 _tell_start(settings, url, guard)
+                # What is loaded by now stays: the collector need not look through it again and again.
+                gc.freeze()
                 async with anyio.create_task_group() as tasks:
                     await tasks.start(self._watch_signals, engine)
                     # Connections wait in the listening socket until they are served.
