@@ -31,6 +31,9 @@ from agentd.streaming import (
     stream_request,
 )
 
+BODY_S: Final = 30.0
+"""Seconds a request's body may take from its first byte to its last."""
+
 DEFAULT_MAX_BODY: Final = 8 * 1024 * 1024
 """Bytes of a request's body."""
 
@@ -81,16 +84,19 @@ def create_app(
     max_body: int = DEFAULT_MAX_BODY,
     quiet_s: float = QUIET_S,
     auth_frame_s: float = AUTH_FRAME_S,
+    body_s: float = BODY_S,
 ) -> App:
     """Return the web app in front of a gateway.
 
     :param max_body: bytes of the longest body taken.
     :param quiet_s: seconds of silence on a stream after which a sign of life is sent.
     :param auth_frame_s: seconds a socket without a token in its headers has to send one.
+    :param body_s: seconds a request's body may take.
     """
     lifetime = lifetime or Lifetime()
     app = App("agentd", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_body
+    app.config["BODY_TIMEOUT"] = body_s
     # A reader that lags is behind, not cut off; and a limit costs each answer a task of its own.
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.merge_slashes = False
@@ -113,7 +119,9 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
             guard.check_query(name for name, _ in query_pairs(received.query_string))
         if received.endpoint != "health":
             authorization = headers.getlist("Authorization")
-            received.principal = await guard.caller(authorization, gateway, peer_of(received))
+            peer = peer_of(received)
+            received.principal = await guard.caller(authorization, gateway, peer)
+            peer.known = True
         _check_path(received)
 
     @app.before_websocket
@@ -131,6 +139,7 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
         elif guard.open or "Authorization" in headers:
             authorization = headers.getlist("Authorization")
             socket.principal = await guard.caller(authorization, gateway, peer)
+            peer.known = True
         elif socket.routing_exception is not None:
             raise Unauthorized("this call needs a token: Authorization: Bearer …")
         _check_path(socket)

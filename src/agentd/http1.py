@@ -10,8 +10,9 @@ Of hypercorn 0.18, unchanged: parsing (h11), WebSocket (wsproto), keep-alive. Ch
 """
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
+import anyio
 import h11
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
@@ -23,6 +24,7 @@ from wsproto.handshake import WEBSOCKET_VERSION
 
 from agent_orchestrator.domain import errors
 from agent_orchestrator.wire import problems, strict_json
+from agentd.lockout import Peer
 
 _MESSAGES: Final = {
     426: "the WebSocket protocol is spoken here in version 13 only",
@@ -96,7 +98,16 @@ class Protocol(H11Protocol):
 
 
 class Connection(TCPServer):
-    """One connection, from its first byte to its end."""
+    """One connection, from its first byte to its end.
+
+    :param peer: who is at its other end.
+    :param first_s: seconds of idleness, of half a request too, as long as nobody is let in by it.
+    """
+
+    def __init__(self, *hypercorns: Any, peer: Peer, first_s: float) -> None:
+        super().__init__(*hypercorns)
+        self.peer = peer
+        self._first_s = first_s
 
     _reading: "asyncio.Task[None]"
 
@@ -121,6 +132,13 @@ class Connection(TCPServer):
                 self._reading = tasks._task_group.create_task(self._read_data())  # noqa: SLF001
         finally:
             await self._close()
+
+    async def _idle_timeout(self) -> None:
+        # Runs from the connection's beginning, or from the end of an answer, until a request is whole.
+        patience = self.config.keep_alive_timeout if self.peer.known else self._first_s
+        with anyio.move_on_after(patience):
+            await self.context.terminated.wait()
+        await asyncio.shield(self._initiate_server_close())
 
     def abort(self) -> None:
         """Close without waiting for what the other side has yet to take."""

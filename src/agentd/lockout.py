@@ -28,7 +28,7 @@ _log = logging.getLogger("agentd.server")
 class Peer:
     """The other end of a connection.
 
-    :param known: whether the last token it presented was a good one.
+    :param known: whether it was let in, by the last token it presented where tokens are wanted.
     """
 
     address: str = ""

@@ -113,7 +113,7 @@ async def body_object(request: Request) -> dict[str, Any]:
 
     :raises UnsupportedMediaType: if the body is something else than JSON in UTF-8.
     :raises PayloadTooLarge: if it is longer than the daemon takes.
-    :raises InvalidRequest: if it is not strict JSON, or not an object.
+    :raises InvalidRequest: if it is not strict JSON, not an object, or takes too long to come.
     """
     content_type = request.headers.get("Content-Type")
     if len(request.headers.getlist("Content-Type")) > 1:
@@ -124,7 +124,7 @@ async def body_object(request: Request) -> dict[str, Any]:
             raise UnsupportedMediaType("the body must not be encoded (Content-Encoding)")
     if content_type is not None and not _is_json(content_type):
         raise UnsupportedMediaType("the body must be application/json")
-    data: bytes = b"" if request.body.too_long else await request.body
+    data: bytes = b"" if request.body.too_long else await _received(request)
     if request.body.too_long:
         limit = request.max_content_length
         raise PayloadTooLarge(f"the body is larger than {limit:,} bytes", {"limit_bytes": limit})
@@ -136,6 +136,14 @@ async def body_object(request: Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRequest.of({"body": "must be a JSON object"})
     return value
+
+
+async def _received(request: Request) -> bytes:
+    with anyio.move_on_after(request.body_timeout):
+        data: bytes = await request.body
+        return data
+    seconds = f"{request.body_timeout:g}"
+    raise InvalidRequest.of({"body": f"did not come to its end within {seconds} s"})
 
 
 def _is_json(content_type: str) -> bool:

@@ -31,6 +31,12 @@ GRACEFUL_S: Final = 2.0
 ABORT_S: Final = 1.0
 """Seconds the handlers of connections that were cut have to notice."""
 
+FIRST_REQUEST_S: Final = 15.0
+"""Seconds a connection has, from its beginning or its last answer, until a request is let in."""
+
+MAX_STRANGERS: Final = 512
+"""Connections by which nobody was let in yet. One more, and the one that is longest there goes."""
+
 _access = logging.getLogger("agentd.access")
 
 
@@ -115,21 +121,50 @@ def _config() -> Config:
     return config
 
 
-async def serve(app: Quart, listener: socket.socket, stopped: Callable[[], Awaitable[Any]]) -> None:
-    """Serve the app until ``stopped`` returns, then let answers under way be finished."""
+async def serve(
+    app: Quart,
+    listener: socket.socket,
+    stopped: Callable[[], Awaitable[Any]],
+    *,
+    first_request_s: float = FIRST_REQUEST_S,
+) -> None:
+    """Serve the app until ``stopped`` returns, then let answers under way be finished.
+
+    :param first_request_s: seconds a connection may be idle by which nobody was let in.
+    """
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_report)
     wrapped, config, context = ASGIWrapper(app), _config(), WorkerContext(None)
     connections: dict[asyncio.Task[Any], Connection] = {}
+    strangers: dict[asyncio.Task[Any], Connection] = {}
+
+    def forget(task: "asyncio.Task[Any]") -> None:
+        connections.pop(task)
+        strangers.pop(task, None)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         address = writer.get_extra_info("peername") or ("",)
-        state = {PEER: Peer(str(address[0]))}
-        connection = Connection(wrapped, loop, config, context, state, reader, writer)
+        peer = Peer(str(address[0]))
+        state = {PEER: peer}
+        connection = Connection(
+            wrapped,
+            loop,
+            config,
+            context,
+            state,
+            reader,
+            writer,
+            peer=peer,
+            first_s=first_request_s,
+        )
         task = asyncio.current_task()
         assert task is not None
-        connections[task] = connection
-        task.add_done_callback(connections.pop)
+        connections[task] = strangers[task] = connection
+        task.add_done_callback(forget)
+        while len(strangers) > MAX_STRANGERS:
+            oldest = strangers.pop(next(iter(strangers)))
+            if not oldest.peer.known:
+                oldest.abort()
         await connection.run()
 
     server = await asyncio.start_server(connected, sock=listener, backlog=BACKLOG)

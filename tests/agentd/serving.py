@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from agent_orchestrator.wire import sse
 from agentd.app import create_app
 from agentd.auth import Guard
 from agentd.lifetime import Lifetime
-from agentd.server import listen, serve, url_of
+from agentd.server import FIRST_REQUEST_S, listen, serve, url_of
 
 
 async def echo(context: RunContext) -> str:
@@ -102,6 +103,7 @@ async def serving(
     allowed_origins: tuple[str, ...] = (),
     agents: Mapping[str, Function] | None = None,
     max_concurrency: int = 4,
+    first_request_s: float = FIRST_REQUEST_S,
     **app_options: Any,
 ) -> AsyncIterator[Serving]:
     """Serve on a free port until the scope is left."""
@@ -129,7 +131,9 @@ async def serving(
                 engine, guard=guard, lifetime=lifetime, version=config.version, **app_options
             )
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(serve, app, listener, stopped.wait)
+                tasks.start_soon(
+                    partial(serve, app, listener, stopped.wait, first_request_s=first_request_s)
+                )
                 try:
                     async with httpx.AsyncClient(
                         base_url=url, headers=headers, timeout=20

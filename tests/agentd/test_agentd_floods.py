@@ -1,0 +1,118 @@
+"""Connections that say nothing, or say it slowly: they end, and others are served meanwhile."""
+
+import socket
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from serving import serving, sse_reader
+
+from agentd.server import MAX_STRANGERS
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "correct-horse-battery-staple"
+
+
+async def closed_after(stream: anyio.abc.SocketStream) -> float:
+    """Return the seconds until the other side closes; what it says before is dropped."""
+    began = time.monotonic()
+    with anyio.fail_after(10):
+        try:
+            while True:
+                await stream.receive()
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            return time.monotonic() - began
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /sess", b"GET /sessions HTTP/1.1\r\nHost: x\r\nX-A: "])
+async def test_a_connection_that_does_not_come_to_the_point(tmp_path: Path, said: bytes) -> None:
+    async def drip(stream: anyio.abc.SocketStream) -> None:
+        # The other side hangs up meanwhile: that is the point.
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            for byte in said:
+                await stream.send(bytes([byte]))
+            while said:
+                await anyio.sleep(0.05)
+                await stream.send(b"a")
+
+    async with (
+        serving(tmp_path, tokens=(TOKEN,), first_request_s=0.5) as server,
+        await anyio.connect_tcp(*server.address) as stream,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(drip, stream)
+        assert 0.3 < await closed_after(stream) < 5
+        tasks.cancel_scope.cancel()
+
+
+async def test_who_was_let_in_may_be_idle(tmp_path: Path) -> None:
+    async with serving(tmp_path, tokens=(TOKEN,), first_request_s=0.2) as server:
+        stream = await anyio.connect_tcp(*server.address)
+        async with stream:
+            asked = f"GET /sessions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+            for _ in range(2):
+                await stream.send(asked.encode())
+                assert (await stream.receive()).startswith(b"HTTP/1.1 200")
+                await anyio.sleep(0.6)
+
+
+async def test_a_slow_body_ends(tmp_path: Path) -> None:
+    async with serving(tmp_path, tokens=(TOKEN,), body_s=0.5) as server:
+        stream = await anyio.connect_tcp(*server.address)
+        async with stream:
+            head = (
+                f"POST /sessions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n"
+                "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+            )
+            await stream.send(head.encode())
+            with anyio.fail_after(10):
+                assert (await stream.receive()).startswith(b"HTTP/1.1 400")
+        assert await server.event_count() == 0
+
+
+async def test_thousands_of_idle_connections(tmp_path: Path) -> None:
+    async with serving(tmp_path, tokens=(TOKEN,)) as server:
+        session = await server.session()
+        with ExitStack() as held:
+            async with sse_reader(server.client, f"/stream?sessionId={session}") as frames:
+                await anext(frames)
+                took = []
+                idle: list[socket.socket] = []
+                async with httpx.AsyncClient(
+                    base_url=server.url, headers=server.client.headers
+                ) as other:
+                    for number in range(2000):
+                        one = held.enter_context(socket.socket())
+                        one.setblocking(False)  # noqa: FBT003
+                        one.connect_ex(server.address)
+                        idle.append(one)
+                        if number % 10 == 0:
+                            began = time.monotonic()
+                            answer = await other.get(f"/sessions/{session}")
+                            took.append(time.monotonic() - began)
+                            assert answer.status_code == 200
+                    took.sort()
+                    assert took[int(len(took) * 0.99)] < 0.25
+                # Newcomers are served, and a stream that was let in goes on.
+                async with httpx.AsyncClient(
+                    base_url=server.url, headers=server.client.headers
+                ) as late:
+                    await late.patch(f"/sessions/{session}", json={"title": "new"})
+                with anyio.fail_after(10):
+                    assert (await anext(frames)).event == "session.updated"
+                    while sum(is_open(one) for one in idle) > MAX_STRANGERS:
+                        await anyio.sleep(0.01)
+                assert sum(is_open(one) for one in idle) > MAX_STRANGERS - 20
+
+
+def is_open(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1, socket.MSG_PEEK) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
