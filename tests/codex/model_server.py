@@ -32,7 +32,7 @@ between requests, so that killed and resumed turns work as with a real one. Step
 ``usage IN CACHED OUT``  what each later answer of this turn says it used (100 0 10 without it)
 ======================== =====================================================================
 
-In a ``say`` or ``mcp`` step ``<2.run.id>`` stands for what the third tool of this turn answered at
+In a ``say``, ``mcp`` or ``tool`` step ``<2.run.id>`` stands for what the third tool of this turn answered at
 that path of its JSON.
 
 A prompt with any line that is none of these is plain text and is answered with
@@ -197,7 +197,8 @@ def _filled(text: str, turn: list[dict[str, Any]]) -> str:
 
     def value(match: re.Match[str]) -> str:
         # Codex 0.169 puts a line on the time before it, and "Output:".
-        found = json.loads(outputs[int(match[1])].partition("Output:\n")[2])
+        text = outputs[int(match[1])]
+        found = json.loads(text.partition("Output:\n")[2] or text)
         for name in match[2].split(".")[1:]:
             found = found[name]
         return str(found)
@@ -207,7 +208,7 @@ def _filled(text: str, turn: list[dict[str, Any]]) -> str:
 
 def item_of(step: Step, item_id: str, turn: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the output item a step makes; None for one that makes none."""
-    if step.verb in ("say", "mcp"):
+    if step.verb in ("say", "mcp", "tool"):
         step = attrs.evolve(step, rest=_filled(step.rest, turn))
     match step.verb:
         case "say":

@@ -148,3 +148,32 @@ async def test_nothing_outlives_a_killed_daemon_and_its_run_goes_on(
     assert "run.recovered" in [event.event_type for event in log]
     assert models.requests[-1].thread_id == thread_id
     assert [one.prompt for one in models.requests].count("shell sleep 300\nsay unheard") == 1
+
+
+async def test_an_agent_works_with_children_by_its_tools(
+    gateway: Gateway, workspace: Path, models: ModelServer
+) -> None:
+    """Also in a thread that a restart has taken to another process, with the token of its run."""
+    script = (
+        'tool session_spawn {"task": "say from the child"}\n'
+        'tool session_wait {"run_id": "<0.run.id>"}\nrelay'
+    )
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        first = await turn(client, session.id, script)
+    gateway.stop()
+    gateway.start()
+    async with gateway.client() as client:
+        second = await turn(client, session.id, script)
+        tree = await client.get_tree(session.id)
+        log = [event async for event in client.events(session.id)]
+    for run in (first, second):
+        assert run.result is not None, run.error
+        assert "from the child" in run.result.text
+    assert first.thread_id == second.thread_id
+    assert [child.runs[0].parent_run_id for child in tree.children] == [first.id, second.id]
+    tools = [event.data for event in log if event.event_type == "tool.completed"]
+    assert [(one["kind"], one["name"], one["status"]) for one in tools] == [
+        ("function", "session_spawn", "completed"),
+        ("function", "session_wait", "completed"),
+    ] * 2

@@ -24,6 +24,7 @@ from agent_orchestrator.runners.codex.appserver.peer import (
 )
 from agent_orchestrator.runners.codex.appserver.pieces import Pieces
 from agent_orchestrator.runners.codex.appserver.server import Route, Server
+from agent_orchestrator.runners.codex.appserver.tools import Tools
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.codex.failures import refusal_code
 from agent_orchestrator.runners.codex.items import JsonObject, UnexpectedShape, text
@@ -35,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 REQUEST_S: Final = 60.0
 """Seconds codex has to take a turn or a message; it takes some 10 ms."""
+
+TOOL_CALL: Final = "item/tool/call"
 
 INTERRUPT_S: Final = 10.0
 """Seconds codex has to end a turn it is told to; it takes 20 ms."""
@@ -59,6 +62,7 @@ class Conversation:
     before: Thread | None
     overrides: Mapping[str, Any]
     invocation: Invocation
+    tools: Tools
     approval_timeout_s: float
     _reader: TurnReader = field(init=False)
     _pieces: Pieces = field(factory=Pieces, init=False)
@@ -311,7 +315,10 @@ class Conversation:
     # --- what is asked of us, and what we say meanwhile
 
     async def _answer(self, asked: Asked) -> None:
-        """Put what codex asks to whoever decides."""
+        """Put what codex asks to whoever decides, and the calls of our tools to the daemon."""
+        if asked.method == TOOL_CALL and asked.params.get("threadId") == self.thread_id:
+            self.server.respond(asked, await self.tools.call(self.context.env, asked.params))
+            return
         try:
             item = self._reader.items.open_item(text(asked.params.get("itemId")))
             question = approvals.question(asked, item)

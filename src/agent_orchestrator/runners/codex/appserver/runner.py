@@ -15,6 +15,7 @@ from agent_orchestrator.runners.codex.appserver.conversation import Conversation
 from agent_orchestrator.runners.codex.appserver.peer import Refused
 from agent_orchestrator.runners.codex.appserver.pool import Pool
 from agent_orchestrator.runners.codex.appserver.server import Lease, Opened, Server, Spec
+from agent_orchestrator.runners.codex.appserver.tools import Tools
 from agent_orchestrator.runners.codex.argv import Sandbox, app_server_arguments, is_thread_id
 from agent_orchestrator.runners.codex.failures import is_busy, refusal_code
 from agent_orchestrator.runners.codex.items import text
@@ -73,6 +74,7 @@ class CodexAppServerRunner(Guarded):
         one, which then replaces it, or fail with ``thread_missing``.
     :param config: overrides of codex's configuration, by dotted key.
     :param max_threads_per_process: how many threads one process holds.
+    :param tools: whether its agents get the orchestration tools, where a daemon serves them.
     :param idle_s: seconds after which a process without a run is ended.
     """
 
@@ -95,7 +97,9 @@ class CodexAppServerRunner(Guarded):
     )
     config: Mapping[str, Any] = field(factory=dict)
     max_threads_per_process: int = field(default=100, validator=validators.ge(1))
+    tools: bool = True
     idle_s: float = field(default=300.0, validator=validators.ge(0))
+    _tools: Tools = field(factory=Tools, init=False, repr=False)
     _probe: Probe = field(factory=Probe, init=False, repr=False)
     _seen: dict[frozenset[tuple[str, str]], Availability] = field(
         factory=dict, init=False, repr=False
@@ -120,7 +124,10 @@ class CodexAppServerRunner(Guarded):
         try:
             await self._pool.__aexit__(*exc)
         finally:
-            await super().__aexit__()
+            try:
+                await self._tools.close()
+            finally:
+                await super().__aexit__()
 
     @property
     def resumes(self) -> bool:
@@ -216,6 +223,7 @@ class CodexAppServerRunner(Guarded):
                         before,
                         overrides,
                         invocation,
+                        self._tools,
                         self.approval_timeout_s,
                     )
                     return await conversation.hold()
@@ -251,6 +259,8 @@ class CodexAppServerRunner(Guarded):
             "config": _commands_env(context.env),
         }
         method = "thread/start"
+        if thread_id is None and self.tools and (specs := await self._tools.specs(context.env)):
+            params["dynamicTools"] = specs
         if thread_id is not None:
             method = "thread/resume"
             params |= {"threadId": thread_id, "excludeTurns": True}
