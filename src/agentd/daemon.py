@@ -200,6 +200,7 @@ def _engine_config(settings: Settings) -> EngineConfig:
         max_queue=settings.max_queue,
         park_after_s=settings.park_after_s,
         parent_answer_s=settings.parent_answer_s,
+        workspace_roots=settings.workspace_roots,
         version=installed_version("agent-orchestrator"),
         reaper=reap,
     )

@@ -130,6 +130,12 @@ class Settings:
         env=("AGENTD_ALLOWED_ORIGINS",),
         flag="--allowed-origin",
     )
+    workspace_roots: tuple[str, ...] = _setting(
+        (),
+        "A directory agents may work in, and below; anywhere without any. May be repeated.",
+        env=("AGENTD_WORKSPACE_ROOTS",),
+        flag="--workspace-root",
+    )
     log_format: str = _setting(
         "auto",
         "How to log: text or json; auto is text on a terminal, json otherwise.",

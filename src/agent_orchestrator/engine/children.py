@@ -1,6 +1,7 @@
 """Agents that work together: spawn, send, and the tree they make."""
 
-import anyio
+from collections.abc import Callable
+
 from attrs import evolve
 
 from agent_orchestrator.domain.access import Action, Principal, Reach
@@ -11,7 +12,7 @@ from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Run, Session, Source, SourceKind
 from agent_orchestrator.engine import ledger, messages
 from agent_orchestrator.engine.access import reach_below, run_for, session_for
-from agent_orchestrator.engine.core import MAX_LOOK, Change, Core
+from agent_orchestrator.engine.core import MAX_LOOK, Change, Core, real
 from agent_orchestrator.operations import (
     GetTree,
     MessageReply,
@@ -29,44 +30,58 @@ Spawn = SpawnFromRun | SpawnFromSession
 async def spawn_from_session(
     core: Core, who: Principal, command: SpawnFromSession
 ) -> Change[SpawnReply]:
-    await _check(core, command)
+    _check(core, command)
+    cwd = await _cwd(
+        core,
+        who,
+        command.cwd,
+        lambda view: session_for(view, who, Action.SPAWN, command.session_id),
+    )
 
     def change(tx: Transaction) -> SpawnReply:
         parent = messages.open_session(tx, who, Action.SPAWN, command.session_id)
-        return _spawn(core, tx, parent, None, command)
+        return _spawn(core, tx, parent, None, evolve(command, cwd=cwd))
 
     return change
 
 
 async def spawn_from_run(core: Core, who: Principal, command: SpawnFromRun) -> Change[SpawnReply]:
-    await _check(core, command)
-    if who.run is not None and command.cwd is not None:
-        command = evolve(command, cwd=await _cwd_below(core, who, command.run_id, command.cwd))
+    _check(core, command)
+    cwd = await _cwd(
+        core, who, command.cwd, lambda view: run_for(view, who, Action.SPEAK, command.run_id)[1]
+    )
 
     def change(tx: Transaction) -> SpawnReply:
         run, parent = run_for(tx, who, Action.SPEAK, command.run_id)
         if run.cancel_requested_at is not None or run.status is RunStatus.CANCELED:
             raise Conflict(f"run {run.id} is canceled: it spawns no more", {"run_id": run.id})
         messages.check_open(parent)
-        return _spawn(core, tx, parent, run, command)
+        return _spawn(core, tx, parent, run, evolve(command, cwd=cwd))
 
     return change
 
 
-async def _check(core: Core, command: Spawn) -> None:
+def _check(core: Core, command: Spawn) -> None:
     core.accept_work()
     if command.provider is not None:
         core.known_provider(command.provider)
-    await core.check_directory(command.cwd)
 
 
-async def _cwd_below(core: Core, who: Principal, run_id: str, cwd: str) -> str:
-    """Return where an agent's child shall work, with no symbolic link left in it.
+async def _cwd(
+    core: Core, who: Principal, cwd: str | None, parent_of: Callable[[View], Session]
+) -> str | None:
+    """Return where a child shall work, with no symbolic link left in it where that is confined.
 
-    :raises Forbidden: if that is not where the agent itself works, or below.
+    :raises Forbidden: if an agent asks for a place, or workspaces are confined, and it is not where
+        the parent works, or below.
     """
-    _, parent = await core.store.read(lambda view: run_for(view, who, Action.SPEAK, run_id))
-    asked, allowed = await anyio.Path(cwd).resolve(), await anyio.Path(parent.cwd).resolve()
+    if cwd is None:
+        return None
+    place = await core.workspace(cwd)
+    if who.run is None and not core.config.workspace_roots:
+        return place
+    parent = await core.store.read(parent_of)
+    asked, allowed = await real(place), await real(parent.cwd)
     if not asked.is_relative_to(allowed):
         raise Forbidden("a child works where its parent does, or below", {"cwd": cwd})
     return str(asked)

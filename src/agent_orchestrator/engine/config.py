@@ -1,7 +1,7 @@
 """What an engine is told at its start."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -102,6 +102,13 @@ class TreeLimits:
     descendants: int = 64
 
 
+def _resolved(roots: Sequence[str]) -> tuple[str, ...]:
+    try:
+        return tuple(str(Path(root).expanduser().resolve(strict=True)) for root in roots)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"workspace_roots: {error}") from None
+
+
 @frozen
 class EngineConfig:
     """Settings of an engine.
@@ -112,6 +119,8 @@ class EngineConfig:
     :param park_after_s: seconds a run waits for an answer before its agent is stopped, where it can go
         on with its conversation later; its process is freed. 0 is at once.
     :param cwd: where the agents of sessions that name no directory work.
+    :param workspace_roots: directories of which one must hold whatever an agent works in; with none, it
+        may work anywhere. Kept without symbolic links.
     :param environ: the environment agents' environments are made of.
     :raises ConfigError: if a route names a provider that is not there, or a number is not positive.
     """
@@ -124,6 +133,7 @@ class EngineConfig:
     parent_answer_s: float = 120.0
     park_after_s: float = 600.0
     cwd: str = field(factory=lambda: str(Path.cwd()))
+    workspace_roots: Sequence[str] = field(default=(), converter=_resolved)
     environ: Mapping[str, str] = field(factory=lambda: dict(os.environ))
     version: str = "0"
     url: str | None = None

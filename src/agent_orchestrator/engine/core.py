@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
+from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
 import anyio
@@ -84,13 +85,32 @@ class Core:
         """
         return self.known_provider(asked or session.provider or self.config.routing.default)
 
-    async def check_directory(self, cwd: str | None) -> None:
-        """Do nothing, or refuse a place to work that is not there.
+    async def workspace(self, cwd: str) -> str:
+        """Return a place to work: with no symbolic link left in it, where workspaces are confined.
 
-        :raises InvalidRequest: naming ``cwd``.
+        :raises InvalidRequest: naming ``cwd``, if it is not there or agents may not work there.
         """
-        if cwd is not None and not await anyio.Path(cwd).is_dir():
+        if self.config.workspace_roots:
+            cwd = str(await real(cwd))
+            if not self._is_within_roots(cwd):
+                problem = f"is not in one of the daemon's workspace_roots: {cwd}"
+                raise InvalidRequest.of({"cwd": problem})
+        if not await anyio.Path(cwd).is_dir():
             raise InvalidRequest.of({"cwd": f"is not a directory: {cwd}"})
+        return cwd
+
+    async def is_in_place(self, cwd: str) -> bool:
+        """Tell whether a session's place to work still is where it was when it was let in."""
+        if not self.config.workspace_roots:
+            return True
+        try:
+            place = str(await real(cwd))
+        except InvalidRequest:
+            return False
+        return place == cwd and self._is_within_roots(cwd)
+
+    def _is_within_roots(self, place: str) -> bool:
+        return any(Path(place).is_relative_to(root) for root in self.config.workspace_roots)
 
     def model_of(self, session: Session, provider: str) -> str | None:
         """Return the model a run asks its provider for; None leaves it to the provider."""
@@ -115,3 +135,14 @@ class Core:
             known = ", ".join(sorted(self.config.providers))
             raise InvalidRequest.of({"provider": f"there is no {name!r}; there are: {known}"})
         return name
+
+
+async def real(cwd: str) -> anyio.Path:
+    """Return a path with no symbolic link left in it.
+
+    :raises InvalidRequest: naming ``cwd``, if its links lead in a circle.
+    """
+    try:
+        return await anyio.Path(cwd).resolve()
+    except (OSError, RuntimeError):  # which of them depends on the Python
+        raise InvalidRequest.of({"cwd": f"leads nowhere: {cwd}"}) from None

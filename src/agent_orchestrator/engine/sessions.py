@@ -27,8 +27,7 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[S
     core.accept_work()
     if command.provider is not None:
         core.known_provider(command.provider)
-    cwd = command.cwd or core.config.cwd
-    await core.check_directory(cwd)
+    cwd = await core.workspace(command.cwd or core.config.cwd)
 
     def change(tx: Transaction) -> SessionReply:
         present(tx, who)

@@ -1,0 +1,86 @@
+"""Where agents may work."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent_orchestrator import Client, open_embedded
+from agent_orchestrator.domain.errors import ConfigError, Forbidden, InvalidRequest
+from agent_orchestrator.engine import EngineConfig, ProviderConfig, Routing
+from agent_orchestrator.testing.scripted import ScriptedRunner
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root of workspaces by a symbolic link, with places in it and ways out of it."""
+    for name in ("root/a/below", "root/ab", "rooted", "outside"):
+        (tmp_path / "real" / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real/root/out").symlink_to(tmp_path / "real/outside")
+    (tmp_path / "real/root/in").symlink_to("a")
+    return tmp_path / "link/root"
+
+
+@pytest.fixture
+async def client(root: Path) -> AsyncIterator[Client]:
+    settings = {"workspace_roots": [str(root)], "cwd": str(root)}
+    async with open_embedded(":memory:", runners=[ScriptedRunner()], **settings) as client:
+        yield client
+
+
+async def test_sessions_work_below_a_root(client: Client, root: Path) -> None:
+    real = root.parents[1] / "real/root"
+    assert (await client.create_session()).cwd == str(real)
+    for asked, found in (("a", "a"), ("in/below", "a/below"), ("a/../ab", "ab"), (".", "")):
+        assert (await client.create_session(cwd=f"{root}/{asked}")).cwd == str(real / found)
+    outside = ("out", "..", "../rooted", "out/../../root/a/../../outside", "../missing")
+    for cwd in [f"{root}/{one}" for one in outside] + ["/", "/etc"]:
+        with pytest.raises(InvalidRequest) as refusal:
+            await client.create_session(cwd=cwd)
+        assert "workspace_roots" in refusal.value.details["fields"]["cwd"]
+    (root / "loop").symlink_to("loop")
+    with pytest.raises(InvalidRequest) as refusal:
+        await client.create_session(cwd=f"{root}/loop/x")
+    assert "cwd" in refusal.value.details["fields"]
+    with pytest.raises(InvalidRequest) as refusal:
+        await client.create_session(cwd=f"{root}/missing")
+    assert "is not a directory" in refusal.value.details["fields"]["cwd"]
+
+
+async def test_children_work_below_their_parent(client: Client, root: Path) -> None:
+    parent = await client.create_session(cwd=f"{root}/a")
+    run = (await client.send_message(parent.id, "say x")).run
+    assert run is not None
+    for above in ({"session_id": parent.id}, {"run_id": run.id}):
+        made = await client.spawn("say x", cwd=f"{root}/in/below", **above)
+        assert made.session.cwd == str(root.parents[1] / "real/root/a/below")
+        assert (await client.spawn("say x", **above)).session.cwd == parent.cwd
+        for cwd in (root, root / "ab", root / "a/.."):
+            with pytest.raises(Forbidden):
+                await client.spawn("say x", cwd=str(cwd), **above)
+        with pytest.raises(InvalidRequest):
+            await client.spawn("say x", cwd=f"{root}/out", **above)
+
+
+async def test_a_place_that_leads_elsewhere_by_now(client: Client, root: Path) -> None:
+    session = await client.create_session(cwd=f"{root}/a/below")
+    (root / "a").rename(root / "gone")
+    (root / "a").symlink_to("../outside")
+    (root / "a/below").mkdir()
+    run = (await client.send_message(session.id, "say x")).run
+    assert run is not None
+    with anyio.fail_after(10):
+        ended = (await client.wait_run(run.id)).run
+    assert ended.error is not None
+    assert (ended.status, ended.error.code) == ("failed", "invalid_config")
+    assert "workspace_roots" in ended.error.message
+
+
+def test_a_root_that_is_not_there(tmp_path: Path) -> None:
+    provider = {"x": ProviderConfig(ScriptedRunner(), "scripted")}
+    with pytest.raises(ConfigError, match="workspace_roots"):
+        EngineConfig(provider, Routing("x"), workspace_roots=[str(tmp_path / "missing")])
