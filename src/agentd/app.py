@@ -25,8 +25,10 @@ from agentd.responses import (
 )
 from agentd.streaming import (
     AUTH_FRAME_S,
+    MAX_STREAMS,
     QUIET_S,
     EventStream,
+    Places,
     SocketStream,
     stream_request,
 )
@@ -85,6 +87,7 @@ def create_app(
     quiet_s: float = QUIET_S,
     auth_frame_s: float = AUTH_FRAME_S,
     body_s: float = BODY_S,
+    max_streams: int = MAX_STREAMS,
 ) -> App:
     """Return the web app in front of a gateway.
 
@@ -92,6 +95,7 @@ def create_app(
     :param quiet_s: seconds of silence on a stream after which a sign of life is sent.
     :param auth_frame_s: seconds a socket without a token in its headers has to send one.
     :param body_s: seconds a request's body may take.
+    :param max_streams: streams one principal may have open.
     """
     lifetime = lifetime or Lifetime()
     app = App("agentd", static_folder=None)
@@ -102,8 +106,8 @@ def create_app(
     app.url_map.merge_slashes = False
     _add_checks(app, gateway, guard)
     bind_operations(app, gateway, lifetime)
-    sockets = SocketStream(gateway, guard, lifetime, quiet_s, auth_frame_s)
-    _add_streams(app, gateway, lifetime, quiet_s, sockets)
+    sockets = SocketStream(gateway, guard, lifetime, quiet_s, auth_frame_s, Places(max_streams))
+    _add_streams(app, sockets)
     _add_tools(app, ToolEndpoint(gateway, lifetime, version=version, quiet_s=quiet_s))
     _add_descriptions(app, lifetime, version)
     return app
@@ -151,9 +155,7 @@ def _check_path(received: Request | Socket) -> None:
         raise NotFound("there is nothing at this path")
 
 
-def _add_streams(
-    app: App, gateway: Gateway, lifetime: Lifetime, quiet_s: float, sockets: SocketStream
-) -> None:
+def _add_streams(app: App, sockets: SocketStream) -> None:
     @app.get("/stream")
     async def stream() -> Response:
         received = current(request, Request)
@@ -161,7 +163,14 @@ def _add_streams(
         if received.method == "HEAD":
             headers = {name.decode(): value.decode() for name, value in STREAM_HEADERS}
             return Response(b"", 200, headers)
-        return EventStream(gateway.acting_as(received.principal), asked, lifetime, quiet_s)
+        who = received.principal
+        return EventStream(
+            sockets.gateway.acting_as(who),
+            asked,
+            sockets.lifetime,
+            sockets.quiet_s,
+            sockets.places.taken(who.id),
+        )
 
     @app.websocket("/stream")
     async def socket_stream() -> None:

@@ -1,7 +1,8 @@
 """GET /stream as server-sent events, WS /stream as text frames."""
 
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 import anyio
@@ -10,6 +11,7 @@ from hypercorn.typing import ASGISendCallable
 from quart import Response
 
 from agent_orchestrator.domain import errors
+from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.fields import MAX_ID, MAX_INTEGER, MAX_NAME
 from agent_orchestrator.operations import HEAD, CaughtUp, StreamItem, StreamRequest
 from agent_orchestrator.ports import Gateway, Subscription, Transport
@@ -24,6 +26,9 @@ from agentd.responses import (
     stream_part,
     stream_start,
 )
+
+MAX_STREAMS: Final = 1000
+"""Streams one principal may have open."""
 
 QUIET_S: Final = 15.0
 """Seconds of silence after which a sign of life is sent."""
@@ -80,16 +85,53 @@ def _cursor_problem(cursor: str, *, single: bool) -> str | None:
     return f"must be an integer between 0 and {MAX_INTEGER}"
 
 
+class Places:
+    """How many streams each principal has open.
+
+    :param most: how many it may.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def taken(self, principal: str) -> Iterator[None]:
+        """Take a place while the scope lasts.
+
+        :raises RateLimited: if there is none left.
+        """
+        if self._taken[principal] >= self._most:
+            raise errors.RateLimited(
+                f"there are {self._most:,} streams of this principal: end one before the next",
+                {"streams": self._most},
+            )
+        self._taken[principal] += 1
+        try:
+            yield
+        finally:
+            self._taken[principal] -= 1
+            if not self._taken[principal]:
+                del self._taken[principal]
+
+
 class EventStream(LiveResponse):
     """An answer that goes on: the web framework's connection hands it the line.
 
     :param quiet_s: seconds of silence after which a sign of life is sent.
+    :param place: held while it lasts.
     """
 
     def __init__(
-        self, transport: Transport, asked: StreamRequest, lifetime: Lifetime, quiet_s: float
+        self,
+        transport: Transport,
+        asked: StreamRequest,
+        lifetime: Lifetime,
+        quiet_s: float,
+        place: AbstractContextManager[None],
     ) -> None:
         super().__init__()
+        self._place = place
         self._transport = transport
         self._asked = asked
         self._lifetime = lifetime
@@ -102,11 +144,12 @@ class EventStream(LiveResponse):
         """
         started = False
         try:
-            async with self._transport.subscribe(self._asked) as subscription:
-                with self._lifetime.until_closing():
-                    started = True
-                    await send(stream_start())
-                    await self._pump(subscription, send)
+            with self._place:
+                async with self._transport.subscribe(self._asked) as subscription:
+                    with self._lifetime.until_closing():
+                        started = True
+                        await send(stream_start())
+                        await self._pump(subscription, send)
         except Exception as error:  # noqa: BLE001 - logged there unless it is an ordinary refusal
             problem = problem_of(error)
             if not started:
@@ -171,6 +214,7 @@ class SocketStream:
     lifetime: Lifetime
     quiet_s: float
     auth_frame_s: float
+    places: Places
 
     async def serve(self, socket: Socket) -> None:
         """Serve a socket until its reader leaves (which cancels this) or the daemon closes."""
@@ -193,15 +237,21 @@ class SocketStream:
             if principal is None:
                 return None
             asked = stream_request(socket.query_string, socket.headers.get("Last-Event-ID"))
-            async with (
-                self.gateway.acting_as(principal).subscribe(asked) as subscription,
-                anyio.create_task_group() as tasks,
-            ):
-                tasks.start_soon(_discard_frames, socket)
-                error = await self._pump(socket, subscription)
-                tasks.cancel_scope.cancel()
+            with self.places.taken(principal.id):
+                return await self._follow(socket, principal, asked)
         except Exception as raised:  # noqa: BLE001 - logged there unless it is an ordinary refusal
             return problem_of(raised)
+
+    async def _follow(
+        self, socket: Socket, principal: Principal, asked: StreamRequest
+    ) -> errors.OrchestratorError | None:
+        async with (
+            self.gateway.acting_as(principal).subscribe(asked) as subscription,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(_discard_frames, socket)
+            error = await self._pump(socket, subscription)
+            tasks.cancel_scope.cancel()
         return error
 
     async def _token_frame(self, socket: Socket) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
-from serving import serving, sse_reader
+from serving import serving, sse_reader, until
+from websockets.asyncio.client import connect
 
 from agentd.server import MAX_STRANGERS
 
@@ -116,3 +117,28 @@ def is_open(connection: socket.socket) -> bool:
         return True
     except OSError:
         return False
+
+
+async def test_streams_of_one_principal_have_an_end(tmp_path: Path) -> None:
+    async with serving(tmp_path, tokens=(TOKEN, "another" * 5), max_streams=2) as server:
+        session = await server.session()
+        path = f"/stream?sessionId={session}"
+        url = server.url.replace("http", "ws") + path
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with sse_reader(server.client, path) as frames:
+            await anext(frames)
+            async with connect(url, additional_headers=headers) as socket_:
+                await socket_.recv()
+                refused = await server.client.get(path)
+                assert refused.status_code == 429
+                assert refused.json()["error"]["details"] == {"streams": 2}
+                async with connect(url, additional_headers=headers) as third:
+                    assert "rate_limited" in str(await third.recv())
+                other = {"Authorization": f"Bearer {'another' * 5}"}
+                async with sse_reader(server.client, path, headers=other) as theirs:
+                    await anext(theirs)
+        # Both places are free again once the daemon has taken note.
+        await until(lambda: server.readers == 0, "the streams are over")
+        async with sse_reader(server.client, path) as one, sse_reader(server.client, path) as two:
+            await anext(one)
+            await anext(two)
