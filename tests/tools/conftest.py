@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from standing import Standing, standing
+from calling import Standing, standing
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import anyio
 import httpx
 import jsonschema
 import pytest
+from calling import ADMIN, Standing, call, refused, standing, use
 from mcp.shared.exceptions import MCPError
 from serving import until
-from standing import ADMIN, Standing, call, refused, standing, use
 
 from agent_orchestrator.wire import sse
 

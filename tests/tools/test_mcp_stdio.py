@@ -3,9 +3,9 @@
 import sys
 
 import pytest
+from calling import Standing, refused, use
 from driving import environment
 from mcp import Client, StdioServerParameters
-from standing import Standing, refused, use
 
 pytestmark = pytest.mark.anyio
 
