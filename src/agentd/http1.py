@@ -5,6 +5,7 @@ Of hypercorn 0.18, unchanged: parsing (h11), WebSocket (wsproto), keep-alive. Ch
 - HTTP/2 is off, by prior knowledge and by upgrade too. No setting of hypercorn's does that, and its
   HTTP/2 keeps all that a stalled reader does not take.
 - What it refuses by itself is told in the API's words rather than without any.
+- A request that tells its end in two ways is refused.
 - A WebSocket handshake that fails ends its connection; hypercorn leaves it open.
 - Nothing is written to a connection that is lost.
 """
@@ -60,6 +61,9 @@ class Protocol(H11Protocol):
         self._bodiless = event.method == b"HEAD"
         if event.http_version not in (b"1.0", b"1.1"):
             raise h11.RemoteProtocolError("not HTTP/1", error_status_hint=505)
+        # RFC 9112, 6.3: a reader before us may have taken the other one for the request's end.
+        if {b"transfer-encoding", b"content-length"} <= {name for name, _ in event.headers}:
+            raise h11.RemoteProtocolError("two ends", error_status_hint=400)
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         # An answer of hypercorn's own; the app's say nothing of the connection.

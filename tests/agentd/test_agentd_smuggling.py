@@ -1,0 +1,62 @@
+"""Requests whose end two readers would see at two places: a proxy and the daemon behind it."""
+
+import socket
+
+import anyio
+import pytest
+from serving import Serving
+
+pytestmark = pytest.mark.anyio
+
+HOST = b"Host: 127.0.0.1\r\n"
+JSON = b"Content-Type: application/json\r\n"
+HIDDEN = b"POST /sessions HTTP/1.1\r\n" + HOST + JSON + b"Content-Length: 2\r\n\r\n{}"
+"""What must not be taken for a request of its own: it would make a session."""
+
+LENGTH = b"Content-Length: %d\r\n" % (len(HIDDEN) + 5)
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+PAIRS = {
+    "length and coding": LENGTH + CHUNKED,
+    "coding and length": CHUNKED + LENGTH,
+    "two lengths": b"Content-Length: 5\r\n" + LENGTH,
+    "two lengths in one": b"Content-Length: 5, 6\r\n",
+    "a length with a sign": b"Content-Length: +5\r\n",
+    "a length in hexadecimal": b"Content-Length: 0x5\r\n",
+    "a blank before the colon": b"Transfer-Encoding : chunked\r\n" + LENGTH,
+    "a coding that only looks like one": b"Transfer-Encoding: xchunked\r\n" + LENGTH,
+    "a coding after it": b"Transfer-Encoding: chunked, identity\r\n" + LENGTH,
+    "two codings": CHUNKED + b"Transfer-Encoding: identity\r\n" + LENGTH,
+    "a coding on the next line": b"Transfer-Encoding:\r\n chunked\r\n" + LENGTH,
+    "a null in the name": b"Transfer\x00-Encoding: chunked\r\n" + LENGTH,
+    "a lone carriage return": b"X: y\rTransfer-Encoding: chunked\r\n" + LENGTH,
+}
+
+
+def answers(address: tuple[str, int], sent: bytes) -> bytes:
+    """Return all that comes until the daemon closes."""
+    found = b""
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(sent)
+        while part := connection.recv(65536):
+            found += part
+    return found
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+async def test_a_request_with_two_ends(server: Serving, pair: str) -> None:
+    head = b"POST /sessions HTTP/1.1\r\n" + HOST + JSON + PAIRS[pair] + b"\r\n"
+    sent = head + b"0\r\n\r\n" + HIDDEN
+    found = await anyio.to_thread.run_sync(answers, server.address, sent)
+    assert found.count(b"HTTP/1.1 ") == 1, found
+    assert found.startswith((b"HTTP/1.1 400", b"HTTP/1.1 501")), found
+    assert await server.event_count() == 0
+
+
+async def test_what_is_hidden_would_be_done_by_itself(server: Serving) -> None:
+    """The attack is one: without the pair the second request is carried out."""
+    sent = b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n" + HIDDEN
+    closing = sent.replace(b"Content-Length: 2", b"Connection: close\r\nContent-Length: 2")
+    found = await anyio.to_thread.run_sync(answers, server.address, closing)
+    assert found.count(b"HTTP/1.1 ") == 2
+    assert await server.event_count() == 1
