@@ -198,20 +198,26 @@ def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
     if run.usage is not None:
         data["usage"] = to_plain(run.usage)
     log(tx, ended, _ENDED[after], data, at)
-    delivery: Delivery = "delivered" if after is RunStatus.COMPLETED else "undeliverable"
-    for message in tx.run_messages(run.id):
-        if message.delivery != "queued":
-            continue
-        if message.steers:
-            _requeue(core, tx, ended, evolve(message, steers=False), at)
-        else:
-            tx.put_message(evolve(message, delivery=delivery))
+    _settle_messages(core, tx, ended, at)
     _tell_outcome(core, tx, ended, at)
     session = _session_of(tx, ended)
     hand_over_outcomes(core, tx, session, at)
     leave_to_people(core, tx, session)
-    tx.ring(QUEUE_TOPIC)
+    if tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=1):
+        tx.ring(QUEUE_TOPIC)  # what waited behind this one may start
     return ended
+
+
+def _settle_messages(core: Core, tx: Transaction, run: Run, at: datetime) -> None:
+    """Say what became of the messages of a run that has ended without word of their delivery."""
+    delivery: Delivery = "delivered" if run.status is RunStatus.COMPLETED else "undeliverable"
+    for message in tx.run_messages(run.id):
+        if message.delivery != "queued":
+            continue
+        if message.steers:
+            _requeue(core, tx, run, evolve(message, steers=False), at)
+        else:
+            tx.put_message(evolve(message, delivery=delivery))
 
 
 def is_wake(tx: Transaction, run: Run) -> bool:

@@ -10,6 +10,7 @@ import anyio.abc
 from attrs import define, field
 
 from agent_orchestrator.domain.errors import Unavailable
+from agent_orchestrator.domain.lifecycle import is_terminal
 from agent_orchestrator.domain.tokens import RUN_TOKEN_PREFIX, new_token, token_hash
 from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.core import Core
@@ -162,8 +163,11 @@ class Pool:
             # A fault of ours in one run must not end the others; the run is found at the next start.
             logger.exception("run %s could not be brought to its end", live.run.id)
         finally:
+            was_full = not self._free
             del self.live[live.run.id]
             heapq.heappush(self._spare, self._numbers.pop(live.run.id))
             self._ended.set()
             self._ended = anyio.Event()
-            self.core.bells.ring([ledger.QUEUE_TOPIC])
+            # Otherwise there were workers for all that is queued, as far as it could be taken.
+            if was_full or live.ended is None or not is_terminal(live.ended):
+                self.core.bells.ring([ledger.QUEUE_TOPIC])
