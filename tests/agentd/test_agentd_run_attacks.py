@@ -262,6 +262,32 @@ async def test_what_is_said_in_the_call_changes_nothing(tree: Tree, what: str) -
     assert len(await tree.audit()) == trail + 1
 
 
+@pytest.mark.parametrize(("limit", "most"), [("depth", 5), ("children", 16)])
+async def test_deeper_or_wider_than_allowed(tree: Tree, limit: str, most: int) -> None:
+    """The refusal is on record, and changes nothing."""
+    attacker = "child" if limit == "depth" else "own"
+    while limit == "depth" and len(tree.runs) < 9:  # down to generation 5, a worker for each
+        async with tree.client(attacker) as client:
+            path = f"/runs/{tree.runs[attacker]}/spawn"
+            made = (await client.post(path, json={"task": "work"})).json()
+        attacker = f"below {attacker}"
+        tree.runs[attacker] = await tree.agents.at_work(made["run"]["id"])
+    async with tree.client(attacker) as client:
+        path = f"/runs/{tree.runs[attacker]}/spawn"
+        if limit == "children":
+            for _ in range(most - 1):
+                made = (await client.post(path, json={"task": "x", "provider": "manual"})).json()
+                assert made["session"]["parent_run_id"] == tree.runs["own"]
+        events, trail = await tree.agents.server.event_count(), len(await tree.audit())
+        answer = await client.post(path, json={"task": "x"})
+    assert answer.status_code == 409, answer.text
+    assert answer.json()["error"]["details"] == {"limit": limit, "most": most}
+    assert await tree.agents.server.event_count() == events
+    (left,) = (await tree.audit())[trail:]
+    assert (left.principal, left.token, left.decision) == (tree.runs[attacker], "run", "conflict")
+    assert (left.operation, left.detail["limit"]) == ("spawn_from_run", limit)
+
+
 async def test_a_child_may_work_below(tree: Tree, tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "out").symlink_to("/")

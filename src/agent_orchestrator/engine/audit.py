@@ -12,6 +12,7 @@ from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.audit import DONE, AuditEntry, entry_hash, first_break
 from agent_orchestrator.domain.errors import (
+    Conflict,
     Forbidden,
     NotFound,
     OrchestratorError,
@@ -92,13 +93,16 @@ def noted(
 async def refused(
     core: Core, who: Principal, operation: str, target: str | None, error: OrchestratorError
 ) -> None:
-    """Leave an entry where an agent was refused something by who it is.
+    """Leave an entry where an agent was refused something by who it is, or by a limit on agents.
 
     The refusal stands whether or not the entry can be written.
     """
-    if who.run is None or not isinstance(error, _REFUSALS):
+    limit = error.details.get("limit") if isinstance(error, Conflict) else None
+    if who.run is None or not (isinstance(error, _REFUSALS) or limit):
         return
     detail = {"attempt": who.run.attempt, "session_id": who.run.session_id}
+    if limit:
+        detail["limit"] = limit
     entry = partial(_note_refusal, core, who, operation, target, error.code, detail)
     with anyio.CancelScope(shield=True):
         try:
