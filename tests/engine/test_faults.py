@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from attrs import define, field
 
@@ -336,6 +337,13 @@ class Flaky(MemoryStore):
     """A store that cannot be written for a moment, when it is told to."""
 
     refusals = 0
+    unread = 0
+
+    async def read(self, look: Any) -> Any:
+        if self.unread:
+            self.unread -= 1
+            raise Unavailable("the disk cannot be read")
+        return await super().read(look)
 
     async def transact(self, change: Any, *, reserve: bool = False) -> Any:
         if self.refusals:
@@ -362,6 +370,74 @@ async def test_a_store_that_fails_for_a_moment_costs_no_run() -> None:
         second = await end_of(client, sent.run)
     assert [first.status, second.status] == [RunStatus.COMPLETED] * 2
     assert first.thread_id == "t-1"
+
+
+async def test_a_store_that_cannot_be_read_for_a_moment_costs_no_run() -> None:
+    store = Flaky()
+    told = anyio.Event()
+
+    async def what(context: RunContext) -> Outcome:
+        store.unread = 1  # of what heeds the run's cancel
+        await context.set_thread("t-1")
+        while store.unread:
+            await anyio.lowlevel.checkpoint()
+        told.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    with anyio.fail_after(PATIENCE_S):
+        async with open_embedded(store, runners=[Doing(what)]) as client:
+            run = await run_of(client)
+            await told.wait()
+            await client.cancel_run(run.id)
+            assert (await end_of(client, run)).status is RunStatus.CANCELED
+
+
+async def test_a_drain_does_not_wait_for_a_store_that_takes_nothing() -> None:
+    store = Flaky()
+    begun = anyio.Event()
+
+    async def what(context: RunContext) -> Outcome:
+        if not begun.is_set():
+            begun.set()
+            await anyio.sleep_forever()
+        return Outcome("done")
+
+    with anyio.fail_after(PATIENCE_S):
+        async with open_embedded(store, runners=[Doing(what)]) as client:
+            run = await run_of(client)
+            await begun.wait()
+            store.refusals = 1_000
+        assert store.refusals > 900
+        store.refusals = 0
+        async with open_embedded(store, runners=[Doing(what)]) as client:
+            ended = await end_of(client, run)
+    assert (ended.status, ended.attempt) == (RunStatus.COMPLETED, 2)
+
+
+async def test_who_cannot_resume_is_given_the_whole_task_again() -> None:
+    prompts: list[str] = []
+
+    async def what(context: RunContext) -> Outcome:
+        prompts.append(context.prompt)
+        await context.delivered()
+        await context.set_thread("t-1")
+        if len(prompts) == 1:
+            await context.ask_parent("may I?")
+        return Outcome("done")
+
+    store = MemoryStore()
+    async with store:
+        async with open_embedded(store, runners=[Doing(what)]) as client:
+            run = await run_of(client, "the task")
+            while not (asked := (await client.requests()).requests):
+                await anyio.sleep(0.01)
+        async with open_embedded(store, runners=[Doing(what)]) as client:
+            await client.resolve_request(asked[0].id, "answer", text="yes")
+            assert (await end_of(client, run)).status is RunStatus.COMPLETED
+    assert len(prompts) == 2
+    assert prompts[1].startswith("the task")
+    assert prompts[1].endswith("yes")
 
 
 # --- keys -------------------------------------------------------------------------------------

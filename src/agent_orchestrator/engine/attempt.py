@@ -89,6 +89,7 @@ async def persistently(
     *,
     tries: int | None = None,
     reserve: bool = False,
+    is_dropped_in_drain: bool = False,
 ) -> T:
     """Make a change, again and again while the store is unavailable.
 
@@ -96,6 +97,7 @@ async def persistently(
 
     :param tries: how often at most; None goes on until the store takes it.
     :param reserve: see :meth:`~agent_orchestrator.ports.Store.transact`.
+    :param is_dropped_in_drain: whether to give up once the engine drains, as the next start sees to it.
     :raises Unavailable: if it was not taken in so many tries.
     """
     for pause in itertools.chain(STORE_RETRY_S, itertools.repeat(STORE_RETRY_S[-1])):
@@ -104,9 +106,20 @@ async def persistently(
                 return await core.store.transact(change, reserve=reserve)
         except Unavailable as error:
             tries = None if tries is None else tries - 1
-            if tries == 0:
+            if tries == 0 or (is_dropped_in_drain and core.draining):
                 raise
             logger.warning("the store cannot take a write now, trying again: %s", error)
+            await anyio.sleep(pause)
+    raise AssertionError("pauses never end")
+
+
+async def looked(core: Core, look: Callable[[View], T]) -> T:
+    """Look, again and again while the store cannot be read."""
+    for pause in itertools.chain(STORE_RETRY_S, itertools.repeat(STORE_RETRY_S[-1])):
+        try:
+            return await core.store.read(look)
+        except Unavailable as error:
+            logger.warning("the store cannot be read now, trying again: %s", error)
             await anyio.sleep(pause)
     raise AssertionError("pauses never end")
 
@@ -279,6 +292,7 @@ class AttemptContext:
 
     async def set_thread(self, thread_id: str, state: Mapping[str, Any] | None = None) -> None:
         _as_json({"id": thread_id, "state": state}, "a thread")
+        self._recorder.heard_at = anyio.current_time()
         self.has_begun = True
         known = self.thread
         if state is None:
@@ -310,6 +324,7 @@ class AttemptContext:
 
     async def report_usage(self, usage: Usage) -> None:
         _as_json(to_plain(usage), "usage")
+        self._recorder.heard_at = anyio.current_time()
 
         def write(tx: Transaction, run: Run) -> None:
             tx.put_run(evolve(run, usage=usage))
@@ -435,7 +450,7 @@ class AttemptContext:
         with self._core.bells.take(f"request:{request_id}") as bell:
             while True:
                 bell.hush()
-                request = await self._core.store.read(lambda view: view.request(request_id))
+                request = await looked(self._core, lambda view: view.request(request_id))
                 if request is not None and not request.is_open:
                     return request
                 await bell.wait()
@@ -473,7 +488,7 @@ class _Steering:
     async def __anext__(self) -> str:
         while True:
             self._bell.hush()
-            if (message := await self._core.store.read(self._next)) is not None:
+            if (message := await looked(self._core, self._next)) is not None:
                 # Shielded: who is cancelled here must not leave the message taken by nobody.
                 with anyio.CancelScope(shield=True):
                     await self._recorder.put(partial(_take, message.id))

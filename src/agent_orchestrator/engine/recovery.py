@@ -25,10 +25,10 @@ from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, Signal
 from agent_orchestrator.domain.model import Attempt, Message, Run, RunError, Source
 from agent_orchestrator.engine import ledger
-from agent_orchestrator.engine.attempt import persistently
+from agent_orchestrator.engine.attempt import looked, persistently
 from agent_orchestrator.engine.config import MAX_ATTEMPTS
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.ports import Remains, Resuming, Transaction, View
+from agent_orchestrator.ports import Remains, Resuming, Runner, Transaction, View
 
 logger = logging.getLogger("agent_orchestrator.recovery")
 
@@ -67,7 +67,7 @@ async def recover(core: Core, done: anyio.Event) -> None:
 
     :param done: set after the first try, which leaves only runs whose processes do not die.
     """
-    while lost := await core.store.read(lambda view: _lost(view, core.instance)):
+    while lost := await looked(core, lambda view: _lost(view, core.instance)):
         remains = await _end(core, [attempt for _, attempt in lost])
         gone = [
             (run, found)
@@ -186,6 +186,11 @@ def _worked_at(view: View, run: Run, attempt: Attempt) -> datetime | None:
     return last if last is not None and last >= attempt.started_at else None
 
 
+def can_resume(runner: Runner) -> bool:
+    """Tell whether a runner goes on with conversations that another process of it began."""
+    return isinstance(runner, Resuming) and runner.resumes
+
+
 def resumes(core: Core, view: View, run: Run | None) -> bool:
     """Tell whether a new attempt of the run could go on with the conversation of the one before."""
     if run is None:
@@ -193,8 +198,7 @@ def resumes(core: Core, view: View, run: Run | None) -> bool:
     provider = core.config.providers.get(run.provider)
     return (
         provider is not None
-        and isinstance(provider.runner, Resuming)
-        and provider.runner.resumes
+        and can_resume(provider.runner)
         and view.thread(run.session_id, run.provider) is not None
     )
 

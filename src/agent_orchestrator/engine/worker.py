@@ -19,6 +19,7 @@ from agent_orchestrator.engine.attempt import (
     STORE_RETRY_S,
     AttemptContext,
     Recorder,
+    looked,
     persistently,
     storable,
 )
@@ -179,7 +180,7 @@ async def _heed(core: Core, live: Live, recorder: Recorder) -> None:
     with core.bells.take(ledger.cancel_topic(live.run.id), f"run:{live.run.id}") as bell:
         while True:
             bell.hush()
-            run = await core.store.read(lambda view: view.run(live.run.id))
+            run = await looked(core, lambda view: view.run(live.run.id))
             if run is not None and run.cancel_requested_at is not None:
                 live.wait_on(None)  # what it still does takes its worker
                 live.cancel()
@@ -386,7 +387,7 @@ async def _context(
     session = assignment.session
     thread = None
     if run.provider in session.threads:
-        thread = await core.store.read(lambda view: view.thread(session.id, run.provider))
+        thread = await looked(core, lambda view: view.thread(session.id, run.provider))
     env = provider.env.apply(core.config.environ) | {
         "AGENTCTL_RUN_ID": run.id,
         "AGENTCTL_SESSION_ID": session.id,
@@ -398,7 +399,7 @@ async def _context(
             env["AGENTCTL_AUTH_TOKEN"] = assignment.token
     messages = assignment.messages
     fresh = [message for message in messages if message.delivery == "queued"]
-    if thread is not None and fresh:
+    if thread is not None and fresh and recovery.can_resume(provider.runner):
         messages = fresh  # the conversation has the others
     return AttemptContext(core, recorder, run, session, messages=messages, thread=thread, env=env)
 
@@ -408,8 +409,8 @@ async def _end(
 ) -> None:
     """Record the ending, with what the attempt said last, in one commit.
 
-    :param tries: how often to try while the store is unavailable; None goes on until it takes it. A
-        run given up on is found at the next start.
+    :param tries: how often to try while the store is unavailable; None goes on until it takes it, or
+        the engine drains. A run given up on is found at the next start.
     """
     rest = recorder.pending
 
@@ -422,12 +423,16 @@ async def _end(
         return _finish(core, live, tx, _FAULT, recorder)
 
     try:
-        live.ended = await persistently(core, change, tries=tries, reserve=True)
+        live.ended = await persistently(
+            core, change, tries=tries, reserve=True, is_dropped_in_drain=True
+        )
     except (ledger.StaleAttempt, Unavailable):
         raise
     except Exception:
         logger.exception("run %s: what it said last cannot be recorded", live.run.id)
-        live.ended = await persistently(core, change_alone, tries=tries, reserve=True)
+        live.ended = await persistently(
+            core, change_alone, tries=tries, reserve=True, is_dropped_in_drain=True
+        )
 
 
 def _finish(

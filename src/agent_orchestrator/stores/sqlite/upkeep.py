@@ -15,7 +15,17 @@ from agent_orchestrator.stores.sqlite.mirror import sync_directory
 MOST: Final = 100
 """Findings told at most."""
 
-_OWN: Final = ("", "-wal", "-shm", "-journal", ".lock", ".commits", ".commits.new", ".ballast")
+_OWN: Final = (
+    "",
+    "-wal",
+    "-shm",
+    "-journal",
+    ".lock",
+    ".commits",
+    ".commits.new",
+    ".ballast",
+    "-stopped",
+)
 """What the database's files are called besides its name."""
 
 
