@@ -24,7 +24,7 @@ from agent_orchestrator.domain.errors import (
     OrchestratorError,
     SessionClosed,
 )
-from agent_orchestrator.domain.lifecycle import STEPS, is_terminal
+from agent_orchestrator.domain.lifecycle import ACTIVE, STEPS, is_terminal
 from agent_orchestrator.domain.model import MANUAL
 from agent_orchestrator.operations import MessageReply
 from agent_orchestrator.testing import ScriptedRunner
@@ -84,18 +84,28 @@ class Model:
     requests: dict[str, str] = field(factory=dict)
     asked_by: dict[str, str] = field(factory=dict)
     waits_on: dict[str, str] = field(factory=dict)
+    """By request that is waited for, the run that does."""
     first: dict[tuple[str, str, str], tuple[Any, Any]] = field(factory=dict)
     """By call, thing and key: the content and the answer."""
 
     def moved(self, run_id: str, to: RunStatus) -> None:
         """Put a run into another state; what it asks is closed when it ends, or is waited for no more."""
         if self.runs[run_id] is RunStatus.WAITING and to is RunStatus.QUEUED:
-            self._close(self.waits_on[run_id])
+            for request_id in self.waited_for(run_id):
+                self._close(request_id)
         if is_terminal(to):
             for request_id, asker in self.asked_by.items():
                 if asker == run_id:
                     self._close(request_id)
         self.runs[run_id] = to
+
+    def waited_for(self, run_id: str) -> list[str]:
+        """Return the open requests that the run cannot go on without."""
+        return [
+            request_id
+            for request_id, waiter in self.waits_on.items()
+            if waiter == run_id and self.requests[request_id] == "pending"
+        ]
 
     def _close(self, request_id: str) -> None:
         if self.requests[request_id] == "pending":
@@ -189,20 +199,20 @@ def judge(model: Model, call: str, thing: str, key: str | None, content: Any, an
                 model.requests[answer.request.id] = "pending"
                 model.asked_by[answer.request.id] = thing
                 if content[1]:
-                    assert model.runs[thing] is RunStatus.RUNNING
+                    assert model.runs[thing] in ACTIVE
                     model.runs[thing] = RunStatus.WAITING
-                    model.waits_on[thing] = answer.request.id
+                    model.waits_on[answer.request.id] = thing
             else:
-                assert model.runs[thing] is not RunStatus.RUNNING
+                assert model.runs[thing] not in ACTIVE
         case "resolve":
             wanted = {"approve": "approved", "deny": "denied"}[content]
             there = model.requests[thing]
             if there == "pending":
                 assert answer.status == wanted
                 model.requests[thing] = wanted
-                for run_id, request_id in model.waits_on.items():
-                    if request_id == thing and model.runs[run_id] is RunStatus.WAITING:
-                        model.runs[run_id] = RunStatus.RUNNING
+                run_id = model.waits_on.get(thing)
+                if run_id is not None and not model.waited_for(run_id):
+                    model.runs[run_id] = RunStatus.RUNNING
             elif there == wanted:
                 assert answer.status == wanted
             else:

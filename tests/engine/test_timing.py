@@ -106,6 +106,38 @@ async def test_a_run_that_waits_long_gives_up_its_agent_and_gets_the_answer_once
     assert runner.prompts == ["go", run.result.text]
 
 
+async def test_a_parked_run_goes_on_when_all_it_asked_is_answered() -> None:
+    async def hold(context: RunContext) -> str:
+        await context.set_thread("t-1")
+        if context.prompt == "go":
+            await anyio.sleep_forever()
+        return context.prompt
+
+    runner = Doing(hold)
+    async with open_embedded(":memory:", runners=[runner], park_after_s=0) as client:
+        run = await sent(client)
+        with anyio.fail_after(PATIENCE_S):
+            while not (await client.get_run(run.id)).thread_id:
+                await anyio.sleep(0.001)
+        first = await client.reply_parent(run.id, "1?", request_kind="input_request", wait=True)
+        await parked(client, run)
+        second = await client.reply_parent(run.id, "2?", request_kind="input_request", wait=True)
+        third = await client.reply_parent(run.id, "3?", request_kind="input_request", wait=True)
+        assert first.request is not None
+        assert second.request is not None
+        assert third.request is not None
+        await client.resolve_request(second.request.id, "answer", text="two")
+        await client.resolve_request(first.request.id, "answer", text="one")
+        run = await client.get_run(run.id)
+        assert (run.status, run.waiting_on) == (RunStatus.WAITING, third.request.id)
+        await client.resolve_request(third.request.id, "answer", text="three")
+        run = await end_of(client, run)
+        assert run.result is not None
+        told = run.result.text
+        assert [told.count(answer) for answer in ("one", "two", "three")] == [1, 1, 1]
+        assert await log_of(client, run)
+
+
 async def test_a_question_asked_from_outside_is_parked_too() -> None:
     async def what(context: RunContext) -> str:
         await context.set_thread("t-1")

@@ -179,6 +179,8 @@ class Request:
     """Who is called on to answer it: the parent's agent, or people. None: the policy decided."""
     people_at: datetime | None = None
     """When people are called on, if the parent has not answered by then; or when they were."""
+    wait: bool = False
+    """Whether its run cannot go on without the answer."""
 
     @property
     def is_open(self) -> bool:

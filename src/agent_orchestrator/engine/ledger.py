@@ -332,8 +332,9 @@ def hand_over_outcomes(core: Core, tx: Transaction, session: Session, at: dateti
 
 
 def _release(core: Core, tx: Transaction, run: Run, ending: Ending, at: datetime) -> Run:
-    if run.waiting_on and (request := tx.request(run.waiting_on)) and request.is_open:
-        _close(core, tx, request, "canceled")
+    if run.status is RunStatus.WAITING:
+        for request in _waited_for(tx, run):
+            _close(core, tx, request, "canceled")
     released = evolve(
         run,
         status=RunStatus.QUEUED,
@@ -384,13 +385,29 @@ def amend_attempt(tx: Transaction, run: Run, **changes: Any) -> None:
 
 
 def wait_for(core: Core, tx: Transaction, run: Run, request: Request) -> None:
-    """Open a request the run cannot go on without."""
-    status = step(run.status, Signal.WAIT)
+    """Open a request the run cannot go on without.
+
+    A run that waits already comes to it when what it waits for is closed.
+    """
+    status = run.status
+    if status is not RunStatus.WAITING:
+        status = step(status, Signal.WAIT)
     tx.add_request(request)
-    waiting = evolve(run, status=status, waiting_on=request.id)
+    if status is not run.status:
+        _wait_on(core, tx, evolve(run, status=status), request)
+    tell_of_request(core, tx, request)
+
+
+def _wait_on(core: Core, tx: Transaction, run: Run, request: Request) -> None:
+    waiting = evolve(run, waiting_on=request.id)
     tx.put_run(waiting)
     log(tx, waiting, EventType.RUN_WAITING, {"request_id": request.id}, core.now())
-    tell_of_request(core, tx, request)
+
+
+def _waited_for(tx: Transaction, run: Run) -> list[Request]:
+    """Return the open requests the run cannot go on without, the oldest first."""
+    pending = tx.requests(run_id=run.id, status="pending", limit=MAX_LOOK)
+    return [request for request in pending if request.wait]
 
 
 def tell_of_request(
@@ -413,20 +430,27 @@ DECIDED: Final = frozenset({"approved", "denied", "answered", "expired"})
 
 
 def close_request(core: Core, tx: Transaction, request: Request, status: RequestStatus) -> Request:
-    """Close an open request; the run that waits for it goes on.
+    """Close an open request; the run that waits for it goes on, or waits for the next.
 
-    Where its agent is gone meanwhile, the run goes back to the queue with the answer as its next
-    message.
+    Where its agent is gone meanwhile, the answer is its next message, and a run that waits for
+    nothing more goes back to the queue.
     """
     closed = _close(core, tx, request, status)
     run = tx.run(request.run_id)
-    if run is None or run.status is not RunStatus.WAITING or run.waiting_on != request.id:
+    if run is None or run.status is not RunStatus.WAITING or not request.wait:
         return closed
-    if run.worker_id is not None:
+    has_agent = run.worker_id is not None
+    if not has_agent:
+        owe_answer(core, tx, run, closed)
+    if run.waiting_on != request.id:
+        return closed
+    if left := _waited_for(tx, run):
+        _wait_on(core, tx, run, left[0])
+        return closed
+    if has_agent:
         _resume(core, tx, run)
         return closed
     now = core.now()
-    owe_answer(core, tx, run, closed)
     queued = evolve(run, status=step(run.status, Signal.RELEASE), waiting_on=None)
     tx.put_run(queued)
     data = {"provider": run.provider, "attempt": run.attempt, "reason": "the answer is there"}

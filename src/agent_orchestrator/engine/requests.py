@@ -148,6 +148,7 @@ def _open(
         approvals=policy,
         audience=None if by_policy else "parent" if by_parent else "people",
         people_at=None if by_policy else now + timedelta(seconds=parent_s),
+        wait=command.wait and by_policy is None,
     )
     if by_policy is not None:
         tx.add_request(request)

@@ -592,6 +592,38 @@ class ClientContract:
         with pytest.raises(Conflict):
             await client.reply_parent(run.id, "More?", request_kind="input_request")
 
+    async def test_a_run_waits_for_all_it_has_asked(self, client: Client) -> None:
+        session = await client.create_session(provider=MANUAL)
+        run = await client.create_run(session.id)
+        await client.transition_run(run.id, "running")
+        ids = []
+        for number in range(4):
+            asked = await client.reply_parent(
+                run.id, f"{number}?", request_kind="input_request", wait=number != 1
+            )
+            assert asked.request is not None
+            assert asked.request.wait is (number != 1)
+            ids.append(asked.request.id)
+            assert (await client.get_run(run.id)).waiting_on == ids[0]
+        first, aside, second, third = ids
+        for closed, next_one in ((second, first), (first, third), (third, None)):
+            await client.resolve_request(closed, "answer", text="x")
+            now = await client.get_run(run.id)
+            assert now.waiting_on == next_one
+            assert now.status is (RunStatus.WAITING if next_one else RunStatus.RUNNING)
+        assert (await client.get_request(aside)).status == "pending"
+        marks = [
+            (event.event_type, event.data["request_id"])
+            for event in await _log(client, session.id)
+            if event.event_type in ("run.waiting", "run.resumed")
+        ]
+        assert marks == [("run.waiting", first), ("run.waiting", third), ("run.resumed", third)]
+        for text in ("again?", "and?"):
+            await client.reply_parent(run.id, text, request_kind="input_request", wait=True)
+        await client.transition_run(run.id, "queued")
+        left = (await client.requests(session_id=session.id, status="pending")).requests
+        assert [one.id for one in left] == [aside]
+
     async def test_a_child_tells_its_parent_without_knowing_it(self, client: Client) -> None:
         parent = await client.create_session()
         child = await client.spawn("say hi", session_id=parent.id)

@@ -346,7 +346,7 @@ def audit_from(row: Row) -> AuditEntry:
 REQUEST_COLUMNS: Final = (
     "id, session_id, run_id, attempt, root_session_id, parent_session_id, kind, text, detail,"
     " options, status, decision, answer, scope, decided_by, created_at, expires_at, resolved_at,"
-    " approvals, audience, people_at"
+    " approvals, audience, people_at, wait"
 )
 
 
@@ -373,6 +373,7 @@ def request_values(request: Request) -> Values:
         request.approvals,
         request.audience,
         optional_time_text(request.people_at),
+        int(request.wait),
     )
 
 
@@ -400,4 +401,5 @@ def request_from(row: Row) -> Request:
         approvals=row[18],
         audience=row[19],
         people_at=optional_time_from(row[20]),
+        wait=bool(row[21]),
     )

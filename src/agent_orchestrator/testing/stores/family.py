@@ -136,6 +136,7 @@ class Family(Opening):
                 root_session_id=other.id,
                 detail={"command": [HARD_TEXT]},
                 options=("once", HARD_TEXT),
+                wait=True,
                 expires_at=NOW + timedelta(minutes=1),
             )
             theirs = a_request(foreign)
