@@ -50,6 +50,25 @@ async def test_a_token_is_good_for_its_scope_only(tmp_path: Path, scope: str) ->
             assert stream.status_code == (404 if scope in ("read", "admin") else 403)
 
 
+async def test_who_may_not_approve_frees_no_agent_of_asking(tmp_path: Path) -> None:
+    async with serving(tmp_path, tokens=(ADMIN,)) as server:
+        _, writer = await token(server, "writer", scopes=["read", "write"])
+        _, approver = await token(server, "approver", scopes=["write", "approve"])
+
+        async def create(headers: dict[str, str], approvals: str) -> httpx.Response:
+            body = {"approvals": approvals}
+            return await server.client.post("/sessions", json=body, headers=headers)
+
+        refused = await create(writer, "allow")
+        assert refused.status_code == 403, refused.text
+        assert refused.json()["error"]["details"]["scope"] == "approve"
+        listed = await server.client.get("/sessions", headers=writer)
+        assert listed.json()["sessions"] == []
+        for policy in ("ask-parent", "ask-human", "deny"):
+            assert (await create(writer, policy)).status_code == 201
+        assert (await create(approver, "allow")).status_code == 201
+
+
 async def test_a_principal_has_its_own_sessions_only(tmp_path: Path) -> None:
     async with serving(tmp_path, tokens=(ADMIN,)) as server:
         theirs = await server.session()

@@ -5,10 +5,11 @@ from typing import Any
 from attrs import evolve
 
 from agent_orchestrator.domain.access import Action, Principal
+from agent_orchestrator.domain.approvals import DEFAULT, is_looser
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Session
 from agent_orchestrator.engine import ledger
-from agent_orchestrator.engine.access import no_run, present, reach, session_for
+from agent_orchestrator.engine.access import in_scope, no_run, present, reach, session_for
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.operations import (
     CreateSession,
@@ -25,6 +26,9 @@ from agent_orchestrator.wire.strict_json import json_copy
 async def create(core: Core, who: Principal, command: CreateSession) -> Change[SessionReply]:
     no_run(who)
     core.accept_work()
+    if command.approvals is not None and is_looser(command.approvals, DEFAULT):
+        # It approves beforehand whatever the session's agents will ask for.
+        in_scope(core, who, "approve")
     if command.provider is not None:
         core.known_provider(command.provider)
     cwd = await core.workspace(command.cwd or core.config.cwd)
