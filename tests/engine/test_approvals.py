@@ -18,8 +18,10 @@ from agent_orchestrator import (
     open_embedded,
 )
 from agent_orchestrator.domain.access import Principal
-from agent_orchestrator.domain.errors import Forbidden
+from agent_orchestrator.domain.errors import Conflict, Forbidden
 from agent_orchestrator.domain.model import MANUAL, Approvals, Request
+from agent_orchestrator.engine.core import MAX_LOOK
+from agent_orchestrator.engine.requests import MAX_PENDING
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing import ScriptedRunner
 
@@ -204,6 +206,51 @@ async def test_what_is_for_people_no_agent_decides_or_waits_for() -> None:
         assert (await asked(client, parent)).id == reply.request.id
         assert (await client.resolve_request(reply.request.id, "deny")).status == "denied"
         assert child.status is RunStatus.QUEUED
+
+
+async def test_an_agent_is_not_told_of_what_its_child_asks_people() -> None:
+    config = EngineConfig(providers(scripted=None), Routing("scripted"))
+    async with MemoryStore() as store, Orchestrator(store, config) as engine:
+        client = Client(engine)
+        parent, _ = await family(client)
+        agent = Client(engine.acting_as(Principal.of_run(parent.id, 1, parent.session_id)))
+        strict = await client.spawn("hold", run_id=parent.id, approvals="ask-human")
+        asked_people = await client.reply_parent(
+            strict.run.id, "Sure?", request_kind="approval_request"
+        )
+        assert (await agent.wait_run(strict.run.id, timeout_s=0, until="attention")).timed_out
+        assert (await asked(client, strict.run)) == asked_people.request
+
+
+async def test_a_run_has_so_many_questions_open_and_its_end_closes_all() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        run, _ = await family(client)
+        for _ in range(MAX_PENDING):
+            await client.reply_parent(run.id, "?", request_kind="input_request")
+        with pytest.raises(Conflict, match=str(MAX_PENDING)) as refused:
+            await client.reply_parent(run.id, "?", request_kind="approval_request")
+        assert refused.value.details == {"limit": "requests", "most": MAX_PENDING}
+        pending = (await client.requests(session_id=run.session_id, status="pending")).requests
+        assert len(pending) == MAX_PENDING
+        await client.resolve_request(pending[0].id, "answer", text="this")
+        await client.reply_parent(run.id, "?", request_kind="input_request")
+        await client.transition_run(run.id, "completed")
+        left = await client.requests(session_id=run.session_id, status="pending")
+        assert left.requests == ()
+
+
+async def test_many_questions_elsewhere_in_the_tree_hide_none() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        root = await client.create_session(provider=MANUAL)
+        for _ in range(MAX_LOOK // MAX_PENDING + 1):
+            run = await client.create_run(root.id)
+            for _ in range(MAX_PENDING):
+                await client.reply_parent(run.id, "?", request_kind="input_request")
+        child = await client.spawn("hold", session_id=root.id, provider=MANUAL)
+        below = await client.spawn("hold", session_id=child.session.id, provider=MANUAL)
+        reply = await client.reply_parent(below.run.id, "?", request_kind="input_request")
+        told = await client.wait_run(child.run.id, timeout_s=0, until="attention")
+        assert told.request == reply.request
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])

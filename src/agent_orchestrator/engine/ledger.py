@@ -173,8 +173,9 @@ def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
     amend_attempt(tx, run, ended_at=at, outcome=outcome, stderr_tail=ending.stderr_tail)
     if after is RunStatus.QUEUED:
         return _release(core, tx, run, ending, at)
-    for request in tx.requests(run_id=run.id, status="pending", limit=MAX_LOOK):
-        _close(core, tx, request, "canceled")
+    while pending := tx.requests(run_id=run.id, status="pending", limit=MAX_LOOK):
+        for request in pending:
+            _close(core, tx, request, "canceled")
     ended = evolve(
         run,
         status=after,
@@ -538,8 +539,7 @@ def ask_people(core: Core, tx: Transaction, request: Request) -> None:
 
 def leave_to_people(core: Core, tx: Transaction, session: Session) -> None:
     """Put what a session's agent was asked to people, if that agent is there no more."""
-    asked = tx.parent_requests(session.id, limit=MAX_LOOK)
-    if asked and not has_agent(tx, session):
+    while (asked := tx.parent_requests(session.id, limit=MAX_LOOK)) and not has_agent(tx, session):
         for request in asked:
             ask_people(core, tx, request)
 

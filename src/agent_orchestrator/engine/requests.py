@@ -1,14 +1,14 @@
 """Questions a run asks its parent or people: opened, listed, resolved once, expired in time."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Final
 
 import anyio
 from attrs import evolve
 
-from agent_orchestrator.domain.access import Action, Principal
+from agent_orchestrator.domain.access import Action, Principal, Reach
 from agent_orchestrator.domain.approvals import policy_for
 from agent_orchestrator.domain.errors import (
     AlreadyResolved,
@@ -55,6 +55,9 @@ DUE_RETRY_S: Final = 1.0
 
 DUE_BATCH: Final = 100
 """Requests that are seen to in one commit."""
+
+MAX_PENDING: Final = 64
+"""Requests one run may have open: people shall not be flooded by one agent."""
 
 _RESOLVED: Final[Mapping[str, RequestStatus]] = {
     "approve": "approved",
@@ -155,12 +158,25 @@ def _open(
         ledger.tell_of_request(core, tx, request)
         decided = evolve(request, decision=by_policy, decided_by=POLICY)
         return ledger.close_request(core, tx, decided, _RESOLVED[by_policy])
+    _check_pending(tx, run)
     if command.wait:
         ledger.wait_for(core, tx, run, request)
     else:
         tx.add_request(request)
         ledger.tell_of_request(core, tx, request)
     return request
+
+
+def _check_pending(tx: Transaction, run: Run) -> None:
+    """Do nothing, or refuse another open request.
+
+    :raises Conflict: naming the limit that is reached.
+    """
+    if len(tx.requests(run_id=run.id, status="pending", limit=MAX_PENDING)) >= MAX_PENDING:
+        raise Conflict(
+            f"no further request: at most {MAX_PENDING} of one run may be open",
+            {"limit": "requests", "most": MAX_PENDING},
+        )
 
 
 async def list_(core: Core, who: Principal, command: ListRequests) -> RequestPage:
@@ -269,16 +285,11 @@ def attention(view: View, run: Run, who: Principal) -> Request | None:
     session = view.session(run.session_id)
     if session is None:
         return None
-    if own := view.requests(status="pending", run_id=run.id, limit=1):
-        return own[0]
-    pending = view.requests(
-        within=reach_below(view, who),
-        status="pending",
-        root_session_id=session.root_session_id,
-        limit=MAX_LOOK,
-    )
-    for request in pending:
-        if who.run is not None and request.approvals == "ask-human":
+    for request in view.requests(status="pending", run_id=run.id, limit=MAX_LOOK):
+        if _concerns(who, request):
+            return request
+    for request in _pending(view, reach_below(view, who), session.root_session_id):
+        if not _concerns(who, request):
             continue
         above: str | None = request.parent_session_id
         while above is not None:
@@ -287,3 +298,21 @@ def attention(view: View, run: Run, who: Principal) -> Request | None:
             parent = view.session(above)
             above = parent.parent_session_id if parent else None
     return None
+
+
+def _concerns(who: Principal, request: Request) -> bool:
+    return who.run is None or request.approvals != "ask-human"
+
+
+def _pending(view: View, within: Reach, root_session_id: str) -> Iterator[Request]:
+    """Return what is open in a tree, the oldest first."""
+    after = None
+    while page := view.requests(
+        within=within,
+        status="pending",
+        root_session_id=root_session_id,
+        after=after,
+        limit=MAX_LOOK,
+    ):
+        yield from page
+        after = page[-1].id
