@@ -7,8 +7,11 @@ import anyio
 import pytest
 
 from agent_orchestrator import Client, open_embedded
-from agent_orchestrator.domain.errors import ConfigError, Forbidden, InvalidRequest
-from agent_orchestrator.engine import EngineConfig, ProviderConfig, Routing
+from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.errors import ConfigError, Forbidden, InvalidRequest, NotFound
+from agent_orchestrator.domain.model import MANUAL
+from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.scripted import ScriptedRunner
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +67,39 @@ async def test_children_work_below_their_parent(client: Client, root: Path) -> N
                 await client.spawn("say x", cwd=str(cwd), **above)
         with pytest.raises(InvalidRequest):
             await client.spawn("say x", cwd=f"{root}/out", **above)
+
+
+async def test_spawning_tells_nothing_of_what_is_where(tmp_path: Path) -> None:
+    """Neither a stranger nor an agent learns which directories there are, or which providers."""
+    (tmp_path / "home").mkdir()
+    provider = ProviderConfig(ScriptedRunner(), "scripted")
+    config = EngineConfig({"scripted": provider}, Routing(MANUAL))
+    async with MemoryStore() as store, Orchestrator(store, config) as engine:
+        client = Client(engine)
+        session = await client.create_session(cwd=str(tmp_path / "home"))
+        run = await client.create_run(session.id)
+        await client.transition_run(run.id, "running")
+        agent = Client(engine.acting_as(Principal.of_run(run.id, 1, session.id)))
+        stranger = Client(engine.acting_as(Principal("stranger")))
+        there, missing = str(tmp_path), str(tmp_path / "missing")
+        for cwd in (there, missing):
+            for above in ({"session_id": session.id}, {"run_id": run.id}):
+                with pytest.raises(NotFound):
+                    await stranger.spawn("say x", cwd=cwd, **above)
+            with pytest.raises(Forbidden, match="works where its parent does"):
+                await agent.spawn("say x", run_id=run.id, cwd=cwd)
+        for above in ({"session_id": session.id}, {"run_id": run.id}):
+            with pytest.raises(NotFound):
+                await stranger.spawn("say x", provider="none", **above)
+            with pytest.raises(InvalidRequest, match="cwd"):
+                await client.spawn("say x", cwd=missing, **above)
+            with pytest.raises(InvalidRequest, match="provider"):
+                await client.spawn("say x", provider="none", **above)
+        with pytest.raises(InvalidRequest, match="cwd"):
+            await agent.spawn("say x", run_id=run.id, cwd=str(tmp_path / "home/missing"))
+        below = tmp_path / "home/below"
+        below.mkdir()
+        assert (await agent.spawn("x", run_id=run.id, cwd=str(below))).session.cwd == str(below)
 
 
 async def test_a_place_that_leads_elsewhere_by_now(client: Client, root: Path) -> None:

@@ -30,7 +30,7 @@ Spawn = SpawnFromRun | SpawnFromSession
 async def spawn_from_session(
     core: Core, who: Principal, command: SpawnFromSession
 ) -> Change[SpawnReply]:
-    _check(core, command)
+    core.accept_work()
     cwd = await _cwd(
         core,
         who,
@@ -46,7 +46,7 @@ async def spawn_from_session(
 
 
 async def spawn_from_run(core: Core, who: Principal, command: SpawnFromRun) -> Change[SpawnReply]:
-    _check(core, command)
+    core.accept_work()
     cwd = await _cwd(
         core, who, command.cwd, lambda view: run_for(view, who, Action.SPEAK, command.run_id)[1]
     )
@@ -61,35 +61,34 @@ async def spawn_from_run(core: Core, who: Principal, command: SpawnFromRun) -> C
     return change
 
 
-def _check(core: Core, command: Spawn) -> None:
-    core.accept_work()
-    if command.provider is not None:
-        core.known_provider(command.provider)
-
-
 async def _cwd(
     core: Core, who: Principal, cwd: str | None, parent_of: Callable[[View], Session]
 ) -> str | None:
     """Return where a child shall work, with no symbolic link left in it where that is confined.
+
+    Who may not spawn there, or not for that place, does not learn whether there is such a place.
 
     :raises Forbidden: if an agent asks for a place, or workspaces are confined, and it is not where
         the parent works, or below.
     """
     if cwd is None:
         return None
-    place = await core.workspace(cwd)
-    if who.run is None and not core.config.workspace_roots:
-        return place
     parent = await core.store.read(parent_of)
-    asked, allowed = await real(place), await real(parent.cwd)
+    if who.run is None:
+        cwd = await core.workspace(cwd)
+        if not core.config.workspace_roots:
+            return cwd
+    asked, allowed = await real(cwd), await real(parent.cwd)
     if not asked.is_relative_to(allowed):
         raise Forbidden("a child works where its parent does, or below", {"cwd": cwd})
-    return str(asked)
+    return await core.workspace(str(asked))
 
 
 def _spawn(
     core: Core, tx: Transaction, parent: Session, run: Run | None, command: Spawn
 ) -> SpawnReply:
+    if command.provider is not None:
+        core.known_provider(command.provider)
     _check_limits(core, tx, parent, run.id if run else None)
     now = core.now()
     inherited = run.provider if run is not None and run.provider != MANUAL else parent.provider
