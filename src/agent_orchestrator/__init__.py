@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Orchestrator,
         ProviderConfig,
         Routing,
+        TreeLimits,
     )
     from agent_orchestrator.ports import Availability, Outcome, RunContext, Runner, Store
     from agent_orchestrator.remote import connect
@@ -74,6 +75,7 @@ _HOMES = {
     "Store": "ports",
     "StoreOpenError": "domain.errors",
     "Thread": "domain.model",
+    "TreeLimits": "engine",
     "Unreachable": "domain.errors",
     "Usage": "domain.model",
     "connect": "remote",
@@ -112,6 +114,7 @@ __all__ = [
     "Store",
     "StoreOpenError",
     "Thread",
+    "TreeLimits",
     "Unreachable",
     "Usage",
     "connect",

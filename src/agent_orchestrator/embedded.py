@@ -7,7 +7,13 @@ from typing import Any
 
 from agent_orchestrator.client import Client
 from agent_orchestrator.domain.errors import ConfigError
-from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.engine import (
+    EngineConfig,
+    Orchestrator,
+    ProviderConfig,
+    Routing,
+    TreeLimits,
+)
 from agent_orchestrator.ports import Runner, Store
 from agent_orchestrator.runners.reaper import reap
 from agent_orchestrator.runners.registry import build_runner
@@ -23,6 +29,7 @@ async def open_embedded(
     routing: Routing | None = None,
     max_concurrency: int = 4,
     max_queue: int = 1000,
+    limits: TreeLimits | None = None,
     **settings: Any,
 ) -> AsyncIterator[Client]:
     """Open a database and execute its runs while the scope is open.
@@ -38,6 +45,7 @@ async def open_embedded(
     :param routing: which provider messages go to, and what stands in for one that is unavailable.
     :param max_concurrency: runs executed at once.
     :param max_queue: queued runs past which another is refused with ``Unavailable``.
+    :param limits: how far sessions may spawn others.
     :param settings: further fields of :class:`~agent_orchestrator.engine.EngineConfig`.
     :raises StoreOpenError: if the database cannot be used; nothing in it was changed.
     :raises ConfigError: if the settings contradict each other.
@@ -53,6 +61,7 @@ async def open_embedded(
         routing=routing or Routing(default=next(iter(known))),
         max_concurrency=max_concurrency,
         max_queue=max_queue,
+        limits=limits or TreeLimits(),
         **({"reaper": reap} | settings),
     )
     opened = open_store(fspath(store)) if isinstance(store, str | PathLike) else store

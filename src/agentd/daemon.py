@@ -21,6 +21,7 @@ from agent_orchestrator.engine import (
     Orchestrator,
     ProviderConfig,
     Routing,
+    TreeLimits,
 )
 from agent_orchestrator.runners.reaper import reap
 from agent_orchestrator.runners.registry import build_runner
@@ -198,6 +199,7 @@ def _engine_config(settings: Settings) -> EngineConfig:
         routing=Routing(settings.routing.default, settings.routing.fallback),
         max_concurrency=settings.max_concurrency,
         max_queue=settings.max_queue,
+        limits=TreeLimits(settings.max_depth, settings.max_children, settings.max_descendants),
         park_after_s=settings.park_after_s,
         parent_answer_s=settings.parent_answer_s,
         workspace_roots=settings.workspace_roots,

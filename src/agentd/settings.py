@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import attrs
 from attrs import field, frozen
@@ -32,6 +32,8 @@ class Setting:
     :param env: the variables it is read from; of several the values are put together.
     :param flag: its option; None derives it from the field's name.
     :param many: it has a list of values, and its flag may be repeated.
+    :param table: the table of the file it is in.
+    :param key: its name there; None is the field's.
     """
 
     doc: str
@@ -42,6 +44,8 @@ class Setting:
     choices: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
+    table: Literal["daemon", "limits"] = "daemon"
+    key: str | None = None
 
 
 def _setting(default: Any, doc: str, **more: Any) -> Any:
@@ -80,6 +84,33 @@ class Settings:
     )
     max_queue: int = _setting(
         1000, "Queued runs past which a new one is refused.", env=("AGENTD_MAX_QUEUE",), minimum=1
+    )
+    max_depth: int = _setting(
+        5,
+        "Generations of children below a session that has no parent.",
+        env=("AGENTD_MAX_DEPTH",),
+        minimum=0,
+        maximum=100,
+        table="limits",
+        key="depth",
+    )
+    max_children: int = _setting(
+        16,
+        "Children of one run that may be at work.",
+        env=("AGENTD_MAX_CHILDREN",),
+        minimum=0,
+        maximum=10_000,
+        table="limits",
+        key="children",
+    )
+    max_descendants: int = _setting(
+        64,
+        "Sessions of one tree that may be at work.",
+        env=("AGENTD_MAX_DESCENDANTS",),
+        minimum=0,
+        maximum=10_000,
+        table="limits",
+        key="descendants",
     )
     parent_answer_s: float = _setting(
         120.0,
@@ -181,13 +212,16 @@ def load(
     path = config or environ.get("AGENTD_CONFIG") or None
     name = path or DEFAULT_FILE
     document = _read_file(Path(name), required=path is not None)
-    table = _table(document, "daemon", name)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     known = declared()
-    for key in table:
-        if key not in known:
-            raise ConfigError(f"{name}: daemon.{key}: is not a setting")
+    in_file: dict[str, tuple[str, Any]] = {}
+    for table in ("daemon", "limits"):
+        keys = {one.key or key: key for key, one in known.items() if one.table == table}
+        for key, value in _table(document, table, name).items():
+            if key not in keys:
+                raise ConfigError(f"{name}: {table}.{key}: is not a setting")
+            in_file[keys[key]] = f"{name}: {table}.{key}", value
     for key, setting in known.items():
         if flags.get(key) not in (None, ()):
             flag = flag_of(key, setting)
@@ -198,9 +232,9 @@ def load(
         elif found := [variable for variable in setting.env if environ.get(variable)]:
             sources[key] = " and ".join(found)
             values[key] = _from_environment(setting, environ, found)
-        elif key in table:
-            sources[key] = f"{name}: daemon.{key}"
-            values[key] = _from_file(setting, table[key], sources[key])
+        elif key in in_file:
+            sources[key], value = in_file[key]
+            values[key] = _from_file(setting, value, sources[key])
     settings = Settings(**values, sources=sources)
     providers, routing = read_providers(
         _table(document, "providers", name),
@@ -226,9 +260,9 @@ def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
     except ValueError as error:  # not UTF-8, not TOML, or an integer of thousands of digits
         raise ConfigError(f"{path}: is not TOML: {error}") from None
     for key in document:
-        if key not in ("daemon", "providers", "routing"):
+        if key not in ("daemon", "limits", "providers", "routing"):
             raise ConfigError(
-                f"{path}: {key}: there are only [daemon], [providers.…] and [routing]"
+                f"{path}: {key}: there are only [daemon], [limits], [providers.…] and [routing]"
             )
     return document
 

@@ -214,6 +214,23 @@ def test_it_does_not_open_itself_to_others_without_a_token(tmp_path: Path, host:
     one_line(ended.stderr, host, "AGENTD_AUTH_TOKEN")
 
 
+def test_a_daemon_keeps_to_the_limits_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "agentd.toml").write_text("[limits]\ndepth = 1\nchildren = 9\n")
+    with agentd(tmp_path, "--max-children", "2") as daemon:
+        body = {"task": "x", "provider": "manual"}
+        parent = call(daemon, "POST", "/sessions", json={"provider": "manual"})["session"]["id"]
+
+        def refused(path: str) -> Any:
+            answer = httpx.post(daemon.url + path, json=body, timeout=30)
+            assert answer.status_code == 409, answer.text
+            return answer.json()["error"]["details"]
+
+        for _ in range(2):
+            child = call(daemon, "POST", f"/sessions/{parent}/spawn", json=body)["session"]["id"]
+        assert refused(f"/sessions/{parent}/spawn") == {"limit": "children", "most": 2}
+        assert refused(f"/sessions/{child}/spawn") == {"limit": "depth", "most": 1}
+
+
 @pytest.mark.parametrize(
     ("arguments", "config", "status", "parts"),
     [
@@ -225,6 +242,7 @@ def test_it_does_not_open_itself_to_others_without_a_token(tmp_path: Path, host:
         (["--config", "gone.toml"], "", 1, ["gone.toml"]),
         ([], "[daemon]\nprot = 1\n", 1, ["agentd.toml", "daemon.prot"]),
         ([], "[daemon]\nport = 'x'\n", 1, ["agentd.toml", "daemon.port"]),
+        ([], "[limits]\nchildren = 10001\n", 1, ["agentd.toml", "limits.children", "10000"]),
         ([], "[deamon]\n", 1, ["agentd.toml", "deamon"]),
         ([], "port = \n", 1, ["agentd.toml", "TOML"]),
         ([], "[providers.x]\nargv = ['a']\n", 1, ["agentd.toml", "providers.x.runner"]),

@@ -1,5 +1,7 @@
 """Flag over environment over file over default; every mistake by its place."""
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from agent_orchestrator.domain.errors import ConfigError
+from agent_orchestrator.engine import TreeLimits
 from agentd import cli
 from agentd.providers import ProviderSettings, Route
 from agentd.settings import FlagError, Settings, declared, flag_of, load
@@ -40,6 +43,9 @@ VALUES: dict[str, tuple[Any, str, Any]] = {
     "auth_tokens": (["f1", "f2"], "e1", ("x1", "x2")),
     "max_concurrency": (5, "6", "7"),
     "max_queue": (50, "60", "70"),
+    "max_depth": (1, "2", "3"),
+    "max_children": (10, "20", "30"),
+    "max_descendants": (100, "200", "0"),
     "park_after_s": (1, "2.5", "0"),
     "parent_answer_s": (10, "20.5", "30"),
     "codex_profile": ("f", "e", "x"),
@@ -63,7 +69,9 @@ def test_precedence(directory: Path, name: str) -> None:
     in_file, in_environment, as_flag = VALUES[name]
     setting = declared()[name]
     default = getattr(Settings(), name)
-    (directory / "agentd.toml").write_text(f"[daemon]\n{name} = {in_file!r}\n")
+    (directory / "agentd.toml").write_text(
+        f"[{setting.table}]\n{setting.key or name} = {in_file!r}\n"
+    )
     kind = type(default) if default is not None else str
     expected = tuple(in_file) if setting.many else kind(in_file)
     assert getattr(load({}, {}), name) == expected
@@ -73,6 +81,24 @@ def test_precedence(directory: Path, name: str) -> None:
         assert found == (tuple(in_environment.split(",")) if setting.many else kind(in_environment))
     expected = as_flag if setting.many else kind(as_flag)
     assert getattr(load({name: as_flag}, environ), name) == expected
+
+
+def test_the_limits_of_trees_have_a_table_of_their_own(directory: Path) -> None:
+    (directory / "agentd.toml").write_text("[limits]\ndepth = 2\nchildren = 3\n")
+    found = load({"max_children": "4"}, {"AGENTD_MAX_DESCENDANTS": "7"})
+    assert (found.max_depth, found.max_children, found.max_descendants) == (2, 4, 7)
+    none = load({}, {}, os.devnull)
+    assert TreeLimits(none.max_depth, none.max_children, none.max_descendants) == TreeLimits()
+    for text, place in [
+        ("[limits]\nwidth = 1\n", "limits.width: is not a setting"),
+        ("[daemon]\nmax_depth = 1\n", "daemon.max_depth: is not a setting"),
+        ("[limits]\ndepth = -1\n", "limits.depth: must be between 0 and 100, is -1"),
+        ("[limits]\nchildren = true\n", "limits.children: must be an integer"),
+        ("limits = 1\n", "limits: must be a table"),
+    ]:
+        (directory / "agentd.toml").write_text(text)
+        with pytest.raises(ConfigError, match=re.escape(f"agentd.toml: {place}")):
+            load({}, {})
 
 
 def test_both_variables_of_tokens_count(directory: Path) -> None:

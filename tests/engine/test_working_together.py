@@ -17,11 +17,11 @@ from agent_orchestrator import (
     Run,
     RunContext,
     RunStatus,
+    TreeLimits,
     open_embedded,
 )
-from agent_orchestrator.domain.errors import Conflict, NotFound, OrchestratorError
+from agent_orchestrator.domain.errors import ConfigError, Conflict, NotFound, OrchestratorError
 from agent_orchestrator.domain.model import Request
-from agent_orchestrator.engine.config import TreeLimits
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing import ScriptedRunner
@@ -372,6 +372,22 @@ async def test_a_finished_child_set_to_work_again_counts() -> None:
         busy = (await client.get_tree(session.id)).children[1].session
         await client.send(busy.id, "say later")
         assert (await client.send_message(first.session.id, "say mine")).run is not None
+
+
+@pytest.mark.parametrize("name", ["depth", "children", "descendants"])
+async def test_limits_may_be_none_at_all_but_not_below(name: str) -> None:
+    async with open_embedded(
+        ":memory:", runners=[ScriptedRunner()], limits=TreeLimits(**{name: 0})
+    ) as client:
+        session = await client.create_session()
+        with pytest.raises(Conflict) as caught:
+            await client.spawn("hold", session_id=session.id)
+        assert caught.value.details == {"limit": name, "most": 0}
+    with pytest.raises(ConfigError, match=f"^limits.{name}: must be between 0 and 1"):
+        async with open_embedded(
+            ":memory:", runners=[ScriptedRunner()], limits=TreeLimits(**{name: -1})
+        ):
+            pass
 
 
 @pytest.mark.parametrize("asked_for", [None, "lead", "other"])

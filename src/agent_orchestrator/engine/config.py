@@ -15,6 +15,8 @@ from agent_orchestrator.ports import MARK_VARIABLE, Clock, Reaper, Runner
 
 MAX_CONCURRENCY = 1_000
 MAX_QUEUE = 1_000_000
+MAX_DEPTH = 100
+MAX_TREE = 10_000
 MAX_ATTEMPTS = 3
 MAX_WAIT_S = 30 * 86_400
 
@@ -90,7 +92,7 @@ class Routing:
 
 @frozen
 class TreeLimits:
-    """How far sessions may spawn others.
+    """How far sessions may spawn others; 0 of anything is no children at all.
 
     :param depth: generations below a session that has no parent.
     :param children: children of one run that have not ended.
@@ -115,6 +117,7 @@ class EngineConfig:
 
     :param max_concurrency: runs executed at once.
     :param max_queue: queued runs (manual ones aside) past which a new one is refused.
+    :param limits: how far sessions may spawn others.
     :param parent_answer_s: seconds a parent's agent has to answer a request before people are asked.
     :param park_after_s: seconds a run waits for an answer before its agent is stopped, where it can go
         on with its conversation later; its process is freed. 0 is at once.
@@ -157,12 +160,15 @@ class EngineConfig:
         for name, targets in self.routing.fallback.items():
             if name in targets:
                 raise ConfigError(f"routing.fallback.{name}: names {name} itself")
-        for place, number, most in (
-            ("max_concurrency", self.max_concurrency, MAX_CONCURRENCY),
-            ("max_queue", self.max_queue, MAX_QUEUE),
+        for place, number, least, most in (
+            ("max_concurrency", self.max_concurrency, 1, MAX_CONCURRENCY),
+            ("max_queue", self.max_queue, 1, MAX_QUEUE),
+            ("limits.depth", self.limits.depth, 0, MAX_DEPTH),
+            ("limits.children", self.limits.children, 0, MAX_TREE),
+            ("limits.descendants", self.limits.descendants, 0, MAX_TREE),
         ):
-            if not 1 <= number <= most:
-                raise ConfigError(f"{place}: must be between 1 and {most:,}, is {number}")
+            if not least <= number <= most:
+                raise ConfigError(f"{place}: must be between {least} and {most:,}, is {number}")
         for place, seconds in (
             ("parent_answer_s", self.parent_answer_s),
             ("park_after_s", self.park_after_s),
