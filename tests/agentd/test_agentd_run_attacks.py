@@ -109,7 +109,7 @@ ROWS: dict[str, Row] = {
     "list_runs": ({}, LISTED),
     "get_run": ({}, READ),
     "transition_run": ({"to_status": "canceled"}, NOBODY),
-    "wait_run": ({"timeout_s": 0}, READ),
+    "wait_run": ({"timeout_s": 0, "until": "attention"}, READ),
     "diagnose_run": ({}, READ),
     "status": ({}, NO_AGENT),
     "list_audit": ({}, NO_AGENT),

@@ -20,7 +20,13 @@ from agent_orchestrator import (
     TreeLimits,
     open_embedded,
 )
-from agent_orchestrator.domain.errors import ConfigError, Conflict, NotFound, OrchestratorError
+from agent_orchestrator.domain.errors import (
+    ConfigError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    OrchestratorError,
+)
 from agent_orchestrator.domain.model import Request
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.sqlite import SqliteStore
@@ -72,6 +78,18 @@ async def test_a_line_of_agents_that_wait_needs_one_worker(depth: int) -> None:
     with anyio.fail_after(PATIENCE_S):
         run = await led(agent, max_concurrency=1)
     assert text_of(run) == " ".join([*map(str, range(depth)), "deep"])
+
+
+async def test_a_wait_for_its_own_run_lends_no_worker() -> None:
+    async def agent(context: RunContext) -> str:
+        child = await context.spawn("say x", provider="scripted")
+        with pytest.raises(InvalidRequest, match="your own run"):
+            await context.wait(context.run.id, timeout_s=0.3)
+        reply = await context.wait(context.run.id, timeout_s=0.3, until="attention")
+        assert reply.timed_out
+        return (await context.wait(child.run.id, timeout_s=0)).run.status
+
+    assert text_of(await led(agent, max_concurrency=1)) == RunStatus.QUEUED
 
 
 async def test_a_wait_ends_when_its_time_is_up() -> None:

@@ -99,16 +99,22 @@ async def wait(core: Core, who: Principal, command: WaitRun) -> WaitReply:
     heard = [f"run:{command.run_id}", *topics(who)]
     if command.until == "attention":
         heard.append("requests")
+    is_own = who.run is not None and who.run.run_id == command.run_id
 
     def look(view: View) -> WaitReply:
         run, _ = run_for(view, who, Action.READ, command.run_id)
+        if is_own and command.until == "terminal":
+            raise InvalidRequest.of(
+                {"run_id": "is your own run, which does not end while you wait for it"}
+            )
         request = requests.attention(view, run, who) if command.until == "attention" else None
         return WaitReply(run, not is_terminal(run.status) and request is None, request)
 
     with core.bells.take(*heard) as bell:
         reply = await core.store.read(look)
         if reply.timed_out and command.timeout_s:
-            lent = nullcontext() if who.run is None else core.workers.lent(who.run.run_id)
+            # An agent that waits for what its own run is asked may be at work all the same.
+            lent = nullcontext() if who.run is None or is_own else core.workers.lent(who.run.run_id)
             with lent, anyio.move_on_after(command.timeout_s):
                 while reply.timed_out:
                     await bell.wait()
