@@ -61,6 +61,8 @@ class Agents:
     asked: int = 0
     told: Counter[tuple[str, str]] = field(factory=Counter)
     """By question and outcome: how often an agent was told."""
+    known: dict[str, list[str]] = field(factory=dict)
+    """By session: the children its runs have made."""
     heard: Counter[str] = field(factory=Counter)
     """By child's result: how many runs had it in what they were told to do."""
 
@@ -109,14 +111,15 @@ class Agents:
                     idempotency_key=str(number),
                 )
                 children.append(child)
+                self.known.setdefault(context.session.id, []).append(child.session.id)
             case "wait" if children:
                 run_id = rng.choice(children).run.id
                 if rng.random() < 0.5:
                     await context.wait(run_id, timeout_s=rng.choice((None, None, 5.0)))
                 else:
                     await context.wait(run_id, until="attention")
-            case "send" if children:
-                await context.send(rng.choice(children).session.id, "more")
+            case "send" if known := self.known.get(context.session.id):
+                await context.send(rng.choice(known), "more")
             case "ask":
                 await self._ask(context, rng)
             case "fail":
@@ -305,11 +308,16 @@ class Family:
                 self.faults.append(f"spawned: {session.id} after the cancel of {parent.id}")
         for run in told.runs:
             if run.cancel_requested_at is None or run.cancel_reason != "cascade":
+        setters = {
+            message.run_id: message.source.run_id
+            for message in told.messages
+            if message.source.kind == "parent" and message.source.run_id is not None
+        }
                 continue
             for child in told.runs:
                 lived = child.finished_at is None or child.finished_at > run.cancel_requested_at
                 if (
-                    child.parent_run_id == run.id
+                    setters.get(child.id, child.parent_run_id) == run.id
                     and child.created_at < run.cancel_requested_at
                     and lived
                     and child.cancel_requested_at is None

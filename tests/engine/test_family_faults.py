@@ -149,6 +149,37 @@ async def test_canceling_a_tree_does_not_set_its_root_to_work_again() -> None:
         assert "was canceled" in (await client.list_messages(parent.id)).messages[-1].text
 
 
+async def test_a_cancel_reaches_what_a_run_set_to_work_again() -> None:
+    """A child, and a grandchild, that an earlier run had made."""
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        parent = await client.create_session(provider=MANUAL)
+        first = await client.create_run(parent.id)
+        await client.transition_run(first.id, "running")
+        child = await client.spawn("x", run_id=first.id)
+        grandchild = await client.spawn("x", run_id=child.run.id, provider=MANUAL)
+        for run in (child.run, grandchild.run):
+            if run.provider == MANUAL:
+                await client.transition_run(run.id, "running")
+                await client.transition_run(run.id, "completed", result={"text": "x"})
+            await end_of(client, run)
+        await client.transition_run(first.id, "completed", result={"text": "x"})
+        second = await client.create_run(parent.id)
+        await client.transition_run(second.id, "running")
+        reached = {second.id}
+        for below in (child.session, grandchild.session):
+            sent = await client.send(below.id, "hold", from_run_id=second.id)
+            assert sent.run is not None
+            assert sent.run.parent_run_id == second.id
+            reached.add(sent.run.id)
+        other = await client.send(child.session.id, "say by a person")
+        assert other.run is not None
+        assert other.run.parent_run_id == first.id
+        assert set((await client.cancel_run(second.id)).canceled) == reached
+        for run_id in reached:
+            ended = await end_of(client, await client.get_run(run_id))
+            assert ended.status is RunStatus.CANCELED
+
+
 @pytest.mark.parametrize("wait", [False, True])
 @pytest.mark.parametrize("kind", ["input_request", "permission_request"])
 async def test_an_ended_run_asks_nothing(kind: Any, *, wait: bool) -> None:

@@ -126,6 +126,8 @@ class Run:
     session_id: str
     message_id: str | None
     parent_run_id: str | None
+    """The run above that set it to work, by a spawn or a message; its cancel reaches this one. Of
+    a run that nobody above has sent for, the one that spawned the session."""
     provider: str
     model: str | None
     status: RunStatus

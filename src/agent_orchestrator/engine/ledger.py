@@ -92,7 +92,7 @@ def enqueue(
         id=run_id,
         session_id=session.id,
         message_id=message.id if message else None,
-        parent_run_id=session.parent_run_id,
+        parent_run_id=_set_to_work_by(tx, session, message),
         provider=provider,
         model=model,
         status=RunStatus.QUEUED,
@@ -124,6 +124,22 @@ def enqueue(
     if provider != MANUAL:
         tx.ring(QUEUE_TOPIC)
     return run
+
+
+def _set_to_work_by(tx: Transaction, session: Session, message: Message | None) -> str | None:
+    """Return the run whose cancel reaches a new run: the one above that told the session to work.
+
+    Where that was nobody above, it is the one that spawned the session.
+    """
+    source = message.source if message is not None else None
+    if source is not None and source.run_id is not None and source.session_id is not None:
+        above = session.parent_session_id
+        while above is not None:
+            if above == source.session_id:
+                return source.run_id
+            parent = tx.session(above)
+            above = parent.parent_session_id if parent else None
+    return session.parent_run_id
 
 
 def start(
