@@ -267,9 +267,11 @@ class Family:
             expected = int(sessions[run.session_id].parent_session_id is not None)
             if finished[run.id] != expected:
                 self.faults.append(f"outcome: {run.id} was told of {finished[run.id]} times")
+        at_rest = _canceled_last(told.runs)
         for message in told.messages:
             waits = message.source.kind == "child" and message.delivery == "queued"
-            if waits and sessions[message.session_id].status == "open":
+            is_open = sessions[message.session_id].status == "open"
+            if waits and is_open and message.session_id not in at_rest:
                 self.faults.append(f"lost: {message.id} waits for nobody")
             if message.source.kind == "child" and message.run_id is not None:
                 carrier = runs[message.run_id]
@@ -306,13 +308,13 @@ class Family:
                 and born[session.id] > parent.cancel_requested_at
             ):
                 self.faults.append(f"spawned: {session.id} after the cancel of {parent.id}")
-        for run in told.runs:
-            if run.cancel_requested_at is None or run.cancel_reason != "cascade":
         setters = {
             message.run_id: message.source.run_id
             for message in told.messages
             if message.source.kind == "parent" and message.source.run_id is not None
         }
+        for run in told.runs:
+            if run.cancel_requested_at is None or run.cancel_reason != "cascade":
                 continue
             for child in told.runs:
                 lived = child.finished_at is None or child.finished_at > run.cancel_requested_at
@@ -323,6 +325,15 @@ class Family:
                     and child.cancel_requested_at is None
                 ):
                     self.faults.append(f"cascade: {child.id} outlived the cancel of {run.id}")
+
+
+def _canceled_last(runs: Sequence[Run]) -> set[str]:
+    """Return the sessions that a cancel has put to rest, with the outcomes that wait in them."""
+    last: dict[str, tuple[Any, bool]] = {}
+    for run in runs:
+        end = run.finished_at, run.status is RunStatus.CANCELED
+        last[run.session_id] = max(end, last.get(run.session_id, end))
+    return {session_id for session_id, (_, is_canceled) in last.items() if is_canceled}
 
 
 def _gave_up_then(request: Request) -> bool:

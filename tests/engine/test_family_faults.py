@@ -69,6 +69,13 @@ async def held(client: Client, session_id: str) -> Run:
     return sent.run
 
 
+async def running(client: Client, session_id: str) -> None:
+    async with client.events(session_id, follow=True) as events:
+        async for event in events:
+            if event.event_type == "run.started":
+                break
+
+
 async def test_a_request_expires_however_many_others_are_open() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         session = await client.create_session(provider=MANUAL)
@@ -147,6 +154,59 @@ async def test_canceling_a_tree_does_not_set_its_root_to_work_again() -> None:
         assert (await end_of(client, run)).status is RunStatus.CANCELED
         assert len((await client.list_runs(session_id=parent.id)).runs) == 1
         assert "was canceled" in (await client.list_messages(parent.id)).messages[-1].text
+
+
+async def test_a_canceled_parent_is_not_woken_by_what_had_come_before() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()], max_concurrency=2) as client:
+        parent = await client.create_session()
+        run = await held(client, parent.id)
+        child = await client.spawn("say built", run_id=run.id, notify_parent="wake")
+        await end_of(client, child.run)
+        await client.cancel_run(run.id)
+        assert (await end_of(client, run)).status is RunStatus.CANCELED
+        assert (await client.list_runs(session_id=parent.id)).runs == (
+            await client.get_run(run.id),
+        )
+        # It is not lost: who sets the parent to work again has it hear of its child.
+        sent = await client.send_message(parent.id, "say back")
+        await end_of(client, sent.run)
+        outcome = (await client.list_messages(parent.id)).messages[1]
+        assert outcome.source.run_id == child.run.id
+        assert outcome.run_id is not None
+        woken = await end_of(client, await client.get_run(outcome.run_id))
+        assert woken.status is RunStatus.COMPLETED
+
+
+async def test_a_child_that_is_being_stopped_does_not_wake_its_canceled_parent() -> None:
+    stopping, told = anyio.Event(), anyio.Event()
+
+    async def what(context: RunContext) -> Outcome:
+        if context.session.parent_session_id is None:
+            await context.emit("agent.message", {"text": "holding"})
+        try:
+            await anyio.sleep_forever()
+        finally:
+            if context.session.parent_session_id is not None:
+                stopping.set()
+                with anyio.CancelScope(shield=True):
+                    await told.wait()
+        return Outcome("never")
+
+    async with open_embedded(":memory:", runners=[Doing(what)]) as client:
+        parent = await client.create_session()
+        run = await held(client, parent.id)
+        child = await client.spawn("work", run_id=run.id, notify_parent="wake")
+        with anyio.fail_after(PATIENCE_S):
+            await running(client, child.session.id)
+            await client.cancel_run(run.id)
+            assert (await end_of(client, run)).status is RunStatus.CANCELED
+            await stopping.wait()
+            reply = await client.reply_parent(child.run.id, "carry on")
+            told.set()
+        assert reply.message is not None
+        assert reply.message.delivery == "delivered"
+        assert (await end_of(client, child.run)).status is RunStatus.CANCELED
+        assert len((await client.list_runs(session_id=parent.id)).runs) == 1
 
 
 async def test_a_cancel_reaches_what_a_run_set_to_work_again() -> None:

@@ -218,9 +218,11 @@ def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
     _settle_messages(core, tx, ended, at)
     _tell_outcome(core, tx, ended, at)
     session = _session_of(tx, ended)
-    hand_over_outcomes(core, tx, session, at)
+    # A cancel sets nobody to work: what children told waits, unless the session goes on anyway.
+    if after is not RunStatus.CANCELED or _has_queued(tx, session):
+        hand_over_outcomes(core, tx, session, at)
     leave_to_people(core, tx, session)
-    if tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=1):
+    if _has_queued(tx, session):
         tx.ring(QUEUE_TOPIC)  # what waited behind this one may start
     return ended
 
@@ -241,6 +243,10 @@ def is_wake(tx: Transaction, run: Run) -> bool:
     """Tell whether a run was queued to hand children's outcomes over."""
     message = tx.message(run.message_id) if run.message_id else None
     return run.interrupts and message is not None and message.source.kind == "child"
+
+
+def _has_queued(tx: View, session: Session) -> bool:
+    return bool(tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=1))
 
 
 def _session_of(tx: Transaction, run: Run) -> Session:
@@ -283,12 +289,14 @@ def tell_parent(
 
     :param for_record: whatever the child's ``notify_parent`` says.
     """
-    # A child that was canceled wakes nobody: who cancels a tree does not want its root at work again.
+    # A child that is canceled wakes nobody, not by its last words either: who cancels a tree does
+    # not want its root at work again.
     wakes = (
         child.notify_parent == "wake"
         and not for_record
         and parent.status == "open"
         and run.status is not RunStatus.CANCELED
+        and run.cancel_requested_at is None
     )
     message = Message(
         id=core.config.ids("msg"),
@@ -543,7 +551,7 @@ def has_agent(tx: View, session: Session) -> bool:
         return False
     if tx.active_run(session.id) is not None:
         return True
-    return bool(tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=1))
+    return _has_queued(tx, session)
 
 
 def ask_people(core: Core, tx: Transaction, request: Request) -> None:
