@@ -288,6 +288,23 @@ async def test_deeper_or_wider_than_allowed(tree: Tree, limit: str, most: int) -
     assert (left.operation, left.detail["limit"]) == ("spawn_from_run", limit)
 
 
+async def test_more_queued_than_allowed(tree: Tree) -> None:
+    """One agent cannot fill the queue of all with what its busy child shall do later."""
+    path, body = f"/sessions/{tree.sessions['child']}/send", {"text": "x"}
+    async with tree.client("own") as client:
+        for _ in range(16):
+            assert (await client.post(path, json=body)).status_code == 201
+        events, trail = await tree.agents.server.event_count(), len(await tree.audit())
+        answer = await client.post(path, json=body)
+    assert answer.status_code == 409, answer.text
+    assert answer.json()["error"]["details"] == {"limit": "queued", "most": 16}
+    assert await tree.agents.server.event_count() == events
+    (left,) = (await tree.audit())[trail:]
+    assert (left.operation, left.detail["limit"]) == ("send_to_session", "queued")
+    person = await tree.agents.server.client.post(path, json=body)
+    assert person.status_code == 201
+
+
 async def test_a_child_may_work_below(tree: Tree, tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "out").symlink_to("/")

@@ -1,6 +1,7 @@
 """Agents that work together: spawn, send, and the tree they make."""
 
 from collections.abc import Callable
+from typing import Final
 
 from attrs import evolve
 
@@ -25,6 +26,9 @@ from agent_orchestrator.operations import (
 from agent_orchestrator.ports import Draft, Transaction, View
 
 Spawn = SpawnFromRun | SpawnFromSession
+
+MAX_QUEUED: Final = 16
+"""Runs a session may have queued when an agent sends to it; people may queue more."""
 
 
 async def spawn_from_session(
@@ -192,9 +196,27 @@ async def send(core: Core, who: Principal, command: SendToSession) -> Change[Mes
                 raise Conflict(f"run {run.id} is canceled: it sends no more", {"run_id": run.id})
             source = Source(_kinship(sender, session), session_id=sender.id, run_id=run.id)
         _check_revival(core, tx, session)
-        return messages.deliver(core, tx, session, source, command.text, command.when_busy)
+        reply = messages.deliver(core, tx, session, source, command.text, command.when_busy)
+        if from_run_id is not None:
+            _check_queue(tx, session)
+        return reply
 
     return change
+
+
+def _check_queue(tx: Transaction, session: Session) -> None:
+    """Do nothing, or refuse what an agent has just queued: else one could fill the queue of all.
+
+    :raises Conflict: naming the limit that is passed.
+    """
+    if (
+        len(tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_QUEUED + 1))
+        > MAX_QUEUED
+    ):
+        raise Conflict(
+            f"session {session.id} has {MAX_QUEUED} runs queued: agents queue no more",
+            {"limit": "queued", "most": MAX_QUEUED},
+        )
 
 
 def _check_revival(core: Core, tx: Transaction, session: Session) -> None:
