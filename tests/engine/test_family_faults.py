@@ -79,9 +79,10 @@ async def running(client: Client, session_id: str) -> None:
 async def test_a_request_expires_however_many_others_are_open() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         session = await client.create_session(provider=MANUAL)
-        run = await client.create_run(session.id)
-        for _ in range(1_005):
-            await client.reply_parent(run.id, "later", request_kind="input_request")
+        for _ in range(17):
+            run = await client.create_run(session.id)
+            for _ in range(60):
+                await client.reply_parent(run.id, "later", request_kind="input_request")
         short = await client.reply_parent(
             run.id, "now", request_kind="input_request", timeout_s=0.05
         )
@@ -341,7 +342,8 @@ async def test_an_answer_given_while_its_agent_is_stopped_reaches_the_next_attem
     second = Doing(what)
     async with open_embedded(path, runners=[second]) as client:
         run = await end_of(client, sent.run)
-    assert second.prompts == ["Your request was approved: May I?"]
+    # Its runner does not say that it resumes conversations, so it is given the task again, too.
+    assert second.prompts == ["task\n\nYour request was approved: May I?"]
     assert run.attempt == 2
 
 
