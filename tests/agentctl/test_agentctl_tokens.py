@@ -29,7 +29,7 @@ def test_tokens(ctl: Ctl) -> None:
     assert made["secret"] not in listed
     assert [line.split()[1] for line in listed.splitlines()] == ["STATE", "revoked", "good,"]
     trail = ctl("daemon", "audit").out
-    assert [line.split()[4:6] for line in trail.splitlines()[1:]][:1] == [["none", "create_token"]]
+    assert ["none", "create_token"] in [line.split()[4:6] for line in trail.splitlines()[1:]]
     assert "revoke_token" in trail
 
 

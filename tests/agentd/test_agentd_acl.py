@@ -70,7 +70,7 @@ ROWS = {
     "POST /runs": row(WORK, session_id="{session_id}", provider="manual"),
     "GET /runs": row(LIST),
     "GET /runs/{run_id}": row(LOOK),
-    "GET /runs/{run_id}/wait": row(LOOK, timeout_s=0),
+    "GET /runs/{run_id}/wait": row(LOOK, timeout_s=0, until="attention"),
     "GET /runs/{run_id}/diagnose": row(LOOK),
     "POST /runs/{run_id}/spawn": row(RUN_WORK, task="x", provider="manual"),
     "POST /runs/{run_id}/reply-parent": row(RUN_WORK, text="x"),

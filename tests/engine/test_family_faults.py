@@ -20,7 +20,6 @@ from agent_orchestrator import (
     RunStatus,
     open_embedded,
 )
-from agent_orchestrator.domain.errors import Conflict
 from agent_orchestrator.domain.model import MANUAL, Request
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
@@ -239,19 +238,6 @@ async def test_a_cancel_reaches_what_a_run_set_to_work_again() -> None:
         for run_id in reached:
             ended = await end_of(client, await client.get_run(run_id))
             assert ended.status is RunStatus.CANCELED
-
-
-@pytest.mark.parametrize("wait", [False, True])
-@pytest.mark.parametrize("kind", ["input_request", "permission_request"])
-async def test_an_ended_run_asks_nothing(kind: Any, *, wait: bool) -> None:
-    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
-        parent = await client.create_session()
-        child = await client.spawn("say built", session_id=parent.id)
-        assert (await end_of(client, child.run)).status is RunStatus.COMPLETED
-        with pytest.raises(Conflict, match="has ended"):
-            await client.reply_parent(child.run.id, "?", request_kind=kind, wait=wait)
-        assert (await client.requests()).requests == ()
-        assert (await client.reply_parent(child.run.id, "that was all")).message is not None
 
 
 async def test_an_interrupt_leaves_the_outcomes_of_children() -> None:

@@ -17,7 +17,6 @@ from agent_orchestrator.domain.errors import (
     InvalidRequest,
     Unavailable,
 )
-from agent_orchestrator.domain.lifecycle import is_terminal
 from agent_orchestrator.domain.model import (
     Approvals,
     Request,
@@ -94,7 +93,7 @@ def tell(
 ) -> ReplyParentReply:
     """Tell a run's parent something, and open the request that goes with it.
 
-    :raises Conflict: if there is nobody to tell, or the run asks though it is canceled or has ended.
+    :raises Conflict: if there is nobody to tell, or the run asks though it is canceled.
     """
     parent = tx.session(session.parent_session_id) if session.parent_session_id else None
     if parent is None and command.request_kind is None:
@@ -103,8 +102,6 @@ def tell(
         assert parent is not None
         message = ledger.tell_parent(core, tx, parent, session, run, command.text)
         return ReplyParentReply(message, parent.id, None)
-    if is_terminal(run.status):
-        raise Conflict(f"run {run.id} has ended: it asks no more", {"run_id": run.id})
     policy = policy_for(command.request_kind, core.approvals_of(session, run.provider))
     told = None
     if parent is not None:
