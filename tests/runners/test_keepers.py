@@ -52,6 +52,11 @@ def keeper_of(process):
     return psutil.Process(process.pid).parent()
 
 
+def guardians():
+    """Those of this process itself: its other children, agentd among them, have their own."""
+    return [one for one in psutil.Process().children() if "guardian.py" in str(one.cmdline())]
+
+
 async def test_the_run_of_a_killed_keeper_crashed(play):
     with anyio.fail_after(20):
         async with play("escaped") as process:
@@ -110,9 +115,10 @@ async def test_the_keeper_that_is_ready_is_the_one_that_is_taken(play):
     async with guardian() as held:
         await held.open()
         with anyio.fail_after(10):
-            while not (guardians := psutil.Process().children()) or not guardians[0].children():
+            while not (ours := guardians()) or not ours[0].children():
                 await anyio.sleep(0.01)
-        [ready] = guardians[0].children()
+        [its_guardian] = ours
+        [ready] = its_guardian.children()
         async with play("print", "one") as process:
             assert keeper_of(process) == ready
             await process.wait()
@@ -132,9 +138,7 @@ async def test_a_keeper_serves_one_agent_after_another(play, tmp_path):
                     [locks] = [one for one in text.split("\n") if "file locks" in one]
                     limits[env[MARK_VARIABLE]] = int(locks.split()[3])
                 assert marked_processes(env[MARK_VARIABLE]) == []
-            [its_guardian] = [
-                one for one in psutil.Process().children() if "guardian.py" in str(one.cmdline())
-            ]
+            [its_guardian] = guardians()
             [keeper] = its_guardian.children()
             assert keeper.num_fds() <= 8
             assert keeper.rlimit(10)[0] == resource.getrlimit(10)[0]
@@ -147,9 +151,7 @@ async def test_what_cannot_be_started_costs_no_keeper(play):
             with pytest.raises(AgentFailed, match="not installed"):
                 async with agent_process(["no-such-program"], cwd="/", env={}):
                     pytest.fail("it started")
-        [its_guardian] = [
-            one for one in psutil.Process().children() if "guardian.py" in str(one.cmdline())
-        ]
+        [its_guardian] = guardians()
         assert len(its_guardian.children()) == 1
 
 
@@ -163,9 +165,7 @@ async def test_only_a_few_keepers_are_kept_idle(play):
 
             for _ in range(3 * MAX_IDLE):
                 tasks.start_soon(one)
-        [its_guardian] = [
-            one for one in psutil.Process().children() if "guardian.py" in str(one.cmdline())
-        ]
+        [its_guardian] = guardians()
         with anyio.fail_after(10):
             while len(its_guardian.children()) > MAX_IDLE:
                 await anyio.sleep(0.01)
