@@ -517,6 +517,16 @@ class RunContext(Protocol):
         """Keep the end of what the agent wrote on stderr, for diagnosis."""
         ...
 
+    def heard(self) -> None:
+        """Note that the agent shows life, though what it said is no event yet: half a line, say."""
+        ...
+
+    async def out_of_patience(self) -> None:
+        """Return when an agent that is being stopped is to be ended without asking any further: the
+        engine is about to stop, and will not wait for however long its agents may be given.
+        """
+        ...
+
     async def spawn(
         self,
         task: str,

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version as installed_version
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -29,12 +30,22 @@ from agent_orchestrator.stores.sqlite import SqliteStore
 from agentd import logs
 from agentd.app import create_app
 from agentd.auth import Guard, is_loopback
-from agentd.lifetime import Lifetime
+from agentd.lifetime import LastResort, Lifetime
 from agentd.server import listen, resolve, serve, url_of
 from agentd.settings import Settings
 
+STOP_S: Final = 2.5
+"""Seconds agents are asked to stop in once the grace period is over, before they are killed."""
+
+LAST_S: Final = 4.8
+"""Seconds after the grace period in which the daemon has ended, whatever does not let go of it."""
+
+HURRIED_S: Final = 3.0
+"""The same, after a second signal."""
+
 CLOSE_S: Final = 5.0
-"""Seconds the server has to finish answers and close connections once everything else is done."""
+"""Seconds the server has to finish answers and close connections once everything else is done, where
+the drain has left that many."""
 
 _log = logging.getLogger("agentd")
 
@@ -65,10 +76,15 @@ class Daemon:
     lifetime: Lifetime = field(factory=Lifetime)
     _stopped: anyio.Event = field(factory=anyio.Event, init=False)
     _status: int = field(default=0, init=False)
-    _close_s: float = field(default=CLOSE_S, init=False)
+    _must_end_at: float = field(default=inf, init=False)
+    _last_resort: LastResort = field(factory=LastResort, init=False)
 
     async def run(self) -> int:
         """Serve until a signal, drain, stop; return the exit status."""
+        with self._last_resort:
+            return await self._run()
+
+    async def _run(self) -> int:
         settings = self.settings
         guard = _guard(settings)
         config = _engine_config(settings)
@@ -112,24 +128,30 @@ class Daemon:
                 async for received in signals:
                     name = signal.Signals(received).name
                     if not self.lifetime.draining:
-                        self.lifetime.draining = True
+                        self.lifetime.drain()
                         grace = self.settings.grace_s
                         _log.info("draining", extra=_fields(signal=name, grace_s=grace))
+                        self._end_within(grace + LAST_S)
                         tasks.start_soon(self._drain, engine)
                     elif not self.lifetime.closing:
                         _log.warning("second signal: stopping now", extra=_fields(signal=name))
                         self._status = 1
-                        self._close_s = 0.5
+                        self._end_within(HURRIED_S)
+                        engine.hurry()
                         tasks.cancel_scope.cancel()
                         self._stop()
 
     async def _drain(self, engine: Orchestrator) -> None:
-        report = await engine.drain(self.settings.grace_s)
+        report = await engine.drain(self.settings.grace_s, stop_s=STOP_S)
         counts = _fields(
             finished=report.finished, released=len(report.released), parked=len(report.parked)
         )
         _log.info("drained", extra=counts)
         self._stop()
+
+    def _end_within(self, seconds: float) -> None:
+        self._must_end_at = anyio.current_time() + seconds
+        self._last_resort.set(seconds)
 
     def _stop(self) -> None:
         self.lifetime.close()
@@ -138,7 +160,8 @@ class Daemon:
     async def _abandon_server(self, scope: anyio.CancelScope) -> None:
         # A reader that takes nothing keeps its connection from being closed in good order.
         await self._stopped.wait()
-        await anyio.sleep(self._close_s)
+        left = self._must_end_at - anyio.current_time() - 1
+        await anyio.sleep(max(0.5, min(CLOSE_S, left)))
         _log.info("leaving connections that do not close")
         scope.cancel()
 

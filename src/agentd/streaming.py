@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 import anyio
+from anyio import CancelScope
 from attrs import frozen
 from hypercorn.typing import ASGISendCallable
 from quart import Response
@@ -38,6 +39,9 @@ AUTH_FRAME_S: Final = 5.0
 
 CHUNK_BYTES: Final = 64 * 1024
 """About what is put together before it is sent: a reader that lags costs no more than this."""
+
+RETRY_S: Final = 5
+"""Seconds after which a reader whose stream was ended is to come again."""
 
 FAREWELL_S: Final = 1.0
 """Seconds a reader is given to take the end of its stream."""
@@ -143,6 +147,7 @@ class EventStream(LiveResponse):
         :return: the refusal, if it came to that.
         """
         started = False
+        last = b""
         try:
             with self._place:
                 async with self._transport.subscribe(self._asked) as subscription:
@@ -150,20 +155,24 @@ class EventStream(LiveResponse):
                         started = True
                         await send(stream_start())
                         await self._pump(subscription, send)
+                    last = sse.STOPPING
         except Exception as error:  # noqa: BLE001 - logged there unless it is an ordinary refusal
             problem = problem_of(error)
             if not started:
                 return problem_response(problem)
             # Nothing more can be said here: the reader comes again and is told in due form.
         with anyio.move_on_after(FAREWELL_S):
-            await send(stream_part(b"", more=False))
+            await send(stream_part(last, more=False))
         return None
 
     async def _pump(self, subscription: Subscription, send: ASGISendCallable) -> None:
+        told = False
         while True:
-            batch = await _next_batch(subscription, self._quiet_s)
+            batch = await _next_batch(subscription, self._quiet_s, self._lifetime, told=told)
             if not batch:
-                await send(stream_part(sse.KEEPALIVE))
+                is_news = self._lifetime.draining and not told
+                told |= is_news
+                await send(stream_part(sse.DRAINING if is_news else sse.KEEPALIVE))
             pending = deque(batch)
             while pending:
                 chunk = bytearray()
@@ -173,9 +182,14 @@ class EventStream(LiveResponse):
 
 
 async def _next_batch(
-    subscription: Subscription, quiet_s: float
+    subscription: Subscription, quiet_s: float, lifetime: Lifetime, *, told: bool
 ) -> Sequence[StreamItem | CaughtUp]:
-    with anyio.move_on_after(quiet_s):
+    """Return what comes next; nothing when it was quiet for a while, or the daemon drains.
+
+    :param told: whether the reader was told that it drains.
+    """
+    deadline = anyio.current_time() + quiet_s
+    with CancelScope(deadline=deadline) if told else lifetime.until_draining(deadline=deadline):
         return await subscription.receive()
     return ()
 
@@ -222,6 +236,10 @@ class SocketStream:
         error = await self._refusal(socket)
         with anyio.move_on_after(FAREWELL_S):
             if error is None:
+                stopping = errors.Unavailable(
+                    "the daemon is stopping: come again with the cursor", retry_after_s=RETRY_S
+                )
+                await socket.send(_frame("error", **problems.to_body(stopping)))
                 await socket.close(1001, "the daemon is stopping")
             else:
                 await socket.send(_frame("error", **problems.to_body(error)))
@@ -273,14 +291,17 @@ class SocketStream:
     async def _pump(
         self, socket: Socket, subscription: Subscription
     ) -> errors.OrchestratorError | None:
+        told = False
         with self.lifetime.until_closing():
             while True:
                 try:
-                    batch = await _next_batch(subscription, self.quiet_s)
+                    batch = await _next_batch(subscription, self.quiet_s, self.lifetime, told=told)
                 except errors.OrchestratorError as error:
                     return error
                 if not batch:
-                    await socket.send(_frame("ping"))
+                    is_news = self.lifetime.draining and not told
+                    told |= is_news
+                    await socket.send(_frame("draining" if is_news else "ping"))
                 for item in batch:
                     await socket.send(_item_frame(item))
         return None

@@ -117,6 +117,88 @@ def test_a_drain_ends_in_time_whatever_the_agent_does(configured: Path) -> None:
         assert events_of(daemon, run, "run.recovered") == []
 
 
+STUBBORN = """
+import json, os, pathlib, signal, sys, time
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+pathlib.Path("begun.new").write_text(json.dumps([os.getpid()]))
+pathlib.Path("begun.new").rename("begun")
+print("begun", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Path:
+    """A directory whose agent heeds no signal and is given ten minutes after the first."""
+    (tmp_path / "agent.py").write_text(STUBBORN)
+    argv = [sys.executable, str(tmp_path / "agent.py")]
+    (tmp_path / "agentd.toml").write_text(
+        f"""
+        [providers.patient]
+        runner = "command"
+        argv = {json.dumps(argv)}
+        stop_grace_s = 600
+        """
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("doing", ["at work", "being canceled"])
+def test_a_drain_ends_in_time_however_long_an_agent_may_take(patient: Path, doing: str) -> None:
+    with agentd(patient, "--grace-s", "1") as daemon:
+        run, pids = at_work(daemon, patient)
+        if doing == "being canceled":
+            call(daemon, "POST", f"/runs/{run['id']}/cancel", json={})
+        began = time.monotonic()
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        assert time.monotonic() - began < 1 + 5
+        assert not [pid for pid in pids if _is_alive(pid)]
+    report = json.loads((patient / ".data" / "agent-orchestrator.db-stopped").read_text())
+    assert report["released"] == ([run["id"]] if doing == "at work" else [])
+
+
+@pytest.mark.parametrize("pause_s", [0.2, 2.0], ids=["in the grace period", "being stopped"])
+def test_a_second_signal_kills_at_once(patient: Path, pause_s: float) -> None:
+    with agentd(patient, "--grace-s", "1") as daemon:
+        _, pids = at_work(daemon, patient)
+        daemon.signal(signal.SIGTERM)
+        time.sleep(pause_s)  # neither of the two moments can be seen from outside
+        began = time.monotonic()
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 1
+        assert time.monotonic() - began < 2
+        assert not [pid for pid in pids if _is_alive(pid)]
+        assert "Traceback" not in daemon.stderr()
+
+
+DEAF = """
+import anyio
+
+async def deaf(context):
+    await context.emit("agent.message", {"text": "begun"})
+    open("begun", "w").write("[]")
+    while True:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(1)
+"""
+
+
+def test_a_drain_ends_in_time_with_a_function_that_takes_no_notice(tmp_path: Path) -> None:
+    (tmp_path / "deaf.py").write_text(DEAF)
+    (tmp_path / "agentd.toml").write_text(
+        'providers.deaf = { runner = "function", target = "deaf:deaf" }'
+    )
+    with agentd(tmp_path, "--grace-s", "0.1", env={"PYTHONPATH": str(tmp_path)}) as daemon:
+        at_work(daemon, tmp_path)
+        began = time.monotonic()
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 1
+        assert time.monotonic() - began < 0.1 + 5
+        assert any("does not end" in entry["message"] for entry in daemon.log())
+
+
 def test_a_question_outlives_a_kill_and_is_answered_once(configured: Path) -> None:
     with agentd(configured) as daemon:
         run, pids = at_work(daemon, configured)

@@ -214,7 +214,7 @@ async def test_closing_ends_streams_and_waits(server: Serving) -> None:
                 events = await server.events(session)
         seq = events[-1]["seq"]
         tasks.start_soon(wait, f"/sessions/{session}/events?cursor={seq}&wait_s=60")
-        await until(lambda: len(server.lifetime._scopes) == 4, "all four wait")
+        await until(lambda: len(server.lifetime._until_closing) == 4, "all four wait")
         server.lifetime.close()
         with anyio.fail_after(5):
             async for _ in frames:
@@ -224,6 +224,51 @@ async def test_closing_ends_streams_and_waits(server: Serving) -> None:
             assert reader.close_code == 1001
     assert [answer.status_code for answer in answers] == [503, 503]
     assert answers[0].headers["Retry-After"] == "5"
+
+
+async def test_streams_are_told_of_a_drain_and_go_on_until_the_end(server: Serving) -> None:
+    session = await server.session("forever")
+    told: list[str] = []
+
+    async def read() -> None:
+        async with server.client.stream("GET", f"/stream?sessionId={session}") as response:
+            async for text in response.aiter_text():
+                told.append(text)
+
+    async with connect(ws_url(server, f"?sessionId={session}")) as reader:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            await until(lambda: ": caught up" in "".join(told), "the stream is caught up")
+            frames = [await receive(reader) for _ in range(2)]
+            assert frames[-1]["type"] == "caught_up"
+            server.lifetime.drain()
+            await until(lambda: ": draining" in "".join(told), "the stream is told")
+            with anyio.fail_after(10):
+                assert await receive(reader) == {"type": "draining"}
+            # What still happens is still told, and the drain is told once.
+            await server.say(session, "go", wait=False)
+            await until(lambda: "event: agent.message" in "".join(told), "the stream goes on")
+            while (frame := await receive(reader))["type"] == "event":
+                if frame["event"]["event_type"] == "agent.message":
+                    break
+            server.lifetime.close()
+            with anyio.fail_after(10):
+                last = [json.loads(frame) async for frame in reader]
+        assert last[-1]["type"] == "error"
+        assert last[-1]["error"]["code"] == "unavailable"
+        assert [frame["type"] for frame in last].count("draining") == 0
+        assert reader.close_code == 1001
+    assert "".join(told).count(": draining\n\n") == 1
+    assert "".join(told).endswith(": stopping\n\n")
+
+
+async def test_who_comes_while_it_drains_is_told_too(server: Serving) -> None:
+    session = await server.session()
+    server.lifetime.drain()
+    async with connect(ws_url(server, f"?sessionId={session}")) as reader:
+        with anyio.fail_after(10):
+            frames = [await receive(reader) for _ in range(3)]
+    assert [frame["type"] for frame in frames] == ["draining", "event", "caught_up"]
 
 
 # --- WebSocket ------------------------------------------------------------------------------

@@ -124,6 +124,19 @@ async def test_a_process_that_stands_still_is_ended_when_the_run_is(command, rec
         assert second.pid != context.pid
 
 
+async def test_a_process_that_stands_still_is_not_waited_for_in_a_hurry(command, record):
+    async with CodexAppServerRunner(command=command) as runner:
+        context = record("fault", "stuck")
+        context.hurry.set()
+        with anyio.fail_after(min(conversation.INTERRUPT_S, 8)):
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(runner.run, context)
+                    await context.until(lambda c: "delivered" in c.calls)
+                    scope.cancel()
+    assert scope.cancelled_caught
+
+
 async def test_a_process_that_stops_reading_is_ended(command, record, monkeypatch):
     monkeypatch.setattr("agent_orchestrator.runners.codex.appserver.peer.WRITE_PATIENCE_S", 0.3)
     async with CodexAppServerRunner(command=command) as runner:

@@ -1,7 +1,9 @@
 """Runs that wait long, take long, or say nothing."""
 
+import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -10,6 +12,8 @@ from attrs import define, field
 from agent_orchestrator import Client, ConfigError, Outcome, RunContext, RunStatus, open_embedded
 from agent_orchestrator.domain.model import Event, Request, Run
 from agent_orchestrator.engine import EngineConfig, ProviderConfig, Routing
+from agent_orchestrator.runners.command import CommandRunner
+from agent_orchestrator.runners.command.mapping import Rule
 from agent_orchestrator.testing import ScriptedRunner
 from agent_orchestrator.testing.invariants import history, violations
 
@@ -250,6 +254,29 @@ async def test_an_agent_that_speaks_is_not_silent() -> None:
         run = await end_of(client, await sent(client))
         log = await log_of(client, run)
     assert run.status is RunStatus.COMPLETED
+    assert [event for event in log if event.event_type == "run.error"] == []
+
+
+DOTS = """
+import sys, time
+for _ in range(12):
+    sys.stdout.write(".")
+    sys.stdout.flush()
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("output", ["lines", "text", "jsonl"])
+async def test_an_agent_that_writes_no_whole_line_is_not_silent(
+    tmp_path: Path, output: Literal["lines", "text", "jsonl"]
+) -> None:
+    rules = (Rule(when={"type": "x"}, result="$.x"),) if output == "jsonl" else ()
+    runner = CommandRunner("dots", (sys.executable, "-S", "-c", DOTS), output=output, map=rules)
+    providers = {"dots": ProviderConfig(runner, "command", silence_timeout_s=0.7)}
+    async with open_embedded(":memory:", providers=providers, cwd=str(tmp_path)) as client:
+        run = await end_of(client, await sent(client))
+        log = await log_of(client, run)
+    assert run.status is RunStatus.COMPLETED, run.error
     assert [event for event in log if event.event_type == "run.error"] == []
 
 

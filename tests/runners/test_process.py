@@ -263,6 +263,27 @@ async def test_cancelled_while_it_starts(stage, turns):
     assert scope.cancelled_caught
 
 
+@pytest.mark.parametrize("when", ["before", "while it is asked"])
+async def test_who_is_in_a_hurry_does_not_wait_for_the_ladder(stage, when):
+    hurry = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        with anyio.fail_after(10):
+            async with stage.play(
+                "stubborn", stop=[(signal.SIGINT, 60), (signal.SIGTERM, 60)], hurry=hurry.wait
+            ) as process:
+                assert await first_line(process)
+                if when == "before":
+                    hurry.set()
+                else:
+                    tasks.start_soon(_after, 0.3, hurry.set)
+    assert process.returncode == -signal.SIGKILL
+
+
+async def _after(seconds, what):
+    await anyio.sleep(seconds)
+    what()
+
+
 async def test_stderr_held_open_by_a_grandchild_is_not_waited_for(stage):
     async with stage.play("setsid") as process:
         assert [line.data async for line in process.lines()] == [b"ready"]

@@ -347,7 +347,13 @@ class AttemptContext:
 
     def note_stderr(self, tail: str) -> None:
         self.stderr_tail = storable(tail)
+        self.heard()
+
+    def heard(self) -> None:
         self._recorder.heard_at = anyio.current_time()
+
+    async def out_of_patience(self) -> None:
+        await self._core.patience.over()
 
     async def spawn(
         self,

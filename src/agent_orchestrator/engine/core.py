@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
+from math import inf
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
@@ -44,6 +45,30 @@ class Workers(Protocol):
         ...
 
 
+@define
+class Patience:
+    """How long agents that are being stopped may take: for as long as their runner allows, but not
+    beyond a moment that may still be set, or be put earlier.
+    """
+
+    ends_at: float = inf
+    """By :func:`anyio.current_time`."""
+    _sooner: anyio.Event = field(factory=anyio.Event)
+
+    def end_at(self, moment: float) -> None:
+        """Have it end then, or when it was to end before."""
+        if moment < self.ends_at:
+            self.ends_at = moment
+            self._sooner.set()
+            self._sooner = anyio.Event()
+
+    async def over(self) -> None:
+        """Return when it has ended."""
+        while (left := self.ends_at - anyio.current_time()) > 0:
+            with anyio.move_on_after(left):
+                await self._sooner.wait()
+
+
 class _NoWorkers:
     alive_workers = 0
     live: ClassVar[Mapping[str, object]] = {}
@@ -65,6 +90,8 @@ class Core:
     started_at: datetime
     bells: Bells = field(factory=Bells)
     workers: Workers = field(factory=_NoWorkers)
+    patience: Patience = field(factory=Patience)
+    """With agents that are being stopped."""
     draining: bool = False
 
     def now(self) -> datetime:

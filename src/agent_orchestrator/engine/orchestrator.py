@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from math import inf
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -118,12 +119,15 @@ class Orchestrator:
         """Open a stream for the local principal."""
         return feed.subscribe(self.core, LOCAL, request)
 
-    async def drain(self, grace_s: float) -> DrainReport:
+    async def drain(self, grace_s: float, *, stop_s: float = inf) -> DrainReport:
         """Refuse new work, let runs under way finish for a while, release the rest.
 
         :param grace_s: seconds they get.
+        :param stop_s: seconds after that in which agents are asked to stop, where their runners would
+            give them longer; then they are killed.
         """
         self.core.draining = True
+        self.core.patience.end_at(anyio.current_time() + grace_s + stop_s)
         await self.pool.stop_taking()
         under_way = tuple(self.pool.live.values())
         for live in under_way:
@@ -140,6 +144,10 @@ class Orchestrator:
         # The last drain, on leaving, finds nothing to do where there was one before.
         self.drained = self.drained or report
         return report
+
+    def hurry(self) -> None:
+        """Kill agents that are being stopped, now and from now on, without asking them first."""
+        self.core.patience.end_at(anyio.current_time())
 
     async def _recover(self) -> None:
         """Take up what a lost engine was executing; what takes long goes on beside."""

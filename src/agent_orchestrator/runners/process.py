@@ -14,6 +14,7 @@ import signal
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -63,6 +64,7 @@ class AgentProcess:
         stdin: bytes | None,
         mark: str | None,
         on_stderr: Callable[[str], None] | None,
+        on_stdout: Callable[[], None] | None,
         tasks: TaskGroup,
     ) -> None:
         self.pid = kept.pid
@@ -91,6 +93,7 @@ class AgentProcess:
         self._given_up = False
         self._tail = b""
         self._on_stderr = on_stderr
+        self._on_stdout = on_stdout
         self._beside(self._drain_stderr)
         self._beside(self._watch)
 
@@ -159,6 +162,8 @@ class AgentProcess:
             if not chunk or (self._given_up and self._spare <= 0):
                 self._stdout_ended.set()
             if chunk:
+                if self._on_stdout is not None:
+                    self._on_stdout()
                 return chunk
         return b""
 
@@ -258,16 +263,14 @@ class AgentProcess:
         while await self.read():
             pass
 
-    async def _stop(self, ladder: Ladder) -> None:
+    async def _stop(self, ladder: Ladder, hurry: Callable[[], Awaitable[None]] | None) -> None:
         """End the agent and all it started; it may be gone already."""
         if not self._gone.is_set():
             self._beside(self._discard)  # an agent that blocks on stdout cannot obey
-            for number, grace in ladder:
-                if self._exited.is_set():
-                    break
-                self._keeper.signal(number)
-                with anyio.move_on_after(grace):
-                    await self._exited.wait()
+            with anyio.CancelScope() as asking:
+                if hurry is not None:
+                    self._beside(partial(_cancel_upon, hurry, asking))
+                await self._ask_to_stop(ladder)
             self._keeper.kill()
             with anyio.move_on_after(_KILL_GRACE):
                 await self._gone.wait()
@@ -276,6 +279,19 @@ class AgentProcess:
         self._over = True
         for shield in self._shields:
             shield.cancel()
+
+    async def _ask_to_stop(self, ladder: Ladder) -> None:
+        for number, grace in ladder:
+            if self._exited.is_set():
+                return
+            self._keeper.signal(number)
+            with anyio.move_on_after(grace):
+                await self._exited.wait()
+
+
+async def _cancel_upon(event: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+    await event()
+    scope.cancel()
 
 
 class _Lines:
@@ -313,6 +329,8 @@ async def agent_process(
     stdin: bytes | None = b"",
     stop: Ladder = DEFAULT_STOP,
     on_stderr: Callable[[str], None] | None = None,
+    on_stdout: Callable[[], None] | None = None,
+    hurry: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[AgentProcess]:
     """Run a program in a session of its own; leaving the scope, however, ends all it started.
 
@@ -328,6 +346,9 @@ async def agent_process(
         :meth:`AgentProcess.lines` or :meth:`AgentProcess.wait`, so that the process can be recorded
         before it has work. With None it stays open for :meth:`AgentProcess.write`.
     :param on_stderr: called with the end of stderr whenever the agent has written more of it.
+    :param on_stdout: called when the agent has written on stdout, be it half a line.
+    :param hurry: returns when an agent that is being stopped is to be killed without waiting for
+        what is left of ``stop``; called on leaving.
     :raises AgentFailed: ``provider_unavailable`` if the program cannot be started, or
         ``invalid_config`` if what it was to be given cannot be.
     """
@@ -352,14 +373,14 @@ async def agent_process(
             process: AgentProcess | None = None
             try:
                 async with anyio.create_task_group() as tasks:
-                    process = AgentProcess(kept, pipes, stdin, mark, on_stderr, tasks)
+                    process = AgentProcess(kept, pipes, stdin, mark, on_stderr, on_stdout, tasks)
                     try:
                         yield process
                     except Exception as error:  # noqa: BLE001 - the task group would wrap it; see below
                         failure = error
                     finally:
                         with anyio.CancelScope(shield=True):
-                            await process._stop(stop)  # noqa: SLF001 - the scope owns the process
+                            await process._stop(stop, hurry)  # noqa: SLF001 - the scope owns the process
             finally:
                 if process is not None and process.is_free:
                     starter.take_back(kept.keeper)

@@ -59,6 +59,7 @@ class RecordingContext:
     :ivar events: the events emitted, in order.
     :ivar children: what was spawned.
     :ivar sent: what was sent to children: session and text.
+    :ivar hurry: set it, and an agent that is being stopped is to be killed at once.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class RecordingContext:
         self.pid: int | None = None
         self.invocation: Invocation | None = None
         self.stderr = ""
+        self.hurry = anyio.Event()
         self._changed = anyio.Event()
         self._steered: list[str] = []
         self._steering: MemoryObjectSendStream[str] | None = None
@@ -131,6 +133,13 @@ class RecordingContext:
         """Keep the end of stderr."""
         self.stderr = tail
         self._ring()
+
+    def heard(self) -> None:
+        """Do nothing: nobody watches the time here."""
+
+    async def out_of_patience(self) -> None:
+        """Return once ``hurry`` is set."""
+        await self.hurry.wait()
 
     async def spawn(
         self,

@@ -12,6 +12,13 @@ CAUGHT_UP = b": caught up\n\n"
 neither move a reader's cursor nor reach one who knows event types only. To a reader that began at
 the end it comes with the cursor it then has (an ``id`` without data is no event)."""
 
+DRAINING = b": draining\n\n"
+"""The comment by which a daemon that is about to stop says so; what still happens follows."""
+
+STOPPING = b": stopping\n\n"
+"""The comment that ends the stream of a daemon that stops: the reader is to come back with its
+cursor. Not an event, as it is none of the log."""
+
 CAUGHT_UP_COMMENT = "caught up"
 
 

@@ -168,7 +168,12 @@ class CodexExecRunner(Guarded):
         parser = ExecParser()
         exit_code = None
         async with agent_process(
-            argv, cwd=context.session.cwd, env=env, stdin=_stdin(context.prompt)
+            argv,
+            cwd=context.session.cwd,
+            env=env,
+            stdin=_stdin(context.prompt),
+            on_stdout=context.heard,
+            hurry=context.out_of_patience,
         ) as process:
             await context.report_process(process.pid, invocation)
             try:

@@ -121,6 +121,8 @@ class CommandRunner(Guarded):
             stdin=context.prompt.encode("utf-8", "replace") if self.prompt == "stdin" else b"",
             stop=((signal.Signals[f"SIG{self.stop_signal}"], self.stop_grace_s),),
             on_stderr=context.note_stderr,
+            on_stdout=context.heard,
+            hurry=context.out_of_patience,
         ) as process:
             # The prompt itself is in the message; the record needs only its place.
             invocation = Invocation(argv[0], tuple(template), context.session.cwd)

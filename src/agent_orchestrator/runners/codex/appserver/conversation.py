@@ -100,7 +100,10 @@ class Conversation:
         finally:
             if self._under_way:
                 with anyio.CancelScope(shield=True):
-                    await self._leave()
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(self._hurry)
+                        await self._leave()
+                        tasks.cancel_scope.cancel()
 
     # --- a turn
 
@@ -280,6 +283,10 @@ class Conversation:
         ended = await end_leftovers({self.thread_id, *reader.children})
         if ended:
             _log.info("thread %s had left %d processes", self.thread_id, len(ended))
+
+    async def _hurry(self) -> None:
+        await self.context.out_of_patience()
+        self.server.kill()
 
     async def _interrupt(self) -> None:
         """Have codex end the turn; one that does not is ended itself."""

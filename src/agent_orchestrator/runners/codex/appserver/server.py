@@ -134,6 +134,7 @@ class Server:
     gone: anyio.Event = field(factory=anyio.Event, init=False)
     _ready: anyio.Event = field(factory=anyio.Event, init=False)
     _over: anyio.Event = field(factory=anyio.Event, init=False)
+    _hurried: anyio.Event = field(factory=anyio.Event, init=False)
     _leased: anyio.Event = field(factory=anyio.Event, init=False)
     _free: anyio.Event = field(factory=anyio.Event, init=False)
     _routes: dict[str, Route] = field(factory=dict, init=False)
@@ -248,6 +249,11 @@ class Server:
         """Take the threads that sub-agents of this turn have for its own."""
         self._turns[turn_id] = route
 
+    def kill(self) -> None:
+        """End it, without asking it first: there is no time left."""
+        self._hurried.set()
+        self.fall(AgentFailed("provider_error", "the codex app-server was stopped"))
+
     def fall(self, failure: AgentFailed) -> None:
         """End it; what waits for it fails."""
         if self.failure is None:
@@ -269,7 +275,9 @@ class Server:
         try:
             program = await run_sync(self._located)
             argv = (program, *self.spec.arguments)
-            async with agent_process(argv, cwd="/", env=env, stdin=None, stop=STOP) as process:
+            async with agent_process(
+                argv, cwd="/", env=env, stdin=None, stop=STOP, hurry=self._hurried.wait
+            ) as process:
                 self._process = process
                 self._peer = Peer(process, self._hear)
                 async with anyio.create_task_group() as tasks:
