@@ -1,0 +1,57 @@
+"""A batch for cron: one question about each file, asked of a daemon, the answers in one report.
+
+It may be started again at any time: a key names each file's content, so that what was asked already
+is not asked twice, and a batch that was cut off goes on where it was.
+
+    python examples/batch.py "Review this:" src/*.py > report.md
+"""
+
+import hashlib
+import os
+import sys
+
+import anyio
+
+from agent_orchestrator import Client, connect
+
+AT_ONCE = 8
+"""Files asked about at once; how many agents work is the daemon's --max-concurrency."""
+
+
+async def ask(client: Client, question: str, path: anyio.Path) -> tuple[bool, str]:
+    """Return whether there is an answer, and it or why there is none."""
+    text = f"{question}\n\n{await path.read_text()}"
+    key = hashlib.sha256(f"{path}\n{text}".encode()).hexdigest()
+    session = await client.create_session(
+        title=str(path), cwd=str(await path.parent.absolute()), idempotency_key=key
+    )
+    sent = await client.send_message(session.id, text, idempotency_key=key)
+    assert sent.run is not None
+    run = sent.run
+    while run.status not in ("completed", "failed", "canceled"):
+        run = (await client.wait_run(run.id, timeout_s=60)).run
+    if run.result is None:
+        return False, f"{run.status}: {run.error.message if run.error else 'by someone'}"
+    return True, run.result.text
+
+
+async def main(question: str, *names: str) -> int:
+    url = os.environ.get("AGENTCTL_URL", "http://127.0.0.1:8765")
+    answers: dict[str, tuple[bool, str]] = {}
+    places = anyio.CapacityLimiter(AT_ONCE)
+
+    async def one(client: Client, name: str) -> None:
+        async with places:
+            answers[name] = await ask(client, question, anyio.Path(name))
+
+    token = os.environ.get("AGENTCTL_AUTH_TOKEN")
+    async with connect(url, token=token) as client, anyio.create_task_group() as tasks:
+        for name in names:
+            tasks.start_soon(one, client, name)
+    for name in names:
+        print(f"## {name}\n\n{answers[name][1]}\n")
+    return 0 if all(good for good, _ in answers.values()) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(anyio.run(main, *sys.argv[1:]))

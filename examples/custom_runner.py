@@ -1,0 +1,53 @@
+"""A runner of your own: each message is a line of `sh`, and the session remembers where `cd` led.
+
+Offered as an entry point it serves agentd as well: docs/writing-a-runner.md.
+
+    python examples/custom_runner.py "cd /tmp" "pwd"
+"""
+
+import sys
+
+import anyio
+from attrs import frozen
+
+from agent_orchestrator import AgentFailed, Invocation, Outcome, RunContext, open_embedded
+from agent_orchestrator.runners.keepers import Guarded
+from agent_orchestrator.runners.process import agent_process
+
+
+@frozen
+class Shell(Guarded):
+    name: str = "sh"
+
+    async def run(self, context: RunContext) -> Outcome:
+        cwd = str(context.thread.state["cwd"]) if context.thread else context.session.cwd
+        argv = ["/bin/sh", "-c", f"{context.prompt}\necho; pwd"]
+        # Leaving the scope, however, leaves no process behind.
+        async with agent_process(
+            argv, cwd=cwd, env=context.env, on_stderr=context.note_stderr
+        ) as process:
+            await context.report_process(process.pid, Invocation(argv[0], ("-c", "…"), cwd))
+            await context.delivered()  # from here on the line may have an effect
+            lines = [line.data.decode(errors="replace") async for line in process.lines()]
+            code = await process.wait()
+        if code:
+            raise AgentFailed("provider_error", process.stderr_tail or f"exit code {code}")
+        *said, cwd = [line for line in lines if line]
+        for line in said:
+            await context.emit("agent.message", {"text": line})
+        await context.set_thread(context.session.id, {"cwd": cwd})
+        return Outcome("\n".join(said), exit_code=code)
+
+
+async def main(*lines: str) -> None:
+    async with open_embedded(":memory:", runners=[Shell()]) as client:
+        session = await client.create_session()
+        for line in lines:
+            sent = await client.send_message(session.id, line)
+            assert sent.run is not None
+            run = (await client.wait_run(sent.run.id)).run
+            print(run.status, run.result.text if run.result else run.error)
+
+
+if __name__ == "__main__":
+    anyio.run(main, *sys.argv[1:])

@@ -1,0 +1,58 @@
+"""The page phone.html, and the daemon behind it on the same origin: what a reverse proxy does, small.
+
+For more than a try put TLS before it, and listen where the phone can reach it.
+
+    python examples/phone.py 127.0.0.1:5002        # then open http://127.0.0.1:5002
+"""
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import httpx
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+from quart import Quart, Response, request
+
+PAGE = (Path(__file__).parent / "phone.html").read_text()
+PASSED_ON = ("host", "origin", "authorization", "content-type", "last-event-id")
+"""With Host and Origin the daemon's own checks hold for pages that come by this way, too."""
+
+
+async def parts(answer: httpx.Response) -> AsyncIterator[bytes]:
+    try:
+        async for part in answer.aiter_raw():
+            yield part
+    finally:
+        with anyio.CancelScope(shield=True):
+            await answer.aclose()
+
+
+async def main(address: str = "127.0.0.1:5002", url: str = "http://127.0.0.1:8765") -> None:
+    app = Quart(__name__)
+    app.config["RESPONSE_TIMEOUT"] = None  # a stream goes on
+    async with httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(10, read=None)) as daemon:
+
+        @app.get("/")
+        async def page() -> tuple[str, dict[str, str]]:
+            return PAGE, {"Content-Security-Policy": "frame-ancestors 'none'"}
+
+        @app.route("/api/<path:path>", methods=["GET", "POST"])
+        async def api(path: str) -> Response:
+            headers = {name: value for name, value in request.headers if name.lower() in PASSED_ON}
+            asked = daemon.build_request(
+                request.method,
+                f"/{path}?{request.query_string.decode()}".rstrip("?"),
+                headers=headers,
+                content=await request.get_data(),
+            )
+            answer = await daemon.send(asked, stream=True)
+            kind = answer.headers.get("content-type", "text/plain")
+            return Response(parts(answer), answer.status_code, content_type=kind)
+
+        await serve(app, Config.from_mapping(bind=[address]))
+
+
+if __name__ == "__main__":
+    anyio.run(main, *sys.argv[1:])

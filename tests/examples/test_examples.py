@@ -1,0 +1,305 @@
+"""Every example does what it says, as a program, with the real parts."""
+
+import hashlib
+import hmac
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import Process, agentd
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PATIENCE_S = 60
+
+CONFIG = """
+[providers.echo]
+runner = "command"
+argv = ["cat"]
+output = "text"
+[providers.asker]
+runner = "function"
+target = "asker:ask"
+[routing]
+default = "echo"
+"""
+
+ASKER = """
+async def ask(context):
+    asked = await context.ask_parent("May I?", kind="approval_request")
+    return f"you said: {asked.status}"
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AGENT")}
+    return {**kept, "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": "1", **more}
+
+
+def run(name: str, *arguments: str, cwd: Path, **env: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments],
+        cwd=cwd,
+        env=environment(**env),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+@contextmanager
+def server(name: str, *arguments: str, cwd: Path, **env: str) -> Iterator[str]:
+    """Run an example that serves on the address in the place of ``{}`` among its arguments."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+
+    def answers() -> bool:
+        assert process.poll() is None
+        try:
+            httpx.get(f"http://{address}/")
+        except httpx.TransportError:
+            return False
+        return True
+
+    with (
+        (cwd / "stderr").open("w") as errors,
+        subprocess.Popen(
+            [sys.executable, EXAMPLES / name, *(part.format(address) for part in arguments)],
+            cwd=cwd,
+            env=environment(**env),
+            stdin=subprocess.DEVNULL,
+            stderr=errors,
+        ) as process,
+    ):
+        try:
+            wait_until(answers)
+            yield f"http://{address}"
+            process.terminate()
+            assert process.wait(20) == 0, (cwd / "stderr").read_text()
+        finally:
+            process.kill()
+    assert "Traceback" not in (cwd / "stderr").read_text()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Process]:
+    (tmp_path / "agentd.toml").write_text(CONFIG)
+    (tmp_path / "asker.py").write_text(ASKER)
+    with agentd(tmp_path, env={"PYTHONPATH": str(tmp_path)}) as process:
+        yield process
+
+
+def test_each_is_short_and_tested() -> None:
+    tests = Path(__file__).read_text()
+    for path in EXAMPLES.iterdir():
+        if path.is_file():
+            assert len(path.read_text().splitlines()) < 60, path.name
+            assert f'"{path.name}"' in tests, path.name
+
+
+def test_an_asyncio_app(tmp_path: Path) -> None:
+    done = run("asyncio_app.py", "Hello", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in ("ann", "bob"):
+        told = [line.split() for line in done.stdout.splitlines() if line.startswith(f"{name} ")]
+        assert [int(seq) for _, seq, _ in told] == list(range(1, len(told) + 1))
+        assert told[-1][2] == "run.completed"
+    assert done.stdout.count("You wrote 5 characters") == 2
+
+
+def test_a_trio_app(tmp_path: Path) -> None:
+    done = run("trio_app.py", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "completed thought it over\ncanceled None\n"
+
+
+def test_a_runner_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    done = run("custom_runner.py", "cd deep; echo hi", "basename $PWD", "exit 3", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second, third = done.stdout.splitlines()
+    assert (first, second) == ("completed hi", "completed deep")
+    assert third.startswith("failed RunError(code='provider_error'")
+
+
+def test_children_and_the_leave_one_needs(tmp_path: Path) -> None:
+    done = run("children.py", "read it, delete it", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    asked, ended = done.stdout.splitlines()
+    assert asked == "asked: May I delete it?"
+    assert ended == "completed did: read it; did: delete it"
+
+
+def test_a_batch_asks_once_however_often_it_is_started(daemon: Process, tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(f"this is {name}")
+    reports = [
+        run("batch.py", "Read:", "a.txt", "b.txt", cwd=tmp_path, AGENTCTL_URL=daemon.url)
+        for _ in range(2)
+    ]
+    assert [(report.returncode, report.stderr) for report in reports] == [(0, "")] * 2
+    assert reports[0].stdout == reports[1].stdout
+    assert "## a.txt\n\nRead:\n\nthis is a.txt\n\n## b.txt" in reports[0].stdout
+    assert len(httpx.get(f"{daemon.url}/runs").json()["runs"]) == 2
+
+
+def test_an_app_with_a_stream_of_its_own(tmp_path: Path) -> None:
+    with server("quart_app.py", "{}", cwd=tmp_path) as url:
+        assert 'fetch("ask"' in httpx.get(url).text
+        session = httpx.post(f"{url}/ask", data={"text": "Hello"}).json()["session"]
+        with httpx.stream("GET", f"{url}/said/{session}", timeout=20) as said:
+            assert said.headers["content-type"] == "text/event-stream"
+            lines = []
+            for line in said.iter_lines():
+                lines.append(line)
+                if line == "event: end":
+                    break  # leaving the stream is what the page does
+    texts = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    assert texts[0].startswith("I am the built-in demo agent")
+    assert "You wrote 5 characters" in texts[-1]
+
+
+class _Target(BaseHTTPRequestHandler):
+    posted: list[Any]
+    refuses: bool
+
+    def do_POST(self) -> None:
+        document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.posted.append(document)
+        self.send_response(503 if self.refuses else 200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def target() -> Iterator[tuple[str, list[Any]]]:
+    handler = type("Target", (_Target,), {"posted": [], "refuses": False})
+    with HTTPServer(("127.0.0.1", 0), handler) as http:
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}/results", handler.posted
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+def test_webhooks_become_messages_and_ends_are_posted(daemon: Process, tmp_path: Path) -> None:
+    def deliver(url: str, text: str, delivery: str, secret: str = "s3cret") -> int:
+        signature = hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
+        headers = {"X-Hub-Signature-256": f"sha256={signature}", "X-Delivery": delivery}
+        return httpx.post(f"{url}/hooks/builds", content=text, headers=headers).status_code
+
+    with target() as (results, posted):
+        command = ("webhooks.py", results, "{}", daemon.url)
+        with server(*command, cwd=tmp_path, WEBHOOK_SECRET="s3cret") as url:
+            assert deliver(url, "it broke", "1") == 202
+            assert deliver(url, "it broke", "1") == 202
+            assert deliver(url, "forged", "2", secret="another") == 401
+            wait_until(lambda: posted)
+            cursor = tmp_path / "webhooks.cursor"
+            wait_until(lambda: cursor.exists() and cursor.read_text())
+        with server(*command, cwd=tmp_path, WEBHOOK_SECRET="s3cret") as url:
+            assert deliver(url, "it broke again", "3") == 202
+            wait_until(lambda: len(posted) == 2)
+    assert [one["result"]["text"] for one in posted] == ["it broke", "it broke again"]
+    assert len(httpx.get(f"{daemon.url}/sessions").json()["sessions"]) == 1
+
+
+# --- the page for a phone -------------------------------------------------------------------
+
+BROWSER = """
+// The little of a browser that the page uses. What it does is told as lines on standard output.
+const elements = {}
+function element(tag) {
+  let id
+  return {
+    tag, children: [], scrollIntoView() {},
+    get id() { return id }, set id(value) { id = value; elements[value] = this },
+    append(child) { this.appendChild(child) },
+    appendChild(child) {
+      this.children.push(child)
+      if (child.tag === "button") setTimeout(() => child.textContent === "approve" && child.onclick())
+      return child
+    },
+    set textContent(text) { this.text = text; this.children = []; tag === "p" && console.log(`${this.className}: ${text}`) },
+    get textContent() { return this.text },
+  }
+}
+elements.log = element("main"); elements.form = element("form"); elements.text = element("input")
+globalThis.document = { getElementById: (id) => elements[id], createElement: element }
+globalThis.location = { hash: "#" + process.argv[2] }
+globalThis.sessionStorage = {}
+globalThis.prompt = () => process.env.TOKEN
+const fetched = globalThis.fetch
+globalThis.fetch = (path, options) => fetched(process.env.PAGE + "/" + path, options)
+const say = () => { elements.text.value = "<b>hello</b>"; elements.form.onsubmit({ preventDefault() {} }) }
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node runs the page's script")
+def test_a_page_for_a_phone(tmp_path: Path) -> None:
+    (tmp_path / "agentd.toml").write_text(CONFIG)
+    (tmp_path / "asker.py").write_text(ASKER)
+    token = "a-token-that-is-long-enough-to-be-one"
+    env = {"PYTHONPATH": str(tmp_path), "AGENTD_AUTH_TOKEN": token}
+    with (
+        agentd(tmp_path, env=env) as daemon,
+        server("phone.py", "{}", daemon.url, cwd=tmp_path) as url,
+        httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}) as client,
+    ):
+        page = client.get("/")
+        assert page.text == (EXAMPLES / "phone.html").read_text()
+        # What guards the daemon guards it behind the page as well.
+        for bad, status in (
+            ({"Origin": "http://evil.example"}, 403),
+            ({"Host": "evil.example"}, 421),
+        ):
+            assert client.get("/api/sessions", headers=bad).status_code == status
+        made = client.post("/api/sessions", json={"provider": "asker"}).json()["session"]["id"]
+
+        script = page.text.split("<script>")[1].split("</script>")[0]
+        program = tmp_path / "page.mjs"
+        # As a classic script's, its declarations must not be a module's: strict mode is one more check.
+        program.write_text(BROWSER + script + "\nsetTimeout(say, 200)\n")
+        with subprocess.Popen(
+            ["node", program, made],
+            env=environment(PAGE=url, TOKEN=token),
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as node:
+            try:
+                told: list[str] = []
+                assert node.stdout is not None
+                for line in node.stdout:
+                    told.append(line.rstrip())
+                    if line.startswith("agent: "):
+                        break
+            finally:
+                node.kill()
+    assert [line for line in told if line] == [
+        "user: <b>hello</b>", "ask: May I?", "tool: May I? – approved", "agent: you said: approved",
+    ]  # fmt: skip
