@@ -16,6 +16,7 @@ Examples:
   agentd --codex-profile work --codex-extra-arg=--search
   AGENTD_AUTH_TOKEN=… agentd --host 0.0.0.0
   agentd --config agentd.toml --log-format json 2>agentd.log
+  agentd --print-config
 
 The first INT or TERM signal lets running agents finish (--grace-s) and refuses new
 work meanwhile; the second stops at once.
@@ -51,6 +52,11 @@ def _options() -> list[click.Parameter]:
             metavar="PATH",
         ),
         click.Option(
+            ["--print-config"],
+            is_flag=True,
+            help="Show every setting and where it came from, and end. Secrets are hidden.",
+        ),
+        click.Option(
             ["--ready-file"],
             help="Written once the daemon answers, as JSON {url, pid}; removed when it stops.",
             metavar="PATH",
@@ -77,10 +83,22 @@ def _shown_default(name: str) -> str:
     return f"  (default: {default})" if default not in (None, ()) else ""
 
 
-def run(config: str | None, ready_file: str | None, *, accept_loss: bool, **flags: Any) -> None:
-    """Run the daemon in the foreground."""
+def run(
+    config: str | None,
+    ready_file: str | None,
+    *,
+    print_config: bool,
+    accept_loss: bool,
+    **flags: Any,
+) -> None:
+    """Run the daemon in the foreground, or show what it would run with."""
     try:
         settings = settings_module.load(flags, environment(), config)
+        if print_config:
+            from agentd.printout import printout
+
+            click.echo(printout(settings))
+            return
         # Imported here: --help and --version have no use for a web server.
         from agentd.daemon import run_daemon
 
