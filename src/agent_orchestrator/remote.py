@@ -1,11 +1,14 @@
 """A client of a daemon."""
 
+import os
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
 
 from agent_orchestrator.client import Client
+from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.transports.http import HttpTransport
 
 
@@ -14,6 +17,7 @@ async def connect(
     url: str = "http://127.0.0.1:8765",
     *,
     token: str | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[Client]:
     """Return a client of the daemon at a URL. Runs on asyncio and on trio.
@@ -22,15 +26,31 @@ async def connect(
     :class:`~agent_orchestrator.domain.errors.Unreachable` if no daemon answers.
 
     :param token: the bearer token, where the daemon wants one.
+    :param ca_file: a PEM file of certificates to trust instead of the system's: the authority's, or
+        the daemon's own. Without it OpenSSL's places are looked at, ``SSL_CERT_FILE`` among them.
+    :raises ConfigError: if that file cannot be used.
     :param transport: how bytes travel, for tests and proxies; TCP without one.
     """
     # trust_env: a proxy of the user's shell must not see what goes to his own daemon.
     # verify: loading certificates takes 20 ms, and plain HTTP has none.
     async with httpx.AsyncClient(
-        verify=not url.startswith("http:"),
+        verify=False if url.startswith("http:") else _trust(ca_file),
         base_url=url,
         transport=transport,
         trust_env=False,
         limits=httpx.Limits(max_connections=None),
     ) as http:
         yield Client(HttpTransport(http, token=token))
+
+
+def _trust(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:
+    if ca_file is None:
+        return ssl.create_default_context()
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        reason = "is not a PEM file" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigError(f"CA file {os.fspath(ca_file)}: {reason}") from None
+    # A daemon's own certificate is trusted as it is, signed by itself or not.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context

@@ -10,13 +10,18 @@ import httpx
 from attrs import evolve, frozen
 
 from agent_orchestrator.client import Client
-from agent_orchestrator.domain.errors import OrchestratorError, Unavailable, Unreachable
+from agent_orchestrator.domain.errors import (
+    ConfigError,
+    OrchestratorError,
+    Unavailable,
+    Unreachable,
+)
 from agent_orchestrator.domain.model import Event
 from agent_orchestrator.operations import CaughtUp, Operation, StreamItem, StreamRequest
 from agent_orchestrator.ports import Reply, Subscription, Transport
 from agent_orchestrator.remote import connect
 from agent_orchestrator.wire.codec import command
-from agentctl.failures import Failure, refused, unreachable
+from agentctl.failures import Failure, refused, unreachable, usage
 from agentctl.output import Output
 from agentctl.settings import Settings
 from agentctl.times import duration
@@ -197,7 +202,7 @@ def _is_refusal(error: Unreachable) -> bool:
 @asynccontextmanager
 async def connected(settings: Settings, output: Output) -> AsyncIterator[Connection]:
     """Open a connection to the daemon the settings name."""
-    async with connect(settings.url, token=settings.token) as client:
+    async with connect(settings.url, token=settings.token, ca_file=settings.ca_file) as client:
         yield Connection(client.transport, output)
 
 
@@ -228,4 +233,6 @@ def _cause(error: BaseException, settings: Settings) -> BaseException:
         return unreachable(error, settings)
     if isinstance(error, OrchestratorError):
         return refused(error)
+    if isinstance(error, ConfigError):
+        return usage(str(error))
     return error

@@ -153,7 +153,9 @@ def _where_to_look(details: Mapping[str, Any]) -> str | None:
 def unreachable(error: "Unreachable", settings: "Settings") -> Failure:
     """Return the failure of a call that got no answer."""
     start = "agentctl daemon start"
-    if not settings.is_local:
+    if (problem := _tls_problem(error, settings)) is not None:
+        hint = problem
+    elif not settings.is_local:
         hint = "is agentd running there, and is --url right?"
     else:
         hint = f"is agentd running? start it with `{start}`"
@@ -164,3 +166,22 @@ def unreachable(error: "Unreachable", settings: "Settings") -> Failure:
         hint=hint,
         details={"cause": str(error)},
     )
+
+
+def _tls_problem(error: BaseException, settings: "Settings") -> str | None:
+    """Return what to do about an answer that is none because of TLS; None where that is no reason."""
+    import ssl
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted ({cause.verify_message}): name the authority's, or "
+            "the daemon's own, with --ca-file"
+        )
+    if cause is not None and cause.reason == "WRONG_VERSION_NUMBER":
+        return "what listens there does not speak TLS: http:// instead of https://?"
+    if settings.url.startswith("http:") and "disconnected" in str(error):
+        return "it closed the connection without an answer: https:// instead of http://?"
+    return None

@@ -50,6 +50,11 @@ def global_options() -> list[click.Option]:
             help="Who is calling.  [env: AGENTCTL_AUTH_TOKEN]",
         ),
         option(
+            "--ca-file",
+            metavar="FILE",
+            help="Certificates to trust (PEM) where the URL is https.  [env: AGENTCTL_CA_FILE; default: the system's]",
+        ),
+        option(
             "--format",
             type=click.Choice(["text", "json"]),
             help="json: one compact document, one a line for streams.  [default: text; json for `tool`]",

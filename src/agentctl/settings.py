@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 DEFAULT_URL: Final = "http://127.0.0.1:8765"
 URL_VARIABLE: Final = "AGENTCTL_URL"
+CA_VARIABLE: Final = "AGENTCTL_CA_FILE"
 TOKEN_VARIABLE: Final = "AGENTCTL_AUTH_TOKEN"  # noqa: S105 - the name of a variable
 
 Format = Literal["text", "json"]
@@ -22,11 +23,13 @@ class InvalidSetting(ValueError):
 class Settings:
     """The settings of one call.
 
+    :param ca_file: certificates to trust; None means the system's.
     :param field: the path of the value to print, its parts apart by dots.
     """
 
     url: str = DEFAULT_URL
     token: str | None = field(default=None, repr=False)
+    ca_file: str | None = None
     format: Format = "text"
     field: str | None = None
 
@@ -80,6 +83,7 @@ def resolve(
     return Settings(
         url=url.rstrip("/"),
         token=token,
+        ca_file=given.get("ca_file") or environ.get(CA_VARIABLE) or None,
         format=given.get("format") or default_format,
         field=given.get("field"),
     )

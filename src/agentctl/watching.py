@@ -40,12 +40,14 @@ class Hook:
     argv: Sequence[str]
     url: str
     output: Output
+    ca_file: str | None = None
     _places: anyio.CapacityLimiter = field(factory=lambda: anyio.CapacityLimiter(HOOKS))
 
     async def run(self, request: Request) -> None:
         """Run it; that it fails is told, and no more."""
         env = os.environ | {
             "AGENTCTL_URL": self.url,
+            **({"AGENTCTL_CA_FILE": self.ca_file} if self.ca_file else {}),
             "AGENTCTL_REQUEST_ID": request.id,
             "AGENTCTL_REQUEST_KIND": request.kind,
             "AGENTCTL_REQUEST_SESSION_ID": request.session_id,

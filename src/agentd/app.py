@@ -118,7 +118,7 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
     async def check_request() -> None:
         received = current(request, Request)
         headers = received.headers
-        guard.check_place(headers.getlist("Host"), headers.getlist("Origin"))
+        guard.check_place(headers.getlist("Host"), headers.getlist("Origin"), received.scheme)
         if received.query_string:
             guard.check_query(name for name, _ in query_pairs(received.query_string))
         if received.endpoint != "health":
@@ -132,7 +132,8 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
     async def check_socket() -> None:
         socket = current(websocket, Socket)
         headers, peer = socket.headers, peer_of(socket)
-        guard.check_place(headers.getlist("Host"), headers.getlist("Origin"))
+        scheme = socket.scheme.replace("ws", "http")
+        guard.check_place(headers.getlist("Host"), headers.getlist("Origin"), scheme)
         guard.check_query(name for name, _ in query_pairs(socket.query_string))
         offered = [name for name in socket.requested_subprotocols if name.startswith(_BEARER)]
         if offered:
@@ -140,7 +141,7 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
         if offered and "Authorization" not in headers:
             token = offered[0].removeprefix(_BEARER)
             socket.principal = await guard.holder(token, gateway, peer)
-        elif guard.open or "Authorization" in headers:
+        elif (guard.open and not peer.agents_only) or "Authorization" in headers:
             authorization = headers.getlist("Authorization")
             socket.principal = await guard.caller(authorization, gateway, peer)
             peer.known = True

@@ -20,7 +20,7 @@ from agent_orchestrator.domain.errors import (
     MisdirectedRequest,
     Unauthorized,
 )
-from agent_orchestrator.domain.tokens import MADE_HERE
+from agent_orchestrator.domain.tokens import MADE_HERE, RUN_TOKEN_PREFIX
 from agent_orchestrator.ports import Gateway
 from agentd.lockout import Lockout, Peer
 
@@ -87,9 +87,10 @@ class Guard:
         """Whether callers need no token."""
         return not self._tokens
 
-    def check_place(self, hosts: list[str], origins: list[str]) -> None:
+    def check_place(self, hosts: list[str], origins: list[str], scheme: str = "http") -> None:
         """Check the Host and Origin headers.
 
+        :param scheme: of the request's URL.
         :raises MisdirectedRequest: if the Host is not a name of ours.
         :raises Forbidden: if the request comes from a page that is not allowed.
         """
@@ -101,7 +102,7 @@ class Guard:
                 "the Host header names another server; `allowed_hosts` lists further names"
             )
         for origin in (origin.lower() for origin in origins):
-            if origin not in self._origins and not _same_origin(origin, hosts[0]):
+            if origin not in self._origins and not _same_origin(origin, hosts[0], scheme):
                 raise Forbidden("requests from this origin are not allowed")
 
     def check_query(self, names: Iterable[str]) -> None:
@@ -125,12 +126,12 @@ class Guard:
         :raises RateLimited: if too many wrong ones came from there.
         """
         if not authorization:
-            if self.open:
+            if self.open and not peer.agents_only:
                 return LOCAL
             raise Unauthorized("this call needs a token: Authorization: Bearer …")
         scheme, _, token = authorization[0].partition(" ")
         if len(authorization) != 1 or scheme.lower() != "bearer":
-            if self.open:
+            if self.open and not peer.agents_only:
                 return LOCAL
             raise Unauthorized("the Authorization header must be: Bearer …")
         return await self.holder(token.strip(), gateway, peer)
@@ -152,6 +153,8 @@ class Guard:
             self._lockout.check(peer.address)
         presented = hashlib.sha256(token.encode(errors="replace")).digest()
         found: Principal | None = None
+        if peer.agents_only and not token.startswith(RUN_TOKEN_PREFIX):
+            raise Unauthorized("this port is for agents: use the one that speaks TLS")
         for digest, principal in self._tokens:
             if hmac.compare_digest(digest, presented):
                 found = principal
@@ -192,7 +195,7 @@ def _origin(text: str) -> str:
     return text
 
 
-def _same_origin(origin: str, host: str) -> bool:
+def _same_origin(origin: str, host: str, scheme: str) -> bool:
     parts = _split(origin)
-    # The daemon itself speaks plain HTTP; the page of a proxy before it is an allowed origin.
-    return parts is not None and parts.scheme == "http" and parts.netloc == host.lower()
+    # The page of a proxy that speaks TLS before a daemon that does not is an allowed origin.
+    return parts is not None and parts.scheme == scheme and parts.netloc == host.lower()

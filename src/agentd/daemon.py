@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version as installed_version
 from math import inf
 from pathlib import Path
@@ -33,6 +33,7 @@ from agentd.auth import Guard, is_loopback
 from agentd.lifetime import LastResort, Lifetime
 from agentd.server import listen, resolve, serve, url_of
 from agentd.settings import Settings
+from agentd.tls import server_context
 
 STOP_S: Final = 2.5
 """Seconds agents are asked to stop in once the grace period is over, before they are killed."""
@@ -87,13 +88,20 @@ class Daemon:
     async def _run(self) -> int:
         settings = self.settings
         guard = _guard(settings)
+        tls = server_context(settings.tls_cert, settings.tls_key)
         config = _engine_config(settings)
-        listener = listen(settings.host, settings.port)
-        with listener, _ready(self.ready_file) as tell_ready:
-            url = url_of(listener, settings.host)
+        with ExitStack() as stack:
+            listener = stack.enter_context(listen(settings.host, settings.port))
+            url = url_of(listener, settings.host, secured=tls is not None)
+            tell_ready = stack.enter_context(_ready(self.ready_file))
+            agents, agents_url = None, url
+            if tls is not None:
+                # No agent need trust the certificate, which may well not be for a loopback address.
+                agents = stack.enter_context(listen("127.0.0.1", 0))
+                agents_url = url_of(agents, "127.0.0.1")
             async with (
                 SqliteStore(settings.db, accept_loss=self.accept_loss) as store,
-                Orchestrator(store, evolve(config, url=url)) as engine,
+                Orchestrator(store, evolve(config, url=agents_url)) as engine,
             ):
                 app = create_app(
                     engine,
@@ -110,7 +118,7 @@ class Daemon:
                     # Connections wait in the listening socket until they are served.
                     tell_ready(url)
                     tasks.start_soon(self._abandon_server, tasks.cancel_scope)
-                    await serve(app, listener, self._stopped.wait)
+                    await serve(app, listener, self._stopped.wait, tls=tls, agents=agents)
                     tasks.cancel_scope.cancel()
         tell_stopped(settings.db, engine)
         _log.info("stopped")

@@ -11,6 +11,8 @@ Of hypercorn 0.18, unchanged: parsing (h11), WebSocket (wsproto), keep-alive. Ch
 """
 
 import asyncio
+import logging
+import ssl
 from typing import Any, Final
 
 import anyio
@@ -26,6 +28,14 @@ from wsproto.handshake import WEBSOCKET_VERSION
 from agent_orchestrator.domain import errors
 from agent_orchestrator.wire import problems, strict_json
 from agentd.lockout import Peer
+
+CLOSE_S: Final = 1.0
+"""Seconds a connection over TLS has to be closed from its other side, too."""
+
+SECURED_BUFFER: Final = 64 * 1024
+"""Bytes kept for a reader over TLS beside what the kernel takes."""
+
+_log = logging.getLogger("agentd.server")
 
 _MESSAGES: Final = {
     426: "the WebSocket protocol is spoken here in version 13 only",
@@ -106,17 +116,44 @@ class Connection(TCPServer):
 
     :param peer: who is at its other end.
     :param first_s: seconds of idleness, of half a request too, as long as nobody is let in by it.
+    :param tls: what it is secured with before anything is read from it.
     """
 
-    def __init__(self, *hypercorns: Any, peer: Peer, first_s: float) -> None:
+    def __init__(
+        self, *hypercorns: Any, peer: Peer, first_s: float, tls: ssl.SSLContext | None = None
+    ) -> None:
         super().__init__(*hypercorns)
         self.peer = peer
         self._first_s = first_s
+        self._tls = tls
+        self._handshake = anyio.CancelScope()
+        self._is_open = tls is None
 
     _reading: "asyncio.Task[None]"
 
+    async def _secure(self, tls: ssl.SSLContext) -> None:
+        # Here and not by the server that accepts it: so it counts from its first moment, and can be
+        # closed, like any other. Nothing was read yet: this runs before the socket is looked at.
+        with self._handshake:
+            try:
+                await self.writer.start_tls(tls, ssl_handshake_timeout=self._first_s)
+            except (
+                OSError,
+                EOFError,
+            ) as error:  # what ssl raises, and asyncio for it, are OSErrors
+                _log.debug("no TLS with %s: %s", self.peer.address, error)
+                return
+            # What a reader that lags has not taken is kept here, too: asyncio's own is 512 KiB.
+            self.writer.transport.set_write_buffer_limits(SECURED_BUFFER)
+            self._is_open = True
+
     async def run(self) -> None:
         """Serve until either side closes."""
+        if self._tls is not None:
+            await self._secure(self._tls)
+            if not self._is_open:
+                self.writer.transport.abort()
+                return
         try:
             async with TaskGroup(self.loop) as tasks:
                 self._task_group = tasks
@@ -127,7 +164,7 @@ class Connection(TCPServer):
                     self.context,
                     tasks,
                     ConnectionState(self.state),
-                    False,  # noqa: FBT003
+                    self._tls is not None,
                     self._address("peername"),
                     self._address("sockname"),
                     self.protocol_send,
@@ -146,7 +183,23 @@ class Connection(TCPServer):
 
     def abort(self) -> None:
         """Close without waiting for what the other side has yet to take."""
-        self.writer.transport.abort()
+        if self._is_open:
+            self.writer.transport.abort()
+        else:
+            self._handshake.cancel()
+
+    async def _close(self) -> None:
+        self._cut_soon()
+        await super()._close()
+
+    async def _initiate_server_close(self) -> None:
+        await super()._initiate_server_close()
+        self._cut_soon()
+
+    def _cut_soon(self) -> None:
+        # Over TLS, asyncio waits half a minute for the other side to say that it closes, too.
+        if self._tls is not None:
+            self.loop.call_later(CLOSE_S, self.writer.transport.abort)
 
     async def protocol_send(self, event: Event) -> None:
         """Send data; or take note of the connection's end, or of its being idle."""

@@ -29,10 +29,12 @@ class Peer:
     """The other end of a connection.
 
     :param known: whether it was let in, by the last token it presented where tokens are wanted.
+    :param agents_only: whether it came by the port that lets in nobody but runs.
     """
 
     address: str = ""
     known: bool = False
+    agents_only: bool = False
 
 
 class Lockout:

@@ -4,7 +4,9 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -80,12 +82,13 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket, host: str) -> str:
+def url_of(listener: socket.socket, host: str, *, secured: bool = False) -> str:
     """Return the URL that leads to a listening socket."""
+    scheme = "https" if secured else "http"
     port = listener.getsockname()[1]
     if host in ("0.0.0.0", "::"):  # noqa: S104
         host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class _Log(Logger):
@@ -126,10 +129,14 @@ async def serve(
     listener: socket.socket,
     stopped: Callable[[], Awaitable[Any]],
     *,
+    tls: ssl.SSLContext | None = None,
+    agents: socket.socket | None = None,
     first_request_s: float = FIRST_REQUEST_S,
 ) -> None:
     """Serve the app until ``stopped`` returns, then let answers under way be finished.
 
+    :param tls: what the listener's connections are secured with.
+    :param agents: a further listener, without TLS, whose connections let in nobody but runs.
     :param first_request_s: seconds a connection may be idle by which nobody was let in.
     """
     loop = asyncio.get_running_loop()
@@ -142,9 +149,15 @@ async def serve(
         connections.pop(task)
         strangers.pop(task, None)
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def connected(
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        tls: ssl.SSLContext | None = None,
+        agents_only: bool = False,
+    ) -> None:
         address = writer.get_extra_info("peername") or ("",)
-        peer = Peer(str(address[0]))
+        peer = Peer(str(address[0]), agents_only=agents_only)
         state = {PEER: peer}
         connection = Connection(
             wrapped,
@@ -156,6 +169,7 @@ async def serve(
             writer,
             peer=peer,
             first_s=first_request_s,
+            tls=tls,
         )
         task = asyncio.current_task()
         assert task is not None
@@ -167,14 +181,19 @@ async def serve(
                 oldest.abort()
         await connection.run()
 
-    server = await asyncio.start_server(connected, sock=listener, backlog=BACKLOG)
+    servers = [
+        await asyncio.start_server(partial(connected, tls=tls), sock=listener, backlog=BACKLOG)
+    ]
     try:
+        if agents is not None:
+            for_agents = partial(connected, agents_only=True)
+            servers.append(await asyncio.start_server(for_agents, sock=agents, backlog=BACKLOG))
         await stopped()
-        server.close()
+        _close(servers)
         await context.terminated.set()
         await _ended(connections, GRACEFUL_S)
     finally:
-        server.close()
+        _close(servers)
         for connection in connections.values():
             connection.abort()
         with anyio.CancelScope(shield=True):
@@ -182,6 +201,11 @@ async def serve(
             for task in connections:
                 task.cancel()
             await _ended(connections, ABORT_S)
+
+
+def _close(servers: list[asyncio.Server]) -> None:
+    for server in servers:
+        server.close()
 
 
 async def _ended(connections: Mapping["asyncio.Task[Any]", Connection], seconds: float) -> None:

@@ -161,6 +161,14 @@ class Settings:
         env=("AGENTD_ALLOWED_ORIGINS",),
         flag="--allowed-origin",
     )
+    tls_cert: str | None = _setting(
+        None,
+        "A certificate, with those that lead to its authority (PEM): speak TLS.",
+        env=("AGENTD_TLS_CERT",),
+    )
+    tls_key: str | None = _setting(
+        None, "The certificate's private key (PEM, no passphrase).", env=("AGENTD_TLS_KEY",)
+    )
     workspace_roots: tuple[str, ...] = _setting(
         (),
         "A directory agents may work in, and below; anywhere without any. May be repeated.",

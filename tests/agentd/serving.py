@@ -4,10 +4,11 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,11 @@ class Serving:
     store: SqliteStore
     lifetime: Lifetime
     client: httpx.AsyncClient
+    agents_url: str | None = None
 
     @property
     def address(self) -> tuple[str, int]:
-        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        host, _, port = self.url.partition("://")[2].rpartition(":")
         return host, int(port)
 
     async def session(self, provider: str = "echo") -> str:
@@ -104,9 +106,11 @@ async def serving(
     agents: Mapping[str, Function] | None = None,
     max_concurrency: int = 4,
     first_request_s: float = FIRST_REQUEST_S,
+    tls: ssl.SSLContext | None = None,
+    trust: ssl.SSLContext | bool = False,
     **app_options: Any,
 ) -> AsyncIterator[Serving]:
-    """Serve on a free port until the scope is left."""
+    """Serve on a free port until the scope is left; with TLS, on a second one for agents, too."""
     functions = {"echo": echo, "forever": forever, "talkative": talkative, **(agents or {})}
     config = EngineConfig(
         providers={
@@ -121,24 +125,35 @@ async def serving(
     guard = Guard(tokens, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins)
     lifetime, stopped = Lifetime(), anyio.Event()
     headers = {"Authorization": f"Bearer {tokens[0]}"} if tokens else {}
-    with listen("127.0.0.1", 0) as listener:
-        url = url_of(listener, "127.0.0.1")
+    with ExitStack() as stack:
+        listener = stack.enter_context(listen("127.0.0.1", 0))
+        url = url_of(listener, "127.0.0.1", secured=tls is not None)
+        agents_door = stack.enter_context(listen("127.0.0.1", 0)) if tls is not None else None
+        agents_url = url_of(agents_door, "127.0.0.1") if agents_door else None
         async with (
             SqliteStore(directory / "data.db") as store,
-            Orchestrator(store, evolve(config, url=url)) as engine,
+            Orchestrator(store, evolve(config, url=agents_url or url)) as engine,
         ):
             app = create_app(
                 engine, guard=guard, lifetime=lifetime, version=config.version, **app_options
             )
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(
-                    partial(serve, app, listener, stopped.wait, first_request_s=first_request_s)
+                    partial(
+                        serve,
+                        app,
+                        listener,
+                        stopped.wait,
+                        tls=tls,
+                        agents=agents_door,
+                        first_request_s=first_request_s,
+                    )
                 )
                 try:
                     async with httpx.AsyncClient(
-                        base_url=url, headers=headers, timeout=20
+                        base_url=url, headers=headers, timeout=20, verify=trust
                     ) as client:
-                        yield Serving(url, engine, store, lifetime, client)
+                        yield Serving(url, engine, store, lifetime, client, agents_url)
                 finally:
                     lifetime.close()
                     stopped.set()

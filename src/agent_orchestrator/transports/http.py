@@ -90,7 +90,11 @@ class HttpTransport:
 
 
 def _unreachable(http: httpx.AsyncClient, error: httpx.TransportError) -> Unreachable:
-    return Unreachable(f"no answer from {http.base_url}: {str(error) or type(error).__name__}")
+    # On trio, what TLS found is told by the causes only.
+    reason: BaseException | None = error
+    while reason is not None and not str(reason):
+        reason = reason.__cause__ or reason.__context__
+    return Unreachable(f"no answer from {http.base_url}: {reason or type(error).__name__}")
 
 
 def _body(response: httpx.Response) -> Any:

@@ -124,7 +124,11 @@ def watch(hook: str | None, *, every: bool, once: bool) -> None:
     async def body(connection: Any) -> None:
         from agentctl.watching import Hook, watch_requests
 
-        hooked = None if argv is None else Hook(argv, call.settings.url, call.output)
+        hooked = (
+            None
+            if argv is None
+            else Hook(argv, call.settings.url, call.output, call.settings.ca_file)
+        )
         await watch_requests(connection, call.output, hooked, every=every, once=once)
 
     call.run(body)
