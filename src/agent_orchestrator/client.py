@@ -1,7 +1,7 @@
 """The client: typed methods over a transport, written once for every way to reach an engine."""
 
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from os import PathLike, fspath
 from types import TracebackType
@@ -107,6 +107,9 @@ class Client:
         cwd: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         approvals: Approvals | None = None,
+        max_depth: int | None = None,
+        max_children: int | None = None,
+        max_descendants: int | None = None,
         idempotency_key: str | None = None,
     ) -> Session:
         """Make a session.
@@ -115,9 +118,16 @@ class Client:
         :param provider: where its messages go; the default route without one.
         :param approvals: who decides what its agents and their children ask for; the provider's own
             setting without one, and where that is stricter.
+        :param max_depth: generations of children there may be below it.
+        :param max_children: children of one run that may be at work, here and below.
+        :param max_descendants: sessions below it that may be at work.
+        :raises InvalidRequest: also if one of the limits is larger than the engine's.
         """
         kept = {} if metadata is None else metadata
-        request = ops.CreateSession(title, provider, model, cwd, kept, approvals, idempotency_key)
+        limits = (max_depth, max_children, max_descendants)
+        request = ops.CreateSession(
+            title, provider, model, cwd, kept, approvals, *limits, idempotency_key
+        )
         return (await self._call(ops.CREATE_SESSION, request)).session
 
     async def get_session(self, session_id: str) -> Session:
@@ -208,6 +218,9 @@ class Client:
         title: str | None = None,
         notify_parent: NotifyParent = "record",
         approvals: Approvals | None = None,
+        max_depth: int | None = None,
+        max_children: int | None = None,
+        max_descendants: int | None = None,
         idempotency_key: str | None = None,
     ) -> ops.SpawnReply:
         """Make a child of a run, or of a session, and give it a task.
@@ -218,14 +231,19 @@ class Client:
         :param notify_parent: ``wake`` also hands the outcome to the parent's agent, as its next
             message; what waits for a busy parent is handed over together.
         :param approvals: who decides what the child asks for; its parent's policy without one.
-        :raises InvalidRequest: also if ``approvals`` is looser than the parent's.
+        :param max_depth: generations of children there may be below the child.
+        :param max_children: children of one run that may be at work, in the child and below.
+        :param max_descendants: sessions below the child that may be at work.
+        :raises InvalidRequest: also if ``approvals`` is looser than the parent's, or a limit larger
+            than what the child has without.
         :raises Conflict: if a limit of the tree is reached (``details["limit"]``), or the run is
             canceled.
         :raises TypeError: unless exactly one parent is named.
         """
         if (run_id is None) == (session_id is None):
             raise TypeError("spawn() takes a run_id or a session_id")
-        more = (provider, cwd, title, notify_parent, approvals, idempotency_key)
+        limits = (max_depth, max_children, max_descendants)
+        more = (provider, cwd, title, notify_parent, approvals, *limits, idempotency_key)
         if run_id is not None:
             return await self._call(ops.SPAWN_FROM_RUN, ops.SpawnFromRun(run_id, task, *more))
         assert session_id is not None
@@ -346,13 +364,16 @@ class Client:
         *,
         timeout_s: float = 30.0,
         until: Literal["terminal", "attention"] = "terminal",
+        ignore: Collection[str] = (),
     ) -> ops.WaitReply:
         """Wait until a run has ended, or the time is up (``timed_out``).
 
         :param until: ``attention`` also returns when the run or a descendant asks something: the
             answer's ``request``.
+        :param ignore: ids of requests not to return for: those left to somebody else.
         """
-        return await self._call(ops.WAIT_RUN, ops.WaitRun(run_id, timeout_s, until=until))
+        request = ops.WaitRun(run_id, timeout_s, until=until, ignore=tuple(ignore))
+        return await self._call(ops.WAIT_RUN, request)
 
     async def transition_run(
         self,

@@ -24,6 +24,12 @@ MAX_NAME = 256
 
 MAX_ID = 128
 MAX_INTEGER = 2**63 - 1
+MAX_DEPTH = 100
+"""Generations of children a limit may be set to."""
+
+MAX_TREE = 10_000
+"""Sessions of a tree a limit may be set to."""
+
 MAX_METADATA = 65_536
 """Bytes of a metadata object, as JSON."""
 

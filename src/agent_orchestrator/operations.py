@@ -27,12 +27,17 @@ from agent_orchestrator.domain.model import (
 )
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.fields import (
+    MAX_DEPTH,
     MAX_INTEGER,
     MAX_NAME,
     MAX_TEXT,
+    MAX_TREE,
     identifier,
     param,
 )
+
+MAX_IGNORED: Final = 200
+"""Requests a wait may be told to pass over: they fit into an address."""
 
 WhenBusy = Literal["queue", "steer", "interrupt", "reject"]
 StatusName = Literal["queued", "running", "waiting", "completed", "failed", "canceled"]
@@ -67,6 +72,33 @@ def _cwd(doc: str) -> Any:
     return param(doc, default=None, max_length=4096, not_blank=True, pattern=r"/[^\0]*")
 
 
+def _max_depth() -> Any:
+    return param(
+        "Generations of children there may be below it: no more than without.",
+        default=None,
+        minimum=0,
+        maximum=MAX_DEPTH,
+    )
+
+
+def _max_children() -> Any:
+    return param(
+        "Children of one run that may be at work, here and below: no more than without.",
+        default=None,
+        minimum=0,
+        maximum=MAX_TREE,
+    )
+
+
+def _max_descendants() -> Any:
+    return param(
+        "Sessions below it that may be at work: no more than without.",
+        default=None,
+        minimum=0,
+        maximum=MAX_TREE,
+    )
+
+
 # --- commands -------------------------------------------------------------------------------
 
 
@@ -84,6 +116,9 @@ class CreateSession:
         "is stricter.",
         default=None,
     )
+    max_depth: int | None = _max_depth()
+    max_children: int | None = _max_children()
+    max_descendants: int | None = _max_descendants()
     idempotency_key: str | None = _key()
 
 
@@ -166,6 +201,9 @@ class SpawnFromSession:
         default="record",
     )
     approvals: Approvals | None = _childs_approvals()
+    max_depth: int | None = _max_depth()
+    max_children: int | None = _max_children()
+    max_descendants: int | None = _max_descendants()
     idempotency_key: str | None = _key()
 
 
@@ -181,6 +219,9 @@ class SpawnFromRun:
         default="record",
     )
     approvals: Approvals | None = _childs_approvals()
+    max_depth: int | None = _max_depth()
+    max_children: int | None = _max_children()
+    max_descendants: int | None = _max_descendants()
     idempotency_key: str | None = _key()
 
 
@@ -317,6 +358,12 @@ class WaitRun:
     until: Literal["terminal", "attention"] = param(
         "The run's end, or also an open question of the run or one of its descendants.",
         default="terminal",
+    )
+    ignore: tuple[str, ...] = param(
+        "Requests not to return for, though they are open: those that are left to somebody else. "
+        "Repeat the parameter for several.",
+        default=(),
+        max_length=MAX_IGNORED,
     )
 
 

@@ -180,8 +180,8 @@ class View(Protocol):
         """
         ...
 
-    def live_descendants(self, root_session_id: str) -> int:
-        """Return how many sessions below the root of a tree have a run that has not ended."""
+    def live_descendants(self, session_id: str) -> int:
+        """Return how many of the sessions below this one have a run that has not ended."""
         ...
 
     def next_runs(self, limit: int) -> list[Run]:
@@ -536,6 +536,9 @@ class RunContext(Protocol):
         title: str | None = None,
         notify_parent: NotifyParent = "record",
         approvals: Approvals | None = None,
+        max_depth: int | None = None,
+        max_children: int | None = None,
+        max_descendants: int | None = None,
         idempotency_key: str | None = None,
     ) -> SpawnReply:
         """Make a child of this run and give it a task.
@@ -546,6 +549,10 @@ class RunContext(Protocol):
 
         :param cwd: where it works: where this run does, or below.
         :param approvals: who decides what it asks for; not looser than for this run.
+        :param max_depth: generations of children there may be below it; like the other limits no
+            more than without.
+        :param max_children: children of one run that may be at work, in it and below.
+        :param max_descendants: sessions below it that may be at work.
         :raises Conflict: if a limit of the tree is reached, or this run is canceled.
         """
         ...
@@ -569,12 +576,14 @@ class RunContext(Protocol):
         run_id: str,
         *,
         until: Literal["terminal", "attention"] = "terminal",
+        ignore: Collection[str] = (),
         timeout_s: float | None = None,
     ) -> WaitReply:
         """Wait until a child's run has ended; the worker is lent to others meanwhile.
 
         :param until: ``attention`` also returns when the child or what descends from it asks
             something this agent may answer: the reply's ``request``.
+        :param ignore: ids of requests not to return for: those this agent leaves to people.
         :param timeout_s: seconds after which the reply says ``timed_out``; None waits on.
         :raises NotFound: if it is no run of a descendant.
         """

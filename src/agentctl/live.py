@@ -1,9 +1,10 @@
 """Following a run while a person watches: its story, and a line that shows it is going on."""
 
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final, TextIO
+from functools import partial
+from typing import Final, Literal, TextIO
 
 import anyio
 
@@ -22,6 +23,8 @@ from agentctl.times import elapsed, today
 _FRAMES: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _PLAIN_FRAMES: Final = "|/-\\"
 _FRAME_S: Final = 0.1
+Until = Literal["terminal", "attention"]
+
 ONE_WAIT_S: Final = 60.0
 """How long one request for a run's end is held open; a longer wait is made of several."""
 
@@ -160,30 +163,38 @@ def left_running(output: Output, run_id: str) -> Iterator[None]:
 
 
 async def wait_for_run(
-    connection: Connection, output: Output, run_id: str, timeout_s: float | None
+    connection: Connection,
+    output: Output,
+    run_id: str,
+    timeout_s: float | None,
+    *,
+    until: Until = "terminal",
+    ignore: Sequence[str] = (),
 ) -> WaitReply:
     """Wait for a run's end, with a line that shows what it is doing where a person watches.
 
     :param timeout_s: how long at most; None means as long as it takes.
+    :param until: ``attention`` also returns for a question that is not to be ignored.
     """
+    asked = partial(connection.call, WAIT_RUN, run_id=run_id, until=until, ignore=tuple(ignore))
     connection.patience_s = FOLLOW_PATIENCE_S
     run = (await connection.call(GET_RUN, run_id=run_id)).run
     if is_terminal(run.status) or not output.interactive:
-        return await _wait(connection, run_id, timeout_s)
+        return await _wait(asked, timeout_s)
     activity = Activity(output, f"{run.provider}: {run.status}", shown=True)
     async with activity.going(), anyio.create_task_group() as tasks:
         tasks.start_soon(_note_activity, connection, run, activity)
-        reply = await _wait(connection, run_id, timeout_s)
+        reply = await _wait(asked, timeout_s)
         tasks.cancel_scope.cancel()
     return reply
 
 
-async def _wait(connection: Connection, run_id: str, timeout_s: float | None) -> WaitReply:
+async def _wait(ask: Callable[..., Awaitable[WaitReply]], timeout_s: float | None) -> WaitReply:
     end = None if timeout_s is None else anyio.current_time() + timeout_s
     while True:
         left = ONE_WAIT_S if end is None else max(end - anyio.current_time(), 0.0)
         span = min(left, ONE_WAIT_S)
-        reply = await connection.call(WAIT_RUN, run_id=run_id, timeout_s=span)
+        reply = await ask(timeout_s=span)
         if not reply.timed_out or (end is not None and anyio.current_time() >= end):
             return reply
 

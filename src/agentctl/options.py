@@ -243,6 +243,41 @@ idempotency_key = click.option(
 )
 
 
+def attention(function: F) -> F:
+    """Declare the options that say what a wait for a run ends with."""
+    for option in (
+        click.option(
+            "--ignore",
+            metavar="REQUEST_ID",
+            multiple=True,
+            help="With --until attention: not for this question; may be repeated.",
+        ),
+        click.option(
+            "--until",
+            type=click.Choice(["terminal", "attention"]),
+            default="terminal",
+            help="attention: also a question of the run, or of one below it.  [default: terminal]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def limits(whose: str) -> Callable[[F], F]:
+    """Declare the options that say how far a session may spawn others."""
+
+    def decorate(function: F) -> F:
+        for name, what in (
+            ("--max-descendants", f"Sessions below {whose} that may be at work."),
+            ("--max-children", "Children of one run that may be at work, here and below."),
+            ("--max-depth", f"Generations of children there may be below {whose}."),
+        ):
+            function = click.option(name, type=click.IntRange(min=0), help=what)(function)
+        return function
+
+    return decorate
+
+
 def approvals(whose: str) -> Callable[[F], F]:
     """Declare the option that says who decides what agents ask for."""
     return click.option(

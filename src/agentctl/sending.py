@@ -1,7 +1,7 @@
 """Giving agents something to do and seeing the run of it through."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +22,7 @@ from agent_orchestrator.operations import (
 )
 from agentctl.connection import FOLLOW_PATIENCE_S, Connection
 from agentctl.failures import DONE, FAILED, TIMED_OUT
-from agentctl.live import ONE_WAIT_S, follow_run, left_running, narrator, wait_for_run
+from agentctl.live import ONE_WAIT_S, Until, follow_run, left_running, narrator, wait_for_run
 from agentctl.output import Output
 from agentctl.phrases import ends_run
 from agentctl.questions import GRANTED, answering, request_card
@@ -41,12 +41,24 @@ def exit_code(run: Run) -> int:
 
 
 async def see_run_end(
-    connection: Connection, output: Output, run_id: str, timeout_s: float | None
+    connection: Connection,
+    output: Output,
+    run_id: str,
+    timeout_s: float | None,
+    *,
+    until: Until = "terminal",
+    ignore: Sequence[str] = (),
 ) -> int:
-    """Wait for a run's end and show what came of it. Return the exit code."""
+    """Wait for a run's end, or a question, and show what came of it. Return the exit code."""
     with left_running(output, run_id):
-        reply = await wait_for_run(connection, output, run_id, timeout_s)
+        reply = await wait_for_run(
+            connection, output, run_id, timeout_s, until=until, ignore=ignore
+        )
     now, ended = datetime.now(UTC), reply.run
+    if (question := reply.request) is not None:
+        output.answer(reply, lambda look: request_card(question, look, now))
+        output.hint(f"next: {answering(question.kind, question.id)}")
+        return DONE
     output.answer(reply, lambda look: [end_line(ended, look, now), *outcome_lines(ended, look)])
     if reply.timed_out:
         output.note(f"agentctl: not ended after {timeout_s:g} s; `agentctl run diagnose {run_id}`")

@@ -71,6 +71,7 @@ def session_card(session: Session, look: Look, now: datetime) -> list[str]:
             ("model", one_line(session.model or "")),
             ("directory", one_line(session.cwd)),
             ("approvals", session.approvals),
+            ("children", _limits(session)),
             ("parent", session.parent_session_id),
             ("threads", one_line(threads)),
             ("owner", one_line(session.owner)),
@@ -80,6 +81,16 @@ def session_card(session: Session, look: Look, now: datetime) -> list[str]:
         ],
         look,
     )
+
+
+def _limits(session: Session) -> str:
+    limits = [
+        (session.max_depth, "generations"),
+        (session.max_children, "of a run"),
+        (session.max_descendants, "in all"),
+    ]
+    told = ", ".join(f"{most} {what}" for most, what in limits if most is not None)
+    return told and f"at most {told}"
 
 
 def session_table(sessions: Sequence[Session], look: Look, now: datetime) -> list[str]:

@@ -87,6 +87,33 @@ def test_text_where_it_is_asked_for(ctl: Ctl, parent: str) -> None:
     assert waited[-1] == "hello"
 
 
+def test_limits_are_given_and_shown(ctl: Ctl, parent: str) -> None:
+    made = ctl.field("session.id", "session", "create", "--max-depth", "2", "--max-descendants=9")
+    shown = ctl("session", "get", made).out
+    assert "at most 2 generations, 9 in all" in shown
+    below = ctl("tool", "session-spawn", "--parent-session-id", made, "--task", "x",
+                "--max-children", "0", "--provider", "manual").json["session"]  # fmt: skip
+    limits = ("max_depth", "max_children", "max_descendants")
+    assert [below[name] for name in limits] == [1, 0, 9]
+    more = ctl("tool", "session-spawn", "--parent-session-id", below["id"], "--task", "x")
+    assert (more.code, "no further child: at most 0 children" in more.err) == (6, True)
+    larger = spawn(ctl, parent, "--max-depth", "5")
+    assert (larger.code, "max_depth" in larger.err) == (2, True)
+
+
+def test_a_wait_ends_for_a_question_that_is_not_ignored(ctl: Ctl, parent: str) -> None:
+    run_id = spawn(ctl, parent, "--provider", "manual").json["run"]["id"]
+    ask = ("tool", "session-reply-parent", "--run-id", run_id, "--request-kind", "input_request")
+    first, second = (ctl.field("request.id", *ask, "--text", text) for text in ("1?", "2?"))
+    wait = ("tool", "session-wait", "--run-id", run_id, "--until", "attention", "--timeout-s", "1")
+    told = ctl(*wait)
+    assert (told.code, told.json["request"]["id"], told.json["timed_out"]) == (0, first, False)
+    assert ctl.field("request.id", *wait, "--ignore", first) == second
+    text = ctl("run", "wait", run_id, "--until", "attention", "--ignore", first)
+    assert (text.code, second in text.out, "2?" in text.out) == (0, True, True)
+    assert ctl(*wait, "--ignore", first, "--ignore", second, "--timeout-s", "0.1").code == 7
+
+
 def test_the_same_key_spawns_and_sends_once(ctl: Ctl, parent: str) -> None:
     key = ["--idempotency-key", parent]
     children = [spawn(ctl, parent, *key).json["session"]["id"] for _ in "ab"]

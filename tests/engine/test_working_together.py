@@ -20,6 +20,7 @@ from agent_orchestrator import (
     TreeLimits,
     open_embedded,
 )
+from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import (
     ConfigError,
     Conflict,
@@ -29,6 +30,7 @@ from agent_orchestrator.domain.errors import (
 )
 from agent_orchestrator.domain.model import Request
 from agent_orchestrator.runners.function import FunctionRunner
+from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing import ScriptedRunner
 
@@ -90,6 +92,34 @@ async def test_a_wait_for_its_own_run_lends_no_worker() -> None:
         return (await context.wait(child.run.id, timeout_s=0)).run.status
 
     assert text_of(await led(agent, max_concurrency=1)) == RunStatus.QUEUED
+
+
+async def test_a_wait_for_its_own_question_lends_its_worker() -> None:
+    """Also where the question was asked without waiting, and the run is `running` all along."""
+
+    async def agent(context: RunContext) -> str:
+        child = await context.spawn("say x", provider="scripted")
+        me = Client(engine.acting_as(Principal.of_run(context.run.id, 1, context.session.id)))
+        asked = await me.reply_parent(context.run.id, "?", request_kind="input_request")
+        assert asked.request is not None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(answer, child.run.id, asked.request.id)
+            request = await me.get_request(asked.request.id, wait_s=PATIENCE_S)
+        return f"{request.answer}"
+
+    async def answer(run_id: str, request_id: str) -> None:
+        ended = (await outside.wait_run(run_id, timeout_s=PATIENCE_S)).run
+        assert text_of(ended) == "x"
+        await outside.resolve_request(request_id, "answer", text="with one worker")
+
+    runners = [FunctionRunner("lead", agent), ScriptedRunner()]
+    agents = {runner.name: ProviderConfig(runner, runner.name) for runner in runners}
+    config = EngineConfig(agents, Routing("lead"), max_concurrency=1)
+    async with MemoryStore() as store, Orchestrator(store, config) as engine:
+        outside = Client(engine)
+        session = await outside.create_session()
+        sent = await outside.send_message(session.id, "lead")
+        assert text_of(await end_of(outside, sent.run)) == "with one worker"
 
 
 async def test_a_wait_ends_when_its_time_is_up() -> None:

@@ -249,6 +249,43 @@ async def test_a_child_asks_and_its_parent_answers(agents: Standing) -> None:
         assert error["code"] == "already_resolved"
 
 
+async def test_a_parent_leaves_a_question_to_a_person_and_waits_on(agents: Standing) -> None:
+    question = {"text": "which?", "request_kind": "input_request", "timeout_s": 0}
+    async with agents.family() as (above, _, below, child):
+        first = (await use(below, "session_reply_parent", **question))["request"]["id"]
+        waited = await use(above, "session_wait", run_id=child)
+        assert waited["request"]["id"] == first
+        assert f'session_wait with ignore ["{first}"]' in waited["next"]
+        left = await use(above, "session_wait", run_id=child, ignore=[first], timeout_s=0)
+        assert left["timed_out"] is True
+        told = await use(below, "session_reply_parent", **question | {"text": "and which?"})
+        second = told["request"]["id"]
+        waited = await use(above, "session_wait", run_id=child, ignore=[first])
+        assert waited["request"]["id"] == second
+        assert f'session_wait with ignore ["{first}","{second}"]' in waited["next"]
+        person = {"decision": "answer", "text": "this"}
+        for request_id in (first, second):
+            await agents.server.client.post(f"/requests/{request_id}/resolve", json=person)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(agents.end, child, "done with this")
+            waited = await use(above, "session_wait", run_id=child, ignore=[first, second])
+        assert waited["run"]["result"] == {"text": "done with this"}
+
+
+async def test_a_child_may_be_given_less_than_its_parent_has(agents: Standing) -> None:
+    parent = await agents.start()
+    async with agents.tools(parent) as above:
+        spawned = await use(above, "session_spawn", task="alone", max_depth=0)
+        child = await agents.at_work(spawned["run"]["id"])
+        async with agents.tools(child) as below:
+            error = await refused(below, "session_spawn", task="x")
+        assert (error["code"], error["details"]) == ("conflict", {"limit": "depth", "most": 0})
+        error = await refused(above, "session_spawn", task="x", max_depth=5)
+        assert error["details"]["fields"] == {
+            "max_depth": "must be at most 4, what its parent leaves it"
+        }
+
+
 async def test_asking_again_goes_on_and_opens_nothing(agents: Standing) -> None:
     question = {"text": "May I?", "request_kind": "approval_request"}
     async with agents.family() as (above, _, below, _child):

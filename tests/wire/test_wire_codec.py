@@ -91,6 +91,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "cwd": st.none() | st.just("/a b"),
     "to_status": st.sampled_from(["running", "completed"]),
     "role": st.sampled_from(["user", "system"]),
+    "ignore": st.sampled_from([(), ("req_1",), ("req_1", "req 2&x=")]),
     "when_busy": st.sampled_from(["queue", "steer"]),
 }
 

@@ -76,6 +76,13 @@ class Session:
     parent's agent as its next message."""
     approvals: Approvals | None = None
     """Who decides what its agents ask for; None leaves that to their provider's setting."""
+    max_depth: int | None = None
+    """Generations of children below it; None, here and below, where only the engine's limit holds.
+    What is given to a session holds for all below it, too."""
+    max_children: int | None = None
+    """Children at work of one of its runs, or of a run below."""
+    max_descendants: int | None = None
+    """Sessions at work below it."""
 
 
 @frozen

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Final, Literal, TypeVar
@@ -364,9 +364,13 @@ class AttemptContext:
         title: str | None = None,
         notify_parent: NotifyParent = "record",
         approvals: Approvals | None = None,
+        max_depth: int | None = None,
+        max_children: int | None = None,
+        max_descendants: int | None = None,
         idempotency_key: str | None = None,
     ) -> SpawnReply:
-        more = (provider, cwd, title, notify_parent, approvals, idempotency_key)
+        limits = (max_depth, max_children, max_descendants)
+        more = (provider, cwd, title, notify_parent, approvals, *limits, idempotency_key)
         return await self._call(SPAWN_FROM_RUN, SpawnFromRun(self.run.id, task, *more))
 
     async def send(
@@ -385,10 +389,11 @@ class AttemptContext:
         run_id: str,
         *,
         until: Literal["terminal", "attention"] = "terminal",
+        ignore: Collection[str] = (),
         timeout_s: float | None = None,
     ) -> WaitReply:
         limit = MAX_WAIT_S if timeout_s is None else timeout_s
-        command = WaitRun(run_id, limit, until=until)
+        command = WaitRun(run_id, limit, until=until, ignore=tuple(ignore))
         while (reply := await self._call(WAIT_RUN, command)).timed_out and timeout_s is None:
             pass  # it lasts longer than one call may
         return reply

@@ -11,7 +11,7 @@ from agent_orchestrator.domain.errors import Conflict, Forbidden, InvalidRequest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Run, Session, Source, SourceKind
-from agent_orchestrator.engine import ledger, messages
+from agent_orchestrator.engine import ledger, limits, messages
 from agent_orchestrator.engine.access import reach_below, run_for, session_for
 from agent_orchestrator.engine.core import MAX_LOOK, Change, Core, real
 from agent_orchestrator.operations import (
@@ -93,7 +93,7 @@ def _spawn(
 ) -> SpawnReply:
     if command.provider is not None:
         core.known_provider(command.provider)
-    _check_limits(core, tx, parent, run.id if run else None)
+    limits.check(core, tx, parent, run.id if run else None)
     now = core.now()
     inherited = run.provider if run is not None and run.provider != MANUAL else parent.provider
     provider = command.provider or inherited
@@ -120,6 +120,7 @@ def _spawn(
         updated_at=now,
         notify_parent=command.notify_parent,
         approvals=command.approvals or floor,
+        **limits.narrowed(core, command, parent),
     )
     tx.add_session(session)
     if granted := tx.grants(parent.id):
@@ -146,37 +147,6 @@ def _spawn(
     made = tx.session(session.id)
     assert made is not None
     return SpawnReply(made, reply.message, reply.run)
-
-
-def _check_limits(core: Core, tx: Transaction, parent: Session, run_id: str | None) -> None:
-    """Do nothing, or refuse another child.
-
-    :raises Conflict: naming the limit that is reached.
-    """
-    limits = core.config.limits
-    reached = {
-        "depth": (parent.depth + 1 > limits.depth, limits.depth),
-        "children": (
-            tx.live_children(parent.id, run_id) >= limits.children,
-            limits.children,
-        ),
-        "descendants": (
-            tx.live_descendants(parent.root_session_id) >= limits.descendants,
-            limits.descendants,
-        ),
-    }
-    for name, (is_reached, limit) in reached.items():
-        if is_reached:
-            raise Conflict(
-                f"no further child: at most {limit} {_WORDS[name]}", {"limit": name, "most": limit}
-            )
-
-
-_WORDS = {
-    "depth": "generations of children",
-    "children": "children of one run may be at work",
-    "descendants": "sessions of one tree may be at work",
-}
 
 
 async def send(core: Core, who: Principal, command: SendToSession) -> Change[MessageReply]:
@@ -229,7 +199,7 @@ def _check_revival(core: Core, tx: Transaction, session: Session) -> None:
     above = session.parent_session_id
     parent = tx.session(above) if above is not None else None
     if parent is not None and not ledger.has_agent(tx, session):
-        _check_limits(core, tx, parent, session.parent_run_id)
+        limits.check(core, tx, parent, session.parent_run_id)
 
 
 def _kinship(sender: Session, receiver: Session) -> SourceKind:

@@ -11,12 +11,11 @@ from attrs import field, frozen
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.ids import IdSource, SortableIds
 from agent_orchestrator.domain.model import MANUAL, Approvals
+from agent_orchestrator.fields import MAX_DEPTH, MAX_TREE
 from agent_orchestrator.ports import MARK_VARIABLE, Clock, Reaper, Runner
 
 MAX_CONCURRENCY = 1_000
 MAX_QUEUE = 1_000_000
-MAX_DEPTH = 100
-MAX_TREE = 10_000
 MAX_ATTEMPTS = 3
 MAX_WAIT_S = 30 * 86_400
 

@@ -47,7 +47,7 @@ class Pool:
 
     @contextmanager
     def lent(self, run_id: str) -> Iterator[None]:
-        """Lend a run's worker to others while it waits for another run.
+        """Lend a run's worker to others while it waits for another run, or for its own request.
 
         Otherwise a tree as deep as there are workers would wait for a child that none can take.
         """

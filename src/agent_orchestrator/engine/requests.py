@@ -1,7 +1,8 @@
 """Questions a run asks its parent or people: opened, listed, resolved once, expired in time."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Final
 
@@ -205,7 +206,9 @@ async def get(core: Core, who: Principal, command: GetRequest) -> RequestReply:
     with core.bells.take(f"request:{command.request_id}", *topics(who)) as bell:
         request = await core.store.read(look)
         if request.is_open and command.wait_s:
-            with anyio.move_on_after(command.wait_s):
+            is_own = who.run is not None and who.run.run_id == request.run_id
+            lent = core.workers.lent(request.run_id) if is_own else nullcontext()
+            with lent, anyio.move_on_after(command.wait_s):
                 while request.is_open:
                     await bell.wait()
                     bell.hush()
@@ -277,19 +280,23 @@ def _see_to_due(core: Core, tx: Transaction) -> None:
         ledger.ask_people(core, tx, request)
 
 
-def attention(view: View, run: Run, who: Principal) -> Request | None:
+def attention(
+    view: View, run: Run, who: Principal, ignored: Collection[str] = ()
+) -> Request | None:
     """Return the oldest open request of a run or of what descends from its session.
 
     An agent is not told of what only people may answer: it would wait for it in vain.
+
+    :param ignored: those the caller does not want to be told of.
     """
     session = view.session(run.session_id)
     if session is None:
         return None
     for request in view.requests(status="pending", run_id=run.id, limit=MAX_LOOK):
-        if _concerns(who, request):
+        if _concerns(who, request) and request.id not in ignored:
             return request
     for request in _pending(view, reach_below(view, who), session.root_session_id):
-        if not _concerns(who, request):
+        if not _concerns(who, request) or request.id in ignored:
             continue
         above: str | None = request.parent_session_id
         while above is not None:

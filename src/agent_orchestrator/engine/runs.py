@@ -107,7 +107,9 @@ async def wait(core: Core, who: Principal, command: WaitRun) -> WaitReply:
             raise InvalidRequest.of(
                 {"run_id": "is your own run, which does not end while you wait for it"}
             )
-        request = requests.attention(view, run, who) if command.until == "attention" else None
+        request = None
+        if command.until == "attention":
+            request = requests.attention(view, run, who, frozenset(command.ignore))
         return WaitReply(run, not is_terminal(run.status) and request is None, request)
 
     with core.bells.take(*heard) as bell:

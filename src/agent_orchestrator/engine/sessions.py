@@ -8,7 +8,7 @@ from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.approvals import DEFAULT, is_looser
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Session
-from agent_orchestrator.engine import ledger
+from agent_orchestrator.engine import ledger, limits
 from agent_orchestrator.engine.access import in_scope, no_run, present, reach, session_for
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.operations import (
@@ -31,6 +31,7 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[S
         in_scope(core, who, "approve")
     if command.provider is not None:
         core.known_provider(command.provider)
+    given = limits.narrowed(core, command, None)
     cwd = await core.workspace(command.cwd or core.config.cwd)
 
     def change(tx: Transaction) -> SessionReply:
@@ -55,6 +56,7 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[S
             created_at=now,
             updated_at=now,
             approvals=command.approvals,
+            **given,
         )
         tx.add_session(session)
         data = {"title": session.title, "provider": session.provider, "cwd": session.cwd}

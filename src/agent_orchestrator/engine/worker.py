@@ -57,7 +57,7 @@ class Live:
     waiting_on: str | None = None
     """The request it waits for."""
     waits: int = 0
-    """How often it waits for another run now."""
+    """How often it waits now for another run, or for a request it asked without waiting."""
     is_parking: bool = False
     """Whether it is being stopped because it waits."""
     still_s: float = 0.0
@@ -88,7 +88,7 @@ class Live:
         return self._weigh()
 
     def wait_for_run(self, change: int) -> None:
-        """Take note that it waits for one run more, or less."""
+        """Take note that it waits for one thing more, or less."""
         self.waits += change
         self._weigh()
 

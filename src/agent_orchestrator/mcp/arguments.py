@@ -6,8 +6,8 @@ from typing import Any, Final, Literal
 from attrs import frozen
 
 from agent_orchestrator.domain.model import NotifyParent, RequestKind
-from agent_orchestrator.fields import MAX_ID, MAX_NAME, MAX_TEXT, param, specs
-from agent_orchestrator.operations import WhenBusy
+from agent_orchestrator.fields import MAX_DEPTH, MAX_ID, MAX_NAME, MAX_TEXT, MAX_TREE, param, specs
+from agent_orchestrator.operations import MAX_IGNORED, WhenBusy
 from agent_orchestrator.wire.schema import Schema, field_schema
 
 HOLD_S: Final = 50.0
@@ -32,6 +32,10 @@ def _name(doc: str) -> Any:
 
 def _text(doc: str) -> Any:
     return param(doc, max_length=MAX_TEXT, not_blank=True)
+
+
+def _most(doc: str, most: int) -> Any:
+    return param(doc, default=None, minimum=0, maximum=most)
 
 
 def _hold() -> Any:
@@ -67,6 +71,9 @@ class Spawn:
         " wait for it. `record`: it is kept for you to look at.",
         default="record",
     )
+    max_depth: int | None = _most("Generations of children it may have; 0: none.", MAX_DEPTH)
+    max_children: int | None = _most("Children of it that may be at work at once.", MAX_TREE)
+    max_descendants: int | None = _most("Agents below it that may be at work at once.", MAX_TREE)
     idempotency_key: str | None = _key()
 
 
@@ -94,6 +101,11 @@ class Wait:
         "`attention`: also return when the run, or one below it, asks a question. `terminal`: only"
         " at its end, which leaves questions to people.",
         default="attention",
+    )
+    ignore: tuple[str, ...] | None = param(
+        "Questions (request ids) not to return for: those you leave to a person.",
+        default=None,
+        max_length=MAX_IGNORED,
     )
     timeout_s: float | None = _hold()
 

@@ -48,6 +48,9 @@ async def _spawn(agent: Agent, given: arguments.Spawn) -> dict[str, Any]:
         cwd=given.cwd,
         title=given.title,
         notify_parent=given.notify_parent,
+        max_depth=given.max_depth,
+        max_children=given.max_children,
+        max_descendants=given.max_descendants,
         idempotency_key=given.idempotency_key,
     )
     return {
@@ -87,7 +90,9 @@ async def _wait(agent: Agent, given: arguments.Wait) -> dict[str, Any]:
     if found:
         raise InvalidRequest.of(found)
     hold_s = agent.hold_s if given.timeout_s is None else given.timeout_s
-    return await waiting.first_of(agent.client, run_ids, until=given.until, hold_s=hold_s)
+    return await waiting.first_of(
+        agent.client, run_ids, until=given.until, ignore=given.ignore or (), hold_s=hold_s
+    )
 
 
 async def _reply_parent(agent: Agent, given: arguments.ReplyParent) -> dict[str, Any]:
@@ -222,7 +227,7 @@ TOOLS: Final[Mapping[str, Tool]] = {
             "Answer a child's question",
             "Decide what an agent below you asks: approve or deny an approval_request or "
             "permission_request, answer an input_request with a text. Approve only what your own "
-            "task covers; deny, or leave it to a person (session_wait until terminal), otherwise. "
+            "task covers; otherwise deny, or leave it to a person: session_wait with it in `ignore`. "
             "The first decision stands.",
             arguments.Resolve,
             _resolve,

@@ -290,12 +290,10 @@ class _MemoryView:
             for child in self._state.sessions.find("parent", session_id)
         )
 
-    def live_descendants(self, root_session_id: str) -> int:
+    def live_descendants(self, session_id: str) -> int:
         return sum(
-            session.root_session_id == root_session_id
-            and session.parent_session_id is not None
-            and self._is_live(session.id)
-            for session in self._state.sessions.find("all")
+            self._is_live(child.id) + self.live_descendants(child.id)
+            for child in self._state.sessions.find("parent", session_id)
         )
 
     def _is_live(self, session_id: str) -> bool:

@@ -1,6 +1,6 @@
 """What every client promises, whatever lies between it and the engine."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import anyio
@@ -21,7 +21,7 @@ from agent_orchestrator.domain.errors import (
     SessionClosed,
 )
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import MANUAL, Event, Request, Run
+from agent_orchestrator.domain.model import MANUAL, Event, Request, Run, Session
 from agent_orchestrator.operations import CaughtUp, MessageReply, StreamItem, StreamRequest
 from agent_orchestrator.testing.scripted import PROVIDER
 
@@ -440,6 +440,64 @@ class ClientContract:
         await client.cancel_run(children[0].run.id)
         await client.spawn("x", session_id=wide.id)
 
+    async def test_limits_only_become_smaller_downwards(self, client: Client) -> None:
+        root = await client.create_session(
+            provider=MANUAL, max_depth=3, max_children=4, max_descendants=5
+        )
+        assert _limits(root) == (3, 4, 5)
+        first = await client.spawn("x", session_id=root.id)
+        assert _limits(first.session) == (2, 4, 5)
+        larger_ones = {"max_depth": 3, "max_children": 5, "max_descendants": 6}
+        for name, number in larger_ones.items():
+            with pytest.raises(InvalidRequest, match=f"at most {number - 1}") as larger:
+                await client.spawn("x", session_id=root.id, **{name: number})  # type: ignore[arg-type]
+            assert list(larger.value.details["fields"]) == [name]
+        second = await client.spawn(
+            "x", run_id=first.run.id, max_depth=1, max_children=2, max_descendants=1
+        )
+        assert _limits(second.session) == (1, 2, 1)
+        third = await client.spawn("x", session_id=second.session.id)
+        assert _limits(third.session) == (0, 2, 1)
+        for parent, limit, most in ((third, "depth", 0), (second, "descendants", 1)):
+            with pytest.raises(Conflict) as refusal:
+                await client.spawn("x", session_id=parent.session.id)
+            assert refusal.value.details == {"limit": limit, "most": most}
+        # Two more below the root, and what is counted there is at its end, too.
+        for _ in range(2):
+            await client.spawn("x", session_id=root.id)
+        with pytest.raises(Conflict) as refusal:
+            await client.spawn("x", run_id=first.run.id)
+        assert refusal.value.details == {"limit": "descendants", "most": 5}
+        await client.cancel_run(third.run.id)
+        await client.spawn("x", run_id=first.run.id)
+        assert _limits(await client.get_session(second.session.id)) == (1, 2, 1)
+
+    async def test_a_sessions_limits_are_not_larger_than_the_engines(self, client: Client) -> None:
+        with pytest.raises(InvalidRequest) as larger:
+            await client.create_session(max_depth=6, max_children=17, max_descendants=65)
+        assert set(larger.value.details["fields"]) == {
+            "max_depth",
+            "max_children",
+            "max_descendants",
+        }
+        alone = await client.create_session(provider=MANUAL, max_children=0)
+        assert _limits(alone) == (None, 0, None)
+        with pytest.raises(Conflict) as refusal:
+            await client.spawn("x", session_id=alone.id)
+        assert refusal.value.details == {"limit": "children", "most": 0}
+        narrow = await client.create_session(provider=MANUAL, max_children=1)
+        child = await client.spawn("x", session_id=narrow.id)
+        for _ in range(2):  # of one run each
+            await client.spawn("x", run_id=(await client.create_run(child.session.id)).id)
+        await client.spawn("x", run_id=child.run.id)
+        for more in (
+            client.spawn("x", session_id=narrow.id),
+            client.spawn("x", run_id=child.run.id),
+        ):
+            with pytest.raises(Conflict) as refusal:
+                await more
+            assert refusal.value.details == {"limit": "children", "most": 1}
+
     async def test_agents_send_to_each_other(self, client: Client) -> None:
         parent = await client.create_session()
         run = await _turn(client, parent.id, "say ready")
@@ -523,6 +581,46 @@ class ClientContract:
         ]
         assert states == ["run.waiting", "run.resumed", "run.completed"]
         assert (await client.requests(status="pending")).requests == ()
+
+    async def test_a_question_that_is_left_to_others_is_passed_over(self, client: Client) -> None:
+        parent = await client.create_session(provider=MANUAL)
+        children = [await client.spawn("x", session_id=parent.id) for _ in range(2)]
+        watched = await client.create_run(parent.id)
+        asked = []
+        for child in children:
+            reply = await client.reply_parent(child.run.id, "?", request_kind="input_request")
+            assert reply.request is not None
+            asked.append(reply.request)
+        first, second = asked
+
+        async def told(ignore: Sequence[str], run_id: str = watched.id) -> Request | None:
+            reply = await client.wait_run(run_id, timeout_s=0, until="attention", ignore=ignore)
+            assert reply.timed_out == (reply.request is None)
+            return reply.request
+
+        assert await told(()) == first
+        assert await told([first.id]) == second
+        assert await told([second.id, "req_none"]) == first
+        assert await told([first.id, second.id]) is None
+        assert await told([first.id], children[0].run.id) is None
+        news: list[Request | None] = []
+        async with anyio.create_task_group() as tasks:
+            with anyio.fail_after(PATIENCE_S):
+
+                async def wait() -> None:
+                    reply = await client.wait_run(
+                        watched.id,
+                        timeout_s=PATIENCE_S,
+                        until="attention",
+                        ignore=[first.id, second.id],
+                    )
+                    news.append(reply.request)
+
+                tasks.start_soon(wait)
+                third = await client.reply_parent(
+                    children[0].run.id, "And?", request_kind="input_request"
+                )
+        assert news == [third.request]
 
     async def test_an_agent_has_work_done_by_others(self, client: Client) -> None:
         session = await client.create_session()
@@ -1233,3 +1331,7 @@ async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
     with anyio.fail_after(PATIENCE_S):
         while not await holds():  # noqa: ASYNC110  # what is waited for may be in another process
             await anyio.sleep(0.01)
+
+
+def _limits(session: Session) -> tuple[int | None, int | None, int | None]:
+    return session.max_depth, session.max_children, session.max_descendants

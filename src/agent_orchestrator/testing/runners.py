@@ -14,7 +14,7 @@ The tests are run by pytest with anyio's plugin, on asyncio and on trio.
 import json
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -150,6 +150,9 @@ class RecordingContext:
         title: str | None = None,
         notify_parent: NotifyParent = "record",
         approvals: Approvals | None = None,
+        max_depth: int | None = None,
+        max_children: int | None = None,
+        max_descendants: int | None = None,
         idempotency_key: str | None = None,  # noqa: ARG002 - nobody is there
     ) -> SpawnReply:
         """Keep the child; it completes at once, with nothing to say."""
@@ -164,6 +167,9 @@ class RecordingContext:
             depth=1,
             notify_parent=notify_parent,
             approvals=approvals,
+            max_depth=max_depth,
+            max_children=max_children,
+            max_descendants=max_descendants,
         )
         message = _message(session.id, f"run_{number}", task)
         run = evolve(
@@ -204,6 +210,7 @@ class RecordingContext:
         run_id: str,
         *,
         until: Literal["terminal", "attention"] = "terminal",  # noqa: ARG002 - nobody is there
+        ignore: Collection[str] = (),  # noqa: ARG002 - nobody is there
         timeout_s: float | None = None,  # noqa: ARG002 - nobody is there
     ) -> WaitReply:
         """Return the run of a child.

@@ -145,11 +145,14 @@ def query_values(kind: type, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]
 
     A text that does not read as its field's type is left as text, for the check to name.
 
-    :raises InvalidRequest: if a field is given twice.
+    :raises InvalidRequest: if a field that is no list is given twice.
     """
     fields = specs(kind)
     values: dict[str, Any] = {}
     for name, text in pairs:
+        if name in fields and list in fields[name].kinds:
+            values[name] = (*values.get(name, ()), text)
+            continue
         if name in values:
             raise InvalidRequest.of({name: "is given twice"})
         values[name] = _query_value(fields[name], text) if name in fields else text
@@ -172,15 +175,20 @@ def _query_value(spec: FieldSpec, text: str) -> Any:
 
 def request_parts(
     operation: Operation[Any, Any], request: Any
-) -> tuple[str, dict[str, str], dict[str, Any] | None]:
+) -> tuple[str, tuple[tuple[str, str], ...], dict[str, Any] | None]:
     """Return path, query and JSON body that stand for a command; defaults are left out."""
     values = own_values(request, keep=operation.path_fields)
     path = operation.path
     for name in operation.path_fields:
         path = path.replace(f"{{{name}}}", quote(str(values.pop(name)), safe=""))
     if operation.is_mutation:
-        return path, {}, values
-    return path, {name: _query_text(value) for name, value in values.items()}, None
+        return path, (), values
+    query = tuple(
+        (name, _query_text(one))
+        for name, value in values.items()
+        for one in (value if isinstance(value, (list, tuple)) else [value])
+    )
+    return path, query, None
 
 
 def own_values(request: Any, *, keep: Sequence[str] = ()) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import click
 
 from agentctl.call import Call
 from agentctl.failures import DONE
-from agentctl.options import Group, idempotency_key, identified, read_id, read_text
+from agentctl.options import Group, attention, idempotency_key, identified, read_id, read_text
 
 _STATUSES = ["queued", "running", "waiting", "completed", "failed", "canceled"]
 
@@ -108,6 +108,7 @@ def list_(session_id: str | None, **values: Any) -> None:
     examples="""
     agentctl run wait --run-id run_01k0
     agentctl run wait run_01k0 --timeout-s 60 --field run.status
+    agentctl run wait run_01k0 --until attention --field request.id
     """
 )
 @identified("run")
@@ -116,14 +117,21 @@ def list_(session_id: str | None, **values: Any) -> None:
     type=click.FloatRange(min=0),
     help="Seconds to wait at most; exit code 7 after them.  [default: no limit]",
 )
-def wait(run_id: str, timeout_s: float | None) -> None:
-    """Wait until a run has ended: exit code 0 when it completed, 1 when it did not."""
+@attention
+def wait(run_id: str, timeout_s: float | None, until: Any, ignore: tuple[str, ...]) -> None:
+    """Wait until a run has ended: exit code 0 when it completed, 1 when it did not.
+
+    With --until attention also until it, or one below it, asks something: then the exit code is 0
+    and the answer holds the "request".
+    """
     call = Call.current()
 
     async def body(connection: Any) -> int:
         from agentctl.sending import see_run_end
 
-        return await see_run_end(connection, call.output, run_id, timeout_s)
+        return await see_run_end(
+            connection, call.output, run_id, timeout_s, until=until, ignore=ignore
+        )
 
     call.run(body)
 

@@ -12,8 +12,10 @@ from agentctl.failures import usage
 from agentctl.options import (
     Group,
     approvals,
+    attention,
     idempotency_key,
     identified,
+    limits,
     read_id,
     read_object,
     read_text,
@@ -70,6 +72,7 @@ def _given_or_own(value: str | None, variable: str) -> str | None:
     help="wake: hand the outcome to the parent's agent as its next message.  [default: record]",
 )
 @approvals("the child asks for: its parent's policy, or a stricter one")
+@limits("the child")
 @idempotency_key
 @click.option("--wait", is_flag=True, help="Wait for the end of the child's run.")
 def session_spawn(
@@ -144,6 +147,7 @@ def session_send(text: str, from_run_id: str | None, **values: Any) -> None:
     examples="""
     agentctl tool session-wait --run-id run_01k1
     agentctl tool session-wait --run-id run_01k1 --timeout-s 60 --field run.result.text
+    agentctl tool session-wait --run-id run_01k1 --until attention --ignore req_01k0
     """,
 )
 @identified("run")
@@ -152,17 +156,22 @@ def session_send(text: str, from_run_id: str | None, **values: Any) -> None:
     type=click.FloatRange(min=0),
     help="Seconds to wait at most; exit code 7 after them.  [default: no limit]",
 )
-def session_wait(run_id: str, timeout_s: float | None) -> None:
+@attention
+def session_wait(run_id: str, timeout_s: float | None, until: Any, ignore: tuple[str, ...]) -> None:
     """Wait until a child's run has ended: exit code 0 when it completed, 1 when it did not.
 
-    The answer holds the "run" with its result, and whether the wait has "timed_out".
+    The answer holds the "run" with its result, and whether the wait has "timed_out". With --until
+    attention it may hold a "request" instead, which the run or one below it asks: the exit code is
+    0. Answer it, or leave it to a person, and wait again with --ignore REQUEST_ID.
     """
     call = Call.current(default_format="json")
 
     async def body(connection: Any) -> int:
         from agentctl.sending import see_run_end
 
-        return await see_run_end(connection, call.output, run_id, timeout_s)
+        return await see_run_end(
+            connection, call.output, run_id, timeout_s, until=until, ignore=ignore
+        )
 
     call.run(body)
 

@@ -38,7 +38,8 @@ def columns(names: str, table: str) -> str:
 
 SESSION_COLUMNS: Final = (
     "id, title, owner, provider, model, cwd, status, parent_session_id, parent_run_id,"
-    " root_session_id, depth, metadata, created_at, updated_at, notify_parent, approvals"
+    " root_session_id, depth, metadata, created_at, updated_at, notify_parent, approvals,"
+    " max_depth, max_children, max_descendants"
 )
 
 
@@ -60,6 +61,9 @@ def session_values(session: Session) -> Values:
         format_time(session.updated_at),
         session.notify_parent,
         session.approvals,
+        session.max_depth,
+        session.max_children,
+        session.max_descendants,
     )
 
 
@@ -78,12 +82,15 @@ def session_from(row: Row) -> Session:
         root_session_id=row[9],
         depth=row[10],
         metadata=json.loads(row[11]),
-        threads=json.loads(row[17]),
-        last_seq=row[16],
+        threads=json.loads(row[20]),
+        last_seq=row[19],
         created_at=parse_time(row[12]),
         updated_at=parse_time(row[13]),
         notify_parent=row[14],
         approvals=row[15],
+        max_depth=row[16],
+        max_children=row[17],
+        max_descendants=row[18],
     )
 
 

@@ -292,12 +292,12 @@ class SqliteView:
             )[0]
         )
 
-    def live_descendants(self, root_session_id: str) -> int:
+    def live_descendants(self, session_id: str) -> int:
         return int(
             self._one(
-                "SELECT count(*) FROM sessions s WHERE s.root_session_id = ?"
-                f" AND s.parent_session_id IS NOT NULL AND {_IS_LIVE}",
-                root_session_id,
+                f"SELECT count(*) FROM sessions s WHERE s.id IN ({TREE}) AND s.id <> ? AND {_IS_LIVE}",
+                session_id,
+                session_id,
             )[0]
         )
 

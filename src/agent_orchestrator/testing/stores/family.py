@@ -48,7 +48,8 @@ class Family(Opening):
                 )
 
             assert await store.read(look) == (2, 0, 1, 3)
-            assert await store.read(lambda view: view.live_descendants(of_session.id)) == 0
+            assert await store.read(lambda view: view.live_descendants(of_session.id)) == 1
+            assert await store.read(lambda view: view.live_descendants(grandchild.id)) == 0
 
     async def test_lists_are_limited_to_a_session_and_what_descends_from_it(
         self, tmp_path: Path

@@ -1,0 +1,106 @@
+"""How far sessions may spawn others: as the engine's settings say, or less where a session does."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from agent_orchestrator.domain.errors import Conflict, InvalidRequest
+from agent_orchestrator.domain.model import Session
+from agent_orchestrator.engine.config import TreeLimits
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.operations import CreateSession, SpawnFromRun, SpawnFromSession
+from agent_orchestrator.ports import Transaction
+
+Limits = dict[str, Any]
+"""The limits of a session, by the names of its fields; None where it sets none."""
+
+_NAMES: Final = {
+    "max_depth": "depth",
+    "max_children": "children",
+    "max_descendants": "descendants",
+}
+
+
+def narrowed(
+    core: Core, command: CreateSession | SpawnFromRun | SpawnFromSession, parent: Session | None
+) -> Limits:
+    """Return the limits of a new session: those asked for, else its parent's.
+
+    :raises InvalidRequest: naming each that is larger than what holds without it: refused, as an
+        agent that believes its child may spawn more would plan on it.
+    """
+    most = core.config.limits if parent is None else _below(core, parent)
+    inherited: Limits = dict.fromkeys(_NAMES)
+    if parent is not None:
+        inherited = {name: getattr(parent, name) for name in _NAMES}
+        if parent.max_depth is not None:
+            inherited["max_depth"] = max(0, parent.max_depth - 1)
+    found: dict[str, str] = {}
+    for name, setting in _NAMES.items():
+        asked, bound = getattr(command, name), getattr(most, setting)
+        if asked is None:
+            continue
+        if asked > bound:
+            whose = "the engine's limit" if parent is None else "what its parent leaves it"
+            found[name] = f"must be at most {bound}, {whose}"
+        inherited[name] = asked
+    if found:
+        raise InvalidRequest.of(found)
+    return inherited
+
+
+def check(core: Core, tx: Transaction, parent: Session, run_id: str | None) -> None:
+    """Do nothing, or refuse another child at work.
+
+    :param run_id: the run of the parent whose child it is, if any.
+    :raises Conflict: naming the limit that is reached.
+    """
+    limits = _of(core, parent)
+    if limits.depth < 1:
+        most = core.config.limits.depth if parent.max_depth is None else 0
+        whose = "" if parent.max_depth is None else f" below session {parent.id}"
+        raise _reached("depth", most, f"generations of children{whose}")
+    if tx.live_children(parent.id, run_id) >= limits.children:
+        raise _reached("children", limits.children, "children of one run may be at work")
+    for session_id, most in _counted(core, tx, parent):
+        if tx.live_descendants(session_id) >= most:
+            raise _reached("descendants", most, f"sessions below {session_id} may be at work")
+
+
+def _of(core: Core, session: Session) -> TreeLimits:
+    """Return what holds for the children of a session."""
+    limits = core.config.limits
+    return TreeLimits(
+        depth=_least(max(0, limits.depth - session.depth), session.max_depth),
+        children=_least(limits.children, session.max_children),
+        descendants=_least(limits.descendants, session.max_descendants),
+    )
+
+
+def _below(core: Core, parent: Session) -> TreeLimits:
+    """Return what holds for the children of a session's child that sets no limits of its own."""
+    limits = _of(core, parent)
+    return TreeLimits(max(0, limits.depth - 1), limits.children, limits.descendants)
+
+
+def _counted(core: Core, tx: Transaction, parent: Session) -> Iterator[tuple[str, int]]:
+    """Yield the sessions below which those at work are counted, and how many there may be.
+
+    What a session only has from its parent is not counted twice.
+    """
+    session, most = parent, core.config.limits.descendants
+    while session.max_descendants is not None:
+        above = tx.session(session.parent_session_id) if session.parent_session_id else None
+        if above is None or above.max_descendants != session.max_descendants:
+            yield session.id, session.max_descendants
+        if above is None:
+            break
+        session = above
+    yield parent.root_session_id, most
+
+
+def _least(most: int, own: int | None) -> int:
+    return most if own is None else min(most, own)
+
+
+def _reached(name: str, most: int, what: str) -> Conflict:
+    return Conflict(f"no further child: at most {most} {what}", {"limit": name, "most": most})
