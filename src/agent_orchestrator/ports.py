@@ -93,7 +93,8 @@ class View(Protocol):
     """A consistent look at the store. Its methods do not wait; lists are oldest first.
 
     ``after`` is the identifier of the last item of the page before; ``within`` limits a list to what a
-    caller may see.
+    caller may see. With a ``size`` a list ends before ``limit`` after the item with which its texts
+    have that many characters: a single item may have 64 million.
     """
 
     def session(self, session_id: str) -> Session | None: ...
@@ -111,7 +112,7 @@ class View(Protocol):
     def message(self, message_id: str) -> Message | None: ...
 
     def messages(
-        self, session_id: str, *, after: str | None = None, limit: int
+        self, session_id: str, *, after: str | None = None, limit: int, size: int | None = None
     ) -> list[Message]: ...
 
     def run_messages(self, run_id: str) -> list[Message]:
@@ -132,6 +133,7 @@ class View(Protocol):
         status: RunStatus | None = None,
         after: str | None = None,
         limit: int,
+        size: int | None = None,
     ) -> list[Run]: ...
 
     def active_run(self, session_id: str) -> Run | None:
@@ -150,6 +152,7 @@ class View(Protocol):
         run_id: str | None = None,
         after: str | None = None,
         limit: int,
+        size: int | None = None,
     ) -> list[Request]: ...
 
     def due_requests(self, now: datetime, limit: int) -> list[Request]:
@@ -218,7 +221,9 @@ class View(Protocol):
         """
         ...
 
-    def events(self, session_id: str, *, after: int, limit: int) -> list[Event]:
+    def events(
+        self, session_id: str, *, after: int, limit: int, size: int | None = None
+    ) -> list[Event]:
         """Return the events with a ``seq`` greater than ``after``."""
         ...
 
@@ -234,6 +239,7 @@ class View(Protocol):
         sessions: Sequence[str] = (),
         within: Reach = EVERYTHING,
         limit: int,
+        size: int | None = None,
     ) -> list[StreamItem]:
         """Return the events of several sessions in commit order, after an opaque cursor.
 

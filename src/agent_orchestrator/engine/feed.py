@@ -12,6 +12,7 @@ from agent_orchestrator.engine import audit
 from agent_orchestrator.engine.access import in_scope, reach, remaining, session_for, topics
 from agent_orchestrator.engine.bells import Bell
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.paging import BATCH_SIZE, PAGE_SIZE
 from agent_orchestrator.fields import MAX_ID, MAX_INTEGER
 from agent_orchestrator.operations import (
     HEAD,
@@ -29,31 +30,35 @@ BATCH = 200
 MAX_STREAM_SESSIONS = 100
 
 
-def _after(view: View, who: Principal, session_id: str, cursor: int, limit: int) -> list[Event]:
+def _after(
+    view: View, who: Principal, session_id: str, cursor: int, limit: int, size: int = BATCH_SIZE
+) -> tuple[list[Event], int]:
+    """Return what comes after a cursor, and the last event's ``seq``."""
     session = session_for(view, who, Action.READ, session_id)
     if cursor > session.last_seq:
         raise CursorAhead(
             f"cursor {cursor} is beyond the last event, {session.last_seq}",
             {"cursor": cursor, "last_seq": session.last_seq},
         )
-    return view.events(session_id, after=cursor, limit=limit)
+    events = view.events(session_id, after=cursor, limit=limit, size=size)
+    return events, session.last_seq
 
 
 async def list_events(core: Core, who: Principal, command: ListEvents) -> EventPage:
-    def look(view: View) -> list[Event]:
-        return _after(view, who, command.session_id, command.cursor, command.limit + 1)
+    def look(view: View) -> tuple[list[Event], int]:
+        at, most = command.cursor, command.limit
+        return _after(view, who, command.session_id, at, most, PAGE_SIZE)
 
     with core.bells.take(f"session:{command.session_id}", *topics(who)) as bell:
-        found = await core.store.read(look)
+        found, last_seq = await core.store.read(look)
         if not found and command.wait_s:
             with anyio.move_on_after(command.wait_s):
                 while not found:
                     await bell.wait()
                     bell.hush()
-                    found = await core.store.read(look)
-    page = tuple(found[: command.limit])
-    next_cursor = page[-1].seq if page else command.cursor
-    return EventPage(page, next_cursor, has_more=len(found) > len(page))
+                    found, last_seq = await core.store.read(look)
+    next_cursor = found[-1].seq if found else command.cursor
+    return EventPage(tuple(found), next_cursor, has_more=next_cursor < last_seq)
 
 
 @asynccontextmanager
@@ -127,8 +132,7 @@ class _SessionReader:
         """Refuse a stream that may not be read, and note how far the log goes now."""
 
         def look(view: View) -> int:
-            _after(view, self._who, self._session_id, self._cursor, 1)
-            return session_for(view, self._who, Action.READ, self._session_id).last_seq
+            return _after(view, self._who, self._session_id, self._cursor, 0)[1]
 
         self._goal = await self._core.store.read(look)
         if self._from_head:
@@ -156,7 +160,7 @@ class _SessionReader:
 
     async def _read(self, limit: int) -> list[Event]:
         return await self._core.store.read(
-            lambda view: _after(view, self._who, self._session_id, self._cursor, limit)
+            lambda view: _after(view, self._who, self._session_id, self._cursor, limit)[0]
         )
 
 
@@ -200,6 +204,7 @@ class _FeedReader:
             sessions=self._session_ids,
             within=reach(view, self._who),
             limit=BATCH,
+            size=BATCH_SIZE,
         )
         return items, self._goal or view.feed_head()
 

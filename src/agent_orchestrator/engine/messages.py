@@ -9,6 +9,7 @@ from agent_orchestrator.domain.model import MANUAL, Message, Run, Session, Sourc
 from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.access import session_for
 from agent_orchestrator.engine.core import MAX_LOOK, QUEUE_RETRY_S, Change, Core
+from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.operations import (
     ListMessages,
     MessagePage,
@@ -72,9 +73,11 @@ def deliver(
 async def list_(core: Core, who: Principal, command: ListMessages) -> MessagePage:
     def look(view: View) -> MessagePage:
         session_for(view, who, Action.READ, command.session_id)
-        found = view.messages(command.session_id, after=command.cursor, limit=command.limit + 1)
-        page = tuple(found[: command.limit])
-        return MessagePage(page, page[-1].id if len(found) > len(page) else None)
+
+        def messages(after: str | None, limit: int) -> list[Message]:
+            return view.messages(command.session_id, after=after, limit=limit, size=PAGE_SIZE)
+
+        return MessagePage(*page(messages, command.cursor, command.limit))
 
     return await core.store.read(look)
 

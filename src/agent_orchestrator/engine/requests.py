@@ -35,6 +35,7 @@ from agent_orchestrator.engine.access import (
     topics,
 )
 from agent_orchestrator.engine.core import MAX_LOOK, Change, Core
+from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.operations import (
     GetRequest,
     ListRequests,
@@ -185,16 +186,20 @@ async def list_(core: Core, who: Principal, command: ListRequests) -> RequestPag
         for session_id in (command.session_id, command.root_session_id):
             if session_id is not None:
                 session_for(view, who, Action.READ, session_id)
-        found = view.requests(
-            within=reach(view, who),
-            status=command.status,
-            session_id=command.session_id,
-            root_session_id=command.root_session_id,
-            after=command.cursor,
-            limit=command.limit + 1,
-        )
-        page = tuple(found[: command.limit])
-        return RequestPage(page, page[-1].id if len(found) > len(page) else None)
+        within = reach(view, who)
+
+        def found(after: str | None, limit: int) -> list[Request]:
+            return view.requests(
+                within=within,
+                status=command.status,
+                session_id=command.session_id,
+                root_session_id=command.root_session_id,
+                after=after,
+                limit=limit,
+                size=PAGE_SIZE,
+            )
+
+        return RequestPage(*page(found, command.cursor, command.limit))
 
     return await core.store.read(look)
 

@@ -26,6 +26,7 @@ from agent_orchestrator.engine.messages import (
     queue_run,
     user_message,
 )
+from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.fields import MAX_TEXT, encoding_problem
 from agent_orchestrator.operations import (
     CancelReply,
@@ -82,15 +83,19 @@ async def list_(core: Core, who: Principal, command: ListRuns) -> RunPage:
     def look(view: View) -> RunPage:
         if command.session_id is not None:
             session_for(view, who, Action.READ, command.session_id)
-        found = view.runs(
-            within=reach(view, who),
-            session_id=command.session_id,
-            status=RunStatus(command.status) if command.status else None,
-            after=command.cursor,
-            limit=command.limit + 1,
-        )
-        page = tuple(found[: command.limit])
-        return RunPage(page, page[-1].id if len(found) > len(page) else None)
+        within = reach(view, who)
+
+        def runs(after: str | None, limit: int) -> list[Run]:
+            return view.runs(
+                within=within,
+                session_id=command.session_id,
+                status=RunStatus(command.status) if command.status else None,
+                after=after,
+                limit=limit,
+                size=PAGE_SIZE,
+            )
+
+        return RunPage(*page(runs, command.cursor, command.limit))
 
     return await core.store.read(look)
 

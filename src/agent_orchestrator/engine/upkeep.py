@@ -12,6 +12,7 @@ from agent_orchestrator.domain.model import Event, Request, Run, Session
 from agent_orchestrator.engine import audit
 from agent_orchestrator.engine.access import administrator
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.paging import PAGE_SIZE
 from agent_orchestrator.operations import BackUp, BackupReply, CheckReply, CheckStore
 from agent_orchestrator.ports import View
 
@@ -80,18 +81,24 @@ class _Replay:
 
     def advance(self, view: View) -> bool:
         """Go on; return whether all is read and compared."""
-        events = view.events(self.session_id, after=self.last_seq, limit=EVENTS_PAGE)
+        last = self.last_seq
+        events = view.events(self.session_id, after=last, limit=EVENTS_PAGE, size=PAGE_SIZE)
         for event in events:
             self._take(event)
-        if len(events) == EVENTS_PAGE:
-            return False
         session = view.session(self.session_id)
         assert session is not None, "sessions are never removed"
+        if events and self.last_seq < session.last_seq:
+            return False
         if self._next_run is not None:
-            runs = view.runs(session_id=session.id, after=self._next_run or None, limit=ROWS_PAGE)
+            runs = view.runs(
+                session_id=session.id,
+                after=self._next_run or None,
+                limit=ROWS_PAGE,
+                size=PAGE_SIZE,
+            )
             for run in runs:
                 self._compare_run(run)
-            self._next_run = runs[-1].id if len(runs) == ROWS_PAGE else None
+            self._next_run = runs[-1].id if runs else None
         elif self._next_request is not None:
             requests = view.requests(
                 session_id=session.id, after=self._next_request or None, limit=ROWS_PAGE

@@ -2,7 +2,15 @@
 
 import json
 from bisect import bisect_right, insort
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
@@ -10,6 +18,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import anyio.lowlevel
+import attrs
 from attrs import evolve
 
 from agent_orchestrator.domain.access import EVERYTHING, Grant, Reach, Role
@@ -119,8 +128,26 @@ def _turn(run: Run) -> tuple[bool, str]:
     return not run.interrupts, run.id
 
 
-def _first(rows: Iterable[T], limit: int) -> list[T]:
-    return [row for row, _ in zip(rows, range(limit), strict=False)]
+def _first(rows: Iterable[T], limit: int, size: int | None = None) -> list[T]:
+    found = []
+    for row, _ in zip(rows, range(limit), strict=False):
+        found.append(row)
+        if size is not None and (size := size - _extent(row)) <= 0:
+            break
+    return found
+
+
+def _extent(value: Any) -> int:
+    """Return about how many characters of text there are in a value."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(len(name) + _extent(part) for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return sum(map(_extent, value))
+    if attrs.has(type(value)):
+        return sum(_extent(getattr(value, one.name)) for one in attrs.fields(type(value)))
+    return 0
 
 
 class _MemoryView:
@@ -176,8 +203,10 @@ class _MemoryView:
     def message(self, message_id: str) -> Message | None:
         return self._state.messages.rows.get(message_id)
 
-    def messages(self, session_id: str, *, after: str | None = None, limit: int) -> list[Message]:
-        return _first(self._state.messages.find("session", session_id, after=after), limit)
+    def messages(
+        self, session_id: str, *, after: str | None = None, limit: int, size: int | None = None
+    ) -> list[Message]:
+        return _first(self._state.messages.find("session", session_id, after=after), limit, size)
 
     def run_messages(self, run_id: str) -> list[Message]:
         return list(self._state.messages.find("run", run_id))
@@ -200,6 +229,7 @@ class _MemoryView:
         status: RunStatus | None = None,
         after: str | None = None,
         limit: int,
+        size: int | None = None,
     ) -> list[Run]:
         table = self._state.runs
         found = (
@@ -214,6 +244,7 @@ class _MemoryView:
                 if status in (None, run.status) and self._is_within(run.session_id, within)
             ),
             limit,
+            size,
         )
 
     def active_run(self, session_id: str) -> Run | None:
@@ -232,6 +263,7 @@ class _MemoryView:
         run_id: str | None = None,
         after: str | None = None,
         limit: int,
+        size: int | None = None,
     ) -> list[Request]:
         return _first(
             (
@@ -244,6 +276,7 @@ class _MemoryView:
                 and run_id in (None, request.run_id)
             ),
             limit,
+            size,
         )
 
     def _candidates(
@@ -355,9 +388,11 @@ class _MemoryView:
         ]
         return sorted(found, key=lambda run: run.id)
 
-    def events(self, session_id: str, *, after: int, limit: int) -> list[Event]:
+    def events(
+        self, session_id: str, *, after: int, limit: int, size: int | None = None
+    ) -> list[Event]:
         # seq n stands at place n - 1: the log has no gap.
-        return self._state.logs.get(session_id, [])[after : after + limit]
+        return _first(self._state.logs.get(session_id, [])[after : after + limit], limit, size)
 
     def last_event_at(self, run: Run, types: Collection[str] = ()) -> datetime | None:
         for event in reversed(self._state.logs.get(run.session_id, [])):
@@ -373,6 +408,7 @@ class _MemoryView:
         sessions: Sequence[str] = (),
         within: Reach = EVERYTHING,
         limit: int,
+        size: int | None = None,
     ) -> list[StreamItem]:
         log = self._state.log
         start = position_after(after, len(log))
@@ -386,6 +422,7 @@ class _MemoryView:
                 and self._is_within(log[place].session_id, within)
             ),
             limit,
+            size,
         )
 
     def feed_head(self) -> str:

@@ -1,7 +1,7 @@
 """What there is to know, as SQL. All statements are constants: each connection keeps them compiled."""
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -172,12 +172,14 @@ class SqliteView:
         row = self._one(_MESSAGE + " WHERE id = ?", message_id)
         return None if row is None else message_from(row)
 
-    def messages(self, session_id: str, *, after: str | None = None, limit: int) -> list[Message]:
+    def messages(
+        self, session_id: str, *, after: str | None = None, limit: int, size: int | None = None
+    ) -> list[Message]:
         rows = self._execute(
             _MESSAGE + " WHERE session_id = ? AND id > ? ORDER BY id LIMIT ?",
             (session_id, after or "", limit),
         )
-        return [message_from(row) for row in rows]
+        return [message_from(row) for row in _up_to(size, rows)]
 
     def run_messages(self, run_id: str) -> list[Message]:
         rows = self._execute(_MESSAGE + " WHERE run_id = ? ORDER BY id", (run_id,))
@@ -203,6 +205,7 @@ class SqliteView:
         status: RunStatus | None = None,
         after: str | None = None,
         limit: int,
+        size: int | None = None,
     ) -> list[Run]:
         where, values = _where(
             {
@@ -214,7 +217,7 @@ class SqliteView:
             }
         )
         rows = self._execute(f"{_RUN}{where} ORDER BY id LIMIT ?", (*values, limit))
-        return [run_from(row) for row in rows]
+        return [run_from(row) for row in _up_to(size, rows)]
 
     def active_run(self, session_id: str) -> Run | None:
         row = self._one(f"{_RUN} WHERE session_id = ? AND {_ACTIVE}", session_id)
@@ -234,6 +237,7 @@ class SqliteView:
         run_id: str | None = None,
         after: str | None = None,
         limit: int,
+        size: int | None = None,
     ) -> list[Request]:
         where, values = _where(
             {
@@ -248,7 +252,7 @@ class SqliteView:
             }
         )
         rows = self._execute(f"{_REQUEST}{where} ORDER BY id LIMIT ?", (*values, limit))
-        return [request_from(row) for row in rows]
+        return [request_from(row) for row in _up_to(size, rows)]
 
     def due_requests(self, now: datetime, limit: int) -> list[Request]:
         rows = self._execute(
@@ -352,13 +356,15 @@ class SqliteView:
         )
         return [run_from(row) for row in rows]
 
-    def events(self, session_id: str, *, after: int, limit: int) -> list[Event]:
+    def events(
+        self, session_id: str, *, after: int, limit: int, size: int | None = None
+    ) -> list[Event]:
         rows = self._execute(
             _EVENT + " WHERE session = (SELECT number FROM sessions WHERE id = ?)"
             " AND seq > ? ORDER BY seq LIMIT ?",
             (session_id, after, limit),
         )
-        return [event_from(row, session_id) for row in rows]
+        return [event_from(row, session_id) for row in _up_to(size, rows)]
 
     def last_event_at(self, run: Run, types: Collection[str] = ()) -> datetime | None:
         # Backwards through the log of the run's session: an index of events by run would cost every
@@ -383,13 +389,14 @@ class SqliteView:
         sessions: Sequence[str] = (),
         within: Reach = EVERYTHING,
         limit: int,
+        size: int | None = None,
     ) -> list[StreamItem]:
         head = self.event_count()
         position = position_after(after, head)
         last = head if until is None else position_after(until, head)
         if not sessions and within == EVERYTHING:
             rows = self._execute(_FEED + " ORDER BY e.position LIMIT ?", (position, last, limit))
-            return _items(rows)
+            return _items(_up_to(size, rows))
         # Only a session with something new is looked for, so that a quiet reader costs nothing.
         # The plus sign forbids the index of each session's log: in one pass over the whole log
         # the first events come first, where the index would need all of them to sort.
@@ -401,7 +408,7 @@ class SqliteView:
             " ORDER BY e.position LIMIT ?",
             (position, last, json.dumps(numbers), limit),
         )
-        return _items(rows)
+        return _items(_up_to(size, rows))
 
     def _with_news(self, position: int, sessions: Sequence[str], within: Reach) -> list[int]:
         found: set[int] = set()
@@ -496,6 +503,23 @@ class SqliteView:
             key,
         )
         return None if row is None else record_from(row)
+
+
+def _up_to(size: int | None, rows: Iterable[Any]) -> Iterable[Any]:
+    """Return the rows up to the one with which their texts have so many characters; those behind it
+    are not read.
+    """
+    return rows if size is None else _fitting(size, rows)
+
+
+def _fitting(size: int, rows: Iterable[Any]) -> Iterator[Any]:
+    for row in rows:
+        yield row
+        for cell in row:
+            if type(cell) is str:
+                size -= len(cell)
+        if size <= 0:
+            return
 
 
 def _items(rows: Iterable[Any]) -> list[StreamItem]:

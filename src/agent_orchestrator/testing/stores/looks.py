@@ -1,5 +1,6 @@
 """Lists, logs and feeds: consistent, in order, in pages."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import product
 from operator import methodcaller
@@ -17,10 +18,19 @@ from agent_orchestrator.domain.errors import (
     InvalidRequest,
 )
 from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import RunResult
 from agent_orchestrator.operations import StreamItem
 from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.testing.stores.opening import Opening
-from agent_orchestrator.testing.stores.samples import NOW, a_message, a_run, a_session, drafts, put
+from agent_orchestrator.testing.stores.samples import (
+    NOW,
+    a_message,
+    a_request,
+    a_run,
+    a_session,
+    drafts,
+    put,
+)
 
 
 class Looks(Opening):
@@ -116,6 +126,55 @@ class Looks(Opening):
             found = await all_pages("messages", sessions[1].id)
             assert found == messages
             assert await store.read(lambda view: view.run_messages(runs[1].id)) == messages[3:]
+
+    async def test_lists_end_where_they_are_large_enough(self, tmp_path: Path) -> None:
+        long = "x" * 1_000
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            runs = [
+                evolve(a_run(session.id), status=RunStatus.COMPLETED, result=RunResult(long))
+                for _ in range(5)
+            ]
+            messages = [evolve(a_message(session.id), text=long) for _ in range(5)]
+            requests = [evolve(a_request(runs[0]), text=long) for _ in range(5)]
+            await put(store, session, *runs, *messages)
+
+            def write(tx: Transaction) -> None:
+                for request in requests:
+                    tx.add_request(request)
+                told = [Draft("agent.message", {"text": long}) for _ in range(5)]
+                tx.append(session.id, told, NOW)
+
+            await store.transact(write)
+            last = (await store.read(lambda view: view.session(session.id))).last_seq  # type: ignore[union-attr]
+            first = last - 5
+            cursor = await store.read(
+                lambda view: view.feed(after=None, limit=first)[-1].cursor if first else None
+            )
+            looks: dict[str, Callable[[View, int | None], list[Any]]] = {
+                "runs": lambda view, size: view.runs(limit=5, size=size),
+                "messages": lambda view, size: view.messages(session.id, limit=5, size=size),
+                "requests": lambda view, size: view.requests(limit=5, size=size),
+                "events": lambda view, size: view.events(
+                    session.id, after=first, limit=5, size=size
+                ),
+                "feed": lambda view, size: view.feed(after=cursor, limit=5, size=size),
+                "feed of one": lambda view, size: view.feed(
+                    after=cursor, sessions=[session.id], limit=5, size=size
+                ),
+            }
+
+            async def found_by(name: str, size: int | None) -> list[Any]:
+                return await store.read(lambda view: looks[name](view, size))
+
+            for name in looks:
+                every = await found_by(name, None)
+                assert len(every) == 5, name
+                # What an item holds besides its text counts, too, but is less than that.
+                for size, most in ((1, 1), (1_000, 1), (2_400, 2), (10**9, 5)):
+                    found = await found_by(name, size)
+                    assert found == every[: len(found)]
+                    assert max(1, most - 1) <= len(found) <= most + 1, (name, size)
 
     async def test_events_come_after_a_seq(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:

@@ -1,0 +1,120 @@
+"""Pages and streams whose items are large: they come in parts, and nothing is left out."""
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent_orchestrator import Client, Outcome, RunContext, open_embedded
+from agent_orchestrator.domain.model import Run
+from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.engine.paging import BATCH_SIZE, PAGE_SIZE
+from agent_orchestrator.operations import (
+    CaughtUp,
+    StreamRequest,
+)
+from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.testing import ScriptedRunner
+
+pytestmark = pytest.mark.anyio
+
+LARGE = PAGE_SIZE // 2
+"""Characters: two of these end a page."""
+
+
+class Wordy:
+    """A runner that says and returns a long text."""
+
+    name = "wordy"
+
+    async def run(self, context: RunContext) -> Outcome:
+        text = "x" * LARGE
+        await context.emit("agent.message", {"text": text})
+        return Outcome(text)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return ":memory:" if request.param == "memory" else str(tmp_path / "a.db")
+
+
+async def wordy_session(client: Client, runs: int) -> str:
+    session = await client.create_session()
+    for number in range(runs):
+        reply = await client.send_message(session.id, f"{number}")
+        assert reply.run is not None
+        waited = await client.wait_run(reply.run.id, timeout_s=60)
+        assert waited.run.result is not None
+    return session.id
+
+
+async def test_pages_of_runs_end_where_they_are_large_enough(store: str) -> None:
+    async with open_embedded(store, runners=[Wordy()]) as client:
+        session = await wordy_session(client, 5)
+        sizes: list[int] = []
+        found: list[Run] = []
+        cursor: str | None = None
+        while cursor is not None or not sizes:
+            page = await client.list_runs(session_id=session, limit=100, cursor=cursor)
+            sizes.append(len(page.runs))
+            found += page.runs
+            cursor = page.next_cursor
+    assert sizes == [2, 2, 1]
+    assert len({run.id for run in found}) == 5
+
+
+async def test_pages_of_a_log_end_where_they_are_large_enough(store: str) -> None:
+    async with open_embedded(store, runners=[Wordy()]) as client:
+        session = await wordy_session(client, 3)
+        last_seq = (await client.get_session(session)).last_seq
+        pages = [await client.list_events(session, limit=1000)]
+        while pages[-1].has_more:
+            cursor = pages[-1].next_cursor
+            pages.append(await client.list_events(session, cursor=cursor, limit=1000))
+    assert len(pages) >= 3
+    assert all(page.events for page in pages)
+    # The end of each run holds its result, so that a run is two large events.
+    assert max(sum(event.event_type in LONG for event in page.events) for page in pages) == 2
+    seen = [event.seq for page in pages for event in page.events]
+    assert seen == list(range(1, last_seq + 1))
+
+
+LONG = ("agent.message", "run.completed")
+
+
+@pytest.mark.parametrize("readers", ["one", "all"])
+async def test_streams_are_read_in_parts(tmp_path: Path, readers: str) -> None:
+    config = EngineConfig(
+        providers={"wordy": ProviderConfig(Wordy(), "wordy")},
+        routing=Routing("wordy"),
+        cwd=str(tmp_path),
+    )
+    async with SqliteStore(tmp_path / "a.db") as store, Orchestrator(store, config) as engine:
+        client = Client(engine)
+        session = await wordy_session(client, 2)
+        last_seq = (await client.get_session(session)).last_seq
+        seen: list[int] = []
+        request = StreamRequest([session] if readers == "one" else [])
+        with anyio.fail_after(30):
+            async with engine.subscribe(request) as subscription:
+                while len(seen) < last_seq:
+                    received = await subscription.receive()
+                    items = [item for item in received if not isinstance(item, CaughtUp)]
+                    sizes = [len(str(item.event.data)) for item in items]
+                    assert sum(sizes[:-1]) < BATCH_SIZE
+                    seen += [item.event.seq for item in items]
+    assert seen == list(range(1, last_seq + 1))
+
+
+async def test_pages_of_messages_end_where_they_are_large_enough(store: str) -> None:
+    texts = [f"{number}" + "x" * 999_990 for number in range(12)]
+    async with open_embedded(store, runners=[ScriptedRunner()]) as client:
+        session = await client.create_session(provider="manual")
+        for text in texts:
+            await client.send_message(session.id, text)
+        page = await client.list_messages(session.id, limit=1000)
+        rest = await client.list_messages(session.id, limit=1000, cursor=page.next_cursor)
+    assert len(page.messages) == 9
+    assert page.next_cursor == page.messages[-1].id
+    assert rest.next_cursor is None
+    assert [one.text for one in (*page.messages, *rest.messages)] == texts
