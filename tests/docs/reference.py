@@ -1,19 +1,27 @@
-"""The parts of the reference that are made from the code.
+"""The parts of the documents that are made from the code.
 
-``python tests/docs/reference.py`` writes them into docs/api-contract.md.
+``python tests/docs/reference.py`` writes them into their pages.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
+import attrs
+
+from agent_orchestrator.domain.access import ALLOWED, Action, Standing
 from agent_orchestrator.domain.lifecycle import diagram
+from agent_orchestrator.domain.model import FAILURE_CODES
+from agent_orchestrator.engine.diagnosis import _FAILURES
 from agent_orchestrator.fields import FieldSpec, specs
 from agent_orchestrator.mcp.tools import TOOLS
 from agent_orchestrator.operations import OPERATIONS
 from agent_orchestrator.wire.problems import STATUSES
+from agentd.providers import ProviderSettings
+from agentd.settings import Settings, declared, flag_of
 
-PAGE = Path(__file__).parents[2] / "docs" / "api-contract.md"
+DOCS: Final = Path(__file__).parents[2] / "docs"
 
 
 def calls() -> str:
@@ -28,8 +36,14 @@ def calls() -> str:
         )
         rows = [_row(spec, operation.path_fields) for spec in specs(operation.request).values()]
         if rows:
-            parts.append("\n".join(["| field | type | default | |", "|---|---|---|---|", *rows]))
+            parts.append(_table(["field", "type", "default", ""], rows))
     return "\n\n".join(parts)
+
+
+def _table(head: list[str], rows: list[str]) -> str:
+    return "\n".join(
+        [f"| {' | '.join(head)} |".replace("  ", " "), "|" + "---|" * len(head), *rows]
+    )
 
 
 def _row(spec: FieldSpec, path_fields: tuple[str, ...]) -> str:
@@ -60,7 +74,7 @@ _KINDS = {
 def errors() -> str:
     """Return the table of errors."""
     rows = [f"| {status} | `{kind.code}` |" for kind, status in STATUSES.items()]
-    return "\n".join(["| status | code |", "|---|---|", *rows])
+    return _table(["status", "code"], rows)
 
 
 def tools() -> str:
@@ -70,7 +84,7 @@ def tools() -> str:
         parts.append(f"### `{tool.name}`\n\n{tool.description}")
         rows = [_row(spec, ()) for spec in specs(tool.arguments).values()]
         if rows:
-            parts.append("\n".join(["| argument | type | default | |", "|---|---|---|---|", *rows]))
+            parts.append(_table(["argument", "type", "default", ""], rows))
     return "\n\n".join(parts)
 
 
@@ -79,24 +93,77 @@ def lifecycle() -> str:
     return f"```mermaid\n{diagram()}\n```"
 
 
-SECTIONS: dict[str, Callable[[], str]] = {
-    "calls": calls,
-    "errors": errors,
-    "lifecycle": lifecycle,
-    "tools": tools,
+def settings() -> str:
+    """Return the table of the daemon's settings."""
+    defaults = Settings()
+    rows = []
+    for name, setting in declared().items():
+        default = getattr(defaults, name)
+        shown = f"`{default}`" if default not in (None, ()) else ""
+        variables = ", ".join(f"`{variable}`" for variable in setting.env)
+        place = f"`{setting.table}.{setting.key or name}`"
+        rows.append(
+            f"| `{flag_of(name, setting)}` | {variables} | {place} | {shown} | {setting.doc} |"
+        )
+    return _table(["flag", "variable", "in the file", "default", ""], rows)
+
+
+def providers() -> str:
+    """Return the settings every provider has, with their defaults."""
+    rows = []
+    for entry in attrs.fields(ProviderSettings):
+        if entry.name in ("options", "set"):
+            continue
+        name, default = entry.name, entry.default
+        if name == "inherit":
+            name, default = "env", '{ inherit = "all", set = {} }'
+        shown = (
+            "required" if default is attrs.NOTHING else "" if default is None else f"`{default}`"
+        )
+        rows.append(f"| `{name}` | {shown} |")
+    return _table(["setting", "default"], rows)
+
+
+def access() -> str:
+    """Return who may do what."""
+    standings = list(Standing)
+    rows = [
+        f"| {action} | "
+        + " | ".join("yes" if action in ALLOWED[standing] else "" for standing in standings)
+        + " |"
+        for action in Action
+    ]
+    return _table(["", *map(str, standings)], rows)
+
+
+def issues() -> str:
+    """Return what a failed run's code makes of its likely issue."""
+    rows = []
+    for code in FAILURE_CODES:
+        issue, hint = _FAILURES[code]
+        rows.append(f"| `{code}` | `{issue}` | {hint} |")
+    return _table(["`run.error.code`", "`likely_issue.code`", "hint"], rows)
+
+
+PAGES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
+    "api-contract.md": {"calls": calls, "errors": errors, "lifecycle": lifecycle, "tools": tools},
+    "v1-decisions.md": {"settings": settings, "providers": providers, "access": access},
+    "runbook.md": {"issues": issues},
 }
 
 
-def rendered(page: str) -> str:
-    """Return the page with its made parts as the code says them now."""
-    for name, make in SECTIONS.items():
-        begin, end = f"<!-- made: {name} -->", "<!-- end -->"
+def rendered(name: str) -> str:
+    """Return a page with its made parts as the code says them now."""
+    page = (DOCS / name).read_text()
+    for section, make in PAGES[name].items():
+        begin, end = f"<!-- made: {section} -->", "<!-- end -->"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
         made = f"{begin}\n\n{make()}\n\n{end}"
         page, count = pattern.subn(lambda _, made=made: made, page)  # type: ignore[misc]
-        assert count == 1, name
+        assert count == 1, section
     return page
 
 
 if __name__ == "__main__":
-    PAGE.write_text(rendered(PAGE.read_text()))
+    for name in PAGES:
+        (DOCS / name).write_text(rendered(name))

@@ -1,0 +1,218 @@
+"""What the documents say can be typed can be typed: commands run, programs run, settings load."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from driving import free_port
+from pages import PAGES, ROOT, Block, blocks, inline_code, name_of, prose
+
+from agent_orchestrator.runners.registry import BUILT_IN, build_runner
+from agentctl.main import cli
+from agentd import settings
+from agentd.cli import main as agentd_command
+
+pages = pytest.mark.parametrize("page", PAGES, ids=name_of)
+
+LANGUAGES = {"console", "python", "toml", "json", "html", "mermaid", "text"}
+
+CONFIG = """
+[providers.demo]
+runner = "demo"
+[providers.codex]  # by this name, without a model
+runner = "demo"
+[routing]
+default = "demo"
+"""
+
+PATIENCE_S = 60
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the names of a page's headings, as the site and the code host make them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-") for text in headings}
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors(there), target
+        if page.is_relative_to(ROOT / "docs"):
+            # The site is made of docs/ alone: what is outside is named there, not linked.
+            assert there.is_relative_to(ROOT / "docs"), target
+
+
+@pages
+def test_files_that_are_named_are_there(page: Path) -> None:
+    for code in inline_code(page):
+        if re.fullmatch(
+            r"(\./)?(bin|docs|src|tests|examples|deploy|skills|benchmarks)/[\w./-]+", code
+        ):
+            assert (ROOT / code).exists(), code
+
+
+@pages
+def test_blocks_say_what_they_are(page: Path) -> None:
+    for block in blocks(page):
+        assert block.language in LANGUAGES, block.place
+
+
+@pages
+def test_documents_parse(page: Path, tmp_path: Path) -> None:
+    for block in blocks(page, "json"):
+        json.loads(block.text)
+    for block in blocks(page, "toml"):
+        if "project" in tomllib.loads(block.text):
+            continue
+        path = tmp_path / "agentd.toml"
+        path.write_text(block.text)
+        found = settings.load({}, {}, str(path))
+        for name, provider in found.providers.items():
+            if provider.runner in BUILT_IN and provider.runner != "function":
+                build_runner(name, provider.runner, provider.options)
+
+
+# --- commands -----------------------------------------------------------------------------
+
+
+def parsed(words: list[str], *, whole: bool) -> None:
+    """Read a command line as agentctl and agentd do, without carrying it out.
+
+    :param whole: whether it may be run as it stands; a mention may lack something.
+    """
+    name, arguments = Path(words[0]).name, words[1:]
+    command: click.Command = cli if name == "agentctl" else agentd_command
+    context = None
+    try:
+        while True:
+            context = command.make_context(name, list(arguments), parent=context)
+            if not isinstance(command, click.Group):
+                return
+            rest = [*context._protected_args, *context.args]
+            found, inner, arguments = command.resolve_command(context, rest)
+            assert inner is not None
+            assert found is not None
+            name, command = found, inner
+    except click.exceptions.Exit:  # --version, --help
+        return
+    except (click.exceptions.NoArgsIsHelpError, click.MissingParameter):
+        assert not whole, words
+
+
+def is_ours(word: str) -> bool:
+    return word in ("agentctl", "agentd", "./bin/agentctl", "./bin/agentd")
+
+
+def calls(line: str) -> list[list[str]]:
+    """Return the calls of our commands in a line of the shell."""
+    found: list[list[str]] = []
+    # The inner call of $(…) stands for itself, and its value for one word.
+    while inner := re.search(r"\$\(([^()]*)\)", line):
+        found += calls(inner[1])
+        line = line[: inner.start()] + "VALUE" + line[inner.end() :]
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    call: list[str] = []
+    for word in [*lexer, ";"]:
+        if word[0] in ";&|<>()":
+            if call and is_ours(call[0]):
+                found.append(call)
+            call = []
+        elif call or not re.match(r"\w+=", word):
+            call.append(word)
+    return found
+
+
+@pages
+def test_commands_are_known(page: Path) -> None:
+    for block in blocks(page, "console"):
+        for line in block.commands:
+            for call in calls(line):
+                try:
+                    parsed(call, whole=True)
+                except click.UsageError as error:
+                    raise AssertionError(
+                        f"{block.place}: {line}: {error.format_message()}"
+                    ) from None
+    for code in inline_code(page):
+        if is_ours(code.split(" ")[0]) and not re.search(r"[…|]", code):
+            for call in calls(code):
+                try:
+                    parsed(call, whole=False)
+                except click.UsageError as error:
+                    raise AssertionError(f"{code}: {error.format_message()}") from None
+
+
+ENDLESS = re.compile(r"--follow|curl -sN|request watch")
+"""What goes on until somebody stops it: it must say something first."""
+
+
+def script(found: list[Block], port: str) -> str:
+    """Return what runs the commands of a page's blocks, one after the other."""
+    lines = ["set -euo pipefail", "trap 'agentctl daemon stop --now --wait >/dev/null 2>&1' EXIT"]
+    for block in found:
+        for line in block.commands:
+            lines.append(f"echo {shlex.quote(f'{block.place}: {line}')} >&2")
+            here = re.sub(r"\b(localhost|127\.0\.0\.1):8765\b", rf"\1:{port}", line)
+            if ENDLESS.search(line):
+                here = f"{{ timeout -s INT 2 {here} || [[ $? == 124 ]]; }} | grep -c . >/dev/null"
+            lines.append(here)
+            if line.endswith("&"):
+                lines.append("until agentctl daemon status >/dev/null 2>&1; do sleep 0.05; done")
+    return "\n".join(lines)
+
+
+SHELL = [page for page in PAGES if any(not b.reason for b in blocks(page, "console"))]
+
+
+@pytest.mark.parametrize("page", SHELL, ids=name_of)
+def test_commands_work(page: Path, tmp_path: Path) -> None:
+    found = [block for block in blocks(page, "console") if not block.reason]
+    (tmp_path / "agentd.toml").write_text(CONFIG)
+    (tmp_path / "bin").mkdir()
+    for name in ("agentd", "agentctl"):
+        (tmp_path / "bin" / name).symlink_to(Path(sys.executable).with_name(name))
+    port = str(free_port())
+    env = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "LANG": "C.UTF-8",
+        "AGENTD_PORT": port,
+        "AGENTD_GRACE_S": "0",
+        "AGENTCTL_URL": f"http://127.0.0.1:{port}",
+    }
+
+    def run(*argv: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            argv,
+            cwd=tmp_path,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    starts = any(re.search(r"daemon start|agentd.*&$", line) for b in found for line in b.commands)
+    try:
+        if not starts:
+            assert run("agentctl", "daemon", "start").returncode == 0
+        done = run("bash", "-c", script(found, port))
+        assert done.returncode == 0, done.stderr[-3000:]
+    finally:
+        run("agentctl", "daemon", "stop", "--now", "--wait")
