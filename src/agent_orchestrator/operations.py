@@ -662,6 +662,14 @@ class ProviderStatus:
 
 
 @frozen
+class ProviderRuns:
+    provider: str
+    queued_count: int
+    running_count: int
+    waiting_count: int
+
+
+@frozen
 class StoreStatus:
     backend: str
     path: str | None
@@ -688,6 +696,8 @@ class DaemonStatus:
     providers: tuple[ProviderStatus, ...]
     store: StoreStatus
     problems: tuple[Problem, ...]
+    runs: tuple[ProviderRuns, ...] = ()
+    """The same counts by provider, where there are any."""
 
 
 @frozen

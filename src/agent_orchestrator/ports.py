@@ -208,8 +208,8 @@ class View(Protocol):
         """Return the run of the same session, queued or active, that this queued run waits for."""
         ...
 
-    def status_counts(self) -> dict[RunStatus, int]:
-        """Return how many runs are queued, running and waiting."""
+    def live_runs(self) -> dict[str, dict[RunStatus, int]]:
+        """Return by provider how many runs are in each state that is not an end, zeros left out."""
         ...
 
     def lost_runs(self, instance: str) -> list[Run]:
@@ -685,6 +685,34 @@ class Reaper(Protocol):
         """End all processes of these attempts, and return once they are gone, or do not go.
 
         :return: by run and number of the attempt; what is missing had nothing left.
+        """
+        ...
+
+
+# --- observers ------------------------------------------------------------------------------
+
+
+class Observer(Protocol):
+    """Is told what the workers of an engine do, for metrics and traces.
+
+    Called in the event loop's thread, in the middle of the work: it must not wait, and must not
+    raise.
+    """
+
+    def started(self, run: Run, session: Session) -> None:
+        """A worker has begun an attempt."""
+        ...
+
+    def emitted(self, run: Run, event_type: str, data: Mapping[str, Any]) -> None:
+        """Its agent has done something; see ``AGENT_EVENTS``."""
+        ...
+
+    def ended(self, run: Run, left: Run | None) -> None:
+        """The attempt is over.
+
+        :param run: as it was when it started.
+        :param left: as the attempt left it: at its end, in the queue again, or waiting without an
+            agent. None if that is not known here: it has moved on without this attempt.
         """
         ...
 

@@ -1,20 +1,27 @@
 """The web app: guard, routes, streams and errors, over any gateway."""
 
+from time import perf_counter
 from typing import Final
 
+import anyio.to_thread
 from quart import Quart, Response, has_request_context, request, websocket
+from quart import Request as QuartRequest
 from quart.globals import request_ctx
+from quart.typing import ResponseTypes
 from werkzeug.exceptions import HTTPException
 
 from agent_orchestrator.domain.errors import NotFound, Unauthorized
+from agent_orchestrator.operations import STATUS, GetStatus
 from agent_orchestrator.ports import Gateway
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.openapi import openapi_document
 from agentd.auth import Guard
 from agentd.binding import bind_operations
 from agentd.connections import Connection, SocketConnection
+from agentd.exposition import CONTENT_TYPE
 from agentd.lifetime import Lifetime
 from agentd.mcp import ToolEndpoint
+from agentd.metrics import Metrics
 from agentd.requests import Request, Socket, current, peer_of, query_pairs
 from agentd.responses import (
     STREAM_HEADERS,
@@ -49,6 +56,19 @@ class App(Quart):
     websocket_class = Socket
     asgi_http_class = Connection
     asgi_websocket_class = SocketConnection
+
+    metrics: Metrics
+
+    async def handle_request(self, request: QuartRequest) -> ResponseTypes:
+        """Answer a request, and count it."""
+        began = perf_counter()
+        response = await super().handle_request(request)
+        rule, status = request.url_rule, response.status_code
+        route = "none" if rule is None else rule.rule
+        # A stranger may name any method; what is known is counted apart.
+        method = request.method if rule is not None else "any"
+        self.metrics.answered(method, route, status or 0, perf_counter() - began)
+        return response
 
     async def handle_user_exception(self, error: Exception) -> Response:
         """Return the answer for whatever a request came to."""
@@ -88,6 +108,7 @@ def create_app(
     auth_frame_s: float = AUTH_FRAME_S,
     body_s: float = BODY_S,
     max_streams: int = MAX_STREAMS,
+    metrics: Metrics | None = None,
 ) -> App:
     """Return the web app in front of a gateway.
 
@@ -96,9 +117,11 @@ def create_app(
     :param auth_frame_s: seconds a socket without a token in its headers has to send one.
     :param body_s: seconds a request's body may take.
     :param max_streams: streams one principal may have open.
+    :param metrics: told of requests and streams, and shown at ``/metrics``.
     """
     lifetime = lifetime or Lifetime()
     app = App("agentd", static_folder=None)
+    app.metrics = metrics or Metrics()
     app.config["MAX_CONTENT_LENGTH"] = max_body
     app.config["BODY_TIMEOUT"] = body_s
     # A reader that lags is behind, not cut off; and a limit costs each answer a task of its own.
@@ -106,9 +129,12 @@ def create_app(
     app.url_map.merge_slashes = False
     _add_checks(app, gateway, guard)
     bind_operations(app, gateway, lifetime)
-    sockets = SocketStream(gateway, guard, lifetime, quiet_s, auth_frame_s, Places(max_streams))
+    sockets = SocketStream(
+        gateway, guard, lifetime, quiet_s, auth_frame_s, Places(max_streams, app.metrics)
+    )
     _add_streams(app, sockets)
     _add_tools(app, ToolEndpoint(gateway, lifetime, version=version, quiet_s=quiet_s))
+    _add_metrics(app, gateway)
     _add_descriptions(app, lifetime, version)
     return app
 
@@ -171,6 +197,7 @@ def _add_streams(app: App, sockets: SocketStream) -> None:
             sockets.lifetime,
             sockets.quiet_s,
             sockets.places.taken(who.id),
+            app.metrics,
         )
 
     @app.websocket("/stream")
@@ -182,6 +209,17 @@ def _add_tools(app: App, tools: ToolEndpoint) -> None:
     @app.post("/mcp")
     async def mcp() -> Response:
         return await tools.answer(current(request, Request))
+
+
+def _add_metrics(app: App, gateway: Gateway) -> None:
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        # Who may know the status may know this.
+        caller = gateway.acting_as(current(request, Request).principal)
+        status = (await caller.call(STATUS, GetStatus())).answer
+        text = await anyio.to_thread.run_sync(app.metrics.document, status)
+        headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}
+        return Response(text.encode(), 200, headers)
 
 
 def _add_descriptions(app: App, lifetime: Lifetime, version: str) -> None:

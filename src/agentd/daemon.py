@@ -31,6 +31,7 @@ from agentd import logs
 from agentd.app import create_app
 from agentd.auth import Guard, is_loopback
 from agentd.lifetime import LastResort, Lifetime
+from agentd.metrics import Metrics
 from agentd.server import listen, resolve, serve, url_of
 from agentd.settings import Settings
 from agentd.tls import server_context
@@ -89,7 +90,8 @@ class Daemon:
         settings = self.settings
         guard = _guard(settings)
         tls = server_context(settings.tls_cert, settings.tls_key)
-        config = _engine_config(settings)
+        metrics = Metrics(Path(settings.db))
+        config = evolve(_engine_config(settings), observers=(metrics,))
         with ExitStack() as stack:
             listener = stack.enter_context(listen(settings.host, settings.port))
             url = url_of(listener, settings.host, secured=tls is not None)
@@ -100,7 +102,9 @@ class Daemon:
                 agents = stack.enter_context(listen("127.0.0.1", 0))
                 agents_url = url_of(agents, "127.0.0.1")
             async with (
-                SqliteStore(settings.db, accept_loss=self.accept_loss) as store,
+                SqliteStore(
+                    settings.db, accept_loss=self.accept_loss, on_commit=metrics.committed
+                ) as store,
                 Orchestrator(store, evolve(config, url=agents_url)) as engine,
             ):
                 app = create_app(
@@ -109,6 +113,7 @@ class Daemon:
                     lifetime=self.lifetime,
                     version=config.version,
                     max_body=settings.max_body,
+                    metrics=metrics,
                 )
                 _tell_start(settings, url, guard)
                 # What is loaded by now stays: the collector need not look through it again and again.

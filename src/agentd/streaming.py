@@ -19,6 +19,7 @@ from agent_orchestrator.ports import Gateway, Subscription, Transport
 from agent_orchestrator.wire import codec, problems, sse, strict_json
 from agentd.auth import Guard
 from agentd.lifetime import Lifetime
+from agentd.metrics import Metrics
 from agentd.requests import Socket, peer_of, query_pairs
 from agentd.responses import (
     LiveResponse,
@@ -93,10 +94,12 @@ class Places:
     """How many streams each principal has open.
 
     :param most: how many it may.
+    :param metrics: told how many there are of all, and what they are handed.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, metrics: Metrics) -> None:
         self._most = most
+        self.metrics = metrics
         self._taken: Counter[str] = Counter()
 
     @contextmanager
@@ -111,9 +114,11 @@ class Places:
                 {"streams": self._most},
             )
         self._taken[principal] += 1
+        self.metrics.streams += 1
         try:
             yield
         finally:
+            self.metrics.streams -= 1
             self._taken[principal] -= 1
             if not self._taken[principal]:
                 del self._taken[principal]
@@ -133,9 +138,11 @@ class EventStream(LiveResponse):
         lifetime: Lifetime,
         quiet_s: float,
         place: AbstractContextManager[None],
+        metrics: Metrics,
     ) -> None:
         super().__init__()
         self._place = place
+        self._metrics = metrics
         self._transport = transport
         self._asked = asked
         self._lifetime = lifetime
@@ -173,12 +180,17 @@ class EventStream(LiveResponse):
                 is_news = self._lifetime.draining and not told
                 told |= is_news
                 await send(stream_part(sse.DRAINING if is_news else sse.KEEPALIVE))
+            self._metrics.streamed(_events_in(batch))
             pending = deque(batch)
             while pending:
                 chunk = bytearray()
                 while pending and len(chunk) < CHUNK_BYTES:
                     chunk += _encode(pending.popleft(), from_head=self._asked.cursor == HEAD)
                 await send(stream_part(bytes(chunk)))
+
+
+def _events_in(batch: Sequence[StreamItem | CaughtUp]) -> int:
+    return sum(isinstance(item, StreamItem) for item in batch)
 
 
 async def _next_batch(
@@ -302,6 +314,7 @@ class SocketStream:
                     is_news = self.lifetime.draining and not told
                     told |= is_news
                     await socket.send(_frame("draining" if is_news else "ping"))
+                self.places.metrics.streamed(_events_in(batch))
                 for item in batch:
                     await socket.send(_item_frame(item))
         return None

@@ -25,6 +25,7 @@ from agent_orchestrator.wire import sse
 from agentd.app import create_app
 from agentd.auth import Guard
 from agentd.lifetime import Lifetime
+from agentd.metrics import Metrics
 from agentd.server import FIRST_REQUEST_S, listen, serve, url_of
 
 
@@ -54,6 +55,7 @@ class Serving:
     store: SqliteStore
     lifetime: Lifetime
     client: httpx.AsyncClient
+    metrics: Metrics
     agents_url: str | None = None
 
     @property
@@ -108,6 +110,7 @@ async def serving(
     first_request_s: float = FIRST_REQUEST_S,
     tls: ssl.SSLContext | None = None,
     trust: ssl.SSLContext | bool = False,
+    metrics: Metrics | None = None,
     **app_options: Any,
 ) -> AsyncIterator[Serving]:
     """Serve on a free port until the scope is left; with TLS, on a second one for agents, too."""
@@ -121,6 +124,7 @@ async def serving(
         cwd=str(directory),
         max_concurrency=max_concurrency,
         version="0.0-test",
+        observers=(metrics := metrics or Metrics(),),
     )
     guard = Guard(tokens, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins)
     lifetime, stopped = Lifetime(), anyio.Event()
@@ -135,7 +139,12 @@ async def serving(
             Orchestrator(store, evolve(config, url=agents_url or url)) as engine,
         ):
             app = create_app(
-                engine, guard=guard, lifetime=lifetime, version=config.version, **app_options
+                engine,
+                guard=guard,
+                lifetime=lifetime,
+                version=config.version,
+                metrics=metrics,
+                **app_options,
             )
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(
@@ -153,7 +162,7 @@ async def serving(
                     async with httpx.AsyncClient(
                         base_url=url, headers=headers, timeout=20, verify=trust
                     ) as client:
-                        yield Serving(url, engine, store, lifetime, client, agents_url)
+                        yield Serving(url, engine, store, lifetime, client, metrics, agents_url)
                 finally:
                     lifetime.close()
                     stopped.set()

@@ -84,6 +84,7 @@ ROWS = {
         "403 403 200 | 200 200 200 200 403 404 | 403 404", decision="deny"
     ),
     "GET /daemon/status": row("200 403 403 | 200 200 200 200 200 200 | 403 403"),
+    "GET /metrics": row("200 403 403 | 200 200 200 200 200 200 | 403 403"),
     "GET /daemon/audit": row(ADMINS),
     "GET /daemon/check": row(ADMINS),
     "POST /daemon/backup": row(ADMINS, path="{directory}/copy.db", force=True),
@@ -216,6 +217,8 @@ class World:
                 await answer.aread()
             if answer.is_success:
                 await self.tidy(call, answer)
+            if answer.headers["content-type"].startswith("text/plain"):
+                return answer.status_code, answer.text
             return answer.status_code, answer.json()
 
     async def _ask_socket(self, caller: str, path: str, query: dict[str, Any]) -> tuple[int, Any]:

@@ -134,7 +134,10 @@ async def test_a_socket_that_has_yet_to_show_its_token_is_told_of_the_end(tmp_pa
         serving(tmp_path, tokens=("correct-horse",)) as server,
         connect(server.url.replace("http", "ws") + "/stream") as reader,
     ):
-        await until(lambda: len(server.lifetime._scopes) == 1, "it is waited for")
+        await until(
+            lambda: len(server.lifetime._until_draining | server.lifetime._until_closing) == 1,
+            "it is waited for",
+        )
         server.lifetime.close()
         with anyio.fail_after(2):
             await reader.wait_closed()

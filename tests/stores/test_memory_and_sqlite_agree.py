@@ -181,7 +181,7 @@ def everything(view):
             for n, run in enumerate(stored_runs)
         ],
         "next": [view.next_runs(n) for n in (1, 9)],
-        "counts": (view.status_counts(), view.event_count(), view.feed_head()),
+        "counts": (view.live_runs(), view.event_count(), view.feed_head()),
         "lost": [view.lost_runs(instance) for instance in ("dmn_1", "dmn")],
         "message": [view.message(f"msg_{n}") for n in range(4)],
         "feed": [

@@ -41,6 +41,7 @@ def test_every_operation_is_in_it(document: dict[str, Any]) -> None:
         "stream",
         "mcp",
         "health",
+        "metrics",
         "openapi",
     }
 

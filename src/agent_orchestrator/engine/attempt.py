@@ -275,6 +275,8 @@ class AttemptContext:
         self._recorder.heard_at = anyio.current_time()
         text = _as_json(data, event_type)
         await self._recorder.put(Draft(event_type, {}, self.run.id, self.run.attempt, text))
+        for observer in self._core.config.observers:
+            observer.emitted(self.run, event_type, data)
 
     async def delivered(self) -> None:
         if self._delivered:

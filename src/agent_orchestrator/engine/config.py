@@ -12,7 +12,7 @@ from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.ids import IdSource, SortableIds
 from agent_orchestrator.domain.model import MANUAL, Approvals
 from agent_orchestrator.fields import MAX_DEPTH, MAX_TREE
-from agent_orchestrator.ports import MARK_VARIABLE, Clock, Reaper, Runner
+from agent_orchestrator.ports import MARK_VARIABLE, Clock, Observer, Reaper, Runner
 
 MAX_CONCURRENCY = 1_000
 MAX_QUEUE = 1_000_000
@@ -142,6 +142,8 @@ class EngineConfig:
     """Where agents reach the engine's daemon; they find it as ``AGENTCTL_URL``."""
     reaper: Reaper | None = None
     """Ends the agents a lost engine left; without one there is taken to be nothing left."""
+    observers: Sequence[Observer] = ()
+    """Told what the workers do."""
     clock: Clock = field(default=lambda: datetime.now(UTC))
     ids: IdSource = field(factory=SortableIds)
 

@@ -1,7 +1,7 @@
 """How the engine is, and why a run is as it is: from evidence."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -30,6 +30,7 @@ from agent_orchestrator.operations import (
     IssueCode,
     Problem,
     ProcessView,
+    ProviderRuns,
     ProviderStatus,
     QueueCounts,
     StoreStatus,
@@ -49,11 +50,11 @@ async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus
     """Return how the daemon is. Every caller may know it, but for agents."""
     no_run(who)
 
-    def look(view: View) -> tuple[QueueCounts, int]:
+    def look(view: View) -> tuple[dict[str, dict[RunStatus, int]], int]:
         present(view, who)
-        return _counts(view), view.event_count()
+        return view.live_runs(), view.event_count()
 
-    counts, events = await core.store.read(look)
+    live, events = await core.store.read(look)
     providers = await _providers(core)
     now = core.now()
     problems = [
@@ -72,7 +73,8 @@ async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus
         started_at=core.started_at,
         alive_workers=core.workers.alive_workers,
         max_concurrency=core.config.max_concurrency,
-        queue_counts=counts,
+        queue_counts=_counts(live),
+        runs=tuple(_provider_runs(name, live[name]) for name in sorted(live)),
         providers=tuple(providers),
         store=StoreStatus(
             core.store.backend, core.store.location, core.store.schema_version, events
@@ -104,13 +106,17 @@ async def _providers(core: Core) -> list[ProviderStatus]:
     ]
 
 
-def _counts(view: View) -> QueueCounts:
-    counts = view.status_counts()
+_COUNTED: Final = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING)
+
+
+def _counts(live: Mapping[str, Mapping[RunStatus, int]]) -> QueueCounts:
     return QueueCounts(
-        counts.get(RunStatus.QUEUED, 0),
-        counts.get(RunStatus.RUNNING, 0),
-        counts.get(RunStatus.WAITING, 0),
+        *(sum(counts.get(status, 0) for counts in live.values()) for status in _COUNTED)
     )
+
+
+def _provider_runs(name: str, counts: Mapping[RunStatus, int]) -> ProviderRuns:
+    return ProviderRuns(name, *(counts.get(status, 0) for status in _COUNTED))
 
 
 async def diagnose(core: Core, who: Principal, command: DiagnoseRun) -> DiagnosisReply:
@@ -174,7 +180,7 @@ def _facts(view: View, who: Principal, run_id: str) -> _Facts:
     run, _ = run_for(view, who, Action.READ, run_id)
     return _Facts(
         run,
-        _counts(view),
+        _counts(view.live_runs()),
         view.queue_position(run) if run.provider != MANUAL else None,
         view.queued_before(run) if run.status is RunStatus.QUEUED else None,
         view.attempts(run_id),

@@ -108,6 +108,8 @@ class Pool:
                             await bell.wait()
                         continue
                     for live in taken:
+                        for observer in self.core.config.observers:
+                            observer.started(live.run, live.assignment.session)
                         tasks.start_soon(self._run, live)
                     if not taken or len(taken) < free:
                         await bell.wait()
@@ -168,6 +170,8 @@ class Pool:
             heapq.heappush(self._spare, self._numbers.pop(live.run.id))
             self._ended.set()
             self._ended = anyio.Event()
+            for observer in self.core.config.observers:
+                observer.ended(live.run, live.left)
             # Otherwise there were workers for all that is queued, as far as it could be taken.
             if was_full or live.ended is None or not is_terminal(live.ended):
                 self.core.bells.ring([ledger.QUEUE_TOPIC])

@@ -68,12 +68,17 @@ class Live:
     went_on_at: float = 0.0
     """When it last went on."""
     _goes_on: anyio.Event = field(factory=anyio.Event)
-    ended: RunStatus | None = None
-    """The state the attempt left the run in, once that is recorded."""
+    left: Run | None = None
+    """The run as the attempt left it, once that is recorded."""
 
     @property
     def run(self) -> Run:
         return self.assignment.run
+
+    @property
+    def ended(self) -> RunStatus | None:
+        """The state the attempt left the run in, once that is recorded."""
+        return None if self.left is None else self.left.status
 
     @property
     def stands_still(self) -> bool:
@@ -414,37 +419,37 @@ async def _end(
     """
     rest = recorder.pending
 
-    def change(tx: Transaction) -> RunStatus:
+    def change(tx: Transaction) -> Run:
         ledger.fenced(tx, live.run.id, live.run.attempt)
         recorder.apply(tx, rest)
         return _finish(core, live, tx, ending, recorder)
 
-    def change_alone(tx: Transaction) -> RunStatus:
+    def change_alone(tx: Transaction) -> Run:
         return _finish(core, live, tx, _FAULT, recorder)
 
     try:
-        live.ended = await persistently(
+        live.left = await persistently(
             core, change, tries=tries, reserve=True, is_dropped_in_drain=True
         )
     except (ledger.StaleAttempt, Unavailable):
         raise
     except Exception:
         logger.exception("run %s: what it said last cannot be recorded", live.run.id)
-        live.ended = await persistently(
+        live.left = await persistently(
             core, change_alone, tries=tries, reserve=True, is_dropped_in_drain=True
         )
 
 
 def _finish(
     core: Core, live: Live, tx: Transaction, ending: ledger.Ending, recorder: Recorder
-) -> RunStatus:
+) -> Run:
     run = ledger.fenced(tx, live.run.id, live.run.attempt)
     if run.cancel_requested_at is not None and ending.signal in (Signal.RELEASE, Signal.FAIL):
         ending = evolve(ending, signal=Signal.CANCEL, error=None)
     if ending.signal is not Signal.RELEASE:
-        return ledger.finish(core, tx, run, ending).status
+        return ledger.finish(core, tx, run, ending)
     if run.status is RunStatus.WAITING:
-        return ledger.park(core, tx, run, stderr_tail=ending.stderr_tail).status
+        return ledger.park(core, tx, run, stderr_tail=ending.stderr_tail)
     attempt = ledger.current_attempt(tx, run)
     goes_on = (
         attempt is not None
@@ -460,4 +465,4 @@ def _finish(
     if untold is not None:
         # Decided while its agent was being stopped: the next attempt is told.
         ledger.owe_answer(core, tx, released, untold)
-    return released.status
+    return released

@@ -83,9 +83,6 @@ class _Table(Generic[Row]):
         for place in range(start, len(ids)):
             yield self.rows[ids[place]]
 
-    def count(self, index: str, key: Hashable) -> int:
-        return len(self._indexes[index][1].get(key, ()))
-
 
 class _State:
     def __init__(self) -> None:
@@ -371,11 +368,13 @@ class _MemoryView:
             and run.id == min(self._state.runs.find("queue", run.session_id), key=_turn).id
         )
 
-    def status_counts(self) -> dict[RunStatus, int]:
-        return {
-            status: self._state.runs.count("status", status)
-            for status in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING)
-        }
+    def live_runs(self) -> dict[str, dict[RunStatus, int]]:
+        found: dict[str, dict[RunStatus, int]] = {}
+        for status in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING):
+            for run in self._state.runs.find("status", status):
+                counts = found.setdefault(run.provider, {})
+                counts[status] = counts.get(status, 0) + 1
+        return found
 
     def lost_runs(self, instance: str) -> list[Run]:
         found = [

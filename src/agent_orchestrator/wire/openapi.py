@@ -38,6 +38,7 @@ def openapi_document(version: str) -> dict[str, Any]:
     paths["/stream"] = {"get": _stream(components)}
     paths["/mcp"] = {"post": _mcp()}
     paths["/health"] = {"get": _health()}
+    paths["/metrics"] = {"get": _metrics()}
     paths["/openapi.json"] = {"get": _description()}
     return {
         "openapi": "3.1.0",
@@ -213,6 +214,17 @@ def _health() -> dict[str, Any]:
             }
         )
         | _refusals({400, 403, 421, 500}),
+    }
+
+
+def _metrics() -> dict[str, Any]:
+    text: Schema = {"type": "string"}
+    return {
+        "operationId": "metrics",
+        "summary": "Tell how the daemon is doing, as Prometheus' text format 0.0.4.",
+        "description": "For whoever may know the daemon's status; not for runs.",
+        "responses": {"200": {"description": "OK", "content": {"text/plain": {"schema": text}}}}
+        | _refusals(_ALWAYS),
     }
 
 

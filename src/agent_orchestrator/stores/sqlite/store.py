@@ -30,7 +30,7 @@ from agent_orchestrator.stores.sqlite.mirror import Mark, Mirror
 from agent_orchestrator.stores.sqlite.schema import schema_version
 from agent_orchestrator.stores.sqlite.upkeep import check_target, copy, findings
 from agent_orchestrator.stores.sqlite.view import SqliteView
-from agent_orchestrator.stores.sqlite.writer import GroupWriter, Pending, is_failure
+from agent_orchestrator.stores.sqlite.writer import GroupWriter, OnCommit, Pending, is_failure
 
 T = TypeVar("T")
 
@@ -50,11 +50,20 @@ class SqliteStore:
 
     :param path: the file; it and a missing directory are made, for their owner only.
     :param accept_loss: open it though it lacks commits it once had (see :class:`CommitsLost`).
+    :param on_commit: called after each commit with the number of changes in it and the seconds it
+        took, in the writer's thread; it must not wait or raise.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, accept_loss: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        accept_loss: bool = False,
+        on_commit: OnCommit | None = None,
+    ) -> None:
         self._path = Path(path)
         self._accept_loss = accept_loss
+        self._on_commit = on_commit
         self._bells = Bells()
         self._accepting = False
         self._noted: Mark | None = None
@@ -90,7 +99,7 @@ class SqliteStore:
         self._idle: SimpleQueue[apsw.Connection | None] = SimpleQueue()
         for reader in self._database.readers:
             self._idle.put(reader)
-        self._writer = GroupWriter(self._bells, self._condition)
+        self._writer = GroupWriter(self._bells, self._condition, self._on_commit)
         self._closing = anyio.Event()
         self._scope: TaskGroup = anyio.create_task_group()
         await self._scope.__aenter__()

@@ -336,17 +336,14 @@ class SqliteView:
             self._one("SELECT 1 FROM runs WHERE id = ? AND status = 'queued'", run.id) is not None
         )
 
-    def status_counts(self) -> dict[RunStatus, int]:
-        counted: dict[str, int] = dict(
-            self._execute(
-                "SELECT status, count(*) FROM runs"
-                " WHERE status IN ('queued', 'running', 'waiting') GROUP BY status"
-            )
-        )
-        return {
-            status: counted.get(status, 0)
-            for status in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING)
-        }
+    def live_runs(self) -> dict[str, dict[RunStatus, int]]:
+        found: dict[str, dict[RunStatus, int]] = {}
+        for provider, status, count in self._execute(
+            "SELECT provider, status, count(*) FROM runs"
+            " WHERE status IN ('queued', 'running', 'waiting') GROUP BY provider, status"
+        ):
+            found.setdefault(provider, {})[RunStatus(status)] = count
+        return found
 
     def lost_runs(self, instance: str) -> list[Run]:
         rows = self._execute(

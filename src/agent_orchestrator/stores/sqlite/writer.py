@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+from time import perf_counter
 from typing import Any, Final
 
 import anyio
@@ -25,6 +26,10 @@ _ROUNDS: Final = 2
 request, one for the task that answers it."""
 
 
+OnCommit = Callable[[int, float], None]
+"""Is told of a commit: how many changes, how many seconds."""
+
+
 class Pending:
     """A change on its way through the writer, and then its answer."""
 
@@ -44,10 +49,13 @@ class GroupWriter:
     While one commit waits for the disk the next batch gathers: the busier, the cheaper each change.
     """
 
-    def __init__(self, bells: Bells, condition: Condition) -> None:
+    def __init__(
+        self, bells: Bells, condition: Condition, on_commit: OnCommit | None = None
+    ) -> None:
         self._queue: SimpleQueue[Pending | None] = SimpleQueue()
         self._bells = bells
         self._condition = condition
+        self._on_commit = on_commit
         self._crowd: list[Pending] = []
         self._came = anyio.Event()
         self._is_crowded = False
@@ -102,7 +110,10 @@ class GroupWriter:
         while not finishing:
             batch, finishing = self._gather()
             if batch:
+                began = perf_counter()
                 topics = self._commit(batch)
+                if self._on_commit is not None:
+                    self._on_commit(len(batch), perf_counter() - began)
                 anyio.from_thread.run_sync(self._answer, topics, batch)
 
     def _gather(self) -> tuple[list[Pending], bool]:

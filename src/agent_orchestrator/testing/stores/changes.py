@@ -51,7 +51,7 @@ class Changes(Opening):
                     view.thread(session.id, "codex"),
                     view.attempts(run.id),
                     view.idempotency("local", "POST /sessions", "key"),
-                    view.status_counts(),
+                    view.live_runs(),
                     view.last_event_at(run),
                     view.active_run(session.id),
                 )

@@ -43,10 +43,9 @@ class Queue(Opening):
             assert positions == [1, 2, None, 2, 2, 2, 2]
             assert before == [None, first, None, busy, None, manual, None]
             assert await store.read(lambda view: view.next_runs(1)) == [first]
-            assert await store.read(lambda view: view.status_counts()) == {
-                RunStatus.QUEUED: 6,
-                RunStatus.RUNNING: 1,
-                RunStatus.WAITING: 0,
+            assert await store.read(lambda view: view.live_runs()) == {
+                "codex": {RunStatus.QUEUED: 5, RunStatus.RUNNING: 1},
+                "manual": {RunStatus.QUEUED: 1},
             }
             for limit, full in ((1, True), (5, True), (6, False), (100, False)):
                 assert await store.read(methodcaller("queue_is_full", limit)) is full

@@ -1,0 +1,235 @@
+"""What ``GET /metrics`` tells: what is counted on the way, and what is looked up when it is asked."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+from attrs import define, field
+
+from agent_orchestrator.domain.lifecycle import is_terminal
+from agent_orchestrator.domain.model import Run, Session
+from agent_orchestrator.operations import DaemonStatus, ProviderRuns
+from agentd.exposition import Family, Histogram, Labels, counter, gauge, gauges, written
+
+_HTTP_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_QUEUE_S: Final = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1800, 3600)
+_RUN_S: Final = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
+_COMMIT_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+_STATES: Final = ("queued", "running", "waiting")
+_TOKENS: Final = ("input", "cached_input", "output")
+
+
+@define(eq=False)
+class Metrics:
+    """An :class:`~agent_orchestrator.ports.Observer` of the engine, told of requests and commits too.
+
+    Only sums are kept: what it costs does not grow with what has happened.
+
+    :param db: the database, whose size is told.
+    """
+
+    db: Path | None = None
+    streams: int = 0
+    """Streams that are open."""
+    _requests: Histogram = field(
+        factory=lambda: Histogram(
+            "agentd_http_request_duration_seconds",
+            "Seconds from a request to its answer, by route; of a stream, to its beginning.",
+            _HTTP_S,
+            ("method", "route", "status"),
+        )
+    )
+    _streamed: Family = field(
+        factory=lambda: Family(
+            "agentd_stream_items_total",
+            "Events handed to the readers of streams.",
+            "counter",
+            (),
+            {(): 0},
+        )
+    )
+    _queued: Histogram = field(
+        factory=lambda: Histogram(
+            "agentd_run_queue_seconds",
+            "Seconds from a run's creation to the start of its first attempt.",
+            _QUEUE_S,
+            ("provider",),
+        )
+    )
+    _durations: Histogram = field(
+        factory=lambda: Histogram(
+            "agentd_run_duration_seconds",
+            "Seconds from the first start of a run that a worker executed to its end.",
+            _RUN_S,
+            ("provider", "status"),
+        )
+    )
+    _attempts: Family = field(
+        factory=lambda: Family(
+            "agentd_attempts_total",
+            "Attempts that are over, by the state they left their run in.",
+            "counter",
+            ("provider", "left"),
+        )
+    )
+    _failures: Family = field(
+        factory=lambda: Family(
+            "agentd_run_failures_total",
+            "Runs that failed, by error code.",
+            "counter",
+            ("provider", "code"),
+        )
+    )
+    _tokens: Family = field(
+        factory=lambda: Family(
+            "agentd_run_tokens_total",
+            "Tokens used by runs that have ended; cached_input is a part of input.",
+            "counter",
+            ("provider", "type"),
+        )
+    )
+    _commits: Histogram = field(
+        factory=lambda: Histogram(
+            "agentd_store_commit_duration_seconds", "Seconds a commit took.", _COMMIT_S
+        )
+    )
+    _changes: int = 0
+
+    # --- told on the way ----------------------------------------------------------------------
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self._requests.observe(seconds, method, route, str(status))
+
+    def streamed(self, items: int) -> None:
+        """Count what is handed to the reader of a stream."""
+        self._streamed.values[()] += items
+
+    def committed(self, changes: int, seconds: float) -> None:
+        """Count a commit. Called by the one thread that writes."""
+        self._commits.observe(seconds)
+        self._changes += changes
+
+    def started(self, run: Run, session: Session) -> None:  # noqa: ARG002
+        """Count the wait of a run that is executed for the first time."""
+        if run.attempt == 1 and run.started_at is not None:
+            waited = (run.started_at - run.created_at).total_seconds()
+            self._queued.observe(max(waited, 0.0), run.provider)  # the clock may be set back
+
+    def emitted(self, run: Run, event_type: str, data: Mapping[str, Any]) -> None:
+        """Count nothing: events are in the log."""
+
+    def ended(self, run: Run, left: Run | None) -> None:
+        """Count an attempt, and the run where that has ended with it."""
+        if left is None:
+            self._attempts.add(run.provider, "unknown")
+            return
+        self._attempts.add(left.provider, str(left.status))
+        if not is_terminal(left.status):
+            return
+        if left.started_at is not None and left.finished_at is not None:
+            took = (left.finished_at - left.started_at).total_seconds()
+            self._durations.observe(max(took, 0.0), left.provider, str(left.status))
+        if left.error is not None:
+            self._failures.add(left.provider, left.error.code)
+        if left.usage is not None:
+            for kind in _TOKENS:
+                amount = getattr(left.usage, f"{kind}_tokens")
+                if amount:
+                    self._tokens.add(left.provider, kind, amount=amount)
+
+    # --- looked up ----------------------------------------------------------------------------
+
+    def document(self, status: DaemonStatus) -> str:
+        """Return all of it, with what the daemon's status says now. Looks at the process and files."""
+        return written(
+            (
+                *_of_status(status),
+                self._queued,
+                self._durations,
+                self._attempts,
+                self._failures,
+                self._tokens,
+                self._requests,
+                gauge("agentd_streams", "Streams that are open.", self.streams),
+                self._streamed,
+                counter("agentd_store_changes_total", "Changes committed.", self._changes),
+                self._commits,
+                gauge("agentd_store_size_bytes", "Bytes of the database's files.", self._size()),
+                *_of_process(status),
+            )
+        )
+
+    def _size(self) -> int:
+        if self.db is None:
+            return 0
+        size = 0
+        for name in (str(self.db), f"{self.db}-wal", f"{self.db}-shm"):
+            try:
+                size += os.stat(name).st_size  # noqa: PTH116 - one call, no object
+            except OSError:
+                continue
+        return size
+
+
+def _of_status(status: DaemonStatus) -> Iterator[Family]:
+    runs: dict[Labels, float] = {
+        (one.provider, state): float(_count(one, state)) for one in status.runs for state in _STATES
+    }
+    for provider in status.providers:
+        for state in _STATES:
+            runs.setdefault((provider.name, state), 0.0)
+    yield gauges("agentd_info", "The version that runs.", ("version",), {(status.version,): 1.0})
+    yield gauge("agentd_uptime_seconds", "Seconds since the start.", status.uptime_s)
+    yield gauges(
+        "agentd_health",
+        "1 for the state the daemon is in.",
+        ("state",),
+        {
+            (state,): float(state == status.daemon_health)
+            for state in ("ok", "degraded", "draining")
+        },
+    )
+    yield gauges(
+        "agentd_problems",
+        "What is wrong now, by code.",
+        ("code",),
+        {
+            (code,): float(sum(one.code == code for one in status.problems))
+            for code in {one.code for one in status.problems}
+        },
+    )
+    yield gauge("agentd_workers", "Workers alive.", status.alive_workers)
+    yield gauge("agentd_workers_limit", "Runs executed at once at most.", status.max_concurrency)
+    yield gauge(
+        "agentd_queue_length", "Runs that wait for a worker.", status.queue_counts.queued_count
+    )
+    yield gauges("agentd_runs", "Runs that have not ended.", ("provider", "status"), runs)
+    yield gauges(
+        "agentd_provider_available",
+        "1 where an agent could be started now.",
+        ("provider",),
+        {(one.name,): float(one.available) for one in status.providers},
+    )
+    yield counter("agentd_store_events_total", "Events in the log.", status.store.events)
+
+
+def _count(runs: ProviderRuns, state: str) -> int:
+    found: int = getattr(runs, f"{state}_count")
+    return found
+
+
+def _of_process(status: DaemonStatus) -> Iterator[Family]:
+    """Tell of the daemon's own process, by the names Prometheus' clients give it."""
+    process = psutil.Process()
+    with process.oneshot():
+        times, memory = process.cpu_times(), process.memory_info()
+    yield counter(
+        "process_cpu_seconds_total", "Seconds of processor time.", times.user + times.system
+    )
+    yield gauge("process_resident_memory_bytes", "Bytes of memory.", memory.rss)
+    yield gauge("process_open_fds", "Open files.", process.num_fds())
+    yield gauge("process_start_time_seconds", "When it started.", status.started_at.timestamp())
