@@ -458,6 +458,13 @@ class Client:
         """
         return await self._call(ops.CHECK_STORE, ops.CheckStore())
 
+    async def examine(self) -> ops.Examination:
+        """Return what is wrong or dangerous about the daemon, its providers, store and settings.
+
+        :raises Forbidden: if the caller is not an administrator.
+        """
+        return await self._call(ops.EXAMINE, ops.Examine())
+
     async def list_audit(self, *, limit: int = 100, cursor: str | None = None) -> ops.AuditPage:
         """Return a page of the audit trail, oldest first.
 

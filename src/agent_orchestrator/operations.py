@@ -378,6 +378,11 @@ class GetStatus:
 
 
 @frozen
+class Examine:
+    pass
+
+
+@frozen
 class BackUp:
     path: str = param(
         "Where to, on the daemon's machine: an absolute path.",
@@ -718,6 +723,32 @@ class CheckReply:
     events: int
 
 
+@frozen
+class Finding:
+    """Something an administrator should know.
+
+    :param level: an ``error`` keeps something from working or lets others in; a ``warning`` may come
+        to that; a ``note`` is to be decided; ``ok`` is as it should be.
+    :param about: what it is about.
+    :param hint: what to do.
+    :param security: whether it is about who may do what.
+    """
+
+    level: Literal["ok", "note", "warning", "error"]
+    about: str
+    message: str
+    hint: str | None = None
+    security: bool = False
+
+
+@frozen
+class Examination:
+    """What an administrator should know, and whether nothing of it is an error."""
+
+    ok: bool
+    findings: tuple[Finding, ...]
+
+
 # --- the table ------------------------------------------------------------------------------
 
 Req = TypeVar("Req")
@@ -971,6 +1002,15 @@ CHECK_STORE: Final = Operation(
     scope="admin",
     takes_long=True,
 )
+EXAMINE: Final = Operation(
+    "examine",
+    "GET",
+    "/daemon/doctor",
+    Examine,
+    Examination,
+    "Tell what is wrong or dangerous about the daemon, its providers, store and settings.",
+    scope="admin",
+)
 CREATE_TOKEN: Final = _made(
     Operation(
         "create_token",
@@ -1038,6 +1078,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     STATUS,
     BACK_UP,
     CHECK_STORE,
+    EXAMINE,
     CREATE_TOKEN,
     LIST_TOKENS,
     REVOKE_TOKEN,

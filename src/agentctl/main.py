@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "tool": "agentctl.commands.tool:tool",
     "mcp": "agentctl.commands.mcp:mcp",
     "token": "agentctl.commands.token:token",
+    "doctor": "agentctl.commands.doctor:doctor",
     "daemon": "agentctl.commands.daemon:daemon",
     "completion": "agentctl.commands.completion:completion",
 }

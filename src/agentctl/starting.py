@@ -22,6 +22,9 @@ _DEFAULT_DB: Final = ".data/agent-orchestrator.db"
 _LOOK_S: Final = 0.02
 """How often a start is looked at: the daemon tells by writing a file, or by ending."""
 
+_EXAMINE_S: Final = 60.0
+"""How long agentd may look at itself: it asks each agent for its version, 10 s at most."""
+
 _CLOCKS_S: Final = 60.0
 """How far a process's start and the daemon's own account of it may lie apart."""
 
@@ -66,6 +69,26 @@ def start(settings: Settings, options: Sequence[str], timeout_s: float | None) -
             return Started(None, process.pid, str(log))
         told = _await_ready(process, ready, log, told_before, timeout_s)
     return Started(str(told["url"]), int(told["pid"]), str(log))
+
+
+def examine(settings: Settings, options: Sequence[str]) -> str:
+    """Return as JSON what agentd, started with these options here, would have to say of itself.
+
+    :raises Failure: if it cannot be asked.
+    """
+    done = subprocess.run(
+        [*_agentd(), *_address(settings, options), *options, "--doctor"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=_environment(settings),
+        timeout=_EXAMINE_S,
+        check=False,
+    )
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        what = words[-1].removeprefix("agentd: ") if words else "it said nothing"
+        raise Failure("not_examined", f"agentd ended with {done.returncode}: {what}")
+    return done.stdout.decode()
 
 
 def _await_ready(

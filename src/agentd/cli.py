@@ -1,6 +1,7 @@
 """The command ``agentd``."""
 
 import sys
+from collections.abc import Mapping
 from typing import IO, Any
 
 import click
@@ -62,6 +63,12 @@ def _options() -> list[click.Parameter]:
             metavar="PATH",
         ),
         click.Option(
+            ["--doctor"],
+            is_flag=True,
+            help="Print what is wrong or dangerous about these settings and this machine as JSON, "
+            "and end; `agentctl doctor` is for people.",
+        ),
+        click.Option(
             ["--accept-loss"],
             is_flag=True,
             help="Start though the database lacks commits it once had.",
@@ -88,10 +95,14 @@ def run(
     ready_file: str | None,
     *,
     print_config: bool,
+    doctor: bool,
     accept_loss: bool,
     **flags: Any,
 ) -> None:
     """Run the daemon in the foreground, or show what it would run with."""
+    if doctor:
+        click.echo(_examined(config, flags))
+        return
     try:
         settings = settings_module.load(flags, environment(), config)
         if print_config:
@@ -109,6 +120,24 @@ def run(
         click.echo(f"agentd: {error}", err=True)
         status = 1
     sys.exit(status)
+
+
+def _examined(config: str | None, flags: Mapping[str, Any]) -> str:
+    """Return as JSON what is to be said of a daemon with these settings."""
+    import anyio
+
+    from agent_orchestrator.operations import Examination, Finding
+    from agent_orchestrator.wire import codec
+    from agentd.daemon import engine_config
+    from agentd.doctor import examine_closed
+
+    try:
+        settings = settings_module.load(flags, environment(), config)
+        found = anyio.run(examine_closed, settings, engine_config(settings))
+    except ConfigError as error:
+        hint = "agentd does not start before it is put right"
+        found = Examination(False, (Finding("error", "configuration", str(error), hint),))  # noqa: FBT003
+    return codec.to_json(found)
 
 
 class _WrongUse(click.UsageError):

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.metadata import version as installed_version
 from math import inf
 from pathlib import Path
@@ -30,6 +31,7 @@ from agent_orchestrator.stores.sqlite import SqliteStore
 from agentd import logs
 from agentd.app import create_app
 from agentd.auth import Guard, is_loopback
+from agentd.doctor import examine
 from agentd.lifetime import LastResort, Lifetime
 from agentd.metrics import Metrics
 from agentd.server import listen, resolve, serve, url_of
@@ -91,7 +93,7 @@ class Daemon:
         guard = _guard(settings)
         tls = server_context(settings.tls_cert, settings.tls_key)
         metrics = Metrics(Path(settings.db))
-        config = evolve(_engine_config(settings), observers=(metrics,))
+        config = evolve(engine_config(settings), observers=(metrics,))
         with ExitStack() as stack:
             listener = stack.enter_context(listen(settings.host, settings.port))
             url = url_of(listener, settings.host, secured=tls is not None)
@@ -215,7 +217,11 @@ def _guard(settings: Settings) -> Guard:
     )
 
 
-def _engine_config(settings: Settings) -> EngineConfig:
+def engine_config(settings: Settings) -> EngineConfig:
+    """Return what the engine is told.
+
+    :raises ConfigError: if a provider cannot be made.
+    """
     providers = {
         name: ProviderConfig(
             runner=build_runner(name, provider.runner, provider.options),
@@ -240,6 +246,7 @@ def _engine_config(settings: Settings) -> EngineConfig:
         parent_answer_s=settings.parent_answer_s,
         workspace_roots=settings.workspace_roots,
         version=installed_version("agent-orchestrator"),
+        examine=partial(examine, settings, os.environ),
         reaper=reap,
     )
 

@@ -189,6 +189,8 @@ class Settings:
     )
     providers: Mapping[str, ProviderSettings] = field(factory=dict)
     routing: Route = Route("codex")
+    file: str | None = field(default=None, eq=False)
+    """The configuration file that was read."""
     sources: Mapping[str, str] = field(factory=dict, eq=False)
     """Where each setting that is not a default came from: its flag, variables, or place in the
     file."""
@@ -243,7 +245,7 @@ def load(
         elif key in in_file:
             sources[key], value = in_file[key]
             values[key] = _from_file(setting, value, sources[key])
-    settings = Settings(**values, sources=sources)
+    settings = Settings(**values, sources=sources, file=name if document else None)
     providers, routing = read_providers(
         _table(document, "providers", name),
         _table(document, "routing", name),

@@ -1,6 +1,7 @@
 """TLS: the certificate the daemon shows, read at its start."""
 
 import ssl
+import time
 from pathlib import Path
 
 from agent_orchestrator.domain.errors import ConfigError
@@ -36,6 +37,33 @@ def server_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
     except (ssl.SSLError, ValueError) as error:
         raise ConfigError(_what_is_wrong(cert, key, error)) from None
     return context
+
+
+def days_left(server: ssl.SSLContext, cert: str) -> int | None:
+    """Return for how many days a certificate is good; None if it is not good today.
+
+    :param server: a context that shows it.
+    """
+    # Asked the way any client asks: the standard library reads no certificate but a peer's.
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.load_verify_locations(cert)
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asked = client.wrap_bio(to_client, to_server)
+    shown = server.wrap_bio(to_server, to_client, server_side=True)
+    for _ in range(4):  # flights of a handshake, and one to spare
+        for side in (asked, shown):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError:
+                return None
+    ends = (asked.getpeercert() or {}).get("notAfter")
+    if not isinstance(ends, str):
+        return None
+    return int((ssl.cert_time_to_seconds(ends) - time.time()) // 86_400)
 
 
 class _Encrypted(Exception):

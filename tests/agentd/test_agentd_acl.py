@@ -87,6 +87,7 @@ ROWS = {
     "GET /metrics": row("200 403 403 | 200 200 200 200 200 200 | 403 403"),
     "GET /daemon/audit": row(ADMINS),
     "GET /daemon/check": row(ADMINS),
+    "GET /daemon/doctor": row(ADMINS),
     "POST /daemon/backup": row(ADMINS, path="{directory}/copy.db", force=True),
     "GET /tokens": row(ADMINS),
     "POST /tokens": row(ADMINS.replace("200", "201"), name="mine"),

@@ -118,6 +118,7 @@ ROWS: dict[str, Row] = {
     "revoke_token": ({}, NO_AGENT),
     "back_up": ({"path": "/nowhere/copy.db"}, NO_AGENT),
     "check_store": ({}, NO_AGENT),
+    "examine": ({}, NO_AGENT),
     "cancel_run": ({}, {"own": 403, "parent": 202}),
 }
 """For each operation what is sent with the target's ids, and the status by who the target is to

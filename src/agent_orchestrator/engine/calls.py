@@ -15,6 +15,7 @@ from agent_orchestrator.engine import (
     audit,
     children,
     diagnosis,
+    examination,
     feed,
     grants,
     messages,
@@ -77,6 +78,7 @@ LOOKS: Final[dict[str, Look]] = {
     ops.STATUS.name: diagnosis.status,
     ops.BACK_UP.name: upkeep.back_up,
     ops.CHECK_STORE.name: upkeep.check_store,
+    ops.EXAMINE.name: examination.examine,
     ops.LIST_TOKENS.name: tokens.list_,
     ops.LIST_AUDIT.name: audit.list_,
 }

@@ -1,7 +1,7 @@
 """What an engine is told at its start."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.ids import IdSource, SortableIds
 from agent_orchestrator.domain.model import MANUAL, Approvals
 from agent_orchestrator.fields import MAX_DEPTH, MAX_TREE
+from agent_orchestrator.operations import Finding
 from agent_orchestrator.ports import MARK_VARIABLE, Clock, Observer, Reaper, Runner
 
 MAX_CONCURRENCY = 1_000
@@ -140,6 +141,8 @@ class EngineConfig:
     version: str = "0"
     url: str | None = None
     """Where agents reach the engine's daemon; they find it as ``AGENTCTL_URL``."""
+    examine: Callable[[], Sequence[Finding]] | None = None
+    """Tells what the host knows of itself, for its administrator. May block."""
     reaper: Reaper | None = None
     """Ends the agents a lost engine left; without one there is taken to be nothing left."""
     observers: Sequence[Observer] = ()

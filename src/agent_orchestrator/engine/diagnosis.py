@@ -16,6 +16,7 @@ from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import MANUAL, Attempt, Invocation, Request, Run
 from agent_orchestrator.engine.access import no_run, present, run_for
+from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.providers import probe
 from agent_orchestrator.operations import (
@@ -55,7 +56,7 @@ async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus
         return view.live_runs(), view.event_count()
 
     live, events = await core.store.read(look)
-    providers = await _providers(core)
+    providers = await provider_statuses(core.config)
     now = core.now()
     problems = [
         *await core.store.problems(),
@@ -83,15 +84,16 @@ async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus
     )
 
 
-async def _providers(core: Core) -> list[ProviderStatus]:
+async def provider_statuses(config: EngineConfig) -> list[ProviderStatus]:
+    """Return whether each provider would work now."""
     found: dict[str, Availability] = {}
 
     async def look(name: str) -> None:
-        provider = core.config.providers[name]
-        found[name] = await probe(provider.runner, provider.env.apply(core.config.environ))
+        provider = config.providers[name]
+        found[name] = await probe(provider.runner, provider.env.apply(config.environ))
 
     async with anyio.create_task_group() as tasks:
-        for name in core.config.providers:
+        for name in config.providers:
             tasks.start_soon(look, name)
     return [
         ProviderStatus(
@@ -100,9 +102,9 @@ async def _providers(core: Core) -> list[ProviderStatus]:
             found[name].available,
             found[name].reason,
             found[name].version,
-            default=name == core.config.routing.default,
+            default=name == config.routing.default,
         )
-        for name, provider in core.config.providers.items()
+        for name, provider in config.providers.items()
     ]
 
 

@@ -1114,6 +1114,17 @@ class ClientContract:
         counts = status.queue_counts
         assert (counts.queued_count, counts.running_count, counts.waiting_count) == (0, 0, 0)
 
+    async def test_it_is_examined(self, client: Client) -> None:
+        await client.create_token("forever", scopes=["admin"])
+        found = await client.examine()
+        by_about = {one.about: one for one in found.findings}
+        assert by_about[f"provider {PROVIDER}"].level == "ok"
+        assert by_about["database"].level == "ok"
+        (token,) = (one for about, one in by_about.items() if about.startswith("token "))
+        assert token.security
+        assert token.level == "note"
+        assert found.ok == all(one.level != "error" for one in found.findings)
+
     async def test_the_store_is_checked_and_copied_while_it_is_in_use(
         self, client: Client, tmp_path: Any
     ) -> None:

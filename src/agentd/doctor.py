@@ -1,0 +1,392 @@
+"""What agentd can tell of its own machine and settings, for ``agentctl doctor``; also before it runs."""
+
+import fcntl
+import getpass
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from agent_orchestrator.domain.errors import ConfigError
+from agent_orchestrator.engine import EngineConfig, EnvPolicy
+from agent_orchestrator.engine.diagnosis import provider_statuses
+from agent_orchestrator.engine.examination import examination, provider_findings
+from agent_orchestrator.operations import Examination, Finding
+from agent_orchestrator.runners.codex.locate import NotInstalled, locate
+from agent_orchestrator.runners.codex.probe import environment, home_of
+from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, schema_version
+from agentd.auth import UNGUESSABLE, is_loopback
+from agentd.logs import SHORT_SECRET
+from agentd.providers import CODEX_RUNNERS, ProviderSettings
+from agentd.settings import Settings
+from agentd.tls import days_left, server_context
+
+LEAST_FREE: Final = 1 << 30
+"""Bytes of room below which a disk is told of."""
+
+SOON_DAYS: Final = 21
+"""Days before its end from which a certificate is told of."""
+
+_UNCONFINED: Final = ("--dangerously-bypass-approvals-and-sandbox", "--yolo", "danger-full-access")
+"""Words among codex's arguments that take its sandbox away (codex 0.169)."""
+
+
+async def examine_closed(settings: Settings, config: EngineConfig) -> Examination:
+    """Return what is to be said of a daemon that does not run."""
+    return examination(
+        [
+            *provider_findings(await provider_statuses(config)),
+            *_closed_database(settings.db),
+            *examine(settings, config.environ),
+        ]
+    )
+
+
+def examine(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
+    """Return what is to be said of the machine and the settings, however things are in the store."""
+    database = Path(settings.db).absolute()
+    looks: Sequence[Callable[[], Iterator[Finding]]] = (
+        lambda: _codex_homes(settings, environ),
+        lambda: _disk(database),
+        lambda: _database_modes(database),
+        lambda: _listening(settings),
+        lambda: _tls(settings),
+        lambda: _tokens(settings),
+        lambda: _configuration(settings),
+        lambda: _pages(settings),
+        lambda: _agents(settings),
+    )
+    return [finding for look in looks for finding in look()]
+
+
+# --- codex ----------------------------------------------------------------------------------
+
+
+def _codex_homes(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
+    for name, provider in settings.providers.items():
+        if provider.runner in CODEX_RUNNERS:
+            yield _codex_home(f"provider {name}", provider, environ)
+
+
+def _codex_home(about: str, provider: ProviderSettings, environ: Mapping[str, str]) -> Finding:
+    policy = EnvPolicy(inherit=provider.inherit, set=provider.set)
+    home = provider.options.get("home")
+    env = environment(policy.apply(environ), home if isinstance(home, str) else None)
+    try:
+        program = locate(str(provider.options.get("command", "codex")), env)
+    except NotInstalled as problem:
+        return Finding("warning", about, str(problem))
+    folder = home_of(env)
+    if not folder.exists():
+        return Finding(
+            "warning",
+            about,
+            f"there is no {folder}, where codex ({program}) keeps its login and its threads",
+            "run `codex login` as the user agentd runs as, or set `home`",
+        )
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        return Finding(
+            "error",
+            about,
+            f"codex cannot write to {folder}, where it keeps its threads",
+            f"give {getpass.getuser()} the right to, or set `home` to another directory",
+        )
+    return Finding("ok", about, f"codex is {program}, its home {folder} can be written")
+
+
+# --- database and disk ----------------------------------------------------------------------
+
+
+def _closed_database(db: str) -> Iterator[Finding]:
+    path = Path(db).absolute()
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except FileNotFoundError:
+        yield from _place_for(path)
+        return
+    except OSError as error:
+        yield Finding("error", "database", f"{path} cannot be read: {error.strerror}")
+        return
+    if holder := _holder(path):
+        yield Finding(
+            "warning",
+            "database",
+            f"{path} is in use by {holder}, which does not answer at this address",
+            "give --url with the address it listens on, or stop it",
+        )
+    version = int.from_bytes(header[60:64], "big")  # sqlite.org/fileformat.html, 1.3
+    if not header.startswith(b"SQLite format 3\0") or (
+        int.from_bytes(header[68:72], "big") != APPLICATION_ID
+    ):
+        yield Finding(
+            "error", "database", f"{path} is no database of agentd's", "name another with --db"
+        )
+    elif version > schema_version():
+        yield Finding(
+            "error",
+            "database",
+            f"{path} was written by a newer agentd: schema {version}, this one knows "
+            f"{schema_version()}",
+            "run that one",
+        )
+    else:
+        yield Finding("ok", "database", f"{path}, schema {version}")
+
+
+def _place_for(path: Path) -> Iterator[Finding]:
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+        yield Finding("ok", "database", f"{path} will be made at the first start")
+    else:
+        yield Finding(
+            "error",
+            "database",
+            f"{path} cannot be made: {folder} is no directory that {getpass.getuser()} may write to",
+            "name another with --db",
+        )
+
+
+def _holder(path: Path) -> str | None:
+    """Return who has the database open."""
+    try:
+        with path.with_name(f"{path.name}.lock").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return f"process {file.read(32).decode('ascii', 'replace').strip() or '?'}"
+    except OSError:
+        pass  # no lock, or none of ours to look at: opening the database will tell
+    return None
+
+
+def _disk(path: Path) -> Iterator[Finding]:
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    room = f"{free / (1 << 30):,.1f} GiB free on the disk of {folder}"
+    if free < LEAST_FREE:
+        yield Finding("warning", "disk", room, "make room: on a full disk no work is accepted")
+    else:
+        yield Finding("ok", "disk", room)
+
+
+def _database_modes(path: Path) -> Iterator[Finding]:
+    files = [path, *(path.with_name(f"{path.name}{end}") for end in ("-wal", "-shm"))]
+    loose = [str(file) for file in files if _mode(file) & 0o077]
+    if loose:
+        yield Finding(
+            "error",
+            "database",
+            f"other users may open {', '.join(loose)}: every conversation is in there",
+            f"chmod 600 {' '.join(loose)}",
+            security=True,
+        )
+    elif path.exists():
+        yield Finding("ok", "database", "only its owner may open it", security=True)
+
+
+def _mode(path: Path) -> int:
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return 0
+
+
+# --- who may call ---------------------------------------------------------------------------
+
+
+def _listening(settings: Settings) -> Iterator[Finding]:
+    if is_loopback(settings.host):
+        if settings.auth_tokens:
+            yield Finding("ok", "address", "loopback only, with tokens", security=True)
+        else:
+            yield Finding(
+                "note",
+                "address",
+                f"every user and program of this machine may do everything at {settings.host}",
+                "on a machine you share, set AGENTD_AUTH_TOKEN",
+                security=True,
+            )
+    elif not settings.auth_tokens:
+        yield Finding(
+            "error",
+            "address",
+            f"{settings.host} is reached from other machines, and there is no token: agentd will "
+            "not start",
+            "set AGENTD_AUTH_TOKEN, or listen on 127.0.0.1",
+            security=True,
+        )
+    elif settings.tls_cert is None:
+        yield Finding(
+            "warning",
+            "address",
+            f"{settings.host} is reached from other machines without TLS: who listens on the way "
+            "reads tokens and everything else",
+            "give --tls-cert and --tls-key, or stay on 127.0.0.1 behind a proxy that speaks TLS",
+            security=True,
+        )
+    else:
+        yield Finding("ok", "address", f"{settings.host} with tokens and TLS", security=True)
+
+
+def _tls(settings: Settings) -> Iterator[Finding]:
+    try:
+        context = server_context(settings.tls_cert, settings.tls_key)
+    except ConfigError as error:
+        yield Finding("error", "TLS", str(error), security=True)
+        return
+    if context is None or settings.tls_cert is None or settings.tls_key is None:
+        return
+    if _mode(Path(settings.tls_key)) & 0o077:
+        yield Finding(
+            "error",
+            "TLS",
+            f"other users may open the private key {settings.tls_key}",
+            f"chmod 600 {settings.tls_key}",
+            security=True,
+        )
+    left = days_left(context, settings.tls_cert)
+    if left is None:
+        yield Finding(
+            "error",
+            "TLS",
+            f"the certificate {settings.tls_cert} is not valid today: clients refuse it",
+            "renew it, and restart agentd",
+            security=True,
+        )
+    else:
+        soon = left < SOON_DAYS
+        yield Finding(
+            "warning" if soon else "ok",
+            "TLS",
+            f"the certificate is good for another {left} days",
+            "renew it, and restart agentd" if soon else None,
+            security=True,
+        )
+
+
+def _tokens(settings: Settings) -> Iterator[Finding]:
+    shortest = min((len(token) for token in settings.auth_tokens), default=None)
+    source = settings.sources.get("auth_tokens", "")
+    if shortest is not None and shortest < UNGUESSABLE:
+        yield Finding(
+            "error" if shortest < SHORT_SECRET else "warning",
+            "tokens",
+            f"a configured token has {shortest} characters",
+            "take 32 or more, from `openssl rand -hex 32`: they cannot be guessed, and are not "
+            "subject to their address's lock-out",
+            security=True,
+        )
+    if source.startswith("--"):
+        yield Finding(
+            "warning",
+            "tokens",
+            "a token was given on the command line: every user of this machine sees it",
+            "give it as AGENTD_AUTH_TOKEN, or in the configuration file",
+            security=True,
+        )
+
+
+def _configuration(settings: Settings) -> Iterator[Finding]:
+    if settings.file is None:
+        return
+    mode = _mode(Path(settings.file))
+    holds_token = settings.sources.get("auth_tokens", "").startswith(f"{settings.file}:")
+    if mode & 0o022:
+        yield Finding(
+            "error",
+            "configuration",
+            f"other users may change {settings.file}, which names the programs agentd runs",
+            f"chmod go-w {settings.file}",
+            security=True,
+        )
+    elif mode & 0o044 and holds_token:
+        yield Finding(
+            "error",
+            "configuration",
+            f"other users may read {settings.file}, which holds a token",
+            f"chmod 600 {settings.file}",
+            security=True,
+        )
+
+
+def _pages(settings: Settings) -> Iterator[Finding]:
+    for origin in settings.allowed_origins:
+        plain, host = origin.startswith("http:"), origin.partition("://")[2].rpartition(":")
+        if plain and not is_loopback((host[0] or host[2]).strip("[]")):
+            yield Finding(
+                "warning",
+                "origins",
+                f"pages of {origin} may call, and whoever is on the way can change them",
+                "allow the https:// origin instead",
+                security=True,
+            )
+
+
+# --- what agents may do ---------------------------------------------------------------------
+
+
+def _agents(settings: Settings) -> Iterator[Finding]:
+    beyond = not is_loopback(settings.host)
+    if os.geteuid() == 0:
+        yield Finding(
+            "warning",
+            "agents",
+            "they run as root",
+            "run agentd as a user of its own",
+            security=True,
+        )
+    if not settings.workspace_roots:
+        yield Finding(
+            "warning" if beyond else "note",
+            "workspaces",
+            "agents may be started in any directory",
+            "confine them with workspace_roots",
+            security=True,
+        )
+    for root in settings.workspace_roots:
+        if Path(root).expanduser().resolve() in (Path("/"), Path.home()):
+            yield Finding(
+                "warning",
+                "workspaces",
+                f"{root} confines agents to next to nothing",
+                "name the directories with projects",
+                security=True,
+            )
+    for name, provider in settings.providers.items():
+        yield from _provider(f"provider {name}", provider, beyond=beyond)
+
+
+def _provider(about: str, provider: ProviderSettings, *, beyond: bool) -> Iterator[Finding]:
+    if beyond and provider.inherit == "all" and provider.runner != "demo":
+        yield Finding(
+            "note",
+            about,
+            "its agents get all of agentd's environment but for agentd's own variables",
+            'where others send messages, name what they need: env = { inherit = ["PATH", "HOME"] }',
+            security=True,
+        )
+    options = provider.options
+    words = [str(word) for word in (*options.get("extra_args", ()), options.get("sandbox", ""))]
+    if found := [mark for mark in _UNCONFINED if any(mark in word for word in words)]:
+        yield Finding(
+            "warning",
+            about,
+            f"codex runs without its sandbox ({found[0]})",
+            'set sandbox = "workspace-write", unless agentd itself is confined',
+            security=True,
+        )
+    if provider.approvals == "allow":
+        yield Finding(
+            "warning",
+            about,
+            "whatever its agents ask for is approved",
+            'set approvals = "ask-human" or "ask-parent"',
+            security=True,
+        )

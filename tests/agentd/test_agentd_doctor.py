@@ -1,0 +1,244 @@
+"""What the examination finds: each thing that is wrong or dangerous, with what to do."""
+
+import json
+import os
+import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from certificates import make_certificate
+from serving import agentd, run_agentd
+
+from agent_orchestrator.domain.tokens import AccessToken
+from agent_orchestrator.engine.examination import token_findings
+from agent_orchestrator.operations import Finding
+from agentd import doctor
+from agentd.settings import load
+
+SHELL = '[providers.sh]\nrunner = "command"\nargv = ["cat"]\n[routing]\ndefault = "sh"\n'
+LONG = "x" * 32
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "agentd.toml").write_text(SHELL)
+    (tmp_path / "agentd.toml").chmod(0o600)
+    return tmp_path
+
+
+def found(
+    environ: dict[str, str] | None = None, config: str = SHELL, **flags: Any
+) -> list[Finding]:
+    """Return what is worse than `ok` of these settings."""
+    file = Path("agentd.toml")
+    mode = file.stat().st_mode
+    file.write_text(config)
+    file.chmod(mode)
+    environ = {"PATH": os.environ["PATH"], "HOME": str(Path.cwd())} | (environ or {})
+    return [one for one in doctor.examine(load(flags, environ), environ) if one.level != "ok"]
+
+
+def one(findings: list[Finding], about: str, text: str) -> Finding:
+    """Return the finding that is about this and says so; there is one, and it says what to do."""
+    (finding,) = [one for one in findings if one.about == about and text in one.message]
+    assert finding.hint, finding
+    return finding
+
+
+def about(findings: list[Finding], *subjects: str) -> list[str]:
+    return [one.message for one in findings if one.about in subjects]
+
+
+def test_where_it_listens() -> None:
+    assert one(found(), "address", "everything at 127.0.0.1").level == "note"
+    assert about(found(auth_tokens=(LONG,)), "address") == []
+    open_ = one(found(host="0.0.0.0"), "address", "no token")
+    assert (open_.level, open_.security) == ("error", True)
+    plain = one(found({"AGENTD_AUTH_TOKEN": LONG}, host="0.0.0.0"), "address", "without TLS")
+    assert (plain.level, plain.security) == ("warning", True)
+    assert "--tls-cert" in str(plain.hint)
+
+
+def test_certificates(directory: Path) -> None:
+    good = make_certificate(directory)
+    Path(good.key).chmod(0o600)
+    flags = {"host": "0.0.0.0", "auth_tokens": (LONG,), "tls_cert": good.cert, "tls_key": good.key}
+    assert about(found(**flags), "address", "TLS") == []
+    Path(good.key).chmod(0o640)
+    assert one(found(**flags), "TLS", "private key").level == "error"
+    now = datetime.now(UTC)
+    for days, level, text in ((5, "warning", "another 4 days"), (-1, "error", "not valid today")):
+        made = make_certificate(directory, expires_at=now + timedelta(days=days))
+        Path(made.key).chmod(0o600)
+        assert one(found(**flags), "TLS", text).level == level
+
+
+def test_tokens(directory: Path) -> None:
+    assert about(found({"AGENTD_AUTH_TOKEN": LONG}), "tokens") == []
+    assert one(found({"AGENTD_AUTH_TOKEN": "x" * 12}), "tokens", "12 characters").level == "warning"
+    assert one(found({"AGENTD_AUTH_TOKEN": "x"}), "tokens", "1 characters").level == "error"
+    assert one(found(auth_tokens=(LONG,)), "tokens", "command line").level == "warning"
+    holding = f"[daemon]\nauth_tokens = ['{LONG}']\n{SHELL}"
+    assert about(found(config=holding), "tokens", "configuration") == []
+    (directory / "agentd.toml").chmod(0o644)
+    assert one(found(config=holding), "configuration", "holds a token").level == "error"
+    assert about(found(), "configuration") == []
+    (directory / "agentd.toml").chmod(0o620)
+    assert one(found(), "configuration", "may change").level == "error"
+
+
+def test_named_tokens_by_their_age() -> None:
+    now = datetime(2026, 7, 1, tzinfo=UTC)
+
+    def token(days: int, *scopes: Any, lasts: int | None = None, revoked: bool = False) -> Any:
+        made = now - timedelta(days=days)
+        ends = None if lasts is None else made + timedelta(days=lasts)
+        return AccessToken(
+            "tok_1", "ci", "ci", scopes, "ann", made, ends, now if revoked else None
+        )  # fmt: skip
+
+    def level(*tokens: AccessToken) -> list[str]:
+        return [one.level for one in token_findings(tokens, now)]
+
+    assert level() == []
+    assert level(token(1, "read")) == ["ok"]
+    assert level(token(89, "read")) == ["ok"]
+    assert level(token(90, "read")) == ["warning"]
+    assert level(token(1, "admin")) == ["note"]
+    assert level(token(90, "admin")) == ["warning"]
+    assert level(token(90, "admin", lasts=100)) == ["ok"]
+    assert level(token(90, "admin", lasts=80)) == []
+    assert level(token(900, "admin", revoked=True)) == []
+
+
+def test_origins() -> None:
+    for origin in ("https://desk.example", "http://localhost:3000", "http://[::1]:3000"):
+        assert about(found(allowed_origins=(origin,)), "origins") == []
+    for origin in ("http://desk.example", "http://desk.example:80"):
+        assert one(found(allowed_origins=(origin,)), "origins", origin).level == "warning"
+
+
+def test_workspaces(directory: Path) -> None:
+    assert one(found(), "workspaces", "any directory").level == "note"
+    beyond = found({"AGENTD_AUTH_TOKEN": LONG}, host="0.0.0.0")
+    assert one(beyond, "workspaces", "any directory").level == "warning"
+    assert about(found(workspace_roots=(str(directory),)), "workspaces") == []
+    assert one(found(workspace_roots=("/",)), "workspaces", "next to nothing").level == "warning"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        'sandbox = "danger-full-access"',
+        'extra_args = ["--dangerously-bypass-approvals-and-sandbox"]',
+        'extra_args = ["-c", "sandbox_mode=danger-full-access"]',
+    ],
+)
+def test_codex_without_its_sandbox(options: str) -> None:
+    config = f'[providers.codex]\nrunner = "codex"\n{options}\n'
+    assert one(found(config=config), "provider codex", "without its sandbox").level == "warning"
+    harmless = '[providers.codex]\nrunner = "codex"\nsandbox = "workspace-write"\n'
+    assert not [one for one in found(config=harmless) if "without its sandbox" in one.message]
+
+
+def test_agents_that_are_allowed_everything() -> None:
+    assert one(found(config=SHELL.replace("[routing]", 'approvals = "allow"\n[routing]')),
+               "provider sh", "approved").level == "warning"  # fmt: skip
+    beyond = found({"AGENTD_AUTH_TOKEN": LONG}, host="0.0.0.0")
+    assert one(beyond, "provider sh", "all of agentd's environment").security
+
+
+def test_codex_and_its_home(directory: Path) -> None:
+    codex = directory / "codex"
+    config = f'[providers.codex]\nrunner = "codex"\ncommand = "{codex}"\n'
+    missing = [one for one in found(config=config) if one.about == "provider codex"]
+    assert "not installed" in missing[0].message
+    codex.write_text("#!/bin/sh\necho codex-cli 0.169.0\n")
+    codex.chmod(0o700)
+    assert one(found(config=config), "provider codex", "there is no").level == "warning"
+    (directory / ".codex").write_text("a file")
+    assert one(found(config=config), "provider codex", "cannot write").level == "error"
+    (directory / ".codex").unlink()
+    (directory / ".codex").mkdir()
+    assert about(found(config=config), "provider codex") == []
+
+
+def test_the_database_s_modes(directory: Path) -> None:
+    database = directory / "a.db"
+    database.write_bytes(b"")
+    database.chmod(0o600)
+    assert about(found(db="a.db"), "database") == []
+    database.with_name("a.db-wal").write_bytes(b"")
+    database.with_name("a.db-wal").chmod(0o644)
+    loose = one(found(db="a.db"), "database", "other users")
+    assert loose.level == "error"
+    assert loose.hint == f"chmod 600 {database}-wal"
+
+
+# --- a daemon that does not run, and one that does -------------------------------------------
+
+
+def closed(directory: Path, *arguments: str) -> dict[str, Any]:
+    done = run_agentd(directory, *arguments, "--doctor")
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def database(told: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (one["level"], one["message"]) for one in told["findings"] if one["about"] == "database"
+    ]
+
+
+def test_before_it_ever_ran(directory: Path) -> None:
+    told = closed(directory)
+    assert told["ok"]
+    assert {"level": "ok", "about": "provider sh"}.items() <= told["findings"][0].items()
+    assert "will be made" in database(told)[0][1]
+    assert [path.name for path in directory.iterdir()] == ["agentd.toml"]  # a look leaves no trace
+    refused = closed(directory, "--db", "agentd.toml/such.db")
+    assert database(refused)[0][0] == "error"
+    assert not refused["ok"]
+
+
+def test_while_it_runs_and_after(directory: Path) -> None:
+    with agentd(directory, "--db", "a.db", env={"AGENTD_AUTH_TOKEN": LONG}) as daemon:
+        told = httpx.get(
+            f"{daemon.url}/daemon/doctor", headers={"Authorization": f"Bearer {LONG}"}
+        ).json()
+        assert told["ok"], told
+        assert [level for level, _ in database(told)] == ["ok", "ok"]
+        busy = database(closed(directory, "--db", "a.db"))
+        assert (busy[0][0], f"process {daemon.pid}" in busy[0][1]) == ("warning", True)
+    assert [level for level, _ in database(closed(directory, "--db", "a.db"))] == ["ok", "ok"]
+
+
+def test_files_that_are_no_database_of_its_own(directory: Path) -> None:
+    (directory / "a.db").write_text("something else")
+    assert database(closed(directory, "--db", "a.db"))[0][0] == "error"
+    header = bytearray(100)
+    header[:16], header[60:64] = b"SQLite format 3\0", (9999).to_bytes(4, "big")
+    header[68:72] = b"AgOr"
+    (directory / "a.db").write_bytes(header)
+    assert "newer agentd" in database(closed(directory, "--db", "a.db"))[0][1]
+
+
+@pytest.mark.parametrize(
+    "config", ["[daemon]\nport = 'x'\n", "not toml", '[providers.x]\nrunner = "y"\n']
+)
+def test_a_configuration_it_would_not_start_with(directory: Path, config: str) -> None:
+    (directory / "agentd.toml").write_text(config)
+    told = closed(directory)
+    assert not told["ok"]
+    (finding,) = told["findings"]
+    assert (finding["level"], finding["about"]) == ("error", "configuration")
+
+
+def test_an_address_in_use_is_not_looked_at(directory: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert closed(directory, "--port", str(server.getsockname()[1]))["ok"]
