@@ -17,6 +17,7 @@ from serving import environment
 
 from agent_orchestrator import Client, Run, RunStatus
 from agent_orchestrator.domain.model import Request
+from agent_orchestrator.operations import SessionTree
 
 pytestmark = [pytest.mark.anyio, pytest.mark.codex]
 
@@ -305,3 +306,71 @@ async def test_whether_agents_get_the_tools_is_a_setting(
     argv = " ".join(diagnosis.codex_invocation.argv)
     assert ("mcp_servers.agent_orchestrator.required=true" in argv) == (tools == "true")
     assert "art_" not in argv
+
+
+async def test_a_family_at_work_outlives_a_restart(
+    gateways: Gateways, workspace: Any, models: ModelServer
+) -> None:
+    """A parent and two children are at work when the daemon is stopped; one child waits."""
+    started, ready = workspace / "started", workspace / "ready"
+    wake = {"notify_parent": "wake"}
+    working = f"shell touch {started}; while [ ! -e {ready} ]; do sleep 0.05; done\nsay worked"
+    script = "\n".join(
+        [
+            tool("spawn", task=working, **wake),
+            tool("spawn", task=asking(), **wake),
+            tool("wait", run_ids=["<0.run.id>", "<1.run.id>"], until="terminal"),
+            "say never said: the daemon is stopped before",
+        ]
+    )
+    gateway = gateways("--grace-s", "0")
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        sent = await client.send_message(session.id, script)
+        assert sent.run is not None
+        (request,) = await pending(client)
+        with anyio.fail_after(PATIENCE_S):
+            while not started.exists():
+                await anyio.sleep(0.02)
+        tree = await client.get_tree(session.id)
+        parent = tree.runs[-1]
+        worker, asker = (child.runs[-1] for child in tree.children)
+        assert [parent.status, worker.status, asker.status] == ["running", "running", "waiting"]
+
+    def heard(thread_id: str | None, text: str) -> int:
+        """Return how often an agent's conversation holds a text in the end."""
+        (*_, last) = (one for one in models.requests if one.thread_id == thread_id)
+        return sum(told.count(text) for told in last.user_texts)
+
+    def heard_of(child: SessionTree) -> int:
+        return heard(parent.thread_id, f"Child session {child.session.id} completed")
+
+    gateway.stop()
+    assert [marked(run.id) for run in (parent, worker, asker)] == [[], [], []]
+    gateway.start()
+    async with gateway.client() as client:
+        assert (await client.get_request(request.id)).status == "pending"
+        assert (await client.get_run(asker.id)).status is RunStatus.WAITING
+        await agentctl(gateway, "request", "approve", request.id, "--text", "go ahead")
+        ready.touch()
+        ended = {
+            run.id: (await client.wait_run(run.id, timeout_s=PATIENCE_S)).run
+            for run in (worker, asker, parent)
+        }
+        with anyio.fail_after(PATIENCE_S):
+            async with client.events(session.id, follow=True) as events:
+                async for event in events:  # until its agent has had to do with both
+                    if event.event_type == "run.completed" and all(map(heard_of, tree.children)):
+                        break
+        log = [event async for event in client.events(session.id)]
+        left = (await client.requests(status="pending")).requests
+    answer = f"Your request was approved: {QUESTION}\n\ngo ahead"
+    assert {run.status for run in ended.values()} == {RunStatus.COMPLETED}
+    assert ended[asker.id].result is not None
+    assert ended[asker.id].result.text == acknowledgement(answer)
+    assert ended[asker.id].thread_id == asker.thread_id
+    assert left == ()
+    types = [event.event_type for event in log]
+    assert (types.count("child.finished"), types.count("request.resolved")) == (2, 1)
+    assert heard(asker.thread_id, answer) == 1
+    assert list(map(heard_of, tree.children)) == [1, 1]

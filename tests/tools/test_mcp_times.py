@@ -1,0 +1,98 @@
+"""How long a call of a tool is held, by a clock that only runs while everybody waits."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+import trio.testing
+
+from agent_orchestrator import Client, EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.model import MANUAL
+from agent_orchestrator.mcp.tools import TOOLS, Agent, use
+from agent_orchestrator.stores.memory import MemoryStore
+from agent_orchestrator.testing import ScriptedRunner
+
+CUT_S = 60.0
+"""After which many clients cut a call (the SDKs' own default)."""
+
+Family = Callable[[Client, Agent, Agent], Awaitable[None]]
+
+
+def in_a_family(body: Family) -> None:
+    """Run the body with the tools of a parent that is at work, and of its child."""
+
+    async def live() -> None:
+        config = EngineConfig({"s": ProviderConfig(ScriptedRunner(), "s")}, Routing("s"))
+        async with MemoryStore() as store, Orchestrator(store, config) as engine:
+            people = Client(engine)
+
+            async def agent(run_id: str, session_id: str) -> Agent:
+                await people.transition_run(run_id, "running")
+                acting = engine.acting_as(Principal.of_run(run_id, 1, session_id))
+                return Agent(Client(acting), run_id, session_id)
+
+            session = await people.create_session(provider=MANUAL)
+            run = await people.create_run(session.id)
+            parent = await agent(run.id, session.id)
+            child = await people.spawn("work", run_id=run.id)
+            await body(people, parent, await agent(child.run.id, child.session.id))
+
+    trio.run(live, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def held(agent: Agent, name: str, **arguments: Any) -> tuple[dict[str, Any], float]:
+    """Return what a tool answers, and after how many seconds."""
+    began = trio.current_time()
+    result, is_error = await use(agent, TOOLS[name], arguments)
+    assert not is_error, result
+    return result, trio.current_time() - began
+
+
+def test_a_call_answers_before_its_client_cuts_it_and_hours_are_waited_by_calling_again() -> None:
+    async def body(people: Client, parent: Agent, child: Agent) -> None:
+        for _ in range(200):
+            told, seconds = await held(parent, "session_wait", run_id=child.run_id)
+            assert told["timed_out"] is True
+            assert 40 <= seconds < CUT_S
+        assert trio.current_time() > 2 * 3600
+        await people.transition_run(child.run_id, "completed", result={"text": "at last"})
+        told, seconds = await held(parent, "session_wait", run_id=child.run_id)
+        assert (told["run"]["result"]["text"], seconds) == ("at last", 0)
+
+    in_a_family(body)
+
+
+def test_a_question_is_waited_for_in_calls_too() -> None:
+    async def body(people: Client, parent: Agent, child: Agent) -> None:
+        question = {"text": "May I?", "request_kind": "approval_request", "expires_in_s": 86_400}
+        told, seconds = await held(child, "session_reply_parent", **question)
+        assert (told["timed_out"], 40 <= seconds < CUT_S) == (True, True)
+        request_id = told["request"]["id"]
+        for again in [{"request_id": request_id}, question] * 100:
+            told, seconds = await held(child, "session_reply_parent", **again)
+            assert (told["timed_out"], told["request"]["id"]) == (True, request_id)
+            assert 40 <= seconds < CUT_S
+        assert trio.current_time() > 2 * 3600
+        await use(parent, TOOLS["request_resolve"], {"request_id": request_id, "decision": "deny"})
+        told, _ = await held(child, "session_reply_parent", request_id=request_id)
+        assert (told["decision"], told["timed_out"]) == ("deny", False)
+        assert len((await people.requests()).requests) == 1
+
+    in_a_family(body)
+
+
+def test_an_agent_whose_client_cuts_nothing_waits_for_hours_in_one_call() -> None:
+    async def body(people: Client, parent: Agent, child: Agent) -> None:
+        parent.hold_s = 86_400
+
+        async def end() -> None:
+            await trio.sleep(5 * 3600)
+            await people.transition_run(child.run_id, "completed")
+
+        async with trio.open_nursery() as tasks:
+            tasks.start_soon(end)
+            told, seconds = await held(parent, "session_wait", run_id=child.run_id)
+        assert (told["timed_out"], seconds) == (False, 5 * 3600)
+
+    in_a_family(body)
