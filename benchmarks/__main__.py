@@ -20,6 +20,7 @@ from benchmarks import (
     commands,
     idle,
     keepers,
+    parked,
     requests,
     tools,
     turns,
@@ -36,6 +37,7 @@ BENCHMARKS: Final = {
     "accepts": accepts.measure,
     "appends": appends.measure,
     "keepers": keepers.measure,
+    "parked": parked.measure,
     "idle": idle.measure,
     "commands": commands.measure,
 }

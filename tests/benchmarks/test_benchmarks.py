@@ -24,6 +24,7 @@ FIGURES = {
     "accepts": 1,
     "appends": 1,
     "keepers": 1,
+    "parked": 1,
     "idle": 2,
     "commands": 2,
 }
