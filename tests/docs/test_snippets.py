@@ -1,34 +1,49 @@
 """The programs in the documents run, and say what the documents say they do."""
 
-import re
+from itertools import pairwise
 from pathlib import Path
 
 import anyio
 import pytest
+from pages import PAGES, ROOT, blocks, name_of
 
 from agent_orchestrator import open_embedded
 from agent_orchestrator.ports import Runner
 
-DOCS = Path(__file__).parents[2] / "docs"
-PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PROGRAMS = [page for page in PAGES if blocks(page, "python")]
 
 
-def programs(name: str) -> list[str]:
-    return PYTHON.findall((DOCS / name).read_text())
+def run(page: Path) -> dict[str, object]:
+    """Run the programs of a page, one after the other, as if they were one; return its names."""
+    names: dict[str, object] = {"__name__": "snippets"}
+    for block in blocks(page, "python"):
+        assert block.reason is None, block.place
+        source = "\n" * block.line + block.text  # so that a traceback names the page's line
+        exec(compile(source, str(page), "exec"), names)
+    return names
 
 
-def test_writing_a_runner(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def outputs(page: Path) -> list[str]:
+    """Return what the page says its programs print: the text that follows one."""
+    every = blocks(page)
+    return [
+        after.text
+        for before, after in pairwise(every)
+        if (before.language, after.language) == ("python", "text")
+    ]
+
+
+@pytest.mark.parametrize("page", PROGRAMS, ids=name_of)
+def test_programs_run_and_print_what_the_page_says(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"__name__": "snippets"}
-    blocks = programs("writing-a-runner.md")
-    for block in blocks:
-        exec(compile(block, "writing-a-runner.md", "exec"), names)
-    assert len(blocks) == 4
-    assert capsys.readouterr().out == "HELLO\n"
-    assert "TestShout" in names
-    assert anyio.run(_led, names["runner"]) == "done: tests, done: docs, approved"
+    names = run(page)
+    printed = capsys.readouterr().out
+    assert printed == "".join(outputs(page))
+    if page.name == "writing-a-runner.md":
+        assert "TestShout" in names
+        assert anyio.run(_led, names["runner"]) == "done: tests, done: docs, approved"
 
 
 async def _led(runner: Runner) -> str:
@@ -42,3 +57,7 @@ async def _led(runner: Runner) -> str:
         run = (await client.wait_run(sent.run.id)).run
     assert run.result is not None, run.error
     return run.result.text
+
+
+def test_there_are_programs() -> None:
+    assert ROOT / "docs" / "embedding.md" in PROGRAMS
