@@ -4,6 +4,7 @@
 """
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from agent_orchestrator.engine.diagnosis import _FAILURES
 from agent_orchestrator.fields import FieldSpec, specs
 from agent_orchestrator.mcp.tools import TOOLS
 from agent_orchestrator.operations import OPERATIONS
+from agent_orchestrator.wire.openapi import openapi_document
 from agent_orchestrator.wire.problems import STATUSES
 from agentd.providers import ProviderSettings
 from agentd.settings import Settings, declared, flag_of
@@ -24,19 +26,40 @@ from agentd.settings import Settings, declared, flag_of
 DOCS: Final = Path(__file__).parents[2] / "docs"
 
 
+def _refusals() -> tuple[set[int], dict[str, set[int]]]:
+    """Return the statuses every call may be refused with, and those of each call besides."""
+    every = {
+        described["operationId"]: {
+            int(status) for status in described["responses"] if int(status) >= 400
+        }
+        for methods in openapi_document("0")["paths"].values()
+        for described in methods.values()
+    }
+    found = {operation.name: every[operation.name] for operation in OPERATIONS}
+    common = set.intersection(*found.values())
+    return common, {name: statuses - common for name, statuses in found.items()}
+
+
 def calls() -> str:
-    """Return a section for every operation with its fields."""
-    parts = []
+    """Return a section for every operation with its fields and an example."""
+    from exchanges import example
+
+    common, others = _refusals()
+    told = ", ".join(map(str, sorted(common)))
+    parts = [f"Every call may be refused with {told}; what else stands with each."]
     for operation in OPERATIONS:
         statuses = " or ".join(str(status) for status in operation.statuses)
         parts.append(f"### `{operation.method} {operation.path}`\n\n{operation.summary}")
         answer = ", ".join(f"`{name}`" for name in operation.answer.__annotations__)
+        refusals = ", ".join(map(str, sorted(others[operation.name])))
         parts.append(
             f"Client: `{operation.name}`. Scope: `{operation.scope}`. Answer: {statuses}, {answer}."
+            + (f" Refusals: {refusals}." if refusals else "")
         )
         rows = [_row(spec, operation.path_fields) for spec in specs(operation.request).values()]
         if rows:
             parts.append(_table(["field", "type", "default", ""], rows))
+        parts.append(example(operation.name))
     return "\n\n".join(parts)
 
 
@@ -69,6 +92,13 @@ _KINDS = {
     dict: "object",
     list: "list",
 }
+
+
+def stream() -> str:
+    """Return the beginning of a stream of events."""
+    from exchanges import stream
+
+    return stream()
 
 
 def errors() -> str:
@@ -146,7 +176,13 @@ def issues() -> str:
 
 
 PAGES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
-    "api-contract.md": {"calls": calls, "errors": errors, "lifecycle": lifecycle, "tools": tools},
+    "api-contract.md": {
+        "calls": calls,
+        "errors": errors,
+        "lifecycle": lifecycle,
+        "stream": stream,
+        "tools": tools,
+    },
     "v1-decisions.md": {"settings": settings, "providers": providers, "access": access},
     "runbook.md": {"issues": issues},
 }
@@ -165,5 +201,6 @@ def rendered(name: str) -> str:
 
 
 if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).parents[1] / "agentd"))  # where a daemon to talk to is
     for name in PAGES:
         (DOCS / name).write_text(rendered(name))

@@ -1,0 +1,244 @@
+"""An example of each call: what a client sends and what a real daemon answers.
+
+They come of one conversation over HTTP. What differs from one to the next (identifiers, times, places,
+secrets) is replaced by something short and stable.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import httpx
+from attrs import define, field
+from serving import serving
+
+from agent_orchestrator.operations import OPERATIONS
+
+_WIDTH: Final = 112
+_FULL: Final = ("create_session", "send_message", "get_request", "list_events", "create_token")
+"""The examples that show each kind of object whole; elsewhere the rest of it is left out."""
+
+_KEPT: Final = (
+    "id", "status", "run_id", "parent_session_id", "parent_run_id", "provider", "kind", "text",
+    "result", "decision", "answer",
+)  # fmt: skip
+
+_TOKEN: Final = "the-daemon's-own-token-of-32-characters"
+
+
+@define
+class Exchange:
+    """One request and its answer, as the page shows them."""
+
+    request: str
+    body: str | None
+    status: int
+    answer: Mapping[str, Any]
+
+
+@define
+class Conversation:
+    """Calls a daemon and keeps what was said.
+
+    :param found: by operation, the call that went well, and then those that were refused.
+    """
+
+    http: httpx.AsyncClient
+    directory: Path
+    found: dict[str, list[Exchange]] = field(factory=dict)
+    _names: dict[str, str] = field(factory=dict)
+
+    async def __call__(self, name: str, /, **values: Any) -> Any:
+        """Call an operation by its name, and return the JSON of the answer."""
+        [operation] = [one for one in OPERATIONS if one.name == name]
+        path = re.sub(r"{(\w+)}", lambda part: values.pop(part[1]), operation.path)
+        if operation.is_mutation:
+            response = await self.http.request(operation.method, path, json=values)
+            request, body = f"{operation.method} {path}", json.dumps(values, ensure_ascii=False)
+        else:
+            response = await self.http.get(path, params=values)
+            query = str(httpx.QueryParams(values))
+            request, body = f"GET {path}" + (f"?{query}" if query else ""), None
+        answer = response.json()
+        kept = self.found.setdefault(name, [])
+        refused = response.status_code >= 400
+        if refused or not any(one.status < 400 for one in kept):
+            kept.append(
+                Exchange(
+                    self.plain(request),
+                    None if body is None else self.plain(body),
+                    response.status_code,
+                    json.loads(self.plain(json.dumps(answer))),
+                )
+            )
+        return answer
+
+    def plain(self, text: str) -> str:
+        """Return a text without what another conversation would not have."""
+        text = text.replace(str(self.directory), "/srv/project")
+        text = re.sub(r"\b(ses|run|msg|req|dmn|tok)_[0-9a-v]{26}\b", self._named, text)
+        text = re.sub(r"\bapt_[\w-]{20,}", "apt_…", text)
+        text = re.sub(r"\b[0-9a-f]{64}\b", "9f86d081…", text)
+        text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "2026-01-02T15:04:05.000000Z", text)
+        text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:8765", text)
+        text = re.sub(r'"(pid|size|schema_version)": \d+', r'"\1": 42', text)
+        return re.sub(r'"uptime_s": [\d.]+', '"uptime_s": 60.0', text)
+
+    def known_as(self, name: str) -> str:
+        """Return the identifier that is shown by this name."""
+        return next(there for there, shown in self._names.items() if shown == name)
+
+    def _named(self, found: re.Match[str]) -> str:
+        kind = found[1]
+        same = sum(name.startswith(f"{kind}_") for name in self._names.values())
+        return self._names.setdefault(found[0], f"{kind}_{same + 1}")
+
+
+async def hold(conversation: Conversation) -> None:
+    """Make every call once, and run into what refuses some of them."""
+    call = conversation
+    here = str(conversation.directory)
+
+    session = (await call("create_session", title="typos", cwd=here, idempotency_key="typos"))[
+        "session"
+    ]["id"]
+    await call("create_session", title="other", cwd=here, idempotency_key="typos")
+    await call("create_session", title=7)
+    sent = await call("send_message", session_id=session, text="Fix the typos", idempotency_key="1")
+    run = sent["run"]["id"]
+    await call("wait_run", run_id=run, timeout_s=30)
+    await call("get_run", run_id=run)
+    await call("get_run", run_id="run_00000000000000000000000000")
+    await call("diagnose_run", run_id=run)
+    await call("list_events", session_id=session, cursor=4, limit=2)
+    await call("list_events", session_id=session, cursor=99)
+    await call("list_messages", session_id=session, limit=1)
+
+    held = (await call("create_run", session_id=session, provider="manual", text="By hand"))["run"]
+    await call("transition_run", run_id=held["id"], to_status="running")
+    await call("send_message", session_id=session, text="Now", when_busy="reject")
+    child = await call(
+        "spawn_from_run", run_id=held["id"], task="Look for others", provider="manual"
+    )
+    child_run = child["run"]["id"]
+    asked = await call(
+        "reply_parent",
+        run_id=child_run,
+        text="May I: rm -rf ./tmp-cache",
+        request_kind="approval_request",
+    )
+    request = asked["request"]["id"]
+    await call("list_requests", status="pending", root_session_id=session)
+    await call("get_request", request_id=request)
+    await call("resolve_request", request_id=request, decision="approve", text="Only there")
+    await call("resolve_request", request_id=request, decision="deny")
+    await call(
+        "send_to_session", session_id=child["session"]["id"], text="Go on", from_run_id=held["id"]
+    )
+    await call("get_tree", session_id=child["session"]["id"])
+    await call("spawn_from_session", session_id=session, task="Check the links", provider="manual")
+    await call("cancel_run", run_id=held["id"], reason="not needed")
+    await call("transition_run", run_id=run, to_status="running")
+    await call("list_runs", session_id=session, status="completed")
+
+    await call("set_access", session_id=session, grants=[{"principal": "bob", "role": "reader"}])
+    await call("get_access", session_id=session)
+    await call("update_session", session_id=session, status="closed")
+    await call("send_message", session_id=session, text="More")
+    await call("get_session", session_id=session)
+    await call("list_sessions", parent_session_id=session, limit=1)
+
+    await call("status")
+    await call("back_up", path=f"{here}/backup.db")
+    await call("back_up", path=f"{here}/backup.db")
+    await call("check_store")
+    await call("examine")
+    token = await call("create_token", name="ann", scopes=["read", "write"], expires_in_s=86400)
+    await call("list_tokens")
+    await call("revoke_token", token_id=token["token"]["id"])
+    await call("list_audit", limit=1)
+
+
+@cache
+def _said() -> tuple[Mapping[str, list[Exchange]], str]:
+    async def main(directory: Path) -> tuple[dict[str, list[Exchange]], str]:
+        with anyio.fail_after(60):
+            async with serving(directory, tokens=(_TOKEN,)) as server:
+                call = Conversation(server.client, directory)
+                await hold(call)
+                session = call.found["create_session"][0].answer["session"]["id"]
+                return call.found, await beginning(call, call.known_as(session), cursor=4)
+
+    with tempfile.TemporaryDirectory() as place:
+        return anyio.run(main, Path(place).resolve())
+
+
+async def beginning(call: Conversation, session_id: str, cursor: int) -> str:
+    """Return the request for a stream, and the first frames of the answer."""
+    query = f"/stream?sessionId={session_id}&cursor={cursor}"
+    text = ""
+    async with call.http.stream("GET", query) as response:
+        async for chunk in response.aiter_text():
+            text += chunk
+            frames = text.split("\n\n")
+            if len(frames) > 2:
+                break
+    return call.plain("\n\n".join([f"GET {query}", *frames[:2]]))
+
+
+def exchanges() -> Mapping[str, list[Exchange]]:
+    """Return examples of all calls, by operation."""
+    return _said()[0]
+
+
+def example(name: str) -> str:
+    """Return the example of an operation, as the page shows it.
+
+    :raises LookupError: if it has none.
+    """
+    done, *others = sorted(exchanges()[name], key=lambda one: one.status)
+    assert done.status < 400, f"{name}: {done.answer}"
+    lines = [done.request]
+    if done.body not in (None, "{}"):
+        lines += _wrapped(str(done.body))
+    answer = done.answer if name in _FULL else _shortened(done.answer)
+    told = json.dumps(answer, ensure_ascii=False).replace('"…": null', "…")
+    lines += ["", str(done.status), *_wrapped(told)]
+    text = "```text\n" + "\n".join(lines) + "\n```"
+    for one in others:
+        error = one.answer["error"]
+        sent = f" with `{one.body}`" if one.body is not None else ""
+        text += f"\n\n`{one.request}`{sent}: {one.status} `{error['code']}`, “{error['message']}”."
+    return text
+
+
+def _shortened(value: Any) -> Any:
+    """Leave out of sessions, messages, runs and requests what does not tell them apart."""
+    if isinstance(value, list):
+        return [_shortened(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if str(value.get("id")).startswith(("ses_", "msg_", "run_", "req_")):
+        return {key: value[key] for key in _KEPT if value.get(key) is not None} | {"…": None}
+    return {key: _shortened(one) for key, one in value.items()}
+
+
+def stream() -> str:
+    """Return the beginning of a stream, as it comes over the wire."""
+    return f"```text\n{_said()[1]}\n```"
+
+
+def _wrapped(text: str) -> list[str]:
+    """Break JSON after its commas only, so that it stays JSON."""
+    lines, line = [], ""
+    for part in re.split(r"(?<=, )", text):
+        if line and len(line) + len(part.rstrip()) > _WIDTH:
+            lines.append(line.rstrip())
+            line = " "
+        line += part
+    return [*lines, line]
