@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,6 +43,14 @@ def workspace(tmp_path: Path) -> Path:
     path = tmp_path / "workspace"
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def outside() -> Iterator[Path]:
+    """A directory that codex's sandbox does not let commands write to: it lets them in ``/tmp``."""
+    path = Path(tempfile.mkdtemp(prefix="outside-", dir="/var/tmp"))
+    yield path
+    shutil.rmtree(path)
 
 
 Gateways = Callable[..., Gateway]

@@ -39,6 +39,15 @@ def hear():
     return json.loads(sys.stdin.readline())
 
 
+def is_first():
+    """Tell whether no other has been here."""
+    try:
+        os.close(os.open(os.environ["FAKE_MARK"], os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
 def misbehave(fault):
     match fault:
         case "not-json":
@@ -94,6 +103,8 @@ def main():
             case "turn/start":
                 say({"id": said["id"], "result": {"turn": turn("inProgress")}})
                 tell("turn/started", turn=turn("inProgress"))
+                if os.environ["FAKE_FAULT"] == "not-taken" and is_first():
+                    os._exit(3)
                 item("completed", type="userMessage", id="u", content=[])
                 if said["params"]["input"][0]["text"] == "fault":
                     misbehave(os.environ["FAKE_FAULT"])

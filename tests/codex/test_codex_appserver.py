@@ -2,12 +2,9 @@
 
 import json
 import os
-import shutil
 import signal
-import tempfile
 from collections import Counter
 from datetime import UTC, datetime
-from pathlib import Path
 
 import anyio
 import pytest
@@ -69,14 +66,6 @@ def record(home, workspace):
         return kind(prompt, cwd=workspace, env=codex_env(home), **more)
 
     return make
-
-
-@pytest.fixture
-def outside(home):
-    """A directory that the sandbox of the workspace does not let commands write to."""
-    path = Path(tempfile.mkdtemp(prefix="outside-", dir=Path.home()))
-    yield path
-    shutil.rmtree(path)
 
 
 def of(context, event_type):
@@ -226,14 +215,22 @@ async def test_a_prompt_that_a_killed_process_had_not_taken_is_given_again(
         await run(runner, warm)
 
         class Killing(type(warm)):
-            async def report_process(self, pid, invocation):
-                await super().report_process(pid, invocation)
-                if self.calls.count("report_process") == 1:
-                    os.kill(pid, signal.SIGKILL)
+            is_read = False
+
+            @property
+            def prompt(self):
+                if not self.is_read:  # about to be given to codex
+                    self.is_read = True
+                    os.kill(warm.pid, signal.SIGKILL)
+                return "say hello"
+
+            @prompt.setter
+            def prompt(self, _):
+                pass
 
         context = record("say hello", kind=Killing)
         assert (await run(runner, context)).text == "hello"
-    assert context.calls.count("report_process") == 2
+    assert context.pid != warm.pid
     assert context.calls.count("delivered") == 1
     assert [one.prompt for one in models.requests] == ["say warm", "say hello"]
 

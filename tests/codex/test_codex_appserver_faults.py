@@ -29,7 +29,8 @@ def command(tmp_path):
 @pytest.fixture
 def record(tmp_path):
     def make(prompt, fault="none", **more):
-        return RecordingContext(prompt, cwd=tmp_path, env={"FAKE_FAULT": fault}, **more)
+        env = {"FAKE_FAULT": fault, "FAKE_MARK": str(tmp_path / "been-here")}
+        return RecordingContext(prompt, cwd=tmp_path, env=env, **more)
 
     return make
 
@@ -101,6 +102,15 @@ async def test_an_end_in_the_middle_of_a_turn(command, record, fault):
     _, end = await faulty(command, record, fault)
     assert end.code == "agent_crashed"
     assert "3" in end.message
+
+
+async def test_a_prompt_that_was_accepted_and_not_recorded_is_given_again(command, record):
+    """Codex 0.169 killed in that moment has it not."""
+    async with CodexAppServerRunner(command=command) as runner:
+        context = record("hello", "not-taken")
+        with anyio.fail_after(30):
+            assert (await runner.run(context)).text == "hello"
+    assert context.calls.count("delivered") == 1
 
 
 async def test_a_process_that_only_closes_its_stdout(command, record, monkeypatch):

@@ -1,8 +1,6 @@
 """The app-server runner behind agentd: approvals, steering, interrupts, and a daemon that is killed."""
 
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,14 +23,6 @@ def gateway(tmp_path: Path, codex: str, home: Path) -> Iterator[Gateway]:
     one = Gateway(directory, codex, home, runner="codex-app-server", sandbox="workspace-write")
     yield one
     one.stop()
-
-
-@pytest.fixture
-def outside() -> Iterator[Path]:
-    """A directory that the sandbox of the workspace does not let commands write to."""
-    path = Path(tempfile.mkdtemp(prefix="outside-", dir=Path.home()))
-    yield path
-    shutil.rmtree(path)
 
 
 async def until(client: Client, session_id: str, event_type: str, after: int = 0) -> None:

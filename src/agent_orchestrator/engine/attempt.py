@@ -69,7 +69,7 @@ MAX_PENDING = 2_000
 MAX_PENDING_SIZE = 16 * 2**20
 """Characters of events likewise."""
 
-LINGER_S = 0.01
+LINGER_S = 0.02
 """Seconds a write waits for others to be committed with, where nobody waits for it: an agent says most
 of what it says in one go, the last of it right before its end, whose commit then takes it along."""
 
@@ -264,7 +264,7 @@ class AttemptContext:
         self.has_begun = False
         """Whether the agent may have done something: no other may then take its place."""
         self._delivered = False
-        self._is_thread_told = False
+        self._is_thread_told = thread is not None and run.thread_id == thread.id
         self._asking = anyio.Lock()
         """One question at a time: a run waits for one."""
 
@@ -494,11 +494,15 @@ class _Steering:
         self._recorder = recorder
         self._run = run
         self._bell = bell
+        self._has_heard = False
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self
 
     async def __anext__(self) -> str:
+        if not self._has_heard:
+            await self._bell.wait()  # nobody could send it any before it was steerable
+            self._has_heard = True
         while True:
             self._bell.hush()
             if (message := await looked(self._core, self._next)) is not None:

@@ -150,6 +150,8 @@ def start(
     :param token_hash: of the token by which its agent acts as the run.
     """
     started = evolve(run, status=step(run.status, Signal.START), worker_id=worker_id, started_at=at)
+    if (thread := tx.thread(run.session_id, run.provider)) is not None:
+        started = evolve(started, thread_id=thread.id)  # it goes on with that, as far as is known
     tx.put_run(started)
     attempt = Attempt(run.id, run.attempt, worker_id, run.provider, at, token_hash=token_hash)
     tx.put_attempt(attempt)

@@ -376,10 +376,13 @@ def _fallback_event(run: Run, outcome: Outcome | AgentFailed, substitute: str) -
 async def _reroute(
     recorder: Recorder, session: Session, run: Run, name: str, provider: ProviderConfig
 ) -> Run:
-    routed = evolve(run, provider=name, model=session.model or provider.model)
+    model = session.model or provider.model
+    # Its thread is known to the other provider only.
+    routed = evolve(run, provider=name, model=model, thread_id=None)
 
     def write(tx: Transaction, current: Run) -> None:
-        tx.put_run(evolve(current, provider=routed.provider, model=routed.model))
+        changed = evolve(current, provider=routed.provider, model=routed.model, thread_id=None)
+        tx.put_run(changed)
         ledger.amend_attempt(tx, current, provider=name)
 
     await recorder.put(write)

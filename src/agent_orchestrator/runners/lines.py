@@ -111,7 +111,7 @@ def json_object(data: bytes) -> dict[str, Any] | None:
     if data.lstrip()[:1] != b"{":
         return None
     try:
-        value = json.loads(decoded(data), parse_float=_number, parse_constant=str)
+        value = _DECODER.decode(decoded(data))
         if not isinstance(value, dict):
             return None
         return _mended(value) if _SURROGATE.search(data) else value
@@ -126,6 +126,10 @@ _LONE = re.compile("[\ud800-\udfff]")
 def _number(digits: str) -> float | str:
     value = float(digits)
     return value if math.isfinite(value) else digits
+
+
+# json.loads makes a new one at each call.
+_DECODER = json.JSONDecoder(parse_float=_number, parse_constant=str)
 
 
 def _mended(value: Any) -> Any:

@@ -39,6 +39,9 @@ REQUEST_S: Final = 60.0
 
 TOOL_CALL: Final = "item/tool/call"
 
+PATIENCE_S: Final = 1.0
+"""Seconds after which what is recorded of a turn does not wait for codex to have the prompt."""
+
 INTERRUPT_S: Final = 10.0
 """Seconds codex has to end a turn it is told to; it takes 20 ms."""
 
@@ -66,12 +69,12 @@ class Conversation:
     approval_timeout_s: float
     _reader: TurnReader = field(init=False)
     _pieces: Pieces = field(factory=Pieces, init=False)
-    is_taken: bool = field(default=False, init=False)
-    """Whether codex has the prompt."""
+    _taken: anyio.Event = field(factory=anyio.Event, init=False)
     _early: list[AgentEvent] | None = field(factory=list, init=False)
     """Events that came before it was recorded that codex has the prompt; None once it is."""
     _told: anyio.Event = field(factory=anyio.Event, init=False)
     """Set once it is, and those events are told."""
+    _is_reported: bool = field(default=False, init=False)
     _given: anyio.Event = field(factory=anyio.Event, init=False)
     """Set once codex has said which turn it is."""
     _under_way: bool = field(default=False, init=False)
@@ -82,6 +85,11 @@ class Conversation:
 
     def __attrs_post_init__(self) -> None:
         self._reader = TurnReader(self.thread_id)
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether codex has the prompt."""
+        return self._taken.is_set()
 
     async def hold(self) -> Outcome:
         """Carry it out.
@@ -114,8 +122,8 @@ class Conversation:
         self._given = anyio.Event()
         failure: AgentFailed | NotLoaded | None = None
         async with anyio.create_task_group() as tasks:
-            # Both are written down while codex is at work already: it takes no longer for that.
-            tasks.start_soon(self._report)
+            # Written down while codex is at work already: it takes no longer for that.
+            tasks.start_soon(self._report_late)
             tasks.start_soon(self._steer)
             try:
                 await self._give(prompt)
@@ -136,10 +144,21 @@ class Conversation:
             raise failure
         await self._conclude()
 
-    async def _report(self) -> None:
-        """Record the process, which the runs before this one may have recorded for themselves."""
+    async def _report_late(self) -> None:
+        """Record the process where codex does not come to take the prompt."""
+        await self._taken_or_late()
         if not self.is_taken:
+            await self._report_process()
+
+    async def _report_process(self) -> None:
+        if not self._is_reported:
+            self._is_reported = True
             await self.context.report_process(self.server.pid, self.invocation)
+
+    async def _taken_or_late(self) -> None:
+        """Wait until codex has the prompt: all that is recorded then is recorded in one commit."""
+        with anyio.move_on_after(PATIENCE_S):
+            await self._taken.wait()
 
     async def _give(self, prompt: str) -> None:
         """Give codex the prompt."""
@@ -194,7 +213,7 @@ class Conversation:
             case Notification() if not self._is_stale(heard):
                 events = self._reader.feed(heard)
                 if not self.is_taken and (self._reader.is_recorded or self._has_completed()):
-                    self.is_taken = True
+                    self._taken.set()
                     tasks.start_soon(self._record_taken)
                 await self._tell(events)
 
@@ -213,7 +232,9 @@ class Conversation:
 
     async def _record_taken(self) -> None:
         """Record that codex has the prompt, and the thread it is in; then what came meanwhile."""
-        await self.context.delivered()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._report_process)
+            tasks.start_soon(self.context.delivered)
         await self.context.set_thread(self.thread_id)
         while self._early:
             events, self._early = self._early, []
@@ -359,6 +380,7 @@ class Conversation:
 
     async def _steer(self) -> None:
         """Give the turn what is sent while it goes on."""
+        await self._taken_or_late()
         async with self.context.steering() as messages:
             async for message in messages:
                 self._steered.append(message)  # first: it is taken, and must not be lost

@@ -25,6 +25,9 @@ MAX_UNWRITTEN: Final = 64 * 2**20
 """Bytes that may wait to be written before the other side counts as stuck."""
 
 
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 class Refused(Exception):
     """The other side answered a request with an error."""
 
@@ -185,7 +188,7 @@ class Peer:
     def _send(self, message: Mapping[str, Any]) -> None:
         if self._over is not None:
             return
-        data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        data = _ENCODE(message).encode() + b"\n"
         if self._size + len(data) > MAX_UNWRITTEN:
             raise Stuck("codex does not read what it is told")
         self._unwritten.append(data)
