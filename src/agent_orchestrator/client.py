@@ -298,11 +298,16 @@ class Client:
         status: RequestStatus | None = None,
         session_id: str | None = None,
         root_session_id: str | None = None,
+        resolvable: bool | None = None,
         limit: int = 100,
         cursor: str | None = None,
     ) -> ops.RequestPage:
-        """Return a page of requests, oldest first: the inbox."""
-        request = ops.ListRequests(status, session_id, root_session_id, limit, cursor)
+        """Return a page of requests, oldest first: the inbox.
+
+        :param resolvable: only those the caller may resolve, or also what it may only read; None is
+            the latter where a session or a tree is named, else the former.
+        """
+        request = ops.ListRequests(status, session_id, root_session_id, resolvable, limit, cursor)
         return await self._call(ops.LIST_REQUESTS, request)
 
     async def get_request(self, request_id: str, *, wait_s: float = 0.0) -> Request:

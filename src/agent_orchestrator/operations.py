@@ -256,6 +256,11 @@ class ListRequests:
     status: RequestStatus | None = param("Only these.", default=None)
     session_id: str | None = identifier("Only those of this session's runs.", default=None)
     root_session_id: str | None = identifier("Only those of this tree.", default=None)
+    resolvable: bool | None = param(
+        "`true`: only those the caller may resolve; `false`: all it may read. Without it all where a "
+        "session or a tree is named, else only those.",
+        default=None,
+    )
     limit: int = _limit()
     cursor: str | None = _page_cursor()
 

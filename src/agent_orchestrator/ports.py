@@ -150,10 +150,18 @@ class View(Protocol):
         session_id: str | None = None,
         root_session_id: str | None = None,
         run_id: str | None = None,
+        resolvable: bool = False,
         after: str | None = None,
         limit: int,
         size: int | None = None,
-    ) -> list[Request]: ...
+    ) -> list[Request]:
+        """Return requests, the oldest first.
+
+        :param resolvable: only those that whoever may read ``within`` may also resolve: of sessions a
+            principal owns or may work with; of what descends from a tree's first session, but for
+            those only people may answer.
+        """
+        ...
 
     def due_requests(self, now: datetime, limit: int) -> list[Request]:
         """Return pending requests whose time was up at ``now``, the first to expire first."""

@@ -11,6 +11,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from attrs import field, frozen
 
+from agent_orchestrator.domain.errors import NotFound
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Event, Request
 from agent_orchestrator.operations import HEAD, LIST_REQUESTS, CaughtUp, StreamItem
@@ -129,6 +130,8 @@ class _Watch:
             if event is not None:
                 found = _request_of(event)
                 requests = [] if found is None else [found]
+                if found is not None and self._is_news(found) and found.is_open:
+                    requests = await self._own(found)
             elif not self._listed:
                 self._listed = True
                 # Listed after the stream was opened: what is asked meanwhile comes in both.
@@ -153,6 +156,23 @@ class _Watch:
                         hooks.start_soon(self._hook.run, request)
                     if self._once:
                         return
+
+    async def _own(self, request: Request) -> list[Request]:
+        """Return a request, unless it is somebody else's to resolve, or closed by now."""
+        try:
+            page = await pages(
+                self._connection,
+                LIST_REQUESTS,
+                "requests",
+                limit=None,
+                cursor=None,
+                status="pending",
+                session_id=request.session_id,
+                resolvable=True,
+            )
+        except NotFound:  # its session was shared with the caller, and is not any more
+            return []
+        return [one for one in page.requests if one.id == request.id]
 
     def _is_news(self, request: Request) -> bool:
         audiences = ("people", "parent") if self._every else ("people",)

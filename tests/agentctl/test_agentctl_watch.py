@@ -56,6 +56,35 @@ def test_each_is_told_once_over_a_restart(daemon: Daemon) -> None:
         assert "connected again" in errors
 
 
+def test_what_one_may_only_read_is_not_told(guarded: Daemon) -> None:
+    ctl = guarded.ctl
+    admin = ("--auth-token", "s3cret")
+    bob = ("--auth-token", ctl.field("secret", *admin, "token", "create", "bob"))
+    runs = {}
+    for role in ("reader", "writer"):
+        session_id = ctl.field("session.id", *admin, "session", "create")
+        assert ctl(*admin, "session", "share", session_id, f"--{role}", "bob").code == 0
+        runs[role] = ctl.field(
+            "run.id", *admin, "run", "create", session_id, "--provider", "manual"
+        )
+
+    def asked(role: str) -> Any:
+        said = ctl(*admin, "tool", "session-reply-parent", "--run-id", runs[role], "--text", role,
+                   *APPROVAL)  # fmt: skip
+        return said.json["request"]
+
+    asked("reader")
+    first = asked("writer")
+    with ctl.going(*bob, "request", "watch", "--format", "json") as watch:
+        assert document(watch) == first
+        seen = asked("reader")
+        second = asked("writer")
+        assert document(watch) == second
+    assert ctl.field("requests.0.id", *bob, "request", "list") == first["id"]
+    named = ctl(*bob, "request", "list", "--session-id", seen["session_id"], "--format", "json")
+    assert len(named.json["requests"]) == 2
+
+
 def test_what_the_parent_is_asked_is_told_when_it_does_not_answer(daemon: Daemon) -> None:
     ctl = daemon.ctl
     parent_run = asker(ctl)

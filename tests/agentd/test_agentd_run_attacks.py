@@ -197,8 +197,9 @@ async def test_lists_and_streams_hold_what_descends_from_the_caller(
         assert {one["id"] for one in sessions} == seen
         runs = (await client.get("/runs")).json()["runs"]
         assert {one["session_id"] for one in runs} == seen
-        requests = (await client.get("/requests")).json()["requests"]
-        assert [one["id"] for one in requests] == [tree.request] * (attacker in ("own", "parent"))
+        for query, those in (("", ("parent",)), ("?resolvable=false", ("own", "parent"))):
+            requests = (await client.get(f"/requests{query}")).json()["requests"]
+            assert [one["id"] for one in requests] == [tree.request] * (attacker in those), query
         streamed = set()
         async with client.stream("GET", "/stream") as response:
             async for line in response.aiter_lines():

@@ -90,6 +90,30 @@ async def test_a_parent_shows_only_those_children_one_is_let_in_to(people: Peopl
     assert (await people["bob"].get(path)).json()["request"] is None
 
 
+async def test_the_inbox_holds_what_one_may_resolve(people: People) -> None:
+    asked = {"text": "May I?", "request_kind": "approval_request"}
+    made = await people["ann"].post(f"/runs/{people.run}/reply-parent", json=asked)
+    request_id = made.json()["request"]["id"]
+    named = f"/requests?session_id={people.child}"
+
+    async def inbox(name: str, path: str = "/requests") -> list[str]:
+        return [one["id"] for one in (await people[name].get(path)).json()["requests"]]
+
+    for role in ("reader", "writer", "owner"):
+        await people.share(people.child, bob=role)
+        decided = await people["bob"].get(f"/requests/{request_id}")
+        assert decided.json()["request"]["status"] == "pending"
+        assert await inbox("bob") == [request_id] * (role != "reader")
+        assert await inbox("bob", f"{named}&resolvable=true") == [request_id] * (role != "reader")
+        assert await inbox("bob", named) == [request_id]
+        assert await inbox("ann") == [request_id]
+    await people.share(people.child, bob="reader")
+    path = f"/requests/{request_id}/resolve"
+    assert (await people["bob"].post(path, json={"decision": "approve"})).status_code == 403
+    await people.share(people.child, bob="writer")
+    assert (await people["bob"].post(path, json={"decision": "approve"})).status_code == 200
+
+
 async def test_who_was_put_out_gets_no_new_answer(people: People) -> None:
     """The answer somebody had already, he may ask for again: it is the old one."""
     await people.share(people.session, bob="writer")

@@ -187,6 +187,9 @@ async def list_(core: Core, who: Principal, command: ListRequests) -> RequestPag
             if session_id is not None:
                 session_for(view, who, Action.READ, session_id)
         within = reach(view, who)
+        resolvable = command.resolvable
+        if resolvable is None:
+            resolvable = command.session_id is None and command.root_session_id is None
 
         def found(after: str | None, limit: int) -> list[Request]:
             return view.requests(
@@ -194,6 +197,7 @@ async def list_(core: Core, who: Principal, command: ListRequests) -> RequestPag
                 status=command.status,
                 session_id=command.session_id,
                 root_session_id=command.root_session_id,
+                resolvable=resolvable,
                 after=after,
                 limit=limit,
                 size=PAGE_SIZE,

@@ -187,6 +187,16 @@ class _MemoryView:
             return False
         return within.tree is None or within.tree in self._lineage(session_id)
 
+    def _is_resolvable(self, request: Request, within: Reach) -> bool:
+        """Tell whether what may be read may also be resolved."""
+        if within.tree is not None and (
+            request.session_id == within.tree or request.approvals == "ask-human"
+        ):
+            return False
+        owner = self._state.sessions.rows[request.session_id].owner
+        roles = self._state.grants.get(request.session_id, {})
+        return within.principal in (None, owner) or roles.get(within.principal) != "reader"
+
     def _lineage(self, session_id: str) -> list[str]:
         """Return the ids of a session and of all above it."""
         found: list[str] = []
@@ -258,6 +268,7 @@ class _MemoryView:
         session_id: str | None = None,
         root_session_id: str | None = None,
         run_id: str | None = None,
+        resolvable: bool = False,
         after: str | None = None,
         limit: int,
         size: int | None = None,
@@ -267,6 +278,7 @@ class _MemoryView:
                 request
                 for request in self._candidates(run_id, status, after)
                 if self._is_within(request.session_id, within)
+                and (not resolvable or self._is_resolvable(request, within))
                 and status in (None, request.status)
                 and session_id in (None, request.session_id)
                 and root_session_id in (None, request.root_session_id)

@@ -79,11 +79,15 @@ TREE: Final = """
     SELECT id FROM tree"""
 
 
-def _let_in(session_id: str) -> str:
-    """Return the condition that a principal owns a session or has a grant on it."""
+def _let_in(session_id: str, *, to_work: bool = False) -> str:
+    """Return the condition that a principal owns a session or has a grant on it.
+
+    :param to_work: one that lets it do more than look.
+    """
+    roles = " AND role <> 'reader'" if to_work else ""
     return (
         f"? IN (SELECT owner FROM sessions WHERE sessions.id = {session_id}"
-        f" UNION ALL SELECT principal FROM grants WHERE grants.session_id = {session_id})"
+        f" UNION ALL SELECT principal FROM grants WHERE grants.session_id = {session_id}{roles})"
     )
 
 
@@ -235,10 +239,12 @@ class SqliteView:
         session_id: str | None = None,
         root_session_id: str | None = None,
         run_id: str | None = None,
+        resolvable: bool = False,
         after: str | None = None,
         limit: int,
         size: int | None = None,
     ) -> list[Request]:
+        below = within.tree if resolvable else None
         where, values = _where(
             {
                 # A plus sign leaves the choice of an index to the narrower condition.
@@ -247,8 +253,10 @@ class SqliteView:
                 "root_session_id = ?": root_session_id,
                 "run_id = ?": run_id,
                 "id > ?": after,
-                _let_in("requests.session_id"): within.principal,
+                _let_in("requests.session_id", to_work=resolvable): within.principal,
                 f"session_id IN ({TREE})": within.tree,
+                "session_id <> ?": below,
+                "approvals <> ?": None if below is None else "ask-human",
             }
         )
         rows = self._execute(f"{_REQUEST}{where} ORDER BY id LIMIT ?", (*values, limit))

@@ -1,14 +1,16 @@
 """Sessions that have children, and the questions these ask."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from attrs import evolve
 
-from agent_orchestrator.domain.access import Reach
+from agent_orchestrator.domain.access import Grant, Reach
 from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import Request
 from agent_orchestrator.ports import View
 from agent_orchestrator.testing.stores.opening import Opening
 from agent_orchestrator.testing.stores.samples import (
@@ -187,6 +189,33 @@ class Family(Opening):
                 await store.transact(lambda tx: tx.put_request(a_request(run)))
             with pytest.raises(NotFound):
                 await store.transact(lambda tx: tx.add_request(a_request(a_run(session.id))))
+
+    async def test_requests_that_may_be_resolved_are_told_from_others(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            own, granted, shown = a_session(owner="ann"), a_session(), a_session()
+            below = a_session(parent_session_id=own.id, root_session_id=own.id)
+            sessions = [own, granted, shown, below]
+            runs = [a_run(session.id) for session in sessions]
+            await put(store, *sessions, *runs)
+            requests = [a_request(run) for run in runs]
+            requests.append(a_request(runs[-1], approvals="ask-human"))
+            of_own, of_granted, of_shown, of_below, peoples = requests
+            for request in requests:
+                await store.transact(lambda tx, one=request: tx.add_request(one))  # type: ignore[misc]
+            await store.transact(lambda tx: tx.put_grants(granted.id, [Grant("ann", "writer")]))
+            await store.transact(lambda tx: tx.put_grants(shown.id, [Grant("ann", "reader")]))
+
+            def found(within: Reach, *, resolvable: bool) -> Callable[[View], list[Request]]:
+                return lambda view: view.requests(within=within, resolvable=resolvable, limit=9)
+
+            ann, tree = Reach(principal="ann"), Reach(tree=own.id)
+            for within, all_, resolvable in (
+                (Reach(), requests, requests),
+                (ann, [of_own, of_granted, of_shown], [of_own, of_granted]),
+                (tree, [of_own, of_below, peoples], [of_below]),
+            ):
+                assert await store.read(found(within, resolvable=False)) == all_
+                assert await store.read(found(within, resolvable=True)) == resolvable
 
     async def test_requests_are_the_parents_until_people_are_asked(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
