@@ -37,6 +37,7 @@ from agentd.metrics import Metrics
 from agentd.server import listen, resolve, serve, url_of
 from agentd.settings import Settings
 from agentd.tls import server_context
+from agentd.traces import agents_environment, tracing
 
 STOP_S: Final = 2.5
 """Seconds agents are asked to stop in once the grace period is over, before they are killed."""
@@ -93,7 +94,7 @@ class Daemon:
         guard = _guard(settings)
         tls = server_context(settings.tls_cert, settings.tls_key)
         metrics = Metrics(Path(settings.db))
-        config = evolve(engine_config(settings), observers=(metrics,))
+        config = evolve(engine_config(settings), environ=agents_environment(settings.traces))
         with ExitStack() as stack:
             listener = stack.enter_context(listen(settings.host, settings.port))
             url = url_of(listener, settings.host, secured=tls is not None)
@@ -104,10 +105,13 @@ class Daemon:
                 agents = stack.enter_context(listen("127.0.0.1", 0))
                 agents_url = url_of(agents, "127.0.0.1")
             async with (
+                tracing(settings.traces, settings.providers) as observers,
                 SqliteStore(
                     settings.db, accept_loss=self.accept_loss, on_commit=metrics.committed
                 ) as store,
-                Orchestrator(store, evolve(config, url=agents_url)) as engine,
+                Orchestrator(
+                    store, evolve(config, url=agents_url, observers=(metrics, *observers))
+                ) as engine,
             ):
                 app = create_app(
                     engine,

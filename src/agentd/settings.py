@@ -187,6 +187,13 @@ class Settings:
         env=("AGENTD_LOG_LEVEL",),
         choices=("debug", "info", "warning", "error"),
     )
+    traces: str = _setting(
+        "off",
+        "Where runs go as OpenTelemetry traces: otlp sends them as the OTEL_* variables say, and "
+        "needs the extra agent-orchestrator[otel].",
+        env=("AGENTD_TRACES",),
+        choices=("off", "otlp"),
+    )
     providers: Mapping[str, ProviderSettings] = field(factory=dict)
     routing: Route = Route("codex")
     file: str | None = field(default=None, eq=False)

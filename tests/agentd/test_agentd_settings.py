@@ -58,6 +58,7 @@ VALUES: dict[str, tuple[Any, str, Any]] = {
     "tls_key": ("f.key", "e.key", "x.key"),
     "workspace_roots": (["/f"], "/e,/e2", ("/x",)),
     "log_format": ("text", "json", "auto"),
+    "traces": ("otlp", "off", "otlp"),
     "log_level": ("error", "warning", "debug"),
 }
 

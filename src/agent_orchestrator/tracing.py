@@ -1,0 +1,164 @@
+"""Runs as OpenTelemetry traces; needs the extra ``agent-orchestrator[otel]``.
+
+    async with open_embedded("data.db", observers=[Tracing()]) as client: ...
+
+An attempt of a run is a span ``invoke_agent``, each tool its agent uses a span ``execute_tool``
+below it, and a child's run stands below its parent's. Names are those of OpenTelemetry's semantic
+conventions for generative AI (1.41, in development); what has no name there begins with
+``agent_orchestrator.``. Prompts, answers and what tools were given are not in it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Final
+
+from attrs import define, field
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    TracerProvider,
+    get_tracer,
+    set_span_in_context,
+)
+from opentelemetry.util.types import AttributeValue
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import Run, Session, Usage
+
+REMEMBERED: Final = 10_000
+"""Runs whose place in a trace is kept for children and attempts that come later."""
+
+_USED: Final = {
+    "input_tokens": "gen_ai.usage.input_tokens",
+    "cached_input_tokens": "gen_ai.usage.cache_read.input_tokens",
+    "output_tokens": "gen_ai.usage.output_tokens",
+    "cost_usd": "agent_orchestrator.usage.cost_usd",
+}
+
+
+@define
+class _Attempt:
+    span: Span
+    tools: dict[str, Span] = field(factory=dict)
+    """Those that are being used, by id."""
+
+
+class Tracing:
+    """An :class:`~agent_orchestrator.ports.Observer` that makes spans.
+
+    :param provider: where they go; the application's own without one.
+    :param makers: by our provider's name whose model its agents ask, as ``gen_ai.provider.name`` has
+        it (``openai``); of others it is the provider's name.
+    """
+
+    def __init__(
+        self, provider: TracerProvider | None = None, *, makers: Mapping[str, str] | None = None
+    ) -> None:
+        self._tracer: Tracer = get_tracer("agent_orchestrator", tracer_provider=provider)
+        self._makers = dict(makers or {})
+        self._attempts: dict[tuple[str, int], _Attempt] = {}
+        self._places: OrderedDict[str, SpanContext] = OrderedDict()
+
+    def started(self, run: Run, session: Session) -> None:
+        """Begin a span, below the parent's where that is known, linked to the attempt before."""
+        earlier = self._places.get(run.id)
+        above = self._places.get(run.parent_run_id or "", INVALID_SPAN_CONTEXT)
+        attributes: dict[str, AttributeValue] = {
+            "gen_ai.operation.name": "invoke_agent",
+            "gen_ai.provider.name": self._makers.get(run.provider, run.provider),
+            "gen_ai.agent.name": run.provider,
+            "gen_ai.conversation.id": run.session_id,
+            "agent_orchestrator.run.id": run.id,
+            "agent_orchestrator.run.attempt": run.attempt,
+            "agent_orchestrator.session.depth": session.depth,
+            "agent_orchestrator.session.root_id": session.root_session_id,
+        }
+        if run.model is not None:
+            attributes["gen_ai.request.model"] = run.model
+        span = self._tracer.start_span(
+            f"invoke_agent {run.provider}",
+            set_span_in_context(NonRecordingSpan(above)),
+            SpanKind.CLIENT,
+            attributes,
+            [] if earlier is None else [Link(earlier)],
+        )
+        self._attempts[run.id, run.attempt] = _Attempt(span)
+        self._places[run.id] = span.get_span_context()
+        self._places.move_to_end(run.id)
+        if len(self._places) > REMEMBERED:
+            self._places.popitem(last=False)
+
+    def emitted(self, run: Run, event_type: str, data: Mapping[str, Any]) -> None:
+        """Begin or end the span of a tool; note a problem."""
+        attempt = self._attempts.get((run.id, run.attempt))
+        if attempt is None or not attempt.span.is_recording():
+            return
+        if event_type == EventType.TOOL_STARTED:
+            tool_id = _text(data, "tool_id")
+            if tool_id not in attempt.tools:
+                attempt.tools[tool_id] = self._tool(attempt, data)
+        elif event_type == EventType.TOOL_COMPLETED:
+            span = attempt.tools.pop(_text(data, "tool_id"), None) or self._tool(attempt, data)
+            if data.get("status") == "failed":
+                span.set_attribute("error.type", "tool_error")
+                span.set_status(Status(StatusCode.ERROR))
+            span.end()
+        elif event_type == EventType.RUN_ERROR:
+            attempt.span.add_event("run.error", {"code": _text(data, "code")})
+
+    def _tool(self, attempt: _Attempt, data: Mapping[str, Any]) -> Span:
+        name = _text(data, "name") or _text(data, "kind") or "tool"
+        attributes = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": name,
+            "gen_ai.tool.call.id": _text(data, "tool_id"),
+            "agent_orchestrator.tool.kind": _text(data, "kind"),
+        }
+        return self._tracer.start_span(
+            f"execute_tool {name}",
+            set_span_in_context(attempt.span),
+            SpanKind.INTERNAL,
+            attributes,
+        )
+
+    def ended(self, run: Run, left: Run | None) -> None:
+        """End the attempt's span, and those of tools that were cut off."""
+        attempt = self._attempts.pop((run.id, run.attempt), None)
+        if attempt is None:
+            return
+        span = attempt.span
+        for tool in attempt.tools.values():
+            tool.set_attribute("error.type", "cut_off")
+            tool.end()
+        if left is not None:
+            span.set_attribute("agent_orchestrator.run.status", str(left.status))
+            if left.provider != run.provider:  # another took its place
+                span.update_name(f"invoke_agent {left.provider}")
+                span.set_attribute("gen_ai.agent.name", left.provider)
+                maker = self._makers.get(left.provider, left.provider)
+                span.set_attribute("gen_ai.provider.name", maker)
+            if left.usage is not None:
+                span.set_attributes(_used(left.usage))
+            if left.status is RunStatus.FAILED and left.error is not None:
+                span.set_attribute("error.type", left.error.code)
+                span.set_status(Status(StatusCode.ERROR, left.error.code))
+        span.end()
+
+
+def _used(usage: Usage) -> dict[str, int | float]:
+    values = {name: getattr(usage, field) for field, name in _USED.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _text(data: Mapping[str, Any], name: str) -> str:
+    """Return what an agent said of something, cut to what a name may be."""
+    found = data.get(name)
+    return found[:200] if isinstance(found, str) else ""
