@@ -238,6 +238,7 @@ class Client:
             than what the child has without.
         :raises Conflict: if a limit of the tree is reached (``details["limit"]``), or the run is
             canceled.
+        :raises Forbidden: if an agent's child would be deeper than the limit, or work elsewhere.
         :raises TypeError: unless exactly one parent is named.
         """
         if (run_id is None) == (session_id is None):

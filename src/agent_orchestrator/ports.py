@@ -568,6 +568,7 @@ class RunContext(Protocol):
         :param max_children: children of one run that may be at work, in it and below.
         :param max_descendants: sessions below it that may be at work.
         :raises Conflict: if a limit of the tree is reached, or this run is canceled.
+        :raises Forbidden: if the child would be deeper than the limit, or work elsewhere.
         """
         ...
 

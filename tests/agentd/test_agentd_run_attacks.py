@@ -264,8 +264,8 @@ async def test_what_is_said_in_the_call_changes_nothing(tree: Tree, what: str) -
     assert len(await tree.audit()) == trail + 1
 
 
-@pytest.mark.parametrize(("limit", "most"), [("depth", 5), ("children", 16)])
-async def test_deeper_or_wider_than_allowed(tree: Tree, limit: str, most: int) -> None:
+@pytest.mark.parametrize(("limit", "most", "status"), [("depth", 5, 403), ("children", 16, 409)])
+async def test_deeper_or_wider_than_allowed(tree: Tree, limit: str, most: int, status: int) -> None:
     """The refusal is on record, and changes nothing."""
     attacker = "child" if limit == "depth" else "own"
     while limit == "depth" and len(tree.runs) < 9:  # down to generation 5, a worker for each
@@ -282,11 +282,12 @@ async def test_deeper_or_wider_than_allowed(tree: Tree, limit: str, most: int) -
                 assert made["session"]["parent_run_id"] == tree.runs["own"]
         events, trail = await tree.agents.server.event_count(), len(await tree.audit())
         answer = await client.post(path, json={"task": "x"})
-    assert answer.status_code == 409, answer.text
+    assert answer.status_code == status, answer.text
     assert answer.json()["error"]["details"] == {"limit": limit, "most": most}
     assert await tree.agents.server.event_count() == events
     (left,) = (await tree.audit())[trail:]
-    assert (left.principal, left.token, left.decision) == (tree.runs[attacker], "run", "conflict")
+    told = (left.principal, left.token, left.decision)
+    assert told == (tree.runs[attacker], "run", "forbidden" if status == 403 else "conflict")
     assert (left.operation, left.detail["limit"]) == ("spawn_from_run", limit)
 
 

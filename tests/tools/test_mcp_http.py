@@ -279,7 +279,7 @@ async def test_a_child_may_be_given_less_than_its_parent_has(agents: Standing) -
         child = await agents.at_work(spawned["run"]["id"])
         async with agents.tools(child) as below:
             error = await refused(below, "session_spawn", task="x")
-        assert (error["code"], error["details"]) == ("conflict", {"limit": "depth", "most": 0})
+        assert (error["code"], error["details"]) == ("forbidden", {"limit": "depth", "most": 0})
         error = await refused(above, "session_spawn", task="x", max_depth=5)
         assert error["details"]["fields"] == {
             "max_depth": "must be at most 4, what its parent leaves it"

@@ -97,7 +97,7 @@ async def refused(
 
     The refusal stands whether or not the entry can be written.
     """
-    limit = error.details.get("limit") if isinstance(error, Conflict) else None
+    limit = error.details.get("limit") if isinstance(error, (Conflict, Forbidden)) else None
     if who.run is None or not (isinstance(error, _REFUSALS) or limit):
         return
     detail = {"attempt": who.run.attempt, "session_id": who.run.session_id}

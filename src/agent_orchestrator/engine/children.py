@@ -44,7 +44,7 @@ async def spawn_from_session(
 
     def change(tx: Transaction) -> SpawnReply:
         parent = messages.open_session(tx, who, Action.SPAWN, command.session_id)
-        return _spawn(core, tx, parent, None, evolve(command, cwd=cwd))
+        return _spawn(core, tx, who, parent, None, evolve(command, cwd=cwd))
 
     return change
 
@@ -60,7 +60,7 @@ async def spawn_from_run(core: Core, who: Principal, command: SpawnFromRun) -> C
         if run.cancel_requested_at is not None or run.status is RunStatus.CANCELED:
             raise Conflict(f"run {run.id} is canceled: it spawns no more", {"run_id": run.id})
         messages.check_open(parent)
-        return _spawn(core, tx, parent, run, evolve(command, cwd=cwd))
+        return _spawn(core, tx, who, parent, run, evolve(command, cwd=cwd))
 
     return change
 
@@ -89,11 +89,17 @@ async def _cwd(
 
 
 def _spawn(
-    core: Core, tx: Transaction, parent: Session, run: Run | None, command: Spawn
+    core: Core,
+    tx: Transaction,
+    who: Principal,
+    parent: Session,
+    run: Run | None,
+    command: Spawn,
 ) -> SpawnReply:
     if command.provider is not None:
         core.known_provider(command.provider)
-    limits.check(core, tx, parent, run.id if run else None)
+    limits.check_depth(core, who, parent)
+    limits.check_counts(core, tx, parent, run.id if run else None)
     now = core.now()
     inherited = run.provider if run is not None and run.provider != MANUAL else parent.provider
     provider = command.provider or inherited
@@ -199,7 +205,7 @@ def _check_revival(core: Core, tx: Transaction, session: Session) -> None:
     above = session.parent_session_id
     parent = tx.session(above) if above is not None else None
     if parent is not None and not ledger.has_agent(tx, session):
-        limits.check(core, tx, parent, session.parent_run_id)
+        limits.check_counts(core, tx, parent, session.parent_run_id)
 
 
 def _kinship(sender: Session, receiver: Session) -> SourceKind:

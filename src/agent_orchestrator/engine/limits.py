@@ -3,7 +3,13 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-from agent_orchestrator.domain.errors import Conflict, InvalidRequest
+from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    OrchestratorError,
+)
 from agent_orchestrator.domain.model import Session
 from agent_orchestrator.engine.config import TreeLimits
 from agent_orchestrator.engine.core import Core
@@ -48,17 +54,27 @@ def narrowed(
     return inherited
 
 
-def check(core: Core, tx: Transaction, parent: Session, run_id: str | None) -> None:
+def check_depth(core: Core, who: Principal, parent: Session) -> None:
+    """Do nothing, or refuse a child of this session, however few there are.
+
+    :raises Forbidden: naming the limit, if an agent asks: its token reaches no deeper.
+    :raises Conflict: naming the limit, if somebody else does.
+    """
+    if _of(core, parent).depth >= 1:
+        return
+    most = core.config.limits.depth if parent.max_depth is None else 0
+    whose = "" if parent.max_depth is None else f" below session {parent.id}"
+    kind = Conflict if who.run is None else Forbidden
+    raise _reached("depth", most, f"generations of children{whose}", kind)
+
+
+def check_counts(core: Core, tx: Transaction, parent: Session, run_id: str | None) -> None:
     """Do nothing, or refuse another child at work.
 
     :param run_id: the run of the parent whose child it is, if any.
     :raises Conflict: naming the limit that is reached.
     """
     limits = _of(core, parent)
-    if limits.depth < 1:
-        most = core.config.limits.depth if parent.max_depth is None else 0
-        whose = "" if parent.max_depth is None else f" below session {parent.id}"
-        raise _reached("depth", most, f"generations of children{whose}")
     if tx.live_children(parent.id, run_id) >= limits.children:
         raise _reached("children", limits.children, "children of one run may be at work")
     for session_id, most in _counted(core, tx, parent):
@@ -102,5 +118,7 @@ def _least(most: int, own: int | None) -> int:
     return most if own is None else min(most, own)
 
 
-def _reached(name: str, most: int, what: str) -> Conflict:
-    return Conflict(f"no further child: at most {most} {what}", {"limit": name, "most": most})
+def _reached(
+    name: str, most: int, what: str, kind: type[OrchestratorError] = Conflict
+) -> OrchestratorError:
+    return kind(f"no further child: at most {most} {what}", {"limit": name, "most": most})
