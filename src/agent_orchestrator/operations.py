@@ -708,6 +708,9 @@ class DaemonStatus:
     problems: tuple[Problem, ...]
     runs: tuple[ProviderRuns, ...] = ()
     """The same counts by provider, where there are any."""
+    pid_birth: str | None = None
+    """When the process started: the machine's boot and the clock tick after it. No other process has
+    this and the pid."""
 
 
 @frozen

@@ -14,6 +14,8 @@ from typing import Any, Final
 import psutil
 from attrs import frozen
 
+from agent_orchestrator.operations import DaemonStatus
+from agent_orchestrator.processes import birth_of
 from agentctl.call import here
 from agentctl.failures import FAILED, TIMED_OUT, Failure
 from agentctl.settings import DEFAULT_URL, Settings
@@ -24,9 +26,6 @@ _LOOK_S: Final = 0.02
 
 _EXAMINE_S: Final = 60.0
 """How long agentd may look at itself: it asks each agent for its version, 10 s at most."""
-
-_CLOCKS_S: Final = 60.0
-"""How far a process's start and the daemon's own account of it may lie apart."""
 
 
 @frozen
@@ -165,15 +164,15 @@ def _database(options: Sequence[str]) -> Path:
     return Path(chosen)
 
 
-def process_of(pid: int, started_at: float) -> psutil.Process:
+def process_of(status: DaemonStatus) -> psutil.Process:
     """Return the daemon's process.
 
-    :param started_at: when the daemon says it started, in seconds since the epoch.
     :raises Failure: if the process of that number is another one: the daemon runs elsewhere.
     """
+    pid = status.pid
     try:
         process: psutil.Process | None = psutil.Process(pid)
-        if process is not None and abs(process.create_time() - started_at) > _CLOCKS_S:
+        if status.pid_birth is None or birth_of(pid) != status.pid_birth:
             process = None
     except psutil.NoSuchProcess:
         process = None

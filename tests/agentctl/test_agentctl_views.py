@@ -1,5 +1,6 @@
 """Objects as a person reads them: golden texts."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +22,9 @@ from agent_orchestrator.operations import (
     SessionTree,
     StoreStatus,
 )
+from agent_orchestrator.processes import birth_of
+from agentctl.failures import Failure
+from agentctl.starting import process_of
 from agentctl.terminal import Look
 from agentctl.times import ago, duration
 from agentctl.trees import tree_table
@@ -234,3 +238,13 @@ def test_duration(seconds: float, text: str) -> None:
 )  # fmt: skip
 def test_ago(seconds: float, text: str) -> None:
     assert ago(NOW - timedelta(seconds=seconds), NOW) == text
+
+
+def test_the_daemons_process_is_known_whatever_the_clock_says() -> None:
+    ours = evolve(STATUS, pid=os.getpid(), pid_birth=birth_of(os.getpid()))
+    assert ours.started_at == NOW  # years from when this process started
+    assert process_of(ours).pid == os.getpid()
+    for born in (None, "another-boot/1", f"{ours.pid_birth}0"):
+        with pytest.raises(Failure, match="not one of this machine") as raised:
+            process_of(evolve(ours, pid_birth=born))
+        assert raised.value.code == "not_local"

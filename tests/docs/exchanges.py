@@ -87,6 +87,7 @@ class Conversation:
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "2026-01-02T15:04:05.000000Z", text)
         text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:8765", text)
         text = re.sub(r'"(pid|size|schema_version)": \d+', r'"\1": 42', text)
+        text = re.sub(r'"pid_birth": "[^"]+"', '"pid_birth": "9f0c…/4711"', text)
         return re.sub(r'"uptime_s": [\d.]+', '"uptime_s": 60.0', text)
 
     def known_as(self, name: str) -> str:

@@ -26,6 +26,7 @@ from agent_orchestrator.domain.events import InvalidEvent
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing import ScriptedRunner
+from agent_orchestrator.testing.invariants import history, violations
 
 pytestmark = pytest.mark.anyio
 
@@ -260,8 +261,8 @@ async def test_big_events_are_kept_within_bounds(tmp_path: Path) -> None:
 
     async with open_embedded(tmp_path / "d.db", runners=[Doing(what)]) as client:
         run = await end_of(client, await run_of(client))
-        page = await client.list_events(run.session_id, limit=1000)
-    sizes = [len(one.data["text"]) for one in page.events if one.event_type == "agent.message"]
+        events = [event async for event in client.events(run.session_id)]
+    sizes = [len(one.data["text"]) for one in events if one.event_type == "agent.message"]
     assert sizes == [2_000_000] * 10 + [4_000_000] * 20
 
 
@@ -391,6 +392,52 @@ async def test_a_store_that_cannot_be_read_for_a_moment_costs_no_run() -> None:
             await told.wait()
             await client.cancel_run(run.id)
             assert (await end_of(client, run)).status is RunStatus.CANCELED
+
+
+class Broken(MemoryStore):
+    """A store with a fault in it: it raises what it never should."""
+
+    faults = 0
+
+    async def transact(self, change: Any, *, reserve: bool = False) -> Any:
+        if self.faults:
+            self.faults -= 1
+            raise ZeroDivisionError
+        return await super().transact(change, reserve=reserve)
+
+
+@pytest.mark.parametrize("is_canceled", [False, True])
+async def test_a_fault_of_ours_leaves_no_run_without_an_end(is_canceled: bool) -> None:
+    store = Broken()
+    go = anyio.Event()
+
+    async def what(context: RunContext) -> Outcome:
+        try:
+            await go.wait()
+        finally:
+            store.faults = 2  # of the end with what it said last, and of the end alone
+        return Outcome("done")
+
+    with anyio.fail_after(PATIENCE_S):
+        async with open_embedded(store, runners=[Doing(what)], max_concurrency=1) as client:
+            run = await run_of(client)
+            if is_canceled:
+                while (await client.get_run(run.id)).status is not RunStatus.RUNNING:
+                    await anyio.sleep(0.001)
+                await client.cancel_run(run.id)
+            else:
+                go.set()
+            run = await end_of(client, run)
+            assert store.faults == 0
+            told = await history(client)
+            # Its worker is there for the next.
+            go.set()
+            assert (await end_of(client, await run_of(client))).worker_id is not None
+    assert violations(told) == []
+    assert run.status is (RunStatus.CANCELED if is_canceled else RunStatus.FAILED)
+    if not is_canceled:
+        assert run.error is not None
+        assert run.error.code == "worker_lost"
 
 
 async def test_a_drain_does_not_wait_for_a_store_that_takes_nothing() -> None:

@@ -293,3 +293,58 @@ async def test_many_lost_runs_are_taken_up_together() -> None:
             assert (await end_of(client, run.id)).status is RunStatus.COMPLETED
         assert violations(await history(client)) == []
     assert len(reaper.asked) == 120
+
+
+@define
+class Resumed:
+    """An agent that asks, and when it goes on says nothing until it is lost."""
+
+    name: str = "scripted"
+    resumes: bool = True
+    prompts: list[str] = field(factory=list)
+
+    async def run(self, context: RunContext) -> Outcome:
+        self.prompts.append(context.prompt)
+        await context.delivered()
+        if context.prompt == "go":
+            await context.set_thread("t-1")
+            await context.emit("agent.message", {"text": "at work"})
+            await context.ask_parent("May I?")
+        if "lost" not in context.prompt:
+            await anyio.sleep_forever()
+        return Outcome("done")
+
+
+async def test_what_a_conversation_has_is_not_given_again() -> None:
+    """The agent that goes on with an answer is lost before it said a word."""
+    store, agent = MemoryStore(), Resumed()
+    runs: list[Run] = []
+
+    async def body(client: Client) -> None:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "go")
+        assert sent.run is not None
+        runs.append(sent.run)
+        asked = await client.wait_run(sent.run.id, timeout_s=PATIENCE_S, until="attention")
+        assert asked.request is not None
+        with anyio.fail_after(PATIENCE_S):
+            while (await client.get_run(sent.run.id)).worker_id is not None:
+                await anyio.sleep(0.001)
+            await client.resolve_request(asked.request.id, "answer", text="yes")
+            while len(agent.prompts) < 2:
+                await anyio.sleep(0.001)
+            while (await client.list_messages(session.id)).messages[-1].delivery == "queued":
+                await anyio.sleep(0.001)
+
+    await lose(store, body, runners=[agent], park_after_s=0)
+    async with open_embedded(store, runners=[agent]) as client:
+        run = await end_of(client, runs[0].id)
+        messages = (await client.list_messages(run.session_id)).messages
+    assert run.status is RunStatus.COMPLETED
+    answer = "Your request was answered: May I?\n\nyes"
+    assert agent.prompts[:2] == ["go", answer]
+    # The answer may not have reached the conversation; the task did, an attempt before.
+    assert agent.prompts[2].startswith(answer + "\n\n")
+    assert "lost" in agent.prompts[2]
+    assert len(agent.prompts) == 3
+    assert [message.given_in for message in messages] == [1, 3, 3]

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.processes import birth_of
 from agent_orchestrator.runners.custody import Survivors, brand, end_survivors
 
 pytestmark = pytest.mark.anyio
@@ -61,7 +62,7 @@ def orphan(mark):
 
 async def test_nothing_is_found_of_what_is_gone(mark):
     assert await end_survivors(mark) == Survivors()
-    assert await end_survivors(mark, os.getpid(), 1.0) == Survivors()
+    assert await end_survivors(mark, os.getpid(), "another-boot/1") == Survivors()
     assert await end_survivors(None, None, None) == Survivors()
 
 
@@ -86,10 +87,11 @@ async def test_a_stopped_one_is_ended_too(mark, orphan):
 
 async def test_a_recorded_process_is_ended_with_its_session(mark, orphan):
     pid = orphan()
-    began = psutil.Process(pid).create_time()
-    assert await end_survivors(mark, pid, began - 1) == Survivors()
+    born = birth_of(pid)
+    for stranger in (None, f"{born}0", f"another-boot/{born.partition('/')[2]}"):
+        assert await end_survivors(mark, pid, stranger) == Survivors()
     with anyio.fail_after(10):
-        assert await end_survivors(mark, pid, began) == Survivors((pid,))
+        assert await end_survivors(mark, pid, born) == Survivors((pid,))
 
 
 def test_a_brand_fits_the_limit_and_is_a_marks_own(mark):

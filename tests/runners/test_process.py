@@ -13,6 +13,7 @@ import pytest
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.processes import birth_of
 from agent_orchestrator.runners.process import STDERR_TAIL, agent_process
 from agent_orchestrator.testing.runners import marked_processes
 
@@ -62,7 +63,7 @@ def gone(pid):
 
 async def test_prompt_lines_exit_code_and_identity(stage):
     async with stage.play("echo", stdin=b"one\ntwo\n") as process:
-        assert psutil.Process(process.pid).create_time() == process.started_at
+        assert process.born == birth_of(process.pid)
         assert os.getsid(process.pid) == process.pid
         assert process.returncode is None
         assert [line.data async for line in process.lines()] == [b"one", b"two"]

@@ -175,12 +175,42 @@ async def test_a_database_emptied_behind_our_back_is_found_out_and_one_removed_i
     assert await problems(path) == ["mirror_unusable"]
 
 
-async def test_without_a_mirror_nothing_is_asked(tmp_path):
+async def test_without_a_mirror_it_is_told_that_nothing_can_be(tmp_path):
     path = tmp_path / "data.db"
     await make(path, "a")
     mirror(path).unlink()
-    assert await problems(path) == []
+    assert await problems(path) == ["mirror_unusable"]
     assert commits(path) == 2
+    assert await problems(path) == []
+
+
+async def test_a_log_that_is_gone_together_with_the_mirror_is_told_of(tmp_path):
+    path = tmp_path / "data.db"
+    await make(path, "a")
+    await killed(path)
+    (tmp_path / "data.db-wal").unlink()
+    mirror(path).unlink()
+    assert await problems(path) == ["mirror_unusable"]
+
+
+async def test_a_new_database_has_a_mirror_from_the_start(tmp_path):
+    path = tmp_path / "data.db"
+    with anyio.fail_after(30):
+        async with SqliteStore(path):
+            assert mirror(path).exists()
+    assert await problems(path) == []
+
+
+async def test_a_copy_put_elsewhere_is_a_database_of_its_own(tmp_path):
+    path, other = tmp_path / "data.db", tmp_path / "elsewhere" / "data.db"
+    other.parent.mkdir()
+    await make(path, "a", "b")
+    with anyio.fail_after(30):
+        async with SqliteStore(path) as store:
+            await store.back_up(other, replace=False)
+    assert await problems(other) == []
+    mirror(other).unlink()
+    assert await problems(other) == ["mirror_unusable"]
 
 
 async def test_a_mirror_that_cannot_be_written_is_a_problem(tmp_path):

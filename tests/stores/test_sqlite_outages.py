@@ -30,6 +30,8 @@ class Disk(apsw.VFS):
         """The error by (call, the end of the file's name)."""
         self.left = {}
         """How many calls go well before it."""
+        self.heals_after = None
+        """After how many failures all is well again, if it shall be."""
         super().__init__("faulty", "unix")
 
     def break_(self, call, suffix, error, *, after=0):
@@ -40,11 +42,15 @@ class Disk(apsw.VFS):
         self.fails.clear()
 
     def check(self, call, name):
-        for (of_call, suffix), error in self.fails.items():
+        for (of_call, suffix), error in [*self.fails.items()]:
             if of_call == call and name.endswith(suffix):
                 if self.left[of_call, suffix] > 0:
                     self.left[of_call, suffix] -= 1
                 else:
+                    if self.heals_after is not None:
+                        self.heals_after -= 1
+                        if not self.heals_after:
+                            self.mend()
                     raise error
 
     def xOpen(self, name, flags):  # noqa: N802 - SQLite's name
@@ -435,6 +441,36 @@ async def test_a_damaged_page_is_told_to_who_meets_it(tmp_path):
             with path.open("r+b") as file:
                 file.seek((root - 1) * 4096)
                 file.write(page)
+
+
+@pytest.mark.parametrize("lasts", [True, False], ids=["for good", "for a moment"])
+async def test_a_page_that_cannot_be_read_is_not_called_damaged(tmp_path, disk, lasts):
+    """SQLite itself says that it is malformed, in either case."""
+    path = tmp_path / "data.db"
+    with anyio.fail_after(60):
+        async with SqliteStore(path) as store:
+            session, other = a_session(), a_session()
+            await put(store, session, other)
+            for _ in range(3):
+                await append(store, session, "x" * 200_000)
+        async with SqliteStore(path) as store:
+            await store.read(lambda view: view.session(other.id))
+            error = apsw.IOError("disk I/O error")
+            error.extendedresult = apsw.SQLITE_IOERR_CORRUPTFS  # what unix tells of EIO
+            disk.break_("read", "data.db", error)
+            if not lasts:
+                disk.heals_after = 1
+            with pytest.raises(Unavailable, match=r"could not be read|cannot be read") as raised:
+                await texts(store, session)
+            assert raised.value.details["problem"] == "disk_error"
+            assert await codes(store) == ["disk_error"]
+            if lasts:
+                assert any("error code" in one or "I/O" in one for one in await store.check())
+                assert await codes(store) == ["disk_error"]
+            disk.mend()
+            assert len(await texts(store, session)) == 3
+            assert await store.check() == []
+            assert await codes(store) == []
 
 
 async def test_a_log_that_cannot_be_emptied_is_left_for_the_next_start(tmp_path, disk, caplog):

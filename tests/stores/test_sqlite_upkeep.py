@@ -1,5 +1,6 @@
 """Copies and checks of a database in use."""
 
+import os
 import shutil
 import stat
 import threading
@@ -82,16 +83,47 @@ async def test_a_copy_taken_under_load_is_sound_and_opens_in_the_others_place(tm
 
 async def test_a_copy_is_never_written_over_unless_told_to(tmp_path):
     target = tmp_path / "there"
-    target.write_text("mine")
+    target.touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     with anyio.fail_after(60):
         async with SqliteStore(tmp_path / "data.db") as store:
             for name in ("there", "dangling"):
                 with pytest.raises(Conflict, match="is there already"):
                     await store.back_up(tmp_path / name, replace=False)
-            assert target.read_text() == "mine"
-            await store.back_up(target, replace=True)
-            assert target.read_bytes().startswith(b"SQLite format 3\0")
+            assert not target.read_bytes()
+            for _ in range(2):
+                await store.back_up(target, replace=True)
+                assert target.read_bytes().startswith(b"SQLite format 3\0")
+
+
+async def test_a_copy_takes_the_place_of_nothing_but_a_copy(tmp_path):
+    (tmp_path / "agentd.toml").write_text("[daemon]")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to(tmp_path / "agentd.toml")
+    foreign = apsw.Connection(str(tmp_path / "foreign.db"))
+    foreign.execute("CREATE TABLE t (x)")
+    foreign.close()
+    with anyio.fail_after(60):
+        async with (
+            SqliteStore(tmp_path / "data.db") as store,
+            SqliteStore(tmp_path / "used.db") as used,
+        ):
+            await put(used, a_session())
+            for name, words in (
+                ("agentd.toml", "not a database of ours"),
+                ("foreign.db", "not a database of ours"),
+                ("fifo", "not a regular file"),
+                ("link", "not a regular file"),
+                ("used.db", "in use"),
+            ):
+                with pytest.raises(Conflict, match=words) as raised:
+                    await store.back_up(tmp_path / name, replace=True)
+                assert raised.value.details["path"] == str(tmp_path / name)
+            assert await used.check() == []
+    assert (tmp_path / "agentd.toml").read_text() == "[daemon]"
+    assert (tmp_path / "fifo").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+    assert list(tmp_path.glob("*partial*")) == list(tmp_path.glob(".*partial*")) == []
 
 
 @pytest.mark.parametrize("replace", [False, True])

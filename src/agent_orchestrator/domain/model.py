@@ -100,6 +100,8 @@ class Message:
     created_at: datetime
     steers: bool = False
     """Whether it is for an agent that is at work; not taken, it becomes a run of its own."""
+    given_in: int | None = None
+    """The attempt of its run that gave it to the agent."""
 
 
 @frozen
@@ -235,8 +237,9 @@ class Attempt:
     outcome: str | None = None
     """The state the run went to when the attempt ended; ``worker_lost`` where its engine was lost."""
     pid: int | None = None
-    pid_started_at: float | None = None
-    """The process's own start time (seconds since the epoch): pids are reused, the pair is not."""
+    pid_birth: str | None = None
+    """When the process started (:func:`agent_orchestrator.processes.birth_of`): pids are reused, the
+    pair is not."""
     invocation: Invocation | None = None
     delivered_at: datetime | None = None
     """When the prompt was handed to the agent; before that the attempt had no effect."""

@@ -9,7 +9,6 @@ from typing import Any, Final, Literal, TypeVar
 
 import anyio
 import anyio.lowlevel
-import psutil
 from attrs import evolve
 
 from agent_orchestrator.domain.access import Principal
@@ -47,6 +46,7 @@ from agent_orchestrator.operations import (
     WhenBusy,
 )
 from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.processes import birth_of
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.codec import to_plain
 from agent_orchestrator.wire.strict_json import json_copy
@@ -286,7 +286,7 @@ class AttemptContext:
 
         def write(tx: Transaction, run: Run) -> None:
             for message_id in self._messages:
-                ledger.mark_delivered(tx, message_id)
+                ledger.mark_delivered(tx, message_id, run.attempt)
             ledger.amend_attempt(tx, run, delivered_at=now)
 
         await self._recorder.put(write)
@@ -336,13 +336,10 @@ class AttemptContext:
 
     async def report_process(self, pid: int, invocation: Invocation) -> None:
         self.has_begun = True
-        try:
-            started_at = psutil.Process(pid).create_time()
-        except psutil.Error:
-            started_at = None
+        born = birth_of(pid)
 
         def write(tx: Transaction, run: Run) -> None:
-            ledger.amend_attempt(tx, run, pid=pid, pid_started_at=started_at, invocation=invocation)
+            ledger.amend_attempt(tx, run, pid=pid, pid_birth=born, invocation=invocation)
 
         await self._recorder.put(write)
         await self._recorder.settle()
@@ -521,8 +518,8 @@ class _Steering:
         return None
 
 
-def _take(message_id: str, tx: Transaction, _: Run) -> None:
-    ledger.mark_delivered(tx, message_id)
+def _take(message_id: str, tx: Transaction, run: Run) -> None:
+    ledger.mark_delivered(tx, message_id, run.attempt)
 
 
 def _as_json(data: Mapping[str, Any], what: str) -> str:

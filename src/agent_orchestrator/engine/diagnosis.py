@@ -12,6 +12,7 @@ import psutil
 from attrs import frozen
 
 from agent_orchestrator.domain.access import Action, Principal
+from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import MANUAL, Attempt, Invocation, Request, Run
@@ -37,6 +38,7 @@ from agent_orchestrator.operations import (
     StoreStatus,
 )
 from agent_orchestrator.ports import Availability, View
+from agent_orchestrator.processes import birth_of
 
 SILENCE_S = 120.0
 """After this long without a word a running agent is called silent."""
@@ -55,11 +57,22 @@ async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus
         present(view, who)
         return view.live_runs(), view.event_count()
 
-    live, events = await core.store.read(look)
+    unread: list[Problem] = []
+    live: dict[str, dict[RunStatus, int]] = {}
+    events = 0
+    try:
+        live, events = await core.store.read(look)
+    except Unavailable as error:
+        if "problem" not in error.details:
+            raise
+        # Whoever asks what is wrong is told, of all callers.
+        text = f"queue_counts, runs and store.events are not known: {error.message}"
+        unread.append(Problem("counts_unknown", text))
     providers = await provider_statuses(core.config)
     now = core.now()
     problems = [
         *await core.store.problems(),
+        *unread,
         *(
             Problem("provider_unavailable", f"{provider.name}: {provider.reason}")
             for provider in providers
@@ -70,6 +83,7 @@ async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus
         daemon_health="draining" if core.draining else "degraded" if problems else "ok",
         version=core.config.version,
         pid=os.getpid(),
+        pid_birth=birth_of(os.getpid()),
         uptime_s=max(0.0, round((now - core.started_at).total_seconds(), 3)),  # it may be set back
         started_at=core.started_at,
         alive_workers=core.workers.alive_workers,
@@ -297,7 +311,7 @@ def _process_tree(run: Run, attempt: Attempt | None) -> list[ProcessView]:
         return []
     try:
         root = psutil.Process(attempt.pid)
-        if root.create_time() != attempt.pid_started_at or root.status() == psutil.STATUS_ZOMBIE:
+        if birth_of(attempt.pid) != attempt.pid_birth or root.status() == psutil.STATUS_ZOMBIE:
             return []
         processes = [root, *root.children(recursive=True)]
     except psutil.Error:

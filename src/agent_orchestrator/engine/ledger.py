@@ -599,11 +599,11 @@ def park(
     return parked
 
 
-def mark_delivered(tx: Transaction, message_id: str | None) -> None:
-    """Record that the agent has the message."""
+def mark_delivered(tx: Transaction, message_id: str | None, attempt: int) -> None:
+    """Record that the agent has the message, and by which attempt of its run."""
     message = tx.message(message_id) if message_id else None
     if message is not None and message.delivery != "delivered":
-        tx.put_message(evolve(message, delivery="delivered"))
+        tx.put_message(evolve(message, delivery="delivered", given_in=attempt))
 
 
 def request_cancel(

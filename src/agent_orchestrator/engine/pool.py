@@ -14,7 +14,7 @@ from agent_orchestrator.domain.lifecycle import is_terminal
 from agent_orchestrator.domain.tokens import RUN_TOKEN_PREFIX, new_token, token_hash
 from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.engine.worker import Assignment, Live, execute
+from agent_orchestrator.engine.worker import Assignment, Live, execute, give_up
 from agent_orchestrator.ports import Transaction
 
 logger = logging.getLogger("agent_orchestrator.pool")
@@ -162,8 +162,9 @@ class Pool:
         except ledger.StaleAttempt:
             logger.warning("run %s went on without attempt %d", live.run.id, live.run.attempt)
         except Exception:
-            # A fault of ours in one run must not end the others; the run is found at the next start.
+            # A fault of ours in one run must not end the others.
             logger.exception("run %s could not be brought to its end", live.run.id)
+            await give_up(self.core, live)
         finally:
             was_full = not self._free
             del self.live[live.run.id]

@@ -206,13 +206,14 @@ def resumes(core: Core, view: View, run: Run | None) -> bool:
 def owe_note(core: Core, tx: Transaction, released: Run, attempt: Attempt, cause: str) -> None:
     """Make a note of what happened the next message of a run that goes on with a conversation.
 
-    Where the agent showed nothing of having the message, it is given again, before the note.
+    Where the agent showed nothing of having what this attempt gave it, that is given again, before
+    the note; what earlier attempts gave it is in its conversation.
 
     :param attempt: the one that was stopped.
     """
     if _worked_at(tx, released, attempt) is None:
         for given in tx.run_messages(released.id):
-            if given.role != "system":
+            if given.role != "system" and given.given_in in (None, attempt.attempt):
                 tx.put_message(evolve(given, delivery="queued"))
     message = Message(
         id=core.config.ids("msg"),

@@ -1,11 +1,14 @@
 """Backup, and the check that the store is sound and its log says what its rows say."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from attrs import Factory, define
 
 from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.events import STATE_AFTER, EventType
 from agent_orchestrator.domain.lifecycle import is_terminal
 from agent_orchestrator.domain.model import Event, Request, Run, Session
@@ -34,21 +37,38 @@ async def back_up(core: Core, who: Principal, command: BackUp) -> BackupReply:
 async def check_store(core: Core, who: Principal, command: CheckStore) -> CheckReply:
     """Return what is wrong with the store: its file, its log, and its log beside its rows."""
     await core.store.read(lambda view: administrator(view, who))
-    found = [f"store: {finding}" for finding in await core.store.check()]
+    found: list[str] = []
+    with _told(found, "store"):
+        found += [f"store: {finding}" for finding in await core.store.check()]
     sessions = runs = events = 0
-    after: str | None = None
-    while page := await core.store.read(
-        lambda view, after=after: view.sessions(after=after, limit=ROWS_PAGE)  # type: ignore[misc]
-    ):
-        for session in page:
-            replay = _Replay(session.id)
-            while not await core.store.read(replay.advance):
-                pass
-            sessions, runs, events = sessions + 1, runs + replay.compared, events + replay.last_seq
-            found += replay.found
-        after = page[-1].id
-    found += await audit.check(core)
+    with _told(found, "sessions"):
+        after: str | None = None
+        while page := await core.store.read(
+            lambda view, after=after: view.sessions(after=after, limit=ROWS_PAGE)  # type: ignore[misc]
+        ):
+            for session in page:
+                replay = _Replay(session.id)
+                with _told(replay.found, f"session {session.id}"):
+                    while not await core.store.read(replay.advance):
+                        pass
+                sessions, runs = sessions + 1, runs + replay.compared
+                events += replay.last_seq
+                found += replay.found
+            after = page[-1].id
+    with _told(found, "audit"):
+        found += await audit.check(core)
     return CheckReply(not found, tuple(found[:MOST]), sessions, runs, events)
+
+
+@contextmanager
+def _told(found: list[str], what: str) -> Iterator[None]:
+    """Make a finding of what cannot be read: who checks asks for just that, and for all the rest."""
+    try:
+        yield
+    except Unavailable as error:
+        if "problem" not in error.details:
+            raise
+        found.append(f"{what}: {error.message}")
 
 
 @define

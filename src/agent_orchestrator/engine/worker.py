@@ -443,6 +443,30 @@ async def _end(
         )
 
 
+async def give_up(core: Core, live: Live) -> None:
+    """End a run whose worker failed in a way it should not: nothing is executing it any more.
+
+    Of what the attempt had to say nothing more is recorded, which may be what it failed with. Where
+    that cannot be recorded either, the run is taken up at the next start.
+    """
+    error = RunError("worker_lost", "the daemon failed at bringing it to its end: see its log")
+
+    def change(tx: Transaction) -> Run:
+        run = ledger.fenced(tx, live.run.id, live.run.attempt)
+        is_canceled = run.cancel_requested_at is not None
+        ending = (
+            ledger.Ending(Signal.CANCEL) if is_canceled else ledger.Ending(Signal.FAIL, error=error)
+        )
+        return ledger.finish(core, tx, run, ending)
+
+    try:
+        live.left = await persistently(core, change, reserve=True, is_dropped_in_drain=True)
+    except ledger.StaleAttempt:
+        pass  # it went on without this attempt
+    except Exception:
+        logger.exception("run %s is left to the next start", live.run.id)
+
+
 def _finish(
     core: Core, live: Live, tx: Transaction, ending: ledger.Ending, recorder: Recorder
 ) -> Run:

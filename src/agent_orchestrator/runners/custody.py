@@ -9,7 +9,7 @@ The brand is a number in the soft limit ``RLIMIT_LOCKS``, which Linux has not en
 It passes to every child and through every ``execve``: a new session, a second fork, a clean
 environment and closed descriptors do not get rid of it, only setting that limit does.
 
-A process is known by its pid and its start time together, and killed through a pidfd, so that a
+A process is known by its pid and the tick it started in together, and killed through a pidfd, so that a
 pid used anew is never hit.
 """
 
@@ -20,11 +20,11 @@ from hashlib import blake2b
 from typing import Final
 
 import anyio
-import psutil
 from anyio.to_thread import run_sync
 from attrs import frozen
 
 from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.processes import birth_of
 
 PATIENCE: Final = 5.0
 """Seconds after which what does not die is given up."""
@@ -54,7 +54,7 @@ def brand(mark: str) -> int:
 
 
 async def end_survivors(
-    mark: str | None, pid: int | None = None, started_at: float | None = None
+    mark: str | None, pid: int | None = None, born: str | None = None
 ) -> Survivors:
     """Kill all that is left of an attempt, and return when it is gone.
 
@@ -63,15 +63,15 @@ async def end_survivors(
 
     :param mark: the value of :data:`~agent_orchestrator.ports.MARK_VARIABLE` that its processes had.
     :param pid: its agent's process, where it was recorded, which led a session and a process group.
-    :param started_at: when that started, in seconds since the epoch; a process of that pid that
-        started at another time is a stranger.
+    :param born: when that started (:func:`agent_orchestrator.processes.birth_of`); a process of that
+        pid that started at another time is a stranger.
     """
     limiter = anyio.CapacityLimiter(1)  # its own: it must not wait for others' work in threads
     killed: dict[int, None] = {}
     patience = anyio.current_time() + PATIENCE
     again = _LOOKS_AGAIN
     while True:
-        found, unclear = await run_sync(_look, mark, pid, started_at, limiter=limiter)
+        found, unclear = await run_sync(_look, mark, pid, born, limiter=limiter)
         alive = tuple(seen.pid for seen in found)
         if not found and not (unclear and again):
             return Survivors(tuple(killed))
@@ -98,7 +98,7 @@ class _Seen:
     """Clock ticks since the machine started."""
 
 
-def _look(mark: str | None, root: int | None, started_at: float | None) -> tuple[list[_Seen], bool]:
+def _look(mark: str | None, root: int | None, born: str | None) -> tuple[list[_Seen], bool]:
     """Return the live processes that belong to the attempt, and whether some could not be told."""
     alive = [
         seen
@@ -106,7 +106,7 @@ def _look(mark: str | None, root: int | None, started_at: float | None) -> tuple
         if name.isdigit() and (seen := _stat(int(name))) is not None
     ]
     own = os.getpid()
-    if root is not None and not _is_root(root, started_at):
+    if root is not None and (born is None or birth_of(root) != born):
         root = None
     entry = f"\0{MARK_VARIABLE}={mark}\0".encode() if mark else None
     limit = str(brand(mark)).encode() if mark else None
@@ -136,23 +136,6 @@ def _with_descendants(pids: set[int], alive: list[_Seen]) -> set[int]:
     while more := {seen.pid for seen in alive if seen.parent in pids} - pids:
         pids = pids | more
     return pids
-
-
-def started_at_of(ticks: int) -> float:
-    """Return seconds since the epoch for clock ticks since the machine started.
-
-    It is what :meth:`psutil.Process.create_time` says, which moves with the machine's clock.
-    """
-    return psutil.boot_time() + ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _is_root(pid: int, started_at: float | None) -> bool:
-    """Tell whether the process of this pid is the one that started then."""
-    text = _read(f"/proc/{pid}/stat")
-    if text is None or started_at is None:
-        return False
-    ticks = int(text[text.rindex(b")") + 2 :].split()[19])
-    return abs(started_at_of(ticks) - started_at) < 0.5 / os.sysconf("SC_CLK_TCK")
 
 
 def _stat(pid: int) -> _Seen | None:

@@ -16,8 +16,8 @@ from anyio.to_thread import run_sync
 from attrs import field, frozen, mutable
 
 from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.processes import birth
 from agent_orchestrator.runners import guardian as program
-from agent_orchestrator.runners.custody import started_at_of
 
 START_S: Final = 20.0
 """Seconds the keeper has to start an agent; it takes milliseconds."""
@@ -84,11 +84,11 @@ class Kept:
     """An agent that was started.
 
     :ivar pid: its process, process group and session.
-    :ivar started_at: when it started, in seconds since the epoch, as :mod:`psutil` tells it.
+    :ivar born: when it started: :func:`agent_orchestrator.processes.birth_of`.
     """
 
     pid: int
-    started_at: float
+    born: str | None
     keeper: Keeper
 
 
@@ -124,7 +124,7 @@ class Guardian:
             keeper = await self._keeper()
             match await self._ask(keeper, request, stdio):
                 case ["started", pid, ticks]:
-                    return Kept(int(pid), started_at_of(int(ticks)), keeper)
+                    return Kept(int(pid), birth(int(ticks)), keeper)
                 case ["refused", number]:
                     self.take_back(keeper)
                     raise OSError(int(number), os.strerror(int(number)))

@@ -54,7 +54,7 @@ class AgentProcess:
     """A running agent; see :func:`agent_process`.
 
     :ivar pid: its process, process group and session.
-    :ivar started_at: when it started, in seconds since the epoch, as :mod:`psutil` tells it.
+    :ivar born: when it started: :func:`agent_orchestrator.processes.birth_of`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class AgentProcess:
         tasks: TaskGroup,
     ) -> None:
         self.pid = kept.pid
-        self.started_at = kept.started_at
+        self.born = kept.born
         self._keeper = kept.keeper
         self._pipes = pipes
         self._stdout = pipes.stdout
@@ -238,7 +238,7 @@ class AgentProcess:
 
     async def _look_for_survivors(self) -> None:
         """End what is left without the keeper, which was killed or does not answer."""
-        survivors = await end_survivors(self._mark, self.pid, self.started_at)
+        survivors = await end_survivors(self._mark, self.pid, self.born)
         if survivors.alive:
             pids = ", ".join(map(str, survivors.alive))
             _log.warning("processes of agent %d do not die: %s", self.pid, pids)

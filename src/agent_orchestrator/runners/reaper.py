@@ -20,7 +20,7 @@ async def reap(attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]
 
     async def end(attempt: Attempt) -> None:
         async with places:
-            left = await end_survivors(attempt.mark, attempt.pid, attempt.pid_started_at)
+            left = await end_survivors(attempt.mark, attempt.pid, attempt.pid_birth)
         found[attempt.run_id, attempt.attempt] = Remains(left.killed, left.alive)
 
     async with anyio.create_task_group() as tasks:

@@ -114,7 +114,7 @@ def stop(*, wait: bool, now: bool, timeout_s: float) -> None:
     from agentctl import starting
 
     status = _status(call)
-    process = starting.process_of(status.pid, status.started_at.timestamp())
+    process = starting.process_of(status)
     database = starting.directory_of(process) / (status.store.path or "")
     starting.terminate(process, now=now)
     stopped = wait and starting.await_end(process, timeout_s)

@@ -9,6 +9,7 @@ import errno
 import logging
 import time
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 import apsw
@@ -17,14 +18,18 @@ from attrs import evolve, frozen
 from agent_orchestrator.domain.errors import StoreOpenError, Unavailable
 from agent_orchestrator.operations import Problem
 from agent_orchestrator.stores.sqlite.ballast import NO_ROOM, Ballast
-from agent_orchestrator.stores.sqlite.connection import BUSY_TIMEOUT_MS, Database
+from agent_orchestrator.stores.sqlite.connection import BUSY_TIMEOUT_MS, LOOK_S, Database
 from agent_orchestrator.stores.sqlite.mirror import COUNT_UP
 from agent_orchestrator.stores.sqlite.schema import immediate
+from agent_orchestrator.stores.sqlite.upkeep import UNREADABLE
 
 _log = logging.getLogger("agent_orchestrator.store")
 
 RETRY_S: Final = 0.25
 """Seconds between two tries to heal."""
+
+LOOK_AGAIN_S: Final = 5.0
+"""Seconds for which it is taken as known whether a page that cannot be read is damaged."""
 
 IMPATIENT_MS: Final = 100
 """How long the lock of another program is waited for once it has been waited for in vain."""
@@ -57,6 +62,8 @@ class Condition:
         self._ballast = Ballast(database.path)
         self._must_reopen = False
         self._next_try = 0.0
+        self._looked_at = -inf
+        self._was_damaged = False
         self.mark = database.mark
         """How far the database has come, durably, as far as this process knows."""
         self.fault: Fault | None = None
@@ -90,7 +97,7 @@ class Condition:
 
         :param is_outcome_known: it was not committed; otherwise SQLite could not tell.
         """
-        fault = self._fault(error)
+        fault = self._fault(error, self.writer)
         if fault.code == "disk_full":
             self._ballast.release()
         elif fault.code == "database_locked":
@@ -105,16 +112,28 @@ class Condition:
         self.fault = fault
         return fault
 
-    def damaged(self, error: BaseException) -> Unavailable:
-        """Note that a page of the database is damaged, which others need not be."""
+    def damaged(self, error: BaseException, connection: apsw.Connection) -> Unavailable:
+        """Note that a page of the database cannot be read, which others need not be.
+
+        :param connection: the one that met it.
+        """
+        fault = self._fault(error, connection)
+        self.problems[fault.code] = Problem(fault.code, fault.message)
+        return fault.refusal()
+
+    def unreadable(self, error: apsw.Error) -> Unavailable:
+        """Note that the database could not be opened once more."""
         fault = self._fault(error)
         self.problems[fault.code] = Problem(fault.code, fault.message)
         return fault.refusal()
 
     def checked(self, findings: Sequence[str]) -> None:
         """Note what a look at the whole database found."""
-        if findings:
-            text = f"{self._database.path} is damaged ({findings[0]}): restore a backup"
+        if findings and any(said in findings[0] for said in UNREADABLE):
+            text = f"{self._database.path} cannot be read whole: {findings[0][:500]}"
+            self.problems["disk_error"] = Problem("disk_error", text)
+        elif findings:
+            text = f"{self._database.path} is damaged ({findings[0][:500]}): restore a backup"
             self.problems["database_damaged"] = Problem("database_damaged", text)
         else:
             self.problems.pop("database_damaged", None)
@@ -131,7 +150,7 @@ class Condition:
                 self._ballast.fill()
             self._probe()
         except (apsw.Error, StoreOpenError, OSError) as error:
-            self.fault = self._fault(error)
+            self.fault = self._fault(error, self.writer)
             if self.fault.code == "disk_full":
                 self._ballast.release()
             self._next_try = time.monotonic() + RETRY_S
@@ -168,7 +187,27 @@ class Condition:
         self.counted()
         self.writer.set_busy_timeout(BUSY_TIMEOUT_MS)
 
-    def _fault(self, error: BaseException) -> Fault:
+    def _is_damaged(self, connection: apsw.Connection) -> bool:
+        """Tell whether a page that SQLite calls malformed is, or could not be read: it says the same of
+        both. Looked into for a second; what is not known by then is taken for damaged.
+        """
+        if time.monotonic() < self._looked_at + LOOK_AGAIN_S:
+            return self._was_damaged
+        end = time.monotonic() + LOOK_S
+        connection.set_progress_handler(lambda: time.monotonic() > end, 1000)
+        try:
+            found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(1)")]
+            damaged = found != ["ok"] and not any(said in found[0] for said in UNREADABLE)
+        except apsw.IOError:
+            damaged = False
+        except apsw.Error:
+            damaged = True
+        finally:
+            connection.set_progress_handler(None)
+        self._looked_at, self._was_damaged = time.monotonic(), damaged
+        return damaged
+
+    def _fault(self, error: BaseException, connection: apsw.Connection | None = None) -> Fault:
         path = self._database.path
         no_room = Fault(
             "disk_full",
@@ -182,6 +221,8 @@ class Condition:
                 return no_room
             case apsw.BusyError():
                 return Fault("database_locked", f"{path} is locked by another program")
+            case apsw.CorruptError() if connection and not self._is_damaged(connection):
+                return Fault("disk_error", f"{path} could not be read: {error}", 5)
             case apsw.CorruptError() | apsw.NotADBError():
                 text = f"{path} is damaged ({error}): see `agentctl daemon check`"
                 return Fault("database_damaged", text, 60)

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import quote
 
 import apsw
-from attrs import define
+from attrs import define, evolve
 
 from agent_orchestrator.domain.errors import (
     ForeignDatabase,
@@ -57,6 +57,8 @@ class Database:
     lock: FileLock
     mark: Mark
     found: tuple[Problem, ...] = ()
+    noted: Mark | None = None
+    """What the mirror was given at the opening, if anything."""
 
     def reopen(self) -> Mark:
         """Replace the writing connection; return how far the database has come.
@@ -150,6 +152,8 @@ def _open_locked(path: Path, lock: FileLock, *, accept_loss: bool) -> Database:
         _prepare(path, writer)
         mark = read_mark(writer)
         assert mark is not None, "this schema counts commits"
+        noted = _note_first(path, writer, mark)
+        mark = noted or mark
         for _ in range(READERS):
             reader = _connect(path)
             opened.append(reader)
@@ -158,7 +162,27 @@ def _open_locked(path: Path, lock: FileLock, *, accept_loss: bool) -> Database:
         for connection in reversed(opened):
             connection.close()
         raise
-    return Database(path, writer, tuple(opened[1:]), lock, mark, (found,) if found else ())
+    return Database(path, writer, tuple(opened[1:]), lock, mark, (found,) if found else (), noted)
+
+
+def _note_first(path: Path, writer: apsw.Connection, mark: Mark) -> Mark | None:
+    """Have a note of how far the database has come before it is used, so that one that is missing later
+    was taken away. A copy becomes a database like any other by its first opening.
+
+    :return: what was noted; None where there was no need, or it could not be.
+    """
+    mirror = Mirror(path)
+    if mark.backup_of is None and mirror.path.exists():
+        return None
+    try:
+        mirror.write(mark)
+    except OSError:
+        return None  # told of when the next note cannot be written, too
+    if mark.backup_of is None:
+        return mark
+    with contextlib.suppress(apsw.FullError, apsw.IOError):
+        writer.execute("UPDATE commits SET backup_of = NULL")
+    return evolve(mark, backup_of=None)
 
 
 def _prepare(path: Path, writer: apsw.Connection) -> None:
@@ -238,7 +262,7 @@ def _check(path: Path, connection: apsw.Connection, *, whole: bool) -> Mark | No
         try:
             mark = connection.pragma("application_id")
         except (apsw.NotADBError, apsw.CorruptError) as error:
-            if _header_is_ours(path):
+            if header_is_ours(path):
                 raise StoreDamaged(f"{path} is damaged: {error}") from None
             raise ForeignDatabase(f"{path} is not an SQLite database") from None
         if mark != APPLICATION_ID:
@@ -260,7 +284,7 @@ def _check(path: Path, connection: apsw.Connection, *, whole: bool) -> Mark | No
         connection.close()
 
 
-def _header_is_ours(path: Path) -> bool:
+def header_is_ours(path: Path) -> bool:
     """Tell whether a file SQLite cannot read was ours once (the layout: sqlite.org/fileformat2).
 
     Read without SQLite, which is safe only here: nothing of ours has the file open.

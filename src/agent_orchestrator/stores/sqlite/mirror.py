@@ -107,7 +107,9 @@ class Mirror:
             reason = error.strerror if isinstance(error, OSError) else error
             return Problem("mirror_unusable", f"{self.path} is damaged ({reason}): {unknown}")
         if noted is None:
-            return None
+            if mark is None or not mark.commits or mark.backup_of is not None:
+                return None
+            return Problem("mirror_unusable", f"{self.path} is not there any more: {unknown}")
         if mark is None and path.exists():
             mark = Mark(noted.database, 0)  # it once had tables
         if mark is not None and noted.database == mark.backup_of:

@@ -96,7 +96,7 @@ def session_from(row: Row) -> Session:
 
 MESSAGE_COLUMNS: Final = (
     "id, session_id, role, source_kind, source_session_id, source_run_id, source_principal,"
-    " run_id, delivery, created_at, steers, text"
+    " run_id, delivery, created_at, steers, given_in, text"
 )
 
 
@@ -114,6 +114,7 @@ def message_values(message: Message) -> Values:
         message.delivery,
         format_time(message.created_at),
         message.steers,
+        message.given_in,
         message.text,
     )
 
@@ -124,11 +125,12 @@ def message_from(row: Row) -> Message:
         session_id=row[1],
         role=row[2],
         source=Source(kind=row[3], session_id=row[4], run_id=row[5], principal=row[6]),
-        text=row[11],
+        text=row[12],
         run_id=row[7],
         delivery=row[8],
         created_at=parse_time(row[9]),
         steers=bool(row[10]),
+        given_in=row[11],
     )
 
 
@@ -213,7 +215,7 @@ def event_from(row: Row, session_id: str) -> Event:
 
 
 ATTEMPT_COLUMNS: Final = (
-    "run_id, attempt, worker_id, provider, started_at, ended_at, outcome, pid, pid_started_at,"
+    "run_id, attempt, worker_id, provider, started_at, ended_at, outcome, pid, pid_birth,"
     " invocation, delivered_at, stderr_tail, steerable, token_hash"
 )
 
@@ -229,7 +231,7 @@ def attempt_values(attempt: Attempt) -> Values:
         optional_time_text(attempt.ended_at),
         attempt.outcome,
         attempt.pid,
-        attempt.pid_started_at,
+        attempt.pid_birth,
         None
         if how is None
         else dumps([how.command, how.argv, how.cwd, how.profile, how.extra_args]),
@@ -254,7 +256,7 @@ def attempt_from(row: Row) -> Attempt:
         ended_at=optional_time_from(row[5]),
         outcome=row[6],
         pid=row[7],
-        pid_started_at=row[8],
+        pid_birth=row[8],
         invocation=invocation,
         delivered_at=optional_time_from(row[10]),
         stderr_tail=row[11],

@@ -67,6 +67,7 @@ class SqliteStore:
         self._bells = Bells()
         self._accepting = False
         self._noted: Mark | None = None
+        """What the mirror says, as far as this process knows."""
         self._noting = threading.Lock()
 
     @property
@@ -96,6 +97,7 @@ class SqliteStore:
         self._condition = await anyio.to_thread.run_sync(
             Condition, self._database, limiter=self._threads
         )
+        self._noted = self._database.noted
         self._idle: SimpleQueue[apsw.Connection | None] = SimpleQueue()
         for reader in self._database.readers:
             self._idle.put(reader)
@@ -195,8 +197,8 @@ class SqliteStore:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
         except apsw.Error as error:
-            if is_failure(error):
-                raise self._condition.damaged(error) from error
+            if is_failure(error) and connection is not None:
+                raise self._condition.damaged(error, connection) from error
             raise
         finally:
             self._idle.put(connection)
@@ -206,7 +208,12 @@ class SqliteStore:
         return await self._aside(partial(copy, target=target, replace=replace))
 
     async def check(self) -> Sequence[str]:
-        found = await self._aside(findings)
+        try:
+            found = await self._aside(findings)
+        except Unavailable as error:
+            if "problem" not in error.details:
+                raise
+            found = [error.message]  # it could not even be opened
         self._condition.checked(found)
         return found
 
@@ -222,13 +229,18 @@ class SqliteStore:
                     connection.set_progress_handler(
                         lambda: stop.is_set() or not self._accepting, ASIDE_STEPS
                     )
-                    return work(connection)
+                    try:
+                        return work(connection)
+                    except apsw.Error as error:
+                        if isinstance(error, apsw.InterruptError):
+                            raise
+                        raise self._condition.damaged(error, connection) from error
                 finally:
                     connection.close()
             except apsw.InterruptError:
                 raise Unavailable("the store is closing") from None
             except apsw.Error as error:
-                raise self._condition.damaged(error) from error
+                raise self._condition.unreadable(error) from error
             finally:
                 ended.set()
 

@@ -8,12 +8,18 @@ from typing import Final
 
 import apsw
 
-from agent_orchestrator.domain.errors import Conflict, InvalidRequest, Unavailable
+from agent_orchestrator.domain.errors import Conflict, InvalidRequest, StoreLocked, Unavailable
 from agent_orchestrator.stores.sqlite.ballast import NO_ROOM
+from agent_orchestrator.stores.sqlite.connection import header_is_ours
+from agent_orchestrator.stores.sqlite.lock import FileLock
 from agent_orchestrator.stores.sqlite.mirror import sync_directory
 
 MOST: Final = 100
 """Findings told at most."""
+
+UNREADABLE: Final = (f"error code={apsw.SQLITE_IOERR_CORRUPTFS}", "disk I/O error")
+"""What a finding says where the disk did not give a page, which may be sound. To who reads rows SQLite
+3.54 calls such a page malformed, like a damaged one."""
 
 _OWN: Final = (
     "",
@@ -48,7 +54,7 @@ def findings(connection: apsw.Connection) -> list[str]:
         if (first, last) != (1, count):
             found.append(f"the log's positions are not 1 … {count}: they go from {first} to {last}")
         return found[:MOST]
-    except (apsw.CorruptError, apsw.NotADBError) as error:
+    except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as error:
         return [str(error)]
 
 
@@ -77,13 +83,15 @@ def copy(connection: apsw.Connection, target: Path, *, replace: bool) -> int:
     It is made under another name and appears whole. It is a database of its own, that says whose
     copy it is: put in the other's place, it lacks nothing it should have.
 
-    :param replace: write over a file that is there.
-    :raises Conflict: if there is a file, and it is not to be replaced.
+    :param replace: write over an earlier copy that is there.
+    :raises Conflict: if there is a file, and it is not to be replaced, or is no database of ours.
     :raises InvalidRequest: if the place cannot be written to.
     :raises Unavailable: if there is no room.
     """
-    if not replace and os.path.lexists(target):
-        raise _exists(target)
+    if os.path.lexists(target):
+        if not replace:
+            raise _exists(target)
+        _check_replaceable(target)
     fresh = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
     try:
         os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -101,6 +109,26 @@ def copy(connection: apsw.Connection, target: Path, *, replace: bool) -> int:
         if error.errno in NO_ROOM:
             raise _no_room(target) from None
         raise InvalidRequest.of({"path": f"{target}: {error.strerror}"}) from None
+
+
+def _check_replaceable(target: Path) -> None:
+    """Refuse what a copy must not take the place of: only another copy may be lost to it.
+
+    :raises Conflict: if it is anything else, or a database in use.
+    """
+    if target.is_symlink() or not target.is_file():
+        raise Conflict(f"{target} is not a regular file", {"path": str(target)})
+    if target.stat().st_size and not header_is_ours(target):
+        raise Conflict(
+            f"{target} is not a database of ours: remove it first, if it is to go",
+            {"path": str(target)},
+        )
+    lock = target.with_name(target.name + ".lock")
+    if lock.exists():
+        try:
+            FileLock.take(lock, str(target)).release()
+        except StoreLocked as error:
+            raise Conflict(str(error), {"path": str(target)}) from None
 
 
 def _make_its_own(path: Path) -> None:

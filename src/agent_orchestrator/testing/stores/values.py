@@ -200,7 +200,7 @@ class Values(Opening):
                 ended_at=NOW + timedelta(seconds=2),
                 outcome="failed",
                 pid=4711,
-                pid_started_at=1.25,
+                pid_birth="boot/4711",
                 invocation=Invocation("codex", ("codex", "-x", "ü"), "/", "p", ("-x",)),
                 delivered_at=NOW,
                 stderr_tail=HARD_TEXT,

@@ -1,0 +1,23 @@
+"""Which process is meant."""
+
+import subprocess
+import sys
+
+from agent_orchestrator.processes import birth, birth_of
+
+
+def test_a_process_is_known_by_the_boot_and_the_tick_it_started_in() -> None:
+    odd = "import ctypes, sys; ctypes.CDLL(None).prctl(15, b') S 1 (x', 0, 0, 0); print(); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", odd], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        before = birth_of(process.pid)
+        assert process.stdout is not None
+        process.stdout.readline()
+        boot, _, ticks = (birth_of(process.pid) or "").partition("/")
+        assert f"{boot}/{ticks}" == before == birth(int(ticks))
+        assert len(boot) == 36
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(10)
+    assert birth_of(process.pid) is None
