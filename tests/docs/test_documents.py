@@ -229,3 +229,12 @@ def test_commands_work(page: Path, tmp_path: Path) -> None:
     finally:
         if "agentctl" in typed:
             run("agentctl", "daemon", "stop", "--now", "--wait")
+
+
+def test_the_site_leads_to_every_page() -> None:
+    site = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
+    there = {str(page.relative_to(ROOT / "docs")) for page in PAGES if "docs" in page.parts}
+    listed = set(re.findall(r"'([\w./-]+\.md)'", str(site["nav"])))
+    decisions = (ROOT / "docs" / "decisions" / "README.md").read_text()
+    listed |= {f"decisions/{name}" for name in re.findall(r"\]\(([\w-]+\.md)\)", decisions)}
+    assert there == listed
