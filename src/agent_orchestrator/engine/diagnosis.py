@@ -150,6 +150,10 @@ async def diagnose(core: Core, who: Principal, command: DiagnoseRun) -> Diagnosi
     invocation = _invocation(attempt.invocation if attempt else None)
     is_codex = provider is not None and provider.kind.startswith("codex")
     worker_alive = run.worker_id is not None and run.id in core.workers.live
+    issue = _issue(core, facts, availability, worker_alive, bool(tree))
+    if _may_wait_for_the_store(run, issue) and (fault := await _store_fault(core)) is not None:
+        hint = "see `agentctl daemon status`; it goes on by itself once the store does"
+        issue = Issue("unknown", f"the store takes nothing: {fault.code}: {fault.message}", hint)
     return DiagnosisReply(
         run,
         Diagnostics(
@@ -159,7 +163,7 @@ async def diagnose(core: Core, who: Principal, command: DiagnoseRun) -> Diagnosi
             max_concurrency=core.config.max_concurrency,
             queue_counts=facts.counts,
             queue_position=facts.position,
-            likely_issue=_issue(core, facts, availability, worker_alive, bool(tree)),
+            likely_issue=issue,
             active_pid=tree[0].pid if tree else None,
             process_tree=tuple(tree),
             last_event_at=facts.last_event_at,
@@ -205,6 +209,18 @@ def _facts(view: View, who: Principal, run_id: str) -> _Facts:
         view.request(run.waiting_on) if run.waiting_on else None,
     )
 
+
+_STORE_FAULTS: Final = frozenset(
+    {
+        "disk_full",
+        "disk_error",
+        "database_read_only",
+        "database_locked",
+        "database_damaged",
+        "commits_lost",
+    }
+)
+"""The problems of a store that keep runs from being recorded."""
 
 _FAILURES: Final[dict[str, tuple[IssueCode, str]]] = {
     "auth_failed": ("auth_failed", "log the agent in again, or set the key its provider reads"),
@@ -255,6 +271,20 @@ def _issue(
     return _running_issue(core, facts, worker_alive, has_process)
 
 
+def _may_wait_for_the_store(run: Run, issue: Issue) -> bool:
+    """Tell whether what holds the run up may be that nothing can be recorded: that it is taken, or
+    that its agent has ended.
+    """
+    if run.provider == MANUAL or is_terminal(run.status):
+        return False
+    about_to_start = run.status is RunStatus.QUEUED and issue.code == "none"
+    return about_to_start or issue.code in ("agent_exited", "agent_silent", "canceled")
+
+
+async def _store_fault(core: Core) -> Problem | None:
+    return next((one for one in await core.store.problems() if one.code in _STORE_FAULTS), None)
+
+
 def _was_silent(core: Core, facts: _Facts) -> bool:
     """Tell whether a run that timed out had been silent for as long as its provider allows."""
     provider = core.config.providers.get(facts.run.provider)
@@ -291,6 +321,12 @@ def _queue_issue(core: Core, facts: _Facts, availability: Availability) -> Issue
 def _running_issue(core: Core, facts: _Facts, worker_alive: bool, has_process: bool) -> Issue:
     if not worker_alive:
         return Issue("worker_lost", f"no worker {facts.run.worker_id} is alive here", "restart it")
+    if facts.run.cancel_requested_at is not None:
+        return Issue(
+            "canceled",
+            f"a cancel was asked for at {facts.run.cancel_requested_at}; its agent is being ended",
+            "it is killed when its provider's time to stop is over",
+        )
     attempt = facts.attempts[-1] if facts.attempts else None
     if attempt is not None and attempt.pid is not None and not has_process:
         return Issue(

@@ -1,0 +1,322 @@
+"""Why a run is as it is: what diagnosis says of each way an agent, or the store, may misbehave."""
+
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from agent_orchestrator import Client, Outcome, RunContext, RunStatus, open_embedded
+from agent_orchestrator.domain.errors import AgentFailed, Unavailable
+from agent_orchestrator.domain.model import FAILURE_CODES, Run
+from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.operations import Diagnostics, Issue, Problem
+from agent_orchestrator.runners.command import CommandRunner
+from agent_orchestrator.runners.function import FunctionRunner
+from agent_orchestrator.stores.memory import MemoryStore
+from agent_orchestrator.testing import ScriptedRunner
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_S = 30.0
+
+AGENTS = Path(__file__).parents[1] / "runners" / "agents.py"
+
+
+@asynccontextmanager
+async def playing(
+    tmp_path: Path, scene: Sequence[str], *, stop_grace_s: float = 0.2, **limits: Any
+) -> AsyncIterator[tuple[Client, Run]]:
+    """Run a scene of the bad agents as a run of a provider."""
+    argv = (sys.executable, "-S", str(AGENTS), *scene)
+    runner = CommandRunner("agent", argv, stop_grace_s=stop_grace_s)
+    providers = {"agent": ProviderConfig(runner, "command", **limits)}
+    async with open_embedded(":memory:", providers=providers, cwd=str(tmp_path)) as client:
+        with anyio.fail_after(PATIENCE_S):
+            yield client, await sent(client)
+
+
+async def sent(client: Client, text: str = "go", **session: Any) -> Run:
+    made = await client.create_session(**session)
+    reply = await client.send_message(made.id, text)
+    assert reply.run is not None
+    return reply.run
+
+
+async def diagnosed(client: Client, run: Run) -> Diagnostics:
+    return (await client.diagnose_run(run.id)).diagnostics
+
+
+async def found(client: Client, run: Run, code: str) -> Issue:
+    """Wait until diagnosis says so."""
+    with anyio.fail_after(PATIENCE_S):
+        while (issue := (await diagnosed(client, run)).likely_issue).code != code:
+            await anyio.sleep(0.005)
+    return issue
+
+
+async def end_of(client: Client, run: Run) -> Run:
+    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+    assert not reply.timed_out, reply.run
+    return reply.run
+
+
+# --- agents that end ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scene", "words", "exit_code"),
+    [
+        (["exit", "3"], "exited with 3", 3),
+        (["die", "11"], "killed by SIGSEGV", -11),
+        (["complain"], "no such model", 3),
+        (["close-stdout"], "exited with 4", 4),
+    ],
+)
+async def test_a_crash_is_named_with_what_the_agent_said_last(
+    tmp_path: Path, scene: list[str], words: str, exit_code: int
+) -> None:
+    async with playing(tmp_path, scene) as (client, made):
+        run = await end_of(client, made)
+        told = await diagnosed(client, run)
+    assert (run.status, run.exit_code) == (RunStatus.FAILED, exit_code)
+    assert told.likely_issue.code == "crashed"
+    assert words in told.likely_issue.message
+    assert told.invocation is not None
+    if scene == ["complain"]:
+        assert "warming up" in told.stderr_tail
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        ["invalid-utf8"],
+        ["nul"],
+        ["no-newline"],
+        ["big-line", "50000000"],
+        ["tiny-lines", "20000"],
+        ["flood-stderr", "20000000"],
+        ["holder"],
+        ["escaped-dead"],
+        ["detached"],
+        ["deaf"],
+    ],
+    ids=lambda scene: str(scene[0]),
+)
+async def test_what_is_odd_and_no_failure_is_called_none(tmp_path: Path, scene: list[str]) -> None:
+    async with playing(tmp_path, scene) as (client, made):
+        run = await end_of(client, made)
+        told = await diagnosed(client, run)
+    assert run.status is RunStatus.COMPLETED, run.error
+    assert told.likely_issue.code == "none"
+    assert "completed" in told.likely_issue.message
+    assert (told.active_pid, told.process_tree) == (None, ())
+
+
+async def test_an_agent_that_is_gone_while_its_stdout_is_held_has_exited(tmp_path: Path) -> None:
+    async with playing(tmp_path, ["holder"]) as (client, run):
+        issue = await found(client, run, "agent_exited")
+        pid = (await diagnosed(client, run)).attempts[-1].pid
+        assert f"process {pid} is gone" in issue.message
+        assert (await end_of(client, run)).status is RunStatus.COMPLETED
+
+
+# --- agents that do not end -----------------------------------------------------------------------
+
+
+async def test_a_silent_agent_is_named_before_and_after_its_time_is_up(tmp_path: Path) -> None:
+    async with playing(tmp_path, ["mute"], silence_timeout_s=0.6) as (client, made):
+        run = await end_of(client, made)
+        told = await diagnosed(client, run)
+        page = await client.list_events(run.session_id)
+    assert (told.likely_issue.code, "silence_timeout_s" in told.likely_issue.message) == (
+        "agent_silent",
+        True,
+    )
+    warned = [event.data["code"] for event in page.events if event.event_type == "run.error"]
+    assert warned == ["agent_silent"]
+
+
+async def test_a_run_that_took_too_long_names_the_limit(tmp_path: Path) -> None:
+    async with playing(tmp_path, ["last"], run_timeout_s=0.5) as (client, made):
+        run = await end_of(client, made)
+        issue = (await diagnosed(client, run)).likely_issue
+    assert (issue.code, "run_timeout_s" in issue.message) == ("unknown", True)
+
+
+async def test_an_agent_at_work_is_shown_with_its_processes(tmp_path: Path) -> None:
+    async with playing(tmp_path, ["last"]) as (client, run):
+        while len((told := await diagnosed(client, run)).process_tree) < 2:
+            await anyio.sleep(0.01)
+        assert told.likely_issue.code == "none"
+        assert told.worker_alive
+        assert told.active_pid == told.attempts[-1].pid == told.process_tree[0].pid
+        await client.cancel_run(run.id)
+        await end_of(client, run)
+        assert (await diagnosed(client, run)).likely_issue.code == "canceled"
+
+
+async def test_a_cancel_that_an_agent_ignores_is_named_while_it_is_ended(tmp_path: Path) -> None:
+    async with playing(tmp_path, ["stubborn"], stop_grace_s=1.0) as (client, run):
+        while not (await diagnosed(client, run)).last_output_at:
+            await anyio.sleep(0.01)
+        await client.cancel_run(run.id)
+        reply = await client.diagnose_run(run.id)
+        assert reply.run.status is RunStatus.RUNNING
+        assert reply.diagnostics.likely_issue.code == "canceled"
+        assert "is being ended" in reply.diagnostics.likely_issue.message
+        assert (await end_of(client, run)).status is RunStatus.CANCELED
+
+
+# --- what agents and runners say ------------------------------------------------------------------
+
+
+NAMED = {
+    "auth_failed": "auth_failed",
+    "rate_limited": "rate_limited",
+    "quota_exhausted": "quota_exhausted",
+    "provider_unreachable": "provider_unavailable",
+    "provider_unavailable": "provider_unavailable",
+    "invalid_config": "invalid_config",
+    "thread_missing": "thread_missing",
+    "agent_crashed": "crashed",
+    "worker_lost": "worker_lost",
+}
+
+
+@pytest.mark.parametrize("code", FAILURE_CODES)
+async def test_every_failure_is_named_with_its_words(code: str) -> None:
+    async def fail(context: RunContext) -> Outcome:
+        raise AgentFailed(code, "these very words")
+
+    runner = FunctionRunner("agent", fail)
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        run = await end_of(client, await sent(client))
+        issue = (await diagnosed(client, run)).likely_issue
+    assert issue.code == NAMED.get(code, "unknown")
+    assert issue.message == f"{code}: these very words"
+    assert issue.hint
+
+
+async def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
+    runner = CommandRunner("agent", ("no-such-program",))
+    providers = {"agent": ProviderConfig(runner, "command")}
+    async with open_embedded(":memory:", providers=providers, cwd=str(tmp_path)) as client:
+        run = await end_of(client, await sent(client))
+        issue = (await diagnosed(client, run)).likely_issue
+    assert issue.code == "provider_unavailable"
+    assert "no-such-program" in issue.message
+
+
+# --- the queue ------------------------------------------------------------------------------------
+
+
+async def test_what_is_queued_is_told_what_it_waits_for() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()], max_concurrency=1) as client:
+        first = await sent(client, "hold")
+        await found(client, first, "none")
+        behind = await client.send_message(first.session_id, "say after")
+        assert behind.run is not None
+        issue = (await diagnosed(client, behind.run)).likely_issue
+        assert (issue.code, first.id in issue.message) == ("queued_behind_run", True)
+        other = await sent(client, "say aside")
+        with anyio.fail_after(PATIENCE_S):
+            while (await client.get_run(first.id)).status is RunStatus.QUEUED:
+                await anyio.sleep(0.001)
+        issue = (await diagnosed(client, other)).likely_issue
+        assert (issue.code, "number" in issue.message) == ("queued_no_capacity", True)
+
+
+async def test_without_workers_that_is_said(tmp_path: Path) -> None:
+    release = anyio.Event()
+
+    async def hold(context: RunContext) -> Outcome:
+        await release.wait()
+        return Outcome("done")
+
+    config = EngineConfig(
+        providers={"agent": ProviderConfig(FunctionRunner("agent", hold), "function")},
+        routing=Routing("agent"),
+        cwd=str(tmp_path),
+        max_concurrency=1,
+    )
+    async with MemoryStore() as store, Orchestrator(store, config) as engine:
+        client = Client(engine)
+        first = await sent(client)
+        with anyio.fail_after(PATIENCE_S):
+            while (await client.get_run(first.id)).status is not RunStatus.RUNNING:
+                await anyio.sleep(0.001)
+            queued = await sent(client)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(engine.drain, 20)
+                issue = await found(client, queued, "no_workers")
+                release.set()
+    assert "start the daemon" in issue.hint
+
+
+async def test_a_question_is_named() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        run = await sent(client, "ask May I?")
+        issue = await found(client, run, "waiting_on_request")
+        told = await diagnosed(client, run)
+    assert told.pending_request is not None
+    assert told.pending_request.id in issue.message
+
+
+# --- the store ------------------------------------------------------------------------------------
+
+
+class Failing(MemoryStore):
+    """A store that takes nothing while it is told to."""
+
+    problem: Problem | None = None
+
+    async def transact(self, change: Callable[[Any], Any], *, reserve: bool = False) -> Any:
+        if self.problem is not None:
+            raise Unavailable(self.problem.message, {"problem": self.problem.code})
+        return await super().transact(change, reserve=reserve)
+
+    async def problems(self) -> Sequence[Problem]:
+        return () if self.problem is None else (self.problem,)
+
+
+FAULTS = (
+    "disk_full",
+    "disk_error",
+    "database_read_only",
+    "database_locked",
+    "database_damaged",
+    "commits_lost",
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_store_that_takes_nothing_is_named(tmp_path: Path, fault: str) -> None:
+    store = Failing()
+    release = tmp_path / "release"
+    code = (
+        "import os, time; print('up', flush=True)\n"
+        f"while not os.path.exists({str(release)!r}): time.sleep(0.01)"
+    )
+    runner = CommandRunner("agent", (sys.executable, "-S", "-c", code))
+    providers = {"agent": ProviderConfig(runner, "command")}
+    async with open_embedded(
+        store, providers=providers, cwd=str(tmp_path), max_concurrency=1
+    ) as client:
+        with anyio.fail_after(PATIENCE_S):
+            run, queued = await sent(client), await sent(client)
+            while not (await diagnosed(client, run)).last_output_at:
+                await anyio.sleep(0.01)
+            store.problem = Problem(fault, "the words of the store")
+            # An agent that works is not held up, nor is a run that waits for its worker.
+            assert (await diagnosed(client, run)).likely_issue.code == "none"
+            assert (await diagnosed(client, queued)).likely_issue.code == "queued_no_capacity"
+            release.touch()
+            issue = await found(client, run, "unknown")
+            assert f"{fault}: the words of the store" in issue.message
+            store.problem = None
+            assert (await end_of(client, run)).status is RunStatus.COMPLETED
+            assert (await end_of(client, queued)).status is RunStatus.COMPLETED
