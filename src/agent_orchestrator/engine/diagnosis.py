@@ -20,6 +20,7 @@ from agent_orchestrator.engine.access import no_run, present, run_for
 from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.providers import probe
+from agent_orchestrator.engine.timing import SILENCE_LIMIT
 from agent_orchestrator.operations import (
     AttemptView,
     DaemonStatus,
@@ -251,7 +252,7 @@ def _issue(
     run = facts.run
     if run.status is RunStatus.FAILED and run.error is not None:
         code, hint = _FAILURES.get(run.error.code, ("unknown", "see the run's events"))
-        if run.error.code == "timeout" and _was_silent(core, facts):
+        if run.error.code == "timeout" and run.error.message.endswith(SILENCE_LIMIT):
             code = "agent_silent"
         return Issue(code, f"{run.error.code}: {run.error.message}", hint)
     if run.status is RunStatus.CANCELED:
@@ -283,14 +284,6 @@ def _may_wait_for_the_store(run: Run, issue: Issue) -> bool:
 
 async def _store_fault(core: Core) -> Problem | None:
     return next((one for one in await core.store.problems() if one.code in _STORE_FAULTS), None)
-
-
-def _was_silent(core: Core, facts: _Facts) -> bool:
-    """Tell whether a run that timed out had been silent for as long as its provider allows."""
-    provider = core.config.providers.get(facts.run.provider)
-    most = provider.silence_timeout_s if provider is not None else None
-    ended_at = facts.run.finished_at
-    return most is not None and ended_at is not None and facts.silent_s(ended_at) >= most
 
 
 def _queue_issue(core: Core, facts: _Facts, availability: Availability) -> Issue:

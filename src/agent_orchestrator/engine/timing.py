@@ -3,7 +3,7 @@ waiting for an answer, or for another run.
 """
 
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from agent_orchestrator.engine.attempt import Recorder
     from agent_orchestrator.engine.config import ProviderConfig
     from agent_orchestrator.engine.worker import Live
+
+SILENCE_LIMIT: Final = "(silence_timeout_s)"
+"""How the error of a run ends that was failed for its silence."""
 
 
 async def watch(live: "Live", recorder: "Recorder", provider: "ProviderConfig") -> None:
@@ -34,7 +37,7 @@ async def watch(live: "Live", recorder: "Recorder", provider: "ProviderConfig") 
         if now >= must_end_at:
             message = f"it was not done within {most:g} s (run_timeout_s)"
         elif now >= heard_at + quiet:
-            message = f"it said nothing for {quiet:g} s (silence_timeout_s)"
+            message = f"it said nothing for {quiet:g} s {SILENCE_LIMIT}"
         else:
             due = heard_at + (quiet if warned_of >= heard_at else quiet / 2)
             if now >= due:

@@ -5,6 +5,7 @@ caller: before a change is tried again the connection is replaced where it must 
 nothing but the count is made. So an outage ends with it, and costs what the callers' own tries cost.
 """
 
+import contextlib
 import errno
 import logging
 import time
@@ -97,7 +98,7 @@ class Condition:
 
         :param is_outcome_known: it was not committed; otherwise SQLite could not tell.
         """
-        fault = self._fault(error, self.writer)
+        fault = self._fault(error)
         if fault.code == "disk_full":
             self._ballast.release()
         elif fault.code == "database_locked":
@@ -112,17 +113,8 @@ class Condition:
         self.fault = fault
         return fault
 
-    def damaged(self, error: BaseException, connection: apsw.Connection) -> Unavailable:
-        """Note that a page of the database cannot be read, which others need not be.
-
-        :param connection: the one that met it.
-        """
-        fault = self._fault(error, connection)
-        self.problems[fault.code] = Problem(fault.code, fault.message)
-        return fault.refusal()
-
-    def unreadable(self, error: apsw.Error) -> Unavailable:
-        """Note that the database could not be opened once more."""
+    def unreadable(self, error: BaseException) -> Unavailable:
+        """Note that a page of the database cannot be read, which others may be."""
         fault = self._fault(error)
         self.problems[fault.code] = Problem(fault.code, fault.message)
         return fault.refusal()
@@ -150,7 +142,7 @@ class Condition:
                 self._ballast.fill()
             self._probe()
         except (apsw.Error, StoreOpenError, OSError) as error:
-            self.fault = self._fault(error, self.writer)
+            self.fault = self._fault(error)
             if self.fault.code == "disk_full":
                 self._ballast.release()
             self._next_try = time.monotonic() + RETRY_S
@@ -187,27 +179,28 @@ class Condition:
         self.counted()
         self.writer.set_busy_timeout(BUSY_TIMEOUT_MS)
 
-    def _is_damaged(self, connection: apsw.Connection) -> bool:
+    def _is_damaged(self) -> bool:
         """Tell whether a page that SQLite calls malformed is, or could not be read: it says the same of
         both. Looked into for a second; what is not known by then is taken for damaged.
+
+        With a connection of its own, which has read nothing yet.
         """
         if time.monotonic() < self._looked_at + LOOK_AGAIN_S:
             return self._was_damaged
         end = time.monotonic() + LOOK_S
-        connection.set_progress_handler(lambda: time.monotonic() > end, 1000)
         try:
-            found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(1)")]
+            with contextlib.closing(apsw.Connection(str(self._database.path))) as connection:
+                connection.set_progress_handler(lambda: time.monotonic() > end, 1000)
+                found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(1)")]
             damaged = found != ["ok"] and not any(said in found[0] for said in UNREADABLE)
         except apsw.IOError:
             damaged = False
         except apsw.Error:
             damaged = True
-        finally:
-            connection.set_progress_handler(None)
         self._looked_at, self._was_damaged = time.monotonic(), damaged
         return damaged
 
-    def _fault(self, error: BaseException, connection: apsw.Connection | None = None) -> Fault:
+    def _fault(self, error: BaseException) -> Fault:
         path = self._database.path
         no_room = Fault(
             "disk_full",
@@ -221,7 +214,7 @@ class Condition:
                 return no_room
             case apsw.BusyError():
                 return Fault("database_locked", f"{path} is locked by another program")
-            case apsw.CorruptError() if connection and not self._is_damaged(connection):
+            case apsw.CorruptError() if not self._is_damaged():
                 return Fault("disk_error", f"{path} could not be read: {error}", 5)
             case apsw.CorruptError() | apsw.NotADBError():
                 text = f"{path} is damaged ({error}): see `agentctl daemon check`"

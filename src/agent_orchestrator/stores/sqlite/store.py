@@ -197,8 +197,8 @@ class SqliteStore:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
         except apsw.Error as error:
-            if is_failure(error) and connection is not None:
-                raise self._condition.damaged(error, connection) from error
+            if is_failure(error):
+                raise self._condition.unreadable(error) from error
             raise
         finally:
             self._idle.put(connection)
@@ -229,12 +229,7 @@ class SqliteStore:
                     connection.set_progress_handler(
                         lambda: stop.is_set() or not self._accepting, ASIDE_STEPS
                     )
-                    try:
-                        return work(connection)
-                    except apsw.Error as error:
-                        if isinstance(error, apsw.InterruptError):
-                            raise
-                        raise self._condition.damaged(error, connection) from error
+                    return work(connection)
                 finally:
                     connection.close()
             except apsw.InterruptError:

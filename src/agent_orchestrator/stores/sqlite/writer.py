@@ -208,7 +208,7 @@ class GroupWriter:
             if isinstance(error, apsw.FullError | apsw.IOError) or not connection.in_transaction:
                 raise  # SQLite itself may have given up the whole transaction
             if is_failure(error):
-                pending.error = self._condition.damaged(error, connection)
+                pending.error = self._condition.unreadable(error)
                 pending.error.__cause__ = error
             else:
                 pending.error = error
