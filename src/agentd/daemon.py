@@ -39,10 +39,10 @@ from agentd.settings import Settings
 from agentd.tls import server_context
 from agentd.traces import agents_environment, tracing
 
-STOP_S: Final = 2.5
+STOP_S: Final = 2.0
 """Seconds agents are asked to stop in once the grace period is over, before they are killed."""
 
-LAST_S: Final = 4.8
+LAST_S: Final = 4.5
 """Seconds after the grace period in which the daemon has ended, whatever does not let go of it."""
 
 HURRIED_S: Final = 3.0
