@@ -238,3 +238,12 @@ def test_the_site_leads_to_every_page() -> None:
     decisions = (ROOT / "docs" / "decisions" / "README.md").read_text()
     listed |= {f"decisions/{name}" for name in re.findall(r"\]\(([\w-]+\.md)\)", decisions)}
     assert there == listed
+
+
+def test_skills_say_what_they_are_for() -> None:
+    """An agent reads the first lines of all skills, and of one that fits the rest."""
+    for page in (ROOT / "skills").rglob("SKILL.md"):
+        head = re.match(r"---\nname: (.+)\ndescription: (.+)\n---\n\n# ", page.read_text())
+        assert head is not None, name_of(page)
+        assert head[1] == page.parent.name
+        assert len(head[2]) < 1024
