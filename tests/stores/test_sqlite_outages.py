@@ -468,9 +468,19 @@ async def test_a_page_that_cannot_be_read_is_not_called_damaged(tmp_path, disk, 
                 assert any("error code" in one or "I/O" in one for one in await store.check())
                 assert await codes(store) == ["disk_error"]
             disk.mend()
+            disk.heals_after = None
             assert len(await texts(store, session)) == 3
             assert await store.check() == []
             assert await codes(store) == []
+        for after in (2, 5, 20):  # of some 150 pages
+            disk.break_("read", "data.db", error, after=after)
+            with pytest.raises(StoreOpenError) as refused:
+                async with SqliteStore(path):
+                    pytest.fail("opened")
+            assert "damaged" not in str(refused.value)
+            disk.mend()
+        async with SqliteStore(path) as store:
+            assert len(await texts(store, session)) == 3
 
 
 async def test_a_log_that_cannot_be_emptied_is_left_for_the_next_start(tmp_path, disk, caplog):

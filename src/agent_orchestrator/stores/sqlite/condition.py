@@ -5,7 +5,6 @@ caller: before a change is tried again the connection is replaced where it must 
 nothing but the count is made. So an outage ends with it, and costs what the callers' own tries cost.
 """
 
-import contextlib
 import errno
 import logging
 import time
@@ -19,10 +18,14 @@ from attrs import evolve, frozen
 from agent_orchestrator.domain.errors import StoreOpenError, Unavailable
 from agent_orchestrator.operations import Problem
 from agent_orchestrator.stores.sqlite.ballast import NO_ROOM, Ballast
-from agent_orchestrator.stores.sqlite.connection import BUSY_TIMEOUT_MS, LOOK_S, Database
+from agent_orchestrator.stores.sqlite.connection import (
+    BUSY_TIMEOUT_MS,
+    Database,
+    is_damaged,
+    is_unreadable,
+)
 from agent_orchestrator.stores.sqlite.mirror import COUNT_UP
 from agent_orchestrator.stores.sqlite.schema import immediate
-from agent_orchestrator.stores.sqlite.upkeep import UNREADABLE
 
 _log = logging.getLogger("agent_orchestrator.store")
 
@@ -121,7 +124,7 @@ class Condition:
 
     def checked(self, findings: Sequence[str]) -> None:
         """Note what a look at the whole database found."""
-        if findings and any(said in findings[0] for said in UNREADABLE):
+        if findings and is_unreadable(findings[0]):
             text = f"{self._database.path} cannot be read whole: {findings[0][:500]}"
             self.problems["disk_error"] = Problem("disk_error", text)
         elif findings:
@@ -180,25 +183,12 @@ class Condition:
         self.writer.set_busy_timeout(BUSY_TIMEOUT_MS)
 
     def _is_damaged(self) -> bool:
-        """Tell whether a page that SQLite calls malformed is, or could not be read: it says the same of
-        both. Looked into for a second; what is not known by then is taken for damaged.
-
-        With a connection of its own, which has read nothing yet.
-        """
-        if time.monotonic() < self._looked_at + LOOK_AGAIN_S:
-            return self._was_damaged
-        end = time.monotonic() + LOOK_S
-        try:
-            with contextlib.closing(apsw.Connection(str(self._database.path))) as connection:
-                connection.set_progress_handler(lambda: time.monotonic() > end, 1000)
-                found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(1)")]
-            damaged = found != ["ok"] and not any(said in found[0] for said in UNREADABLE)
-        except apsw.IOError:
-            damaged = False
-        except apsw.Error:
-            damaged = True
-        self._looked_at, self._was_damaged = time.monotonic(), damaged
-        return damaged
+        """Tell whether a page that SQLite calls malformed is, or could not be read."""
+        if time.monotonic() >= self._looked_at + LOOK_AGAIN_S:
+            path = str(self._database.path)
+            self._was_damaged = is_damaged(lambda: apsw.Connection(path))
+            self._looked_at = time.monotonic()
+        return self._was_damaged
 
     def _fault(self, error: BaseException) -> Fault:
         path = self._database.path

@@ -4,6 +4,8 @@ import contextlib
 import logging
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -228,23 +230,13 @@ def _look_first(path: Path) -> Mark | None:
         return None
     has_log = _has_log(path)
     try:
-        mark = _check(
-            path,
-            apsw.Connection(
-                f"file:{quote(str(path))}?immutable=1",
-                flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
-            ),
-            whole=not has_log,
-        )
+        mark = _check(path, partial(_opened_immutable, path), whole=not has_log)
     except StoreDamaged:
         if not has_log:
             raise
         mark = None
     if has_log:
-        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-        behind, mark = mark, _check(path, connection, whole=True)
+        behind, mark = mark, _check(path, partial(_opened_with_log, path), whole=True)
         if behind and mark and behind.database not in (mark.database, mark.backup_of):
             raise StoreDamaged(
                 f"{path}-wal is the write-ahead log of another database: move it and {path}-shm away"
@@ -252,12 +244,60 @@ def _look_first(path: Path) -> Mark | None:
     return mark
 
 
+def _opened_immutable(path: Path) -> apsw.Connection:
+    return apsw.Connection(
+        f"file:{quote(str(path))}?immutable=1",
+        flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
+    )
+
+
+def _opened_with_log(path: Path) -> apsw.Connection:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+    return connection
+
+
 def _has_log(path: Path) -> bool:
     log = path.with_name(path.name + "-wal")
     return log.exists() and log.stat().st_size > 0
 
 
-def _check(path: Path, connection: apsw.Connection, *, whole: bool) -> Mark | None:
+def _check(path: Path, opened: Callable[[], apsw.Connection], *, whole: bool) -> Mark | None:
+    try:
+        return _looked(path, opened, whole=whole)
+    except StoreDamaged:
+        if is_damaged(opened):
+            raise
+        raise StoreOpenError(f"{path} cannot be read: the disk did not give all of it") from None
+
+
+def is_damaged(opened: Callable[[], apsw.Connection]) -> bool:
+    """Tell whether a database that SQLite calls malformed is, or could not be read: SQLite 3.54 says
+    the same of both to who reads rows, and tells them apart in its check of pages. That is given a
+    second; what is not known by then is taken for damaged.
+
+    :param opened: makes a connection, one that has read nothing yet.
+    """
+    end = time.monotonic() + LOOK_S
+    try:
+        with contextlib.closing(opened()) as connection:
+            connection.set_progress_handler(lambda: time.monotonic() > end, 1000)
+            found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(1)")]
+    except apsw.IOError:
+        return False
+    except apsw.Error:
+        return True
+    return found != ["ok"] and not is_unreadable(found[0])
+
+
+def is_unreadable(finding: str) -> bool:
+    """Tell whether a finding of SQLite's says that the disk did not give a page, which may be sound."""
+    return f"error code={apsw.SQLITE_IOERR_CORRUPTFS}" in finding or "disk I/O error" in finding
+
+
+def _looked(path: Path, opened: Callable[[], apsw.Connection], *, whole: bool) -> Mark | None:
+    connection = opened()
     try:
         try:
             mark = connection.pragma("application_id")

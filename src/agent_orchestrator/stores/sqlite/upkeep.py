@@ -17,9 +17,6 @@ from agent_orchestrator.stores.sqlite.mirror import sync_directory
 MOST: Final = 100
 """Findings told at most."""
 
-UNREADABLE: Final = (f"error code={apsw.SQLITE_IOERR_CORRUPTFS}", "disk I/O error")
-"""What a finding says where the disk did not give a page, which may be sound. To who reads rows SQLite
-3.54 calls such a page malformed, like a damaged one."""
 
 _OWN: Final = (
     "",
