@@ -21,6 +21,7 @@ _COMMANDS: Final = {
     "run": "agentctl.commands.run:run",
     "events": "agentctl.commands.events:events",
     "request": "agentctl.commands.request:request",
+    "top": "agentctl.commands.top:top",
     "tool": "agentctl.commands.tool:tool",
     "mcp": "agentctl.commands.mcp:mcp",
     "token": "agentctl.commands.token:token",

@@ -63,6 +63,8 @@ class Output:
         """Whether a person watches: progress and hints make sense."""
         self.before_note: Callable[[], None] | None = None
         """Called before a note is written, to wipe a line that is redrawn."""
+        self.announcer: Callable[[str], None] | None = None
+        """Told of what would be written to standard error, where a screen is in the way."""
         self._streamed = 0
         self._shown = 0
 
@@ -144,6 +146,9 @@ class Output:
 
     def announce(self, text: str) -> None:
         """Write a line to standard error, whoever reads the answer."""
+        if self.announcer is not None:
+            self.announcer(text)
+            return
         if self.before_note is not None:
             self.before_note()
         put(sys.stderr, text + "\n")

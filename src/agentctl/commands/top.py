@@ -1,0 +1,41 @@
+"""``agentctl top``: a live screen."""
+
+import sys
+from typing import Any
+
+import click
+
+from agentctl.call import Call
+from agentctl.failures import usage
+from agentctl.options import Command
+from agentctl.terminal import is_terminal
+
+
+@click.command(
+    cls=Command,
+    examples="""
+    agentctl top
+    agentctl --url http://127.0.0.1:9000 top
+    """,
+)
+def top() -> None:
+    """Watch workers, queue and runs, and answer what agents ask, on a screen of its own.
+
+    Keys: up and down choose a request; space shows the rest of a long one; a approves it, d denies
+    it, r answers one that wants words; q quits.
+    """
+    call = Call.current()
+    if call.settings.structured or not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
+        raise usage(
+            "top needs a terminal; a script has `run list`, `request list` and `events tail`"
+        )
+    from agentctl.screen import taken
+
+    with taken() as screen:
+
+        async def body(connection: Any) -> None:
+            from agentctl.top import show
+
+            await show(connection, call.output, call.settings.url, screen)
+
+        call.run(body)

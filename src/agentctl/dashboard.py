@@ -1,0 +1,262 @@
+"""What ``agentctl top`` shows: the state of it, what keys do to it, and its picture. Pure."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from attrs import define, field
+
+from agent_orchestrator.domain.model import Request, Run, Session
+from agent_orchestrator.operations import DaemonStatus
+from agentctl.questions import request_card, request_table
+from agentctl.tables import Cell, Column, table
+from agentctl.terminal import Look, one_line, truncated
+from agentctl.times import elapsed, local
+
+LOOK_FIRST_S: Final = 0.5
+"""Seconds a request must have been in view before a key answers it: a list that moves under the
+finger must not have the wrong one approved."""
+
+_ORDER: Final = {"running": 0, "waiting": 1, "queued": 2}
+_STYLES: Final[dict[str, tuple[str, ...]]] = {
+    "running": ("green",),
+    "waiting": ("yellow",),
+    "queued": ("dim",),
+}
+_HEALTH: Final = {"ok": "green", "degraded": "yellow", "draining": "yellow"}
+
+
+@define
+class Answer:
+    """What a key asked for: a request's answer."""
+
+    request: Request
+    decision: str
+    text: str | None = None
+
+
+@define
+class Dashboard:
+    """All that is shown.
+
+    :param url: of the daemon.
+    """
+
+    url: str
+    status: DaemonStatus | None = None
+    runs: Sequence[Run] = ()
+    requests: Sequence[Request] = ()
+    sessions: dict[str, Session] = field(factory=dict)
+    doing: dict[str, str] = field(factory=dict)
+    """By run, what its agent said or did last."""
+    notice: str = ""
+    """What went wrong, or was done."""
+    selected: str | None = None
+    scroll: int = 0
+    typing: str | None = None
+    """The answer that is being typed."""
+    _in_view_at: float = 0.0
+    """When the selected request was first drawn; 0 until then."""
+    _read: bool = False
+    """Whether all the selected request asks for has been in view."""
+    _page: int = 1
+    """Lines that space goes on by: no line is passed over."""
+
+    def select(self, request_id: str | None) -> None:
+        """Have another request in view."""
+        if request_id != self.selected:
+            self.selected, self.scroll, self.typing = request_id, 0, None
+            self._in_view_at, self._read = 0.0, False
+
+    def settle(self) -> None:
+        """Keep the selection on a request that is there, after they have changed."""
+        known = [request.id for request in self.requests]
+        if self.selected not in known:
+            self.select(known[0] if known else None)
+
+    @property
+    def chosen(self) -> Request | None:
+        """The request in view."""
+        return next((one for one in self.requests if one.id == self.selected), None)
+
+    # --- keys ---------------------------------------------------------------------------------
+
+    def press(self, key: str, now: float) -> Answer | None:
+        """Take a key; return what it answers, if anything.
+
+        :param now: a clock in seconds, the same as :meth:`picture` is given.
+        """
+        if self.typing is not None:
+            return self._type(key)
+        if key in ("up", "k", "down", "j"):
+            self._move(-1 if key in ("up", "k") else 1)
+        elif key in ("page down", " ", "page up"):
+            step = -self._page if key == "page up" else self._page
+            self.scroll = max(self.scroll + step, 0)
+        elif key in ("a", "d", "r") and self.chosen is not None:
+            return self._decide(key, self.chosen, now)
+        return None
+
+    def _move(self, step: int) -> None:
+        known = [request.id for request in self.requests]
+        if known:
+            place = known.index(self.selected) if self.selected in known else 0
+            self.select(known[min(max(place + step, 0), len(known) - 1)])
+
+    def _decide(self, key: str, request: Request, now: float) -> Answer | None:
+        if not self._in_view_at or now - self._in_view_at < LOOK_FIRST_S:
+            self.notice = "it has only just come: read it first"
+            return None
+        if key == "d":
+            return Answer(request, "deny")
+        if not self._read:
+            self.notice = "there is more of it: space shows the rest"
+            return None
+        if key == "r":
+            if request.kind != "input_request":
+                self.notice = "it wants a yes or a no: a or d"
+                return None
+            self.typing = ""
+            return None
+        if request.kind == "input_request":
+            self.notice = "it wants an answer in words: r"
+            return None
+        return Answer(request, "approve")
+
+    def _type(self, key: str) -> Answer | None:
+        assert self.typing is not None
+        if key == "escape":
+            self.typing = None
+        elif key == "erase":
+            self.typing = self.typing[:-1]
+        elif key == "enter" and self.typing.strip() and self.chosen is not None:
+            text, self.typing = self.typing, None
+            return Answer(self.chosen, "answer", text)
+        elif len(key) == 1 and key.isprintable():
+            self.typing += key
+        return None
+
+    # --- the picture --------------------------------------------------------------------------
+
+    def picture(self, look: Look, rows: int, moment: datetime, now: float) -> list[str]:
+        """Return the lines of it, no more than ``rows``.
+
+        :param moment: the time of day.
+        """
+        columns = look.columns or 100
+        lines = self._head(look, moment)
+        bottom = [look.paint(truncated(self._foot(look), columns), "dim")]
+        if self.notice:
+            bottom.insert(0, look.paint(truncated(one_line(self.notice), columns), "yellow"))
+        room = rows - len(lines) - len(bottom)
+        asked = self._requests(look, max(room // 2, room - len(self.runs) - 3), moment, now)
+        lines += self._runs(look, room - len(asked), moment)
+        lines += [""] * (room - len(lines) - len(asked) + rows - room - len(bottom))
+        return [*lines, *asked, *bottom][:rows]
+
+    def _head(self, look: Look, moment: datetime) -> list[str]:
+        status, time = self.status, f"{local(moment):%H:%M:%S}"
+        if status is None:
+            return [f"agentd at {one_line(self.url)}  {time}", ""]
+        by_status = {name: sum(run.status == name for run in self.runs) for name in _ORDER}
+        busy = min(by_status["running"], status.max_concurrency)
+        health = look.paint(status.daemon_health, _HEALTH[status.daemon_health], "bold")
+        dot = look.symbol(" · ", ", ")
+        counts = dot.join(
+            [
+                f"{busy} of {status.alive_workers} workers busy",
+                f"{by_status['queued']} queued",
+                f"{by_status['waiting']} waiting",
+                f"{len(self.requests)} asked",
+            ]
+        )
+        problems = [
+            look.paint(truncated(one_line(one.message), look.columns or 100), "yellow")
+            for one in status.problems[:2]
+        ]
+        return [f"agentd {status.version} {health}{dot}{counts}{dot}{time}", *problems, ""]
+
+    def _runs(self, look: Look, room: int, moment: datetime) -> list[str]:
+        if room < 2:
+            return []
+        if self.status is None:
+            return [look.paint(look.symbol("connecting …", "connecting ..."), "dim"), ""]
+        ordered = sorted(self.runs, key=lambda run: (_ORDER.get(run.status, 3), run.id))
+        more = len(ordered) - (room - 2)
+        shown = ordered if more <= 0 else ordered[: max(room - 3, 0)]
+        columns = [
+            Column("RUN"),
+            Column("STATUS"),
+            Column("PROVIDER", optional=True),
+            Column("FOR", align="right"),
+            Column("SESSION", flexible=True),
+            Column("DOING", flexible=True),
+        ]
+        rows: list[list[str | Cell]] = [
+            [
+                run.id,
+                Cell(run.status, _STYLES.get(run.status, ())),
+                one_line(run.provider),
+                _since(run, moment),
+                self._name(run.session_id),
+                one_line(self.doing.get(run.id, "")),
+            ]
+            for run in shown
+        ]
+        lines = table(columns, rows, look) or [look.paint("nothing runs and nothing waits", "dim")]
+        if more > 0:
+            lines.append(look.paint(f"and {len(ordered) - len(shown)} more", "dim"))
+        return [*lines, ""]
+
+    def _name(self, session_id: str) -> str:
+        session = self.sessions.get(session_id)
+        return one_line(session.title) if session is not None and session.title else session_id
+
+    def _requests(self, look: Look, room: int, moment: datetime, now: float) -> list[str]:
+        if not self.requests or room < 4:
+            return []
+        lines = request_table(self.requests, look, moment)
+        place = next((n for n, one in enumerate(self.requests) if one.id == self.selected), 0)
+        listed = max(min(len(self.requests), room // 3), 1)
+        first = max(min(place - listed // 2, len(self.requests) - listed), 0)
+        mark, rest = look.paint(look.symbol("▸", ">"), "yellow", "bold"), lines[1:]
+        head = [f"{mark if n == place else ' '} {rest[n]}" for n in range(first, first + listed)]
+        chosen = self.chosen
+        if chosen is None:
+            return [*head, ""]
+        question, about = _question(chosen, look, moment)
+        card = [f"  {line}" for line in [*question, "", *about]]
+        space = room - len(head) - 2
+        self.scroll = min(self.scroll, max(len(card) - space, 0))
+        seen = card[self.scroll : self.scroll + space]
+        self._in_view_at = self._in_view_at or now
+        self._page = max(space - 1, 1)
+        if self.scroll + space >= len(question):
+            self._read = True
+        left = len(card) - self.scroll - len(seen)
+        tail = look.paint(f"  {left} more lines: space", "yellow") if left > 0 else ""
+        return [*head, "", *seen, tail]
+
+    def _foot(self, look: Look) -> str:
+        if self.typing is not None:
+            return f"answer (enter sends, escape does not): {self.typing}_"
+        dot = look.symbol(" · ", ", ")
+        keys = ["q quits"]
+        chosen = self.chosen
+        if chosen is not None:
+            answer = "r answers" if chosen.kind == "input_request" else "a approves"
+            keys = ["up and down choose", answer, "d denies", *keys]
+        return dot.join(keys)
+
+
+def _question(request: Request, look: Look, moment: datetime) -> tuple[list[str], list[str]]:
+    """Return what a request asks for, and who asks and how."""
+    narrow = Look(look.colour, look.unicode, (look.columns or 100) - 2)
+    card = request_card(request, narrow, moment)
+    end = card.index("")
+    return card[end + 1 :], card[:end]
+
+
+def _since(run: Run, moment: datetime) -> str:
+    began = run.started_at if run.status != "queued" and run.started_at else run.created_at
+    return elapsed(max((moment - began).total_seconds(), 0.0))

@@ -1,0 +1,164 @@
+"""``agentctl top``: what the daemon's stream tells, on a screen that answers to keys."""
+
+import math
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import anyio
+
+from agent_orchestrator.domain.errors import OrchestratorError, Unreachable
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.operations import (
+    GET_SESSION,
+    HEAD,
+    LIST_REQUESTS,
+    LIST_RUNS,
+    RESOLVE_REQUEST,
+    STATUS,
+    CaughtUp,
+    StreamItem,
+)
+from agentctl.connection import Connection
+from agentctl.dashboard import Answer, Dashboard
+from agentctl.live import activity_of
+from agentctl.output import Output
+from agentctl.paging import pages
+from agentctl.screen import Screen, resized
+
+GATHER_S: Final = 0.15
+"""Seconds in which events gather before what they changed is asked for, and drawn."""
+
+STATUS_S: Final = 5.0
+"""Seconds the daemon's status holds: it is asked for again with the first change after."""
+
+MOST: Final = 200
+"""Runs of a kind that are asked for."""
+
+
+class Top:
+    """Events say that something has changed; what it is now is asked for. Nothing is asked without."""
+
+    def __init__(self, connection: Connection, output: Output, url: str, screen: Screen) -> None:
+        self._connection = connection
+        self._board = Dashboard(url)
+        self._screen = screen
+        self._news = anyio.Event()
+        self._dirty = anyio.Event()
+        self._status_at = -math.inf
+        output.announcer = self._tell
+
+    async def run(self) -> None:
+        """Show until ``q``."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._follow)
+            tasks.start_soon(self._refresh)
+            tasks.start_soon(self._draw)
+            tasks.start_soon(self._tick)
+            tasks.start_soon(resized, self._redraw)
+            async for key in self._screen.keys():
+                if key in ("q", "end") and self._board.typing is None:
+                    break
+                self._board.notice = ""
+                answer = self._board.press(key, anyio.current_time())
+                if answer is not None:
+                    tasks.start_soon(self._answer, answer)
+                self._redraw()
+            tasks.cancel_scope.cancel()
+
+    def _redraw(self) -> None:
+        self._dirty.set()
+
+    def _tell(self, text: str) -> None:
+        self._board.notice = text.removeprefix("agentctl: ")
+        self._redraw()
+
+    def _changed(self) -> None:
+        self._news.set()
+
+    async def _follow(self) -> None:
+        def take(item: StreamItem | CaughtUp) -> bool:
+            if isinstance(item, CaughtUp):
+                self._status_at = -math.inf  # there was a gap: ask for everything
+                self._changed()
+                return False
+            event = item.event
+            if event.run_id is not None and (text := activity_of(event)):
+                self._board.doing[event.run_id] = text
+                self._redraw()
+            if event.event_type.startswith(("run.", "request.")):
+                self._changed()
+            elif event.event_type == EventType.SESSION_UPDATED:
+                self._board.sessions.pop(event.session_id, None)
+                self._changed()
+            return False
+
+        await self._connection.stream((), HEAD, take, patience_s=None)
+
+    async def _refresh(self) -> None:
+        while True:
+            await self._news.wait()
+            await anyio.sleep(GATHER_S)
+            self._news = anyio.Event()
+            try:
+                await self._look()
+            except (OrchestratorError, Unreachable) as error:
+                # The stream meets it too, comes again, and then all is asked for anew.
+                self._tell(str(error))
+            self._redraw()
+
+    async def _look(self) -> None:
+        call, board = self._connection.call, self._board
+        if anyio.current_time() - self._status_at > STATUS_S:
+            board.status = await call(STATUS)
+            self._status_at = anyio.current_time()
+        found: list[Any] = []
+        for status in ("running", "waiting", "queued"):
+            found += (await call(LIST_RUNS, status=status, limit=MOST)).runs
+        board.runs = list({run.id: run for run in found}.values())
+        page = await pages(
+            self._connection, LIST_REQUESTS, "requests", limit=None, cursor=None, status="pending"
+        )
+        # What people are called on to answer first.
+        board.requests = sorted(page.requests, key=lambda one: (one.audience != "people", one.id))
+        board.settle()
+        known = {run.id for run in board.runs}
+        board.doing = {name: text for name, text in board.doing.items() if name in known}
+        in_view = {run.session_id for run in board.runs[: self._screen.rows]}
+        board.sessions = {name: one for name, one in board.sessions.items() if name in in_view}
+        for session_id in in_view - board.sessions.keys():
+            board.sessions[session_id] = (await call(GET_SESSION, session_id=session_id)).session
+
+    async def _answer(self, answer: Answer) -> None:
+        request = answer.request
+        try:
+            reply = await self._connection.call(
+                RESOLVE_REQUEST,
+                request_id=request.id,
+                decision=answer.decision,
+                text=answer.text,
+            )
+        except (OrchestratorError, Unreachable) as error:
+            self._tell(str(error))
+        else:
+            self._tell(f"request {request.id} is {reply.request.status}")
+        self._changed()
+
+    async def _tick(self) -> None:
+        """Let times go on: this only draws."""
+        while True:
+            await anyio.sleep(1)
+            self._redraw()
+
+    async def _draw(self) -> None:
+        while True:
+            look, rows = self._screen.look, self._screen.rows
+            moment, now = datetime.now(UTC), anyio.current_time()
+            self._screen.draw(self._board.picture(look, rows, moment, now))
+            await anyio.sleep(GATHER_S / 2)
+            await self._dirty.wait()
+            self._dirty = anyio.Event()
+
+
+async def show(connection: Connection, output: Output, url: str, screen: Screen) -> None:
+    """Show what goes on until the person has seen enough."""
+    await Top(connection, output, url, screen).run()
