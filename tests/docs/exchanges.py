@@ -16,6 +16,7 @@ import anyio
 import httpx
 from attrs import define, field
 from serving import serving
+from websockets.asyncio.client import connect
 
 from agent_orchestrator.operations import OPERATIONS
 
@@ -172,15 +173,16 @@ def _said() -> tuple[Mapping[str, list[Exchange]], str]:
             async with serving(directory, tokens=(_TOKEN,)) as server:
                 call = Conversation(server.client, directory)
                 await hold(call)
-                session = call.found["create_session"][0].answer["session"]["id"]
-                return call.found, await beginning(call, call.known_as(session), cursor=4)
+                session = call.found["get_session"][0].answer["session"]
+                start = await beginning(call, call.known_as(session["id"]), session["last_seq"] - 1)
+                return call.found, start
 
     with tempfile.TemporaryDirectory() as place:
         return anyio.run(main, Path(place).resolve())
 
 
 async def beginning(call: Conversation, session_id: str, cursor: int) -> str:
-    """Return the request for a stream, and the first frames of the answer."""
+    """Return how a stream begins, as server-sent events and over a WebSocket."""
     query = f"/stream?sessionId={session_id}&cursor={cursor}"
     text = ""
     async with call.http.stream("GET", query) as response:
@@ -189,7 +191,12 @@ async def beginning(call: Conversation, session_id: str, cursor: int) -> str:
             frames = text.split("\n\n")
             if len(frames) > 2:
                 break
-    return call.plain("\n\n".join([f"GET {query}", *frames[:2]]))
+    url = str(call.http.base_url.join(query)).replace("http:", "ws:")
+    headers = {"Authorization": call.http.headers["Authorization"]}
+    async with connect(url, additional_headers=headers, proxy=None) as socket:
+        messages = [str(await socket.recv()) for _ in range(2)]
+    said = [f"GET {query}", *frames[:2], f"WebSocket {query}", *messages]
+    return call.plain("\n\n".join(said))
 
 
 def exchanges() -> Mapping[str, list[Exchange]]:
@@ -230,7 +237,7 @@ def _shortened(value: Any) -> Any:
 
 
 def stream() -> str:
-    """Return the beginning of a stream, as it comes over the wire."""
+    """Return the beginning of a stream, in both forms, as it comes over the wire."""
     return f"```text\n{_said()[1]}\n```"
 
 

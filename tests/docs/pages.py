@@ -14,6 +14,8 @@ PAGES: Final = [
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "skills").rglob("*.md")),
+    *sorted((ROOT / "examples").glob("*.md")),
+    *sorted((ROOT / "deploy").rglob("*.md")),
 ]
 
 _FENCE: Final = re.compile(

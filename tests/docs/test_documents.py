@@ -31,7 +31,7 @@ runner = "command"
 argv = ["cat"]
 """
 
-PATIENCE_S = 60
+PATIENCE_S = 180
 
 
 def anchors(page: Path) -> set[str]:
@@ -190,6 +190,7 @@ def script(found: list[Block], port: str) -> str:
 SHELL = [page for page in PAGES if any(not b.reason for b in blocks(page, "console"))]
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("page", SHELL, ids=name_of)
 def test_commands_work(page: Path, tmp_path: Path) -> None:
     found = [block for block in blocks(page, "console") if not block.reason]
