@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, TypeVar
 from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.access import Grant, Scope
 from agent_orchestrator.domain.model import (
+    ApprovalPolicy,
     Approvals,
     Event,
     NotifyParent,
@@ -18,6 +19,7 @@ from agent_orchestrator.domain.model import (
     RequestStatus,
     Role,
     Run,
+    Sandbox,
     Session,
     SessionStatus,
 )
@@ -110,6 +112,8 @@ class Client:
         max_depth: int | None = None,
         max_children: int | None = None,
         max_descendants: int | None = None,
+        approval_policy: ApprovalPolicy | None = None,
+        sandbox: Sandbox | None = None,
         idempotency_key: str | None = None,
     ) -> Session:
         """Make a session.
@@ -121,13 +125,14 @@ class Client:
         :param max_depth: generations of children there may be below it.
         :param max_children: children of one run that may be at work, here and below.
         :param max_descendants: sessions below it that may be at work.
+        :param approval_policy: when its agents ask; their provider's setting without one.
+        :param sandbox: what their commands may do without asking, likewise.
         :raises InvalidRequest: also if one of the limits is larger than the engine's.
         """
         kept = {} if metadata is None else metadata
         limits = (max_depth, max_children, max_descendants)
-        request = ops.CreateSession(
-            title, provider, model, cwd, kept, approvals, *limits, idempotency_key
-        )
+        more = (*limits, approval_policy, sandbox, idempotency_key)
+        request = ops.CreateSession(title, provider, model, cwd, kept, approvals, *more)
         return (await self._call(ops.CREATE_SESSION, request)).session
 
     async def get_session(self, session_id: str) -> Session:
@@ -154,10 +159,13 @@ class Client:
         title: str | None = None,
         status: SessionStatus | None = None,
         metadata: Mapping[str, Any] | None = None,
+        approval_policy: ApprovalPolicy | None = None,
+        sandbox: Sandbox | None = None,
         idempotency_key: str | None = None,
     ) -> Session:
         """Rename, close, reopen or annotate a session; what is None stays."""
-        request = ops.UpdateSession(session_id, title, status, metadata, idempotency_key)
+        more = (approval_policy, sandbox, idempotency_key)
+        request = ops.UpdateSession(session_id, title, status, metadata, *more)
         return (await self._call(ops.UPDATE_SESSION, request)).session
 
     async def get_access(self, session_id: str) -> tuple[Grant, ...]:
@@ -187,16 +195,22 @@ class Client:
         role: Role = "user",
         provider: str | None = None,
         when_busy: WhenBusy = "queue",
+        approval_policy: ApprovalPolicy | None = None,
+        sandbox: Sandbox | None = None,
         idempotency_key: str | None = None,
     ) -> ops.MessageReply:
         """Put a message into a session; one of role ``user`` becomes a run.
 
         :param when_busy: if a run of the session is active: ``queue`` behind it, ``steer`` it with
             the text where its runner can (else queue), ``interrupt`` it, or ``reject``.
+        :param approval_policy: when the agent asks in the message's run; the session's without one.
+        :param sandbox: what its commands may do without asking, likewise.
+        :raises InvalidRequest: also if the provider cannot keep to what is asked of it there.
         :raises SessionBusy: if it is rejected.
         :raises SessionClosed: if the session is closed.
         """
-        request = ops.SendMessage(session_id, text, role, provider, when_busy, idempotency_key)
+        more = (approval_policy, sandbox, idempotency_key)
+        request = ops.SendMessage(session_id, text, role, provider, when_busy, *more)
         return await self._call(ops.SEND_MESSAGE, request)
 
     async def list_messages(

@@ -13,6 +13,7 @@ from attrs import Factory, evolve, field, frozen, resolve_types
 from agent_orchestrator.domain.access import Grant, Scope
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.model import (
+    ApprovalPolicy,
     Approvals,
     Event,
     Message,
@@ -22,6 +23,7 @@ from agent_orchestrator.domain.model import (
     RequestStatus,
     Role,
     Run,
+    Sandbox,
     Session,
     SessionStatus,
 )
@@ -102,6 +104,23 @@ def _max_descendants() -> Any:
 # --- commands -------------------------------------------------------------------------------
 
 
+def _approval_policy() -> Any:
+    return param(
+        "When the agent asks: `untrusted` before all but what is known to be harmless, `on-request` "
+        "when it wants to do more than the sandbox lets it, `never`. The provider's setting without "
+        "one.",
+        default=None,
+    )
+
+
+def _sandbox() -> Any:
+    return param(
+        "What the agent's commands may do without asking; the provider's setting without one. More "
+        "than `read-only` takes the scope `approve`.",
+        default=None,
+    )
+
+
 @frozen
 class CreateSession:
     title: str | None = _name("A name for people.")
@@ -119,6 +138,8 @@ class CreateSession:
     max_depth: int | None = _max_depth()
     max_children: int | None = _max_children()
     max_descendants: int | None = _max_descendants()
+    approval_policy: ApprovalPolicy | None = _approval_policy()
+    sandbox: Sandbox | None = _sandbox()
     idempotency_key: str | None = _key()
 
 
@@ -141,6 +162,8 @@ class UpdateSession:
     title: str | None = _name("The new name.")
     status: SessionStatus | None = param("`closed` refuses further messages.", default=None)
     metadata: Mapping[str, Any] | None = param("Replaces the old one.", default=None)
+    approval_policy: ApprovalPolicy | None = _approval_policy()
+    sandbox: Sandbox | None = _sandbox()
     idempotency_key: str | None = _key()
 
 
@@ -168,6 +191,8 @@ class SendMessage:
     role: Role = param("Only `user` makes a run.", default="user")
     provider: str | None = _name("The provider for this message only.")
     when_busy: WhenBusy = param("What to do when a run of the session is active.", default="queue")
+    approval_policy: ApprovalPolicy | None = _approval_policy()
+    sandbox: Sandbox | None = _sandbox()
     idempotency_key: str | None = _key()
 
 

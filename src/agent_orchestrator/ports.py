@@ -675,6 +675,18 @@ class Resuming(Protocol):
         ...
 
 
+@runtime_checkable
+class Confining(Protocol):
+    """A runner that may be able to confine its agents as a run asks for."""
+
+    @property
+    def confines(self) -> bool:
+        """Whether it keeps to the ``sandbox`` and the ``approval_policy`` of :attr:`RunContext.run`,
+        or is stricter. A run that says one of them is not given to another runner.
+        """
+        ...
+
+
 @frozen
 class Remains:
     """What was left of an attempt whose engine is gone.

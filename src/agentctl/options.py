@@ -285,3 +285,20 @@ def approvals(whose: str) -> Callable[[F], F]:
         type=click.Choice(["allow", "ask-parent", "ask-human", "deny"]),
         help=f"Who decides what {whose}.",
     )
+
+
+def confinement(whose: str) -> Callable[[F], F]:
+    """Declare the options that say what agents may do without asking."""
+
+    def decorate(function: F) -> F:
+        sandboxes = ["read-only", "workspace-write", "danger-full-access"]
+        policies = ["untrusted", "on-request", "never"]
+        for name, choices, what in (
+            ("--sandbox", sandboxes, "What its commands may do without asking"),
+            ("--approval-policy", policies, "When the agent asks"),
+        ):
+            help_ = f"{what}; {whose} setting without one."
+            function = click.option(name, type=click.Choice(choices), help=help_)(function)
+        return function
+
+    return decorate

@@ -199,6 +199,7 @@ async def ask(
     cwd: str | None,
     provider: str | None,
     idempotency_key: str | None,
+    **confinement: str | None,
 ) -> int:
     """Put a question to an agent, show it at work and print its answer. Return the exit code.
 
@@ -209,8 +210,14 @@ async def ask(
         title = truncated(one_line(text[:1000]), _TITLE_COLUMNS) or None
         key = idempotency_key and f"{idempotency_key[:240]}:session"
         made = await connection.call(
-            CREATE_SESSION, cwd=cwd, provider=provider, title=title, idempotency_key=key
+            CREATE_SESSION,
+            cwd=cwd,
+            provider=provider,
+            title=title,
+            idempotency_key=key,
+            **confinement,
         )
+        confinement = {}  # it is the session's, also for what is asked later
         session = made.session
     else:
         session = (await connection.call(GET_SESSION, session_id=session_id)).session
@@ -222,6 +229,7 @@ async def ask(
             text=text,
             provider=provider,
             idempotency_key=idempotency_key,
+            **confinement,
         )
     message, run = sent.answer.message, sent.answer.run
     assert run is not None  # a message of role user makes a run

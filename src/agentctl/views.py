@@ -71,6 +71,8 @@ def session_card(session: Session, look: Look, now: datetime) -> list[str]:
             ("model", one_line(session.model or "")),
             ("directory", one_line(session.cwd)),
             ("approvals", session.approvals),
+            ("asks", session.approval_policy),
+            ("sandbox", session.sandbox),
             ("children", _limits(session)),
             ("parent", session.parent_session_id),
             ("threads", one_line(threads)),

@@ -69,6 +69,31 @@ async def test_who_may_not_approve_frees_no_agent_of_asking(tmp_path: Path) -> N
         assert (await create(approver, "allow")).status_code == 201
 
 
+async def test_who_may_not_approve_lets_no_agent_do_more(tmp_path: Path) -> None:
+    async with serving(tmp_path, tokens=(ADMIN,)) as server:
+        _, writer = await token(server, "writer", scopes=["read", "write"])
+        _, approver = await token(server, "approver", scopes=["write", "approve"])
+
+        async def create(headers: dict[str, str], sandbox: str) -> httpx.Response:
+            body = {"sandbox": sandbox}
+            return await server.client.post("/sessions", json=body, headers=headers)
+
+        for sandbox in ("workspace-write", "danger-full-access"):
+            refused = await create(writer, sandbox)
+            assert refused.status_code == 403, refused.text
+            assert refused.json()["error"]["details"]["scope"] == "approve"
+            assert (await create(approver, sandbox)).status_code == 201
+        made = await create(writer, "read-only")
+        assert made.status_code == 201
+        session_id = made.json()["session"]["id"]
+        for method, path in (("PATCH", ""), ("POST", "/messages")):
+            body = {"sandbox": "danger-full-access"} | ({"text": "x"} if path else {})
+            answer = await server.client.request(
+                method, f"/sessions/{session_id}{path}", json=body, headers=writer
+            )
+            assert answer.status_code == 403, answer.text
+
+
 async def test_a_principal_has_its_own_sessions_only(tmp_path: Path) -> None:
     async with serving(tmp_path, tokens=(ADMIN,)) as server:
         theirs = await server.session()

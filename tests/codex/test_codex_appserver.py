@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import anyio
 import pytest
+from attrs import evolve
 from model_server import FAKE_KEY, codex_env
 
 from agent_orchestrator.domain.errors import AgentFailed
@@ -519,3 +520,23 @@ async def test_cancelling_while_it_asks(codex, home, record, outside):
         second = record("say second", thread=context.thread)
         assert (await run(runner, second)).text == "second"
     assert not (outside / "made").exists()
+
+
+async def test_a_run_may_be_confined_otherwise_than_the_one_before(codex, home, record, outside):
+    """In a thread that is open already; and the next is as its provider says again."""
+    file = outside / "made"
+    async with make_runner(codex, home, sandbox="danger-full-access") as runner:
+        first = record("say first")
+        await run(runner, first)
+        second = record(f"shell touch {file}\nsay second", thread=first.thread)
+        second.run = evolve(second.run, sandbox="workspace-write", approval_policy="never")
+        await run(runner, second)
+        assert not file.exists()
+        asking = record(f"escalate touch {file}\nsay asked", thread=second.thread, kind=Deciding)
+        asking.run = evolve(asking.run, sandbox="read-only", approval_policy="on-request")
+        asking.decide = {"status": "denied"}
+        await run(runner, asking)
+        assert len(asking.questions) == 1
+        assert not file.exists()
+        await run(runner, record(f"shell touch {file}\nsay last", thread=asking.thread))
+        assert file.exists()

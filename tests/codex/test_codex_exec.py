@@ -8,6 +8,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
+from attrs import evolve
 from model_server import FAKE_KEY, acknowledgement, closed_port, codex_env, write_codex_home
 
 from agent_orchestrator.domain.errors import AgentFailed
@@ -170,6 +171,13 @@ async def test_a_command_cannot_write_in_a_read_only_sandbox(codex, home, record
     await run(runner, context)
     assert not (workspace / "file").exists()
     assert "Read-only file system" in of(context, "tool.completed")[0]["output"]
+
+
+async def test_a_run_may_be_confined_otherwise_than_its_provider(codex, home, record, workspace):
+    context = record("shell touch file; true")
+    context.run = evolve(context.run, sandbox="read-only", approval_policy="on-request")
+    await run(make_runner(codex, home, sandbox="danger-full-access"), context)
+    assert not (workspace / "file").exists()
 
 
 async def test_files_are_changed(runner, record, workspace):

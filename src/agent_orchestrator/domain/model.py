@@ -15,6 +15,8 @@ Delivery = Literal["queued", "delivered", "undeliverable"]
 NotifyParent = Literal["record", "wake"]
 RequestKind = Literal["approval_request", "permission_request", "input_request"]
 Approvals = Literal["allow", "ask-parent", "ask-human", "deny"]
+ApprovalPolicy = Literal["untrusted", "on-request", "never"]
+Sandbox = Literal["read-only", "workspace-write", "danger-full-access"]
 Audience = Literal["parent", "people"]
 RequestStatus = Literal["pending", "approved", "denied", "answered", "expired", "canceled"]
 
@@ -83,6 +85,10 @@ class Session:
     """Children at work of one of its runs, or of a run below."""
     max_descendants: int | None = None
     """Sessions at work below it."""
+    approval_policy: ApprovalPolicy | None = None
+    """When its agents ask; None, here and below, leaves that to their provider's setting."""
+    sandbox: Sandbox | None = None
+    """What its agents' commands may do without asking."""
 
 
 @frozen
@@ -157,6 +163,11 @@ class Run:
     finished_at: datetime | None
     interrupts: bool = False
     """Whether it goes before the runs its session had queued: its message interrupted one."""
+    approval_policy: ApprovalPolicy | None = None
+    """When its agent asks: as its message says, else its session; None leaves that, and the
+    sandbox, to the provider's setting."""
+    sandbox: Sandbox | None = None
+    """What its agent's commands may do without asking, likewise."""
 
 
 @frozen

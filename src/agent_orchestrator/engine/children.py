@@ -13,6 +13,7 @@ from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Run, Session, Source, SourceKind
 from agent_orchestrator.engine import ledger, limits, messages
 from agent_orchestrator.engine.access import reach_below, run_for, session_for
+from agent_orchestrator.engine.confinement import Confinement
 from agent_orchestrator.engine.core import MAX_LOOK, Change, Core, real
 from agent_orchestrator.operations import (
     GetTree,
@@ -107,6 +108,7 @@ def _spawn(
     floor = core.approvals_of(parent, inherited)
     if command.approvals is not None and is_looser(command.approvals, floor):
         raise InvalidRequest.of({"approvals": f"must not be looser than its parent's, {floor}"})
+    confined = Confinement.of(run or parent)
     session = Session(
         id=core.config.ids("ses"),
         title=command.title,
@@ -126,6 +128,8 @@ def _spawn(
         updated_at=now,
         notify_parent=command.notify_parent,
         approvals=command.approvals or floor,
+        approval_policy=confined.approval_policy,
+        sandbox=confined.sandbox,
         **limits.narrowed(core, command, parent),
     )
     tx.add_session(session)

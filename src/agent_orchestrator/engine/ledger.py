@@ -14,6 +14,7 @@ from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, Signal, is_terminal, step
 from agent_orchestrator.domain.model import (
     MANUAL,
+    ApprovalPolicy,
     Attempt,
     Delivery,
     Message,
@@ -22,6 +23,7 @@ from agent_orchestrator.domain.model import (
     Run,
     RunError,
     RunResult,
+    Sandbox,
     Session,
     Source,
 )
@@ -86,8 +88,14 @@ def enqueue(
     at: datetime,
     interrupts: bool = False,
     is_new: bool = True,
+    approval_policy: ApprovalPolicy | None = None,
+    sandbox: Sandbox | None = None,
 ) -> Run:
-    """Add a queued run and the message it delivers; one that is not new takes its new form."""
+    """Add a queued run and the message it delivers; one that is not new takes its new form.
+
+    :param approval_policy: when its agent asks; as its session says without one.
+    :param sandbox: what its commands may do, likewise.
+    """
     run = Run(
         id=run_id,
         session_id=session.id,
@@ -110,6 +118,8 @@ def enqueue(
         started_at=None,
         finished_at=None,
         interrupts=interrupts,
+        approval_policy=approval_policy or session.approval_policy,
+        sandbox=sandbox or session.sandbox,
     )
     tx.add_run(run)
     drafts = []

@@ -8,6 +8,7 @@ from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Message, Run, Session, Source
 from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.access import session_for
+from agent_orchestrator.engine.confinement import Confinement, check_asked, check_kept
 from agent_orchestrator.engine.core import MAX_LOOK, QUEUE_RETRY_S, Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.operations import (
@@ -22,6 +23,8 @@ from agent_orchestrator.ports import Transaction, View
 
 async def send(core: Core, who: Principal, command: SendMessage) -> Change[MessageReply]:
     core.accept_work()
+    check_asked(core, who, command)
+    asked = Confinement.of(command)
     if command.provider is not None:
         core.known_provider(command.provider)
 
@@ -30,8 +33,9 @@ async def send(core: Core, who: Principal, command: SendMessage) -> Change[Messa
         source = Source("client", principal=who.id)
         if command.role != "user":
             return MessageReply(_record(core, tx, session, source, command), None)
+        busy, provider = command.when_busy, command.provider
         return deliver(
-            core, tx, session, source, command.text, command.when_busy, provider=command.provider
+            core, tx, session, source, command.text, busy, provider=provider, asked=asked
         )
 
     return change
@@ -46,6 +50,7 @@ def deliver(
     busy: WhenBusy,
     *,
     provider: str | None = None,
+    asked: Confinement = Confinement(),  # noqa: B008 - it never changes
 ) -> MessageReply:
     """Hand a message to a session's agent: in a run of its own, or to the running one.
 
@@ -53,7 +58,7 @@ def deliver(
     :raises Unavailable: if the queue is full.
     """
     active = None if busy == "queue" else tx.active_run(session.id)
-    if active is not None and busy == "steer" and _steers(tx, active, provider):
+    if active is not None and busy == "steer" and _steers(tx, active, provider, asked):
         message = user_message(core, session, source, text, active.id, steers=True)
         tx.add_message(message)
         tx.append(session.id, [ledger.message_event(message)], message.created_at)
@@ -66,7 +71,8 @@ def deliver(
     if busy == "interrupt":
         _interrupt(core, tx, session, active)
     message = user_message(core, session, source, text, core.config.ids("run"))
-    run = queue_run(core, tx, session, message, provider, interrupts=busy == "interrupt")
+    is_next = busy == "interrupt"
+    run = queue_run(core, tx, session, message, provider, interrupts=is_next, asked=asked)
     return MessageReply(message, run)
 
 
@@ -108,16 +114,21 @@ def queue_run(
     tx: Transaction,
     session: Session,
     message: Message,
-    asked: str | None,
+    provider: str | None,
     *,
     interrupts: bool = False,
+    asked: Confinement = Confinement(),  # noqa: B008 - it never changes
 ) -> Run:
     """Queue the run that delivers a message; its id is the message's ``run_id``.
 
+    :param asked: how the message wants its agent confined.
+    :raises InvalidRequest: if the provider cannot keep to that, or to what the session says.
     :raises Unavailable: if the queue is full.
     """
     assert message.run_id is not None
-    provider = core.provider_for(session, asked)
+    provider = core.provider_for(session, provider)
+    if wanted := asked.over(Confinement.of(session)):
+        check_kept(core, provider, wanted)
     check_room(core, tx, provider)
     return ledger.enqueue(
         tx,
@@ -128,6 +139,8 @@ def queue_run(
         model=core.model_of(session, provider),
         at=message.created_at,
         interrupts=interrupts,
+        approval_policy=asked.approval_policy,
+        sandbox=asked.sandbox,
     )
 
 
@@ -179,12 +192,15 @@ def _record(
     return message
 
 
-def _steers(tx: Transaction, run: Run, provider: str | None) -> bool:
-    """Tell whether the running agent takes the message: not one that is for another provider."""
+def _steers(tx: Transaction, run: Run, provider: str | None, asked: Confinement) -> bool:
+    """Tell whether the running agent takes the message: not one that is for another provider, or for
+    an agent that is confined otherwise.
+    """
     attempt = ledger.current_attempt(tx, run)
     return (
         run.status is RunStatus.RUNNING
         and provider in (None, run.provider)
+        and asked.over(Confinement.of(run)) == Confinement.of(run)
         and attempt is not None
         and attempt.steerable
     )

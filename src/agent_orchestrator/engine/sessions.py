@@ -10,6 +10,7 @@ from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Session
 from agent_orchestrator.engine import ledger, limits
 from agent_orchestrator.engine.access import in_scope, no_run, present, reach, session_for
+from agent_orchestrator.engine.confinement import check_asked
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.operations import (
     CreateSession,
@@ -29,6 +30,7 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[S
     if command.approvals is not None and is_looser(command.approvals, DEFAULT):
         # It approves beforehand whatever the session's agents will ask for.
         in_scope(core, who, "approve")
+    check_asked(core, who, command)
     if command.provider is not None:
         core.known_provider(command.provider)
     given = limits.narrowed(core, command, None)
@@ -56,6 +58,8 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[S
             created_at=now,
             updated_at=now,
             approvals=command.approvals,
+            approval_policy=command.approval_policy,
+            sandbox=command.sandbox,
             **given,
         )
         tx.add_session(session)
@@ -88,6 +92,8 @@ async def list_(core: Core, who: Principal, command: ListSessions) -> SessionPag
 
 
 async def update(core: Core, who: Principal, command: UpdateSession) -> Change[SessionReply]:
+    check_asked(core, who, command)
+
     def change(tx: Transaction) -> SessionReply:
         session = session_for(tx, who, Action.MANAGE, command.session_id)
         changes: dict[str, Any] = {}
@@ -98,6 +104,10 @@ async def update(core: Core, who: Principal, command: UpdateSession) -> Change[S
         closing = command.status == "closed" != session.status
         if command.status is not None and command.status != session.status:
             changes["status"] = command.status
+        for name in ("approval_policy", "sandbox"):
+            wanted = getattr(command, name)
+            if wanted is not None and wanted != getattr(session, name):
+                changes[name] = wanted
         if not changes:
             return SessionReply(session)
         now = core.now()

@@ -24,6 +24,7 @@ from agent_orchestrator.engine.attempt import (
     storable,
 )
 from agent_orchestrator.engine.config import ProviderConfig
+from agent_orchestrator.engine.confinement import Confinement, keeps
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.providers import probe
 from agent_orchestrator.ports import MARK_VARIABLE, Draft, Outcome, Runner, Transaction
@@ -301,6 +302,9 @@ async def _routed(
             break
         if name != run.provider:
             run = await _reroute(recorder, live.assignment.session, run, name, provider)
+        if not keeps(provider.runner, Confinement.of(run)):
+            note = f"{name} cannot keep to the sandbox or approval policy that is asked for"
+            return AgentFailed("invalid_config", note)
         live.provider = provider
         if provider.run_timeout_s is not None or provider.silence_timeout_s is not None:
             tasks.start_soon(timing.watch, live, recorder, provider)

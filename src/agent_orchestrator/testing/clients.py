@@ -836,6 +836,45 @@ class ClientContract:
         free = await client.create_session(provider=MANUAL, approvals="allow")
         assert (await client.spawn("x", session_id=free.id)).session.approvals == "allow"
 
+    async def test_a_message_may_confine_its_run_otherwise_than_its_session(
+        self, client: Client
+    ) -> None:
+        session = await client.create_session(provider=MANUAL, sandbox="workspace-write")
+        assert (session.approval_policy, session.sandbox) == (None, "workspace-write")
+        first = (await client.send_message(session.id, "x")).run
+        second = (
+            await client.send_message(
+                session.id, "x", approval_policy="never", sandbox="danger-full-access"
+            )
+        ).run
+        assert first is not None
+        assert second is not None
+        assert (first.approval_policy, first.sandbox) == (None, "workspace-write")
+        assert (second.approval_policy, second.sandbox) == ("never", "danger-full-access")
+        assert await client.get_run(second.id) == second
+        child = await client.spawn("x", run_id=second.id)
+        assert (child.session.sandbox, child.run.sandbox) == ("danger-full-access",) * 2
+        child = await client.spawn("x", session_id=session.id)
+        assert (child.session.sandbox, child.run.approval_policy) == ("workspace-write", None)
+        changed = await client.update_session(session.id, sandbox="read-only")
+        assert await client.get_session(session.id) == changed
+        assert changed.sandbox == "read-only"
+        log = await _log(client, session.id)
+        assert log[-1].data == {"sandbox": "read-only"}
+        third = await client.create_run(session.id)
+        assert third.sandbox == "read-only"
+
+    async def test_who_cannot_confine_its_agents_is_not_asked_to(self, client: Client) -> None:
+        session = await client.create_session()
+        with pytest.raises(InvalidRequest) as caught:
+            await client.send_message(session.id, "say hi", sandbox="read-only")
+        assert list(caught.value.details["fields"]) == ["sandbox"]
+        strict = await client.create_session(approval_policy="never")
+        with pytest.raises(InvalidRequest) as caught:
+            await client.send_message(strict.id, "say hi")
+        assert list(caught.value.details["fields"]) == ["approval_policy"]
+        assert await _log(client, strict.id) == (await _log(client, strict.id))[:1]
+
     async def test_what_a_parent_does_not_answer_is_for_people(self, client: Client) -> None:
         parent = await client.create_session(provider=MANUAL)
         parent_run = await client.create_run(parent.id)

@@ -8,7 +8,15 @@ import click
 
 from agentctl.call import Call, here
 from agentctl.failures import usage
-from agentctl.options import Group, approvals, idempotency_key, identified, limits, read_object
+from agentctl.options import (
+    Group,
+    approvals,
+    confinement,
+    idempotency_key,
+    identified,
+    limits,
+    read_object,
+)
 
 
 @click.group(
@@ -43,6 +51,7 @@ def working_directory(given: str | None, *, local: bool) -> str | None:
 @click.option("--cwd", metavar="DIR", help="Where its agents work.  [default: this directory]")
 @click.option("--metadata", metavar="JSON", help="An object to keep with the session.")
 @approvals("its agents ask for; their provider's setting without one")
+@confinement("the provider's")
 @limits("it")
 @idempotency_key
 def create(cwd: str | None, metadata: str | None, **values: Any) -> None:

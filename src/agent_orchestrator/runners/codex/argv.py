@@ -3,9 +3,9 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-Sandbox = Literal["read-only", "workspace-write", "danger-full-access"]
+from agent_orchestrator.domain.model import Sandbox
 
 _THREAD_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 

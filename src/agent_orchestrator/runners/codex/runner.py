@@ -10,10 +10,9 @@ from attrs import field, frozen, validators
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.model import Invocation
+from agent_orchestrator.domain.model import Invocation, Sandbox
 from agent_orchestrator.ports import Availability, Outcome, RunContext
 from agent_orchestrator.runners.codex.argv import (
-    Sandbox,
     exec_argv,
     is_thread_id,
 )
@@ -90,6 +89,11 @@ class CodexExecRunner(Guarded):
         """Codex keeps its threads on disk, turn by turn."""
         return True
 
+    @property
+    def confines(self) -> bool:
+        """It has a sandbox; ``codex exec`` 0.169 never asks, whatever its policy."""
+        return True
+
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Look whether codex is there and logged in."""
         return await anyio.to_thread.run_sync(self._look, environment(env, self.home))
@@ -158,7 +162,7 @@ class CodexExecRunner(Guarded):
             extra_args=self.extra_args,
             profile=self.profile,
             config={**tools, **self.config},
-            sandbox=self.sandbox,
+            sandbox=context.run.sandbox or self.sandbox,
             model=context.model or self.model,
             resume=resume,
         )

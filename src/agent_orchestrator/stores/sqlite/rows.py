@@ -39,7 +39,7 @@ def columns(names: str, table: str) -> str:
 SESSION_COLUMNS: Final = (
     "id, title, owner, provider, model, cwd, status, parent_session_id, parent_run_id,"
     " root_session_id, depth, metadata, created_at, updated_at, notify_parent, approvals,"
-    " max_depth, max_children, max_descendants"
+    " max_depth, max_children, max_descendants, approval_policy, sandbox"
 )
 
 
@@ -64,6 +64,8 @@ def session_values(session: Session) -> Values:
         session.max_depth,
         session.max_children,
         session.max_descendants,
+        session.approval_policy,
+        session.sandbox,
     )
 
 
@@ -82,8 +84,8 @@ def session_from(row: Row) -> Session:
         root_session_id=row[9],
         depth=row[10],
         metadata=json.loads(row[11]),
-        threads=json.loads(row[20]),
-        last_seq=row[19],
+        threads=json.loads(row[22]),
+        last_seq=row[21],
         created_at=parse_time(row[12]),
         updated_at=parse_time(row[13]),
         notify_parent=row[14],
@@ -91,6 +93,8 @@ def session_from(row: Row) -> Session:
         max_depth=row[16],
         max_children=row[17],
         max_descendants=row[18],
+        approval_policy=row[19],
+        sandbox=row[20],
     )
 
 
@@ -137,7 +141,8 @@ def message_from(row: Row) -> Message:
 RUN_COLUMNS: Final = (
     "id, session_id, message_id, parent_run_id, provider, model, status, waiting_on, attempt,"
     " worker_id, thread_id, result, error_code, error_message, usage, exit_code,"
-    " cancel_requested_at, cancel_reason, created_at, started_at, finished_at, interrupts"
+    " cancel_requested_at, cancel_reason, created_at, started_at, finished_at, interrupts,"
+    " approval_policy, sandbox"
 )
 
 
@@ -170,6 +175,8 @@ def run_values(run: Run) -> Values:
         optional_time_text(run.started_at),
         optional_time_text(run.finished_at),
         run.interrupts,
+        run.approval_policy,
+        run.sandbox,
     )
 
 
@@ -196,6 +203,8 @@ def run_from(row: Row) -> Run:
         started_at=optional_time_from(row[19]),
         finished_at=optional_time_from(row[20]),
         interrupts=bool(row[21]),
+        approval_policy=row[22],
+        sandbox=row[23],
     )
 
 

@@ -9,20 +9,18 @@ from attrs import evolve, field, frozen, validators
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.model import Invocation
+from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox
 from agent_orchestrator.ports import RUN_VARIABLES, Availability, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.conversation import Conversation, NotLoaded
 from agent_orchestrator.runners.codex.appserver.peer import Refused
 from agent_orchestrator.runners.codex.appserver.pool import Pool
 from agent_orchestrator.runners.codex.appserver.server import Lease, Opened, Server, Spec
 from agent_orchestrator.runners.codex.appserver.tools import Tools
-from agent_orchestrator.runners.codex.argv import Sandbox, app_server_arguments, is_thread_id
+from agent_orchestrator.runners.codex.argv import app_server_arguments, is_thread_id
 from agent_orchestrator.runners.codex.failures import is_busy, refusal_code
 from agent_orchestrator.runners.codex.items import text
 from agent_orchestrator.runners.codex.probe import Probe, environment, profile_warning
 from agent_orchestrator.runners.keepers import Guarded
-
-ApprovalPolicy = Literal["untrusted", "on-request", "never"]
 
 _OPEN_S: Final = 120.0
 """Seconds codex has to open a thread; it takes 0.03, and what its MCP servers take to start."""
@@ -134,6 +132,11 @@ class CodexAppServerRunner(Guarded):
         """Codex keeps its threads on disk, turn by turn."""
         return True
 
+    @property
+    def confines(self) -> bool:
+        """It tells codex with every turn that is confined otherwise than the one before."""
+        return True
+
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Look whether codex is there, logged in, and of an age this runner knows.
 
@@ -239,7 +242,11 @@ class CodexAppServerRunner(Guarded):
         self, context: RunContext, lease: Lease, thread_id: str | None
     ) -> tuple[str, Mapping[str, Any]]:
         """See to it that codex has the thread; return it, and what to tell its next turn."""
-        wanted = Opened(context.model or self.model, self.approval_policy, self.sandbox)
+        wanted = Opened(
+            context.model or self.model,
+            context.run.approval_policy or self.approval_policy,
+            context.run.sandbox or self.sandbox,
+        )
         threads = lease.server.threads
         if thread_id is None or thread_id not in threads:
             return await self._open(context, lease, thread_id, wanted), {}
