@@ -1,0 +1,139 @@
+"""What is under deploy/ fits the program: linted, and each thing it names is there."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkout import ROOT
+
+from agentd import settings
+from agentd.cli import main as agentd
+
+DEPLOY = ROOT / "deploy"
+
+INSTRUCTIONS = {
+    "FROM", "RUN", "COPY", "ENV", "USER", "WORKDIR", "VOLUME", "EXPOSE", "STOPSIGNAL",
+    "HEALTHCHECK", "ENTRYPOINT", "CMD", "ARG", "LABEL",
+}  # fmt: skip
+
+VARIABLES = {
+    *(name for setting in settings.declared().values() for name in setting.env),
+    "AGENTD_CONFIG",
+}
+
+
+def unit() -> dict[str, list[str]]:
+    """Return the unit's settings; one that is given twice has two values."""
+    found: dict[str, list[str]] = {}
+    for line in (DEPLOY / "agentd.service").read_text().splitlines():
+        if line and line[0] not in "#[":
+            name, _, value = line.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def parsed(arguments: list[str]) -> dict[str, object]:
+    return agentd.make_context("agentd", arguments).params
+
+
+def test_the_unit_starts_agentd_with_flags_it_has() -> None:
+    program, *arguments = shlex.split(unit()["ExecStart"][0])
+    assert Path(program).name == "agentd"
+    given = parsed(arguments)
+    grace = float(str(given["grace_s"]))
+    # Asked to stop, killed, closed: what agentd takes beyond the grace period is a few seconds.
+    assert float(unit()["TimeoutStopSec"][0]) >= grace + 10
+    state = f"/var/lib/{unit()['StateDirectory'][0]}"
+    assert str(given["db"]).startswith(state)
+    assert unit()["WorkingDirectory"] == [state]
+
+
+def test_the_unit_confines_it() -> None:
+    found = unit()
+    assert found["User"] == ["agentd"]
+    assert found["KillMode"] == ["mixed"], "agentd ends its agents, not systemd"
+    for name in ("NoNewPrivileges", "PrivateTmp", "PrivateDevices", "LockPersonality"):
+        assert found[name] == ["true"]
+    assert found["ProtectSystem"] == ["strict"]
+    assert found["CapabilityBoundingSet"] == [""]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    text = (DEPLOY / "agentd.service").read_text()
+    program = shlex.split(unit()["ExecStart"][0])[0]
+    copy = tmp_path / "agentd.service"
+    copy.write_text(text.replace(program, sys.executable))  # it looks for the program, too
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", copy],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    complaints = [line for line in done.stderr.splitlines() if "agentd.service" in line]
+    assert not complaints
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_environment_file_names_settings() -> None:
+    names = re.findall(
+        r"^#?(AGENTD_\w+)=", (DEPLOY / "agentd.env.example").read_text(), re.MULTILINE
+    )
+    assert "AGENTD_AUTH_TOKEN" in names
+    assert set(names) <= VARIABLES
+
+
+def container() -> list[tuple[str, str]]:
+    """Return the instructions of the container file and what each says."""
+    text = (DEPLOY / "Containerfile").read_text()
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
+    return [tuple(line.split(None, 1)) for line in joined.splitlines()]  # type: ignore[misc]
+
+
+def all_of(name: str) -> list[str]:
+    return [said for instruction, said in container() if instruction == name]
+
+
+def test_the_container_file_is_one() -> None:
+    found = container()
+    assert {name for name, _ in found} <= INSTRUCTIONS
+    assert found[0][0] == "FROM"
+    for image in all_of("FROM"):
+        name, _, tag = image.split()[0].partition(":")
+        assert name == "python"
+        assert re.match(r"3\.\d+", tag), "a version, not whatever is the latest"
+    [last] = [n for n, (name, _) in enumerate(found) if name == "FROM"][-1:]
+    assert found.index(("USER", "agentd")) > last, "it runs as a user of its own"
+
+
+def test_the_container_file_copies_what_there_is() -> None:
+    built = [said.split() for said in all_of("COPY") if not said.startswith("--from")]
+    for *sources, _ in built:
+        for source in sources:
+            assert (ROOT / source).exists(), source
+    copied = {source for *sources, _ in built for source in sources}
+    # What the build backend reads: hatchling fails without these.
+    assert {"pyproject.toml", "README.md", "LICENSE", "src"} <= copied
+
+
+def test_the_container_starts_agentd_with_settings_it_has() -> None:
+    [entry] = all_of("ENTRYPOINT")
+    assert json.loads(entry) == ["agentd"]
+    variables = dict(part.split("=", 1) for said in all_of("ENV") for part in shlex.split(said))
+    ours = {name: value for name, value in variables.items() if name.startswith("AGENTD_")}
+    assert set(ours) <= VARIABLES
+    found = settings.load({}, ours, None)
+    assert all_of("EXPOSE") == [str(found.port)]
+    [volume] = all_of("VOLUME")
+    assert found.db.startswith(f"{volume}/")
+    [health] = all_of("HEALTHCHECK")
+    command = json.loads(health.partition("CMD ")[2])
+    compile(command[2], "health", "exec")
+    assert f":{found.port}/health" in command[2]
