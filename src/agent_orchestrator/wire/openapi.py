@@ -11,6 +11,7 @@ from agent_orchestrator.wire.problems import STATUSES
 from agent_orchestrator.wire.schema import Components, Schema, body_schema, field_schema
 
 _JSON: Final = "application/json"
+_ERROR: Final = {"$ref": "#/components/schemas/Error"}
 
 _ALWAYS: Final = (400, 401, 403, 421, 429, 500, 503)
 """What any call may be refused with."""
@@ -194,7 +195,13 @@ def _mcp() -> dict[str, Any]:
             },
             "202": {"description": "A notification was taken."},
         }
-        | _refusals({*_ALWAYS, 413, 415}),
+        | _refusals({*_ALWAYS, 413, 415})
+        | {
+            "400": {
+                "description": "Bad Request: of HTTP's, or a JSON-RPC message that is none.",
+                "content": {_JSON: {"schema": {"anyOf": [_ERROR, message]}}},
+            }
+        },
     }
 
 
@@ -283,7 +290,7 @@ def _error_responses() -> dict[str, Any]:
         f"Error{status}": {
             "description": " | ".join(f"`{code}`" for code in codes),
             **({"headers": waiting} if status in (429, 503) else {}),
-            "content": {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
+            "content": {_JSON: {"schema": _ERROR}},
         }
         for status, codes in sorted(_codes().items())
     }
