@@ -1,5 +1,8 @@
 """Host, Origin and token: checked on every call, before anything else."""
 
+import contextlib
+import hmac
+import time
 from itertools import count
 from pathlib import Path
 
@@ -237,3 +240,46 @@ async def test_a_token_of_any_characters_is_only_unknown() -> None:
     for token in ("\ud800", "\0", "x" * 100_000, "ü", "art_", "art_\ud800"):
         with pytest.raises(Unauthorized):
             await guard.holder(token, NoTokens(), Peer("127.0.0.1"))
+
+
+async def test_every_token_is_compared_with_all_of_every_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a check takes tells nothing of how much was right, nor of which token it was."""
+    compared: list[tuple[bytes, bytes]] = []
+    compare = hmac.compare_digest
+
+    def counted(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", counted)
+    guard = Guard(("first-token", "second-token", "third-token"))
+    presented = ("first-token", "third-token", "first-toke", "first-tokeX", "", "x" * 100_000)
+    for number, token in enumerate(presented):
+        compared.clear()
+        try:
+            await guard.holder(token, NoTokens(), Peer(f"127.0.2.{number}"))
+        except Unauthorized:
+            assert number > 1
+        assert len(compared) == 3, token
+        # Hashes, of which a guess cannot get a part right, and all of one length.
+        assert {len(value) for pair in compared for value in pair} == {32}
+
+
+async def test_a_check_takes_as_long_whatever_was_right() -> None:
+    token = "correct-horse-battery-staple-and-more-of-it"
+    guard, peer = Guard((token,)), Peer("127.0.0.1")
+    peer.known = True
+    wrong = {"first": "X" + token[1:], "last": token[:-1] + "X"}
+    least = dict.fromkeys(wrong, float("inf"))
+
+    for number in range(20_000):
+        peer.address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+        for kind, presented in wrong.items():
+            # The quickest of many: what else goes on here only ever adds to it.
+            began = time.perf_counter()
+            with contextlib.suppress(Unauthorized):
+                await guard.holder(presented, NoTokens(), peer)
+            least[kind] = min(least[kind], time.perf_counter() - began)
+    assert least["first"] == pytest.approx(least["last"], rel=0.25)

@@ -1,0 +1,217 @@
+"""Text, ids and paths that would be something else to a shell, to an option parser or to a file system."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from driving import environment
+from serving import Process, agentd
+
+from agent_orchestrator.runners.codex.argv import exec_argv
+
+NASTY = [
+    "-", "--", "-x", "--help", "--version", "--model=evil", "-c", "--config=x",
+    "--dangerously-bypass-approvals-and-sandbox", "-rf /", "@file", "@/etc/passwd", "$(id)", "`id`",
+    "${HOME}", "$HOME", "a; touch pwned", "a && touch pwned", "a | tee pwned", "> pwned", "*", "~",
+    "../../etc/passwd", "..", "/etc/passwd", "%2e%2e%2f", "'", '"', "\\", "a\nb", "a\r\nX: y",
+    "{prompt}", "{thread}", "{0}", "%s", "<script>alert(1)</script>", "\x1b]0;x\x07", "ｎ‐ｏ", "\ufeff-x",
+    "'; DROP TABLE sessions; --",
+]  # fmt: skip
+"""Where a NUL may stand at all it is refused; see the tests of bad input."""
+
+SHOW = "import json, os, sys; print(json.dumps([sys.argv[1:], sys.stdin.read(), os.getcwd()]))"
+
+CONFIG = f"""
+[providers.stdin]
+runner = "command"
+argv = {json.dumps([sys.executable, "-c", SHOW, "fixed"])}
+output = "text"
+[providers.last]
+runner = "command"
+argv = {json.dumps([sys.executable, "-c", SHOW, "fixed", "--"])}
+prompt = "argument"
+output = "text"
+[providers.option]
+runner = "command"
+argv = {json.dumps([sys.executable, "-c", SHOW, "--prompt={prompt}", "fixed"])}
+prompt = "argument"
+output = "text"
+[routing]
+default = "stdin"
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    directory = tmp_path_factory.mktemp("injection")
+    (directory / "agentd.toml").write_text(CONFIG)
+    (directory / "root").mkdir()
+    options = ("--db", "a.db", "--workspace-root", str(directory / "root"))
+    with agentd(directory, *options) as found:
+        yield found
+
+
+@pytest.fixture
+def root(daemon: Process) -> Path:
+    return daemon.stderr_path.parent / "root"
+
+
+@pytest.fixture
+def client(daemon: Process) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=daemon.url, timeout=60) as client:
+        yield client
+
+
+def told(client: httpx.Client, text: str, provider: str, cwd: Path, **more: Any) -> list[Any]:
+    """Return the arguments, standard input and directory of an agent that is given a text."""
+    made = client.post("/sessions", json={"cwd": str(cwd), "provider": provider, **more})
+    assert made.status_code == 201, made.text
+    session = made.json()["session"]["id"]
+    sent = client.post(f"/sessions/{session}/messages", json={"text": text})
+    assert sent.status_code == 201, sent.text
+    run = client.get(f"/runs/{sent.json()['run']['id']}/wait", params={"timeout_s": 50}).json()[
+        "run"
+    ]
+    assert run["status"] == "completed", run
+    found: list[Any] = json.loads(run["result"]["text"])
+    return found
+
+
+@pytest.mark.parametrize("provider", ["stdin", "last", "option"])
+def test_what_an_agent_is_started_with(client: httpx.Client, root: Path, provider: str) -> None:
+    cwd = os.path.realpath(root)
+    expected = {
+        "stdin": lambda text: [["fixed"], text, cwd],
+        "last": lambda text: [["fixed", "--", text], "", cwd],
+        "option": lambda text: [[f"--prompt={text}", "fixed"], "", cwd],
+    }[provider]
+    for text in NASTY:
+        if provider == "option" and "{" in text:
+            continue  # it is the template's own word only where the template says it, see below
+        found = told(client, text, provider, root, title=text, model=text, metadata={text: text})
+        assert found == expected(text), text
+    assert sorted(path.name for path in root.iterdir()) == []
+
+
+def test_a_placeholder_in_a_text_is_text(client: httpx.Client, root: Path) -> None:
+    for text in ("{prompt}", "{prompt}{prompt}", "{thread}"):
+        assert told(client, text, "option", root)[0][0] == f"--prompt={text}"
+
+
+def test_places_with_such_names(client: httpx.Client, root: Path) -> None:
+    for name in NASTY:
+        if "/" in name or name == "..":
+            continue
+        place = root / name
+        place.mkdir()
+        try:
+            assert told(client, "x", "stdin", place) == [["fixed"], "x", os.path.realpath(place)]
+        finally:
+            place.rmdir()
+
+
+def test_places_that_lead_out(client: httpx.Client, root: Path) -> None:
+    before = client.get("/sessions").json()
+    for cwd in (*NASTY, *(f"{root}/{text}/../../../.." for text in NASTY), f"{root}/../root/.."):
+        answer = client.post("/sessions", json={"cwd": cwd})
+        assert answer.status_code == 400, (cwd, answer.text)
+        assert "cwd" in answer.json()["error"]["details"]["fields"]
+    assert client.get("/sessions").json() == before
+
+
+def test_ids_are_only_looked_up(client: httpx.Client) -> None:
+    """An id is a key of a table: it is found there or it is not."""
+    for text in NASTY:
+        escaped = "".join(f"%{byte:02x}" for byte in text.encode())
+        for path in (
+            "/sessions/{}",
+            "/sessions/{}/events",
+            "/runs/{}",
+            "/runs/{}/diagnose",
+            "/requests/{}",
+        ):
+            # Not by httpx, which takes `..` out of paths.
+            assert raw_status(client, path.format(escaped)) in (400, 404), (text, path)
+        for name in ("session_id", "status"):
+            answer = client.get("/runs", params={name: text})
+            assert answer.status_code in (200, 400, 404), answer.text
+            assert not answer.json().get("runs"), (name, text)
+
+
+def raw_status(client: httpx.Client, path: str) -> int:
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", int(client.base_url.port or 0), timeout=20)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_agentctl_takes_them_as_they_are(daemon: Process, root: Path) -> None:
+    def agentctl(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "agentctl.main", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            cwd=root,
+            env=environment(AGENTCTL_URL=daemon.url),
+            timeout=60,
+            check=False,
+        )
+
+    for text in ("--help", "$(id)", "-x", "@/etc/passwd", "a; touch pwned"):
+        asked = agentctl("ask", "--provider", "last", "--field", "run.result.text", "--", text)
+        assert asked.returncode == 0, asked.stderr
+        assert json.loads(asked.stdout)[0] == ["fixed", "--", text]
+        assert agentctl("session", "get", f"--session-id={text}").returncode in (2, 4)
+    assert list(root.iterdir()) == []
+
+
+def test_codex_s_arguments() -> None:
+    """A text never stands where an option could: the prompt goes by stdin, the rest behind a `=`."""
+    plain = exec_argv("codex", cwd="/w", model="m", profile=None)
+    for text in NASTY:
+        found = exec_argv("codex", cwd="/w", model=text)
+        assert [f"--model={text}" if part == "--model=m" else part for part in plain] == list(found)
+
+
+def test_a_link_that_is_swapped_all_the_time(client: httpx.Client, root: Path) -> None:
+    """Whatever a path leads to while it is looked at, what is let in lies within the root."""
+    import threading
+
+    (root / "inside").mkdir()
+    outside = root.parent / "outside"
+    outside.mkdir()
+    swapped, done = root / "swapped", threading.Event()
+
+    def swap() -> None:
+        while not done.is_set():
+            for target in ("inside", str(outside)):
+                fresh = root / f".fresh-{target[-6:]}"
+                fresh.symlink_to(target)
+                fresh.replace(swapped)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    statuses = set()
+    try:
+        for _ in range(100):
+            answer = client.post("/sessions", json={"cwd": str(swapped)})
+            statuses.add(answer.status_code)
+            if answer.status_code == 201:
+                assert answer.json()["session"]["cwd"] == os.path.realpath(root / "inside")
+    finally:
+        done.set()
+        swapper.join()
+    assert statuses == {201, 400}
+    swapped.unlink()
+    (root / "inside").rmdir()
