@@ -524,7 +524,11 @@ class RunContext(Protocol):
         ...
 
     async def report_process(self, pid: int, invocation: Invocation) -> None:
-        """Record the process that does the work, before it is given any."""
+        """Record the process that does the work, before it is given any, for diagnosis.
+
+        It is durable with what is written next, or half a second later: after a crash its processes
+        are found by the mark in their environment.
+        """
         ...
 
     def note_stderr(self, tail: str) -> None:

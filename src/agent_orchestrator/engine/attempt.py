@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from math import inf
 from typing import Any, Final, Literal, TypeVar
 
 import anyio
@@ -69,9 +70,13 @@ MAX_PENDING = 2_000
 MAX_PENDING_SIZE = 16 * 2**20
 """Characters of events likewise."""
 
-LINGER_S = 0.02
+LINGER_S = 0.025
 """Seconds a write waits for others to be committed with, where nobody waits for it: an agent says most
 of what it says in one go, the last of it right before its end, whose commit then takes it along."""
+
+UNHURRIED_S = 0.5
+"""Seconds likewise for what only a person looks up: a commit of its own would cost an agent that is just
+starting several milliseconds of the processor and the disk."""
 
 MAX_BATCH = 500
 """Writes in one commit: other callers' changes wait behind it."""
@@ -139,7 +144,8 @@ class Recorder:
         self._run = run
         self._pending: list[Draft | Write] = []
         self._work = anyio.Event()
-        self._urgent = anyio.Event()
+        self._due = inf
+        """When what is put is to be committed, by :func:`anyio.current_time`."""
         self._settled = anyio.Event()
         self._closed = False
         self._size = 0
@@ -152,12 +158,15 @@ class Recorder:
         self.heard_at = anyio.current_time()
         """When the agent last said something, by :func:`anyio.current_time`."""
 
-    async def put(self, write: Draft | Write) -> None:
-        """Put a write behind all before it; waits only while too many are under way."""
+    async def put(self, write: Draft | Write, *, within_s: float = LINGER_S) -> None:
+        """Put a write behind all before it; waits only while too many are under way.
+
+        :param within_s: seconds it may wait for others to be committed with.
+        """
         self._pending.append(write)
         if isinstance(write, Draft):
             self._size += len(write.text or "")
-        self._work.set()
+        self._hurry(within_s)
         if len(self._pending) >= MAX_PENDING or self._size >= MAX_PENDING_SIZE:
             await self.settle()
         else:
@@ -167,11 +176,27 @@ class Recorder:
     async def settle(self) -> None:
         """Wait until everything put so far is durable, or the attempt is over."""
         while self._pending and not self._closed:
-            self._urgent.set()
+            self._hurry(0)
             await self._settled.wait()
         if self._closed:
             # Cancelled, where the run has moved on: nothing may be done for what is not recorded.
             await anyio.lowlevel.checkpoint()
+
+    def _hurry(self, within_s: float) -> None:
+        """Have what is put committed in so many seconds, if not before."""
+        due = anyio.current_time() + within_s
+        if due < self._due:
+            self._due = due
+            self._work.set()
+
+    async def _called(self) -> None:
+        """Wait until something is due."""
+        while not self._closed:
+            self._work = anyio.Event()
+            if (wait := self._due - anyio.current_time()) <= 0:
+                return
+            with anyio.move_on_after(wait):
+                await self._work.wait()
 
     async def write(self) -> None:
         """Commit what is put, until :meth:`close`.
@@ -180,11 +205,7 @@ class Recorder:
         """
         try:
             while not self._closed:
-                await self._work.wait()
-                self._work = anyio.Event()
-                with anyio.move_on_after(LINGER_S):
-                    await self._urgent.wait()
-                self._urgent = anyio.Event()
+                await self._called()
                 while self._pending and not self._closed:
                     batch = self._next_batch()
                     await persistently(self._core, lambda tx, batch=batch: self._commit(tx, batch))  # type: ignore[misc]
@@ -192,6 +213,7 @@ class Recorder:
                     self._size -= _size(batch)
                     self._settled.set()
                     self._settled = anyio.Event()
+                self._due = inf
         finally:
             self.close()
 
@@ -213,7 +235,6 @@ class Recorder:
         """Write no more; what is pending is for the commit that ends the attempt."""
         self._closed = True
         self._work.set()
-        self._urgent.set()
         self._settled.set()
 
     @property
@@ -341,8 +362,7 @@ class AttemptContext:
         def write(tx: Transaction, run: Run) -> None:
             ledger.amend_attempt(tx, run, pid=pid, pid_birth=born, invocation=invocation)
 
-        await self._recorder.put(write)
-        await self._recorder.settle()
+        await self._recorder.put(write, within_s=UNHURRIED_S)
 
     def note_stderr(self, tail: str) -> None:
         self.stderr_tail = storable(tail)

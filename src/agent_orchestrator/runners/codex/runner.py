@@ -113,7 +113,8 @@ class CodexExecRunner(Guarded):
         :raises AgentFailed: if codex cannot be started, fails, or ends before its turn does.
         """
         env = environment(context.env, self.home)
-        program, warning = await anyio.to_thread.run_sync(self._prepare, context.session.cwd, env)
+        # In this thread: the probe has just had the same files looked at by another.
+        program, warning = self._prepare(context.session.cwd, env)
         if warning is not None:
             await context.emit(EventType.RUN_ERROR, {"message": warning, "code": "invalid_config"})
         if context.thread is None:
@@ -201,7 +202,6 @@ class CodexExecRunner(Guarded):
                 events = parser.feed(line)
                 if parser.thread_id is not None and not delivered:
                     delivered = True
-                    await context.delivered()
                     await self._take_thread(context, parser.thread_id, resume)
                 await _emit(context, events)
                 if parser.ended and not had_ended:
@@ -212,18 +212,23 @@ class CodexExecRunner(Guarded):
         return None
 
     async def _take_thread(self, context: RunContext, thread_id: str, resume: str | None) -> None:
-        """Record the thread codex is in, which must be the one it was to resume.
+        """Record that codex has the prompt, and the thread it is in, which must be the one it was to
+        resume.
 
         Codex 0.169 answers a resume of an id it takes for an unknown name with a new thread.
         """
         if not is_thread_id(thread_id):
+            await context.delivered()
             raise AgentFailed("provider_error", f"codex names an impossible thread: {thread_id!r}")
         if resume is not None and thread_id != resume:
+            await context.delivered()
             note = f"codex was to go on with thread {resume} and began thread {thread_id}"
             if self.on_missing_thread == "fail":
                 raise AgentFailed("thread_missing", note)
             await context.emit(EventType.RUN_ERROR, {"message": note, "code": "thread_missing"})
-        await context.set_thread(thread_id)
+        async with anyio.create_task_group() as both:  # in one commit
+            both.start_soon(context.set_thread, thread_id)
+            await context.delivered()
 
     def _conclude(self, ended: _Ended, resume: str | None) -> Outcome:
         parser = ended.parser
