@@ -239,7 +239,7 @@ async def test_a_silent_agent_is_warned_of_and_then_failed() -> None:
     assert run.error.code == "timeout"
     warnings = [event.data for event in log if event.event_type == "run.error"]
     assert [warning["code"] for warning in warnings] == ["agent_silent"]
-    assert 0.1 <= warnings[0]["silent_s"] < 0.2
+    assert warnings[0]["silent_s"] >= 0.1
     assert issue.code == "agent_silent"
 
 

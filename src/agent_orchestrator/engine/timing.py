@@ -37,6 +37,8 @@ async def watch(live: "Live", recorder: "Recorder", provider: "ProviderConfig") 
         if now >= must_end_at:
             message = f"it was not done within {most:g} s (run_timeout_s)"
         elif now >= heard_at + quiet:
+            if warned_of < heard_at:  # a machine that was too busy for the warning gives it now
+                await recorder.put(_warning(live, now - heard_at, quiet))
             message = f"it said nothing for {quiet:g} s {SILENCE_LIMIT}"
         else:
             due = heard_at + (quiet if warned_of >= heard_at else quiet / 2)
