@@ -47,6 +47,8 @@ ENOUGH: Final = 10
 PATIENCES_S: Final = (0.5, 20.0)
 """After which agents give a question up."""
 
+LIMITS: Final = ("max_depth", "max_children", "max_descendants")
+
 GRANTS: Final = {"approve": "approved", "deny": "denied", "answer": "answered"}
 
 
@@ -59,8 +61,8 @@ class Agents:
     resumes: bool = True
     spawned: int = 0
     asked: int = 0
-    told: Counter[tuple[str, str]] = field(factory=Counter)
-    """By question and outcome: how often an agent was told."""
+    told: dict[tuple[str, str], list[tuple[str, int] | None]] = field(factory=dict)
+    """By question and outcome: each time an agent was told, by the attempt whose prompt told it."""
     known: dict[str, list[str]] = field(factory=dict)
     """By session: the children its runs have made."""
     heard: Counter[str] = field(factory=Counter)
@@ -72,7 +74,7 @@ class Agents:
         for line in context.prompt.splitlines():
             if line.startswith("Your request was "):
                 status, _, question = line.removeprefix("Your request was ").partition(": ")
-                self.told[question, status] += 1
+                self.told.setdefault((question, status), []).append((run.id, run.attempt))
             elif line.startswith("result of ") and run.attempt == 1:
                 self.heard[line] += 1
         await context.delivered()
@@ -109,6 +111,7 @@ class Agents:
                     notify_parent=rng.choice(("record", "wake")),
                     approvals=rng.choice(policies),
                     idempotency_key=str(number),
+                    **self._limits(context, number),
                 )
                 children.append(child)
                 self.known.setdefault(context.session.id, []).append(child.session.id)
@@ -127,6 +130,13 @@ class Agents:
             case _:
                 await context.emit("agent.message", {"text": "hm"})
 
+    def _limits(self, context: RunContext, number: int) -> dict[str, int]:
+        """Return limits for a child, the same for each attempt; in every other world none."""
+        rng = random.Random(f"limits {self.seed} {context.run.id} {number}")
+        if self.seed % 2 == 0 or rng.random() < 0.5:
+            return {}
+        return {rng.choice(LIMITS): rng.randrange(3)}
+
     async def _ask(self, context: RunContext, rng: random.Random) -> None:
         self.asked += 1
         question = f"question {self.asked}"
@@ -136,7 +146,7 @@ class Agents:
                 kind=rng.choice(("approval_request", "permission_request", "input_request")),
                 timeout_s=rng.choice((1.0, 30.0, 200.0)),
             )
-            self.told[question, request.status] += 1
+            self.told.setdefault((question, request.status), []).append(None)
 
 
 @define
@@ -246,9 +256,23 @@ class Family:
             for run in told.runs
             if not is_terminal(run.status)
         ]
+        self._judge_limits(told)
         self._judge_outcomes(told, runs)
         self._judge_requests(told, runs)
         self._judge_cancels(told, runs)
+
+    def _judge_limits(self, told: History) -> None:
+        sessions = {session.id: session for session in told.sessions}
+        for session in told.sessions:
+            parent = sessions.get(session.parent_session_id or "")
+            if parent is None:
+                continue
+            for name in LIMITS:
+                above, own = getattr(parent, name), getattr(session, name)
+                if above is not None and (own is None or own > above - (name == "max_depth")):
+                    self.faults.append(f"limits: {name} {own} of {session.id} below {above}")
+                if above == 0:
+                    self.faults.append(f"limits: {session.id} is below one with {name} 0")
 
     def _judge_outcomes(self, told: History, runs: dict[str, Run]) -> None:
         sessions = {session.id: session for session in told.sessions}
@@ -284,13 +308,20 @@ class Family:
         ]
 
     def _judge_requests(self, told: History, runs: dict[str, Run]) -> None:
+        # One that showed nothing of having its prompt is rightly told again in the next.
+        at_work = {
+            (event.run_id, event.attempt)
+            for log in told.logs.values()
+            for event in _of(log, EventType.AGENT_MESSAGE)
+        }
         for request in told.requests:
             if request.is_open:
                 self.faults.append(f"stuck: request {request.id} is open")
             decided = self.decided.get(request.id)
             if decided is not None and decided != request.status:
                 self.faults.append(f"lost: {request.id} was {decided} and is {request.status}")
-            count = self.agents.told[request.text, request.status]
+            times = self.agents.told.get((request.text, request.status), [])
+            count = sum(one is None or one in at_work for one in times)
             if count > 1:
                 self.faults.append(f"doubled: {request.text} was told {count} times")
             completed = runs[request.run_id].status is RunStatus.COMPLETED
@@ -416,6 +447,11 @@ def census(family: Family) -> Counter[str]:
         + Counter(f"request {request.status}" for request in told.requests)
         + Counter(f"run {run.status}" for run in told.runs)
         + Counter(f"depth {session.depth}" for session in told.sessions)
+        + Counter(
+            "smaller limits"
+            for session in told.sessions
+            if any(getattr(session, name) is not None for name in LIMITS)
+        )
         + Counter("a later attempt" for run in told.runs if run.attempt > 1)
         + Counter("decided by policy" for one in told.requests if one.decided_by == "policy")
         + Counter("woken" for one in told.messages if one.source.kind == "child" and one.run_id)

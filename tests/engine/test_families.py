@@ -17,7 +17,14 @@ KEPT = [138, 232]
 EXPECTED = [
     *("request approved", "request denied", "request answered", "request expired"),
     *("request canceled", "decided by policy", EventType.REQUEST_UPDATED, "woken"),
-    *("run completed", "run failed", "run canceled", "a later attempt", "depth 3"),
+    *(
+        "run completed",
+        "run failed",
+        "run canceled",
+        "a later attempt",
+        "depth 3",
+        "smaller limits",
+    ),
 ]
 """What happens often enough for the property to be worth something."""
 
