@@ -160,12 +160,6 @@ ENDLESS = re.compile(r"--follow|curl -sN|request watch")
 """What goes on until somebody stops it: it must say something first."""
 
 
-IDLE = (
-    "agentctl --format json daemon status"
-    """ | grep -q '"queued_count":0,"running_count":0,"waiting_count":0'"""
-)
-
-
 def script(found: list[Block], port: str) -> str:
     """Return what runs the commands of a page's blocks, one after the other."""
     lines = [
@@ -181,9 +175,6 @@ def script(found: list[Block], port: str) -> str:
             lines.append(here)
             if line.endswith("&"):
                 lines.append("until agentctl daemon status >/dev/null 2>&1; do sleep 0.05; done")
-            if "session-spawn" in line:
-                # What is asked for a run is withdrawn when that ends, so it must not end meanwhile.
-                lines.append(f"until {IDLE}; do sleep 0.05; done")
     return "\n".join(lines)
 
 
