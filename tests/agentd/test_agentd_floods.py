@@ -6,6 +6,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import httpx
 import pytest
 from serving import serving, sse_reader, until
@@ -145,3 +146,18 @@ async def test_streams_of_one_principal_have_an_end(tmp_path: Path) -> None:
         async with sse_reader(server.client, path) as one, sse_reader(server.client, path) as two:
             await anext(one)
             await anext(two)
+
+
+async def test_a_body_that_came_while_the_daemon_stood_still_is_taken(tmp_path: Path) -> None:
+    body = b'{"title": "in time"}'
+    head = b"POST /sessions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with serving(tmp_path, body_s=0.5) as server:
+        with socket.create_connection(server.address, timeout=10) as connection:
+            connection.sendall(head + body[:5])
+            await anyio.sleep(0.2)  # until it waits for the rest, which cannot be seen
+            connection.sendall(body[5:])
+            time.sleep(1)  # noqa: ASYNC251 - the loop stands still, as a stopped process does
+            with anyio.fail_after(10):
+                answer = await anyio.to_thread.run_sync(connection.recv, 65536)
+    assert answer.startswith(b"HTTP/1.1 201 "), answer

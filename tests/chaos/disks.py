@@ -49,13 +49,23 @@ class Mount:
 
     def unmount(self) -> None:
         """Unmount it, if it is mounted; who uses it still is given a moment to let go."""
-        for _ in range(100):
-            if not self.place.is_mount():
+        for _ in range(500):
+            if self.place.is_mount():
+                with suppress(Skipped):
+                    _root("umount", str(self.place))
+            elif not self._is_attached():
                 return
-            with suppress(Skipped):
-                _root("umount", str(self.place))
             time.sleep(0.02)
         raise OSError(f"{self.place} cannot be unmounted")
+
+    def _is_attached(self) -> bool:
+        """Tell whether the kernel still has it: a sandbox that began meanwhile has a copy of every mount,
+        and a file system that is mounted anew while one of them lasts is the old one.
+        """
+        if "loop" not in self._words:
+            return False
+        found = subprocess.run(["losetup", "-j", self._words[-1]], capture_output=True, check=False)
+        return bool(found.stdout.strip())
 
     def cut(self) -> None:
         """Cut the power of an ext4: nothing is written any more."""

@@ -28,6 +28,7 @@ from agent_orchestrator.domain.model import (
     Source,
 )
 from agent_orchestrator.engine.core import MAX_LOOK, Core
+from agent_orchestrator.engine.paging import BATCH_SIZE
 from agent_orchestrator.fields import MAX_TEXT
 from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.wire.codec import to_plain
@@ -539,15 +540,17 @@ def untold_answer(
     last = max(decided, key=lambda one: (one.resolved_at, one.id), default=None)
     if last is None or last.resolved_at is None:
         return None
-    head = _session_of(tx, run).last_seq
-    recent = tx.events(run.session_id, after=max(0, head - MAX_LOOK), limit=MAX_LOOK)
-    is_known = any(
-        (event.run_id, event.attempt) == (run.id, run.attempt)
-        and event.event_type in AGENT_EVENTS
-        and last.resolved_at < event.created_at <= stopped_at
-        for event in recent
-    )
-    return None if is_known else last
+    after = max(0, _session_of(tx, run).last_seq - MAX_LOOK)
+    while recent := tx.events(run.session_id, after=after, limit=MAX_LOOK, size=BATCH_SIZE):
+        if any(
+            (event.run_id, event.attempt) == (run.id, run.attempt)
+            and event.event_type in AGENT_EVENTS
+            and last.resolved_at < event.created_at <= stopped_at
+            for event in recent
+        ):
+            return None
+        after = recent[-1].seq
+    return last
 
 
 def _close(core: Core, tx: Transaction, request: Request, status: RequestStatus) -> Request:
