@@ -54,4 +54,4 @@ async def main(question: str, *names: str) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(anyio.run(main, *sys.argv[1:]))
+    raise SystemExit(anyio.run(lambda: main(*sys.argv[1:])))

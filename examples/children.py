@@ -56,4 +56,4 @@ async def main(task: str = "look at the cache, delete the cache") -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, *sys.argv[1:])
+    anyio.run(lambda: main(*sys.argv[1:]))

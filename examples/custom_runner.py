@@ -50,4 +50,4 @@ async def main(*lines: str) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, *sys.argv[1:])
+    anyio.run(lambda: main(*sys.argv[1:]))

@@ -55,4 +55,4 @@ async def main(address: str = "127.0.0.1:5002", url: str = "http://127.0.0.1:876
 
 
 if __name__ == "__main__":
-    anyio.run(main, *sys.argv[1:])
+    anyio.run(lambda: main(*sys.argv[1:]))

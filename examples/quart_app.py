@@ -56,4 +56,4 @@ async def main(address: str = "127.0.0.1:5000") -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, *sys.argv[1:])
+    anyio.run(lambda: main(*sys.argv[1:]))

@@ -25,7 +25,7 @@ def make_app(client: Client) -> Quart:
 
     @app.post("/hooks/<topic>")
     async def hook(topic: str) -> tuple[str, int]:
-        body, headers = await request.get_data(), request.headers
+        body, headers = await request.body, request.headers
         signature = f"sha256={hmac.new(SECRET, body, hashlib.sha256).hexdigest()}"
         if not hmac.compare_digest(signature, headers.get("X-Hub-Signature-256", "")):
             abort(401)
@@ -56,4 +56,4 @@ async def main(target: str, address: str, url: str = "http://127.0.0.1:8765") ->
 
 
 if __name__ == "__main__":
-    anyio.run(main, *sys.argv[1:])
+    anyio.run(lambda: main(*sys.argv[1:]))

@@ -181,6 +181,24 @@ def test_the_installed_daemon_runs_an_agent(run: Run, installed: Path, tmp_path:
     assert only["result"]["text"] in asked.stdout
 
 
+def test_a_type_checker_finds_nothing_wrong_with_the_examples(
+    installed: Path, tmp_path: Path
+) -> None:
+    """Strictly: a public name without a type, or with a wrong one, would show in its users."""
+    mypy = shutil.which("mypy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert mypy is not None
+    done = subprocess.run(
+        [mypy, "--python-executable", installed / "bin/python", "--strict", "--cache-dir", tmp_path,
+         *sorted((ROOT / "examples").glob("*.py"))],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_type_checker_sees_the_types(installed: Path, tmp_path: Path) -> None:
     mypy = shutil.which("mypy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert mypy is not None

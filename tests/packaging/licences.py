@@ -1,0 +1,59 @@
+"""The licences of what agent-orchestrator runs on, as the packages tell them.
+
+``python tests/packaging/licences.py`` writes them into docs/licences.md.
+"""
+
+import re
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "licences.md"
+
+HEAD = """# Licences
+
+agent-orchestrator is under the MIT licence. These are the licences of the packages it is installed with, those that they
+bring included, as the packages tell them. Nothing of them is copied into this project.
+
+| package | licence |
+|---|---|
+"""
+
+
+def licence(name: str) -> str:
+    """Return what a package says its licence is: an SPDX expression, its classifiers, or its words."""
+    found = metadata(name)
+    if expression := found.get("License-Expression"):
+        return str(expression)
+    classifiers = [
+        line.rpartition(" :: ")[2]
+        for line in found.get_all("Classifier") or ()
+        if line.startswith("License :: ") and not line.endswith(":: OSI Approved")
+    ]
+    words = (found.get("License") or "").strip().splitlines()
+    return ", ".join(classifiers) or (words[0] if words else "")
+
+
+def rows(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the packages that are installed here, with their licences."""
+    found = []
+    for name in sorted(names):
+        try:
+            found.append((name, licence(name)))
+        except PackageNotFoundError:  # for another system or Python
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    lines = (ROOT / "bin/locks/run.txt").read_text().splitlines()
+    locked = {
+        re.sub(r"[-_.]+", "-", line.split("==")[0]).lower()
+        for line in lines
+        if "==" in line and line[0] not in " #"
+    }
+    known = dict(rows(locked))
+    missing = dict.fromkeys(locked - known.keys(), "not installed on Linux")
+    told = "".join(f"| `{name}` | {text} |\n" for name, text in sorted((known | missing).items()))
+    PAGE.write_text(HEAD + told)
