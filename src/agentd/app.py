@@ -15,6 +15,7 @@ from agent_orchestrator.operations import STATUS, GetStatus
 from agent_orchestrator.ports import Gateway
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.openapi import openapi_document
+from agentd import cors
 from agentd.auth import Guard
 from agentd.binding import bind_operations
 from agentd.connections import Connection, SocketConnection
@@ -88,7 +89,7 @@ class App(Quart):
         return problem_response(problem_of(error))
 
     async def make_default_options_response(self) -> Response:
-        """Say which methods a path takes. No CORS: another origin gets no further."""
+        """Say which methods a path takes."""
         adapter = request_ctx.url_adapter
         assert adapter is not None
         response = Response(b"", 204, {"Allow": ", ".join(sorted(adapter.allowed_methods()))})
@@ -141,18 +142,29 @@ def create_app(
 
 def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
     @app.before_request
-    async def check_request() -> None:
+    async def check_request() -> Response | None:
         received = current(request, Request)
         headers = received.headers
         guard.check_place(headers.getlist("Host"), headers.getlist("Origin"), received.scheme)
         if received.query_string:
             guard.check_query(name for name, _ in query_pairs(received.query_string))
+        if guard.origins and "Origin" in headers and cors.is_preflight(received.method, headers):
+            return cors.preflight(headers)
         if received.endpoint != "health":
             authorization = headers.getlist("Authorization")
             peer = peer_of(received)
             received.principal = await guard.caller(authorization, gateway, peer)
             peer.known = True
         _check_path(received)
+        return None
+
+    if guard.origins:
+
+        @app.after_request
+        async def mark(response: Response) -> Response:
+            origins = current(request, Request).headers.getlist("Origin")
+            cors.mark(response, origins, guard.origins)
+            return response
 
     @app.before_websocket
     async def check_socket() -> None:

@@ -80,7 +80,7 @@ class Guard:
         self._hosts = LOOPBACK_NAMES | {host.lower()} | {name.lower() for name in allowed_hosts}
         # Rebinding needs a DNS name: on a wildcard bind an address in Host is one of ours.
         self._any_address = host in ("0.0.0.0", "::")  # noqa: S104
-        self._origins = frozenset(_origin(text) for text in allowed_origins)
+        self.origins = frozenset(_origin(text) for text in allowed_origins)
 
     @property
     def open(self) -> bool:
@@ -102,7 +102,7 @@ class Guard:
                 "the Host header names another server; `allowed_hosts` lists further names"
             )
         for origin in (origin.lower() for origin in origins):
-            if origin not in self._origins and not _same_origin(origin, hosts[0], scheme):
+            if origin not in self.origins and not _same_origin(origin, hosts[0], scheme):
                 raise Forbidden("requests from this origin are not allowed")
 
     def check_query(self, names: Iterable[str]) -> None:

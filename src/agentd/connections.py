@@ -10,6 +10,7 @@ from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart.asgi import ASGIHTTPConnection, ASGIWebsocketConnection
 from quart.typing import ResponseTypes
 
+from agentd import cors
 from agentd.responses import LiveResponse
 
 
@@ -36,6 +37,7 @@ class Connection(ASGIHTTPConnection):
             instead = await response.send_all(send)
             if instead is None:
                 return
+            instead.headers.update(cors.marks(response))
             response = instead
         await super()._send_response(send, response)
 

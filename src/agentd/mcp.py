@@ -151,7 +151,7 @@ class HeldAnswer(LiveResponse):
                     await done.wait()
                 if not found:
                     streams = True
-                    await send(stream_start())
+                    await send(stream_start(self))
                 while not found:
                     await send(stream_part(sse.KEEPALIVE))
                     with anyio.move_on_after(self._quiet_s):

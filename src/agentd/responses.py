@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from agent_orchestrator.domain import errors
 from agent_orchestrator.wire import problems, strict_json
+from agentd import cors
 
 _log = logging.getLogger("agentd")
 
@@ -45,9 +46,11 @@ class LiveResponse(Response):
         """
 
 
-def stream_start() -> HTTPResponseStartEvent:
-    """Return what begins an event stream."""
-    start = {"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS}
+def stream_start(response: Response) -> HTTPResponseStartEvent:
+    """Return what begins an event stream that is the answer."""
+    marks = [(name.lower().encode(), value.encode()) for name, value in cors.marks(response)]
+    headers = (*STREAM_HEADERS, *marks)
+    start = {"type": "http.response.start", "status": 200, "headers": headers}
     return cast("HTTPResponseStartEvent", start)
 
 

@@ -160,7 +160,7 @@ class EventStream(LiveResponse):
                 async with self._transport.subscribe(self._asked) as subscription:
                     with self._lifetime.until_closing():
                         started = True
-                        await send(stream_start())
+                        await send(stream_start(self))
                         await self._pump(subscription, send)
                     last = sse.STOPPING
         except Exception as error:  # noqa: BLE001 - logged there unless it is an ordinary refusal

@@ -119,8 +119,78 @@ async def test_origins(tmp_path: Path) -> None:
                     assert await status_of(server, method, path, headers) == expected
                 socket = upgrade("localhost:8765", Origin=origin)
                 assert await status_of(server, "GET", "/stream", socket) == expected
-        answer = await server.client.get("/health", headers={"Origin": "https://console.example"})
-        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+PAGE = "https://console.example"
+
+
+def cors_of(answer: httpx.Response) -> dict[str, str]:
+    return {
+        name: value for name, value in answer.headers.items() if name.startswith("access-control")
+    }
+
+
+async def test_pages_of_listed_origins(tmp_path: Path) -> None:
+    """CORS: a browser asks first, without a token, and then lets the page read the answers."""
+    async with guarded(tmp_path, (TOKEN,)) as server:
+        asking = {
+            "Origin": PAGE,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization, content-type, idempotency-key",
+            "Authorization": "",
+        }
+        for path in ("/sessions", "/stream", "/not/there"):
+            asked = await server.client.options(path, headers=asking)
+            assert (asked.status_code, asked.content) == (204, b"")
+            assert asked.headers["Access-Control-Allow-Origin"] == PAGE
+            assert "Origin" in asked.headers["Vary"]
+            assert "POST" in asked.headers["Access-Control-Allow-Methods"]
+            allowed = asked.headers["Access-Control-Allow-Headers"].lower()
+            assert all(name in allowed for name in ("authorization", "content-type", "idempotency"))
+            assert "Access-Control-Allow-Credentials" not in asked.headers
+        session = await server.session()
+        for method, path, status in (
+            ("GET", "/sessions", 200), ("POST", "/sessions", 201), ("GET", "/not/there", 404),
+            ("DELETE", "/sessions", 405), ("GET", "/stream?sessionId=ses_0", 404),
+            ("GET", "/stream?cursor=x&sessionId=x", 400), ("OPTIONS", "/sessions", 204),
+        ):  # fmt: skip
+            answer = await server.client.request(method, path, headers={"Origin": PAGE})
+            assert answer.status_code == status, (method, path)
+            assert answer.headers["Access-Control-Allow-Origin"] == PAGE, (method, path)
+        refused = await server.client.get(
+            "/sessions", headers={"Origin": PAGE, "Authorization": "Bearer wrong"}
+        )
+        assert (refused.status_code, cors_of(refused)["access-control-allow-origin"]) == (401, PAGE)
+        path = f"/stream?sessionId={session}"
+        async with server.client.stream("GET", path, headers={"Origin": PAGE}) as stream:
+            assert stream.headers["Access-Control-Allow-Origin"] == PAGE
+            assert stream.headers["Content-Type"].startswith("text/event-stream")
+
+
+async def test_no_other_page_is_told_anything(tmp_path: Path) -> None:
+    asking = {"Access-Control-Request-Method": "GET"}
+    async with guarded(tmp_path, (TOKEN,)) as server:
+        for origin in ("https://evil.example", "null", f"{PAGE}.evil.example"):
+            for method in ("OPTIONS", "GET", "POST"):
+                headers = {"Origin": origin, **asking}
+                answer = await server.client.request(method, "/sessions", headers=headers)
+                assert (answer.status_code, cors_of(answer)) == (403, {})
+        # Two origins, of which one is listed; and a page of the daemon's own, which needs none.
+        for origins in ([PAGE, PAGE], [server.url]):
+            answer = await server.client.get(
+                "/sessions", headers=[("Origin", one) for one in origins]
+            )
+            assert (answer.status_code, cors_of(answer)) == (200, {})
+        preflight = await server.client.options(
+            "/sessions", headers={**asking, "Authorization": ""}
+        )
+        assert preflight.status_code == 401  # no page: not a preflight
+    (tmp_path / "b").mkdir()
+    async with serving(tmp_path / "b", tokens=(TOKEN,)) as server:
+        headers = {"Origin": server.url, **asking}
+        for method in ("OPTIONS", "GET"):
+            answer = await server.client.request(method, "/sessions", headers=headers)
+            assert cors_of(answer) == {}
 
 
 async def test_nothing_is_done_for_a_page_that_may_not_call(tmp_path: Path) -> None:
