@@ -7,6 +7,8 @@ import anyio
 import httpx
 import pytest
 from serving import Serving, serving, sse_reader
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from agent_orchestrator.operations import OPERATIONS
 
@@ -126,6 +128,51 @@ async def test_a_stream_ends_with_its_token(tmp_path: Path, how: str, one: str) 
             assert (await client.get("/sessions")).status_code == 401
         kept = b"".join([await anyio.Path(file).read_bytes() for file in files(tmp_path)])
         assert headers["Authorization"].removeprefix("Bearer apt_").encode() not in kept
+
+
+async def to_the_end(reader: ClientConnection) -> None:
+    while True:
+        await reader.recv()
+
+
+@pytest.mark.parametrize("how", ["revoked", "expired"])
+async def test_sockets_and_waits_end_with_their_token(tmp_path: Path, how: str) -> None:
+    async with serving(tmp_path, tokens=(ADMIN,)) as server:
+        token_id, headers = await token(server, **({"expires_in_s": 2} if how == "expired" else {}))
+        async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=60) as client:
+            made = await client.post("/sessions", json={"provider": "forever"})
+            session = made.json()["session"]["id"]
+            sent = await client.post(f"/sessions/{session}/messages", json={"text": "x"})
+            run = sent.json()["run"]["id"]
+            cursor, said = 0, False
+            while not said:  # until the agent has said all it ever says
+                page = (
+                    await client.get(f"/sessions/{session}/events?wait_s=10&cursor={cursor}")
+                ).json()
+                cursor = page["next_cursor"]
+                said = any(one["event_type"] == "agent.message" for one in page["events"])
+            answers = []
+
+            async def ask(path: str) -> None:
+                answers.append((await client.get(path)).status_code)
+
+            url = server.url.replace("http", "ws") + f"/stream?sessionId={session}"
+            async with connect(url, additional_headers=headers) as reader:
+                await reader.recv()
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(ask, f"/runs/{run}/wait?timeout_s=50")
+                    tasks.start_soon(ask, f"/sessions/{session}/events?wait_s=50&cursor={cursor}")
+                    if how == "revoked":
+                        await server.client.post(f"/tokens/{token_id}/revoke")
+                    with anyio.fail_after(1 if how == "revoked" else 5):
+                        with pytest.raises(ConnectionClosed) as closed:
+                            await to_the_end(reader)
+                        while len(answers) < 2:
+                            await anyio.sleep(0.005)
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 4401
+            assert answers == [401, 401]
+        await server.client.post(f"/runs/{run}/cancel")
 
 
 def files(directory: Path) -> list[Path]:

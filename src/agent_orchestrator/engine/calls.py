@@ -6,11 +6,12 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
+import anyio
 from attrs import frozen
 
 from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.access import Principal
-from agent_orchestrator.domain.errors import IdempotencyConflict, OrchestratorError
+from agent_orchestrator.domain.errors import IdempotencyConflict, OrchestratorError, Unauthorized
 from agent_orchestrator.engine import (
     audit,
     children,
@@ -25,7 +26,7 @@ from agent_orchestrator.engine import (
     tokens,
     upkeep,
 )
-from agent_orchestrator.engine.access import in_scope, present
+from agent_orchestrator.engine.access import in_scope, present, remaining
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.fields import check
 from agent_orchestrator.operations import Operation
@@ -104,7 +105,10 @@ async def _carry_out(
     check(operation.request, request)
     in_scope(core, who, operation.scope)
     if look := LOOKS.get(operation.name):
-        return Reply(await look(core, who, request))
+        # A look may wait, and what it then finds is for nobody whose token has ended meanwhile.
+        with anyio.move_on_after(remaining(core, who)):
+            return Reply(await look(core, who, request))
+        raise Unauthorized("the token has expired")
     key: str | None = getattr(request, "idempotency_key", None)
     once = _Once.of(who, operation, request, key) if key is not None else None
     try:
