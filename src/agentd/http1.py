@@ -5,7 +5,8 @@ Of hypercorn 0.18, unchanged: parsing (h11), WebSocket (wsproto), keep-alive. Ch
 - HTTP/2 is off, by prior knowledge and by upgrade too. No setting of hypercorn's does that, and its
   HTTP/2 keeps all that a stalled reader does not take.
 - What it refuses by itself is told in the API's words rather than without any.
-- A request that tells its end in two ways is refused.
+- A request that tells its end or its host in two ways is refused, and one whose headers are too long
+  also where they come at once.
 - A WebSocket handshake that fails ends its connection; hypercorn leaves it open.
 - Nothing is written to a connection that is lost.
 """
@@ -74,6 +75,17 @@ class Protocol(H11Protocol):
         # RFC 9112, 6.3: a reader before us may have taken the other one for the request's end.
         if {b"transfer-encoding", b"content-length"} <= {name for name, _ in event.headers}:
             raise h11.RemoteProtocolError("two ends", error_status_hint=400)
+        # h11 counts what is incomplete only: what comes at once may be as long as one read is.
+        size = len(event.target) + sum(len(name) + len(value) + 4 for name, value in event.headers)
+        if size > self.config.h11_max_incomplete_size:
+            raise h11.RemoteProtocolError("too long", error_status_hint=431)
+        # RFC 9112, 3.2.2: a target that names a host stands for the Host header, and must be equal.
+        scheme, separator, rest = event.target.partition(b"://")
+        if separator and b"/" not in scheme:
+            named = rest.partition(b"/")[0].partition(b"?")[0].lower()
+            hosts = [value.lower() for name, value in event.headers if name == b"host"]
+            if hosts != [named]:
+                raise h11.RemoteProtocolError("two hosts", error_status_hint=400)
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         # An answer of hypercorn's own; the app's say nothing of the connection.

@@ -60,3 +60,37 @@ async def test_what_is_hidden_would_be_done_by_itself(server: Serving) -> None:
     found = await anyio.to_thread.run_sync(answers, server.address, closing)
     assert found.count(b"HTTP/1.1 ") == 2
     assert await server.event_count() == 1
+
+
+LONG = {
+    "one header": b"X: " + b"a" * 17_000 + b"\r\n",
+    "many headers": b"".join(b"X-%d: y\r\n" % number for number in range(3000)),
+}
+
+
+@pytest.mark.parametrize("headers", [*LONG, "the target"])
+async def test_headers_that_come_at_once_are_measured_too(server: Serving, headers: str) -> None:
+    target = b"/health" + (b"?" + b"a" * 17_000 if headers == "the target" else b"")
+    sent = b"GET " + target + b" HTTP/1.1\r\n" + HOST + LONG.get(headers, b"") + b"\r\n"
+    for _ in range(5):  # one segment or several
+        found = await anyio.to_thread.run_sync(answers, server.address, sent)
+        assert found.startswith(b"HTTP/1.1 431"), found[:200]
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        (b"http://127.0.0.1/health", 200),
+        (b"http://127.0.0.1?x=http://y", 404),
+        (b"http://evil.example/health", 400),
+        (b"http://127.0.0.1@evil.example/health", 400),
+        (b"http://127.0.0.1:80/health", 400),
+        (b"https://evil.example/health", 400),
+        (b"/health?next=http://evil.example/", 200),
+        (b"/health?http://evil.example", 200),
+    ],
+)
+async def test_a_target_that_names_a_host(server: Serving, target: bytes, status: int) -> None:
+    sent = b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+    found = await anyio.to_thread.run_sync(answers, server.address, sent)
+    assert found.startswith(b"HTTP/1.1 %d" % status), found[:300]
