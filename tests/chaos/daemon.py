@@ -175,6 +175,14 @@ class Daemon:
         assert self.process is not None
         self.process.send_signal(number)
 
+    def stand_still(self) -> None:
+        """Have it say nothing from now on; return once it does not."""
+        self.signal(signal.SIGSTOP)
+        assert self.process is not None
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        while stat.read_text().rpartition(")")[2].split()[0] not in "TZX":
+            time.sleep(0.001)
+
     def stop(self) -> int:
         """End it in good order and return its status."""
         assert self.process is not None

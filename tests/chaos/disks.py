@@ -149,6 +149,10 @@ async def _cut(effort: Effort, directory: Path, outcome: Outcome, source: Path, 
                     if not await under.start():
                         return False
                     await anyio.sleep(chance.uniform(0.1, 1))
+                    # It could acknowledge more while the machine is busy: an fdatasync that the cut
+                    # meets half-way may return success (Linux's jbd2 does not wait for a
+                    # transaction that has just been given up). Without power nobody hears it.
+                    await anyio.to_thread.run_sync(one.stand_still)
                     disk.cut()
                     await anyio.to_thread.run_sync(one.kill)
                     # Its agents go before the disk does.
