@@ -214,12 +214,12 @@ def read_text(value: str) -> str:
 
 
 def read_object(value: str, option: str) -> dict[str, Any]:
-    """Return the JSON object an option was given.
+    """Return the JSON object an option was given; ``-`` stands for standard input.
 
     :raises Failure: if it is none.
     """
     try:
-        found = json.loads(value)
+        found = json.loads(read_text(value))
     except ValueError as error:
         raise usage(f"{option} is not JSON: {error}") from None
     if not isinstance(found, dict):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from agentctl.failures import NOT_FOUND, Failure
+from agentctl.pager import page
 from agentctl.settings import Settings
 from agentctl.terminal import Look, clean, is_terminal, look_of, put
 
@@ -84,7 +85,9 @@ class Output:
         :raises Failure: if it has no value at the path that was asked for.
         """
         if not self.structured:
-            self.lines(rendering(self.look))
+            lines = list(rendering(self.look))
+            if not page(lines, self.look):
+                self.lines(lines)
             return
         plain = to_plain(answer)
         if self.settings.field is None:

@@ -143,12 +143,14 @@ def wait(run_id: str, timeout_s: float | None, until: Any, ignore: tuple[str, ..
     """
 )
 @identified("run")
-@click.option("--reason", help="Why, for the log.")
+@click.option("--reason", help="Why, for the log; - reads standard input.")
 @click.option("--cascade/--no-cascade", default=True, help="Its descendants too.  [default: yes]")
 @idempotency_key
 def cancel(**values: Any) -> None:
     """Cancel a run and the runs that came of it."""
     call = Call.current()
+    if values["reason"] is not None:
+        values["reason"] = read_text(values["reason"])
 
     async def body(connection: Any) -> None:
         from agent_orchestrator.operations import CANCEL_RUN
@@ -180,11 +182,13 @@ def cancel(**values: Any) -> None:
 @click.option(
     "--to-status", type=click.Choice(_STATUSES), required=True, help="The state to go to."
 )
-@click.option("--reason", help="Why, for the log.")
+@click.option("--reason", help="Why, for the log; - reads standard input.")
 @click.option(
     "--result", metavar="TEXT", help="With completed: its result; - reads standard input."
 )
-@click.option("--error", metavar="TEXT", help="With failed: what went wrong.")
+@click.option(
+    "--error", metavar="TEXT", help="With failed: what went wrong; - reads standard input."
+)
 @click.option(
     "--error-code", metavar="CODE", help="With failed: which kind.  [default: provider_error]"
 )
@@ -194,10 +198,13 @@ def transition(
 ) -> None:
     """Drive a manual run, or cancel any."""
     call = Call.current()
+    if values["reason"] is not None:
+        values["reason"] = read_text(values["reason"])
     if result is not None:
         values["result"] = {"text": read_text(result)}
     if error is not None or error_code is not None:
-        values["error"] = {"code": error_code or "provider_error", "message": error or ""}
+        message = "" if error is None else read_text(error)
+        values["error"] = {"code": error_code or "provider_error", "message": message}
 
     async def body(connection: Any) -> None:
         from agent_orchestrator.operations import TRANSITION_RUN

@@ -49,7 +49,9 @@ def working_directory(given: str | None, *, local: bool) -> str | None:
 @click.option("--provider", help="The agent its messages go to; the default route without one.")
 @click.option("--model", help="The model its runs ask the provider for.")
 @click.option("--cwd", metavar="DIR", help="Where its agents work.  [default: this directory]")
-@click.option("--metadata", metavar="JSON", help="An object to keep with the session.")
+@click.option(
+    "--metadata", metavar="JSON", help="An object to keep with the session; - reads standard input."
+)
 @approvals("its agents ask for; their provider's setting without one")
 @confinement("the provider's")
 @limits("it")

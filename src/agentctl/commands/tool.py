@@ -191,7 +191,9 @@ def session_wait(run_id: str, timeout_s: float | None, until: Any, ignore: tuple
     type=click.Choice(["approval_request", "permission_request", "input_request"]),
     help="Ask: it stands in the inbox until it is answered.",
 )
-@click.option("--detail", metavar="JSON", help="An object: what exactly is asked for.")
+@click.option(
+    "--detail", metavar="JSON", help="An object: what exactly is asked for; - reads standard input."
+)
 @click.option("--option", "options", multiple=True, help="An answer to choose from; repeatable.")
 @click.option(
     "--timeout-s",
