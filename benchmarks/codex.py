@@ -31,7 +31,7 @@ PROMPT = "Say in one line what this repository is for."
 
 CONFIG = """\
 [providers.codex]
-runner = "codex"
+runner = "codex-exec"
 command = {command}
 # Codex alone has none: what they add is measured apart.
 tools = false

@@ -22,11 +22,11 @@ from benchmarks.turns import check_log, turn
 
 CONFIG = """\
 [providers.with]
-runner = "codex"
+runner = "codex-exec"
 command = {command}
 
 [providers.without]
-runner = "codex"
+runner = "codex-exec"
 command = {command}
 tools = false
 

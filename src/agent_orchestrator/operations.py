@@ -694,6 +694,8 @@ class ProviderStatus:
     reason: str | None
     version: str | None
     default: bool = False
+    means: str | None = None
+    """In which way its agents are run, where its runner has several: `codex-app-server` or `codex-exec`."""
 
 
 @frozen

@@ -462,11 +462,15 @@ class Outcome:
 
 @frozen
 class Availability:
-    """Whether a runner could start an agent now, and if not, why."""
+    """Whether a runner could start an agent now, and if not, why.
+
+    :param means: in which way, for a runner that has several.
+    """
 
     available: bool
     reason: str | None = None
     version: str | None = None
+    means: str | None = None
 
 
 class RunContext(Protocol):

@@ -326,7 +326,7 @@ def daemon_overview(status: DaemonStatus, url: str, look: Look) -> list[str]:
     rows: list[list[str | Cell]] = [
         [
             Cell(one_line(provider.name), ("bold",)),
-            one_line(provider.runner),
+            one_line(provider.means or provider.runner),
             Cell("yes", ("green",)) if provider.available else Cell("no", ("red",)),
             one_line(provider.version or ""),
             one_line(" ".join(filter(None, [

@@ -23,7 +23,7 @@ _PATIENCE_S: Final = 180.0
 
 CONFIG: Final = """\
 [providers.codex]
-runner = "codex"
+runner = "codex-exec"
 command = {codex}
 sandbox = "danger-full-access"
 env = {{ set = {{ {env} }} }}

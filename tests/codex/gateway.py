@@ -23,7 +23,7 @@ class Gateway:
         codex: str,
         home: Path,
         *arguments: str,
-        runner: str = "codex",
+        runner: str = "codex-exec",
         sandbox: str = "danger-full-access",
         settings: str = "",
         **variables: str,

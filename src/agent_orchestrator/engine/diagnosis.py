@@ -118,6 +118,7 @@ async def provider_statuses(config: EngineConfig) -> list[ProviderStatus]:
             found[name].reason,
             found[name].version,
             default=name == config.routing.default,
+            means=found[name].means,
         )
         for name, provider in config.providers.items()
     ]

@@ -20,7 +20,7 @@ GROUP: Final = "agent_orchestrator.runners"
 
 _OWN: Final = "agent_orchestrator.runners"
 BUILT_IN: Final = {
-    "codex": f"{_OWN}.codex:CodexExecRunner",
+    "codex": f"{_OWN}.codex.either:CodexRunner",
     "codex-exec": f"{_OWN}.codex:CodexExecRunner",
     "codex-app-server": f"{_OWN}.codex.appserver:CodexAppServerRunner",
     "command": f"{_OWN}.command:CommandRunner",

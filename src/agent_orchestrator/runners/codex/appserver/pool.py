@@ -14,9 +14,14 @@ import anyio
 from anyio.abc import TaskGroup
 from attrs import define, field
 
+from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.runners.codex.appserver.server import Lease, Server, Spec
 
 logger = logging.getLogger(__name__)
+
+
+class NotStarted(AgentFailed):
+    """A process ended before it served."""
 
 
 @define(eq=False)
@@ -62,14 +67,17 @@ class Pool:
 
         On leaving, one that has ended meanwhile is gone with all it had started.
 
-        :raises AgentFailed: if none can be started.
+        :raises NotStarted: if none can be started.
         """
         for leaving in [server for server in self._leaving if thread_id in server.threads]:
             await leaving.gone.wait()
         server = self._fitting(spec, thread_id) or self._started(spec)
         lease = server.lease(is_opening=thread_id not in server.threads)
         try:
-            await server.ready()
+            try:
+                await server.ready()
+            except AgentFailed as failure:
+                raise NotStarted(failure.code, failure.message) from failure
             yield lease
         finally:
             lease.end()

@@ -160,6 +160,10 @@ class CodexAppServerRunner(Guarded):
             config=self.config,
             extra_args=self.extra_args,
         )
+        return self._judged(found)
+
+    def _judged(self, found: Availability) -> Availability:
+        """Return what was found of a codex, with what is to be said of its age."""
         return aged(found) if found.available else found
 
     async def run(self, context: RunContext) -> Outcome:
@@ -358,6 +362,12 @@ def aged(found: Availability) -> Availability:
         reason = f"codex {found.version} is newer than any whose app-server was tried ({newest})"
         return evolve(found, reason=reason)
     return found
+
+
+def has_app_server(version: str | None) -> bool:
+    """Tell whether a codex of this version has an app-server that can be used."""
+    found = _numbers(version)
+    return found is not None and found >= _OLDEST
 
 
 def _numbers(version: str | None) -> tuple[int, int] | None:

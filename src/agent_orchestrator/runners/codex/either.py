@@ -1,0 +1,82 @@
+"""Codex in the better of the two ways that the installed one has."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from attrs import evolve, field, frozen
+
+from agent_orchestrator.ports import Availability, Outcome, RunContext
+from agent_orchestrator.runners.codex.appserver.pool import NotStarted
+from agent_orchestrator.runners.codex.appserver.runner import (
+    CodexAppServerRunner,
+    aged,
+    has_app_server,
+)
+from agent_orchestrator.runners.codex.runner import CodexExecRunner
+
+APP_SERVER = "codex-app-server"
+EXEC = "codex-exec"
+
+
+@frozen(kw_only=True, eq=False)
+class CodexRunner(CodexAppServerRunner):
+    """Runs each message as a turn of a warm ``codex app-server`` where the installed codex has a known
+    one, else as one ``codex exec``, which cannot ask: what it would ask for is declined.
+
+    Both go on with each other's threads.
+    """
+
+    _exec: CodexExecRunner = field(init=False, repr=False)
+
+    @_exec.default
+    def _new_exec(self) -> CodexExecRunner:
+        extra_args: Any = (
+            self.extra_args
+        )  # the type that mypy knows of a converted field is not usable
+        return CodexExecRunner(
+            name=self.name,
+            command=self.command,
+            home=self.home,
+            profile=self.profile,
+            extra_args=extra_args,
+            sandbox=self.sandbox,
+            model=self.model,
+            on_missing_thread=self.on_missing_thread,
+            config=self.config,
+            tools=self.tools,
+        )
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        try:
+            await self._exec.__aenter__()
+        except BaseException:
+            await super().__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            await self._exec.__aexit__(*exc)
+        finally:
+            await super().__aexit__(*exc)
+
+    def _judged(self, found: Availability) -> Availability:
+        if found.available and has_app_server(found.version):
+            return evolve(aged(found), means=APP_SERVER)
+        return evolve(found, means=EXEC)
+
+    async def run(self, context: RunContext) -> Outcome:
+        """Run the turn.
+
+        :raises AgentFailed: if codex cannot be started, fails, or ends before its turn does.
+        """
+        if await self._has_app_server(context.env):
+            try:
+                return await super().run(context)
+            except NotStarted:
+                pass  # it only says that it is codex, or cannot begin either way: exec will tell why
+        return await self._exec.run(context)
+
+    async def _has_app_server(self, env: Mapping[str, str]) -> bool:
+        return (await self.probe(env)).means == APP_SERVER
