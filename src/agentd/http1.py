@@ -20,7 +20,7 @@ import anyio
 import h11
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.typing import ConnectionState, H11SendableEvent
@@ -140,6 +140,7 @@ class Connection(TCPServer):
         self._tls = tls
         self._handshake = anyio.CancelScope()
         self._is_open = tls is None
+        self._ended = False
 
     _reading: "asyncio.Task[None]"
 
@@ -182,9 +183,15 @@ class Connection(TCPServer):
                     self.protocol_send,
                 )
                 await self.idle_task.restart(tasks, self._idle_timeout)
-                self._reading = tasks._task_group.create_task(self._read_data())  # noqa: SLF001
+                self._reading = tasks._task_group.create_task(self._read())  # noqa: SLF001
         finally:
             await self._close()
+
+    async def _read(self) -> None:
+        await self._read_data()
+        # Nothing more can come: what is left of the connection need not wait for it to be idle enough.
+        self._ended = True
+        await self.idle_task.stop()
 
     async def _idle_timeout(self) -> None:
         # Runs from the connection's beginning, or from the end of an answer, until a request is whole.
@@ -216,7 +223,8 @@ class Connection(TCPServer):
     async def protocol_send(self, event: Event) -> None:
         """Send data; or take note of the connection's end, or of its being idle."""
         if not isinstance(event, RawData):
-            await super().protocol_send(event)
+            if not (self._ended and isinstance(event, Updated) and event.idle):
+                await super().protocol_send(event)
             return
         async with self.send_lock:
             if not self.writer.is_closing():

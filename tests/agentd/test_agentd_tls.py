@@ -1,5 +1,6 @@
 """TLS: whom it is spoken with, what ends, and the port agents have to themselves."""
 
+import asyncio
 import socket
 import ssl
 import subprocess
@@ -263,6 +264,30 @@ async def test_connections_that_never_shake_hands_are_counted(
                 lambda: sum(is_open(one) for one in idle) <= MAX_STRANGERS, "the oldest are closed"
             )
             assert (await server.client.get("/sessions")).status_code == 200
+
+
+@pytest.mark.parametrize("over_tls", [True, False])
+async def test_who_leaves_leaves_nothing(
+    tmp_path: Path, certificate: Certificate, over_tls: bool
+) -> None:
+    """A connection over TLS holds 0.3 MB: one that is closed must not be kept until it is old."""
+
+    def served() -> int:
+        return sum("connected" in str(task.get_coro()) for task in asyncio.all_tasks())
+
+    def come_and_go(address: tuple[str, int]) -> None:
+        for _ in range(30):
+            with ExitStack() as stack:
+                one = stack.enter_context(socket.create_connection(address, timeout=10))
+                if over_tls:
+                    stack.enter_context(
+                        certificate.trust().wrap_socket(one, server_hostname="127.0.0.1")
+                    )
+
+    options = {"tls": certificate.server(), "trust": certificate.trust()} if over_tls else {}
+    async with serving(tmp_path, **options, first_request_s=60) as server:
+        await anyio.to_thread.run_sync(come_and_go, server.address)
+        await until(lambda: served() == 0, "the last of them is over")
 
 
 # --- certificates that cannot be used --------------------------------------------------------
