@@ -32,11 +32,11 @@ async def test_each_attempt_gets_a_token_of_its_own(agents: Agents) -> None:
 async def test_a_token_dies_with_its_run(agents: Agents) -> None:
     run_id, other = await agents.start(), await agents.start()
     await agents.end(run_id)
-    assert await status(agents, agents.token(run_id)) == 401
+    assert await status(agents, agents.token(run_id)) == 403
     assert await status(agents, agents.token(other)) == 200
     await agents.server.client.post(f"/runs/{other}/cancel")
     await agents.server.client.get(f"/runs/{other}/wait")
-    assert await status(agents, agents.token(other)) == 401
+    assert await status(agents, agents.token(other)) == 403
 
 
 async def test_an_attempt_that_waits_without_an_agent_has_no_token(agents: Agents) -> None:
@@ -45,7 +45,7 @@ async def test_an_attempt_that_waits_without_an_agent_has_no_token(agents: Agent
     await agents.server.client.get(f"/runs/{run_id}/wait", params={"until": "attention"})
     assert await status(agents, agents.token(run_id)) == 200
     assert (await agents.server.engine.drain(0)).parked == (run_id,)
-    assert await status(agents, agents.token(run_id)) == 401
+    assert await status(agents, agents.token(run_id)) == 403
 
 
 @pytest.mark.parametrize("token", ["art_", "art_x", "art_" + "A" * 43, "art_" + "A" * 100_000])

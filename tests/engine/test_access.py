@@ -9,7 +9,7 @@ import pytest
 
 from agent_orchestrator import Client
 from agent_orchestrator.domain.access import Principal
-from agent_orchestrator.domain.errors import Forbidden, NotFound, Unauthorized
+from agent_orchestrator.domain.errors import Forbidden, NotFound
 from agent_orchestrator.domain.model import MANUAL, Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.operations import StreamRequest
@@ -80,7 +80,7 @@ async def test_a_run_is_itself_above_what_descends_and_nobody_elsewhere(
 async def test_a_caller_is_nobody_once_its_attempt_is_over(engine: Orchestrator) -> None:
     run = await a_run(engine)
     early = acting_as(engine, run)
-    with pytest.raises(Unauthorized):
+    with pytest.raises(Forbidden):
         await early.get_run(run.id)
     agent = await started(engine, run)
     spawned = await agent.spawn("help", run_id=run.id, idempotency_key="k")
@@ -96,7 +96,7 @@ async def test_a_caller_is_nobody_once_its_attempt_is_over(engine: Orchestrator)
         agent.reply_parent(run.id, "x"),
         agent.cancel_run(spawned.run.id),
     ):
-        with pytest.raises((Unauthorized, Forbidden)):
+        with pytest.raises(Forbidden):
             await call
     # Its next attempt is the same caller to those it made promises to.
     again = await acting_as(engine, run, 2).spawn("help", run_id=run.id, idempotency_key="k")
@@ -116,13 +116,13 @@ async def test_what_waits_ends_with_the_attempt(engine: Orchestrator, sessions: 
     async def follow() -> None:
         async with agent.transport.subscribe(StreamRequest(wanted)) as subscription:
             following.set()
-            with suppress(Unauthorized):
+            with suppress(Forbidden):
                 while True:
                     await subscription.receive()
         over.append("stream")
 
     async def wait() -> None:
-        with pytest.raises(Unauthorized):
+        with pytest.raises(Forbidden):
             await agent.wait_run(child.run.id, timeout_s=60)
         over.append("wait")
 

@@ -131,7 +131,7 @@ async def test_only_runs_may_come(agents: Standing) -> None:
     assert (await agents.send(run_id, ping, headers={"Host": "evil.example"})).status_code == 421
     assert (await agents.send(run_id, ping)).status_code == 200
     await agents.end(run_id)
-    assert (await agents.send(run_id, ping)).status_code == 401
+    assert (await agents.send(run_id, ping)).status_code == 403
 
 
 async def test_a_tool_names_every_bad_argument(agents: Standing) -> None:

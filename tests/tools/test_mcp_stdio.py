@@ -57,7 +57,7 @@ async def test_a_run_that_is_over_may_do_nothing(agents: Standing) -> None:
     async with Client(command(agents, run_id), mode="legacy") as tools:
         await use(tools, "session_list")
         await agents.end(run_id)
-        assert (await refused(tools, "session_list"))["code"] == "unauthorized"
+        assert (await refused(tools, "session_list"))["code"] == "forbidden"
 
 
 async def test_a_daemon_that_is_away_is_told_of(agents: Standing) -> None:

@@ -28,7 +28,8 @@ def holder(view: View, token_hash: str) -> tuple[Principal | None, Principal | N
 def present(view: View, who: Principal) -> None:
     """Do nothing, or refuse a caller that is no longer there.
 
-    :raises Unauthorized: if its token is revoked, or the attempt it acted as is over.
+    :raises Unauthorized: if its token is revoked.
+    :raises Forbidden: if the attempt it acted as is over.
     """
     if who.token_id is not None:
         token = view.token(who.token_id)
@@ -38,7 +39,7 @@ def present(view: View, who: Principal) -> None:
         return
     run = view.run(who.run.run_id)
     if run is None or not _lasts(run, who.run.attempt):
-        raise Unauthorized("the run this token acts as is over")
+        raise Forbidden("the attempt this token was for is over")
 
 
 def _lasts(run: Run, attempt: int) -> bool:

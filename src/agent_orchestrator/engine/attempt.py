@@ -420,7 +420,7 @@ class AttemptContext:
     async def _call(self, operation: Operation[Req, Res], command: Req) -> Res:
         """Carry out an operation as this attempt, which may do what its token may.
 
-        :raises Unauthorized: if the attempt is over.
+        :raises Forbidden: if the attempt is over.
         """
         self.has_begun = True
         await self._recorder.settle()

@@ -11,7 +11,7 @@ import anyio
 from attrs import frozen
 
 from agent_orchestrator.domain.access import LOCAL, Principal
-from agent_orchestrator.domain.errors import Unauthorized
+from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.ids import SortableIds
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.engine import audit, feed, recovery, requests
@@ -102,11 +102,16 @@ class Orchestrator:
         return Caller(self.core, principal)
 
     async def holder(self, token_hash: str) -> Principal | None:
-        """Return whom a token stands for: a run while its attempt lasts, a named one's principal."""
+        """Return whom a token stands for: a run while its attempt lasts, a named one's principal.
+
+        :raises Forbidden: if it was made for an attempt that is over. Not Unauthorized: no other token
+            would help, and clients of MCP answer that with a login.
+        """
         found, ended = await self.core.store.read(lambda view: holder(view, token_hash))
         if ended is not None:
-            over = Unauthorized("the attempt is over")
+            over = Forbidden("the attempt this token was for is over")
             await audit.refused(self.core, ended, "authenticate", ended.id, over)
+            raise over
         if found is not None:
             remaining(self.core, found)
         return found
