@@ -333,10 +333,11 @@ class _MemoryView:
         )
 
     def live_descendants(self, session_id: str) -> int:
-        return sum(
-            self._is_live(child.id) + self.live_descendants(child.id)
-            for child in self._state.sessions.find("parent", session_id)
-        )
+        tree = [session_id]
+        for member in tree:
+            children = self._state.sessions.find("parent", member)
+            tree += [child.id for child in children if child.id not in tree]
+        return sum(map(self._is_live, tree[1:]))
 
     def _is_live(self, session_id: str) -> bool:
         return any(
