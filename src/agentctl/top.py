@@ -108,16 +108,18 @@ class Top:
 
     async def _look(self) -> None:
         call, board = self._connection.call, self._board
-        if anyio.current_time() - self._status_at > STATUS_S:
-            board.status = await call(STATUS)
+        daemon = board.status
+        if daemon is None or anyio.current_time() - self._status_at > STATUS_S:
+            daemon = await call(STATUS)
             self._status_at = anyio.current_time()
         found: list[Any] = []
         for status in ("running", "waiting", "queued"):
             found += (await call(LIST_RUNS, status=status, limit=MOST)).runs
-        board.runs = list({run.id: run for run in found}.values())
         page = await pages(
             self._connection, LIST_REQUESTS, "requests", limit=None, cursor=None, status="pending"
         )
+        # Shown together: half of an answer would say that nothing runs.
+        board.status, board.runs = daemon, list({run.id: run for run in found}.values())
         # What people are called on to answer first.
         board.requests = sorted(page.requests, key=lambda one: (one.audience != "people", one.id))
         board.settle()
