@@ -487,6 +487,16 @@ class RunContext(Protocol):
     def session(self) -> Session: ...
 
     @property
+    def is_cwd_resolved(self) -> bool:
+        """Whether ``session.cwd`` had no symbolic link in it when it was let in, and none when the
+        attempt began: the directory an agent then comes to by it must have that very path.
+
+        So it is where workspaces are confined (``workspace_roots``); a path that leads elsewhere
+        by now leads out of them.
+        """
+        ...
+
+    @property
     def prompt(self) -> str: ...
 
     @property

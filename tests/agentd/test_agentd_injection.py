@@ -178,9 +178,9 @@ def test_agentctl_takes_them_as_they_are(daemon: Process, root: Path) -> None:
 
 def test_codex_s_arguments() -> None:
     """A text never stands where an option could: the prompt goes by stdin, the rest behind a `=`."""
-    plain = exec_argv("codex", cwd="/w", model="m", profile=None)
+    plain = exec_argv("codex", model="m", profile=None)
     for text in NASTY:
-        found = exec_argv("codex", cwd="/w", model=text)
+        found = exec_argv("codex", model=text)
         assert [f"--model={text}" if part == "--model=m" else part for part in plain] == list(found)
 
 

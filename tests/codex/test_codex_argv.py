@@ -15,16 +15,15 @@ ID = "01a202ef-619b-7890-a3fa-a04dce33eadb"
 
 
 def test_the_plain_command_line():
-    assert exec_argv("/bin/codex", cwd="/w") == (
+    assert exec_argv("/bin/codex") == (
         *("/bin/codex", "exec", "--json", "--skip-git-repo-check"),
-        *("--disable", "unbounded_connection_retries", "-C", "/w", "-"),
+        *("--disable", "unbounded_connection_retries", "-C", ".", "-"),
     )
 
 
 def test_extra_arguments_and_profile_stand_before_the_subcommand():
     argv = exec_argv(
         "codex",
-        cwd="/w",
         extra_args=["--search", "-c", "a=1"],
         profile="deep",
         config={"model_reasoning_effort": "high"},
@@ -35,7 +34,7 @@ def test_extra_arguments_and_profile_stand_before_the_subcommand():
     assert argv == (
         *("codex", "--search", "-c", "a=1", "--profile", "deep"),
         *("-c", 'model_reasoning_effort="high"', "exec", "--json", "--skip-git-repo-check"),
-        *("--disable", "unbounded_connection_retries", "-C", "/w", "-s", "read-only"),
+        *("--disable", "unbounded_connection_retries", "-C", ".", "-s", "read-only"),
         *("--model=m", "resume", ID, "-"),
     )
 
@@ -44,7 +43,7 @@ def test_extra_arguments_and_profile_stand_before_the_subcommand():
 def test_a_thread_id_that_could_be_an_option_is_refused(bad):
     assert not is_thread_id(bad)
     with pytest.raises(ValueError, match="not a thread id"):
-        exec_argv("codex", cwd="/w", resume=bad)
+        exec_argv("codex", resume=bad)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,25 @@ async def test_a_first_turn(runner, record, models, workspace):
     assert marked_processes(context.mark) == []
 
 
+async def test_codex_works_where_it_was_started(runner, home, workspace):
+    """In the directory itself, and no longer by the path that led there."""
+    link = workspace.with_name("link")
+    link.symlink_to(workspace.name)
+    context = RecordingContext("shell pwd -P", cwd=link, env=codex_env(home))
+    await run(runner, context)
+    [command] = of(context, "tool.completed")
+    assert command["output"] == f"{workspace}\n"
+    [rollout] = (home / "sessions").rglob("*.jsonl")
+    entries = [json.loads(line) for line in rollout.read_text().splitlines()]
+    told = [one["payload"]["cwd"] for one in entries if one["payload"].get("cwd")]
+    assert told
+    assert set(told) == {str(workspace)}
+    context = RecordingContext("say x", cwd=link, env=codex_env(home), is_cwd_resolved=True)
+    failure = await failing(runner, context)
+    assert failure.code == "invalid_config"
+    assert str(link) in failure.message
+
+
 async def test_a_second_turn_goes_on_with_the_thread(runner, record, models):
     first = record("usage 1000 400 50\nsay one")
     await run(runner, first)

@@ -1,6 +1,9 @@
 """Where agents may work."""
 
-from collections.abc import AsyncIterator
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -11,6 +14,7 @@ from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import ConfigError, Forbidden, InvalidRequest, NotFound
 from agent_orchestrator.domain.model import MANUAL
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.runners.command import CommandRunner
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.scripted import ScriptedRunner
 
@@ -114,6 +118,73 @@ async def test_a_place_that_leads_elsewhere_by_now(client: Client, root: Path) -
     assert ended.error is not None
     assert (ended.status, ended.error.code) == ("failed", "invalid_config")
     assert "workspace_roots" in ended.error.message
+
+
+SWAP = """
+import ctypes, sys
+places = [-100, sys.argv[1].encode(), -100, sys.argv[2].encode(), 2]  # AT_FDCWD, RENAME_EXCHANGE
+libc = ctypes.CDLL(None, use_errno=True)
+for number in range(10 ** 9):
+    if libc.renameat2(*places) != 0:
+        sys.exit(ctypes.get_errno())
+    if number == 0:
+        print(flush=True)
+"""
+"""Swaps two paths, at once and for ever."""
+
+
+@contextmanager
+def swapping(one: Path, other: Path) -> Iterator[None]:
+    argv = [sys.executable, "-S", "-c", SWAP, str(one), str(other)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as swapper:
+        try:
+            assert swapper.stdout is not None
+            assert swapper.stdout.readline() == b"\n"
+            yield
+            assert swapper.poll() is None
+        finally:
+            swapper.kill()
+
+
+async def test_no_agent_follows_a_link_that_is_swapped_in_all_the_time(root: Path) -> None:
+    real = root.parents[1] / "real"
+    place, link = real / "root/a", real / "root/out"
+    settings = {"workspace_roots": [str(root)], "max_concurrency": 4}
+    runner = CommandRunner("where", ["pwd", "-P"], output="text")
+    async with open_embedded(":memory:", runners=[runner], **settings) as client:
+        sessions = [(await client.create_session(cwd=str(place))).id for _ in range(8)]
+        with swapping(place, link), anyio.fail_after(30):
+            sent = [await client.send_message(one, "x") for one in sessions * 8]
+            ended = [(await client.wait_run(one.run.id)).run for one in sent if one.run]
+        assert len(ended) == 64
+        for run in ended:
+            if run.result is not None:  # by the name its directory had at that moment
+                assert run.result.text.strip() in (str(place), str(link))
+            else:
+                assert run.error is not None
+                assert (run.status, run.error.code) == ("failed", "invalid_config")
+                assert str(place) in run.error.message
+        if place.is_symlink():
+            place.unlink()
+            link.rename(place)
+        last = await client.send_message(sessions[0], "x")
+        assert last.run is not None
+        with anyio.fail_after(10):
+            found = (await client.wait_run(last.run.id)).run.result
+        assert found is not None
+        assert found.text.strip() == str(place)
+
+
+async def test_without_roots_a_place_may_be_a_link(root: Path) -> None:
+    runner = CommandRunner("where", ["pwd", "-P"], output="text")
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        session = await client.create_session(cwd=str(root / "in"))
+        run = (await client.send_message(session.id, "x")).run
+        assert run is not None
+        with anyio.fail_after(10):
+            ended = (await client.wait_run(run.id)).run
+    assert ended.result is not None
+    assert ended.result.text.strip() == str(root.parents[1] / "real/root/a")
 
 
 def test_a_root_that_is_not_there(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.ports import MARK_VARIABLE
 from agent_orchestrator.processes import birth_of
+from agent_orchestrator.runners.keepers import guardian
 from agent_orchestrator.runners.process import STDERR_TAIL, agent_process
 from agent_orchestrator.testing.runners import marked_processes
 
@@ -308,6 +309,30 @@ async def test_the_agent_has_no_descriptor_of_ours(stage):
     finally:
         os.close(inherited)
     assert line == b"[0, 1, 2, 3]"  # 3 is its own, of the listing
+
+
+async def test_a_resolved_directory_leads_through_no_link(stage, tmp_path):
+    (tmp_path / "real/below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "circle").symlink_to("circle")
+
+    async def where(cwd, **options):
+        argv = ["pwd", "-P"]
+        async with agent_process(argv, cwd=str(cwd), env=stage.env, **options) as process:
+            return [line.data.decode() async for line in process.lines()]
+
+    with anyio.fail_after(30):
+        async with guardian():  # one keeper for all: a refusal leaves nothing behind in it
+            below = tmp_path / "real/below"
+            assert await where(below, is_cwd_resolved=True) == [str(below)]
+            assert await where(tmp_path / "link/below") == [str(below)]
+            places = [("link/below", "elsewhere"), ("link", "elsewhere"), ("circle", "in a circle")]
+            for name, words in places:
+                with pytest.raises(AgentFailed, match=words) as caught:
+                    await where(tmp_path / name, is_cwd_resolved=True)
+                assert caught.value.code == "invalid_config"
+                assert f"the working directory {tmp_path / name} " in caught.value.message
+            assert await where(below, is_cwd_resolved=True) == [str(below)]
 
 
 async def test_what_cannot_be_started(stage, tmp_path):

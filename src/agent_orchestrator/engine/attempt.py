@@ -276,6 +276,7 @@ class AttemptContext:
         self._recorder = recorder
         self.run = run
         self.session = session
+        self.is_cwd_resolved = bool(core.config.workspace_roots)
         self._messages = tuple(message.id for message in messages)
         self.prompt = "\n\n".join(message.text for message in messages)
         self.thread = thread

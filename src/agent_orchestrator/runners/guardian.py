@@ -14,6 +14,7 @@ tells even where a forked child of the owner holds the socket open.
 """
 
 import ctypes
+import errno
 import gc
 import os
 import resource
@@ -31,8 +32,9 @@ PR_SET_CHILD_SUBREAPER = 36
 RLIMIT_LOCKS = 10
 """See :mod:`agent_orchestrator.runners.custody`; the same number on every architecture."""
 
-HEADER = struct.Struct("<QQQ")
-"""A request: the size of what follows, how many arguments are in it, and the brand (0 for none).
+HEADER = struct.Struct("<QQQ?")
+"""A request: the size of what follows, how many arguments are in it, the brand (0 for none), and
+whether the working directory must be the one of that very path, with no symbolic link on the way.
 There follow the working directory, the arguments, and the variables as ``NAME=VALUE``, with a NUL
 between two. With it come the agent's stdin, stdout and stderr."""
 
@@ -140,8 +142,9 @@ class Keeper:
     """Starts an agent, tells how it ends, and ends all that comes of it; then it may have another.
 
     It says ``ready`` once, before it takes anything; for each agent, ``started PID TICKS`` (its start
-    time since the machine's) or ``refused ERRNO``, later ``exit CODE``, as of
-    :func:`os.waitstatus_to_exitcode`, and at last ``gone``; each on a line.
+    time since the machine's), ``refused ERRNO``, or ``astray ERRNO`` if it is the directory that is
+    wrong; later ``exit CODE``, as of :func:`os.waitstatus_to_exitcode`, and at last ``gone``; each on
+    a line.
     """
 
     def __init__(self, link: socket.socket, owner_fd: int) -> None:
@@ -222,19 +225,21 @@ class Keeper:
         :param request: what has come of the request so far.
         """
         self._complete(request, HEADER.size)
-        size, count, brand = HEADER.unpack_from(request)
+        size, count, brand, is_resolved = HEADER.unpack_from(request)
         self._complete(request, HEADER.size + size)
         body = bytes(request[HEADER.size :])
         directory, *parts = body.split(b"\0")
         argv, variables = parts[:count], parts[count:]
         env = {name: value for name, _, value in (entry.partition(b"=") for entry in variables)}
+        answer = "astray"
         try:
-            os.chdir(directory)
+            _enter(directory, is_resolved=is_resolved)
+            answer = "refused"
             self._set_brand(brand)
             self.agent = _spawn(argv, env, stdio)
         except OSError as error:
             self._set_brand(0)
-            _send(self.link, f"refused {error.errno}")
+            _send(self.link, f"{answer} {error.errno}")
         else:
             self.is_keeping = True
             _send(self.link, f"started {self.agent} {_start_time(self.agent)}")
@@ -339,6 +344,19 @@ def _stat(pid: int) -> list[bytes]:
 def _start_time(pid: int) -> int:
     """Return when a child that is not reaped started, in clock ticks since the machine did."""
     return int(_stat(pid)[19])
+
+
+def _enter(directory: bytes, *, is_resolved: bool) -> None:
+    """Change to a directory, and if it is said to be resolved, make sure of having got there.
+
+    Between a look at a path and its use, a symbolic link can take the place of any part of it. What
+    the kernel says of the directory this process is in has none, and an agent starts in that one.
+
+    :raises OSError: ``ESTALE`` if it is another directory.
+    """
+    os.chdir(directory)
+    if is_resolved and os.getcwdb() != directory:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
 def _spawn(argv: list[bytes], env: dict[bytes, bytes], stdio: list[int]) -> int:

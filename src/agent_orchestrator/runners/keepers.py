@@ -108,17 +108,20 @@ class Guardian:
         *,
         stdio: Sequence[int],
         brand: int,
+        is_resolved: bool,
     ) -> Kept:
         """Start a program in a session of its own. Not to be cancelled: it may have started.
 
         :param stdio: what is to be its stdin, stdout and stderr.
         :param brand: what all processes are to bear that come of it; 0 for nothing.
-        :raises OSError: if it cannot be started, with the ``errno`` of what failed.
+        :param is_resolved: nothing is to be started where ``cwd`` leads through a symbolic link.
+        :raises OSError: if it cannot be started, with the ``errno`` of what failed, and with ``cwd``
+            as its ``filename`` if that did: ``ESTALE`` where it leads through a link.
         :raises AgentFailed: if there is nobody to start it.
         """
         variables = (name + b"=" + value for name, value in env.items())
         body = b"\0".join([cwd, *argv, *variables])
-        header = program.HEADER.pack(len(body), len(argv), brand)
+        header = program.HEADER.pack(len(body), len(argv), brand, is_resolved)
         request = bytes([program.START]) + header + body
         for _ in range(TRIES):
             keeper = await self._keeper()
@@ -128,6 +131,9 @@ class Guardian:
                 case ["refused", number]:
                     self.take_back(keeper)
                     raise OSError(int(number), os.strerror(int(number)))
+                case ["astray", number]:
+                    self.take_back(keeper)
+                    raise OSError(int(number), os.strerror(int(number)), cwd)
             keeper.close()
             if keeper.was_ready:  # it may have started the agent before it was killed
                 raise AgentFailed("provider_unavailable", "the agent's keeper was killed")

@@ -326,6 +326,7 @@ async def agent_process(
     *,
     cwd: str,
     env: Mapping[str, str],
+    is_cwd_resolved: bool = False,
     stdin: bytes | None = b"",
     stop: Ladder = DEFAULT_STOP,
     on_stderr: Callable[[str], None] | None = None,
@@ -342,6 +343,8 @@ async def agent_process(
     :func:`~agent_orchestrator.runners.keepers.guardian`, as the runners of this package do.
 
     :param env: the whole environment.
+    :param is_cwd_resolved: start nothing where ``cwd`` leads through a symbolic link: see
+        :attr:`agent_orchestrator.ports.RunContext.is_cwd_resolved`.
     :param stdin: written as the agent reads it, then closed. It begins with the first call of
         :meth:`AgentProcess.lines` or :meth:`AgentProcess.wait`, so that the process can be recorded
         before it has work. With None it stays open for :meth:`AgentProcess.write`.
@@ -364,7 +367,10 @@ async def agent_process(
             with anyio.CancelScope(shield=True):
                 try:
                     kept = await starter.start(
-                        *request, stdio=pipes.of_agent, brand=brand(mark) if mark else 0
+                        *request,
+                        stdio=pipes.of_agent,
+                        brand=brand(mark) if mark else 0,
+                        is_resolved=is_cwd_resolved,
                     )
                 except OSError as error:
                     code, reason = _start_problem(error, program, cwd)
@@ -441,11 +447,19 @@ def _encoded(
     return arguments, directory, variables
 
 
+_ASTRAY: Final = {
+    errno.ESTALE: "leads elsewhere by now, through a symbolic link",
+    errno.ENOENT: "is not there",
+    errno.ENOTDIR: "is not there",
+    errno.ELOOP: "leads in a circle",
+    errno.EACCES: "may not be entered",
+}
+
+
 def _start_problem(error: OSError, program: str, cwd: str) -> tuple[str, str]:
-    if not Path(cwd).is_dir():
-        return "invalid_config", f"the working directory {cwd} is not there"
-    if not os.access(cwd, os.X_OK):
-        return "invalid_config", f"the working directory {cwd} may not be entered"
+    if error.filename is not None:  # the directory, and not the program
+        found = _ASTRAY.get(error.errno or 0, f"cannot be entered: {error.strerror}")
+        return "invalid_config", f"the working directory {cwd} {found}"
     if error.errno == errno.E2BIG:
         return "invalid_config", f"the arguments for {program} are too long"
     if isinstance(error, FileNotFoundError):

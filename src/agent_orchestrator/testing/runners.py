@@ -53,6 +53,7 @@ class RecordingContext:
     """A :class:`RunContext` that keeps what it is told.
 
     :param cwd: the session's working directory.
+    :param is_cwd_resolved: an agent is not to be started where ``cwd`` leads through a symbolic link.
     :param env: added to this process's environment and the mark.
     :ivar mark: what the attempt's processes bear in :data:`MARK_VARIABLE`.
     :ivar calls: the names of the methods called, in order; ``emit`` with the event's type.
@@ -71,7 +72,9 @@ class RecordingContext:
         model: str | None = None,
         provider: str = "runner",
         env: Mapping[str, str] | None = None,
+        is_cwd_resolved: bool = False,
     ) -> None:
+        self.is_cwd_resolved = is_cwd_resolved
         self.mark = uuid.uuid4().hex
         self.prompt = prompt
         self.thread = thread

@@ -18,7 +18,6 @@ def is_thread_id(text: str) -> bool:
 def exec_argv(
     program: str,
     *,
-    cwd: str,
     extra_args: Sequence[str] = (),
     profile: str | None = None,
     config: Mapping[str, Any] | None = None,
@@ -26,12 +25,14 @@ def exec_argv(
     model: str | None = None,
     resume: str | None = None,
 ) -> tuple[str, ...]:
-    """Return the arguments that run one turn with the prompt on stdin.
+    """Return the arguments that run one turn, with the prompt on stdin, where codex is started.
 
     The prompt goes by stdin and never stands here: an argument ends at 131,071 bytes, everyone on
     the machine can read it, and one that is ``resume`` or begins with ``-`` means something else.
     Codex 0.169 takes ``-C`` and ``-s`` before ``resume`` only, and without ``--disable
-    unbounded_connection_retries`` it waits for ever for a model server that cannot be reached.
+    unbounded_connection_retries`` it waits for ever for a model server that cannot be reached. The
+    directory is ``.``, the one the process is in: a path would be resolved once more, when it may
+    lead elsewhere; and left out, it would be what ``extra_args`` say.
 
     :param extra_args: what the user wants said before the subcommand.
     :param config: overrides of codex's configuration, by dotted key.
@@ -44,7 +45,7 @@ def exec_argv(
     for key, value in (config or {}).items():
         argv += ["-c", f"{key}={toml_value(value)}"]
     argv += ["exec", "--json", "--skip-git-repo-check"]
-    argv += ["--disable", "unbounded_connection_retries", "-C", cwd]
+    argv += ["--disable", "unbounded_connection_retries", "-C", "."]
     if sandbox is not None:
         argv += ["-s", sandbox]
     if model is not None:

@@ -159,7 +159,6 @@ class CodexExecRunner(Guarded):
             tools, env = tools_config(url), past_proxies(env, url)
         argv = exec_argv(
             str(program),
-            cwd=context.session.cwd,
             extra_args=self.extra_args,
             profile=self.profile,
             config={**tools, **self.config},
@@ -175,6 +174,7 @@ class CodexExecRunner(Guarded):
         async with agent_process(
             argv,
             cwd=context.session.cwd,
+            is_cwd_resolved=context.is_cwd_resolved,
             env=env,
             stdin=_stdin(context.prompt),
             on_stdout=context.heard,

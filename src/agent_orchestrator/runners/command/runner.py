@@ -117,6 +117,7 @@ class CommandRunner(Guarded):
         async with agent_process(
             argv,
             cwd=context.session.cwd,
+            is_cwd_resolved=context.is_cwd_resolved,
             env=context.env,
             stdin=context.prompt.encode("utf-8", "replace") if self.prompt == "stdin" else b"",
             stop=((signal.Signals[f"SIG{self.stop_signal}"], self.stop_grace_s),),
