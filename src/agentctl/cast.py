@@ -4,7 +4,9 @@ from datetime import datetime
 
 from attrs import define, field
 
+from agentctl.diffstat import Diffstat
 from agentctl.phrases import Step
+from agentctl.times import between, duration
 
 
 @define
@@ -31,3 +33,9 @@ class Running:
     """The plan that was told last."""
     pieces: dict[str, list[str]] = field(factory=dict)
     """Messages that have come in part, by item."""
+    diffstat: Diffstat = field(factory=Diffstat)
+
+    def took(self, until: datetime) -> str:
+        """Return how long it was at work; empty where its start was not seen."""
+        taken = between(self.started_at, until)
+        return "" if taken is None else f" after {duration(taken.total_seconds())}"

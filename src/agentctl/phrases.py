@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Event
+from agentctl.diffstat import changes_of, is_done
 from agentctl.terminal import one_line
 from agentctl.times import counted
 
@@ -109,19 +110,10 @@ def sentence(event: Event) -> str:
     return f"{event.event_type} {inline_json(data)}"
 
 
-_VERBS: Final = {"add": "added", "update": "changed", "delete": "deleted"}
-
-
 def file_changes(data: Mapping[str, Any]) -> list[str]:
-    """Return a line for each file that was changed."""
-    status = data.get("status")
-    failed = f"  ({status})" if status not in (None, "completed") else ""
-    lines = [
-        f"{_VERBS.get(str(change.get('kind')), 'changed')} {one_line(str(change.get('path')))}"
-        for change in data.get("changes") or ()
-        if isinstance(change, Mapping)
-    ]
-    first, *rest = lines or ["changed files"]
+    """Return a line for each file that was changed, with its lines where they are known."""
+    failed = "" if is_done(data) else f"  ({data.get('status')})"
+    first, *rest = [str(change) for change in changes_of(data)] or ["changed files"]
     return [first + failed, *rest]
 
 

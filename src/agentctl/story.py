@@ -8,6 +8,7 @@ from typing import Final
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Event
 from agentctl.cast import Child, Running
+from agentctl.diffstat import changes_of, is_done
 from agentctl.phrases import (
     RUN_ENDS,
     author,
@@ -26,7 +27,7 @@ from agentctl.phrases import (
 )
 from agentctl.questions import asked, passed_on, resolved
 from agentctl.terminal import Look, clean, one_line, truncated, width, wrapped
-from agentctl.times import between, counted, duration, local
+from agentctl.times import counted, duration, local
 
 _ACTOR_COLUMNS: Final = 9
 _TEXT_COLUMN: Final = 8 + 2 + _ACTOR_COLUMNS + 2 + 2
@@ -314,12 +315,20 @@ class Story:
         return [f"{more} {counted(hidden, 'line')} before", *kept] if hidden > 1 else kept
 
     def _files(self, event: Event, run: Running) -> list[str]:
-        failed = event.data.get("status") not in (None, "completed")
-        symbol = self._look.symbol("✎", "%")
+        done = is_done(event.data)
+        if done:
+            run.diffstat.note(changes_of(event.data))
         return self._lines(
-            event, run.provider, "\n".join(file_changes(event.data)), symbol=symbol,
-            mark=("red",) if failed else ("magenta",),
+            event, run.provider, "\n".join(file_changes(event.data)),
+            symbol=self._look.symbol("✎", "%"), mark=("magenta",) if done else ("red",),
         )  # fmt: skip
+
+    def _changed(self, event: Event, run: Running) -> list[str]:
+        """Return what a run changed in all, where it was followed from its start."""
+        if run.started_at is None or not (text := str(run.diffstat)):
+            return []
+        symbol = self._look.symbol("✎", "%")
+        return self._lines(event, run.provider, text, symbol=symbol, mark=("magenta",))
 
     def _plan(self, event: Event, run: Running) -> list[str]:
         steps = plan_steps(event.data)
@@ -336,12 +345,13 @@ class Story:
         )  # fmt: skip
 
     def _completed(self, event: Event, run: Running) -> list[str]:
-        parts = ["completed" + _took(run, event), *usage_parts(part(event.data, "usage"))]
+        parts = ["completed" + run.took(event.created_at), *usage_parts(part(event.data, "usage"))]
         lines = self._unfinished(event, run)
         result = part(event.data, "result").get("text")
         if result and str(result) not in (*run.messages[-1:], "\n".join(run.messages)):
             lines += self._lines(event, run.provider, str(result))
         symbol = self._look.symbol("✓", "+")
+        lines += self._changed(event, run)
         return lines + self._lines(
             event, run.provider, self._joined(parts), symbol=symbol,
             mark=("green", "bold"), styles=("green",),
@@ -349,18 +359,16 @@ class Story:
 
     def _failed(self, event: Event, run: Running) -> list[str]:
         error = part(event.data, "error")
-        text = (
-            f"failed{_took(run, event)}: {error.get('code', 'unknown')}: {error.get('message', '')}"
-        )
-        return self._unfinished(event, run) + self._lines(
+        text = f"failed{run.took(event.created_at)}: {error.get('code', 'unknown')}: {error.get('message', '')}"
+        return self._unfinished(event, run) + self._changed(event, run) + self._lines(
             event, run.provider, text, symbol=self._look.symbol("✗", "x"),
             mark=("red", "bold"), styles=("red",),
         )  # fmt: skip
 
     def _canceled(self, event: Event, run: Running) -> list[str]:
         reason = event.data.get("reason")
-        text = f"canceled{_took(run, event)}" + (f": {reason}" if reason else "")
-        return self._unfinished(event, run) + self._lines(
+        text = f"canceled{run.took(event.created_at)}" + (f": {reason}" if reason else "")
+        return self._unfinished(event, run) + self._changed(event, run) + self._lines(
             event, run.provider, text, symbol=self._look.symbol("■", "x"), mark=("yellow",),
             styles=("yellow",),
         )  # fmt: skip
@@ -388,8 +396,3 @@ _OUTCOMES: Final[dict[str, tuple[tuple[str, str], str]]] = {
     "failed": (("✗", "x"), "red"),
     "canceled": (("■", "x"), "yellow"),
 }
-
-
-def _took(run: Running, event: Event) -> str:
-    taken = between(run.started_at, event.created_at)
-    return f" after {duration(taken.total_seconds())}" if taken is not None else ""

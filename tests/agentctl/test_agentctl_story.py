@@ -84,6 +84,7 @@ TOLD = """\
 09:30:14  codex      · todo {"a": 1}
 09:30:16  codex        Done:
                        - fixed
+09:30:17  codex      ✎ 2 files: 1 added, 1 changed
 09:30:17  codex      ✓ completed after 13.0 s · 1,200 tokens in (1,000 cached), 34 out
 """
 
@@ -357,3 +358,70 @@ def test_the_end_of_a_run() -> None:
     (event,) = events(("run.failed", {}))
     assert ends_run(event, "run_1")
     assert not ends_run(event, "run_2")
+
+
+STARTED = ("run.started", {"provider": "codex", "worker_id": "d/worker-1", "attempt": 1})
+UPDATE = (
+    "--- a/a.py\n+++ b/a.py\n@@ -1,3 +1,4 @@ def f():\n one\n--- two\n+2\n+two and a half\n three\n"
+    "@@ -9 +10 @@\n-nine\n\\ No newline at end of file\n+9\n\nMoved to: b.py\n"
+)
+
+
+def changed(*changes: tuple[str, str, str | None], status: str = "completed") -> Any:
+    made = [
+        {"path": path, "kind": kind} | ({} if diff is None else {"diff": diff})
+        for path, kind, diff in changes
+    ]
+    return ("file.changed", {"tool_id": "t", "status": status, "changes": made})
+
+
+def test_changed_lines_are_counted_as_they_come_and_at_the_end() -> None:
+    told = tell(
+        STARTED,
+        changed(("a.py", "update", UPDATE), ("new.md", "add", "- x\n@@\nno line end")),
+        changed(("old.md", "delete", "+gone\n"), ("empty", "add", "")),
+        ("run.failed", {"error": {"code": "backend_failed", "message": "lost"}}),
+    )
+    assert told == (
+        "09:30:01  codex      · started by worker-1\n"
+        "09:30:02  codex      ✎ changed a.py  +3 -2\n"
+        "                       added new.md  +3 -0\n"
+        "09:30:03  codex      ✎ deleted old.md  +0 -1\n"
+        "                       added empty  +0 -0\n"
+        "09:30:04  codex      ✎ 4 files: 2 added, 1 changed, 1 deleted, +6 -3\n"
+        "09:30:04  codex      ✗ failed after 3.0 s: backend_failed: lost\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "summary"),
+    [
+        ([("a", "add", "1\n"), ("a", "update", "@@ -1 +1 @@\n-1\n+2\n")], "1 file added, +2 -1"),
+        ([("a", "add", "1\n"), ("a", "delete", "1\n")], None),
+        ([("a", "delete", "1\n"), ("a", "add", "2\n")], "1 file changed, +1 -1"),
+        ([("a", "add", None), ("a", "delete", None), ("a", "add", None)], "1 file added"),
+        # Part of the lines would pass for all of them.
+        ([("a", "update", None), ("b", "update", UPDATE)], "2 files changed"),
+        ([("a", "update", "nothing that is a diff")], "1 file changed"),
+        ([("a", "strange", None)], "1 file changed"),
+    ],
+)
+def test_a_file_counts_once_in_all(
+    changes: list[tuple[str, str, str | None]], summary: str | None
+) -> None:
+    told = tell(STARTED, *(changed(change) for change in changes), ("run.canceled", {}))
+    before_end = told.splitlines()[-2]
+    if summary is None:
+        assert "deleted a" in before_end
+    else:
+        assert before_end.endswith(f"✎ {summary}")
+
+
+def test_what_was_not_changed_or_not_seen_is_not_counted() -> None:
+    refused = tell(
+        STARTED, changed(("a", "add", "1\n"), status="failed"), ("run.completed", {"result": {}})
+    )
+    assert "added a  +1 -0  (failed)" in refused
+    assert "1 file" not in refused
+    # Where the log is told from its middle, the changes before it are not known.
+    assert "1 file" not in tell(changed(("a", "add", "1\n")), ("run.completed", {"result": {}}))

@@ -13,7 +13,8 @@ agent.reasoning        text, [item_id]
 tool.started           tool_id, kind, name, input {…}
 tool.output            tool_id, text: a piece of what the tool printed
 tool.completed         tool_id, kind, name, input {…}, status, output, [exit_code], [error], [result]
-file.changed           tool_id, status, changes [{path, kind: add|update|delete, [diff]}]
+file.changed           tool_id, status, changes [{path, kind: add|update|delete, [diff]}]; diff: of an
+                       update a unified diff, of a file added or deleted its text
 plan.updated           steps [{text, status: pending|in_progress|completed}]
 usage.updated          input_tokens, cached_input_tokens, output_tokens, cost_usd: of this run
 run.error              message, [code], [item_id]: a problem that did not by itself end the run

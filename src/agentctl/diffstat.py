@@ -1,0 +1,145 @@
+"""How many files and lines a run changed, as far as its events say. Pure."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from attrs import frozen
+
+from agentctl.terminal import one_line
+from agentctl.times import counted
+
+_HUNK: Final = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
+_VERBS: Final = {"add": "added", "update": "changed", "delete": "deleted"}
+
+
+@frozen
+class Lines:
+    """How many lines were added and removed."""
+
+    added: int = 0
+    removed: int = 0
+
+    def __add__(self, more: "Lines") -> "Lines":
+        return Lines(self.added + more.added, self.removed + more.removed)
+
+    def __str__(self) -> str:
+        return f"+{self.added:,} -{self.removed:,}"
+
+
+@frozen
+class Change:
+    """What became of one file."""
+
+    path: str
+    kind: str
+    lines: Lines | None
+    """None where it is not told, as by ``codex exec``, whose changes are a path and a kind."""
+
+    @property
+    def verb(self) -> str:
+        return _VERBS.get(self.kind, "changed")
+
+    def __str__(self) -> str:
+        text = f"{self.verb} {self.path}"
+        return text if self.lines is None else f"{text}  {self.lines}"
+
+
+def changes_of(data: Mapping[str, Any]) -> list[Change]:
+    """Return the changes a ``file.changed`` tells of."""
+    return [
+        Change(
+            one_line(str(change.get("path"))), kind := str(change.get("kind")), _lines(kind, change)
+        )
+        for change in data.get("changes") or ()
+        if isinstance(change, Mapping)
+    ]
+
+
+def is_done(data: Mapping[str, Any]) -> bool:
+    """Tell whether a ``file.changed`` tells of changes that were made."""
+    return data.get("status") in (None, "completed")
+
+
+def _lines(kind: str, change: Mapping[str, Any]) -> Lines | None:
+    """Count the lines of a change (codex 0.169: of a file added or deleted, ``diff`` is its text)."""
+    diff = change.get("diff")
+    if not isinstance(diff, str):
+        return None
+    if kind in ("add", "delete"):
+        lines = diff.count("\n") + (not diff.endswith("\n") and diff != "")
+        return Lines(added=lines) if kind == "add" else Lines(removed=lines)
+    return _counted(iter(diff.split("\n")))
+
+
+def _counted(diff: Iterator[str]) -> Lines | None:
+    """Count the lines of a unified diff; None where it has no hunk.
+
+    What its headers announce says where a hunk ends: a removed line may begin with ``--``.
+    """
+    added = removed = old = new = 0
+    found = False
+    for line in diff:
+        if old <= 0 and new <= 0:
+            if header := _HUNK.match(line):
+                found = True
+                old, new = (1 if size is None else int(size) for size in header.groups())
+            continue
+        mark = line[:1]
+        if mark == "\\":  # "No newline at end of file"
+            continue
+        added += mark == "+"
+        removed += mark == "-"
+        old -= mark != "+"
+        new -= mark != "-"
+    return Lines(added, removed) if found else None
+
+
+class Diffstat:
+    """What a run changed in all: each file once, by what became of it."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, Change] = {}
+
+    def note(self, changes: Iterable[Change]) -> None:
+        """Take up changes that were made."""
+        for change in changes:
+            before = self._files.get(change.path)
+            if before is None:
+                self._files[change.path] = change
+                continue
+            kind = _NET.get((before.kind, change.kind), change.kind)
+            known = before.lines is not None and change.lines is not None
+            lines = before.lines + change.lines if known else None  # type: ignore[operator]
+            self._files[change.path] = Change(change.path, kind, lines)
+
+    def __str__(self) -> str:
+        """Return it in words; empty where nothing was changed.
+
+        Lines are told where they are known of every file: part of them would pass for all.
+        """
+        files = [change for change in self._files.values() if change.kind != _GONE]
+        if not files:
+            return ""
+        verbs = [change.verb for change in files]
+        kinds = [(verbs.count(verb), verb) for verb in _VERBS.values() if verb in verbs]
+        text = counted(len(files), "file")
+        if len(kinds) == 1:
+            text += f" {verbs[0]}"
+        else:
+            text += ": " + ", ".join(f"{number} {verb}" for number, verb in kinds)
+        lines = [change.lines for change in files if change.lines is not None]
+        return f"{text}, {sum(lines, Lines())}" if len(lines) == len(files) else text
+
+
+_GONE: Final = "gone"
+"""Of a file the run made and deleted again."""
+
+_NET: Final = {
+    ("add", "update"): "add",
+    ("add", "delete"): _GONE,
+    (_GONE, "add"): "add",
+    (_GONE, "update"): "add",
+    ("delete", "add"): "update",
+}
+"""What two changes of a file come to, where it is not the second of them."""
