@@ -23,6 +23,7 @@ from agent_orchestrator.remote import connect
 from agent_orchestrator.wire.codec import command
 from agentctl.failures import Failure, refused, unreachable, usage
 from agentctl.output import Output
+from agentctl.progress import waiting
 from agentctl.settings import Settings
 from agentctl.times import duration
 
@@ -91,7 +92,8 @@ class Connection:
         if operation.is_mutation and getattr(request, "idempotency_key", "takes none") is None:
             key = secrets.token_hex(16)
             request = cast("Req", evolve(cast("Any", request), idempotency_key=key))
-        return await self._persistently(lambda: self._transport.call(operation, request))
+        with waiting(self._output, "waiting for agentd"):
+            return await self._persistently(lambda: self._transport.call(operation, request))
 
     def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
         """Open a stream."""

@@ -50,6 +50,7 @@ def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
     """
     call = Call.current()
     from agentctl import starting
+    from agentctl.progress import waiting
 
     if not call.settings.is_local:
         raise Failure(
@@ -62,7 +63,8 @@ def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
         line = f"agentd runs already at {call.settings.url}, pid {status.pid}"
         call.output.answer(answer, lambda _: [line])
         return
-    started = starting.start(call.settings, options, timeout_s if wait else None)
+    with waiting(call.output, "agentd is starting"):
+        started = starting.start(call.settings, options, timeout_s if wait else None)
     url = started.url or call.settings.url
     answer = {"url": url, "pid": started.pid, "log": started.log, "already_running": False}
 
@@ -112,12 +114,14 @@ def stop(*, wait: bool, now: bool, timeout_s: float) -> None:
     """
     call = Call.current()
     from agentctl import starting
+    from agentctl.progress import waiting
 
     status = _status(call)
     process = starting.process_of(status)
     database = starting.directory_of(process) / (status.store.path or "")
     starting.terminate(process, now=now)
-    stopped = wait and starting.await_end(process, timeout_s)
+    with waiting(call.output, "agentd is stopping"):
+        stopped = wait and starting.await_end(process, timeout_s)
     report = starting.stop_report(database, status.pid, status.started_at) if stopped else None
     running = status.queue_counts.running_count
     answer = {"pid": status.pid, "stopped": stopped, "running_count": running, "drain": report}

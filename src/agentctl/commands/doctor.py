@@ -80,8 +80,10 @@ def _looked_at(call: Call, options: tuple[str, ...]) -> Any:
     from agent_orchestrator.operations import Examination, Finding
     from agent_orchestrator.wire import codec, strict_json
     from agentctl import starting
+    from agentctl.progress import waiting
 
-    text = starting.examine(call.settings, options)
+    with waiting(call.output, "agentd looks around"):
+        text = starting.examine(call.settings, options)
     told = codec.from_plain(Examination, strict_json.loads(text.encode()))
     absent = Finding(
         "note", "agentd", f"does not run at {call.settings.url}", "agentctl daemon start"

@@ -1,0 +1,67 @@
+"""A line for whoever waits at a terminal: it comes after a second and is wiped when done."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from agentctl.output import Output
+from agentctl.terminal import put, truncated
+from agentctl.times import elapsed
+
+_EVERY_S: Final = 1.0
+"""How long nothing is shown, and how often it is drawn anew then."""
+
+
+@contextmanager
+def waiting(output: Output, what: str) -> Iterator[None]:
+    """Show what is waited for inside this scope, where a person watches and nothing else says so.
+
+    A thread draws it, since some of what takes long blocks this one; it asks nobody anything.
+    """
+    taken = output.before_note is not None or output.announcer is not None
+    if not output.interactive or taken or os.environ.get("TERM") == "dumb":
+        yield
+        return
+    line = _Line(output, what)
+    output.before_note = line.wipe
+    thread = threading.Thread(target=line.draw, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        output.before_note = None
+        line.done.set()
+        thread.join()
+        line.wipe()
+
+
+class _Line:
+    def __init__(self, output: Output, what: str) -> None:
+        self._look = output.error_look
+        self._what = what
+        self._drawn = False
+        self._drawing = threading.Lock()
+        self.done = threading.Event()
+
+    def draw(self) -> None:
+        started = time.monotonic()
+        more = self._look.symbol("…", "...")
+        while not self.done.wait(_EVERY_S):
+            text = f"{more} {self._what} ({elapsed(time.monotonic() - started)})"
+            text = truncated(text, (self._look.columns or 80) - 1, ellipsis=more)
+            with self._drawing:
+                self._drawn = True
+                try:
+                    put(sys.stderr, f"\r{self._look.paint(text, 'dim')}\x1b[K")
+                except BrokenPipeError:  # nobody looks any more, which the caller meets, too
+                    return
+
+    def wipe(self) -> None:
+        with self._drawing:
+            if self._drawn:
+                put(sys.stderr, "\r\x1b[K")
+                self._drawn = False
