@@ -2,38 +2,25 @@
 
 import heapq
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
 
 import anyio
 import anyio.abc
-from attrs import define, field, frozen
+from attrs import define, field
 
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.lifecycle import is_terminal
 from agent_orchestrator.domain.tokens import RUN_TOKEN_PREFIX, new_token, token_hash
 from agent_orchestrator.engine import ledger
-from agent_orchestrator.engine.core import Change, Core
+from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.worker import Assignment, Live, execute, give_up
-from agent_orchestrator.ports import Store, Transaction
+from agent_orchestrator.ports import Transaction
 
 logger = logging.getLogger("agent_orchestrator.pool")
 
-T = TypeVar("T")
-
 TAKE_RETRY_S = 1.0
 """Pause after the store could not hand out a run."""
-
-
-@frozen
-class _Seat:
-    """What a worker is about to begin with."""
-
-    number: int
-    worker: str
-    token: str | None = field(repr=False)
-    """By which its agent may act as the run."""
 
 
 @define
@@ -49,14 +36,6 @@ class Pool:
     _highest: int = 0
     _numbers: dict[str, int] = field(factory=dict)
     """Of the workers, by the run each executes."""
-    _promised: int = 0
-    """Workers for whom a run may be on its way through the store."""
-    _kept: anyio.Event = field(factory=anyio.Event)
-    """Set when a promise was kept, or came to nothing."""
-    _is_short: bool = False
-    """Whether a run was looked for in vain as no worker was free."""
-    _tasks: anyio.abc.TaskGroup | None = None
-    """Where workers are started, while they may be."""
     _stopping: bool = False
     _stopped: anyio.Event = field(factory=anyio.Event)
     _ended: anyio.Event = field(factory=anyio.Event)
@@ -87,18 +66,14 @@ class Pool:
     def _free(self) -> int:
         """How many more runs may be executed: one that stands still takes no worker."""
         busy = sum(not live.stands_still for live in self.live.values())
-        return max(0, self.core.config.max_concurrency - busy - self._promised)
+        return max(0, self.core.config.max_concurrency - busy)
 
-    def _seat(self) -> _Seat:
-        """Return the place of the worker with the smallest number that none has."""
+    def _take_number(self) -> int:
+        """Return the smallest number no worker has."""
         if self._spare:
-            number = heapq.heappop(self._spare)
-        else:
-            self._highest += 1
-            number = self._highest
-        # Without an address to use it at, an agent needs no token.
-        token = new_token(RUN_TOKEN_PREFIX) if self.core.config.url is not None else None
-        return _Seat(number, f"{self.core.instance}/worker-{number}", token)
+            return heapq.heappop(self._spare)
+        self._highest += 1
+        return self._highest
 
     async def stop_taking(self) -> None:
         """Take no further run; those under way go on. Returns when none is about to be taken."""
@@ -120,112 +95,66 @@ class Pool:
 
     async def work(self, tasks: anyio.abc.TaskGroup) -> None:
         """Take runs and start workers on them until :meth:`stop_taking`."""
-        self._tasks = tasks
         try:
             with self.core.bells.take(ledger.QUEUE_TOPIC) as bell:
                 while not self._stopping:
                     bell.hush()
                     free = self._free
-                    self._is_short = not free
                     try:
-                        taken = await self._take(free) if free else 0
+                        taken = await self._take(free) if free else []
                     except Unavailable as error:
                         logger.warning("no run can be taken now, trying again: %s", error)
                         with anyio.move_on_after(TAKE_RETRY_S):
                             await bell.wait()
                         continue
-                    if not taken or taken < free:
+                    for live in taken:
+                        for observer in self.core.config.observers:
+                            observer.started(live.run, live.assignment.session)
+                        tasks.start_soon(self._run, live)
+                    if not taken or len(taken) < free:
                         await bell.wait()
-                while self._promised:
-                    await self._kept.wait()
         finally:
-            self._tasks = None
             self._stopped.set()
 
-    async def _take(self, free: int) -> int:
-        """Take as many runs as there are, and seats free; return how many."""
-
-        def change(tx: Transaction, seats: Sequence[_Seat]) -> tuple[int, list[Assignment]]:
-            taken, _ = self._hand_out(tx, seats)
-            return len(taken), taken
-
-        return await self._seated(self.core.store, change, free, reserve=False)
-
-    async def transact(self, store: Store, change: Change[T], *, reserve: bool) -> T:
-        """Make a change; a run it queues is handed to a worker in the same commit where one is free.
-
-        Otherwise an agent would start one commit, and its wait for the disk, later.
-        """
-        if self._tasks is None or self._stopping or not self._free:
-            return await store.transact(change, reserve=reserve)
-
-        def both(tx: Transaction, seats: Sequence[_Seat]) -> tuple[T, list[Assignment]]:
-            answer = change(tx)
-            if not tx.unring(ledger.QUEUE_TOPIC):
-                return answer, []
-            taken, is_more = self._hand_out(tx, seats)
-            if is_more:
-                tx.ring(ledger.QUEUE_TOPIC)
-            return answer, taken
-
-        return await self._seated(store, both, 1, reserve=reserve)
-
-    def _hand_out(self, tx: Transaction, seats: Sequence[_Seat]) -> tuple[list[Assignment], bool]:
-        """Start queued runs on workers; tell also whether there may be more of them."""
-        if self._stopping:
-            return [], True
-        # A run that has moved on from an attempt here is not taken before that has ended. (Read by the
-        # writer's thread, in one step of the interpreter.)
+    async def _take(self, free: int) -> list[Live]:
+        numbers = [self._take_number() for _ in range(free)]
+        workers = [f"{self.core.instance}/worker-{number}" for number in numbers]
+        # Without an address to use it at, an agent needs no token.
+        tokens = [
+            new_token(RUN_TOKEN_PREFIX) if self.core.config.url is not None else None
+            for _ in workers
+        ]
+        # A run that has moved on from an attempt here is not taken before that has ended.
         ending = frozenset(self.live)
-        found = tx.next_runs(len(seats) + len(ending) + 1)
-        runs = [run for run in found if run.id not in ending]
-        taken = []
-        for seat, run in zip(seats, runs, strict=False):
-            kept = seat.token and token_hash(seat.token)
-            started = ledger.start(tx, run, seat.worker, self.core.now(), token_hash=kept)
-            session = tx.session(run.session_id)
-            assert session is not None
-            taken.append(Assignment(started, session, tx.run_messages(run.id), seat.token))
-        return taken, len(runs) > len(taken)
 
-    async def _seated(
-        self,
-        store: Store,
-        change: Callable[[Transaction, Sequence[_Seat]], tuple[T, list[Assignment]]],
-        count: int,
-        *,
-        reserve: bool,
-    ) -> T:
-        """Make a change that hands runs to so many workers, who then begin."""
-        tasks = self._tasks
-        assert tasks is not None
-        seats = [self._seat() for _ in range(count)]
-        self._promised += count
+        def change(tx: Transaction) -> list[Assignment]:
+            if self._stopping:
+                return []
+            taken = []
+            found = tx.next_runs(free + len(ending))
+            runs = [run for run in found if run.id not in ending]
+            for worker, token, run in zip(workers, tokens, runs, strict=False):
+                kept = token and token_hash(token)
+                started = ledger.start(tx, run, worker, self.core.now(), token_hash=kept)
+                session = tx.session(run.session_id)
+                assert session is not None
+                taken.append(Assignment(started, session, tx.run_messages(run.id), token))
+            return taken
+
+        # Shielded: a run that the store says is running must have a worker.
         taken: list[Live] = []
         try:
-            # Shielded: a run that the store says is running must have a worker.
             with anyio.CancelScope(shield=True):
-                answer, assignments = await store.transact(
-                    lambda tx: change(tx, seats), reserve=reserve
-                )
+                assignments = await self.core.store.transact(change)
             taken = list(map(Live, assignments))
         finally:
-            self._promised -= count
             self._numbers |= {
-                live.run.id: seat.number for live, seat in zip(taken, seats, strict=False)
+                live.run.id: number for live, number in zip(taken, numbers, strict=False)
             }
-            for seat in seats[len(taken) :]:
-                heapq.heappush(self._spare, seat.number)
-            if self._is_short and len(taken) < count:
-                self.core.bells.ring([ledger.QUEUE_TOPIC])
-            self._kept.set()
-            self._kept = anyio.Event()
-        for live in taken:
-            self.live[live.run.id] = live
-            for observer in self.core.config.observers:
-                observer.started(live.run, live.assignment.session)
-            tasks.start_soon(self._run, live)
-        return answer
+            for number in numbers[len(taken) :]:
+                heapq.heappush(self._spare, number)
+        self.live |= {live.run.id: live for live in taken}
+        return taken
 
     async def _run(self, live: Live) -> None:
         try:
