@@ -46,13 +46,13 @@ def check_store(db: Path, one: Daemon, traffic: Traffic, outcome: Outcome) -> No
     copy = copied(db, one.directory / "copy")
     if not copy.exists() or not copy.stat().st_size:
         if traffic.acks or traffic.sessions:
-            outcome.fault("lost", "there is no database", len(traffic.acks))
+            outcome.fault("lost", "there is no database", max(1, len(traffic.acks)))
         return
     connection = apsw.Connection(str(copy), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
         if not connection.pragma("user_version"):
             if traffic.acks or traffic.sessions:
-                outcome.fault("lost", "the database is empty", len(traffic.acks))
+                outcome.fault("lost", "the database is empty", max(1, len(traffic.acks)))
             return
         check_contents(connection, one, traffic, outcome)
     finally:

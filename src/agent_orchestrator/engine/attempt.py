@@ -193,9 +193,9 @@ class Recorder:
         """Wait until something is due."""
         while not self._closed:
             self._work = anyio.Event()
-            if (wait := self._due - anyio.current_time()) <= 0:
+            if self._due <= anyio.current_time():
                 return
-            with anyio.move_on_after(wait):
+            with anyio.CancelScope(deadline=self._due):
                 await self._work.wait()
 
     async def write(self) -> None:

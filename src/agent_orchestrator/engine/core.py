@@ -64,8 +64,8 @@ class Patience:
 
     async def over(self) -> None:
         """Return when it has ended."""
-        while (left := self.ends_at - anyio.current_time()) > 0:
-            with anyio.move_on_after(left):
+        while self.ends_at > anyio.current_time():
+            with anyio.CancelScope(deadline=self.ends_at):
                 await self._sooner.wait()
 
 
