@@ -53,7 +53,7 @@ def on_terminal(ctl: Ctl, *arguments: str, rows: int, **env: str) -> str:
 def test_long_answers_are_paged_and_short_ones_are_not(ctl: Ctl, pager: Path) -> None:
     for _ in range(12):
         assert ctl("session", "create").code == 0
-    long = on_terminal(ctl, "session", "list", rows=10, PAGER=str(pager))
+    long = on_terminal(ctl, "session", "list", "--limit", "1000", rows=10, PAGER=str(pager))
     assert "paged " in long
     assert "less=FRX" in long
     assert "ses_" not in long
@@ -70,7 +70,7 @@ def test_who_wants_no_pager_gets_none(ctl: Ctl, pager: Path) -> None:
         {"AGENTCTL_PAGER": "'"},
     ):  # fmt: skip
         given = {"PAGER": str(pager)} | wish
-        shown = on_terminal(ctl, "session", "list", rows=10, **given)
+        shown = on_terminal(ctl, "session", "list", "--limit", "1000", rows=10, **given)
         assert "paged" not in shown, wish
     # A pipe is no person.
     assert "ses_" in ctl("session", "list", PAGER=str(pager)).out

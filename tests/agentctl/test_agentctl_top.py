@@ -193,8 +193,8 @@ def test_it_outlives_a_restart(crew: Daemon) -> None:
         terminal.shows("connection lost")
         crew.start()
         terminal.shows("connected again")
-        begin(crew.ctl, "busy", "x", "after the restart")
-        terminal.shows("after the restart")
+        begin(crew.ctl, "busy", "x", "back again")
+        terminal.shows("back again")
 
 
 @pytest.mark.parametrize("ending", ["q", "interrupt"])
