@@ -14,11 +14,12 @@ from typing import Any, Final
 
 import anyio
 import httpx
-from attrs import define, field
+from attrs import define, field, frozen
 from serving import serving
 from websockets.asyncio.client import connect
 
 from agent_orchestrator.operations import OPERATIONS
+from agent_orchestrator.ports import RunContext
 
 _WIDTH: Final = 112
 _FULL: Final = ("create_session", "send_message", "get_request", "list_events", "create_token")
@@ -166,16 +167,33 @@ async def hold(conversation: Conversation) -> None:
     await call("list_audit", limit=1)
 
 
+@frozen
+class Said:
+    """All that was said.
+
+    :param calls: by operation.
+    :param stream: how a stream begins.
+    :param others: by ``METHOD /path``, the text of the calls that are no operations.
+    """
+
+    calls: Mapping[str, list[Exchange]]
+    stream: str
+    others: Mapping[str, str]
+
+
 @cache
-def _said() -> tuple[Mapping[str, list[Exchange]], str]:
-    async def main(directory: Path) -> tuple[dict[str, list[Exchange]], str]:
+def said() -> Said:
+    """Hold the conversation, once."""
+
+    async def main(directory: Path) -> Said:
+        agent = Agent()
         with anyio.fail_after(60):
-            async with serving(directory, tokens=(_TOKEN,)) as server:
+            async with serving(directory, tokens=(_TOKEN,), agents={"forever": agent}) as server:
                 call = Conversation(server.client, directory)
                 await hold(call)
                 session = call.found["get_session"][0].answer["session"]
                 start = await beginning(call, call.known_as(session["id"]), session["last_seq"] - 1)
-                return call.found, start
+                return Said(call.found, start, await others(call, agent))
 
     with tempfile.TemporaryDirectory() as place:
         return anyio.run(main, Path(place).resolve())
@@ -199,9 +217,73 @@ async def beginning(call: Conversation, session_id: str, cursor: int) -> str:
     return call.plain("\n\n".join(said))
 
 
-def exchanges() -> Mapping[str, list[Exchange]]:
-    """Return examples of all calls, by operation."""
-    return _said()[0]
+@define
+class Agent:
+    """An agent that tells who it is and stands still until it is let go."""
+
+    token: str = ""
+    came: anyio.Event = field(factory=anyio.Event)
+    left: anyio.Event = field(factory=anyio.Event)
+
+    async def __call__(self, context: RunContext) -> str:
+        self.token = context.env["AGENTCTL_AUTH_TOKEN"]
+        self.came.set()
+        await self.left.wait()
+        return "done"
+
+
+async def others(call: Conversation, agent: Agent) -> Mapping[str, str]:
+    """Make the calls that are no operations; return them as the page shows them."""
+    texts = {}
+    for path in ("/health", "/metrics", "/openapi.json"):
+        answer = await call.http.get(path)
+        assert answer.status_code == 200
+        if path == "/health":
+            body = "\n".join(_wrapped(json.dumps(answer.json())))
+        elif path == "/metrics":
+            lines = answer.text.splitlines()
+            first = next(
+                n for n, line in enumerate(lines) if line.startswith("# HELP agentd_queue")
+            )
+            body = "\n".join([*lines[first : first + 8], "…"])
+        else:
+            described = answer.json()
+            paths = {"/health": {"get": {"operationId": "health", "…": None}}, "…": None}
+            assert described["paths"]["/health"]["get"]["operationId"] == "health"
+            shown = json.dumps({"openapi": described["openapi"], "paths": paths, "…": None})
+            body = json.dumps(json.loads(shown), ensure_ascii=False).replace('"…": null', "…")
+        kind = answer.headers["Content-Type"]
+        texts[f"GET {path}"] = _plainly(call, f"GET {path}", f"200 {kind}", body)
+
+    made = (await call("create_session", provider="forever"))["session"]["id"]
+    run = (await call("send_message", session_id=made, text="work"))["run"]["id"]
+    await agent.came.wait()
+    headers = {"Accept": "application/json, text/event-stream"}
+    list_tool = {"name": "session_list", "arguments": {}}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": list_tool}
+    bearer = headers | {"Authorization": f"Bearer {agent.token}"}
+    answer = await call.http.post("/mcp", json=message, headers=bearer)
+    refused = await call.http.post("/mcp", json=message, headers=headers)
+    agent.left.set()
+    await call("wait_run", run_id=run, timeout_s=30)
+    told = "\n".join(_wrapped(json.dumps(answer.json(), ensure_ascii=False)))
+    error = refused.json()["error"]
+    text = _plainly(
+        call,
+        "POST /mcp\nAuthorization: Bearer art_…\nAccept: application/json, text/event-stream\n"
+        + json.dumps(message),
+        str(answer.status_code),
+        told,
+    )
+    text += (
+        f"\n\nWith a token that is no run's: {refused.status_code} `{error['code']}`,"
+        f" “{error['message']}”."
+    )
+    return texts | {"POST /mcp": text}
+
+
+def _plainly(call: Conversation, request: str, head: str, body: str) -> str:
+    return f"```text\n{request}\n\n{head}\n{call.plain(body)}\n```"
 
 
 def example(name: str) -> str:
@@ -209,7 +291,7 @@ def example(name: str) -> str:
 
     :raises LookupError: if it has none.
     """
-    done, *others = sorted(exchanges()[name], key=lambda one: one.status)
+    done, *others = sorted(said().calls[name], key=lambda one: one.status)
     assert done.status < 400, f"{name}: {done.answer}"
     lines = [done.request]
     if done.body not in (None, "{}"):
@@ -238,7 +320,7 @@ def _shortened(value: Any) -> Any:
 
 def stream() -> str:
     """Return the beginning of a stream, in both forms, as it comes over the wire."""
-    return f"```text\n{_said()[1]}\n```"
+    return f"```text\n{said().stream}\n```"
 
 
 def _wrapped(text: str) -> list[str]:

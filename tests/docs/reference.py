@@ -63,6 +63,44 @@ def calls() -> str:
     return "\n\n".join(parts)
 
 
+def others() -> str:
+    """Return a section for every call that is no operation."""
+    from exchanges import said, stream
+
+    known = {(one.method.lower(), one.path) for one in OPERATIONS}
+    parts = []
+    for path, methods in openapi_document("0")["paths"].items():
+        for method, described in methods.items():
+            if (method, path) in known:
+                continue
+            call = f"{method.upper()} {path}"
+            parts.append(f"### `{call}`\n\n{described['summary']}")
+            if text := described.get("description"):
+                parts.append(text)
+            statuses = [int(status) for status in described["responses"]]
+            done = " or ".join(str(status) for status in statuses if status < 400)
+            refusals = ", ".join(str(status) for status in statuses if status >= 400)
+            token = "Token: none" if described.get("security") == [{}] else _TOKENS[call]
+            parts.append(f"{token}. Answer: {done}. Refusals: {refusals}.")
+            rows = [
+                f"| `{one['name']}` | {one['in']} | {one['schema'].get('type')} | "
+                f"{one['description']} |"
+                for one in described.get("parameters", [])
+            ]
+            if rows:
+                parts.append(_table(["parameter", "in", "type", ""], rows))
+            parts.append(stream() if call == "GET /stream" else said().others[call])
+    return "\n\n".join(parts)
+
+
+_TOKENS = {
+    "GET /stream": "Scope: `read`",
+    "GET /openapi.json": "Token: any",
+    "GET /metrics": "Scope: `read`, not of a run",
+    "POST /mcp": "Token: a run's",
+}
+
+
 def _table(head: list[str], rows: list[str]) -> str:
     return "\n".join(
         [f"| {' | '.join(head)} |".replace("  ", " "), "|" + "---|" * len(head), *rows]
@@ -92,13 +130,6 @@ _KINDS = {
     dict: "object",
     list: "list",
 }
-
-
-def stream() -> str:
-    """Return the beginning of a stream of events."""
-    from exchanges import stream
-
-    return stream()
 
 
 def errors() -> str:
@@ -180,7 +211,7 @@ PAGES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
         "calls": calls,
         "errors": errors,
         "lifecycle": lifecycle,
-        "stream": stream,
+        "others": others,
         "tools": tools,
     },
     "v1-decisions.md": {"settings": settings, "providers": providers, "access": access},

@@ -133,7 +133,8 @@ def _stream(components: Components) -> dict[str, Any]:
             "As server-sent events each frame has `id` (the cursor), `event` (the event's type) "
             "and `data` (the event); comment lines are signs of life. After an upgrade to a "
             'WebSocket the frames are `{"type": "event", "cursor", "event"}`, '
-            '`{"type": "caught_up", "cursor"}`, `{"type": "ping"}` and `{"type": "error", "error"}`.'
+            '`{"type": "caught_up", "cursor"}`, `{"type": "ping"}`, '
+            '`{"type": "draining"}` and `{"type": "error", "error"}`.'
         ),
         "parameters": [
             {
