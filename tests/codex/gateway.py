@@ -33,16 +33,18 @@ class Gateway:
         self._stack = ExitStack()
         given = codex_env(home) | variables
         env = ", ".join(f"{name} = {json.dumps(value)}" for name, value in given.items())
-        (directory / "agentd.toml").write_text(
-            "[providers.codex]\n"
-            f"runner = {json.dumps(runner)}\n"
+        self._provider = (
             f"command = {json.dumps(codex)}\n"
             f"sandbox = {json.dumps(sandbox)}\n"
             f"env = {{ set = {{ {env} }} }}\n{settings}\n"
         )
-        self.start()
+        self.start(runner)
 
-    def start(self) -> None:
+    def start(self, runner: str | None = None) -> None:
+        """Start the daemon; with another runner, where one is given."""
+        if runner is not None:
+            config = f"[providers.codex]\nrunner = {json.dumps(runner)}\n{self._provider}"
+            (self._directory / "agentd.toml").write_text(config)
         self.daemon: Process = self._stack.enter_context(
             agentd(self._directory, "--config", "agentd.toml", "--db", "data.db", *self._arguments)
         )

@@ -10,7 +10,7 @@ import pytest
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.ports import Availability
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner, conversation
-from agent_orchestrator.runners.codex.appserver.runner import aged
+from agent_orchestrator.runners.codex.appserver.versions import aged
 from agent_orchestrator.testing.runners import RecordingContext
 
 pytestmark = pytest.mark.anyio

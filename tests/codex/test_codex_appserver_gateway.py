@@ -1,7 +1,7 @@
 """The app-server runner behind agentd: approvals, steering, interrupts, and a daemon that is killed."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -14,6 +14,8 @@ from agent_orchestrator import Client, RunStatus
 from agent_orchestrator.runners.codex.appserver.leftovers import processes_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.codex]
+
+Gateways = Callable[..., Gateway]
 
 
 @pytest.fixture
@@ -36,6 +38,12 @@ async def until(client: Client, session_id: str, event_type: str, after: int = 0
 def app_servers(daemon: int) -> list[psutil.Process]:
     children = psutil.Process(daemon).children(recursive=True)
     return [process for process in children if "app-server" in process.cmdline()]
+
+
+def files_with(directory: Path, what: bytes) -> list[Path]:
+    files = [path for path in directory.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert files
+    return [path for path in files if what in path.read_bytes()]
 
 
 async def test_turns_go_on_with_their_thread_also_after_a_restart(
@@ -167,3 +175,77 @@ async def test_an_agent_works_with_children_by_its_tools(
         ("function", "session_spawn", "completed"),
         ("function", "session_wait", "completed"),
     ] * 2
+
+
+async def test_a_thread_that_exec_began_has_the_tools_too(
+    gateways: Gateways, workspace: Path, home: Path, models: ModelServer
+) -> None:
+    """Each run with its own token, also while the process stays; and back again."""
+    list_tool = "mcp agent_orchestrator.session_list {}\nrelay"
+    spawn = 'mcp agent_orchestrator.session_spawn {"task": "say from the child"}\n'
+    wait = 'mcp agent_orchestrator.session_wait {"run_id": "<0.run.id>"}\nrelay'
+    gateway = gateways(runner="codex-exec", sandbox="workspace-write")
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        first = await turn(client, session.id, "say first")
+    gateway.stop()
+    gateway.start("codex-app-server")
+    async with gateway.client() as client:
+        runs = [await turn(client, session.id, spawn + wait) for _ in range(2)]
+        assert len(app_servers(gateway.daemon.pid)) == 1
+        sent = await client.send_message(session.id, f"shell sleep 300\n{list_tool}")
+        assert sent.run is not None
+        after = (await client.get_session(session.id)).last_seq
+        await until(client, session.id, "tool.started", after)
+        last = await client.send_message(session.id, list_tool, when_busy="interrupt")
+        assert last.run is not None
+        runs.append((await client.wait_run(last.run.id, timeout_s=PATIENCE_S)).run)
+        tree = await client.get_tree(session.id)
+        log = [event async for event in client.events(session.id)]
+    for run in runs:
+        assert run.result is not None, run.error
+        assert run.thread_id == first.thread_id
+    assert all("from the child" in run.result.text for run in runs[:2] if run.result)
+    assert runs[2].result is not None
+    assert session.id in runs[2].result.text
+    assert [child.runs[0].parent_run_id for child in tree.children] == [one.id for one in runs[:2]]
+    tools = [event.data for event in log if event.event_type == "tool.completed"]
+    assert {one["kind"] for one in tools if one["status"] == "completed"} == {"mcp"}
+    assert not [event.data for event in log if event.event_type == "request.created"]
+    assert files_with(home, b"art_") == []  # the token of no run
+    gateway.stop()
+    gateway.start("codex-exec")
+    async with gateway.client() as client:
+        again = await turn(client, session.id, list_tool)
+    assert again.result is not None, again.error
+    assert session.id in again.result.text
+    assert again.thread_id == first.thread_id
+
+
+async def test_a_thread_that_an_app_server_began_has_the_tools_with_exec_and_back(
+    gateways: Gateways, workspace: Path
+) -> None:
+    gateway = gateways(runner="codex-app-server", sandbox="workspace-write")
+    scripts = {
+        "codex-app-server": "tool session_list {}\nrelay",
+        "codex-exec": "mcp agent_orchestrator.session_list {}\nrelay",
+    }
+    session_id = ""
+    threads, kinds = set(), []
+    for runner in ("codex-app-server", "codex-exec", "codex-app-server"):
+        gateway.stop()
+        gateway.start(runner)
+        async with gateway.client() as client:
+            if not session_id:
+                session_id = (await client.create_session(cwd=str(workspace))).id
+            run = await turn(client, session_id, scripts[runner])
+            kinds = [
+                event.data["kind"]
+                async for event in client.events(session_id)
+                if event.event_type == "tool.completed"
+            ]
+        assert run.result is not None, run.error
+        assert session_id in run.result.text
+        threads.add(run.thread_id)
+    assert len(threads) == 1
+    assert kinds == ["function", "mcp", "function"]

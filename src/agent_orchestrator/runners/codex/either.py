@@ -1,17 +1,14 @@
 """Codex in the better of the two ways that the installed one has."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from attrs import evolve, field, frozen
 
 from agent_orchestrator.ports import Availability, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.pool import NotStarted
-from agent_orchestrator.runners.codex.appserver.runner import (
-    CodexAppServerRunner,
-    aged,
-    has_app_server,
-)
+from agent_orchestrator.runners.codex.appserver.runner import CodexAppServerRunner
+from agent_orchestrator.runners.codex.appserver.versions import aged, has_app_server
 from agent_orchestrator.runners.codex.runner import CodexExecRunner
 
 APP_SERVER = "codex-app-server"
@@ -27,6 +24,7 @@ class CodexRunner(CodexAppServerRunner):
     """
 
     _exec: CodexExecRunner = field(init=False, repr=False)
+    """Not entered: all its scope holds is the guardian, which this one holds too."""
 
     @_exec.default
     def _new_exec(self) -> CodexExecRunner:
@@ -45,21 +43,6 @@ class CodexRunner(CodexAppServerRunner):
             config=self.config,
             tools=self.tools,
         )
-
-    async def __aenter__(self) -> Self:
-        await super().__aenter__()
-        try:
-            await self._exec.__aenter__()
-        except BaseException:
-            await super().__aexit__()
-            raise
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        try:
-            await self._exec.__aexit__(*exc)
-        finally:
-            await super().__aexit__(*exc)
 
     def _judged(self, found: Availability) -> Availability:
         if found.available and has_app_server(found.version):

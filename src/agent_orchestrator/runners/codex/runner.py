@@ -247,11 +247,11 @@ async def _account(context: RunContext, parser: ExecParser) -> None:
     """Record what the turn used, and what its thread has by now (codex 0.169 counts per thread)."""
     if parser.totals is None or parser.thread_id is None:
         return
-    before: Mapping[str, Any] = {}
+    kept: Mapping[str, Any] = {}
     if context.thread is not None and context.thread.id == parser.thread_id:
-        before = context.thread.state.get("usage") or {}
-    await context.report_usage(usage_between(before, parser.totals))
-    await context.set_thread(parser.thread_id, {"usage": parser.totals})
+        kept = context.thread.state
+    await context.report_usage(usage_between(kept.get("usage") or {}, parser.totals))
+    await context.set_thread(parser.thread_id, {**kept, "usage": parser.totals})
 
 
 def _stdin(prompt: str) -> bytes:

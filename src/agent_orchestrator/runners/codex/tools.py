@@ -22,19 +22,24 @@ def tools_url(env: Mapping[str, str]) -> str | None:
     return env.get("AGENTCTL_URL") if env.get("AGENTCTL_AUTH_TOKEN") else None
 
 
-def tools_config(url: str) -> dict[str, Any]:
+def tools_config(url: str, token: str | None = None) -> dict[str, Any]:
     """Return the configuration that gives codex the orchestration tools of a daemon.
 
     Codex 0.169: a server that is not ``required`` and cannot be reached is silently left out; in
     ``exec`` nobody can be asked, so that every tool that is not approved beforehand is refused; and
-    a token must come from the environment.
+    it takes no ``bearer_token``.
 
     :param url: the daemon's.
+    :param token: the run's, where nobody else can read the configuration; without one it comes from
+        the environment.
     """
     server = "mcp_servers.agent_orchestrator"
+    way_in: dict[str, Any] = {f"{server}.bearer_token_env_var": "AGENTCTL_AUTH_TOKEN"}
+    if token is not None:
+        way_in = {f"{server}.http_headers": {"Authorization": f"Bearer {token}"}}
     return {
         f"{server}.url": f"{url}/mcp?hold_s={HOLD_S}",
-        f"{server}.bearer_token_env_var": "AGENTCTL_AUTH_TOKEN",
+        **way_in,
         f"{server}.required": True,
         f"{server}.default_tools_approval_mode": "approve",
         f"{server}.tool_timeout_sec": _TOOL_TIMEOUT_S,

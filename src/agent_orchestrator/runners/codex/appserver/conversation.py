@@ -23,7 +23,8 @@ from agent_orchestrator.runners.codex.appserver.peer import (
     Unreadable,
 )
 from agent_orchestrator.runners.codex.appserver.pieces import Pieces
-from agent_orchestrator.runners.codex.appserver.server import Route, Server
+from agent_orchestrator.runners.codex.appserver.server import Server
+from agent_orchestrator.runners.codex.appserver.threads import Route
 from agent_orchestrator.runners.codex.appserver.tools import Tools
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.codex.failures import refusal_code
@@ -56,6 +57,7 @@ class Conversation:
 
     :param before: the thread as the session knew it before the run.
     :param overrides: what ``turn/start`` is given besides.
+    :param kept: what to remember with the thread, besides the tokens it has used.
     """
 
     context: RunContext
@@ -64,6 +66,7 @@ class Conversation:
     route: Route
     before: Thread | None
     overrides: Mapping[str, Any]
+    kept: Mapping[str, Any]
     invocation: Invocation
     tools: Tools
     approval_timeout_s: float
@@ -235,7 +238,7 @@ class Conversation:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._report_process)
             tasks.start_soon(self.context.delivered)
-        await self.context.set_thread(self.thread_id)
+        await self.context.set_thread(self.thread_id, None if self.before else self.kept)
         while self._early:
             events, self._early = self._early, []
             for event in events:
@@ -278,7 +281,7 @@ class Conversation:
         if totals is not None:
             before = self.before.state.get("usage") if self.before is not None else None
             await self.context.report_usage(usage_between(before or {}, totals))
-        await self.context.set_thread(self.thread_id, totals and {"usage": totals})
+        await self.context.set_thread(self.thread_id, totals and {**self.kept, "usage": totals})
 
     def _outcome(self) -> Outcome:
         return Outcome(self._reader.items.last_message or "")

@@ -14,12 +14,15 @@ from agent_orchestrator.ports import RUN_VARIABLES, Availability, Outcome, RunCo
 from agent_orchestrator.runners.codex.appserver.conversation import Conversation, NotLoaded
 from agent_orchestrator.runners.codex.appserver.peer import Refused
 from agent_orchestrator.runners.codex.appserver.pool import Pool
-from agent_orchestrator.runners.codex.appserver.server import Lease, Opened, Server, Spec
+from agent_orchestrator.runners.codex.appserver.server import Lease, Server, Spec
+from agent_orchestrator.runners.codex.appserver.threads import Opened
 from agent_orchestrator.runners.codex.appserver.tools import Tools
+from agent_orchestrator.runners.codex.appserver.versions import aged
 from agent_orchestrator.runners.codex.argv import app_server_arguments, is_thread_id
 from agent_orchestrator.runners.codex.failures import is_busy, refusal_code
 from agent_orchestrator.runners.codex.items import text
 from agent_orchestrator.runners.codex.probe import Probe, environment, profile_warning
+from agent_orchestrator.runners.codex.tools import past_proxies, tools_config, tools_url
 from agent_orchestrator.runners.keepers import Guarded
 
 _OPEN_S: Final = 120.0
@@ -32,11 +35,8 @@ just killed is free within moments (codex 0.169)."""
 _TRIES: Final = 2
 """How often a prompt is given that codex did not come to take."""
 
-_OLDEST: Final = (0, 169)
-"""The oldest codex whose app-server is known to do what is asked of it here."""
-
-_NEWEST: Final = (0, 169)
-"""The newest one that was tried."""
+HAS_TOOLS: Final = "has_tools"
+"""What is remembered with a thread that was begun with the orchestration tools."""
 
 
 class _NotTaken(Exception):
@@ -142,7 +142,7 @@ class CodexAppServerRunner(Guarded):
 
         One that is at work is all that, as it was found before it was started.
         """
-        own = environment(_shared(env), self.home)
+        own = self._own_env(env)
         key = frozenset(own.items())
         if key in self._seen and self._pool.serves(key):
             return self._seen[key]
@@ -166,12 +166,18 @@ class CodexAppServerRunner(Guarded):
         """Return what was found of a codex, with what is to be said of its age."""
         return aged(found) if found.available else found
 
+    def _own_env(self, env: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment of a process that serves the runs of this one."""
+        own = environment(_shared(env), self.home)
+        url = own.get("AGENTCTL_URL")
+        return past_proxies(own, url) if self.tools and url else own
+
     async def run(self, context: RunContext) -> Outcome:
         """Run the turn.
 
         :raises AgentFailed: if codex cannot be started, fails, or ends before its turn does.
         """
-        env = environment(_shared(context.env), self.home)
+        env = self._own_env(context.env)
         arguments = app_server_arguments(
             extra_args=self.extra_args, profile=self.profile, config=self.config
         )
@@ -221,6 +227,7 @@ class CodexAppServerRunner(Guarded):
             conversation: Conversation | None = None
             try:
                 thread_id, overrides = await self._loaded(context, lease, thread_id)
+                has_tools = server.threads[thread_id].has_tools
                 with server.route(thread_id) as route:
                     conversation = Conversation(
                         context,
@@ -229,6 +236,7 @@ class CodexAppServerRunner(Guarded):
                         route,
                         before,
                         overrides,
+                        {HAS_TOOLS: True} if has_tools else {},
                         invocation,
                         self._tools,
                         self.approval_timeout_s,
@@ -241,6 +249,10 @@ class CodexAppServerRunner(Guarded):
                 if server.failure is None or is_taken:
                     raise
                 raise _NotTaken(failure) from failure
+            finally:
+                if thread_id in server.threads and server.threads[thread_id].is_of_one_run:
+                    with anyio.CancelScope(shield=True):
+                        await server.unload(thread_id)
 
     async def _loaded(
         self, context: RunContext, lease: Lease, thread_id: str | None
@@ -255,7 +267,12 @@ class CodexAppServerRunner(Guarded):
         if thread_id is None or thread_id not in threads:
             return await self._open(context, lease, thread_id, wanted), {}
         before = threads[thread_id]
-        threads[thread_id] = evolve(wanted, default_model=before.default_model)
+        threads[thread_id] = evolve(
+            before,
+            model=wanted.model,
+            approval_policy=wanted.approval_policy,
+            sandbox=wanted.sandbox,
+        )
         return thread_id, _changes(before, wanted)
 
     async def _open(
@@ -270,11 +287,19 @@ class CodexAppServerRunner(Guarded):
             "config": _commands_env(context.env),
         }
         method = "thread/start"
-        if thread_id is None and self.tools and (specs := await self._tools.specs(context.env)):
-            params["dynamicTools"] = specs
-        if thread_id is not None:
+        url = tools_url(context.env) if self.tools else None
+        if thread_id is None:
+            if url is not None:
+                params["dynamicTools"] = await self._tools.specs(context.env)
+                wanted = evolve(wanted, has_tools=True)
+        else:
             method = "thread/resume"
             params |= {"threadId": thread_id, "excludeTurns": True}
+            if context.thread is not None and context.thread.state.get(HAS_TOOLS):
+                wanted = evolve(wanted, has_tools=True)
+            elif url is not None:
+                params["config"] |= _tools_of_a_run(context.env, url)
+                wanted = evolve(wanted, is_of_one_run=True)
         answer = await _opened(lease.server, method, params)
         thread = answer.get("thread") if isinstance(answer, dict) else None
         found = text(thread.get("id")) if isinstance(thread, dict) else ""
@@ -285,6 +310,12 @@ class CodexAppServerRunner(Guarded):
             wanted = evolve(wanted, default_model=text(answer.get("model")) or None)
         lease.loaded(found, wanted)
         return found
+
+
+def _tools_of_a_run(env: Mapping[str, str], url: str) -> Mapping[str, Any]:
+    """Return the configuration that gives a thread the tools for as long as it is loaded."""
+    token = env["AGENTCTL_AUTH_TOKEN"]
+    return {**tools_config(url, token), "thread_unload_delay_secs": 0}
 
 
 def _shared(env: Mapping[str, str]) -> Mapping[str, str]:
@@ -310,7 +341,7 @@ async def _opened(server: Server, method: str, params: Mapping[str, Any]) -> Any
             raise AgentFailed(code, f"codex refused {method}: {refused.message}") from refused
 
 
-def _commands_env(env: Mapping[str, str]) -> Mapping[str, Any]:
+def _commands_env(env: Mapping[str, str]) -> dict[str, Any]:
     """Return the configuration that gives a thread's commands what is the session's own.
 
     Codex 0.169 takes it when it loads a thread and not later, so that nothing of a single run can be
@@ -343,35 +374,3 @@ _SANDBOXES: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     "danger-full-access": {"type": "dangerFullAccess"},
 }
-
-
-def aged(found: Availability) -> Availability:
-    """Return the availability of a codex, with its version held against those that were tried."""
-    version = _numbers(found.version)
-    if version is None:
-        return found
-    if version < _OLDEST:
-        oldest = ".".join(map(str, _OLDEST))
-        reason = (
-            f"codex {found.version} is too old for its app-server to be used, which takes {oldest}: "
-            'update codex, or say runner = "codex-exec"'
-        )
-        return Availability(available=False, reason=reason, version=found.version)
-    if version > _NEWEST and found.reason is None:
-        newest = ".".join(map(str, _NEWEST))
-        reason = f"codex {found.version} is newer than any whose app-server was tried ({newest})"
-        return evolve(found, reason=reason)
-    return found
-
-
-def has_app_server(version: str | None) -> bool:
-    """Tell whether a codex of this version has an app-server that can be used."""
-    found = _numbers(version)
-    return found is not None and found >= _OLDEST
-
-
-def _numbers(version: str | None) -> tuple[int, int] | None:
-    parts = (version or "").split(".")
-    if len(parts) < 2 or not (parts[0].isdecimal() and parts[1].isdecimal()):
-        return None
-    return int(parts[0]), int(parts[1])

@@ -4,12 +4,11 @@ import logging
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from signal import Signals
 from typing import Any, Final
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from anyio.to_thread import run_sync
 from attrs import define, field, frozen
 
@@ -24,6 +23,7 @@ from agent_orchestrator.runners.codex.appserver.peer import (
     Stuck,
     Unreadable,
 )
+from agent_orchestrator.runners.codex.appserver.threads import Opened, Route
 from agent_orchestrator.runners.codex.appserver.turns import PIECES, UNWANTED
 from agent_orchestrator.runners.codex.failures import startup_failure
 from agent_orchestrator.runners.codex.items import text
@@ -41,6 +41,10 @@ START_S: Final = 30.0
 """Seconds to say that it is ready; it takes 0.1."""
 
 _EXIT_S: Final = 5.0
+
+_CLOSE_S: Final = 10.0
+"""Seconds codex has to let go of a thread; it takes 0.02."""
+
 _MAILBOX: Final = 256
 """Messages for one thread that may wait to be heard before the others wait too."""
 
@@ -56,36 +60,6 @@ class Spec:
     command: str
     arguments: tuple[str, ...]
     env: frozenset[tuple[str, str]] = field(repr=False)
-
-
-@frozen
-class Opened:
-    """A thread that the process has loaded, with what its turns have been told last.
-
-    :param default_model: what ``model`` None means, where codex has said it.
-    """
-
-    model: str | None
-    approval_policy: str
-    sandbox: str
-    default_model: str | None = None
-
-
-@define(eq=False)
-class Route:
-    """Where what is said of a thread goes while a run is at work on it, its sub-agents' included."""
-
-    _sender: MemoryObjectSendStream[Heard]
-    inbox: MemoryObjectReceiveStream[Heard]
-
-    async def deliver(self, heard: Heard) -> None:
-        """Hand it over, unless the run has ended."""
-        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-            await self._sender.send(heard)
-
-    def end(self) -> None:
-        """Say that nothing more will come."""
-        self._sender.close()
 
 
 @define(eq=False)
@@ -140,6 +114,7 @@ class Server:
     _routes: dict[str, Route] = field(factory=dict, init=False)
     _turns: dict[str, Route] = field(factory=dict, init=False)
     _strays: dict[str, deque[Notification]] = field(factory=dict, init=False)
+    _closing: dict[str, anyio.Event] = field(factory=dict, init=False)
     _process: AgentProcess | None = field(default=None, init=False)
     _peer: Peer | None = field(default=None, init=False)
 
@@ -249,6 +224,24 @@ class Server:
         """Take the threads that sub-agents of this turn have for its own."""
         self._turns[turn_id] = route
 
+    async def unload(self, thread_id: str) -> None:
+        """Have codex let go of a thread, so that it takes a new configuration for it.
+
+        Codex 0.169 does so ``thread_unload_delay_secs`` after nobody listens to it any more.
+        """
+        closed = self._closing[thread_id] = anyio.Event()
+        try:
+            with anyio.move_on_after(_CLOSE_S):
+                await self.request("thread/unsubscribe", {"threadId": thread_id}, _CLOSE_S)
+                await closed.wait()
+        except (Refused, AgentFailed) as problem:
+            _log.info("codex did not let go of a thread: %s", problem)
+        finally:
+            del self._closing[thread_id]
+        if self.failure is None and thread_id in self.threads:
+            # What it was loaded with is of no use any more, and no other process may have it.
+            _log.warning("codex keeps thread %s loaded with what its last run had", thread_id)
+
     def kill(self) -> None:
         """End it, without asking it first: there is no time left."""
         self._hurried.set()
@@ -263,6 +256,8 @@ class Server:
                 self._peer.end(failure)
             for route in [*self._routes.values()]:
                 route.end()
+            for closed in self._closing.values():
+                closed.set()
             self._ready.set()
             self._over.set()
 
@@ -367,6 +362,8 @@ class Server:
             self.refuse(heard, f"no run answers {heard.method} for thread {thread_id!r}")
         elif heard.method == "thread/closed":
             self.threads.pop(thread_id, None)
+            if thread_id in self._closing:
+                self._closing[thread_id].set()
         elif thread_id:
             self._keep(thread_id, heard)
         elif heard.method not in PIECES:

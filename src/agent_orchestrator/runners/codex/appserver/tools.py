@@ -4,6 +4,10 @@ Codex calls a dynamic tool through the client that began the thread, so that the
 that is at work on it now; from here it goes to the daemon's ``/mcp`` with that run's token. Codex
 0.169 keeps a thread's dynamic tools with the thread, also for the process that resumes it; it takes
 them for new threads only.
+
+A thread that was begun without them (by exec, or before its agent was to have them) has the tools as an
+MCP server. Its configuration holds the run's token, and codex takes that when it loads a thread: such a
+thread is let go of when a run ends, and loaded anew for the next.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,0 +1,44 @@
+"""What is known of a thread that a process has loaded, and where what is said of it goes."""
+
+from contextlib import suppress
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from attrs import define, frozen
+
+from agent_orchestrator.runners.codex.appserver.peer import Heard
+
+
+@frozen
+class Opened:
+    """A thread that the process has loaded, with what its turns have been told last.
+
+    :param default_model: what ``model`` None means, where codex has said it.
+    :param has_tools: whether it was begun with the orchestration tools.
+    :param is_of_one_run: whether it was loaded with what is a single run's, so that codex must let
+        go of it when that ends.
+    """
+
+    model: str | None
+    approval_policy: str
+    sandbox: str
+    default_model: str | None = None
+    has_tools: bool = False
+    is_of_one_run: bool = False
+
+
+@define(eq=False)
+class Route:
+    """Where what is said of a thread goes while a run is at work on it, its sub-agents' included."""
+
+    _sender: MemoryObjectSendStream[Heard]
+    inbox: MemoryObjectReceiveStream[Heard]
+
+    async def deliver(self, heard: Heard) -> None:
+        """Hand it over, unless the run has ended."""
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await self._sender.send(heard)
+
+    def end(self) -> None:
+        """Say that nothing more will come."""
+        self._sender.close()

@@ -1,0 +1,45 @@
+"""Which codexes have an app-server that is known here."""
+
+from typing import Final
+
+from attrs import evolve
+
+from agent_orchestrator.ports import Availability
+
+_OLDEST: Final = (0, 169)
+"""The oldest codex whose app-server is known to do what is asked of it here."""
+
+_NEWEST: Final = (0, 169)
+"""The newest one that was tried."""
+
+
+def aged(found: Availability) -> Availability:
+    """Return the availability of a codex, with its version held against those that were tried."""
+    version = _numbers(found.version)
+    if version is None:
+        return found
+    if version < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        reason = (
+            f"codex {found.version} is too old for its app-server to be used, which takes {oldest}: "
+            'update codex, or say runner = "codex-exec"'
+        )
+        return Availability(available=False, reason=reason, version=found.version)
+    if version > _NEWEST and found.reason is None:
+        newest = ".".join(map(str, _NEWEST))
+        reason = f"codex {found.version} is newer than any whose app-server was tried ({newest})"
+        return evolve(found, reason=reason)
+    return found
+
+
+def has_app_server(version: str | None) -> bool:
+    """Tell whether a codex of this version has an app-server that can be used."""
+    found = _numbers(version)
+    return found is not None and found >= _OLDEST
+
+
+def _numbers(version: str | None) -> tuple[int, int] | None:
+    parts = (version or "").split(".")
+    if len(parts) < 2 or not (parts[0].isdecimal() and parts[1].isdecimal()):
+        return None
+    return int(parts[0]), int(parts[1])
