@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import sys
 from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 
 import anyio
 import pytest
@@ -20,6 +22,7 @@ from agent_orchestrator.testing.runners import RecordingContext, RunnerContract
 
 pytestmark = [pytest.mark.anyio, pytest.mark.codex]
 
+MCP_SERVER = Path(__file__).parent / "mcp_server.py"
 UNKNOWN_THREAD = "01a202ef-619b-7890-a3fa-a04dce33eadb"
 THEN = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -409,6 +412,98 @@ async def test_permissions_are_granted_or_not(codex, home, record, outside, is_a
     assert question["kind"] == "permission_request"
     assert question["detail"]["permissions"]["fileSystem"]["write"] == [str(outside)]
     assert (outside / "made").exists() is is_approved
+
+
+def mcp_config(**more):
+    server = {"command": sys.executable, "args": [str(MCP_SERVER)], "required": True, **more}
+    return {f"mcp_servers.small.{name}": value for name, value in server.items()}
+
+
+@pytest.mark.parametrize(
+    ("decide", "questions", "says"),
+    [
+        ({"status": "approved"}, 2, "two"),
+        ({"status": "approved", "scope": "session"}, 1, "two"),
+        ({"status": "answered", "answer": "accept"}, 2, "two"),
+        ({"status": "answered", "answer": "acceptForSession"}, 1, "two"),
+        ({"status": "denied"}, 2, "rejected"),
+        ({"status": "expired"}, 2, "rejected"),
+        ({"status": "answered", "answer": "rather not"}, 2, "rejected"),
+        ({"status": "answered", "answer": "cancel"}, 2, "cancelled"),
+    ],
+    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
+)
+async def test_the_tool_of_an_mcp_server_is_approved_or_not(
+    codex, home, record, decide, questions, says
+):
+    script = 'mcp small.echo {"text": "one"}\nmcp small.echo {"text": "two"}\nrelay'
+    context, outcome = await asked(codex, home, record, script, decide, config=mcp_config())
+    assert says in outcome.text
+    assert len(context.questions) == questions
+    question = context.questions[0]
+    assert question["kind"] == "approval_request"
+    assert question["options"] == ("accept", "acceptForSession", "decline", "cancel")
+    detail = question["detail"]
+    assert (detail["serverName"], detail["tool"]) == ("small", "echo")
+    assert detail["arguments"] == {"text": "one"}
+    assert "echo" in question["text"]
+    assert '{"text": "one"}' in question["text"]
+    done = [one["status"] for one in of(context, "tool.completed")]
+    assert done == ["completed" if says == "two" else "failed"] * 2
+
+
+ONE_FIELD = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+TWO_FIELDS = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+}
+CHOICE = {"type": "object", "properties": {"how": {"type": "string", "enum": ["cancel", "go"]}}}
+
+
+@pytest.mark.parametrize(
+    ("decide", "schema", "told"),
+    [
+        (
+            {"status": "answered", "answer": "Bo"},
+            ONE_FIELD,
+            {"action": "accept", "content": {"name": "Bo"}},
+        ),
+        (
+            {"status": "answered", "answer": '{"name": "Bo", "age": 7}'},
+            TWO_FIELDS,
+            {"action": "accept", "content": {"name": "Bo", "age": 7}},
+        ),
+        (
+            {"status": "answered", "answer": "cancel"},
+            CHOICE,
+            {"action": "accept", "content": {"how": "cancel"}},
+        ),
+        (
+            {"status": "approved", "answer": "Bo"},
+            ONE_FIELD,
+            {"action": "accept", "content": {"name": "Bo"}},
+        ),
+        ({"status": "approved"}, ONE_FIELD, {"action": "accept", "content": {}}),
+        ({"status": "answered", "answer": "decline"}, ONE_FIELD, {"action": "decline"}),
+        ({"status": "answered", "answer": "cancel"}, ONE_FIELD, {"action": "cancel"}),
+        ({"status": "denied"}, ONE_FIELD, {"action": "decline"}),
+        ({"status": "expired"}, ONE_FIELD, {"action": "decline"}),
+    ],
+)
+async def test_an_mcp_server_is_told_what_it_asks(codex, home, record, decide, schema, told):
+    wanted = json.dumps({"message": "Who are you?", "requestedSchema": schema})
+    config = mcp_config(default_tools_approval_mode="approve")
+    script = f"mcp small.ask {wanted}\nrelay"
+    context, outcome = await asked(codex, home, record, script, decide, config=config)
+    [question] = context.questions
+    assert question["kind"] == "input_request"
+    assert question["text"] == "small: Who are you?"
+    assert question["detail"]["serverName"] == "small"
+    assert question["detail"]["requestedSchema"]["properties"] == schema["properties"]
+    assert set(question["options"]) >= {"decline", "cancel"}
+    [done] = of(context, "tool.completed")
+    assert json.loads(done["output"]) == told
+    assert told["action"] in outcome.text
 
 
 async def test_never_asks_nobody(codex, home, record, outside):

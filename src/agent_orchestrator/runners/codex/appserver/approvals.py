@@ -7,15 +7,16 @@ item/commandExecution/requestApproval  approval_request     accept · acceptForS
 item/fileChange/requestApproval        approval_request     the same
 item/permissions/requestApproval       permission_request   what it asked, for the turn · for the
                                                             session · nothing
-mcpServer/elicitation/request          approval_request if  accept · the same · decline
+mcpServer/elicitation/request          approval_request if  accept · accept, to be kept · decline
                                        a tool is to be
                                        approved, else
-                                       input_request
+                                       input_request        the text as the form · decline
 item/tool/requestUserInput             input_request        the text as the answer · no answer
 ====================================== ==================== ==========================================
 
 No, and nobody there, is ``decline``: the agent hears it and goes on. An answer in words may name one
-of the options, such as ``cancel``, which ends codex's turn. Names are those of codex 0.169.
+of the options, such as ``cancel``, which ends codex's turn (or calls off an MCP server's tool or
+question, and the turn goes on). Any other words approve nothing. Names are those of codex 0.169.
 """
 
 import json
@@ -136,25 +137,76 @@ def _permissions(params: JsonObject) -> Question:
 
 
 def _elicitation(params: JsonObject) -> Question:
+    """Return the question of an MCP server, or whether one of its tools may be used.
+
+    Codex 0.169 puts both in the same words, and tells them apart in ``_meta``. It would also keep an
+    approval in its user's configuration (``always``): that is left to the user.
+    """
     meta = params.get("_meta")
-    is_tool = isinstance(meta, Mapping) and meta.get("codex_approval_kind") == "mcp_tool_call"
-    server = text(params.get("serverName"))
-    message = text(params.get("message") or params.get("title") or params.get("description"))
-    said = f"{server}: {message}" if message else f"{server} asks"
-    if url := text(params.get("url")):
-        said += f"\n\n{url}"
+    if isinstance(meta, Mapping) and meta.get("codex_approval_kind") == "mcp_tool_call":
+        return _tool(params, meta)
+    schema = params.get("requestedSchema")
+    choices = _choices(schema)
+    options = (*choices, *(one for one in ("decline", CANCEL) if one not in choices))
 
     def answer(request: Request | None) -> Answer:
+        said = text(request.answer).strip() if request is not None and request.answer else ""
         if request is None or request.status not in ("approved", "answered"):
-            return {"action": "decline", "content": None, "_meta": None}
-        content: Any = {}
-        if request.status == "answered" and not is_tool:
-            content = _form(text(request.answer), params.get("requestedSchema"))
-        lasting = {"persist": "session"} if request.scope == "session" else None
-        return {"action": "accept", "content": content, "_meta": lasting}
+            return _action("decline")
+        if said in options and said not in choices:
+            return _action(said)
+        return _action("accept", content=_form(said, schema) if said else {})
 
-    kind: RequestKind = "approval_request" if is_tool else "input_request"
-    return Question(kind, said[:_MAX_TEXT], _fitting(_given(params)), None, answer)
+    said = _told(params)
+    if url := text(params.get("url")):
+        said += f"\n\n{url}"
+    return Question("input_request", said[:_MAX_TEXT], _fitting(_given(params)), options, answer)
+
+
+def _tool(params: JsonObject, meta: JsonObject) -> Question:
+    arguments = meta.get("tool_params")
+    lasting = meta.get("persist")
+    is_lasting = lasting == "session" or (isinstance(lasting, list) and "session" in lasting)
+    options = ("accept", *(("acceptForSession",) if is_lasting else ()), "decline", CANCEL)
+
+    def answer(request: Request | None) -> Answer:
+        decision = "decline"
+        if request is not None and request.status == "approved":
+            decision = "acceptForSession" if request.scope == "session" else "accept"
+        elif request is not None and request.status == "answered":
+            said = text(request.answer).strip()
+            decision = said if said in options else "decline"
+        if decision == "acceptForSession":
+            return _action(
+                "accept", content={}, meta={"persist": "session"} if is_lasting else None
+            )
+        return _action(decision, content={} if decision == "accept" else None)
+
+    said = _told(params)
+    if arguments:
+        said += f"\n\nArguments: {json.dumps(arguments, ensure_ascii=False)}"
+    detail = {"tool": text(meta.get("tool_name")), "arguments": arguments, **_given(params)}
+    return Question("approval_request", said[:_MAX_TEXT], _fitting(detail), options, answer)
+
+
+def _told(params: JsonObject) -> str:
+    server = text(params.get("serverName"))
+    message = text(params.get("message") or params.get("title") or params.get("description"))
+    return f"{server}: {message}" if message else f"{server} asks"
+
+
+def _action(action: str, *, content: Any = None, meta: Any = None) -> Answer:
+    return {"action": action, "content": content, "_meta": meta}
+
+
+def _choices(schema: Any) -> tuple[str, ...]:
+    """Return what a form with one field lets one choose from; nothing for any other."""
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    if not isinstance(properties, Mapping) or len(properties) != 1:
+        return ()
+    (one,) = properties.values()
+    offered = one.get("enum") if isinstance(one, Mapping) else None
+    return tuple(text(each) for each in offered) if isinstance(offered, list) else ()
 
 
 def _form(said: str, schema: Any) -> Any:
