@@ -24,7 +24,7 @@ from agent_orchestrator.domain.model import (
     SessionStatus,
 )
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.operations import CaughtUp, Operation, StatusName, WhenBusy
+from agent_orchestrator.operations import CaughtUp, Operation, StatusName, StreamItem, WhenBusy
 from agent_orchestrator.ports import Subscription, Transport
 
 Req = TypeVar("Req")
@@ -75,7 +75,7 @@ class EventStream:
             for item in await self._subscription.receive():
                 if isinstance(item, CaughtUp):
                     self._at_end = not self._follow
-                elif not self._at_end:
+                elif isinstance(item, StreamItem) and not self._at_end:
                     self._ready.append(item.event)
         return self._ready.popleft()
 

@@ -6,7 +6,7 @@ Routes, the API description, the HTTP client and the reference page all come fro
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
 from attrs import Factory, evolve, field, frozen, resolve_types
 
@@ -1155,3 +1155,14 @@ class CaughtUp:
     """All that was in the log when the reader came has been handed over."""
 
     cursor: str
+
+
+@frozen
+class Draining:
+    """The daemon takes no new work and is about to stop; what still happens follows."""
+
+    cursor: str
+
+
+StreamPart: TypeAlias = StreamItem | CaughtUp | Draining
+"""What a stream hands over. Only a daemon's tells of draining."""

@@ -30,12 +30,12 @@ from agent_orchestrator.domain.model import (
 )
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations import (
-    CaughtUp,
     MessageReply,
     Operation,
     Problem,
     SpawnReply,
     StreamItem,
+    StreamPart,
     StreamRequest,
     WaitReply,
     WhenBusy,
@@ -772,7 +772,7 @@ class Reply(Generic[Res]):
 class Subscription(Protocol):
     """A reader's place in a stream. Cancelling :meth:`receive` loses nothing."""
 
-    async def receive(self) -> Sequence[StreamItem | CaughtUp]:
+    async def receive(self) -> Sequence[StreamPart]:
         """Return what comes next, at least one item, waiting for it if need be."""
         ...
 

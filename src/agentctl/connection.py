@@ -17,7 +17,7 @@ from agent_orchestrator.domain.errors import (
     Unreachable,
 )
 from agent_orchestrator.domain.model import Event
-from agent_orchestrator.operations import CaughtUp, Operation, StreamItem, StreamRequest
+from agent_orchestrator.operations import Operation, StreamItem, StreamPart, StreamRequest
 from agent_orchestrator.ports import Reply, Subscription, Transport
 from agent_orchestrator.remote import connect
 from agent_orchestrator.wire.codec import command
@@ -145,14 +145,16 @@ class Connection:
         self,
         session_ids: tuple[str, ...],
         cursor: str,
-        take: Callable[[StreamItem | CaughtUp], bool],
+        take: Callable[[StreamPart], bool],
         *,
         patience_s: float | None = FOLLOW_PATIENCE_S,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         """Hand over what comes after the cursor, once and in order, until ``take`` returns True.
 
         :param session_ids: of which sessions; of all that may be read, without any.
         :param patience_s: how long to look for a daemon that went away; None means for ever.
+        :param on_lost: called when it went away.
         :raises OrchestratorError: if the stream is refused.
         :raises Unreachable: if the daemon was never there, or stays away.
         """
@@ -178,6 +180,7 @@ class Connection:
                 if lost and lost_at is None:
                     lost_at = anyio.current_time()
                     pauses = _Pauses(patience_s)
+                    on_lost()
                     self._output.announce("agentctl: connection lost, connecting again …")
                 if not lost or not await pauses.take():
                     raise

@@ -23,7 +23,7 @@ _STYLES: Final[dict[str, tuple[str, ...]]] = {
     "waiting": ("yellow",),
     "queued": ("dim",),
 }
-_HEALTH: Final = {"ok": "green", "degraded": "yellow", "draining": "yellow"}
+_HEALTH: Final = {"ok": "green", "degraded": "yellow", "draining": "yellow", "unreachable": "red"}
 
 
 @define
@@ -44,6 +44,8 @@ class Dashboard:
 
     url: str
     status: DaemonStatus | None = None
+    is_away: bool = False
+    """Whether the daemon went away, and ``status`` is what it said before."""
     runs: Sequence[Run] = ()
     requests: Sequence[Request] = ()
     sessions: dict[str, Session] = field(factory=dict)
@@ -160,7 +162,8 @@ class Dashboard:
             return [f"agentd at {one_line(self.url)}  {time}", ""]
         by_status = {name: sum(run.status == name for run in self.runs) for name in _ORDER}
         busy = min(by_status["running"], status.max_concurrency)
-        health = look.paint(status.daemon_health, _HEALTH[status.daemon_health], "bold")
+        state = "unreachable" if self.is_away else status.daemon_health
+        health = look.paint(state, _HEALTH[state], "bold")
         dot = look.symbol(" · ", ", ")
         counts = dot.join(
             [

@@ -16,7 +16,8 @@ from agent_orchestrator.operations import (
     RESOLVE_REQUEST,
     STATUS,
     CaughtUp,
-    StreamItem,
+    Draining,
+    StreamPart,
 )
 from agentctl.connection import Connection
 from agentctl.dashboard import Answer, Dashboard
@@ -76,9 +77,9 @@ class Top:
         self._news.set()
 
     async def _follow(self) -> None:
-        def take(item: StreamItem | CaughtUp) -> bool:
-            if isinstance(item, CaughtUp):
-                self._status_at = -math.inf  # there was a gap: ask for everything
+        def take(item: StreamPart) -> bool:
+            if isinstance(item, CaughtUp | Draining):
+                self._status_at = -math.inf  # there was a gap, or it says so: ask for everything
                 self._changed()
                 return False
             event = item.event
@@ -92,7 +93,11 @@ class Top:
                 self._changed()
             return False
 
-        await self._connection.stream((), HEAD, take, patience_s=None)
+        def lose() -> None:
+            self._board.is_away = True
+            self._redraw()
+
+        await self._connection.stream((), HEAD, take, patience_s=None, on_lost=lose)
 
     async def _refresh(self) -> None:
         while True:
@@ -111,6 +116,7 @@ class Top:
         daemon = board.status
         if daemon is None or anyio.current_time() - self._status_at > STATUS_S:
             daemon = await call(STATUS)
+            board.is_away = False
             self._status_at = anyio.current_time()
         found: list[Any] = []
         for status in ("running", "waiting", "queued"):

@@ -14,7 +14,7 @@ from attrs import field, frozen
 from agent_orchestrator.domain.errors import NotFound
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Event, Request
-from agent_orchestrator.operations import HEAD, LIST_REQUESTS, CaughtUp, StreamItem
+from agent_orchestrator.operations import HEAD, LIST_REQUESTS, CaughtUp, StreamItem, StreamPart
 from agent_orchestrator.wire import codec
 from agentctl.connection import Connection
 from agentctl.output import Output, compact
@@ -29,6 +29,7 @@ HOOKS: Final = 8
 """Programs run at once: further ones wait their turn."""
 
 _TOLD: Final = frozenset({EventType.REQUEST_CREATED, EventType.REQUEST_UPDATED})
+_FOLLOWED: Final = _TOLD | {EventType.REQUEST_RESOLVED}
 
 
 @frozen
@@ -95,10 +96,10 @@ async def watch_requests(
 async def _follow(connection: Connection, sender: MemoryObjectSendStream[Event | None]) -> None:
     """Hand on the events of requests, and None where the log ended at first."""
 
-    def take(item: StreamItem | CaughtUp) -> bool:
+    def take(item: StreamPart) -> bool:
         if isinstance(item, CaughtUp):
             sender.send_nowait(None)
-        elif item.event.event_type in _TOLD or item.event.event_type == EventType.REQUEST_RESOLVED:
+        elif isinstance(item, StreamItem) and item.event.event_type in _FOLLOWED:
             sender.send_nowait(item.event)
         return False
 

@@ -14,7 +14,14 @@ from quart import Response
 from agent_orchestrator.domain import errors
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.fields import MAX_ID, MAX_INTEGER, MAX_NAME
-from agent_orchestrator.operations import HEAD, CaughtUp, StreamItem, StreamRequest
+from agent_orchestrator.operations import (
+    HEAD,
+    CaughtUp,
+    Draining,
+    StreamItem,
+    StreamPart,
+    StreamRequest,
+)
 from agent_orchestrator.ports import Gateway, Subscription, Transport
 from agent_orchestrator.wire import codec, problems, sse, strict_json
 from agentd.auth import Guard
@@ -189,13 +196,13 @@ class EventStream(LiveResponse):
                 await send(stream_part(bytes(chunk)))
 
 
-def _events_in(batch: Sequence[StreamItem | CaughtUp]) -> int:
+def _events_in(batch: Sequence[StreamPart]) -> int:
     return sum(isinstance(item, StreamItem) for item in batch)
 
 
 async def _next_batch(
     subscription: Subscription, quiet_s: float, lifetime: Lifetime, *, told: bool
-) -> Sequence[StreamItem | CaughtUp]:
+) -> Sequence[StreamPart]:
     """Return what comes next; nothing when it was quiet for a while, or the daemon drains.
 
     :param told: whether the reader was told that it drains.
@@ -206,11 +213,13 @@ async def _next_batch(
     return ()
 
 
-def _encode(item: StreamItem | CaughtUp, *, from_head: bool) -> bytes:
+def _encode(item: StreamPart, *, from_head: bool) -> bytes:
     if isinstance(item, CaughtUp) and from_head:
         return f"id: {item.cursor}\n".encode() + sse.CAUGHT_UP
     if isinstance(item, CaughtUp):
         return sse.CAUGHT_UP
+    if isinstance(item, Draining):  # of a daemon behind this one
+        return sse.DRAINING
     event = item.event
     return sse.encode(sse.Frame(codec.event_to_json(event), event.event_type, item.cursor))
 
@@ -326,9 +335,11 @@ async def _discard_frames(socket: Socket) -> None:
         await socket.receive()
 
 
-def _item_frame(item: StreamItem | CaughtUp) -> str:
+def _item_frame(item: StreamPart) -> str:
     if isinstance(item, CaughtUp):
         return _frame("caught_up", cursor=item.cursor)
+    if isinstance(item, Draining):  # of a daemon behind this one
+        return _frame("draining")
     cursor = strict_json.dumps(item.cursor)
     return f'{{"type":"event","cursor":{cursor},"event":{codec.event_to_json(item.event)}}}'
 

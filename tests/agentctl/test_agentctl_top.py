@@ -197,6 +197,24 @@ def test_it_outlives_a_restart(crew: Daemon) -> None:
         terminal.shows("back again")
 
 
+def test_it_says_that_the_daemon_drains_and_that_it_is_gone(crew: Daemon) -> None:
+    crew.end()
+    crew.options += ("--grace-s", "60")
+    crew.start()
+    begin(crew.ctl, "busy", "x", "takes its time")
+    with top(crew.ctl) as terminal:
+        terminal.shows("takes its time")
+        assert " ok " in terminal.rows[0]
+        assert crew.process is not None
+        crew.process.send_signal(signal.SIGTERM)
+        terminal.until(lambda: " draining " in terminal.rows[0], "that it drains")
+        crew.end()
+        terminal.until(lambda: " unreachable " in terminal.rows[0], "that it is gone")
+        crew.start()
+        terminal.until(lambda: " ok " in terminal.rows[0], "that it is there again")
+    crew.end(signal.SIGKILL)  # its agent takes longer than the test
+
+
 @pytest.mark.parametrize("ending", ["q", "interrupt"])
 def test_the_terminal_is_given_back(crew: Daemon, ending: str) -> None:
     with top(crew.ctl) as terminal:

@@ -21,7 +21,7 @@ from agent_orchestrator.domain.errors import (
     Unavailable,
     Unreachable,
 )
-from agent_orchestrator.operations import CaughtUp, StatusName, StreamRequest
+from agent_orchestrator.operations import StatusName, StreamItem, StreamRequest
 
 T = TypeVar("T")
 
@@ -207,7 +207,7 @@ class Traffic:
                 async with http.transport.subscribe(asked) as subscription:
                     while True:
                         for item in await subscription.receive():
-                            if not isinstance(item, CaughtUp):
+                            if isinstance(item, StreamItem):
                                 event = item.event
                                 one.take(item.cursor, event.session_id, event.seq, event.event_type)
             except (Unreachable, Unavailable, Internal) as error:

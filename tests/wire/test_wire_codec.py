@@ -12,7 +12,7 @@ from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Event, Message, Run, RunError, Session, Source, Usage
-from agent_orchestrator.fields import check
+from agent_orchestrator.fields import check, specs
 from agent_orchestrator.wire import codec, strict_json
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
@@ -105,6 +105,8 @@ def commands(operation: Any) -> st.SearchStrategy[Any]:
             strategy = st.none() | st.sampled_from(options)
         elif attribute.name == "cursor" and attribute.type is int:
             strategy = st.integers(0, 2**63 - 1)
+        elif bool in specs(operation.request)[attribute.name].kinds:
+            strategy = st.booleans() if attribute.default is not None else st.none() | st.booleans()
         elif attribute.name == "until":
             strategy = st.just("terminal")
         elif attribute.name.endswith("_id"):

@@ -14,8 +14,10 @@ from agent_orchestrator.domain.model import Event
 from agent_orchestrator.fields import check
 from agent_orchestrator.operations import (
     CaughtUp,
+    Draining,
     Operation,
     StreamItem,
+    StreamPart,
     StreamRequest,
 )
 from agent_orchestrator.ports import Reply, Subscription
@@ -117,7 +119,7 @@ class _SseSubscription:
         self._stack = AsyncExitStack()
         self._chunks: AsyncIterator[bytes] | None = None
         self._decoder = sse.Decoder()
-        self._ready: list[StreamItem | CaughtUp] = []
+        self._ready: list[StreamPart] = []
 
     async def open(self) -> None:
         """Connect at the cursor.
@@ -165,7 +167,7 @@ class _SseSubscription:
                     async for _ in chunks:
                         pass
 
-    async def receive(self) -> Sequence[StreamItem | CaughtUp]:
+    async def receive(self) -> Sequence[StreamPart]:
         while not self._ready:
             if self._chunks is None:
                 await self.open()
@@ -193,6 +195,8 @@ class _SseSubscription:
         if frame.comment == sse.CAUGHT_UP_COMMENT:
             self._cursor = frame.id or self._cursor
             self._ready.append(CaughtUp(self._cursor or "0"))
+        elif frame.comment == sse.DRAINING_COMMENT:
+            self._ready.append(Draining(self._cursor or "0"))
         elif frame.data and frame.id is not None:
             event = codec.from_plain(Event, json.loads(frame.data))
             self._cursor = frame.id

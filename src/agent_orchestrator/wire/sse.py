@@ -20,6 +20,7 @@ STOPPING = b": stopping\n\n"
 cursor. Not an event, as it is none of the log."""
 
 CAUGHT_UP_COMMENT = "caught up"
+DRAINING_COMMENT = "draining"
 
 
 @frozen
