@@ -370,6 +370,10 @@ class Transaction(View, Protocol):
         """Wake, once the change is committed, whoever listens for the topic, in every process."""
         ...
 
+    def unring(self, topic: str) -> bool:
+        """Take back what this change has rung for the topic; tell whether it had."""
+        ...
+
 
 class Store(Protocol):
     """Where everything is kept. Opened as a scope; its methods may be called by many tasks at once.

@@ -121,8 +121,10 @@ async def _carry_out(
     change = audit.noted(core, who, operation, request, change)
     reserve = operation.name in ENDINGS
     if once is None:
-        return Reply(await core.store.transact(change, reserve=reserve))
-    return await core.store.transact(partial(once.make, core, change), reserve=reserve)
+        return Reply(await core.workers.transact(core.store, change, reserve=reserve))
+    return await core.workers.transact(
+        core.store, partial(once.make, core, change), reserve=reserve
+    )
 
 
 @frozen

@@ -30,7 +30,7 @@ MAX_LOOK = 1_000
 
 
 class Workers(Protocol):
-    """What status and diagnosis want to know of the pool."""
+    """What calls want of the pool."""
 
     @property
     def alive_workers(self) -> int: ...
@@ -42,6 +42,10 @@ class Workers(Protocol):
 
     def lent(self, run_id: str) -> AbstractContextManager[None]:
         """Lend a run's worker to others while the run stands still in this scope."""
+        ...
+
+    async def transact(self, store: Store, change: Change[Answer], *, reserve: bool) -> Answer:
+        """Make a change; a run it queues may be handed to a free worker in the same commit."""
         ...
 
 
@@ -75,6 +79,9 @@ class _NoWorkers:
 
     def lent(self, run_id: str) -> AbstractContextManager[None]:  # noqa: ARG002
         return nullcontext()
+
+    async def transact(self, store: Store, change: Change[Answer], *, reserve: bool) -> Answer:
+        return await store.transact(change, reserve=reserve)
 
 
 @define

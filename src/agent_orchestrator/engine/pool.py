@@ -2,25 +2,67 @@
 
 import heapq
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Generic, TypeVar, cast
 
 import anyio
 import anyio.abc
-from attrs import define, field
+from attrs import define, field, frozen
 
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.lifecycle import is_terminal
 from agent_orchestrator.domain.tokens import RUN_TOKEN_PREFIX, new_token, token_hash
 from agent_orchestrator.engine import ledger
-from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.worker import Assignment, Live, execute, give_up
-from agent_orchestrator.ports import Transaction
+from agent_orchestrator.ports import Store, Transaction
 
 logger = logging.getLogger("agent_orchestrator.pool")
 
+T = TypeVar("T")
+
 TAKE_RETRY_S = 1.0
 """Pause after the store could not hand out a run."""
+
+
+@frozen
+class _Seat:
+    """What a worker is about to begin with."""
+
+    number: int
+    worker: str
+    token: str | None = field(repr=False)
+    """By which its agent may act as the run."""
+
+
+@define
+class _Errand(Generic[T]):
+    """What one task does for another, who may leave before it is done."""
+
+    _done: anyio.Event = field(factory=anyio.Event)
+    _answer: T | None = None
+    _error: BaseException | None = None
+
+    async def run(self, work: Callable[[], Awaitable[T]]) -> None:
+        """Do the work, and keep how it ended for whoever waits."""
+        try:
+            self._answer = await work()
+        except Exception as error:  # noqa: BLE001 - it is of whoever waits
+            self._error = error
+        except BaseException:
+            self._error = Unavailable("the engine is stopping")
+            raise
+        finally:
+            self._done.set()
+
+    async def outcome(self) -> T:
+        """Wait for the work to be done, and answer or raise what it did."""
+        await self._done.wait()
+        if self._error is not None:
+            raise self._error
+        return cast(T, self._answer)
 
 
 @define
@@ -36,6 +78,14 @@ class Pool:
     _highest: int = 0
     _numbers: dict[str, int] = field(factory=dict)
     """Of the workers, by the run each executes."""
+    _promised: int = 0
+    """Workers for whom a run may be on its way through the store."""
+    _kept: anyio.Event = field(factory=anyio.Event)
+    """Set when a promise was kept, or came to nothing."""
+    _is_short: bool = False
+    """Whether a run was looked for in vain as no worker was free."""
+    _tasks: anyio.abc.TaskGroup | None = None
+    """Where workers are started, while they may be."""
     _stopping: bool = False
     _stopped: anyio.Event = field(factory=anyio.Event)
     _ended: anyio.Event = field(factory=anyio.Event)
@@ -66,14 +116,23 @@ class Pool:
     def _free(self) -> int:
         """How many more runs may be executed: one that stands still takes no worker."""
         busy = sum(not live.stands_still for live in self.live.values())
-        return max(0, self.core.config.max_concurrency - busy)
+        return max(0, self.core.config.max_concurrency - busy - self._promised)
 
-    def _take_number(self) -> int:
-        """Return the smallest number no worker has."""
+    def _seat(self) -> _Seat:
+        """Return the place of the worker with the smallest number that none has."""
         if self._spare:
-            return heapq.heappop(self._spare)
-        self._highest += 1
-        return self._highest
+            number = heapq.heappop(self._spare)
+        else:
+            self._highest += 1
+            number = self._highest
+        # Without an address to use it at, an agent needs no token.
+        token = new_token(RUN_TOKEN_PREFIX) if self.core.config.url is not None else None
+        return _Seat(number, f"{self.core.instance}/worker-{number}", token)
+
+    def _promise(self, count: int) -> list[_Seat]:
+        """Keep so many workers free for the runs that a change may hand out."""
+        self._promised += count
+        return [self._seat() for _ in range(count)]
 
     async def stop_taking(self) -> None:
         """Take no further run; those under way go on. Returns when none is about to be taken."""
@@ -95,66 +154,115 @@ class Pool:
 
     async def work(self, tasks: anyio.abc.TaskGroup) -> None:
         """Take runs and start workers on them until :meth:`stop_taking`."""
+        self._tasks = tasks
         try:
             with self.core.bells.take(ledger.QUEUE_TOPIC) as bell:
                 while not self._stopping:
                     bell.hush()
                     free = self._free
+                    self._is_short = not free
                     try:
-                        taken = await self._take(free) if free else []
+                        taken = await self._take(free, tasks) if free else 0
                     except Unavailable as error:
                         logger.warning("no run can be taken now, trying again: %s", error)
                         with anyio.move_on_after(TAKE_RETRY_S):
                             await bell.wait()
                         continue
-                    for live in taken:
-                        for observer in self.core.config.observers:
-                            observer.started(live.run, live.assignment.session)
-                        tasks.start_soon(self._run, live)
-                    if not taken or len(taken) < free:
+                    if not taken or taken < free:
                         await bell.wait()
+                while self._promised:
+                    await self._kept.wait()
         finally:
+            self._tasks = None
             self._stopped.set()
 
-    async def _take(self, free: int) -> list[Live]:
-        numbers = [self._take_number() for _ in range(free)]
-        workers = [f"{self.core.instance}/worker-{number}" for number in numbers]
-        # Without an address to use it at, an agent needs no token.
-        tokens = [
-            new_token(RUN_TOKEN_PREFIX) if self.core.config.url is not None else None
-            for _ in workers
-        ]
-        # A run that has moved on from an attempt here is not taken before that has ended.
+    async def _take(self, free: int, tasks: anyio.abc.TaskGroup) -> int:
+        """Take as many runs as there are, and seats free; return how many."""
+
+        def change(tx: Transaction, seats: Sequence[_Seat]) -> tuple[int, list[Assignment]]:
+            taken, _ = self._hand_out(tx, seats)
+            return len(taken), taken
+
+        seats = self._promise(free)
+        return await self._seated(self.core.store, change, seats, tasks, reserve=False)
+
+    async def transact(self, store: Store, change: Change[T], *, reserve: bool) -> T:
+        """Make a change; a run it queues is handed to a worker in the same commit where one is free.
+
+        Otherwise an agent would start one commit, and its wait for the disk, later.
+        """
+        tasks = self._tasks
+        if tasks is None or self._stopping or not self._free:
+            return await store.transact(change, reserve=reserve)
+
+        def both(tx: Transaction, seats: Sequence[_Seat]) -> tuple[T, list[Assignment]]:
+            answer = change(tx)
+            if not tx.unring(ledger.QUEUE_TOPIC):
+                return answer, []
+            taken, is_more = self._hand_out(tx, seats)
+            if is_more:
+                tx.ring(ledger.QUEUE_TOPIC)
+            return answer, taken
+
+        # In a task of the pool's: a caller may leave while the store is at it, but the worker may not.
+        errand = _Errand[T]()
+        seated = partial(self._seated, store, both, self._promise(1), tasks, reserve=reserve)
+        tasks.start_soon(errand.run, seated)
+        return await errand.outcome()
+
+    def _hand_out(self, tx: Transaction, seats: Sequence[_Seat]) -> tuple[list[Assignment], bool]:
+        """Start queued runs on workers; tell also whether there may be more of them."""
+        if self._stopping:
+            return [], True
+        # A run that has moved on from an attempt here is not taken before that has ended. (Read by the
+        # writer's thread, in one step of the interpreter.)
         ending = frozenset(self.live)
+        found = tx.next_runs(len(seats) + len(ending) + 1)
+        runs = [run for run in found if run.id not in ending]
+        taken = []
+        for seat, run in zip(seats, runs, strict=False):
+            kept = seat.token and token_hash(seat.token)
+            started = ledger.start(tx, run, seat.worker, self.core.now(), token_hash=kept)
+            session = tx.session(run.session_id)
+            assert session is not None
+            taken.append(Assignment(started, session, tx.run_messages(run.id), seat.token))
+        return taken, len(runs) > len(taken)
 
-        def change(tx: Transaction) -> list[Assignment]:
-            if self._stopping:
-                return []
-            taken = []
-            found = tx.next_runs(free + len(ending))
-            runs = [run for run in found if run.id not in ending]
-            for worker, token, run in zip(workers, tokens, runs, strict=False):
-                kept = token and token_hash(token)
-                started = ledger.start(tx, run, worker, self.core.now(), token_hash=kept)
-                session = tx.session(run.session_id)
-                assert session is not None
-                taken.append(Assignment(started, session, tx.run_messages(run.id), token))
-            return taken
-
-        # Shielded: a run that the store says is running must have a worker.
+    async def _seated(
+        self,
+        store: Store,
+        change: Callable[[Transaction, Sequence[_Seat]], tuple[T, list[Assignment]]],
+        seats: Sequence[_Seat],
+        tasks: anyio.abc.TaskGroup,
+        *,
+        reserve: bool,
+    ) -> T:
+        """Make a change that hands runs to promised seats, whose workers then begin."""
         taken: list[Live] = []
         try:
+            # Shielded: a run that the store says is running must have a worker.
             with anyio.CancelScope(shield=True):
-                assignments = await self.core.store.transact(change)
+                answer, assignments = await store.transact(
+                    lambda tx: change(tx, seats), reserve=reserve
+                )
             taken = list(map(Live, assignments))
         finally:
+            self._promised -= len(seats)
             self._numbers |= {
-                live.run.id: number for live, number in zip(taken, numbers, strict=False)
+                live.run.id: seat.number for live, seat in zip(taken, seats, strict=False)
             }
-            for number in numbers[len(taken) :]:
-                heapq.heappush(self._spare, number)
-        self.live |= {live.run.id: live for live in taken}
-        return taken
+            for seat in seats[len(taken) :]:
+                heapq.heappush(self._spare, seat.number)
+            if self._is_short and len(taken) < len(seats):
+                self.core.bells.ring([ledger.QUEUE_TOPIC])
+            self._kept.set()
+            self._kept = anyio.Event()
+        for live in taken:
+            self.live[live.run.id] = live
+            for observer in self.core.config.observers:
+                observer.started(live.run, live.assignment.session)
+            tasks.start_soon(self._run, live)
+        return answer
 
     async def _run(self, live: Live) -> None:
         try:

@@ -676,6 +676,11 @@ class _MemoryTransaction(_MemoryView):
     def ring(self, topic: str) -> None:
         self.topics.add(topic)
 
+    def unring(self, topic: str) -> bool:
+        had = topic in self.topics
+        self.topics.discard(topic)
+        return had
+
 
 def _truncate(entries: list[Event], length: int) -> None:
     del entries[length:]

@@ -216,3 +216,8 @@ class SqliteTransaction(SqliteView):
 
     def ring(self, topic: str) -> None:
         self.topics.add(topic)
+
+    def unring(self, topic: str) -> bool:
+        had = topic in self.topics
+        self.topics.discard(topic)
+        return had

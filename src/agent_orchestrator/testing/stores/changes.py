@@ -302,6 +302,9 @@ class Changes(Opening):
                     tx.append(session.id, drafts("b"), NOW)
                     tx.ring("mine")
                     tx.ring("mine")
+                    tx.ring("taken back")
+                    assert tx.unring("taken back")
+                    assert not tx.unring("taken back")
                     assert not heard
 
                 async with anyio.create_task_group() as tasks:
