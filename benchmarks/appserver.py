@@ -30,19 +30,26 @@ from benchmarks.figures import Effort, Figure, check
 from benchmarks.processes import Server, agentd, environment
 from benchmarks.turns import check_log, turn
 
-CONFIG: Final = """\
+CLIENTS: Final = 8
+SUBSCRIBERS: Final = 100
+DELTAS: Final = 500
+
+CONFIG: Final = f"""\
+[daemon]
+# As many turns at once as there are clients: the app-server alone has no limit of its own.
+max_concurrency = {CLIENTS}
+
 [providers.codex]
 runner = "codex-app-server"
-command = {command}
+command = {{command}}
+# As the threads of the app-server alone are begun.
 sandbox = "danger-full-access"
+approval_policy = "never"
+tools = false
 
 [routing]
 default = "codex"
 """
-
-CLIENTS: Final = 8
-SUBSCRIBERS: Final = 100
-DELTAS: Final = 500
 
 _MAX_LINE: Final = 2**26
 _INITIALIZE: Final[Mapping[str, Any]] = {
