@@ -16,6 +16,7 @@ between requests, so that killed and resumed turns work as with a real one. Step
 ``permit PATH``          ask for leave to write under a path
 ``question JSON``        ask the user these questions
 ``tool NAME JSON``       call a function by its plain name
+``agent NAME JSON``      call a function of codex's own sub-agents (unknown models have them as plain functions)
 ``add PATH TEXT``        add a file
 ``update PATH OLD -> NEW``  replace a one-line file's line
 ``delete PATH``          delete a file
@@ -32,7 +33,7 @@ between requests, so that killed and resumed turns work as with a real one. Step
 ``usage IN CACHED OUT``  what each later answer of this turn says it used (100 0 10 without it)
 ======================== =====================================================================
 
-In a ``say``, ``mcp`` or ``tool`` step ``<2.run.id>`` stands for what the third tool of this turn answered at
+In a ``say``, ``mcp``, ``tool`` or ``agent`` step ``<2.run.id>`` stands for what the third tool of this turn answered at
 that path of its JSON.
 
 A prompt with any line that is none of these is plain text and is answered with
@@ -115,7 +116,7 @@ def acknowledgement(text: str) -> str:
 # --- the script -----------------------------------------------------------------------------
 
 CALLS = frozenset(
-    {"shell", "background", "escalate", "permit", "question", "tool"}
+    {"shell", "background", "escalate", "permit", "question", "tool", "agent"}
     | {"add", "update", "delete", "plan", "mcp"}
 )
 """Steps that end an answer: the model hears of their result in the next request."""
@@ -208,7 +209,7 @@ def _filled(text: str, turn: list[dict[str, Any]]) -> str:
 
 def item_of(step: Step, item_id: str, turn: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the output item a step makes; None for one that makes none."""
-    if step.verb in ("say", "mcp", "tool"):
+    if step.verb in ("say", "mcp", "tool", "agent"):
         step = attrs.evolve(step, rest=_filled(step.rest, turn))
     match step.verb:
         case "say":
@@ -251,6 +252,10 @@ def item_of(step: Step, item_id: str, turn: list[dict[str, Any]]) -> dict[str, A
         case "tool":
             name, _, arguments = step.rest.partition(" ")
             return _call(item_id, name, json.loads(arguments or "{}"))
+        case "agent":
+            name, _, arguments = step.rest.partition(" ")
+            given = json.loads(arguments or "{}")
+            return _call(item_id, name, given, namespace="multi_agent_v1")
         case "add":
             path, _, text = step.rest.partition(" ")
             return _patch(item_id, f"*** Add File: {path}\n+{text}")
@@ -293,7 +298,13 @@ def _text_of(item: dict[str, Any]) -> str:
     return "".join(part.get("text", "") for part in content)
 
 
-_OWN_TEXTS = ("<environment_context>", "<turn_aborted>", "# AGENTS.md", "<user_instructions>")
+_OWN_TEXTS = (
+    "<environment_context>",
+    "<turn_aborted>",
+    "<subagent_notification>",
+    "# AGENTS.md",
+    "<user_instructions>",
+)
 """How the user messages begin that codex writes itself."""
 
 

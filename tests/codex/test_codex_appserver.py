@@ -635,3 +635,112 @@ async def test_a_run_may_be_confined_otherwise_than_the_one_before(codex, home, 
         assert not file.exists()
         await run(runner, record(f"shell touch {file}\nsay last", thread=asking.thread))
         assert file.exists()
+
+
+# --- sub-agents -----------------------------------------------------------------------------
+
+
+def spawning(task, *then):
+    """Return the script of an agent that gives a sub-agent of codex's own a task."""
+    return "\n".join([f"agent spawn_agent {json.dumps({'message': task})}", *then])
+
+
+WAITING = 'agent wait_agent {"targets": ["<0.agent_id>"]}'
+
+
+def children_of(context):
+    """Return the threads of a run's sub-agents, each with what is kept of it."""
+    kept = {}
+    for data in of(context, "backend.event"):
+        kept.setdefault(data["payload"]["threadId"], []).append(data)
+    return kept
+
+
+async def test_what_sub_agents_do_is_kept_apart(codex, home, record):
+    """Two runs at once in one process, each with a sub-agent whose items have the ids of its own."""
+    names = ("one", "two")
+    async with make_runner(codex, home, model="fake-model") as runner:
+        contexts = [
+            record(
+                spawning(f"usage 999 9 99\nshell echo by {name}\nsay sub {name}", WAITING, "relay")
+            )
+            for name in names
+        ]
+        outcomes = {}
+
+        async def execute(context, name):
+            outcomes[name] = (await runner.run(context)).text
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                for context, name in zip(contexts, names, strict=True):
+                    tasks.start_soon(execute, context, name)
+    assert contexts[0].pid == contexts[1].pid
+    for context, name in zip(contexts, names, strict=True):
+        assert f"sub {name}" in outcomes[name]
+        assert context.texts() == [outcomes[name]]
+        tools = [(one["kind"], one["name"]) for one in of(context, "tool.completed")]
+        assert tools == [("agent", "spawn_agent"), ("agent", "wait")]
+        assert context.usage.output_tokens == 30  # of its own three requests
+        [(child, kept)] = children_of(context).items()
+        assert child != context.thread.id
+        ends = [data for data in kept if data["kind"] == "item/completed"]
+        items = [data["payload"]["item"] for data in ends]
+        types = [item["type"] for item in items]
+        assert types == ["userMessage", "commandExecution", "agentMessage"]
+        assert items[1]["aggregatedOutput"] == f"by {name}\n"
+        assert items[2]["text"] == f"sub {name}"
+        assert "turn/completed" in [data["kind"] for data in kept]
+
+
+@pytest.mark.parametrize("is_approved", [True, False])
+async def test_a_sub_agent_asks_like_its_agent(codex, home, record, outside, is_approved):
+    file = outside / "made"
+    decide = {"status": "approved" if is_approved else "denied"}
+    script = spawning(f"escalate touch {file}\nsay sub done", WAITING, "relay")
+    context, outcome = await asked(codex, home, record, script, decide, model="fake-model")
+    [question] = context.questions
+    assert question["detail"]["command"] == f"/bin/bash -lc 'touch {file}'"
+    assert file.exists() is is_approved
+    assert "sub done" in outcome.text
+
+
+@pytest.mark.parametrize("how", ["cancel", "end"])
+async def test_a_sub_agent_ends_with_the_run(codex, home, record, models, tmp_path, how):
+    """Codex 0.169 lets it go on when the turn that gave it work has ended."""
+    begun = tmp_path / "begun"
+    task = f"shell touch {begun}; setsid sleep 300 & sleep 300\nsay never"
+    gate = f"shell while [ ! -e {begun} ]; do sleep 0.02; done"
+    script = spawning(task, gate, *([WAITING] if how == "cancel" else ["say bye"]))
+    async with make_runner(codex, home, model="fake-model") as runner:
+        context = record(script)
+        with anyio.fail_after(40):
+            if how == "end":
+                assert (await runner.run(context)).text == "bye"
+            else:
+                with anyio.CancelScope() as scope:
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(runner.run, context)
+                        await context.until(lambda c: c.calls.count("emit tool.started") == 3)
+                        [child] = children_of(context)
+                        assert processes_of({child})
+                        scope.cancel()
+        [child] = children_of(context)
+        assert processes_of({child, context.thread.id}) == []
+        second = record("shell sleep 0.5\nsay second", thread=context.thread)
+        assert (await run(runner, second)).text == "second"
+        assert second.pid == context.pid
+    # It asks its model nothing more, as one would whose command was ended alone.
+    assert [one.step for one in models.requests if one.thread_id == child] == [0]
+
+
+@pytest.mark.parametrize(
+    "task", ["stream 4000 1 word", "hang"], ids=["that-says-much", "that-says-nothing"]
+)
+async def test_a_sub_agent_at_work_does_not_hold_up_the_end(codex, home, record, task):
+    async with make_runner(codex, home, model="fake-model") as runner:
+        context = record(spawning(task, "say bye"))
+        assert (await run(runner, context)).text == "bye"
+        second = record("say second", thread=context.thread)
+        assert (await run(runner, second)).text == "second"
+        assert second.pid == context.pid

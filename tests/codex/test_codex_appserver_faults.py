@@ -9,7 +9,7 @@ import pytest
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.ports import Availability
-from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner, conversation
+from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner, endings
 from agent_orchestrator.runners.codex.appserver.versions import aged
 from agent_orchestrator.testing.runners import RecordingContext
 
@@ -120,7 +120,7 @@ async def test_a_process_that_only_closes_its_stdout(command, record, monkeypatc
 
 
 async def test_a_process_that_stands_still_is_ended_when_the_run_is(command, record, monkeypatch):
-    monkeypatch.setattr(conversation, "INTERRUPT_S", 0.3)
+    monkeypatch.setattr(endings, "INTERRUPT_S", 0.3)
     async with CodexAppServerRunner(command=command) as runner:
         context = record("fault", "stuck")
         with anyio.fail_after(30):
@@ -138,7 +138,7 @@ async def test_a_process_that_stands_still_is_not_waited_for_in_a_hurry(command,
     async with CodexAppServerRunner(command=command) as runner:
         context = record("fault", "stuck")
         context.hurry.set()
-        with anyio.fail_after(min(conversation.INTERRUPT_S, 8)):
+        with anyio.fail_after(min(endings.INTERRUPT_S, 8)):
             with anyio.CancelScope() as scope:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(runner.run, context)

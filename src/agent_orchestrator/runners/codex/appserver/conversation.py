@@ -13,8 +13,8 @@ from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation, Thread
 from agent_orchestrator.ports import Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver import approvals
+from agent_orchestrator.runners.codex.appserver.endings import end_rest, end_turn
 from agent_orchestrator.runners.codex.appserver.failures import failure_of
-from agent_orchestrator.runners.codex.appserver.leftovers import end_leftovers
 from agent_orchestrator.runners.codex.appserver.peer import (
     Asked,
     Heard,
@@ -28,7 +28,7 @@ from agent_orchestrator.runners.codex.appserver.threads import Route
 from agent_orchestrator.runners.codex.appserver.tools import Tools
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.codex.failures import refusal_code
-from agent_orchestrator.runners.codex.items import JsonObject, UnexpectedShape, text
+from agent_orchestrator.runners.codex.items import UnexpectedShape, text
 from agent_orchestrator.runners.codex.reading import AgentEvent
 from agent_orchestrator.runners.codex.usage import usage_between
 from agent_orchestrator.runners.lines import decoded
@@ -42,9 +42,6 @@ TOOL_CALL: Final = "item/tool/call"
 
 PATIENCE_S: Final = 1.0
 """Seconds after which what is recorded of a turn does not wait for codex to have the prompt."""
-
-INTERRUPT_S: Final = 10.0
-"""Seconds codex has to end a turn it is told to; it takes 20 ms."""
 
 
 class NotLoaded(Exception):
@@ -213,22 +210,12 @@ class Conversation:
             case Notification("serverRequest/resolved", params):
                 if (scope := self._asks.get(params.get("requestId"))) is not None:
                     scope.cancel()
-            case Notification() if not self._is_stale(heard):
+            case Notification() if not self._reader.is_stale(heard):
                 events = self._reader.feed(heard)
                 if not self.is_taken and (self._reader.is_recorded or self._has_completed()):
                     self._taken.set()
                     tasks.start_soon(self._record_taken)
                 await self._tell(events)
-
-    def _is_stale(self, heard: Notification) -> bool:
-        """Tell whether it is the end of another turn, which was given up."""
-        turn = heard.params.get("turn")
-        return (
-            heard.method == "turn/completed"
-            and heard.params.get("threadId") == self.thread_id
-            and isinstance(turn, dict)
-            and turn.get("id") != self._reader.turn_id
-        )
 
     def _has_completed(self) -> bool:
         return self._reader.end is not None and self._reader.end.status == "completed"
@@ -292,56 +279,16 @@ class Conversation:
         is_cut = self._under_way and reader.end is None
         self._under_way = False
         if self.server.failure is None and is_cut:
-            await self._interrupt()
-        if not is_cut and not reader.has_run_commands:
-            return
-        if self.server.failure is None:
-            for thread_id in (self.thread_id, *reader.children):
-                try:
-                    params = {"threadId": thread_id}
-                    await self.server.request("thread/backgroundTerminals/clean", params, REQUEST_S)
-                except Refused as refused:
-                    _log.info("codex refused to end a thread's commands: %s", refused)
-                except AgentFailed:
-                    break
-        ended = await end_leftovers({self.thread_id, *reader.children})
-        if ended:
-            _log.info("thread %s had left %d processes", self.thread_id, len(ended))
+            await end_turn(self.server, self.route, reader)
+            with anyio.move_on_after(1):
+                if self.is_taken and self.server.failure is None:
+                    await self._report_usage()
+        if is_cut or reader.has_run_commands or reader.children:
+            await end_rest(self.server, self.route, reader)
 
     async def _hurry(self) -> None:
         await self.context.out_of_patience()
         self.server.kill()
-
-    async def _interrupt(self) -> None:
-        """Have codex end the turn; one that does not is ended itself."""
-        params = {"threadId": self.thread_id, "turnId": self._reader.turn_id}
-        with anyio.move_on_after(INTERRUPT_S) as patience:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._ask_for_interrupt, params)
-                try:
-                    while self._reader.end is None:
-                        heard = await self.route.inbox.receive()
-                        if isinstance(heard, Asked):
-                            self.server.refuse(heard, "the run is being stopped")
-                        elif isinstance(heard, Notification) and not self._is_stale(heard):
-                            self._reader.feed(heard)
-                except anyio.EndOfStream:
-                    pass
-                tasks.cancel_scope.cancel()
-        if patience.cancelled_caught:
-            self.server.fall(AgentFailed("provider_error", "codex did not end a turn as told"))
-            return
-        with anyio.move_on_after(1):
-            if self.is_taken:
-                await self._report_usage()
-
-    async def _ask_for_interrupt(self, params: JsonObject) -> None:
-        try:
-            await self.server.request("turn/interrupt", params, INTERRUPT_S)
-        except Refused as refused:
-            _log.info("codex refused to interrupt: %s", refused)  # its end is on the way
-        except AgentFailed:
-            pass  # it is gone, which ends the turn too
 
     # --- what is asked of us, and what we say meanwhile
 

@@ -92,8 +92,9 @@ class TurnReader:
     """The token counts of the whole thread, all its turns together."""
     end: TurnEnd | None = None
     has_run_commands: bool = False
-    children: set[str] = field(factory=set)
-    """The threads of sub-agents."""
+    children: dict[str, str | None] = field(factory=dict)
+    """The threads of sub-agents, with the turn each is at work on: None for none, ``""`` for one that
+    has been given work and has not begun."""
     items: ItemReader = field(factory=ItemReader)
     _streams: dict[str, str] = field(factory=dict, init=False)
 
@@ -114,8 +115,24 @@ class TurnReader:
         """Return the events that close what codex left open."""
         return [*self._broken_off(), *self.items.finish()]
 
+    @property
+    def threads(self) -> tuple[str, ...]:
+        """The thread and those of its sub-agents."""
+        return (self.thread_id, *self.children)
+
+    def is_stale(self, said: Notification) -> bool:
+        """Tell whether it is the end of another turn of the thread, which was given up."""
+        turn = said.params.get("turn")
+        return (
+            said.method == "turn/completed"
+            and said.params.get("threadId") == self.thread_id
+            and isinstance(turn, dict)
+            and turn.get("id") != self.turn_id
+        )
+
     def _read(self, method: str, params: JsonObject) -> list[AgentEvent] | None:
-        if params.get("threadId", self.thread_id) != self.thread_id:
+        if (thread_id := text(params.get("threadId", self.thread_id))) != self.thread_id:
+            self._note_child(thread_id, method, params)
             return [] if method in PIECES else None
         match method:
             case "item/started" | "item/completed":
@@ -142,6 +159,15 @@ class TurnReader:
                 return [event(EventType.RUN_ERROR, message=message)]
         return [] if method in REPEATED else None
 
+    def _note_child(self, thread_id: str, method: str, params: JsonObject) -> None:
+        match method:
+            case "turn/started":
+                self.children[thread_id] = text(an_object(params.get("turn")).get("id"))
+            case "turn/completed":
+                self.children[thread_id] = None
+            case _:
+                self.children.setdefault(thread_id, None)
+
     # --- items
 
     def _item(self, phase: str, params: JsonObject) -> list[AgentEvent] | None:
@@ -156,8 +182,7 @@ class TurnReader:
             case "command_execution":
                 self.has_run_commands = True
             case "collab_tool_call":
-                threads = found.get("receiver_thread_ids")
-                self.children |= {text(one) for one in threads} if threads else set()
+                self._collaborate(phase, found)
             case "agent_message" if phase == "completed":
                 self._streams.pop(text(found.get("id")), None)
             case "reasoning" if not found["text"]:
@@ -165,6 +190,13 @@ class TurnReader:
         if phase == "started" and found["type"] in ("agent_message", "reasoning"):
             return []
         return self.items.read(phase, found)
+
+    def _collaborate(self, phase: str, call: JsonObject) -> None:
+        is_work = call.get("tool") in ("spawn_agent", "send_input") and phase == "completed"
+        for one in a_list(call.get("receiver_thread_ids") or []):
+            child = text(one)
+            is_new = is_work and child not in self.children
+            self.children.setdefault(child, "" if is_new else None)
 
     def _message_piece(self, params: JsonObject) -> list[AgentEvent]:
         item_id, piece = text(params.get("itemId")), text(params.get("delta"))

@@ -1,0 +1,100 @@
+"""Ending what codex has under way for a run, so that it does nothing more for it."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.runners.codex.appserver.leftovers import end_leftovers
+from agent_orchestrator.runners.codex.appserver.peer import Asked, Notification, Refused
+from agent_orchestrator.runners.codex.appserver.server import Server
+from agent_orchestrator.runners.codex.appserver.threads import Route
+from agent_orchestrator.runners.codex.appserver.turns import TurnReader
+
+_log = logging.getLogger(__name__)
+
+INTERRUPT_S: Final = 10.0
+"""Seconds codex has to end a turn it is told to; it takes 20 ms."""
+
+_CLEAN_S: Final = 60.0
+
+_BEGIN_S: Final = 1.0
+"""Seconds a sub-agent that was just given work has to begin it; it takes 20 ms."""
+
+
+async def end_turn(server: Server, route: Route, reader: TurnReader) -> None:
+    """Have codex end the turn; one that does not is ended itself."""
+    params = {"threadId": reader.thread_id, "turnId": reader.turn_id}
+    with anyio.move_on_after(INTERRUPT_S) as patience:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_told, server, "turn/interrupt", params, INTERRUPT_S)
+            try:
+                while reader.end is None:
+                    await _hear(server, route, reader)
+            except anyio.EndOfStream:
+                pass
+            tasks.cancel_scope.cancel()
+    if patience.cancelled_caught:
+        server.fall(AgentFailed("provider_error", "codex did not end a turn as told"))
+
+
+async def end_rest(server: Server, route: Route, reader: TurnReader) -> None:
+    """End the work of the sub-agents, and whatever commands have left running.
+
+    Codex 0.169 lets sub-agents go on when the turn that gave them work has ended.
+    """
+    if server.failure is None:
+        with anyio.move_on_after(_BEGIN_S):
+            while "" in reader.children.values() and await _heard(server, route, reader):
+                pass
+        async with anyio.create_task_group() as tasks:
+            # What nobody takes would be before the answers waited for here.
+            tasks.start_soon(_hear_on, server, route, reader)
+            while at_work := {child: turn for child, turn in reader.children.items() if turn}:
+                for child, turn in at_work.items():
+                    reader.children[child] = None
+                    params = {"threadId": child, "turnId": turn}
+                    await _told(server, "turn/interrupt", params, INTERRUPT_S)
+            for thread_id in reader.threads:
+                params = {"threadId": thread_id}
+                await _told(server, "thread/backgroundTerminals/clean", params, _CLEAN_S)
+            tasks.cancel_scope.cancel()
+    ended = await end_leftovers(reader.threads)
+    if ended:
+        _log.info("thread %s had left %d processes", reader.thread_id, len(ended))
+
+
+async def _told(server: Server, method: str, params: Mapping[str, Any], timeout_s: float) -> None:
+    """Tell codex to end something; it may have ended, and codex too."""
+    try:
+        await server.request(method, params, timeout_s)
+    except Refused as refused:
+        _log.info("codex refused %s: %s", method, refused)
+    except AgentFailed:
+        pass  # with codex all that it had under way is gone
+
+
+async def _hear_on(server: Server, route: Route, reader: TurnReader) -> None:
+    while await _heard(server, route, reader):
+        pass
+
+
+async def _heard(server: Server, route: Route, reader: TurnReader) -> bool:
+    try:
+        await _hear(server, route, reader)
+    except anyio.EndOfStream:
+        await anyio.lowlevel.checkpoint()
+        return False
+    return True
+
+
+async def _hear(server: Server, route: Route, reader: TurnReader) -> None:
+    """Take what codex says, which is not told any more, and let it ask nothing."""
+    heard = await route.inbox.receive()
+    if isinstance(heard, Asked):
+        server.refuse(heard, "the run is being stopped")
+    elif isinstance(heard, Notification) and not reader.is_stale(heard):
+        reader.feed(heard)
