@@ -96,6 +96,9 @@ def main():
     for line in sys.stdin:
         said = json.loads(line)
         match said.get("method"):
+            case "initialize" if os.environ["FAKE_FAULT"] == "refuse":
+                error = {"code": -32600, "message": "Invalid request: missing field `sesame`"}
+                say({"id": said["id"], "error": error})
             case "initialize":
                 say({"id": said["id"], "result": {"userAgent": "fake/0.169.0 (Test)"}})
             case "thread/start" | "thread/resume":
@@ -105,6 +108,8 @@ def main():
                 tell("turn/started", turn=turn("inProgress"))
                 if os.environ["FAKE_FAULT"] == "not-taken" and is_first():
                     os._exit(3)
+                if os.environ["FAKE_FAULT"] == "not-taken-yet" and is_first():
+                    time.sleep(600)
                 item("completed", type="userMessage", id="u", content=[])
                 if said["params"]["input"][0]["text"] == "fault":
                     misbehave(os.environ["FAKE_FAULT"])

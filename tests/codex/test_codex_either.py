@@ -76,6 +76,32 @@ async def test_one_with_an_app_server_is_used_by_that(tmp_path, record):
     assert said == "hello"
 
 
+async def test_one_whose_app_server_does_not_begin_is_used_by_exec_and_says_so(tmp_path, record):
+    path = tmp_path / "codex"
+    mark = tmp_path / "app-server-was-here"
+    script = EXEC_ONLY.format(python=sys.executable, version="codex-cli 0.169.0")
+    refusing = f"""    open({str(mark)!r}, "a").write("x")
+    asked = json.loads(sys.stdin.readline())
+    print(json.dumps({{"id": asked["id"], "error": {{"code": -32600, "message": "no sesame"}}}}), flush=True)
+    sys.stdin.read()
+"""
+    lines = script.splitlines(keepends=True)
+    at = next(i for i, line in enumerate(lines) if "unrecognized" in line)
+    lines[at] = refusing
+    path.write_text("".join(lines))
+    path.chmod(0o755)
+    async with CodexRunner(command=str(path)) as runner:
+        for _ in range(2):
+            context = record("hello")
+            await runner.probe(context.env)
+            with anyio.fail_after(30):
+                assert (await runner.run(context)).text == "by exec workspace-write"
+        found = await runner.probe(record("hello").env)
+    assert (found.available, found.means) == (True, "codex-exec")
+    assert "no sesame" in found.reason
+    assert mark.read_text() == "x"  # it is not tried anew for each run
+
+
 async def test_one_that_is_not_there_is_not_available(tmp_path, record):
     async with CodexRunner(command=str(tmp_path / "none")) as runner:
         assert not (await runner.probe(record("hello").env)).available

@@ -8,7 +8,7 @@ from attrs import evolve, field, frozen
 from agent_orchestrator.ports import Availability, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.pool import NotStarted
 from agent_orchestrator.runners.codex.appserver.runner import CodexAppServerRunner
-from agent_orchestrator.runners.codex.appserver.versions import aged, has_app_server
+from agent_orchestrator.runners.codex.appserver.versions import has_app_server
 from agent_orchestrator.runners.codex.runner import CodexExecRunner
 
 APP_SERVER = "codex-app-server"
@@ -45,9 +45,15 @@ class CodexRunner(CodexAppServerRunner):
         )
 
     def _judged(self, found: Availability) -> Availability:
-        if found.available and has_app_server(found.version):
-            return evolve(aged(found), means=APP_SERVER)
-        return evolve(found, means=EXEC)
+        if not found.available:
+            return evolve(found, means=EXEC)
+        judged = super()._judged(found)
+        if judged.available and has_app_server(found.version):
+            return evolve(judged, means=APP_SERVER)
+        if judged.available or found.reason is not None:
+            return evolve(found, means=EXEC)
+        reason = f"{judged.reason}; until then each run is a codex exec, which cannot ask"
+        return evolve(found, means=EXEC, reason=reason)
 
     async def run(self, context: RunContext) -> Outcome:
         """Run the turn.

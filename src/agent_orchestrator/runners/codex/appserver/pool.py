@@ -21,7 +21,12 @@ logger = logging.getLogger(__name__)
 
 
 class NotStarted(AgentFailed):
-    """A process ended before it served."""
+    """A process ended before it served.
+
+    :ivar is_unknown: whether it did not understand how it was spoken to.
+    """
+
+    is_unknown = False
 
 
 @define(eq=False)
@@ -77,7 +82,9 @@ class Pool:
             try:
                 await server.ready()
             except AgentFailed as failure:
-                raise NotStarted(failure.code, failure.message) from failure
+                problem = NotStarted(failure.code, failure.message)
+                problem.is_unknown = server.is_unknown
+                raise problem from failure
             yield lease
         finally:
             lease.end()

@@ -13,7 +13,7 @@ from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox
 from agent_orchestrator.ports import RUN_VARIABLES, Availability, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.conversation import Conversation, NotLoaded
 from agent_orchestrator.runners.codex.appserver.peer import Refused
-from agent_orchestrator.runners.codex.appserver.pool import Pool
+from agent_orchestrator.runners.codex.appserver.pool import NotStarted, Pool
 from agent_orchestrator.runners.codex.appserver.server import Lease, Server, Spec
 from agent_orchestrator.runners.codex.appserver.threads import Opened
 from agent_orchestrator.runners.codex.appserver.tools import Tools
@@ -103,6 +103,8 @@ class CodexAppServerRunner(Guarded):
         factory=dict, init=False, repr=False
     )
     """What was found last, by the environment it was found in."""
+    _refusals: dict[str | None, str] = field(factory=dict, init=False, repr=False)
+    """The versions whose app-server did not begin, with what it said."""
     _pool: Pool = field(init=False, repr=False)
 
     @_pool.default
@@ -164,7 +166,11 @@ class CodexAppServerRunner(Guarded):
 
     def _judged(self, found: Availability) -> Availability:
         """Return what was found of a codex, with what is to be said of its age."""
-        return aged(found) if found.available else found
+        if not found.available:
+            return found
+        if (refusal := self._refusals.get(found.version)) is not None:
+            return evolve(found, available=False, reason=refusal)
+        return aged(found)
 
     def _own_env(self, env: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of a process that serves the runs of this one."""
@@ -198,6 +204,11 @@ class CodexAppServerRunner(Guarded):
                 await context.emit(EventType.RUN_ERROR, data)
                 thread_id = None
                 left += 1
+            except NotStarted as problem:
+                seen = self._seen.get(spec.env)
+                if problem.is_unknown and seen is not None:
+                    self._refusals[seen.version] = problem.message
+                raise
             except _NotTaken as problem:
                 if left == 0:
                     raise problem.failure from None

@@ -93,6 +93,7 @@ class Server:
     :ivar opening: how many of them will load one more thread.
     :ivar threads: what it has loaded.
     :ivar failure: why it serves no more; None while it does.
+    :ivar is_unknown: whether it is one that does not understand how it is spoken to.
     :ivar gone: set when nothing of it is left.
     """
 
@@ -105,6 +106,7 @@ class Server:
     threads: dict[str, Opened] = field(factory=dict, init=False)
     failure: AgentFailed | None = field(default=None, init=False)
     version: str | None = field(default=None, init=False)
+    is_unknown: bool = field(default=False, init=False)
     gone: anyio.Event = field(factory=anyio.Event, init=False)
     _ready: anyio.Event = field(factory=anyio.Event, init=False)
     _over: anyio.Event = field(factory=anyio.Event, init=False)
@@ -324,7 +326,8 @@ class Server:
                 START_S,
             )
         except Refused as refused:
-            problem = f"codex refused to begin: {refused.message}"
+            self.is_unknown = True
+            problem = f"codex's app-server refused to begin: {refused.message}"
             self.fall(AgentFailed("provider_unavailable", problem))
             return
         except AgentFailed:

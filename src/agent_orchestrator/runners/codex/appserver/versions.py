@@ -22,7 +22,7 @@ def aged(found: Availability) -> Availability:
         oldest = ".".join(map(str, _OLDEST))
         reason = (
             f"codex {found.version} is too old for its app-server to be used, which takes {oldest}: "
-            'update codex, or say runner = "codex-exec"'
+            "update codex"
         )
         return Availability(available=False, reason=reason, version=found.version)
     if version > _NEWEST and found.reason is None:
