@@ -211,6 +211,44 @@ async def test_a_killed_process_fails_its_runs_and_the_next_has_another(codex, h
         assert second.thread.id == first.thread.id
 
 
+async def test_a_killed_process_leaves_the_runs_of_others_alone(codex, home, record):
+    async with make_runner(codex, home, max_threads_per_process=1) as runner:
+        killed, other = record("shell sleep 300"), record("shell sleep 1\nsay other")
+        said = {}
+
+        async def execute(context, name):
+            try:
+                said[name] = (await runner.run(context)).text
+            except AgentFailed as failure:
+                said[name] = failure.code
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(execute, killed, "killed")
+                tasks.start_soon(execute, other, "other")
+                for context in (killed, other):
+                    await context.until(lambda c: "emit tool.started" in c.calls)
+                assert killed.pid != other.pid
+                os.kill(killed.pid, signal.SIGKILL)
+        assert said == {"killed": "agent_crashed", "other": "other"}
+
+
+async def test_what_is_started_otherwise_has_a_process_of_its_own(codex, home, record):
+    """Its environment; and a run's own variables are none of it."""
+    async with make_runner(codex, home) as runner:
+        contexts = [record("say hello") for _ in range(3)]
+        contexts[1].env = {
+            **contexts[1].env,
+            "AGENTCTL_RUN_ID": "run_1",
+            "AGENTCTL_SESSION_ID": "s",
+        }
+        contexts[2].env = {**contexts[2].env, "OTHER": "1"}
+        for context in contexts:
+            await run(runner, context)
+        first, second, third = (context.pid for context in contexts)
+        assert first == second != third
+
+
 async def test_a_prompt_that_a_killed_process_had_not_taken_is_given_again(
     codex, home, record, models
 ):

@@ -1,6 +1,8 @@
 """The app-server runner behind agentd: approvals, steering, interrupts, and a daemon that is killed."""
 
+import json
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -87,6 +89,64 @@ async def test_a_client_decides_what_the_agent_asks(
         ended = await client.wait_run(sent.run.id, timeout_s=PATIENCE_S)
     assert ended.run.result is not None, ended.run.error
     assert ended.run.result.text == "done"
+    assert file.exists() is (decision == "approve")
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "happens"),
+    [
+        ("approval_timeout_s = 0.3", "expired", False),
+        ('approvals = "deny"', "denied", False),
+        ('approvals = "allow"', "approved", True),
+    ],
+    ids=["nobody", "deny", "allow"],
+)
+async def test_what_nobody_decides_is_declined_and_a_policy_decides_at_once(
+    gateways: Gateways,
+    workspace: Path,
+    outside: Path,
+    settings: str,
+    status: str,
+    happens: bool,
+) -> None:
+    file = outside / "made"
+    gateway = gateways(runner="codex-app-server", sandbox="workspace-write", settings=settings)
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        run = await turn(client, session.id, f"escalate touch {file}\nsay done")
+        (request,) = (await client.requests()).requests
+        log = [event async for event in client.events(session.id)]
+    assert run.result is not None, run.error
+    assert run.result.text == "done"
+    assert (request.kind, request.status) == ("approval_request", status)
+    assert file.exists() is happens
+    (command,) = (event.data for event in log if event.event_type == "tool.completed")
+    assert command["status"] == ("completed" if happens else "declined")
+
+
+@pytest.mark.parametrize("decision", ["approve", "deny"])
+async def test_a_parent_agent_decides_what_its_child_s_codex_asks(
+    gateway: Gateway, workspace: Path, outside: Path, decision: str
+) -> None:
+    file = outside / "made"
+    spawn = {"task": f"escalate touch {file}\nsay child done"}
+    resolve = {"request_id": "<1.request.id>", "decision": decision}
+    script = "\n".join(
+        [
+            f"tool session_spawn {json.dumps(spawn)}",
+            'tool session_wait {"run_id": "<0.run.id>", "until": "attention"}',
+            f"tool request_resolve {json.dumps(resolve)}",
+            'tool session_wait {"run_id": "<0.run.id>", "until": "terminal"}',
+            "relay",
+        ]
+    )
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        run = await turn(client, session.id, script)
+        (request,) = (await client.requests()).requests
+    assert run.result is not None, run.error
+    assert "child done" in run.result.text
+    assert (request.decision, request.decided_by) == (decision, run.id)
     assert file.exists() is (decision == "approve")
 
 
@@ -249,3 +309,35 @@ async def test_a_thread_that_an_app_server_began_has_the_tools_with_exec_and_bac
         threads.add(run.thread_id)
     assert len(threads) == 1
     assert kinds == ["function", "mcp", "function"]
+
+
+async def test_a_prompt_that_codex_had_accepted_and_not_recorded_is_delivered_again(
+    tmp_path: Path, home: Path, workspace: Path
+) -> None:
+    """After the daemon and codex were killed in that moment; codex 0.169 has lost it then."""
+    directory = tmp_path / "fake"
+    directory.mkdir()
+    fake = directory / "codex"
+    program = Path(__file__).parent / "fake_appserver.py"
+    fake.write_text(f'#!/bin/sh\nexec {sys.executable} {program} "$@"\n')
+    fake.chmod(0o755)
+    mark = directory / "accepted"
+    variables = {"FAKE_FAULT": "not-taken-yet", "FAKE_MARK": str(mark)}
+    one = Gateway(directory, str(fake), home, runner="codex-app-server", **variables)
+    async with one.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        sent = await client.send_message(session.id, "hello")
+        with anyio.fail_after(PATIENCE_S):
+            while not mark.exists():
+                await anyio.sleep(0.02)
+    one.daemon.signal(signal.SIGKILL)
+    one.daemon.wait()
+    one.start()
+    async with one.client() as client:
+        assert sent.run is not None
+        ended = await client.wait_run(sent.run.id, timeout_s=PATIENCE_S)
+        messages = (await client.list_messages(session.id)).messages
+    one.stop()
+    assert ended.run.result is not None, ended.run.error
+    assert ended.run.result.text == "hello"
+    assert [message.text for message in messages] == ["hello"]
