@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import click
 
@@ -106,6 +106,10 @@ class Command(_Helped, click.Command):
         self.examples = examples
 
 
+_SENTENCE: Final = 1000
+"""Characters that no first sentence of a command's help has."""
+
+
 class Group(_Helped, click.Group):
     """A group of commands.
 
@@ -135,6 +139,18 @@ class Group(_Helped, click.Group):
         module, _, attribute = self._lazy[name].partition(":")
         found: click.Command = getattr(importlib.import_module(module), attribute)
         return found
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with the whole first sentence of each, where click cuts it to a line."""
+        found = [(name, self.get_command(context, name)) for name in self.list_commands(context)]
+        rows = [
+            (name, command.get_short_help_str(limit=_SENTENCE))
+            for name, command in found
+            if command is not None and not command.hidden
+        ]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
 
     def resolve_command(
         self, context: click.Context, args: list[str]

@@ -67,33 +67,36 @@ def examine(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
 def _codex_homes(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     for name, provider in settings.providers.items():
         if provider.runner in CODEX_RUNNERS:
-            yield _codex_home(f"provider {name}", provider, environ)
+            yield from _codex_home(f"provider {name}", provider, environ)
 
 
-def _codex_home(about: str, provider: ProviderSettings, environ: Mapping[str, str]) -> Finding:
+def _codex_home(
+    about: str, provider: ProviderSettings, environ: Mapping[str, str]
+) -> Iterator[Finding]:
     policy = EnvPolicy(inherit=provider.inherit, set=provider.set)
     home = provider.options.get("home")
     env = environment(policy.apply(environ), home if isinstance(home, str) else None)
     try:
         program = locate(str(provider.options.get("command", "codex")), env)
-    except NotInstalled as problem:
-        return Finding("warning", about, str(problem))
+    except NotInstalled:
+        return  # what is said of every provider says it
     folder = home_of(env)
     if not folder.exists():
-        return Finding(
+        yield Finding(
             "warning",
             about,
             f"there is no {folder}, where codex ({program}) keeps its login and its threads",
             "run `codex login` as the user agentd runs as, or set `home`",
         )
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        return Finding(
+    elif not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        yield Finding(
             "error",
             about,
             f"codex cannot write to {folder}, where it keeps its threads",
             f"give {getpass.getuser()} the right to, or set `home` to another directory",
         )
-    return Finding("ok", about, f"codex is {program}, its home {folder} can be written")
+    else:
+        yield Finding("ok", about, f"codex is {program}, its home {folder} can be written")
 
 
 # --- database and disk ----------------------------------------------------------------------

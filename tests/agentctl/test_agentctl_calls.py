@@ -61,6 +61,8 @@ def test_help_explains_and_shows_examples(path: str) -> None:
     assert examples
     assert all("agentctl " in line for line in examples)
     assert command.help
+    for line in text.partition("Commands:\n")[2].partition("\n\n")[0].splitlines():
+        assert not line.endswith("..."), "a summary is cut off"
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, parameter.name

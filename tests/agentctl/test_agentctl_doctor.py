@@ -53,6 +53,16 @@ def test_no_daemon(tmp_path: Path) -> None:
     assert "--no-such" in misspelt.err
 
 
+def test_what_is_not_installed_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "agentd.toml").write_text(
+        '[providers.codex]\nrunner = "codex"\ncommand = "no-such-codex"\n'
+    )
+    told = Ctl(f"http://127.0.0.1:{free_port()}", tmp_path)("doctor", "--format", "json").json
+    [finding] = [one for one in told["findings"] if one["about"] == "provider codex"]
+    assert finding["level"] == "error"
+    assert "not installed" in finding["message"]
+
+
 def test_a_daemon_elsewhere_that_does_not_answer(tmp_path: Path) -> None:
     ctl = Ctl("http://agents.invalid:1", tmp_path)
     assert ctl("doctor").code == 3
