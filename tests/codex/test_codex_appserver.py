@@ -394,6 +394,21 @@ async def test_a_command_is_approved_or_not(codex, home, record, outside, decide
     assert done["status"] == ("completed" if happens else "declined")
 
 
+async def test_without_settings_it_asks_to_leave_the_workspace(codex, home, record, outside):
+    """Codex 0.169 sometimes says nothing of a command that its sandbox refuses at once."""
+    file, asked_for = outside / "made", outside / "asked-for"
+    async with CodexAppServerRunner(command=codex, home=str(home)) as runner:
+        script = f"shell touch {file}\nshell touch inside\nescalate touch {asked_for}\nsay done"
+        context = record(script, kind=Deciding)
+        context.decide = {"status": "denied"}
+        await run(runner, context)
+    done, declined = of(context, "tool.completed")[-2:]
+    assert (done["exit_code"], declined["status"]) == (0, "declined")
+    [question] = context.questions
+    assert question["detail"]["command"] == f"/bin/bash -lc 'touch {asked_for}'"
+    assert list(outside.iterdir()) == []
+
+
 async def test_cancel_as_the_answer_ends_the_turn(codex, home, record, outside):
     decide = {"status": "answered", "answer": "cancel"}
     with pytest.raises(AgentFailed) as caught:
