@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,28 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"TZ": "UTC", "PYTHONWARNINGS": "error", "PYTHONUTF8": "1"} | more
 
 
+@contextmanager
+def started(argv: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[Any]"]:
+    """Have a process inside this scope: neither it nor what it started outlives it."""
+    with subprocess.Popen(argv, start_new_session=True, **options) as process:
+        try:
+            yield process
+        finally:
+            # What it started is in its group; to kill it alone would leave that behind.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def finished(
+    argv: Sequence[str], seconds: float, **options: Any
+) -> "subprocess.CompletedProcess[Any]":
+    """Run a process that starts others to its end, or fail after so many seconds and end all of them."""
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started(argv, **pipes, **options) as process:
+        out, err = process.communicate(timeout=seconds)
+    return subprocess.CompletedProcess(argv, process.returncode, out, err)
+
+
 @define
 class Ctl:
     """Calls agentctl against one daemon."""
@@ -91,14 +113,11 @@ class Ctl:
     def shell(self, line: str, cwd: Path | None = None) -> Result:
         """Run a line of the shell, in which ``agentctl`` stands for the command."""
         script = f'agentctl() {{ {shlex.join(COMMAND)} "$@"; }}; {line}'
-        done = subprocess.run(
+        done = finished(
             ["sh", "-c", script],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
+            PATIENCE_S,
             cwd=cwd or self.cwd,
             env=environment(AGENTCTL_URL=self.url),
-            timeout=PATIENCE_S,
-            check=False,
         )
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -110,7 +129,7 @@ class Ctl:
     @contextmanager
     def going(self, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
         """Let a call go on inside this scope; it does not outlive it."""
-        with subprocess.Popen(
+        with started(
             [*COMMAND, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -119,10 +138,7 @@ class Ctl:
             cwd=self.cwd,
             env=environment(AGENTCTL_URL=self.url),
         ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
+            yield process
 
 
 @define

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from driving import COMMAND, PATIENCE_S, Ctl, Daemon, environment, free_port, wait_until
+from driving import COMMAND, PATIENCE_S, Ctl, Daemon, environment, free_port, started, wait_until
 
 
 @pytest.fixture
@@ -261,19 +261,18 @@ def test_a_reader_that_leaves_is_no_error(ctl: Ctl, session: str) -> None:
 def on_terminal(ctl: Ctl, *arguments: str, **more: str) -> tuple[int, str]:
     """Run agentctl on a pseudo-terminal; return its exit code and all it wrote."""
     leader, follower = pty.openpty()
-    process = subprocess.Popen(
+    with started(
         [*COMMAND, *arguments],
         stdin=follower, stdout=follower, stderr=follower, cwd=ctl.cwd,
         env=environment(AGENTCTL_URL=ctl.url, TERM="xterm", COLUMNS="100", **more),
-        start_new_session=True,
-    )  # fmt: skip
-    os.close(follower)
-    written = b""
-    with contextlib.suppress(OSError):  # EIO: the last holder of the terminal has ended
-        while select.select([leader], [], [], PATIENCE_S)[0]:
-            written += os.read(leader, 65536)
-    os.close(leader)
-    return process.wait(PATIENCE_S), written.decode()
+    ) as process:  # fmt: skip
+        os.close(follower)
+        written = b""
+        with contextlib.suppress(OSError):  # EIO: the last holder of the terminal has ended
+            while select.select([leader], [], [], PATIENCE_S)[0]:
+                written += os.read(leader, 65536)
+        os.close(leader)
+        return process.wait(PATIENCE_S), written.decode()
 
 
 def test_ask_on_a_terminal(ctl: Ctl, tmp_path: Path) -> None:

@@ -2,12 +2,11 @@
 
 import os
 import pty
-import subprocess
 import termios
 from pathlib import Path
 
 import pytest
-from driving import COMMAND, PATIENCE_S, Ctl, environment
+from driving import COMMAND, PATIENCE_S, Ctl, environment, started
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def on_terminal(ctl: Ctl, *arguments: str, rows: int, **env: str) -> str:
     master, slave = pty.openpty()
     try:
         termios.tcsetwinsize(slave, (rows, 100))
-        with subprocess.Popen(
+        with started(
             [*COMMAND, *arguments],
             stdin=slave,
             stdout=slave,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from driving import COMMAND, PATIENCE_S, environment
+from driving import COMMAND, PATIENCE_S, environment, started
 
 SHOWN = re.compile(r"\r[^\r\n]*waiting for agentd \(\d+ s\)[^\r\n]*\x1b\[K")
 WIPED = "\r\x1b[K"
@@ -63,7 +63,7 @@ def errors_on_terminal(
         termios.tcsetwinsize(slave, (24, 100))
         with (
             slow_daemon(answer, limit_s) as (url, asked),
-            subprocess.Popen(
+            started(
                 [*COMMAND, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

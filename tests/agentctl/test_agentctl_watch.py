@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driving import COMMAND, PATIENCE_S, Ctl, Daemon, environment
+from driving import COMMAND, PATIENCE_S, Ctl, Daemon, environment, started
 
 APPROVAL = ("--request-kind", "approval_request")
 
@@ -166,7 +166,7 @@ def test_the_bell_rings_where_a_person_watches(daemon: Daemon, tmp_path: Path) -
     request = ask(ctl, asker(ctl), "May I?\x1b[2J\x07")
     master, slave = pty.openpty()
     try:
-        with subprocess.Popen(
+        with started(
             [*COMMAND, "request", "watch", "--once"],
             stdin=subprocess.DEVNULL,
             stdout=slave,

@@ -7,9 +7,11 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,19 @@ def exchange(address: tuple[str, int], request: bytes) -> tuple[int, bytes]:
         while chunk := connection.recv(65536):
             answer += chunk
     return int(answer.split(b" ", 2)[1]), answer
+
+
+@contextmanager
+def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Have somebody else's server on a free port, in a thread, until the scope is left."""
+    with HTTPServer(("127.0.0.1", 0), handler) as http:
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}"
+        finally:
+            http.shutdown()
+            thread.join()
 
 
 # --- a real agentd --------------------------------------------------------------------------

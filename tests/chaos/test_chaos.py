@@ -1,9 +1,13 @@
 """A short fixed set of the experiments, and that a failure would be seen."""
 
 import os
+from contextlib import suppress
 
+import anyio
+import psutil
 import pytest
 from tests.chaos import __main__ as chaos
+from tests.chaos import engines
 from tests.chaos.outcome import Effort, Outcome, percentile, table
 
 SEED = 20_251
@@ -26,6 +30,30 @@ def test_it_holds(name):
         pytest.skip(outcome.skipped)
     assert outcome.passed, outcome.problems
     assert outcome.tries > 0
+
+
+def test_an_experiment_that_is_cut_short_leaves_nothing_running(tmp_path):
+    program = """
+import pathlib, subprocess, sys, time
+sleeper = subprocess.Popen(["sleep", "600"])
+made = pathlib.Path(sys.argv[1])
+made.with_suffix(".new").write_text(f"{sleeper.pid}")
+made.with_suffix(".new").rename(made)
+time.sleep(600)
+"""
+    made = tmp_path / "pid"
+
+    async def cut_short():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(engines._run, ["-c", program, str(made)])
+            with anyio.fail_after(60):
+                while not made.exists():
+                    await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+
+    anyio.run(cut_short)
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(int(made.read_text())).wait(20)
 
 
 def failed(kind):

@@ -6,12 +6,20 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
+import pytest
 from model_server import codex_env
 from serving import Process, agentd
 
 from agent_orchestrator import Client, Run, connect
 
 PATIENCE_S = 60.0
+
+ON_ONE_LOOP = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+"""Marks a test that shows what codex does with many words, and nothing of how its process is led."""
+
+THROUGH_A_GATEWAY = [pytest.mark.anyio, pytest.mark.codex, ON_ONE_LOOP]
+"""Marks of tests of what another process does: the loop that they themselves run on changes none of it,
+and the client they ask with has its own tests on both."""
 
 
 class Gateway:

@@ -9,13 +9,13 @@ from pathlib import Path
 import anyio
 import psutil
 import pytest
-from gateway import PATIENCE_S, Gateway, turn
+from gateway import PATIENCE_S, THROUGH_A_GATEWAY, Gateway, turn
 from model_server import ModelServer
 
 from agent_orchestrator import Client, RunStatus
 from agent_orchestrator.runners.codex.appserver.leftovers import processes_of
 
-pytestmark = [pytest.mark.anyio, pytest.mark.codex]
+pytestmark = THROUGH_A_GATEWAY
 
 Gateways = Callable[..., Gateway]
 

@@ -9,6 +9,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from attrs import evolve
+from gateway import ON_ONE_LOOP
 from model_server import FAKE_KEY, acknowledgement, closed_port, codex_env, write_codex_home
 
 from agent_orchestrator.domain.errors import AgentFailed
@@ -297,6 +298,7 @@ PROMPTS = {
 }
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
 async def test_a_prompt_arrives_whole(runner, record, models, prompt):
     first = record(prompt)
@@ -323,6 +325,7 @@ async def test_a_message_of_five_megabytes_arrives_whole(runner, record):
 # --- failing turns --------------------------------------------------------------------------
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize(
     ("script", "code", "message"),
     [

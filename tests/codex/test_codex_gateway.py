@@ -11,13 +11,13 @@ import anyio
 import anyio.to_thread
 import psutil
 import pytest
-from gateway import PATIENCE_S, Gateway, marked, turn
+from gateway import PATIENCE_S, THROUGH_A_GATEWAY, Gateway, marked, turn
 from model_server import ModelServer, acknowledgement
 
 from agent_orchestrator import Client, Run, RunStatus
 from agent_orchestrator.domain.errors import InvalidRequest
 
-pytestmark = [pytest.mark.anyio, pytest.mark.codex]
+pytestmark = THROUGH_A_GATEWAY
 
 
 async def test_a_second_message_resumes_the_same_thread_also_after_a_restart(

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from certificates import make_certificate
-from gateway import Gateway, turn
+from gateway import THROUGH_A_GATEWAY, Gateway, turn
 from test_codex_tools import parent_of_two
 
 from agent_orchestrator import connect
 
-pytestmark = [pytest.mark.anyio, pytest.mark.codex]
+pytestmark = THROUGH_A_GATEWAY
 
 
 async def test_its_agents_use_their_tools(

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from gateway import PATIENCE_S, Gateway, marked, turn
+from gateway import PATIENCE_S, THROUGH_A_GATEWAY, Gateway, marked, turn
 from model_server import ModelServer, acknowledgement, closed_port
 from serving import environment
 
@@ -19,7 +19,7 @@ from agent_orchestrator import Client, Run, RunStatus
 from agent_orchestrator.domain.model import Request
 from agent_orchestrator.operations import SessionTree
 
-pytestmark = [pytest.mark.anyio, pytest.mark.codex]
+pytestmark = THROUGH_A_GATEWAY
 
 Gateways = Callable[..., Gateway]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from attrs import define
-from driving import free_port, wait_until
+from driving import finished, free_port, wait_until
 from model_server import codex_env
 
 pytestmark = [pytest.mark.codex, pytest.mark.timeout(300)]
@@ -104,7 +104,11 @@ class Newcomer:
             yield process
         finally:
             process.terminate()
-            process.wait(PATIENCE_S)
+            try:
+                process.wait(PATIENCE_S)
+            finally:
+                process.kill()
+                process.wait()
 
     def answers(self) -> bool:
         try:
@@ -162,15 +166,12 @@ def test_every_command(tmp_path: Path, codex: str, home: Path) -> None:
     lines = [f"echo {line.split(' ')[0]!r} >&2\n{line}" for line in script.strip().split("\n")]
     with one.typing("AGENTD_AUTH_TOKEN=dev-token ./bin/agentd --codex-profile mobile"):
         wait_until(one.answers)
-        done = subprocess.run(
+        done = finished(
             ["bash", "-c", "\n".join(["set -euxo pipefail", *lines])],
+            PATIENCE_S,
             cwd=one.directory,
             env=one.env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
-            check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
     profile, extra_args = done.stdout.splitlines()[-2:]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
-from driving import free_port
+from driving import finished, free_port
 from pages import PAGES, ROOT, Block, blocks, inline_code, name_of, prose
 
 from agent_orchestrator.runners.registry import BUILT_IN, build_runner
@@ -200,16 +200,7 @@ def test_commands_work(page: Path, tmp_path: Path) -> None:
     }
 
     def run(*argv: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            argv,
-            cwd=tmp_path,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        return finished(argv, PATIENCE_S, cwd=tmp_path, env=env, text=True)
 
     typed = "\n".join(line for block in found for line in block.commands)
     starts = re.search(r"daemon start|agentd.*&$", typed, re.MULTILINE)

@@ -7,9 +7,9 @@ from families import grow, many
 
 from agent_orchestrator.domain.events import EventType
 
-SEEDS = int(os.environ.get("FAMILY_SEEDS", "2000"))
+SEEDS = int(os.environ.get("FAMILY_SEEDS", "600"))
 START = int(os.environ.get("FAMILY_START", "0"))
-PARTS = 4
+PARTS = 3
 
 KEPT = [138, 232]
 """Seeds that once found something."""

@@ -8,17 +8,16 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from serving import Process, agentd
+from serving import Process, agentd, answering
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PATIENCE_S = 60
@@ -197,14 +196,8 @@ class _Target(BaseHTTPRequestHandler):
 @contextmanager
 def target() -> Iterator[tuple[str, list[Any]]]:
     handler = type("Target", (_Target,), {"posted": [], "refuses": False})
-    with HTTPServer(("127.0.0.1", 0), handler) as http:
-        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{http.server_port}/results", handler.posted
-        finally:
-            http.shutdown()
-            thread.join()
+    with answering(handler) as url:
+        yield f"{url}/results", handler.posted
 
 
 def test_webhooks_become_messages_and_ends_are_posted(daemon: Process, tmp_path: Path) -> None:

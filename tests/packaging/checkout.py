@@ -115,7 +115,7 @@ def finish(
 ) -> "subprocess.CompletedProcess[str]":
     try:
         out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
+    except BaseException:  # the test's own time may be over, too
         os.killpg(process.pid, signal.SIGKILL)
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from driving import COMMAND, environment
+from driving import COMMAND, environment, started
 
 
 @pytest.mark.parametrize("module", ["agentd.daemon", "agentctl.main", "agentctl.commands.mcp"])
@@ -32,7 +32,7 @@ def test_outside_of_a_run_agentctl_says_what_is_missing() -> None:
 
 def test_an_interrupt_ends_it_though_its_input_is_open() -> None:
     own = {"AGENTCTL_RUN_ID": "run_1", "AGENTCTL_SESSION_ID": "ses_1"}
-    with subprocess.Popen(
+    with started(
         [*COMMAND, "mcp"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -1,9 +1,8 @@
 """Runs are traces: agents, their tools and their children, by the names of the conventions."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from serving import agentd, run_agentd
+from serving import agentd, answering, run_agentd
 
 from agent_orchestrator import AgentFailed, FunctionRunner, RunContext, Usage, open_embedded
 from agent_orchestrator import tracing as tracing_module
@@ -203,14 +202,8 @@ class _Collector(BaseHTTPRequestHandler):
 @contextmanager
 def collector() -> Iterator[tuple[str, list[Any]]]:
     handler = type("Collector", (_Collector,), {"taken": []})
-    with HTTPServer(("127.0.0.1", 0), handler) as http:
-        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{http.server_port}", handler.taken
-        finally:
-            http.shutdown()
-            thread.join()
+    with answering(handler) as url:
+        yield url, handler.taken
 
 
 CONFIG = """
