@@ -63,6 +63,8 @@ def environment(**more: str) -> dict[str, str]:
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("AGENTCTL_", "AGENTD_", "NO_COLOR", "FORCE_COLOR", "_AGENTCTL"))
+        # Whoever runs the tests may have said how large a terminal is, and it is not ours.
+        and name not in ("COLUMNS", "LINES")
     }
     return kept | {"TZ": "UTC", "PYTHONWARNINGS": "error", "PYTHONUTF8": "1"} | more
 
