@@ -777,7 +777,17 @@ class Subscription(Protocol):
     """A reader's place in a stream. Cancelling :meth:`receive` loses nothing."""
 
     async def receive(self) -> Sequence[StreamPart]:
-        """Return what comes next, at least one item, waiting for it if need be."""
+        """Return what comes next, at least one item, waiting for it if need be.
+
+        :raises OrchestratorError: if the reader may not go on.
+        """
+        ...
+
+    async def over(self) -> None:
+        """Wait until the reader may not go on: for who serves one that does not take what it is sent.
+
+        :raises OrchestratorError: then. It never returns.
+        """
         ...
 
 

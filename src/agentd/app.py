@@ -210,6 +210,7 @@ def _add_streams(app: App, sockets: SocketStream) -> None:
             sockets.quiet_s,
             sockets.places.taken(who.id),
             app.metrics,
+            peer_of(received),
         )
 
     @app.websocket("/stream")

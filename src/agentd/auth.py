@@ -141,17 +141,19 @@ class Guard:
 
         Who presents a token that was made here is held to it, also where callers need none.
 
-        What cannot be guessed (a token made here, or a long one) and what comes over a connection
-        that was let in before is looked at even while the address is locked out. A wrong token
-        that was made here counts for nothing: an agent may go on for a moment with one that is over.
+        What cannot be guessed (a token made here, or a long one) and what let this very connection
+        in before is looked at even while the address is locked out; who was let in by another one
+        guesses like anybody. A wrong token that was made here counts for nothing: an agent may go
+        on for a moment with one that is over.
 
         :raises Unauthorized: if it is nobody's.
         :raises RateLimited: if too many wrong ones came from there.
         """
         made_here = token.startswith(MADE_HERE)
-        if not (made_here or peer.known or len(token) >= UNGUESSABLE or self.open):
-            self._lockout.check(peer.address)
         presented = hashlib.sha256(token.encode(errors="replace")).digest()
+        again = peer.let_in_by is not None and hmac.compare_digest(peer.let_in_by, presented)
+        if not (made_here or again or len(token) >= UNGUESSABLE or self.open):
+            self._lockout.check(peer.address)
         found: Principal | None = None
         if peer.agents_only and not token.startswith(RUN_TOKEN_PREFIX):
             raise Unauthorized("this port is for agents: use the one that speaks TLS")
@@ -163,6 +165,7 @@ class Guard:
         elif found is None and self.open:
             return LOCAL
         peer.known = found is not None
+        peer.let_in_by = presented if peer.known else None
         if found is None:
             if not made_here:
                 self._lockout.failed(peer.address)

@@ -7,13 +7,19 @@ Of hypercorn 0.18, unchanged: parsing (h11), WebSocket (wsproto), keep-alive. Ch
 - What it refuses by itself is told in the API's words rather than without any.
 - A request that tells its end or its host in two ways is refused, and one whose headers are too long
   also where they come at once.
+- A WebSocket has no extensions. Hypercorn inflates what a peer deflated before it measures it: 200
+  KB from anybody become 200 MB.
 - A WebSocket handshake that fails ends its connection; hypercorn leaves it open.
 - Nothing is written to a connection that is lost.
 """
 
 import asyncio
 import logging
+import socket
 import ssl
+import struct
+from contextlib import suppress
+from http import HTTPStatus
 from typing import Any, Final
 
 import anyio
@@ -21,9 +27,13 @@ import h11
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Response
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.typing import ConnectionState, H11SendableEvent
+from wsproto.connection import Connection as SocketState
+from wsproto.connection import ConnectionType
 from wsproto.handshake import WEBSOCKET_VERSION
 
 from agent_orchestrator.domain import errors
@@ -44,6 +54,7 @@ _MESSAGES: Final = {
     501: "of transfer codings only `chunked` is understood",
     505: "only HTTP/1.1 is spoken here",
 }
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
 _INVALID: Final = "the request is not valid HTTP/1.1"
 _NO_HANDSHAKE: Final = "the WebSocket handshake is not valid, or frames came before its answer"
 _BARE: Final = {(b"content-length", b"0"), (b"connection", b"close")}
@@ -86,6 +97,19 @@ class Protocol(H11Protocol):
             hosts = [value.lower() for name, value in event.headers if name == b"host"]
             if hosts != [named]:
                 raise h11.RemoteProtocolError("two hosts", error_status_hint=400)
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """Send what is said on the connection's one request."""
+        if (
+            isinstance(event, Response)
+            and isinstance(self.stream, WSStream)
+            and event.status_code == HTTPStatus.SWITCHING_PROTOCOLS
+        ):
+            # Before a frame is looked at: one that is deflated all the same is an error.
+            self.stream.connection = SocketState(ConnectionType.SERVER)
+            headers = [one for one in event.headers if one[0] != b"sec-websocket-extensions"]
+            event = Response(STREAM_ID, headers, event.status_code)
+        await super().stream_send(event)
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         # An answer of hypercorn's own; the app's say nothing of the connection.
@@ -206,6 +230,14 @@ class Connection(TCPServer):
             self.writer.transport.abort()
         else:
             self._handshake.cancel()
+
+    def cut(self) -> None:
+        """Close at once: what the other side has yet to take, the kernel's part too, is dropped."""
+        if self._is_open:
+            line = self.writer.get_extra_info("socket")
+            with suppress(OSError):  # it has ended meanwhile
+                line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.abort()
 
     async def _close(self) -> None:
         self._cut_soon()

@@ -24,17 +24,25 @@ MAX_ADDRESSES: Final = 10_000
 _log = logging.getLogger("agentd.server")
 
 
+def _nothing() -> None:
+    """Do what there is to do about a connection that is not there."""
+
+
 @define
 class Peer:
     """The other end of a connection.
 
     :param known: whether it was let in, by the last token it presented where tokens are wanted.
+    :param let_in_by: the hash of that token.
+    :param cut: ends the connection, whatever of it was not taken yet.
     :param agents_only: whether it came by the port that lets in nobody but runs.
     """
 
     address: str = ""
     known: bool = False
+    let_in_by: bytes | None = None
     agents_only: bool = False
+    cut: Callable[[], None] = _nothing
 
 
 class Lockout:

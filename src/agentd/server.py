@@ -171,6 +171,7 @@ async def serve(
             first_s=first_request_s,
             tls=tls,
         )
+        peer.cut = connection.cut
         task = asyncio.current_task()
         assert task is not None
         connections[task] = strangers[task] = connection

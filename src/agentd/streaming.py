@@ -1,8 +1,9 @@
 """GET /stream as server-sent events, WS /stream as text frames."""
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -26,6 +27,7 @@ from agent_orchestrator.ports import Gateway, Subscription, Transport
 from agent_orchestrator.wire import codec, problems, sse, strict_json
 from agentd.auth import Guard
 from agentd.lifetime import Lifetime
+from agentd.lockout import Peer
 from agentd.metrics import Metrics
 from agentd.requests import Socket, peer_of, query_pairs
 from agentd.responses import (
@@ -51,8 +53,8 @@ CHUNK_BYTES: Final = 64 * 1024
 RETRY_S: Final = 5
 """Seconds after which a reader whose stream was ended is to come again."""
 
-FAREWELL_S: Final = 1.0
-"""Seconds a reader is given to take the end of its stream."""
+FAREWELL_S: Final = 0.5
+"""Seconds a reader is given to take the end of its stream, before it is cut off."""
 
 _SESSION_NAMES = ("sessionId", "session_id")
 
@@ -136,6 +138,7 @@ class EventStream(LiveResponse):
 
     :param quiet_s: seconds of silence after which a sign of life is sent.
     :param place: held while it lasts.
+    :param peer: who reads it.
     """
 
     def __init__(
@@ -146,8 +149,10 @@ class EventStream(LiveResponse):
         quiet_s: float,
         place: AbstractContextManager[None],
         metrics: Metrics,
+        peer: Peer,
     ) -> None:
         super().__init__()
+        self._peer = peer
         self._place = place
         self._metrics = metrics
         self._transport = transport
@@ -168,14 +173,14 @@ class EventStream(LiveResponse):
                     with self._lifetime.until_closing():
                         started = True
                         await send(stream_start(self))
-                        await self._pump(subscription, send)
+                        await _while_let_in(subscription, partial(self._pump, subscription, send))
                     last = sse.STOPPING
         except Exception as error:  # noqa: BLE001 - logged there unless it is an ordinary refusal
             problem = problem_of(error)
             if not started:
                 return problem_response(problem)
             # Nothing more can be said here: the reader comes again and is told in due form.
-        with anyio.move_on_after(FAREWELL_S):
+        async with _farewell(self._peer):
             await send(stream_part(last, more=False))
         return None
 
@@ -194,6 +199,33 @@ class EventStream(LiveResponse):
                 while pending and len(chunk) < CHUNK_BYTES:
                     chunk += _encode(pending.popleft(), from_head=self._asked.cursor == HEAD)
                 await send(stream_part(bytes(chunk)))
+
+
+async def _while_let_in(subscription: Subscription, work: Callable[[], Awaitable[None]]) -> None:
+    """Do some work until it ends, or its reader may not go on: also one that takes nothing."""
+    ended: list[Exception] = []
+    async with anyio.create_task_group() as tasks:
+
+        async def do(what: Callable[[], Awaitable[None]]) -> None:
+            try:
+                await what()
+            except Exception as error:  # noqa: BLE001 - raised again, and not as one of a group
+                ended.append(error)
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(do, subscription.over)
+        await do(work)
+    if ended:
+        raise ended[0]
+
+
+@asynccontextmanager
+async def _farewell(peer: Peer) -> AsyncIterator[None]:
+    """Say the last thing, and cut off who does not take it: nothing else would end its connection."""
+    with anyio.move_on_after(FAREWELL_S) as patience:
+        yield
+    if patience.cancelled_caught:
+        peer.cut()
 
 
 def _events_in(batch: Sequence[StreamPart]) -> int:
@@ -255,7 +287,7 @@ class SocketStream:
         """Serve a socket until its reader leaves (which cancels this) or the daemon closes."""
         await socket.accept(subprotocol=socket.subprotocol)
         error = await self._refusal(socket)
-        with anyio.move_on_after(FAREWELL_S):
+        async with _farewell(peer_of(socket)):
             if error is None:
                 stopping = errors.Unavailable(
                     "the daemon is stopping: come again with the cursor", retry_after_s=RETRY_S
@@ -284,12 +316,16 @@ class SocketStream:
     async def _follow(
         self, socket: Socket, principal: Principal, asked: StreamRequest
     ) -> errors.OrchestratorError | None:
+        error: errors.OrchestratorError | None = None
         async with (
             self.gateway.acting_as(principal).subscribe(asked) as subscription,
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(_discard_frames, socket)
-            error = await self._pump(socket, subscription)
+            try:
+                await _while_let_in(subscription, partial(self._pump, socket, subscription))
+            except errors.OrchestratorError as raised:
+                error = raised
             tasks.cancel_scope.cancel()
         return error
 
@@ -309,16 +345,11 @@ class SocketStream:
             )
         return str(frame["token"])
 
-    async def _pump(
-        self, socket: Socket, subscription: Subscription
-    ) -> errors.OrchestratorError | None:
+    async def _pump(self, socket: Socket, subscription: Subscription) -> None:
         told = False
         with self.lifetime.until_closing():
             while True:
-                try:
-                    batch = await _next_batch(subscription, self.quiet_s, self.lifetime, told=told)
-                except errors.OrchestratorError as error:
-                    return error
+                batch = await _next_batch(subscription, self.quiet_s, self.lifetime, told=told)
                 if not batch:
                     is_news = self.lifetime.draining and not told
                     told |= is_news
@@ -326,7 +357,6 @@ class SocketStream:
                 self.places.metrics.streamed(_events_in(batch))
                 for item in batch:
                     await socket.send(_item_frame(item))
-        return None
 
 
 async def _discard_frames(socket: Socket) -> None:

@@ -3,7 +3,10 @@
 import gc
 import resource
 import socket
+import struct
 import time
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -178,3 +181,34 @@ async def test_a_body_that_came_while_the_daemon_stood_still_is_taken(tmp_path: 
             with anyio.fail_after(10):
                 answer = await anyio.to_thread.run_sync(connection.recv, 65536)
     assert answer.startswith(b"HTTP/1.1 201 "), answer
+
+
+HANDSHAKE = (
+    b"GET /stream HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+)
+
+
+async def test_nothing_is_inflated_on_a_socket(tmp_path: Path) -> None:
+    """A few bytes would become a thousand times as many before they are measured."""
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = deflate.compress(b"a" * 50_000_000) + deflate.flush(zlib.Z_SYNC_FLUSH)
+    async with (
+        serving(tmp_path, tokens=(TOKEN,)) as server,
+        await anyio.connect_tcp(*server.address) as stream,
+    ):
+        await stream.send(HANDSHAKE)
+        answer = await stream.receive()
+        assert answer.startswith(b"HTTP/1.1 101")
+        assert b"permessage-deflate" not in answer
+        # A whole text frame, its first reserved bit set: deflated (RFC 7692, 6).
+        head = b"\xc1\xfe" + struct.pack(">H", len(bomb)) + bytes(4)
+        tracemalloc.start()
+        try:
+            await stream.send(head + bomb)
+            assert await closed_after(stream) < 2
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert most < 5_000_000

@@ -42,10 +42,33 @@ async def test_guesses_are_cut_off(tmp_path: Path) -> None:
         assert (await get(server, made)).status_code == 200
         assert (await server.client.get("/sessions")).status_code == 200
         assert (await server.client.get("/health")).status_code == 200
-        # But a connection that was let in is no place to go on guessing from.
-        wrong = {"Authorization": "Bearer wrong"}
-        assert (await server.client.get("/sessions", headers=wrong)).status_code == 429
-        assert (await server.client.get("/sessions")).status_code == 429
+        # But a connection that was let in is no place to go on guessing from: nothing is compared.
+        other = {"Authorization": f"Bearer {SHORT}"}
+        assert (await server.client.get("/sessions")).status_code == 200
+        for headers in (other, {"Authorization": "Bearer wrong"}):
+            async with httpx.AsyncClient(base_url=server.url) as client:
+                let_in = {"Authorization": f"Bearer {made}"}
+                assert (await client.get("/sessions", headers=let_in)).status_code == 200
+                assert (await client.get("/sessions", headers=headers)).status_code == 429
+                assert (await client.get("/sessions", headers=let_in)).status_code == 200
+
+
+async def test_who_has_one_token_guesses_no_other(tmp_path: Path) -> None:
+    """Not by showing, in between, the one that lets in over the same connection."""
+    async with serving(tmp_path, tokens=(SHORT,)) as server:
+        made = (await server.client.post("/tokens", json={"name": "ann"})).json()["secret"]
+        async with httpx.AsyncClient(base_url=server.url) as client:
+
+            async def status(token: str) -> int:
+                headers = {"Authorization": f"Bearer {token}"}
+                return (await client.get("/openapi.json", headers=headers)).status_code
+
+            for number in range(ATTEMPTS):
+                assert await status(f"guess-{number}") == 401
+                assert await status(made) == 200
+            for guess in ("guess", SHORT):
+                assert await status(guess) == 429
+                assert await status(made) == 200
 
 
 async def test_sockets_count_however_they_tell(tmp_path: Path) -> None:

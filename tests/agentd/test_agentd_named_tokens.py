@@ -1,16 +1,23 @@
 """Named tokens: what each scope is good for, and that they end."""
 
+import socket
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import httpx
+import psutil
 import pytest
+from attrs import evolve
 from serving import Serving, serving, sse_reader
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from agent_orchestrator.operations import OPERATIONS
+from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.errors import Unauthorized
+from agent_orchestrator.operations import OPERATIONS, StreamRequest
 
 pytestmark = pytest.mark.anyio
 
@@ -173,6 +180,88 @@ async def test_sockets_and_waits_end_with_their_token(tmp_path: Path, how: str) 
             assert closed.value.rcvd.code == 4401
             assert answers == [401, 401]
         await server.client.post(f"/runs/{run}/cancel")
+
+
+SOCKET = (
+    "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+def served(server: Serving, connection: socket.socket) -> bool:
+    """Tell whether the server, which is in this process, holds its end of a connection."""
+    ends = (server.address, connection.getsockname())
+    return any((one.laddr, one.raddr) == ends for one in psutil.Process().net_connections("tcp4"))
+
+
+def read_on(connection: socket.socket) -> None:
+    connection.settimeout(5)
+    while connection.recv(1 << 16):
+        pass
+
+
+@pytest.mark.parametrize("upgrade", ["", SOCKET], ids=["sse", "socket"])
+@pytest.mark.parametrize(
+    ("how", "which"),
+    [
+        *((how, "?sessionId=") for how in ("revoked", "expired", "put out")),
+        # One of all sessions goes on without what its reader was put out of.
+        *((how, "") for how in ("revoked", "expired")),
+    ],
+)
+async def test_who_takes_nothing_is_cut_off_with_his_token(
+    tmp_path: Path, how: str, upgrade: str, which: str
+) -> None:
+    async with serving(tmp_path, tokens=(ADMIN,)) as server:
+        session = await server.session("talkative")
+        await server.say(session, "4000")  # 4 MB: more than what is between them holds
+        expires = {"expires_in_s": 2} if how == "expired" else {}
+        token_id, headers = await token(server, **expires)
+        access = f"/sessions/{session}/access"
+        grants = [{"principal": "ann", "role": "reader"}]
+        await server.client.put(access, json={"grants": grants})
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+            connection.connect(server.address)
+            path = f"/stream{which}{session if which else ''}"
+            connection.sendall(
+                f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{upgrade}"
+                f"Authorization: {headers['Authorization']}\r\n\r\n".encode()
+            )
+            before = 0.0
+            while not before or before != server.metrics._streamed.values[()]:
+                before = server.metrics._streamed.values[()]
+                await anyio.sleep(0.1)  # once it stands still, the daemon waits for the reader
+            if how == "revoked":
+                await server.client.post(f"/tokens/{token_id}/revoke")
+            elif how == "put out":
+                await server.client.put(access, json={"grants": []})
+            with anyio.fail_after(4 if how == "expired" else 1):
+                while served(server, connection):
+                    await anyio.sleep(0.005)
+            assert server.metrics.streams == 0
+            with pytest.raises(ConnectionResetError):
+                await anyio.to_thread.run_sync(read_on, connection)
+
+
+async def test_a_reader_that_lags_reads_no_further_than_its_time(tmp_path: Path) -> None:
+    """However much is left to read: nothing waits for the log to be quiet."""
+    async with serving(tmp_path, tokens=(ADMIN,)) as server:
+        session = await server.session("talkative")
+        await server.say(session, "4000")
+        now = server.engine.core.now()
+        who = Principal("ann", admin=True, kind="named", expires_at=now + timedelta(seconds=0.5))
+        engine = server.engine.acting_as(who)
+        for ids in ([session], []):
+            async with engine.subscribe(StreamRequest(ids, None)) as reader:
+                assert len(await reader.receive()) > 100
+                with anyio.fail_after(5):
+                    while server.engine.core.now() < who.expires_at:
+                        await anyio.sleep(0.01)
+                with pytest.raises(Unauthorized, match="expired"):
+                    await reader.receive()
+            who = evolve(who, expires_at=server.engine.core.now() + timedelta(seconds=0.5))
+            engine = server.engine.acting_as(who)
 
 
 def files(directory: Path) -> list[Path]:

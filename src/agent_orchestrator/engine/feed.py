@@ -1,6 +1,6 @@
 """Reading the log: pages of it, and streams that follow it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -9,7 +9,14 @@ from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import CursorAhead, InvalidRequest, OrchestratorError
 from agent_orchestrator.domain.model import Event
 from agent_orchestrator.engine import audit
-from agent_orchestrator.engine.access import in_scope, reach, remaining, session_for, topics
+from agent_orchestrator.engine.access import (
+    in_scope,
+    present,
+    reach,
+    remaining,
+    session_for,
+    topics,
+)
 from agent_orchestrator.engine.bells import Bell
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.paging import BATCH_SIZE, PAGE_SIZE
@@ -99,6 +106,21 @@ def _sequence(cursor: str | None) -> int:
     return min(int(cursor), MAX_INTEGER)
 
 
+async def _until_over(core: Core, who: Principal, may: Callable[[View], object]) -> None:
+    """Wait until a reader may not go on, however much it has yet to read.
+
+    :param may: a look that is refused then.
+    :raises OrchestratorError: when it is so.
+    """
+    if who.expires_at is None and not topics(who):
+        await anyio.sleep_forever()
+    with core.bells.take(*topics(who)) as bell:
+        while True:
+            bell.hush()
+            await core.store.read(may)
+            await _next_ring(core, who, bell)
+
+
 async def _next_ring(core: Core, who: Principal, bell: Bell) -> None:
     """Wait until there may be something new to read.
 
@@ -140,6 +162,7 @@ class _SessionReader:
 
     async def receive(self) -> Sequence[StreamItem | CaughtUp]:
         while True:
+            remaining(self._core, self._who)
             self._bell.hush()
             events = await self._read(BATCH)
             items: list[StreamItem | CaughtUp] = []
@@ -153,6 +176,12 @@ class _SessionReader:
             if items:
                 return items
             await _next_ring(self._core, self._who, self._bell)
+
+    async def over(self) -> None:
+        await _until_over(self._core, self._who, self._may)
+
+    def _may(self, view: View) -> None:
+        session_for(view, self._who, Action.READ, self._session_id)
 
     def _catch_up(self) -> CaughtUp:
         self._caught_up = True
@@ -195,9 +224,16 @@ class _FeedReader:
         if self._from_head:
             self._cursor = self._goal
 
-    def _next(self, view: View) -> tuple[list[StreamItem], str]:
+    async def over(self) -> None:
+        await _until_over(self._core, self._who, self._may)
+
+    def _may(self, view: View) -> None:
+        present(view, self._who)
         for session_id in self._session_ids:
             session_for(view, self._who, Action.READ, session_id)
+
+    def _next(self, view: View) -> tuple[list[StreamItem], str]:
+        self._may(view)
         items = view.feed(
             after=self._cursor,
             until=self._goal,
@@ -210,6 +246,7 @@ class _FeedReader:
 
     async def receive(self) -> Sequence[StreamItem | CaughtUp]:
         while True:
+            remaining(self._core, self._who)
             self._bell.hush()
             items, head = await self._core.store.read(self._next)
             if items:

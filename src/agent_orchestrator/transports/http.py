@@ -167,6 +167,10 @@ class _SseSubscription:
                     async for _ in chunks:
                         pass
 
+    async def over(self) -> None:
+        # Whoever sends ends what is sent: that is told by receiving it.
+        await anyio.sleep_forever()
+
     async def receive(self) -> Sequence[StreamPart]:
         while not self._ready:
             if self._chunks is None:
