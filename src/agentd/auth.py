@@ -51,6 +51,20 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
+def _name(token: str) -> str:
+    """Return the name of a configured token's principal: the same at every start.
+
+    Whoever is let in to a session reads it, and could try words against it where no lock-out sees
+    him. So it is made slowly of a token that somebody may have thought up.
+    """
+    digest = (
+        hashlib.sha256(token.encode()).digest()
+        if len(token) >= UNGUESSABLE
+        else hashlib.scrypt(token.encode(), salt=b"agentd configured token", n=2**14, r=8, p=1)
+    )
+    return f"token-{digest.hex()[:8]}"
+
+
 class Guard:
     """Decides whether a request may come in, and as whom.
 
@@ -75,8 +89,7 @@ class Guard:
             if not _TOKEN.fullmatch(token):
                 raise ConfigError("an auth token must be printable ASCII without blanks")
             digest = _digest(token)
-            name = f"token-{digest.hex()[:8]}"
-            self._tokens.append((digest, Principal(name, admin=True, kind="configured")))
+            self._tokens.append((digest, Principal(_name(token), admin=True, kind="configured")))
         self._hosts = LOOPBACK_NAMES | {host.lower()} | {name.lower() for name in allowed_hosts}
         # Rebinding needs a DNS name: on a wildcard bind an address in Host is one of ours.
         self._any_address = host in ("0.0.0.0", "::")  # noqa: S104

@@ -1,6 +1,7 @@
 """Host, Origin and token: checked on every call, before anything else."""
 
 import contextlib
+import hashlib
 import hmac
 import time
 from itertools import count
@@ -249,6 +250,18 @@ async def test_sessions_record_whose_token_made_them(tmp_path: Path) -> None:
         owner = made.json()["session"]["owner"]
         assert owner.startswith("token-")
         assert TOKEN not in made.text
+
+
+def test_the_name_of_a_token_is_no_way_to_it() -> None:
+    """Everybody who is let in to a session reads its owner's name, and may try words against it."""
+    for token in ("s3cret", TOKEN):
+        [(_, who)] = Guard((token,))._tokens
+        assert [(_, who)] == Guard((token, OTHER))._tokens[:1]
+        for name in hashlib.algorithms_guaranteed - {"shake_128", "shake_256"}:
+            assert who.id != f"token-{hashlib.new(name, token.encode()).hexdigest()[:8]}"
+        began = time.process_time()
+        Guard((token,))
+        assert time.process_time() - began > 0.005  # ten thousand times what a hash takes
 
 
 async def test_sockets_without_the_right_token_are_refused(tmp_path: Path) -> None:
