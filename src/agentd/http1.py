@@ -9,6 +9,8 @@ Of hypercorn 0.18, unchanged: parsing (h11), WebSocket (wsproto), keep-alive. Ch
   also where they come at once.
 - A WebSocket has no extensions. Hypercorn inflates what a peer deflated before it measures it: 200
   KB from anybody become 200 MB.
+- A WebSocket message that is too long is not kept, and its sender cut off; hypercorn keeps all of it
+  that comes, for as long as it comes.
 - A WebSocket handshake that fails ends its connection; hypercorn leaves it open.
 - Nothing is written to a connection that is lost.
 """
@@ -18,6 +20,7 @@ import logging
 import socket
 import ssl
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
@@ -30,10 +33,11 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
-from hypercorn.protocol.ws_stream import WSStream
+from hypercorn.protocol.ws_stream import FrameTooLargeError, WebsocketBuffer, WSStream
 from hypercorn.typing import ConnectionState, H11SendableEvent
 from wsproto.connection import Connection as SocketState
 from wsproto.connection import ConnectionType
+from wsproto.events import Message
 from wsproto.handshake import WEBSOCKET_VERSION
 
 from agent_orchestrator.domain import errors
@@ -41,7 +45,8 @@ from agent_orchestrator.wire import problems, strict_json
 from agentd.lockout import Peer
 
 CLOSE_S: Final = 1.0
-"""Seconds a connection over TLS has to be closed from its other side, too."""
+"""Seconds a connection has to be closed from its other side, too: over TLS, and after a message that
+was too long."""
 
 SECURED_BUFFER: Final = 64 * 1024
 """Bytes kept for a reader over TLS beside what the kernel takes."""
@@ -60,8 +65,36 @@ _NO_HANDSHAKE: Final = "the WebSocket handshake is not valid, or frames came bef
 _BARE: Final = {(b"content-length", b"0"), (b"connection", b"close")}
 
 
+class Frames(WebsocketBuffer):
+    """A message on a WebSocket as it comes. Of one that is too long nothing is kept.
+
+    :param too_long: called once there is one.
+    """
+
+    def __init__(self, max_length: int, too_long: Callable[[], None]) -> None:
+        super().__init__(max_length)
+        self._too_long = too_long
+
+    def extend(self, event: Message[Any]) -> None:
+        """Take the next part.
+
+        :raises FrameTooLargeError: if it is too long with it, and from then on.
+        """
+        was_too_long = self.length > self.max_length
+        try:
+            super().extend(event)
+        except FrameTooLargeError:
+            self.value = None
+            if not was_too_long:
+                self._too_long()
+            raise
+
+
 class Protocol(H11Protocol):
     """HTTP/1.1 on one connection."""
+
+    cut_soon: Callable[[], None]
+    """Ends the connection once the other side had time to read why."""
 
     _bodiless = False
 
@@ -107,6 +140,8 @@ class Protocol(H11Protocol):
         ):
             # Before a frame is looked at: one that is deflated all the same is an error.
             self.stream.connection = SocketState(ConnectionType.SERVER)
+            most = self.config.websocket_max_message_size
+            self.stream.buffer = Frames(most, self.cut_soon)
             headers = [one for one in event.headers if one[0] != b"sec-websocket-extensions"]
             event = Response(STREAM_ID, headers, event.status_code)
         await super().stream_send(event)
@@ -206,6 +241,7 @@ class Connection(TCPServer):
                     self._address("sockname"),
                     self.protocol_send,
                 )
+                self.protocol.cut_soon = self._cut_soon  # type: ignore[attr-defined]
                 await self.idle_task.restart(tasks, self._idle_timeout)
                 self._reading = tasks._task_group.create_task(self._read())  # noqa: SLF001
         finally:
@@ -240,17 +276,20 @@ class Connection(TCPServer):
         self.abort()
 
     async def _close(self) -> None:
-        self._cut_soon()
+        self._closing()
         await super()._close()
 
     async def _initiate_server_close(self) -> None:
         await super()._initiate_server_close()
-        self._cut_soon()
+        self._closing()
 
-    def _cut_soon(self) -> None:
+    def _closing(self) -> None:
         # Over TLS, asyncio waits half a minute for the other side to say that it closes, too.
         if self._tls is not None:
-            self.loop.call_later(CLOSE_S, self.writer.transport.abort)
+            self._cut_soon()
+
+    def _cut_soon(self) -> None:
+        self.loop.call_later(CLOSE_S, self.writer.transport.abort)
 
     async def protocol_send(self, event: Event) -> None:
         """Send data; or take note of the connection's end, or of its being idle."""

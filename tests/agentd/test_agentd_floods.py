@@ -212,3 +212,26 @@ async def test_nothing_is_inflated_on_a_socket(tmp_path: Path) -> None:
         finally:
             tracemalloc.stop()
         assert most < 5_000_000
+
+
+@pytest.mark.parametrize("token", ["", f"Authorization: Bearer {TOKEN}\r\n"])
+async def test_a_message_without_end_is_not_kept(tmp_path: Path, token: str) -> None:
+    async with (
+        serving(tmp_path, tokens=(TOKEN,)) as server,
+        await anyio.connect_tcp(*server.address) as stream,
+    ):
+        await stream.send(HANDSHAKE.replace(b"\r\n\r\n", b"\r\n" + token.encode() + b"\r\n"))
+        assert (await stream.receive()).startswith(b"HTTP/1.1 101")
+        part = b"a" * 65536
+        tracemalloc.start()
+        try:
+            with suppress(anyio.BrokenResourceError), anyio.fail_after(30):
+                await stream.send(b"\x81\xff" + struct.pack(">Q", 1 << 40) + bytes(4))
+                for _ in range(320):
+                    await stream.send(part)
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert most < 5_000_000
+        assert await closed_after(stream) < 3
+        await until(lambda: server.metrics.streams == 0, "its place is given up")
