@@ -61,8 +61,8 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
 def cli() -> None:
     """Talk to coding agents through agentd: sessions, messages, runs and their events.
 
-    Exit codes: 0 done, 1 the run failed, 2 usage, 3 daemon unreachable, 4 not found, 5 not allowed,
-    6 conflict, 7 timed out, 130 interrupted.
+    Exit codes: 0 done, 1 the run failed or any other error, 2 usage, 3 daemon unreachable,
+    4 not found, 5 not allowed, 6 conflict, 7 timed out, 130 interrupted.
     """
 
 

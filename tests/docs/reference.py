@@ -5,19 +5,22 @@
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import attrs
 
 from agent_orchestrator.domain.access import ALLOWED, Action, Standing
 from agent_orchestrator.domain.lifecycle import diagram
 from agent_orchestrator.domain.model import FAILURE_CODES
+from agent_orchestrator.engine import ProviderConfig
 from agent_orchestrator.engine.diagnosis import _FAILURES
 from agent_orchestrator.fields import FieldSpec, specs
 from agent_orchestrator.mcp.tools import TOOLS
 from agent_orchestrator.operations import OPERATIONS
+from agent_orchestrator.runners.registry import BUILT_IN
 from agent_orchestrator.wire.openapi import openapi_document
 from agent_orchestrator.wire.problems import STATUSES
 from agentd.providers import ProviderSettings
@@ -171,6 +174,7 @@ def settings() -> str:
 
 def providers() -> str:
     """Return the settings every provider has, with their defaults."""
+    said = _parameters(ProviderConfig)
     rows = []
     for entry in attrs.fields(ProviderSettings):
         if entry.name in ("options", "set"):
@@ -178,11 +182,86 @@ def providers() -> str:
         name, default = entry.name, entry.default
         if name == "inherit":
             name, default = "env", '{ inherit = "all", set = {} }'
-        shown = (
-            "required" if default is attrs.NOTHING else "" if default is None else f"`{default}`"
+        told = _PROVIDER.get(name) or _told(said[name])
+        rows.append(f"| `{name}` | {_default(default)} | {told} |")
+    return _table(["setting", "default", ""], rows)
+
+
+_PROVIDER = {
+    "runner": "The kind of runner: a built-in one or one that a package offers.",
+    "env": "What its agents get of the daemon's environment (`all`, `none` or a list of names), and "
+    "what beside.",
+}
+
+
+def runners() -> str:
+    """Return the settings that each built-in runner has of its own."""
+    sections: dict[str, list[str]] = {}
+    for kind, place in BUILT_IN.items():
+        module, _, name = place.partition(":")
+        sections.setdefault(_options(getattr(import_module(module), name)), []).append(kind)
+    return "\n\n".join(
+        f"### {' and '.join(f'`{kind}`' for kind in kinds)}\n\n{table}"
+        for table, kinds in sections.items()
+    )
+
+
+def _options(runner: type) -> str:
+    said = _parameters(runner)
+    hints = get_type_hints(runner)
+    rows = []
+    for entry in attrs.fields(runner):
+        if not entry.init or entry.name == "name":
+            continue
+        kind = entry.metadata.get("option", hints[entry.name])
+        rows.append(
+            f"| `{entry.name}` | {_type(kind)} | {_default(entry.default)} | "
+            f"{_told(said[entry.name])} |"
         )
-        rows.append(f"| `{name}` | {shown} |")
-    return _table(["setting", "default"], rows)
+    return _table(["setting", "type", "default", ""], rows)
+
+
+def _parameters(documented: type) -> dict[str, str]:
+    """Return what the docstrings of a class, and of those it derives from, say of its fields."""
+    return {
+        name: text
+        for cls in reversed(documented.__mro__)
+        for name, text in re.findall(_PARAMETER, cls.__doc__ or "")
+    }
+
+
+def _told(text: str) -> str:
+    """Return a docstring's text for a table of a page."""
+    plain = re.sub(r":\w+:`~?(.+?)`", r"`\1`", " ".join(text.split()))
+    plain = plain.replace("``", "`").replace("|", "\\|")
+    return plain[0].upper() + plain[1:]
+
+
+_PARAMETER: Final = re.compile(r":param (\w+): (.+?)(?=\n\s*:|\n\s*\n|\Z)", re.DOTALL)
+
+
+def _default(default: Any) -> str:
+    if default is attrs.NOTHING:
+        return "required"
+    if default in (None, ()) or isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        return ""
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def _type(hint: Any) -> str:
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    origin = get_origin(hint) or hint
+    if origin is Literal:
+        return " or ".join(f"`{part}`" for part in parts)
+    if isinstance(origin, type):
+        if origin in _KINDS:
+            return _KINDS[origin]
+        if issubclass(origin, Mapping):
+            return "table"
+        if issubclass(origin, Sequence):
+            return "list of texts" if parts[0] is str else "list of tables"
+    (part,) = parts  # what may be left out
+    return _type(part)
 
 
 def access() -> str:
@@ -215,6 +294,7 @@ PAGES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
         "tools": tools,
     },
     "v1-decisions.md": {"settings": settings, "providers": providers, "access": access},
+    "providers.md": {"runners": runners},
     "runbook.md": {"issues": issues},
 }
 

@@ -44,6 +44,8 @@ class FunctionRunner:
     on the way. A ``str`` it returns is its message: emitted, and the run's result. With an
     :class:`Outcome` it tells the result alone, with None an empty one. To fail a run it raises
     :class:`AgentFailed`; cancellation reaches it as anyio's.
+
+    :param target: the function; in a file where it is found, as ``package.module:callable``.
     """
 
     name: str

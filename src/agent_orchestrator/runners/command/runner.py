@@ -44,11 +44,13 @@ class CommandRunner(Guarded):
         bytes and can be read by every user of the machine.
     :param output: what stdout is: ``lines``, each a message; one message of ``text``; or ``jsonl``,
         objects that mean what ``map`` says.
-    :param map: see :mod:`agent_orchestrator.runners.command.mapping`.
+    :param map: rules that say what each object means; the first that fits is taken
+        (:mod:`agent_orchestrator.runners.command.mapping`).
     :param resume_argv: instead of ``argv`` when the session has a conversation with the agent,
         whose id replaces ``{thread}``. Without it every message starts anew.
     :param version_argv: prints the version on its first line, within two seconds.
-    :param stop_signal: asks the agent to stop; it is killed ``stop_grace_s`` seconds later.
+    :param stop_signal: asks the agent to stop.
+    :param stop_grace_s: seconds after which it is killed if it has not.
     """
 
     name: str
