@@ -420,7 +420,7 @@ class BackUp:
         not_blank=True,
         pattern=r"/[^\0]*",
     )
-    force: bool = param("Replace a file that is there.", default=False)
+    force: bool = param("Replace an older copy that is there, and nothing else.", default=False)
 
 
 @frozen

@@ -12,12 +12,13 @@ from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import attrs
 
+from agent_orchestrator.domain import events as domain_events
 from agent_orchestrator.domain.access import ALLOWED, Action, Standing
 from agent_orchestrator.domain.lifecycle import diagram
 from agent_orchestrator.domain.model import FAILURE_CODES
 from agent_orchestrator.engine import ProviderConfig
 from agent_orchestrator.engine.diagnosis import _FAILURES
-from agent_orchestrator.fields import FieldSpec, specs
+from agent_orchestrator.fields import MAX_METADATA, FieldSpec, specs
 from agent_orchestrator.mcp.tools import TOOLS
 from agent_orchestrator.operations import OPERATIONS
 from agent_orchestrator.runners.registry import BUILT_IN
@@ -116,10 +117,16 @@ def _row(spec: FieldSpec, path_fields: tuple[str, ...]) -> str:
     default = "in the path" if spec.name in path_fields else "required" if spec.required else ""
     if not default:
         default = f"`{spec.default}`" if isinstance(spec.default, str | int | float) else ""
+    if not default and isinstance(spec.default, tuple):
+        default = ", ".join(f"`{one}`" for one in spec.default)
     limits = spec.limits
     bounds = [limits.doc]
     if limits.max_length is not None and str in spec.kinds and not spec.choices:
         bounds.append(f"At most {limits.max_length:,} characters.")
+    elif dict in spec.kinds:
+        bounds.append(f"At most {limits.max_length or MAX_METADATA:,} bytes.")
+    elif limits.max_length is not None and list in spec.kinds:
+        bounds.append(f"At most {limits.max_length:,} of them.")
     if limits.maximum is not None and limits.minimum is not None:
         bounds.append(f"{limits.minimum:,} to {limits.maximum:,}.")
     return f"| `{spec.name}` | {kind} | {default} | {' '.join(bounds)} |"
@@ -150,6 +157,25 @@ def tools() -> str:
         if rows:
             parts.append(_table(["argument", "type", "default", ""], rows))
     return "\n\n".join(parts)
+
+
+def events() -> str:
+    """Return what the data of each type of event holds."""
+    rows = [f"| `{name}` | {_plain(data)} |" for name, data in event_data().items()]
+    return _table(["type", "data"], rows)
+
+
+def event_data() -> dict[str, str]:
+    """Return what the module of the event types says their data holds, by type."""
+    assert domain_events.__doc__ is not None
+    tables = re.findall(
+        r"^=+  =+\ntype +data\n=+  =+\n(.*?)^=+  =+$", domain_events.__doc__, _BLOCK
+    )
+    rows = re.findall(r"^([\w.]+) +(.*\n(?:  +.*\n)*)", "".join(tables), re.MULTILINE)
+    return {name: " ".join(data.split()) for name, data in rows}
+
+
+_BLOCK: Final = re.MULTILINE | re.DOTALL
 
 
 def lifecycle() -> str:
@@ -232,9 +258,13 @@ def _parameters(documented: type) -> dict[str, str]:
 
 def _told(text: str) -> str:
     """Return a docstring's text for a table of a page."""
-    plain = re.sub(r":\w+:`~?(.+?)`", r"`\1`", " ".join(text.split()))
-    plain = plain.replace("``", "`").replace("|", "\\|")
+    plain = _plain(text)
     return plain[0].upper() + plain[1:]
+
+
+def _plain(text: str) -> str:
+    without_roles = re.sub(r":\w+:`~?(.+?)`", r"`\1`", " ".join(text.split()))
+    return without_roles.replace("``", "`").replace("|", "\\|")
 
 
 _PARAMETER: Final = re.compile(r":param (\w+): (.+?)(?=\n\s*:|\n\s*\n|\Z)", re.DOTALL)
@@ -289,6 +319,7 @@ PAGES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     "api-contract.md": {
         "calls": calls,
         "errors": errors,
+        "events": events,
         "lifecycle": lifecycle,
         "others": others,
         "tools": tools,

@@ -2,9 +2,15 @@
 
 import re
 
+import anyio
+import attrs
 import pytest
-from reference import DOCS, PAGES, rendered
+from reference import DOCS, PAGES, event_data, rendered
 
+from agent_orchestrator import FunctionRunner, RunContext, open_embedded
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import Event, Request
+from agent_orchestrator.runners.demo import DemoRunner
 from agent_orchestrator.wire.openapi import openapi_document
 
 
@@ -40,3 +46,50 @@ def test_every_call_has_an_example_with_its_answer() -> None:
             assert status in told["responses"], call
             assert int(status) < 300, call
         assert len(answered.splitlines()) > 1, call
+
+
+async def _parent(context: RunContext) -> str:
+    if context.session.depth:
+        await context.ask_parent("May I?", kind="approval_request")
+        return "done"
+    await context.set_thread("conversation")
+    child = await context.spawn("Ask")
+    await context.wait(child.run.id)
+    return "all done"
+
+
+async def _written() -> list[Event]:
+    """Return the events of a family at work, of the demo, and of a cancel."""
+    runners = [FunctionRunner("parent", _parent), DemoRunner(pause_s=0)]
+    found = []
+    async with open_embedded(":memory:", runners=runners) as client:
+        session = await client.create_session(title="first")
+        sent = await client.send_message(session.id, "Go")
+        reply = await client.wait_run(sent.run.id, until="attention", timeout_s=30)
+        await client.resolve_request(reply.request.id, "approve")
+        await client.wait_run(sent.run.id, timeout_s=30)
+        shown = await client.send_message(session.id, "Show", provider="demo")
+        await client.wait_run(shown.run.id, timeout_s=30)
+        held = await client.send_message(session.id, "Hold", provider="manual")
+        await client.cancel_run(held.run.id, reason="enough")
+        await client.update_session(session.id, title="last", status="closed")
+        for one in (await client.list_sessions()).sessions:
+            found += (await client.list_events(one.id)).events
+    return found
+
+
+def test_the_events_hold_what_the_reference_says(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = event_data()
+    assert told.keys() == set(EventType)
+    written = anyio.run(_written)
+    kinds = {event.event_type for event in written}
+    assert {"child.finished", "run.resumed", "request.resolved", "run.canceled"} <= kinds
+    for event in written:
+        text = told[event.event_type]
+        if event.event_type.startswith("request."):
+            assert set(event.data) == {field.name for field in attrs.fields(Request)}
+        elif event.event_type != "session.closed":
+            assert set(event.data) <= set(re.findall(r"\w+", text)), event
+            always = re.sub(r"[;:].*|\[.*?\]+|{.*?}", "", text)
+            assert set(re.findall(r"\w+", always)) <= set(event.data), event

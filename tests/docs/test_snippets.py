@@ -1,10 +1,13 @@
 """The programs in the documents run, and say what the documents say they do."""
 
+import re
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 import anyio
 import pytest
+from driving import finished
 from pages import PAGES, ROOT, blocks, name_of
 
 from agent_orchestrator import open_embedded
@@ -44,6 +47,16 @@ def test_programs_run_and_print_what_the_page_says(
     if page.name == "writing-a-runner.md":
         assert "TestShout" in names
         assert anyio.run(_led, names["runner"]) == "done: tests, done: docs, approved"
+
+
+def test_the_runner_that_is_shown_passes_the_suite_that_is_shown(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "writing-a-runner.md"
+    (tmp_path / "test_shown.py").write_text("\n\n".join(b.text for b in blocks(page, "python")))
+    plain = ("-q", "-p", "no:cacheprovider", "-p", "no:schemathesis", "-p", "no:randomly")
+    argv = [sys.executable, "-m", "pytest", *plain, "test_shown.py"]
+    done = finished(argv, 100, cwd=tmp_path, text=True)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\d\d passed", done.stdout), done.stdout
 
 
 async def _led(runner: Runner) -> str:

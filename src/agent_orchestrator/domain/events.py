@@ -1,8 +1,34 @@
 """The kinds of events a session's log holds, and what the data of each says.
 
 An event's type is an open set: a reader keeps a type it does not know. The constants are the ones
-this version writes or reserves. What agents did has one shape for all agents; a field in brackets
-is there when the agent told it:
+this version writes or reserves. A field in brackets is not always there. What becomes of sessions
+and runs:
+
+=====================  ===========================================================================
+type                   data
+=====================  ===========================================================================
+session.created        title, provider, cwd; of a child: [parent_session_id, parent_run_id]
+session.updated        what was changed, of: [title, metadata, status, approval_policy, sandbox]
+session.closed         the same
+message.created        message_id, role, source {kind, session_id, run_id, principal}, text
+run.queued             provider, attempt, [message_id], [reason]: why it is back in the queue
+run.started            provider, attempt, worker_id
+run.waiting            request_id, [parked]: true once its agent is gone
+run.resumed            request_id
+run.recovered          attempt, action, reason, worker_id, delivered, ended_processes: the daemon was
+                       lost while it was at work
+run.completed          attempt, result {text}, [exit_code], [usage]
+run.failed             attempt, error {code, message}, [exit_code], [usage]
+run.canceled           attempt, [reason], [exit_code], [usage]
+child.spawned          session_id, run_id, parent_run_id, title, task: of the child
+child.finished         session_id, run_id, parent_run_id, status, result, error, message_id: a run of
+                       a child has ended; the message is the one that tells it
+request.created        the request, whole; in the logs of its session and of all above it
+request.updated        the same: people are called on now
+request.resolved       the same: it is closed, in whatever way
+=====================  ===========================================================================
+
+What agents did has one shape for all agents, and a field in brackets is there when the agent told it:
 
 =====================  ===========================================================================
 type                   data
@@ -17,7 +43,9 @@ file.changed           tool_id, status, changes [{path, kind: add|update|delete,
                        update a unified diff, of a file added or deleted its text
 plan.updated           steps [{text, status: pending|in_progress|completed}]
 usage.updated          input_tokens, cached_input_tokens, output_tokens, cost_usd: of this run
-run.error              message, [code], [item_id]: a problem that did not by itself end the run
+run.error              message, [code], [item_id]: a problem that did not by itself end the run; with
+                       [provider, fallback]: the second stands in for the first; with [silent_s]: a
+                       warning
 thread.started         provider, thread_id
 thread.replaced        provider, thread_id, previous_thread_id
 backend.event          kind, payload: what an agent said that has no better name

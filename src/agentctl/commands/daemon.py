@@ -205,7 +205,9 @@ def status() -> None:
     """
 )
 @click.argument("file", type=click.Path())
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option(
+    "--force", is_flag=True, help="Replace an older copy that is there, and nothing else."
+)
 def backup(*, file: str, force: bool) -> None:
     """Copy agentd's database into FILE while it runs: consistent, checked, and on the disk.
 
