@@ -632,6 +632,19 @@ async def test_what_is_wrong_with_the_configuration_is_said(codex, home, environ
     assert "config.toml" in found.reason
 
 
+async def test_what_has_changed_since_the_last_look_counts(codex, tmp_path, environ):
+    runner = make_runner(codex, tmp_path)
+    (tmp_path / "config.toml").write_text('model_provider = "ollama"')
+    assert (await runner.probe(os.environ)).available
+    (tmp_path / "config.toml").write_text('model_provider = "openai"')  # as many bytes
+    assert "codex login" in (await runner.probe(os.environ)).reason
+    (tmp_path / "auth.json").write_text(json.dumps({"OPENAI_API_KEY": "sk"}))
+    assert (await runner.probe(os.environ)).available
+    (tmp_path / "config.toml").unlink()
+    (tmp_path / "auth.json").unlink()
+    assert not (await runner.probe(os.environ)).available
+
+
 async def test_a_program_that_is_not_codex_is_left_to_itself(home, tmp_path):
     fake = tmp_path / "fake"
     fake.write_text("#!/bin/sh\nexit 1\n")

@@ -70,7 +70,7 @@ MAX_PENDING = 2_000
 MAX_PENDING_SIZE = 16 * 2**20
 """Characters of events likewise."""
 
-LINGER_S = 0.025
+LINGER_S = 0.05
 """Seconds a write waits for others to be committed with, where nobody waits for it: an agent says most
 of what it says in one go, the last of it right before its end, whose commit then takes it along."""
 

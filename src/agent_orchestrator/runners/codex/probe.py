@@ -37,9 +37,21 @@ def profile_warning(profile: str | None, env: Mapping[str, str]) -> str | None:
 
 @define
 class Probe:
-    """Looks at a command; remembers the version of each program as long as the file is the same."""
+    """Looks at a command; remembers the version of each program as long as the file is the same, and
+    what the configuration files held as long as they are.
+    """
 
     _versions: dict[tuple[Path, int], str | None] = field(factory=dict, init=False)
+    _layers: dict[Path, tuple[tuple[int, ...], Mapping[str, Any]]] = field(factory=dict, init=False)
+    """What was read of each file, and which state of it."""
+
+    def knows(self, command: str, env: Mapping[str, str]) -> bool:
+        """Tell whether a look would be at a few small files only, with no program to be asked."""
+        try:
+            program = locate(command, env)
+            return (program, program.stat().st_mtime_ns) in self._versions
+        except (NotInstalled, OSError):
+            return False
 
     def __call__(
         self,
@@ -59,7 +71,7 @@ class Probe:
         if version is None:
             # Not codex as we know it: how it logs in is its own business.
             return Availability(available=True, reason=profile_warning(profile, env))
-        settings, unreadable = _settings(home_of(env), profile)
+        settings, unreadable = self._settings(home_of(env), profile)
         for key, value in {**(config or {}), **_overrides(extra_args)}.items():
             _put(settings, key.split("."), value)
         login = _login_problem(settings, env)
@@ -73,6 +85,27 @@ class Probe:
         if key not in self._versions:
             self._versions[key] = _ask_version(program, env)
         return self._versions[key]
+
+    def _settings(self, home: Path, profile: str | None) -> tuple[dict[str, Any], str | None]:
+        """Return the settings of the config file with the profile's over them, and what is wrong."""
+        settings: dict[str, Any] = {}
+        for name in ("config.toml", *([f"{profile}.config.toml"] if profile else ())):
+            try:
+                layer = self._layer(home / name)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as error:
+                return settings, f"codex cannot read {home / name}: {error}"
+            _merge(settings, layer)
+        return settings, None
+
+    def _layer(self, file: Path) -> Mapping[str, Any]:
+        found = file.stat()
+        state = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        known = self._layers.get(file)
+        if known is None or known[0] != state:
+            known = self._layers[file] = state, tomllib.loads(file.read_text())
+        return known[1]
 
 
 def _ask_version(program: Path, env: Mapping[str, str]) -> str | None:
@@ -129,24 +162,12 @@ def _has_credentials(file: Path) -> bool:
     return isinstance(content, dict) and any(content.get(name) for name in names)
 
 
-def _settings(home: Path, profile: str | None) -> tuple[dict[str, Any], str | None]:
-    """Return the settings of the config file with the profile's over them, and what is wrong."""
-    settings: dict[str, Any] = {}
-    for name in ("config.toml", *([f"{profile}.config.toml"] if profile else ())):
-        try:
-            layer = tomllib.loads((home / name).read_text())
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            return settings, f"codex cannot read {home / name}: {error}"
-        _merge(settings, layer)
-    return settings, None
-
-
 def _merge(settings: dict[str, Any], layer: Mapping[str, Any]) -> None:
     for key, value in layer.items():
-        if isinstance(value, dict) and isinstance(settings.get(key), dict):
-            _merge(settings[key], value)
+        if isinstance(value, dict):
+            inner = settings.get(key)
+            settings[key] = inner = dict(inner) if isinstance(inner, dict) else {}
+            _merge(inner, value)
         else:
             settings[key] = value
 

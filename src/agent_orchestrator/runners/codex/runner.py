@@ -96,7 +96,11 @@ class CodexExecRunner(Guarded):
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Look whether codex is there and logged in."""
-        return await anyio.to_thread.run_sync(self._look, environment(env, self.home))
+        own = environment(env, self.home)
+        if self._probe.knows(self.command, own):
+            # In this thread: less than the way to another one and back, which the agent would wait for.
+            return self._look(own)
+        return await anyio.to_thread.run_sync(self._look, own)
 
     def _look(self, env: Mapping[str, str]) -> Availability:
         return self._probe(
