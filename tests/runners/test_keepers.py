@@ -49,6 +49,7 @@ def is_alive(process):
 
 
 def keeper_of(process):
+    """For an agent that does not end before it is looked at: one that waits for its stdin, say."""
     return psutil.Process(process.pid).parent()
 
 
@@ -100,12 +101,12 @@ async def test_agents_go_on_without_the_guardian_and_others_get_a_new_one(play):
 async def test_a_stopped_guardian_holds_up_no_agent_of_an_idle_keeper(play):
     with anyio.fail_after(30):
         async with guardian():
-            async with play("print", "one") as process:
+            async with play("echo", stdin=b"one") as process:
                 keeper = keeper_of(process)
                 assert await begun(process) == b"one"
                 await process.wait()
             keeper.parent().suspend()
-            async with play("print", "two") as process:
+            async with play("echo", stdin=b"two") as process:
                 assert keeper_of(process) == keeper
                 assert await begun(process) == b"two"
         assert not is_alive(keeper)
@@ -119,7 +120,7 @@ async def test_the_keeper_that_is_ready_is_the_one_that_is_taken(play):
                 await anyio.sleep(0.01)
         [its_guardian] = ours
         [ready] = its_guardian.children()
-        async with play("print", "one") as process:
+        async with play("echo", stdin=b"one") as process:
             assert keeper_of(process) == ready
             await process.wait()
 
