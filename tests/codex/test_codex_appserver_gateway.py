@@ -10,9 +10,10 @@ import anyio
 import psutil
 import pytest
 from gateway import PATIENCE_S, THROUGH_A_GATEWAY, Gateway, turn
-from model_server import ModelServer
+from model_server import ModelServer, acknowledgement
 
 from agent_orchestrator import Client, RunStatus
+from agent_orchestrator.domain.errors import Conflict
 from agent_orchestrator.runners.codex.appserver.leftovers import processes_of
 
 pytestmark = THROUGH_A_GATEWAY
@@ -341,3 +342,33 @@ async def test_a_prompt_that_codex_had_accepted_and_not_recorded_is_delivered_ag
     assert ended.run.result is not None, ended.run.error
     assert ended.run.result.text == "hello"
     assert [message.text for message in messages] == ["hello"]
+
+
+async def test_an_approval_counts_for_the_agent_that_asked_and_for_no_later_one(
+    gateways: Gateways, workspace: Path, outside: Path, models: ModelServer
+) -> None:
+    """One that was stopped meanwhile is told of it, and would have to ask again."""
+    file = outside / "made"
+    gateway = gateways("--park-after-s", "0", runner="codex-app-server", sandbox="workspace-write")
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        sent = await client.send_message(session.id, f"escalate touch {file}\nsay done")
+        assert sent.run is not None
+        with anyio.fail_after(PATIENCE_S):
+            async with client.events(session.id, follow=True) as events:
+                async for event in events:
+                    if event.event_type == "run.waiting" and event.data.get("parked"):
+                        break
+        (asked,) = (await client.requests()).requests
+        await client.resolve_request(asked.id, "approve")
+        ended = await client.wait_run(sent.run.id, timeout_s=PATIENCE_S)
+        with pytest.raises(Conflict):
+            await client.resolve_request(asked.id, "deny")
+        requests = (await client.requests()).requests
+    assert ended.run.result is not None, ended.run.error
+    told = models.requests[-1].prompt
+    assert ended.run.result.text == acknowledgement(told)
+    assert ended.run.attempt == 2
+    assert str(file) in told
+    assert not file.exists()
+    assert [one.id for one in requests] == [asked.id]
