@@ -233,11 +233,13 @@ def runners() -> str:
 
 
 def _options(runner: type) -> str:
+    # What the file says for every runner does not reach this one's own options.
+    common = {"name", *(entry.name for entry in attrs.fields(ProviderSettings))}
     said = _parameters(runner)
     hints = get_type_hints(runner)
     rows = []
     for entry in attrs.fields(runner):
-        if not entry.init or entry.name == "name":
+        if not entry.init or entry.name in common:
             continue
         kind = entry.metadata.get("option", hints[entry.name])
         rows.append(
