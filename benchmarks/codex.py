@@ -58,7 +58,7 @@ def native_codex() -> str:
 
 def measure(effort: Effort, directory: Path) -> list[Figure]:
     codex = native_codex()
-    count = effort.of(full=25, quick=10, smoke=1)
+    count = effort.of(full=50, quick=10, smoke=1)
     work = directory / "work"
     work.mkdir(parents=True)
     with ModelServer() as models:
