@@ -235,8 +235,10 @@ class View(Protocol):
         """Return the events with a ``seq`` greater than ``after``."""
         ...
 
-    def last_event_at(self, run: Run, types: Collection[str] = ()) -> datetime | None:
-        """Return the time of a run's last event, of these types when some are given."""
+    def last_event_at(
+        self, run: Run, types: Collection[str] = (), *, attempt: int | None = None
+    ) -> datetime | None:
+        """Return the time of a run's last event, of these types and this attempt when given."""
         ...
 
     def feed(

@@ -1,6 +1,7 @@
 """What the next engine makes of runs the last one was lost with."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -19,6 +20,8 @@ from agent_orchestrator.testing.invariants import history, violations
 pytestmark = pytest.mark.anyio
 
 PATIENCE_S = 20.0
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @define
@@ -315,8 +318,12 @@ class Resumed:
         return Outcome("done")
 
 
-async def test_what_a_conversation_has_is_not_given_again() -> None:
-    """The agent that goes on with an answer is lost before it said a word."""
+@pytest.mark.parametrize("settings", [{}, {"clock": lambda: NOW}], ids=["time", "one-instant"])
+async def test_what_a_conversation_has_is_not_given_again(settings: dict[str, Any]) -> None:
+    """The agent that goes on with an answer is lost before it said a word.
+
+    In one instant, what the agent before it said is no sign of it either.
+    """
     store, agent = MemoryStore(), Resumed()
     runs: list[Run] = []
 
@@ -336,8 +343,8 @@ async def test_what_a_conversation_has_is_not_given_again() -> None:
             while (await client.list_messages(session.id)).messages[-1].delivery == "queued":
                 await anyio.sleep(0.001)
 
-    await lose(store, body, runners=[agent], park_after_s=0)
-    async with open_embedded(store, runners=[agent]) as client:
+    await lose(store, body, runners=[agent], park_after_s=0, **settings)
+    async with open_embedded(store, runners=[agent], **settings) as client:
         run = await end_of(client, runs[0].id)
         messages = (await client.list_messages(run.session_id)).messages
     assert run.status is RunStatus.COMPLETED

@@ -14,7 +14,6 @@ these ways, which ``run.recovered`` names with the reason:
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from typing import Final, Literal
 
@@ -177,13 +176,16 @@ def _verdict(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> 
 
 def has_begun(view: View, run: Run, attempt: Attempt) -> bool:
     """Tell whether an attempt's agent was given the message, or did something all the same."""
-    return attempt.delivered_at is not None or _worked_at(view, run, attempt) is not None
+    return attempt.delivered_at is not None or _has_worked(view, run, attempt)
 
 
-def _worked_at(view: View, run: Run, attempt: Attempt) -> datetime | None:
-    """Return when the agent of an attempt last showed that it was at work."""
-    last = view.last_event_at(run, _WORK)
-    return last if last is not None and last >= attempt.started_at else None
+def _has_worked(view: View, run: Run, attempt: Attempt) -> bool:
+    """Tell whether the agent of an attempt showed that it was at work.
+
+    By the attempt's number: it may have begun in the instant in which the one before said its last
+    words, and clocks are set back.
+    """
+    return view.last_event_at(run, _WORK, attempt=attempt.attempt) is not None
 
 
 def can_resume(runner: Runner) -> bool:
@@ -211,7 +213,7 @@ def owe_note(core: Core, tx: Transaction, released: Run, attempt: Attempt, cause
 
     :param attempt: the one that was stopped.
     """
-    if _worked_at(tx, released, attempt) is None:
+    if not _has_worked(tx, released, attempt):
         for given in tx.run_messages(released.id):
             if given.role != "system" and given.given_in in (None, attempt.attempt):
                 tx.put_message(evolve(given, delivery="queued"))

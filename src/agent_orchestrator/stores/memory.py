@@ -406,9 +406,15 @@ class _MemoryView:
         # seq n stands at place n - 1: the log has no gap.
         return _first(self._state.logs.get(session_id, [])[after : after + limit], limit, size)
 
-    def last_event_at(self, run: Run, types: Collection[str] = ()) -> datetime | None:
+    def last_event_at(
+        self, run: Run, types: Collection[str] = (), *, attempt: int | None = None
+    ) -> datetime | None:
         for event in reversed(self._state.logs.get(run.session_id, [])):
-            if event.run_id == run.id and (not types or event.event_type in types):
+            if (
+                event.run_id == run.id
+                and (not types or event.event_type in types)
+                and attempt in (None, event.attempt)
+            ):
                 return event.created_at
         return None
 

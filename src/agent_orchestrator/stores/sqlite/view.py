@@ -371,7 +371,9 @@ class SqliteView:
         )
         return [event_from(row, session_id) for row in _up_to(size, rows)]
 
-    def last_event_at(self, run: Run, types: Collection[str] = ()) -> datetime | None:
+    def last_event_at(
+        self, run: Run, types: Collection[str] = (), *, attempt: int | None = None
+    ) -> datetime | None:
         # Backwards through the log of the run's session: an index of events by run would cost every
         # append more than this costs who asks for a diagnosis.
         where, values = _where(
@@ -381,6 +383,7 @@ class SqliteView:
                 "event_type IN (SELECT value FROM json_each(?))": json.dumps(list(types))
                 if types
                 else None,
+                "attempt = ?": attempt,
             }
         )
         row = self._one(f"SELECT created_at FROM events{where} ORDER BY seq DESC LIMIT 1", *values)

@@ -212,9 +212,12 @@ class Looks(Opening):
                     view.last_event_at(one, ["tool.output"]),
                     view.last_event_at(two),
                     view.last_event_at(three),
+                    view.last_event_at(one, {"agent.message"}, attempt=1),
+                    view.last_event_at(one, {"agent.message"}, attempt=2),
+                    view.last_event_at(one, attempt=1),
                 ]
             )
-            assert found == [at(2), at(5), None, at(9), None]
+            assert found == [at(2), at(5), None, at(9), None, at(5), None, at(5)]
 
     async def test_the_feed_is_every_event_once_in_commit_order(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
