@@ -2,13 +2,17 @@
 
 import json
 import signal
+import subprocess
+import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
+import anyio.to_thread
 import psutil
 import pytest
 from model_server import codex_env
-from serving import Process, agentd
+from serving import Process, agentd, environment
 
 from agent_orchestrator import Client, Run, connect
 
@@ -73,6 +77,21 @@ async def turn(client: Client, session_id: str, text: str) -> Run:
     reply = await client.wait_run(sent.run.id, timeout_s=PATIENCE_S)
     assert not reply.timed_out
     return reply.run
+
+
+async def by_command_line(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run an agentctl command against a daemon."""
+    command = [sys.executable, "-m", "agentctl.main", "--url", url, *arguments]
+    run = partial(
+        subprocess.run,
+        command,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    return await anyio.to_thread.run_sync(run)
 
 
 def marked(run_id: str) -> list[int]:

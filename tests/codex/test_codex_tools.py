@@ -2,18 +2,14 @@
 
 import json
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
-from gateway import PATIENCE_S, THROUGH_A_GATEWAY, Gateway, marked, turn
+from gateway import PATIENCE_S, THROUGH_A_GATEWAY, Gateway, by_command_line, marked, turn
 from model_server import ModelServer, acknowledgement, closed_port
-from serving import environment
 
 from agent_orchestrator import Client, Run, RunStatus
 from agent_orchestrator.domain.model import Request
@@ -76,18 +72,8 @@ async def family(client: Client, session_id: str) -> tuple[Run, Run, Run]:
 
 async def agentctl(gateway: Gateway, *arguments: str) -> None:
     """Do what a person does: by the command line."""
-    command = [sys.executable, "-m", "agentctl.main", "--url", gateway.daemon.url, *arguments]
-    run = partial(
-        subprocess.run,
-        command,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    done = await anyio.to_thread.run_sync(run)
-    assert done.returncode == 0, (shlex.join(command), done.stderr)
+    done = await by_command_line(gateway.daemon.url, *arguments)
+    assert done.returncode == 0, (shlex.join(done.args), done.stderr)
 
 
 async def test_a_parent_agent_answers_its_child(gateway: Gateway, workspace: Any) -> None:

@@ -1,18 +1,15 @@
 """A codex that is too old or too new for what is asked of it: agentd and agentctl say so."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anyio.to_thread
 import pytest
-from gateway import PATIENCE_S, turn
-from serving import agentd, environment
+from gateway import by_command_line, turn
+from serving import agentd
 
 from agent_orchestrator import Client, connect
 from agent_orchestrator.operations import ProviderStatus
@@ -52,17 +49,7 @@ async def told(client: Client) -> ProviderStatus:
 
 async def doctor(url: str) -> tuple[int, dict[str, Any]]:
     """Return what agentctl's doctor exits with, and its finding on the provider."""
-    command = [sys.executable, "-m", "agentctl.main", "--url", url, "doctor", "--format", "json"]
-    run = partial(
-        subprocess.run,
-        command,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    done = await anyio.to_thread.run_sync(run)
+    done = await by_command_line(url, "doctor", "--format", "json")
     findings = json.loads(done.stdout)["findings"]
     return done.returncode, next(one for one in findings if one["about"] == "provider codex")
 
