@@ -101,6 +101,11 @@ def main():
                 say({"id": said["id"], "error": error})
             case "initialize":
                 say({"id": said["id"], "result": {"userAgent": "fake/0.169.0 (Test)"}})
+            case "thread/start" if os.environ["FAKE_FAULT"] == "history" and (
+                history := said["params"].get("historyMode")
+            ):
+                error = f"Invalid request: unknown variant `{history}`, expected `paginated`"
+                say({"id": said["id"], "error": {"code": -32600, "message": error}})
             case "thread/start" | "thread/resume":
                 say({"id": said["id"], "result": {"thread": {"id": THREAD}, "model": "m"}})
             case "turn/start":

@@ -171,6 +171,29 @@ async def test_a_thread_that_exec_made_goes_on(codex, home, record, models):
     assert models.requests[-1].user_texts == [first.prompt, second.prompt]
 
 
+def history_modes(home):
+    """Return how codex keeps the history of each thread of a home."""
+    paths = (home / "sessions").rglob("*.jsonl")
+    metas = [json.loads(path.read_text().partition("\n")[0])["payload"] for path in paths]
+    return {meta["id"]: meta["history_mode"] for meta in metas}
+
+
+async def test_a_thread_has_no_index_until_codex_is_told_to_make_one(codex, home, record, models):
+    async with make_runner(codex, home) as runner:
+        first = record("say first")
+        await run(runner, first)
+    thread_id = first.thread.id
+    assert history_modes(home) == {thread_id: "legacy"}
+    migrated = [codex, "migrate-rollouts", "--apply", "--thread", thread_id]
+    await anyio.run_process(migrated, env=codex_env(home))
+    assert history_modes(home) == {thread_id: "paginated"}
+    async with make_runner(codex, home) as runner:
+        second = record("say second", thread=first.thread)
+        await run(runner, second)
+    assert second.thread.id == thread_id
+    assert models.requests[-1].user_texts == [first.prompt, second.prompt]
+
+
 @pytest.mark.parametrize("thread_id", [UNKNOWN_THREAD, "no-such-thread"])
 async def test_a_lost_thread_is_replaced_or_fails_the_run(codex, home, record, thread_id):
     lost = Thread(thread_id, {})

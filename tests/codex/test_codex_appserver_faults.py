@@ -184,3 +184,8 @@ def test_the_age_of_codex_is_told(version, available, says):
     found = aged(Availability(available=True, version=version))
     assert found.available is available
     assert (found.reason is None) if says is None else (says in found.reason)
+
+
+async def test_a_codex_that_keeps_history_in_one_way_only_begins_threads_in_it(command, record):
+    _, end = await faulty(command, record, "history")
+    assert end == "hello"

@@ -35,6 +35,10 @@ just killed is free within moments (codex 0.169)."""
 _TRIES: Final = 2
 """How often a prompt is given that codex did not come to take."""
 
+_PLAIN_HISTORY: Final[Mapping[str, Any]] = {"historyMode": "legacy"}
+"""Codex 0.169 otherwise indexes a thread's items at every step, for clients that page through them,
+which is a sixth of its work in a turn. Ours page through the session's log."""
+
 HAS_TOOLS: Final = "has_tools"
 """What is remembered with a thread that was begun with the orchestration tools."""
 
@@ -300,6 +304,7 @@ class CodexAppServerRunner(Guarded):
         method = "thread/start"
         url = tools_url(context.env) if self.tools else None
         if thread_id is None:
+            params |= _PLAIN_HISTORY
             if url is not None:
                 params["dynamicTools"] = await self._tools.specs(context.env)
                 wanted = evolve(wanted, has_tools=True)
@@ -345,6 +350,10 @@ async def _opened(server: Server, method: str, params: Mapping[str, Any]) -> Any
                     note = f"another process is using this thread: {refused.message}"
                     raise AgentFailed("provider_error", note) from refused
                 await anyio.sleep(delay)
+                continue
+            if params.keys() >= _PLAIN_HISTORY.keys():
+                # A codex that knows only the other way, perhaps.
+                params = {key: params[key] for key in params if key not in _PLAIN_HISTORY}
                 continue
             code = refusal_code(refused.message)
             if code == "thread_missing":
