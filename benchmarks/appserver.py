@@ -51,6 +51,10 @@ tools = false
 default = "codex"
 """
 
+PLAIN: Final[Mapping[str, str]] = {"historyMode": "legacy"}
+"""How threads are begun as the gateway's are: without an index of their items. The app-server's own
+are those that it makes unasked; what it does with these is told beside them."""
+
 _MAX_LINE: Final = 2**26
 _INITIALIZE: Final[Mapping[str, Any]] = {
     "clientInfo": {"name": "bench", "title": None, "version": "1"},
@@ -95,9 +99,9 @@ class Direct:
         check("result" in answer[0], f"codex answered {answer[0]}")
         return answer[0]["result"]
 
-    async def thread(self) -> str:
+    async def thread(self, **more: str) -> str:
         params = {"cwd": str(self._work), "sandbox": "danger-full-access"}
-        answer = await self.call("thread/start", {**params, "approvalPolicy": "never"})
+        answer = await self.call("thread/start", {**params, "approvalPolicy": "never", **more})
         return str(answer["thread"]["id"])
 
     async def turn(self, thread_id: str) -> float:
@@ -156,7 +160,7 @@ async def _turns(
     client: Client, direct: Direct, codex: str, env: Mapping[str, str], work: Path, count: int
 ) -> list[Figure]:
     session = await client.create_session(cwd=str(work))
-    thread_id = await direct.thread()
+    thread_id, plain_id = await direct.thread(), await direct.thread(**PLAIN)
 
     async def gateway() -> float:
         seconds, answer = await turn(client, session.id, PROMPT)
@@ -170,22 +174,23 @@ async def _turns(
     measured: list[Callable[[], Awaitable[float]]] = [
         gateway,
         partial(direct.turn, thread_id),
+        partial(direct.turn, plain_id),
         bare,
     ]
-    taken: list[list[float]] = [[], [], []]
+    taken: list[list[float]] = [[] for _ in measured]
     for number in range(count + 1):
         # Each goes first in turn: one may find warm what the one before left.
         order = [(number + place) % len(measured) for place in range(len(measured))]
         for place in order:
             taken[place].append(await measured[place]())
     await check_log(client, session.id, count + 1)
-    ours, its, exec_s = (median(results[1:]) for results in taken)  # the first warms up
+    ours, its, plain, exec_s = (median(results[1:]) for results in taken)  # the first warms up
     return [
         Figure(
             name="turn on a warm app-server: gateway over HTTP / app-server directly",
             value=ours / its,
             bound=1.25,
-            detail=f"{ours * 1000:.1f} ms / {its * 1000:.1f} ms",
+            detail=f"{ours * 1000:.1f} ms / {its * 1000:.1f} ms; {plain * 1000:.1f} ms without index",
         ),
         Figure(
             name="turn on a warm app-server: gateway over HTTP / bare codex exec",
@@ -200,6 +205,7 @@ async def _many(client: Client, direct: Direct, work: Path, rounds: int) -> Figu
     """Compare the turns a second of several clients at once."""
     sessions = [await client.create_session(cwd=str(work)) for _ in range(CLIENTS)]
     threads = [await direct.thread() for _ in range(CLIENTS)]
+    plain_threads = [await direct.thread(**PLAIN) for _ in range(CLIENTS)]
 
     async def ours(session_id: str) -> None:
         await turn(client, session_id, PROMPT)
@@ -218,21 +224,23 @@ async def _many(client: Client, direct: Direct, work: Path, rounds: int) -> Figu
                 tasks.start_soon(several, key)
         return 2 * len(ids) / (time.perf_counter() - started)
 
-    gateway, alone = [], []
-    session_ids = [session.id for session in sessions]
+    sides = [
+        (ours, [session.id for session in sessions]),
+        (its, threads),
+        (its, plain_threads),
+    ]
+    rates: list[list[float]] = [[] for _ in sides]
     for number in range(rounds + 1):
-        for is_ours in (True, False) if number % 2 else (False, True):
-            if is_ours:
-                gateway.append(await rate(ours, session_ids))
-            else:
-                alone.append(await rate(its, threads))
-    per_s, its_per_s = median(gateway[1:]), median(alone[1:])
+        # Each goes first in turn: one may find warm what the one before left.
+        for place in [(number + place) % len(sides) for place in range(len(sides))]:
+            rates[place].append(await rate(*sides[place]))
+    per_s, its_per_s, plain_per_s = (median(found[1:]) for found in rates)  # the first warms up
     return Figure(
         name=f"turns a second of {CLIENTS} clients: gateway / app-server directly",
         value=per_s / its_per_s,
         bound=0.9,
         limit="at least",
-        detail=f"{per_s:.1f} / {its_per_s:.1f}",
+        detail=f"{per_s:.1f} / {its_per_s:.1f}; {plain_per_s:.1f} without index",
     )
 
 
