@@ -99,6 +99,38 @@ async def test_no_fallback_after_an_agent_began_nor_without_a_route(runner: Any,
 
 
 @define
+class Keeping:
+    """A runner that keeps a conversation of its own; its agent may have gone."""
+
+    name: str
+    gone: bool = False
+    went_on: list[str | None] = field(factory=list)
+
+    async def probe(self, env: Mapping[str, str]) -> Availability:
+        return Availability(available=not self.gone, reason="gone")
+
+    async def run(self, context: RunContext) -> Outcome:
+        self.went_on.append(context.thread and context.thread.id)
+        await context.set_thread(f"of {self.name}")
+        return Outcome("done")
+
+
+async def test_each_provider_of_a_session_goes_on_with_its_own_conversation() -> None:
+    usual, stand_in = Keeping("usual"), Keeping("stand-in")
+    routing = Routing("usual", {"usual": ("stand-in",)})
+    async with open_embedded(":memory:", runners=[usual, stand_in], routing=routing) as client:
+        session = await client.create_session()
+        for is_gone in (False, True, False, True):
+            usual.gone = is_gone
+            sent = await client.send_message(session.id, "go on")
+            assert sent.run is not None
+            run = (await client.wait_run(sent.run.id)).run
+            assert run.status == RunStatus.COMPLETED
+    assert usual.went_on == [None, "of usual"]
+    assert stand_in.went_on == [None, "of stand-in"]
+
+
+@define
 class Inspect:
     """Keeps what it was given."""
 

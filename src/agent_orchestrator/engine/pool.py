@@ -225,7 +225,10 @@ class Pool:
             started = ledger.start(tx, run, seat.worker, self.core.now(), token_hash=kept)
             session = tx.session(run.session_id)
             assert session is not None
-            taken.append(Assignment(started, session, tx.run_messages(run.id), seat.token))
+            has_thread = run.provider in session.threads
+            thread = tx.thread(session.id, run.provider) if has_thread else None
+            messages = tx.run_messages(run.id)
+            taken.append(Assignment(started, session, messages, thread, seat.token))
         return taken, len(runs) > len(taken)
 
     async def _seated(

@@ -13,7 +13,15 @@ from attrs import define, evolve, field, frozen
 from agent_orchestrator.domain.errors import AgentFailed, Unavailable
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus, Signal
-from agent_orchestrator.domain.model import Message, Run, RunError, RunResult, Session, mark_of
+from agent_orchestrator.domain.model import (
+    Message,
+    Run,
+    RunError,
+    RunResult,
+    Session,
+    Thread,
+    mark_of,
+)
 from agent_orchestrator.engine import ledger, recovery, timing
 from agent_orchestrator.engine.attempt import (
     STORE_RETRY_S,
@@ -39,6 +47,8 @@ class Assignment:
     run: Run
     session: Session
     messages: Sequence[Message]
+    thread: Thread | None
+    """The one to go on with, of the run's provider."""
     token: str | None = field(default=None, repr=False)
     """By which its agent may act as the run, while the attempt lasts."""
 
@@ -397,8 +407,8 @@ async def _context(
     core: Core, recorder: Recorder, assignment: Assignment, run: Run, provider: ProviderConfig
 ) -> AttemptContext:
     session = assignment.session
-    thread = None
-    if run.provider in session.threads:
+    thread = assignment.thread
+    if run.provider != assignment.run.provider:
         thread = await looked(core, lambda view: view.thread(session.id, run.provider))
     env = provider.env.apply(core.config.environ) | {
         "AGENTCTL_RUN_ID": run.id,
