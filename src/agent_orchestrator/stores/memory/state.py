@@ -1,0 +1,87 @@
+"""What a store in memory keeps: rows by id, and what they are found by."""
+
+from bisect import bisect_right, insort
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, Generic, Protocol, TypeVar
+
+from agent_orchestrator.domain.access import Role
+from agent_orchestrator.domain.audit import AuditEntry
+from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus
+from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
+from agent_orchestrator.domain.tokens import AccessToken
+from agent_orchestrator.ports import IdempotencyRecord
+
+
+class Identified(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=Identified)
+
+
+class Table(Generic[Row]):
+    """Rows by id, and for each index the ids of a key, in order of the ids."""
+
+    def __init__(self, **indexes: Callable[[Row], Hashable | None]) -> None:
+        self.rows: dict[str, Row] = {}
+        self._indexes: dict[str, tuple[Callable[[Row], Hashable | None], dict[Any, list[str]]]] = {
+            name: (key_of, {}) for name, key_of in {"all": lambda _: True, **indexes}.items()
+        }
+
+    def set(self, row_id: str, row: Row | None) -> None:
+        """Put a row in its place, or with None take away the one there is."""
+        before = self.rows.pop(row_id, None)
+        if row is not None:
+            self.rows[row_id] = row
+        for key_of, ids_of in self._indexes.values():
+            old = None if before is None else key_of(before)
+            new = None if row is None else key_of(row)
+            if old == new:
+                continue
+            if old is not None:
+                ids_of[old].remove(row_id)
+            if new is not None:
+                insort(ids_of.setdefault(new, []), row_id)
+
+    def find(self, index: str, key: Hashable = True, *, after: str | None = None) -> Iterator[Row]:
+        ids = self._indexes[index][1].get(key, [])
+        start = 0 if after is None else bisect_right(ids, after)
+        for place in range(start, len(ids)):
+            yield self.rows[ids[place]]
+
+
+class State:
+    def __init__(self) -> None:
+        self.sessions = Table[Session](parent=lambda session: session.parent_session_id)
+        self.messages = Table[Message](
+            session=lambda message: message.session_id, run=lambda message: message.run_id
+        )
+        self.runs = Table[Run](
+            session=lambda run: run.session_id,
+            parent=lambda run: run.parent_run_id,
+            status=lambda run: run.status,
+            active=lambda run: run.session_id if run.status in ACTIVE else None,
+            queue=lambda run: run.session_id if run.status is RunStatus.QUEUED else None,
+        )
+        self.requests = Table[Request](
+            run=lambda request: request.run_id,
+            pending=lambda request: request.is_open or None,
+            asked=_asked,
+        )
+        self.log: list[Event] = []
+        self.logs: dict[str, list[Event]] = {}
+        self.attempts: dict[tuple[str, int], Attempt] = {}
+        self.audit: dict[int, AuditEntry] = {}
+        self.access_tokens = Table[AccessToken]()
+        self.token_ids: dict[str, str] = {}
+        self.tokens: dict[str, tuple[str, int]] = {}
+        self.grants: dict[str, dict[str, Role]] = {}
+        self.threads: dict[tuple[str, str], Thread] = {}
+        self.records: dict[tuple[str, str, str], IdempotencyRecord] = {}
+
+
+def _asked(request: Request) -> str | None:
+    """Return the session whose agent is called on to answer a request now."""
+    asked = request.is_open and request.audience == "parent"
+    return request.parent_session_id if asked else None

@@ -1,0 +1,89 @@
+"""The reference store: everything in dictionaries, nothing kept, every change in the caller's task."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Self, TypeVar
+
+import anyio.lowlevel
+
+from agent_orchestrator.domain.errors import Conflict, Unavailable
+from agent_orchestrator.operations import Problem
+from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.stores.bells import Bells
+from agent_orchestrator.stores.memory.state import State
+from agent_orchestrator.stores.memory.transaction import MemoryTransaction
+from agent_orchestrator.stores.memory.view import MemoryView
+
+T = TypeVar("T")
+
+
+class MemoryStore:
+    """A store that forgets: for tests, for trying things out, and to compare other stores with.
+
+    What was put in stays while the object lives, so it can be opened again to play a restart.
+    """
+
+    def __init__(self) -> None:
+        self._state = State()
+        self._bells = Bells()
+        self._open = False
+
+    @property
+    def backend(self) -> str:
+        return "memory"
+
+    @property
+    def location(self) -> str | None:
+        return None
+
+    @property
+    def schema_version(self) -> int:
+        return 1
+
+    async def __aenter__(self) -> Self:
+        self._open = True
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._open = False
+
+    async def transact(
+        self,
+        change: Callable[[Transaction], T],
+        *,
+        reserve: bool = False,  # noqa: ARG002 - nothing fills up here
+    ) -> T:
+        # The one place to wait stands before the change: once it is made nothing can get between
+        # it and its answer.
+        await anyio.lowlevel.checkpoint()
+        self._check_open()
+        transaction = MemoryTransaction(self._state)
+        try:
+            value = change(transaction)
+        except BaseException:
+            transaction.undo()
+            raise
+        self._bells.ring(frozenset(transaction.topics))
+        return value
+
+    async def read(self, look: Callable[[View], T]) -> T:
+        await anyio.lowlevel.checkpoint()
+        self._check_open()
+        return look(MemoryView(self._state))
+
+    async def back_up(self, path: Path, *, replace: bool) -> int:  # noqa: ARG002 - see what it says
+        raise Conflict("a store in memory cannot be copied into a file")
+
+    async def check(self) -> Sequence[str]:
+        return ()
+
+    async def problems(self) -> Sequence[Problem]:
+        return ()
+
+    def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
+        return self._bells.listen(bell)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise Unavailable("the store is not open")

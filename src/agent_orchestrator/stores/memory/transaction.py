@@ -1,0 +1,223 @@
+"""Changes, each step with its way back."""
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from itertools import islice
+from typing import TypeVar
+
+from attrs import evolve
+
+from agent_orchestrator.domain.access import Grant
+from agent_orchestrator.domain.audit import AuditEntry
+from agent_orchestrator.domain.errors import Conflict, NotFound
+from agent_orchestrator.domain.lifecycle import ACTIVE
+from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
+from agent_orchestrator.domain.tokens import AccessToken
+from agent_orchestrator.ports import Draft, IdempotencyRecord
+from agent_orchestrator.stores.encoding import plain
+from agent_orchestrator.stores.memory.state import Row, State, Table
+from agent_orchestrator.stores.memory.view import MemoryView
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class MemoryTransaction(MemoryView):
+    """Changes the state in place and keeps, for each step, the way back."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__(state)
+        self._back: list[Callable[[], object]] = []
+        self.topics: set[str] = set()
+
+    def undo(self) -> None:
+        while self._back:
+            self._back.pop()()
+
+    def _set(self, table: Table[Row], row: Row) -> None:
+        self._back.append(partial(table.set, row.id, table.rows.get(row.id)))
+        table.set(row.id, row)
+
+    def _assign(self, mapping: dict[K, V], key: K, value: V) -> None:
+        if key in mapping:
+            self._back.append(partial(mapping.__setitem__, key, mapping[key]))
+        else:
+            self._back.append(partial(mapping.__delitem__, key))
+        mapping[key] = value
+
+    def _remove(self, mapping: dict[K, V], key: K) -> None:
+        # Dictionaries keep their order of insertion, and readers sort: the way back may append.
+        if key in mapping:
+            self._back.append(partial(mapping.__setitem__, key, mapping.pop(key)))
+
+    def _known(self, session_id: str) -> Session:
+        session = self.session(session_id)
+        if session is None:
+            raise NotFound(f"no session {session_id}", {"session_id": session_id})
+        return session
+
+    def _add(self, table: Table[Row], row: Row) -> None:
+        if row.id in table.rows:
+            raise Conflict(f"{row.id} exists already")
+        self._set(table, row)
+
+    def _replace(self, table: Table[Row], row: Row) -> None:
+        if row.id not in table.rows:
+            raise NotFound(f"no {row.id}")
+        self._set(table, row)
+
+    def add_session(self, session: Session) -> None:
+        metadata = plain(session.metadata)
+        self._add(self._state.sessions, evolve(session, metadata=metadata, threads={}, last_seq=0))
+
+    def put_session(self, session: Session) -> None:
+        stored = self._known(session.id)
+        self._set(
+            self._state.sessions,
+            evolve(
+                session,
+                metadata=plain(session.metadata),
+                threads=stored.threads,
+                last_seq=stored.last_seq,
+            ),
+        )
+
+    def add_message(self, message: Message) -> None:
+        self._known(message.session_id)
+        message.text.encode()
+        self._add(self._state.messages, message)
+
+    def put_message(self, message: Message) -> None:
+        self._known(message.session_id)
+        message.text.encode()
+        self._replace(self._state.messages, message)
+
+    def _check_single(self, run: Run) -> None:
+        active = self.active_run(run.session_id)
+        if run.status in ACTIVE and active is not None and active.id != run.id:
+            raise Conflict(f"{active.id} of the same session is active")
+
+    def add_run(self, run: Run) -> None:
+        self._known(run.session_id)
+        self._check_single(run)
+        self._add(self._state.runs, run)
+        self.topics.add(f"run:{run.id}")
+
+    def put_run(self, run: Run) -> None:
+        self._known(run.session_id)
+        self._check_single(run)
+        self._replace(self._state.runs, run)
+        self.topics.add(f"run:{run.id}")
+
+    def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
+        session = self._known(session_id)
+        log = self._state.logs.setdefault(session_id, [])
+        events = [
+            Event(
+                seq=seq,
+                session_id=session_id,
+                run_id=draft.run_id,
+                attempt=draft.attempt,
+                event_type=str(draft.event_type),
+                data=plain(draft.data) if draft.text is None else json.loads(draft.text),
+                created_at=at,
+            )
+            for seq, draft in enumerate(drafts, session.last_seq + 1)
+        ]
+        last_seq = session.last_seq + len(events)
+        self._set(self._state.sessions, evolve(session, last_seq=last_seq, updated_at=at))
+        for entries in (log, self._state.log):
+            self._back.append(partial(_truncate, entries, len(entries)))
+            entries.extend(events)
+        self.topics.update((f"session:{session_id}", "events"))
+        return last_seq
+
+    def add_request(self, request: Request) -> None:
+        self._known(request.session_id)
+        if request.run_id not in self._state.runs.rows:
+            raise NotFound(f"no run {request.run_id}", {"run_id": request.run_id})
+        if request.id in self._state.requests.rows:
+            raise Conflict(f"there is a request {request.id} already")
+        self._put_request(request)
+
+    def put_request(self, request: Request) -> None:
+        if request.id not in self._state.requests.rows:
+            raise NotFound(f"no request {request.id}")
+        self._put_request(request)
+
+    def _put_request(self, request: Request) -> None:
+        detail = None if request.detail is None else plain(request.detail)
+        self._set(self._state.requests, evolve(request, detail=detail))
+        self.topics.update((f"request:{request.id}", "requests"))
+
+    def put_attempt(self, attempt: Attempt) -> None:
+        if attempt.run_id not in self._state.runs.rows:
+            raise NotFound(f"no run {attempt.run_id}", {"run_id": attempt.run_id})
+        key = (attempt.run_id, attempt.attempt)
+        before = self._state.attempts.get(key)
+        if before is not None:
+            attempt = evolve(attempt, token_hash=before.token_hash)
+        elif (token := attempt.token_hash) is not None:
+            if token in self._state.tokens:
+                raise Conflict("another attempt has this token")
+            self._assign(self._state.tokens, token, key)
+        self._assign(self._state.attempts, key, attempt)
+
+    def put_thread(self, session_id: str, provider: str, thread: Thread) -> None:
+        session = self._known(session_id)
+        kept = Thread(thread.id, plain(thread.state))
+        self._assign(self._state.threads, (session_id, provider), kept)
+        threads = {**session.threads, provider: thread.id}
+        self._set(self._state.sessions, evolve(session, threads=threads))
+
+    def put_grants(self, session_id: str, grants: Sequence[Grant]) -> None:
+        granted = {grant.principal: grant.role for grant in grants}
+        if len(granted) < len(grants):
+            raise Conflict("somebody is granted something twice")
+        pending, seen = [self._known(session_id).id], set[str]()
+        while pending:
+            seen.add(one := pending.pop())
+            children = self._state.sessions.find("parent", one)
+            pending += [child.id for child in children if child.id not in seen]
+            named = self._state.grants.get(one, {}).keys() | granted.keys()
+            self.topics.update(f"access:{principal}" for principal in named)
+            self._assign(self._state.grants, one, granted)
+
+    def add_token(self, token: AccessToken, token_hash: str) -> None:
+        if token_hash in self._state.token_ids:
+            raise Conflict("there is this token already")
+        self._add(self._state.access_tokens, token)
+        self._assign(self._state.token_ids, token_hash, token.id)
+
+    def put_token(self, token: AccessToken) -> None:
+        self._replace(self._state.access_tokens, token)
+        self.topics.add(f"token:{token.id}")
+
+    def add_audit(self, entry: AuditEntry) -> None:
+        if entry.seq != len(self._state.audit) + 1:
+            raise Conflict(f"there is an audit entry {entry.seq} already, or one is left out")
+        self._assign(self._state.audit, entry.seq, evolve(entry, detail=plain(entry.detail)))
+
+    def remember(self, record: IdempotencyRecord, *, forget_before: datetime) -> None:
+        records = self._state.records
+        for key, old in list(islice(records.items(), 4)):
+            if old.created_at < forget_before:
+                self._remove(records, key)
+        key = (record.caller, record.call, record.key)
+        if key in records and records[key].created_at >= forget_before:
+            raise Conflict("the idempotency key has a record already", {"key": record.key})
+        self._assign(records, key, record)
+
+    def ring(self, topic: str) -> None:
+        self.topics.add(topic)
+
+    def unring(self, topic: str) -> bool:
+        had = topic in self.topics
+        self.topics.discard(topic)
+        return had
+
+
+def _truncate(entries: list[Event], length: int) -> None:
+    del entries[length:]

@@ -1,0 +1,398 @@
+"""Looks, as functions of what is kept."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import attrs
+
+from agent_orchestrator.domain.access import EVERYTHING, Grant, Reach, Role
+from agent_orchestrator.domain.audit import AuditEntry
+from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
+from agent_orchestrator.domain.model import (
+    MANUAL,
+    Attempt,
+    Event,
+    Message,
+    Request,
+    Run,
+    Session,
+    Thread,
+)
+from agent_orchestrator.domain.tokens import AccessToken
+from agent_orchestrator.operations import StreamItem
+from agent_orchestrator.ports import IdempotencyRecord
+from agent_orchestrator.stores.encoding import position_after
+from agent_orchestrator.stores.memory.state import State
+
+T = TypeVar("T")
+
+
+def _turn(run: Run) -> tuple[bool, str]:
+    """Return what a session's queue is sorted by."""
+    return not run.interrupts, run.id
+
+
+def _first(rows: Iterable[T], limit: int, size: int | None = None) -> list[T]:
+    found = []
+    for row, _ in zip(rows, range(limit), strict=False):
+        found.append(row)
+        if size is not None and (size := size - _extent(row)) <= 0:
+            break
+    return found
+
+
+def _extent(value: Any) -> int:
+    """Return about how many characters of text there are in a value."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(len(name) + _extent(part) for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return sum(map(_extent, value))
+    if attrs.has(type(value)):
+        return sum(_extent(getattr(value, one.name)) for one in attrs.fields(type(value)))
+    return 0
+
+
+class MemoryView:
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def session(self, session_id: str) -> Session | None:
+        return self._state.sessions.rows.get(session_id)
+
+    def sessions(
+        self,
+        *,
+        within: Reach = EVERYTHING,
+        status: str | None = None,
+        parent_session_id: str | None = None,
+        after: str | None = None,
+        limit: int,
+    ) -> list[Session]:
+        table = self._state.sessions
+        found = (
+            table.find("all", after=after)
+            if parent_session_id is None
+            else table.find("parent", parent_session_id, after=after)
+        )
+        return _first(
+            (
+                session
+                for session in found
+                if self._is_within(session.id, within) and status in (None, session.status)
+            ),
+            limit,
+        )
+
+    def _is_within(self, session_id: str, within: Reach) -> bool:
+        sessions = self._state.sessions.rows
+        if within.principal not in (
+            None,
+            sessions[session_id].owner,
+        ) and within.principal not in self._state.grants.get(session_id, ()):
+            return False
+        return within.tree is None or within.tree in self._lineage(session_id)
+
+    def _is_resolvable(self, request: Request, within: Reach) -> bool:
+        """Tell whether what may be read may also be resolved."""
+        if within.tree is not None and (
+            request.session_id == within.tree or request.approvals == "ask-human"
+        ):
+            return False
+        owner = self._state.sessions.rows[request.session_id].owner
+        roles = self._state.grants.get(request.session_id, {})
+        return within.principal in (None, owner) or roles.get(within.principal) != "reader"
+
+    def _lineage(self, session_id: str) -> list[str]:
+        """Return the ids of a session and of all above it."""
+        found: list[str] = []
+        above: str | None = session_id
+        while above is not None and above not in found:
+            found.append(above)
+            session = self.session(above)
+            above = None if session is None else session.parent_session_id
+        return found
+
+    def message(self, message_id: str) -> Message | None:
+        return self._state.messages.rows.get(message_id)
+
+    def messages(
+        self, session_id: str, *, after: str | None = None, limit: int, size: int | None = None
+    ) -> list[Message]:
+        return _first(self._state.messages.find("session", session_id, after=after), limit, size)
+
+    def run_messages(self, run_id: str) -> list[Message]:
+        return list(self._state.messages.find("run", run_id))
+
+    def waiting_messages(self, session_id: str) -> list[Message]:
+        return [
+            message
+            for message in self._state.messages.find("session", session_id)
+            if message.run_id is None and message.delivery == "queued"
+        ]
+
+    def run(self, run_id: str) -> Run | None:
+        return self._state.runs.rows.get(run_id)
+
+    def runs(
+        self,
+        *,
+        within: Reach = EVERYTHING,
+        session_id: str | None = None,
+        status: RunStatus | None = None,
+        after: str | None = None,
+        limit: int,
+        size: int | None = None,
+    ) -> list[Run]:
+        table = self._state.runs
+        found = (
+            table.find("all", after=after)
+            if session_id is None
+            else table.find("session", session_id, after=after)
+        )
+        return _first(
+            (
+                run
+                for run in found
+                if status in (None, run.status) and self._is_within(run.session_id, within)
+            ),
+            limit,
+            size,
+        )
+
+    def active_run(self, session_id: str) -> Run | None:
+        return next(self._state.runs.find("active", session_id), None)
+
+    def request(self, request_id: str) -> Request | None:
+        return self._state.requests.rows.get(request_id)
+
+    def requests(
+        self,
+        *,
+        within: Reach = EVERYTHING,
+        status: str | None = None,
+        session_id: str | None = None,
+        root_session_id: str | None = None,
+        run_id: str | None = None,
+        resolvable: bool = False,
+        after: str | None = None,
+        limit: int,
+        size: int | None = None,
+    ) -> list[Request]:
+        return _first(
+            (
+                request
+                for request in self._candidates(run_id, status, after)
+                if self._is_within(request.session_id, within)
+                and (not resolvable or self._is_resolvable(request, within))
+                and status in (None, request.status)
+                and session_id in (None, request.session_id)
+                and root_session_id in (None, request.root_session_id)
+                and run_id in (None, request.run_id)
+            ),
+            limit,
+            size,
+        )
+
+    def _candidates(
+        self, run_id: str | None, status: str | None, after: str | None
+    ) -> Iterator[Request]:
+        requests = self._state.requests
+        if run_id is not None:
+            return requests.find("run", run_id, after=after)
+        return requests.find("pending" if status == "pending" else "all", after=after)
+
+    def due_requests(self, now: datetime, limit: int) -> list[Request]:
+        due = [one for one in self._state.requests.find("pending") if one.expires_at <= now]
+        return sorted(due, key=lambda request: request.expires_at)[:limit]
+
+    def unanswered_requests(self, now: datetime, limit: int) -> list[Request]:
+        due = [
+            (one.people_at, one)
+            for one in self._state.requests.find("pending")
+            if one.audience == "parent" and one.people_at is not None and one.people_at <= now
+        ]
+        return [one for _, one in sorted(due, key=lambda pair: pair[0])[:limit]]
+
+    def parent_requests(self, session_id: str, limit: int) -> list[Request]:
+        return _first(self._state.requests.find("asked", session_id), limit)
+
+    def next_due(self) -> datetime | None:
+        moments = []
+        for one in self._state.requests.find("pending"):
+            moments.append(one.expires_at)
+            if one.audience == "parent" and one.people_at is not None:
+                moments.append(one.people_at)
+        return min(moments, default=None)
+
+    def child_runs(self, run_id: str) -> list[Run]:
+        return list(self._state.runs.find("parent", run_id))
+
+    def _waiting(self) -> Iterator[Run]:
+        queued = self._state.runs.find("status", RunStatus.QUEUED)
+        return (run for run in queued if run.provider != MANUAL)
+
+    def live_children(self, session_id: str, parent_run_id: str | None) -> int:
+        return sum(
+            child.parent_run_id == parent_run_id and self._is_live(child.id)
+            for child in self._state.sessions.find("parent", session_id)
+        )
+
+    def live_descendants(self, session_id: str) -> int:
+        tree = [session_id]
+        for member in tree:
+            children = self._state.sessions.find("parent", member)
+            tree += [child.id for child in children if child.id not in tree]
+        return sum(map(self._is_live, tree[1:]))
+
+    def _is_live(self, session_id: str) -> bool:
+        return any(
+            not is_terminal(run.status) for run in self._state.runs.find("session", session_id)
+        )
+
+    def next_runs(self, limit: int) -> list[Run]:
+        return _first((run for run in self._waiting() if self._is_startable(run)), limit)
+
+    def queue_is_full(self, limit: int) -> bool:
+        return len(_first(self._waiting(), limit)) >= limit
+
+    def queue_position(self, run: Run) -> int | None:
+        stored = self.run(run.id)
+        if stored is None or stored.status is not RunStatus.QUEUED:
+            return None
+        return 1 + sum(
+            other.id < run.id and (other.session_id == run.session_id or self._is_startable(other))
+            for other in self._waiting()
+        )
+
+    def queued_before(self, run: Run) -> Run | None:
+        stored = self.run(run.id)
+        if stored is None or stored.status is not RunStatus.QUEUED:
+            return None
+        if active := self.active_run(stored.session_id):
+            return active
+        earlier = [
+            other
+            for other in self._state.runs.find("queue", stored.session_id)
+            if _turn(other) < _turn(run)
+        ]
+        return max(earlier, key=_turn, default=None)
+
+    def _is_startable(self, run: Run) -> bool:
+        return (
+            self.active_run(run.session_id) is None
+            and run.id == min(self._state.runs.find("queue", run.session_id), key=_turn).id
+        )
+
+    def live_runs(self) -> dict[str, dict[RunStatus, int]]:
+        found: dict[str, dict[RunStatus, int]] = {}
+        for status in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING):
+            for run in self._state.runs.find("status", status):
+                counts = found.setdefault(run.provider, {})
+                counts[status] = counts.get(status, 0) + 1
+        return found
+
+    def lost_runs(self, instance: str) -> list[Run]:
+        found = [
+            run
+            for status in ACTIVE
+            for run in self._state.runs.find("status", status)
+            if run.provider != MANUAL
+            and run.worker_id is not None
+            and not run.worker_id.startswith(f"{instance}/")
+        ]
+        return sorted(found, key=lambda run: run.id)
+
+    def events(
+        self, session_id: str, *, after: int, limit: int, size: int | None = None
+    ) -> list[Event]:
+        # seq n stands at place n - 1: the log has no gap.
+        return _first(self._state.logs.get(session_id, [])[after : after + limit], limit, size)
+
+    def last_event_at(
+        self, run: Run, types: Collection[str] = (), *, attempt: int | None = None
+    ) -> datetime | None:
+        for event in reversed(self._state.logs.get(run.session_id, [])):
+            if (
+                event.run_id == run.id
+                and (not types or event.event_type in types)
+                and attempt in (None, event.attempt)
+            ):
+                return event.created_at
+        return None
+
+    def feed(
+        self,
+        *,
+        after: str | None,
+        until: str | None = None,
+        sessions: Sequence[str] = (),
+        within: Reach = EVERYTHING,
+        limit: int,
+        size: int | None = None,
+    ) -> list[StreamItem]:
+        log = self._state.log
+        start = position_after(after, len(log))
+        end = len(log) if until is None else position_after(until, len(log))
+        wanted = frozenset(sessions)
+        return _first(
+            (
+                StreamItem(str(place + 1), log[place])
+                for place in range(start, end)
+                if (not wanted or log[place].session_id in wanted)
+                and self._is_within(log[place].session_id, within)
+            ),
+            limit,
+            size,
+        )
+
+    def feed_head(self) -> str:
+        return str(len(self._state.log))
+
+    def event_count(self) -> int:
+        return len(self._state.log)
+
+    def newest_ids(self) -> Sequence[str]:
+        state = self._state
+        kinds = (state.sessions.rows, state.messages.rows, state.runs.rows, state.requests.rows)
+        return [max(rows) for rows in kinds if rows]
+
+    def attempts(self, run_id: str) -> list[Attempt]:
+        found = [a for (of_run, _), a in self._state.attempts.items() if of_run == run_id]
+        return sorted(found, key=lambda attempt: attempt.attempt)
+
+    def attempt_of_token(self, token_hash: str) -> Attempt | None:
+        key = self._state.tokens.get(token_hash)
+        return None if key is None else self._state.attempts[key]
+
+    def thread(self, session_id: str, provider: str) -> Thread | None:
+        return self._state.threads.get((session_id, provider))
+
+    def grants(self, session_id: str) -> list[Grant]:
+        granted = self._state.grants.get(session_id, {})
+        return [Grant(principal, role) for principal, role in sorted(granted.items())]
+
+    def role(self, session_id: str, principal: str) -> Role | None:
+        return self._state.grants.get(session_id, {}).get(principal)
+
+    def token(self, token_id: str) -> AccessToken | None:
+        return self._state.access_tokens.rows.get(token_id)
+
+    def token_of_hash(self, token_hash: str) -> AccessToken | None:
+        token_id = self._state.token_ids.get(token_hash)
+        return None if token_id is None else self.token(token_id)
+
+    def tokens(self, *, after: str | None = None, limit: int) -> list[AccessToken]:
+        return _first(self._state.access_tokens.find("all", after=after), limit)
+
+    def audit(self, *, after: int, limit: int) -> list[AuditEntry]:
+        entries = self._state.audit
+        return _first((entries[seq] for seq in range(after + 1, len(entries) + 1)), limit)
+
+    def last_audit(self) -> AuditEntry | None:
+        return self._state.audit.get(len(self._state.audit))
+
+    def idempotency(self, caller: str, call: str, key: str) -> IdempotencyRecord | None:
+        return self._state.records.get((caller, call, key))
