@@ -1,15 +1,11 @@
-"""One attempt of a run as its runner sees it, and the recorder behind it."""
+"""One attempt of a run as its runner sees it."""
 
-import itertools
-import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from math import inf
 from typing import Any, Final, Literal, TypeVar
 
 import anyio
-import anyio.lowlevel
 from attrs import evolve
 
 from agent_orchestrator.domain.access import Principal
@@ -31,6 +27,8 @@ from agent_orchestrator.engine import ledger, requests
 from agent_orchestrator.engine.bells import Bell
 from agent_orchestrator.engine.calls import carry_out
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.persistence import looked, persistently
+from agent_orchestrator.engine.recorder import UNHURRIED_S, Recorder
 from agent_orchestrator.fields import check
 from agent_orchestrator.operations import (
     SEND_TO_SESSION,
@@ -52,210 +50,11 @@ from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.codec import to_plain
 from agent_orchestrator.wire.strict_json import json_copy
 
-logger = logging.getLogger("agent_orchestrator.attempt")
-
-T = TypeVar("T")
 Req = TypeVar("Req")
 Res = TypeVar("Res")
 
 MAX_WAIT_S: Final = 86_400.0
 """The longest one call waits."""
-
-Write = Callable[[Transaction, Run], None]
-"""A change an attempt asks for besides events; it gets the run as the fence found it."""
-
-MAX_PENDING = 2_000
-"""Writes an attempt may have under way before its runner is made to wait."""
-
-MAX_PENDING_SIZE = 16 * 2**20
-"""Characters of events likewise."""
-
-LINGER_S = 0.05
-"""Seconds a write waits for others to be committed with, where nobody waits for it: an agent says most
-of what it says in one go, the last of it right before its end, whose commit then takes it along."""
-
-UNHURRIED_S = 0.5
-"""Seconds likewise for what only a person looks up: a commit of its own would cost an agent that is just
-starting several milliseconds of the processor and the disk."""
-
-MAX_BATCH = 500
-"""Writes in one commit: other callers' changes wait behind it."""
-
-MAX_BATCH_SIZE = 4 * 2**20
-"""Characters of events in one commit; a single one may have more."""
-
-STORE_RETRY_S = (0.1, 0.5, 2.0, 5.0)
-"""Pauses between tries of a write the store cannot take now; the last one repeats."""
-
-
-async def persistently(
-    core: Core,
-    change: Callable[[Transaction], T],
-    *,
-    tries: int | None = None,
-    reserve: bool = False,
-    is_dropped_in_drain: bool = False,
-) -> T:
-    """Make a change, again and again while the store is unavailable.
-
-    Shielded while a commit is under way: its caller must know whether it was made.
-
-    :param tries: how often at most; None goes on until the store takes it.
-    :param reserve: see :meth:`~agent_orchestrator.ports.Store.transact`.
-    :param is_dropped_in_drain: whether to give up once the engine drains, as the next start sees to it.
-    :raises Unavailable: if it was not taken in so many tries.
-    """
-    for pause in itertools.chain(STORE_RETRY_S, itertools.repeat(STORE_RETRY_S[-1])):
-        try:
-            with anyio.CancelScope(shield=True):
-                return await core.store.transact(change, reserve=reserve)
-        except Unavailable as error:
-            tries = None if tries is None else tries - 1
-            if tries == 0 or (is_dropped_in_drain and core.draining):
-                raise
-            logger.warning("the store cannot take a write now, trying again: %s", error)
-            await anyio.sleep(pause)
-    raise AssertionError("pauses never end")
-
-
-async def looked(core: Core, look: Callable[[View], T]) -> T:
-    """Look, again and again while the store cannot be read."""
-    for pause in itertools.chain(STORE_RETRY_S, itertools.repeat(STORE_RETRY_S[-1])):
-        try:
-            return await core.store.read(look)
-        except Unavailable as error:
-            logger.warning("the store cannot be read now, trying again: %s", error)
-            await anyio.sleep(pause)
-    raise AssertionError("pauses never end")
-
-
-def _size(batch: Iterable[Draft | Write]) -> int:
-    return sum(len(write.text or "") for write in batch if isinstance(write, Draft))
-
-
-class Recorder:
-    """Writes what one attempt says, in order, behind the fence of its number.
-
-    Writes gather while a commit is under way and go into the next one together.
-    """
-
-    def __init__(self, core: Core, run: Run) -> None:
-        self._core = core
-        self._run = run
-        self._pending: list[Draft | Write] = []
-        self._work = anyio.Event()
-        self._due = inf
-        """When what is put is to be committed, by :func:`anyio.current_time`."""
-        self._settled = anyio.Event()
-        self._closed = False
-        self._size = 0
-        self.asking: str | None = None
-        """The request whose answer the agent has not got yet."""
-        self.told: set[str] = set()
-        """The requests whose answers it has got."""
-        self.abandoned: list[str] = []
-        """The requests it has given up, or that were stopped together with it."""
-        self.heard_at = anyio.current_time()
-        """When the agent last said something, by :func:`anyio.current_time`."""
-
-    async def put(self, write: Draft | Write, *, within_s: float = LINGER_S) -> None:
-        """Put a write behind all before it; waits only while too many are under way.
-
-        :param within_s: seconds it may wait for others to be committed with.
-        """
-        self._pending.append(write)
-        if isinstance(write, Draft):
-            self._size += len(write.text or "")
-        self._hurry(within_s)
-        if len(self._pending) >= MAX_PENDING or self._size >= MAX_PENDING_SIZE:
-            await self.settle()
-        else:
-            # Lets the commits go on even where a runner emits without ever waiting.
-            await anyio.lowlevel.checkpoint()
-
-    async def settle(self) -> None:
-        """Wait until everything put so far is durable, or the attempt is over."""
-        while self._pending and not self._closed:
-            self._hurry(0)
-            await self._settled.wait()
-        if self._closed:
-            # Cancelled, where the run has moved on: nothing may be done for what is not recorded.
-            await anyio.lowlevel.checkpoint()
-
-    def _hurry(self, within_s: float) -> None:
-        """Have what is put committed in so many seconds, if not before."""
-        due = anyio.current_time() + within_s
-        if due < self._due:
-            self._due = due
-            self._work.set()
-
-    async def _called(self) -> None:
-        """Wait until something is due."""
-        while not self._closed:
-            self._work = anyio.Event()
-            if self._due <= anyio.current_time():
-                return
-            with anyio.CancelScope(deadline=self._due):
-                await self._work.wait()
-
-    async def write(self) -> None:
-        """Commit what is put, until :meth:`close`.
-
-        :raises StaleAttempt: if the run has moved on.
-        """
-        try:
-            while not self._closed:
-                await self._called()
-                while self._pending and not self._closed:
-                    batch = self._next_batch()
-                    await persistently(self._core, lambda tx, batch=batch: self._commit(tx, batch))  # type: ignore[misc]
-                    del self._pending[: len(batch)]
-                    self._size -= _size(batch)
-                    self._settled.set()
-                    self._settled = anyio.Event()
-                self._due = inf
-        finally:
-            self.close()
-
-    def _next_batch(self) -> list[Draft | Write]:
-        batch: list[Draft | Write] = []
-        size = 0
-        for write in self._pending[:MAX_BATCH]:
-            size += _size([write])
-            if batch and size > MAX_BATCH_SIZE:
-                break
-            batch.append(write)
-        return batch
-
-    def _commit(self, tx: Transaction, batch: list[Draft | Write]) -> None:
-        ledger.fenced(tx, self._run.id, self._run.attempt)
-        self.apply(tx, batch)
-
-    def close(self) -> None:
-        """Write no more; what is pending is for the commit that ends the attempt."""
-        self._closed = True
-        self._work.set()
-        self._settled.set()
-
-    @property
-    def pending(self) -> tuple[Draft | Write, ...]:
-        """What is put and not yet committed."""
-        return tuple(self._pending)
-
-    def apply(self, tx: Transaction, batch: Iterable[Draft | Write]) -> None:
-        """Make these writes part of a change."""
-        now = self._core.now()
-        drafts: list[Draft] = []
-        for write in batch:
-            if isinstance(write, Draft):
-                drafts.append(write)
-                continue
-            if drafts:
-                tx.append(self._run.session_id, drafts, now)
-                drafts = []
-            write(tx, ledger.fenced(tx, self._run.id, self._run.attempt))
-        if drafts:
-            tx.append(self._run.session_id, drafts, now)
 
 
 class AttemptContext:

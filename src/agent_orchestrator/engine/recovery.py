@@ -24,9 +24,9 @@ from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, Signal
 from agent_orchestrator.domain.model import Attempt, Message, Run, RunError, Source
 from agent_orchestrator.engine import ledger
-from agent_orchestrator.engine.attempt import looked, persistently
 from agent_orchestrator.engine.config import MAX_ATTEMPTS
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.persistence import looked, persistently
 from agent_orchestrator.ports import Remains, Resuming, Runner, Transaction, View
 
 logger = logging.getLogger("agent_orchestrator.recovery")

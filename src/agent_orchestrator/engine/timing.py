@@ -12,8 +12,8 @@ from agent_orchestrator.domain.model import RunError
 from agent_orchestrator.ports import Draft
 
 if TYPE_CHECKING:
-    from agent_orchestrator.engine.attempt import Recorder
     from agent_orchestrator.engine.config import ProviderConfig
+    from agent_orchestrator.engine.recorder import Recorder
     from agent_orchestrator.engine.worker import Live
 
 SILENCE_LIMIT: Final = "(silence_timeout_s)"

@@ -23,18 +23,13 @@ from agent_orchestrator.domain.model import (
     mark_of,
 )
 from agent_orchestrator.engine import ledger, recovery, timing
-from agent_orchestrator.engine.attempt import (
-    STORE_RETRY_S,
-    AttemptContext,
-    Recorder,
-    looked,
-    persistently,
-    storable,
-)
+from agent_orchestrator.engine.attempt import AttemptContext, storable
 from agent_orchestrator.engine.config import ProviderConfig
 from agent_orchestrator.engine.confinement import Confinement, keeps
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.persistence import STORE_RETRY_S, looked, persistently
 from agent_orchestrator.engine.providers import probe
+from agent_orchestrator.engine.recorder import Recorder
 from agent_orchestrator.ports import MARK_VARIABLE, Draft, Outcome, Runner, Transaction
 
 logger = logging.getLogger("agent_orchestrator.worker")
