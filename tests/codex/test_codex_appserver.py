@@ -713,6 +713,59 @@ async def test_a_run_may_be_confined_otherwise_than_the_one_before(codex, home, 
         assert file.exists()
 
 
+async def test_a_thread_whose_loading_was_canceled_is_confined_as_its_next_run_says(
+    codex, home, record, outside, tmp_path
+):
+    """It stays with the process that loads it, and codex takes nothing else for it while it has it."""
+    file, begun, gate = outside / "made", tmp_path / "begun", tmp_path / "gate"
+    script = f"touch {begun}; until [ -e {gate} ]; do sleep 0.02; done; exec {sys.executable} {MCP_SERVER}"
+    config = mcp_config(command="/bin/sh", args=["-c", script])
+    gate.touch()
+    first = record("say first")
+    async with make_runner(codex, home, config=config) as runner:
+        await run(runner, first)
+    async with make_runner(codex, home, config=config, max_threads_per_process=2) as runner:
+        others = [record("say other") for _ in range(3)]
+        for other in others:
+            await run(runner, other)
+        gate.unlink()
+        begun.unlink()
+        with anyio.fail_after(30), anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(runner.run, record("say canceled", thread=first.thread))
+                while not begun.exists():
+                    await anyio.sleep(0.01)
+                scope.cancel()
+        gate.touch()
+        await run(runner, record("say another"))
+        second = record(f"shell touch {file}\nsay second", thread=first.thread)
+        second.run = evolve(second.run, sandbox="read-only", approval_policy="never")
+        assert (await run(runner, second)).text == "second"
+    assert second.pid == others[2].pid
+    assert second.thread.id == first.thread.id
+    assert not file.exists()
+
+
+async def test_what_codex_refuses_changes_nothing_of_the_thread(codex, home, record, outside):
+    """Codex 0.169 refuses more than 2**20 characters."""
+    file = outside / "made"
+
+    def confined(prompt, thread):
+        context = record(prompt, thread=thread)
+        context.run = evolve(context.run, sandbox="read-only", approval_policy="never")
+        return context
+
+    async with make_runner(codex, home, sandbox="danger-full-access") as runner:
+        first = record("say first")
+        await run(runner, first)
+        with pytest.raises(AgentFailed, match="refused the turn"):
+            await run(runner, confined("x" * (2**20 + 1), first.thread))
+        second = confined(f"shell touch {file}\nsay second", first.thread)
+        assert (await run(runner, second)).text == "second"
+    assert second.pid == first.pid
+    assert not file.exists()
+
+
 # --- sub-agents -----------------------------------------------------------------------------
 
 

@@ -169,6 +169,7 @@ class Conversation:
                 answer = await self.server.request("turn/start", params, REQUEST_S)
             except Refused as refused:
                 self._under_way = False
+                self.server.doubt(self.thread_id)  # it may have taken what it was told besides
                 code = refusal_code(refused.message)
                 if code == "thread_missing" and not self.is_taken:
                     self.server.threads.pop(self.thread_id, None)  # codex has unloaded it

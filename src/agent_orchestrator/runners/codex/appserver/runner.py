@@ -279,9 +279,13 @@ class CodexAppServerRunner(Guarded):
             context.run.sandbox or self.sandbox,
         )
         threads = lease.server.threads
-        if thread_id is None or thread_id not in threads:
+        before = threads.get(thread_id) if thread_id is not None else None
+        if thread_id is None or before is None:
             return await self._open(context, lease, thread_id, wanted), {}
-        before = threads[thread_id]
+        if not before.is_certain:
+            # Codex may have it as the run wanted that did not wait: it then takes nothing of this.
+            await self._open(context, lease, thread_id, wanted)
+            return thread_id, _changes(None, wanted)
         threads[thread_id] = evolve(
             before,
             model=wanted.model,
@@ -316,7 +320,14 @@ class CodexAppServerRunner(Guarded):
             elif url is not None:
                 params["config"] |= _tools_of_a_run(context.env, url)
                 wanted = evolve(wanted, is_of_one_run=True)
-        answer = await _opened(lease.server, method, params)
+            # Whether or not its answer is waited for, from now on no other process may have it.
+            lease.loaded(thread_id, evolve(wanted, is_certain=False))
+        try:
+            answer = await _opened(lease.server, method, params)
+        except Exception:
+            if thread_id is not None:
+                lease.server.threads.pop(thread_id, None)
+            raise
         thread = answer.get("thread") if isinstance(answer, dict) else None
         found = text(thread.get("id")) if isinstance(thread, dict) else ""
         if not is_thread_id(found) or found != (thread_id or found):
@@ -371,14 +382,20 @@ def _commands_env(env: Mapping[str, str]) -> dict[str, Any]:
     return {f"shell_environment_policy.set.{name}": env[name]} if name in env else {}
 
 
-def _changes(before: Opened, wanted: Opened) -> Mapping[str, Any]:
-    """Return what to tell a turn of what was otherwise in the thread's turns so far."""
+def _changes(before: Opened | None, wanted: Opened) -> Mapping[str, Any]:
+    """Return what to tell a turn of what was otherwise in the thread's turns so far.
+
+    :param before: None where that is not known.
+    """
     found: dict[str, Any] = {}
-    if wanted.model != before.model and (model := wanted.model or before.default_model):
+    default_model = None if before is None else before.default_model
+    if (before is None or wanted.model != before.model) and (
+        model := wanted.model or default_model
+    ):
         found["model"] = model
-    if wanted.approval_policy != before.approval_policy:
+    if before is None or wanted.approval_policy != before.approval_policy:
         found["approvalPolicy"] = wanted.approval_policy
-    if wanted.sandbox != before.sandbox:
+    if before is None or wanted.sandbox != before.sandbox:
         found["sandboxPolicy"] = _SANDBOXES[wanted.sandbox]
     return found
 

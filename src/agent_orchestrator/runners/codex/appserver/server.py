@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import anyio
 from anyio.to_thread import run_sync
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.ports import MARK_VARIABLE
@@ -71,7 +71,7 @@ class Lease:
     """Whether it will load one more thread."""
 
     def loaded(self, thread_id: str, opened: Opened) -> None:
-        """Note that the process has the thread now."""
+        """Note that the process has the thread now, or is about to."""
         self.server.threads[thread_id] = opened
         self._settle()
 
@@ -225,6 +225,11 @@ class Server:
     def own_turn(self, turn_id: str, route: Route) -> None:
         """Take the threads that sub-agents of this turn have for its own."""
         self._turns[turn_id] = route
+
+    def doubt(self, thread_id: str) -> None:
+        """Take nothing for certain that codex was told of how the thread's turns are to be."""
+        if (opened := self.threads.get(thread_id)) is not None:
+            self.threads[thread_id] = evolve(opened, is_certain=False)
 
     async def unload(self, thread_id: str) -> None:
         """Have codex let go of a thread, so that it takes a new configuration for it.

@@ -17,6 +17,8 @@ class Opened:
     :param has_tools: whether it was begun with the orchestration tools.
     :param is_of_one_run: whether it was loaded with what is a single run's, so that codex must let
         go of it when that ends.
+    :param is_certain: whether codex has taken it so; not while it loads it, nor where nobody waited
+        for its answer, nor once it refused a turn.
     """
 
     model: str | None
@@ -25,6 +27,7 @@ class Opened:
     default_model: str | None = None
     has_tools: bool = False
     is_of_one_run: bool = False
+    is_certain: bool = True
 
 
 @define(eq=False)
