@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A program that speaks as ``codex app-server`` does, and misbehaves as FAKE_FAULT says.
 
-Faults happen in a turn whose prompt is ``fault``; any other is answered. They are those that the real
+Faults happen in a turn whose prompt is ``fault``; any other is said back. They are those that the real
 one cannot be brought to show.
 """
 
@@ -86,6 +86,8 @@ def misbehave(fault):
             time.sleep(600)
         case "stuck":
             time.sleep(600)
+        case "steered" | "steered-deaf":
+            return
     finish("hello")
 
 
@@ -109,17 +111,25 @@ def main():
             case "thread/start" | "thread/resume":
                 say({"id": said["id"], "result": {"thread": {"id": THREAD}, "model": "m"}})
             case "turn/start":
+                if said["params"]["input"][0]["text"] == "unanswered":
+                    continue
                 say({"id": said["id"], "result": {"turn": turn("inProgress")}})
                 tell("turn/started", turn=turn("inProgress"))
                 if os.environ["FAKE_FAULT"] == "not-taken" and is_first():
                     os._exit(3)
                 if os.environ["FAKE_FAULT"] == "not-taken-yet" and is_first():
                     time.sleep(600)
+                if os.environ["FAKE_FAULT"] == "steered-not-taken" and is_first():
+                    continue
                 item("completed", type="userMessage", id="u", content=[])
                 if said["params"]["input"][0]["text"] == "fault":
                     misbehave(os.environ["FAKE_FAULT"])
                 else:
-                    finish("hello")
+                    finish(said["params"]["input"][0]["text"])
+            case "turn/steer" if os.environ["FAKE_FAULT"].startswith("steered"):
+                if os.environ["FAKE_FAULT"] == "steered-deaf":
+                    continue
+                os._exit(3)
             case "turn/interrupt":
                 say({"id": said["id"], "result": {}})
                 tell("turn/completed", turn=turn("interrupted"))

@@ -680,6 +680,49 @@ async def test_what_a_command_leaves_running_is_ended_with_the_run(codex, home, 
         assert [one["status"] for one in done] == ["completed", "failed"]
 
 
+async def test_a_canceled_end_leaves_nothing_running_either(codex, home, record):
+    """The turn has ended, and what it left running has not yet been ended."""
+    scope = anyio.CancelScope()
+
+    class CancelingWhenAllIsTold(RecordingContext):
+        async def set_thread(self, *arguments):
+            await super().set_thread(*arguments)
+            if self.usage is not None:
+                scope.cancel()
+
+    async with make_runner(codex, home) as runner:
+        context = record(
+            "shell setsid sleep 300 >/dev/null 2>&1 &\nsay done", kind=CancelingWhenAllIsTold
+        )
+        with anyio.fail_after(30), scope:
+            await runner.run(context)
+        assert scope.cancel_called
+        assert processes_of({context.thread.id}) == []
+
+
+async def test_a_message_for_a_turn_that_has_ended_is_a_turn_of_its_own(
+    codex, home, record, models
+):
+    """And what the first turn left running is ended with the second."""
+
+    class SteeredAtTheEnd(RecordingContext):
+        async def emit(self, event_type, data):
+            await super().emit(event_type, data)
+            if event_type == "agent.message" and data["text"] == "first":
+                [rollout] = (home / "sessions").rglob(f"*{self.thread.id}.jsonl")
+                while '"task_complete"' not in rollout.read_text():
+                    await anyio.sleep(0.01)
+                assert self.steer("say second")
+
+    async with make_runner(codex, home) as runner:
+        script = "shell setsid sleep 300 >/dev/null 2>&1 &\nsay first"
+        context = record(script, kind=SteeredAtTheEnd)
+        assert (await run(runner, context)).text == "second"
+        assert processes_of({context.thread.id}) == []
+    assert context.texts() == ["first", "second"]
+    assert models.requests[-1].user_texts == [script, "say second"]
+
+
 async def test_cancelling_while_it_asks(codex, home, record, outside):
     async with make_runner(codex, home, sandbox="workspace-write") as runner:
         context = record(f"escalate touch {outside / 'made'}\nsay done", kind=Deciding)

@@ -9,7 +9,11 @@ import pytest
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.ports import Availability
-from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner, endings
+from agent_orchestrator.runners.codex.appserver import (
+    CodexAppServerRunner,
+    conversation,
+    endings,
+)
 from agent_orchestrator.runners.codex.appserver.versions import aged
 from agent_orchestrator.testing.runners import RecordingContext
 
@@ -113,6 +117,32 @@ async def test_a_prompt_that_was_accepted_and_not_recorded_is_given_again(comman
     assert context.calls.count("delivered") == 1
 
 
+async def test_a_message_that_no_turn_was_given_is_not_lost_in_silence(command, record):
+    """The process dies of it, when it has the prompt."""
+    async with CodexAppServerRunner(command=command) as runner:
+        context = record("fault", "steered")
+        with anyio.fail_after(30), pytest.RaisesGroup(AgentFailed):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(runner.run, context)
+                await context.until(lambda c: "delivered" in c.calls and c.steer("turn right"))
+    [said] = [data["message"] for kind, data in context.events if kind == "run.error"]
+    assert "turn right" in said
+
+
+async def test_a_message_to_a_process_that_has_not_taken_the_prompt_is_given_to_the_next(
+    command, record, monkeypatch
+):
+    monkeypatch.setattr(conversation, "PATIENCE_S", 0.05)
+    async with CodexAppServerRunner(command=command) as runner:
+        context = record("hello", "steered-not-taken")
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(runner.run, context)
+                while not context.steer("turn right"):
+                    await anyio.sleep(0.01)
+    assert context.texts() == ["hello", "turn right"]
+
+
 async def test_a_process_that_only_closes_its_stdout(command, record, monkeypatch):
     monkeypatch.setattr("agent_orchestrator.runners.codex.appserver.server._EXIT_S", 0.2)
     _, end = await faulty(command, record, "closed")
@@ -145,6 +175,30 @@ async def test_a_process_that_stands_still_is_not_waited_for_in_a_hurry(command,
                     await context.until(lambda c: "delivered" in c.calls)
                     scope.cancel()
     assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("is_hurried", [False, True], ids=["patient", "hurried"])
+@pytest.mark.parametrize("what", ["the-prompt", "a-message"])
+async def test_a_process_that_does_not_answer_is_not_waited_for_long_when_the_run_is_canceled(
+    command, record, monkeypatch, what, is_hurried
+):
+    monkeypatch.setattr(endings, "INTERRUPT_S", 60 if is_hurried else 0.3)
+    context = record("unanswered" if what == "the-prompt" else "fault", "steered-deaf")
+    async with CodexAppServerRunner(command=command) as runner:
+        with anyio.fail_after(30), anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(runner.run, context)
+                await context.until(lambda c: "report_process" in c.calls)
+                while what == "a-message" and not context.steer("turn right"):
+                    await anyio.sleep(0.01)
+                await anyio.wait_all_tasks_blocked()
+                if is_hurried:
+                    context.hurry.set()
+                scope.cancel()
+        assert scope.cancelled_caught
+        again = record("hello")
+        assert (await runner.run(again)).text == "hello"
+    assert again.pid != context.pid
 
 
 async def test_a_process_that_stops_reading_is_ended(command, record, monkeypatch):

@@ -1,7 +1,8 @@
 """A run's part of a thread: its turns, what is asked in them, and leaving nothing behind."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -12,7 +13,7 @@ from agent_orchestrator.domain.errors import AgentFailed, InvalidRequest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation, Thread
 from agent_orchestrator.ports import Outcome, RunContext
-from agent_orchestrator.runners.codex.appserver import approvals
+from agent_orchestrator.runners.codex.appserver import approvals, endings
 from agent_orchestrator.runners.codex.appserver.endings import end_rest, end_turn
 from agent_orchestrator.runners.codex.appserver.failures import failure_of
 from agent_orchestrator.runners.codex.appserver.peer import (
@@ -55,6 +56,7 @@ class Conversation:
     :param before: the thread as the session knew it before the run.
     :param overrides: what ``turn/start`` is given besides.
     :param kept: what to remember with the thread, besides the tokens it has used.
+    :param steered: messages that were taken and that the agent has not been given.
     """
 
     context: RunContext
@@ -67,6 +69,7 @@ class Conversation:
     invocation: Invocation
     tools: Tools
     approval_timeout_s: float
+    steered: list[str]
     _reader: TurnReader = field(init=False)
     _pieces: Pieces = field(factory=Pieces, init=False)
     _taken: anyio.Event = field(factory=anyio.Event, init=False)
@@ -77,11 +80,11 @@ class Conversation:
     _is_reported: bool = field(default=False, init=False)
     _given: anyio.Event = field(factory=anyio.Event, init=False)
     """Set once codex has said which turn it is."""
+    _has_begun: bool = field(default=False, init=False)
+    """Whether codex has taken a turn."""
     _under_way: bool = field(default=False, init=False)
     _canceled_by_answer: bool = field(default=False, init=False)
     _asks: dict[Any, anyio.CancelScope] = field(factory=dict, init=False)
-    _steered: list[str] = field(factory=list, init=False)
-    """Messages that were taken and could not be given to the turn."""
 
     def __attrs_post_init__(self) -> None:
         self._reader = TurnReader(self.thread_id)
@@ -97,16 +100,13 @@ class Conversation:
         :raises AgentFailed: if the turn fails.
         :raises NotLoaded: if codex does not have the thread.
         """
-        prompt: str | None = self.context.prompt
         try:
-            while prompt is not None:
-                await self._turn(prompt)
-                prompt = "\n\n".join(self._steered) if self._steered else None
-                self._steered.clear()
-            await self._leave()
+            await self._turn(self.context.prompt)
+            while self.steered:
+                await self._turn("\n\n".join(self.steered), len(self.steered))
             return self._outcome()
         finally:
-            if self._under_way:
+            if self._has_begun:
                 with anyio.CancelScope(shield=True):
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(self._hurry)
@@ -115,9 +115,16 @@ class Conversation:
 
     # --- a turn
 
-    async def _turn(self, prompt: str) -> None:
+    async def _turn(self, prompt: str, of_steered: int = 0) -> None:
+        """Give codex a prompt, and hear it out.
+
+        :param of_steered: how many of the messages that were not given yet are in it.
+        """
         reader = self._reader = TurnReader(
-            self.thread_id, children=self._reader.children, items=self._reader.items
+            self.thread_id,
+            has_run_commands=self._reader.has_run_commands,
+            children=self._reader.children,
+            items=self._reader.items,
         )
         self._given = anyio.Event()
         failure: AgentFailed | NotLoaded | None = None
@@ -126,7 +133,8 @@ class Conversation:
             tasks.start_soon(self._report_late)
             tasks.start_soon(self._steer)
             try:
-                await self._give(prompt)
+                await self._finished(partial(self._give, prompt))
+                del self.steered[:of_steered]
                 while reader.end is None:
                     await self._hear(tasks, await self._next())
             except anyio.EndOfStream:
@@ -164,22 +172,60 @@ class Conversation:
         """Give codex the prompt."""
         params = {"threadId": self.thread_id, "input": _input(prompt), **self.overrides}
         self._under_way = True
-        with anyio.CancelScope(shield=True):  # who cancels must know which turn to interrupt
-            try:
-                answer = await self.server.request("turn/start", params, REQUEST_S)
-            except Refused as refused:
-                self._under_way = False
-                self.server.doubt(self.thread_id)  # it may have taken what it was told besides
-                code = refusal_code(refused.message)
-                if code == "thread_missing" and not self.is_taken:
-                    self.server.threads.pop(self.thread_id, None)  # codex has unloaded it
-                    raise NotLoaded(refused.message) from refused
-                raise AgentFailed(code, f"codex refused the turn: {refused.message}") from refused
+        try:
+            answer = await self.server.request("turn/start", params, REQUEST_S)
+        except Refused as refused:
+            self._under_way = False
+            self.server.doubt(self.thread_id)  # it may have taken what it was told besides
+            code = refusal_code(refused.message)
+            if code == "thread_missing" and not self.is_taken:
+                self.server.threads.pop(self.thread_id, None)  # codex has unloaded it
+                raise NotLoaded(refused.message) from refused
+            raise AgentFailed(code, f"codex refused the turn: {refused.message}") from refused
         turn = answer.get("turn") if isinstance(answer, dict) else None
         self._reader.turn_id = text(turn.get("id")) if isinstance(turn, dict) else None
         if self._reader.turn_id:
             self.server.own_turn(self._reader.turn_id, self.route)
+        self._has_begun = True
         self._given.set()
+
+    async def _finished(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Take a step with codex, to its end also where the run is canceled meanwhile.
+
+        Who cancels must know which turn to interrupt, and what it was given. Codex has as long for it
+        as it has to end a turn; one that takes longer is ended.
+        """
+        failure: AgentFailed | NotLoaded | None = None
+        over = anyio.Event()
+
+        async def shielded() -> None:
+            nonlocal failure
+            with anyio.CancelScope(shield=True):
+                try:
+                    await step()
+                except (AgentFailed, NotLoaded) as problem:
+                    failure = problem
+            over.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(shielded)
+            try:
+                await over.wait()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    if not over.is_set():
+                        await self._soon_over(over)
+        if failure is not None:
+            raise failure
+
+    async def _soon_over(self, over: anyio.Event) -> None:
+        with anyio.move_on_after(endings.INTERRUPT_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._hurry)
+                await over.wait()
+                tasks.cancel_scope.cancel()
+        if not over.is_set():
+            self.server.fall(AgentFailed("provider_error", "codex did not answer"))
 
     async def _next(self) -> Heard:
         """Return what comes next, telling meanwhile what was held back too long."""
@@ -255,9 +301,6 @@ class Conversation:
             return
         early, self._early = self._early, None
         await self._tell_now(early or ())
-        for message in self._steered:
-            note = f"the turn ended before the agent was given this: {message}"
-            await self.context.emit(EventType.RUN_ERROR, {"message": note})
         if end.status == "failed":
             raise AgentFailed(*failure_of(end.error))
         if self._canceled_by_answer:
@@ -334,22 +377,26 @@ class Conversation:
         await self._taken_or_late()
         async with self.context.steering() as messages:
             async for message in messages:
-                self._steered.append(message)  # first: it is taken, and must not be lost
+                self.steered.append(message)  # first: it is taken, and must not be lost
                 await self._given.wait()
-                params = {
-                    "threadId": self.thread_id,
-                    "expectedTurnId": self._reader.turn_id,
-                    "input": _input(message),
-                }
                 try:
-                    with anyio.CancelScope(shield=True):
-                        await self.server.request("turn/steer", params, REQUEST_S)
-                except Refused as refused:
-                    _log.info("codex did not take a message while at work: %s", refused)
+                    await self._finished(partial(self._give_besides, message))
                 except AgentFailed:
                     return
-                else:
-                    self._steered.remove(message)
+
+    async def _give_besides(self, message: str) -> None:
+        """Give the turn a message."""
+        params = {
+            "threadId": self.thread_id,
+            "expectedTurnId": self._reader.turn_id,
+            "input": _input(message),
+        }
+        try:
+            await self.server.request("turn/steer", params, REQUEST_S)
+        except Refused as refused:
+            _log.info("codex did not take a message while at work: %s", refused)
+        else:
+            self.steered.remove(message)
 
 
 def _input(said: str) -> Sequence[Mapping[str, Any]]:

@@ -195,11 +195,24 @@ class CodexAppServerRunner(Guarded):
         thread_id = None if context.thread is None else context.thread.id
         if not self._pool.has(spec, thread_id):
             await self._prepare(context, env)
+        steered: list[str] = []
+        try:
+            return await self._tried(context, spec, thread_id, steered)
+        finally:
+            if steered:
+                with anyio.CancelScope(shield=True):
+                    for message in steered:
+                        note = f"the turn ended before the agent was given this: {message}"
+                        await context.emit(EventType.RUN_ERROR, {"message": note})
+
+    async def _tried(
+        self, context: RunContext, spec: Spec, thread_id: str | None, steered: list[str]
+    ) -> Outcome:
         left = _TRIES
         while True:
             left -= 1
             try:
-                return await self._turn(context, spec, thread_id)
+                return await self._turn(context, spec, thread_id, steered)
             except _ThreadMissing as missing:
                 if self.on_missing_thread == "fail":
                     raise AgentFailed("thread_missing", str(missing)) from None
@@ -226,7 +239,9 @@ class CodexAppServerRunner(Guarded):
         if warning is not None:
             await context.emit(EventType.RUN_ERROR, {"message": warning, "code": "invalid_config"})
 
-    async def _turn(self, context: RunContext, spec: Spec, thread_id: str | None) -> Outcome:
+    async def _turn(
+        self, context: RunContext, spec: Spec, thread_id: str | None, steered: list[str]
+    ) -> Outcome:
         if thread_id is not None and not is_thread_id(thread_id):
             raise _ThreadMissing(f"{thread_id!r} is not a thread id")
         before = context.thread if thread_id is not None else None
@@ -255,6 +270,7 @@ class CodexAppServerRunner(Guarded):
                         invocation,
                         self._tools,
                         self.approval_timeout_s,
+                        steered,
                     )
                     return await conversation.hold()
             except NotLoaded as problem:
