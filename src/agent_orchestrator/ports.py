@@ -643,6 +643,7 @@ class RunContext(Protocol):
 
         :return: the request as it was resolved; ``denied``, ``expired`` and ``canceled`` all mean no.
         :raises InvalidRequest: if the question cannot be put so.
+        :raises Conflict: if the run may not ask: it is canceled, or has too many questions open.
         """
         ...
 

@@ -550,6 +550,11 @@ CHOICE = {"type": "object", "properties": {"how": {"type": "string", "enum": ["c
             {"action": "accept", "content": {"name": "Bo", "age": 7}},
         ),
         (
+            {"status": "answered", "answer": '{"name": "\\ud800", "age": NaN}'},
+            TWO_FIELDS,
+            {"action": "accept", "content": {"name": "\ufffd", "age": "NaN"}},
+        ),
+        (
             {"status": "answered", "answer": "cancel"},
             CHOICE,
             {"action": "accept", "content": {"how": "cancel"}},

@@ -14,6 +14,7 @@ from model_server import ModelServer, acknowledgement
 
 from agent_orchestrator import Client, RunStatus
 from agent_orchestrator.domain.errors import Conflict
+from agent_orchestrator.engine.requests import MAX_PENDING
 from agent_orchestrator.runners.codex.appserver.leftovers import processes_of
 
 pytestmark = THROUGH_A_GATEWAY
@@ -123,6 +124,33 @@ async def test_what_nobody_decides_is_declined_and_a_policy_decides_at_once(
     assert file.exists() is happens
     (command,) = (event.data for event in log if event.event_type == "tool.completed")
     assert command["status"] == ("completed" if happens else "declined")
+
+
+async def test_what_nobody_can_be_asked_is_declined_and_the_agent_goes_on(
+    gateway: Gateway, workspace: Path, outside: Path
+) -> None:
+    """As many questions of the run are open already as one may have."""
+    file = outside / "made"
+    question = {"request_kind": "input_request", "wait": False}
+    questions = [json.dumps({"text": f"{number}?", **question}) for number in range(MAX_PENDING)]
+    calls = "\n& ".join(f"tool session_reply_parent {one}" for one in questions)
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(workspace))
+        run = await turn(client, session.id, f"{calls}\nescalate touch {file}\nsay done")
+        log = [event async for event in client.events(session.id)]
+    assert run.result is not None, run.error
+    assert run.result.text == "done"
+    assert not file.exists()
+    assert [event.event_type for event in log].count("request.created") == MAX_PENDING
+    [problem] = [event.data["message"] for event in log if event.event_type == "run.error"]
+    assert "nobody could be asked" in problem
+    assert str(MAX_PENDING) in problem
+    [command] = [
+        event.data
+        for event in log
+        if event.event_type == "tool.completed" and event.data["kind"] == "command"
+    ]
+    assert command["status"] == "declined"
 
 
 @pytest.mark.parametrize("decision", ["approve", "deny"])

@@ -118,6 +118,23 @@ def test_sub_agents_are_not_taken_for_the_agent():
     assert tools == ["spawn_agent", "wait"]
 
 
+def test_the_detail_of_a_question_fits_whatever_is_in_it():
+    said = {
+        "command": "\N{SMILING FACE WITH SUNGLASSES}" * 9_000,
+        "cwd": "/",
+        "reason": "\0" * 9_000,
+    }
+    params = {**said, **{f"more-{number}": "x" * 1_900 for number in range(30)}}
+    asked = Asked(0, "item/commandExecution/requestApproval", params)
+    question = approvals.question(asked, None)
+    assert len(json.dumps(question.detail)) < 50_000
+    assert said["command"] in question.text
+    assert question.detail["cwd"] == "/"
+    assert {"command", "reason"} <= set(question.detail["cut"])
+    for name in question.detail["cut"]:
+        assert params[name].startswith(question.detail[name])
+
+
 def test_errors_have_codes():
     turns = replayed(FOLDER / "appserver-turn-errors.jsonl")
     codes = [turn["failure"][0] for turn in turns if "failure" in turn]

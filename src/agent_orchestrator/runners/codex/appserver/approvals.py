@@ -28,6 +28,7 @@ from attrs import frozen
 from agent_orchestrator.domain.model import Request, RequestKind
 from agent_orchestrator.runners.codex.appserver.peer import Asked
 from agent_orchestrator.runners.codex.items import JsonObject, a_list, an_object, text
+from agent_orchestrator.runners.lines import json_object
 
 Answer = Mapping[str, Any]
 
@@ -37,6 +38,9 @@ _DECISIONS: Final = ("accept", "acceptForSession", "decline", CANCEL)
 
 _MAX_DETAIL: Final = 48_000
 """Characters of JSON that a request's detail may have, less some for what is put beside it."""
+
+_LONGEST_CUT: Final = 2_000
+"""Characters that at most are kept of what is cut."""
 
 _MAX_TEXT: Final = 900_000
 
@@ -211,7 +215,7 @@ def _choices(schema: Any) -> tuple[str, ...]:
 
 def _form(said: str, schema: Any) -> Any:
     """Return what fills a form: the JSON object that was said, or the text for its one field."""
-    if isinstance(found := _json(said), Mapping):
+    if (found := json_object(said.encode())) is not None:
         return found
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
     names = [*properties] if isinstance(properties, Mapping) else []
@@ -232,8 +236,8 @@ def _user_input(params: JsonObject) -> Question:
     def answer(request: Request | None) -> Answer:
         if request is None or request.status not in ("approved", "answered") or not request.answer:
             return {"answers": {}}
-        given = _json(request.answer)
-        if not isinstance(given, Mapping) or not set(given) <= set(ids):
+        given = json_object(request.answer.encode())
+        if given is None or not set(given) <= set(ids):
             given = dict.fromkeys(ids, request.answer)
         return {"answers": {name: {"answers": _texts(value)} for name, value in given.items()}}
 
@@ -273,22 +277,18 @@ def _fitting(detail: Mapping[str, Any]) -> Mapping[str, Any]:
     found = dict(detail)
     cut: list[str] = []
     while len(json.dumps(found)) > _MAX_DETAIL:
-        name = max((one for one in found if one not in cut), key=lambda one: _size(found[one]))
-        cut.append(name)
+        name = max(found, key=lambda one: _size(found[one]))
         whole = found[name] if isinstance(found[name], str) else json.dumps(found[name])
-        found[name] = whole[:2_000]
+        if not whole:
+            break  # it is the names alone
+        if name not in cut:
+            cut.append(name)
+        found[name] = whole[: min(_LONGEST_CUT, len(whole) // 2)]
     return {**found, "cut": cut} if cut else found
 
 
 def _size(value: Any) -> int:
     return len(json.dumps(value))
-
-
-def _json(said: str) -> Any:
-    try:
-        return json.loads(said)
-    except ValueError:
-        return None
 
 
 def _capital(said: str) -> str:

@@ -9,7 +9,7 @@ import anyio
 from anyio.abc import TaskGroup
 from attrs import define, field
 
-from agent_orchestrator.domain.errors import AgentFailed, InvalidRequest
+from agent_orchestrator.domain.errors import AgentFailed, Conflict, InvalidRequest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation, Thread
 from agent_orchestrator.ports import Outcome, RunContext
@@ -362,7 +362,7 @@ class Conversation:
                     options=question.options,
                     timeout_s=self.approval_timeout_s,
                 )
-            except InvalidRequest as problem:
+            except (InvalidRequest, Conflict) as problem:
                 request = None
                 note = f"nobody could be asked, so it is declined: {problem}"
                 await self.context.emit(EventType.RUN_ERROR, {"message": note})
