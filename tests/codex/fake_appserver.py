@@ -84,6 +84,10 @@ def misbehave(fault):
             sys.stdout.close()
             os.close(1)
             time.sleep(600)
+        case "unread":
+            for number in range(5_000):
+                say({"id": number, "method": "item/invented", "params": {"threadId": THREAD}})
+            time.sleep(600)
         case "stuck":
             time.sleep(600)
         case "steered" | "steered-deaf":

@@ -13,6 +13,7 @@ from agent_orchestrator.runners.codex.appserver import (
     CodexAppServerRunner,
     conversation,
     endings,
+    peer,
 )
 from agent_orchestrator.runners.codex.appserver.versions import aged
 from agent_orchestrator.testing.runners import RecordingContext
@@ -221,6 +222,15 @@ async def test_a_process_that_stops_reading_is_ended(command, record, monkeypatc
     [failure] = failures
     assert failure.code == "provider_error"
     assert "does not read" in failure.message
+
+
+async def test_a_process_that_does_not_read_the_answers_to_what_it_asks_is_ended(
+    command, record, monkeypatch
+):
+    monkeypatch.setattr(peer, "MAX_UNWRITTEN", 100_000)
+    _, end = await faulty(command, record, "unread")
+    assert end.code == "provider_error"
+    assert "does not read" in end.message
 
 
 @pytest.mark.parametrize(

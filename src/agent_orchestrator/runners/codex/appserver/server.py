@@ -194,14 +194,20 @@ class Server:
         raise AssertionError("it has failed")
 
     def respond(self, asked: Asked, result: Mapping[str, Any]) -> None:
-        """Answer what codex asked, if it is still there."""
-        if self._peer is not None:
+        """Answer what codex asked, if it is still there. One that does not read it is ended."""
+        assert self._peer is not None
+        try:
             self._peer.respond(asked, result)
+        except Stuck as stuck:
+            self.fall(AgentFailed("provider_error", str(stuck)))
 
     def refuse(self, asked: Asked, message: str) -> None:
-        """Answer what codex asked with an error."""
-        if self._peer is not None:
+        """Answer what codex asked with an error, likewise."""
+        assert self._peer is not None
+        try:
             self._peer.refuse(asked, message)
+        except Stuck as stuck:
+            self.fall(AgentFailed("provider_error", str(stuck)))
 
     @contextmanager
     def route(self, thread_id: str) -> Iterator[Route]:

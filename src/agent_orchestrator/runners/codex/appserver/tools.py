@@ -77,7 +77,9 @@ class Tools:
         import httpx
 
         if self._client is None:
-            self._client = httpx.AsyncClient(trust_env=False)
+            # As many as there are agents may wait in a call at once, some for the calls of others.
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+            self._client = httpx.AsyncClient(trust_env=False, limits=limits)
         url = f"{env.get('AGENTCTL_URL')}/mcp?hold_s={HOLD_S}"
         headers = {
             "Accept": "application/json",
