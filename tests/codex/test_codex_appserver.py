@@ -814,6 +814,26 @@ async def test_what_codex_refuses_changes_nothing_of_the_thread(codex, home, rec
     assert not file.exists()
 
 
+@pytest.mark.parametrize("is_configured", [True, False])
+async def test_a_workspace_is_confined_as_configured_again_after_another_run(
+    codex, home, record, models, is_configured
+):
+    connect = f"socket.create_connection(('127.0.0.1', {models.port}))"
+    script = f'shell {sys.executable} -c "import socket; {connect}"\nsay done'
+    config = {"sandbox_workspace_write.network_access": True} if is_configured else {}
+    reached = []
+    async with make_runner(codex, home, sandbox="workspace-write", config=config) as runner:
+        thread = None
+        for sandbox in ("read-only", None, "read-only", None):
+            context = record(script, thread=thread)
+            context.run = evolve(context.run, sandbox=sandbox, approval_policy="never")
+            await run(runner, context)
+            thread = context.thread
+            # Codex 0.169 sometimes says nothing of a command that its sandbox refuses at once.
+            reached.append(any(one["exit_code"] == 0 for one in of(context, "tool.completed")))
+    assert reached == [False, is_configured, False, is_configured]
+
+
 # --- sub-agents -----------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Running turns with ``codex app-server``: warm processes that serve many sessions."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
@@ -24,6 +25,8 @@ from agent_orchestrator.runners.codex.items import text
 from agent_orchestrator.runners.codex.probe import Probe, environment, profile_warning
 from agent_orchestrator.runners.codex.tools import past_proxies, tools_config, tools_url
 from agent_orchestrator.runners.keepers import Guarded
+
+_log = logging.getLogger(__name__)
 
 _OPEN_S: Final = 120.0
 """Seconds codex has to open a thread; it takes 0.03, and what its MCP servers take to start."""
@@ -301,14 +304,15 @@ class CodexAppServerRunner(Guarded):
         if not before.is_certain:
             # Codex may have it as the run wanted that did not wait: it then takes nothing of this.
             await self._open(context, lease, thread_id, wanted)
-            return thread_id, _changes(None, wanted)
+            return thread_id, await _changes(context, lease.server, None, wanted)
+        overrides = await _changes(context, lease.server, before, wanted)
         threads[thread_id] = evolve(
             before,
             model=wanted.model,
             approval_policy=wanted.approval_policy,
             sandbox=wanted.sandbox,
         )
-        return thread_id, _changes(before, wanted)
+        return thread_id, overrides
 
     async def _open(
         self, context: RunContext, lease: Lease, thread_id: str | None, wanted: Opened
@@ -398,7 +402,9 @@ def _commands_env(env: Mapping[str, str]) -> dict[str, Any]:
     return {f"shell_environment_policy.set.{name}": env[name]} if name in env else {}
 
 
-def _changes(before: Opened | None, wanted: Opened) -> Mapping[str, Any]:
+async def _changes(
+    context: RunContext, server: Server, before: Opened | None, wanted: Opened
+) -> Mapping[str, Any]:
     """Return what to tell a turn of what was otherwise in the thread's turns so far.
 
     :param before: None where that is not known.
@@ -412,9 +418,35 @@ def _changes(before: Opened | None, wanted: Opened) -> Mapping[str, Any]:
     if before is None or wanted.approval_policy != before.approval_policy:
         found["approvalPolicy"] = wanted.approval_policy
     if before is None or wanted.sandbox != before.sandbox:
-        found["sandboxPolicy"] = _SANDBOXES[wanted.sandbox]
+        policy = _SANDBOXES[wanted.sandbox]
+        if wanted.sandbox == "workspace-write":
+            policy = {**policy, **await _configured(server, context.session.cwd)}
+        found["sandboxPolicy"] = policy
     return found
 
+
+async def _configured(server: Server, cwd: str) -> Mapping[str, Any]:
+    """Return what codex's configuration says of writing in the workspace.
+
+    Codex 0.169 goes by it when it loads a thread, and not when a turn is to be confined otherwise.
+    """
+    try:
+        answer = await server.request("config/read", {"cwd": cwd}, _OPEN_S)
+        settings = answer["config"]["sandbox_workspace_write"]
+        if settings is None:
+            return {}
+        return {ours: settings[theirs] for ours, theirs in _CONFIGURED.items()}
+    except (Refused, KeyError, TypeError) as problem:
+        _log.warning("codex does not say how workspaces are confined: %r", problem)
+        return {}
+
+
+_CONFIGURED: Final[Mapping[str, str]] = {
+    "writableRoots": "writable_roots",
+    "networkAccess": "network_access",
+    "excludeTmpdirEnvVar": "exclude_tmpdir_env_var",
+    "excludeSlashTmp": "exclude_slash_tmp",
+}
 
 _SANDBOXES: Final[Mapping[str, Mapping[str, Any]]] = {
     "read-only": {"type": "readOnly", "networkAccess": False},
