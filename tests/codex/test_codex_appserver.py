@@ -234,6 +234,21 @@ async def test_a_killed_process_fails_its_runs_and_the_next_has_another(codex, h
         assert second.thread.id == first.thread.id
 
 
+async def test_what_a_run_used_whose_process_was_killed_is_its_own(codex, home, record, models):
+    async with make_runner(codex, home) as runner:
+        first = record("usage 30 20 7\nshell true\nhang")
+        with anyio.fail_after(30), pytest.RaisesGroup(AgentFailed):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(runner.run, first)
+                while len(models.requests) < 2:
+                    await anyio.sleep(0.01)
+                await first.until(lambda c: c.pid is not None)
+                os.kill(first.pid, signal.SIGKILL)
+        second = record("say second", thread=first.thread)
+        await run(runner, second)
+    assert (first.usage, second.usage) == (Usage(30, 20, 7), Usage(100, 0, 10))
+
+
 async def test_a_killed_process_leaves_the_runs_of_others_alone(codex, home, record):
     async with make_runner(codex, home, max_threads_per_process=1) as runner:
         killed, other = record("shell sleep 300"), record("shell sleep 1\nsay other")

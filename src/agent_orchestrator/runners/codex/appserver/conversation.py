@@ -149,6 +149,8 @@ class Conversation:
         await self._tell([*reader.finish()])
         await self._tell_now(self._pieces.take())
         if failure is not None:
+            if not self._under_way:
+                await self._report_usage()  # or the thread's next run would have used it
             raise failure
         await self._conclude()
 
