@@ -35,6 +35,10 @@ _BUSY_DELAYS: Final = (0.1, 0.2, 0.4, 0.8)
 """Seconds before each new try of a thread that another process has open: the lock of one that was
 just killed is free within moments (codex 0.169)."""
 
+_SHORTEST_S: Final = 0.01
+_LONGEST_S: Final = 30 * 86_400.0
+"""Seconds for which a question can be open: it is refused otherwise, and so declined."""
+
 _TRIES: Final = 2
 """How often a prompt is given that codex did not come to take."""
 
@@ -73,7 +77,8 @@ class CodexAppServerRunner(Guarded):
     :param sandbox: what commands may do without asking.
     :param approval_policy: when codex asks: ``untrusted`` for all but what is known to be harmless,
         ``on-request`` when it wants to do more than the sandbox lets it, ``never``.
-    :param approval_timeout_s: seconds after which what nobody has answered is declined.
+    :param approval_timeout_s: seconds after which what nobody has answered is declined: 30 days at
+        most.
     :param model: the model, unless the run asks for another.
     :param on_missing_thread: what to do when codex has lost the session's thread: go on in a new
         one, which then replaces it, or fail with ``thread_missing``.
@@ -95,7 +100,9 @@ class CodexAppServerRunner(Guarded):
     approval_policy: ApprovalPolicy = field(
         default="on-request", validator=validators.in_(("untrusted", "on-request", "never"))
     )
-    approval_timeout_s: float = field(default=3600.0, validator=validators.gt(0))
+    approval_timeout_s: float = field(
+        default=3600.0, validator=[validators.ge(_SHORTEST_S), validators.le(_LONGEST_S)]
+    )
     model: str | None = None
     on_missing_thread: Literal["fail", "fresh"] = field(
         default="fresh", validator=validators.in_(("fail", "fresh"))
