@@ -106,7 +106,7 @@ class Conversation:
                 await self._turn("\n\n".join(self.steered), len(self.steered))
             return self._outcome()
         finally:
-            if self._has_begun:
+            if self._has_begun and self._has_to_be_left:
                 with anyio.CancelScope(shield=True):
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(self._hurry)
@@ -319,18 +319,24 @@ class Conversation:
     def _outcome(self) -> Outcome:
         return Outcome(self._reader.items.last_message or "")
 
+    @property
+    def _is_cut(self) -> bool:
+        return self._under_way and self._reader.end is None
+
+    @property
+    def _has_to_be_left(self) -> bool:
+        return self._is_cut or self._reader.has_run_commands or bool(self._reader.children)
+
     async def _leave(self) -> None:
         """End what is under way and whatever commands have left running."""
-        reader = self._reader
-        is_cut = self._under_way and reader.end is None
+        reader, is_cut = self._reader, self._is_cut
         self._under_way = False
         if self.server.failure is None and is_cut:
             await end_turn(self.server, self.route, reader)
             with anyio.move_on_after(1):
                 if self.is_taken and self.server.failure is None:
                     await self._report_usage()
-        if is_cut or reader.has_run_commands or reader.children:
-            await end_rest(self.server, self.route, reader)
+        await end_rest(self.server, self.route, reader)
 
     async def _hurry(self) -> None:
         await self.context.out_of_patience()
