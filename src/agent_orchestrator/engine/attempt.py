@@ -3,9 +3,11 @@
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from math import inf
 from typing import Any, Final, Literal, TypeVar
 
 import anyio
+import anyio.lowlevel
 from attrs import evolve
 
 from agent_orchestrator.domain.access import Principal
@@ -323,13 +325,22 @@ class _Steering:
         while True:
             self._bell.hush()
             if (message := await looked(self._core, self._next)) is not None:
-                # Shielded: who is cancelled here must not leave the message taken by nobody.
-                with anyio.CancelScope(shield=True):
-                    await self._recorder.put(partial(_take, message.id))
-                    await self._recorder.settle()
-                await self._recorder.settle()  # unshielded: an attempt that is over took nothing
+                await self._taken(message.id)
                 return message.text
             await self._bell.wait()
+
+    async def _taken(self, message_id: str) -> None:
+        """Take a message. Who is cancelled here has not taken it: it is there for the next who asks."""
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._recorder.put(partial(_take, message_id))
+                await self._recorder.settle()
+            if anyio.current_effective_deadline() == -inf:
+                await anyio.lowlevel.checkpoint_if_cancelled()
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._recorder.put(partial(_give_back, message_id))
+            raise
 
     def _next(self, view: View) -> Message | None:
         for message in view.run_messages(self._run.id):
@@ -340,6 +351,12 @@ class _Steering:
 
 def _take(message_id: str, tx: Transaction, run: Run) -> None:
     ledger.mark_delivered(tx, message_id, run.attempt)
+
+
+def _give_back(message_id: str, tx: Transaction, run: Run) -> None:
+    message = tx.message(message_id)
+    if message is not None and (message.delivery, message.given_in) == ("delivered", run.attempt):
+        tx.put_message(evolve(message, delivery="queued", given_in=None))
 
 
 def _as_json(data: Mapping[str, Any], what: str) -> str:

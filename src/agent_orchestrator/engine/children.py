@@ -178,21 +178,24 @@ async def send(core: Core, who: Principal, command: SendToSession) -> Change[Mes
         _check_revival(core, tx, session)
         reply = messages.deliver(core, tx, session, source, command.text, command.when_busy)
         if from_run_id is not None:
-            _check_queue(tx, session)
+            _check_queue(tx, session, reply)
         return reply
 
     return change
 
 
-def _check_queue(tx: Transaction, session: Session) -> None:
+def _check_queue(tx: Transaction, session: Session, reply: MessageReply) -> None:
     """Do nothing, or refuse what an agent has just queued: else one could fill the queue of all.
+
+    What the running agent has not taken yet counts too: when it ends, each becomes a run.
 
     :raises Conflict: naming the limit that is passed.
     """
-    if (
-        len(tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_QUEUED + 1))
-        > MAX_QUEUED
-    ):
+    queued = len(tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_QUEUED + 1))
+    if reply.message.steers and reply.run is not None:
+        given = tx.run_messages(reply.run.id)
+        queued += sum(one.steers and one.delivery == "queued" for one in given)
+    if queued > MAX_QUEUED:
         raise Conflict(
             f"session {session.id} has {MAX_QUEUED} runs queued: agents queue no more",
             {"limit": "queued", "most": MAX_QUEUED},

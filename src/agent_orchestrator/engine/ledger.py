@@ -405,6 +405,8 @@ def _requeue(core: Core, tx: Transaction, run: Run, message: Message, at: dateti
         model=run.model,
         at=at,
         is_new=False,
+        approval_policy=run.approval_policy,
+        sandbox=run.sandbox,
     )
 
 
@@ -612,11 +614,35 @@ def park(
     return parked
 
 
+def for_prompt(tx: Transaction, run_id: str) -> list[Message]:
+    """Return what an attempt that begins is to give its agent.
+
+    What came for the agent of one before, and was not taken, is among it: it steers nobody any more.
+    """
+    for message in tx.run_messages(run_id):
+        if message.steers and message.delivery == "queued":
+            tx.put_message(evolve(message, steers=False))
+    return tx.run_messages(run_id)
+
+
 def mark_delivered(tx: Transaction, message_id: str | None, attempt: int) -> None:
     """Record that the agent has the message, and by which attempt of its run."""
     message = tx.message(message_id) if message_id else None
     if message is not None and message.delivery != "delivered":
         tx.put_message(evolve(message, delivery="delivered", given_in=attempt))
+
+
+def _stop_steering(tx: Transaction, run: Run, canceled: Collection[str]) -> None:
+    """Keep what a run was to be told on its way from becoming a run of its own, where that would be
+    reached by the cancel of one above as the run itself is.
+    """
+    if not canceled:
+        return
+    session = _session_of(tx, run)
+    for message in tx.run_messages(run.id):
+        is_waiting = message.steers and message.delivery == "queued"
+        if is_waiting and _set_to_work_by(tx, session, message) in canceled:
+            tx.put_message(evolve(message, delivery="undeliverable"))
 
 
 def request_cancel(
@@ -628,12 +654,16 @@ def request_cancel(
     """
     reached = []
     pending = [run]
+    passed: set[str] = set()
     while pending:
         current = pending.pop(0)
         if cascade:
             pending += tx.child_runs(current.id)
         if is_terminal(current.status):
+            passed.add(current.id)
             continue
+        _stop_steering(tx, current, passed)
+        passed.add(current.id)
         reached.append(current.id)
         if current.cancel_requested_at is None:
             current = evolve(current, cancel_requested_at=core.now(), cancel_reason=reason)

@@ -193,12 +193,13 @@ def _record(
 
 
 def _steers(tx: Transaction, run: Run, provider: str | None, asked: Confinement) -> bool:
-    """Tell whether the running agent takes the message: not one that is for another provider, or for
-    an agent that is confined otherwise.
+    """Tell whether the running agent takes the message: not one that is being stopped for good, and
+    not one that is for another provider, or for an agent that is confined otherwise.
     """
     attempt = ledger.current_attempt(tx, run)
     return (
         run.status is RunStatus.RUNNING
+        and run.cancel_requested_at is None
         and provider in (None, run.provider)
         and asked.over(Confinement.of(run)) == Confinement.of(run)
         and attempt is not None

@@ -227,7 +227,7 @@ class Pool:
             assert session is not None
             has_thread = run.provider in session.threads
             thread = tx.thread(session.id, run.provider) if has_thread else None
-            messages = tx.run_messages(run.id)
+            messages = ledger.for_prompt(tx, run.id)
             taken.append(Assignment(started, session, messages, thread, seat.token))
         return taken, len(runs) > len(taken)
 

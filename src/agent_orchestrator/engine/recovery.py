@@ -14,6 +14,7 @@ these ways, which ``run.recovered`` names with the reason:
 
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Final, Literal
 
@@ -176,16 +177,16 @@ def _verdict(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> 
 
 def has_begun(view: View, run: Run, attempt: Attempt) -> bool:
     """Tell whether an attempt's agent was given the message, or did something all the same."""
-    return attempt.delivered_at is not None or _has_worked(view, run, attempt)
+    return attempt.delivered_at is not None or _spoke_at(view, run, attempt) is not None
 
 
-def _has_worked(view: View, run: Run, attempt: Attempt) -> bool:
-    """Tell whether the agent of an attempt showed that it was at work.
+def _spoke_at(view: View, run: Run, attempt: Attempt) -> datetime | None:
+    """Return when the agent of an attempt last showed that it was at work, if it did.
 
     By the attempt's number: it may have begun in the instant in which the one before said its last
     words, and clocks are set back.
     """
-    return view.last_event_at(run, _WORK, attempt=attempt.attempt) is not None
+    return view.last_event_at(run, _WORK, attempt=attempt.attempt)
 
 
 def can_resume(runner: Runner) -> bool:
@@ -209,14 +210,16 @@ def owe_note(core: Core, tx: Transaction, released: Run, attempt: Attempt, cause
     """Make a note of what happened the next message of a run that goes on with a conversation.
 
     Where the agent showed nothing of having what this attempt gave it, that is given again, before
-    the note; what earlier attempts gave it is in its conversation.
+    the note; what earlier attempts gave it is in its conversation. So is what came while it worked,
+    and after which it said nothing more.
 
     :param attempt: the one that was stopped.
     """
-    if not _has_worked(tx, released, attempt):
-        for given in tx.run_messages(released.id):
-            if given.role != "system" and given.given_in in (None, attempt.attempt):
-                tx.put_message(evolve(given, delivery="queued"))
+    spoke_at = _spoke_at(tx, released, attempt)
+    for given in tx.run_messages(released.id):
+        is_unheard = spoke_at is None or (given.steers and spoke_at <= given.created_at)
+        if is_unheard and given.role != "system" and given.given_in in (None, attempt.attempt):
+            tx.put_message(evolve(given, delivery="queued", steers=False))
     message = Message(
         id=core.config.ids("msg"),
         session_id=released.session_id,

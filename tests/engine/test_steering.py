@@ -1,0 +1,314 @@
+"""Messages for an agent at work: given once, and to nobody whose cancel was asked for."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import anyio.lowlevel
+import pytest
+from attrs import define, field
+from crashing import lose
+
+from agent_orchestrator import Client, Outcome, RunContext, RunStatus, open_embedded
+from agent_orchestrator.domain.errors import Conflict
+from agent_orchestrator.domain.model import Message, Run
+from agent_orchestrator.ports import Transaction
+from agent_orchestrator.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_S = 20.0
+
+T = TypeVar("T")
+
+
+@define
+class Doing:
+    """A runner that does what a test says."""
+
+    what: Callable[[RunContext], Awaitable[Any]]
+    name: str = "doing"
+    resumes: bool = False
+    confines: bool = True
+    prompts: list[str] = field(factory=list)
+
+    async def run(self, context: RunContext) -> Outcome:
+        self.prompts.append(context.prompt)
+        return Outcome(await self.what(context) or "")
+
+
+@define
+class Listener:
+    """An agent that can be told something while it works, and is not."""
+
+    ready: anyio.Event = field(factory=anyio.Event)
+    go: anyio.Event = field(factory=anyio.Event)
+
+    async def __call__(self, context: RunContext) -> None:
+        if context.prompt != "work":
+            return
+        await context.delivered()
+        async with context.steering():
+            self.ready.set()
+            await self.go.wait()
+
+
+async def end_of(client: Client, run: Run | None) -> Run:
+    assert run is not None
+    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+    assert not reply.timed_out, reply.run
+    return reply.run
+
+
+async def now(client: Client, message: Message) -> Message:
+    listed = (await client.list_messages(message.session_id)).messages
+    return next(one for one in listed if one.id == message.id)
+
+
+async def test_nothing_steers_an_agent_whose_cancel_was_asked_for() -> None:
+    ready, go = anyio.Event(), anyio.Event()
+    taken: list[str] = []
+
+    async def what(context: RunContext) -> None:
+        if context.prompt != "work":
+            return
+        async with context.steering() as messages:
+            ready.set()
+            with anyio.CancelScope(shield=True):
+                await go.wait()
+                with anyio.move_on_after(0.05):
+                    taken.append(await anext(messages))
+
+    runner = Doing(what)
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "work")
+        assert sent.run is not None
+        await ready.wait()
+        await client.cancel_run(sent.run.id)
+        instead = await client.send_message(session.id, "instead", when_busy="steer")
+        go.set()
+        ended = await end_of(client, instead.run)
+        assert (await end_of(client, sent.run)).id != ended.id
+    assert ended.status is RunStatus.COMPLETED
+    assert (taken, runner.prompts) == ([], ["work", "instead"])
+
+
+async def test_a_cancel_from_above_reaches_what_its_agent_has_not_taken() -> None:
+    listener = Listener()
+
+    async def what(context: RunContext) -> None:
+        if context.prompt == "lead":
+            child = await context.spawn("work")
+            await listener.ready.wait()
+            await context.send(child.session.id, "more", when_busy="steer")
+            await context.wait(child.run.id)
+        else:
+            await listener(context)
+
+    runner = Doing(what)
+    async with open_embedded(":memory:", runners=[runner], max_concurrency=2) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "lead")
+        assert sent.run is not None
+        await listener.ready.wait()
+        child = (await client.list_sessions(parent_session_id=session.id)).sessions[0]
+        with anyio.fail_after(PATIENCE_S):
+            while len(found := (await client.list_messages(child.id)).messages) < 2:
+                await anyio.sleep(0.001)
+        await client.cancel_run(sent.run.id)
+        await end_of(client, sent.run)
+        runs = (await client.list_runs(session_id=child.id)).runs
+        for run in runs:
+            assert (await end_of(client, run)).status is RunStatus.CANCELED
+        assert len(runs) == 1
+        assert (await now(client, found[1])).delivery == "undeliverable"
+    assert "more" not in runner.prompts
+
+
+async def test_a_cancel_of_the_run_alone_leaves_what_its_agent_has_not_taken() -> None:
+    listener = Listener()
+    runner = Doing(listener)
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "work")
+        assert sent.run is not None
+        await listener.ready.wait()
+        more = await client.send_message(session.id, "more", when_busy="steer")
+        await client.cancel_run(sent.run.id)
+        await end_of(client, sent.run)
+        moved = (await now(client, more.message)).run_id
+        assert moved is not None
+        await end_of(client, await client.get_run(moved))
+    assert runner.prompts == ["work", "more"]
+
+
+async def test_what_was_not_taken_runs_as_confined_as_the_agent_it_was_for() -> None:
+    listener = Listener()
+    async with open_embedded(":memory:", runners=[Doing(listener)]) as client:
+        session = await client.create_session(sandbox="danger-full-access")
+        how: dict[str, Any] = {"sandbox": "read-only", "approval_policy": "untrusted"}
+        sent = await client.send_message(session.id, "work", **how)
+        await listener.ready.wait()
+        more = await client.send_message(session.id, "more", when_busy="steer", **how)
+        assert sent.run is not None
+        assert more.message.run_id == sent.run.id
+        listener.go.set()
+        await end_of(client, sent.run)
+        moved = (await now(client, more.message)).run_id
+        assert moved is not None
+        run = await end_of(client, await client.get_run(moved))
+    assert run.id != sent.run.id
+    assert (run.sandbox, run.approval_policy) == ("read-only", "untrusted")
+
+
+async def test_what_was_not_taken_before_a_drain_is_given_once(tmp_path: Path) -> None:
+    """To the next attempt, and in no run of its own: also where its runner tells of no delivery."""
+    listener = Listener()
+    path = tmp_path / "d.db"
+    async with open_embedded(path, runners=[Doing(listener)]) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "work")
+        await listener.ready.wait()
+        more = await client.send_message(session.id, "more", when_busy="steer")
+        await client.transport.drain(0)  # type: ignore[attr-defined]
+
+    async def nothing(context: RunContext) -> None:
+        pass
+
+    second = Doing(nothing)
+    async with open_embedded(path, runners=[second]) as client:
+        run = await end_of(client, sent.run)
+        assert (run.status, run.attempt) == (RunStatus.COMPLETED, 2)
+        assert [one.id for one in (await client.list_runs(session_id=session.id)).runs] == [run.id]
+        assert (await now(client, more.message)).delivery == "delivered"
+    assert second.prompts == ["work\n\nmore"]
+
+
+class Slow(MemoryStore):
+    """Holds back the answer that a steering message was taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken, self.go = anyio.Event(), anyio.Event()
+
+    async def transact(self, change: Callable[[Transaction], T], *, reserve: bool = False) -> T:
+        def look(tx: Transaction) -> tuple[T, bool]:
+            value = change(tx)
+            rows = self._state.messages.rows.values()
+            return value, any(one.steers and one.delivery == "delivered" for one in rows)
+
+        value, is_taken = await super().transact(look, reserve=reserve)
+        if is_taken and not self.taken.is_set():
+            self.taken.set()
+            await self.go.wait()
+        return value
+
+
+async def test_what_an_agent_was_stopped_at_taking_is_not_lost() -> None:
+    store, ready, stopped = Slow(), anyio.Event(), anyio.Event()
+
+    async def watch() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            stopped.set()
+
+    async def what(context: RunContext) -> None:
+        if context.prompt != "work":
+            return
+        async with anyio.create_task_group() as tasks, context.steering() as messages:
+            tasks.start_soon(watch)
+            ready.set()
+            await anext(messages)
+            pytest.fail("an agent that is stopped has taken nothing")
+
+    runner = Doing(what)
+    async with open_embedded(store, runners=[runner]) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "work")
+        assert sent.run is not None
+        await ready.wait()
+        more = await client.send_message(session.id, "more", when_busy="steer")
+        with anyio.fail_after(PATIENCE_S):
+            await store.taken.wait()
+            await client.cancel_run(sent.run.id)
+            await stopped.wait()
+        store.go.set()
+        assert (await end_of(client, sent.run)).status is RunStatus.CANCELED
+        moved = (await now(client, more.message)).run_id
+        assert moved is not None
+        await end_of(client, await client.get_run(moved))
+    assert runner.prompts == ["work", "more"]
+
+
+@pytest.mark.parametrize("is_heard", [False, True])
+async def test_what_an_agent_took_before_its_engine_was_lost(is_heard: bool) -> None:
+    """It is given again where the agent has said nothing since it came."""
+    store, ready, taken = MemoryStore(), anyio.Event(), anyio.Event()
+    runs: list[Run] = []
+
+    async def what(context: RunContext) -> None:
+        if context.prompt != "work":
+            return
+        await context.delivered()
+        await context.set_thread("t-1")
+        await context.emit("agent.message", {"text": "at work"})
+        async with context.steering() as messages:
+            ready.set()
+            text = await anext(messages)
+            if is_heard:
+                await context.emit("agent.message", {"text": f"I see: {text}"})
+                await context.set_thread("t-1", {"heard": text})
+                await context.spawn("other")  # that is recorded, and all before it
+            taken.set()
+            await anyio.sleep_forever()
+
+    async def body(client: Client) -> None:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "work")
+        assert sent.run is not None
+        runs.append(sent.run)
+        await ready.wait()
+        await anyio.sleep(0.002)  # clocks tell milliseconds apart, if that
+        await client.send_message(session.id, "more", when_busy="steer")
+        await taken.wait()
+
+    with anyio.fail_after(PATIENCE_S):
+        await lose(store, body, runners=[Doing(what, resumes=True)])
+    second = Doing(what, resumes=True)
+    async with open_embedded(store, runners=[second]) as client:
+        run = await end_of(client, runs[0])
+    assert (run.status, run.attempt) == (RunStatus.COMPLETED, 2)
+    prompt = next(text for text in second.prompts if "Look at what is already done" in text)
+    assert prompt.startswith("more\n\n") is not is_heard
+    assert "work\n\n" not in prompt
+
+
+async def test_an_agent_hands_no_more_to_one_at_work_than_it_may_queue() -> None:
+    listener = Listener()
+    sent = 0
+
+    async def what(context: RunContext) -> str:
+        nonlocal sent
+        if context.prompt != "lead":
+            await listener(context)
+            return ""
+        child = await context.spawn("work")
+        await listener.ready.wait()
+        try:
+            for _ in range(100):
+                await context.send(child.session.id, "more", when_busy="steer")
+                sent += 1
+        except Conflict as refused:
+            return f"{refused.details['limit']}"
+        finally:
+            listener.go.set()
+        return "never"
+
+    async with open_embedded(":memory:", runners=[Doing(what)], max_concurrency=2) as client:
+        session = await client.create_session()
+        run = await end_of(client, (await client.send_message(session.id, "lead")).run)
+    assert run.result is not None, run.error
+    assert (run.result.text, sent) == ("queued", 16)
