@@ -1,8 +1,8 @@
 """How runs are routed, fenced, bounded and recorded."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -27,11 +27,14 @@ from agent_orchestrator.domain.model import MANUAL
 from agent_orchestrator.engine import EngineConfig, Orchestrator
 from agent_orchestrator.operations import CREATE_SESSION as CREATE
 from agent_orchestrator.operations import SEND_MESSAGE, CreateSession, SendMessage
-from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.ports import MARK_VARIABLE, Transaction
+from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.scripted import ScriptedRunner
 
 pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
 
 
 @define
@@ -252,6 +255,51 @@ class Forger:
             with pytest.raises(InvalidEvent):
                 await context.emit(event_type, data)
         return Outcome("caught")
+
+
+class Chatty(MemoryStore):
+    """Takes its time with each commit until an agent has said something more."""
+
+    said = 0
+    is_talking = False
+
+    async def transact(self, change: Callable[[Transaction], T], *, reserve: bool = False) -> T:
+        before = self.said
+        while self.is_talking and self.said == before:
+            await anyio.lowlevel.checkpoint()
+        return await super().transact(change, reserve=reserve)
+
+
+async def test_an_agent_that_talks_on_and_on_delays_nothing_else_of_its_run() -> None:
+    store = Chatty()
+    done = anyio.Event()
+    most = 500
+
+    async def talk(context: RunContext) -> None:
+        store.is_talking = True
+        try:
+            while not done.is_set() and store.said < most:
+                await context.emit("agent.message", {"text": str(store.said)})
+                store.said += 1
+        finally:
+            store.is_talking = False
+
+    async def agent(context: RunContext) -> str:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(talk, context)
+            while store.said < 3:
+                await anyio.lowlevel.checkpoint()
+            await context.set_thread("t-1")
+            done.set()
+        return str(store.said)
+
+    async with open_embedded(store, runners=[FunctionRunner("talker", agent)]) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "talk")
+        assert sent.run is not None
+        run = (await client.wait_run(sent.run.id, timeout_s=20)).run
+    assert run.result is not None, run.error
+    assert int(run.result.text) < most
 
 
 async def test_a_runner_cannot_write_what_is_not_its_own() -> None:

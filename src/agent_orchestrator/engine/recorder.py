@@ -56,6 +56,10 @@ class Recorder:
         self._settled = anyio.Event()
         self._closed = False
         self._size = 0
+        self._put = 0
+        """How many writes were put so far."""
+        self._written = 0
+        """How many of them are committed."""
         self.asking: str | None = None
         """The request whose answer the agent has not got yet."""
         self.told: set[str] = set()
@@ -71,6 +75,7 @@ class Recorder:
         :param within_s: seconds it may wait for others to be committed with.
         """
         self._pending.append(write)
+        self._put += 1
         if isinstance(write, Draft):
             self._size += len(write.text or "")
         self._hurry(within_s)
@@ -82,7 +87,8 @@ class Recorder:
 
     async def settle(self) -> None:
         """Wait until everything put so far is durable, or the attempt is over."""
-        while self._pending and not self._closed:
+        goal = self._put  # not what comes after: an agent may go on saying something all the time
+        while self._written < goal and not self._closed:
             self._hurry(0)
             await self._settled.wait()
         if self._closed:
@@ -117,6 +123,7 @@ class Recorder:
                     batch = self._next_batch()
                     await persistently(self._core, lambda tx, batch=batch: self._commit(tx, batch))  # type: ignore[misc]
                     del self._pending[: len(batch)]
+                    self._written += len(batch)
                     self._size -= _size(batch)
                     self._settled.set()
                     self._settled = anyio.Event()
