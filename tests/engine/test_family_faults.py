@@ -258,6 +258,21 @@ async def test_an_interrupt_leaves_the_outcomes_of_children() -> None:
         assert (await end_of(client, await client.get_run(outcome.run_id))).result is not None
 
 
+async def test_who_takes_a_manual_run_has_all_that_it_hands_over() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
+        parent = await client.create_session(provider="manual")
+        for _ in range(2):
+            child = await client.spawn(
+                "say built", session_id=parent.id, provider="scripted", notify_parent="wake"
+            )
+            await end_of(client, child.run)
+        (run,) = (await client.list_runs(session_id=parent.id)).runs
+        await client.transition_run(run.id, "running")
+        await client.transition_run(run.id, "failed")
+        outcomes = (await client.list_messages(parent.id)).messages
+    assert [(one.run_id, one.delivery) for one in outcomes] == [(run.id, "delivered")] * 2
+
+
 async def test_a_childs_steering_message_that_was_not_taken_is_not_lost() -> None:
     gate = anyio.Event()
 

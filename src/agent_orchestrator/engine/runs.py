@@ -176,7 +176,8 @@ def _start(tx: Transaction, run: Run, worker_id: str, core: Core) -> Run:
     if active is not None:
         raise SessionBusy(f"run {active.id} of the session is active", {"run_id": active.id})
     started = ledger.start(tx, run, worker_id, core.now())
-    ledger.mark_delivered(tx, run.message_id, run.attempt)
+    for message in tx.run_messages(run.id):
+        ledger.mark_delivered(tx, message.id, run.attempt)
     return started
 
 
