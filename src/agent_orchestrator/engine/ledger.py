@@ -619,10 +619,13 @@ def for_prompt(tx: Transaction, run_id: str) -> list[Message]:
 
     What came for the agent of one before, and was not taken, is among it: it steers nobody any more.
     """
+    given = []
     for message in tx.run_messages(run_id):
         if message.steers and message.delivery == "queued":
-            tx.put_message(evolve(message, steers=False))
-    return tx.run_messages(run_id)
+            message = evolve(message, steers=False)  # noqa: PLW2901
+            tx.put_message(message)
+        given.append(message)
+    return given
 
 
 def mark_delivered(tx: Transaction, message_id: str | None, attempt: int) -> None:
