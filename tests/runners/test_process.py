@@ -335,6 +335,26 @@ async def test_a_resolved_directory_leads_through_no_link(stage, tmp_path):
             assert await where(below, is_cwd_resolved=True) == [str(below)]
 
 
+async def test_what_may_not_be_run_hides_no_program_further_on_the_path(stage, tmp_path):
+    for name in ("file", "folder", "program", "last"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file" / "agent").write_text("no program")
+    (tmp_path / "folder" / "agent").mkdir()
+    program = tmp_path / "program" / "agent"
+    program.write_text("#!/bin/sh\necho found\n")
+    program.chmod(0o755)
+
+    async def on_path(*names):
+        env = stage.env | {"PATH": ":".join(str(tmp_path / name) for name in names)}
+        async with agent_process(["agent"], cwd=str(tmp_path), env=env) as process:
+            return [line.data async for line in process.lines()]
+
+    for hiding in (["file"], ["folder"], ["file", "nowhere", "folder"]):
+        assert await on_path(*hiding, "program", "last") == [b"found"]
+        with pytest.raises(AgentFailed, match="not executable"):
+            await on_path(*hiding, "nowhere", "last")
+
+
 async def test_what_cannot_be_started(stage, tmp_path):
     plain = tmp_path / "plain"
     plain.write_text("x")

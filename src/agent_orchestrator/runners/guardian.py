@@ -362,6 +362,8 @@ def _enter(directory: bytes, *, is_resolved: bool) -> None:
 def _spawn(argv: list[bytes], env: dict[bytes, bytes], stdio: list[int]) -> int:
     """Start a program, looked for on its own PATH, in a session of its own and with all signals
     as they are by default.
+
+    As everywhere, a namesake that may not be run does not hide a program further on in the PATH.
     """
     program = argv[0]
     paths = [program]
@@ -382,6 +384,8 @@ def _spawn(argv: list[bytes], env: dict[bytes, bytes], stdio: list[int]) -> int:
             )
         except (FileNotFoundError, NotADirectoryError) as error:
             problem = problem or error
+        except PermissionError as error:
+            problem = error
         except OSError as error:
             problem = error
             break
