@@ -6,6 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from agent_orchestrator import open_embedded
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.model import Thread, Usage
 from agent_orchestrator.runners.command import CommandRunner, Fail, Rule, UsagePaths
@@ -399,6 +400,27 @@ async def test_nothing_is_dropped(execute):
         "text",
         "text",
     ]
+
+
+async def test_no_depth_of_an_object_fails_the_run(tmp_path):
+    rules = [Rule({"type": "tool"}, emit="tool.started", data={"input": {"all": "$"}})]
+    output = tmp_path / "output"
+    lines = [
+        f'{{"type":"{kind}","a":{"[" * depth}{"]" * depth}}}'
+        for kind in ("news", "tool")
+        for depth in range(10, 1100)
+    ]
+    output.write_text("\n".join(lines))
+    runner = CommandRunner("mine", ["cat", str(output)], output="jsonl", map=rules)
+    async with open_embedded(tmp_path / "store.db", runners=[runner]) as client:
+        session = await client.create_session(cwd=str(tmp_path))
+        sent = await client.send_message(session.id, "go")
+        run = (await client.wait_run(sent.run.id)).run
+        kept = [event.data async for event in client.events(session.id)]
+    assert run.error is None
+    assert sum(("kind" in data and "payload" in data) or "input" in data for data in kept) == len(
+        lines
+    )
 
 
 async def test_a_reported_failure_wins_and_what_follows_it_is_kept(execute):

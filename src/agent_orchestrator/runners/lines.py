@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from attrs import frozen
@@ -18,6 +18,9 @@ MAX_LINE: Final = 64 * 2**20
 
 HEAD: Final = 64 * 2**10
 """Bytes kept of a longer one."""
+
+_MAX_DEPTH: Final = 32
+"""Beyond it a value is kept as its JSON text: encoders recurse."""
 
 
 @frozen
@@ -139,4 +142,15 @@ def _mended(value: Any) -> Any:
         return [_mended(entry) for entry in value]
     if isinstance(value, dict):
         return {_mended(key): _mended(entry) for key, entry in value.items()}
+    return value
+
+
+def shallow(value: Any, depth: int = 0) -> Any:
+    """Return the value with whatever lies too deep replaced by its JSON text."""
+    if isinstance(value, (Mapping, list)) and depth >= _MAX_DEPTH:
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        return {key: shallow(part, depth + 1) for key, part in value.items()}
+    if isinstance(value, list):
+        return [shallow(part, depth + 1) for part in value]
     return value

@@ -9,9 +9,6 @@ from typing import Any, Final
 
 from attrs import frozen
 
-_MAX_DEPTH: Final = 32
-"""Beyond it a value is kept as its JSON text: encoders recurse."""
-
 _STATUSES: Final = ("completed", "failed", "declined")
 
 JsonObject = Mapping[str, Any]
@@ -171,15 +168,4 @@ def a_list(value: Any) -> Sequence[Any]:
     """
     if not isinstance(value, list):
         raise UnexpectedShape
-    return value
-
-
-def shallow(value: Any, depth: int = 0) -> Any:
-    """Return the value with whatever lies too deep replaced by its JSON text."""
-    if isinstance(value, (Mapping, list)) and depth >= _MAX_DEPTH:
-        return json.dumps(value)
-    if isinstance(value, Mapping):
-        return {key: shallow(part, depth + 1) for key, part in value.items()}
-    if isinstance(value, list):
-        return [shallow(part, depth + 1) for part in value]
     return value

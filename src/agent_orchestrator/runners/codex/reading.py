@@ -17,10 +17,10 @@ from agent_orchestrator.runners.codex.items import (
     an_object,
     extra,
     item_id,
-    shallow,
     status_of,
     text,
 )
+from agent_orchestrator.runners.lines import shallow
 
 
 @frozen

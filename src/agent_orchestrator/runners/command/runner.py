@@ -7,16 +7,16 @@ from typing import Any, Final, Literal
 
 import anyio
 from anyio.to_thread import run_sync
-from attrs import define, field
+from attrs import define, evolve, field
 
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation
 from agent_orchestrator.ports import Availability, Outcome, RunContext
-from agent_orchestrator.runners.command.mapping import Rule, check_rules, meaning
+from agent_orchestrator.runners.command.mapping import Meaning, Rule, check_rules, meaning
 from agent_orchestrator.runners.command.program import NotRunnable, anchored, locate
 from agent_orchestrator.runners.keepers import Guarded
-from agent_orchestrator.runners.lines import MAX_LINE, Line, decoded, json_object
+from agent_orchestrator.runners.lines import MAX_LINE, Line, decoded, json_object, shallow
 from agent_orchestrator.runners.process import MAX_ARGUMENT, agent_process
 
 _PLACEHOLDER: Final = re.compile(r"\{(prompt|thread)\}")
@@ -243,15 +243,14 @@ class _Objects(_Reading):
         self.last_message = ""
 
     async def take(self, line: Line) -> None:
-        value = None if line.truncation else json_object(line.data)
-        if value is None:
+        found = self._meaning(line)
+        if found is None:
             payload = {"text": decoded(line.data), **_cut(line)}
             if line.data.strip():
                 await self.context.emit(
                     EventType.BACKEND_EVENT, {"kind": "text", "payload": payload}
                 )
             return
-        found = meaning(self.runner.map, value)
         if found.thread is not None:
             await self._thread(found.thread)
         if found.event_type is not None:
@@ -264,6 +263,17 @@ class _Objects(_Reading):
             self.result = found.result
         if found.fail is not None:
             self.failure = found.fail
+
+    def _meaning(self, line: Line) -> Meaning | None:
+        """Return what an object comes to; None for a line that holds none."""
+        value = None if line.truncation else json_object(line.data)
+        if value is None:
+            return None
+        try:
+            found = meaning(self.runner.map, value)
+            return evolve(found, data=shallow(found.data))
+        except RecursionError:
+            return None
 
     async def _thread(self, thread_id: str) -> None:
         if _THREAD_ID.fullmatch(thread_id):
