@@ -423,6 +423,27 @@ async def test_no_depth_of_an_object_fails_the_run(tmp_path):
     )
 
 
+async def test_what_a_rule_looks_for_in_vain_is_kept(execute):
+    odd = [
+        {"type": "session", "session_id": "abc"},
+        {"type": "done", "text": ["a", "b"], "usage": {"in": 1}},
+        {"type": "done", "text": "bye", "usage": {"in": "many"}},
+        {"type": "error", "error": {"deep": 1}},
+    ]
+    context = await objects(execute, *odd)
+    assert context.events == [
+        ("backend.event", {"kind": value["type"], "payload": value}) for value in odd
+    ]
+    assert context.failure.message == "the agent reported an error"
+
+
+async def test_usage_that_is_told_in_parts_is_put_together(execute):
+    rule = Rule({}, usage=UsagePaths("$.in", "$.cached", "$.out", "$.cost"))
+    values = [{"in": 5, "out": 1}, {"in": 9, "cached": 3, "out": 2}, {"cost": 0.5}, {"out": -1}]
+    context = await objects(execute, *values, rules=[rule])
+    assert context.usage == Usage(9, 3, 2, 0.5)
+
+
 async def test_a_reported_failure_wins_and_what_follows_it_is_kept(execute):
     error = {"type": "error", "error": "slow down"}
     context = await objects(execute, error, {"type": "late"})

@@ -14,8 +14,8 @@ A list of rules. The first whose ``when`` holds is taken, and all it says is don
 empty one always holds. A path is names and list places: ``message.parts[0].text``. A text that
 begins with ``$`` is a template: ``$`` stands for the whole object, ``$.path`` for what is at a
 path, ``$$…`` for a text that begins with one ``$``. In ``data`` a field whose path leads nowhere is
-left out. An object that no rule fits, or that lacks the text its event is about, becomes a
-``backend.event``.
+left out. An object that no rule fits, that lacks the text its event is about, or that without an
+event lacks anything else its rule names, becomes a ``backend.event``.
 """
 
 import re
@@ -26,7 +26,7 @@ from attrs import field, frozen
 
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
-from agent_orchestrator.domain.model import FAILURE_CODES, Usage
+from agent_orchestrator.domain.model import FAILURE_CODES
 
 NOTHING: Final = object()
 """What a path that leads nowhere leads to."""
@@ -50,7 +50,9 @@ class Fail:
 
 @frozen
 class UsagePaths:
-    """Templates of the numbers the run has used so far."""
+    """Templates of the numbers the run has used so far. One that an object does not have stays what it
+    was.
+    """
 
     input_tokens: str | None = None
     cached_input_tokens: str | None = None
@@ -91,7 +93,8 @@ class Meaning:
     data: Mapping[str, Any] = field(factory=dict)
     thread: str | None = None
     result: str | None = None
-    usage: Usage | None = None
+    usage: Mapping[str, Any] = field(factory=dict)
+    """The numbers of :class:`~agent_orchestrator.domain.model.Usage` that it tells."""
     fail: tuple[str, str] | None = None
 
 
@@ -152,12 +155,20 @@ def _applied(rule: Rule, value: Mapping[str, Any]) -> Meaning:
         data = _filled(rule.data, value)
         if rule.emit in _ABOUT_TEXT and not isinstance(data.get("text"), str):
             event_type, data = _unnamed(value)
+    message = None if rule.fail is None else _text(rule.fail.message, value)
     fail = None
     if rule.fail is not None:
-        fail = rule.fail.code, _text(rule.fail.message, value) or "the agent reported an error"
+        fail = rule.fail.code, message or "the agent reported an error"
     thread = None if rule.thread is None else _text(rule.thread, value)
     result = None if rule.result is None else _text(rule.result, value)
-    usage = None if rule.usage is None else _usage(rule.usage, value)
+    usage = {} if rule.usage is None else _usage(rule.usage, value)
+    if event_type is None and (
+        (rule.fail is not None and message is None)
+        or (rule.thread is not None and thread is None)
+        or (rule.result is not None and result is None)
+        or (rule.usage is not None and not usage)
+    ):
+        event_type, data = _unnamed(value)
     return Meaning(event_type, data, thread, result, usage, fail)
 
 
@@ -189,16 +200,15 @@ def _text(template: str, value: Any) -> str | None:
     return None
 
 
-def _usage(paths: UsagePaths, value: Any) -> Usage | None:
-    tokens = {
+def _usage(paths: UsagePaths, value: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {
         name: int(number)
         for name in ("input_tokens", "cached_input_tokens", "output_tokens")
         if (number := _number(getattr(paths, name), value)) is not None
     }
-    cost = _number(paths.cost_usd, value)
-    if cost is None and not tokens:
-        return None
-    return Usage(**tokens, cost_usd=None if cost is None else float(cost))
+    if (cost := _number(paths.cost_usd, value)) is not None:
+        found["cost_usd"] = float(cost)
+    return found
 
 
 def _number(path: str | None, value: Any) -> float | None:

@@ -11,7 +11,7 @@ from attrs import define, evolve, field
 
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.model import Invocation
+from agent_orchestrator.domain.model import Invocation, Usage
 from agent_orchestrator.ports import Availability, Outcome, RunContext
 from agent_orchestrator.runners.command.mapping import Meaning, Rule, check_rules, meaning
 from agent_orchestrator.runners.command.program import NotRunnable, anchored, locate
@@ -241,6 +241,7 @@ class _Objects(_Reading):
         super().__init__(runner, context)
         self.result: str | None = None
         self.last_message = ""
+        self.usage = Usage()
 
     async def take(self, line: Line) -> None:
         found = self._meaning(line)
@@ -257,8 +258,9 @@ class _Objects(_Reading):
             if found.event_type == EventType.AGENT_MESSAGE:
                 self.last_message = found.data["text"]
             await self.context.emit(found.event_type, found.data)
-        if found.usage is not None:
-            await self.context.report_usage(found.usage)
+        if found.usage:
+            self.usage = evolve(self.usage, **found.usage)
+            await self.context.report_usage(self.usage)
         if found.result is not None:
             self.result = found.result
         if found.fail is not None:
