@@ -349,6 +349,11 @@ async def test_a_thread_id_that_would_be_an_option(execute):
     assert failure.code == "thread_missing"
 
 
+async def test_a_thread_that_is_not_resumed_may_have_any_id(execute):
+    context = await execute(command("print", "anew"), thread=Thread("of: another runner", {}))
+    assert context.outcome.text == "anew"
+
+
 # --- the table ----------------------------------------------------------------------------------
 
 
@@ -480,6 +485,7 @@ async def test_a_bad_table_is_refused_by_its_place(rule, words):
         ({"argv": []}, "argv: must name a program"),
         ({"argv": ["a", "{thread}"]}, "argv: {thread}"),
         ({"argv": ["a", "{prompt}"]}, "argv: {prompt}"),
+        ({"argv": ["a"], "resume_argv": ["a", "{thread}", "{prompt}"]}, "^resume_argv: {prompt}"),
         ({"argv": ["a"], "resume_argv": ["a"]}, "resume_argv: must hold {thread}"),
         ({"argv": ["a"], "map": [Rule(thread="$.id")]}, "map: is of no use"),
         ({"argv": ["a"], "stop_grace_s": -1}, "stop_grace_s"),

@@ -78,8 +78,10 @@ class CommandRunner(Guarded):
                 _check_argument(part, f"{option}[{index}]")
             if argv is not None:
                 setattr(self, option, anchored(argv))
-        if self.prompt == "stdin" and any("{prompt}" in part for part in self.argv):
-            raise ConfigError('argv: {prompt} is replaced only with prompt = "argument"')
+        for option in ("argv", "resume_argv"):
+            argv = getattr(self, option) or ()
+            if self.prompt == "stdin" and any("{prompt}" in part for part in argv):
+                raise ConfigError(f'{option}: {{prompt}} is replaced only with prompt = "argument"')
         if any("{thread}" in part for part in self.argv):
             raise ConfigError("argv: {thread} belongs into resume_argv")
         if self.resume_argv is not None and not any("{thread}" in p for p in self.resume_argv):
@@ -157,7 +159,7 @@ class CommandRunner(Guarded):
         values = {}
         if self.prompt == "argument":
             values["prompt"] = context.prompt
-        if context.thread is not None:
+        if context.thread is not None and self.resume_argv is not None:
             if not _THREAD_ID.fullmatch(context.thread.id):
                 raise AgentFailed("thread_missing", "the session's thread id is not a valid one")
             values["thread"] = context.thread.id
