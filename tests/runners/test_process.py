@@ -301,6 +301,26 @@ async def test_twenty_at_once_and_no_descriptor_is_left(stage):
     assert psutil.Process().num_fds() <= before + 1
 
 
+async def test_without_descriptors_the_provider_is_unavailable(stage):
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with guardian() as held:
+        await held.open()
+        await stage.all("echo")
+        before = psutil.Process().num_fds()
+        free = os.dup(0)
+        os.close(free)
+        try:
+            for more in range(6):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, most))
+                with pytest.raises(AgentFailed, match="Too many open files") as caught:
+                    await stage.all("echo")
+                assert caught.value.code == "provider_unavailable"
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
+        assert psutil.Process().num_fds() == before
+        assert (await stage.all("echo", stdin=b"again"))[0] == [b"again"]
+
+
 async def test_the_agent_has_no_descriptor_of_ours(stage):
     inherited = os.dup(0)
     try:

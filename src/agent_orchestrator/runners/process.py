@@ -363,7 +363,12 @@ async def agent_process(
         raise AgentFailed("invalid_config", f"{program!r} cannot be given this: {error}") from error
     failure: Exception | None = None
     async with guardian() as starter:
-        with _Pipes() as pipes:
+        try:
+            opened = _Pipes()
+        except OSError as error:  # no descriptors are left
+            code, reason = _start_problem(error, program, cwd)
+            raise AgentFailed(code, reason) from error
+        with opened as pipes:
             with anyio.CancelScope(shield=True):
                 try:
                     kept = await starter.start(
