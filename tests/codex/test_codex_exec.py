@@ -391,10 +391,11 @@ async def test_codex_is_not_executable(home, record, tmp_path):
     assert "not executable" in failure.message
 
 
-async def test_the_working_directory_is_gone(runner, tmp_path):
-    failure = await failing(runner, RecordingContext("say x", cwd=tmp_path / "gone"))
+@pytest.mark.parametrize("name", ["gone", "x" * 300])
+async def test_the_working_directory_is_gone(runner, tmp_path, name):
+    failure = await failing(runner, RecordingContext("say x", cwd=tmp_path / name))
     assert failure.code == "invalid_config"
-    assert failure.message == f"cwd {tmp_path / 'gone'} does not exist"
+    assert failure.message == f"cwd {tmp_path / name} does not exist"
 
 
 async def test_a_profile_that_is_not_there_is_warned_of(codex, home, record):

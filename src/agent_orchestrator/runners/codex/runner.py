@@ -1,5 +1,6 @@
 """Running one turn with ``codex exec``: a process for each run, the prompt on its stdin."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -133,7 +134,7 @@ class CodexExecRunner(Guarded):
         return await self._turn(context, program, env, None)
 
     def _prepare(self, cwd: str, env: Mapping[str, str]) -> tuple[Path, str | None]:
-        if not Path(cwd).is_dir():
+        if not os.path.isdir(cwd):  # noqa: PTH112 - Path.is_dir raises where one may not look
             raise AgentFailed("invalid_config", f"cwd {cwd} does not exist")
         try:
             program = locate(self.command, env)
