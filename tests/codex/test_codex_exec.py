@@ -14,7 +14,8 @@ from model_server import FAKE_KEY, acknowledgement, closed_port, codex_env, writ
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.model import Thread, Usage
-from agent_orchestrator.runners.codex import CodexExecRunner
+from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.runners.codex import CodexExecRunner, probe
 from agent_orchestrator.testing.runners import (
     RecordingContext,
     RunnerContract,
@@ -652,6 +653,31 @@ async def test_a_program_that_is_not_codex_is_left_to_itself(home, tmp_path):
     fake.chmod(0o755)
     found = await make_runner(str(fake), home).probe(os.environ)
     assert (found.available, found.version) == (True, None)
+
+
+@pytest.mark.parametrize(("pause", "version"), [(60.0, None), (0.0, "0.1")])
+async def test_a_version_that_did_not_come_in_time_is_asked_for_again(
+    home, tmp_path, monkeypatch, pause, version
+):
+    (tmp_path / "hang").touch()
+    script = tmp_path / "codex"
+    script.write_text(
+        f"#!/bin/sh\nif [ -e {tmp_path}/hang ]; then sleep 300 & wait; fi\necho codex-cli 0.1\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(probe, "_VERSION_TIMEOUT", 0.5)
+    monkeypatch.setattr(probe, "_ASK_AGAIN_S", pause)
+    runner = make_runner(str(script), home)
+    env = codex_env(home) | {MARK_VARIABLE: f"{tmp_path}"}
+    found = await runner.probe(env)
+    assert (found.available, found.version) == (True, None)
+    assert found.reason == f"{script} did not tell its version within 0.5 s"
+    with anyio.fail_after(10):
+        while marked_processes(f"{tmp_path}"):
+            await anyio.sleep(0.01)
+    (tmp_path / "hang").unlink()
+    again = await runner.probe(env)
+    assert (again.version, again.reason) == (version, None if version else found.reason)
 
 
 async def test_a_program_that_cannot_be_run_is_unavailable(home, tmp_path):

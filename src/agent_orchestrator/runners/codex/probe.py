@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import subprocess
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -16,6 +18,10 @@ from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 
 _VERSION_TIMEOUT = 10.0
 """Seconds ``--version`` may take; the native binary takes 0.01, the wrapper 0.1."""
+
+_ASK_AGAIN_S = 60.0
+"""Seconds after which a program that did not tell its version in time, which a busy machine may be
+the reason of, is asked again."""
 
 _BANNER = "codex-cli "
 
@@ -42,6 +48,8 @@ class Probe:
     """
 
     _versions: dict[tuple[Path, int], str | None] = field(factory=dict, init=False)
+    _silent: dict[tuple[Path, int], float] = field(factory=dict, init=False)
+    """Until when a program is not asked again, by :func:`time.monotonic`."""
     _layers: dict[Path, tuple[tuple[int, ...], Mapping[str, Any]]] = field(factory=dict, init=False)
     """What was read of each file, and which state of it."""
 
@@ -70,7 +78,10 @@ class Probe:
             return Availability(available=False, reason=str(problem))
         if version is None:
             # Not codex as we know it: how it logs in is its own business.
-            return Availability(available=True, reason=profile_warning(profile, env))
+            reason = profile_warning(profile, env)
+            if program in (silent for silent, _ in self._silent):
+                reason = f"{program} did not tell its version within {_VERSION_TIMEOUT:g} s"
+            return Availability(available=True, reason=reason)
         settings, unreadable = self._settings(home_of(env), profile)
         for key, value in {**(config or {}), **_overrides(extra_args)}.items():
             _put(settings, key.split("."), value)
@@ -82,9 +93,13 @@ class Probe:
 
     def _version(self, program: Path, env: Mapping[str, str]) -> str | None:
         key = program, program.stat().st_mtime_ns
-        if key not in self._versions:
-            self._versions[key] = _ask_version(program, env)
-        return self._versions[key]
+        if key not in self._versions and time.monotonic() >= self._silent.get(key, 0.0):
+            try:
+                self._versions[key] = _ask_version(program, env)
+                self._silent.pop(key, None)
+            except subprocess.TimeoutExpired:
+                self._silent[key] = time.monotonic() + _ASK_AGAIN_S
+        return self._versions.get(key)
 
     def _settings(self, home: Path, profile: str | None) -> tuple[dict[str, Any], str | None]:
         """Return the settings of the config file with the profile's over them, and what is wrong."""
@@ -109,21 +124,29 @@ class Probe:
 
 
 def _ask_version(program: Path, env: Mapping[str, str]) -> str | None:
-    """Return codex's version, or None when the program does not say it is codex."""
+    """Return codex's version, or None when the program does not say it is codex.
+
+    :raises subprocess.TimeoutExpired: if it does not say anything in time; it is killed.
+    """
     try:
-        answer = subprocess.run(
+        asked = subprocess.Popen(
             [str(program), "--version"],
             env=dict(env),
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_VERSION_TIMEOUT,
-            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
     except OSError as error:
         raise NotInstalled(f"{program} cannot be run: {error.strerror}") from error
-    except subprocess.TimeoutExpired:
-        return None
-    text = answer.stdout.decode("utf-8", "replace").strip()
+    with asked:
+        try:
+            answer, _ = asked.communicate(timeout=_VERSION_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            # With what it has started: a wrapper is seldom what hangs.
+            os.killpg(asked.pid, signal.SIGKILL)
+            raise
+    text = answer.decode("utf-8", "replace").strip()
     return text.removeprefix(_BANNER) if text.startswith(_BANNER) else None
 
 
