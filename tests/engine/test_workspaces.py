@@ -58,6 +58,15 @@ async def test_sessions_work_below_a_root(client: Client, root: Path) -> None:
     assert "is not a directory" in refusal.value.details["fields"]["cwd"]
 
 
+async def test_a_place_that_cannot_even_be_looked_for_is_none(client: Client, root: Path) -> None:
+    cwd = f"{root}/{'x' * 300}"  # longer than a name may be
+    async with open_embedded(":memory:", runners=[ScriptedRunner()], cwd=str(root)) as unconfined:
+        for one in (client, unconfined):
+            with pytest.raises(InvalidRequest) as refusal:
+                await one.create_session(cwd=cwd)
+            assert "cwd" in refusal.value.details["fields"]
+
+
 async def test_children_work_below_their_parent(client: Client, root: Path) -> None:
     parent = await client.create_session(cwd=f"{root}/a")
     run = (await client.send_message(parent.id, "say x")).run

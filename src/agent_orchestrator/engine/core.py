@@ -1,5 +1,6 @@
 """What the parts of a running engine share."""
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
 import anyio
+import anyio.to_thread
 from attrs import define, field
 
 from agent_orchestrator.domain.approvals import strictest
@@ -129,7 +131,8 @@ class Core:
             if not self._is_within_roots(cwd):
                 problem = f"is not in one of the daemon's workspace_roots: {cwd}"
                 raise InvalidRequest.of({"cwd": problem})
-        if not await anyio.Path(cwd).is_dir():
+        # Not Path.is_dir, which raises where one may not look, and where a name is too long.
+        if not await anyio.to_thread.run_sync(os.path.isdir, cwd):
             raise InvalidRequest.of({"cwd": f"is not a directory: {cwd}"})
         return cwd
 

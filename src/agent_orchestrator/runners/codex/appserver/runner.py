@@ -1,5 +1,6 @@
 """Running turns with ``codex app-server``: warm processes that serve many sessions."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
@@ -220,7 +221,8 @@ class CodexAppServerRunner(Guarded):
     async def _prepare(self, context: RunContext, env: Mapping[str, str]) -> None:
         """See to it that a thread can be opened: codex takes a directory that is not there."""
         cwd = context.session.cwd
-        if not await anyio.Path(cwd).is_dir():
+        # Not Path.is_dir, which raises where one may not look, and where a name is too long.
+        if not await anyio.to_thread.run_sync(os.path.isdir, cwd):
             raise AgentFailed("invalid_config", f"cwd {cwd} does not exist")
         warning = await anyio.to_thread.run_sync(profile_warning, self.profile, env)
         if warning is not None:
