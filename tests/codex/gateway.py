@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -104,4 +104,13 @@ def marked(run_id: str) -> list[int]:
                 found.append(process.pid)
         except psutil.Error:
             continue
+    return found
+
+
+def family(pid: int) -> dict[psutil.Process, str]:
+    """Return what descends from a process, each with its command line."""
+    found = {}
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found[process] = " ".join(process.cmdline())
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import psutil
 import pytest
-from gateway import PATIENCE_S, THROUGH_A_GATEWAY, Gateway, turn
+from gateway import PATIENCE_S, THROUGH_A_GATEWAY, Gateway, family, turn
 from model_server import ModelServer, acknowledgement
 
 from agent_orchestrator import Client, RunStatus
@@ -40,8 +40,7 @@ async def until(client: Client, session_id: str, event_type: str, after: int = 0
 
 
 def app_servers(daemon: int) -> list[psutil.Process]:
-    children = psutil.Process(daemon).children(recursive=True)
-    return [process for process in children if "app-server" in process.cmdline()]
+    return [process for process, command in family(daemon).items() if "app-server" in command]
 
 
 def files_with(directory: Path, what: bytes) -> list[Path]:

@@ -1,6 +1,5 @@
 """The main job on the real codex: through agentd and a client, against the local model server."""
 
-import contextlib
 import json
 import os
 import signal
@@ -11,7 +10,7 @@ import anyio
 import anyio.to_thread
 import psutil
 import pytest
-from gateway import PATIENCE_S, THROUGH_A_GATEWAY, Gateway, marked, turn
+from gateway import PATIENCE_S, THROUGH_A_GATEWAY, Gateway, family, marked, turn
 from model_server import ModelServer, acknowledgement
 
 from agent_orchestrator import Client, Run, RunStatus
@@ -237,15 +236,6 @@ async def test_nothing_of_codex_outlives_a_killed_daemon_and_the_run_goes_on(
         assert (first.status, first.attempt) == (RunStatus.COMPLETED, 2), first.error
         assert second.status is RunStatus.COMPLETED, second.error
         assert first.thread_id == second.thread_id
-
-
-def family(pid: int) -> dict[psutil.Process, str]:
-    """Return what descends from a process, each with its command line."""
-    found = {}
-    for process in psutil.Process(pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found[process] = " ".join(process.cmdline())
-    return found
 
 
 def is_alive(process: psutil.Process) -> bool:

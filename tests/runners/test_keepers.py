@@ -1,5 +1,6 @@
 """Agents whose keeper or guardian is interfered with, and keepers that serve many agents."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -55,7 +56,12 @@ def keeper_of(process):
 
 def guardians():
     """Those of this process itself: its other children, agentd among them, have their own."""
-    return [one for one in psutil.Process().children() if "guardian.py" in str(one.cmdline())]
+    found = []
+    for one in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if "guardian.py" in str(one.cmdline()):
+                found.append(one)
+    return found
 
 
 async def test_the_run_of_a_killed_keeper_crashed(play):
