@@ -179,9 +179,7 @@ async def _turns(
     ]
     taken: list[list[float]] = [[] for _ in measured]
     for number in range(count + 1):
-        # Each goes first in turn: one may find warm what the one before left.
-        order = [(number + place) % len(measured) for place in range(len(measured))]
-        for place in order:
+        for place in _in_turn(number, len(measured)):
             taken[place].append(await measured[place]())
     await check_log(client, session.id, count + 1)
     ours, its, plain, exec_s = (median(results[1:]) for results in taken)  # the first warms up
@@ -231,8 +229,7 @@ async def _many(client: Client, direct: Direct, work: Path, rounds: int) -> Figu
     ]
     rates: list[list[float]] = [[] for _ in sides]
     for number in range(rounds + 1):
-        # Each goes first in turn: one may find warm what the one before left.
-        for place in [(number + place) % len(sides) for place in range(len(sides))]:
+        for place in _in_turn(number, len(sides)):
             rates[place].append(await rate(*sides[place]))
     per_s, its_per_s, plain_per_s = (median(found[1:]) for found in rates)  # the first warms up
     return Figure(
@@ -242,6 +239,11 @@ async def _many(client: Client, direct: Direct, work: Path, rounds: int) -> Figu
         limit="at least",
         detail=f"{per_s:.1f} / {its_per_s:.1f}; {plain_per_s:.1f} without index",
     )
+
+
+def _in_turn(number: int, count: int) -> list[int]:
+    """Return the order of a round. Each goes first in turn: one may find warm what the one before left."""
+    return [(number + place) % count for place in range(count)]
 
 
 # --- many readers of one stream -------------------------------------------------------------

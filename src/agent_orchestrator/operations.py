@@ -38,6 +38,10 @@ from agent_orchestrator.fields import (
     param,
 )
 
+MIN_OPEN_S: Final = 0.01
+MAX_OPEN_S: Final = 30 * 86_400
+"""Seconds for which a question may be open."""
+
 MAX_IGNORED: Final = 200
 """Requests a wait may be told to pass over: they fit into an address."""
 
@@ -269,8 +273,8 @@ class ReplyParent:
     timeout_s: float = param(
         "When the question expires, which the run sees as a denial.",
         default=3600.0,
-        minimum=0.01,
-        maximum=30 * 86_400,
+        minimum=MIN_OPEN_S,
+        maximum=MAX_OPEN_S,
     )
     wait: bool = param("The run cannot go on without: it is `waiting` until then.", default=False)
     idempotency_key: str | None = _key()

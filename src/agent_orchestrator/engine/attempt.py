@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from math import inf
 from typing import Any, Final, Literal, TypeVar
 
 import anyio
@@ -335,18 +334,14 @@ class _Steering:
             with anyio.CancelScope(shield=True):
                 await self._recorder.put(partial(_take, message_id))
                 await self._recorder.settle()
-            if anyio.current_effective_deadline() == -inf:
-                await anyio.lowlevel.checkpoint_if_cancelled()
+            await anyio.lowlevel.checkpoint_if_cancelled()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._recorder.put(partial(_give_back, message_id))
             raise
 
     def _next(self, view: View) -> Message | None:
-        for message in view.run_messages(self._run.id):
-            if message.steers and message.delivery == "queued":
-                return message
-        return None
+        return next(iter(ledger.untaken(view, self._run.id)), None)
 
 
 def _take(message_id: str, tx: Transaction, run: Run) -> None:

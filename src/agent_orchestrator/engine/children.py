@@ -193,8 +193,7 @@ def _check_queue(tx: Transaction, session: Session, reply: MessageReply) -> None
     """
     queued = len(tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_QUEUED + 1))
     if reply.message.steers and reply.run is not None:
-        given = tx.run_messages(reply.run.id)
-        queued += sum(one.steers and one.delivery == "queued" for one in given)
+        queued += len(ledger.untaken(tx, reply.run.id))
     if queued > MAX_QUEUED:
         raise Conflict(
             f"session {session.id} has {MAX_QUEUED} runs queued: agents queue no more",

@@ -614,6 +614,15 @@ def park(
     return parked
 
 
+def untaken(view: View, run_id: str) -> list[Message]:
+    """Return what came for a run's agent while it works and it has not taken, in order."""
+    return [one for one in view.run_messages(run_id) if _is_untaken(one)]
+
+
+def _is_untaken(message: Message) -> bool:
+    return message.steers and message.delivery == "queued"
+
+
 def for_prompt(tx: Transaction, run_id: str) -> list[Message]:
     """Return what an attempt that begins is to give its agent.
 
@@ -621,7 +630,7 @@ def for_prompt(tx: Transaction, run_id: str) -> list[Message]:
     """
     given = []
     for message in tx.run_messages(run_id):
-        if message.steers and message.delivery == "queued":
+        if _is_untaken(message):
             message = evolve(message, steers=False)  # noqa: PLW2901
             tx.put_message(message)
         given.append(message)
@@ -642,9 +651,8 @@ def _stop_steering(tx: Transaction, run: Run, canceled: Collection[str]) -> None
     if not canceled:
         return
     session = _session_of(tx, run)
-    for message in tx.run_messages(run.id):
-        is_waiting = message.steers and message.delivery == "queued"
-        if is_waiting and _set_to_work_by(tx, session, message) in canceled:
+    for message in untaken(tx, run.id):
+        if _set_to_work_by(tx, session, message) in canceled:
             tx.put_message(evolve(message, delivery="undeliverable"))
 
 

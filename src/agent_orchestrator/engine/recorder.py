@@ -56,10 +56,8 @@ class Recorder:
         self._settled = anyio.Event()
         self._closed = False
         self._size = 0
-        self._put = 0
-        """How many writes were put so far."""
         self._written = 0
-        """How many of them are committed."""
+        """How many writes are committed."""
         self.asking: str | None = None
         """The request whose answer the agent has not got yet."""
         self.told: set[str] = set()
@@ -75,7 +73,6 @@ class Recorder:
         :param within_s: seconds it may wait for others to be committed with.
         """
         self._pending.append(write)
-        self._put += 1
         if isinstance(write, Draft):
             self._size += len(write.text or "")
         self._hurry(within_s)
@@ -87,7 +84,8 @@ class Recorder:
 
     async def settle(self) -> None:
         """Wait until everything put so far is durable, or the attempt is over."""
-        goal = self._put  # not what comes after: an agent may go on saying something all the time
+        # Not what comes after: an agent may go on saying something all the time.
+        goal = self._written + len(self._pending)
         while self._written < goal and not self._closed:
             self._hurry(0)
             await self._settled.wait()

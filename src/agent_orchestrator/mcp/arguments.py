@@ -7,7 +7,7 @@ from attrs import frozen
 
 from agent_orchestrator.domain.model import NotifyParent, RequestKind
 from agent_orchestrator.fields import MAX_DEPTH, MAX_ID, MAX_NAME, MAX_TEXT, MAX_TREE, param, specs
-from agent_orchestrator.operations import MAX_IGNORED, WhenBusy
+from agent_orchestrator.operations import MAX_IGNORED, MAX_OPEN_S, MIN_OPEN_S, WhenBusy
 from agent_orchestrator.wire.schema import Schema, field_schema
 
 HOLD_S: Final = 50.0
@@ -130,8 +130,8 @@ class ReplyParent:
     expires_in_s: float = param(
         "Seconds until the question expires unanswered, which is a denial.",
         default=3600.0,
-        minimum=0.01,
-        maximum=30 * 86_400,
+        minimum=MIN_OPEN_S,
+        maximum=MAX_OPEN_S,
     )
     wait: bool = param("Hold the call until a question is answered.", default=True)
     request_id: str | None = _id(

@@ -11,6 +11,7 @@ from attrs import evolve, field, frozen, validators
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox
+from agent_orchestrator.operations import MAX_OPEN_S, MIN_OPEN_S
 from agent_orchestrator.ports import RUN_VARIABLES, Availability, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.conversation import Conversation, NotLoaded
 from agent_orchestrator.runners.codex.appserver.opening import HAS_TOOLS, ThreadMissing, loaded
@@ -23,10 +24,6 @@ from agent_orchestrator.runners.codex.argv import app_server_arguments, is_threa
 from agent_orchestrator.runners.codex.probe import Probe, environment, profile_warning
 from agent_orchestrator.runners.codex.tools import past_proxies
 from agent_orchestrator.runners.keepers import Guarded
-
-_SHORTEST_S: Final = 0.01
-_LONGEST_S: Final = 30 * 86_400.0
-"""Seconds for which a question can be open: it is refused otherwise, and so declined."""
 
 _TRIES: Final = 2
 """How often a prompt is given that codex did not come to take."""
@@ -79,7 +76,9 @@ class CodexAppServerRunner(Guarded):
         default="on-request", validator=validators.in_(("untrusted", "on-request", "never"))
     )
     approval_timeout_s: float = field(
-        default=3600.0, validator=[validators.ge(_SHORTEST_S), validators.le(_LONGEST_S)]
+        # A question that cannot be open for so long is refused, and so declined.
+        default=3600.0,
+        validator=[validators.ge(MIN_OPEN_S), validators.le(MAX_OPEN_S)],
     )
     model: str | None = None
     on_missing_thread: Literal["fail", "fresh"] = field(

@@ -185,9 +185,8 @@ class Server:
         self.check()
         assert self._peer is not None
         try:
-            return await self._peer.request(method, params, timeout_s=timeout_s)
-        except Stuck as stuck:
-            self.fall(AgentFailed("provider_error", str(stuck)))
+            with self._ended_if_stuck():
+                return await self._peer.request(method, params, timeout_s=timeout_s)
         except AgentFailed:
             pass
         self.check()
@@ -196,16 +195,20 @@ class Server:
     def respond(self, asked: Asked, result: Mapping[str, Any]) -> None:
         """Answer what codex asked, if it is still there. One that does not read it is ended."""
         assert self._peer is not None
-        try:
+        with self._ended_if_stuck():
             self._peer.respond(asked, result)
-        except Stuck as stuck:
-            self.fall(AgentFailed("provider_error", str(stuck)))
 
     def refuse(self, asked: Asked, message: str) -> None:
         """Answer what codex asked with an error, likewise."""
         assert self._peer is not None
-        try:
+        with self._ended_if_stuck():
             self._peer.refuse(asked, message)
+
+    @contextmanager
+    def _ended_if_stuck(self) -> Iterator[None]:
+        """End it where it does not read, or does not answer."""
+        try:
+            yield
         except Stuck as stuck:
             self.fall(AgentFailed("provider_error", str(stuck)))
 
@@ -318,9 +321,8 @@ class Server:
     async def _write(self) -> None:
         assert self._peer is not None
         try:
-            await self._peer.write()
-        except Stuck as stuck:
-            self.fall(AgentFailed("provider_error", str(stuck)))
+            with self._ended_if_stuck():
+                await self._peer.write()
         except OSError:
             pass  # it has closed its stdin, and will have ended
 
