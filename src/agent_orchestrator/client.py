@@ -131,9 +131,52 @@ class Client:
         """
         kept = {} if metadata is None else metadata
         limits = (max_depth, max_children, max_descendants)
-        more = (*limits, approval_policy, sandbox, idempotency_key)
-        request = ops.CreateSession(title, provider, model, cwd, kept, approvals, *more)
+        more = (*limits, approval_policy, sandbox)
+        request = ops.CreateSession(
+            title, provider, model, cwd, kept, approvals, *more, idempotency_key=idempotency_key
+        )
         return (await self._call(ops.CREATE_SESSION, request)).session
+
+    async def start_session(
+        self,
+        text: str,
+        *,
+        title: str | None = None,
+        provider: str | None = None,
+        model: str | None = None,
+        cwd: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        approvals: Approvals | None = None,
+        max_depth: int | None = None,
+        max_children: int | None = None,
+        max_descendants: int | None = None,
+        approval_policy: ApprovalPolicy | None = None,
+        sandbox: Sandbox | None = None,
+        idempotency_key: str | None = None,
+    ) -> ops.CreateSessionReply:
+        """Make a session and put its first message into it, both or neither.
+
+        The parameters are those of :meth:`create_session`.
+
+        :param text: what to tell the agent.
+        :raises InvalidRequest: also if the provider cannot do what is asked of it.
+        """
+        request = ops.CreateSession(
+            title=title,
+            provider=provider,
+            model=model,
+            cwd=cwd,
+            metadata={} if metadata is None else metadata,
+            approvals=approvals,
+            max_depth=max_depth,
+            max_children=max_children,
+            max_descendants=max_descendants,
+            approval_policy=approval_policy,
+            sandbox=sandbox,
+            text=text,
+            idempotency_key=idempotency_key,
+        )
+        return await self._call(ops.CREATE_SESSION, request)
 
     async def get_session(self, session_id: str) -> Session:
         """Return a session."""

@@ -144,6 +144,12 @@ class CreateSession:
     max_descendants: int | None = _max_descendants()
     approval_policy: ApprovalPolicy | None = _approval_policy()
     sandbox: Sandbox | None = _sandbox()
+    text: str | None = param(
+        "The first message. The session, the message and its run are made together or not at all.",
+        default=None,
+        max_length=MAX_TEXT,
+        not_blank=True,
+    )
     idempotency_key: str | None = _key()
 
 
@@ -475,6 +481,15 @@ class ListAudit:
 @frozen
 class SessionReply:
     session: Session
+
+
+@frozen
+class CreateSessionReply:
+    session: Session
+    message: Message | None = None
+    """The first message, if one was given."""
+    run: Run | None = None
+    """The run that delivers it."""
 
 
 @frozen
@@ -843,8 +858,8 @@ CREATE_SESSION: Final = _made(
         "POST",
         "/sessions",
         CreateSession,
-        SessionReply,
-        "Make a session.",
+        CreateSessionReply,
+        "Make a session; with a text, put its first message into it too.",
         scope="write",
     )
 )

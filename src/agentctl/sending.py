@@ -18,8 +18,11 @@ from agent_orchestrator.operations import (
     SEND_MESSAGE,
     SPAWN_FROM_RUN,
     SPAWN_FROM_SESSION,
+    CreateSessionReply,
+    MessageReply,
     ReplyParentReply,
 )
+from agent_orchestrator.ports import Reply
 from agentctl.connection import FOLLOW_PATIENCE_S, Connection
 from agentctl.failures import DONE, FAILED, TIMED_OUT
 from agentctl.live import ONE_WAIT_S, Until, follow_run, left_running, narrator, wait_for_run
@@ -206,31 +209,20 @@ async def ask(
     Where the answer goes to a terminal, so does the story of the run; otherwise the story goes to
     standard error and the answer alone to standard output.
     """
+    values = {"text": text, "provider": provider, "idempotency_key": idempotency_key, **confinement}
+    sent: Reply[CreateSessionReply] | Reply[MessageReply]
+    # Shielded: an interruption in the middle would leave a run that nobody knows the name of.
     if session_id is None:
+        # One call: of one that is refused, no session is left.
         title = truncated(one_line(text[:1000]), _TITLE_COLUMNS) or None
-        key = idempotency_key and f"{idempotency_key[:240]}:session"
-        made = await connection.call(
-            CREATE_SESSION,
-            cwd=cwd,
-            provider=provider,
-            title=title,
-            idempotency_key=key,
-            **confinement,
-        )
-        confinement = {}  # it is the session's, also for what is asked later
-        session = made.session
+        with anyio.CancelScope(shield=True):
+            made = await connection.reply(CREATE_SESSION, cwd=cwd, title=title, **values)
+        sent, session, cursor = made, made.answer.session, 0
     else:
         session = (await connection.call(GET_SESSION, session_id=session_id)).session
-    # Shielded: an interruption in the middle would leave a run that nobody knows the name of.
-    with anyio.CancelScope(shield=True):
-        sent = await connection.reply(
-            SEND_MESSAGE,
-            session_id=session.id,
-            text=text,
-            provider=provider,
-            idempotency_key=idempotency_key,
-            **confinement,
-        )
+        with anyio.CancelScope(shield=True):
+            sent = await connection.reply(SEND_MESSAGE, session_id=session_id, **values)
+        cursor = 0 if sent.replayed else session.last_seq
     message, run = sent.answer.message, sent.answer.run
     assert run is not None  # a message of role user makes a run
     stream = sys.stdout if output.on_terminal else sys.stderr
@@ -240,7 +232,6 @@ async def ask(
             ended = (await wait_for_run(connection, output, run.id, None)).run
         else:
             put(stream, look.paint(f"session {session.id}  run {run.id}", "dim") + "\n")
-            cursor = 0 if sent.replayed else session.last_seq
             show = narrator(output, stream)
             ended = await follow_run(connection, output, run, cursor, show=show, stream=stream)
     except anyio.get_cancelled_exc_class():

@@ -48,6 +48,23 @@ def test_ask_reports_a_failed_run(ctl: Ctl) -> None:
     assert "cannot go on" in result.err
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("sandbox", ["--provider", "echo", "--sandbox", "read-only"]),
+        ("approval_policy", ["--approval-policy", "never"]),
+        ("provider", ["--provider", "nobody"]),
+        ("cwd", ["--cwd", "/no/such/directory"]),
+    ],
+)
+def test_a_refused_ask_leaves_nothing(ctl: Ctl, name: str, more: list[str]) -> None:
+    before = ctl("session", "list", "--format", "json").json
+    refused = ctl("ask", "x", *more)
+    assert (refused.code, refused.out) == (2, "")
+    assert name in refused.err
+    assert ctl("session", "list", "--format", "json").json == before
+
+
 def test_ask_names_its_session_after_the_question(ctl: Ctl) -> None:
     told = ctl("--format", "json", "ask", "Why does the build\nfail?").json
     assert told["session"]["title"] == "Why does the build fail?"

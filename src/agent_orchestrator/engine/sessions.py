@@ -7,13 +7,14 @@ from attrs import evolve
 from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.approvals import DEFAULT, is_looser
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.model import Session
-from agent_orchestrator.engine import ledger, limits
+from agent_orchestrator.domain.model import Session, Source
+from agent_orchestrator.engine import ledger, limits, messages
 from agent_orchestrator.engine.access import in_scope, no_run, present, reach, session_for
-from agent_orchestrator.engine.confinement import check_asked
+from agent_orchestrator.engine.confinement import Confinement, check_asked, check_kept
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.operations import (
     CreateSession,
+    CreateSessionReply,
     GetSession,
     ListSessions,
     SessionPage,
@@ -24,7 +25,7 @@ from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.wire.strict_json import json_copy
 
 
-async def create(core: Core, who: Principal, command: CreateSession) -> Change[SessionReply]:
+async def create(core: Core, who: Principal, command: CreateSession) -> Change[CreateSessionReply]:
     no_run(who)
     core.accept_work()
     if command.approvals is not None and is_looser(command.approvals, DEFAULT):
@@ -32,11 +33,11 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[S
         in_scope(core, who, "approve")
     check_asked(core, who, command)
     if command.provider is not None:
-        core.known_provider(command.provider)
+        check_kept(core, core.known_provider(command.provider), Confinement.of(command))
     given = limits.narrowed(core, command, None)
     cwd = await core.workspace(command.cwd or core.config.cwd)
 
-    def change(tx: Transaction) -> SessionReply:
+    def change(tx: Transaction) -> CreateSessionReply:
         present(tx, who)
         now = core.now()
         session_id = core.config.ids("ses")
@@ -65,7 +66,13 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[S
         tx.add_session(session)
         data = {"title": session.title, "provider": session.provider, "cwd": session.cwd}
         last_seq = tx.append(session_id, [Draft(EventType.SESSION_CREATED, data)], now)
-        return SessionReply(evolve(session, last_seq=last_seq))
+        if command.text is None:
+            return CreateSessionReply(evolve(session, last_seq=last_seq))
+        source = Source("client", principal=who.id)
+        first = messages.deliver(core, tx, session, source, command.text, "queue")
+        made = tx.session(session_id)
+        assert made is not None
+        return CreateSessionReply(made, first.message, first.run)
 
     return change
 

@@ -875,6 +875,42 @@ class ClientContract:
         assert list(caught.value.details["fields"]) == ["approval_policy"]
         assert await _log(client, strict.id) == (await _log(client, strict.id))[:1]
 
+    async def test_a_session_begins_with_its_first_message(self, client: Client) -> None:
+        started = await client.start_session("say hi", title="t", idempotency_key="first")
+        assert started.message is not None
+        assert started.run is not None
+        run = (await client.wait_run(started.run.id)).run
+        assert run.result is not None
+        assert (run.result.text, started.message.text) == ("hi", "say hi")
+        again = await client.start_session("say hi", title="t", idempotency_key="first")
+        assert (again.session.id, again.run) == (started.session.id, started.run)
+        assert len((await client.list_runs(session_id=started.session.id)).runs) == 1
+
+    @pytest.mark.parametrize(
+        ("field", "given"),
+        [
+            ("sandbox", {"sandbox": "read-only"}),
+            ("approval_policy", {"approval_policy": "never"}),
+            ("provider", {"provider": "nobody"}),
+            ("cwd", {"cwd": "/no/such/directory"}),
+            ("text", {"text": "x" * 1_000_001}),
+            ("text", {"text": " "}),
+            ("max_depth", {"max_depth": -1}),
+        ],
+    )
+    async def test_nothing_is_left_of_a_session_whose_first_message_is_refused(
+        self, client: Client, field: str, given: dict[str, Any]
+    ) -> None:
+        with pytest.raises(InvalidRequest) as refusal:
+            await client.start_session(**{"text": "say hi", **given})
+        assert list(refusal.value.details["fields"]) == [field]
+        assert not (await client.list_sessions()).sessions
+
+    async def test_a_session_is_not_confined_as_its_provider_cannot(self, client: Client) -> None:
+        with pytest.raises(InvalidRequest) as refusal:
+            await client.create_session(provider=PROVIDER, sandbox="read-only")
+        assert list(refusal.value.details["fields"]) == ["sandbox"]
+
     async def test_what_a_parent_does_not_answer_is_for_people(self, client: Client) -> None:
         parent = await client.create_session(provider=MANUAL)
         parent_run = await client.create_run(parent.id)
