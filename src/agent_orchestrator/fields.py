@@ -33,6 +33,15 @@ MAX_TREE = 10_000
 MAX_METADATA = 65_536
 """Bytes of a metadata object, as JSON."""
 
+MAX_QUESTION = 65_536
+"""Characters in the text of a question: people read it, and it is kept in several logs."""
+
+MAX_OPTIONS = 64
+"""Answers a question may offer."""
+
+MAX_OPTION = 1_000
+"""Characters in each of them."""
+
 Place = Literal["path", "query", "body"]
 
 
@@ -46,6 +55,8 @@ class Limits:
     not_blank: bool = False
     pattern: str | None = None
     doc: str = ""
+    item_length: int | None = None
+    """Characters in each text of a list."""
 
 
 def param(
@@ -57,9 +68,10 @@ def param(
     max_length: int | None = None,
     not_blank: bool = False,
     pattern: str | None = None,
+    item_length: int | None = None,
 ) -> Any:
     """Declare a field of a command with its limits and a sentence for the documentation."""
-    limits = Limits(minimum, maximum, max_length, not_blank, pattern, doc)
+    limits = Limits(minimum, maximum, max_length, not_blank, pattern, doc, item_length)
     return attrs.field(default=default, metadata={"limits": limits})
 
 
@@ -180,11 +192,20 @@ def _list_problem(spec: FieldSpec, value: Sequence[Any]) -> str | None:
         if not isinstance(entry, item or object):
             kind = dict if item is not None and attrs.has(item) else item
             return f"must be a list of {_NAMES[kind or str]} values"
+        if isinstance(entry, str) and (problem := _entry_problem(spec, entry)):
+            return f"entry {place}: {problem}"
         if item is not None and attrs.has(item):
             inner = {name: getattr(entry, name) for name in specs(item)}
             for name, problem in problems(item, inner).items():
                 return f"entry {place}: {name} {problem}"
     return None
+
+
+def _entry_problem(spec: FieldSpec, entry: str) -> str | None:
+    most = spec.limits.item_length or MAX_NAME
+    if len(entry) > most:
+        return f"must be at most {most:,} characters, is {len(entry):,}"
+    return encoding_problem(entry)
 
 
 def _is_a(kinds: tuple[type, ...], value: Any) -> bool:
@@ -258,7 +279,9 @@ def _object_problem(value: Mapping[str, Any], budget: int) -> str | None:
             pending += [(part, depth + 1) for part in entry]
         elif isinstance(entry, float) and (problem := _number_problem(Limits(), entry)):
             return f"holds a number that {problem}"
-        elif entry is not None and not isinstance(entry, (bool, int, float)):
+        elif isinstance(entry, int):
+            size += entry.bit_length() // 3  # at most one digit more than it has
+        elif entry is not None and not isinstance(entry, float):
             return f"holds a {type(entry).__name__}, which JSON cannot say"
         if size > budget:
             return f"must be at most {budget:,} bytes"

@@ -32,6 +32,8 @@ from agent_orchestrator.fields import (
     MAX_DEPTH,
     MAX_INTEGER,
     MAX_NAME,
+    MAX_OPTION,
+    MAX_OPTIONS,
     MAX_TEXT,
     MAX_TREE,
     identifier,
@@ -272,10 +274,19 @@ class SendToSession:
 @frozen
 class ReplyParent:
     run_id: str = identifier("The run that speaks to its parent.")
-    text: str = param("What to tell or to ask.", max_length=MAX_TEXT, not_blank=True)
+    text: str = param(
+        "What to tell or to ask; a question has at most 65,536 characters.",
+        max_length=MAX_TEXT,
+        not_blank=True,
+    )
     request_kind: RequestKind | None = param("Makes it a question, and of what kind.", default=None)
     detail: Mapping[str, Any] | None = param("What exactly is asked for.", default=None)
-    options: tuple[str, ...] | None = param("The answers to choose from.", default=None)
+    options: tuple[str, ...] | None = param(
+        "The answers to choose from.",
+        default=None,
+        max_length=MAX_OPTIONS,
+        item_length=MAX_OPTION,
+    )
     timeout_s: float = param(
         "When the question expires, which the run sees as a denial.",
         default=3600.0,

@@ -20,10 +20,14 @@ run.recovered          attempt, action, reason, worker_id, delivered, ended_proc
 run.completed          attempt, result {text}, [exit_code], [usage]
 run.failed             attempt, error {code, message}, [exit_code], [usage]
 run.canceled           attempt, [reason], [exit_code], [usage]
-child.spawned          session_id, run_id, parent_run_id, title, task: of the child
+child.spawned          session_id, run_id, parent_run_id, title, task, [cut]: of the child; the task
+                       has at most 1,000 characters
 child.finished         session_id, run_id, parent_run_id, status, result, error, message_id: a run of
-                       a child has ended; the message is the one that tells it
-request.created        the request, whole; in the logs of its session and of all above it
+                       a child has ended; the message is the one that tells it; result and error
+                       have [cut] where their text has more than 1,000 characters
+request.created        the request, whole in the log of its session; in the logs of all above it
+                       without detail and options, its texts cut to 1,000 characters, [cut]: what
+                       differs
 request.updated        the same: people are called on now
 request.resolved       the same: it is closed, in whatever way
 =====================  ===========================================================================

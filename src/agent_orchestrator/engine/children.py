@@ -15,6 +15,7 @@ from agent_orchestrator.engine import ledger, limits, messages
 from agent_orchestrator.engine.access import reach_below, run_for, session_for
 from agent_orchestrator.engine.confinement import Confinement
 from agent_orchestrator.engine.core import MAX_LOOK, Change, Core, real
+from agent_orchestrator.engine.summaries import text_summary
 from agent_orchestrator.operations import (
     GetTree,
     MessageReply,
@@ -151,7 +152,7 @@ def _spawn(
         "run_id": reply.run.id,
         "parent_run_id": session.parent_run_id,
         "title": session.title,
-        "task": command.task,
+        **text_summary("task", command.task),
     }
     tx.append(parent.id, [Draft(EventType.CHILD_SPAWNED, spawned)], now)
     made = tx.session(session.id)

@@ -29,6 +29,7 @@ from agent_orchestrator.domain.model import (
 )
 from agent_orchestrator.engine.core import MAX_LOOK, Core
 from agent_orchestrator.engine.paging import BATCH_SIZE
+from agent_orchestrator.engine.summaries import request_summary, text_summary
 from agent_orchestrator.fields import MAX_TEXT
 from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.wire.codec import to_plain
@@ -275,15 +276,22 @@ def _tell_outcome(core: Core, tx: Transaction, run: Run, at: datetime) -> None:
     if parent is None:
         return
     message = tell_parent(core, tx, parent, child, run, _outcome(child, run))
-    finished = {
+    finished: dict[str, Any] = {
         "session_id": child.id,
         "run_id": run.id,
         "parent_run_id": child.parent_run_id,
         "status": run.status,
-        "result": to_plain(run.result),
-        "error": to_plain(run.error),
+        "result": None,
+        "error": None,
         "message_id": message.id,
     }
+    if run.result is not None:
+        finished["result"] = text_summary("text", run.result.text)
+    if run.error is not None:
+        finished["error"] = {
+            "code": run.error.code,
+            **text_summary("message", run.error.message),
+        }
     # Of the session, not of the run that spawned: that one may have ended long ago.
     tx.append(parent.id, [Draft(EventType.CHILD_FINISHED, finished)], at)
 
@@ -456,13 +464,15 @@ def tell_of_request(
     request: Request,
     event_type: EventType = EventType.REQUEST_CREATED,
 ) -> None:
-    """Write where a request stands into the logs of its session and of all above it."""
-    draft = Draft(event_type, to_plain(request))
+    """Write where a request stands into the log of its session, and in short into all above it."""
+    whole = to_plain(request)
+    draft = Draft(event_type, whole)
+    in_short = Draft(event_type, request_summary(whole))
     above: str | None = request.session_id
     while above is not None:
         tx.append(above, [draft], core.now())
         session = tx.session(above)
-        above = session.parent_session_id if session else None
+        above, draft = session.parent_session_id if session else None, in_short
 
 
 DECIDED: Final = frozenset({"approved", "denied", "answered", "expired"})

@@ -36,6 +36,7 @@ from agent_orchestrator.engine.access import (
 )
 from agent_orchestrator.engine.core import MAX_LOOK, Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
+from agent_orchestrator.fields import MAX_QUESTION
 from agent_orchestrator.operations import (
     GetRequest,
     ListRequests,
@@ -95,6 +96,7 @@ def tell(
 ) -> ReplyParentReply:
     """Tell a run's parent something, and open the request that goes with it.
 
+    :raises InvalidRequest: if the question is too long.
     :raises Conflict: if there is nobody to tell, or the run asks though it is canceled.
     """
     parent = tx.session(session.parent_session_id) if session.parent_session_id else None
@@ -104,6 +106,9 @@ def tell(
         assert parent is not None
         message = ledger.tell_parent(core, tx, parent, session, run, command.text)
         return ReplyParentReply(message, parent.id, None)
+    if len(command.text) > MAX_QUESTION:
+        problem = f"must be at most {MAX_QUESTION:,} characters in a question"
+        raise InvalidRequest.of({"text": f"{problem}, is {len(command.text):,}"})
     policy = policy_for(command.request_kind, core.approvals_of(session, run.provider))
     told = None
     if parent is not None:

@@ -6,7 +6,17 @@ from typing import Any, Final, Literal
 from attrs import frozen
 
 from agent_orchestrator.domain.model import NotifyParent, RequestKind
-from agent_orchestrator.fields import MAX_DEPTH, MAX_ID, MAX_NAME, MAX_TEXT, MAX_TREE, param, specs
+from agent_orchestrator.fields import (
+    MAX_DEPTH,
+    MAX_ID,
+    MAX_NAME,
+    MAX_OPTION,
+    MAX_OPTIONS,
+    MAX_TEXT,
+    MAX_TREE,
+    param,
+    specs,
+)
 from agent_orchestrator.operations import MAX_IGNORED, MAX_OPEN_S, MIN_OPEN_S, WhenBusy
 from agent_orchestrator.wire.schema import Schema, field_schema
 
@@ -113,7 +123,8 @@ class Wait:
 @frozen
 class ReplyParent:
     text: str | None = param(
-        "What to tell, or to ask. For an approval: exactly what you are about to do.",
+        "What to tell, or to ask. For an approval: exactly what you are about to do. A question has"
+        " at most 65,536 characters.",
         default=None,
         max_length=MAX_TEXT,
         not_blank=True,
@@ -126,7 +137,12 @@ class ReplyParent:
     detail: Mapping[str, Any] | None = param(
         "Facts about what is asked, for whoever decides.", default=None
     )
-    options: tuple[str, ...] | None = param("The answers to choose from.", default=None)
+    options: tuple[str, ...] | None = param(
+        "The answers to choose from.",
+        default=None,
+        max_length=MAX_OPTIONS,
+        item_length=MAX_OPTION,
+    )
     expires_in_s: float = param(
         "Seconds until the question expires unanswered, which is a denial.",
         default=3600.0,

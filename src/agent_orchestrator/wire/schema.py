@@ -118,6 +118,8 @@ def _limits(spec: FieldSpec) -> Schema:
         found["maximum"] = limits.maximum if limits.maximum is not None else MAX_INTEGER
     if list in spec.kinds and limits.max_length is not None:
         found["maxItems"] = limits.max_length
+    if limits.item_length is not None:
+        found["items"] = {"type": "string", "maxLength": limits.item_length}
     if str in spec.kinds and not spec.choices:
         if limits.max_length is not None:
             found["maxLength"] = limits.max_length

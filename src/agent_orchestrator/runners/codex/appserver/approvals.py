@@ -23,9 +23,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from agent_orchestrator.domain.model import Request, RequestKind
+from agent_orchestrator.fields import MAX_OPTION, MAX_OPTIONS, MAX_QUESTION
 from agent_orchestrator.runners.codex.appserver.peer import Asked
 from agent_orchestrator.runners.codex.items import JsonObject, a_list, an_object, text
 from agent_orchestrator.runners.lines import json_object
@@ -42,7 +43,23 @@ _MAX_DETAIL: Final = 48_000
 _LONGEST_CUT: Final = 2_000
 """Characters that at most are kept of what is cut."""
 
-_MAX_TEXT: Final = 900_000
+
+def _cut(said: str) -> str:
+    return said[:MAX_QUESTION]
+
+
+def _offered(options: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Return the options, or None where they are more than a request may offer.
+
+    They may then be given in words all the same.
+    """
+    if (
+        options is None
+        or len(options) > MAX_OPTIONS
+        or max(map(len, options), default=0) > MAX_OPTION
+    ):
+        return None
+    return options
 
 
 @frozen
@@ -53,9 +70,9 @@ class Question:
     """
 
     kind: RequestKind
-    text: str
+    text: str = field(converter=_cut)
     detail: Mapping[str, Any]
-    options: tuple[str, ...] | None
+    options: tuple[str, ...] | None = field(converter=_offered)
     answer: Callable[[Request | None], Answer]
 
 
@@ -116,7 +133,7 @@ def _approval(params: JsonObject, what: str, reason: str, detail: dict[str, Any]
         return {"decision": decision}
 
     said = f"{_capital(what)}\n\nReason: {reason}" if reason else _capital(what)
-    return Question("approval_request", said[:_MAX_TEXT], _fitting(detail), options, answer)
+    return Question("approval_request", said, _fitting(detail), options, answer)
 
 
 def _name(decision: Any) -> str:
@@ -137,7 +154,7 @@ def _permissions(params: JsonObject) -> Question:
 
     what = f"Permissions: {json.dumps(wanted, ensure_ascii=False)}"
     said = f"{what}\n\nReason: {reason}" if reason else what
-    return Question("permission_request", said[:_MAX_TEXT], _fitting(_given(params)), None, answer)
+    return Question("permission_request", said, _fitting(_given(params)), None, answer)
 
 
 def _elicitation(params: JsonObject) -> Question:
@@ -164,7 +181,7 @@ def _elicitation(params: JsonObject) -> Question:
     said = _told(params)
     if url := text(params.get("url")):
         said += f"\n\n{url}"
-    return Question("input_request", said[:_MAX_TEXT], _fitting(_given(params)), options, answer)
+    return Question("input_request", said, _fitting(_given(params)), options, answer)
 
 
 def _tool(params: JsonObject, meta: JsonObject) -> Question:
@@ -190,7 +207,7 @@ def _tool(params: JsonObject, meta: JsonObject) -> Question:
     if arguments:
         said += f"\n\nArguments: {json.dumps(arguments, ensure_ascii=False)}"
     detail = {"tool": text(meta.get("tool_name")), "arguments": arguments, **_given(params)}
-    return Question("approval_request", said[:_MAX_TEXT], _fitting(detail), options, answer)
+    return Question("approval_request", said, _fitting(detail), options, answer)
 
 
 def _told(params: JsonObject) -> str:
@@ -241,9 +258,7 @@ def _user_input(params: JsonObject) -> Question:
             given = dict.fromkeys(ids, request.answer)
         return {"answers": {name: {"answers": _texts(value)} for name, value in given.items()}}
 
-    return Question(
-        "input_request", said[:_MAX_TEXT] or "?", _fitting(_given(params)), options, answer
-    )
+    return Question("input_request", said or "?", _fitting(_given(params)), options, answer)
 
 
 def _asked(one: JsonObject) -> str:
