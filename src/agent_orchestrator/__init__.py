@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agent_orchestrator.client import Client, EventStream
+    from agent_orchestrator.detached import DetachedScope
     from agent_orchestrator.domain.access import Grant, Principal
     from agent_orchestrator.domain.errors import (
         AgentFailed,
@@ -49,6 +50,7 @@ _HOMES = {
     "Availability": "ports",
     "Client": "client",
     "ConfigError": "domain.errors",
+    "DetachedScope": "detached",
     "EngineConfig": "engine",
     "EnvPolicy": "engine",
     "Event": "domain.model",
@@ -88,6 +90,7 @@ __all__ = [
     "Availability",
     "Client",
     "ConfigError",
+    "DetachedScope",
     "EngineConfig",
     "EnvPolicy",
     "Event",

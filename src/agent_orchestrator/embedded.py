@@ -3,9 +3,12 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, TypeVar
+
+from attrs import frozen
 
 from agent_orchestrator.client import Client
+from agent_orchestrator.detached import DetachedScope
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.engine import (
     EngineConfig,
@@ -14,10 +17,14 @@ from agent_orchestrator.engine import (
     Routing,
     TreeLimits,
 )
-from agent_orchestrator.ports import Runner, Store
+from agent_orchestrator.operations import Operation, StreamPart, StreamRequest
+from agent_orchestrator.ports import Reply, Runner, Store, Subscription
 from agent_orchestrator.runners.reaper import reap
 from agent_orchestrator.runners.registry import build_runner
 from agent_orchestrator.stores.registry import open_store
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
 
 
 @asynccontextmanager
@@ -35,7 +42,8 @@ async def open_embedded(
     """Open a database and execute its runs while the scope is open.
 
     Runs on asyncio and on trio. Runs under way when the scope is left go back to the queue and are
-    taken up at the next opening.
+    taken up at the next opening. The scope may be left by another task than the one that entered it,
+    as fixtures, notebooks and hooks of applications do.
 
     :param store: the path of a SQLite file, made if missing; ``":memory:"`` for one that forgets; or
         a store that is not open yet.
@@ -65,5 +73,44 @@ async def open_embedded(
         **({"reaper": reap} | settings),
     )
     opened = open_store(fspath(store)) if isinstance(store, str | PathLike) else store
-    async with opened, Orchestrator(opened, config) as engine:
-        yield Client(engine)
+    scope = DetachedScope(_running(opened, config))
+    async with scope as engine:
+        yield Client(_WhileOpen(scope, engine))
+
+
+@asynccontextmanager
+async def _running(store: Store, config: EngineConfig) -> AsyncIterator[Orchestrator]:
+    async with store, Orchestrator(store, config) as engine:
+        yield engine
+
+
+@frozen
+class _WhileOpen:
+    """A transport whose calls end with ``Unavailable`` when the engine closes or fails."""
+
+    scope: DetachedScope[Orchestrator]
+    engine: Orchestrator
+
+    async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
+        return await self.scope.call(self.engine.call, operation, request)
+
+    @asynccontextmanager
+    async def subscribe(self, request: StreamRequest) -> AsyncIterator[Subscription]:
+        stream = self.engine.subscribe(request)
+        entered = await self.scope.call(stream.__aenter__)
+        try:
+            yield _WhileOpenStream(self.scope, entered)
+        finally:
+            await stream.__aexit__(None, None, None)
+
+
+@frozen
+class _WhileOpenStream:
+    scope: DetachedScope[Orchestrator]
+    stream: Subscription
+
+    async def receive(self) -> Sequence[StreamPart]:
+        return await self.scope.call(self.stream.receive)
+
+    async def over(self) -> None:
+        await self.scope.call(self.stream.over)

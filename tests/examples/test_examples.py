@@ -112,9 +112,9 @@ def daemon(tmp_path: Path) -> Iterator[Process]:
 def test_each_is_short_and_tested() -> None:
     tests = Path(__file__).read_text()
     for path in EXAMPLES.iterdir():
-        if path.suffix in (".py", ".html"):
+        if path.suffix in (".py", ".html", ".ipynb"):
             assert len(path.read_text().splitlines()) < 60, path.name
-            assert f'"{path.name}"' in tests, path.name
+            assert path.stem in tests, path.name
 
 
 def test_an_asyncio_app(tmp_path: Path) -> None:
@@ -125,6 +125,96 @@ def test_an_asyncio_app(tmp_path: Path) -> None:
         assert [int(seq) for _, seq, _ in told] == list(range(1, len(told) + 1))
         assert told[-1][2] == "run.completed"
     assert done.stdout.count("You wrote 5 characters") == 2
+
+
+def test_start_and_stop(tmp_path: Path) -> None:
+    done = run("start_stop.py", "Hello", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "You wrote 5 characters" in done.stdout
+
+
+def test_a_fastapi_app(tmp_path: Path) -> None:
+    """What uvicorn does with the lifespan of an app, and one request."""
+    code = """
+import anyio, httpx, sys
+sys.path.insert(0, sys.argv[1])
+from fastapi_app import app
+
+async def main():
+    async with app.router.lifespan_context(app) as state:
+        async def with_state(scope, receive, send):
+            await app({**scope, "state": state}, receive, send)
+        transport = httpx.ASGITransport(with_state)
+        async with httpx.AsyncClient(transport=transport, base_url="http://app", timeout=60) as http:
+            print((await http.post("/ask", json={"text": "Hello"})).json()["status"])
+
+anyio.run(main)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, EXAMPLES],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "completed\n", "")
+
+
+def test_fixtures_of_pytest(tmp_path: Path) -> None:
+    """``pytest_fixtures.py``, in a project with pytest-asyncio."""
+    shutil.copy(EXAMPLES / "pytest_fixtures.py", tmp_path / "test_fixtures.py")
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nasyncio_default_fixture_loop_scope = function\n"
+    )
+    options = ["-q", "-p", "pytest_asyncio", "-p", "no:randomly", "-p", "no:schemathesis"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "test_fixtures.py"],
+        cwd=tmp_path,
+        env=environment(PYTEST_ADDOPTS=""),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
+
+
+def test_a_notebook(tmp_path: Path) -> None:
+    """``notebook.ipynb``, its cells run by a real kernel, each as a message of its own."""
+    notebook = json.loads((EXAMPLES / "notebook.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    code = """
+import json, sys
+from jupyter_client import KernelManager
+
+manager = KernelManager(kernel_name="python3")
+manager.kernel_cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+manager.transport = "ipc"
+manager.start_kernel()
+client = manager.client()
+client.start_channels()
+try:
+    client.wait_for_ready(timeout=50)
+    for cell in json.loads(sys.argv[1]):
+        reply = client.execute_interactive(cell, timeout=50)
+        assert reply["content"]["status"] == "ok", reply
+finally:
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(cells)],
+        cwd=tmp_path,
+        env=environment(HOME=str(tmp_path), JUPYTER_PLATFORM_DIRS="1", PYTHONWARNINGS="ignore"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "completed\n"), done.stderr
 
 
 def test_a_trio_app(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,9 @@ from agent_orchestrator.ports import Runner
 from agent_orchestrator.runners.command import CommandRunner, Fail, Rule
 from agent_orchestrator.runners.demo import DemoRunner
 from agent_orchestrator.runners.registry import BUILT_IN, GROUP, build_runner, kinds
+
+README = Path(__file__).parents[2] / "README.md"
+README_BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
 def test_the_built_in_runners_are_those_the_package_offers():
@@ -115,10 +120,29 @@ def test_a_runner_from_outside(plug_in):
     assert "theirs" in kinds()
     with pytest.raises(ConfigError, match=r"providers\.p: not blue"):
         build_runner("p", "theirs", {"colour": "blue"})
-    with pytest.raises(ConfigError, match=r"providers\.p: .*'size'"):
+    with pytest.raises(ConfigError, match=r"providers\.p\.size: is not one of colour"):
         build_runner("p", "theirs", {"size": 1})
     with pytest.raises(ConfigError, match=r"lacks `name` or `run`"):
         build_runner("p", "none", {})
+
+
+def test_the_class_of_the_readme_as_a_plug_in(plug_in):
+    [source] = [block for block in README_BLOCKS if "class Shout" in block]
+    plug_in(source, shout="their_runners:Shout")
+    assert build_runner("loud", "shout", {}).name == "shout"
+    with pytest.raises(ConfigError, match=r"providers\.loud\.volume: is not one of any"):
+        build_runner("loud", "shout", {"volume": 11})
+
+
+@pytest.mark.parametrize("place", ["beside", "elsewhere"])
+def test_a_function_that_python_does_not_find(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    if place == "beside":
+        (tmp_path / "no_such_agent.py").write_text("async def f(context): pass\n")
+        monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    with pytest.raises(ConfigError, match=r"add its directory to PYTHONPATH") as caught:
+        build_runner("p", "function", {"target": "no_such_agent:f"})
+    assert (str(tmp_path) in str(caught.value)) is (place == "beside")
 
 
 def test_a_runner_from_outside_that_cannot_be_imported(plug_in):

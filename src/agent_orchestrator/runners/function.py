@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from attrs import field, frozen
 
@@ -30,10 +31,21 @@ def _loaded(target: Function | str) -> Function:
         raise
     except BaseException as error:  # a module may raise anything while it is imported
         reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise ConfigError(f"target {target!r}: {reason}") from error
+        raise ConfigError(f"target {target!r}: {reason}{_hint(error, module)}") from error
     if not callable(found):
         raise ConfigError(f"target {target!r}: is not callable")
     return found
+
+
+def _hint(error: BaseException, module: str) -> str:
+    """Return what to do about a module that Python does not find; nothing for other errors."""
+    top = module.partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or error.name != top:
+        return ""
+    hint = "; install the package that has it, or add its directory to PYTHONPATH"
+    if Path(f"{top}.py").is_file() or Path(top).is_dir():
+        hint += f" ({top!r} is in {Path.cwd()}, which Python does not search by itself)"
+    return hint
 
 
 @frozen

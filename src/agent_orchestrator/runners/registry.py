@@ -1,13 +1,14 @@
 """From a provider's options in the configuration to its runner; nothing is imported before that.
 
-Runners from outside come by the entry-point group :data:`GROUP`. The class is called with ``name``
-and the options. Where it is an attrs class, its fields say what the options are, and they are
+Runners from outside come by the entry-point group :data:`GROUP`. The class is called with the options,
+and with ``name`` where it takes one. Where it is an attrs class, its fields say what the options are, and they are
 checked strictly (:mod:`agent_orchestrator.runners.options`).
 """
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from inspect import Parameter, signature
 from typing import Any, Final
 
 import attrs
@@ -52,8 +53,9 @@ def build_runner(provider: str, kind: str, options: Mapping[str, Any]) -> Runner
         given = arguments(factory, options, place, problems, without=("name",))
         if problems:
             raise ConfigError("; ".join(f"{where}: {what}" for where, what in problems.items()))
+    given = _with_name(factory, provider, given, place)
     try:
-        runner = factory(name=provider, **given)
+        runner = factory(**given)
     except ConfigError as error:
         raise ConfigError(f"{place}.{error}") from error
     except KeyboardInterrupt:
@@ -64,6 +66,29 @@ def build_runner(provider: str, kind: str, options: Mapping[str, Any]) -> Runner
     if not isinstance(runner, Runner):
         raise ConfigError(f"{place}.runner: {kind!r} makes no runner: it lacks `name` or `run`")
     return runner
+
+
+def _with_name(
+    factory: Callable[..., Any], provider: str, options: Mapping[str, Any], place: str
+) -> dict[str, Any]:
+    """Return the arguments for a factory: the options, and ``name`` where it takes one.
+
+    :raises ConfigError: naming the options it does not take.
+    """
+    try:
+        parameters = signature(factory).parameters.values()
+    except (TypeError, ValueError):  # a class in C has none
+        return {**options, "name": provider}
+    by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    taken = {parameter.name for parameter in parameters if parameter.kind in by_name}
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+        return {**options, "name": provider}
+    if unknown := sorted(options.keys() - (taken - {"name"})):
+        known = ", ".join(sorted(taken - {"name"})) or "any"
+        raise ConfigError(
+            "; ".join(f"{place}.{option}: is not one of {known}" for option in unknown)
+        )
+    return {**options, "name": provider} if "name" in taken else dict(options)
 
 
 def _factory(place: str, kind: str) -> Callable[..., Any]:
