@@ -12,7 +12,7 @@ import sys
 
 import anyio
 
-from agent_orchestrator import Client, connect
+from agent_orchestrator import Client, OrchestratorError, Unreachable, connect
 
 AT_ONCE = 8
 """Files asked about at once; how many agents work is the daemon's --max-concurrency."""
@@ -20,7 +20,10 @@ AT_ONCE = 8
 
 async def ask(client: Client, question: str, path: anyio.Path) -> tuple[bool, str]:
     """Return whether there is an answer, and it or why there is none."""
-    text = f"{question}\n\n{await path.read_text()}"
+    try:
+        text = f"{question}\n\n{await path.read_text()}"
+    except (OSError, UnicodeDecodeError) as error:
+        return False, f"not read: {error}"
     key = hashlib.sha256(f"{path}\n{text}".encode()).hexdigest()
     session = await client.create_session(
         title=str(path), cwd=str(await path.parent.absolute()), idempotency_key=key
@@ -36,7 +39,6 @@ async def ask(client: Client, question: str, path: anyio.Path) -> tuple[bool, st
 
 
 async def main(question: str, *names: str) -> int:
-    url = os.environ.get("AGENTCTL_URL", "http://127.0.0.1:8765")
     answers: dict[str, tuple[bool, str]] = {}
     places = anyio.CapacityLimiter(AT_ONCE)
 
@@ -44,14 +46,21 @@ async def main(question: str, *names: str) -> int:
         async with places:
             answers[name] = await ask(client, question, anyio.Path(name))
 
-    token = os.environ.get("AGENTCTL_AUTH_TOKEN")
-    async with connect(url, token=token) as client, anyio.create_task_group() as tasks:
-        for name in names:
-            tasks.start_soon(one, client, name)
+    url = os.environ.get("AGENTCTL_URL", "http://127.0.0.1:8765")
+    async with connect(url, token=os.environ.get("AGENTCTL_AUTH_TOKEN")) as client:
+        await client.status()  # raises here if there is no daemon, or the token is wrong
+        async with anyio.create_task_group() as tasks:
+            for name in names:
+                tasks.start_soon(one, client, name)
     for name in names:
         print(f"## {name}\n\n{answers[name][1]}\n")
     return 0 if all(good for good, _ in answers.values()) else 1
 
 
 if __name__ == "__main__":
-    raise SystemExit(anyio.run(lambda: main(*sys.argv[1:])))
+    if len(sys.argv) < 3:
+        sys.exit("usage: batch.py QUESTION FILE …")
+    try:
+        sys.exit(anyio.run(lambda: main(*sys.argv[1:])))
+    except (Unreachable, OrchestratorError) as error:
+        sys.exit(f"batch.py: {error}")

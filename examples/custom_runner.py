@@ -50,4 +50,6 @@ async def main(*lines: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: custom_runner.py LINE …   (each is given to sh)")
     anyio.run(lambda: main(*sys.argv[1:]))

@@ -14,10 +14,10 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from quart import Quart, abort, request
 
-from agent_orchestrator import Client, connect
+from agent_orchestrator import Client, OrchestratorError, Unreachable, connect
 from agent_orchestrator.operations import StreamItem, StreamRequest
 
-SECRET, PLACE = os.environ["WEBHOOK_SECRET"].encode(), anyio.Path("webhooks.cursor")
+SECRET, PLACE = os.environ.get("WEBHOOK_SECRET", "").encode(), anyio.Path("webhooks.cursor")
 
 
 def make_app(client: Client) -> Quart:
@@ -48,12 +48,19 @@ async def post_ends(client: Client, target: str) -> None:
 
 
 async def main(target: str, address: str, url: str = "http://127.0.0.1:8765") -> None:
-    async with connect(url) as client, anyio.create_task_group() as tasks:
-        tasks.start_soon(post_ends, client, target)
-        async with anyio.create_task_group() as own:  # hypercorn leaves its task cancelled
-            own.start_soon(serve, make_app(client), Config.from_mapping(bind=[address]))
-        tasks.cancel_scope.cancel()
+    async with connect(url) as client:
+        await client.status()  # raises here if there is no daemon
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(post_ends, client, target)
+            async with anyio.create_task_group() as own:  # hypercorn leaves its task cancelled
+                own.start_soon(serve, make_app(client), Config.from_mapping(bind=[address]))
+            tasks.cancel_scope.cancel()
 
 
 if __name__ == "__main__":
-    anyio.run(lambda: main(*sys.argv[1:]))
+    if not SECRET or len(sys.argv) < 3:
+        sys.exit("usage: WEBHOOK_SECRET=… webhooks.py TARGET_URL ADDRESS [DAEMON_URL]")
+    try:
+        anyio.run(lambda: main(*sys.argv[1:]))
+    except (Unreachable, OrchestratorError) as error:
+        sys.exit(f"webhooks.py: {error}")

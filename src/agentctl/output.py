@@ -1,6 +1,7 @@
 """Where answers go: as text for people, as JSON, or one value of it."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from agentctl.terminal import Look, clean, is_terminal, look_of, put
 Rendering = Callable[[Look], Iterable[str]]
 """Writes an answer as lines for a person."""
 
+_COMMAND: Final = re.compile(r"(?<![\w./-])agentctl(?= [a-z])")
 _LINE_BREAKING: Final = re.compile("[\x7f-\x9f\u2028\u2029]")
 
 
@@ -154,7 +156,7 @@ class Output:
             return
         if self.before_note is not None:
             self.before_note()
-        put(sys.stderr, text + "\n")
+        put(sys.stderr, as_typed(text) + "\n")
 
     def hint(self, text: str) -> None:
         """Suggest what to type next, where a person watches."""
@@ -173,8 +175,17 @@ def to_plain(answer: Any) -> Any:
 
 def tell(failure: Failure, *, structured: bool) -> None:
     """Write an error to standard error: one line, or the error object."""
-    text = compact(failure.body()) if structured else "agentctl: " + _line(failure.line())
+    text = compact(failure.body()) if structured else "agentctl: " + as_typed(_line(failure.line()))
     put(sys.stderr, text + "\n")
+
+
+def as_typed(text: str) -> str:
+    """Return advice with its commands as this person types them.
+
+    ``bin/agentctl`` of a checkout says in ``AGENTCTL_PROGRAM`` how it was called.
+    """
+    program = os.environ.get("AGENTCTL_PROGRAM", "")
+    return _COMMAND.sub(lambda _: clean(program), text) if program else text
 
 
 def _line(text: str) -> str:

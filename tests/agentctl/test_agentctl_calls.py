@@ -14,7 +14,7 @@ from agent_orchestrator.domain import errors
 from agentctl import failures, settings
 from agentctl.main import cli, wants_json
 from agentctl.options import Group
-from agentctl.output import bare, compact, value_at
+from agentctl.output import as_typed, bare, compact, value_at
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -218,6 +218,13 @@ def test_value_at() -> None:
     assert [bare(value) for value in ("x y", 1, True, None, {"a": [1]})] == [
         "x y", "1", "true", "null", '{"a":[1]}'
     ]  # fmt: skip
+
+
+def test_suggested_commands_are_as_the_person_types_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "agentctl: `agentctl run wait` or /opt/agentctl run get"
+    assert as_typed(text) == text
+    monkeypatch.setenv("AGENTCTL_PROGRAM", "./my\\ bin/agentctl")
+    assert as_typed(text) == "agentctl: `./my\\ bin/agentctl run wait` or /opt/agentctl run get"
 
 
 def test_json_stays_on_one_line_and_off_the_terminals_controls() -> None:

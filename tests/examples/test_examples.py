@@ -113,8 +113,34 @@ def test_each_is_short_and_tested() -> None:
     tests = Path(__file__).read_text()
     for path in EXAMPLES.iterdir():
         if path.suffix in (".py", ".html", ".ipynb"):
-            assert len(path.read_text().splitlines()) < 60, path.name
+            assert len(path.read_text().splitlines()) < 70, path.name
             assert path.stem in tests, path.name
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("batch.py", (), "usage: batch.py"),
+        ("batch.py", ("Review:", "a.txt"), "batch.py: "),
+        ("webhooks.py", (), "usage: WEBHOOK_SECRET="),
+        (
+            "webhooks.py",
+            ("http://127.0.0.1:9/", "127.0.0.1:0", "http://127.0.0.1:9"),
+            "webhooks.py: ",
+        ),
+        ("custom_runner.py", (), "usage: custom_runner.py"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(
+    tmp_path: Path, name: str, arguments: tuple[str, ...], words: str
+) -> None:
+    secret = "" if not arguments else "secret"
+    done = run(
+        name, *arguments, cwd=tmp_path, AGENTCTL_URL="http://127.0.0.1:9", WEBHOOK_SECRET=secret
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(words)
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_an_asyncio_app(tmp_path: Path) -> None:

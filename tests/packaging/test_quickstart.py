@@ -58,6 +58,10 @@ def test_it_shows_a_run_and_leaves_nothing_running(env: dict[str, str], tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
     assert "The agent: demo (instead of codex: " in done.stdout
     assert re.search(r"Session ses_\w+", done.stdout)
+    assert "agentctl ask" in done.stdout + done.stderr
+    assert not re.search(r"(?<!/)\bagentctl [a-z]", done.stdout), (
+        "commands are as one types them here"
+    )
     assert members(process.pid) == []
     [data] = (tmp_path / "quick start").iterdir()
     assert list((data / "workspace").iterdir()), "the demo agent changes a file"
