@@ -159,6 +159,13 @@ def test_commands_are_known(page: Path) -> None:
 ENDLESS = re.compile(r"--follow|curl -sN|request watch")
 """What goes on until somebody stops it: it must say something first."""
 
+FIRST_LINE = """exec 7< <(exec timeout 60 {command})
+endless=$!
+read -r _ <&7
+kill $endless
+exec 7<&-"""
+"""Run an endless command until it has printed a line, however long that takes."""
+
 
 def script(found: list[Block], port: str) -> str:
     """Return what runs the commands of a page's blocks, one after the other."""
@@ -171,7 +178,7 @@ def script(found: list[Block], port: str) -> str:
             lines.append(f"echo {shlex.quote(f'{block.place}: {line}')} >&2")
             here = re.sub(r"\b(localhost|127\.0\.0\.1):8765\b", rf"\1:{port}", line)
             if ENDLESS.search(line):
-                here = f"{{ timeout -s INT 2 {here} || [[ $? == 124 ]]; }} | grep -c . >/dev/null"
+                here = FIRST_LINE.format(command=here)
             lines.append(here)
             if line.endswith("&"):
                 lines.append("until agentctl daemon status >/dev/null 2>&1; do sleep 0.05; done")
