@@ -42,6 +42,15 @@ MAX_OPTIONS = 64
 MAX_OPTION = 1_000
 """Characters in each of them."""
 
+MAX_DIGITS = 100
+"""Digits of an integer within an object."""
+
+MAX_NAMED = 20
+"""Unknown fields that an error names one by one."""
+
+MAX_SHOWN = 100
+"""Characters of an unknown name that an error shows."""
+
 Place = Literal["path", "query", "body"]
 
 
@@ -146,16 +155,33 @@ _NAMES = {str: "text", int: "an integer", float: "a number", bool: "true or fals
 
 
 def problems(command: type, values: Mapping[str, Any]) -> dict[str, str]:
-    """Return what is wrong with these values for a command, by field; empty when all is well."""
+    """Return what is wrong with these values for a command, by field; empty when all is well.
+
+    An entry of a list or of an object is named with its place: ``options[0]``, ``metadata.key``.
+    """
     fields = specs(command)
-    found = {name: "is not a field of this call" for name in values if name not in fields}
+    found = _unknown([name for name in values if name not in fields])
     for name, spec in fields.items():
         if name not in values:
             if spec.required:
                 found[name] = "is required"
         elif problem := _problem(spec, values[name]):
-            found[name] = problem
+            place, what = problem
+            found[name + place] = what
     return found
+
+
+def _unknown(names: Sequence[str]) -> dict[str, str]:
+    found = {shown(name): "is not a field of this call" for name in names[:MAX_NAMED]}
+    if more := names[MAX_NAMED:]:
+        found[shown(more[0])] = f"is not a field of this call, nor are {len(more) - 1:,} others"
+    return found
+
+
+def shown(name: str) -> str:
+    """Return how an error shows a name that somebody else chose: short, and always valid Unicode."""
+    short = name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
+    return short.encode(errors="backslashreplace").decode()
 
 
 def check(kind: type, command: Any) -> None:
@@ -168,36 +194,41 @@ def check(kind: type, command: Any) -> None:
         raise InvalidRequest.of(found)
 
 
-def _problem(spec: FieldSpec, value: Any) -> str | None:
+_Problem = tuple[str, str]
+"""Where within a field (empty: the field itself), and what is wrong there."""
+
+
+def _problem(spec: FieldSpec, value: Any) -> _Problem | None:
     if value is None:
-        return None if spec.nullable else "must not be null"
+        return None if spec.nullable else ("", "must not be null")
     if not _is_a(spec.kinds, value):
-        return f"must be {' or '.join(_NAMES[kind] for kind in spec.kinds)}"
-    if isinstance(value, str):
-        return _text_problem(spec, value)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return _number_problem(spec.limits, value)
+        return "", f"must be {' or '.join(_NAMES[kind] for kind in spec.kinds)}"
     if isinstance(value, Mapping):
         return _object_problem(value, spec.limits.max_length or MAX_METADATA)
     if isinstance(value, (list, tuple)):
         return _list_problem(spec, value)
-    return None
+    problem = None
+    if isinstance(value, str):
+        problem = _text_problem(spec, value)
+    elif not isinstance(value, bool):
+        problem = _number_problem(spec.limits, value)
+    return ("", problem) if problem else None
 
 
-def _list_problem(spec: FieldSpec, value: Sequence[Any]) -> str | None:
+def _list_problem(spec: FieldSpec, value: Sequence[Any]) -> _Problem | None:
     most, item = spec.limits.max_length, spec.item
     if most is not None and len(value) > most:
-        return f"must have at most {most:,} entries, has {len(value):,}"
+        return "", f"must have at most {most:,} entries, has {len(value):,}"
     for place, entry in enumerate(value):
         if not isinstance(entry, item or object):
             kind = dict if item is not None and attrs.has(item) else item
-            return f"must be a list of {_NAMES[kind or str]} values"
-        if isinstance(entry, str) and (problem := _entry_problem(spec, entry)):
-            return f"entry {place}: {problem}"
+            return f"[{place}]", f"must be {_NAMES[kind or str]}"
+        if isinstance(entry, str) and (found := _entry_problem(spec, entry)):
+            return f"[{place}]", found
         if item is not None and attrs.has(item):
             inner = {name: getattr(entry, name) for name in specs(item)}
             for name, problem in problems(item, inner).items():
-                return f"entry {place}: {name} {problem}"
+                return f"[{place}].{name}", problem
     return None
 
 
@@ -259,30 +290,71 @@ def _plain(number: float) -> str:
 _MAX_DEPTH = 64
 
 
-def _object_problem(value: Mapping[str, Any], budget: int) -> str | None:
+_ANY = Limits()
+
+_Node = tuple[Any, str | int, "_Node | None", int]
+"""A value within an object, its key or place, what holds it, and how deep it is."""
+
+
+def _place(node: _Node) -> str:
+    steps: list[str | int] = []
+    above: _Node | None = node
+    while above is not None:
+        _, step, above, _ = above
+        steps.append(step)
+    # The last is the object itself, which has no step.
+    return "".join(
+        f"[{step}]" if isinstance(step, int) else f".{shown(step)}" for step in steps[-2::-1]
+    )
+
+
+def _object_problem(value: Mapping[str, Any], budget: int) -> _Problem | None:
     size = 0
-    pending: list[tuple[Any, int]] = [(value, 0)]
+    pending: list[_Node] = [(value, "", None, 0)]
     while pending:
-        entry, depth = pending.pop()
-        size += 2
+        node = pending.pop()
+        entry, _, _, depth = node
         if depth > _MAX_DEPTH:
-            return f"must not be nested deeper than {_MAX_DEPTH}"
-        if isinstance(entry, str):
-            if problem := encoding_problem(entry):
-                return f"holds text that {problem}"
-            size += len(entry.encode())
-        elif isinstance(entry, Mapping):
-            if not all(isinstance(key, str) for key in entry):
-                return "must have text keys only"
-            pending += [(part, depth + 1) for pair in entry.items() for part in pair]
+            return "", f"must not be nested deeper than {_MAX_DEPTH}"
+        if isinstance(entry, Mapping):
+            size += 2
+            for key, part in entry.items():
+                if not isinstance(key, str):
+                    return _place(node), "must have text keys only"
+                below = (part, key, node, depth + 1)
+                if problem := encoding_problem(key):
+                    return _place(below), f"has a name that {problem}"
+                size += len(key.encode()) + 2
+                pending.append(below)
         elif isinstance(entry, (list, tuple)):
-            pending += [(part, depth + 1) for part in entry]
-        elif isinstance(entry, float) and (problem := _number_problem(Limits(), entry)):
-            return f"holds a number that {problem}"
-        elif isinstance(entry, int):
-            size += entry.bit_length() // 3  # at most one digit more than it has
-        elif entry is not None and not isinstance(entry, float):
-            return f"holds a {type(entry).__name__}, which JSON cannot say"
+            size += 2
+            pending += [(part, place, node, depth + 1) for place, part in enumerate(entry)]
+        else:
+            if problem := _leaf_problem(entry):
+                return _place(node), problem
+            size += _leaf_size(entry)
         if size > budget:
-            return f"must be at most {budget:,} bytes"
+            return "", f"must be at most {budget:,} bytes"
     return None
+
+
+def _leaf_problem(value: Any) -> str | None:
+    if isinstance(value, str):
+        return encoding_problem(value)
+    if isinstance(value, int):
+        is_long = _digits(value) > MAX_DIGITS
+        return f"must have at most {MAX_DIGITS} digits" if is_long else None
+    if isinstance(value, float):
+        return _number_problem(_ANY, value)
+    return None if value is None else f"is a {type(value).__name__}, which JSON cannot say"
+
+
+def _leaf_size(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value.encode()) + 2
+    return 2 + (_digits(value) if isinstance(value, int) else 0)
+
+
+def _digits(value: int) -> int:
+    """Return how many digits an integer has, or one less: without the cost of writing a long one."""
+    return value.bit_length() * 3 // 10

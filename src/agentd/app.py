@@ -23,7 +23,7 @@ from agentd.exposition import CONTENT_TYPE
 from agentd.lifetime import Lifetime
 from agentd.mcp import ToolEndpoint
 from agentd.metrics import Metrics
-from agentd.requests import Request, Socket, current, peer_of, query_pairs
+from agentd.requests import Request, Socket, current, peer_of, query_names
 from agentd.responses import (
     STREAM_HEADERS,
     from_http_exception,
@@ -147,7 +147,7 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
         headers = received.headers
         guard.check_place(headers.getlist("Host"), headers.getlist("Origin"), received.scheme)
         if received.query_string:
-            guard.check_query(name for name, _ in query_pairs(received.query_string))
+            guard.check_query(query_names(received.query_string))
         if guard.origins and "Origin" in headers and cors.is_preflight(received.method, headers):
             return cors.preflight(headers)
         if received.endpoint != "health":
@@ -172,7 +172,7 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
         headers, peer = socket.headers, peer_of(socket)
         scheme = socket.scheme.replace("ws", "http")
         guard.check_place(headers.getlist("Host"), headers.getlist("Origin"), scheme)
-        guard.check_query(name for name, _ in query_pairs(socket.query_string))
+        guard.check_query(query_names(socket.query_string))
         offered = [name for name in socket.requested_subprotocols if name.startswith(_BEARER)]
         if offered:
             socket.subprotocol = offered[0]

@@ -11,6 +11,11 @@ Of hypercorn 0.18, unchanged: parsing (h11), WebSocket (wsproto), keep-alive. Ch
   KB from anybody become 200 MB.
 - A WebSocket message that is too long is not kept, and its sender cut off; hypercorn keeps all of it
   that comes, for as long as it comes.
+- Bytes are taken in small pieces, with a turn for everybody else in between. Hypercorn takes 64 KiB at
+  a time: as WebSocket frames of six bytes they keep the event loop for half a second.
+- What still comes for a request that is over is dropped; hypercorn waits forever to hand it over, and
+  keeps the connection.
+- A head or a trailer has a limited number of lines, which h11 has not.
 - A WebSocket handshake that fails ends its connection; hypercorn leaves it open.
 - Nothing is written to a connection that is lost.
 """
@@ -20,21 +25,30 @@ import logging
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
 
 import anyio
 import h11
+from h11._receivebuffer import ReceiveBuffer
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.ws_stream import FrameTooLargeError, WebsocketBuffer, WSStream
-from hypercorn.typing import ConnectionState, H11SendableEvent
+from hypercorn.typing import (
+    AppWrapper,
+    ASGIReceiveEvent,
+    ASGISendEvent,
+    ConnectionState,
+    H11SendableEvent,
+    Scope,
+)
 from wsproto.connection import Connection as SocketState
 from wsproto.connection import ConnectionType
 from wsproto.events import Message
@@ -50,6 +64,18 @@ was too long."""
 
 SECURED_BUFFER: Final = 64 * 1024
 """Bytes kept for a reader over TLS beside what the kernel takes."""
+
+READ_BYTES: Final = 64 * 1024
+"""Bytes read at a time from a caller that was let in."""
+
+STRANGER_BYTES: Final = 4 * 1024
+"""The same, from anybody else."""
+
+FRAME_BYTES: Final = 256
+"""Bytes of a WebSocket looked at before everybody else has a turn: some 40 frames at most."""
+
+MAX_LINES: Final = 512
+"""Lines of a request's head, and of a trailer."""
 
 _log = logging.getLogger("agentd.server")
 
@@ -90,6 +116,20 @@ class Frames(WebsocketBuffer):
             raise
 
 
+class _Received(ReceiveBuffer):
+    """What h11 has yet to read."""
+
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        """Return the lines of a head or trailer once it is whole.
+
+        :raises RemoteProtocolError: if there are too many.
+        """
+        lines = super().maybe_extract_lines()
+        if lines is not None and len(lines) > MAX_LINES:
+            raise h11.RemoteProtocolError("too many lines", error_status_hint=431)
+        return lines
+
+
 class Protocol(H11Protocol):
     """HTTP/1.1 on one connection."""
 
@@ -98,8 +138,22 @@ class Protocol(H11Protocol):
 
     _bodiless = False
 
+    def __init__(self, *hypercorns: Any) -> None:
+        super().__init__(*hypercorns)
+        assert isinstance(self.connection, h11.Connection)
+        self.connection._receive_buffer = _Received()  # noqa: SLF001 - h11 has no other way
+
     async def handle(self, event: Event) -> None:
         """Take what came from the network, or word of its end."""
+        if isinstance(event, RawData) and isinstance(self.stream, WSStream):
+            data = event.data
+            for start in range(0, len(data), FRAME_BYTES):
+                await self._take(RawData(data[start : start + FRAME_BYTES]))
+                await asyncio.sleep(0)
+        else:
+            await self._take(event)
+
+    async def _take(self, event: Event) -> None:
         try:
             await super().handle(event)
         except h11.RemoteProtocolError as error:
@@ -182,6 +236,30 @@ class Protocol(H11Protocol):
         await super()._send_h11_event(h11.Data(data=body))
 
 
+class Apps(TaskGroup):
+    """The tasks of a connection; of a request that is over, what is left in its queue is dropped."""
+
+    async def spawn_app(
+        self,
+        app: AppWrapper,
+        config: Config,
+        scope: Scope,
+        send: Callable[[ASGISendEvent | None], Awaitable[None]],
+    ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
+        """Handle a request in a task, and return what takes messages for it."""
+        waiting: list[asyncio.Queue[ASGIReceiveEvent]] = []
+
+        async def send_or_end(message: ASGISendEvent | None) -> None:
+            if message is None:
+                while not waiting[0].empty():
+                    waiting[0].get_nowait()
+            await send(message)
+
+        put = await super().spawn_app(app, config, scope, send_or_end)
+        waiting.append(put.__self__)  # type: ignore[attr-defined]  # the method of a queue
+        return put
+
+
 class Connection(TCPServer):
     """One connection, from its first byte to its end.
 
@@ -227,7 +305,7 @@ class Connection(TCPServer):
                 self.writer.transport.abort()
                 return
         try:
-            async with TaskGroup(self.loop) as tasks:
+            async with Apps(self.loop) as tasks:
                 self._task_group = tasks
                 # As hypercorn's wrapper of it, which only adds the choice between protocols.
                 self.protocol = Protocol(  # type: ignore[assignment]
@@ -248,7 +326,13 @@ class Connection(TCPServer):
             await self._close()
 
     async def _read(self) -> None:
-        await self._read_data()
+        with suppress(OSError):  # what ssl raises is one, too
+            while not self.reader.at_eof():
+                data = await self.reader.read(READ_BYTES if self.peer.known else STRANGER_BYTES)
+                await self.protocol.handle(RawData(data))
+                # What has arrived is read without waiting: let others have their turn.
+                await asyncio.sleep(0)
+        await self.protocol.handle(Closed())
         # Nothing more can come: what is left of the connection need not wait for it to be idle enough.
         self._ended = True
         await self.idle_task.stop()

@@ -39,6 +39,9 @@ FIRST_REQUEST_S: Final = 15.0
 MAX_STRANGERS: Final = 512
 """Connections by which nobody was let in yet. One more, and the one that is longest there goes."""
 
+MAX_FRAME: Final = 4 * 1024
+"""Bytes of the longest WebSocket message: a reader has nothing to send but its token."""
+
 _access = logging.getLogger("agentd.access")
 
 
@@ -120,7 +123,7 @@ def _config() -> Config:
     # holds up the server's end. The frames a quiet stream sends find a dead reader just as well.
     config.websocket_ping_interval = None
     # What a reader may send is one short frame; what is longer closes the connection.
-    config.websocket_max_message_size = 64 * 1024
+    config.websocket_max_message_size = MAX_FRAME
     return config
 
 

@@ -1,12 +1,13 @@
 """The checks of a command's fields."""
 
 import functools
+from typing import Any
 
 import attrs
 import pytest
 
 from agent_orchestrator import operations as ops
-from agent_orchestrator.fields import problems, specs
+from agent_orchestrator.fields import FieldSpec, problems, specs
 
 
 @pytest.mark.parametrize("operation", ops.OPERATIONS, ids=lambda operation: operation.name)
@@ -43,19 +44,61 @@ def test_a_number_is_not_a_truth_value_and_the_reverse() -> None:
 
 
 @pytest.mark.parametrize(
-    "value",
+    ("value", "named"),
     [
-        {"half": "\udc00"},
-        {"\udc00": 1},
-        {"deep": functools.reduce(lambda inner, _: [inner], range(80), 0)},
-        {"big": "x" * 70_000},
-        {"set": {1, 2}},
-        {"nan": float("nan")},
-        {1: "number as key"},
+        ({"half": "\udc00"}, "metadata.half"),
+        ({"a": [0, {"b": ["\ud800"]}]}, "metadata.a[1].b[0]"),
+        ({"\udc00": 1}, "metadata.\\udc00"),
+        ({"a": {"x\udc00": 1}}, "metadata.a.x\\udc00"),
+        ({"deep": functools.reduce(lambda inner, _: [inner], range(80), 0)}, "metadata"),
+        ({"big": "x" * 70_000}, "metadata"),
+        ({"digits": [10**18] * 4000}, "metadata"),
+        ({"set": {1, 2}}, "metadata.set"),
+        ({"nan": float("nan")}, "metadata.nan"),
+        ({"long": 10**5000}, "metadata.long"),
+        ({1: "number as key"}, "metadata"),
     ],
 )
-def test_metadata_is_what_json_can_say(value: dict) -> None:
-    assert set(problems(ops.CreateSession, {"metadata": value})) == {"metadata"}
+def test_metadata_is_what_json_can_say(value: dict, named: str) -> None:
+    assert list(problems(ops.CreateSession, {"metadata": value})) == [named]
+
+
+def spoilt(spec: FieldSpec) -> tuple[Any, str]:
+    """Return a value for a field with half a character in it, and where in the field that is."""
+    half = "/\ud800"
+    if dict in spec.kinds:
+        return {"k": [half]}, ".k[0]"
+    if list not in spec.kinds:
+        return half, ""
+    item: Any = spec.item
+    if item is None or not attrs.has(item):
+        return ("a", half), "[1]"
+    values = {one.name: "a" for one in attrs.fields(item)}
+    name = next(name for name, inner in specs(item).items() if str in inner.kinds)
+    return (item(**values | {name: half}),), f"[0].{name}"
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [
+        (operation, name)
+        for operation in ops.OPERATIONS
+        for name, spec in specs(operation.request).items()
+        if {str, list, dict} & set(spec.kinds)
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_half_a_character_is_refused_wherever_it_is(
+    operation: ops.Operation[Any, Any], name: str
+) -> None:
+    value, place = spoilt(specs(operation.request)[name])
+    assert name + place in problems(operation.request, {name: value})
+
+
+def test_an_error_does_not_repeat_all_it_was_sent() -> None:
+    found = problems(ops.GetStatus, {"x" * 1_000_000: 1, **{f"k{n}\ud800": 1 for n in range(500)}})
+    assert len(str(found).encode()) < 5000
+    assert any("480 others" in problem for problem in found.values())
 
 
 def test_every_field_is_documented() -> None:

@@ -1,6 +1,7 @@
 """JSON that two readers could take for two things is refused."""
 
 import json
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -52,13 +53,47 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
         (b'[{"x": {"b": 1, "b": 2}}]', "'b' twice"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
-        (b"1" * 5000, "not JSON"),
+        (b"1" * 5000, "more than 100 digits"),
     ],
 )
 def test_refused(data: bytes, problem: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         strict_json.loads(data, field="frame")
     assert problem in raised.value.details["fields"]["frame"]
+
+
+@pytest.mark.parametrize(
+    ("data", "is_refused"),
+    [
+        (b"[" + b"0," * 99 + b"0]", False),
+        (b"[" + b"0," * 100 + b"0]", True),
+        (b"[" + b"[]," * 50 + b"0]", True),
+        (b"[" + b"{}," * 50 + b"0]", True),
+        (b"{" + b",".join(b'"%d":0' % n for n in range(50)) + b"}", False),
+        (b"{" + b",".join(b'"%d":0' % n for n in range(51)) + b"}", True),
+        (b'["' + b"[,{:" * 1000 + b'"]', False),
+        (rb'["\"[,{:' + rb"\"\\,\"" * 1000 + b'"]', False),
+        (rb'["\\",' + b"0," * 100 + b"0]", True),
+        (b'["a' + b'","a' * 100 + b'"]', True),
+        (b'["' + b'",,,"' * 300, True),
+    ],
+)
+def test_values_are_counted_before_they_are_read(data: bytes, is_refused: bool) -> None:
+    if is_refused:
+        with pytest.raises(InvalidRequest, match="more than 100 values"):
+            strict_json.loads(data, most=100)
+    else:
+        assert strict_json.loads(data, most=100) == json.loads(data)
+
+
+@pytest.mark.parametrize("last", [0, -1])
+def test_a_key_that_is_there_twice_is_found_in_linear_time(last: int) -> None:
+    names = [str(number) for number in range(200_000)]
+    pairs = ",".join(f'"{name}":0' for name in [*names, names[last]])
+    began = time.process_time()
+    with pytest.raises(InvalidRequest, match=f"'{names[last]}' twice"):
+        strict_json.loads(f"{{{pairs}}}".encode())
+    assert time.process_time() - began < 10  # it was a quarter of an hour
 
 
 def test_what_json_cannot_say_is_not_written() -> None:

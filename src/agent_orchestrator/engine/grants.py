@@ -24,24 +24,25 @@ async def get(core: Core, who: Principal, command: GetAccess) -> AccessReply:
 
 async def set_(core: Core, who: Principal, command: SetAccess) -> Change[AccessReply]:
     del core
-    names = [grant.principal for grant in command.grants]
-    for place, name in enumerate(names):
-        if problem := _problem(name, names[:place]):
-            raise InvalidRequest.of({"grants": f"entry {place}: principal {problem}"})
+    names: set[str] = set()
+    for place, name in enumerate(grant.principal for grant in command.grants):
+        if problem := _problem(name, names):
+            raise InvalidRequest.of({f"grants[{place}].principal": problem})
+        names.add(name)
 
     def change(tx: Transaction) -> AccessReply:
         session = session_for(tx, who, Action.SHARE, command.session_id)
         for place, grant in enumerate(command.grants):
             if grant.principal == session.owner and grant.role != "owner":
-                problem = f"entry {place}: {session.owner} owns the session"
-                raise InvalidRequest.of({"grants": problem})
+                problem = f"{session.owner} owns the session"
+                raise InvalidRequest.of({f"grants[{place}].principal": problem})
         tx.put_grants(session.id, command.grants)
         return AccessReply(tuple(tx.grants(session.id)))
 
     return change
 
 
-def _problem(name: str, others: list[str]) -> str | None:
+def _problem(name: str, others: set[str]) -> str | None:
     if len(name) > (_NAME.max_length or 0) or not re.fullmatch(str(_NAME.pattern), name):
         return f"must match {_NAME.pattern} and be at most {_NAME.max_length} characters"
     if name.startswith("run_"):

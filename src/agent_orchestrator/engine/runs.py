@@ -27,7 +27,7 @@ from agent_orchestrator.engine.messages import (
     user_message,
 )
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
-from agent_orchestrator.fields import MAX_TEXT, encoding_problem
+from agent_orchestrator.fields import MAX_NAMED, MAX_TEXT, encoding_problem, shown
 from agent_orchestrator.operations import (
     CancelReply,
     CancelRun,
@@ -212,10 +212,9 @@ def _texts(
     required: tuple[str, ...],
     optional: tuple[str, ...] = (),
 ) -> dict[str, str]:
+    unknown = [name for name in given if name not in required + optional]
     problems = {
-        f"{place}.{name}": "is not a field of this call"
-        for name in given
-        if name not in required + optional
+        f"{place}.{shown(name)}": "is not a field of this call" for name in unknown[:MAX_NAMED]
     }
     for name in required + optional:
         value = given.get(name)

@@ -129,7 +129,7 @@ def _items(item: type, name: str, values: Any) -> Any:
         required, known = _names(item)
         if not required <= one.keys() <= known:
             [(inner, problem), *_] = problems(item, one).items()
-            raise InvalidRequest.of({name: f"entry {place}: {inner} {problem}"})
+            raise InvalidRequest.of({f"{name}[{place}].{inner}": problem})
         made.append(item(**one))
     return tuple(made)
 

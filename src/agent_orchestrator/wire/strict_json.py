@@ -1,7 +1,8 @@
-"""JSON as RFC 8259 means it: no NaN, no key twice, no lone surrogates, no bottomless nesting.
+"""JSON as RFC 8259 means it: no NaN, no key twice, no bottomless nesting, no endless numbers.
 
 Python's own reader accepts all of these; what one reader accepts and the next refuses is how
-requests come to mean two things.
+requests come to mean two things. Lone surrogates, which an escape can write, are refused where a
+field is checked (:mod:`agent_orchestrator.fields`), by the name of the field.
 """
 
 import json
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.fields import MAX_DIGITS, shown
 
 
 def _default(value: object) -> dict[Any, Any]:
@@ -45,12 +47,15 @@ def json_copy(value: Mapping[str, Any]) -> dict[str, Any]:
     return copy
 
 
-def loads(data: bytes, *, field: str = "body") -> Any:
-    """Read one JSON document.
+def loads(data: bytes, *, field: str = "body", most: int | None = None) -> Any:
+    """Read one JSON document, in time linear in its length.
 
     :param field: what to call the text in the error.
-    :raises InvalidRequest: if it is not strict JSON in UTF-8.
+    :param most: how many values it may hold, names of members included; any number without it.
+    :raises InvalidRequest: if it is not strict JSON in UTF-8, or holds more.
     """
+    if most is not None and _holds_more(data, most):
+        raise InvalidRequest.of({field: f"holds more than {most:,} values"})
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -73,14 +78,44 @@ class _NotStrictError(Exception):
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _NotStrictError(f"has the key {twice!r} twice")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _NotStrictError(f"has the key {shown(name)!r} twice")
+            seen.add(name)
     return found
+
+
+def _holds_more(data: bytes, most: int) -> bool:
+    """Tell whether a JSON text holds more values than that, without reading it.
+
+    Values are the costly part of a document: a megabyte of text is read in a moment, a megabyte of
+    ``[[],[],…`` takes a hundred times as long and as much memory.
+    """
+    if _separators(data) <= most:
+        return False
+    # Commas within strings do not count. What is escaped cannot end a string.
+    bare = data.replace(rb"\\", b"").replace(rb"\"", b"")
+    if bare.count(b'"') > 2 * most:
+        return True
+    return _separators(b"".join(bare.split(b'"')[::2])) > most
+
+
+def _separators(data: bytes) -> int:
+    return sum(data.count(sign) for sign in (b",", b":", b"[", b"{"))
+
+
+def _integer(digits: str) -> int:
+    # The time Python takes for one goes with the square of its length.
+    if len(digits) > MAX_DIGITS:
+        raise _NotStrictError(f"holds a number of more than {MAX_DIGITS} digits")
+    return int(digits)
 
 
 def _no_constant(name: str) -> NoReturn:
     raise _NotStrictError(f"holds {name}, which is not JSON")
 
 
-_DECODE = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant).decode
+_DECODE = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_integer
+).decode

@@ -1,0 +1,53 @@
+"""How long a single step of the event loop is at work: nobody else is served meanwhile."""
+
+import asyncio
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from attrs import define
+
+
+@define
+class LoopCost:
+    """What the steps of the event loop took.
+
+    :param longest_s: processor time of the longest step, in seconds. What other processes make of the
+        machine is no part of it.
+    :param total_s: processor time of all steps.
+    """
+
+    longest_s: float = 0.0
+    total_s: float = 0.0
+
+    def reset(self) -> None:
+        """Begin again."""
+        self.longest_s = self.total_s = 0.0
+
+
+@contextmanager
+def loop_cost() -> Iterator[LoopCost]:
+    """Measure every step of the event loops of this thread until the scope is left.
+
+    The garbage collector is held off: what earlier tests left is not part of a step.
+    """
+    cost = LoopCost()
+    run = asyncio.Handle._run
+
+    def measured(handle: asyncio.Handle) -> None:
+        began = time.thread_time()
+        run(handle)
+        took = time.thread_time() - began
+        cost.longest_s = max(cost.longest_s, took)
+        cost.total_s += took
+
+    gc.collect()
+    gc.disable()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio.Handle, "_run", measured)
+        try:
+            yield cost
+        finally:
+            gc.enable()
