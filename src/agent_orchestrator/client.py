@@ -388,9 +388,15 @@ class Client:
         request = ops.ResolveRequest(request_id, decision, scope, text, idempotency_key)
         return (await self._call(ops.RESOLVE_REQUEST, request)).request
 
-    async def get_tree(self, session_id: str) -> ops.SessionTree:
-        """Return a session with its runs and its descendants."""
-        return await self._call(ops.GET_TREE, ops.GetTree(session_id))
+    async def get_tree(
+        self, session_id: str, *, limit: int = 1000, cursor: str | None = None
+    ) -> ops.TreePage:
+        """Return a page of a session's descendants, with the newest runs of each.
+
+        :param limit: descendants to return at most, 1 to 1000.
+        :param cursor: ``next_cursor`` of the page before.
+        """
+        return await self._call(ops.GET_TREE, ops.GetTree(session_id, limit, cursor))
 
     # --- runs ---------------------------------------------------------------------------------
 

@@ -331,6 +331,8 @@ class ResolveRequest:
 @frozen
 class GetTree:
     session_id: str = identifier("The session whose descendants to show.")
+    limit: int = param("Descendants to return at most.", default=1000, minimum=1, maximum=1000)
+    cursor: str | None = _page_cursor()
 
 
 @frozen
@@ -548,14 +550,34 @@ class RequestPage:
 
 @frozen
 class SessionTree:
-    """A session, its runs and its children's trees."""
+    """A session, its newest runs and its children's trees."""
 
     session: Session
     runs: tuple[Run, ...]
+    """At most 20: the active one and the newest, oldest first. Texts of results and errors have at
+    most 1,000 characters."""
     children: tuple["SessionTree", ...]
+    """Those of this page."""
+    runs_count: int | None = None
+    """Runs the session has in all; None, here and below, from a daemon that does not count."""
+    children_count: int | None = None
+    """Children it has in all, of those the caller may see."""
+    cut: tuple[str, ...] = ()
+    """Ids of the runs whose result or error is shortened here."""
+    repeated: bool = False
+    """Whether a page before had it, and it is here for what is below it."""
 
 
-resolve_types(SessionTree)  # it holds itself, which a decoder must be able to follow
+@frozen
+class TreePage(SessionTree):
+    """A page of a tree: each session before its children, siblings oldest first."""
+
+    next_cursor: str | None = None
+
+
+# They hold themselves, which a decoder must be able to follow.
+resolve_types(SessionTree)
+resolve_types(TreePage)
 
 
 @frozen
@@ -963,8 +985,8 @@ GET_TREE: Final = Operation(
     "GET",
     "/sessions/{session_id}/tree",
     GetTree,
-    SessionTree,
-    "Show a session with its runs and its descendants.",
+    TreePage,
+    "Show a session with its newest runs and its descendants, in pages.",
 )
 REPLY_PARENT: Final = _made(
     Operation(

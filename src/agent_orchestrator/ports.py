@@ -136,6 +136,20 @@ class View(Protocol):
         size: int | None = None,
     ) -> list[Run]: ...
 
+    def latest_runs(
+        self, session_id: str, *, limit: int, cut: int, size: int
+    ) -> tuple[list[Run], int]:
+        """Return the newest runs of a session, oldest first, and the bytes their texts have in all.
+
+        :param cut: characters to keep of each result and error message.
+        :param size: bytes of texts, as they are stored, after which no older run is read.
+        """
+        ...
+
+    def run_count(self, session_id: str) -> int: ...
+
+    def child_count(self, session_id: str, within: Reach = EVERYTHING) -> int: ...
+
     def active_run(self, session_id: str) -> Run | None:
         """Return the session's run that is running or waiting."""
         ...

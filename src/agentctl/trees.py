@@ -1,12 +1,15 @@
-"""A session and its descendants, drawn as a tree. Pure."""
+"""A session and its descendants, read in pages and drawn as a tree."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
+
+from attrs import evolve
 
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Run
-from agent_orchestrator.operations import SessionTree
+from agent_orchestrator.operations import GET_TREE, SessionTree, TreePage
+from agentctl.connection import Connection
 from agentctl.tables import Cell, Column, table
 from agentctl.terminal import Look, one_line
 from agentctl.times import ago
@@ -40,13 +43,44 @@ def tree_table(tree: SessionTree, look: Look, now: datetime) -> list[str]:
             Cell(drawn + branch.session.id),
             _state(branch, look),
             one_line(branch.session.provider or "(default)"),
-            str(len(branch.runs)),
+            str(len(branch.runs) if branch.runs_count is None else branch.runs_count),
             ago(_since(branch), now),
             one_line(branch.session.title or ""),
         ]
         for drawn, branch in _drawn(tree, look)
     ]
     return table(columns, rows, look)
+
+
+async def tree_pages(
+    connection: Connection, session_id: str, limit: int | None, cursor: str | None
+) -> TreePage:
+    """Return one page of a tree, or with neither limit nor cursor the whole tree as one."""
+    if limit is not None or cursor is not None:
+        given = {} if limit is None else {"limit": limit}
+        page: TreePage = await connection.call(
+            GET_TREE, session_id=session_id, cursor=cursor, **given
+        )
+        return page
+    tree: TreePage = await connection.call(GET_TREE, session_id=session_id)
+    while tree.next_cursor is not None:
+        page = await connection.call(GET_TREE, session_id=session_id, cursor=tree.next_cursor)
+        tree = evolve(_joined(tree, page), next_cursor=page.next_cursor)
+    return tree
+
+
+Branch = TypeVar("Branch", bound=SessionTree)
+
+
+def _joined(tree: Branch, page: SessionTree) -> Branch:
+    """Return a tree with what the page that follows adds below it."""
+    children = [*tree.children]
+    for child in page.children:
+        if child.repeated:  # it is the last there is
+            children[-1] = _joined(children[-1], child)
+        else:
+            children.append(child)
+    return evolve(tree, children=tuple(children))
 
 
 def _drawn(tree: SessionTree, look: Look) -> Iterator[tuple[str, SessionTree]]:

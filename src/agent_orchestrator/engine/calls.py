@@ -24,6 +24,7 @@ from agent_orchestrator.engine import (
     runs,
     sessions,
     tokens,
+    trees,
     upkeep,
 )
 from agent_orchestrator.engine.access import in_scope, present, remaining
@@ -68,7 +69,7 @@ LOOKS: Final[dict[str, Look]] = {
     ops.GET_SESSION.name: sessions.get,
     ops.GET_ACCESS.name: grants.get,
     ops.LIST_MESSAGES.name: messages.list_,
-    ops.GET_TREE.name: children.tree,
+    ops.GET_TREE.name: trees.tree,
     ops.LIST_REQUESTS.name: requests.list_,
     ops.GET_REQUEST.name: requests.get,
     ops.LIST_EVENTS.name: feed.list_events,

@@ -5,22 +5,20 @@ from typing import Final
 
 from attrs import evolve
 
-from agent_orchestrator.domain.access import Action, Principal, Reach
+from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.approvals import is_looser
 from agent_orchestrator.domain.errors import Conflict, Forbidden, InvalidRequest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Run, Session, Source, SourceKind
 from agent_orchestrator.engine import ledger, limits, messages
-from agent_orchestrator.engine.access import reach_below, run_for, session_for
+from agent_orchestrator.engine.access import run_for, session_for
 from agent_orchestrator.engine.confinement import Confinement
-from agent_orchestrator.engine.core import MAX_LOOK, Change, Core, real
+from agent_orchestrator.engine.core import Change, Core, real
 from agent_orchestrator.engine.summaries import text_summary
 from agent_orchestrator.operations import (
-    GetTree,
     MessageReply,
     SendToSession,
-    SessionTree,
     SpawnFromRun,
     SpawnFromSession,
     SpawnReply,
@@ -221,20 +219,3 @@ def _kinship(sender: Session, receiver: Session) -> SourceKind:
     if sender.parent_session_id == receiver.id:
         return "child"
     return "session"
-
-
-async def tree(core: Core, who: Principal, command: GetTree) -> SessionTree:
-    def look(view: View) -> SessionTree:
-        session = session_for(view, who, Action.READ, command.session_id)
-        return _tree(view, session, reach_below(view, who))
-
-    return await core.store.read(look)
-
-
-def _tree(view: View, session: Session, within: Reach) -> SessionTree:
-    children = view.sessions(within=within, parent_session_id=session.id, limit=MAX_LOOK)
-    return SessionTree(
-        session,
-        tuple(view.runs(session_id=session.id, limit=MAX_LOOK)),
-        tuple(_tree(view, child, within) for child in children),
-    )

@@ -160,7 +160,12 @@ class ReplyParent:
 
 @frozen
 class List:
-    pass
+    limit: int = param("How many to return at most.", default=50, minimum=1, maximum=200)
+    cursor: str | None = param(
+        "`next_cursor` of the answer before, for those that follow.",
+        default=None,
+        max_length=MAX_NAME,
+    )
 
 
 @frozen

@@ -113,15 +113,21 @@ async def _reply_parent(agent: Agent, given: arguments.ReplyParent) -> dict[str,
     return await asker.ask(given, hold_s)
 
 
-async def _list(agent: Agent, _: arguments.List) -> dict[str, Any]:
-    tree = await agent.client.get_tree(agent.session_id)
+async def _list(agent: Agent, given: arguments.List) -> dict[str, Any]:
+    tree = await agent.client.get_tree(agent.session_id, limit=given.limit, cursor=given.cursor)
     children: list[dict[str, Any]] = []
     pending = list(reversed(tree.children))
     while pending:
         node = pending.pop()
-        children.append(await _child(agent, node))
+        if not node.repeated:
+            children.append(await _child(agent, node))
         pending += reversed(node.children)
-    return {"session": session_view(tree.session), "children": children}
+    return {
+        "session": session_view(tree.session),
+        "children": children,
+        "children_count": tree.children_count,
+        "next_cursor": tree.next_cursor,
+    }
 
 
 async def _child(agent: Agent, node: SessionTree) -> dict[str, Any]:
@@ -136,7 +142,8 @@ async def _child(agent: Agent, node: SessionTree) -> dict[str, Any]:
     return {
         "session": session_view(node.session),
         "run": None if run is None else run_view(run, with_result=False),
-        "request": None if request is None or not request.is_open else request_view(request),
+        "children_count": node.children_count,
+        "request": request_view(request, in_short=True) if request and request.is_open else None,
     }
 
 
@@ -217,7 +224,8 @@ TOOLS: Final[Mapping[str, Tool]] = {
             "session_list",
             "List your children",
             "See the agents below you: their sessions, what their runs are doing, and what they "
-            "ask. Use it to find your way back, for ids you no longer have.",
+            "ask, oldest first. Use it to find your way back, for ids you no longer have. "
+            "`children_count` is how many there are directly below; with `next_cursor` call again.",
             arguments.List,
             _list,
             looks_only=True,

@@ -1,9 +1,12 @@
 """What an agent is shown: the fields of the API's objects that it can act on, by the same names."""
 
-from typing import Any
+from typing import Any, Final
 
 from agent_orchestrator.domain.model import Message, Request, Run, Session
 from agent_orchestrator.wire.codec import format_time, to_plain
+
+MAX_SHORT: Final = 1_000
+"""Characters of a question that a list shows."""
 
 
 def session_view(session: Session) -> dict[str, Any]:
@@ -37,16 +40,22 @@ def message_view(message: Message) -> dict[str, Any]:
     }
 
 
-def request_view(request: Request) -> dict[str, Any]:
+def request_view(request: Request, *, in_short: bool = False) -> dict[str, Any]:
+    """Return a request.
+
+    :param in_short: by what it is found again, for lists; session_wait has the whole.
+    """
     view: dict[str, Any] = {
         "id": request.id,
         "session_id": request.session_id,
         "run_id": request.run_id,
         "kind": request.kind,
-        "text": request.text,
+        "text": request.text[:MAX_SHORT] if in_short else request.text,
         "status": request.status,
         "expires_at": format_time(request.expires_at),
     }
+    if in_short:
+        return view
     for name in ("detail", "options", "decision", "answer", "scope", "decided_by"):
         if (value := getattr(request, name)) is not None:
             view[name] = list(value) if name == "options" else value

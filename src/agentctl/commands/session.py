@@ -151,17 +151,19 @@ def close(**values: Any) -> None:
     """
 )
 @identified("session")
-def tree(session_id: str) -> None:
+@click.option("--limit", type=int, help="How many descendants at most.  [default: all]")
+@click.option("--cursor", help="`next_cursor` of the page before.")
+def tree(**values: Any) -> None:
     """Show a session and its children, as a tree, with the state of the last run of each."""
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import GET_TREE
-        from agentctl.trees import tree_table
+        from agentctl.trees import tree_pages, tree_table
 
-        reply = await connection.call(GET_TREE, session_id=session_id)
+        reply = await tree_pages(connection, **values)
         now = datetime.now(UTC)
         call.output.answer(reply, lambda look: tree_table(reply, look, now))
+        call.output.more(reply.next_cursor)
 
     call.run(body)
 

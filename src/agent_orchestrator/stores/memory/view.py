@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import attrs
+from attrs import evolve
 
 from agent_orchestrator.domain.access import EVERYTHING, Grant, Reach, Role
 from agent_orchestrator.domain.audit import AuditEntry
@@ -16,6 +17,8 @@ from agent_orchestrator.domain.model import (
     Message,
     Request,
     Run,
+    RunError,
+    RunResult,
     Session,
     Thread,
 )
@@ -161,6 +164,31 @@ class MemoryView:
             limit,
             size,
         )
+
+    def latest_runs(
+        self, session_id: str, *, limit: int, cut: int, size: int
+    ) -> tuple[list[Run], int]:
+        found: list[Run] = []
+        read = 0
+        for run in reversed([*self._state.runs.find("session", session_id)]):
+            if len(found) == limit or read >= size:
+                break
+            result, error = run.result, run.error
+            if result is not None:
+                read += len(result.text.encode())
+                result = RunResult(result.text[:cut])
+            if error is not None:
+                read += len(error.message.encode())
+                error = RunError(error.code, error.message[:cut])
+            found.append(evolve(run, result=result, error=error))
+        return found[::-1], read
+
+    def run_count(self, session_id: str) -> int:
+        return sum(1 for _ in self._state.runs.find("session", session_id))
+
+    def child_count(self, session_id: str, within: Reach = EVERYTHING) -> int:
+        found = self._state.sessions.find("parent", session_id)
+        return sum(self._is_within(session.id, within) for session in found)
 
     def active_run(self, session_id: str) -> Run | None:
         return next(self._state.runs.find("active", session_id), None)

@@ -62,6 +62,14 @@ _NEXT_DUE: Final = f"""
         SELECT min(people_at) FROM requests INDEXED BY requests_for_people WHERE {_FOR_PARENT}
     )"""
 _RUN: Final = f"SELECT {RUN_COLUMNS} FROM runs"
+_LATEST_RUNS: Final = (
+    "SELECT "
+    + RUN_COLUMNS.replace(" result,", " substr(result, 1, ?),").replace(
+        " error_message,", " substr(error_message, 1, ?),"
+    )
+    + ", coalesce(octet_length(result), 0) + coalesce(octet_length(error_message), 0)"
+    " FROM runs WHERE session_id = ? ORDER BY id DESC LIMIT ?"
+)
 _EVENT: Final = f"SELECT {EVENT_COLUMNS} FROM events"
 _FEED: Final = (
     f"SELECT {columns(EVENT_COLUMNS, 'e')}, e.position, s.id"
@@ -222,6 +230,31 @@ class SqliteView:
         )
         rows = self._execute(f"{_RUN}{where} ORDER BY id LIMIT ?", (*values, limit))
         return [run_from(row) for row in _up_to(size, rows)]
+
+    def latest_runs(
+        self, session_id: str, *, limit: int, cut: int, size: int
+    ) -> tuple[list[Run], int]:
+        rows: list[Any] = []
+        read = 0
+        for row in self._execute(_LATEST_RUNS, (cut, cut, session_id, limit)):
+            rows.append(row)
+            read += row[-1]
+            if read >= size:
+                break
+        return [run_from(row) for row in reversed(rows)], read
+
+    def run_count(self, session_id: str) -> int:
+        return int(self._one("SELECT count(*) FROM runs WHERE session_id = ?", session_id)[0])
+
+    def child_count(self, session_id: str, within: Reach = EVERYTHING) -> int:
+        where, values = _where(
+            {
+                "parent_session_id = ?": session_id,
+                _let_in("sessions.id"): within.principal,
+                f"id IN ({TREE})": within.tree,
+            }
+        )
+        return int(self._one(f"SELECT count(*) FROM sessions{where}", *values)[0])
 
     def active_run(self, session_id: str) -> Run | None:
         row = self._one(f"{_RUN} WHERE session_id = ? AND {_ACTIVE}", session_id)

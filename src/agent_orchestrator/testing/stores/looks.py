@@ -18,7 +18,7 @@ from agent_orchestrator.domain.errors import (
     InvalidRequest,
 )
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import RunResult
+from agent_orchestrator.domain.model import RunError, RunResult
 from agent_orchestrator.operations import StreamItem
 from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.testing.stores.opening import Opening
@@ -66,6 +66,49 @@ class Looks(Opening):
                 with pytest.raises(LookupError, match="in the look"):
                     await store.read(fail)
             assert await store.read(lambda view: view.session(session.id)) is not None
+
+    async def test_the_newest_runs_come_in_short(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session, other = a_session(), a_session()
+            child = a_session(owner="bob", parent_session_id=session.id)
+            runs = [
+                a_run(session.id, status=RunStatus.COMPLETED, result=RunResult("é" * length))
+                for length in (50, 500, 50, 7)
+            ]
+            failed = a_run(session.id, status=RunStatus.FAILED, error=RunError("denied", "é" * 50))
+            await put(store, session, other, child)
+            for run in (*runs, failed):
+                await store.transact(lambda tx, run=run: tx.add_run(run))  # type: ignore[misc]
+
+            for limit, size, count in ((10, 10_000, 5), (2, 10_000, 2), (10, 200, 3), (10, 1, 1)):
+                found = await store.read(
+                    lambda view, limit=limit, size=size: view.latest_runs(  # type: ignore[misc]
+                        session.id, limit=limit, cut=10, size=size
+                    )
+                )
+                kept = [*runs, failed][-count:]
+                assert [run.id for run in found[0]] == [run.id for run in kept]
+                texts = [
+                    run.result.text if run.result else run.error.message if run.error else ""
+                    for run in kept
+                ]
+                assert found[1] == sum(len(text.encode()) for text in texts)
+                shown = [
+                    run.result.text if run.result else run.error.message if run.error else ""
+                    for run in found[0]
+                ]
+                assert shown == [text[:10] for text in texts]
+            counts = await store.read(
+                lambda view: (
+                    view.run_count(session.id),
+                    view.run_count(other.id),
+                    view.child_count(session.id),
+                    view.child_count(session.id, Reach(principal="ann")),
+                    view.child_count(session.id, Reach(principal="bob")),
+                    view.child_count(other.id),
+                )
+            )
+            assert counts == (5, 0, 1, 0, 1, 0)
 
     async def test_lists_come_in_pages_oldest_first(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:

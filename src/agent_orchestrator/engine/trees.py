@@ -1,0 +1,187 @@
+"""The tree of sessions below one, in pages.
+
+A page holds the next sessions in the order of a walk that shows each before its children, and
+repeats what is above its first. So a cursor is the id of the last session shown, a page costs what
+it shows, and a session that comes meanwhile moves no other to another page.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Final
+
+from attrs import define, evolve, field
+
+from agent_orchestrator.domain.access import Action, Principal, Reach
+from agent_orchestrator.domain.errors import Forbidden, InvalidRequest, NotFound
+from agent_orchestrator.domain.model import Run, RunError, RunResult, Session
+from agent_orchestrator.engine.access import reach_below, session_for
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.paging import PAGE_SIZE
+from agent_orchestrator.engine.summaries import MAX_SUMMARY, beginning
+from agent_orchestrator.operations import GetTree, SessionTree, TreePage
+from agent_orchestrator.ports import View
+from agent_orchestrator.wire import strict_json
+
+MAX_RUNS: Final = 20
+"""Runs shown of one session."""
+
+MAX_READ: Final = 512 * 2**20
+"""Bytes of results passed over for one page: what is behind a long text in its row has to be sought."""
+
+_NODE_SIZE: Final = 1_500
+"""Characters that a session or a run has about, beside its texts."""
+
+_BATCH: Final = 100
+"""Children looked for at once."""
+
+
+async def tree(core: Core, who: Principal, command: GetTree) -> TreePage:
+    def look(view: View) -> TreePage:
+        root = session_for(view, who, Action.READ, command.session_id)
+        above = [root]
+        if command.cursor is not None:
+            above = _lineage(view, who, root, command.cursor)
+        return _Page(view, reach_below(view, who), command.limit).after(above)
+
+    return await core.store.read(look)
+
+
+def _lineage(view: View, who: Principal, root: Session, cursor: str) -> list[Session]:
+    """Return the sessions from the root to the one a cursor names.
+
+    :raises InvalidRequest: if that is none the caller may see below the root.
+    """
+    try:
+        found = [session_for(view, who, Action.READ, cursor)]
+        while found[-1].id != root.id and (above := found[-1].parent_session_id) is not None:
+            found.append(session_for(view, who, Action.READ, above))
+    except (NotFound, Forbidden):
+        found = []
+    if not found or found[-1].id != root.id:
+        raise InvalidRequest.of({"cursor": "is not a cursor of this tree"})
+    return found[::-1]
+
+
+@define
+class _Node:
+    """A session that a page shows, while the page is being filled."""
+
+    session: Session
+    runs: tuple[Run, ...]
+    runs_count: int
+    children_count: int
+    cut: tuple[str, ...]
+    repeated: bool
+    children: "list[_Node]" = field(factory=list)
+
+    def told(self) -> SessionTree:
+        return SessionTree(
+            self.session,
+            self.runs,
+            tuple(child.told() for child in self.children),
+            self.runs_count,
+            self.children_count,
+            self.cut,
+            self.repeated,
+        )
+
+
+@define
+class _Page:
+    _view: View
+    _within: Reach
+    _limit: int
+    _size: int = 0
+    _read: int = 0
+    _childless: set[str] = field(factory=set)
+
+    def after(self, above: Sequence[Session]) -> TreePage:
+        """Return the page that follows the last of these sessions, each a child of the one before."""
+        is_first = len(above) == 1
+        repeated = [self._node(session, repeated=not is_first) for session in above]
+        for parent, child in pairwise(repeated):
+            parent.children.append(child)
+        path = [*repeated]
+        shown: list[str] = []
+        more = False
+        for session in self._walk(above):
+            if shown and (len(shown) == self._limit or self._is_full):
+                more = True
+                break
+            while path[-1].session.id != session.parent_session_id:
+                path.pop()
+            node = self._node(session)
+            path[-1].children.append(node)
+            path.append(node)
+            shown.append(session.id)
+        for parent, child in reversed([*pairwise(repeated)]):
+            if not child.children:
+                parent.children.remove(child)  # nothing of it is on this page
+        root = repeated[0].told()
+        return TreePage(
+            root.session,
+            root.runs,
+            root.children,
+            root.runs_count,
+            root.children_count,
+            root.cut,
+            root.repeated,
+            shown[-1] if more else None,
+        )
+
+    @property
+    def _is_full(self) -> bool:
+        return self._size >= PAGE_SIZE or self._read >= MAX_READ
+
+    def _walk(self, above: Sequence[Session]) -> Iterator[Session]:
+        """Yield what follows the last of these sessions: its children, then what comes after it."""
+        yield from self._below(above[-1].id)
+        for parent, child in reversed([*pairwise(above)]):
+            yield from self._below(parent.id, after=child.id)
+
+    def _below(self, session_id: str, after: str | None = None) -> Iterator[Session]:
+        """Yield the children of a session, each with all below it."""
+        while found := self._view.sessions(
+            within=self._within, parent_session_id=session_id, after=after, limit=_BATCH
+        ):
+            for child in found:
+                yield child
+                if child.id not in self._childless:  # it is on the page by now
+                    yield from self._below(child.id)
+            after = found[-1].id
+            if len(found) < _BATCH:
+                return
+
+    def _node(self, session: Session, *, repeated: bool = False) -> _Node:
+        view = self._view
+        room = max(1, MAX_READ - self._read)
+        kept = MAX_SUMMARY + 1  # one more tells what is longer
+        found, read = view.latest_runs(session.id, limit=MAX_RUNS, cut=kept, size=room)
+        runs_count = len(found)
+        if len(found) == MAX_RUNS or read >= room:
+            runs_count = view.run_count(session.id)
+            active = view.active_run(session.id)
+            if active is not None and active.id not in [run.id for run in found]:
+                found = [active, *found[-MAX_RUNS + 1 :]]
+        children_count = view.child_count(session.id, self._within)
+        if not children_count:
+            self._childless.add(session.id)
+        runs = [_in_short(run) for run in found]
+        self._read += read
+        self._size += len(strict_json.dumps(session.metadata)) + _NODE_SIZE
+        self._size += sum(_NODE_SIZE + _length(run) for run in runs)
+        cut = tuple(run.id for run, whole in zip(runs, found, strict=True) if run != whole)
+        return _Node(session, tuple(runs), runs_count, children_count, cut, repeated)
+
+
+def _in_short(run: Run) -> Run:
+    result, error = run.result, run.error
+    if result is not None:
+        result = RunResult(beginning(result.text))
+    if error is not None:
+        error = RunError(error.code, beginning(error.message))
+    return evolve(run, result=result, error=error)
+
+
+def _length(run: Run) -> int:
+    return len(run.result.text if run.result else "") + len(run.error.message if run.error else "")
