@@ -230,6 +230,19 @@ async def test_what_is_queued_is_told_what_it_waits_for() -> None:
         assert (issue.code, "number" in issue.message) == ("queued_no_capacity", True)
 
 
+async def test_runs_that_stand_still_are_no_busy_workers() -> None:
+    async with open_embedded(":memory:", runners=[ScriptedRunner()], max_concurrency=2) as client:
+        for _ in range(3):
+            await found(client, await sent(client, "ask May I?"), "waiting_on_request")
+        busy = [await sent(client, "hold") for _ in range(2)]
+        for run in busy:
+            with anyio.fail_after(PATIENCE_S):
+                while (await client.get_run(run.id)).status is not RunStatus.RUNNING:
+                    await anyio.sleep(0.001)
+        issue = await found(client, await sent(client), "queued_no_capacity")
+        assert issue.message.startswith("all 2 workers are busy")
+
+
 async def test_without_workers_that_is_said(tmp_path: Path) -> None:
     release = anyio.Event()
 

@@ -11,8 +11,9 @@ from crashing import lose
 
 from agent_orchestrator import Client, Outcome, RunContext, RunStatus, open_embedded
 from agent_orchestrator.domain.model import Attempt, Event, Run
-from agent_orchestrator.engine import ProviderConfig
-from agent_orchestrator.ports import Remains
+from agent_orchestrator.engine import ProviderConfig, recovery
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.ports import Remains, Transaction, View
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing import ScriptedRunner
 from agent_orchestrator.testing.invariants import history, violations
@@ -355,3 +356,74 @@ async def test_what_a_conversation_has_is_not_given_again(settings: dict[str, An
     assert "lost" in agent.prompts[2]
     assert len(agent.prompts) == 3
     assert [message.given_in for message in messages] == [1, 3, 3]
+
+
+async def test_a_recovery_that_fails_is_tried_again_and_stands_in_the_status(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)
+    monkeypatch.setattr("agent_orchestrator.engine.recovery.LONGEST_RETRY_S", 0.02)
+    store = MemoryStore()
+    runs: list[Run] = []
+
+    async def body(client: Client) -> None:
+        for thread in ("t-1", "t-2"):
+            session = await client.create_session()
+            sent = await client.send_message(session.id, f"thread {thread}\nhold")
+            assert sent.run is not None
+            runs.append(sent.run)
+            await said(client, session.id, "holding")
+
+    await lose(store, body, runners=[ScriptedRunner()])
+    run, other = runs
+    broken = True
+    tries = 0
+    take_up = recovery._take_up_one
+
+    def failing(core: Core, tx: Transaction, one: Run, remains: Remains) -> None:
+        nonlocal tries
+        if one.id == run.id:
+            tries += 1
+            if broken:
+                raise RuntimeError("injected")
+        take_up(core, tx, one, remains)
+
+    monkeypatch.setattr(recovery, "_take_up_one", failing)
+    async with open_embedded(store, runners=[ScriptedRunner()]) as client:
+        # The other is taken up all the same, and new work goes on.
+        assert (await end_of(client, other.id)).status is RunStatus.COMPLETED
+        status = await client.status()
+        assert status.daemon_health == "degraded"
+        assert [problem.code for problem in status.problems] == ["recovery_pending"]
+        assert "injected" in status.problems[0].message
+        with anyio.fail_after(PATIENCE_S):
+            while tries < 5:
+                await anyio.sleep(0.001)
+        assert (await client.get_run(run.id)).status is RunStatus.RUNNING
+        broken = False
+        assert (await end_of(client, run.id)).status is RunStatus.COMPLETED
+        assert (await client.status()).problems == ()
+        assert len(await recovered(client, run)) == 1
+
+
+async def test_a_search_for_lost_runs_that_fails_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)
+    store = MemoryStore()
+    run = await at_work(store, "thread t-1\nhold")
+    failures = 3
+    lost = recovery._lost
+
+    def failing(view: View, instance: str) -> Any:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise RuntimeError("injected")
+        return lost(view, instance)
+
+    monkeypatch.setattr(recovery, "_lost", failing)
+    async with open_embedded(store, runners=[ScriptedRunner()]) as client:
+        assert (await end_of(client, run.id)).status is RunStatus.COMPLETED
+        assert (await client.status()).problems == ()
+    assert failures < 0

@@ -17,6 +17,7 @@ from agent_orchestrator.domain.errors import InvalidRequest, Unavailable
 from agent_orchestrator.domain.model import MANUAL, Approvals, Session
 from agent_orchestrator.engine.bells import Bells
 from agent_orchestrator.engine.config import EngineConfig
+from agent_orchestrator.operations import Problem
 from agent_orchestrator.ports import Store, Transaction
 
 Answer = TypeVar("Answer")
@@ -36,6 +37,13 @@ class Workers(Protocol):
 
     @property
     def alive_workers(self) -> int: ...
+
+    @property
+    def busy_workers(self) -> int:
+        """How many of them execute a run that does not stand still; more may be at work for a while
+        where several such runs go on at once.
+        """
+        ...
 
     @property
     def live(self) -> Mapping[str, object]:
@@ -77,6 +85,7 @@ class Patience:
 
 class _NoWorkers:
     alive_workers = 0
+    busy_workers = 0
     live: ClassVar[Mapping[str, object]] = {}
 
     def lent(self, run_id: str) -> AbstractContextManager[None]:  # noqa: ARG002
@@ -102,6 +111,8 @@ class Core:
     patience: Patience = field(factory=Patience)
     """With agents that are being stopped."""
     draining: bool = False
+    recovery_problem: Problem | None = None
+    """What keeps runs of a lost engine from being taken up, as long as something does."""
 
     def now(self) -> datetime:
         return self.config.clock()

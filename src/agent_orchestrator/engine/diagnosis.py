@@ -73,6 +73,7 @@ async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus
     now = core.now()
     problems = [
         *await core.store.problems(),
+        *([] if core.recovery_problem is None else [core.recovery_problem]),
         *unread,
         *(
             Problem("provider_unavailable", f"{provider.name}: {provider.reason}")
@@ -302,11 +303,11 @@ def _queue_issue(core: Core, facts: _Facts, availability: Availability) -> Issue
         return Issue("no_workers", "no worker takes runs now", "start the daemon again")
     if not availability.available:
         return Issue("provider_unavailable", str(availability.reason), "see the provider's reason")
-    busy = len(core.workers.live)
-    if busy >= core.config.max_concurrency:
+    workers = core.config.max_concurrency
+    if core.workers.busy_workers >= workers:
         return Issue(
             "queued_no_capacity",
-            f"all {busy} workers are busy; it is number {facts.position} in the queue",
+            f"all {workers} workers are busy; it is number {facts.position} in the queue",
             "wait, or raise max_concurrency",
         )
     return Issue("none", "a worker is about to take it", "")

@@ -310,12 +310,12 @@ def tell_parent(
 
     :param for_record: whatever the child's ``notify_parent`` says.
     """
+    # Also for a parent that is closed: it may be opened again, and its agent gets it then.
     # A child that is canceled wakes nobody, not by its last words either: who cancels a tree does
     # not want its root at work again.
     wakes = (
         child.notify_parent == "wake"
         and not for_record
-        and parent.status == "open"
         and run.status is not RunStatus.CANCELED
         and run.cancel_requested_at is None
     )

@@ -157,24 +157,9 @@ class Orchestrator:
     async def _recover(self) -> None:
         """Take up what a lost engine was executing; what takes long goes on beside."""
         done = anyio.Event()
-        failure: Exception | None = None
-
-        async def recover() -> None:
-            nonlocal failure
-            try:
-                await recovery.recover(self.core, done)
-            except Exception as error:
-                failure = error
-                if done.is_set():
-                    logger.exception("runs of a lost daemon could not be recovered")
-                done.set()
-
-        self._tasks.start_soon(recover)
+        self._tasks.start_soon(recovery.recover, self.core, done)
         with anyio.move_on_after(RECOVERY_S):
             await done.wait()
-            if failure is not None:
-                raise failure
-        done.set()
 
 
 def _distinct(providers: Iterable[ProviderConfig]) -> list[Runner]:

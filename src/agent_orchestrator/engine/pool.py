@@ -113,10 +113,14 @@ class Pool:
             live.wait_for_run(-1)
 
     @property
+    def busy_workers(self) -> int:
+        """How many runs take a worker: one that stands still takes none."""
+        return sum(not live.stands_still for live in self.live.values())
+
+    @property
     def _free(self) -> int:
-        """How many more runs may be executed: one that stands still takes no worker."""
-        busy = sum(not live.stands_still for live in self.live.values())
-        return max(0, self.core.config.max_concurrency - busy - self._promised)
+        """How many more runs may be executed."""
+        return max(0, self.core.config.max_concurrency - self.busy_workers - self._promised)
 
     def _seat(self) -> _Seat:
         """Return the place of the worker with the smallest number that none has."""

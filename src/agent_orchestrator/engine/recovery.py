@@ -28,6 +28,7 @@ from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.config import MAX_ATTEMPTS
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import looked, persistently
+from agent_orchestrator.operations import Problem
 from agent_orchestrator.ports import Remains, Resuming, Runner, Transaction, View
 
 logger = logging.getLogger("agent_orchestrator.recovery")
@@ -42,7 +43,9 @@ BATCH: Final = 50
 """Runs recovered in one commit: callers' changes wait behind it."""
 
 RETRY_S: Final = 5.0
-"""Pause before processes that could not be ended are looked for again."""
+"""Pause before what could not be done is tried again; it doubles from failure to failure."""
+
+LONGEST_RETRY_S: Final = 60.0
 
 Action = Literal["canceled", "parked", "queued", "resumed", "failed"]
 
@@ -65,26 +68,77 @@ class _Verdict:
 async def recover(core: Core, done: anyio.Event) -> None:
     """Take up what lost engines were executing; return when nothing of it is left.
 
-    :param done: set after the first try, which leaves only runs whose processes do not die.
+    What fails is tried again, and is a problem in the daemon's status until it is done.
+
+    :param done: set after the first try, which leaves only runs whose processes do not die, or that
+        could not be taken up.
     """
-    while lost := await looked(core, lambda view: _lost(view, core.instance)):
-        remains = await _end(core, [attempt for _, attempt in lost])
-        gone = [
-            (run, found)
-            for (run, _), found in zip(lost, remains, strict=True)
-            if found is not None and not found.alive
-        ]
-        for start in range(0, len(gone), BATCH):
-            batch = gone[start : start + BATCH]
-            await persistently(core, partial(_take_up, core, batch), reserve=True)
+    failed = 0
+    while True:
+        try:
+            left = await _try(core)
+        except Exception as error:
+            logger.exception("runs of a lost daemon could not be looked for")
+            left = _Left(failure=error)
+        core.recovery_problem = left.problem
         done.set()
-        if len(gone) == len(lost):
-            break
-        logger.warning(
-            "%d runs of a lost daemon still have processes, or may have", len(lost) - len(gone)
-        )
-        await anyio.sleep(RETRY_S)
-    done.set()
+        if left.problem is None:
+            return
+        failed = failed + 1 if left.failure is not None else 0
+        pause = min(RETRY_S * 2 ** max(0, failed - 1), LONGEST_RETRY_S)
+        logger.warning("%s; trying again in %g s", left.problem.message, pause)
+        await anyio.sleep(pause)
+
+
+@frozen
+class _Left:
+    """What one try has left.
+
+    :param alive: runs whose processes are not known to be gone.
+    :param failed: runs that could not be taken up.
+    """
+
+    alive: int = 0
+    failed: int = 0
+    failure: Exception | None = None
+
+    @property
+    def problem(self) -> Problem | None:
+        parts = []
+        if self.alive:
+            parts.append(f"{self.alive} still have processes, or may have")
+        if self.failure is not None:
+            many = f"{self.failed} " if self.failed else ""
+            parts.append(f"{many}could not be taken up: {self.failure!r}")
+        if not parts:
+            return None
+        return Problem("recovery_pending", f"runs of a lost daemon: {'; '.join(parts)}")
+
+
+async def _try(core: Core) -> _Left:
+    lost = await looked(core, lambda view: _lost(view, core.instance))
+    remains = await _end(core, [attempt for _, attempt in lost])
+    gone = [
+        (run, found)
+        for (run, _), found in zip(lost, remains, strict=True)
+        if found is not None and not found.alive
+    ]
+    failed = 0
+    failure: Exception | None = None
+    for start in range(0, len(gone), BATCH):
+        batch = gone[start : start + BATCH]
+        try:
+            await persistently(core, partial(_take_up, core, batch), reserve=True)
+        except Exception:
+            logger.exception("runs of a lost daemon could not be taken up together")
+            # One that cannot be must not keep back the others.
+            for one in batch:
+                try:
+                    await persistently(core, partial(_take_up, core, [one]), reserve=True)
+                except Exception as error:
+                    logger.exception("run %s of a lost daemon could not be taken up", one[0].id)
+                    failed, failure = failed + 1, error
+    return _Left(len(lost) - len(gone), failed, failure)
 
 
 def _lost(view: View, instance: str) -> list[tuple[Run, Attempt | None]]:

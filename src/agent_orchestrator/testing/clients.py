@@ -947,6 +947,29 @@ class ClientContract:
         assert (await client.get_request(again.id)).audience == "people"
         assert (await client.resolve_request(again.id, "approve")).status == "approved"
 
+    async def test_an_outcome_waits_for_a_parent_that_is_closed(self, client: Client) -> None:
+        parent = await client.create_session(provider=MANUAL)
+        ends = []
+        for text in ("first", "second"):
+            child = await client.spawn(
+                f"say {text}", session_id=parent.id, provider=MANUAL, notify_parent="wake"
+            )
+            await client.transition_run(child.run.id, "running")
+            ends.append(child.run.id)
+        await client.update_session(parent.id, status="closed")
+        for number, run_id in enumerate(ends):
+            await client.transition_run(run_id, "completed", result={"text": f"built {number}"})
+        waiting = (await client.list_messages(parent.id)).messages
+        assert [(one.delivery, one.run_id) for one in waiting] == [("queued", None)] * 2
+        assert (await client.list_runs(session_id=parent.id)).runs == ()
+        await client.update_session(parent.id, status="open")
+        (run,) = (await client.list_runs(session_id=parent.id)).runs
+        handed = (await client.list_messages(parent.id)).messages
+        assert [(one.delivery, one.run_id) for one in handed] == [("queued", run.id)] * 2
+        await client.transition_run(run.id, "running")
+        given = (await client.list_messages(parent.id)).messages
+        assert [one.delivery for one in given] == ["delivered"] * 2
+
     # --- runs by hand -------------------------------------------------------------------------
 
     async def test_a_manual_run_is_driven_by_whoever_holds_it(self, client: Client) -> None:
