@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 from attrs import evolve
+from pace import allowed
 from serving import Serving, serving, sse_reader
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -131,7 +132,7 @@ async def test_a_stream_ends_with_its_token(tmp_path: Path, how: str, one: str) 
                 await anext(frames)
                 if how == "revoked":
                     await server.client.post(f"/tokens/{token_id}/revoke")
-                with anyio.fail_after(1 if how == "revoked" else 5):
+                with anyio.fail_after(allowed(1 if how == "revoked" else 5)):
                     assert [frame async for frame in frames] == []
             assert (await client.get("/sessions")).status_code == 401
         assert headers["Authorization"].removeprefix("Bearer apt_").encode() not in kept(tmp_path)
@@ -171,7 +172,7 @@ async def test_sockets_and_waits_end_with_their_token(tmp_path: Path, how: str) 
                     tasks.start_soon(ask, f"/sessions/{session}/events?wait_s=50&cursor={cursor}")
                     if how == "revoked":
                         await server.client.post(f"/tokens/{token_id}/revoke")
-                    with anyio.fail_after(1 if how == "revoked" else 5):
+                    with anyio.fail_after(allowed(1 if how == "revoked" else 5)):
                         with pytest.raises(ConnectionClosed) as closed:
                             await to_the_end(reader)
                         while len(answers) < 2:

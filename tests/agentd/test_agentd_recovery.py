@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from pace import allowed
 from serving import Process, agentd
 from test_agentd_process import call, wait_for
 
@@ -103,7 +104,7 @@ def test_a_drain_ends_in_time_whatever_the_agent_does(configured: Path) -> None:
             daemon.signal(signal.SIGTERM)
             told = "".join(stream.iter_text())
         assert daemon.wait() == 0
-        assert time.monotonic() - began < 0.5 + 5
+        assert time.monotonic() - began < allowed(0.5 + 5)
         assert "run.queued" in told.split("run.started", 1)[1]
         assert not [pid for pid in pids if _is_alive(pid)]
         drained = next(entry for entry in daemon.log() if entry["message"] == "drained")
@@ -153,7 +154,7 @@ def test_a_drain_ends_in_time_however_long_an_agent_may_take(patient: Path, doin
         began = time.monotonic()
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
-        assert time.monotonic() - began < 1 + 5
+        assert time.monotonic() - began < allowed(1 + 5)
         assert not [pid for pid in pids if _is_alive(pid)]
     report = json.loads((patient / ".data" / "agent-orchestrator.db-stopped").read_text())
     assert report["released"] == ([run["id"]] if doing == "at work" else [])
@@ -168,7 +169,7 @@ def test_a_second_signal_kills_at_once(patient: Path, pause_s: float) -> None:
         began = time.monotonic()
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 1
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < allowed(2)
         assert not [pid for pid in pids if _is_alive(pid)]
         assert "Traceback" not in daemon.stderr()
 
@@ -195,7 +196,7 @@ def test_a_drain_ends_in_time_with_a_function_that_takes_no_notice(tmp_path: Pat
         began = time.monotonic()
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 1
-        assert time.monotonic() - began < 0.1 + 5
+        assert time.monotonic() - began < allowed(0.1 + 5)
         assert any("does not end" in entry["message"] for entry in daemon.log())
 
 

@@ -10,6 +10,7 @@ import anyio
 import httpx
 import pytest
 from attrs import define, field
+from pace import allowed
 from serving import Serving, serving, sse_reader
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -157,7 +158,7 @@ async def test_a_stream_ends_with_its_grant(
     async with opened as frames:
         await anext(frames)
         await people.share(people.session)
-        with anyio.fail_after(1):
+        with anyio.fail_after(allowed(1)):
             last = [frame async for frame in frames]
     if kind == "socket":
         assert last[-1]["error"]["code"] == "not_found"

@@ -103,15 +103,17 @@ def scene(name: str, argument: str) -> int:
         case "holder":
             spawn_sleepers(1)
             say(b"left it behind\n")
+            sys.stdin.buffer.readline()
         case "stubborn":
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             say(b"ready\n")
             time.sleep(300)
         case "polite":
-            signal.signal(signal.SIGINT, lambda *_: (say(b"z" * 1_000_000), os._exit(0)))
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
             say(b"ready\n")
-            time.sleep(300)
+            signal.sigwait([signal.SIGINT])
+            say(b"z" * 1_000_000)
         case "flood-stderr":
             chunk = b"e" * 99 + b"\n"
             for _ in range(int(argument) // 100_000):
@@ -127,9 +129,11 @@ def scene(name: str, argument: str) -> int:
         case "setsid":
             spawn_sleepers(1, start_new_session=True, stdout=subprocess.DEVNULL)
             say(b"ready\n")
+            sys.stdin.buffer.readline()
         case "detached":
             detached()
             say(b"ready\n")
+            sys.stdin.buffer.readline()
         case "forks":
             for index in range(50):
                 if index % 2:
@@ -188,6 +192,9 @@ def scene(name: str, argument: str) -> int:
 
 
 def main() -> int:
+    # Python's own handler only sets a flag: an interrupt just before a blocking call starts does not
+    # end that call. The default action ends the process at any moment.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     name, *rest = sys.argv[1:]
     if name == "prompt":
         name, _, argument = sys.stdin.read().partition(" ")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pace import allowed
 
 from agent_orchestrator.ports import MARK_VARIABLE
 from agent_orchestrator.runners.custody import end_survivors
@@ -154,7 +155,7 @@ async def test_custody_finds_what_nobody_was_left_to_end(tmp_path, what):
         began = time.monotonic()
         for mark in held.marks:
             assert (await end_survivors(mark)).alive == ()
-        assert time.monotonic() - began < TIME_TO_DIE
+        assert time.monotonic() - began < allowed(TIME_TO_DIE)
         assert [one for one in held.agents if is_alive(one)] == []
         if what == "stopped":
             assert [one for one in held.keepers if is_alive(one)] == []

@@ -1,0 +1,21 @@
+"""Time limits that hold on a busy machine.
+
+A limit of wall time says nothing where other programs take the processors. Count work, use processor
+time or wait for a condition instead. Where only the time itself can show what is meant, allow for
+how busy the machine is.
+"""
+
+import os
+from pathlib import Path
+
+
+def crowding() -> float:
+    """Return how many times longer than alone a program waits for a processor, at least 1."""
+    average, _, _, tasks, _ = Path("/proc/loadavg").read_text().split()
+    runnable = int(tasks.partition("/")[0])
+    return max(1.0, float(average) / (os.cpu_count() or 1), runnable / (os.cpu_count() or 1))
+
+
+def allowed(seconds: float) -> float:
+    """Return a limit of so many seconds on an idle machine, stretched for the present one."""
+    return seconds * crowding()
