@@ -1,6 +1,9 @@
 """What all tests share."""
 
+import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -14,6 +17,15 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 pytest.register_assert_rewrite("agent_orchestrator.testing")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep what daemons and agentctl leave for their user out of the home of who runs the tests."""
+    path = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "XDG_STATE_HOME", str(path))
+        yield path
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -838,3 +838,7 @@ class Gateway(Protocol):
         :param token_hash: as :func:`agent_orchestrator.domain.tokens.token_hash` makes it.
         """
         ...
+
+    def has_tokens(self) -> bool:
+        """Return whether a named token was ever made: from then on, callers need one."""
+        ...

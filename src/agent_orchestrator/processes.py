@@ -1,9 +1,32 @@
-"""Which process is meant: a pid alone is used anew, and the time of day is set."""
+"""The processes of this machine: which one is meant, and which descend from which.
 
+A pid alone is used anew, and the time of day is set. So a process is its pid and its start.
+"""
+
+import ctypes
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from attrs import frozen
+
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_PR_SET_DUMPABLE: Final = 4
+_LOCKS: Final = b"\nMax file locks"
+
+
+@frozen
+class Process:
+    """A live process, from /proc/PID/stat."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    flags: int
+    started: int
+    """Clock ticks since the machine started."""
 
 
 def birth_of(pid: int) -> str | None:
@@ -26,3 +49,79 @@ def birth(ticks: int) -> str | None:
         return f"{_BOOT_ID.read_text().strip()}/{ticks}"
     except OSError:
         return None
+
+
+def live_process(pid: int) -> Process | None:
+    """Return the process, or None if there is none or it is dead already."""
+    text = read_proc(f"/proc/{pid}/stat")
+    if text is None:
+        return None
+    # pid (name) state ppid pgrp session tty tpgid flags …; the name may hold anything
+    fields = text[text.rindex(b")") + 2 :].split()
+    # A process whose first thread has exited looks dead while its other threads go on.
+    if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:
+        return None
+    parent, group, session = int(fields[1]), int(fields[2]), int(fields[3])
+    return Process(pid, parent, group, session, int(fields[6]), int(fields[19]))
+
+
+def pids() -> list[int]:
+    """Return the pids of this machine, or of the container this process is in."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208
+
+
+def live_processes() -> list[Process]:
+    """Return all processes that are alive."""
+    return [found for pid in pids() if (found := live_process(pid)) is not None]
+
+
+def with_descendants(found: set[int], processes: Iterable[Process]) -> set[int]:
+    """Return these pids and those of all processes that descend from them."""
+    children: dict[int, list[int]] = {}
+    for process in processes:
+        children.setdefault(process.parent, []).append(process.pid)
+    found, rest = set(found), list(found)
+    while rest:
+        below = [pid for pid in children.get(rest.pop(), ()) if pid not in found]
+        found.update(below)
+        rest += below
+    return found
+
+
+def lock_limit_of(pid: int) -> bytes | None:
+    """Return the soft RLIMIT_LOCKS of a process; None if it is gone or another user's."""
+    limits = read_proc(f"/proc/{pid}/limits")
+    if limits is None or (place := limits.find(_LOCKS)) < 0:
+        return None
+    return limits[place + len(_LOCKS) :].split(None, 1)[0]
+
+
+def read_proc(path: str) -> bytes | None:
+    """Return a file of /proc; None if its process is gone or another user's."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        parts = []
+        while part := os.read(fd, 2**17):
+            parts.append(part)
+        return b"".join(parts)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def hide_memory() -> None:
+    """Keep other processes of this user from reading the memory and environment of this one.
+
+    They can neither trace it nor look at its descriptors any more (prctl(2), PR_SET_DUMPABLE), and
+    it leaves no core dump. Root still can. A program that it starts is as any other.
+
+    :raises OSError: if the kernel refuses.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -9,14 +9,14 @@ import httpx
 
 from agent_orchestrator.client import Client
 from agent_orchestrator.domain.errors import ConfigError
-from agent_orchestrator.transports.http import HttpTransport
+from agent_orchestrator.transports.http import HttpTransport, Token
 
 
 @asynccontextmanager
 async def connect(
     url: str = "http://127.0.0.1:8765",
     *,
-    token: str | None = None,
+    token: Token = None,
     ca_file: str | os.PathLike[str] | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[Client]:
@@ -25,7 +25,8 @@ async def connect(
     Nothing is sent before the first call, which raises
     :class:`~agent_orchestrator.domain.errors.Unreachable` if no daemon answers.
 
-    :param token: the bearer token, where the daemon wants one.
+    :param token: the bearer token, where the daemon wants one; or a function that returns it, called
+        for each request.
     :param ca_file: a PEM file of certificates to trust instead of the system's: the authority's, or
         the daemon's own. Without it OpenSSL's places are looked at, ``SSL_CERT_FILE`` among them.
     :raises ConfigError: if that file cannot be used.

@@ -41,6 +41,10 @@ class UserState:
         """The directory with the tokens that agentctl finds by itself."""
         return self.root / "tokens"
 
+    def token_file(self, port: int) -> Path:
+        """Return the file with the token for the daemon that listens on a loopback port."""
+        return self.tokens / str(port)
+
     @property
     def trusted(self) -> Path:
         """The directory with a record for each trusted configuration file."""

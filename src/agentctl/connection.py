@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 import anyio
@@ -20,6 +21,7 @@ from agent_orchestrator.domain.model import Event
 from agent_orchestrator.operations import Operation, StreamItem, StreamPart, StreamRequest
 from agent_orchestrator.ports import Reply, Subscription, Transport
 from agent_orchestrator.remote import connect
+from agent_orchestrator.user_state import read_private, user_state
 from agent_orchestrator.wire.codec import command
 from agentctl.failures import Failure, refused, unreachable, usage
 from agentctl.output import Output
@@ -204,10 +206,19 @@ def _is_refusal(error: Unreachable) -> bool:
     return isinstance(error.__cause__, (httpx.ConnectError, httpx.ConnectTimeout))
 
 
+def local_token(settings: Settings) -> str | None:
+    """Return the token that a daemon of this user and machine has left in its file."""
+    state = user_state() if settings.is_local else None
+    token = read_private(state.token_file(settings.port)) if state is not None else None
+    return token.decode(errors="replace") if token else None
+
+
 @asynccontextmanager
 async def connected(settings: Settings, output: Output) -> AsyncIterator[Connection]:
     """Open a connection to the daemon the settings name."""
-    async with connect(settings.url, token=settings.token, ca_file=settings.ca_file) as client:
+    # Read for each request: the daemon makes a new one when it starts again.
+    token = settings.token or partial(local_token, settings)
+    async with connect(settings.url, token=token, ca_file=settings.ca_file) as client:
         yield Connection(client.transport, output)
 
 

@@ -23,6 +23,7 @@ class InvalidSetting(ValueError):
 class Settings:
     """The settings of one call.
 
+    :param token: None where neither option nor variable gives one.
     :param ca_file: certificates to trust; None means the system's.
     :param field: the path of the value to print, its parts apart by dots.
     """

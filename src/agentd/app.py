@@ -179,7 +179,7 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
         if offered and "Authorization" not in headers:
             token = offered[0].removeprefix(_BEARER)
             socket.principal = await guard.holder(token, gateway, peer)
-        elif (guard.open and not peer.agents_only) or "Authorization" in headers:
+        elif "Authorization" in headers or await guard.why_token(gateway, peer) is None:
             authorization = headers.getlist("Authorization")
             socket.principal = await guard.caller(authorization, gateway, peer)
             peer.known = True

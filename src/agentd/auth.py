@@ -9,8 +9,11 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from urllib.parse import SplitResult, urlsplit
+
+import anyio
+import anyio.to_thread
 
 from agent_orchestrator.domain.access import LOCAL, Principal
 from agent_orchestrator.domain.errors import (
@@ -20,8 +23,9 @@ from agent_orchestrator.domain.errors import (
     MisdirectedRequest,
     Unauthorized,
 )
-from agent_orchestrator.domain.tokens import MADE_HERE, RUN_TOKEN_PREFIX
+from agent_orchestrator.domain.tokens import LOCAL_TOKEN_PREFIX, MADE_HERE, RUN_TOKEN_PREFIX
 from agent_orchestrator.ports import Gateway
+from agentd.callers import Ends
 from agentd.lockout import Lockout, Peer
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -32,6 +36,9 @@ TOKEN_PARAMETERS = ("token", "access_token", "auth_token")
 UNGUESSABLE = 32
 """Characters from which on a token is compared whatever came before: no list of words leads there,
 and its holder must not be kept out by somebody else's guesses from the same address."""
+
+LOOKERS = 2
+"""How many connections are looked at for their programs at once."""
 
 _HOST = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?"
@@ -68,7 +75,11 @@ def _name(token: str) -> str:
 class Guard:
     """Decides whether a request may come in, and as whom.
 
-    :param tokens: bearer tokens of administrators; with none, every caller is the local one.
+    :param tokens: bearer tokens of administrators. With none, and before a named token is made, a
+        caller without a token is the local one.
+    :param local_token: a bearer token that stands for the local caller.
+    :param may_be_agents: tells in a thread whether a connection may be an agent's
+        (:func:`agentd.callers.may_be_agents`). None trusts every program of this machine.
     :param host: the address the daemon listens on.
     :param allowed_hosts: further names the daemon goes by.
     :param allowed_origins: origins of web pages that may call, beside the daemon's own.
@@ -79,11 +90,16 @@ class Guard:
         self,
         tokens: Iterable[str] = (),
         *,
+        local_token: str | None = None,
+        may_be_agents: Callable[[Ends], bool] | None = None,
         host: str = "127.0.0.1",
         allowed_hosts: Iterable[str] = (),
         allowed_origins: Iterable[str] = (),
     ) -> None:
         self._lockout = Lockout()
+        self._may_be_agents = may_be_agents
+        self._lookers = anyio.CapacityLimiter(LOOKERS)
+        self._local = [] if local_token is None else [(_digest(local_token), LOCAL)]
         self._tokens: list[tuple[bytes, Principal]] = []
         for token in tokens:
             if not _TOKEN.fullmatch(token):
@@ -97,7 +113,7 @@ class Guard:
 
     @property
     def open(self) -> bool:
-        """Whether callers need no token."""
+        """Whether no token is configured."""
         return not self._tokens
 
     def check_place(self, hosts: list[str], origins: list[str], scheme: str = "http") -> None:
@@ -129,61 +145,97 @@ class Guard:
         if found:
             raise InvalidRequest.of(found)
 
+    async def why_token(self, gateway: Gateway, peer: Peer) -> str | None:
+        """Return why a caller needs a token; None where it needs none and is the local one.
+
+        :param gateway: knows whether tokens were made.
+        :param peer: whoever calls.
+        """
+        if not self.open or peer.agents_only:
+            return "this call needs a token: Authorization: Bearer …"
+        if gateway.has_tokens():
+            return (
+                "this call needs a token (Authorization: Bearer …), since named tokens were made; "
+                "agentctl of the user that runs agentd finds one by itself on the same machine"
+            )
+        if await self._may_be_an_agent(peer):
+            return (
+                "a program that an agent started needs the token of its run, which is in its "
+                "AGENTCTL_AUTH_TOKEN: Authorization: Bearer …"
+            )
+        return None
+
     async def caller(self, authorization: list[str], gateway: Gateway, peer: Peer) -> Principal:
         """Return who the Authorization header stands for.
 
         :param gateway: knows the tokens that were not configured but made.
         :param peer: whoever sent it.
-        :raises Unauthorized: if it holds none that is known, and tokens are configured or it holds
-            a run's.
+        :raises Unauthorized: if it holds none that is known, and one is needed or it is a run's.
+        :raises Forbidden: if an agent presents another token than its run's.
         :raises RateLimited: if too many wrong ones came from there.
         """
-        if not authorization:
-            if self.open and not peer.agents_only:
-                return LOCAL
-            raise Unauthorized("this call needs a token: Authorization: Bearer …")
-        scheme, _, token = authorization[0].partition(" ")
-        if len(authorization) != 1 or scheme.lower() != "bearer":
-            if self.open and not peer.agents_only:
-                return LOCAL
-            raise Unauthorized("the Authorization header must be: Bearer …")
-        return await self.holder(token.strip(), gateway, peer)
+        if authorization:
+            scheme, _, token = authorization[0].partition(" ")
+            if len(authorization) == 1 and scheme.lower() == "bearer":
+                return await self.holder(token.strip(), gateway, peer)
+        if (reason := await self.why_token(gateway, peer)) is None:
+            return LOCAL
+        if authorization:
+            reason = "the Authorization header must be: Bearer …"
+        raise Unauthorized(reason)
 
     async def holder(self, token: str, gateway: Gateway, peer: Peer) -> Principal:
         """Return who a token stands for, in the same time for every wrong one of a kind.
 
-        Who presents a token that was made here is held to it, also where callers need none.
+        Who presents a token that was made here is held to it, also where callers need none. From an
+        agent's program only the token of a run counts: others are not meant for it, wherever it read
+        them.
 
         What cannot be guessed (a token made here, or a long one) and what let this very connection
         in before is looked at even while the address is locked out; who was let in by another one
         guesses like anybody. A wrong token that was made here counts for nothing: an agent may go
         on for a moment with one that is over.
 
-        :raises Unauthorized: if it is nobody's.
+        :raises Unauthorized: if it is nobody's, and one is needed.
+        :raises Forbidden: if an agent presents another token than a run's.
         :raises RateLimited: if too many wrong ones came from there.
         """
         made_here = token.startswith(MADE_HERE)
+        is_random = made_here or token.startswith(LOCAL_TOKEN_PREFIX)
         presented = hashlib.sha256(token.encode(errors="replace")).digest()
         again = peer.let_in_by is not None and hmac.compare_digest(peer.let_in_by, presented)
-        if not (made_here or again or len(token) >= UNGUESSABLE or self.open):
-            self._lockout.check(peer.address)
-        found: Principal | None = None
         if peer.agents_only and not token.startswith(RUN_TOKEN_PREFIX):
             raise Unauthorized("this port is for agents: use the one that speaks TLS")
-        for digest, principal in self._tokens:
+        is_needed = made_here or not self.open or gateway.has_tokens()
+        if is_needed and not (is_random or again or len(token) >= UNGUESSABLE):
+            self._lockout.check(peer.address)
+        found: Principal | None = None
+        for digest, principal in (*self._tokens, *self._local):
             if hmac.compare_digest(digest, presented):
                 found = principal
         if found is None and made_here:
             found = await gateway.holder(presented.hex())
-        elif found is None and self.open:
+        elif found is None and not is_needed and await self.why_token(gateway, peer) is None:
             return LOCAL
+        if found is not None and found.run is None and await self._may_be_an_agent(peer):
+            raise Forbidden("an agent's program may call with the token of its run only")
         peer.known = found is not None
         peer.let_in_by = presented if peer.known else None
         if found is None:
-            if not made_here:
+            if not is_random:
                 self._lockout.failed(peer.address)
             raise Unauthorized("the token is not known, or what it was made for is over")
         return found
+
+    async def _may_be_an_agent(self, peer: Peer) -> bool:
+        """Return whether a connection may be an agent's; look once for each."""
+        if self._may_be_agents is None:
+            return False
+        if peer.may_be_agents is None:
+            peer.may_be_agents = peer.ends is None or await anyio.to_thread.run_sync(
+                self._may_be_agents, peer.ends, limiter=self._lookers
+            )
+        return peer.may_be_agents
 
 
 def _is_address(name: str) -> bool:

@@ -25,14 +25,18 @@ from agent_orchestrator.engine import (
     Routing,
     TreeLimits,
 )
+from agent_orchestrator.processes import hide_memory
 from agent_orchestrator.runners.reaper import reap
 from agent_orchestrator.runners.registry import build_runner
 from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.user_state import user_state
 from agentd import logs
 from agentd.app import create_app
 from agentd.auth import Guard, is_loopback
+from agentd.callers import may_be_agents
 from agentd.doctor import examine
 from agentd.lifetime import LastResort, Lifetime
+from agentd.local_token import local_token
 from agentd.metrics import Metrics
 from agentd.server import listen, resolve, serve, url_of
 from agentd.settings import Settings
@@ -66,6 +70,7 @@ def run_daemon(
     :raises StoreOpenError: if the database cannot be used.
     """
     os.umask(0o077)
+    hide_memory()
     logs.set_up(form=settings.log_format, level=settings.log_level, secrets=settings.auth_tokens)
     daemon = Daemon(settings, Path(ready_file) if ready_file else None, accept_loss)
     return anyio.run(daemon.run, backend="asyncio")
@@ -91,13 +96,17 @@ class Daemon:
 
     async def _run(self) -> int:
         settings = self.settings
-        guard = _guard(settings)
+        _check_address(settings)
         tls = server_context(settings.tls_cert, settings.tls_key)
         metrics = Metrics(Path(settings.db))
         config = evolve(engine_config(settings), environ=agents_environment(settings.traces))
         with ExitStack() as stack:
             listener = stack.enter_context(listen(settings.host, settings.port))
             url = url_of(listener, settings.host, secured=tls is not None)
+            port = listener.getsockname()[1]
+            is_wanted = not settings.auth_tokens
+            kept = local_token(user_state(), port, is_wanted=is_wanted)
+            guard = _guard(settings, stack.enter_context(kept))
             tell_ready = stack.enter_context(_ready(self.ready_file))
             agents, agents_url = None, url
             if tls is not None:
@@ -206,15 +215,20 @@ def tell_stopped(db: str, engine: Orchestrator) -> None:
         _log.warning("%s cannot be written: %s", path, error.strerror)
 
 
-def _guard(settings: Settings) -> Guard:
+def _check_address(settings: Settings) -> None:
     if not settings.auth_tokens and not is_loopback(settings.host):
         resolve(settings.host, settings.port)
         raise ConfigError(
             f"refusing to listen on {settings.host}, which other machines may reach, without a "
             "token: set AGENTD_AUTH_TOKEN, or listen on 127.0.0.1"
         )
+
+
+def _guard(settings: Settings, local: str | None) -> Guard:
     return Guard(
         settings.auth_tokens,
+        local_token=local,
+        may_be_agents=may_be_agents,
         host=settings.host,
         allowed_hosts=settings.allowed_hosts,
         allowed_origins=settings.allowed_origins,

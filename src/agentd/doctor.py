@@ -212,7 +212,8 @@ def _listening(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 "note",
                 "address",
-                f"every user and program of this machine may do everything at {settings.host}",
+                f"no token is configured: until a named one is made, every user and program of this "
+                f"machine may do everything at {settings.host}, but for agents",
                 "on a machine you share, set AGENTD_AUTH_TOKEN",
                 security=True,
             )

@@ -11,6 +11,7 @@ from typing import Final
 from attrs import define
 
 from agent_orchestrator.domain.errors import RateLimited
+from agentd.callers import Ends
 
 ATTEMPTS: Final = 10
 """Wrong tokens an address may present within :data:`WINDOW_S`."""
@@ -36,9 +37,13 @@ class Peer:
     :param let_in_by: the hash of that token.
     :param cut: ends the connection, whatever of it was not taken yet.
     :param agents_only: whether it came by the port that lets in nobody but runs.
+    :param ends: the addresses of the connection, where they are known.
+    :param may_be_agents: whether its program may be an agent's; None until somebody asked.
     """
 
     address: str = ""
+    ends: Ends | None = None
+    may_be_agents: bool | None = None
     known: bool = False
     let_in_by: bytes | None = None
     agents_only: bool = False

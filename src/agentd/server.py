@@ -18,6 +18,7 @@ from hypercorn.typing import ResponseSummary, WWWScope
 from quart import Quart
 
 from agent_orchestrator.domain.errors import ConfigError
+from agentd.callers import ends_of
 from agentd.http1 import Connection
 from agentd.lockout import Peer
 from agentd.requests import PEER
@@ -160,7 +161,8 @@ async def serve(
         agents_only: bool = False,
     ) -> None:
         address = writer.get_extra_info("peername") or ("",)
-        peer = Peer(str(address[0]), agents_only=agents_only)
+        ends = ends_of(address, writer.get_extra_info("sockname"))
+        peer = Peer(str(address[0]), ends, agents_only=agents_only)
         state = {PEER: peer}
         connection = Connection(
             wrapped,

@@ -1,15 +1,56 @@
 """agentctl token, and the audit trail it leaves."""
 
 import json
+import stat
 
+import httpx
 import segno
-from driving import Ctl, Daemon
+from driving import Daemon
 
+from agent_orchestrator.user_state import user_state
 from agentctl.qr import code
 from agentctl.terminal import Look
 
 
-def test_tokens(ctl: Ctl) -> None:
+def status_of(daemon: Daemon, token: str | None = None) -> int:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return httpx.get(f"{daemon.ctl.url}/sessions", headers=headers, timeout=20).status_code
+
+
+def test_once_there_is_a_token_every_call_needs_one(daemon: Daemon) -> None:
+    state = user_state()
+    assert state is not None
+    path = state.token_file(daemon.port)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    first = path.read_text()
+    assert status_of(daemon) == status_of(daemon, first) == 200
+    made = daemon.ctl("token", "create", "phone")
+    assert "calls without a token are refused" in made.err
+    phone = made.out.split("secret")[1].split()[0]
+    assert [status_of(daemon, token) for token in (None, "guess", phone, first)] == [
+        401, 401, 200, 200,
+    ]  # fmt: skip
+    assert "calls without" not in daemon.ctl("token", "create", "again").err
+    for token_id in daemon.ctl("token", "list", "--format=json").json["tokens"]:
+        assert daemon.ctl("token", "revoke", token_id["id"]).code == 0
+    assert status_of(daemon) == 401
+    daemon.end()
+    assert not path.exists()
+    daemon.start()
+    assert path.read_text() != first
+    assert [status_of(daemon, token) for token in (None, first)] == [401, 401]
+    assert daemon.ctl("session", "list").code == 0
+
+
+def test_a_configured_token_leaves_no_other_in_a_file(guarded: Daemon) -> None:
+    state = user_state()
+    assert state is not None
+    assert not state.token_file(guarded.port).exists()
+    assert guarded.ctl("session", "list").code == 5
+
+
+def test_tokens(daemon: Daemon) -> None:
+    ctl = daemon.ctl
     made = ctl("token", "create", "phone", "--principal", "ann", "--scope", "read",
                "--format=json").json  # fmt: skip
     token_id = made["token"]["id"]

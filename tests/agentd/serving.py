@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -272,13 +272,23 @@ def run_agentd(
 
 @contextmanager
 def agentd(
-    directory: Path, *arguments: str, env: dict[str, str] | None = None
+    directory: Path,
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    through: Sequence[str] = (),
 ) -> Iterator[Process]:
-    """Run agentd on a free port until the scope is left."""
+    """Run agentd on a free port until the scope is left.
+
+    :param through: a command that starts it, given before its own.
+    """
     ready, errors = directory / "ready.json", directory / f"stderr-{os.urandom(4).hex()}"
     with errors.open("w") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "agentd", "--port", "0", "--ready-file", str(ready), *arguments],
+            [
+                *through,
+                *(sys.executable, "-m", "agentd", "--port", "0", "--ready-file", str(ready)),
+                *arguments,
+            ],
             cwd=directory,
             env=environment(**env or {}),
             stdin=subprocess.DEVNULL,

@@ -317,6 +317,9 @@ class NoTokens:
     async def holder(self, token_hash: str) -> Principal | None:
         return None
 
+    def has_tokens(self) -> bool:
+        return False
+
 
 async def test_a_token_of_any_characters_is_only_unknown() -> None:
     guard = Guard((TOKEN,))

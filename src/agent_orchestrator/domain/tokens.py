@@ -15,6 +15,9 @@ RUN_TOKEN_PREFIX: Final = "art_"  # noqa: S105 - what a token begins with
 NAMED_TOKEN_PREFIX: Final = "apt_"  # noqa: S105
 """Begins a token somebody had made."""
 
+LOCAL_TOKEN_PREFIX: Final = "alt_"  # noqa: S105
+"""Begins the token that a daemon leaves for its own user; the store does not know it."""
+
 MADE_HERE: Final = (RUN_TOKEN_PREFIX, NAMED_TOKEN_PREFIX)
 
 

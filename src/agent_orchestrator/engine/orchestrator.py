@@ -14,7 +14,7 @@ from agent_orchestrator.domain.access import LOCAL, Principal
 from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.ids import SortableIds
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.engine import audit, feed, recovery, requests
+from agent_orchestrator.engine import audit, feed, recovery, requests, tokens
 from agent_orchestrator.engine.access import holder, remaining
 from agent_orchestrator.engine.calls import carry_out
 from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
@@ -66,16 +66,20 @@ class Orchestrator:
         self.drained: DrainReport | None = None
         """What the drain came to, once there was one."""
         self._stack = AsyncExitStack()
+        self._has_tokens = False
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             stack.enter_context(self.core.store.listen(self.core.bells.ring))
+            stack.enter_context(self.core.store.listen(self._note))
             for runner in _distinct(self.core.config.providers.values()):
                 if isinstance(runner, AbstractAsyncContextManager):
                     await stack.enter_async_context(runner)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             if isinstance(ids := self.core.config.ids, SortableIds):
                 ids.follow(await self.core.store.read(lambda view: view.newest_ids()))
+            # After listening, so that none is missed that is made meanwhile.
+            self._has_tokens |= await self.core.store.read(lambda view: bool(view.tokens(limit=1)))
             await self._recover()
             self._tasks.start_soon(self.pool.work, self._tasks)
             self._tasks.start_soon(requests.keep_times, self.core)
@@ -115,6 +119,13 @@ class Orchestrator:
         if found is not None:
             remaining(self.core, found)
         return found
+
+    def has_tokens(self) -> bool:
+        """Return whether a named token was ever made, one that has ended, too."""
+        return self._has_tokens
+
+    def _note(self, topics: frozenset[str]) -> None:
+        self._has_tokens |= tokens.MADE_TOPIC in topics
 
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
         """Carry out one operation for the local principal."""

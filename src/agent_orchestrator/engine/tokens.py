@@ -27,6 +27,9 @@ from agent_orchestrator.operations import (
 )
 from agent_orchestrator.ports import Transaction, View
 
+MADE_TOPIC: Final = "tokens"
+"""Rung when a token was made."""
+
 _RESERVED: Final = ("run_", "token-")
 """Begin the names of principals that come by themselves, as ``local`` is one."""
 
@@ -50,6 +53,7 @@ async def create(core: Core, who: Principal, command: CreateToken) -> Change[New
             expires_at=None if lasts is None else now + timedelta(seconds=lasts),
         )
         tx.add_token(token, token_hash(secret))
+        tx.ring(MADE_TOPIC)
         return NewToken(token, secret)
 
     return change

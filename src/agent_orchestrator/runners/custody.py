@@ -24,7 +24,15 @@ from anyio.to_thread import run_sync
 from attrs import frozen
 
 from agent_orchestrator.ports import MARK_VARIABLE
-from agent_orchestrator.processes import birth_of
+from agent_orchestrator.processes import (
+    Process,
+    birth_of,
+    live_process,
+    live_processes,
+    lock_limit_of,
+    read_proc,
+    with_descendants,
+)
 
 PATIENCE: Final = 5.0
 """Seconds after which what does not die is given up."""
@@ -32,8 +40,8 @@ PATIENCE: Final = 5.0
 _LOOKS_AGAIN: Final = 4
 """A process in the middle of execve shows an empty environment for a moment."""
 
+_BRAND: Final = 2**61
 _KERNEL_THREAD: Final = 0x0020_0000
-_LOCKS: Final = b"\nMax file locks"
 
 
 @frozen
@@ -50,7 +58,12 @@ class Survivors:
 
 def brand(mark: str) -> int:
     """Return the limit that the processes with this mark bear; no other process has it."""
-    return 2**61 | int.from_bytes(blake2b(mark.encode(), digest_size=8).digest()) >> 3
+    return _BRAND | int.from_bytes(blake2b(mark.encode(), digest_size=8).digest()) >> 3
+
+
+def is_brand(limit: bytes | None) -> bool:
+    """Return whether a soft RLIMIT_LOCKS is the brand of an agent, of whichever daemon."""
+    return limit is not None and limit.isdigit() and int(limit) >> 61 == _BRAND >> 61
 
 
 async def end_survivors(
@@ -85,26 +98,9 @@ async def end_survivors(
             await anyio.sleep(0.005)
 
 
-@frozen
-class _Seen:
-    """A live process, from /proc/PID/stat."""
-
-    pid: int
-    parent: int
-    group: int
-    session: int
-    flags: int
-    started: int
-    """Clock ticks since the machine started."""
-
-
-def _look(mark: str | None, root: int | None, born: str | None) -> tuple[list[_Seen], bool]:
+def _look(mark: str | None, root: int | None, born: str | None) -> tuple[list[Process], bool]:
     """Return the live processes that belong to the attempt, and whether some could not be told."""
-    alive = [
-        seen
-        for name in os.listdir("/proc")  # noqa: PTH208 - names are all it takes
-        if name.isdigit() and (seen := _stat(int(name))) is not None
-    ]
+    alive = live_processes()
     own = os.getpid()
     if root is not None and (born is None or birth_of(root) != born):
         root = None
@@ -118,65 +114,21 @@ def _look(mark: str | None, root: int | None, born: str | None) -> tuple[list[_S
         if root is not None and root in (seen.pid, seen.group, seen.session):
             ours.add(seen.pid)
         elif limit is not None and entry is not None:
-            if _lock_limit(seen.pid) == limit:
+            if lock_limit_of(seen.pid) == limit:
                 ours.add(seen.pid)
-            elif (environ := _read(f"/proc/{seen.pid}/environ")) is not None:
+            elif (environ := read_proc(f"/proc/{seen.pid}/environ")) is not None:
                 if entry in b"\0" + environ:
                     ours.add(seen.pid)
                 elif not environ:
                     unclear = True
     if own in ours:  # it was started by that very agent, and so was what it started
-        ours -= _with_descendants({own}, alive)
+        ours -= with_descendants({own}, alive)
     alive = [seen for seen in alive if seen.pid != own]
-    ours = _with_descendants(ours, alive)
+    ours = with_descendants(ours, alive)
     return [seen for seen in alive if seen.pid in ours], unclear
 
 
-def _with_descendants(pids: set[int], alive: list[_Seen]) -> set[int]:
-    while more := {seen.pid for seen in alive if seen.parent in pids} - pids:
-        pids = pids | more
-    return pids
-
-
-def _stat(pid: int) -> _Seen | None:
-    """Return the process, or None when there is none or it is dead already."""
-    text = _read(f"/proc/{pid}/stat")
-    if text is None:
-        return None
-    # pid (name) state ppid pgrp session tty tpgid flags …; the name may hold anything
-    fields = text[text.rindex(b")") + 2 :].split()
-    if fields[0] in (b"Z", b"X"):
-        return None
-    parent, group, session = int(fields[1]), int(fields[2]), int(fields[3])
-    return _Seen(pid, parent, group, session, int(fields[6]), int(fields[19]))
-
-
-def _lock_limit(pid: int) -> bytes | None:
-    """Return the soft RLIMIT_LOCKS of a process."""
-    limits = _read(f"/proc/{pid}/limits")
-    if limits is None or (place := limits.find(_LOCKS)) < 0:
-        return None
-    return limits[place + len(_LOCKS) :].split(None, 1)[0]
-
-
-def _read(path: str) -> bytes | None:
-    """Return a file of /proc; None when its process is gone or another user's."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        parts = []
-        while part := os.read(fd, 2**17):
-            parts.append(part)
-        return b"".join(parts)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-
-
-async def _kill(found: list[_Seen]) -> None:
+async def _kill(found: list[Process]) -> None:
     pidfds = [fd for seen in found if (fd := _killed(seen)) is not None]
     try:
         with anyio.move_on_after(0.5):
@@ -187,13 +139,13 @@ async def _kill(found: list[_Seen]) -> None:
             os.close(fd)
 
 
-def _killed(seen: _Seen) -> int | None:
+def _killed(seen: Process) -> int | None:
     """Kill the process and return its pidfd; None when it is gone."""
     try:
         pidfd = os.pidfd_open(seen.pid)
     except OSError:
         return None
-    again = _stat(seen.pid)
+    again = live_process(seen.pid)
     if again is None or (again.pid, again.started) != (seen.pid, seen.started):
         os.close(pidfd)
         return None

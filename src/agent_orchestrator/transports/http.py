@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -26,6 +26,8 @@ from agent_orchestrator.wire import codec, problems, sse, strict_json
 Req = TypeVar("Req")
 Res = TypeVar("Res")
 
+Token = str | Callable[[], str | None] | None
+
 CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 60.0
 """How long a call without a waiting time of its own may take."""
@@ -38,17 +40,21 @@ class HttpTransport:
     """Reaches a daemon over HTTP.
 
     :param http: a client whose ``base_url`` is the daemon's; it is not closed here.
-    :param token: the bearer token.
+    :param token: the bearer token, or what returns the one to send next.
     """
 
-    def __init__(self, http: httpx.AsyncClient, *, token: str | None = None) -> None:
+    def __init__(self, http: httpx.AsyncClient, *, token: Token = None) -> None:
         self._http = http
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._token = token
+
+    def _headers(self) -> dict[str, str]:
+        token = self._token() if callable(self._token) else self._token
+        return {"Authorization": f"Bearer {token}"} if token else {}
 
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
         check(operation.request, request)
         path, query, body = codec.request_parts(operation, request)
-        headers = dict(self._headers)
+        headers = self._headers()
         content = None
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -110,7 +116,7 @@ class _SseSubscription:
     """A place in a stream. Broken off by a cancellation, it goes on from its cursor."""
 
     def __init__(
-        self, http: httpx.AsyncClient, headers: dict[str, str], request: StreamRequest
+        self, http: httpx.AsyncClient, headers: Callable[[], dict[str, str]], request: StreamRequest
     ) -> None:
         self._http = http
         self._headers = headers
@@ -140,7 +146,7 @@ class _SseSubscription:
                     "GET",
                     "/stream",
                     params=params,
-                    headers=self._headers | {"Accept": "text/event-stream"},
+                    headers=self._headers() | {"Accept": "text/event-stream"},
                     timeout=timeout,
                 )
             )

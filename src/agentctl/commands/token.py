@@ -44,16 +44,26 @@ def token() -> None:
 @click.option("--expires-in-s", type=float, help="Seconds after which it ends.  [default: never]")
 @click.option("--qr", is_flag=True, help="Show the URL and the token as a code to scan, too.")
 def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
-    """Make a token. Its secret is shown this once: agentd keeps only its hash."""
+    """Make a token. Its secret is shown this once: agentd keeps only its hash.
+
+    From the first token on, agentd answers nobody without one, also after that token has ended. On
+    its own machine, agentctl of the user who runs it finds a token by itself.
+    """
     call = Call.current()
     if qr and call.settings.structured:
         raise usage("--qr is for people: leave out --format json and --field")
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import CREATE_TOKEN
+        from agent_orchestrator.operations import CREATE_TOKEN, LIST_TOKENS
         from agentctl.access import token_card
 
+        is_first = not (await connection.call(LIST_TOKENS, limit=1)).tokens
         reply = await connection.call(CREATE_TOKEN, scopes=scopes or None, **values)
+        if is_first:
+            call.output.note(
+                "agentctl: this is the first token: from now on calls without a token are refused; "
+                "on agentd's own machine, agentctl of its user finds one by itself"
+            )
         if not qr:
             call.output.answer(reply, lambda look: token_card(reply, look))
             return

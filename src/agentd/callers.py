@@ -1,0 +1,276 @@
+"""Whether the program at the other end of a connection is an agent's, whatever token it presents.
+
+Linux tells which socket a connection ends in (sock_diag(7)), and which process has that socket open
+(/proc/PID/fd). Whatever a process of an agent does, it stays below this process: its keeper adopts
+every orphan (:mod:`agent_orchestrator.runners.guardian`). So descent decides.
+
+A program outside may still be an agent's: of another daemon, or started by a service (``at`` keeps
+the environment). It is known by the tag that agents' processes inherit. An agent that removes its
+tag and has a service of its user start a program is not known; see docs/security.md.
+"""
+
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Final
+
+from attrs import frozen
+
+from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.processes import (
+    live_process,
+    live_processes,
+    lock_limit_of,
+    pids,
+    read_proc,
+    with_descendants,
+)
+from agent_orchestrator.runners.custody import is_brand
+
+Address = tuple[str, int]
+
+Ends = tuple[Address, Address]
+"""The addresses of a connection: the other end's, and ours."""
+
+_LOOKS: Final = 3
+"""A process may end, and pass its socket on, while it is looked for."""
+
+_DEPTH: Final = 3
+"""Generations below this process that its guardian, the keepers and the agents are."""
+
+
+def ends_of(theirs: object, ours: object) -> Ends | None:
+    """Return the ends of a connection from what a transport says of it; None if it says nothing."""
+    if not (isinstance(theirs, tuple) and isinstance(ours, tuple) and theirs and ours):
+        return None
+    return (_plain(theirs), _plain(ours))
+
+
+def may_be_agents(ends: Ends, root: int | None = None) -> bool:
+    """Return False only if a connection is certainly not from a process of an agent.
+
+    Take a few milliseconds: call it in a thread.
+
+    :param root: the process that all agents are below; None means this one.
+    """
+    theirs, ours = ends
+    root = os.getpid() if root is None else root
+    for look in range(_LOOKS):
+        found = _socket_at(theirs, ours)
+        if found is None or not found.inode:
+            # Closed already, so that nobody can say whose it was; or on another machine.
+            return _is_of_this_machine(theirs, ours)
+        unreadable: list[int] = []
+        holder = _holder(found, sorted(pids(), reverse=True), unreadable)
+        if holder is not None:
+            is_below = _is_below(holder, root)
+            if is_below is not None:
+                return is_below or (holder != root and _is_tagged(holder, root))
+        elif not _has_agents(root):
+            return False
+        elif look == _LOOKS - 1:
+            return not _is_anothers(found, root, unreadable)
+    return True
+
+
+def _plain(address: tuple[object, ...]) -> Address:
+    """Return an address without a scope, and an IPv4 one as such."""
+    host = str(address[0]).partition("%")[0]
+    with suppress(ValueError):
+        mapped = getattr(ipaddress.ip_address(host), "ipv4_mapped", None)
+        host = str(mapped or host)
+    return host, int(str(address[1]))
+
+
+def _is_of_this_machine(theirs: Address, ours: Address) -> bool:
+    try:
+        return theirs[0] == ours[0] or ipaddress.ip_address(theirs[0]).is_loopback
+    except ValueError:
+        return False
+
+
+# --- whose socket it is ---------------------------------------------------------------------
+
+
+@frozen
+class _Socket:
+    """The socket at the other end.
+
+    :param inode: what names it in /proc/PID/fd; 0 once no process has it open.
+    :param uid: the user who made it.
+    """
+
+    inode: int
+    uid: int
+
+
+_NETLINK_SOCK_DIAG: Final = 4
+_SOCK_DIAG_BY_FAMILY: Final = 20
+_ERROR: Final = 2
+_HEADER: Final = struct.Struct("=IHHII")
+_REQUEST: Final = struct.Struct("=BBxxI")
+_ANSWER: Final = struct.Struct("=II")
+_ANSWER_AT: Final = _HEADER.size + 4 + 48 + 12
+"""Where ``idiag_uid`` and ``idiag_inode`` are in struct inet_diag_msg."""
+
+
+def _socket_at(theirs: Address, ours: Address) -> _Socket | None:
+    """Return the socket at the other end of a connection; None if it is not on this machine."""
+    try:
+        return _by_netlink(theirs, ours)
+    except OSError:  # netlink is not to be had everywhere: a seccomp filter, a kernel without it
+        return _by_list(theirs, ours)
+
+
+def _by_netlink(theirs: Address, ours: Address) -> _Socket | None:
+    family = socket.AF_INET6 if ":" in theirs[0] else socket.AF_INET
+    place = b"".join(socket.inet_pton(family, host).ljust(16, b"\0") for host, _ in (theirs, ours))
+    any_interface_and_cookie = struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
+    body = (
+        _REQUEST.pack(family, socket.IPPROTO_TCP, 0xFFFFFFFF)
+        + struct.pack("!HH", theirs[1], ours[1])
+        + place
+        + any_interface_and_cookie
+    )
+    header = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, 1, 1, 0)
+    kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+    with socket.socket(socket.AF_NETLINK, kind, _NETLINK_SOCK_DIAG) as link:
+        link.settimeout(1)
+        link.send(header + body)
+        answer = link.recv(8192)
+    if _HEADER.unpack_from(answer)[1] == _ERROR:
+        number = -int(struct.unpack_from("=i", answer, _HEADER.size)[0])
+        if number in (0, 2):  # ENOENT
+            return None
+        raise OSError(number, os.strerror(number))
+    uid, inode = _ANSWER.unpack_from(answer, _ANSWER_AT)
+    return _Socket(inode, uid)
+
+
+def _by_list(theirs: Address, ours: Address) -> _Socket | None:
+    for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        text = read_proc(f"/proc/net/{name}") or b""
+        ends = _in_list(theirs, family), _in_list(ours, family)
+        for line in text.splitlines()[1:]:
+            fields = line.split()
+            if (fields[1], fields[2]) == ends:
+                return _Socket(int(fields[9]), int(fields[7]))
+    return None
+
+
+def _in_list(address: Address, family: int) -> bytes:
+    """Return an address as proc_pid_net(5) has it: in words of the machine's own order."""
+    host, port = address
+    if family == socket.AF_INET6 and ":" not in host:
+        host = f"::ffff:{host}"
+    try:
+        packed = socket.inet_pton(family, host)
+    except OSError:
+        return b""
+    words = struct.unpack(f"={len(packed) // 4}I", packed)
+    return ("".join(f"{word:08X}" for word in words) + f":{port:04X}").encode()
+
+
+# --- whose process it is --------------------------------------------------------------------
+
+
+def _holder(found: _Socket, candidates: Iterable[int], unreadable: list[int]) -> int | None:
+    """Return the newest process that has a socket open.
+
+    :param unreadable: gets the processes of which we may not know.
+    """
+    name = f"socket:[{found.inode}]"
+    for pid in candidates:
+        try:
+            if name in _targets(f"/proc/{pid}/fd"):
+                return pid
+        except PermissionError:
+            unreadable.append(pid)
+        except OSError:
+            continue
+    return None
+
+
+def _targets(directory: str) -> Iterator[str]:
+    """Return what descriptors lead to.
+
+    :raises OSError: if we may not know, or if there is no such process.
+    """
+    for name in os.listdir(directory):  # noqa: PTH208 - names are all it takes
+        with suppress(FileNotFoundError):
+            yield os.readlink(f"{directory}/{name}")  # noqa: PTH115 - of thousands
+
+
+def _is_below(pid: int, root: int) -> bool | None:
+    """Return whether a process descends from another; None if it cannot be told."""
+    while pid not in (root, 0):
+        process = live_process(pid)
+        if process is None:  # it ended meanwhile, or is hidden from us (proc(5), hidepid)
+            return None
+        pid = process.parent
+        if pid == root:
+            return True
+    return False
+
+
+def _has_agents(root: int) -> bool:
+    """Return whether anything but the guardian and its keepers is below a process."""
+    processes = live_processes()
+    generation = {root}
+    for _ in range(_DEPTH):
+        generation = {one.pid for one in processes if one.parent in generation}
+    return bool(generation)
+
+
+def _is_anothers(found: _Socket, root: int, unreadable: list[int]) -> bool:
+    """Return whether a socket that no process is seen to have is one's that is not below another.
+
+    A process that changed its user hides its descriptors: sshd, for the tunnels it makes.
+    """
+    tree = with_descendants({root}, live_processes())
+    if tree.intersection(unreadable) or _is_held_by_thread(found, tree):
+        return False
+    if found.uid != os.geteuid():
+        return True
+    return any(_owner(pid) == found.uid for pid in unreadable)
+
+
+def _is_held_by_thread(found: _Socket, tree: set[int]) -> bool:
+    """Return whether a thread has a socket open that its process has not (CLONE_FILES unshared)."""
+    name = f"socket:[{found.inode}]"
+    for pid in tree:
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - names are all it takes
+                if name in _targets(f"/proc/{pid}/task/{thread}/fd"):
+                    return True
+    return False
+
+
+def _owner(pid: int) -> int | None:
+    """Return the user a process runs as: its directory is root's where it hides its descriptors."""
+    status = read_proc(f"/proc/{pid}/status") or b""
+    for line in status.splitlines():
+        if line.startswith(b"Uid:"):
+            return int(line.split()[2])
+    return None
+
+
+def _is_tagged(pid: int, root: int) -> bool:
+    """Return whether a process bears the tag of an agent that is not this daemon's own tag.
+
+    The daemon has one itself where an agent has started it.
+    """
+    limit = lock_limit_of(pid)
+    if limit != lock_limit_of(root) and is_brand(limit):
+        return True
+    mark = _mark(pid)
+    return mark is not None and mark != _mark(root)
+
+
+def _mark(pid: int) -> bytes | None:
+    environ = read_proc(f"/proc/{pid}/environ") or b""
+    prefix = f"{MARK_VARIABLE}=".encode()
+    return next((one for one in environ.split(b"\0") if one.startswith(prefix)), None)

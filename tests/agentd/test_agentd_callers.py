@@ -1,0 +1,230 @@
+"""Who calls without a token, or with one that is not meant for it: an agent, or its user."""
+
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import Process, agentd
+
+from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.processes import hide_memory
+from agent_orchestrator.runners.custody import brand
+from agentd import callers
+from agentd.callers import ends_of, may_be_agents
+
+IMPOSTOR = Path(__file__).with_name("impostor.py")
+REFUSED = {"401", "403"}
+
+WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
+"""Starts a program that is no more than its user: root may see what others hide."""
+
+CONFIG = f"""
+[providers.impostor]
+runner = "command"
+argv = {json.dumps([sys.executable, str(IMPOSTOR)])}
+[providers.sleeper]
+runner = "command"
+argv = ["sh", "-c", "echo asleep; exec sleep 600"]
+[routing]
+default = "sleeper"
+"""
+
+CLIENT = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 20) as line:
+    line.sendall(b"GET /sessions HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n")
+    print(line.recv(65536).split()[1].decode())
+"""
+
+
+@contextmanager
+def gateway(directory: Path, through: Sequence[str] = (), **env: str) -> Iterator[Process]:
+    (directory / "agentd.toml").write_text(CONFIG)
+    with agentd(directory, "--config", "agentd.toml", env=env, through=through) as daemon:
+        yield daemon
+
+
+def send(client: httpx.Client, provider: str) -> str:
+    session = client.post("/sessions", json={"provider": provider}).json()["session"]["id"]
+    sent = client.post(f"/sessions/{session}/messages", json={"text": "go"}).json()
+    return str(sent["run"]["id"])
+
+
+def outcome(client: httpx.Client, run_id: str) -> Any:
+    waited = client.get(f"/runs/{run_id}/wait", params={"timeout_s": 60}, timeout=90)
+    run = waited.json()["run"]
+    assert run["status"] == "completed", run
+    return json.loads(run["result"]["text"])
+
+
+def at_work(client: httpx.Client) -> str:
+    """Have an agent at work; return its session."""
+    run_id = send(client, "sleeper")
+    session: str = client.get(f"/runs/{run_id}").json()["run"]["session_id"]
+    while True:
+        found = client.get(f"/sessions/{session}/events", params={"wait_s": 20, "cursor": 2}).json()
+        if any(one["event_type"] == "agent.message" for one in found["events"]):
+            return session
+
+
+def call(daemon: Process, before: Callable[[], object] | None = None, **env: str) -> str:
+    """Return the status that a program of this machine is answered with that has no token."""
+    address = daemon.url.removeprefix("http://").split(":")
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", CLIENT, *address],
+        env=os.environ | env,
+        preexec_fn=before,
+        stdout=subprocess.PIPE,
+        timeout=30,
+        check=True,
+    )
+    return done.stdout.decode().strip()
+
+
+@pytest.mark.parametrize("tokens", ["open", "tokens", "without rights"])
+def test_an_agent_is_nobody_without_the_token_of_its_run(tmp_path: Path, tokens: str) -> None:
+    headers, env = {}, {}
+    if tokens == "tokens":
+        env = {"AGENTD_AUTH_TOKEN": "t" * 40}
+        headers = {"Authorization": f"Bearer {'t' * 40}"}
+    through = WITHOUT_RIGHTS if tokens == "without rights" else ()
+    with (
+        gateway(tmp_path, through, **env) as daemon,
+        httpx.Client(base_url=daemon.url, headers=headers) as client,
+    ):
+        told = outcome(client, send(client, "impostor"))
+        found = told["found"]
+        assert found.pop("a connection that is closed") == "closed"
+        if tokens == "tokens":
+            assert "FileNotFoundError" in found.pop("the local token")
+        assert not {name: what for name, what in found.items() if what not in REFUSED}
+        request = client.get(f"/requests/{told['request']}").json()["request"]
+        assert request["decided_by"] is None
+
+
+def test_its_user_is_let_in_while_agents_are_at_work(tmp_path: Path) -> None:
+    with gateway(tmp_path) as daemon, httpx.Client(base_url=daemon.url) as client:
+        at_work(client)
+        assert call(daemon) == "200"
+        assert call(daemon, os.setsid) == "200"
+        # What a service starts for an agent: `at` keeps its environment.
+        assert call(daemon, **{MARK_VARIABLE: "run_x.1"}) == "401"
+        _, most = resource.getrlimit(10)
+        limit = brand("run_x.1"), most
+        assert call(daemon, lambda: resource.setrlimit(10, limit)) == "401"
+
+
+def test_a_daemon_that_an_agent_has_started_knows_whose_tag_it_has_itself(tmp_path: Path) -> None:
+    with gateway(tmp_path, **{MARK_VARIABLE: "run_x.1"}) as daemon:
+        assert call(daemon, **{MARK_VARIABLE: "run_x.1"}) == "200"
+        assert call(daemon, **{MARK_VARIABLE: "run_y.1"}) == "401"
+
+
+@pytest.mark.skipif(not shutil.which("setpriv") and os.geteuid() == 0, reason="needs setpriv")
+def test_who_hides_what_he_has_open_is_let_in_if_no_agent_does(tmp_path: Path) -> None:
+    """As sshd does, which makes the connections of a tunnel."""
+    with gateway(tmp_path, WITHOUT_RIGHTS) as daemon, httpx.Client(base_url=daemon.url) as client:
+        at_work(client)
+        read, write = os.pipe()
+        if (pid := os.fork()) == 0:
+            hide_memory()
+            host, port = daemon.url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port)), 20) as line:
+                line.sendall(b"GET /sessions HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                os.write(write, line.recv(65536).split()[1])
+            os._exit(0)
+        assert os.read(read, 10) == b"200"
+        os.waitpid(pid, 0)
+        os.close(read)
+        os.close(write)
+
+
+@pytest.mark.skipif(not shutil.which("setpriv") and os.geteuid() == 0, reason="needs setpriv")
+def test_another_process_of_its_user_cannot_read_what_the_daemon_knows(tmp_path: Path) -> None:
+    with gateway(tmp_path, WITHOUT_RIGHTS, AGENTD_AUTH_TOKEN="t" * 40) as daemon:
+        for name in ("environ", "mem", "fd/0", "maps"):
+            path = f"/proc/{daemon.pid}/{name}"
+            done = subprocess.run([*WITHOUT_RIGHTS, "cat", path], capture_output=True, check=False)
+            assert b"Permission denied" in done.stderr, name
+        with subprocess.Popen([*WITHOUT_RIGHTS, "sleep", "60"]) as other:
+            path = f"/proc/{other.pid}/environ"
+            subprocess.run([*WITHOUT_RIGHTS, "cat", path], stdout=subprocess.DEVNULL, check=True)
+            other.kill()
+        metrics = httpx.get(
+            f"{daemon.url}/metrics", headers={"Authorization": f"Bearer {'t' * 40}"}
+        ).text
+        assert "process_open_fds" in metrics
+
+
+# --- the connection itself ------------------------------------------------------------------
+
+
+@contextmanager
+def connection(
+    listen: str, connect: str, family: socket.AddressFamily
+) -> Iterator[tuple[socket.socket, callers.Ends]]:
+    with socket.socket(family) as listener:
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind((listen, 0))
+        listener.listen()
+        with socket.create_connection((connect, listener.getsockname()[1])) as line:
+            other, _ = listener.accept()
+            with other:
+                ends = ends_of(other.getpeername(), other.getsockname())
+                assert ends is not None
+                yield line, ends
+
+
+PLACES = [
+    ("127.0.0.1", "127.0.0.1", socket.AF_INET),
+    ("::1", "::1", socket.AF_INET6),
+    ("::", "127.0.0.1", socket.AF_INET6),
+    ("0.0.0.0", "127.0.0.1", socket.AF_INET),
+]
+
+
+@pytest.mark.parametrize(("listen", "connect", "family"), PLACES)
+def test_both_ways_find_the_same_socket(
+    listen: str, connect: str, family: socket.AddressFamily
+) -> None:
+    with connection(listen, connect, family) as (line, ends):
+        inode = os.fstat(line.fileno()).st_ino
+        for way in (callers._by_netlink, callers._by_list):
+            found = way(*ends)
+            assert found is not None
+            assert (found.inode, found.uid) == (inode, os.geteuid())
+        # Who asks is the daemon itself here, and then one further up.
+        assert not may_be_agents(ends)
+        assert may_be_agents(ends, root=os.getppid())
+
+
+def test_a_kernel_without_netlink_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(callers, "_by_netlink", refused)
+    with connection(*PLACES[0]) as (_, ends):
+        assert not may_be_agents(ends)
+        assert may_be_agents(ends, root=os.getppid())
+
+
+def test_a_connection_that_is_closed_may_be_anybodys() -> None:
+    with connection(*PLACES[0]) as (line, ends):
+        line.close()
+        assert may_be_agents(ends)
+    assert may_be_agents((("127.0.0.1", 1), ("127.0.0.1", 2)))
+
+
+def test_one_of_another_machine_is_no_agents() -> None:
+    assert not may_be_agents((("192.0.2.7", 40000), ("192.0.2.1", 8765)))
