@@ -5,16 +5,17 @@
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import attrs
+import click
 
 from agent_orchestrator.domain import events as domain_events
 from agent_orchestrator.domain.access import ALLOWED, Action, Standing
-from agent_orchestrator.domain.lifecycle import diagram
+from agent_orchestrator.domain.lifecycle import STEPS, TERMINAL, RunStatus, Signal
 from agent_orchestrator.domain.model import FAILURE_CODES
 from agent_orchestrator.engine import ProviderConfig
 from agent_orchestrator.engine.diagnosis import _FAILURES
@@ -24,6 +25,8 @@ from agent_orchestrator.operations import OPERATIONS
 from agent_orchestrator.runners.registry import BUILT_IN
 from agent_orchestrator.wire.openapi import openapi_document
 from agent_orchestrator.wire.problems import STATUSES
+from agentctl.main import cli
+from agentctl.options import GlobalOption
 from agentd.providers import ProviderSettings
 from agentd.settings import Settings, declared, flag_of
 
@@ -180,8 +183,62 @@ _BLOCK: Final = re.MULTILINE | re.DOTALL
 
 
 def lifecycle() -> str:
-    """Return the diagram of a run's states."""
-    return f"```mermaid\n{diagram()}\n```"
+    """Return the table of a run's states: a row for each, a column for what happens to it."""
+    signals = list(Signal)
+    rows = [
+        f"| `{status}` | "
+        + " | ".join(f"`{STEPS[status, one]}`" if (status, one) in STEPS else "" for one in signals)
+        + " |"
+        for status in RunStatus
+        if status not in TERMINAL
+    ]
+    final = ", ".join(f"`{status}`" for status in RunStatus if status in TERMINAL)
+    table = _table(["a run that is", *map(str, signals)], rows)
+    return f"{table}\n\nA run begins as `{RunStatus.QUEUED}`. A run in a final state never changes again: {final}."
+
+
+def commands() -> str:
+    """Return a section for each command of agentctl, from its own help."""
+    parts = []
+    for path, command, context in _commands(cli, click.Context(cli, info_name="agentctl")):
+        parts.append(f"### `{path}`\n\n{_plain(command.help or '')}")
+        rows = [
+            row
+            for parameter in command.get_params(context)
+            if not isinstance(parameter, GlobalOption)
+            and "--help" not in parameter.opts
+            and (row := _command_row(parameter, context))
+        ]
+        if rows:
+            parts.append(_table(["option", ""], rows))
+        if examples := getattr(command, "examples", ""):
+            lines = "\n".join(line.strip() for line in examples.strip().splitlines())
+            parts.append(f"```text\n{lines}\n```")
+    return "\n\n".join(parts)
+
+
+def _commands(
+    group: click.Group, context: click.Context
+) -> Iterator[tuple[str, click.Command, click.Context]]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        inner = click.Context(command, info_name=name, parent=context)
+        if isinstance(command, click.Group):
+            yield from _commands(command, inner)
+        elif not command.hidden:
+            yield inner.command_path, command, inner
+
+
+def _command_row(parameter: click.Parameter, context: click.Context) -> str | None:
+    if isinstance(parameter, click.Argument):
+        return f"| `{parameter.make_metavar(context)}` | |"
+    record = parameter.get_help_record(context)
+    if record is None:
+        return None
+    option, told = record
+    option = option.replace("|", " / ")
+    return f"| `{option}` | {_plain(told)} |"
 
 
 def settings() -> str:
@@ -330,6 +387,7 @@ PAGES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     "v1-decisions.md": {"settings": settings, "providers": providers, "access": access},
     "providers.md": {"runners": runners},
     "runbook.md": {"issues": issues},
+    "commands.md": {"commands": commands},
 }
 
 

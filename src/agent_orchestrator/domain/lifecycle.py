@@ -89,11 +89,3 @@ def signal_between(before: RunStatus, after: RunStatus) -> Signal:
         raise InvalidTransition(
             f"a run that is {before} cannot become {after}", {"from": before, "to": after}
         ) from None
-
-
-def diagram() -> str:
-    """Return the table as a Mermaid state diagram, for the documentation."""
-    lines = ["stateDiagram-v2", f"    [*] --> {RunStatus.QUEUED}"]
-    lines += [f"    {before} --> {after}: {signal}" for (before, signal), after in STEPS.items()]
-    lines += [f"    {status} --> [*]" for status in RunStatus if status in TERMINAL]
-    return "\n".join(lines)
