@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, TypeVar
 
 from attrs import frozen
@@ -19,6 +20,7 @@ from agent_orchestrator.engine import (
 )
 from agent_orchestrator.operations import Operation, StreamPart, StreamRequest
 from agent_orchestrator.ports import Reply, Runner, Store, Subscription
+from agent_orchestrator.protection import Protection
 from agent_orchestrator.runners.reaper import reap
 from agent_orchestrator.runners.registry import build_runner
 from agent_orchestrator.stores.registry import open_store
@@ -64,13 +66,14 @@ async def open_embedded(
     known |= providers or {}
     if not known:
         raise ConfigError("runners: there must be at least one")
+    defaults: dict[str, Any] = {"reaper": reap, "protected": Protection(_file(store))}
     config = EngineConfig(
         providers=known,
         routing=routing or Routing(default=next(iter(known))),
         max_concurrency=max_concurrency,
         max_queue=max_queue,
         limits=limits or TreeLimits(),
-        **({"reaper": reap} | settings),
+        **(defaults | settings),
     )
     opened = open_store(fspath(store)) if isinstance(store, str | PathLike) else store
     scope = DetachedScope(_running(opened, config))
@@ -114,3 +117,11 @@ class _WhileOpenStream:
 
     async def over(self) -> None:
         await self.scope.call(self.stream.over)
+
+
+def _file(store: str | PathLike[str] | Store) -> Path | None:
+    """Return the file of a SQLite store."""
+    location = fspath(store) if isinstance(store, str | PathLike) else store.location
+    if location is None or location == ":memory:" or "://" in location:
+        return None
+    return Path(location).absolute()

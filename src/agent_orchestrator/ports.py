@@ -489,6 +489,22 @@ class Availability:
     means: str | None = None
 
 
+@frozen
+class ProtectedPaths:
+    """Files of the host that its agents are kept from: absolute paths without symbolic links.
+
+    :param read_only: files and directories that no agent may change. One that is missing may not be
+        made.
+    :param secret: files and directories that no agent may read either.
+    """
+
+    read_only: tuple[str, ...] = ()
+    secret: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.read_only or self.secret)
+
+
 class RunContext(Protocol):
     """What a runner is given for one attempt of a run.
 
@@ -510,6 +526,11 @@ class RunContext(Protocol):
         So it is where workspaces are confined (``workspace_roots``); a path that leads elsewhere
         by now leads out of them.
         """
+        ...
+
+    @property
+    def protected(self) -> ProtectedPaths:
+        """What the agent is to be kept from, by a runner whose agents have a sandbox."""
         ...
 
     @property
@@ -722,6 +743,18 @@ class Confining(Protocol):
     def confines(self) -> bool:
         """Whether it keeps to the ``sandbox`` and the ``approval_policy`` of :attr:`RunContext.run`,
         or is stricter. A run that says one of them is not given to another runner.
+        """
+        ...
+
+
+@runtime_checkable
+class Protecting(Protocol):
+    """A runner that may be able to keep its agents from files of the host."""
+
+    @property
+    def protects(self) -> bool:
+        """Whether its agents can neither change nor read what :attr:`RunContext.protected` names,
+        unless a run asks for less of a sandbox.
         """
         ...
 

@@ -35,6 +35,7 @@ from agentd.app import create_app
 from agentd.auth import Guard, is_loopback
 from agentd.callers import may_be_agents
 from agentd.doctor import examine
+from agentd.layout import protection
 from agentd.lifetime import LastResort, Lifetime
 from agentd.local_token import local_token
 from agentd.metrics import Metrics
@@ -265,6 +266,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         workspace_roots=settings.workspace_roots,
         version=installed_version("agent-orchestrator"),
         examine=partial(examine, settings, os.environ),
+        protected=protection(settings),
         reaper=reap,
     )
 

@@ -378,11 +378,21 @@ def _provider(about: str, provider: ProviderSettings, *, beyond: bool) -> Iterat
         )
     options = provider.options
     words = [str(word) for word in (*options.get("extra_args", ()), options.get("sandbox", ""))]
+    if provider.runner == "command":
+        yield Finding(
+            "note",
+            about,
+            "its agents have no sandbox: they can change agentd's configuration, database and log, and "
+            "read its tokens",
+            "run agentd as a user, or in a container, that has nothing else",
+            security=True,
+        )
     if found := [mark for mark in _UNCONFINED if any(mark in word for word in words)]:
         yield Finding(
             "warning",
             about,
-            f"codex runs without its sandbox ({found[0]})",
+            f"codex runs without its sandbox ({found[0]}): its agents can change agentd's "
+            "configuration, database and log, and read its tokens",
             'set sandbox = "workspace-write", unless agentd itself is confined',
             security=True,
         )

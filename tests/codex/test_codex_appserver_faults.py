@@ -15,7 +15,7 @@ from agent_orchestrator.runners.codex.appserver import (
     endings,
     peer,
 )
-from agent_orchestrator.runners.codex.appserver.versions import aged
+from agent_orchestrator.runners.codex.versions import aged
 from agent_orchestrator.testing.runners import RecordingContext
 
 pytestmark = pytest.mark.anyio

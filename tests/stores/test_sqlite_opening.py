@@ -69,12 +69,26 @@ async def make(path: Path, events: int = 1) -> str:
     return session.id
 
 
-async def test_files_and_directories_are_made_for_their_owner_only(tmp_path):
-    path = tmp_path / "new" / "deeper" / "data.db"
+@pytest.mark.parametrize("mask", [0o022, 0])
+async def test_files_and_directories_are_made_for_their_owner_only(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        await _look_at_modes(tmp_path / "new" / "deeper" / "data.db")
+    finally:
+        os.umask(before)
+    # A directory that was made for the database is none of git's; one that was there is left alone.
+    assert "\n*\n" in (tmp_path / "new" / "deeper" / ".gitignore").read_text()
+    (tmp_path / "old").mkdir()
+    await make(tmp_path / "old" / "data.db")
+    assert not (tmp_path / "old" / ".gitignore").exists()
+
+
+async def _look_at_modes(path):
     with anyio.fail_after(30):
         async with SqliteStore(path) as store:
             await put(store, a_session())
             names = {
+                ".gitignore",
                 "data.db",
                 "data.db-wal",
                 "data.db-shm",
@@ -89,7 +103,7 @@ async def test_files_and_directories_are_made_for_their_owner_only(tmp_path):
             assert mode(path.parent) == mode(path.parent.parent) == 0o700
             assert (store.backend, store.location) == ("sqlite", str(path))
             assert store.schema_version == len(migrations())
-    names = {"data.db", "data.db.lock", "data.db.commits", "data.db.ballast"}
+    names = {".gitignore", "data.db", "data.db.lock", "data.db.commits", "data.db.ballast"}
     assert {entry.name for entry in path.parent.iterdir()} == names
 
 

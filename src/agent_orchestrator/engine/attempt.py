@@ -77,6 +77,7 @@ class AttemptContext:
         self.run = run
         self.session = session
         self.is_cwd_resolved = bool(core.config.workspace_roots)
+        self.protected = core.config.protected(session.cwd)
         self._messages = tuple(message.id for message in messages)
         self.prompt = "\n\n".join(message.text for message in messages)
         self.thread = thread

@@ -13,7 +13,7 @@ from agent_orchestrator.domain.ids import IdSource, SortableIds
 from agent_orchestrator.domain.model import MANUAL, Approvals
 from agent_orchestrator.fields import MAX_DEPTH, MAX_TREE
 from agent_orchestrator.operations import Finding
-from agent_orchestrator.ports import MARK_VARIABLE, Clock, Observer, Reaper, Runner
+from agent_orchestrator.ports import MARK_VARIABLE, Clock, Observer, ProtectedPaths, Reaper, Runner
 
 MAX_CONCURRENCY = 1_000
 MAX_QUEUE = 1_000_000
@@ -143,6 +143,8 @@ class EngineConfig:
     """Where agents reach the engine's daemon; they find it as ``AGENTCTL_URL``."""
     examine: Callable[[], Sequence[Finding]] | None = None
     """Tells what the host knows of itself, for its administrator. May block."""
+    protected: Callable[[str], ProtectedPaths] = lambda _: ProtectedPaths()
+    """Tells what an agent that works in a directory is kept from. Must be quick."""
     reaper: Reaper | None = None
     """Ends the agents a lost engine left; without one there is taken to be nothing left."""
     observers: Sequence[Observer] = ()

@@ -38,7 +38,7 @@ from agent_orchestrator.operations import (
     QueueCounts,
     StoreStatus,
 )
-from agent_orchestrator.ports import Availability, View
+from agent_orchestrator.ports import Availability, Protecting, View
 from agent_orchestrator.processes import birth_of
 
 SILENCE_S = 120.0
@@ -81,6 +81,7 @@ async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus
             if provider.default and not provider.available
         ),
     ]
+    warnings = _unprotected(core.config)
     return DaemonStatus(
         daemon_health="draining" if core.draining else "degraded" if problems else "ok",
         version=core.config.version,
@@ -96,8 +97,24 @@ async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus
         store=StoreStatus(
             core.store.backend, core.store.location, core.store.schema_version, events
         ),
-        problems=tuple(problems),
+        problems=(*problems, *warnings),
     )
+
+
+def _unprotected(config: EngineConfig) -> list[Problem]:
+    """Return what agents without a sandbox could do to their host; nothing that keeps it from work."""
+    names = [
+        name
+        for name, provider in config.providers.items()
+        if not (isinstance(provider.runner, Protecting) and provider.runner.protects)
+    ]
+    if not names or not config.protected(config.cwd):
+        return []
+    text = (
+        f"agents of {', '.join(names)} have no sandbox: they can change the configuration, the "
+        "database and the log of what runs them, and read its tokens"
+    )
+    return [Problem("agents_unconfined", text)]
 
 
 async def provider_statuses(config: EngineConfig) -> list[ProviderStatus]:

@@ -27,6 +27,11 @@ class DemoRunner:
     name: str = "demo"
     pause_s: float = 0.12
 
+    @property
+    def protects(self) -> bool:
+        """It starts no program and does what it is written to do."""
+        return True
+
     async def run(self, context: RunContext) -> Outcome:
         """Say what it is, look, write a file, and answer."""
         await context.delivered()

@@ -63,6 +63,11 @@ class FunctionRunner:
     name: str
     target: Function = field(converter=_loaded, metadata={"option": str})
 
+    @property
+    def protects(self) -> bool:
+        """The function is the host's own code."""
+        return True
+
     async def run(self, context: RunContext) -> Outcome:
         """Call the function.
 

@@ -44,7 +44,7 @@ from agent_orchestrator.domain.model import (
     Usage,
 )
 from agent_orchestrator.operations import MessageReply, SpawnReply, WaitReply, WhenBusy
-from agent_orchestrator.ports import MARK_VARIABLE, Probing, Runner
+from agent_orchestrator.ports import MARK_VARIABLE, Probing, ProtectedPaths, Runner
 
 _THEN = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -54,6 +54,7 @@ class RecordingContext:
 
     :param cwd: the session's working directory.
     :param is_cwd_resolved: an agent is not to be started where ``cwd`` leads through a symbolic link.
+    :param protected: what its agent is to be kept from.
     :param env: added to this process's environment and the mark.
     :ivar mark: what the attempt's processes bear in :data:`MARK_VARIABLE`.
     :ivar calls: the names of the methods called, in order; ``emit`` with the event's type.
@@ -73,7 +74,9 @@ class RecordingContext:
         provider: str = "runner",
         env: Mapping[str, str] | None = None,
         is_cwd_resolved: bool = False,
+        protected: ProtectedPaths | None = None,
     ) -> None:
+        self.protected = protected or ProtectedPaths()
         self.is_cwd_resolved = is_cwd_resolved
         self.mark = uuid.uuid4().hex
         self.prompt = prompt

@@ -82,9 +82,7 @@ class Probe:
             if program in (silent for silent, _ in self._silent):
                 reason = f"{program} did not tell its version within {_VERSION_TIMEOUT:g} s"
             return Availability(available=True, reason=reason)
-        settings, unreadable = self._settings(home_of(env), profile)
-        for key, value in {**(config or {}), **_overrides(extra_args)}.items():
-            _put(settings, key.split("."), value)
+        settings, unreadable = self.settings(env, profile, config, extra_args)
         login = _login_problem(settings, env)
         if login and not unreadable and "--oss" not in extra_args:
             return Availability(available=False, reason=login, version=version)
@@ -101,7 +99,20 @@ class Probe:
                 self._silent[key] = time.monotonic() + _ASK_AGAIN_S
         return self._versions.get(key)
 
-    def _settings(self, home: Path, profile: str | None) -> tuple[dict[str, Any], str | None]:
+    def settings(
+        self,
+        env: Mapping[str, str],
+        profile: str | None,
+        config: Mapping[str, Any] | None,
+        extra_args: Sequence[str],
+    ) -> tuple[dict[str, Any], str | None]:
+        """Return codex's settings as far as files of its home and overrides say, and what is wrong."""
+        settings, unreadable = self._files(home_of(env), profile)
+        for key, value in {**(config or {}), **_overrides(extra_args)}.items():
+            _put(settings, key.split("."), value)
+        return settings, unreadable
+
+    def _files(self, home: Path, profile: str | None) -> tuple[dict[str, Any], str | None]:
         """Return the settings of the config file with the profile's over them, and what is wrong."""
         settings: dict[str, Any] = {}
         for name in ("config.toml", *([f"{profile}.config.toml"] if profile else ())):

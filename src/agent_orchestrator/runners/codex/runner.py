@@ -17,6 +17,7 @@ from agent_orchestrator.runners.codex.argv import (
     exec_argv,
     is_thread_id,
 )
+from agent_orchestrator.runners.codex.confinement import ExecConfinement, exec_confinement
 from agent_orchestrator.runners.codex.failures import is_busy, startup_failure, turn_failure
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.parser import ExecParser
@@ -24,6 +25,7 @@ from agent_orchestrator.runners.codex.probe import Probe, environment, profile_w
 from agent_orchestrator.runners.codex.reading import AgentEvent
 from agent_orchestrator.runners.codex.tools import past_proxies, tools_config, tools_url
 from agent_orchestrator.runners.codex.usage import usage_between
+from agent_orchestrator.runners.codex.versions import has_profiles
 from agent_orchestrator.runners.keepers import Guarded
 from agent_orchestrator.runners.process import AgentProcess, agent_process
 
@@ -89,6 +91,11 @@ class CodexExecRunner(Guarded):
     def resumes(self) -> bool:
         """Codex keeps its threads on disk, turn by turn."""
         return True
+
+    @property
+    def protects(self) -> bool:
+        """Codex's sandbox does, where there is one."""
+        return self.sandbox != "danger-full-access"
 
     @property
     def confines(self) -> bool:
@@ -162,12 +169,13 @@ class CodexExecRunner(Guarded):
         tools: dict[str, Any] = {}
         if self.tools and (url := tools_url(env)) is not None:
             tools, env = tools_config(url), past_proxies(env, url)
+        confinement = self._confinement(context, env)
         argv = exec_argv(
             str(program),
-            extra_args=self.extra_args,
+            extra_args=confinement.extra_args,
             profile=self.profile,
-            config={**tools, **self.config},
-            sandbox=context.run.sandbox or self.sandbox,
+            config={**tools, **self.config, **confinement.config},
+            sandbox=confinement.sandbox,
             model=context.model or self.model,
             resume=resume,
         )
@@ -192,6 +200,20 @@ class CodexExecRunner(Guarded):
                 context.note_stderr(process.stderr_tail)
         await _emit(context, parser.finish())
         return _Ended(parser, exit_code, process.stderr_tail)
+
+    def _confinement(self, context: RunContext, env: Mapping[str, str]) -> ExecConfinement:
+        sandbox = context.run.sandbox or self.sandbox
+        if not has_profiles(self._look(env).version):
+            return ExecConfinement(sandbox, {}, tuple(self.extra_args))
+        settings, _ = self._probe.settings(env, self.profile, self.config, self.extra_args)
+        return exec_confinement(
+            context.protected,
+            cwd=context.session.cwd,
+            sandbox=sandbox,
+            extra_args=self.extra_args,
+            settings=settings,
+            tmpdir=env.get("TMPDIR"),
+        )
 
     async def _follow(
         self, context: RunContext, process: AgentProcess, parser: ExecParser, resume: str | None

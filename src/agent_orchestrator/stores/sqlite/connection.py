@@ -21,6 +21,7 @@ from agent_orchestrator.domain.errors import (
 )
 from agent_orchestrator.operations import Problem
 from agent_orchestrator.stores.sqlite.ballast import Ballast
+from agent_orchestrator.stores.sqlite.files import make_data_directory
 from agent_orchestrator.stores.sqlite.lock import FileLock
 from agent_orchestrator.stores.sqlite.mirror import Mark, Mirror, read_mark
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrate, schema_version
@@ -108,7 +109,7 @@ def open_database(path: Path, *, accept_loss: bool = False) -> Database:
     """
     try:
         path = path.resolve()
-        _make_parents(path)
+        make_data_directory(path.parent)
         if path.is_dir():
             raise StoreOpenError(f"{path} is a directory, not a database file")
         if path.exists() and path.stat().st_nlink > 1:
@@ -129,12 +130,6 @@ def open_database(path: Path, *, accept_loss: bool = False) -> Database:
         raise StoreOpenError(f"cannot open {path}: {error}") from error
     except OSError as error:
         raise StoreOpenError(f"cannot open {path}: {error.strerror or error}") from error
-
-
-def _make_parents(path: Path) -> None:
-    missing = [parent for parent in path.parents if not parent.exists()]
-    for parent in reversed(missing):
-        parent.mkdir(mode=0o700, exist_ok=True)
 
 
 def _open_locked(path: Path, lock: FileLock, *, accept_loss: bool) -> Database:

@@ -11,25 +11,12 @@ import apsw
 from agent_orchestrator.domain.errors import Conflict, InvalidRequest, StoreLocked, Unavailable
 from agent_orchestrator.stores.sqlite.ballast import NO_ROOM
 from agent_orchestrator.stores.sqlite.connection import header_is_ours
+from agent_orchestrator.stores.sqlite.files import OWN_FILES
 from agent_orchestrator.stores.sqlite.lock import FileLock
 from agent_orchestrator.stores.sqlite.mirror import sync_directory
 
 MOST: Final = 100
 """Findings told at most."""
-
-
-_OWN: Final = (
-    "",
-    "-wal",
-    "-shm",
-    "-journal",
-    ".lock",
-    ".commits",
-    ".commits.new",
-    ".ballast",
-    "-stopped",
-)
-"""What the database's files are called besides its name."""
 
 
 def findings(connection: apsw.Connection) -> list[str]:
@@ -69,7 +56,7 @@ def check_target(database: Path, target: Path) -> Path:
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidRequest.of({"path": f"{target.parent}: {reason}"}) from None
-    if place.parent == database.parent and place.name in {database.name + end for end in _OWN}:
+    if place.parent == database.parent and place.name in {database.name + end for end in OWN_FILES}:
         raise InvalidRequest.of({"path": f"is one of the database's own files: {target}"})
     return place
 

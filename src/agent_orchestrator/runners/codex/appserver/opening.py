@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 from attrs import evolve
@@ -14,6 +14,7 @@ from agent_orchestrator.runners.codex.appserver.server import Lease, Server
 from agent_orchestrator.runners.codex.appserver.threads import Opened
 from agent_orchestrator.runners.codex.appserver.tools import Tools
 from agent_orchestrator.runners.codex.argv import is_thread_id
+from agent_orchestrator.runners.codex.confinement import Mode, Workspace, profile_name, profiles
 from agent_orchestrator.runners.codex.failures import is_busy, refusal_code
 from agent_orchestrator.runners.codex.items import text
 from agent_orchestrator.runners.codex.tools import tools_config, tools_url
@@ -74,9 +75,9 @@ async def _open(
     params: dict[str, Any] = {
         "cwd": context.session.cwd,
         "approvalPolicy": wanted.approval_policy,
-        "sandbox": wanted.sandbox,
         "model": wanted.model,
-        "config": _commands_env(context.env),
+        "config": {**_commands_env(context.env), **await _profiles(context, lease.server)},
+        **_confinement(context, wanted),
     }
     method = "thread/start"
     url = None if tools is None else tools_url(context.env)
@@ -165,7 +166,11 @@ async def _changes(
         found["model"] = model
     if before is None or wanted.approval_policy != before.approval_policy:
         found["approvalPolicy"] = wanted.approval_policy
-    if before is None or wanted.sandbox != before.sandbox:
+    if (before is None or wanted.sandbox != before.sandbox) and (
+        profile := _profile(context, wanted)
+    ):
+        found["permissions"] = profile
+    elif before is None or wanted.sandbox != before.sandbox:
         policy = _SANDBOXES[wanted.sandbox]
         if wanted.sandbox == "workspace-write":
             policy = {**policy, **await _configured(server, context.session.cwd)}
@@ -173,20 +178,50 @@ async def _changes(
     return found
 
 
+async def _profiles(context: RunContext, server: Server) -> Mapping[str, Any]:
+    """Return the configuration that defines what a thread may do in each mode.
+
+    Codex 0.169 takes it when it loads a thread and not later.
+    """
+    if not context.protected:
+        return {}
+    cwd, tmpdir = context.session.cwd, context.env.get("TMPDIR")
+    workspace = Workspace.of(await _workspace_settings(server, cwd))
+    return profiles(context.protected, cwd, workspace, tmpdir)
+
+
+def _confinement(context: RunContext, wanted: Opened) -> Mapping[str, Any]:
+    """Return what a thread is loaded with."""
+    profile = _profile(context, wanted)
+    return {"sandbox": wanted.sandbox} if profile is None else {"permissions": profile}
+
+
+def _profile(context: RunContext, wanted: Opened) -> str | None:
+    """Return the name of the profile of the mode that is wanted; None where there is none."""
+    if not context.protected or wanted.sandbox == "danger-full-access":
+        return None
+    return profile_name(cast("Mode", wanted.sandbox))
+
+
+async def _workspace_settings(server: Server, cwd: str) -> Any:
+    """Return ``sandbox_workspace_write`` of codex's configuration; None where it does not say."""
+    try:
+        answer = await server.request("config/read", {"cwd": cwd}, _OPEN_S)
+        return answer["config"]["sandbox_workspace_write"]
+    except (Refused, KeyError, TypeError) as problem:
+        _log.warning("codex does not say how workspaces are confined: %r", problem)
+        return None
+
+
 async def _configured(server: Server, cwd: str) -> Mapping[str, Any]:
     """Return what codex's configuration says of writing in the workspace.
 
     Codex 0.169 goes by it when it loads a thread, and not when a turn is to be confined otherwise.
     """
-    try:
-        answer = await server.request("config/read", {"cwd": cwd}, _OPEN_S)
-        settings = answer["config"]["sandbox_workspace_write"]
-        if settings is None:
-            return {}
-        return {ours: settings[theirs] for ours, theirs in _CONFIGURED.items()}
-    except (Refused, KeyError, TypeError) as problem:
-        _log.warning("codex does not say how workspaces are confined: %r", problem)
+    settings = await _workspace_settings(server, cwd)
+    if not isinstance(settings, dict):
         return {}
+    return {ours: settings[theirs] for ours, theirs in _CONFIGURED.items() if theirs in settings}
 
 
 _CONFIGURED: Final[Mapping[str, str]] = {

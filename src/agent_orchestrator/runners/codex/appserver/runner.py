@@ -19,10 +19,10 @@ from agent_orchestrator.runners.codex.appserver.pool import NotStarted, Pool
 from agent_orchestrator.runners.codex.appserver.server import Spec
 from agent_orchestrator.runners.codex.appserver.threads import Opened
 from agent_orchestrator.runners.codex.appserver.tools import Tools
-from agent_orchestrator.runners.codex.appserver.versions import aged
 from agent_orchestrator.runners.codex.argv import app_server_arguments, is_thread_id
 from agent_orchestrator.runners.codex.probe import Probe, environment, profile_warning
 from agent_orchestrator.runners.codex.tools import past_proxies
+from agent_orchestrator.runners.codex.versions import aged
 from agent_orchestrator.runners.keepers import Guarded
 
 _TRIES: Final = 2
@@ -124,6 +124,11 @@ class CodexAppServerRunner(Guarded):
     def resumes(self) -> bool:
         """Codex keeps its threads on disk, turn by turn."""
         return True
+
+    @property
+    def protects(self) -> bool:
+        """Codex's sandbox does, where there is one."""
+        return self.sandbox != "danger-full-access"
 
     @property
     def confines(self) -> bool:

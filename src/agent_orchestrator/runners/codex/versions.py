@@ -1,4 +1,4 @@
-"""Which codexes have an app-server that is known here."""
+"""Which codexes have an app-server, and permission profiles, that are known here."""
 
 from typing import Final
 
@@ -36,6 +36,11 @@ def has_app_server(version: str | None) -> bool:
     """Tell whether a codex of this version has an app-server that can be used."""
     found = _numbers(version)
     return found is not None and found >= _OLDEST
+
+
+def has_profiles(version: str | None) -> bool:
+    """Tell whether a codex of this version has permission profiles that can be used."""
+    return has_app_server(version)
 
 
 def _numbers(version: str | None) -> tuple[int, int] | None:

@@ -1,0 +1,191 @@
+"""How codex is told to keep its commands and patches from the files of its host.
+
+Codex's sandbox modes know no exceptions, its permission profiles do: a profile extends the mode and
+names paths (codex 0.169; https://developers.openai.com/codex/permissions). A profile replaces
+``sandbox_workspace_write`` of codex's configuration, so what that says is put into it.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+from attrs import field, frozen
+
+from agent_orchestrator.domain.model import Sandbox
+from agent_orchestrator.ports import ProtectedPaths
+
+Mode = Literal["read-only", "workspace-write"]
+
+_EXTENDS: Final[Mapping[Mode, str]] = {
+    "read-only": ":read-only",
+    "workspace-write": ":workspace",
+}
+
+
+def profile_name(mode: Mode) -> str:
+    """Return the name of the profile that is a sandbox mode with paths kept from it."""
+    return f"agent-orchestrator-{mode}"
+
+
+@frozen
+class Workspace:
+    """What codex's configuration says of writing in a workspace: ``sandbox_workspace_write``."""
+
+    writable_roots: tuple[str, ...] = ()
+    network_access: bool = False
+    exclude_tmpdir_env_var: bool = False
+    exclude_slash_tmp: bool = False
+
+    @classmethod
+    def of(cls, settings: Any) -> "Workspace":
+        """Return what a table of codex's configuration says; what is no table says nothing."""
+        if not isinstance(settings, Mapping):
+            return cls()
+        roots = settings.get("writable_roots")
+        return cls(
+            tuple(str(root) for root in roots) if isinstance(roots, list) else (),
+            settings.get("network_access") is True,
+            settings.get("exclude_tmpdir_env_var") is True,
+            settings.get("exclude_slash_tmp") is True,
+        )
+
+
+def profiles(
+    protected: ProtectedPaths, cwd: str, workspace: Workspace, tmpdir: str | None
+) -> dict[str, Any]:
+    """Return the overrides of codex's configuration that define a profile for each mode.
+
+    :param cwd: where codex works.
+    :param tmpdir: the ``TMPDIR`` its commands have.
+    """
+    return {
+        f"permissions.{profile_name('read-only')}": {
+            "extends": _EXTENDS["read-only"],
+            "filesystem": _entries(protected),
+        },
+        f"permissions.{profile_name('workspace-write')}": _writing(
+            protected, cwd, workspace, tmpdir
+        ),
+    }
+
+
+def _writing(
+    protected: ProtectedPaths, cwd: str, workspace: Workspace, tmpdir: str | None
+) -> dict[str, Any]:
+    entries = _entries(protected)
+    roots = [cwd, *workspace.writable_roots]
+    for excluded, name, path in (
+        (workspace.exclude_slash_tmp, ":slash_tmp", "/tmp"),  # noqa: S108 - codex's own root
+        (workspace.exclude_tmpdir_env_var, ":tmpdir", tmpdir),
+    ):
+        if excluded:
+            entries[name] = "read"
+        elif path:
+            roots.append(path)
+    for folder in _between(entries, [os.path.realpath(root) for root in roots]):
+        entries.setdefault(folder, "write")
+    found: dict[str, Any] = {"extends": _EXTENDS["workspace-write"], "filesystem": entries}
+    if workspace.writable_roots:
+        found["workspace_roots"] = dict.fromkeys(workspace.writable_roots, True)
+    if workspace.network_access:
+        found["network"] = {"enabled": True}
+    return found
+
+
+def _entries(protected: ProtectedPaths) -> dict[str, str]:
+    return dict.fromkeys(protected.read_only, "read") | dict.fromkeys(protected.secret, "deny")
+
+
+def _between(entries: Mapping[str, str], roots: Sequence[str]) -> list[str]:
+    """Return the directories between writable roots and what is kept in them.
+
+    Codex mounts what a profile names. A directory that is no mount could be moved away, with what
+    is kept in it, and another be put in its place.
+    """
+    found: dict[str, None] = {}
+    for path in entries:
+        for root in roots:
+            folder = os.path.dirname(path)  # noqa: PTH120 - no entry need be a path
+            while folder.startswith(root.rstrip("/") + "/") and folder not in roots:
+                found[folder] = None
+                folder = os.path.dirname(folder)  # noqa: PTH120
+    kept = [f"{path}/" for path, access in entries.items() if access != "write"]
+    return [folder for folder in found if not f"{folder}/".startswith(tuple(kept))]
+
+
+@frozen
+class ExecConfinement:
+    """How one ``codex exec`` is confined.
+
+    :param sandbox: what ``-s`` is given; None leaves it out.
+    :param config: overrides of its configuration.
+    :param extra_args: the user's arguments without those that choose a sandbox.
+    """
+
+    sandbox: Sandbox | None
+    config: Mapping[str, Any] = field(factory=dict)
+    extra_args: tuple[str, ...] = ()
+
+
+def exec_confinement(
+    protected: ProtectedPaths,
+    *,
+    cwd: str,
+    sandbox: Sandbox | None,
+    extra_args: Sequence[str],
+    settings: Mapping[str, Any],
+    tmpdir: str | None,
+) -> ExecConfinement:
+    """Return how a ``codex exec`` is told of its sandbox and what is kept from it.
+
+    :param sandbox: what is asked for; without it the arguments and then codex's own settings decide,
+        and where they say nothing, codex's default for ``exec``: read-only.
+    :param settings: codex's configuration.
+    """
+    if not protected or any(word in _NO_SANDBOX for word in extra_args):
+        return ExecConfinement(sandbox, {}, tuple(extra_args))
+    args, asked = _without_sandbox(extra_args)
+    own = settings.get("default_permissions")
+    mode = sandbox or asked or settings.get("sandbox_mode")
+    if mode is None and isinstance(own, str) and not own.startswith(":"):
+        name = profile_name("workspace-write")
+        profile = {"extends": own, "filesystem": _entries(protected)}
+        return ExecConfinement(
+            None, {"default_permissions": name, f"permissions.{name}": profile}, args
+        )
+    mode = _MODES.get(mode or str(own), None if mode else "read-only")
+    if mode is None:  # none, or one that only codex knows
+        return ExecConfinement(sandbox, {}, tuple(extra_args))
+    workspace = Workspace.of(settings.get("sandbox_workspace_write"))
+    config = profiles(protected, cwd, workspace, tmpdir)
+    return ExecConfinement(None, {"default_permissions": profile_name(mode), **config}, args)
+
+
+_MODES: Final[Mapping[str, Mode | None]] = {
+    "read-only": "read-only",
+    "workspace-write": "workspace-write",
+    ":read-only": "read-only",
+    ":workspace": "workspace-write",
+    ":danger-full-access": None,
+}
+
+_NO_SANDBOX: Final = ("--dangerously-bypass-approvals-and-sandbox", "--yolo")
+
+
+def _without_sandbox(extra_args: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
+    """Return arguments without ``-s`` and ``--sandbox``, and the mode these gave."""
+    kept: list[str] = []
+    mode: str | None = None
+    words = iter(extra_args)
+    for word in words:
+        if word in ("-s", "--sandbox"):
+            mode = next(words, None)
+        elif word.startswith("--sandbox="):
+            mode = word.partition("=")[2]
+        elif word.startswith("-s") and not word.startswith("--"):
+            mode = word[2:].removeprefix("=")
+        else:
+            kept.append(word)
+            if word in ("-c", "--config", "--enable", "--disable", "-p", "--profile", "-m"):
+                kept.extend(value for value in [next(words, None)] if value is not None)
+    return tuple(kept), mode

@@ -1,0 +1,42 @@
+"""Which files are the daemon's own, so that its agents can be kept from them."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent_orchestrator.protection import Protection
+from agentd.settings import DEFAULT_FILE, Settings
+
+
+def protection(settings: Settings) -> Protection:
+    """Return what tells what an agent is kept from: configuration, database, log and keys."""
+    read_only = [Path(DEFAULT_FILE), *_log_file()]
+    secret: list[Path] = []
+    if settings.file is not None:
+        (secret if _holds_secrets(settings) else read_only).append(Path(settings.file))
+    if settings.tls_cert is not None:
+        read_only.append(Path(settings.tls_cert))
+    if settings.tls_key is not None:
+        secret.append(Path(settings.tls_key))
+    return Protection(
+        Path(settings.db).absolute(),
+        tuple(path.absolute() for path in read_only),
+        tuple(path.absolute() for path in secret),
+    )
+
+
+def _holds_secrets(settings: Settings) -> bool:
+    """Return whether the configuration file holds a token, or values for agents' environments."""
+    return settings.sources.get("auth_tokens", "").startswith(f"{settings.file}:") or any(
+        provider.set for provider in settings.providers.values()
+    )
+
+
+def _log_file() -> Iterator[Path]:
+    """Return the file that stderr goes to, where it is one."""
+    try:
+        if stat.S_ISREG(os.fstat(2).st_mode):
+            yield Path("/proc/self/fd/2").readlink()
+    except OSError:
+        pass  # closed, or not on Linux

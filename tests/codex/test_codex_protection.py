@@ -1,0 +1,101 @@
+"""What a codex that may write in its workspace cannot do to the daemon that runs it there."""
+
+from pathlib import Path
+
+import pytest
+from gateway import THROUGH_A_GATEWAY, turn
+
+from agent_orchestrator import Client, Run, RunStatus
+from conftest import Gateways
+
+pytestmark = THROUGH_A_GATEWAY
+
+RUNNERS = pytest.mark.parametrize("runner", ["codex-exec", "codex-app-server"])
+
+DB = ".data/agent-orchestrator.db"
+
+
+def _attempts(where: str) -> str:
+    """A script that tries to change each of the daemon's files below a directory."""
+    files = [f"{DB}", f"{DB}-wal", f"{DB}-shm", f"{DB}.lock", f"{DB}.commits", f"{DB}.ballast"]
+    files += [f"{DB}-journal", ".data/new", ".data/.gitignore", "agentd.toml"]
+    # Not by `rm -rf`, for which codex asks first.
+    tries = [f"echo x >> {where}/{name} && say CHANGED" for name in files]
+    tries += [
+        f"mv {where}/.data {where}/gone && say MOVED",
+        f"find {where}/.data -delete && say GONE",
+    ]
+    tries += [f"ln -s {where}/.data here; echo x >> here/new && say CHANGED"]
+    tries += [f"cat {where}/{DB} > /dev/null && say READ", 'cat "$STATE"/tokens/t && say READ']
+    tries += [f"mv {where} other && say MOVED"] if where != "." else []
+    tries += [f"echo x > {where}/allowed && say ALLOWED"]
+    # What a command prints is told beside the command: the command itself must not say it.
+    shell = "say() { printf '%s-%s ' $1 yes; }; " + "; ".join(f"({one})" for one in tries)
+    return f"shell {shell}\nadd {where}/agentd.toml [daemon]\nadd {where}/.data/more x\nsay done"
+
+
+def _content(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.suffix != ".db" else b""
+        for path in (directory / ".data").rglob("*")
+        if path.is_file() and path.name.removesuffix("-wal").removesuffix("-shm") == path.name
+    }
+
+
+async def _tries(client: Client, cwd: Path, script: str, **how: str) -> str:
+    """Return what the commands of a turn printed."""
+    session = await client.create_session(cwd=str(cwd), **how)  # type: ignore[arg-type]
+    run: Run = await turn(client, session.id, script)
+    assert run.status is RunStatus.COMPLETED, run.error
+    return "".join(
+        [
+            str(event.data)
+            async for event in client.events(session.id)
+            if event.event_type.startswith("tool.") and event.event_type != "tool.started"
+        ]
+    )
+
+
+@RUNNERS
+async def test_it_cannot_change_the_daemon_in_the_default_layout(
+    gateways: Gateways, runner: str, tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = outside / "agent-orchestrator"
+    (state / "tokens").mkdir(parents=True)
+    (state / "tokens" / "t").write_text("what is secret")
+    monkeypatch.setenv("XDG_STATE_HOME", str(outside))
+    gateway = gateways(
+        "--db", DB, runner=runner, sandbox="workspace-write", settings='approvals = "deny"',
+        STATE=str(state),
+    )  # fmt: skip
+    repository = tmp_path / "gateway-0"
+    config = (repository / "agentd.toml").read_text()
+    before = _content(repository)
+    async with gateway.client() as client:
+        said = await _tries(client, repository, _attempts("."))
+        above = await _tries(client, tmp_path, _attempts("gateway-0"))
+        read_only = await _tries(client, repository, _attempts("."), sandbox="read-only")
+    assert "ALLOWED-yes" in said
+    assert "ALLOWED-yes" in above
+    for word in ("CHANGED-yes", "MOVED-yes", "GONE-yes", "READ-yes", "what is secret"):
+        assert word not in said + above + read_only
+    assert (repository / "agentd.toml").read_text() == config
+    assert repository.is_dir()
+    after = _content(repository)
+    assert {name for name in after if name not in before} <= {f"{DB}-stopped"}
+    assert all(after[name] == before[name] for name in (".data/.gitignore",))
+
+
+async def test_a_configuration_that_is_not_there_is_not_made(
+    gateways: Gateways, tmp_path: Path
+) -> None:
+    gateway = gateways(sandbox="workspace-write")
+    repository = tmp_path / "gateway-0"
+    (repository / "agentd.toml").unlink()
+    async with gateway.client() as client:
+        said = await _tries(
+            client, repository, "shell echo x > agentd.toml || echo REFUSED\nsay done"
+        )
+    assert "REFUSED" in said
+    left = repository / "agentd.toml"
+    assert not left.exists() or left.read_text() == ""  # codex may leave what it has mounted there

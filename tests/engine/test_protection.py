@@ -1,0 +1,83 @@
+"""What agents are kept from, by where they work and where the database is."""
+
+from pathlib import Path
+
+import pytest
+
+from agent_orchestrator import open_embedded
+from agent_orchestrator.ports import Outcome, ProtectedPaths, RunContext
+from agent_orchestrator.protection import Protection
+from agent_orchestrator.runners.function import FunctionRunner
+from agent_orchestrator.stores.sqlite.files import make_data_directory
+from agent_orchestrator.user_state import user_state
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    found = user_state()
+    assert found is not None
+    found.root.mkdir(parents=True)
+    return found.root
+
+
+def _files(directory: Path, *names: str) -> set[str]:
+    return {str(directory / name) for name in names}
+
+
+def test_a_directory_made_for_the_database_is_kept_whole(tmp_path: Path, state: Path) -> None:
+    database = tmp_path / ".data" / "main.db"
+    make_data_directory(database.parent)
+    database.touch()
+    found = Protection(database)("/")
+    assert set(found.read_only) == {str(database.parent)}
+    assert set(found.secret) == {str(database), str(state)}
+
+
+def test_in_another_directory_the_files_are_kept_one_by_one(tmp_path: Path, state: Path) -> None:
+    database = tmp_path / "main.db"
+    for name in ("main.db", "main.db-wal", "main.db.lock", "other"):
+        (tmp_path / name).touch()
+    found = Protection(database)("/")
+    # SQLite plays back a journal that it finds, so that none may be made.
+    assert set(found.read_only) == _files(tmp_path, "main.db.lock", "main.db-journal")
+    assert set(found.secret) == {*_files(tmp_path, "main.db", "main.db-wal"), str(state)}
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    make_data_directory(tmp_path / "real")
+    (tmp_path / "real" / "a.db").touch()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "agentd.toml").symlink_to(tmp_path / "real" / "config")
+    found = Protection(tmp_path / "link" / "a.db", (tmp_path / "agentd.toml",))("/")
+    assert set(found.read_only) == {*_files(tmp_path, "real"), *_files(tmp_path / "real", "config")}
+    assert str(tmp_path / "real" / "a.db") in found.secret
+
+
+def test_another_daemon_of_the_directory_is_kept_as_well(tmp_path: Path) -> None:
+    other = tmp_path / "repository" / ".data" / "agent-orchestrator.db"
+    make_data_directory(other.parent)
+    other.touch()
+    found = Protection(None)(str(tmp_path / "repository"))
+    assert set(found.read_only) == {str(other.parent)}
+    assert str(other) in found.secret
+    for odd in ("/" + "x" * 300, "/proc/1/cwd", str(other)):
+        assert Protection(None)(odd).read_only == ()
+
+
+@pytest.mark.anyio
+async def test_an_embedded_engine_keeps_its_own_database(tmp_path: Path) -> None:
+    seen: list[ProtectedPaths] = []
+
+    async def agent(context: RunContext) -> Outcome:
+        seen.append(context.protected)
+        return Outcome("")
+
+    async with open_embedded(
+        tmp_path / "made" / "a.db", runners=[FunctionRunner("agent", agent)]
+    ) as client:
+        session = await client.create_session(cwd=str(tmp_path))
+        sent = await client.send_message(session.id, "hi")
+        await client.wait_run(sent.run.id)
+    assert set(seen[0].read_only) == {str(tmp_path / "made")}
+    assert str(tmp_path / "made" / "a.db") in seen[0].secret
