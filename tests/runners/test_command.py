@@ -10,6 +10,7 @@ from agent_orchestrator import open_embedded
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.model import Thread, Usage
 from agent_orchestrator.runners.command import CommandRunner, Fail, Rule, UsagePaths
+from agent_orchestrator.runners.command.runner import MAX_RESULT
 from agent_orchestrator.testing.runners import (
     RecordingContext,
     RunnerContract,
@@ -104,8 +105,26 @@ async def test_every_line_is_a_message_and_the_result_is_all(execute):
 
 async def test_text_is_one_message(execute):
     context = await execute(command("print", "a\n\nb\n", output="text"))
-    assert context.texts() == ["a\n\nb"]
-    assert context.outcome.text == "a\n\nb"
+    assert context.texts() == ["a\n\nb\n"]
+    assert context.outcome.text == "a\n\nb\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a\n", "a\n\n", "\n", "\r\n", "a\r\nb\r\n", " \n\n", "\u2028"]
+)
+async def test_text_is_kept_byte_for_byte(execute, text):
+    context = await execute(command("print", text, output="text"))
+    assert context.texts() == [text]
+    assert context.outcome.text == text
+
+
+async def test_text_beyond_the_cap_says_so(execute):
+    size = MAX_RESULT + 5
+    context = await execute(command("big-line", str(size), output="text"))
+    [(_, data)] = context.events
+    assert data["truncated"]["size"] == size + len("\nafter\n")
+    assert data["text"] == context.outcome.text
+    assert context.outcome.text.endswith(f"\n[cut: the output had {size + 7:,} bytes]")
 
 
 async def test_silence_is_no_message(execute):
@@ -124,14 +143,14 @@ async def test_odd_output(execute, scene, text, output):
         payloads = [data["payload"]["text"] for _, data in context.events]
         assert payloads == text.split("\n")
     else:
-        assert context.outcome.text == text
+        assert context.outcome.text.removesuffix("\n") == text
 
 
 @pytest.mark.parametrize("output", ["lines", "text"])
 async def test_a_line_of_50_megabytes(execute, output):
     size = 50 * 2**20
     context = await execute(command("big-line", str(size), output=output))
-    assert len(context.outcome.text) == size + len("\nafter")
+    assert len(context.outcome.text.removesuffix("\n")) == size + len("\nafter")
     assert sum(len(text) for text in context.texts()) >= size
 
 
@@ -383,6 +402,102 @@ async def test_the_last_message_is_the_result_where_no_rule_says_it(execute):
     assert (await objects(execute, *values)).outcome.text == "two"
 
 
+BLOCKS = (
+    Rule(
+        {"type": "assistant"},
+        each="$.message.content",
+        map=(
+            Rule({"type": "text"}, emit="agent.message", data={"text": "$.text"}),
+            Rule({"type": "tool_use"}, emit="tool.started", data={"tool_id": "$.id"}),
+            Rule({"type": "list"}, each="$.parts", map=(Rule({"k": 1}, result="$.v"),)),
+            Rule({"type": "fail"}, fail=Fail("rate_limited", "$.why")),
+        ),
+        usage=UsagePaths(input_tokens="$.in"),
+    ),
+    Rule(
+        {"type": "both"},
+        emit="plan.updated",
+        data={"n": "$.n"},
+        each="$.x",
+        map=(Rule(emit="agent.reasoning", data={"text": "$"}),),
+    ),
+)
+
+
+def blocks(content):
+    return {"type": "assistant", "message": {"content": content}}
+
+
+async def test_a_rule_goes_over_a_list(execute):
+    said = blocks(
+        [
+            {"type": "text", "text": "I look."},
+            {"type": "tool_use", "id": "t1"},
+            {"type": "list", "parts": [{"k": 1, "v": "found"}, {"k": 2}]},
+            {"type": "new"},
+            "odd",
+            7,
+            None,
+            [1],
+        ]
+    )
+    context = await objects(execute, {**said, "in": 5}, rules=BLOCKS)
+    assert context.events == [
+        ("agent.message", {"text": "I look."}),
+        ("tool.started", {"tool_id": "t1"}),
+        ("backend.event", {"kind": "object", "payload": {"k": 2}}),
+        ("backend.event", {"kind": "new", "payload": {"type": "new"}}),
+        *[
+            ("backend.event", {"kind": "object", "payload": {"entry": odd}})
+            for odd in ("odd", 7, None, [1])
+        ],
+    ]
+    assert context.outcome.text == "found"
+    assert context.usage.input_tokens == 5
+
+
+async def test_a_rule_is_about_the_object_and_its_list(execute):
+    context = await objects(execute, {"type": "both", "n": 1, "x": ["a", "b"]}, rules=BLOCKS)
+    assert [kind for kind, _ in context.events] == ["plan.updated"] + ["agent.reasoning"] * 2
+
+
+async def test_a_failure_in_a_list_is_the_runs(execute):
+    said = blocks([{"type": "fail", "why": "slow down"}, {"type": "text", "text": "bye"}])
+    context = await objects(execute, said, rules=BLOCKS)
+    assert (context.failure.code, context.failure.message) == ("rate_limited", "slow down")
+    assert context.texts() == ["bye"]
+
+
+@pytest.mark.parametrize(
+    "content", [None, {}, {"0": {"type": "text", "text": "a"}}, "text", 5, [], True]
+)
+async def test_what_is_no_list_is_kept_whole(execute, content):
+    context = await objects(execute, blocks(content), {"type": "assistant"}, rules=BLOCKS)
+    assert context.events == [
+        ("backend.event", {"kind": "assistant", "payload": said})
+        for said in (blocks(content), {"type": "assistant"})
+    ]
+
+
+async def test_a_long_list_is_a_thousand_events_and_the_rest(execute):
+    entries = [{"type": "text", "text": str(n)} for n in range(2_500)]
+    nested = [{"type": "list", "parts": [{"k": 2, "n": n} for n in range(1_500)]}, *entries[:3]]
+    context = await objects(execute, blocks(entries), blocks(nested), rules=BLOCKS)
+    assert context.texts() == [str(n) for n in range(1_000)]
+    rests = [data["payload"]["entries"] for _, data in context.events if data.get("kind") == "rest"]
+    assert rests[0] == entries[1_000:]
+    assert rests[1:] == [nested[0]["parts"][999:], nested[1:]]
+    assert len(context.events) == 1_000 + 1 + 999 + 2
+
+
+async def test_a_list_in_the_middle_of_the_deep(execute):
+    for depth in (40, 900):
+        deep = json.dumps(blocks("x")).replace('"x"', "[" * depth + "]" * depth)
+        context = await objects(execute, deep, rules=BLOCKS)
+        [(kind, data)] = context.events
+        assert (kind, "[" * 8 in str(data)) == ("backend.event", True)
+
+
 async def test_nothing_is_dropped(execute):
     odd = [
         {"type": "news", "n": 1},
@@ -463,6 +578,11 @@ async def test_a_reported_failure_wins_and_what_follows_it_is_kept(execute):
     ("rule", "words"),
     [
         (Rule({"type": "x"}), r"map\[0\]: says none"),
+        (Rule(each="$.x"), r"map\[0\].map: is required"),
+        (Rule(emit="run.error", map=(Rule(emit="run.error"),)), r"map\[0\].map: is of no use"),
+        (Rule(each="x", map=(Rule(emit="run.error"),)), r"map\[0\].each: must be a path"),
+        (Rule(each="$.x[", map=(Rule(emit="run.error"),)), r"map\[0\].each: .* is no path"),
+        (Rule(each="$.x", map=(Rule(),)), r"map\[0\].map\[0\]: says none"),
         (Rule(emit="run.completed"), r"map\[0\].emit: must be one of"),
         (Rule(emit="agent.message"), r"map\[0\].data.text: is required"),
         (Rule(thread="$id"), r"map\[0\].thread: '\$id' is no path"),

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import anyio
 import anyio.lowlevel
+from anyio.to_thread import run_sync
 from attrs import evolve
 
 from agent_orchestrator.domain.access import Principal
@@ -96,7 +97,11 @@ class AttemptContext:
             raise InvalidEvent(f"{event_type!r} is not an event a runner may emit")
         self.has_begun |= event_type != EventType.RUN_ERROR
         self._recorder.heard_at = anyio.current_time()
-        text = _as_json(data, event_type)
+        if strict_json.is_long(data):
+            with anyio.CancelScope(shield=True):  # what an agent said is kept, also at its end
+                text = await run_sync(_as_json, data, event_type)
+        else:
+            text = _as_json(data, event_type)
         await self._recorder.put(Draft(event_type, {}, self.run.id, self.run.attempt, text))
         for observer in self._core.config.observers:
             observer.emitted(self.run, event_type, data)
@@ -361,6 +366,8 @@ def _as_json(data: Mapping[str, Any], what: str) -> str:
     :raises InvalidEvent: if it cannot be said in JSON, or not be stored.
     """
     try:
+        if strict_json.is_long(data):
+            return strict_json.dumps_in_slices(data)
         text = strict_json.dumps(data)
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -370,4 +377,8 @@ def _as_json(data: Mapping[str, Any], what: str) -> str:
 
 def storable(text: str) -> str:
     """Return the text with what is no character (half of a surrogate pair) replaced."""
-    return text.encode("utf-8", "replace").decode()
+    if text.isascii():
+        return text
+    places = range(0, len(text), strict_json.SLICE)
+    slices = (text[place : place + strict_json.SLICE] for place in places)
+    return "".join(part.encode("utf-8", "replace").decode() for part in slices)

@@ -339,7 +339,7 @@ def tell_parent(
 def _outcome(child: Session, run: Run) -> str:
     name = f"{child.title} ({child.id})" if child.title else child.id
     if run.result is not None:
-        return f"Child session {name} completed:\n\n{run.result.text}"[:MAX_TEXT]
+        return f"Child session {name} completed:\n\n{run.result.text[:MAX_TEXT]}"[:MAX_TEXT]
     if run.error is not None:
         return f"Child session {name} failed: {run.error.code}: {run.error.message}"[:MAX_TEXT]
     return f"Child session {name} was {run.status}."

@@ -8,6 +8,7 @@ from math import inf
 import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
+from anyio.to_thread import run_sync
 from attrs import define, evolve, field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed, Unavailable
@@ -31,8 +32,12 @@ from agent_orchestrator.engine.persistence import STORE_RETRY_S, looked, persist
 from agent_orchestrator.engine.providers import probe
 from agent_orchestrator.engine.recorder import Recorder
 from agent_orchestrator.ports import MARK_VARIABLE, Draft, Outcome, Runner, Transaction
+from agent_orchestrator.wire.strict_json import SLICE
 
 logger = logging.getLogger("agent_orchestrator.worker")
+
+MAX_ERROR = 64 * 2**10
+"""Characters of what an agent said that are kept as its run's error."""
 
 
 @frozen
@@ -258,20 +263,33 @@ async def _attempt(core: Core, live: Live, recorder: Recorder, tasks: TaskGroup)
         if not failures:
             logger.exception("run %s: its worker failed", live.run.id)
         outcome = failures[0] if failures else _crash(error)
+    if isinstance(outcome, Outcome):
+        outcome = evolve(outcome, text=await _storable(outcome.text))
     tail = contexts[-1].stderr_tail if contexts else ""
     return evolve(_ending(live, outcome), stderr_tail=tail)
+
+
+async def _storable(text: str) -> str:
+    if len(text) <= SLICE or text.isascii():
+        return storable(text)
+    with anyio.CancelScope(shield=True):
+        stored: str = await run_sync(storable, text)
+    return stored
 
 
 def _ending(live: Live, outcome: Outcome | AgentFailed | None) -> ledger.Ending:
     if isinstance(outcome, Outcome):
         # An agent that finished first has completed, whatever was asked for meanwhile.
-        result = RunResult(storable(outcome.text))
+        result = RunResult(outcome.text)
         return ledger.Ending(Signal.COMPLETE, result=result, exit_code=outcome.exit_code)
     if stopped := _stopped(live):
         return stopped
     if outcome is None:
         return _FAULT
-    error = RunError(outcome.code, storable(outcome.message))
+    message = outcome.message
+    if len(message) > MAX_ERROR:
+        message = f"{message[:MAX_ERROR]}… [cut: {len(message):,} characters]"
+    error = RunError(outcome.code, storable(message))
     return ledger.Ending(Signal.FAIL, error=error, exit_code=outcome.exit_code)
 
 

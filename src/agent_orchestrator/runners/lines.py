@@ -13,13 +13,18 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from agent_orchestrator.wire import strict_json
+
 MAX_LINE: Final = 64 * 2**20
 """Bytes of a line that is delivered whole."""
 
 HEAD: Final = 64 * 2**10
 """Bytes kept of a longer one."""
 
-_MAX_DEPTH: Final = 32
+_SHORT: Final = 2**20
+"""Bytes of a line up to which it is put together at its end."""
+
+MAX_DEPTH: Final = 32
 """Beyond it a value is kept as its JSON text: encoders recurse."""
 
 
@@ -39,7 +44,7 @@ class Truncation:
 class Line:
     r"""One line without its ``\n``; when truncated, ``data`` is its head."""
 
-    data: bytes
+    data: bytes | bytearray
     truncation: Truncation | None = None
 
 
@@ -55,6 +60,9 @@ class LineFramer:
         self._head = head
         self._parts: list[bytes] = []
         self._size = 0
+        self._long = bytearray()
+        """The line so far, once it is longer than :data:`_SHORT`: joined, and digested, as it grows.
+        Either done at its end would take long."""
         self._digest: Any = None
 
     def feed(self, chunk: bytes) -> Iterator[Line]:
@@ -81,31 +89,38 @@ class LineFramer:
     def _add(self, piece: bytes) -> None:
         if not piece:
             return
+        had_room = self._size <= self._max_line
         self._size += len(piece)
-        if self._digest is not None:
-            self._digest.update(piece)
-            return
-        self._parts.append(piece)
-        if self._size > self._max_line:
-            whole = b"".join(self._parts)
-            self._digest = hashlib.sha256(whole)
-            self._parts = [whole[: self._head]]
+        if self._digest is None:
+            self._parts.append(piece)
+            if self._size <= min(_SHORT, self._max_line):
+                return
+            piece = b"".join(self._parts)
+            self._parts.clear()
+            self._digest = hashlib.sha256()
+        self._digest.update(piece)
+        if had_room:
+            self._long += piece
+            if self._size > self._max_line:
+                self._long = self._long[: self._head]
 
     def _take(self) -> Line:
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        data: bytes | bytearray = b"".join(self._parts)
         truncation = None
         if self._digest is not None:
-            truncation = Truncation(self._size, self._digest.hexdigest())
-        self._parts, self._size, self._digest = [], 0, None
+            data = self._long
+            if self._size > self._max_line:
+                truncation = Truncation(self._size, self._digest.hexdigest())
+        self._parts, self._size, self._long, self._digest = [], 0, bytearray(), None
         return Line(data, truncation)
 
 
-def decoded(data: bytes) -> str:
+def decoded(data: bytes | bytearray) -> str:
     """Return the text; bytes that are not UTF-8 become U+FFFD."""
     return data.decode("utf-8", "replace")
 
 
-def json_object(data: bytes) -> dict[str, Any] | None:
+def json_object(data: bytes | bytearray) -> dict[str, Any] | None:
     """Return the JSON object a line holds, or None when it holds something else.
 
     What JSON libraries let through but a store refuses is made storable: half a surrogate pair
@@ -117,7 +132,7 @@ def json_object(data: bytes) -> dict[str, Any] | None:
         value = _DECODER.decode(decoded(data))
         if not isinstance(value, dict):
             return None
-        return _mended(value) if _SURROGATE.search(data) else value
+        return mended(value) if _SURROGATE.search(data) else value
     except (ValueError, RecursionError):
         return None
 
@@ -126,31 +141,51 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _LONE = re.compile("[\ud800-\udfff]")
 
 
-def _number(digits: str) -> float | str:
+def json_number(digits: str) -> float | str:
+    """Return a number as a float, or as text where it is beyond a float's range."""
     value = float(digits)
     return value if math.isfinite(value) else digits
 
 
 # json.loads makes a new one at each call.
-_DECODER = json.JSONDecoder(parse_float=_number, parse_constant=str)
+_DECODER = json.JSONDecoder(parse_float=json_number, parse_constant=str)
 
 
-def _mended(value: Any) -> Any:
+def mended(value: Any) -> Any:
+    """Return a value with U+FFFD for each half of a surrogate pair."""
     if isinstance(value, str):
         return _LONE.sub("\ufffd", value)
     if isinstance(value, list):
-        return [_mended(entry) for entry in value]
+        return [mended(entry) for entry in value]
     if isinstance(value, dict):
-        return {_mended(key): _mended(entry) for key, entry in value.items()}
+        return {mended(key): mended(entry) for key, entry in value.items()}
     return value
 
 
-def shallow(value: Any, depth: int = 0) -> Any:
+def shallow(value: Any, max_depth: int = MAX_DEPTH) -> Any:
     """Return the value with whatever lies too deep replaced by its JSON text."""
-    if isinstance(value, (Mapping, list)) and depth >= _MAX_DEPTH:
-        return json.dumps(value)
+    return _cut(value, max_depth) if _is_deep(value, max_depth) else value
+
+
+def _is_deep(value: Any, max_depth: int) -> bool:
+    # Level by level, without a call for each value: values may have a hundred thousand parts.
+    level = [value]
+    for _ in range(max_depth):
+        inner: list[Any] = []
+        for one in level:
+            parts = one.values() if isinstance(one, Mapping) else one
+            inner += [part for part in parts if isinstance(part, (dict, list))]
+        if not inner:
+            return False
+        level = inner
+    return True
+
+
+def _cut(value: Any, depth: int) -> Any:
+    if isinstance(value, (Mapping, list)) and depth <= 0:
+        return (strict_json.dumps_in_slices if strict_json.is_long(value) else json.dumps)(value)
     if isinstance(value, Mapping):
-        return {key: shallow(part, depth + 1) for key, part in value.items()}
+        return {key: _cut(part, depth - 1) for key, part in value.items()}
     if isinstance(value, list):
-        return [shallow(part, depth + 1) for part in value]
+        return [_cut(part, depth - 1) for part in value]
     return value

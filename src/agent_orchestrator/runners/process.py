@@ -41,6 +41,9 @@ STDERR_TAIL: Final = 64 * 2**10
 MAX_ARGUMENT: Final = 131_071
 """Bytes of one argument Linux starts a program with (MAX_ARG_STRLEN, less its final NUL)."""
 
+_REPORT_S: Final = 0.1
+"""Seconds between reports of stderr: each has its whole tail."""
+
 _CHUNK: Final = 2**16
 _PIPE_GRACE: Final = 1.0
 """Seconds for the end of stdout once the agent has exited, before what holds it open is killed; and
@@ -91,10 +94,14 @@ class AgentProcess:
         """Bytes that may still be in stdout's pipe once its end is no longer waited for."""
         self._reading: anyio.CancelScope | None = None
         self._given_up = False
-        self._tail = b""
+        self._tail = bytearray()
         self._on_stderr = on_stderr
+        self._has_spoken = anyio.Event()
+        """Set while the agent has written on stderr what is not reported."""
         self._on_stdout = on_stdout
         self._beside(self._drain_stderr)
+        if on_stderr is not None:
+            self._beside(self._report_stderr)
         self._beside(self._watch)
 
     @property
@@ -105,7 +112,7 @@ class AgentProcess:
     @property
     def stderr_tail(self) -> str:
         """The end of what the agent wrote on stderr so far."""
-        return decoded(self._tail)
+        return decoded(self._tail[-STDERR_TAIL:])
 
     def lines(self) -> AsyncIterator[Line]:
         """Return the lines of stdout as they come. To be iterated once, by one task.
@@ -115,6 +122,12 @@ class AgentProcess:
         """
         self._feed_stdin()
         return _Lines(self)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield stdout as it comes, byte for byte, instead of its :meth:`lines`."""
+        self._feed_stdin()
+        while chunk := await self.read():
+            yield chunk
 
     async def wait(self) -> int:
         """Return the exit code, negative for a signal, once the agent has exited. What it wrote on
@@ -208,10 +221,22 @@ class AgentProcess:
         except BlockingIOError:
             return None
         if chunk:
-            self._tail = (self._tail + chunk)[-STDERR_TAIL:]
-            if self._on_stderr is not None:
-                self._on_stderr(self.stderr_tail)
+            self._tail += chunk
+            if len(self._tail) > 2 * STDERR_TAIL:
+                del self._tail[:-STDERR_TAIL]
+            self._has_spoken.set()
         return len(chunk)
+
+    async def _report_stderr(self) -> None:
+        while True:
+            await self._has_spoken.wait()
+            self._report_now()
+            await anyio.sleep(_REPORT_S)
+
+    def _report_now(self) -> None:
+        if self._on_stderr is not None and self._has_spoken.is_set():
+            self._has_spoken = anyio.Event()
+            self._on_stderr(self.stderr_tail)
 
     async def _watch(self) -> None:
         """Hear the keeper: the agent's exit, then that nothing is left of it."""
@@ -222,6 +247,7 @@ class AgentProcess:
                     spare = fcntl.fcntl(self._stderr, fcntl.F_GETPIPE_SZ)
                     while spare > 0 and (size := self._read_stderr()):
                         spare -= size
+                    self._report_now()
                     self._returncode = int(code)
                     self._exited.set()
                     self._beside(self._end_stdout)
@@ -276,6 +302,7 @@ class AgentProcess:
                 await self._gone.wait()
         if not self._gone.is_set():
             await self._look_for_survivors()
+        self._report_now()
         self._over = True
         for shield in self._shields:
             shield.cancel()
@@ -348,7 +375,8 @@ async def agent_process(
     :param stdin: written as the agent reads it, then closed. It begins with the first call of
         :meth:`AgentProcess.lines` or :meth:`AgentProcess.wait`, so that the process can be recorded
         before it has work. With None it stays open for :meth:`AgentProcess.write`.
-    :param on_stderr: called with the end of stderr whenever the agent has written more of it.
+    :param on_stderr: called with the end of stderr when the agent has written more of it, at most
+        ten times a second, and at the end.
     :param on_stdout: called when the agent has written on stdout, be it half a line.
     :param hurry: returns when an agent that is being stopped is to be killed without waiting for
         what is left of ``stop``; called on leaving.

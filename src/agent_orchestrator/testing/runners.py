@@ -16,6 +16,7 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -23,6 +24,7 @@ from typing import Any, ClassVar, Literal
 import anyio
 import pytest
 from anyio.streams.memory import MemoryObjectSendStream
+from anyio.to_thread import run_sync
 from attrs import evolve
 
 from agent_orchestrator.domain.errors import AgentFailed, NotFound
@@ -45,6 +47,7 @@ from agent_orchestrator.domain.model import (
 )
 from agent_orchestrator.operations import MessageReply, SpawnReply, WaitReply, WhenBusy
 from agent_orchestrator.ports import MARK_VARIABLE, Probing, ProtectedPaths, Runner
+from agent_orchestrator.wire import strict_json
 
 _THEN = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -106,11 +109,16 @@ class RecordingContext:
         if event_type not in AGENT_EVENTS:
             raise InvalidEvent(f"{event_type} is not an agent's to write")
         try:
-            text = json.dumps(data, allow_nan=False, ensure_ascii=False)
-            text.encode()
+            if strict_json.is_long(data):  # as the engine does, not to hold the event loop
+                await run_sync(strict_json.dumps_in_slices, data)
+                kept = deepcopy(dict(data))
+            else:
+                text = json.dumps(data, allow_nan=False, ensure_ascii=False)
+                text.encode()
+                kept = json.loads(text)
         except (TypeError, ValueError) as error:
             raise InvalidEvent(str(error)) from error
-        self.events.append((str(event_type), json.loads(text)))
+        self.events.append((str(event_type), kept))
         await self._note(f"emit {event_type}")
 
     async def delivered(self) -> None:

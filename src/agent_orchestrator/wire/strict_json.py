@@ -7,7 +7,7 @@ field is checked (:mod:`agent_orchestrator.fields`), by the name of the field.
 
 import json
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.fields import MAX_DIGITS, shown
@@ -31,6 +31,93 @@ def dumps(value: Any) -> str:
     :raises TypeError: if JSON cannot say the value.
     """
     return _ENCODE(value)
+
+
+SLICE: Final = 64 * 2**10
+"""Characters of a string that are encoded in one call of C code, which no other thread can interrupt."""
+
+_MANY: Final = 1_000
+_SCALARS: Final = frozenset({int, float, bool, type(None)})
+
+
+def is_long(value: Any) -> bool:
+    """Tell whether a value is better encoded by :func:`dumps_in_slices`, in a worker thread.
+
+    It is where it has a string longer than :data:`SLICE`, or parts by the thousand.
+    """
+    parts = [value]
+    size = 0
+    for part in parts:  # grows meanwhile
+        kind = type(part)
+        if kind is str:
+            size += len(part)
+        elif kind is list or kind is tuple:
+            parts += part[:_MANY]
+        elif kind is dict or (kind not in _SCALARS and isinstance(part, Mapping)):
+            parts += part
+            parts += part.values()
+        if size > SLICE or len(parts) > _MANY:
+            return True
+    return False
+
+
+def check_unicode(text: str) -> None:
+    """Raise :exc:`UnicodeEncodeError` if a text holds half a surrogate pair."""
+    if not text.isascii():
+        for place in range(0, len(text), SLICE):
+            text[place : place + SLICE].encode()
+
+
+def dumps_in_slices(value: Any) -> str:
+    """Return the same as :func:`dumps`, in many short calls of C code.
+
+    It takes longer, and other threads go on meanwhile.
+
+    :raises ValueError: if a number is not finite, or a text is not Unicode.
+    :raises TypeError: if JSON cannot say the value.
+    """
+    pieces: list[str] = []
+    _write(value, pieces)
+    return "".join(pieces)
+
+
+def _write(value: Any, pieces: list[str]) -> None:
+    if isinstance(value, str):
+        _write_text(value, pieces)
+    elif isinstance(value, Mapping):
+        mark = "{"
+        for name, part in value.items():
+            pieces.append(mark)
+            if isinstance(name, str):
+                _write_text(name, pieces)
+            else:
+                pieces.append(_ENCODE({name: 0})[1:-3])
+            pieces.append(":")
+            _write(part, pieces)
+            mark = ","
+        pieces.append("}" if mark == "," else "{}")
+    elif isinstance(value, (list, tuple)):
+        mark = "["
+        for part in value:
+            pieces.append(mark)
+            _write(part, pieces)
+            mark = ","
+        pieces.append("]" if mark == "," else "[]")
+    else:
+        pieces.append(_ENCODE(value))
+
+
+def _write_text(text: str, pieces: list[str]) -> None:
+    if len(text) <= SLICE:
+        check_unicode(text)
+        pieces.append(_ENCODE(text))
+        return
+    pieces.append('"')
+    for place in range(0, len(text), SLICE):
+        part = text[place : place + SLICE]
+        check_unicode(part)
+        pieces.append(_ENCODE(part)[1:-1])
+    pieces.append('"')
 
 
 _ENCODE_SORTED = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode

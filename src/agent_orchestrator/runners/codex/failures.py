@@ -51,13 +51,16 @@ _LOG_LINE: Final = re.compile(r"\d{4}-\d\d-\d\dT\S+\s+(?:ERROR|WARN|INFO|DEBUG|T
 _COLOR: Final = re.compile("\x1b\\[[0-9;]*m")
 """How an app-server's log lines are coloured, although nobody looks."""
 
+_LOOKED_AT: Final = 16 * 2**10
+"""Characters of a message in which the words are looked for."""
+
 _BUSY: Final = "already has an active writer"
 
 
 def turn_failure(message: str) -> str:
     """Return the code for the message of ``turn.failed``."""
     found = _first(_TURN[:2], message)
-    status = _STATUS.search(message)
+    status = _STATUS.search(message[:_LOOKED_AT])
     if found is None and status is not None:
         return _STATUS_CODES.get(status[1] or status[2], "provider_error")
     return found or _first(_TURN[2:], message) or "provider_error"
@@ -107,6 +110,7 @@ def error_text(stderr: str) -> str:
 
 
 def _first(table: tuple[tuple[str, str], ...], message: str) -> str | None:
+    message = message[:_LOOKED_AT]
     return next(
         (code for code, pattern in table if re.search(pattern, message, re.IGNORECASE)), None
     )

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from agent_orchestrator.wire import strict_json
+
 _STATUSES: Final = ("completed", "failed", "declined")
 
 JsonObject = Mapping[str, Any]
@@ -148,7 +150,9 @@ def text(value: Any) -> str:
     """Return a text as it is, nothing as no text, and anything else as its JSON."""
     if isinstance(value, str):
         return value
-    return "" if value is None else json.dumps(value)
+    if value is None:
+        return ""
+    return (strict_json.dumps_in_slices if strict_json.is_long(value) else json.dumps)(value)
 
 
 def an_object(value: Any) -> JsonObject:

@@ -26,12 +26,13 @@ What is still open when the process ends (codex never completes a command it lea
 completed by :meth:`ExecParser.finish` as failed, with an ``error`` that says so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import define, field
 
 from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.runners.bulk import Text, object_of, text_of
 from agent_orchestrator.runners.codex.items import (
     JsonObject,
     UnexpectedShape,
@@ -39,7 +40,7 @@ from agent_orchestrator.runners.codex.items import (
     text,
 )
 from agent_orchestrator.runners.codex.reading import AgentEvent, ItemReader, event
-from agent_orchestrator.runners.lines import Line, decoded, json_object
+from agent_orchestrator.runners.lines import Line
 
 
 @define
@@ -63,15 +64,15 @@ class ExecParser:
         """Whether codex has said how the turn ended."""
         return self.completed or self.failure is not None
 
-    def feed(self, line: Line) -> list[AgentEvent]:
+    def feed(self, line: Line) -> Sequence[AgentEvent]:
         """Return the events a line makes. Never raises for what is in it."""
-        said = None if line.truncation else json_object(line.data)
-        if said is None:
-            return _stdout(line)
+        said = object_of(line)
+        if isinstance(said, Text):
+            return _stdout(said)
         try:
             events = self._read(said)
         except RecursionError:
-            return _stdout(line)
+            return _stdout(text_of(line))
         except UnexpectedShape:
             events = None
         if events is None:
@@ -128,12 +129,12 @@ class ExecParser:
         return _rest(said, "error")
 
 
-def _stdout(line: Line) -> list[AgentEvent]:
-    payload: dict[str, Any] = {"text": decoded(line.data)}
-    if line.truncation:
-        size, sha256 = line.truncation.size, line.truncation.sha256
+def _stdout(said: Text) -> list[AgentEvent]:
+    payload: dict[str, Any] = {"text": said.text}
+    if said.truncation:
+        size, sha256 = said.truncation.size, said.truncation.sha256
         payload |= {"truncated": True, "size": size, "sha256": sha256}
-    elif not line.data.strip():
+    elif not said.text.strip():
         return []
     return [event(EventType.BACKEND_EVENT, kind="stdout", payload=payload)]
 

@@ -5,7 +5,7 @@ for what becomes of which.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from attrs import define, field, frozen
 
@@ -21,6 +21,9 @@ from agent_orchestrator.runners.codex.items import (
     text,
 )
 from agent_orchestrator.runners.lines import shallow
+
+_MAX_OPEN: Final = 10_000
+"""Tools that may be at work at the same time. Beyond them the oldest counts as given up."""
 
 
 @frozen
@@ -71,17 +74,24 @@ class ItemReader:
 
     def finish(self) -> list[AgentEvent]:
         """Return the events that close what codex left open."""
+        return [self._close(tool_id) for tool_id in (*self._open,)]
+
+    def _close(self, tool_id: str) -> AgentEvent:
+        item_type, started = self._open.pop(tool_id)
+        if item_type == "file_change":
+            event_type, data = EventType.FILE_CHANGED, dict(started)
+        else:
+            event_type, data = EventType.TOOL_COMPLETED, {**started, "output": ""}
         note = "still under way when the turn ended"
-        events = []
-        for tool_id, (item_type, started) in self._open.items():
-            if item_type == "file_change":
-                event_type, data = EventType.FILE_CHANGED, dict(started)
-            else:
-                event_type, data = EventType.TOOL_COMPLETED, {**started, "output": ""}
-            data.update(tool_id=tool_id, status="failed", error=note)
-            events.append(AgentEvent(event_type, data))
-        self._open.clear()
-        return events
+        data.update(tool_id=tool_id, status="failed", error=note)
+        return AgentEvent(event_type, data)
+
+    def _begin(self, item: JsonObject, what: JsonObject) -> list[AgentEvent]:
+        """Note what has begun; return the event that closes another where too many are open."""
+        is_full = len(self._open) >= _MAX_OPEN and item_id(item) not in self._open
+        closed = [self._close(next(iter(self._open)))] if is_full else []
+        self._open[item_id(item)] = item["type"], what
+        return closed
 
     def plan(self, steps: Sequence[JsonObject], more: JsonObject) -> list[AgentEvent]:
         """Return the event of a plan; none where it repeats the one before it."""
@@ -105,8 +115,7 @@ class ItemReader:
         return self.plan(steps, extra(item, "items"))
 
     def _file_change_started(self, item: JsonObject) -> list[AgentEvent]:
-        self._open[item_id(item)] = "file_change", an_object(shallow({"changes": _changes(item)}))
-        return []
+        return self._begin(item, an_object(shallow({"changes": _changes(item)})))
 
     def _file_change(self, item: JsonObject) -> list[AgentEvent]:
         tool_id = item_id(item)
@@ -115,10 +124,9 @@ class ItemReader:
         return [event(EventType.FILE_CHANGED, **data, **extra(item, "changes"))]
 
     def _tool_started(self, item: JsonObject) -> list[AgentEvent]:
-        tool_id = item_id(item)
         tool = an_object(shallow(TOOLS[item["type"]].call(item)))
-        self._open[tool_id] = item["type"], tool
-        return [event(EventType.TOOL_STARTED, tool_id=tool_id, **tool)]
+        closed = self._begin(item, tool)
+        return [*closed, event(EventType.TOOL_STARTED, tool_id=item_id(item), **tool)]
 
     def _tool_completed(self, item: JsonObject) -> list[AgentEvent]:
         tool_id = item_id(item)

@@ -1,7 +1,7 @@
 """Running one turn with ``codex exec``: a process for each run, the prompt on its stdin."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -13,6 +13,7 @@ from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation, Sandbox
 from agent_orchestrator.ports import Availability, Outcome, RunContext
+from agent_orchestrator.runners.bulk import read
 from agent_orchestrator.runners.codex.argv import (
     exec_argv,
     is_thread_id,
@@ -226,7 +227,7 @@ class CodexExecRunner(Guarded):
         with anyio.CancelScope() as patience:
             async for line in process.lines():
                 had_ended = parser.ended
-                events = parser.feed(line)
+                events = await read(line, parser.feed)
                 if parser.thread_id is not None and not delivered:
                     delivered = True
                     await self._take_thread(context, parser.thread_id, resume)
@@ -289,6 +290,6 @@ def _stdin(prompt: str) -> bytes:
     return (prompt if prompt[:1] != "\ufeff" else f"\ufeff{prompt}").encode()
 
 
-async def _emit(context: RunContext, events: Sequence[AgentEvent]) -> None:
+async def _emit(context: RunContext, events: Iterable[AgentEvent]) -> None:
     for event in events:
         await context.emit(event.event_type, event.data)

@@ -8,6 +8,10 @@ A list of rules. The first whose ``when`` holds is taken, and all it says is don
       { when = { type = ["done", "end"] }, result = "$.text",
         usage = { input_tokens = "$.usage.in", output_tokens = "$.usage.out" } },
       { when = { type = "error" }, fail = { code = "provider_error", message = "$.error" } },
+      { when = { type = "turn" }, each = "$.content", map = [
+        { when = { type = "text" }, emit = "agent.message", data = { text = "$.text" } },
+        { when = { type = "call" }, emit = "tool.started", data = { tool_id = "$.id", name = "$.name" } },
+      ] },
     ]
 
 ``when`` maps paths to the value that must stand there, or to a list of the values that may; an
@@ -16,13 +20,18 @@ begins with ``$`` is a template: ``$`` stands for the whole object, ``$.path`` f
 path, ``$$…`` for a text that begins with one ``$``. In ``data`` a field whose path leads nowhere is
 left out. An object that no rule fits, that lacks the text its event is about, or that without an
 event lacks anything else its rule names, becomes a ``backend.event``.
+
+``each`` is the path of a list. Each of its entries means what the rules of ``map`` beside it say, as an
+object of its own would; paths begin at the entry. An entry that no rule fits is a ``backend.event``;
+so is the whole object where there is no list, or an empty one. At most :data:`MAX_ENTRIES` of one object
+are looked at one by one; the rest of them is one ``backend.event``.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from attrs import field, frozen
+from attrs import define, evolve, field, frozen
 
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
@@ -30,6 +39,12 @@ from agent_orchestrator.domain.model import FAILURE_CODES
 
 NOTHING: Final = object()
 """What a path that leads nowhere leads to."""
+
+MAX_ENTRIES: Final = 1_000
+"""Entries of the lists in one object that are events of their own."""
+
+MAX_NESTING: Final = 8
+"""Rules with ``each`` inside each other."""
 
 _ABOUT_TEXT: Final = {
     EventType.AGENT_MESSAGE,
@@ -70,6 +85,8 @@ class Rule:
     :param result: a template of the run's result.
     :param usage: templates of what the run has used.
     :param fail: the run has failed.
+    :param each: the path of a list whose entries mean what ``map`` says.
+    :param map: the rules for these entries.
     """
 
     when: Mapping[str, Any] = field(factory=dict)
@@ -79,8 +96,10 @@ class Rule:
     result: str | None = None
     usage: UsagePaths | None = None
     fail: Fail | None = None
+    each: str | None = None
+    map: Sequence["Rule"] = field(default=(), converter=tuple)
 
-    def fits(self, value: Mapping[str, Any]) -> bool:
+    def fits(self, value: Any) -> bool:
         """Tell whether ``when`` holds for the object."""
         return all(_stands(lookup(value, path), wanted) for path, wanted in self.when.items())
 
@@ -98,15 +117,16 @@ class Meaning:
     fail: tuple[str, str] | None = None
 
 
-def check_rules(rules: Sequence[Rule], place: str = "map") -> None:
+def check_rules(rules: Sequence[Rule], place: str = "map", nesting: int = 0) -> None:
     """Look a table over.
 
     :raises ConfigError: naming the place of the first fault.
     """
     for index, rule in enumerate(rules):
         where = f"{place}[{index}]"
-        if not (rule.emit or rule.thread or rule.result or rule.usage or rule.fail):
-            raise ConfigError(f"{where}: says none of emit, thread, result, usage, fail")
+        if not (rule.emit or rule.thread or rule.result or rule.usage or rule.fail or rule.each):
+            raise ConfigError(f"{where}: says none of emit, thread, result, usage, fail, each")
+        _check_each(rule, where, nesting)
         for path in rule.when:
             _check_path(path.removeprefix("$."), f"{where}.when")
         if rule.emit is not None and rule.emit not in AGENT_EVENTS:
@@ -129,12 +149,56 @@ def check_rules(rules: Sequence[Rule], place: str = "map") -> None:
             _check_templates(template, f"{where}.usage.{name}")
 
 
-def meaning(rules: Sequence[Rule], value: Mapping[str, Any]) -> Meaning:
-    """Return what the first rule that fits makes of the object."""
-    for rule in rules:
-        if rule.fits(value):
-            return _applied(rule, value)
-    return Meaning(*_unnamed(value))
+def _check_each(rule: Rule, where: str, nesting: int) -> None:
+    if rule.each is None:
+        if rule.map:
+            raise ConfigError(f"{where}.map: is of no use without each")
+        return
+    if not rule.map:
+        raise ConfigError(f"{where}.map: is required beside each")
+    if not rule.each.startswith("$."):
+        raise ConfigError(f"{where}.each: must be a path such as $.content")
+    if nesting == MAX_NESTING:
+        raise ConfigError(f"{where}.each: is more than {MAX_NESTING} deep")
+    _check_templates(rule.each, f"{where}.each")
+    check_rules(rule.map, f"{where}.map", nesting + 1)
+
+
+def meanings(rules: Sequence[Rule], value: Any) -> list[Meaning]:
+    """Return what the first rule that fits makes of the object: one meaning, or one for each thing in
+    it.
+    """
+    return _Reader().read(rules, value)
+
+
+@define
+class _Reader:
+    """Reads one object.
+
+    :ivar room: how many entries of its lists may still be read one by one.
+    """
+
+    room: int = MAX_ENTRIES
+
+    def read(self, rules: Sequence[Rule], value: Any) -> list[Meaning]:
+        rule = next((rule for rule in rules if rule.fits(value)), None)
+        if rule is None:
+            return [Meaning(*_unnamed(value))]
+        if rule.each is None:
+            return [_applied(rule, value)]
+        entries = lookup(value, rule.each)
+        if not isinstance(entries, list) or not entries:
+            first = _applied(rule, value)
+            return [first if first.event_type is not None else _with_whole(first, value)]
+        first = _applied(rule, value, is_kept=True)
+        found = [first] if first != Meaning() else []
+        for place, entry in enumerate(entries):
+            if self.room == 0:
+                rest = {"kind": "rest", "payload": {"entries": entries[place:]}}
+                return [*found, Meaning(EventType.BACKEND_EVENT, rest)]
+            self.room -= 1
+            found += self.read(rule.map, entry)
+        return found
 
 
 def lookup(value: Any, path: str) -> Any:
@@ -149,7 +213,16 @@ def lookup(value: Any, path: str) -> Any:
     return value
 
 
-def _applied(rule: Rule, value: Mapping[str, Any]) -> Meaning:
+def _with_whole(found: Meaning, value: Any) -> Meaning:
+    event_type, data = _unnamed(value)
+    return evolve(found, event_type=event_type, data=data)
+
+
+def _applied(rule: Rule, value: Any, *, is_kept: bool = False) -> Meaning:
+    """Return what a rule makes of the object.
+
+    :param is_kept: whether the object is kept also where it lacks what the rule names.
+    """
     event_type, data = rule.emit, {}
     if rule.emit is not None:
         data = _filled(rule.data, value)
@@ -162,17 +235,23 @@ def _applied(rule: Rule, value: Mapping[str, Any]) -> Meaning:
     thread = None if rule.thread is None else _text(rule.thread, value)
     result = None if rule.result is None else _text(rule.result, value)
     usage = {} if rule.usage is None else _usage(rule.usage, value)
-    if event_type is None and (
-        (rule.fail is not None and message is None)
-        or (rule.thread is not None and thread is None)
-        or (rule.result is not None and result is None)
-        or (rule.usage is not None and not usage)
+    if (
+        event_type is None
+        and not is_kept
+        and (
+            (rule.fail is not None and message is None)
+            or (rule.thread is not None and thread is None)
+            or (rule.result is not None and result is None)
+            or (rule.usage is not None and not usage)
+        )
     ):
         event_type, data = _unnamed(value)
     return Meaning(event_type, data, thread, result, usage, fail)
 
 
-def _unnamed(value: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _unnamed(value: Any) -> tuple[str, dict[str, Any]]:
+    if not isinstance(value, Mapping):  # an entry of a list
+        value = {"entry": value}
     kind = value.get("type")
     kind = kind if isinstance(kind, str) else "object"
     return EventType.BACKEND_EVENT, {"kind": kind, "payload": dict(value)}

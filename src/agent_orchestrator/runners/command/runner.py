@@ -1,9 +1,10 @@
 """The runner of any program."""
 
+import hashlib
 import re
 import signal
-from collections.abc import Mapping
-from typing import Any, Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
 
 import anyio
 from anyio.to_thread import run_sync
@@ -13,11 +14,12 @@ from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation, Usage
 from agent_orchestrator.ports import Availability, Outcome, RunContext
-from agent_orchestrator.runners.command.mapping import Meaning, Rule, check_rules, meaning
+from agent_orchestrator.runners.bulk import Text, in_thread, object_of, read, text_of
+from agent_orchestrator.runners.command.mapping import Meaning, Rule, check_rules, meanings
 from agent_orchestrator.runners.command.program import NotRunnable, anchored, locate
 from agent_orchestrator.runners.keepers import Guarded
-from agent_orchestrator.runners.lines import MAX_LINE, Line, decoded, json_object, shallow
-from agent_orchestrator.runners.process import MAX_ARGUMENT, agent_process
+from agent_orchestrator.runners.lines import MAX_LINE, Line, Truncation, decoded, shallow
+from agent_orchestrator.runners.process import MAX_ARGUMENT, AgentProcess, agent_process
 
 _PLACEHOLDER: Final = re.compile(r"\{(prompt|thread)\}")
 _THREAD_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
@@ -27,7 +29,7 @@ _VERSION_S: Final = 2.0
 """Seconds a program has to print its version: who asks for the daemon's status waits for it."""
 
 MAX_RESULT: Final = MAX_LINE
-"""Bytes of a run's result; the rest of a longer output is in the events alone."""
+"""Bytes of an output that a run's result holds."""
 
 
 @define(eq=False)
@@ -42,8 +44,9 @@ class CommandRunner(Guarded):
         ``argument``, appended when ``argv`` has no ``{prompt}``. Where a prompt might begin with
         ``-``, write ``--prompt={prompt}`` or put ``--`` before it. An argument has at most 131,071
         bytes and can be read by every user of the machine.
-    :param output: what stdout is: ``lines``, each a message; one message of ``text``; or ``jsonl``,
-        objects that mean what ``map`` says.
+    :param output: what stdout is: ``lines``, each a message, which are the result with a newline
+        between two; one message of ``text``, byte for byte, its final newline too; or ``jsonl``,
+        objects that mean what ``map`` says. Bytes that are not UTF-8 become U+FFFD.
     :param map: rules that say what each object means; the first that fits is taken
         (:mod:`agent_orchestrator.runners.command.mapping`).
     :param resume_argv: instead of ``argv`` when the session has a conversation with the agent,
@@ -136,9 +139,7 @@ class CommandRunner(Guarded):
             # one that never began.
             await context.delivered()
             reading = _READINGS[self.output](self, context)
-            async for line in process.lines():
-                await reading.take(line)
-            text = await reading.end()
+            text = await reading.follow(process)
             code = await process.wait()
             if reading.failure is not None:
                 raise AgentFailed(*reading.failure, exit_code=code)
@@ -188,52 +189,66 @@ class _Reading:
         self.context = context
         self.failure: tuple[str, str] | None = None
 
-    async def take(self, line: Line) -> None:
-        """Take the next line."""
+    async def follow(self, process: AgentProcess) -> str:
+        """Record what the agent prints, and return the run's result."""
         raise NotImplementedError
 
-    async def end(self) -> str:
-        """Return the run's result."""
-        raise NotImplementedError
+
+class _Kept:
+    """The bytes of an output, as many as a result may have."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._size = 0
+        self._digest = hashlib.sha256()
+
+    def add(self, data: bytes | bytearray) -> None:
+        self._size += len(data)
+        self._digest.update(data)
+        self._data += data[: max(MAX_RESULT - len(self._data), 0)]
+
+    async def text(self) -> Text:
+        """Return the output; one that is too long is cut, and says so at its end."""
+        return await in_thread(self._text, None)
+
+    def _text(self, _: None) -> Text:
+        if self._size == len(self._data):
+            said = text_of(Line(self._data))
+            if said.truncation is None:
+                return said
+            # Its characters are so wide that no more of them is kept.
+            del self._data[MAX_RESULT // 8 :]
+        cut = text_of(Line(self._data)).text
+        note = f"\n[cut: the output had {self._size:,} bytes]"
+        return Text(cut + note, Truncation(self._size, self._digest.hexdigest()))
 
 
 class _Lines(_Reading):
     """Each line is a message."""
 
-    def __init__(self, runner: CommandRunner, context: RunContext) -> None:
-        super().__init__(runner, context)
-        self.kept: list[str] = []
-        self.size = 0
-
-    async def take(self, line: Line) -> None:
-        text = self.keep(line)
-        await self.context.emit(EventType.AGENT_MESSAGE, {"text": text, **_cut(line)})
-
-    def keep(self, line: Line) -> str:
-        text = decoded(line.data)
-        if self.size <= MAX_RESULT:
-            room = MAX_RESULT - self.size
-            self.kept.append(text if len(line.data) <= room else decoded(line.data[:room]))
-        self.size += (line.truncation.size if line.truncation else len(line.data)) + 1
-        return text
-
-    async def end(self) -> str:
-        if self.size > MAX_RESULT + 1:
-            self.kept.append(f"[cut: the output had {self.size:,} bytes]")
-        return "\n".join(self.kept)
+    async def follow(self, process: AgentProcess) -> str:
+        kept = _Kept()
+        mark = b""
+        async for line in process.lines():
+            kept.add(mark)
+            kept.add(line.data)
+            mark = b"\n"
+            said = await read(line, text_of)
+            await self.context.emit(EventType.AGENT_MESSAGE, {"text": said.text, **said.note})
+        return (await kept.text()).text
 
 
-class _Text(_Lines):
-    """All of it is one message."""
+class _Text(_Reading):
+    """All of it is one message, byte for byte."""
 
-    async def take(self, line: Line) -> None:
-        self.keep(line)
-
-    async def end(self) -> str:
-        text = await super().end()
-        if text:
-            await self.context.emit(EventType.AGENT_MESSAGE, {"text": text})
-        return text
+    async def follow(self, process: AgentProcess) -> str:
+        kept = _Kept()
+        async for chunk in process.chunks():
+            kept.add(chunk)
+        said = await kept.text()
+        if said.text:
+            await self.context.emit(EventType.AGENT_MESSAGE, {"text": said.text, **said.note})
+        return said.text
 
 
 class _Objects(_Reading):
@@ -245,15 +260,19 @@ class _Objects(_Reading):
         self.last_message = ""
         self.usage = Usage()
 
-    async def take(self, line: Line) -> None:
-        found = self._meaning(line)
-        if found is None:
-            payload = {"text": decoded(line.data), **_cut(line)}
-            if line.data.strip():
-                await self.context.emit(
-                    EventType.BACKEND_EVENT, {"kind": "text", "payload": payload}
-                )
-            return
+    async def follow(self, process: AgentProcess) -> str:
+        async for line in process.lines():
+            found = await read(line, self._meanings)
+            if not isinstance(found, Text):
+                for meaning in found:
+                    await self._take(meaning)
+            elif found.text.strip():
+                payload = {"text": found.text, **found.note}
+                data = {"kind": "text", "payload": payload}
+                await self.context.emit(EventType.BACKEND_EVENT, data)
+        return self.last_message if self.result is None else self.result
+
+    async def _take(self, found: Meaning) -> None:
         if found.thread is not None:
             await self._thread(found.thread)
         if found.event_type is not None:
@@ -268,16 +287,16 @@ class _Objects(_Reading):
         if found.fail is not None:
             self.failure = found.fail
 
-    def _meaning(self, line: Line) -> Meaning | None:
-        """Return what an object comes to; None for a line that holds none."""
-        value = None if line.truncation else json_object(line.data)
-        if value is None:
-            return None
+    def _meanings(self, line: Line) -> Sequence[Meaning] | Text:
+        """Return what an object comes to, or a line that holds none as text."""
+        said = object_of(line)
+        if isinstance(said, Text):
+            return said
         try:
-            found = meaning(self.runner.map, value)
-            return evolve(found, data=shallow(found.data))
+            found = meanings(self.runner.map, said)
+            return [evolve(one, data=shallow(one.data)) for one in found]
         except RecursionError:
-            return None
+            return text_of(line)
 
     async def _thread(self, thread_id: str) -> None:
         if _THREAD_ID.fullmatch(thread_id):
@@ -286,17 +305,8 @@ class _Objects(_Reading):
             message = f"the agent's thread id {thread_id[:200]!r} is not a valid one"
             await self.context.emit(EventType.RUN_ERROR, {"message": message})
 
-    async def end(self) -> str:
-        return self.last_message if self.result is None else self.result
-
 
 _READINGS: Final = {"lines": _Lines, "text": _Text, "jsonl": _Objects}
-
-
-def _cut(line: Line) -> dict[str, Any]:
-    if line.truncation is None:
-        return {}
-    return {"truncated": {"size": line.truncation.size, "sha256": line.truncation.sha256}}
 
 
 async def _versioned(argv: tuple[str, ...], env: Mapping[str, str]) -> Availability:

@@ -1,6 +1,6 @@
 """Changes, as SQL."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from agent_orchestrator.stores.sqlite.rows import (
 )
 from agent_orchestrator.stores.sqlite.view import TREE, SqliteView
 from agent_orchestrator.wire.codec import format_time
-from agent_orchestrator.wire.strict_json import dumps
+from agent_orchestrator.wire.strict_json import check_unicode, dumps, dumps_in_slices, is_long
 
 
 def _insert(table: str, names: str, rows: int = 1) -> str:
@@ -147,8 +147,9 @@ class SqliteTransaction(SqliteView):
         count = len(drafts)
         when = format_time(at)
         # Encoded first: what JSON in UTF-8 cannot say is refused before anything is written.
-        texts = [dumps(draft.data) if draft.text is None else draft.text for draft in drafts]
-        "".join(texts).encode()
+        texts = [_encoded(draft.data) if draft.text is None else draft.text for draft in drafts]
+        for text in texts:
+            check_unicode(text)
         advanced = self._one(_ADVANCE, count, when, session_id)
         if advanced is None:
             raise NotFound(f"no session {session_id}", {"session_id": session_id})
@@ -221,3 +222,8 @@ class SqliteTransaction(SqliteView):
         had = topic in self.topics
         self.topics.discard(topic)
         return had
+
+
+def _encoded(data: Mapping[str, Any]) -> str:
+    # This thread shares the interpreter with the event loop, which a long call would hold.
+    return dumps_in_slices(data) if is_long(data) else dumps(data)

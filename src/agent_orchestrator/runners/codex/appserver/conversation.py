@@ -13,6 +13,7 @@ from agent_orchestrator.domain.errors import AgentFailed, Conflict, InvalidReque
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation, Thread
 from agent_orchestrator.ports import Outcome, RunContext
+from agent_orchestrator.runners.bulk import in_thread
 from agent_orchestrator.runners.codex.appserver import approvals, endings
 from agent_orchestrator.runners.codex.appserver.endings import end_rest, end_turn
 from agent_orchestrator.runners.codex.appserver.failures import failure_of
@@ -32,7 +33,6 @@ from agent_orchestrator.runners.codex.failures import refusal_code
 from agent_orchestrator.runners.codex.items import UnexpectedShape, text
 from agent_orchestrator.runners.codex.reading import AgentEvent
 from agent_orchestrator.runners.codex.usage import usage_between
-from agent_orchestrator.runners.lines import decoded
 
 _log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Conversation:
             tasks.cancel_scope.cancel()
         if failure is not None and not self.is_taken:
             raise failure
-        await self._tell([*reader.finish()])
+        await self._tell(reader.finish())
         await self._tell_now(self._pieces.take())
         if failure is not None:
             if not self._under_way:
@@ -249,18 +249,20 @@ class Conversation:
         match heard:
             case Asked():
                 tasks.start_soon(self._answer, heard)
-            case Unreadable(line) if line.truncation is not None:
-                size = line.truncation.size
-                raise AgentFailed("provider_error", f"codex said a line of {size} bytes")
-            case Unreadable(line):
-                payload = {"text": decoded(line.data)}
-                data = {"kind": "stdout", "payload": payload}
+            case Unreadable(said) if said.truncation is not None:
+                note = f"codex said a line of {said.truncation.size} bytes, too large to be read"
+                raise AgentFailed("provider_error", note)
+            case Unreadable(said):
+                data = {"kind": "stdout", "payload": {"text": said.text}}
                 await self._tell([AgentEvent(EventType.BACKEND_EVENT, data)])
             case Notification("serverRequest/resolved", params):
                 if (scope := self._asks.get(params.get("requestId"))) is not None:
                     scope.cancel()
             case Notification() if not self._reader.is_stale(heard):
-                events = self._reader.feed(heard)
+                if heard.is_long:
+                    events = await in_thread(self._reader.feed, heard)
+                else:
+                    events = self._reader.feed(heard)
                 if not self.is_taken and (self._reader.is_recorded or self._has_completed()):
                     self._taken.set()
                     tasks.start_soon(self._record_taken)

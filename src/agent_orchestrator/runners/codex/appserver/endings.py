@@ -8,6 +8,7 @@ import anyio
 import anyio.lowlevel
 
 from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.runners.bulk import in_thread
 from agent_orchestrator.runners.codex.appserver.leftovers import end_leftovers
 from agent_orchestrator.runners.codex.appserver.peer import Asked, Notification, Refused
 from agent_orchestrator.runners.codex.appserver.server import Server
@@ -97,4 +98,7 @@ async def _hear(server: Server, route: Route, reader: TurnReader) -> None:
     if isinstance(heard, Asked):
         server.refuse(heard, "the run is being stopped")
     elif isinstance(heard, Notification) and not reader.is_stale(heard):
-        reader.feed(heard)
+        if heard.is_long:
+            await in_thread(reader.feed, heard)
+        else:
+            reader.feed(heard)

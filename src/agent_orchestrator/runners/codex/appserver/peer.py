@@ -14,7 +14,8 @@ import anyio
 from attrs import define, field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
-from agent_orchestrator.runners.lines import Line, json_object
+from agent_orchestrator.runners.bulk import LONG, Text, object_of, read, text_of
+from agent_orchestrator.runners.lines import Line
 
 METHOD_NOT_FOUND: Final = -32601
 
@@ -44,8 +45,14 @@ class Stuck(Exception):
 
 @frozen
 class Notification:
+    """Something the other side tells.
+
+    :param is_long: whether to read it takes long: see :mod:`agent_orchestrator.runners.bulk`.
+    """
+
     method: str
     params: Mapping[str, Any]
+    is_long: bool = False
 
 
 @frozen
@@ -59,9 +66,9 @@ class Asked:
 
 @frozen
 class Unreadable:
-    """A line that is no message."""
+    """A line that is no message, or one too large to be read."""
 
-    line: Line
+    text: Text
 
 
 Heard = Notification | Asked | Unreadable
@@ -143,19 +150,20 @@ class Peer:
     async def read(self) -> None:
         """Take what the other side says, until it says no more."""
         async for line in self._channel.lines():
-            said = None if line.truncation else json_object(line.data)
-            if said is None:
-                if line.data.strip():
-                    await self._hear(Unreadable(line))
+            said = await read(line, object_of)
+            if isinstance(said, Text):
+                if said.text.strip():
+                    await self._hear(Unreadable(said))
             elif isinstance(method := said.get("method"), str):
                 params = said.get("params")
                 given = params if isinstance(params, dict) else {}
                 if "id" in said:
                     await self._hear(Asked(said["id"], method, given))
                 else:
-                    await self._hear(Notification(method, given))
+                    is_long = len(line.data) >= LONG
+                    await self._hear(Notification(method, given, is_long))
             elif not self._answered(said):
-                await self._hear(Unreadable(line))
+                await self._hear(Unreadable(await read(line, text_of)))
 
     def _answered(self, said: Mapping[str, Any]) -> bool:
         number = said.get("id")

@@ -28,7 +28,6 @@ from agent_orchestrator.runners.codex.appserver.turns import PIECES, UNWANTED
 from agent_orchestrator.runners.codex.failures import startup_failure
 from agent_orchestrator.runners.codex.items import text
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
-from agent_orchestrator.runners.lines import decoded
 from agent_orchestrator.runners.process import AgentProcess, agent_process
 
 _log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ _MAILBOX: Final = 256
 
 _MAX_STRAYS: Final = 100
 
-_THREAD: Final = re.compile(rb'"threadId"\s*:\s*"([^"]+)"')
+_THREAD: Final = re.compile(r'"threadId"\s*:\s*"([^"]+)"')
 
 
 @frozen
@@ -410,13 +409,13 @@ class Server:
 
     async def _unreadable(self, heard: Unreadable) -> None:
         """Tell the runs a line may be about that it cannot be read."""
-        head = heard.line.data
-        if heard.line.truncation is None:
+        said = heard.text
+        if said.truncation is None:
             _log.warning("codex app-server %d says what is no message", self.pid)
         else:
-            _log.error("codex app-server says a line of %d bytes", heard.line.truncation.size)
-            found = _THREAD.search(head)
-            if found is not None and (route := self._routes.get(decoded(found[1]))) is not None:
+            _log.error("codex app-server says a line of %d bytes", said.truncation.size)
+            found = _THREAD.search(said.text)
+            if found is not None and (route := self._routes.get(found[1])) is not None:
                 await route.deliver(heard)
                 return
         for route in {id(route): route for route in self._routes.values()}.values():

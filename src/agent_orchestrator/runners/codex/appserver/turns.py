@@ -21,6 +21,7 @@ came of it is told as a message when the turn goes on without it.
 """
 
 from collections.abc import Mapping
+from io import StringIO
 from typing import Any, Final
 
 from attrs import define, field, frozen
@@ -67,6 +68,11 @@ PIECES: Final = frozenset(
 """What is not kept of a sub-agent's thread."""
 
 
+_MAX_STREAMS: Final = 100
+"""Messages that may come in pieces at the same time; codex 0.169 streams one. Beyond them the oldest
+counts as broken off."""
+
+
 @frozen
 class TurnEnd:
     """How codex says a turn ended.
@@ -96,7 +102,8 @@ class TurnReader:
     """The threads of sub-agents, with the turn each is at work on: None for none, ``""`` for one that
     has been given work and has not begun."""
     items: ItemReader = field(factory=ItemReader)
-    _streams: dict[str, str] = field(factory=dict, init=False)
+    _streams: dict[str, StringIO] = field(factory=dict, init=False)
+    """What came of each message that is not complete."""
 
     def feed(self, said: Notification) -> list[AgentEvent]:
         """Return the events a notification makes. Never raises for what is in it."""
@@ -200,16 +207,22 @@ class TurnReader:
 
     def _message_piece(self, params: JsonObject) -> list[AgentEvent]:
         item_id, piece = text(params.get("itemId")), text(params.get("delta"))
-        self._streams[item_id] = self._streams.get(item_id, "") + piece
-        return [event(EventType.AGENT_MESSAGE_DELTA, text=piece, item_id=item_id)]
+        events: list[AgentEvent] = []
+        if item_id not in self._streams:
+            if len(self._streams) >= _MAX_STREAMS:
+                events.append(self._broken(next(iter(self._streams))))
+            self._streams[item_id] = StringIO()
+        self._streams[item_id].write(piece)
+        events.append(event(EventType.AGENT_MESSAGE_DELTA, text=piece, item_id=item_id))
+        return events
 
     def _broken_off(self) -> list[AgentEvent]:
-        events = [
-            event(EventType.AGENT_MESSAGE, text=said, item_id=item_id, extra={"incomplete": True})
-            for item_id, said in self._streams.items()
-        ]
-        self._streams.clear()
-        return events
+        return [self._broken(item_id) for item_id in (*self._streams,)]
+
+    def _broken(self, item_id: str) -> AgentEvent:
+        said = self._streams.pop(item_id).getvalue()
+        more = {"incomplete": True}
+        return event(EventType.AGENT_MESSAGE, text=said, item_id=item_id, extra=more)
 
     def _plan(self, params: JsonObject) -> list[AgentEvent]:
         steps = [

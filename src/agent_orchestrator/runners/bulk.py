@@ -1,0 +1,278 @@
+"""Long lines, read without holding the event loop.
+
+A long line is read in a worker thread, a slice at a time: the thread shares the interpreter with the
+event loop, which waits for each call of C code to its end. What would take memory far beyond the
+line's own size is not read, but cut.
+"""
+
+import codecs
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from json.decoder import scanstring  # type: ignore[attr-defined]
+from typing import Any, Final, TypeVar, cast
+
+from anyio import CapacityLimiter
+from anyio.lowlevel import RunVar
+from anyio.to_thread import run_sync
+from attrs import frozen
+
+from agent_orchestrator.runners.lines import (
+    HEAD,
+    MAX_DEPTH,
+    MAX_LINE,
+    Line,
+    Truncation,
+    decoded,
+    json_number,
+    json_object,
+    mended,
+    shallow,
+)
+
+LONG: Final = 64 * 2**10
+"""Bytes of a line from which on it is read in a worker thread."""
+
+SLICE: Final = 64 * 2**10
+"""Bytes handled in one call of C code."""
+
+MAX_STRUCTURE: Final = 2**17
+"""Brackets, commas and colons that a long line may have outside its strings to be read as JSON. The
+values they make take some 100 bytes each."""
+
+MAX_SKELETON: Final = 4 * 2**20
+"""Bytes that a long line may have to be read as JSON, its strings not counted, but its keys."""
+
+_SHORT: Final = 32
+"""Bytes of a string up to which it is read together with what is around it."""
+
+_AT_ONCE: Final = 2
+"""Long lines that are read at the same time."""
+
+
+@frozen
+class Text:
+    """What a line says that is read as no JSON object.
+
+    :param text: the line, or its head where it was cut.
+    :param truncation: what is known of a line that was cut.
+    """
+
+    text: str
+    truncation: Truncation | None = None
+
+    @property
+    def note(self) -> dict[str, Any]:
+        """What an event with this text says of the cut; empty where there was none."""
+        if self.truncation is None:
+            return {}
+        return {"truncated": {"size": self.truncation.size, "sha256": self.truncation.sha256}}
+
+
+_limiter: RunVar[CapacityLimiter] = RunVar("agent_orchestrator.long_lines")
+
+Said = TypeVar("Said")
+Read = TypeVar("Read")
+
+
+async def read(line: Line, reader: Callable[[Line], Read]) -> Read:
+    """Return what the reader makes of a line; it is called in a worker thread if the line is long."""
+    if len(line.data) < LONG:
+        return reader(line)
+    return await in_thread(reader, line)
+
+
+async def in_thread(reader: Callable[[Said], Read], said: Said) -> Read:
+    """Return what the reader makes of something long. It is called in a worker thread."""
+    try:
+        limiter = _limiter.get()
+    except LookupError:
+        limiter = CapacityLimiter(_AT_ONCE)
+        _limiter.set(limiter)
+    return await run_sync(reader, said, limiter=limiter)
+
+
+# --- JSON -----------------------------------------------------------------------------------
+
+
+class _TooMuch(Exception):
+    pass
+
+
+def object_of(line: Line) -> dict[str, Any] | Text:
+    """Return the JSON object that a line holds, or the line as text if it holds none.
+
+    Call it with :func:`read`: it blocks for a long line. A long line of more values than
+    :data:`MAX_STRUCTURE` makes is cut.
+    """
+    data = line.data
+    if line.truncation is not None or data[:LONG].lstrip()[:1] != b"{":
+        return text_of(line)
+    if len(data) < LONG:
+        found = json_object(data)
+    else:
+        try:
+            found = _long_object(data)
+        except _TooMuch:
+            return _cut(data)
+        except (ValueError, RecursionError):
+            found = None
+    return text_of(line) if found is None else found
+
+
+_INSIDE: Final = re.compile(rb'(?:[^"\\]++|\\u[0-9a-fA-F]{4}|\\[^u])*+', re.DOTALL)
+"""What a string may hold, escapes whole."""
+
+_KEY: Final = re.compile(rb"[ \t\r]*+:")
+
+_STRUCTURE: Final = b"[{,:"
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+def _long_object(data: bytes | bytearray) -> dict[str, Any] | None:
+    """Return the object. Its strings are read one by one, and then the rest, which is small.
+
+    :raises _TooMuch: if it would take too much memory.
+    :raises ValueError: if it is not JSON.
+    """
+    skeleton: list[bytes | bytearray] = []
+    strings: dict[str, str] = {}
+    key = secrets.randbelow(10**12)  # no number in the line is likely to begin so
+    size = structure = place = 0
+    while place < len(data):
+        quote = data.find(b'"', place, place + SLICE)
+        end = quote if quote >= 0 else min(place + SLICE, len(data))
+        outside = data[place:end]
+        structure += len(outside) - len(outside.translate(None, _STRUCTURE))
+        skeleton.append(outside)
+        place = end
+        if quote >= 0:
+            ends = list(_inside(data, quote + 1))
+            place = ends[-1] + 1
+            if place - quote <= _SHORT or _KEY.match(data, place):
+                skeleton.append(data[quote:place])
+            else:
+                # A number stands for it: numbers with a point are handed over as text.
+                number = f"{key}.{len(strings)}"
+                strings[number] = _string(data, quote + 1, ends)
+                skeleton.append(b" %s " % number.encode())
+            size += len(skeleton[-1])
+        size += len(outside)
+        if structure > MAX_STRUCTURE or size > MAX_SKELETON:
+            raise _TooMuch
+
+    def number_or_string(digits: str) -> Any:
+        return strings[digits] if digits in strings else json_number(digits)
+
+    decoder = json.JSONDecoder(parse_float=number_or_string, parse_constant=str)
+    text = _decoded(b"".join(skeleton))
+    value = decoder.decode(text)
+    if not isinstance(value, dict):
+        return None
+    # Less deep than an event may be: so that nobody has to look for what lies too deep again.
+    return cast(dict[str, Any], shallow(mended(value) if "\\u" in text else value, MAX_DEPTH - 8))
+
+
+def _inside(data: bytes | bytearray, place: int) -> Iterator[int]:
+    """Yield the ends of a string's slices, the last of them where its closing quote is.
+
+    :raises ValueError: if the string has no end.
+    """
+    while True:
+        found = _INSIDE.match(data, place, place + SLICE)
+        end = place if found is None else found.end()
+        if end == place and data[end : end + 1] != b'"':
+            raise ValueError("a string without an end")
+        yield end
+        if data[end : end + 1] == b'"':
+            return
+        place = end
+
+
+def _string(data: bytes | bytearray, place: int, ends: list[int]) -> str:
+    """Return the string whose slices end at these places."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces: list[str] = []
+    half = ""
+    for end in ends:
+        raw = decoder.decode(data[place:end], end == ends[-1])
+        place = end
+        text = half + scanstring(f'{raw}"', 0)[0]
+        # The halves of a surrogate pair may be on both sides of a border.
+        half = text[-1:] if end != ends[-1] and "\ud800" <= text[-1:] <= "\udbff" else ""
+        pieces.append(_paired(text[: len(text) - len(half)]))
+    _check_memory(pieces)
+    return "".join(pieces)
+
+
+def _paired(text: str) -> str:
+    """Return text with its surrogates put together, and U+FFFD for those that are alone."""
+    if not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+# --- text -----------------------------------------------------------------------------------
+
+
+def text_of(line: Line) -> Text:
+    """Return a line as text.
+
+    Call it with :func:`read`: it blocks for a long line. One whose text would take more memory than
+    :data:`~agent_orchestrator.runners.lines.MAX_LINE` is cut.
+    """
+    if len(line.data) < LONG or line.truncation is not None:
+        return Text(decoded(line.data), line.truncation)
+    try:
+        return Text(_decoded(line.data, escaped=True))
+    except _TooMuch:
+        return _cut(line.data)
+
+
+_CONTROL: Final = bytes(range(0x20))
+"""What JSON writes with up to six characters."""
+
+_WIDE: Final = re.compile("[\U00010000-\U0010ffff]")
+_MIDDLE: Final = re.compile("[^\0-\xff]")
+
+
+def _decoded(data: bytes | bytearray, *, escaped: bool = False) -> str:
+    """Return the text.
+
+    :param escaped: whether it must also fit as a JSON string.
+    :raises _TooMuch: if it takes too much memory.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces = []
+    controls = 0
+    for place in range(0, len(data), SLICE):
+        piece = data[place : place + SLICE]
+        if escaped:
+            controls += len(piece) - len(piece.translate(None, _CONTROL))
+        pieces.append(decoder.decode(piece))
+    pieces.append(decoder.decode(b"", final=True))
+    _check_memory(pieces, 5 * controls)
+    return "".join(pieces)
+
+
+def _check_memory(pieces: list[str], more: int = 0) -> None:
+    """Raise :exc:`_TooMuch` if the pieces joined, and so many characters more, take too much memory.
+
+    Each character of a Python string takes as much as its widest one.
+    """
+    width = 1
+    for piece in pieces:
+        if width < 4 and not piece.isascii():
+            if _WIDE.search(piece):
+                width = 4
+            elif width < 2 and _MIDDLE.search(piece):
+                width = 2
+    if (sum(map(len, pieces)) + more) * width > MAX_LINE:
+        raise _TooMuch
+
+
+def _cut(data: bytes | bytearray) -> Text:
+    return Text(decoded(data[:HEAD]), Truncation(len(data), hashlib.sha256(data).hexdigest()))

@@ -1,0 +1,186 @@
+"""Long lines: read as short ones are, and without holding the event loop."""
+
+import hashlib
+import json
+import sys
+import time
+
+import anyio
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from agent_orchestrator.runners import bulk
+from agent_orchestrator.runners.bulk import MAX_STRUCTURE, Text, object_of, text_of
+from agent_orchestrator.runners.codex.appserver.peer import Notification
+from agent_orchestrator.runners.codex.appserver.turns import TurnReader
+from agent_orchestrator.runners.command import CommandRunner, Rule
+from agent_orchestrator.runners.lines import MAX_LINE, Line, json_object
+from agent_orchestrator.runners.process import STDERR_TAIL, agent_process
+from agent_orchestrator.testing.runners import RecordingContext
+from agent_orchestrator.wire import strict_json
+
+pytestmark = pytest.mark.anyio
+
+texts = st.text(st.sampled_from('a"\\\né中😀\x01 {}[],:\ud83d\ude00'), max_size=120)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(value=values, ascii_only=st.booleans(), size=st.sampled_from([6, 7, 13, 64]), cut=st.data())
+def test_a_line_is_read_in_slices_as_it_is_in_one(value, ascii_only, size, cut):
+    data = json.dumps({"k": value}, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    if cut.draw(st.booleans()):  # a line that is no JSON
+        place = cut.draw(st.integers(0, len(data)))
+        data = data[:place] + cut.draw(st.sampled_from([b"", b'"', b"\\", b"\xff", b"1."])) + data
+    whole = json_object(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "LONG", 1)
+        patch.setattr(bulk, "SLICE", size)
+        found = object_of(Line(data))
+        assert text_of(Line(data)) == Text(data.decode("utf-8", "replace"))
+    assert found == (Text(data.decode("utf-8", "replace")) if whole is None else whole)
+
+
+@given(value=values, size=st.sampled_from([1, 7, 64]))
+@example({"a": ("b", 1), 1: True, None: 2.5, False: {}}, 2)
+def test_a_value_is_written_in_slices_as_it_is_in_one(value, size):
+    def said(dumps):
+        try:
+            text = dumps(value)
+            text.encode()
+        except ValueError:
+            return "refused"
+        return text
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strict_json, "SLICE", size)
+        assert said(strict_json.dumps_in_slices) == said(strict_json.dumps)
+
+
+def cut(data):
+    return Text(
+        data[: 2**16].decode(), bulk.Truncation(len(data), hashlib.sha256(data).hexdigest())
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b'{"a":[' + b"1," * MAX_STRUCTURE + b"1]}", id="values"),
+        pytest.param(b'{"a":[' + b"[]," * MAX_STRUCTURE + b"1]}", id="lists"),
+        pytest.param(b'{"a":' + b" " * 2**23 + b"1}", id="blanks"),
+        pytest.param(b'{"' + b"k" * 2**23 + b'":1}', id="a key"),
+        pytest.param('{"a":"😀'.encode() + b"x" * (MAX_LINE // 4) + b'"}', id="wide text"),
+        pytest.param(b"\x01" * (MAX_LINE // 5), id="control characters"),
+    ],
+)
+def test_a_line_that_would_take_much_memory_is_cut_and_says_so(data):
+    assert object_of(Line(data)) == cut(data)
+
+
+def test_a_long_line_of_as_many_values_as_may_be_is_read():
+    data = b'{"a":[' + b"1," * (MAX_STRUCTURE - 20) + b"1]}"
+    assert object_of(Line(data)) == json.loads(data)
+
+
+# --- what the event loop sees of it ---------------------------------------------------------
+
+
+async def longest_stretch(work):
+    """Return for how long, in seconds of the processor, the event loop was held while this ran."""
+    longest = 0.0
+    async with anyio.create_task_group() as tasks:
+
+        async def look():
+            nonlocal longest
+            while True:
+                began = time.process_time()
+                await anyio.sleep(0.005)
+                longest = max(longest, time.process_time() - began)
+
+        tasks.start_soon(look)
+        await work()
+        tasks.cancel_scope.cancel()
+    return longest
+
+
+SIZE = 8 * 2**20
+SHAPES = {
+    "values": b'{"type":"say","text":[' + b",".join([b'{"a":1}'] * (SIZE // 8)) + b"]}",
+    "strings": b'{"type":"say","text":["' + b'","'.join([b"x" * 400] * (SIZE // 400)) + b'"]}',
+    "one string": b'{"type":"say","text":"' + b"x" * SIZE + b'"}',
+    "escapes": b'{"type":"say","text":"' + b"\\n" * (SIZE // 2) + b'"}',
+    "bytes that are not UTF-8": b'{"type":"say","text":"' + b"\xff" * SIZE + b'"}',
+    "depth": b'{"a":' * (SIZE // 5),
+}
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_a_huge_line_does_not_hold_the_event_loop(shape, tmp_path):
+    file = tmp_path / "line"
+    file.write_bytes(SHAPES[shape])
+    rule = Rule({"type": "say"}, emit="agent.message", data={"text": "$.text"})
+    runner = CommandRunner("mine", ["cat", str(file)], output="jsonl", map=[rule])
+    context = RecordingContext("", cwd=tmp_path)
+
+    async def work():
+        with anyio.fail_after(60):
+            await runner.run(context)
+
+    # A look at the loop itself takes some; the whole line took seconds.
+    assert await longest_stretch(work) < 0.06
+    [(_, data)] = context.events
+    if "payload" in data and "truncated" in data["payload"]:
+        assert data["payload"]["truncated"]["size"] == len(SHAPES[shape])
+    else:
+        assert len(str(data)) > SIZE // 2
+
+
+def test_a_message_in_small_pieces_takes_linear_time():
+    def seconds(count):
+        reader = TurnReader("t")
+        params = {"threadId": "t", "itemId": "m", "delta": "12345678"}
+        said = Notification("item/agentMessage/delta", params)
+        began = time.thread_time()
+        for _ in range(count):
+            reader.feed(said)
+        took = time.thread_time() - began
+        [broken] = reader.finish()
+        assert broken.data["text"] == "12345678" * count
+        return took
+
+    seconds(1000)  # warm up
+    small = min(seconds(5_000) for _ in range(2))
+    assert seconds(50_000) < 10 * 3 * small
+
+
+def test_no_number_of_open_messages_is_kept():
+    reader = TurnReader("t")
+    told = []
+    for number in range(250):
+        params = {"threadId": "t", "itemId": f"m{number}", "delta": f"text {number}"}
+        told += reader.feed(Notification("item/agentMessage/delta", params))
+    told += reader.finish()
+    whole = [event.data["text"] for event in told if event.event_type == "agent.message"]
+    assert whole == [f"text {number}" for number in range(250)]
+
+
+async def test_stderr_in_small_pieces_is_reported_now_and_then(tmp_path):
+    count = 3_000
+    script = "import os, sys\nfor n in range(int(sys.argv[1])): os.write(2, b'%060d' % n)"
+    reports = []
+    began = anyio.current_time()
+    argv = [sys.executable, "-S", "-c", script, str(count)]
+    env = {"PATH": "/bin"}
+    async with agent_process(argv, cwd=str(tmp_path), env=env, on_stderr=reports.append) as process:
+        with anyio.fail_after(60):
+            await process.wait()
+    took = anyio.current_time() - began
+    assert len(reports) <= took / 0.1 + 2
+    written = "".join(f"{n:060d}" for n in range(count))
+    assert reports[-1] == process.stderr_tail == written[-STDERR_TAIL:]
