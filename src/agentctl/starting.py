@@ -16,6 +16,7 @@ from attrs import frozen
 
 from agent_orchestrator.operations import DaemonStatus
 from agent_orchestrator.processes import birth_of
+from agent_orchestrator.user_state import make_private_directory
 from agentctl.call import here
 from agentctl.failures import FAILED, TIMED_OUT, Failure
 from agentctl.settings import DEFAULT_URL, Settings
@@ -49,11 +50,13 @@ def start(settings: Settings, options: Sequence[str], timeout_s: float | None) -
     :raises Failure: if it ends, or does not answer in time.
     """
     log = here() / _database(options).parent / "agentd.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    if not log.parent.exists():
+        make_private_directory(log.parent)
     with tempfile.TemporaryDirectory(prefix="agentctl-") as directory:
         ready = Path(directory) / "ready.json"
         command = [*_agentd(), *_address(settings, options), *options, "--ready-file", str(ready)]
-        with log.open("ab") as stream:
+        # Private whatever the umask is, which is for agents: they get it from agentd.
+        with open(log, "ab", opener=_open_private) as stream:
             told_before = stream.tell()
             process = subprocess.Popen(
                 command,
@@ -68,6 +71,12 @@ def start(settings: Settings, options: Sequence[str], timeout_s: float | None) -
             return Started(None, process.pid, str(log))
         told = _await_ready(process, ready, log, told_before, timeout_s)
     return Started(str(told["url"]), int(told["pid"]), str(log))
+
+
+def _open_private(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
 
 
 def examine(settings: Settings, options: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ from agent_orchestrator.processes import hide_memory
 from agent_orchestrator.runners.reaper import reap
 from agent_orchestrator.runners.registry import build_runner
 from agent_orchestrator.stores.sqlite import SqliteStore
-from agent_orchestrator.user_state import user_state
+from agent_orchestrator.user_state import user_state, write_private
 from agentd import logs
 from agentd.app import create_app
 from agentd.auth import Guard, is_loopback
@@ -70,7 +70,6 @@ def run_daemon(
     :raises ConfigError: if a setting cannot be used.
     :raises StoreOpenError: if the database cannot be used.
     """
-    os.umask(0o077)
     hide_memory()
     logs.set_up(form=settings.log_format, level=settings.log_level, secrets=settings.auth_tokens)
     daemon = Daemon(settings, Path(ready_file) if ready_file else None, accept_loss)
@@ -208,10 +207,8 @@ def tell_stopped(db: str, engine: Orchestrator) -> None:
         "parked": list(report.parked),
     }
     path = Path(f"{db}-stopped")
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        fresh.write_text(json.dumps(told) + "\n")
-        fresh.replace(path)
+        write_private(path, json.dumps(told).encode() + b"\n")
     except OSError as error:
         _log.warning("%s cannot be written: %s", path, error.strerror)
 
@@ -313,7 +310,7 @@ def _ready(path: Path | None) -> Iterator[Callable[[str], None]]:
     try:
         if path.is_dir():
             raise ConfigError(f"--ready-file {path}: is a directory; name a file")
-        fresh.touch()
+        fresh.touch(mode=0o600)
     except OSError as error:
         raise ConfigError(f"--ready-file {path}: {error.strerror}") from None
     try:
