@@ -12,6 +12,7 @@ from typing import Final
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.engine import EngineConfig, EnvPolicy
 from agent_orchestrator.engine.diagnosis import provider_statuses
+from agent_orchestrator.engine.environment import unusual
 from agent_orchestrator.engine.examination import examination, provider_findings
 from agent_orchestrator.operations import Examination, Finding
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
@@ -56,6 +57,7 @@ def examine(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
         lambda: _tokens(settings),
         lambda: _configuration(settings),
         lambda: _pages(settings),
+        lambda: _environment(settings, environ),
         lambda: _agents(settings),
     )
     return [finding for look in looks for finding in look()]
@@ -334,6 +336,17 @@ def _pages(settings: Settings) -> Iterator[Finding]:
 
 
 # --- what agents may do ---------------------------------------------------------------------
+
+
+def _environment(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
+    found = unusual(environ)
+    if found and any(one.inherit == "all" for one in settings.providers.values()):
+        yield Finding(
+            "note",
+            "environment",
+            f"agents do not get {', '.join(found)}, which tie a program to one directory or process",
+            "start agentd without, or give them by `env.set` or `env.inherit` of a provider",
+        )
 
 
 def _agents(settings: Settings) -> Iterator[Finding]:

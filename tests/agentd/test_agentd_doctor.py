@@ -53,6 +53,15 @@ def about(findings: list[Finding], *subjects: str) -> list[str]:
     return [one.message for one in findings if one.about in subjects]
 
 
+def test_variables_that_agents_do_not_get() -> None:
+    environ = {"GIT_INDEX_FILE": "/x", "VIRTUAL_ENV": "/v", "PWD": "/"}
+    told = one(found(environ), "environment", "GIT_INDEX_FILE, VIRTUAL_ENV")
+    assert told.level == "note"
+    assert "PWD" not in told.message
+    given = SHELL.replace("argv", 'env = { inherit = "none" }\nargv')
+    assert about(found(environ, config=given), "environment") == []
+
+
 def test_where_it_listens() -> None:
     assert one(found(), "address", "everything at 127.0.0.1").level == "note"
     assert about(found(auth_tokens=(LONG,)), "address") == []

@@ -11,6 +11,7 @@ from attrs import field, frozen
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.ids import IdSource, SortableIds
 from agent_orchestrator.domain.model import MANUAL, Approvals
+from agent_orchestrator.engine.environment import is_tied
 from agent_orchestrator.fields import MAX_DEPTH, MAX_TREE
 from agent_orchestrator.operations import Finding
 from agent_orchestrator.ports import MARK_VARIABLE, Clock, Observer, ProtectedPaths, Reaper, Runner
@@ -25,7 +26,8 @@ MAX_WAIT_S = 30 * 86_400
 class EnvPolicy:
     """What of the daemon's environment an agent gets.
 
-    :param inherit: ``all`` of it (so that the user's agent and its keys work as in his shell),
+    :param inherit: ``all`` of it (so that the user's agent and its keys work as in his shell) but for
+        what ties a program to one directory or process (:mod:`agent_orchestrator.engine.environment`),
         ``none``, or the named variables. The daemon's own settings and tokens are never passed on.
     :param set: variables to add.
     """
@@ -38,7 +40,8 @@ class EnvPolicy:
         if self.inherit == "none":
             kept: dict[str, str] = {}
         else:
-            names = environ if self.inherit == "all" else self.inherit
+            free = (name for name in environ if not is_tied(name))
+            names = free if self.inherit == "all" else self.inherit
             kept = {
                 name: environ[name]
                 for name in names

@@ -1,0 +1,155 @@
+"""What of its own environment an engine does not hand on to agents.
+
+These variables tie a program to one directory or one process: the one that the engine was started
+in, from or by. An agent works elsewhere, and longer.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from attrs import frozen
+
+
+@frozen
+class Tie:
+    """Variables that tie a program to one thing.
+
+    :param to: that thing.
+    :param names: the variables.
+    :param prefixes: what the names of further ones begin with.
+    :param is_usual: whether a shell or a service has them in any case.
+    """
+
+    to: str
+    names: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    is_usual: bool = False
+
+
+TIES: Final = (
+    Tie(
+        "one git repository, or one run of git (`git rev-parse --local-env-vars`, githooks(5))",
+        (
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+            "GIT_AUTHOR_DATE",
+            "GIT_COMMITTER_DATE",
+            "GIT_COMMON_DIR",
+            "GIT_CONFIG",
+            "GIT_CONFIG_COUNT",
+            "GIT_CONFIG_PARAMETERS",
+            "GIT_DIR",
+            "GIT_GRAFT_FILE",
+            "GIT_IMPLICIT_WORK_TREE",
+            "GIT_INDEX_FILE",
+            "GIT_INTERNAL_SUPER_PREFIX",
+            "GIT_NAMESPACE",
+            "GIT_NO_REPLACE_OBJECTS",
+            "GIT_OBJECT_DIRECTORY",
+            "GIT_PREFIX",
+            "GIT_QUARANTINE_PATH",
+            "GIT_REFLOG_ACTION",
+            "GIT_REPLACE_REF_BASE",
+            "GIT_SHALLOW_FILE",
+            "GIT_WORK_TREE",
+        ),
+        ("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_", "GIT_PUSH_OPTION_"),
+    ),
+    Tie(
+        "one Python environment: `pip`, `uv` and `poetry` install into it",
+        (
+            "PIPENV_ACTIVE",
+            "POETRY_ACTIVE",
+            "PYTHONHOME",
+            "PYTHONPATH",
+            "VIRTUAL_ENV",
+            "VIRTUAL_ENV_PROMPT",
+        ),
+    ),
+    Tie(
+        "one directory, or one build in it",
+        (
+            "DIRENV_DIFF",
+            "DIRENV_DIR",
+            "DIRENV_FILE",
+            "DIRENV_WATCHES",
+            "INIT_CWD",
+            "MAKEFLAGS",
+            "MAKELEVEL",
+            "MFLAGS",
+            "npm_config_local_prefix",
+        ),
+        ("npm_lifecycle_", "npm_package_", "__MISE_"),
+    ),
+    Tie("the directory of a shell", ("OLDPWD", "PWD", "_"), is_usual=True),
+    Tie(
+        "one service of systemd, and its sockets and secrets",
+        (
+            "CACHE_DIRECTORY",
+            "CONFIGURATION_DIRECTORY",
+            "CREDENTIALS_DIRECTORY",
+            "FDSTORE",
+            "INVOCATION_ID",
+            "JOURNAL_STREAM",
+            "LISTEN_FDNAMES",
+            "LISTEN_FDS",
+            "LISTEN_PID",
+            "LOGS_DIRECTORY",
+            "MAINPID",
+            "MANAGERPID",
+            "MEMORY_PRESSURE_WATCH",
+            "MEMORY_PRESSURE_WRITE",
+            "NOTIFY_SOCKET",
+            "RUNTIME_DIRECTORY",
+            "STATE_DIRECTORY",
+            "SYSTEMD_EXEC_PID",
+            "WATCHDOG_PID",
+            "WATCHDOG_USEC",
+        ),
+        is_usual=True,
+    ),
+    Tie(
+        "one terminal, or one login: a multiplexer or an editor could be controlled by them",
+        (
+            "GPG_TTY",
+            "NVIM",
+            "NVIM_LISTEN_ADDRESS",
+            "SSH_CLIENT",
+            "SSH_CONNECTION",
+            "SSH_TTY",
+            "STY",
+            "TMUX",
+            "TMUX_PANE",
+            "WINDOW",
+            "ZELLIJ",
+            "ZELLIJ_PANE_ID",
+            "ZELLIJ_SESSION_NAME",
+        ),
+        is_usual=True,
+    ),
+    Tie(
+        "one conversation of an agent, where that has started the daemon",
+        (
+            "CLAUDECODE",
+            "CLAUDE_CODE_ENTRYPOINT",
+            "CLAUDE_CODE_SSE_PORT",
+            "CODEX_CI",
+            "CODEX_SESSION_ID",
+            "CODEX_THREAD_ID",
+            "CODEX_TOOL_CALL_ID",
+        ),
+    ),
+)
+
+_NAMES: Final = frozenset(name for tie in TIES for name in tie.names)
+_PREFIXES: Final = tuple(prefix for tie in TIES for prefix in tie.prefixes)
+
+
+def is_tied(name: str) -> bool:
+    """Return whether a variable is not handed on to agents by itself."""
+    return name in _NAMES or name.startswith(_PREFIXES)
+
+
+def unusual(names: Iterable[str]) -> list[str]:
+    """Return those that are not handed on and that not any shell or service has, in order."""
+    usual = {name for tie in TIES if tie.is_usual for name in tie.names}
+    return sorted(name for name in names if is_tied(name) and name not in usual)
