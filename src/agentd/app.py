@@ -19,6 +19,7 @@ from agentd import cors
 from agentd.auth import Guard
 from agentd.binding import bind_operations
 from agentd.connections import Connection, SocketConnection
+from agentd.descriptors import Descriptors
 from agentd.exposition import CONTENT_TYPE
 from agentd.lifetime import Lifetime
 from agentd.mcp import ToolEndpoint
@@ -110,6 +111,7 @@ def create_app(
     body_s: float = BODY_S,
     max_streams: int = MAX_STREAMS,
     metrics: Metrics | None = None,
+    descriptors: Descriptors | None = None,
 ) -> App:
     """Return the web app in front of a gateway.
 
@@ -119,6 +121,7 @@ def create_app(
     :param body_s: seconds a request's body may take.
     :param max_streams: streams one principal may have open.
     :param metrics: told of requests and streams, and shown at ``/metrics``.
+    :param descriptors: asked whether there is room for another stream.
     """
     lifetime = lifetime or Lifetime()
     app = App("agentd", static_folder=None)
@@ -131,7 +134,12 @@ def create_app(
     _add_checks(app, gateway, guard)
     bind_operations(app, gateway, lifetime)
     sockets = SocketStream(
-        gateway, guard, lifetime, quiet_s, auth_frame_s, Places(max_streams, app.metrics)
+        gateway,
+        guard,
+        lifetime,
+        quiet_s,
+        auth_frame_s,
+        Places(max_streams, app.metrics, descriptors or Descriptors()),
     )
     _add_streams(app, sockets)
     _add_tools(app, ToolEndpoint(gateway, lifetime, version=version, quiet_s=quiet_s))

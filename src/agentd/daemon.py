@@ -16,6 +16,7 @@ from typing import Final
 import anyio
 from attrs import define, evolve, field
 
+from agent_orchestrator.descriptors import raise_descriptor_limit
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.engine import (
     EngineConfig,
@@ -34,6 +35,7 @@ from agentd import logs
 from agentd.app import create_app
 from agentd.auth import Guard, is_loopback
 from agentd.callers import may_be_agents
+from agentd.descriptors import Descriptors
 from agentd.doctor import examine
 from agentd.layout import protection
 from agentd.lifetime import LastResort, Lifetime
@@ -99,6 +101,7 @@ class Daemon:
         _check_address(settings)
         tls = server_context(settings.tls_cert, settings.tls_key)
         metrics = Metrics(Path(settings.db))
+        descriptors = Descriptors(raise_descriptor_limit())
         config = evolve(engine_config(settings), environ=agents_environment(settings.traces))
         with ExitStack() as stack:
             listener = stack.enter_context(listen(settings.host, settings.port))
@@ -129,6 +132,7 @@ class Daemon:
                     version=config.version,
                     max_body=settings.max_body,
                     metrics=metrics,
+                    descriptors=descriptors,
                 )
                 _tell_start(settings, url, guard)
                 # What is loaded by now stays: the collector need not look through it again and again.
@@ -138,7 +142,14 @@ class Daemon:
                     # Connections wait in the listening socket until they are served.
                     tell_ready(url)
                     tasks.start_soon(self._abandon_server, tasks.cancel_scope)
-                    await serve(app, listener, self._stopped.wait, tls=tls, agents=agents)
+                    await serve(
+                        app,
+                        listener,
+                        self._stopped.wait,
+                        tls=tls,
+                        agents=agents,
+                        descriptors=descriptors,
+                    )
                     tasks.cancel_scope.cancel()
         tell_stopped(settings.db, engine)
         _log.info("stopped")

@@ -326,16 +326,20 @@ class Connection(TCPServer):
             await self._close()
 
     async def _read(self) -> None:
-        with suppress(OSError):  # what ssl raises is one, too
-            while not self.reader.at_eof():
-                data = await self.reader.read(READ_BYTES if self.peer.known else STRANGER_BYTES)
-                await self.protocol.handle(RawData(data))
-                # What has arrived is read without waiting: let others have their turn.
-                await asyncio.sleep(0)
-        await self.protocol.handle(Closed())
-        # Nothing more can come: what is left of the connection need not wait for it to be idle enough.
-        self._ended = True
-        await self.idle_task.stop()
+        try:
+            with suppress(OSError):  # what ssl raises is one, too
+                while not self.reader.at_eof():
+                    size = READ_BYTES if self.peer.known else STRANGER_BYTES
+                    data = await self.reader.read(size)
+                    await self.protocol.handle(RawData(data))
+                    # What has arrived is read without waiting: let others have their turn.
+                    await asyncio.sleep(0)
+            await self.protocol.handle(Closed())
+        finally:
+            # Nothing more can come: what is left of the connection need not wait for it to be idle
+            # enough. Also where an answer that could not be sent has cancelled this.
+            self._ended = True
+            await self.idle_task.stop()
 
     async def _idle_timeout(self) -> None:
         # Runs from the connection's beginning, or from the end of an answer, until a request is whole.
@@ -343,6 +347,12 @@ class Connection(TCPServer):
         with anyio.move_on_after(patience):
             await self.context.terminated.wait()
         await asyncio.shield(self._initiate_server_close())
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        protocol = getattr(self, "protocol", None)
+        return protocol is not None and protocol.stream is None
 
     def abort(self) -> None:
         """Close without waiting for what the other side has yet to take."""

@@ -5,7 +5,7 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
@@ -17,8 +17,10 @@ from hypercorn.logging import Logger
 from hypercorn.typing import ResponseSummary, WWWScope
 from quart import Quart
 
+from agent_orchestrator.descriptors import SHORTAGES
 from agent_orchestrator.domain.errors import ConfigError
 from agentd.callers import ends_of
+from agentd.descriptors import Descriptors
 from agentd.http1 import Connection
 from agentd.lockout import Peer
 from agentd.requests import PEER
@@ -38,7 +40,8 @@ FIRST_REQUEST_S: Final = 15.0
 """Seconds a connection has, from its beginning or its last answer, until a request is let in."""
 
 MAX_STRANGERS: Final = 512
-"""Connections by which nobody was let in yet. One more, and the one that is longest there goes."""
+"""Connections by which nobody was let in yet, of a low limit of descriptors a quarter. One more, and
+the one that is longest there goes."""
 
 MAX_FRAME: Final = 4 * 1024
 """Bytes of the longest WebSocket message: a reader has nothing to send but its token."""
@@ -128,6 +131,47 @@ def _config() -> Config:
     return config
 
 
+class _Connections:
+    """The connections there are, each with its task."""
+
+    def __init__(self, descriptors: Descriptors) -> None:
+        self.all: dict[asyncio.Task[Any], Connection] = {}
+        self._strangers: dict[asyncio.Task[Any], Connection] = {}
+        self._descriptors = descriptors
+        self._most_strangers = min(MAX_STRANGERS, descriptors.limit // 4)
+
+    def add(self, connection: Connection) -> None:
+        """Take note of the current task's connection until the task ends, and make room for it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.all[task] = self._strangers[task] = connection
+        self._descriptors.connections += 1
+        task.add_done_callback(self._forget)
+        self._make_room()
+
+    def _forget(self, task: "asyncio.Task[Any]") -> None:
+        self.all.pop(task)
+        self._strangers.pop(task, None)
+        self._descriptors.connections -= 1
+
+    def _make_room(self) -> None:
+        """End connections that nobody would miss while there are too many."""
+        while len(self._strangers) > self._most_strangers:
+            oldest = self._strangers.pop(next(iter(self._strangers)))
+            if not oldest.peer.known:
+                oldest.abort()
+        if self._descriptors.short:
+            self._descriptors.warn("ended an idle connection")
+            idle = next((one for one in self.all.values() if one.idle), None)
+            if idle is not None:
+                idle.abort()
+
+    async def ended(self, seconds: float) -> None:
+        """Wait until all have ended, but no longer than this."""
+        if self.all:
+            await asyncio.wait(list(self.all), timeout=seconds)
+
+
 async def serve(
     app: Quart,
     listener: socket.socket,
@@ -136,22 +180,20 @@ async def serve(
     tls: ssl.SSLContext | None = None,
     agents: socket.socket | None = None,
     first_request_s: float = FIRST_REQUEST_S,
+    descriptors: Descriptors | None = None,
 ) -> None:
     """Serve the app until ``stopped`` returns, then let answers under way be finished.
 
     :param tls: what the listener's connections are secured with.
     :param agents: a further listener, without TLS, whose connections let in nobody but runs.
     :param first_request_s: seconds a connection may be idle by which nobody was let in.
+    :param descriptors: told of connections, and asked how many more there may be.
     """
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_report)
+    descriptors = descriptors or Descriptors()
+    loop.set_exception_handler(partial(_report, descriptors))
     wrapped, config, context = ASGIWrapper(app), _config(), WorkerContext(None)
-    connections: dict[asyncio.Task[Any], Connection] = {}
-    strangers: dict[asyncio.Task[Any], Connection] = {}
-
-    def forget(task: "asyncio.Task[Any]") -> None:
-        connections.pop(task)
-        strangers.pop(task, None)
+    connections = _Connections(descriptors)
 
     async def connected(
         reader: asyncio.StreamReader,
@@ -177,36 +219,33 @@ async def serve(
             tls=tls,
         )
         peer.cut = connection.cut
-        task = asyncio.current_task()
-        assert task is not None
-        connections[task] = strangers[task] = connection
-        task.add_done_callback(forget)
-        while len(strangers) > MAX_STRANGERS:
-            oldest = strangers.pop(next(iter(strangers)))
-            if not oldest.peer.known:
-                oldest.abort()
+        connections.add(connection)
         await connection.run()
 
-    servers = [
-        await asyncio.start_server(partial(connected, tls=tls), sock=listener, backlog=BACKLOG)
-    ]
+    async def start(listening: socket.socket, **how: Any) -> asyncio.Server:
+        # As many as its backlog says are taken at a time, and where descriptors are short so many
+        # errors come of it (asyncio/selector_events.py): one, then, and the queue itself made long.
+        server = await asyncio.start_server(partial(connected, **how), sock=listening, backlog=1)
+        listening.listen(BACKLOG)
+        return server
+
+    servers = [await start(listener, tls=tls)]
     try:
         if agents is not None:
-            for_agents = partial(connected, agents_only=True)
-            servers.append(await asyncio.start_server(for_agents, sock=agents, backlog=BACKLOG))
+            servers.append(await start(agents, agents_only=True))
         await stopped()
         _close(servers)
         await context.terminated.set()
-        await _ended(connections, GRACEFUL_S)
+        await connections.ended(GRACEFUL_S)
     finally:
         _close(servers)
-        for connection in connections.values():
+        for connection in connections.all.values():
             connection.abort()
         with anyio.CancelScope(shield=True):
-            await _ended(connections, ABORT_S)
-            for task in connections:
+            await connections.ended(ABORT_S)
+            for task in connections.all:
                 task.cancel()
-            await _ended(connections, ABORT_S)
+            await connections.ended(ABORT_S)
 
 
 def _close(servers: list[asyncio.Server]) -> None:
@@ -214,13 +253,14 @@ def _close(servers: list[asyncio.Server]) -> None:
         server.close()
 
 
-async def _ended(connections: Mapping["asyncio.Task[Any]", Connection], seconds: float) -> None:
-    if connections:
-        await asyncio.wait(list(connections), timeout=seconds)
-
-
-def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def _report(
+    descriptors: Descriptors, loop: asyncio.AbstractEventLoop, context: dict[str, Any]
+) -> None:
+    error = context.get("exception")
+    if isinstance(error, OSError) and error.errno in SHORTAGES:
+        # The connection waits in the queue; asyncio tries again after a second.
+        descriptors.warn("a connection waits to be accepted")
     # CPython 3.11 reports a connection whose task was cancelled, as those that do not close in time
     # are at the end, as if that were an error (asyncio/streams.py; mended in 3.12).
-    if not isinstance(context.get("exception"), asyncio.CancelledError):
+    elif not isinstance(error, asyncio.CancelledError):
         loop.default_exception_handler(context)

@@ -26,6 +26,7 @@ from agent_orchestrator.operations import (
 from agent_orchestrator.ports import Gateway, Subscription, Transport
 from agent_orchestrator.wire import codec, problems, sse, strict_json
 from agentd.auth import Guard
+from agentd.descriptors import Descriptors
 from agentd.lifetime import Lifetime
 from agentd.lockout import Peer
 from agentd.metrics import Metrics
@@ -104,10 +105,12 @@ class Places:
 
     :param most: how many it may.
     :param metrics: told how many there are of all, and what they are handed.
+    :param descriptors: asked whether there is room for one more.
     """
 
-    def __init__(self, most: int, metrics: Metrics) -> None:
+    def __init__(self, most: int, metrics: Metrics, descriptors: Descriptors) -> None:
         self._most = most
+        self._descriptors = descriptors
         self.metrics = metrics
         self._taken: Counter[str] = Counter()
 
@@ -116,7 +119,9 @@ class Places:
         """Take a place while the scope lasts.
 
         :raises RateLimited: if there is none left.
+        :raises Unavailable: if the process has hardly any descriptors left.
         """
+        self._descriptors.check_stream()
         if self._taken[principal] >= self._most:
             raise errors.RateLimited(
                 f"there are {self._most:,} streams of this principal: end one before the next",

@@ -26,6 +26,7 @@ from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.wire import sse
 from agentd.app import create_app
 from agentd.auth import Guard
+from agentd.descriptors import Descriptors
 from agentd.lifetime import Lifetime
 from agentd.metrics import Metrics
 from agentd.server import FIRST_REQUEST_S, listen, serve, url_of
@@ -113,6 +114,7 @@ async def serving(
     tls: ssl.SSLContext | None = None,
     trust: ssl.SSLContext | bool = False,
     metrics: Metrics | None = None,
+    descriptors: Descriptors | None = None,
     **app_options: Any,
 ) -> AsyncIterator[Serving]:
     """Serve on a free port until the scope is left; with TLS, on a second one for agents, too."""
@@ -146,6 +148,7 @@ async def serving(
                 lifetime=lifetime,
                 version=config.version,
                 metrics=metrics,
+                descriptors=descriptors,
                 **app_options,
             )
             async with anyio.create_task_group() as tasks:
@@ -158,6 +161,7 @@ async def serving(
                         tls=tls,
                         agents=agents_door,
                         first_request_s=first_request_s,
+                        descriptors=descriptors,
                     )
                 )
                 try:

@@ -297,7 +297,7 @@ async def test_twenty_at_once_and_no_descriptor_is_left(stage):
     assert psutil.Process().num_fds() <= before + 1
 
 
-async def test_without_descriptors_the_provider_is_unavailable(stage):
+async def test_without_descriptors_an_agent_waits_to_be_started(stage, caplog):
     usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     async with guardian() as held:
         await held.open()
@@ -305,16 +305,28 @@ async def test_without_descriptors_the_provider_is_unavailable(stage):
         before = psutil.Process().num_fds()
         free = os.dup(0)
         os.close(free)
+        began = []
+
+        async def run() -> None:
+            began.append(await stage.all("echo", stdin=b"again"))
+
         try:
             for more in range(6):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, most))
-                with pytest.raises(AgentFailed, match="Too many open files") as caught:
+                with anyio.move_on_after(0.05) as waits:
                     await stage.all("echo")
-                assert caught.value.code == "provider_unavailable"
+                assert waits.cancelled_caught
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run)
+                await anyio.wait_all_tasks_blocked()
+                assert not began
+                resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
         assert psutil.Process().num_fds() == before
-        assert (await stage.all("echo", stdin=b"again"))[0] == [b"again"]
+        assert began[0][0] == [b"again"]
+        told = [one for one in caplog.records if "waits to be started" in one.message]
+        assert len(told) <= 1  # once a minute
 
 
 async def test_the_agent_has_no_descriptor_of_ours(stage):

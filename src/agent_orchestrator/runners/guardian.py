@@ -55,7 +55,12 @@ _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal
 
 
 def main() -> None:
-    """Be the guardian: argv holds the descriptor of the owner's socket and the owner's pid."""
+    """Be the guardian: argv holds the descriptor of the owner's socket, the owner's pid, and how many
+    files agents may have open (the soft limit).
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # the hard limit was lowered: it holds
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]), most))
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
     owner = int(sys.argv[2])

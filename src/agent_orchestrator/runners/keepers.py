@@ -15,6 +15,7 @@ from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 from attrs import field, frozen, mutable
 
+from agent_orchestrator.descriptors import SHORTAGES, usual_descriptor_limit
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.processes import birth
 from agent_orchestrator.runners import guardian as program
@@ -311,6 +312,7 @@ def _launch() -> _Process:
                     program.__file__,
                     str(theirs.fileno()),
                     str(os.getpid()),
+                    str(usual_descriptor_limit()),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -322,6 +324,8 @@ def _launch() -> _Process:
             )
     except (OSError, ValueError) as error:  # an application may have no Python to start
         control.close()
+        if isinstance(error, OSError) and error.errno in SHORTAGES:
+            raise
         reason = f"the guardian cannot be started with {sys.executable!r}: {error}"
         raise AgentFailed("provider_unavailable", reason) from error
     control.setblocking(False)  # noqa: FBT003 - its name

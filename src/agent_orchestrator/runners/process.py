@@ -13,7 +13,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, Self
@@ -21,6 +21,7 @@ from typing import Final, Self
 import anyio
 from anyio.abc import TaskGroup
 
+from agent_orchestrator.descriptors import SHORTAGES, Sparingly
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.ports import MARK_VARIABLE
 from agent_orchestrator.runners.custody import brand, end_survivors
@@ -43,6 +44,11 @@ MAX_ARGUMENT: Final = 131_071
 
 _REPORT_S: Final = 0.1
 """Seconds between reports of stderr: each has its whole tail."""
+
+SHORTAGE_S: Final = 0.5
+"""Seconds between tries to start an agent while this process may open no more files."""
+
+_shortage: Final = Sparingly()
 
 _CHUNK: Final = 2**16
 _PIPE_GRACE: Final = 1.0
@@ -380,6 +386,8 @@ async def agent_process(
     :param on_stdout: called when the agent has written on stdout, be it half a line.
     :param hurry: returns when an agent that is being stopped is to be killed without waiting for
         what is left of ``stop``; called on leaving.
+    Where no more files can be opened it waits until they can.
+
     :raises AgentFailed: ``provider_unavailable`` if the program cannot be started, or
         ``invalid_config`` if what it was to be given cannot be.
     """
@@ -391,23 +399,15 @@ async def agent_process(
         raise AgentFailed("invalid_config", f"{program!r} cannot be given this: {error}") from error
     failure: Exception | None = None
     async with guardian() as starter:
+        start = partial(
+            starter.start, *request, brand=brand(mark) if mark else 0, is_resolved=is_cwd_resolved
+        )
         try:
-            opened = _Pipes()
-        except OSError as error:  # no descriptors are left
+            pipes, kept = await _started(start)
+        except OSError as error:
             code, reason = _start_problem(error, program, cwd)
             raise AgentFailed(code, reason) from error
-        with opened as pipes:
-            with anyio.CancelScope(shield=True):
-                try:
-                    kept = await starter.start(
-                        *request,
-                        stdio=pipes.of_agent,
-                        brand=brand(mark) if mark else 0,
-                        is_resolved=is_cwd_resolved,
-                    )
-                except OSError as error:
-                    code, reason = _start_problem(error, program, cwd)
-                    raise AgentFailed(code, reason) from error
+        with pipes:
             pipes.close(*pipes.of_agent)
             process: AgentProcess | None = None
             try:
@@ -427,6 +427,27 @@ async def agent_process(
                     kept.keeper.close()
     if failure is not None:
         raise failure
+
+
+async def _started(start: Callable[..., Awaitable[Kept]]) -> "tuple[_Pipes, Kept]":
+    """Start an agent with new pipes; where descriptors are short, wait until there are some.
+
+    :raises OSError: if it cannot be started.
+    """
+    while True:
+        try:
+            with ExitStack() as stack:
+                pipes = stack.enter_context(_Pipes())
+                with anyio.CancelScope(shield=True):
+                    kept = await start(stdio=pipes.of_agent)
+                stack.pop_all()
+                return pipes, kept
+        except OSError as error:
+            if error.errno not in SHORTAGES or error.filename is not None:
+                raise
+            if count := _shortage.due():
+                _log.warning("an agent waits to be started: %s (%d times)", error.strerror, count)
+        await anyio.sleep(SHORTAGE_S)
 
 
 class _Pipes:

@@ -1,0 +1,136 @@
+"""Where few files may be open: streams are refused before connections and runs are."""
+
+import os
+import re
+import resource
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import httpx
+import pytest
+from loop_cost import loop_cost
+from serving import agentd, serving, sse_reader, until
+from websockets.asyncio.client import connect
+
+from agent_orchestrator.descriptors import Sparingly
+from agentd.descriptors import Descriptors
+
+pytestmark = pytest.mark.anyio
+
+
+def scarce(open_now: int = 0, limit: int = 100) -> Descriptors:
+    """Return what believes in so many descriptors, of which so many are taken beside connections."""
+    found = Descriptors(limit, clock=lambda: 0.0)
+    found._others, found._counted_at = open_now, 0.0
+    return found
+
+
+async def test_a_stream_that_would_use_up_the_reserve_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    descriptors = scarce()
+    async with serving(tmp_path, descriptors=descriptors) as server:
+        session = await server.session()
+        path = f"/stream?sessionId={session}"
+        async with sse_reader(server.client, path) as frames:
+            await anext(frames)
+            descriptors._others = 80
+            for _ in range(3):
+                refused = await server.client.get(path)
+                assert refused.status_code == 503
+                assert refused.json()["error"]["code"] == "unavailable"
+                assert int(refused.headers["Retry-After"]) > 0
+            async with connect(server.url.replace("http", "ws") + path) as reader:
+                assert "unavailable" in str(await reader.recv())
+            # All else goes on: calls, runs, and the streams there are.
+            await server.say(session, "hello")
+            assert (await anext(frames)).event
+            descriptors._others = 0
+            async with sse_reader(server.client, path) as again:
+                await anext(again)
+    told = [one for one in caplog.records if "file descriptors are short" in one.message]
+    assert len(told) == 1  # and how often, with the next one in a minute
+
+
+async def test_strangers_and_idle_callers_make_room(tmp_path: Path) -> None:
+    descriptors = scarce(limit=64)
+    async with serving(tmp_path, tokens=("t" * 40,), descriptors=descriptors) as server:
+        with ExitStack() as held:
+            for _ in range(60):
+                one = held.enter_context(socket.create_connection(server.address))
+                one.sendall(b"GET /sessions HTTP/1.1\r\nHost: ")
+                await anyio.lowlevel.checkpoint()
+            await server.session()
+            await until(lambda: descriptors.connections <= 64 // 4 + 2, "the oldest ended")
+            descriptors._others = 60  # nothing is left but the reserve
+            async with httpx.AsyncClient(
+                base_url=server.url, headers=server.client.headers
+            ) as other:
+                assert (await other.get("/sessions")).status_code == 200
+
+
+def test_a_shortage_is_told_once_a_minute_with_how_often() -> None:
+    now = [0.0]
+    warning = Sparingly(60, clock=lambda: now[0])
+    assert [warning.due() for _ in range(1000)] == [1] + [0] * 999
+    now[0] = 60.0
+    assert warning.due() == 1000
+
+
+LIMITED = ("sh", "-c", 'ulimit -Sn 100 && ulimit -Hn 256 && exec "$@"', "limited")
+
+
+def test_strangers_cannot_use_up_the_descriptors_of_a_daemon(tmp_path: Path) -> None:
+    """A real one that may have 256 files open, beside 300 half-sent requests."""
+    config = tmp_path / "agentd.toml"
+    config.write_text(
+        '[providers.limit]\nrunner = "command"\noutput = "text"\nargv = ["sh", "-c", "ulimit -Sn"]\n'
+        '[routing]\ndefault = "limit"\n'
+    )
+    with agentd(tmp_path, "--config", str(config), through=LIMITED) as daemon:
+        limits = Path(f"/proc/{daemon.pid}/limits").read_text()
+        assert re.search(r"Max open files +256 +256 ", limits)
+        address = ("127.0.0.1", int(daemon.url.rpartition(":")[2]))
+        with ExitStack() as held, httpx.Client(base_url=daemon.url, timeout=30) as client:
+            for _ in range(300):
+                one = held.enter_context(socket.create_connection(address, timeout=10))
+                one.sendall(b"GET /sessions HTTP/1.1\r\nHost: ")
+            made = client.post("/sessions", json={}).json()["session"]["id"]
+            sent = client.post(f"/sessions/{made}/messages", json={"text": "go"}).json()
+            path = f"/runs/{sent['run']['id']}/wait"
+            run = client.get(path, params={"timeout_s": 20}).json()["run"]
+            # And the agent has the limit that there was before the daemon raised its own.
+            assert (run["status"], run["result"]) == ("completed", {"text": "100"})
+        assert len(daemon.stderr().splitlines()) < 30
+        assert "Traceback" not in daemon.stderr()
+
+
+async def test_a_connection_that_cannot_be_accepted_waits_quietly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with serving(tmp_path) as server:
+        await server.client.get("/health")
+        with socket.socket() as late:
+            late.setblocking(False)  # noqa: FBT003
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, most))
+            try:
+                with pytest.raises(BlockingIOError):
+                    late.connect(server.address)
+                with loop_cost() as cost:
+                    await anyio.sleep(0.5)
+                assert cost.total_s < 0.2
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
+            late.settimeout(10)
+            late.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            answer = await anyio.to_thread.run_sync(late.recv, 100)
+            assert answer.startswith(b"HTTP/1.1 200")
+    told = [one for one in caplog.records if one.name in ("agentd.server", "asyncio")]
+    assert len(told) == 1
