@@ -197,8 +197,9 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
 
 
 def _check_path(received: Request | Socket) -> None:
-    # The framework (werkzeug 3) takes any number of slashes at a path's beginning for one.
-    if received.scope["path"].startswith("//"):
+    # The framework (werkzeug 3) takes any number of slashes at a path's beginning for one, and it is
+    # told of the path only once what is escaped is decoded: an escaped slash separates nothing.
+    if received.scope["path"].startswith("//") or b"%2f" in received.scope["raw_path"].lower():
         raise NotFound("there is nothing at this path")
 
 

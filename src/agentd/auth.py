@@ -54,6 +54,23 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def is_wildcard(host: str) -> bool:
+    """Tell whether an address to listen on stands for all of the machine's."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def one_form(host: str) -> str:
+    """Return a host in the one form in which it is compared: IPv6 can write an address in many."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower()
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
@@ -106,9 +123,9 @@ class Guard:
                 raise ConfigError("an auth token must be printable ASCII without blanks")
             digest = _digest(token)
             self._tokens.append((digest, Principal(_name(token), admin=True, kind="configured")))
-        self._hosts = LOOPBACK_NAMES | {host.lower()} | {name.lower() for name in allowed_hosts}
+        self._hosts = LOOPBACK_NAMES | {one_form(name) for name in (host, *allowed_hosts)}
         # Rebinding needs a DNS name: on a wildcard bind an address in Host is one of ours.
-        self._any_address = host in ("0.0.0.0", "::")  # noqa: S104
+        self._any_address = is_wildcard(host)
         self.origins = frozenset(_origin(text) for text in allowed_origins)
 
     @property
@@ -125,7 +142,7 @@ class Guard:
         """
         if len(hosts) != 1 or not (match := _HOST.fullmatch(hosts[0])):
             raise MisdirectedRequest("the request needs one Host header that names this daemon")
-        name = (match["v6"] or match["name"]).lower()
+        name = one_form(match["v6"] or match["name"])
         if name not in self._hosts and not (self._any_address and _is_address(name)):
             raise MisdirectedRequest(
                 "the Host header names another server; `allowed_hosts` lists further names"

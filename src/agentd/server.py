@@ -19,6 +19,8 @@ from quart import Quart
 
 from agent_orchestrator.descriptors import SHORTAGES
 from agent_orchestrator.domain.errors import ConfigError
+from agent_orchestrator.processes import SHORTAGES
+from agentd.auth import is_wildcard
 from agentd.callers import ends_of
 from agentd.descriptors import Descriptors
 from agentd.http1 import Connection
@@ -93,9 +95,27 @@ def url_of(listener: socket.socket, host: str, *, secured: bool = False) -> str:
     """Return the URL that leads to a listening socket."""
     scheme = "https" if secured else "http"
     port = listener.getsockname()[1]
-    if host in ("0.0.0.0", "::"):  # noqa: S104
-        host = "127.0.0.1"
+    if is_wildcard(host):
+        host = _own_address(listener)
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _own_address(listener: socket.socket) -> str:
+    """Return a loopback address at which a socket that listens on all addresses is reached."""
+    is_ipv6 = listener.family == socket.AF_INET6
+    takes_ipv4 = not (
+        is_ipv6 and listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    ) and _has_address(socket.AF_INET, "127.0.0.1")
+    return "127.0.0.1" if takes_ipv4 or not is_ipv6 else "::1"
+
+
+def _has_address(family: socket.AddressFamily, address: str) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 class _Log(Logger):
