@@ -7,6 +7,7 @@ from typing import Final, NoReturn
 
 import click
 
+from agent_orchestrator.encoding import ensure_utf8
 from agentctl.failures import DONE, INTERRUPTED, USAGE, Failure, unusable
 from agentctl.options import Group
 from agentctl.output import tell
@@ -68,6 +69,7 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run agentctl and leave with its exit code."""
+    ensure_utf8()
     prepare_streams()
     _spare_imports()
     if COMPLETION_VARIABLE in os.environ:

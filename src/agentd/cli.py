@@ -7,6 +7,7 @@ from typing import IO, Any
 import click
 
 from agent_orchestrator.domain.errors import ConfigError, StoreOpenError
+from agent_orchestrator.encoding import ensure_utf8
 from agentd import settings as settings_module
 from agentd.settings import FlagError, declared, environment, flag_of
 
@@ -100,6 +101,7 @@ def run(
     **flags: Any,
 ) -> None:
     """Run the daemon in the foreground, or show what it would run with."""
+    ensure_utf8()
     if doctor:
         click.echo(_examined(config, flags))
         return

@@ -66,6 +66,20 @@ def examine(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
 # --- codex ----------------------------------------------------------------------------------
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # which of them depends on the Python
+        return f"user {os.getuid()}"  # has no entry in passwd
+
+
+def _home() -> Path | None:
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
 def _codex_homes(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     for name, provider in settings.providers.items():
         if provider.runner in CODEX_RUNNERS:
@@ -80,9 +94,9 @@ def _codex_home(
     env = environment(policy.apply(environ), home if isinstance(home, str) else None)
     try:
         program = locate(str(provider.options.get("command", "codex")), env)
+        folder = home_of(env)
     except NotInstalled:
         return  # what is said of every provider says it
-    folder = home_of(env)
     if not folder.exists():
         yield Finding(
             "warning",
@@ -95,7 +109,7 @@ def _codex_home(
             "error",
             about,
             f"codex cannot write to {folder}, where it keeps its threads",
-            f"give {getpass.getuser()} the right to, or set `home` to another directory",
+            f"give {_user()} the right to, or set `home` to another directory",
         )
     else:
         yield Finding("ok", about, f"codex is {program}, its home {folder} can be written")
@@ -151,7 +165,7 @@ def _place_for(path: Path) -> Iterator[Finding]:
         yield Finding(
             "error",
             "database",
-            f"{path} cannot be made: {folder} is no directory that {getpass.getuser()} may write to",
+            f"{path} cannot be made: {folder} is no directory that {_user()} may write to",
             "name another with --db",
         )
 
@@ -368,7 +382,7 @@ def _agents(settings: Settings) -> Iterator[Finding]:
             security=True,
         )
     for root in settings.workspace_roots:
-        if Path(root).expanduser().resolve() in (Path("/"), Path.home()):
+        if Path(root).expanduser().resolve() in (Path("/"), _home()):
             yield Finding(
                 "warning",
                 "workspaces",

@@ -62,7 +62,7 @@ class _Formatter(logging.Formatter):
             line = (
                 f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03} {record.levelname:<7} {message}"
             )
-            return self._redact(line if trace is None else f"{line}\n{trace}")
+            return _printable(self._redact(line if trace is None else f"{line}\n{trace}"))
         document = {
             "time": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "level": record.levelname.lower(),
@@ -72,7 +72,12 @@ class _Formatter(logging.Formatter):
         }
         if trace is not None:
             document["traceback"] = trace
-        return self._redact(json.dumps(document, ensure_ascii=False, default=str))
+        return _printable(self._redact(json.dumps(document, ensure_ascii=False, default=str)))
+
+
+def _printable(line: str) -> str:
+    """Return a line that can be written: a name from the system may hold bytes that are no text."""
+    return line.encode(errors="backslashreplace").decode()
 
 
 def set_up(

@@ -19,7 +19,6 @@ from quart import Quart
 
 from agent_orchestrator.descriptors import SHORTAGES
 from agent_orchestrator.domain.errors import ConfigError
-from agent_orchestrator.processes import SHORTAGES
 from agentd.auth import is_wildcard
 from agentd.callers import ends_of
 from agentd.descriptors import Descriptors

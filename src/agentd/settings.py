@@ -14,6 +14,8 @@ import attrs
 from attrs import field, frozen
 
 from agent_orchestrator.domain.errors import ConfigError
+from agent_orchestrator.encoding import shown_bytes
+from agent_orchestrator.fields import encoding_problem
 from agentd.providers import ProviderSettings, Route, read_providers
 
 DEFAULT_FILE: Final = "agentd.toml"
@@ -228,6 +230,8 @@ def load(
     """
     path = config or environ.get("AGENTD_CONFIG") or None
     name = path or DEFAULT_FILE
+    if encoding_problem(name):
+        raise ConfigError(f"the name of {shown_bytes(name)} is not UTF-8: give it another one")
     document = _read_file(Path(name), required=path is not None)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -335,6 +339,8 @@ def _value(setting: Setting, value: Any, place: str) -> Any:
     if isinstance(value, str):
         if not value.strip() or "\0" in value:
             raise ConfigError(f"{place}: must not be blank")
+        if encoding_problem(value):
+            raise ConfigError(f"{place}: is not UTF-8: {shown_bytes(value)}")
         if setting.choices and value not in setting.choices:
             raise ConfigError(f"{place}: must be one of {', '.join(setting.choices)}")
         return value

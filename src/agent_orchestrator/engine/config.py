@@ -11,8 +11,9 @@ from attrs import field, frozen
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.ids import IdSource, SortableIds
 from agent_orchestrator.domain.model import MANUAL, Approvals
+from agent_orchestrator.encoding import shown_bytes
 from agent_orchestrator.engine.environment import is_tied
-from agent_orchestrator.fields import MAX_DEPTH, MAX_TREE
+from agent_orchestrator.fields import MAX_DEPTH, MAX_TREE, encoding_problem
 from agent_orchestrator.operations import Finding
 from agent_orchestrator.ports import MARK_VARIABLE, Clock, Observer, ProtectedPaths, Reaper, Runner
 
@@ -109,9 +110,19 @@ class TreeLimits:
 
 def _resolved(roots: Sequence[str]) -> tuple[str, ...]:
     try:
-        return tuple(str(Path(root).expanduser().resolve(strict=True)) for root in roots)
+        found = tuple(str(Path(root).expanduser().resolve(strict=True)) for root in roots)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"workspace_roots: {error}") from None
+    for root in found:
+        _check_name("workspace_roots", root)
+    return found
+
+
+def _check_name(place: str, path: str) -> None:
+    if encoding_problem(path):
+        raise ConfigError(
+            f"{place}: the name of {shown_bytes(path)} is not UTF-8: name another one"
+        )
 
 
 @frozen
@@ -128,7 +139,8 @@ class EngineConfig:
     :param workspace_roots: directories of which one must hold whatever an agent works in; with none, it
         may work anywhere. Kept without symbolic links.
     :param environ: the environment agents' environments are made of.
-    :raises ConfigError: if a route names a provider that is not there, or a number is not positive.
+    :raises ConfigError: if a route names a provider that is not there, a number is not positive, or the
+        name of a directory is not UTF-8.
     """
 
     providers: Mapping[str, ProviderConfig]
@@ -156,6 +168,7 @@ class EngineConfig:
     ids: IdSource = field(factory=SortableIds)
 
     def __attrs_post_init__(self) -> None:
+        _check_name("cwd", self.cwd)
         if MANUAL in self.providers:
             raise ConfigError(f"providers.{MANUAL}: the name is reserved for runs no worker takes")
         routes = {"routing.default": (self.routing.default,)} | {

@@ -15,8 +15,10 @@ from attrs import define, field
 from agent_orchestrator.domain.approvals import strictest
 from agent_orchestrator.domain.errors import InvalidRequest, Unavailable
 from agent_orchestrator.domain.model import MANUAL, Approvals, Session
+from agent_orchestrator.encoding import shown_bytes
 from agent_orchestrator.engine.bells import Bells
 from agent_orchestrator.engine.config import EngineConfig
+from agent_orchestrator.fields import encoding_problem
 from agent_orchestrator.operations import Problem
 from agent_orchestrator.ports import Store, Transaction
 
@@ -188,9 +190,14 @@ class Core:
 async def real(cwd: str) -> anyio.Path:
     """Return a path with no symbolic link left in it.
 
-    :raises InvalidRequest: naming ``cwd``, if its links lead in a circle.
+    :raises InvalidRequest: naming ``cwd``, if its links lead in a circle, or to a name that is not
+        UTF-8, which no answer could tell.
     """
     try:
-        return await anyio.Path(cwd).resolve()
+        found = await anyio.Path(cwd).resolve()
     except (OSError, RuntimeError):  # which of them depends on the Python
         raise InvalidRequest.of({"cwd": f"leads nowhere: {cwd}"}) from None
+    if encoding_problem(str(found)):
+        problem = f"leads to {shown_bytes(str(found))}, whose name is not UTF-8"
+        raise InvalidRequest.of({"cwd": problem})
+    return found

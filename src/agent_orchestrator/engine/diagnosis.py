@@ -16,6 +16,7 @@ from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import MANUAL, Attempt, Invocation, Request, Run
+from agent_orchestrator.encoding import shown_bytes
 from agent_orchestrator.engine.access import no_run, present, run_for
 from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.engine.core import Core
@@ -364,10 +365,14 @@ def _process_tree(run: Run, attempt: Attempt | None) -> list[ProcessView]:
         processes = [root, *root.children(recursive=True)]
     except psutil.Error:
         return []
+    return _shown(processes)
+
+
+def _shown(processes: Sequence[psutil.Process]) -> list[ProcessView]:
     found = []
     for process in processes[:MAX_PROCESSES]:
         try:
-            command = " ".join(process.cmdline())[:500] or process.name()
+            command = shown_bytes(" ".join(process.cmdline())[:500] or process.name())
             found.append(ProcessView(process.pid, process.ppid(), command, process.status()))
         except psutil.Error:
             continue

@@ -33,7 +33,7 @@ def locate(command: str, env: Mapping[str, str], *, machine: str | None = None) 
     :raises NotExecutable: if the file may not be run.
     """
     if "/" in command or command.startswith("~"):
-        found = Path(command).expanduser().absolute()
+        found = Path(os.path.expanduser(command)).absolute()  # noqa: PTH111 - there may be no home
         if not found.is_file():
             raise NotInstalled(f"codex is not installed: there is no file {found}")
         if not os.access(found, os.X_OK):

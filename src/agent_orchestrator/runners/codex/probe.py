@@ -23,12 +23,23 @@ _ASK_AGAIN_S = 60.0
 """Seconds after which a program that did not tell its version in time, which a busy machine may be
 the reason of, is asked again."""
 
+_HOMELESS = (
+    "codex has no home: this user has no home directory (no HOME, no entry in passwd); set CODEX_HOME, "
+    "or `home` in the provider's settings"
+)
+
 _BANNER = "codex-cli "
 
 
 def home_of(env: Mapping[str, str]) -> Path:
-    """Return codex's home as codex finds it."""
-    return Path(env.get("CODEX_HOME") or Path(env.get("HOME") or Path.home(), ".codex"))
+    """Return codex's home as codex finds it.
+
+    :raises NotInstalled: if this user has none.
+    """
+    try:
+        return Path(env.get("CODEX_HOME") or Path(env.get("HOME") or Path.home(), ".codex"))
+    except RuntimeError:
+        raise NotInstalled(_HOMELESS) from None
 
 
 def profile_warning(profile: str | None, env: Mapping[str, str]) -> str | None:
@@ -72,10 +83,19 @@ class Probe:
     ) -> Availability:
         """Tell whether a run could start. Blocks for some milliseconds the first time."""
         try:
-            program = locate(command, env)
-            version = self._version(program, env)
+            return self._availability(locate(command, env), env, profile, config or {}, extra_args)
         except NotInstalled as problem:
             return Availability(available=False, reason=str(problem))
+
+    def _availability(
+        self,
+        program: Path,
+        env: Mapping[str, str],
+        profile: str | None,
+        config: Mapping[str, Any],
+        extra_args: Sequence[str],
+    ) -> Availability:
+        version = self._version(program, env)
         if version is None:
             # Not codex as we know it: how it logs in is its own business.
             reason = profile_warning(profile, env)
@@ -233,5 +253,6 @@ def environment(env: Mapping[str, str], home: str | None) -> dict[str, str]:
 
     RUST_BACKTRACE is off, because with it codex 0.169 puts backtraces into what it tells.
     """
-    own = {"CODEX_HOME": os.path.abspath(Path(home).expanduser())} if home else {}  # noqa: PTH100
+    # As it stands where `~` leads nowhere: codex then says that it is not there.
+    own = {"CODEX_HOME": os.path.abspath(os.path.expanduser(home))} if home else {}  # noqa: PTH100, PTH111
     return {**env, "RUST_BACKTRACE": "0", **own}

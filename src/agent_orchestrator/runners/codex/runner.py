@@ -145,10 +145,9 @@ class CodexExecRunner(Guarded):
         if not os.path.isdir(cwd):  # noqa: PTH112 - Path.is_dir raises where one may not look
             raise AgentFailed("invalid_config", f"cwd {cwd} does not exist")
         try:
-            program = locate(self.command, env)
+            return locate(self.command, env), profile_warning(self.profile, env)
         except NotInstalled as problem:
             raise AgentFailed("provider_unavailable", str(problem)) from problem
-        return program, profile_warning(self.profile, env)
 
     async def _turn(
         self, context: RunContext, program: Path, env: Mapping[str, str], resume: str | None

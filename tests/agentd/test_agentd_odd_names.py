@@ -1,0 +1,186 @@
+"""Names and arguments that are not what one expects: bytes that are no UTF-8, paths, users."""
+
+import os
+import pwd
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import psutil
+import pytest
+from serving import Serving, exchange, run_agentd, serving
+
+from agent_orchestrator import open_embedded
+from agent_orchestrator.domain.errors import ConfigError, InvalidRequest
+from agent_orchestrator.engine.diagnosis import _shown
+from agent_orchestrator.operations import OPERATIONS
+from agent_orchestrator.runners.codex.probe import Probe
+from agent_orchestrator.runners.command import CommandRunner
+from agent_orchestrator.wire import codec
+from agentd.doctor import examine
+from agentd.server import url_of
+from agentd.settings import Settings, load
+
+pytestmark = pytest.mark.anyio
+
+ODD = os.fsdecode(b"caf\xe9")
+
+
+async def status_of(server: Serving, method: str, path: str) -> int:
+    request = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    status, _ = await anyio.to_thread.run_sync(exchange, server.address, request.encode())
+    return status
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/sessions/ID%2Fevents",
+        "/sessions/ID%2fevents?limit=1",
+        "http://127.0.0.1/sessions/ID%2Fevents",
+        "/sessions%2FID",
+        "/%2Fsessions",
+        "/sessions/ID/",
+        "/sessions//ID",
+        "//sessions",
+        "/sessions/x/../ID",
+        "/sessions/x/%2e%2e/ID",
+        "/sessions/./ID",
+        "/sessions;v=1/ID",
+        "/SESSIONS/ID",
+        "/health%2F",
+        "/health/",
+        "/x/%2e%2e/health",
+        "/sessions%3Flimit=1",
+    ],
+)
+async def test_a_path_is_one_path(server: Serving, path: str) -> None:
+    session = await server.session()
+    assert await status_of(server, "GET", path.replace("ID", session)) == 404
+
+
+@pytest.mark.parametrize(
+    "ending", ["%00", ";v=1", "%C0%AF", "%ff", "%5Cevents", "%252Fevents", "%20", "%0d%0a", "%23"]
+)
+async def test_an_identifier_has_no_other_characters(server: Serving, ending: str) -> None:
+    session = await server.session()
+    assert await status_of(server, "GET", f"/sessions/{session}{ending}") == 400
+
+
+async def test_an_escaped_slash_is_no_slash_for_any_call(server: Serving) -> None:
+    for operation in OPERATIONS:
+        if operation.path.count("/") > 1:
+            head, _, tail = operation.path.rpartition("/")
+            path = f"{head}%2F{tail}".replace("{", "").replace("}", "")
+            assert await status_of(server, operation.method, path) == 404, operation.name
+
+
+async def test_a_directory_whose_name_no_answer_could_tell(tmp_path: Path) -> None:
+    (tmp_path / ODD / "below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / ODD)
+    runner = CommandRunner("pwd", argv=["pwd"], output="text")
+    async with open_embedded(":memory:", runners=[runner], cwd=str(tmp_path)) as client:
+        session = await client.create_session(cwd=str(tmp_path / "link"))
+        sent = await client.send_message(session.id, "go")
+        assert sent.run is not None
+        reply = await client.wait_run(sent.run.id, timeout_s=30)
+        assert reply.run.status == "completed"
+        codec.to_json(await client.diagnose_run(sent.run.id)).encode()
+    roots = [str(tmp_path)]
+    async with open_embedded(":memory:", workspace_roots=roots, cwd=roots[0]) as client:
+        for cwd in ("link", "link/below"):
+            with pytest.raises(InvalidRequest, match=r"cwd: .*caf\\xe9"):
+                await client.create_session(cwd=str(tmp_path / cwd))
+    with pytest.raises(ConfigError, match=r"workspace_roots.*caf\\xe9"):
+        async with open_embedded(":memory:", workspace_roots=[str(tmp_path / "link")]):
+            pass
+    with pytest.raises(ConfigError, match=r"cwd.*caf\\xe9"):
+        async with open_embedded(":memory:", cwd=str(tmp_path / ODD)):
+            pass
+    async with open_embedded(":memory:", cwd=str(tmp_path)) as client:
+        with pytest.raises(InvalidRequest, match="cwd"):
+            await client.create_session(cwd=str(tmp_path / ODD))
+
+
+def test_agentd_says_at_its_start_which_name_it_cannot_use(tmp_path: Path) -> None:
+    (tmp_path / ODD).mkdir()
+    done = run_agentd(tmp_path / ODD, "--port", "0", "--db", str(tmp_path / "x.db"))
+    assert done.returncode == 1
+    assert r"caf\xe9 is not UTF-8" in done.stderr
+    for flags in ({"db": f"{ODD}/x.db"}, {"workspace_roots": [ODD]}):
+        with pytest.raises(ConfigError, match=r"caf\\xe9"):
+            load(flags, {})
+    with pytest.raises(ConfigError, match=r"caf\\xe9"):
+        load({}, {}, f"{ODD}/agentd.toml")
+    with pytest.raises(ConfigError, match=r"caf\\xe9"):
+        load({}, {"AGENTD_DB": ODD})
+
+
+def test_what_a_process_is_called_is_shown_with_its_bytes_escaped() -> None:
+    argv = [b"caf\xe9", b"-c", b"import time; print(flush=True); time.sleep(60)", b"\xff\xfe"]
+    with subprocess.Popen(argv, executable=sys.executable, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            [shown] = _shown([psutil.Process(process.pid)])
+        finally:
+            process.kill()
+    assert shown.command.startswith(r"caf\xe9 -c")
+    assert shown.command.endswith(r"\xff\xfe")
+    shown.command.encode()
+
+
+def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_entry(_: object) -> None:
+        raise KeyError
+
+    codex = tmp_path / "codex"
+    codex.write_text("#!/bin/sh\necho codex-cli 0.169.0\n")
+    codex.chmod(0o755)
+    for name in ("HOME", "CODEX_HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    found = Probe()(str(codex), {"PATH": os.defpath})
+    assert not found.available
+    assert "no home" in str(found.reason)
+    assert not Probe()("~/codex", {}).available
+    settings = load({"db": str(tmp_path / "no/such/x.db"), "workspace_roots": ["/"]}, {})
+    assert examine(settings, {"PATH": os.defpath})
+    assert isinstance(settings, Settings)
+
+
+@pytest.mark.parametrize("only_ipv6", [False, True])
+def test_agents_are_given_an_address_that_listens(only_ipv6: bool) -> None:
+    with socket.socket(socket.AF_INET6) as listener:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_ipv6)
+        listener.bind(("::", 0))
+        listener.listen()
+        for host in ("::", "0:0:0:0:0:0:0:0"):
+            url = url_of(listener, host)
+            assert url.startswith("http://[::1]:" if only_ipv6 else "http://127.0.0.1:")
+        name, _, port = url.removeprefix("http://").rpartition(":")
+        with socket.create_connection((name.strip("[]"), int(port)), timeout=10):
+            pass
+
+
+async def test_agentctl_takes_utf8_whatever_the_locale_says(tmp_path: Path) -> None:
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PATH": os.environ["PATH"]}
+    async with serving(tmp_path) as server:
+        session = await server.session()
+        told = {**plain, "AGENTCTL_URL": server.url}
+        command = [sys.executable, "-m", "agentctl.main", "message", "send", session, "--text"]
+        for text, stdin in (("héllo", ""), ("-", "héllo")):
+            with anyio.fail_after(30):
+                done = await anyio.run_process(
+                    [*command, text], env=told, input=stdin.encode(), check=False
+                )
+            assert done.returncode == 0, done.stderr
+        wrong = await anyio.run_process([*command, os.fsdecode(b"\xe9")], env=told, check=False)
+        assert wrong.returncode == 2
+        assert b"text" in wrong.stderr
+        answer = await server.client.get(f"/sessions/{session}/messages")
+        texts = [one["text"] for one in answer.json()["messages"] if one["role"] == "user"]
+        assert texts == ["héllo", "héllo"]
