@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "mcp": "agentctl.commands.mcp:mcp",
     "token": "agentctl.commands.token:token",
     "doctor": "agentctl.commands.doctor:doctor",
+    "config": "agentctl.commands.config:config",
     "daemon": "agentctl.commands.daemon:daemon",
     "completion": "agentctl.commands.completion:completion",
 }

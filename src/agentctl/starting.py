@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -132,7 +133,11 @@ def _last_words(log: Path, told_before: int) -> str:
         stream.seek(told_before)
         text = stream.read()[-4000:].decode(errors="replace").strip()
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].removeprefix("agentd: ") if lines else "it said nothing"
+    if not lines:
+        return "it said nothing"
+    # Of its settings it tells all that is wrong, each in a line.
+    told = list(takewhile(lambda line: line.startswith("agentd: "), reversed(lines)))
+    return "; ".join(line.removeprefix("agentd: ") for line in reversed(told or lines[-1:]))
 
 
 def _agentd() -> list[str]:

@@ -50,7 +50,7 @@ def _options() -> list[click.Parameter]:
     options += [
         click.Option(
             ["--config"],
-            help="The configuration file. [AGENTD_CONFIG]  (default: agentd.toml, if it is there)",
+            help="The configuration file. [AGENTD_CONFIG]  (default: agentd.toml, if it is there and trusted; see `agentctl config trust`)",
             metavar="PATH",
         ),
         click.Option(
@@ -119,7 +119,8 @@ def run(
     except FlagError as error:
         raise _WrongUse(str(error)) from None
     except (ConfigError, StoreOpenError) as error:
-        click.echo(f"agentd: {error}", err=True)
+        for line in str(error).splitlines():
+            click.echo(f"agentd: {line}", err=True)
         status = 1
     sys.exit(status)
 
@@ -138,7 +139,11 @@ def _examined(config: str | None, flags: Mapping[str, Any]) -> str:
         found = anyio.run(examine_closed, settings, engine_config(settings))
     except ConfigError as error:
         hint = "agentd does not start before it is put right"
-        found = Examination(False, (Finding("error", "configuration", str(error), hint),))  # noqa: FBT003
+        lines = str(error).splitlines()
+        found = Examination(
+            ok=False,
+            findings=tuple(Finding("error", "configuration", line, hint) for line in lines),
+        )
     return codec.to_json(found)
 
 

@@ -60,9 +60,17 @@ def read_providers(
 
     :param place: what to call the file in errors.
     :param codex_profile: for codex providers that set none of their own; so are the arguments.
-    :raises ConfigError: naming the place of the first thing that cannot be used.
+    :raises ConfigError: naming the place of each provider, or route, that cannot be used.
     """
-    found = {name: _provider(name, table, f"{place}: ") for name, table in providers.items()}
+    found: dict[str, ProviderSettings] = {}
+    problems: list[str] = []
+    for name, table in providers.items():
+        try:
+            found[name] = _provider(name, table, f"{place}: ")
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
     if not found:
         found = {"codex": ProviderSettings("codex"), "demo": ProviderSettings("demo")}
     defaults: dict[str, Any] = {}

@@ -6,7 +6,9 @@ derive from it.
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -16,10 +18,12 @@ from attrs import field, frozen
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.encoding import shown_bytes
 from agent_orchestrator.fields import encoding_problem
+from agent_orchestrator.trusted_files import found_file, is_trusted, says_nothing
+from agent_orchestrator.user_state import user_state
 from agentd.providers import ProviderSettings, Route, read_providers
 
 DEFAULT_FILE: Final = "agentd.toml"
-"""Read from the working directory when it is there and no other file is named."""
+"""Read from the working directory when it is there, trusted, and no other file is named."""
 
 
 class FlagError(ConfigError):
@@ -219,73 +223,144 @@ def flag_of(name: str, setting: Setting) -> str:
     return setting.flag or "--" + name.replace("_", "-")
 
 
+class Untrusted(ConfigError):
+    """A configuration was found that its user has not trusted in this form."""
+
+
 def load(
     flags: Mapping[str, Any], environ: Mapping[str, str], config: str | None = None
 ) -> Settings:
     """Return the settings that follow from command line, environment and file.
 
+    A file that is found in the working directory is used in the form its user has trusted only:
+    see :mod:`agent_orchestrator.trusted_files`. One that is named is trusted by that.
+
     :param flags: the options that were given, as texts or lists of texts, by setting.
     :param config: the file; None takes ``AGENTD_CONFIG``, or the default one if it is there.
-    :raises ConfigError: naming the place of the first thing that cannot be used.
+    :raises FlagError: naming all options that cannot be used.
+    :raises Untrusted: if the file in the working directory is not trusted.
+    :raises ConfigError: naming all places that cannot be used, each in a line.
     """
     path = config or environ.get("AGENTD_CONFIG") or None
     name = path or DEFAULT_FILE
     if encoding_problem(name):
         raise ConfigError(f"the name of {shown_bytes(name)} is not UTF-8: give it another one")
-    document = _read_file(Path(name), required=path is not None)
+    document = _parsed(name, _named(Path(name)) if path is not None else _found())
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    problems = _Problems()
+    flag_problems = _Problems()
     known = declared()
-    in_file: dict[str, tuple[str, Any]] = {}
-    for table in ("daemon", "limits"):
-        keys = {one.key or key: key for key, one in known.items() if one.table == table}
-        for key, value in _table(document, table, name).items():
-            if key not in keys:
-                raise ConfigError(f"{name}: {table}.{key}: is not a setting")
-            in_file[keys[key]] = f"{name}: {table}.{key}", value
+    in_file = _of_file(document, name, problems)
     for key, setting in known.items():
         if flags.get(key) not in (None, ()):
-            flag = flag_of(key, setting)
-            try:
+            with flag_problems.caught():
+                flag = flag_of(key, setting)
                 values[key], sources[key] = _from_texts(setting, flags[key], flag), flag
-            except ConfigError as error:
-                raise FlagError(str(error)) from None
         elif found := [variable for variable in setting.env if environ.get(variable)]:
-            sources[key] = " and ".join(found)
-            values[key] = _from_environment(setting, environ, found)
+            with problems.caught():
+                values[key] = _from_environment(setting, environ, found)
+                sources[key] = " and ".join(found)
         elif key in in_file:
-            sources[key], value = in_file[key]
-            values[key] = _from_file(setting, value, sources[key])
+            with problems.caught():
+                place, value = in_file[key]
+                values[key], sources[key] = _from_file(setting, value, place), place
     settings = Settings(**values, sources=sources, file=name if document else None)
-    providers, routing = read_providers(
-        _table(document, "providers", name),
-        _table(document, "routing", name),
-        place=name,
-        codex_profile=settings.codex_profile,
-        codex_extra_args=settings.codex_extra_args,
-    )
-    return attrs.evolve(settings, providers=providers, routing=routing)
+    with problems.caught():
+        providers, routing = read_providers(
+            _table(document, "providers", name),
+            _table(document, "routing", name),
+            place=name,
+            codex_profile=settings.codex_profile,
+            codex_extra_args=settings.codex_extra_args,
+        )
+        settings = attrs.evolve(settings, providers=providers, routing=routing)
+    if flag_problems.found:
+        raise FlagError("; ".join(flag_problems.found))
+    if problems.found:
+        raise ConfigError("\n".join(problems.found))
+    return settings
 
 
-def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
+def _of_file(
+    document: Mapping[str, Any], name: str, problems: "_Problems"
+) -> Mapping[str, tuple[str, Any]]:
+    """Return what a file says of each setting, with its place; note what is none."""
+    known = declared()
+    in_file: dict[str, tuple[str, Any]] = {}
+    for key in document:
+        if key not in _TABLES:
+            problems.add(f"{name}: {key}: is no table of this file{_like(key, _TABLES)}")
+    for table in ("daemon", "limits"):
+        keys = {one.key or key: key for key, one in known.items() if one.table == table}
+        with problems.caught():
+            for key, value in _table(document, table, name).items():
+                if key in keys:
+                    in_file[keys[key]] = f"{name}: {table}.{key}", value
+                else:
+                    problems.add(f"{name}: {table}.{key}: is not a setting{_like(key, keys)}")
+    return in_file
+
+
+_TABLES: Final = ("daemon", "limits", "providers", "routing")
+
+
+@frozen
+class _Problems:
+    """What cannot be used, so that all of it is told at once."""
+
+    found: list[str] = field(factory=list)
+
+    def add(self, problem: str) -> None:
+        self.found.append(problem)
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        try:
+            yield
+        except ConfigError as error:
+            self.add(str(error))
+
+
+def _like(key: str, known: Iterable[str]) -> str:
+    """Return the end of a message that suggests what was meant; without a guess what there is."""
+    names = sorted(known)
+    guesses = get_close_matches(key, names, n=1)
+    return f"; did you mean {guesses[0]!r}?" if guesses else f"; there are {', '.join(names)}"
+
+
+def _named(path: Path) -> bytes:
     try:
-        document = tomllib.loads(path.read_bytes().decode())
+        return path.read_bytes()
     except FileNotFoundError:
-        if required:
-            raise ConfigError(f"{path}: there is no such file") from None
-        return {}
+        raise ConfigError(f"{path}: there is no such file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _found() -> bytes:
+    """Return the content of the file in the working directory; nothing where there is none."""
+    try:
+        found = found_file(Path(DEFAULT_FILE))
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise ConfigError(f"{DEFAULT_FILE}: cannot be read: {error.strerror}") from None
+    if says_nothing(found) or is_trusted(user_state(), found):
+        return found.content
+    raise Untrusted(
+        f"{found.path} is not trusted in this form: look at it with `agentctl config trust`, which "
+        f"records that you trust it, or name it with --config {DEFAULT_FILE}"
+    )
+
+
+def _parsed(name: str, content: bytes) -> dict[str, Any]:
+    try:
+        return tomllib.loads(content.decode())
     except RecursionError:
-        raise ConfigError(f"{path}: is nested too deeply") from None
+        raise ConfigError(f"{name}: is nested too deeply") from None
     except ValueError as error:  # not UTF-8, not TOML, or an integer of thousands of digits
-        raise ConfigError(f"{path}: is not TOML: {error}") from None
-    for key in document:
-        if key not in ("daemon", "limits", "providers", "routing"):
-            raise ConfigError(
-                f"{path}: {key}: there are only [daemon], [limits], [providers.…] and [routing]"
-            )
-    return document
+        raise ConfigError(f"{name}: is not TOML: {error}") from None
 
 
 def _table(document: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:

@@ -69,6 +69,11 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"TZ": "UTC", "PYTHONWARNINGS": "error", "PYTHONUTF8": "1"} | more
 
 
+def named(directory: Path) -> dict[str, str]:
+    """The variable that names the configuration a test has put there: one that is named is trusted."""
+    return {"AGENTD_CONFIG": "agentd.toml"} if (directory / "agentd.toml").exists() else {}
+
+
 @contextmanager
 def started(argv: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[Any]"]:
     """Have a process inside this scope: neither it nor what it started outlives it."""
@@ -106,7 +111,7 @@ class Ctl:
             input=stdin.encode() if isinstance(stdin, str) else stdin,
             capture_output=True,
             cwd=cwd or self.cwd,
-            env=environment(AGENTCTL_URL=self.url, **more),
+            env=environment(AGENTCTL_URL=self.url, **named(cwd or self.cwd) | more),
             timeout=PATIENCE_S,
             check=False,
         )
@@ -119,7 +124,7 @@ class Ctl:
             ["sh", "-c", script],
             PATIENCE_S,
             cwd=cwd or self.cwd,
-            env=environment(AGENTCTL_URL=self.url),
+            env=environment(AGENTCTL_URL=self.url, **named(self.cwd)),
         )
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -138,7 +143,7 @@ class Ctl:
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.cwd,
-            env=environment(AGENTCTL_URL=self.url),
+            env=environment(AGENTCTL_URL=self.url, **named(self.cwd)),
         ) as process:
             yield process
 
@@ -164,7 +169,7 @@ class Daemon:
             self.process = subprocess.Popen(
                 [*command, "--db", "agents.db", "--ready-file", str(ready), *self.options],
                 cwd=self.directory,
-                env=environment(),
+                env=environment(**named(self.directory)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -259,6 +259,11 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, **more}
 
 
+def named(directory: Path) -> dict[str, str]:
+    """The variable that names the configuration a test has put there: one that is named is trusted."""
+    return {"AGENTD_CONFIG": "agentd.toml"} if (directory / "agentd.toml").exists() else {}
+
+
 def run_agentd(
     directory: Path, *arguments: str, env: dict[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
@@ -266,7 +271,7 @@ def run_agentd(
     return subprocess.run(
         [sys.executable, "-m", "agentd", *arguments],
         cwd=directory,
-        env=environment(**env or {}),
+        env=environment(**named(directory), **env or {}),
         capture_output=True,
         text=True,
         timeout=30,
@@ -294,7 +299,7 @@ def agentd(
                 *arguments,
             ],
             cwd=directory,
-            env=environment(**env or {}),
+            env=environment(**named(directory), **env or {}),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,

@@ -39,7 +39,11 @@ def found(
     file.write_text(config)
     file.chmod(mode)
     environ = {"PATH": os.environ["PATH"], "HOME": str(Path.cwd())} | (environ or {})
-    return [one for one in doctor.examine(load(flags, environ), environ) if one.level != "ok"]
+    return [
+        one
+        for one in doctor.examine(load(flags, environ, "agentd.toml"), environ)
+        if one.level != "ok"
+    ]
 
 
 def one(findings: list[Finding], about: str, text: str) -> Finding:

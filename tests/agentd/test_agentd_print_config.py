@@ -84,7 +84,7 @@ def test_no_secret_is_in_it(directory: Path) -> None:
 def test_it_can_be_the_file(directory: Path) -> None:
     visible = FILE.replace('auth_tokens = ["from-the-file-of-the-daemon"]', "")
     (directory / "agentd.toml").write_text(visible.replace("not to be shown", "[hidden]"))
-    settings = load({}, {})
+    settings = load({}, {}, "agentd.toml")
     (directory / "again.toml").write_text(printout(settings))
     assert load({}, {}, "again.toml") == settings
 
@@ -92,7 +92,7 @@ def test_it_can_be_the_file(directory: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in VALUES if name != "auth_tokens"])
 def test_each_setting_can_be_read_again(directory: Path, name: str) -> None:
     flag = VALUES[name][2]
-    settings = load({name: flag}, {})
+    settings = load({name: flag}, {}, "agentd.toml")
     hidden = attrs.evolve(settings, auth_tokens=())
     (directory / "again.toml").write_text(printout(hidden))
     assert getattr(load({}, {}, "again.toml"), name) == getattr(settings, name)

@@ -12,8 +12,15 @@ from click.testing import CliRunner
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.engine import TreeLimits
 from agentd import cli
+from agentd import settings as settings_module
 from agentd.providers import ProviderSettings, Route
-from agentd.settings import FlagError, Settings, declared, flag_of, load
+from agentd.settings import FlagError, Settings, declared, flag_of
+
+
+def load(flags: Any, environ: Any, config: str | None = None) -> Settings:
+    """Load settings with the file that the test has put there: one that is named is trusted."""
+    there = "agentd.toml" if Path("agentd.toml").exists() else None
+    return settings_module.load(flags, environ, config or environ.get("AGENTD_CONFIG") or there)
 
 
 @pytest.fixture

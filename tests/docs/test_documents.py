@@ -203,6 +203,7 @@ def test_commands_work(page: Path, tmp_path: Path) -> None:
         "LANG": "C.UTF-8",
         "AGENTD_PORT": port,
         "AGENTD_GRACE_S": "0",
+        "AGENTD_CONFIG": "agentd.toml",
         "AGENTCTL_URL": f"http://127.0.0.1:{port}",
     }
 

@@ -1,0 +1,138 @@
+"""A configuration found in the working directory is used only as its user has trusted it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent_orchestrator.trusted_files import found_file, is_trusted, trust
+from agent_orchestrator.user_state import user_state
+from agentd.settings import ConfigError, Untrusted, load
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "repository").mkdir()
+    monkeypatch.chdir(tmp_path / "repository")
+    return tmp_path / "repository"
+
+
+def _agentctl(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AGENT")}
+    return subprocess.run(
+        [sys.executable, "-m", "agentctl.main", "--url", "http://127.0.0.1:9", *arguments],
+        env=kept,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_nothing_of_a_strangers_configuration_is_done(directory: Path, tmp_path: Path) -> None:
+    command = ["sh", "-c", f"touch {tmp_path}/ran; echo 1"]
+    (directory / "agentd.toml").write_text(
+        f'[providers.x]\nrunner = "command"\nargv = ["cat"]\nversion_argv = {json.dumps(command)}\n'
+    )
+    refused = _agentctl("--format", "json", "doctor")
+    [finding] = [one for one in json.loads(refused.stdout)["findings"] if one["level"] == "error"]
+    assert "agentctl config trust" in finding["message"]
+    started = _agentctl("daemon", "start")
+    assert started.returncode == 1
+    assert "is not trusted" in started.stderr
+    assert not (tmp_path / "ran").exists()
+    shown = _agentctl("config", "trust")
+    assert shown.returncode == 0, shown.stderr
+    assert f"touch {tmp_path}/ran" in shown.stdout
+    assert not (tmp_path / "ran").exists()
+    assert "is not trusted" not in _agentctl("doctor").stdout
+    assert (tmp_path / "ran").exists()
+
+
+def test_it_is_trusted_in_one_form_and_at_one_place(directory: Path, tmp_path: Path) -> None:
+    file = directory / "agentd.toml"
+    state = user_state()
+    assert state is not None
+    file.write_text("[daemon]\nport = 1\n")
+    with pytest.raises(Untrusted, match="config trust"):
+        load({}, {})
+    trust(state, found_file(file))
+    assert load({}, {}).port == 1
+    (directory / "link").symlink_to(directory)
+    assert is_trusted(state, found_file(Path("link/agentd.toml")))
+    file.write_text("[daemon]\nport = 2\n")
+    with pytest.raises(Untrusted):
+        load({}, {})
+    assert load({}, {}, "agentd.toml").port == 2  # who names it trusts it
+    assert load({}, {"AGENTD_CONFIG": str(file)}).port == 2
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "agentd.toml").write_text("[daemon]\nport = 1\n")
+    assert not is_trusted(state, found_file(tmp_path / "other" / "agentd.toml"))
+
+
+def test_a_record_that_others_could_write_is_none(directory: Path) -> None:
+    file = directory / "agentd.toml"
+    file.write_text("[daemon]\nport = 1\n")
+    state = user_state()
+    assert state is not None
+    trust(state, found_file(file))
+    [record] = state.trusted.iterdir()
+    record.chmod(0o666)
+    with pytest.raises(Untrusted):
+        load({}, {})
+    record.chmod(0o600)
+    record.write_text("{")
+    with pytest.raises(Untrusted):
+        load({}, {})
+
+
+def test_what_sets_nothing_needs_no_trust(directory: Path) -> None:
+    (directory / "agentd.toml").write_text("\n  # port = 1\n\n")
+    assert load({}, {}).file is None
+
+
+def test_what_is_no_file_is_not_read(directory: Path) -> None:
+    file = directory / "agentd.toml"
+    os.mkfifo(file)
+    with pytest.raises(ConfigError, match="not a file"):
+        load({}, {})
+    file.unlink()
+    with file.open("wb") as large:
+        large.truncate((1 << 20) + 1)
+    with pytest.raises(ConfigError, match="large"):
+        load({}, {})
+
+
+def test_without_a_place_for_records_a_file_must_be_named(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (directory / "agentd.toml").write_text("[daemon]\nport = 1\n")
+    monkeypatch.setattr("agentd.settings.user_state", lambda: None)
+    with pytest.raises(Untrusted, match="--config"):
+        load({}, {})
+    assert load({}, {}, "agentd.toml").port == 1
+
+
+def test_all_mistakes_are_told_at_once_with_what_was_meant(directory: Path) -> None:
+    Path("x.toml").write_text(
+        "[daemon]\nprot = 1\ngrace_s = 'x'\n[limits]\ndeph = 2\n[deamon]\n"
+        "[providers.a]\nargv = ['a']\n[providers.b]\n"
+    )
+    with pytest.raises(ConfigError) as raised:
+        load({}, {"AGENTD_PORT": "many"}, "x.toml")
+    told = str(raised.value).splitlines()
+    for words in (
+        "daemon.prot: is not a setting; did you mean 'port'?",
+        "daemon.grace_s",
+        "limits.deph: is not a setting; did you mean 'depth'?",
+        "deamon: is no table of this file; did you mean 'daemon'?",
+        "providers.a.runner",
+        "providers.b.runner",
+        "AGENTD_PORT",
+    ):
+        assert [line for line in told if words in line], words
+    assert len(told) == 7
