@@ -24,6 +24,7 @@ from agent_orchestrator.domain.model import (
     Request,
     RequestKind,
     Run,
+    Sandbox,
     Session,
     Thread,
     Usage,
@@ -744,6 +745,16 @@ class Confining(Protocol):
         """Whether it keeps to the ``sandbox`` and the ``approval_policy`` of :attr:`RunContext.run`,
         or is stricter. A run that says one of them is not given to another runner.
         """
+        ...
+
+
+@runtime_checkable
+class Sandboxed(Protocol):
+    """A runner whose agents have a sandbox."""
+
+    @property
+    def sandbox(self) -> Sandbox | None:
+        """What its agents may do where a run does not say; None if that is not known here."""
         ...
 
 

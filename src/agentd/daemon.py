@@ -260,6 +260,7 @@ def engine_config(settings: Settings) -> EngineConfig:
             run_timeout_s=provider.run_timeout_s,
             silence_timeout_s=provider.silence_timeout_s,
             approvals=provider.approvals,
+            open_to_agents=provider.open_to_agents,
         )
         for name, provider in settings.providers.items()
     }

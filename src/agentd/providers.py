@@ -35,6 +35,7 @@ class ProviderSettings:
     run_timeout_s: float | None = None
     silence_timeout_s: float | None = None
     approvals: Approvals | None = None
+    open_to_agents: bool = False
     options: Mapping[str, Any] = field(factory=dict)
 
 
@@ -127,6 +128,12 @@ def _approvals(value: Any, place: str) -> str:
     return str(value)
 
 
+def _flag(value: Any, place: str) -> bool:
+    if type(value) is not bool:
+        raise ConfigError(f"{place}: must be true or false")
+    return value
+
+
 def _seconds(value: Any, place: str) -> float:
     if type(value) not in (int, float) or not 0 < value <= 2_592_000:
         raise ConfigError(f"{place}: must be a number above 0, at most 2592000")
@@ -139,6 +146,7 @@ _LIMITS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "run_timeout_s": _seconds,
     "silence_timeout_s": _seconds,
     "approvals": _approvals,
+    "open_to_agents": _flag,
 }
 """How the settings are read that are the same for all runners."""
 

@@ -15,8 +15,9 @@ from agent_orchestrator import (
 )
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Forbidden
-from agent_orchestrator.domain.model import MANUAL
+from agent_orchestrator.domain.model import MANUAL, Sandbox
 from agent_orchestrator.ports import Availability, Outcome, RunContext
+from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing import ScriptedRunner
 
@@ -87,3 +88,84 @@ async def test_an_agent_confines_nobody_otherwise() -> None:
         with pytest.raises(Forbidden):
             await agent.send_message(child.id, "x", sandbox="read-only")
         assert (await client.get_session(child.id)).sandbox == "read-only"
+
+
+class Boxed(Confining):
+    """An agent with a sandbox that spawns a child with the provider its prompt names."""
+
+    def __init__(self, sandbox: Sandbox | None) -> None:
+        super().__init__()
+        self.sandbox = sandbox
+
+    async def run(self, context: RunContext) -> Outcome:
+        if context.prompt == "go":
+            return Outcome(str(context.run.sandbox or self.sandbox))
+        try:
+            child = await context.spawn("go", provider=context.prompt)
+        except Forbidden:
+            return Outcome("refused")
+        ended = (await context.wait(child.run.id)).run
+        return Outcome(ended.result.text if ended.result else str(ended.error))
+
+
+BOXES: dict[str, Sandbox | None] = {
+    "reader": "read-only",
+    "writer": "workspace-write",
+    "free": "danger-full-access",
+    "unknown": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("agent", "said", "child", "expected"),
+    [
+        # As both providers say, where that is no more than the agent has.
+        ("writer", None, "writer", "workspace-write"),
+        ("writer", None, "reader", "read-only"),
+        ("free", None, "writer", "workspace-write"),
+        ("free", None, "bare", "hi"),
+        ("free", None, "free", "danger-full-access"),
+        # No more than the agent.
+        ("reader", None, "writer", "read-only"),
+        ("reader", None, "free", "read-only"),
+        ("writer", None, "free", "workspace-write"),
+        ("writer", None, "bare", "refused"),
+        ("reader", None, "bare", "refused"),
+        ("writer", None, "unknown", "workspace-write"),
+        ("unknown", None, "free", "read-only"),
+        ("unknown", None, "bare", "refused"),
+        # What a message says counts more than the provider.
+        ("free", "read-only", "free", "read-only"),
+        ("free", "read-only", "writer", "read-only"),
+        ("reader", "danger-full-access", "writer", "danger-full-access"),
+        # Who runs the daemon may open a provider to agents.
+        ("reader", None, "open", "hi"),
+    ],
+)
+async def test_a_child_with_another_provider_may_do_no_more(
+    agent: str, said: Sandbox | None, child: str, expected: str
+) -> None:
+    providers = {name: ProviderConfig(Boxed(box), "boxed") for name, box in BOXES.items()}
+    providers["bare"] = ProviderConfig(FunctionRunner("bare", _hi), "function")
+    providers["open"] = ProviderConfig(FunctionRunner("open", _hi), "function", open_to_agents=True)
+    async with open_embedded(":memory:", providers=providers) as client:
+        session = await client.create_session(provider=agent, sandbox=said)
+        sent = await client.send_message(session.id, child)
+        assert sent.run is not None
+        ended = (await client.wait_run(sent.run.id)).run
+    assert ended.result is not None
+    assert ended.result.text == expected
+
+
+async def _hi(_: RunContext) -> str:
+    return "hi"
+
+
+async def test_people_may_spawn_a_child_that_may_do_more() -> None:
+    providers = {name: ProviderConfig(Boxed(box), "boxed") for name, box in BOXES.items()}
+    async with open_embedded(":memory:", providers=providers) as client:
+        session = await client.create_session(provider="reader")
+        made = await client.spawn("go", session_id=session.id, provider="free")
+        ended = (await client.wait_run(made.run.id)).run
+    assert ended.result is not None
+    assert ended.result.text == "danger-full-access"

@@ -13,7 +13,7 @@ from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Run, Session, Source, SourceKind
 from agent_orchestrator.engine import ledger, limits, messages
 from agent_orchestrator.engine.access import run_for, session_for
-from agent_orchestrator.engine.confinement import Confinement
+from agent_orchestrator.engine.confinement import Confinement, of_child
 from agent_orchestrator.engine.core import Change, Core, real
 from agent_orchestrator.engine.summaries import text_summary
 from agent_orchestrator.operations import (
@@ -107,7 +107,11 @@ def _spawn(
     floor = core.approvals_of(parent, inherited)
     if command.approvals is not None and is_looser(command.approvals, floor):
         raise InvalidRequest.of({"approvals": f"must not be looser than its parent's, {floor}"})
-    confined = Confinement.of(run or parent)
+    confined = (
+        Confinement.of(run or parent)
+        if who.run is None
+        else of_child(core, run or parent, inherited, provider)
+    )
     session = Session(
         id=core.config.ids("ses"),
         title=command.title,

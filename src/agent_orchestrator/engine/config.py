@@ -69,6 +69,8 @@ class ProviderConfig:
     :param silence_timeout_s: how long its agent may say nothing meanwhile; it is warned of at half
         the time.
     :param approvals: who decides what its agents ask for; a session may be stricter.
+    :param open_to_agents: whether an agent in a sandbox may spawn a child with this provider though the
+        child may do more.
     """
 
     runner: Runner
@@ -80,6 +82,7 @@ class ProviderConfig:
     run_timeout_s: float | None = None
     silence_timeout_s: float | None = None
     approvals: Approvals | None = None
+    open_to_agents: bool = False
 
 
 @frozen

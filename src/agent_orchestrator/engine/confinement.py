@@ -1,5 +1,7 @@
 """When agents ask, and what they may do without: who may say so, and who keeps to it."""
 
+from typing import Final
+
 from attrs import frozen
 
 from agent_orchestrator.domain.access import Principal
@@ -8,7 +10,7 @@ from agent_orchestrator.domain.model import MANUAL, ApprovalPolicy, Run, Sandbox
 from agent_orchestrator.engine.access import in_scope
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.operations import CreateSession, SendMessage, UpdateSession
-from agent_orchestrator.ports import Confining, Runner
+from agent_orchestrator.ports import Confining, Runner, Sandboxed
 
 Command = CreateSession | UpdateSession | SendMessage
 
@@ -60,6 +62,46 @@ def check_kept(core: Core, provider: str, asked: Confinement) -> None:
         problem = f"{provider} cannot keep to it"
         names = ("approval_policy", "sandbox")
         raise InvalidRequest.of({name: problem for name in names if getattr(asked, name)})
+
+
+_LOOSENESS: Final[tuple[Sandbox, ...]] = ("read-only", "workspace-write", "danger-full-access")
+
+
+def of_child(
+    core: Core, parent: Run | Session, provider: str | None, child: str | None
+) -> Confinement:
+    """Return how the agents of a child are confined that an agent spawns: not less than it is itself.
+
+    :param provider: the spawning agent's provider; None is the default route.
+    :param child: the child's.
+    :raises Forbidden: if the child's provider has no sandbox, and the agent has one.
+    """
+    asked = Confinement.of(parent)
+    default = core.config.routing.default
+    own, other = provider or default, child or default
+    if other in (own, MANUAL):
+        return asked
+    most = _sandbox(core, own, asked.sandbox) or "read-only"
+    config = core.config.providers[other]
+    if most == "danger-full-access" or config.open_to_agents:
+        return asked
+    if not keeps(config.runner, Confinement(sandbox=most)):
+        raise Forbidden(
+            f"agents of {own} have a sandbox ({most}) and those of {other} have none: an agent may not "
+            "spawn one that may do more; `open_to_agents` of a provider allows it",
+            {"provider": other},
+        )
+    usual = asked.sandbox or _sandbox(core, other, None)
+    if usual is not None and _LOOSENESS.index(usual) <= _LOOSENESS.index(most):
+        return asked
+    return Confinement(sandbox=most).over(asked)
+
+
+def _sandbox(core: Core, provider: str, asked: Sandbox | None) -> Sandbox | None:
+    """Return what agents of a provider may do; None if that is not known here."""
+    config = core.config.providers.get(provider)
+    runner: object = None if config is None else config.runner
+    return asked or runner.sandbox if isinstance(runner, Sandboxed) else "danger-full-access"
 
 
 def keeps(runner: Runner, asked: Confinement) -> bool:
