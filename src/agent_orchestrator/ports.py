@@ -120,7 +120,9 @@ class View(Protocol):
         """Return the messages a run delivers, in the order they came."""
         ...
 
-    def waiting_messages(self, session_id: str) -> list[Message]:
+    def waiting_messages(
+        self, session_id: str, *, limit: int, size: int | None = None
+    ) -> list[Message]:
         """Return the messages for the session's agent that no run delivers yet."""
         ...
 
@@ -506,6 +508,26 @@ class ProtectedPaths:
         return bool(self.read_only or self.secret)
 
 
+@frozen
+class InputLimit:
+    """How much text an agent takes at once; None where there is no limit.
+
+    :param characters: Unicode characters.
+    :param size: bytes in UTF-8.
+    """
+
+    characters: int | None = None
+    size: int | None = None
+
+    def excess(self, text: str) -> str | None:
+        """Tell by how much a text is too long; None where it is not."""
+        if self.characters is not None and len(text) > self.characters:
+            return f"at most {self.characters:,} characters, it has {len(text):,}"
+        if self.size is not None and (size := len(text.encode("utf-8", "replace"))) > self.size:
+            return f"at most {self.size:,} bytes, it has {size:,}"
+        return None
+
+
 class RunContext(Protocol):
     """What a runner is given for one attempt of a run.
 
@@ -766,6 +788,18 @@ class Protecting(Protocol):
     def protects(self) -> bool:
         """Whether its agents can neither change nor read what :attr:`RunContext.protected` names,
         unless a run asks for less of a sandbox.
+        """
+        ...
+
+
+@runtime_checkable
+class Limiting(Protocol):
+    """A runner whose agents take only so much text at once."""
+
+    @property
+    def max_input(self) -> InputLimit:
+        """The most that :attr:`RunContext.prompt`, or one message while it works, may have. What is to
+        be handed over beyond that comes in the next turn; a single longer message is refused.
         """
         ...
 

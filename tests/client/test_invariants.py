@@ -1,6 +1,7 @@
 """The checker of what is recorded: content with a busy engine, and blind to nothing it looks for."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -94,6 +95,16 @@ def _stale(told: History) -> History:
     return _with_log(told, change)
 
 
+def _overtaken(told: History) -> History:
+    started = [run for run in told.runs if run.started_at and run.message_id]
+    first, second = next(
+        pair for pair in pairwise(started) if pair[0].session_id == pair[1].session_id
+    )
+    swapped = {first.id: second.message_id, second.id: first.message_id}
+    runs = [evolve(run, message_id=swapped.get(run.id, run.message_id)) for run in told.runs]
+    return evolve(told, runs=runs)
+
+
 BROKEN: dict[str, tuple[str, Callable[[History], History]]] = {
     "a message is lost": ("lost", lambda told: evolve(told, messages=told.messages[1:])),
     "a run is lost": ("lost", lambda told: evolve(told, runs=told.runs[1:])),
@@ -115,6 +126,7 @@ BROKEN: dict[str, tuple[str, Callable[[History], History]]] = {
         "replay",
         lambda told: evolve(told, requests=told.requests[1:]),
     ),
+    "a message was overtaken": ("order", _overtaken),
     "a run has no worker": ("zombie", lambda told: evolve(told, zombies=[told.runs[0].id])),
 }
 

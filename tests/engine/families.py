@@ -31,7 +31,7 @@ from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig
 from agent_orchestrator.engine.config import TreeLimits
 from agent_orchestrator.engine.ledger import has_agent
 from agent_orchestrator.operations import SpawnReply
-from agent_orchestrator.ports import View
+from agent_orchestrator.ports import InputLimit, View
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.invariants import History, history, violations
 
@@ -59,18 +59,23 @@ class Agents:
     seed: int
     name: str = "agent"
     resumes: bool = True
+    max_input: InputLimit = InputLimit(characters=450)
+    """So little that outcomes are often handed over in several turns."""
     spawned: int = 0
     asked: int = 0
     told: dict[tuple[str, str], list[tuple[str, int] | None]] = field(factory=dict)
     """By question and outcome: each time an agent was told, by the attempt whose prompt told it."""
     known: dict[str, list[str]] = field(factory=dict)
     """By session: the children its runs have made."""
+    excesses: list[str] = field(factory=list)
     heard: Counter[str] = field(factory=Counter)
     """By child's result: how many runs had it in what they were told to do."""
 
     async def run(self, context: RunContext) -> Outcome:
         run = context.run
         rng = random.Random(f"{self.seed} {run.id} {run.attempt}")
+        if excess := self.max_input.excess(context.prompt):
+            self.excesses.append(f"size: {run.id} was given more than it takes: {excess}")
         for line in context.prompt.splitlines():
             if line.startswith("Your request was "):
                 status, _, question = line.removeprefix("Your request was ").partition(": ")
@@ -250,6 +255,7 @@ class Family:
 
     def _judge(self, told: History) -> None:
         self.faults += [f"{one.kind}: {one.what}" for one in violations(told)]
+        self.faults += self.agents.excesses
         runs = {run.id: run for run in told.runs}
         self.faults += [
             f"stuck: run {run.id} is {run.status}"

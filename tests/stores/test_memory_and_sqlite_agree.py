@@ -148,7 +148,7 @@ def everything(view):
                 view.messages(i, limit=99),
                 view.messages(i, after="msg_0", limit=1),
                 view.active_run(i),
-                view.waiting_messages(i),
+                view.waiting_messages(i, limit=99),
                 view.live_children(i, None),
                 view.live_children(i, "run_1"),
                 view.live_descendants(i),

@@ -108,6 +108,8 @@ class Message:
     """Whether it is for an agent that is at work; not taken, it becomes a run of its own."""
     given_in: int | None = None
     """The attempt of its run that gave it to the agent."""
+    own_run_id: str | None = None
+    """The run it becomes if the agent at work does not take it; before what is queued later."""
 
 
 @frozen

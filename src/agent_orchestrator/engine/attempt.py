@@ -30,6 +30,7 @@ from agent_orchestrator.engine.bells import Bell
 from agent_orchestrator.engine.calls import carry_out
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import looked, persistently
+from agent_orchestrator.engine.prompts import joined
 from agent_orchestrator.engine.recorder import UNHURRIED_S, Recorder
 from agent_orchestrator.fields import check
 from agent_orchestrator.operations import (
@@ -80,7 +81,7 @@ class AttemptContext:
         self.is_cwd_resolved = bool(core.config.workspace_roots)
         self.protected = core.config.protected(session.cwd)
         self._messages = tuple(message.id for message in messages)
-        self.prompt = "\n\n".join(message.text for message in messages)
+        self.prompt = joined(messages)
         self.thread = thread
         self.env = env
         self.model = run.model

@@ -147,7 +147,7 @@ def _spawn(
     }
     tx.append(session.id, [Draft(EventType.SESSION_CREATED, data)], now)
     source = Source("parent", session_id=parent.id, run_id=session.parent_run_id)
-    reply = messages.deliver(core, tx, session, source, command.task, "queue")
+    reply = messages.deliver(core, tx, session, source, command.task, "queue", field="task")
     assert reply.run is not None
     spawned = {
         "session_id": session.id,

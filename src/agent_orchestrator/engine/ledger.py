@@ -4,12 +4,13 @@ These are functions of a transaction: the state, the log and the message's deliv
 commit or not at all.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from attrs import evolve, frozen
 
+from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, Signal, is_terminal, step
 from agent_orchestrator.domain.model import (
@@ -26,16 +27,25 @@ from agent_orchestrator.domain.model import (
     Sandbox,
     Session,
     Source,
+    Thread,
 )
 from agent_orchestrator.engine.core import MAX_LOOK, Core
 from agent_orchestrator.engine.paging import BATCH_SIZE
+from agent_orchestrator.engine.prompts import cut, fitting, limit_of
 from agent_orchestrator.engine.summaries import request_summary, text_summary
 from agent_orchestrator.fields import MAX_TEXT
-from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.ports import Draft, InputLimit, Resuming, Runner, Transaction, View
 from agent_orchestrator.wire.codec import to_plain
 
 QUEUE_TOPIC = "queue"
 """Rings when a worker may find something to do."""
+
+
+MAX_HANDED: Final = 100
+"""Outcomes of children that are handed over in one run."""
+
+MAX_HANDED_SIZE: Final = 4 * 2**20
+"""Characters after which no further outcome is looked at for one run."""
 
 
 def cancel_topic(run_id: str) -> str:
@@ -275,7 +285,7 @@ def _tell_outcome(core: Core, tx: Transaction, run: Run, at: datetime) -> None:
     parent = tx.session(child.parent_session_id) if child.parent_session_id else None
     if parent is None:
         return
-    message = tell_parent(core, tx, parent, child, run, _outcome(child, run))
+    message = tell_parent(core, tx, parent, child, run, _outcome(core, parent, child, run))
     finished: dict[str, Any] = {
         "session_id": child.id,
         "run_id": run.id,
@@ -309,6 +319,7 @@ def tell_parent(
     """Put a message of a child into its parent: on record, or also for the parent's agent.
 
     :param for_record: whatever the child's ``notify_parent`` says.
+    :raises InvalidRequest: if the parent's agent takes no text of that length.
     """
     # Also for a parent that is closed: it may be opened again, and its agent gets it then.
     # A child that is canceled wakes nobody, not by its last words either: who cancels a tree does
@@ -319,6 +330,8 @@ def tell_parent(
         and run.status is not RunStatus.CANCELED
         and run.cancel_requested_at is None
     )
+    if wakes and (excess := limit_of(core, _provider_of(core, parent)).excess(text)):
+        raise InvalidRequest.of({"text": f"is too long for the parent's agent: {excess}"})
     message = Message(
         id=core.config.ids("msg"),
         session_id=parent.id,
@@ -336,32 +349,57 @@ def tell_parent(
     return message
 
 
-def _outcome(child: Session, run: Run) -> str:
+def _outcome(core: Core, parent: Session, child: Session, run: Run) -> str:
+    """Return the words that tell a child's outcome, cut to what the parent's agent takes at once."""
     name = f"{child.title} ({child.id})" if child.title else child.id
     if run.result is not None:
-        return f"Child session {name} completed:\n\n{run.result.text[:MAX_TEXT]}"[:MAX_TEXT]
-    if run.error is not None:
-        return f"Child session {name} failed: {run.error.code}: {run.error.message}"[:MAX_TEXT]
-    return f"Child session {name} was {run.status}."
+        head, said = f"Child session {name} completed:\n\n", run.result.text
+    elif run.error is not None:
+        head, said = f"Child session {name} failed: {run.error.code}: ", run.error.message
+    else:
+        return f"Child session {name} was {run.status}."
+    where = f"run {run.id} has all {len(said):,} characters"
+    # Cut first: of what may have many millions of characters only the beginning is looked at.
+    return _cut(core, _provider_of(core, parent), head + said[: MAX_TEXT + 1], where)
+
+
+def _cut(core: Core, provider: str, text: str, where: str) -> str:
+    """Return a text as long as a message may be, and as an agent of the provider takes it."""
+    note = f"cut here; {where}"
+    text = cut(text, InputLimit(characters=MAX_TEXT), note)
+    return cut(text, limit_of(core, provider), note)
+
+
+def _provider_of(core: Core, session: Session) -> str:
+    """Return the provider of what waits for a session's agent.
+
+    Not checked: where it is gone, the run says so, and a child's end is recorded all the same.
+    """
+    return session.provider or core.config.routing.default
 
 
 def hand_over_outcomes(core: Core, tx: Transaction, session: Session, at: datetime) -> None:
-    """Give the children's outcomes that wait for a session's agent to it, all in one run.
+    """Give the children's outcomes that wait for a session's agent to it, in one run.
 
     They go before what the session has queued. A run that was queued for others of them, and has
-    not begun, takes these along.
+    not begun, takes these along. What is more than the agent takes at once waits on until that run
+    has ended.
     """
-    waiting = tx.waiting_messages(session.id) if session.status == "open" else []
+    if session.status != "open":
+        return
+    waiting = tx.waiting_messages(session.id, limit=MAX_HANDED, size=MAX_HANDED_SIZE)
     if not waiting:
         return
     runs = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK)
     if any(run.attempt > 1 for run in runs):
         return  # one that has begun goes on first
     queued = next((run for run in runs if is_wake(tx, run)), None)
+    given = [] if queued is None else tx.run_messages(queued.id)
+    provider = _provider_of(core, session) if queued is None else queued.provider
+    together = fitting([*given, *waiting][:MAX_HANDED], limit_of(core, provider))
+    waiting = waiting[: max(0, together - len(given))]
     if queued is None:
         first, *waiting = waiting
-        # Not checked: where it is gone, the run says so, and the child's end is recorded all the same.
-        provider = session.provider or core.config.routing.default
         queued = enqueue(
             tx,
             session,
@@ -403,15 +441,20 @@ def _release(core: Core, tx: Transaction, run: Run, ending: Ending, at: datetime
 
 
 def _requeue(core: Core, tx: Transaction, run: Run, message: Message, at: datetime) -> None:
-    """Make a run of its own of a message the agent was to take while it worked, but did not."""
+    """Make a run of its own of a message that a run was to give its agent and did not.
+
+    It comes before what was queued after the message.
+    """
     enqueue(
         tx,
         _session_of(tx, run),
-        run_id=core.config.ids("run"),
+        run_id=message.own_run_id or core.config.ids("run"),
         message=message,
         provider=run.provider,
         model=run.model,
         at=at,
+        # Without a name from before it would come last: it belongs to what is under way.
+        interrupts=message.own_run_id is None,
         is_new=False,
         approval_policy=run.approval_policy,
         sandbox=run.sandbox,
@@ -520,7 +563,9 @@ def owe_answer(core: Core, tx: Transaction, run: Run, request: Request) -> None:
             session_id=request.parent_session_id,
             principal=request.decided_by,
         ),
-        text=_answer(request)[:MAX_TEXT],
+        text=_cut(
+            core, run.provider, _answer(request), f"request {request.id} has the whole answer"
+        ),
         run_id=run.id,
         delivery="queued",
         created_at=core.now(),
@@ -633,18 +678,45 @@ def _is_untaken(message: Message) -> bool:
     return message.steers and message.delivery == "queued"
 
 
-def for_prompt(tx: Transaction, run_id: str) -> list[Message]:
-    """Return what an attempt that begins is to give its agent.
+def for_prompt(core: Core, tx: Transaction, run: Run, thread: Thread | None) -> list[Message]:
+    """Return what an attempt that begins is to give its agent: as much as it takes at once.
 
     What came for the agent of one before, and was not taken, is among it: it steers nobody any more.
+    The rest follows: outcomes of children wait for the next turn, other messages become runs.
+
+    :param thread: the conversation it goes on with, if its session has one.
     """
-    given = []
-    for message in tx.run_messages(run_id):
+    messages = []
+    for message in tx.run_messages(run.id):
         if _is_untaken(message):
             message = evolve(message, steers=False)  # noqa: PLW2901
             tx.put_message(message)
-        given.append(message)
-    return given
+        messages.append(message)
+    config = core.config.providers.get(run.provider)
+    given = messages if config is None else unheard(messages, thread, config.runner)
+    fit = fitting(given, limit_of(core, run.provider))
+    later = given[fit:]
+    for message in later:
+        put_off = evolve(message, delivery="queued", given_in=None)
+        if message.source.kind == "child":
+            tx.put_message(evolve(put_off, run_id=None))
+        elif message.role == "system":
+            # It tells of what became of the attempt before, which is of no use by itself.
+            tx.put_message(evolve(message, delivery="undeliverable"))
+        else:
+            _requeue(core, tx, run, put_off, core.now())
+    return [message for message in messages if message not in later]
+
+
+def unheard(
+    messages: Sequence[Message], thread: Thread | None, runner: Runner
+) -> Sequence[Message]:
+    """Return those of a run's messages that its agent is to be given: where it goes on with a
+    conversation, only those that the conversation does not have.
+    """
+    fresh = [message for message in messages if message.delivery == "queued"]
+    resumes = isinstance(runner, Resuming) and runner.resumes
+    return fresh if thread is not None and fresh and resumes else messages
 
 
 def mark_delivered(tx: Transaction, message_id: str | None, attempt: int) -> None:

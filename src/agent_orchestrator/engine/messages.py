@@ -3,7 +3,7 @@
 from attrs import evolve
 
 from agent_orchestrator.domain.access import Action, Principal
-from agent_orchestrator.domain.errors import SessionBusy, SessionClosed, Unavailable
+from agent_orchestrator.domain.errors import InvalidRequest, SessionBusy, SessionClosed, Unavailable
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Message, Run, Session, Source
 from agent_orchestrator.engine import ledger
@@ -11,6 +11,7 @@ from agent_orchestrator.engine.access import session_for
 from agent_orchestrator.engine.confinement import Confinement, check_asked, check_kept
 from agent_orchestrator.engine.core import MAX_LOOK, QUEUE_RETRY_S, Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
+from agent_orchestrator.engine.prompts import limit_of
 from agent_orchestrator.operations import (
     ListMessages,
     MessagePage,
@@ -51,15 +52,20 @@ def deliver(
     *,
     provider: str | None = None,
     asked: Confinement = Confinement(),  # noqa: B008 - it never changes
+    field: str = "text",
 ) -> MessageReply:
     """Hand a message to a session's agent: in a run of its own, or to the running one.
 
+    :param field: what the caller calls the text.
+    :raises InvalidRequest: naming that field, if the text is longer than the agent takes.
     :raises SessionBusy: if it is to be rejected when a run is under way.
     :raises Unavailable: if the queue is full.
     """
     active = None if busy == "queue" else tx.active_run(session.id)
     if active is not None and busy == "steer" and _steers(tx, active, provider, asked):
-        message = user_message(core, session, source, text, active.id, steers=True)
+        check_length(core, active.provider, text, field)
+        own_run_id = core.config.ids("run")
+        message = user_message(core, session, source, text, active.id, own_run_id=own_run_id)
         tx.add_message(message)
         tx.append(session.id, [ledger.message_event(message)], message.created_at)
         tx.ring(ledger.steer_topic(active.id))
@@ -72,7 +78,9 @@ def deliver(
         _interrupt(core, tx, session, active)
     message = user_message(core, session, source, text, core.config.ids("run"))
     is_next = busy == "interrupt"
-    run = queue_run(core, tx, session, message, provider, interrupts=is_next, asked=asked)
+    run = queue_run(
+        core, tx, session, message, provider, interrupts=is_next, asked=asked, field=field
+    )
     return MessageReply(message, run)
 
 
@@ -118,15 +126,19 @@ def queue_run(
     *,
     interrupts: bool = False,
     asked: Confinement = Confinement(),  # noqa: B008 - it never changes
+    field: str = "text",
 ) -> Run:
     """Queue the run that delivers a message; its id is the message's ``run_id``.
 
     :param asked: how the message wants its agent confined.
-    :raises InvalidRequest: if the provider cannot keep to that, or to what the session says.
+    :param field: what the caller calls the message's text.
+    :raises InvalidRequest: if the provider cannot keep to that, or to what the session says, or
+        takes no text of that length.
     :raises Unavailable: if the queue is full.
     """
     assert message.run_id is not None
     provider = core.provider_for(session, provider)
+    check_length(core, provider, message.text, field)
     if wanted := asked.over(Confinement.of(session)):
         check_kept(core, provider, wanted)
     check_room(core, tx, provider)
@@ -142,6 +154,15 @@ def queue_run(
         approval_policy=asked.approval_policy,
         sandbox=asked.sandbox,
     )
+
+
+def check_length(core: Core, provider: str, text: str, field: str) -> None:
+    """Do nothing, or refuse a text that no agent of the provider could be given.
+
+    :raises InvalidRequest: naming the field.
+    """
+    if excess := limit_of(core, provider).excess(text):
+        raise InvalidRequest.of({field: f"is too long for the provider {provider!r}: {excess}"})
 
 
 def check_room(core: Core, tx: Transaction, provider: str) -> None:
@@ -165,9 +186,12 @@ def user_message(
     text: str,
     run_id: str,
     *,
-    steers: bool = False,
+    own_run_id: str | None = None,
 ) -> Message:
-    """Return a message for an agent, to be delivered by a run."""
+    """Return a message for an agent, to be delivered by a run.
+
+    :param own_run_id: the run it becomes if that one, which is under way, does not take it.
+    """
     return Message(
         id=core.config.ids("msg"),
         session_id=session.id,
@@ -177,7 +201,8 @@ def user_message(
         run_id=run_id,
         delivery="queued",
         created_at=core.now(),
-        steers=steers,
+        steers=own_run_id is not None,
+        own_run_id=own_run_id,
     )
 
 

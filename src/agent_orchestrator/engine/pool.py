@@ -231,7 +231,7 @@ class Pool:
             assert session is not None
             has_thread = run.provider in session.threads
             thread = tx.thread(session.id, run.provider) if has_thread else None
-            messages = ledger.for_prompt(tx, run.id)
+            messages = ledger.for_prompt(self.core, tx, started, thread)
             taken.append(Assignment(started, session, messages, thread, seat.token))
         return taken, len(runs) > len(taken)
 

@@ -29,6 +29,7 @@ from agent_orchestrator.engine.config import ProviderConfig
 from agent_orchestrator.engine.confinement import Confinement, keeps
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import STORE_RETRY_S, looked, persistently
+from agent_orchestrator.engine.prompts import limit_of
 from agent_orchestrator.engine.providers import probe
 from agent_orchestrator.engine.recorder import Recorder
 from agent_orchestrator.ports import MARK_VARIABLE, Draft, Outcome, Runner, Transaction
@@ -333,6 +334,8 @@ async def _routed(
             tasks.start_soon(timing.watch, live, recorder, provider)
         context = await _context(core, recorder, live.assignment, run, provider)
         contexts.append(context)
+        if excess := limit_of(core, name).excess(context.prompt):
+            return AgentFailed("invalid_config", f"{name} takes less text at once: {excess}")
         outcome = await _try(provider.runner, context)
         if substitute is None or not _is_unavailable(outcome, context):
             return outcome
@@ -432,10 +435,7 @@ async def _context(
         env["AGENTCTL_URL"] = core.config.url
         if assignment.token is not None:
             env["AGENTCTL_AUTH_TOKEN"] = assignment.token
-    messages = assignment.messages
-    fresh = [message for message in messages if message.delivery == "queued"]
-    if thread is not None and fresh and recovery.can_resume(provider.runner):
-        messages = fresh  # the conversation has the others
+    messages = ledger.unheard(assignment.messages, thread, provider.runner)
     return AttemptContext(core, recorder, run, session, messages=messages, thread=thread, env=env)
 
 

@@ -18,7 +18,7 @@ from agent_orchestrator.domain.model import MANUAL, Event, Message, Request, Run
 from agent_orchestrator.operations import MessageReply
 from agent_orchestrator.wire.codec import to_plain
 
-Kind = Literal["lost", "doubled", "gap", "ending", "stale", "replay", "zombie"]
+Kind = Literal["lost", "doubled", "gap", "ending", "stale", "replay", "order", "zombie"]
 """``lost``: an acknowledged message is not there. ``doubled``: one thing is there twice. ``gap``: a
 log is not 1 … n, or a reader missed or repeated a line. ``ending``: a run without its one last
 event, or one after it. ``stale``: an older attempt wrote after a newer one. ``replay``: the log
@@ -149,6 +149,7 @@ def violations(
         if count > 1
     ]
     found += _requests(told)
+    found += _order(told)
     return found
 
 
@@ -242,6 +243,25 @@ def _run(run: Run, log: Sequence[Event]) -> Iterator[Violation]:
     for name, said in _replayed(log).items():
         if (row := to_plain(getattr(run, name))) != said:
             yield Violation("replay", f"{name} of run {run.id} is {row!r}, its log says {said!r}")
+
+
+def _order(told: History) -> Iterator[Violation]:
+    """Yield the messages that one which came later has overtaken: whose runs began before theirs.
+
+    An interrupt and outcomes of children go before what waits, and runs by hand begin at any time.
+    """
+    runs = {run.id: run for run in told.runs}
+    for log in told.logs.values():
+        latest = ""
+        for event in log:
+            run = runs.get(event.run_id or "")
+            if event.event_type != EventType.RUN_STARTED or event.attempt != 1 or run is None:
+                continue
+            if run.interrupts or run.provider == MANUAL or run.message_id is None:
+                continue
+            if run.message_id < latest:
+                yield Violation("order", f"message {run.message_id} began after {latest}")
+            latest = max(latest, run.message_id)
 
 
 def _replayed(log: Sequence[Event]) -> dict[str, Any]:

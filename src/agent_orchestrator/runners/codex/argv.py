@@ -9,6 +9,10 @@ from agent_orchestrator.domain.model import Sandbox
 
 _THREAD_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
+MAX_INPUT: Final = 1_048_575
+"""Characters of a prompt: codex 0.169 refuses more than 1,048,576, and a byte order mark may go before
+it (see ``runner.py``)."""
+
 
 def is_thread_id(text: str) -> bool:
     """Tell whether a thread id can be handed to codex: one that begins with ``-`` is an option."""

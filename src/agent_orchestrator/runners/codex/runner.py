@@ -12,9 +12,10 @@ from attrs import field, frozen, validators
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation, Sandbox
-from agent_orchestrator.ports import Availability, Outcome, RunContext
+from agent_orchestrator.ports import Availability, InputLimit, Outcome, RunContext
 from agent_orchestrator.runners.bulk import read
 from agent_orchestrator.runners.codex.argv import (
+    MAX_INPUT,
     exec_argv,
     is_thread_id,
 )
@@ -97,6 +98,11 @@ class CodexExecRunner(Guarded):
     def protects(self) -> bool:
         """Codex's sandbox does, where there is one."""
         return self.sandbox != "danger-full-access"
+
+    @property
+    def max_input(self) -> InputLimit:
+        """Codex refuses longer prompts."""
+        return InputLimit(characters=MAX_INPUT)
 
     @property
     def confines(self) -> bool:

@@ -13,7 +13,7 @@ from attrs import define, evolve, field
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation, Usage
-from agent_orchestrator.ports import Availability, Outcome, RunContext
+from agent_orchestrator.ports import Availability, InputLimit, Outcome, RunContext
 from agent_orchestrator.runners.bulk import Text, in_thread, object_of, read, text_of
 from agent_orchestrator.runners.command.mapping import Meaning, Rule, check_rules, meanings
 from agent_orchestrator.runners.command.program import NotRunnable, anchored, locate
@@ -22,7 +22,9 @@ from agent_orchestrator.runners.lines import MAX_LINE, Line, Truncation, decoded
 from agent_orchestrator.runners.process import MAX_ARGUMENT, AgentProcess, agent_process
 
 _PLACEHOLDER: Final = re.compile(r"\{(prompt|thread)\}")
-_THREAD_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+MAX_THREAD_ID: Final = 128
+
+_THREAD_ID: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{MAX_THREAD_ID - 1}}}")
 """A thread id becomes an argument: one that begins with ``-`` would be an option."""
 
 _VERSION_S: Final = 2.0
@@ -100,6 +102,19 @@ class CommandRunner(Guarded):
     def resumes(self) -> bool:
         """It goes on with a conversation where it was told how."""
         return self.resume_argv is not None
+
+    @property
+    def max_input(self) -> InputLimit:
+        """An argument has room for so much, beside what else stands in it; stdin for all there is."""
+        if self.prompt == "stdin":
+            return InputLimit()
+        parts = [
+            part
+            for argv in (self.argv, self.resume_argv or ())
+            for part in (*argv, "{prompt}")
+            if "{prompt}" in part
+        ]
+        return InputLimit(size=min(map(_room, parts)))
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Tell whether the program is there, and its version where ``version_argv`` asks for it."""
@@ -179,6 +194,13 @@ class CommandRunner(Guarded):
                     ' set prompt = "stdin"',
                 )
         return argv
+
+
+def _room(part: str) -> int:
+    """Return the bytes that a prompt may have in an argument."""
+    beside = len(_PLACEHOLDER.sub("", part).encode("utf-8", "replace"))
+    beside += part.count("{thread}") * MAX_THREAD_ID
+    return max(1, (MAX_ARGUMENT - beside) // part.count("{prompt}"))
 
 
 class _Reading:

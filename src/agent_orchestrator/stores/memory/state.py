@@ -55,7 +55,9 @@ class State:
     def __init__(self) -> None:
         self.sessions = Table[Session](parent=lambda session: session.parent_session_id)
         self.messages = Table[Message](
-            session=lambda message: message.session_id, run=lambda message: message.run_id
+            session=lambda message: message.session_id,
+            run=lambda message: message.run_id,
+            waiting=lambda message: message.session_id if _waits(message) else None,
         )
         self.runs = Table[Run](
             session=lambda run: run.session_id,
@@ -79,6 +81,10 @@ class State:
         self.grants: dict[str, dict[str, Role]] = {}
         self.threads: dict[tuple[str, str], Thread] = {}
         self.records: dict[tuple[str, str, str], IdempotencyRecord] = {}
+
+
+def _waits(message: Message) -> bool:
+    return message.run_id is None and message.delivery == "queued"
 
 
 def _asked(request: Request) -> str | None:

@@ -129,12 +129,10 @@ class MemoryView:
     def run_messages(self, run_id: str) -> list[Message]:
         return list(self._state.messages.find("run", run_id))
 
-    def waiting_messages(self, session_id: str) -> list[Message]:
-        return [
-            message
-            for message in self._state.messages.find("session", session_id)
-            if message.run_id is None and message.delivery == "queued"
-        ]
+    def waiting_messages(
+        self, session_id: str, *, limit: int, size: int | None = None
+    ) -> list[Message]:
+        return _first(self._state.messages.find("waiting", session_id), limit, size)
 
     def run(self, run_id: str) -> Run | None:
         return self._state.runs.rows.get(run_id)

@@ -100,7 +100,7 @@ def session_from(row: Row) -> Session:
 
 MESSAGE_COLUMNS: Final = (
     "id, session_id, role, source_kind, source_session_id, source_run_id, source_principal,"
-    " run_id, delivery, created_at, steers, given_in, text"
+    " run_id, delivery, created_at, steers, given_in, text, own_run_id"
 )
 
 
@@ -120,6 +120,7 @@ def message_values(message: Message) -> Values:
         message.steers,
         message.given_in,
         message.text,
+        message.own_run_id,
     )
 
 
@@ -135,6 +136,7 @@ def message_from(row: Row) -> Message:
         created_at=parse_time(row[9]),
         steers=bool(row[10]),
         given_in=row[11],
+        own_run_id=row[13],
     )
 
 

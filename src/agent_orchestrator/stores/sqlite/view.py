@@ -197,13 +197,15 @@ class SqliteView:
         rows = self._execute(_MESSAGE + " WHERE run_id = ? ORDER BY id", (run_id,))
         return [message_from(row) for row in rows]
 
-    def waiting_messages(self, session_id: str) -> list[Message]:
+    def waiting_messages(
+        self, session_id: str, *, limit: int, size: int | None = None
+    ) -> list[Message]:
         rows = self._execute(
             _MESSAGE + " WHERE session_id = ? AND run_id IS NULL AND delivery = 'queued'"
-            " ORDER BY id",
-            (session_id,),
+            " ORDER BY id LIMIT ?",
+            (session_id, limit),
         )
-        return [message_from(row) for row in rows]
+        return [message_from(row) for row in _up_to(size, rows)]
 
     def run(self, run_id: str) -> Run | None:
         row = self._one(_RUN + " WHERE id = ?", run_id)

@@ -119,12 +119,14 @@ class Family(Opening):
                 a_message(session.id, delivery="delivered"),
                 a_message(other.id),
             )
-            assert await store.read(lambda view: view.waiting_messages(session.id)) == [
+            assert await store.read(lambda view: view.waiting_messages(session.id, limit=9)) == [
                 first,
                 second,
             ]
             await store.transact(lambda tx: tx.put_message(evolve(first, run_id=run.id)))
-            assert await store.read(lambda view: view.waiting_messages(session.id)) == [second]
+            assert await store.read(lambda view: view.waiting_messages(session.id, limit=9)) == [
+                second
+            ]
 
     async def test_requests_come_out_as_they_went_in(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:

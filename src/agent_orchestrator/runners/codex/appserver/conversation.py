@@ -29,6 +29,7 @@ from agent_orchestrator.runners.codex.appserver.server import Server
 from agent_orchestrator.runners.codex.appserver.threads import Route
 from agent_orchestrator.runners.codex.appserver.tools import Tools
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
+from agent_orchestrator.runners.codex.argv import MAX_INPUT
 from agent_orchestrator.runners.codex.failures import refusal_code
 from agent_orchestrator.runners.codex.items import UnexpectedShape, text
 from agent_orchestrator.runners.codex.reading import AgentEvent
@@ -103,7 +104,8 @@ class Conversation:
         try:
             await self._turn(self.context.prompt)
             while self.steered:
-                await self._turn("\n\n".join(self.steered), len(self.steered))
+                together = _together(self.steered)
+                await self._turn("\n\n".join(self.steered[:together]), together)
             return self._outcome()
         finally:
             if self._has_begun and self._has_to_be_left:
@@ -389,6 +391,8 @@ class Conversation:
             async for message in messages:
                 self.steered.append(message)  # first: it is taken, and must not be lost
                 await self._given.wait()
+                if len(self.steered) > 1:
+                    continue  # codex did not take one before it, which goes first
                 try:
                     await self._finished(partial(self._give_besides, message))
                 except AgentFailed:
@@ -407,6 +411,16 @@ class Conversation:
             _log.info("codex did not take a message while at work: %s", refused)
         else:
             self.steered.remove(message)
+
+
+def _together(messages: Sequence[str]) -> int:
+    """Return how many messages, from the first on, codex takes in one turn: at least one."""
+    size = 0
+    for count, message in enumerate(messages):
+        size += len(message) + 2
+        if size > MAX_INPUT and count:
+            return count
+    return len(messages)
 
 
 def _input(said: str) -> Sequence[Mapping[str, Any]]:

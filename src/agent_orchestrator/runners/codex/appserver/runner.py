@@ -12,14 +12,14 @@ from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox
 from agent_orchestrator.operations import MAX_OPEN_S, MIN_OPEN_S
-from agent_orchestrator.ports import RUN_VARIABLES, Availability, Outcome, RunContext
+from agent_orchestrator.ports import RUN_VARIABLES, Availability, InputLimit, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.conversation import Conversation, NotLoaded
 from agent_orchestrator.runners.codex.appserver.opening import HAS_TOOLS, ThreadMissing, loaded
 from agent_orchestrator.runners.codex.appserver.pool import NotStarted, Pool
 from agent_orchestrator.runners.codex.appserver.server import Spec
 from agent_orchestrator.runners.codex.appserver.threads import Opened
 from agent_orchestrator.runners.codex.appserver.tools import Tools
-from agent_orchestrator.runners.codex.argv import app_server_arguments, is_thread_id
+from agent_orchestrator.runners.codex.argv import MAX_INPUT, app_server_arguments, is_thread_id
 from agent_orchestrator.runners.codex.probe import Probe, environment, profile_warning
 from agent_orchestrator.runners.codex.tools import past_proxies
 from agent_orchestrator.runners.codex.versions import aged
@@ -129,6 +129,11 @@ class CodexAppServerRunner(Guarded):
     def protects(self) -> bool:
         """Codex's sandbox does, where there is one."""
         return self.sandbox != "danger-full-access"
+
+    @property
+    def max_input(self) -> InputLimit:
+        """Codex refuses longer prompts."""
+        return InputLimit(characters=MAX_INPUT)
 
     @property
     def confines(self) -> bool:

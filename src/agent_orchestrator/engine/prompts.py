@@ -1,0 +1,53 @@
+"""What an agent is given at once: messages put together, as many as its runner takes."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from agent_orchestrator.domain.model import Message
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.ports import InputLimit, Limiting
+
+NO_LIMIT: Final = InputLimit()
+
+_BETWEEN: Final = "\n\n"
+
+
+def joined(messages: Sequence[Message]) -> str:
+    """Return the messages as one prompt."""
+    return _BETWEEN.join(message.text for message in messages)
+
+
+def limit_of(core: Core, provider: str) -> InputLimit:
+    """Return how much text an agent of a provider takes at once."""
+    config = core.config.providers.get(provider)
+    if config is None:
+        return NO_LIMIT
+    return config.runner.max_input if isinstance(config.runner, Limiting) else NO_LIMIT
+
+
+def fitting(messages: Sequence[Message], limit: InputLimit) -> int:
+    """Return how many of the messages, from the first on, an agent takes together: at least one."""
+    characters = size = -len(_BETWEEN)
+    for count, message in enumerate(messages):
+        characters += len(_BETWEEN) + len(message.text)
+        if limit.size is not None:
+            size += len(_BETWEEN) + len(message.text.encode("utf-8", "replace"))
+        is_over = (limit.characters is not None and characters > limit.characters) or (
+            limit.size is not None and size > limit.size
+        )
+        if is_over and count:
+            return count
+    return len(messages)
+
+
+def cut(text: str, limit: InputLimit, note: str) -> str:
+    """Return a text, or as much of it as the limit holds together with a note at its end."""
+    if limit.excess(text) is None:
+        return text
+    end = f"{_BETWEEN}[{note}]"
+    if limit.characters is not None:
+        text = text[: max(0, limit.characters - len(end))]
+    if limit.size is not None:
+        room = max(0, limit.size - len(end.encode()))
+        text = text.encode("utf-8", "replace")[:room].decode(errors="ignore")
+    return text + end

@@ -1,0 +1,264 @@
+"""What is handed over together fits its runner, in the order it came, and nothing is lost."""
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+import pytest
+from attrs import define, field
+from crashing import Handle
+
+from agent_orchestrator import (
+    Client,
+    Outcome,
+    ProviderConfig,
+    RunContext,
+    RunStatus,
+    open_embedded,
+)
+from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.domain.model import MANUAL, Message, Run
+from agent_orchestrator.engine import Routing
+from agent_orchestrator.engine.prompts import cut, fitting
+from agent_orchestrator.ports import InputLimit
+from agent_orchestrator.runners.codex import CodexExecRunner
+from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
+from agent_orchestrator.runners.command import CommandRunner
+from agent_orchestrator.runners.command.runner import MAX_THREAD_ID
+from agent_orchestrator.runners.process import MAX_ARGUMENT
+from agent_orchestrator.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_S = 20.0
+
+
+async def nothing(_: RunContext) -> None:
+    pass
+
+
+@define
+class Small:
+    """A runner whose agent takes little at once, and fails at more."""
+
+    max_input: InputLimit = InputLimit(characters=1_000)
+    what: Callable[[RunContext], Awaitable[str | None]] = nothing
+    name: str = "small"
+    resumes: bool = False
+    prompts: list[str] = field(factory=list)
+
+    async def run(self, context: RunContext) -> Outcome:
+        assert self.max_input.excess(context.prompt) is None
+        self.prompts.append(context.prompt)
+        return Outcome(await self.what(context) or "done")
+
+
+async def end_of(client: Client, run: Run | None) -> Run:
+    assert run is not None
+    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+    assert not reply.timed_out, reply.run
+    return reply.run
+
+
+async def settled(client: Client, session_id: str, messages: int) -> list[Message]:
+    """Return a session's messages once nothing of it is under way or waits."""
+    with anyio.fail_after(PATIENCE_S):
+        while True:
+            found = (await client.list_messages(session_id)).messages
+            runs = (await client.list_runs(session_id=session_id)).runs
+            is_over = all(run.finished_at for run in runs) and len(found) >= messages
+            if is_over and all(message.delivery != "queued" for message in found):
+                return [*found]
+            await anyio.sleep(0.001)
+
+
+async def told(client: Client, parent: str, results: list[str]) -> None:
+    """Have children tell a parent, which is held up meanwhile, how they ended."""
+    busy = await client.create_run(parent, provider=MANUAL)
+    await client.transition_run(busy.id, "running")
+    for result in results:
+        child = await client.spawn("x", session_id=parent, provider=MANUAL, notify_parent="wake")
+        await client.transition_run(child.run.id, "running")
+        await client.transition_run(child.run.id, "completed", result={"text": result})
+    await client.transition_run(busy.id, "completed")
+
+
+@pytest.mark.parametrize("sizes", [(600, 600), (100,) * 16, (10, 800, 10, 800), (900, 1, 1)])
+@pytest.mark.parametrize("limit", [InputLimit(characters=1_000), InputLimit(size=2_000)])
+async def test_outcomes_are_handed_over_in_as_many_turns_as_it_takes(
+    sizes: tuple[int, ...], limit: InputLimit
+) -> None:
+    runner = Small(limit)
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        parent = (await client.create_session()).id
+        results = [f"<{n}>" + "é" * size for n, size in enumerate(sizes)]
+        await told(client, parent, results)
+        found = await settled(client, parent, len(sizes))
+        assert [message.delivery for message in found] == ["delivered"] * len(sizes)
+        runs = [
+            run
+            for run in (await client.list_runs(session_id=parent)).runs
+            if run.provider != MANUAL
+        ]
+        assert {run.status for run in runs} == {RunStatus.COMPLETED}
+    # Each once, in order; and no more turns than they need.
+    given = "\n\n".join(runner.prompts)
+    assert [given.count(result) for result in results] == [1] * len(results)
+    assert given == "\n\n".join(message.text for message in found)
+    for prompt, after in zip(runner.prompts, runner.prompts[1:], strict=False):
+        first = next(m.text for m in found if after.startswith(m.text))
+        assert limit.excess(f"{prompt}\n\n{first}") is not None
+
+
+async def test_an_outcome_longer_than_the_agent_takes_is_cut_and_says_where_the_rest_is() -> None:
+    runner = Small()
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        parent = (await client.create_session()).id
+        await told(client, parent, ["y" * 5_000])
+        (message,) = await settled(client, parent, 1)
+        assert message.delivery == "delivered"
+        assert len(message.text) == 1_000
+        child = (await client.get_tree(parent)).children[0]
+        assert child.runs[0].id in message.text[-100:]
+    assert runner.prompts == [message.text]
+
+
+async def test_a_message_longer_than_the_agent_takes_is_refused_by_its_field() -> None:
+    runner = Small()
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        session = await client.create_session()
+        before = await client.get_session(session.id)
+        for call in (
+            client.send_message(session.id, "z" * 1_001),
+            client.send(session.id, "z" * 1_001),
+            client.create_run(session.id, text="z" * 1_001),
+        ):
+            with pytest.raises(InvalidRequest) as refused:
+                await call
+            assert [*refused.value.details["fields"]] == ["text"]
+        with pytest.raises(InvalidRequest) as refused:
+            await client.spawn("z" * 1_001, session_id=session.id)
+        assert [*refused.value.details["fields"]] == ["task"]
+        assert await client.get_session(session.id) == before
+        assert (await client.list_sessions()).sessions == (before,)
+        parent = await client.create_session()
+        child = await client.spawn("x", session_id=parent.id, provider=MANUAL, notify_parent="wake")
+        with pytest.raises(InvalidRequest):
+            await client.reply_parent(child.run.id, "z" * 1_001)
+        sent = await client.send_message(session.id, "z" * 1_000)
+        assert (await end_of(client, sent.run)).status is RunStatus.COMPLETED
+
+
+async def test_a_provider_that_takes_too_little_stands_in_for_no_other() -> None:
+    broken = CommandRunner("broken", ("no-such-program-at-all",))
+    small = Small()
+    async with open_embedded(
+        ":memory:",
+        providers={
+            "broken": ProviderConfig(broken, "command"),
+            "small": ProviderConfig(small, "small"),
+        },
+        routing=Routing("broken", {"broken": ["small"]}),
+    ) as client:
+        session = await client.create_session()
+        run = await end_of(client, (await client.send_message(session.id, "z" * 1_001)).run)
+        (message,) = (await client.list_messages(session.id)).messages
+    assert run.error is not None
+    assert (run.status, run.error.code) == (RunStatus.FAILED, "invalid_config")
+    assert message.delivery == "undeliverable"
+    assert small.prompts == []
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+async def test_what_a_second_attempt_cannot_be_given_at_once_follows(*, resumes: bool) -> None:
+    store = MemoryStore()
+    ready = anyio.Event()
+
+    async def hold(context: RunContext) -> None:
+        await context.delivered()
+        if resumes:
+            await context.set_thread("t-1")
+        async with context.steering():
+            ready.set()
+            await anyio.sleep_forever()
+
+    first, second = Small(what=hold, resumes=resumes), Small(resumes=resumes)
+    texts = [name * 700 for name in "abcd"]
+    sessions: list[str] = []
+
+    async def body(client: Client) -> None:
+        session = await client.create_session()
+        sessions.append(session.id)
+        await client.send_message(session.id, texts[0])
+        await ready.wait()
+        await client.send_message(session.id, texts[1], when_busy="steer")
+        await client.send_message(session.id, texts[2])
+        await client.send_message(session.id, texts[3], when_busy="steer")
+
+    async with store:
+        async with open_embedded(Handle(store), runners=[first]) as client:
+            await body(client)
+        async with open_embedded(Handle(store), runners=[second]) as client:
+            found = await settled(client, sessions[0], 4)
+    messages = [message for message in found if message.role == "user"]
+    assert [message.text for message in messages] == texts
+    assert {message.delivery for message in messages} == {"delivered"}
+    given = "\n".join(second.prompts)
+    order = [given.index(text) for text in texts]
+    assert order == sorted(order)
+    assert [given.count(text) for text in texts] == [1] * 4
+
+
+@pytest.mark.parametrize("end", ["finishes", "canceled", "interrupted"])
+async def test_a_message_not_taken_in_time_goes_before_those_that_came_later(end: str) -> None:
+    ready, go = anyio.Event(), anyio.Event()
+
+    async def what(context: RunContext) -> None:
+        if context.prompt == "first":
+            async with context.steering():
+                ready.set()
+                await go.wait()
+
+    runner = Small(what=what)
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        session = await client.create_session()
+        sent = [await client.send_message(session.id, "first")]
+        await ready.wait()
+        sent.append(await client.send_message(session.id, "second", when_busy="steer"))
+        sent.append(await client.send_message(session.id, "third"))
+        sent.append(await client.send_message(session.id, "fourth", when_busy="steer"))
+        sent.append(await client.send_message(session.id, "fifth"))
+        assert sent[1].run == sent[3].run
+        if end == "canceled":
+            assert sent[0].run is not None
+            await client.cancel_run(sent[0].run.id)
+        if end == "interrupted":
+            await client.send_message(session.id, "urgent", when_busy="interrupt")
+        go.set()
+        found = await settled(client, session.id, 5)
+        for message in found:
+            if message.text in ("second", "fourth"):
+                assert message.run_id == message.own_run_id
+    rest = [prompt for prompt in runner.prompts if prompt not in ("first", "urgent")]
+    assert rest == ["second", "third", "fourth", "fifth"]
+
+
+def test_runners_state_their_limits() -> None:
+    argv = ("agent", "--prompt=é{prompt}")
+    by_argument = CommandRunner("c", argv, prompt="argument")
+    assert by_argument.max_input == InputLimit(size=MAX_ARGUMENT - len("--prompt=é".encode()))
+    again = ("agent", "--resume={thread}:{prompt}")
+    resuming = CommandRunner("c", argv, prompt="argument", resume_argv=again)
+    assert resuming.max_input == InputLimit(size=MAX_ARGUMENT - len("--resume=:") - MAX_THREAD_ID)
+    assert CommandRunner("c", ("agent",), prompt="argument").max_input.size == MAX_ARGUMENT
+    assert CommandRunner("c", ("agent",)).max_input == InputLimit()
+    for runner in (CodexExecRunner(), CodexAppServerRunner()):
+        assert runner.max_input.characters == 1_048_575
+
+
+def test_texts_are_cut_at_characters_and_together_they_fit() -> None:
+    for limit in (InputLimit(size=101), InputLimit(characters=60, size=100)):
+        short = cut("é" * 200, limit, "more elsewhere")
+        assert limit.excess(short) is None
+        assert short.endswith("[more elsewhere]")
+        assert cut("é" * 30, limit, "more elsewhere") == "é" * 30
+    assert fitting([], InputLimit(characters=1)) == 0
