@@ -17,6 +17,7 @@ from agent_orchestrator.runners.bulk import in_thread
 from agent_orchestrator.runners.codex.appserver import approvals, endings
 from agent_orchestrator.runners.codex.appserver.endings import end_rest, end_turn
 from agent_orchestrator.runners.codex.appserver.failures import failure_of
+from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox, TooFarBehind
 from agent_orchestrator.runners.codex.appserver.peer import (
     Asked,
     Heard,
@@ -26,7 +27,6 @@ from agent_orchestrator.runners.codex.appserver.peer import (
 )
 from agent_orchestrator.runners.codex.appserver.pieces import Pieces
 from agent_orchestrator.runners.codex.appserver.server import Server
-from agent_orchestrator.runners.codex.appserver.threads import Route
 from agent_orchestrator.runners.codex.appserver.tools import Tools
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.codex.argv import MAX_INPUT
@@ -63,7 +63,7 @@ class Conversation:
     context: RunContext
     server: Server
     thread_id: str
-    route: Route
+    route: Mailbox
     before: Thread | None
     overrides: Mapping[str, Any]
     kept: Mapping[str, Any]
@@ -231,13 +231,13 @@ class Conversation:
         if not over.is_set():
             self.server.fall(AgentFailed("provider_error", "codex did not answer"))
 
-    async def _next(self) -> Heard:
+    async def _next(self) -> Heard | TooFarBehind:
         """Return what comes next, telling meanwhile what was held back too long."""
         while (due := self._pieces.due) != float("inf"):
             with anyio.move_on_after(max(due - anyio.current_time(), 0)):
-                return await self.route.inbox.receive()
+                return await self.route.take()
             await self._tell_now(self._pieces.take())
-        return await self.route.inbox.receive()
+        return await self.route.take()
 
     def _broken(self) -> AgentFailed:
         """Return why the process has ended in the middle."""
@@ -247,8 +247,11 @@ class Conversation:
         self.context.note_stderr(self.server.stderr_tail)
         return AgentFailed(failure.code, failure.message)
 
-    async def _hear(self, tasks: TaskGroup, heard: Heard) -> None:
+    async def _hear(self, tasks: TaskGroup, heard: Heard | TooFarBehind) -> None:
         match heard:
+            case TooFarBehind(size):
+                note = f"{size:,} bytes that codex said could not be recorded in time"
+                raise AgentFailed("provider_error", note)
             case Asked():
                 tasks.start_soon(self._answer, heard)
             case Unreadable(said) if said.truncation is not None:

@@ -10,9 +10,9 @@ import anyio.lowlevel
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.runners.bulk import in_thread
 from agent_orchestrator.runners.codex.appserver.leftovers import end_leftovers
+from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox
 from agent_orchestrator.runners.codex.appserver.peer import Asked, Notification, Refused
 from agent_orchestrator.runners.codex.appserver.server import Server
-from agent_orchestrator.runners.codex.appserver.threads import Route
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _BEGIN_S: Final = 1.0
 """Seconds a sub-agent that was just given work has to begin it; it takes 20 ms."""
 
 
-async def end_turn(server: Server, route: Route, reader: TurnReader) -> None:
+async def end_turn(server: Server, route: Mailbox, reader: TurnReader) -> None:
     """Have codex end the turn; one that does not is ended itself."""
     params = {"threadId": reader.thread_id, "turnId": reader.turn_id}
     with anyio.move_on_after(INTERRUPT_S) as patience:
@@ -42,7 +42,7 @@ async def end_turn(server: Server, route: Route, reader: TurnReader) -> None:
         server.fall(AgentFailed("provider_error", "codex did not end a turn as told"))
 
 
-async def end_rest(server: Server, route: Route, reader: TurnReader) -> None:
+async def end_rest(server: Server, route: Mailbox, reader: TurnReader) -> None:
     """End the work of the sub-agents, and whatever commands have left running.
 
     Codex 0.169 lets sub-agents go on when the turn that gave them work has ended.
@@ -78,12 +78,12 @@ async def _told(server: Server, method: str, params: Mapping[str, Any], timeout_
         pass  # with codex all that it had under way is gone
 
 
-async def _hear_on(server: Server, route: Route, reader: TurnReader) -> None:
+async def _hear_on(server: Server, route: Mailbox, reader: TurnReader) -> None:
     while await _heard(server, route, reader):
         pass
 
 
-async def _heard(server: Server, route: Route, reader: TurnReader) -> bool:
+async def _heard(server: Server, route: Mailbox, reader: TurnReader) -> bool:
     try:
         await _hear(server, route, reader)
     except anyio.EndOfStream:
@@ -92,9 +92,9 @@ async def _heard(server: Server, route: Route, reader: TurnReader) -> bool:
     return True
 
 
-async def _hear(server: Server, route: Route, reader: TurnReader) -> None:
+async def _hear(server: Server, route: Mailbox, reader: TurnReader) -> None:
     """Take what codex says, which is not told any more, and let it ask nothing."""
-    heard = await route.inbox.receive()
+    heard = await route.take()
     if isinstance(heard, Asked):
         server.refuse(heard, "the run is being stopped")
     elif isinstance(heard, Notification) and not reader.is_stale(heard):

@@ -47,12 +47,17 @@ class Stuck(Exception):
 class Notification:
     """Something the other side tells.
 
-    :param is_long: whether to read it takes long: see :mod:`agent_orchestrator.runners.bulk`.
+    :param size: bytes of its line.
     """
 
     method: str
     params: Mapping[str, Any]
-    is_long: bool = False
+    size: int = 0
+
+    @property
+    def is_long(self) -> bool:
+        """Whether to read it takes long: see :mod:`agent_orchestrator.runners.bulk`."""
+        return self.size >= LONG
 
 
 @frozen
@@ -62,6 +67,7 @@ class Asked:
     id: Any
     method: str
     params: Mapping[str, Any]
+    size: int = 0
 
 
 @frozen
@@ -158,10 +164,9 @@ class Peer:
                 params = said.get("params")
                 given = params if isinstance(params, dict) else {}
                 if "id" in said:
-                    await self._hear(Asked(said["id"], method, given))
+                    await self._hear(Asked(said["id"], method, given, len(line.data)))
                 else:
-                    is_long = len(line.data) >= LONG
-                    await self._hear(Notification(method, given, is_long))
+                    await self._hear(Notification(method, given, len(line.data)))
             elif not self._answered(said):
                 await self._hear(Unreadable(await read(line, text_of)))
 

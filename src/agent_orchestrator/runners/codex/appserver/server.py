@@ -14,6 +14,7 @@ from attrs import define, evolve, field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox
 from agent_orchestrator.runners.codex.appserver.peer import (
     Asked,
     Heard,
@@ -23,7 +24,7 @@ from agent_orchestrator.runners.codex.appserver.peer import (
     Stuck,
     Unreadable,
 )
-from agent_orchestrator.runners.codex.appserver.threads import Opened, Route
+from agent_orchestrator.runners.codex.appserver.threads import Opened
 from agent_orchestrator.runners.codex.appserver.turns import PIECES, UNWANTED
 from agent_orchestrator.runners.codex.failures import startup_failure
 from agent_orchestrator.runners.codex.items import text
@@ -43,9 +44,6 @@ _EXIT_S: Final = 5.0
 
 _CLOSE_S: Final = 10.0
 """Seconds codex has to let go of a thread; it takes 0.02."""
-
-_MAILBOX: Final = 256
-"""Messages for one thread that may wait to be heard before the others wait too."""
 
 _MAX_STRAYS: Final = 100
 
@@ -112,8 +110,8 @@ class Server:
     _hurried: anyio.Event = field(factory=anyio.Event, init=False)
     _leased: anyio.Event = field(factory=anyio.Event, init=False)
     _free: anyio.Event = field(factory=anyio.Event, init=False)
-    _routes: dict[str, Route] = field(factory=dict, init=False)
-    _turns: dict[str, Route] = field(factory=dict, init=False)
+    _routes: dict[str, Mailbox] = field(factory=dict, init=False)
+    _turns: dict[str, Mailbox] = field(factory=dict, init=False)
     _strays: dict[str, deque[Notification]] = field(factory=dict, init=False)
     _closing: dict[str, anyio.Event] = field(factory=dict, init=False)
     _process: AgentProcess | None = field(default=None, init=False)
@@ -212,12 +210,11 @@ class Server:
             self.fall(AgentFailed("provider_error", str(stuck)))
 
     @contextmanager
-    def route(self, thread_id: str) -> Iterator[Route]:
+    def route(self, thread_id: str) -> Iterator[Mailbox]:
         """Hear what is said of a thread, and of the sub-agents of its turns."""
-        sender, inbox = anyio.create_memory_object_stream[Heard](_MAILBOX + _MAX_STRAYS)
-        route = Route(sender, inbox)
+        route = Mailbox()
         for stray in self._strays.pop(thread_id, ()):
-            sender.send_nowait(stray)
+            route.put(stray)
         self._routes[thread_id] = route
         if self.failure is not None:
             route.end()
@@ -227,10 +224,9 @@ class Server:
             for routes in (self._routes, self._turns):
                 for key in [key for key, value in routes.items() if value is route]:
                     del routes[key]
-            sender.close()
-            inbox.close()
+            route.end()
 
-    def own_turn(self, turn_id: str, route: Route) -> None:
+    def own_turn(self, turn_id: str, route: Mailbox) -> None:
         """Take the threads that sub-agents of this turn have for its own."""
         self._turns[turn_id] = route
 
@@ -365,13 +361,13 @@ class Server:
 
     async def _hear(self, heard: Heard) -> None:
         if isinstance(heard, Unreadable):
-            await self._unreadable(heard)
+            self._unreadable(heard)
             return
         self._adopt(heard)
         thread_id = text(heard.params.get("threadId"))
         route = self._routes.get(thread_id)
         if route is not None:
-            await route.deliver(heard)
+            self._deliver(heard, route)
         elif isinstance(heard, Asked):
             _log.warning("codex asks %s of a thread nobody is at work on", heard.method)
             self.refuse(heard, f"no run answers {heard.method} for thread {thread_id!r}")
@@ -383,6 +379,10 @@ class Server:
             self._keep(thread_id, heard)
         elif heard.method not in PIECES:
             _log.info("codex app-server %d says %s: %s", self.pid, heard.method, heard.params)
+
+    def _deliver(self, heard: Heard, route: Mailbox) -> None:
+        for asked in route.put(heard):
+            self.refuse(asked, "the run is too far behind to answer")
 
     def _adopt(self, heard: Asked | Notification) -> None:
         """Route a sub-agent's thread like the one of the turn it works for."""
@@ -407,7 +407,7 @@ class Server:
             del self._strays[next(iter(self._strays))]
         self._strays.setdefault(thread_id, deque(maxlen=_MAX_STRAYS)).append(said)
 
-    async def _unreadable(self, heard: Unreadable) -> None:
+    def _unreadable(self, heard: Unreadable) -> None:
         """Tell the runs a line may be about that it cannot be read."""
         said = heard.text
         if said.truncation is None:
@@ -416,7 +416,7 @@ class Server:
             _log.error("codex app-server says a line of %d bytes", said.truncation.size)
             found = _THREAD.search(said.text)
             if found is not None and (route := self._routes.get(found[1])) is not None:
-                await route.deliver(heard)
+                self._deliver(heard, route)
                 return
         for route in {id(route): route for route in self._routes.values()}.values():
-            await route.deliver(heard)
+            self._deliver(heard, route)

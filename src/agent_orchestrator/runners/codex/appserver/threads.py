@@ -1,12 +1,6 @@
-"""What is known of a thread that a process has loaded, and where what is said of it goes."""
+"""What is known of a thread that a process has loaded."""
 
-from contextlib import suppress
-
-import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from attrs import define, frozen
-
-from agent_orchestrator.runners.codex.appserver.peer import Heard
+from attrs import frozen
 
 
 @frozen
@@ -28,20 +22,3 @@ class Opened:
     has_tools: bool = False
     is_of_one_run: bool = False
     is_certain: bool = True
-
-
-@define(eq=False)
-class Route:
-    """Where what is said of a thread goes while a run is at work on it, its sub-agents' included."""
-
-    _sender: MemoryObjectSendStream[Heard]
-    inbox: MemoryObjectReceiveStream[Heard]
-
-    async def deliver(self, heard: Heard) -> None:
-        """Hand it over, unless the run has ended."""
-        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-            await self._sender.send(heard)
-
-    def end(self) -> None:
-        """Say that nothing more will come."""
-        self._sender.close()

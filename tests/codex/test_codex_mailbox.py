@@ -1,0 +1,128 @@
+"""One run that does not take what codex says of its thread, beside others of the same process."""
+
+import json
+
+import anyio
+import pytest
+
+from agent_orchestrator.runners.codex.appserver import mailbox
+from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox, TooFarBehind
+from agent_orchestrator.runners.codex.appserver.peer import Asked, Notification, Peer
+from agent_orchestrator.runners.codex.appserver.server import Server, Spec
+from agent_orchestrator.runners.lines import Line
+
+pytestmark = pytest.mark.anyio
+
+
+class Channel:
+    """What a codex would have said, and what it is told."""
+
+    def __init__(self, *messages):
+        self.messages = messages
+        self.told = []
+
+    async def lines(self):
+        for message in self.messages:
+            yield Line(json.dumps(message).encode())
+
+    async def write(self, data):
+        self.told += [json.loads(line) for line in data.splitlines()]
+
+
+def said(thread, method, **params):
+    return {"method": method, "params": {"threadId": thread, **params}}
+
+
+def serving(channel):
+    server = Server(Spec("codex", (), frozenset()), "mark", 60, lambda _: None)
+    server._peer = Peer(channel, server._hear)
+    return server
+
+
+async def heard(route):
+    found = []
+    route.end()
+    try:
+        while True:
+            found.append(await route.take())
+    except anyio.EndOfStream:
+        return found
+
+
+async def test_a_run_that_takes_nothing_delays_no_other():
+    count = 5_000
+    channel = Channel(
+        *(said("slow", "item/invented", n=n) for n in range(count)), said("other", "turn/completed")
+    )
+    server = serving(channel)
+    with server.route("slow") as slow, server.route("other") as other:
+        with anyio.fail_after(20):
+            await server._peer.read()
+            assert (await other.take()).method == "turn/completed"
+        assert [one.params["n"] for one in await heard(slow)] == list(range(count))
+
+
+async def test_pieces_that_wait_are_joined_and_none_is_lost():
+    box = Mailbox()
+    pieces = []
+    for number in range(30_000):
+        piece = {"threadId": "t", "itemId": f"m{number // 20_000}", "delta": f"{number} "}
+        pieces.append(piece)
+        box.put(Notification("item/agentMessage/delta", piece, 60))
+        if number == 5:
+            box.put(Notification("warning", {"threadId": "t"}, 60))
+    got = await heard(box)
+    assert len(got) < 100
+    deltas = [one for one in got if one.method == "item/agentMessage/delta"]
+    for item in ("m0", "m1"):
+        whole = "".join(one.params["delta"] for one in deltas if one.params["itemId"] == item)
+        assert whole == "".join(one["delta"] for one in pieces if one["itemId"] == item)
+    assert [one.method for one in got[:3]] == [
+        "item/agentMessage/delta",
+        "warning",
+        "item/agentMessage/delta",
+    ]
+
+
+@pytest.mark.parametrize("delta", [None, 5, ["a"], {"a": "b"}])
+async def test_pieces_of_another_shape_are_kept_apart(delta):
+    box = Mailbox()
+    odd = Notification("item/agentMessage/delta", {"itemId": "m", "delta": delta}, 9)
+    fine = Notification("item/agentMessage/delta", {"itemId": "m", "delta": "x"}, 9)
+    for one in (fine, odd, odd, fine):
+        box.put(one)
+    assert await heard(box) == [fine, odd, odd, fine]
+
+
+async def test_a_run_too_far_behind_hears_of_it_and_leaves_nobody_waiting(monkeypatch):
+    monkeypatch.setattr(mailbox, "MAX_BEHIND", 100_000)
+    channel = Channel(
+        said("slow", "turn/started", turn={"id": "a"}),
+        {"id": 7, **said("slow", "item/commandExecution/requestApproval")},
+        *(said("slow", "item/invented", text="x" * 1_000) for _ in range(100)),
+        {"id": 8, **said("slow", "item/tool/call")},
+        said("slow", "turn/completed", turn={"id": "a"}),
+        said("other", "turn/completed"),
+    )
+    server = serving(channel)
+    with server.route("slow") as slow, server.route("other") as other:
+        await server._peer.read()
+        assert [one.method for one in await heard(other)] == ["turn/completed"]
+        first, *rest = await heard(slow)
+        assert isinstance(first, TooFarBehind)
+        assert first.size > 100_000
+        assert [one.method for one in rest] == ["turn/started", "turn/completed"]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server._peer.write)
+        with anyio.fail_after(5):
+            while len(channel.told) < 2:
+                await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    assert [(one["id"], "error" in one) for one in channel.told] == [(7, True), (8, True)]
+
+
+async def test_a_question_for_a_run_that_has_ended_is_not_kept():
+    box = Mailbox()
+    box.end()
+    asked = Asked(1, "item/tool/call", {})
+    assert box.put(asked) == [asked]
