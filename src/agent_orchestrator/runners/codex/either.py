@@ -44,6 +44,16 @@ class CodexRunner(CodexAppServerRunner):
             tools=self.tools,
         )
 
+    def _look(self, env: Mapping[str, str]) -> Availability:
+        found = super()._look(env)
+        if found.available:
+            return found
+        plain = self._exec.look(env)
+        if not plain.available:
+            return found
+        reason = f"{found.reason}; until then each run is a codex exec, which cannot ask"
+        return evolve(plain, means=EXEC, reason=reason)
+
     def _judged(self, found: Availability) -> Availability:
         if not found.available:
             return evolve(found, means=EXEC)

@@ -1,13 +1,11 @@
 """Whether codex could work now: installed, executable, logged in, configured as told."""
 
-import json
 import os
 import signal
 import subprocess
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from attrs import define, field
 
 from agent_orchestrator.ports import Availability
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
+from agent_orchestrator.runners.codex.login import SYSTEM_FILES, dotenv_names, has_credentials
 
 _VERSION_TIMEOUT = 10.0
 """Seconds ``--version`` may take; the native binary takes 0.01, the wrapper 0.1."""
@@ -80,34 +79,36 @@ class Probe:
         profile: str | None = None,
         config: Mapping[str, Any] | None = None,
         extra_args: Sequence[str] = (),
+        is_exec: bool = True,
     ) -> Availability:
-        """Tell whether a run could start. Blocks for some milliseconds the first time."""
+        """Tell whether a run could start. Blocks for some milliseconds the first time.
+
+        :param is_exec: whether its runs are a ``codex exec`` each, which alone takes CODEX_API_KEY
+            (codex 0.169).
+        """
         try:
-            return self._availability(locate(command, env), env, profile, config or {}, extra_args)
+            program = locate(command, env)
+            version = self._version(program, env)
+            if version is None:
+                return self._unknown(program, env, profile)
+            settings, unreadable = self.settings(env, profile, config, extra_args)
+            login = _login_problem(settings, env, is_exec=is_exec)
+            if login and not unreadable and "--oss" not in extra_args:
+                return Availability(available=False, reason=login, version=version)
+            reason = unreadable or profile_warning(profile, env)
+            return Availability(available=True, reason=reason, version=version)
         except NotInstalled as problem:
             return Availability(available=False, reason=str(problem))
 
-    def _availability(
-        self,
-        program: Path,
-        env: Mapping[str, str],
-        profile: str | None,
-        config: Mapping[str, Any],
-        extra_args: Sequence[str],
-    ) -> Availability:
-        version = self._version(program, env)
-        if version is None:
-            # Not codex as we know it: how it logs in is its own business.
-            reason = profile_warning(profile, env)
-            if program in (silent for silent, _ in self._silent):
-                reason = f"{program} did not tell its version within {_VERSION_TIMEOUT:g} s"
-            return Availability(available=True, reason=reason)
-        settings, unreadable = self.settings(env, profile, config, extra_args)
-        login = _login_problem(settings, env)
-        if login and not unreadable and "--oss" not in extra_args:
-            return Availability(available=False, reason=login, version=version)
-        reason = unreadable or profile_warning(profile, env)
-        return Availability(available=True, reason=reason, version=version)
+    def _unknown(self, program: Path, env: Mapping[str, str], profile: str | None) -> Availability:
+        """Return what is to be said of a program that does not say it is codex.
+
+        How it logs in is its own business.
+        """
+        reason = profile_warning(profile, env)
+        if program in (silent for silent, _ in self._silent):
+            reason = f"{program} did not tell its version within {_VERSION_TIMEOUT:g} s"
+        return Availability(available=True, reason=reason)
 
     def _version(self, program: Path, env: Mapping[str, str]) -> str | None:
         key = program, program.stat().st_mtime_ns
@@ -150,7 +151,7 @@ class Probe:
         state = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         known = self._layers.get(file)
         if known is None or known[0] != state:
-            known = self._layers[file] = state, tomllib.loads(file.read_text())
+            known = self._layers[file] = state, tomllib.loads(file.read_bytes().decode("utf-8-sig"))
         return known[1]
 
 
@@ -184,36 +185,40 @@ def _ask_version(program: Path, env: Mapping[str, str]) -> str | None:
 # --- is somebody logged in ------------------------------------------------------------------
 
 
-def _login_problem(settings: Mapping[str, Any], env: Mapping[str, str]) -> str | None:
+def _login_problem(
+    settings: Mapping[str, Any], env: Mapping[str, str], *, is_exec: bool
+) -> str | None:
+    """Return why codex would find no login; None where it would, or where only codex can tell."""
+    home = home_of(env)
+    if any(file.exists() for file in (*SYSTEM_FILES, home / "managed_config.toml")):
+        return None  # they say which provider it is, and codex reads them in a way of its own
     name = settings.get("model_provider", "openai")
     providers = settings.get("model_providers")
     provider = providers.get(name) if isinstance(providers, dict) else None
-    if isinstance(provider, dict) and not provider.get("requires_openai_auth"):
+    if isinstance(provider, dict):
         key = provider.get("env_key")
-        if isinstance(key, str) and not env.get(key):
-            return (
-                f"codex's model provider {name!r} wants the environment variable {key}; "
-                "it is not set"
-            )
-        return None
-    if name != "openai" and not isinstance(provider, dict):
+        if isinstance(key, str):
+            if env.get(key) or key in dotenv_names(home):
+                return None
+            if not provider.get("requires_openai_auth"):
+                return (
+                    f"codex's model provider {name!r} wants the environment variable {key}; "
+                    "it is not set"
+                )
+        elif not provider.get("requires_openai_auth"):
+            return None
+    elif name != "openai":
         return None  # another built-in one, such as ollama
-    if env.get("CODEX_API_KEY"):
+    if is_exec and env.get("CODEX_API_KEY"):
         return None
     if settings.get("cli_auth_credentials_store", "file") != "file":
         return None  # in a keyring, where only codex looks
-    if _has_credentials(home_of(env) / "auth.json"):
+    if has_credentials(home):
         return None
-    return "codex is not logged in: run `codex login`, or set CODEX_API_KEY"
-
-
-def _has_credentials(file: Path) -> bool:
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return False
-    names = ("OPENAI_API_KEY", "tokens", "personal_access_token", "agent_identity")
-    return isinstance(content, dict) and any(content.get(name) for name in names)
+    if is_exec:
+        return "codex is not logged in: run `codex login`, or set CODEX_API_KEY"
+    ignored = "; CODEX_API_KEY is for `codex exec` alone" if env.get("CODEX_API_KEY") else ""
+    return f"codex is not logged in: run `codex login`{ignored}"
 
 
 def _merge(settings: dict[str, Any], layer: Mapping[str, Any]) -> None:
@@ -227,11 +232,22 @@ def _merge(settings: dict[str, Any], layer: Mapping[str, Any]) -> None:
 
 
 def _overrides(extra_args: Sequence[str]) -> dict[str, Any]:
-    """Return what ``-c KEY=VALUE`` among the arguments sets; a value that is not TOML is text."""
+    """Return what the arguments override in the configuration, in each way to write that; a value that
+    is not TOML is text.
+    """
     found: dict[str, Any] = {}
-    for option, pair in pairwise(extra_args):
-        if option in ("-c", "--config") and "=" in pair:
-            key, _, text = pair.partition("=")
+    rest = iter(extra_args)
+    for argument in rest:
+        if argument in ("-c", "--config"):
+            pair = next(rest, "")
+        elif argument.startswith("--config="):
+            pair = argument.removeprefix("--config=")
+        elif argument.startswith("-c"):
+            pair = argument.removeprefix("-c").removeprefix("=")
+        else:
+            continue
+        key, mark, text = pair.partition("=")
+        if mark:
             try:
                 found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
             except tomllib.TOMLDecodeError:

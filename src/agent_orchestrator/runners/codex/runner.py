@@ -114,10 +114,11 @@ class CodexExecRunner(Guarded):
         own = environment(env, self.home)
         if self._probe.knows(self.command, own):
             # In this thread: less than the way to another one and back, which the agent would wait for.
-            return self._look(own)
-        return await anyio.to_thread.run_sync(self._look, own)
+            return self.look(own)
+        return await anyio.to_thread.run_sync(self.look, own)
 
-    def _look(self, env: Mapping[str, str]) -> Availability:
+    def look(self, env: Mapping[str, str]) -> Availability:
+        """Return what :meth:`probe` does. Blocks."""
         return self._probe(
             self.command,
             env,
@@ -209,7 +210,7 @@ class CodexExecRunner(Guarded):
 
     def _confinement(self, context: RunContext, env: Mapping[str, str]) -> ExecConfinement:
         sandbox = context.run.sandbox or self.sandbox
-        if not has_profiles(self._look(env).version):
+        if not has_profiles(self.look(env).version):
             return ExecConfinement(sandbox, {}, tuple(self.extra_args))
         settings, _ = self._probe.settings(env, self.profile, self.config, self.extra_args)
         return exec_confinement(

@@ -74,6 +74,11 @@ class Pool:
 
         :raises NotStarted: if none can be started.
         """
+        for stale in [one for one in self.servers if one.spec.is_for(spec) and one.spec != spec]:
+            stale.retire()
+        for retired in [one for one in self.servers if one.is_retired and thread_id in one.threads]:
+            if thread_id is not None:
+                await retired.unload(thread_id)
         for leaving in [server for server in self._leaving if thread_id in server.threads]:
             await leaving.gone.wait()
         server = self._fitting(spec, thread_id) or self._started(spec)
@@ -93,10 +98,11 @@ class Pool:
                     await server.gone.wait()
 
     def _fitting(self, spec: Spec, thread_id: str | None) -> Server | None:
-        fitting = [server for server in self.servers if server.spec == spec]
-        for server in fitting:
-            if thread_id in server.threads:
+        for server in self.servers:
+            # Also one with another login: codex does not let a second process have the thread.
+            if server.spec.is_for(spec) and thread_id in server.threads:
                 return server
+        fitting = [one for one in self.servers if one.spec == spec and not one.is_retired]
         # The fullest one, so that the others may become idle.
         with_room = [server for server in fitting if server.load < self.max_threads]
         return max(with_room, key=lambda server: server.load, default=None)

@@ -20,7 +20,9 @@ from agent_orchestrator.runners.codex.appserver.server import Spec
 from agent_orchestrator.runners.codex.appserver.threads import Opened
 from agent_orchestrator.runners.codex.appserver.tools import Tools
 from agent_orchestrator.runners.codex.argv import MAX_INPUT, app_server_arguments, is_thread_id
-from agent_orchestrator.runners.codex.probe import Probe, environment, profile_warning
+from agent_orchestrator.runners.codex.locate import NotInstalled
+from agent_orchestrator.runners.codex.login import identity
+from agent_orchestrator.runners.codex.probe import Probe, environment, home_of, profile_warning
 from agent_orchestrator.runners.codex.tools import past_proxies
 from agent_orchestrator.runners.codex.versions import aged
 from agent_orchestrator.runners.keepers import Guarded
@@ -162,6 +164,7 @@ class CodexAppServerRunner(Guarded):
             profile=self.profile,
             config=self.config,
             extra_args=self.extra_args,
+            is_exec=False,
         )
         return self._judged(found)
 
@@ -188,7 +191,11 @@ class CodexAppServerRunner(Guarded):
         arguments = app_server_arguments(
             extra_args=self.extra_args, profile=self.profile, config=self.config
         )
-        spec = Spec(self.command, arguments, frozenset(env.items()))
+        try:
+            login = identity(home_of(env), self.profile)
+        except NotInstalled as problem:
+            raise AgentFailed("provider_unavailable", str(problem)) from problem
+        spec = Spec(self.command, arguments, frozenset(env.items()), login)
         thread_id = None if context.thread is None else context.thread.id
         if not self._pool.has(spec, thread_id):
             await self._prepare(context, env)
@@ -280,6 +287,8 @@ class CodexAppServerRunner(Guarded):
             except NotLoaded as problem:
                 raise _NotTaken(AgentFailed("thread_missing", str(problem))) from problem
             except AgentFailed as failure:
+                if failure.code == "auth_failed":
+                    server.retire()  # a login may be put right where no file shows it
                 is_taken = conversation is not None and conversation.is_taken
                 if server.failure is None or is_taken:
                     raise

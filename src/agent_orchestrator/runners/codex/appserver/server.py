@@ -57,6 +57,12 @@ class Spec:
     command: str
     arguments: tuple[str, ...]
     env: frozenset[tuple[str, str]] = field(repr=False)
+    login: str = ""
+    """As whom it works: see :func:`~agent_orchestrator.runners.codex.login.identity`."""
+
+    def is_for(self, other: "Spec") -> bool:
+        """Tell whether it differs in the login at most."""
+        return evolve(self, login=other.login) == other
 
 
 @define(eq=False)
@@ -114,6 +120,7 @@ class Server:
     _turns: dict[str, Mailbox] = field(factory=dict, init=False)
     _strays: dict[str, deque[Notification]] = field(factory=dict, init=False)
     _closing: dict[str, anyio.Event] = field(factory=dict, init=False)
+    _is_retired: bool = field(default=False, init=False)
     _process: AgentProcess | None = field(default=None, init=False)
     _peer: Peer | None = field(default=None, init=False)
 
@@ -169,9 +176,22 @@ class Server:
     def release(self) -> None:
         """Count one less."""
         self.leases -= 1
+        if self.leases == 0 and self._is_retired:
+            self.fall(AgentFailed("provider_error", "the codex app-server had another login"))
         if self.leases == 0:
             self._free.set()
             self._free = anyio.Event()
+
+    def retire(self) -> None:
+        """End it as soon as no run uses it, because it may work with a login that has changed."""
+        self._is_retired = True
+        if self.leases == 0:
+            self.fall(AgentFailed("provider_error", "the codex app-server had another login"))
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether it takes no more threads."""
+        return self._is_retired
 
     async def request(self, method: str, params: Mapping[str, Any], timeout_s: float) -> Any:
         """Ask codex. One that does not answer is stuck, and ended.
@@ -248,7 +268,7 @@ class Server:
         except (Refused, AgentFailed) as problem:
             _log.info("codex did not let go of a thread: %s", problem)
         finally:
-            del self._closing[thread_id]
+            self._closing.pop(thread_id, None)
         if self.failure is None and thread_id in self.threads:
             # What it was loaded with is of no use any more, and no other process may have it.
             _log.warning("codex keeps thread %s loaded with what its last run had", thread_id)
