@@ -19,6 +19,7 @@ from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.probe import environment, home_of
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, schema_version
 from agentd.auth import UNGUESSABLE, is_loopback
+from agentd.exposure import possible_with_network, possible_without_sandbox
 from agentd.logs import SHORT_SECRET
 from agentd.providers import CODEX_RUNNERS, ProviderSettings
 from agentd.settings import Settings
@@ -409,8 +410,7 @@ def _provider(about: str, provider: ProviderSettings, *, beyond: bool) -> Iterat
         yield Finding(
             "note",
             about,
-            "its agents have no sandbox: they can change agentd's configuration, database and log, and "
-            "read its tokens",
+            f"its agents have no sandbox: they can {possible_without_sandbox()}",
             "run agentd as a user, or in a container, that has nothing else",
             security=True,
         )
@@ -418,9 +418,18 @@ def _provider(about: str, provider: ProviderSettings, *, beyond: bool) -> Iterat
         yield Finding(
             "warning",
             about,
-            f"codex runs without its sandbox ({found[0]}): its agents can change agentd's "
-            "configuration, database and log, and read its tokens",
+            f"codex runs without its sandbox ({found[0]}): its agents can "
+            f"{possible_without_sandbox()}",
             'set sandbox = "workspace-write", unless agentd itself is confined',
+            security=True,
+        )
+    config = options.get("config", {})
+    if isinstance(config, Mapping) and config.get("sandbox_workspace_write.network_access") is True:
+        yield Finding(
+            "note",
+            about,
+            f"its agents may use the network in their sandbox: they can {possible_with_network()}",
+            "leave network_access out where agents need none",
             security=True,
         )
     if provider.approvals == "allow":

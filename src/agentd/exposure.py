@@ -1,0 +1,74 @@
+"""What agents can do to the daemon, its user and each other, by how far a sandbox confines them.
+
+The one table of it: ``docs/security.md`` shows it, the daemon's examination names what is possible,
+and ``tests/codex/test_codex_matrix.py`` has agents try it.
+"""
+
+from typing import Final, Literal
+
+from attrs import frozen
+
+Outcome = Literal["refused", "possible"]
+
+
+@frozen
+class Deed:
+    """Something that an agent may try.
+
+    :param name: what the tests call it.
+    :param text: what it is, as what follows "can".
+    :param confined: what comes of it with the sandbox ``read-only`` or ``workspace-write``.
+    :param networked: the same where the sandbox lets it use the network.
+    :param unconfined: the same without a sandbox: a ``command`` agent, or ``danger-full-access``.
+    """
+
+    name: str
+    text: str
+    confined: Outcome
+    networked: Outcome
+    unconfined: Outcome
+
+
+DEEDS: Final = (
+    Deed(
+        "state",
+        "change agentd's configuration, database, log and tokens",
+        "refused",
+        "refused",
+        "possible",
+    ),
+    Deed("secrets", "read its database and its tokens", "refused", "refused", "possible"),
+    Deed("directories", "write in other sessions' directories", "refused", "refused", "possible"),
+    Deed("processes", "signal other agents' processes", "refused", "refused", "possible"),
+    Deed("sockets", "connect to other programs' sockets", "refused", "possible", "possible"),
+    Deed("codex", "change codex's configuration and rules", "refused", "refused", "possible"),
+    Deed("memory", "read agentd's environment and memory", "refused", "refused", "refused"),
+    Deed(
+        "approve", "approve its own request, with whatever token", "refused", "refused", "refused"
+    ),
+    Deed("administer", "call agentd as its user or administrator", "refused", "refused", "refused"),
+    Deed("spawn", "spawn a child that may do more than itself", "refused", "refused", "refused"),
+)
+
+
+def possible_without_sandbox() -> str:
+    """Return what agents without a sandbox can do, as what follows "can"."""
+    return "; ".join(deed.text for deed in DEEDS if deed.unconfined == "possible")
+
+
+def possible_with_network() -> str:
+    """Return what agents in a sandbox can do that may use the network, as what follows "can"."""
+    return "; ".join(deed.text for deed in DEEDS if deed.networked == "possible")
+
+
+def table() -> str:
+    """Return the table as Markdown."""
+    words = {"refused": "no", "possible": "**yes**"}
+    lines = [
+        "| an agent can | in a sandbox | in one with the network | without |",
+        "|---|---|---|---|",
+    ]
+    for deed in DEEDS:
+        cells = (words[one] for one in (deed.confined, deed.networked, deed.unconfined))
+        lines.append(f"| {deed.text} | {' | '.join(cells)} |")
+    return "\n".join(lines)
