@@ -228,14 +228,15 @@ def _has_agents(root: int) -> bool:
 def _is_anothers(found: _Socket, root: int, unreadable: list[int]) -> bool:
     """Return whether a socket that no process is seen to have is one's that is not below another.
 
-    A process that changed its user hides its descriptors: sshd, for the tunnels it makes.
+    A process that changed its user hides its descriptors: sshd, for the tunnels it makes. An agent's
+    cannot become one.
     """
     tree = with_descendants({root}, live_processes())
     if tree.intersection(unreadable) or _is_held_by_thread(found, tree):
         return False
     if found.uid != os.geteuid():
         return True
-    return any(_owner(pid) == found.uid for pid in unreadable)
+    return any(_has_become(pid, found.uid) for pid in unreadable)
 
 
 def _is_held_by_thread(found: _Socket, tree: set[int]) -> bool:
@@ -247,6 +248,14 @@ def _is_held_by_thread(found: _Socket, tree: set[int]) -> bool:
                 if name in _targets(f"/proc/{pid}/task/{thread}/fd"):
                     return True
     return False
+
+
+def _has_become(pid: int, uid: int) -> bool:
+    """Return whether a process has become this user's: its parent is another user's."""
+    process = live_process(pid)
+    if process is None or _owner(pid) != uid:
+        return False
+    return _owner(process.parent) not in (None, uid)
 
 
 def _owner(pid: int) -> int | None:

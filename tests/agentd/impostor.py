@@ -56,6 +56,41 @@ def exchange(line, path):
     return int(line.recv(65536).split()[1])
 
 
+def get(path, *headers):
+    """Return the status of a request for a stream, which is not read."""
+    with socket.create_connection((HOST, PORT), 20) as line:
+        lines = [f"GET {path} HTTP/1.1", f"Host: {HOST}", *headers, "", ""]
+        line.sendall("\r\n".join(lines).encode())
+        return int(line.recv(65536).split()[1])
+
+
+UPGRADE = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+
+
+def socket_frame(path):
+    """Return what a WebSocket is answered that shows a token of another's in its first frame."""
+    with socket.create_connection((HOST, PORT), 20) as line:
+        lines = ["GET /stream HTTP/1.1", f"Host: {HOST}", *UPGRADE, "", ""]
+        line.sendall("\r\n".join(lines).encode())
+        assert line.recv(65536).split()[1] == b"101"
+        try:
+            token = local_token()
+        except OSError:
+            token = "guess"
+        frame = json.dumps({"type": "auth", "token": token}).encode()
+        line.sendall(bytes([0x81, 0x80 | len(frame), 0, 0, 0, 0]) + frame)
+        said = line.recv(65536)
+        return next(code for word, code in REFUSALS.items() if word in said)
+
+
+REFUSALS = {b'"unauthorized"': 401, b'"forbidden"': 403}
+
+
 def by_shell(script, path, **options):
     """Return what a shell script prints that calls this program again, as ``$@``."""
     command = ["sh", "-c", script, "sh", *ME, path]
@@ -87,16 +122,15 @@ def handed_on(path):
     ours, theirs = socket.socketpair()
     line = socket.create_connection((HOST, PORT))
     body = b'{"decision": "approve"}'
-    line.sendall(
+    request = (
         f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-        + body[:-1]
-    )
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
     socket.send_fds(ours, [b"x"], [line.fileno()])
     sent = os.dup(line.fileno())
-    os.write(sent, body[-1:])
-    os.close(sent)
     line.close()
+    os.write(sent, request)
+    os.close(sent)
     # Until the daemon has looked, the descriptor is nowhere but in the queue.
     time.sleep(0.5)
     _, [fd], _, _ = socket.recv_fds(theirs, 1, 1)
@@ -174,6 +208,10 @@ WAYS = {
     "a socket": by_socket,
     "another address": lambda path: by_socket(path, source="127.0.0.9"),
     "an IPv6 socket": lambda path: by_socket(path, host="::ffff:127.0.0.1", family=socket.AF_INET6),
+    "a stream": lambda path: get("/stream"),
+    "a WebSocket": lambda path: get("/stream", *UPGRADE, "Sec-WebSocket-Protocol: bearer.guess"),
+    "a WebSocket's frame": socket_frame,
+    "the tools": lambda path: post("/mcp", {"jsonrpc": "2.0", "id": 1, "method": "ping"})[0],
     "curl": lambda path: by_shell(f'{CURL} -d \'{{"decision": "approve"}}\' {URL}{path}', path),
     "setsid": lambda path: by_shell('exec setsid --wait "$@"', path),
     "nohup": lambda path: by_shell('nohup "$@" & wait', path, stderr=subprocess.DEVNULL),

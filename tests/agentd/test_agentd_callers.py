@@ -130,23 +130,38 @@ def test_a_daemon_that_an_agent_has_started_knows_whose_tag_it_has_itself(tmp_pa
         assert call(daemon, **{MARK_VARIABLE: "run_y.1"}) == "401"
 
 
-@pytest.mark.skipif(not shutil.which("setpriv") and os.geteuid() == 0, reason="needs setpriv")
-def test_who_hides_what_he_has_open_is_let_in_if_no_agent_does(tmp_path: Path) -> None:
-    """As sshd does, which makes the connections of a tunnel."""
-    with gateway(tmp_path, WITHOUT_RIGHTS) as daemon, httpx.Client(base_url=daemon.url) as client:
-        at_work(client)
-        read, write = os.pipe()
-        if (pid := os.fork()) == 0:
+def hiding(url: str, *, parents_user: int) -> str:
+    """Return the status of a call by a process that hides what it has open, below another user's."""
+    read, write = os.pipe()
+    ready, go = os.pipe()
+    if (parent := os.fork()) == 0:
+        if os.fork() == 0:
+            os.read(ready, 1)
             hide_memory()
-            host, port = daemon.url.removeprefix("http://").split(":")
+            host, port = url.removeprefix("http://").split(":")
             with socket.create_connection((host, int(port)), 20) as line:
                 line.sendall(b"GET /sessions HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
                 os.write(write, line.recv(65536).split()[1])
             os._exit(0)
-        assert os.read(read, 10) == b"200"
-        os.waitpid(pid, 0)
-        os.close(read)
-        os.close(write)
+        os.setresuid(parents_user, parents_user, parents_user)
+        os.write(go, b"x")
+        os.wait()
+        os._exit(0)
+    status = os.read(read, 10).decode()
+    os.waitpid(parent, 0)
+    for fd in (read, write, ready, go):
+        os.close(fd)
+    return status
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs two users")
+def test_who_hides_what_he_has_open_is_let_in_if_no_agent_can_be_he(tmp_path: Path) -> None:
+    """As sshd does, which makes the connections of a tunnel: it has become its user's."""
+    with gateway(tmp_path, WITHOUT_RIGHTS) as daemon, httpx.Client(base_url=daemon.url) as client:
+        assert hiding(daemon.url, parents_user=0) == "200"
+        at_work(client)
+        assert hiding(daemon.url, parents_user=65534) == "200"
+        assert hiding(daemon.url, parents_user=0) == "401"
 
 
 @pytest.mark.skipif(not shutil.which("setpriv") and os.geteuid() == 0, reason="needs setpriv")
