@@ -43,6 +43,16 @@ def birth_of(pid: int) -> str | None:
     return birth(int(text[text.rindex(b")") + 2 :].split()[19]))
 
 
+def is_running(pid: int, birth: str | None) -> bool:
+    """Return whether that very process runs; one that has ended and is not reaped yet does not."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    state = text[text.rindex(b")") + 2 :][:1]
+    return birth is not None and birth_of(pid) == birth and state not in (b"Z", b"X")
+
+
 def birth(ticks: int) -> str | None:
     """Return the same for a process that started so many clock ticks after the machine did."""
     try:

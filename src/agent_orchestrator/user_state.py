@@ -37,6 +37,11 @@ class UserState:
         return self.root / "daemons"
 
     @property
+    def last_daemon(self) -> Path:
+        """The file that says which daemon was started last."""
+        return self.root / "last-daemon.json"
+
+    @property
     def tokens(self) -> Path:
         """The directory with the tokens that agentctl finds by itself."""
         return self.root / "tokens"
@@ -44,6 +49,11 @@ class UserState:
     def token_file(self, port: int) -> Path:
         """Return the file with the token for the daemon that listens on a loopback port."""
         return self.tokens / str(port)
+
+    @property
+    def logs(self) -> Path:
+        """The directory with the logs of daemons that have no directory of their own."""
+        return self.root / "logs"
 
     @property
     def trusted(self) -> Path:

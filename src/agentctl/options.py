@@ -42,7 +42,7 @@ def global_options() -> list[click.Option]:
         option(
             "--url",
             metavar="URL",
-            help="Where agentd listens.  [env: AGENTCTL_URL; default: http://127.0.0.1:8765]",
+            help="Where agentd listens.  [env: AGENTCTL_URL; default: where your daemon says it is, else http://127.0.0.1:8765]",
         ),
         option(
             "--auth-token",

@@ -1,7 +1,8 @@
-"""What agentctl is told beside its command: flag over environment over default."""
+"""What agentctl is told beside its command: flag over environment over endpoint file over default."""
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -67,7 +68,7 @@ def resolve(
     :raises InvalidSetting: if the address is not one.
     """
     environ = os.environ if environ is None else environ
-    url = given.get("url") or environ.get(URL_VARIABLE) or DEFAULT_URL
+    url = given.get("url") or environ.get(URL_VARIABLE) or _found_url(environ)
     if "://" not in url:
         url = f"http://{url}"
     source = "--url" if given.get("url") else URL_VARIABLE
@@ -88,3 +89,27 @@ def resolve(
         format=given.get("format") or default_format,
         field=given.get("field"),
     )
+
+
+def _found_url(environ: Mapping[str, str]) -> str:
+    """Return where the daemon of this user is that is meant here; the default without any.
+
+    Of several it is the one that was started in this directory or the closest above; then the one at
+    the default address.
+
+    :raises InvalidSetting: if none of several is meant.
+    """
+    from agent_orchestrator.endpoints import nearest, running
+    from agent_orchestrator.user_state import user_state
+
+    found = running(user_state(environ))
+    try:
+        chosen = nearest(found, Path.cwd())
+    except FileNotFoundError:  # the directory is gone
+        chosen = nearest(found, Path("/"))
+    if chosen is not None:
+        return chosen.url
+    if not found or any(one.url == DEFAULT_URL for one in found):
+        return DEFAULT_URL
+    where = ", ".join(f"{one.url} ({one.directory})" for one in found)
+    raise InvalidSetting(f"several daemons run: say which with --url or {URL_VARIABLE}: {where}")

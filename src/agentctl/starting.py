@@ -1,5 +1,6 @@
 """Starting agentd in the background and stopping it: processes of this machine."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -15,9 +16,10 @@ from typing import Any, Final
 import psutil
 from attrs import frozen
 
+from agent_orchestrator.data_directory import is_data_directory, make_data_directory
 from agent_orchestrator.operations import DaemonStatus
 from agent_orchestrator.processes import birth_of
-from agent_orchestrator.user_state import make_private_directory
+from agent_orchestrator.user_state import make_private_directory, user_state
 from agentctl.call import here
 from agentctl.failures import FAILED, TIMED_OUT, Failure
 from agentctl.settings import DEFAULT_URL, Settings
@@ -50,9 +52,7 @@ def start(settings: Settings, options: Sequence[str], timeout_s: float | None) -
     :param timeout_s: how long it may take; None does not wait for it.
     :raises Failure: if it ends, or does not answer in time.
     """
-    log = here() / _database(options).parent / "agentd.log"
-    if not log.parent.exists():
-        make_private_directory(log.parent)
+    log = _log_file(options)
     with tempfile.TemporaryDirectory(prefix="agentctl-") as directory:
         ready = Path(directory) / "ready.json"
         command = [*_agentd(), *_address(settings, options), *options, "--ready-file", str(ready)]
@@ -166,6 +166,23 @@ def _environment(settings: Settings) -> dict[str, str]:
     if settings.token and not environ.get("AGENTD_AUTH_TOKEN"):
         environ["AGENTD_AUTH_TOKEN"] = settings.token
     return environ
+
+
+def _log_file(options: Sequence[str]) -> Path:
+    """Return where the log of a daemon goes, in a directory that is made if need be.
+
+    That is beside the database, where its directory was made for it. In a directory of the user's
+    it would lie among his files: it goes to the state directory instead.
+
+    :raises OSError: if the directory cannot be made.
+    """
+    database = here() / _database(options)
+    make_data_directory(database.parent)
+    if is_data_directory(database.parent) or (state := user_state()) is None:
+        return database.parent / "agentd.log"
+    make_private_directory(state.logs)
+    key = hashlib.sha256(os.fsencode(database)).hexdigest()[:8]
+    return state.logs / f"{database.stem[:50]}-{key}.log"
 
 
 def _database(options: Sequence[str]) -> Path:

@@ -37,7 +37,7 @@ from agentd.auth import Guard, is_loopback
 from agentd.callers import may_be_agents
 from agentd.descriptors import Descriptors
 from agentd.doctor import examine
-from agentd.layout import protection
+from agentd.layout import announced, protection
 from agentd.lifetime import LastResort, Lifetime
 from agentd.local_token import local_token
 from agentd.metrics import Metrics
@@ -140,6 +140,7 @@ class Daemon:
                 async with anyio.create_task_group() as tasks:
                     await tasks.start(self._watch_signals, engine)
                     # Connections wait in the listening socket until they are served.
+                    stack.enter_context(announced(url, settings))
                     tell_ready(url)
                     tasks.start_soon(self._abandon_server, tasks.cancel_scope)
                     await serve(
@@ -283,7 +284,7 @@ def engine_config(settings: Settings) -> EngineConfig:
 def _tell_start(settings: Settings, url: str, guard: Guard) -> None:
     fields = _fields(
         pid=os.getpid(),
-        db=settings.db,
+        db=str(Path(settings.db).absolute()),
         providers=",".join(settings.providers),
         auth="off" if guard.open else f"token ({settings.sources.get('auth_tokens', 'set')})",
     )

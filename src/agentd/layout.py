@@ -1,12 +1,18 @@
-"""Which files are the daemon's own, so that its agents can be kept from them."""
+"""Which files are the daemon's own, so that agents can be kept from them and agentctl can find it."""
 
+import logging
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from agent_orchestrator import endpoints
 from agent_orchestrator.protection import Protection
+from agent_orchestrator.user_state import user_state
 from agentd.settings import DEFAULT_FILE, Settings
+
+_log = logging.getLogger("agentd")
 
 
 def protection(settings: Settings) -> Protection:
@@ -40,3 +46,24 @@ def _log_file() -> Iterator[Path]:
             yield Path("/proc/self/fd/2").readlink()
     except OSError:
         pass  # closed, or not on Linux
+
+
+@contextmanager
+def announced(url: str, settings: Settings) -> Iterator[None]:
+    """Tell agentctl of this user where the daemon is, as long as the scope is open."""
+    state = user_state()
+    if state is None:
+        _log.info(
+            "no directory for an endpoint file: agentctl finds this daemon by its address only"
+        )
+        yield
+        return
+    endpoint = endpoints.this_process(url, Path(settings.db).absolute())
+    try:
+        endpoints.write(state, endpoint)
+    except OSError as error:
+        _log.warning("the endpoint file cannot be written: %s", error)
+    try:
+        yield
+    finally:
+        endpoints.remove(state, endpoint)

@@ -1,9 +1,10 @@
 """Which process is meant."""
 
+import os
 import subprocess
 import sys
 
-from agent_orchestrator.processes import birth, birth_of
+from agent_orchestrator.processes import birth, birth_of, is_running
 
 
 def test_a_process_is_known_by_the_boot_and_the_tick_it_started_in() -> None:
@@ -17,7 +18,11 @@ def test_a_process_is_known_by_the_boot_and_the_tick_it_started_in() -> None:
         boot, _, ticks = (birth_of(process.pid) or "").partition("/")
         assert f"{boot}/{ticks}" == before == birth(int(ticks))
         assert len(boot) == 36
+        assert is_running(process.pid, before)
+        assert not is_running(process.pid, f"{boot}/1")
         assert process.stdin is not None
         process.stdin.close()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not is_running(process.pid, before)  # it has ended, and is not reaped yet
         process.wait(10)
     assert birth_of(process.pid) is None

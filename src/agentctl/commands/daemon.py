@@ -46,9 +46,12 @@ def daemon() -> None:
 def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
     """Start agentd in the background; where it runs already, say so.
 
-    It keeps running when this terminal closes. Its log is agentd.log beside the database.
+    It keeps running when this terminal closes. Its log is agentd.log beside the
+    database where that directory was made for it, else in the state directory.
     """
     call = Call.current()
+    from agent_orchestrator import endpoints
+    from agent_orchestrator.user_state import user_state
     from agentctl import starting
     from agentctl.progress import waiting
 
@@ -59,23 +62,49 @@ def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
             hint="start agentd there",
         )
     if not starting.names_address(options) and (status := _running(call)) is not None:
-        answer = {"url": call.settings.url, "pid": status.pid, "already_running": True}
-        line = f"agentd runs already at {call.settings.url}, pid {status.pid}"
+        database = status.store.path
+        answer = {
+            "url": call.settings.url,
+            "pid": status.pid,
+            "database": database,
+            "already_running": True,
+        }
+        line = f"agentd runs already at {call.settings.url}, pid {status.pid}, database {database}"
         call.output.answer(answer, lambda _: [line])
         return
+    before = endpoints.last(user_state())
     with waiting(call.output, "agentd is starting"):
         started = starting.start(call.settings, options, timeout_s if wait else None)
     url = started.url or call.settings.url
-    answer = {"url": url, "pid": started.pid, "log": started.log, "already_running": False}
+    database = next(
+        (one.database for one in endpoints.running(user_state()) if one.pid == started.pid), None
+    )
+    answer = {
+        "url": url,
+        "pid": started.pid,
+        "database": database,
+        "log": started.log,
+        "already_running": False,
+    }
 
     def rendering(look: Any) -> list[str]:
         from agentctl.tables import card
 
-        pairs = [("url", url), ("pid", str(started.pid)), ("log", started.log)]
+        pairs = [
+            ("url", url),
+            ("pid", str(started.pid)),
+            ("database", database),
+            ("log", started.log),
+        ]
         return card("agentd started", pairs, look)
 
     call.output.answer(answer, rendering)
-    if url != call.settings.url:
+    if database is not None and before is not None and before.database != database:
+        call.output.announce(
+            f"agentctl: the daemon before used another database, {before.database}: its sessions are "
+            f"there when agentd is started in {before.directory}"
+        )
+    if url != call.settings.url and database is None:
         call.output.hint(f"next: export AGENTCTL_URL={url}")
     else:
         call.output.hint('next: agentctl ask "…"')

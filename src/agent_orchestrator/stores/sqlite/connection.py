@@ -13,6 +13,7 @@ from urllib.parse import quote
 import apsw
 from attrs import define, evolve
 
+from agent_orchestrator.data_directory import make_data_directory
 from agent_orchestrator.domain.errors import (
     ForeignDatabase,
     SchemaTooNew,
@@ -21,7 +22,6 @@ from agent_orchestrator.domain.errors import (
 )
 from agent_orchestrator.operations import Problem
 from agent_orchestrator.stores.sqlite.ballast import Ballast
-from agent_orchestrator.stores.sqlite.files import make_data_directory
 from agent_orchestrator.stores.sqlite.lock import FileLock
 from agent_orchestrator.stores.sqlite.mirror import Mark, Mirror, read_mark
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrate, schema_version

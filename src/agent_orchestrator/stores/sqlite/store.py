@@ -61,7 +61,7 @@ class SqliteStore:
         accept_loss: bool = False,
         on_commit: OnCommit | None = None,
     ) -> None:
-        self._path = Path(path)
+        self._path = Path(path).absolute()
         self._accept_loss = accept_loss
         self._on_commit = on_commit
         self._bells = Bells()

@@ -1,0 +1,104 @@
+"""agentctl finds the daemons of its user by the files they leave."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from driving import COMMAND, PATIENCE_S, environment, wait_until
+
+
+class Home:
+    """A user with a state directory of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pids: list[int] = []
+
+    def __call__(self, directory: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        (self.path / directory).mkdir(exist_ok=True)
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=self.path / directory,
+            env=environment(XDG_STATE_HOME=str(self.path / "state")),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    def start(self, directory: str) -> dict[str, Any]:
+        options = ("--", "--port", "0", "--grace-s", "0")
+        done = self(directory, "--format", "json", "daemon", "start", *options)
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout)
+        self.pids.append(answer["pid"])
+        return {**answer, "stderr": done.stderr}
+
+    def pid(self, directory: str) -> int | None:
+        done = self(directory, "daemon", "status", "--field", "pid")
+        return int(done.stdout) if done.returncode == 0 else None
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    home = Home(tmp_path)
+    try:
+        yield home
+    finally:
+        for pid in home.pids:
+            with suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                process.kill()
+                process.wait(PATIENCE_S)
+
+
+def test_two_daemons_are_told_apart(home: Home, tmp_path: Path) -> None:
+    first = home.start("a")
+    assert first["database"] == str(tmp_path / "a" / ".data" / "agent-orchestrator.db")
+    assert home.pid("a") == home.pid("elsewhere") == first["pid"]
+    again = home("elsewhere", "--format", "json", "daemon", "start")
+    assert json.loads(again.stdout)["already_running"], again.stderr
+    assert json.loads(again.stdout)["database"] == first["database"]
+    second = home.start("b")
+    assert first["database"] in second["stderr"]  # another one was used last
+    assert home.pid("a") == first["pid"]
+    assert home.pid("b") == second["pid"]
+    unclear = home("elsewhere", "daemon", "status")
+    assert unclear.returncode == 2
+    for url in (first["url"], second["url"]):
+        assert url in unclear.stderr
+    os.kill(first["pid"], signal.SIGKILL)
+    wait_until(lambda: _is_dead(first["pid"]))
+    assert home.pid("a") == home.pid("elsewhere") == second["pid"]
+    stopped = home("elsewhere", "daemon", "stop", "--wait")
+    assert stopped.returncode == 0, stopped.stderr
+    assert list((tmp_path / "state" / "agent-orchestrator" / "daemons").iterdir()) == []
+
+
+def _is_dead(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+def test_nothing_loose_is_left_in_the_users_directory(home: Home, tmp_path: Path) -> None:
+    directory = tmp_path / "a"
+    subprocess.run(["git", "init", "-q", str(directory)], check=True)
+    told = home.start("a")
+    assert Path(told["log"]) == directory / ".data" / "agentd.log"
+    git = ["git", "-C", str(directory), "status", "--porcelain", "--ignored=no"]
+    assert subprocess.run(git, capture_output=True, text=True, check=True).stdout == ""
+    own = home("b", "--format", "json", "daemon", "start", "--", "--port", "0", "--db", "my.db")
+    answer = json.loads(own.stdout)
+    home.pids.append(answer["pid"])
+    assert Path(answer["log"]).parent == tmp_path / "state" / "agent-orchestrator" / "logs"
+    assert not (tmp_path / "b" / "agentd.log").exists()
+    for log in (told["log"], answer["log"]):
+        assert Path(log).stat().st_mode & 0o777 == 0o600

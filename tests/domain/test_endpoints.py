@@ -1,0 +1,77 @@
+"""Where the daemons of one user are."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from attrs import asdict, evolve
+
+from agent_orchestrator import endpoints
+from agent_orchestrator.endpoints import Endpoint
+from agent_orchestrator.processes import birth_of
+from agent_orchestrator.user_state import UserState, write_private
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> UserState:
+    return UserState(tmp_path / "state")
+
+
+def _other(directory: str, **more: object) -> Endpoint:
+    one = endpoints.this_process("http://127.0.0.1:1", Path(directory, "a.db"))
+    return evolve(one, directory=directory, **more)
+
+
+def test_a_daemon_is_found_while_it_runs(state: UserState) -> None:
+    assert endpoints.running(state) == endpoints.running(None) == []
+    ours = endpoints.this_process("http://127.0.0.1:8770", Path("/d/a.db"))
+    endpoints.write(state, ours)
+    assert endpoints.running(state) == [ours]
+    endpoints.remove(state, ours)
+    assert endpoints.running(state) == []
+    assert endpoints.last(state) == ours
+
+
+def test_what_a_killed_daemon_left_is_removed_and_what_another_machine_wrote_is_not(
+    state: UserState,
+) -> None:
+    ours = endpoints.this_process("http://127.0.0.1:1", Path("/d/a.db"))
+    boot, _, tick = (birth_of(os.getpid()) or "").partition("/")
+    for name, birth in (("1", f"{boot}/{int(tick) + 1}"), ("2", f"another-boot/{tick}")):
+        endpoints.write(state, ours)
+        text = json.dumps(asdict(evolve(ours, pid_birth=birth))).encode()
+        write_private(state.daemons / f"{name}.json", text)
+    assert endpoints.running(state) == [ours]
+    assert sorted(path.name for path in state.daemons.iterdir()) == [
+        "2.json",
+        f"{os.getpid()}.json",
+    ]
+
+
+def test_what_is_no_endpoint_file_is_passed_over(state: UserState) -> None:
+    endpoints.write(state, endpoints.this_process("http://127.0.0.1:1", Path("/d/a.db")))
+    [good] = state.daemons.iterdir()
+    told = json.loads(good.read_text())
+    for number, odd in enumerate([b"", b"[]", b"{", json.dumps({**told, "url": 1}).encode()]):
+        write_private(state.daemons / f"odd{number}.json", odd)
+    (state.daemons / "loose.json").write_text(good.read_text())
+    (state.daemons / "loose.json").chmod(0o666)
+    assert len(endpoints.running(state)) == 1
+
+
+@pytest.mark.parametrize(
+    ("directories", "here", "expected"),
+    [
+        ([], "/a", None),
+        (["/a"], "/elsewhere", "/a"),
+        (["/a", "/b"], "/a/sub", "/a"),
+        (["/a", "/a/sub"], "/a/sub/deeper", "/a/sub"),
+        (["/a", "/ab"], "/ab", "/ab"),
+        (["/a", "/b"], "/c", None),
+        (["/a", "/a"], "/a", None),
+    ],
+)
+def test_the_nearest_is_meant(directories: list[str], here: str, expected: str | None) -> None:
+    found = endpoints.nearest([_other(one) for one in directories], Path(here))
+    assert (found and found.directory) == expected
