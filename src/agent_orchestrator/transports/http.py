@@ -1,7 +1,6 @@
 """The way to a daemon: operations as HTTP requests, streams as server-sent events."""
 
 import contextlib
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
@@ -9,7 +8,12 @@ from typing import Any, Final, TypeVar
 import anyio
 import httpx
 
-from agent_orchestrator.domain.errors import Internal, OrchestratorError, Unreachable
+from agent_orchestrator.domain.errors import (
+    Internal,
+    InvalidRequest,
+    OrchestratorError,
+    Unreachable,
+)
 from agent_orchestrator.domain.model import Event
 from agent_orchestrator.fields import check
 from agent_orchestrator.operations import (
@@ -107,8 +111,8 @@ def _unreachable(http: httpx.AsyncClient, error: httpx.TransportError) -> Unreac
 
 def _body(response: httpx.Response) -> Any:
     try:
-        return json.loads(response.content)
-    except ValueError:
+        return strict_json.loads(response.content)
+    except InvalidRequest:
         return None
 
 
@@ -208,6 +212,9 @@ class _SseSubscription:
         elif frame.comment == sse.DRAINING_COMMENT:
             self._ready.append(Draining(self._cursor or "0"))
         elif frame.data and frame.id is not None:
-            event = codec.from_plain(Event, json.loads(frame.data))
+            try:
+                event = codec.from_plain(Event, strict_json.loads(frame.data.encode()))
+            except (InvalidRequest, ValueError) as error:
+                raise Internal(f"the server's event is not one: {error}") from error
             self._cursor = frame.id
             self._ready.append(StreamItem(frame.id, event))

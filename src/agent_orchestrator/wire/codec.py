@@ -1,20 +1,24 @@
 """Objects <-> plain JSON values, and commands <-> path, query and body.
 
-Strict in what a command may hold (every bad field is named), lenient in what an answer may hold: a
-newer daemon's extra fields are passed over.
+Strict in what a command may hold (every bad field is named), lenient in what an answer may hold, as a
+daemon may be newer or older than its client: fields it has beyond are passed over, words it has beyond
+stay text, and fields it does not have yet are empty.
 """
 
+import contextlib
 import functools
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import attrs
 from cattrs import Converter
+from cattrs.gen import make_dict_structure_fn
 
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.model import Event
@@ -41,6 +45,9 @@ def parse_time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+_UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
+
+
 def _is_mapping(hint: Any) -> bool:
     return typing.get_origin(hint) is not None and issubclass(
         typing.cast("type", typing.get_origin(hint)), Mapping
@@ -56,7 +63,65 @@ def _make_converter() -> Converter:
     converter.register_unstructure_hook_func(_is_mapping, lambda value: value)
     converter.register_structure_hook_func(_is_mapping, lambda value, _: value)
     converter.register_unstructure_hook(types.NoneType, lambda value: value)
+    # A word that came later stays as it is: who shows it need not know it.
+    converter.register_structure_hook(StrEnum, _word)
+    converter.register_unstructure_hook(StrEnum, str)
+    converter.register_structure_hook_func(_is_literal, _word)
+    converter.register_structure_hook_factory(
+        attrs.has, lambda kind: _lenient(kind, make_dict_structure_fn(kind, converter))
+    )
     return converter
+
+
+def _is_literal(hint: Any) -> bool:
+    return typing.get_origin(hint) is typing.Literal
+
+
+def _word(text: Any, hint: Any) -> Any:
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r} is not a word")
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        with contextlib.suppress(ValueError):
+            return hint(text)
+    return text
+
+
+def _lenient(kind: type, strict: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return what reads an object of which fields may be missing; it must have one of its own."""
+
+    def read(plain: Any, _: Any) -> Any:
+        try:
+            return strict(plain, kind)
+        except KeyError:
+            known = {one.name for one in attrs.fields(kind)}
+            if not isinstance(plain, Mapping) or known.isdisjoint(plain):
+                raise
+            return strict({**_empty(kind), **plain}, kind)
+
+    return read
+
+
+@functools.cache
+def _required(kind: type) -> dict[str, Any]:
+    """Return the types of the fields without a default."""
+    hints = typing.get_type_hints(kind)
+    fields = attrs.fields(kind)
+    return {one.name: hints[one.name] for one in fields if one.default is attrs.NOTHING}
+
+
+def _empty(hint: Any) -> Any:
+    """Return the JSON value of a field that was not sent: null where that may be."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        parts = typing.get_args(hint)
+        return None if types.NoneType in parts else _empty(parts[0])
+    if attrs.has(hint):
+        return {name: _empty(inner) for name, inner in _required(hint).items()}
+    if hint is datetime:
+        return format_time(_UNKNOWN_TIME)
+    if _is_literal(hint) or issubclass(hint, StrEnum):
+        return ""
+    return (origin or hint)() if origin is not Mapping else {}
 
 
 _converter = _make_converter()

@@ -1,0 +1,92 @@
+"""agentctl shows what a daemon of another version says: words and fields it does not know."""
+
+import json
+import re
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+from later import LATER, sample
+from serving import answering
+
+from agent_orchestrator.operations import OPERATIONS
+from agentctl.main import invoke
+
+COMMANDS = [
+    "session list",
+    "session get ses_1",
+    "session create",
+    "session tree ses_1",
+    "message list ses_1",
+    "message send ses_1 --text hi",
+    "run list",
+    "run get run_1",
+    "run cancel run_1",
+    "run diagnose run_1",
+    "events list ses_1",
+    "request list",
+    "request show req_1",
+    "request approve req_1",
+    "daemon status",
+    "daemon check",
+    "daemon audit",
+    "doctor",
+    "token list",
+    "token create x",
+    "token revoke tok_1",
+    "tool session-list --parent-session-id ses_1",
+]
+
+
+def last_page(answer: Any) -> Any:
+    """Say that there is no more: a page that is followed by itself has no end."""
+    if isinstance(answer, list):
+        return [last_page(entry) for entry in answer]
+    if isinstance(answer, dict):
+        ends: dict[str, Any] = {"has_more": False}
+        return {
+            name: None if name.endswith("cursor") and isinstance(entry, str) else last_page(entry)
+            for name, entry in (answer | {key: ends[key] for key in ends if key in answer}).items()
+        }
+    return answer
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    routes = [
+        (operation, re.compile(re.sub(r"\{\w+\}", "[^/]+", operation.path)))
+        for operation in OPERATIONS
+    ]
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            path = self.path.partition("?")[0]
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            [found, *_] = (
+                operation
+                for operation, route in routes
+                if operation.method == self.command and route.fullmatch(path)
+            )
+            body = json.dumps(last_page(sample(found.answer, word=LATER))).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = do_PATCH = do_PUT = answer  # noqa: N815 - so they are called
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with answering(Handler) as url:
+        yield url
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_view_takes_it(url: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = invoke([*command.split(), "--url", url])
+    shown = capsys.readouterr()
+    assert code == 0, shown.err
+    assert shown.out
