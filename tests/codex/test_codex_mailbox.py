@@ -9,6 +9,7 @@ from agent_orchestrator.runners.codex.appserver import mailbox
 from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox, TooFarBehind
 from agent_orchestrator.runners.codex.appserver.peer import Asked, Notification, Peer
 from agent_orchestrator.runners.codex.appserver.server import Server, Spec
+from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.lines import Line
 
 pytestmark = pytest.mark.anyio
@@ -126,3 +127,12 @@ async def test_a_question_for_a_run_that_has_ended_is_not_kept():
     box.end()
     asked = Asked(1, "item/tool/call", {})
     assert box.put(asked) == [asked]
+
+
+def test_that_there_is_still_no_goal_is_not_told():
+    reader = TurnReader("t")
+    cleared = Notification("thread/goal/cleared", {"threadId": "t"})
+    assert reader.feed(cleared) == []
+    turn = {"threadId": "t", "turn": {"id": "a"}}
+    assert reader.feed(Notification("turn/started", turn)) == []
+    assert [event.data["kind"] for event in reader.feed(cleared)] == ["thread/goal/cleared"]

@@ -118,6 +118,39 @@ async def test_a_stopped_guardian_holds_up_no_agent_of_an_idle_keeper(play):
         assert not is_alive(keeper)
 
 
+async def test_a_start_that_hangs_is_cancelled_soon(play):
+    """The one that would start the agent is stopped, and what it was asked for comes to nothing."""
+    async with guardian() as held:
+        await held.open()
+        with anyio.fail_after(10):
+            while not (ours := guardians()) or not ours[0].children():
+                await anyio.sleep(0.01)
+        [its_guardian] = ours
+        [keeper] = its_guardian.children()
+        keeper.suspend()
+        with anyio.fail_after(10, shield=True), anyio.move_on_after(0.05) as patience:
+            async with play("last"):
+                raise AssertionError("it was started")
+        assert patience.cancelled_caught
+        assert not is_alive(its_guardian)
+        keeper.resume()
+        with anyio.fail_after(10):
+            while is_alive(keeper):
+                await anyio.sleep(0.01)
+        async with play("echo", stdin=b"one") as process:
+            assert await begun(process) == b"one"
+
+
+async def test_a_start_that_is_cancelled_at_any_moment_leaves_nothing(play):
+    async with guardian() as held:
+        await held.open()
+        for milliseconds in range(12):
+            with anyio.move_on_after(milliseconds / 1000):
+                async with play("last", stop=()):
+                    await anyio.sleep_forever()
+            assert marked_processes(play.mark) == []
+
+
 async def test_the_keeper_that_is_ready_is_the_one_that_is_taken(play):
     async with guardian() as held:
         await held.open()

@@ -111,7 +111,8 @@ class Guardian:
         brand: int,
         is_resolved: bool,
     ) -> Kept:
-        """Start a program in a session of its own. Not to be cancelled: it may have started.
+        """Start a program in a session of its own. When it is cancelled, it may have started: the
+        keeper then ends it, if it comes to that.
 
         :param stdio: what is to be its stdin, stdout and stderr.
         :param brand: what all processes are to bear that come of it; 0 for nothing.
@@ -151,6 +152,11 @@ class Guardian:
                 if said == ["ready"]:
                     keeper.was_ready = True
                     said = await keeper.word()
+        except anyio.get_cancelled_exc_class():
+            keeper.close()
+            with anyio.CancelScope(shield=True):
+                await self._dismiss(keeper.process)
+            raise
         except TimeoutError:
             keeper.close()
             await self._dismiss(keeper.process)

@@ -403,7 +403,7 @@ async def agent_process(
             starter.start, *request, brand=brand(mark) if mark else 0, is_resolved=is_cwd_resolved
         )
         try:
-            pipes, kept = await _started(start)
+            pipes, kept = await _started(start, mark)
         except OSError as error:
             code, reason = _start_problem(error, program, cwd)
             raise AgentFailed(code, reason) from error
@@ -429,8 +429,16 @@ async def agent_process(
         raise failure
 
 
-async def _started(start: Callable[..., Awaitable[Kept]]) -> "tuple[_Pipes, Kept]":
+_START_GRACE: Final = 2.0
+"""Seconds that a start that is under way has to end in once it is cancelled; it takes milliseconds."""
+
+
+async def _started(
+    start: Callable[..., Awaitable[Kept]], mark: str | None
+) -> "tuple[_Pipes, Kept]":
     """Start an agent with new pipes; where descriptors are short, wait until there are some.
+
+    When it is cancelled, nothing of the agent is left.
 
     :raises OSError: if it cannot be started.
     """
@@ -438,8 +446,7 @@ async def _started(start: Callable[..., Awaitable[Kept]]) -> "tuple[_Pipes, Kept
         try:
             with ExitStack() as stack:
                 pipes = stack.enter_context(_Pipes())
-                with anyio.CancelScope(shield=True):
-                    kept = await start(stdio=pipes.of_agent)
+                kept = await _Start(partial(start, stdio=pipes.of_agent), mark).finish()
                 stack.pop_all()
                 return pipes, kept
         except OSError as error:
@@ -448,6 +455,53 @@ async def _started(start: Callable[..., Awaitable[Kept]]) -> "tuple[_Pipes, Kept
             if count := _shortage.due():
                 _log.warning("an agent waits to be started: %s (%d times)", error.strerror, count)
         await anyio.sleep(SHORTAGE_S)
+
+
+class _Start:
+    """A start that is under way. It must not be cancelled in the middle: the agent may run by then."""
+
+    def __init__(self, step: Callable[[], Awaitable[Kept]], mark: str | None) -> None:
+        self._step = step
+        self._mark = mark
+        self._kept: Kept | None = None
+        self._failure: Exception | None = None
+        self._over = anyio.Event()
+        self._shield = anyio.CancelScope(shield=True)
+
+    async def finish(self) -> Kept:
+        """Return the agent; when cancelled, end what was started."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._run)
+                try:
+                    await self._over.wait()
+                finally:
+                    self._shield.deadline = anyio.current_time() + _START_GRACE
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._undo()
+            raise
+        if self._failure is not None:
+            raise self._failure
+        assert self._kept is not None
+        return self._kept
+
+    async def _run(self) -> None:
+        with self._shield:
+            try:
+                self._kept = await self._step()
+            except Exception as failure:  # noqa: BLE001 - the task group would wrap it
+                self._failure = failure
+        self._over.set()
+
+    async def _undo(self) -> None:
+        if self._failure is not None:
+            return
+        if self._kept is None:
+            await end_survivors(self._mark)
+        else:
+            self._kept.keeper.close()  # which has all of the agent killed
+            await end_survivors(self._mark, self._kept.pid, self._kept.born)
 
 
 class _Pipes:

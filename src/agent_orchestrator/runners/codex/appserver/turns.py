@@ -102,6 +102,7 @@ class TurnReader:
     """The threads of sub-agents, with the turn each is at work on: None for none, ``""`` for one that
     has been given work and has not begun."""
     items: ItemReader = field(factory=ItemReader)
+    _has_begun: bool = field(default=False, init=False)
     _streams: dict[str, StringIO] = field(factory=dict, init=False)
     """What came of each message that is not complete."""
 
@@ -152,6 +153,7 @@ class TurnReader:
             case "turn/started":
                 turn = an_object(params.get("turn"))
                 self.turn_id = text(turn.get("id"))
+                self._has_begun = True
                 return []
             case "turn/completed":
                 return self._completed(an_object(params.get("turn")))
@@ -164,7 +166,11 @@ class TurnReader:
             case "warning" | "configWarning" | "deprecationNotice":
                 message = text(params.get("message") or params.get("summary"))
                 return [event(EventType.RUN_ERROR, message=message)]
-        return [] if method in REPEATED else None
+        return [] if method in REPEATED or self._is_goal_unchanged(method) else None
+
+    def _is_goal_unchanged(self, method: str) -> bool:
+        """Tell whether it says that a thread which was just resumed has no goal, as codex 0.169 does."""
+        return method == "thread/goal/cleared" and not self._has_begun
 
     def _note_child(self, thread_id: str, method: str, params: JsonObject) -> None:
         match method:
