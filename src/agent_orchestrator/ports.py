@@ -252,10 +252,12 @@ class View(Protocol):
         """Return the events with a ``seq`` greater than ``after``."""
         ...
 
-    def last_event_at(
-        self, run: Run, types: Collection[str] = (), *, attempt: int | None = None
-    ) -> datetime | None:
-        """Return the time of a run's last event, of these types and this attempt when given."""
+    def last_event_at(self, run: Run) -> datetime | None:
+        """Return the time of a run's last event. Kept where events are appended, not searched for."""
+        ...
+
+    def last_output_at(self, run: Run, *, attempt: int | None = None) -> datetime | None:
+        """Return the time of the last of ``OUTPUT_EVENTS`` of a run, or of one of its attempts."""
         ...
 
     def feed(

@@ -176,7 +176,7 @@ def everything(view):
                 view.queued_before(run),
                 view.queue_is_full(n + 1),
                 view.last_event_at(run),
-                view.last_event_at(run, ["run.queued"]),
+                view.last_output_at(run),
             )
             for n, run in enumerate(stored_runs)
         ],

@@ -117,6 +117,10 @@ AGENT_EVENTS = frozenset(
 """What a runner may emit; the engine alone writes the others."""
 
 
+OUTPUT_EVENTS: Final = AGENT_EVENTS - {EventType.RUN_ERROR}
+"""What shows that an agent is at work; a warning that it says nothing is not among it."""
+
+
 STATE_AFTER: Final[Mapping[str, RunStatus]] = {
     EventType.RUN_QUEUED: RunStatus.QUEUED,
     EventType.RUN_STARTED: RunStatus.RUNNING,

@@ -95,14 +95,20 @@ async def refused(
 ) -> None:
     """Leave an entry where an agent was refused something by who it is, or by a limit on agents.
 
-    The refusal stands whether or not the entry can be written.
+    Of the same refusals of one attempt the 1st, 2nd, 4th, 8th … leave one, with their number so far: an
+    agent that repeats a refused call does not fill the trail. The refusal stands whether or not the entry can be written.
     """
     limit = error.details.get("limit") if isinstance(error, (Conflict, Forbidden)) else None
     if who.run is None or not (isinstance(error, _REFUSALS) or limit):
         return
-    detail = {"attempt": who.run.attempt, "session_id": who.run.session_id}
+    detail: dict[str, Any] = {"attempt": who.run.attempt, "session_id": who.run.session_id}
     if limit:
         detail["limit"] = limit
+    times = core.refusals.count((who.id, who.run.attempt, operation, error.code, limit))
+    if times & (times - 1):
+        return
+    if times > 1:
+        detail["times"] = times
     entry = partial(_note_refusal, core, who, operation, target, error.code, detail)
     with anyio.CancelScope(shield=True):
         try:

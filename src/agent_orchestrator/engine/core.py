@@ -1,7 +1,8 @@
 """What the parts of a running engine share."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from math import inf
@@ -85,6 +86,24 @@ class Patience:
                 await self._sooner.wait()
 
 
+MAX_REFUSALS = 10_000
+"""Kinds of refusals that are counted; of more the oldest begin anew."""
+
+
+@define
+class Refusals:
+    """How often agents were refused the same, while the engine runs."""
+
+    _counts: OrderedDict[Hashable, int] = field(factory=OrderedDict)
+
+    def count(self, kind: Hashable) -> int:
+        """Count one more of a kind; return how many there were."""
+        times = self._counts[kind] = self._counts.pop(kind, 0) + 1
+        if len(self._counts) > MAX_REFUSALS:
+            self._counts.popitem(last=False)
+        return times
+
+
 class _NoWorkers:
     alive_workers = 0
     busy_workers = 0
@@ -112,6 +131,7 @@ class Core:
     workers: Workers = field(factory=_NoWorkers)
     patience: Patience = field(factory=Patience)
     """With agents that are being stopped."""
+    refusals: Refusals = field(factory=Refusals)
     draining: bool = False
     recovery_problem: Problem | None = None
     """What keeps runs of a lost engine from being taken up, as long as something does."""

@@ -13,7 +13,6 @@ from attrs import frozen
 
 from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import Unavailable
-from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import MANUAL, Attempt, Invocation, Request, Run
 from agent_orchestrator.encoding import shown_bytes
@@ -46,9 +45,6 @@ SILENCE_S = 120.0
 """After this long without a word a running agent is called silent."""
 
 MAX_PROCESSES = 200
-
-_OUTPUT: Final = AGENT_EVENTS - {EventType.RUN_ERROR}
-"""What an agent says; a warning that it says nothing is not among it."""
 
 
 async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus:
@@ -226,7 +222,7 @@ def _facts(view: View, who: Principal, run_id: str) -> _Facts:
         view.queued_before(run) if run.status is RunStatus.QUEUED else None,
         view.attempts(run_id),
         view.last_event_at(run),
-        view.last_event_at(run, _OUTPUT),
+        view.last_output_at(run),
         view.request(run.waiting_on) if run.waiting_on else None,
     )
 

@@ -597,6 +597,12 @@ def untold_answer(
     last = max(decided, key=lambda one: (one.resolved_at, one.id), default=None)
     if last is None or last.resolved_at is None:
         return None
+    said_at = tx.last_output_at(run, attempt=run.attempt)
+    if said_at is None or said_at <= last.resolved_at:
+        return last
+    if said_at <= stopped_at:
+        return None
+    # It said something while it was being stopped; whether also before, its last events tell.
     after = max(0, _session_of(tx, run).last_seq - MAX_LOOK)
     while recent := tx.events(run.session_id, after=after, limit=MAX_LOOK, size=BATCH_SIZE):
         if any(

@@ -21,7 +21,7 @@ from typing import Final, Literal
 import anyio
 from attrs import evolve, frozen
 
-from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
+from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, Signal
 from agent_orchestrator.domain.model import Attempt, Message, Run, RunError, Source
 from agent_orchestrator.engine import ledger
@@ -54,9 +54,6 @@ _NOTE: Final = (
     "continued. A command that was running has been ended. Look at what is already done before you "
     "do it again, then finish."
 )
-
-_WORK: Final = AGENT_EVENTS - {EventType.RUN_ERROR}
-"""The events that show that an agent has begun."""
 
 
 @frozen
@@ -240,7 +237,7 @@ def _spoke_at(view: View, run: Run, attempt: Attempt) -> datetime | None:
     By the attempt's number: it may have begun in the instant in which the one before said its last
     words, and clocks are set back.
     """
-    return view.last_event_at(run, _WORK, attempt=attempt.attempt)
+    return view.last_output_at(run, attempt=attempt.attempt)
 
 
 def can_resume(runner: Runner) -> bool:

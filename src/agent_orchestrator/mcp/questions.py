@@ -3,7 +3,9 @@
 import hashlib
 from collections import OrderedDict
 from typing import Any, Final
+from uuid import uuid4
 
+import anyio
 from attrs import frozen
 
 from agent_orchestrator.client import Client
@@ -13,14 +15,17 @@ from agent_orchestrator.mcp.arguments import ReplyParent
 from agent_orchestrator.mcp.views import request_view
 from agent_orchestrator.wire import strict_json
 
-MAX_UNTOLD: Final = 1000
+MAX_UNTOLD: Final = 200
+"""Questions of one run that are kept; it may have 64 open."""
+
+MAX_RUNS: Final = 1000
 
 _DECISIONS: Final = {"approved": "approve", "answered": "answer"}
 """What a closed question came to; whatever else became of it means no."""
 
 
-class Untold:
-    """The questions whose end the agent has not been told of.
+class OfRun:
+    """The questions of one run whose end its agent has not been told of, by their words.
 
     Asked again in the same words, such a question is the same one, though it may have been decided
     meanwhile: its call was cut off, or is repeated. Once the agent knows, the same words are a new
@@ -28,19 +33,41 @@ class Untold:
     """
 
     def __init__(self) -> None:
-        self._ids: OrderedDict[str, None] = OrderedDict()
+        self._ids: OrderedDict[str, str] = OrderedDict()
+        self.asking = anyio.Lock()
+        """One is opened at a time: the same asked twice at once is one."""
 
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._ids
+    def find(self, words: str) -> str | None:
+        """Return the id of the question that was asked in these words."""
+        return self._ids.get(words)
 
-    def add(self, request_id: str) -> None:
+    def add(self, words: str, request_id: str) -> None:
         """Keep one; of very many the oldest are forgotten."""
-        self._ids[request_id] = None
+        self._ids[words] = request_id
         if len(self._ids) > MAX_UNTOLD:
             self._ids.popitem(last=False)
 
     def discard(self, request_id: str) -> None:
-        self._ids.pop(request_id, None)
+        """Forget one, which the agent knows the end of."""
+        for words, known in self._ids.items():
+            if known == request_id:
+                del self._ids[words]
+                return
+
+
+class Untold:
+    """The same for all runs; of very many the ones that asked longest ago are forgotten."""
+
+    def __init__(self) -> None:
+        self._runs: OrderedDict[str, OfRun] = OrderedDict()
+
+    def of(self, run_id: str) -> OfRun:
+        """Return what is kept of a run."""
+        found = self._runs.setdefault(run_id, OfRun())
+        self._runs.move_to_end(run_id)
+        if len(self._runs) > MAX_RUNS:
+            self._runs.popitem(last=False)
+        return found
 
 
 @frozen
@@ -50,28 +77,29 @@ class Asker:
     client: Client
     run_id: str
     session_id: str
-    untold: Untold
+    untold: OfRun
 
     async def ask(self, question: ReplyParent, hold_s: float) -> dict[str, Any]:
         """Open a request, or find the one this question opened before, and wait for its answer."""
-        before = await self._same(question)
-        request = next((one for one in before if one.is_open or one.id in self.untold), None)
-        if request is None:
-            assert question.text is not None
-            reply = await self.client.reply_parent(
-                self.run_id,
-                question.text,
-                request_kind=question.request_kind,
-                detail=question.detail,
-                options=question.options,
-                timeout_s=question.expires_in_s,
-                wait=question.wait,
-                idempotency_key=_key(question, len(before)),
-            )
-            request = reply.request
-            assert request is not None
-            self.untold.add(request.id)
+        async with self.untold.asking:
+            request = await self._asked(question) or await self._open(question)
         return await self._answer(request, hold_s if question.wait else 0)
+
+    async def _open(self, question: ReplyParent) -> Request:
+        assert question.text is not None
+        reply = await self.client.reply_parent(
+            self.run_id,
+            question.text,
+            request_kind=question.request_kind,
+            detail=question.detail,
+            options=question.options,
+            timeout_s=question.expires_in_s,
+            wait=question.wait,
+            idempotency_key=f"mcp-{uuid4().hex}",
+        )
+        assert reply.request is not None
+        self.untold.add(_words(question), reply.request.id)
+        return reply.request
 
     async def go_on(self, request_id: str, hold_s: float) -> dict[str, Any]:
         """Wait for the answer to a question of this run.
@@ -90,16 +118,26 @@ class Asker:
             self.untold.discard(request.id)
         return _told(request)
 
-    async def _same(self, question: ReplyParent) -> list[Request]:
-        """Return what this run asked in the same words before, the latest first."""
-        found: list[Request] = []
+    async def _asked(self, question: ReplyParent) -> Request | None:
+        """Return the question that this one repeats, if any.
+
+        Looked for among what is open, which is little, and what the agent has not been told of: not
+        among all that was ever asked.
+        """
+        words = _words(question)
+        if (known := self.untold.find(words)) is not None:
+            return await self.client.get_request(known)
         cursor: str | None = None
         while True:
-            page = await self.client.requests(session_id=self.session_id, limit=1000, cursor=cursor)
-            found += [one for one in page.requests if self._is_same(one, question)]
-            cursor = page.next_cursor
-            if cursor is None:
-                return found[::-1]
+            page = await self.client.requests(
+                session_id=self.session_id, status="pending", limit=100, cursor=cursor
+            )
+            for one in page.requests:
+                if self._is_same(one, question):
+                    self.untold.add(words, one.id)
+                    return one
+            if (cursor := page.next_cursor) is None:
+                return None
 
     def _is_same(self, request: Request, question: ReplyParent) -> bool:
         return (
@@ -111,18 +149,15 @@ class Asker:
         )
 
 
-def _key(question: ReplyParent, times: int) -> str:
-    """Return a key that two calls with the same question share which come at the same moment."""
+def _words(question: ReplyParent) -> str:
+    """Return what a question is known again by."""
     words = {
         "kind": question.request_kind,
         "text": question.text,
         "detail": question.detail,
         "options": question.options,
-        "expires_in_s": question.expires_in_s,
-        "wait": question.wait,
-        "times": times,
     }
-    return "mcp-" + hashlib.sha256(strict_json.canonical(words).encode()).hexdigest()[:40]
+    return hashlib.sha256(strict_json.canonical(words).encode()).hexdigest()
 
 
 def _told(request: Request) -> dict[str, Any]:

@@ -97,7 +97,9 @@ async def _wait(agent: Agent, given: arguments.Wait) -> dict[str, Any]:
 
 async def _reply_parent(agent: Agent, given: arguments.ReplyParent) -> dict[str, Any]:
     hold_s = agent.hold_s if given.timeout_s is None else given.timeout_s
-    asker = questions.Asker(agent.client, agent.run_id, agent.session_id, agent.untold)
+    asker = questions.Asker(
+        agent.client, agent.run_id, agent.session_id, agent.untold.of(agent.run_id)
+    )
     if given.request_id is not None:
         if given.text is not None or given.request_kind is not None:
             raise InvalidRequest.of({"request_id": "goes on waiting; give no text and no kind"})

@@ -2,7 +2,10 @@
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Hashable, Iterator
+from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
+
+from attrs import frozen
 
 from agent_orchestrator.domain.access import Role
 from agent_orchestrator.domain.audit import AuditEntry
@@ -51,6 +54,15 @@ class Table(Generic[Row]):
             yield self.rows[ids[place]]
 
 
+@frozen
+class Activity:
+    """When an attempt wrote its last event and its last output."""
+
+    last_seq: int
+    event_at: datetime
+    output_at: datetime | None
+
+
 class State:
     def __init__(self) -> None:
         self.sessions = Table[Session](parent=lambda session: session.parent_session_id)
@@ -73,6 +85,8 @@ class State:
         )
         self.log: list[Event] = []
         self.logs: dict[str, list[Event]] = {}
+        self.activity: dict[tuple[str, int], Activity] = {}
+        """By run and attempt; 0 stands for events that no attempt wrote."""
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.audit: dict[int, AuditEntry] = {}
         self.access_tokens = Table[AccessToken]()

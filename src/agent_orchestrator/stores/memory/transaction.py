@@ -12,12 +12,13 @@ from attrs import evolve
 from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.errors import Conflict, NotFound
+from agent_orchestrator.domain.events import OUTPUT_EVENTS
 from agent_orchestrator.domain.lifecycle import ACTIVE
 from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports import Draft, IdempotencyRecord
 from agent_orchestrator.stores.encoding import plain
-from agent_orchestrator.stores.memory.state import Row, State, Table
+from agent_orchestrator.stores.memory.state import Activity, Row, State, Table
 from agent_orchestrator.stores.memory.view import MemoryView
 
 K = TypeVar("K")
@@ -131,8 +132,18 @@ class MemoryTransaction(MemoryView):
         for entries in (log, self._state.log):
             self._back.append(partial(_truncate, entries, len(entries)))
             entries.extend(events)
+        for event in events:
+            if event.run_id is not None:
+                self._note_activity(event, event.run_id)
         self.topics.update((f"session:{session_id}", "events"))
         return last_seq
+
+    def _note_activity(self, event: Event, run_id: str) -> None:
+        key = run_id, event.attempt or 0
+        before = self._state.activity.get(key)
+        said = event.created_at if event.event_type in OUTPUT_EVENTS else None
+        last = said or (None if before is None else before.output_at)
+        self._assign(self._state.activity, key, Activity(event.seq, event.created_at, last))
 
     def add_request(self, request: Request) -> None:
         self._known(request.session_id)

@@ -1,6 +1,6 @@
 """Looks, as functions of what is kept."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations import StreamItem
 from agent_orchestrator.ports import IdempotencyRecord
 from agent_orchestrator.stores.encoding import position_after
-from agent_orchestrator.stores.memory.state import State
+from agent_orchestrator.stores.memory.state import Activity, State
 
 T = TypeVar("T")
 
@@ -337,17 +337,20 @@ class MemoryView:
         # seq n stands at place n - 1: the log has no gap.
         return _first(self._state.logs.get(session_id, [])[after : after + limit], limit, size)
 
-    def last_event_at(
-        self, run: Run, types: Collection[str] = (), *, attempt: int | None = None
-    ) -> datetime | None:
-        for event in reversed(self._state.logs.get(run.session_id, [])):
-            if (
-                event.run_id == run.id
-                and (not types or event.event_type in types)
-                and attempt in (None, event.attempt)
-            ):
-                return event.created_at
-        return None
+    def _activity(self, run: Run, attempt: int | None) -> list[Activity]:
+        """Return what attempts of a run did last, the latest first."""
+        numbers = range((self._state.runs.rows.get(run.id) or run).attempt + 1)
+        found = [
+            self._state.activity.get((run.id, number))
+            for number in (numbers if attempt is None else (attempt,))
+        ]
+        return sorted(filter(None, found), key=lambda one: one.last_seq, reverse=True)
+
+    def last_event_at(self, run: Run) -> datetime | None:
+        return next((one.event_at for one in self._activity(run, None)), None)
+
+    def last_output_at(self, run: Run, *, attempt: int | None = None) -> datetime | None:
+        return next((one.output_at for one in self._activity(run, attempt) if one.output_at), None)
 
     def feed(
         self,

@@ -9,6 +9,7 @@ import apsw
 from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.errors import Conflict, NotFound
+from agent_orchestrator.domain.events import OUTPUT_EVENTS
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports import Draft, IdempotencyRecord
@@ -73,6 +74,11 @@ _ADD_TOKEN: Final = _insert("access_tokens", f"{ACCESS_COLUMNS}, token_hash")
 _PUT_TOKEN: Final = _update("access_tokens", ACCESS_COLUMNS)
 _HELD: Final = f"SELECT DISTINCT principal FROM grants WHERE session_id IN ({TREE})"
 _GRANT: Final = f"INSERT INTO grants (session_id, principal, role) SELECT id, ?, ? FROM ({TREE})"
+_NOTE_ACTIVITY: Final = (
+    _insert("activity", "run_id, attempt, last_seq, event_at, output_at")
+    + """ ON CONFLICT (run_id, attempt) DO UPDATE SET last_seq = excluded.last_seq,
+        event_at = excluded.event_at, output_at = coalesce(excluded.output_at, output_at)"""
+)
 _ADD_AUDIT: Final = _insert("audit", AUDIT_COLUMNS)
 _ADVANCE: Final = """
     UPDATE sessions SET last_seq = last_seq + ?1, updated_at = ?2,
@@ -177,7 +183,19 @@ class SqliteTransaction(SqliteView):
                 start += rows
         self.topics.add(f"session:{session_id}")
         self.topics.add("events")
+        self._note_activity(drafts, last_seq - count, when)
         return int(last_seq)
+
+    def _note_activity(self, drafts: Sequence[Draft], before: int, when: str) -> None:
+        """Keep when attempts wrote their last events: one row each, however many events."""
+        found: dict[tuple[str, int], tuple[int, str | None]] = {}
+        for seq, draft in enumerate(drafts, before + 1):
+            if draft.run_id is not None:
+                key = draft.run_id, draft.attempt or 0
+                said = when if draft.event_type in OUTPUT_EVENTS else None
+                found[key] = seq, said or found.get(key, (0, None))[1]
+        for (run_id, attempt), (seq, said) in found.items():
+            self._execute(_NOTE_ACTIVITY, (run_id, attempt, seq, when, said))
 
     def put_attempt(self, attempt: Attempt) -> None:
         self._write(_PUT_ATTEMPT, attempt_values(attempt))

@@ -1,7 +1,7 @@
 """What there is to know, as SQL. All statements are constants: each connection keeps them compiled."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -280,10 +280,14 @@ class SqliteView:
         size: int | None = None,
     ) -> list[Request]:
         below = within.tree if resolvable else None
+        # What is open is found by itself: an agent may have asked any number of questions before.
+        index = ""
+        if status == "pending" and (run_id is not None or session_id is not None):
+            index = f" INDEXED BY requests_open_of_{'session' if run_id is None else 'run'}"
         where, values = _where(
             {
                 # A plus sign leaves the choice of an index to the narrower condition.
-                "status = ?" if run_id is None else "+status = ?": status,
+                "status = ?" if run_id is None else "+status = ?": None if index else status,
                 "session_id = ?": session_id,
                 "root_session_id = ?": root_session_id,
                 "run_id = ?": run_id,
@@ -294,7 +298,9 @@ class SqliteView:
                 "approvals <> ?": None if below is None else "ask-human",
             }
         )
-        rows = self._execute(f"{_REQUEST}{where} ORDER BY id LIMIT ?", (*values, limit))
+        if index:
+            where += " AND status = 'pending'"
+        rows = self._execute(f"{_REQUEST}{index}{where} ORDER BY id LIMIT ?", (*values, limit))
         return [request_from(row) for row in _up_to(size, rows)]
 
     def due_requests(self, now: datetime, limit: int) -> list[Request]:
@@ -406,22 +412,19 @@ class SqliteView:
         )
         return [event_from(row, session_id) for row in _up_to(size, rows)]
 
-    def last_event_at(
-        self, run: Run, types: Collection[str] = (), *, attempt: int | None = None
-    ) -> datetime | None:
-        # Backwards through the log of the run's session: an index of events by run would cost every
-        # append more than this costs who asks for a diagnosis.
-        where, values = _where(
-            {
-                "session = (SELECT number FROM sessions WHERE id = ?)": run.session_id,
-                "run_id = ?": run.id,
-                "event_type IN (SELECT value FROM json_each(?))": json.dumps(list(types))
-                if types
-                else None,
-                "attempt = ?": attempt,
-            }
+    def last_event_at(self, run: Run) -> datetime | None:
+        row = self._one(
+            "SELECT event_at FROM activity WHERE run_id = ? ORDER BY last_seq DESC LIMIT 1", run.id
         )
-        row = self._one(f"SELECT created_at FROM events{where} ORDER BY seq DESC LIMIT 1", *values)
+        return None if row is None else parse_time(row[0])
+
+    def last_output_at(self, run: Run, *, attempt: int | None = None) -> datetime | None:
+        where, values = _where({"run_id = ?": run.id, "attempt = ?": attempt})
+        row = self._one(
+            f"SELECT output_at FROM activity{where} AND output_at IS NOT NULL"
+            " ORDER BY last_seq DESC LIMIT 1",
+            *values,
+        )
         return None if row is None else parse_time(row[0])
 
     def feed(

@@ -235,32 +235,41 @@ class Looks(Opening):
     async def test_the_last_event_of_a_run(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
-            one, two, three = (a_run(session.id) for _ in range(3))
-            await put(store, session)
+            one, two, three = (a_run(session.id, attempt=2) for _ in range(3))
+            await put(store, session, one, two, three)
 
             def at(seconds: int) -> datetime:
                 return NOW + timedelta(seconds=seconds)
 
             def change(tx: Transaction) -> None:
                 tx.append(session.id, drafts("a", run_id=one.id), at(5))
-                tx.append(session.id, [Draft("run.failed", {}, one.id)], at(2))
-                tx.append(session.id, drafts("a", run_id=two.id), at(9))
+                tx.append(session.id, [Draft("run.error", {}, one.id, 2)], at(2))
+                tx.append(session.id, [Draft("message.created", {}, one.id)], at(1))
+                said = [Draft("tool.output", {}, two.id, 1), Draft("run.queued", {}, two.id, 2)]
+                tx.append(session.id, said, at(9))
                 tx.append(session.id, drafts("a"), at(10))
 
-            await store.transact(change)
-            found = await store.read(
-                lambda view: [
+            def undone(tx: Transaction) -> None:
+                tx.append(session.id, drafts("a", run_id=three.id), at(11))
+                raise LookupError
+
+            def look(view: View) -> list[datetime | None]:
+                return [
                     view.last_event_at(one),
-                    view.last_event_at(one, {"agent.message", "tool.output"}),
-                    view.last_event_at(one, ["tool.output"]),
+                    view.last_output_at(one),
+                    view.last_output_at(one, attempt=1),
+                    view.last_output_at(one, attempt=2),
                     view.last_event_at(two),
+                    view.last_output_at(two),
                     view.last_event_at(three),
-                    view.last_event_at(one, {"agent.message"}, attempt=1),
-                    view.last_event_at(one, {"agent.message"}, attempt=2),
-                    view.last_event_at(one, attempt=1),
+                    view.last_output_at(three),
                 ]
-            )
-            assert found == [at(2), at(5), None, at(9), None, at(5), None, at(5)]
+
+            await store.transact(change)
+            with pytest.raises(LookupError):
+                await store.transact(undone)
+            expected = [at(1), at(5), at(5), None, at(9), at(9), None, None]
+            assert await store.read(look) == expected
 
     async def test_the_feed_is_every_event_once_in_commit_order(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
