@@ -559,6 +559,16 @@ class RunContext(Protocol):
         ...
 
     @property
+    def shared_cwd(self) -> str:
+        """The deepest directory that holds ``session.cwd`` and that of each session above it; the
+        session's own where all work in the same one.
+
+        An agent above may have written whatever lies below: a runner must not execute
+        configuration that it finds there.
+        """
+        ...
+
+    @property
     def prompt(self) -> str: ...
 
     @property
@@ -608,6 +618,17 @@ class RunContext(Protocol):
 
         It is durable with what is written next, or half a second later: after a crash its processes
         are found by the mark in their environment.
+        """
+        ...
+
+    async def report_confinement(
+        self, *, sandbox: str | None = None, approval_policy: str | None = None
+    ) -> None:
+        """Record that the agent is confined otherwise than its run asks for: by an administrator, say.
+
+        Children that it spawns begin with no more. None leaves what there is.
+
+        :raises ValueError: for a word that there is not.
         """
         ...
 

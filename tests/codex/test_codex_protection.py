@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from gateway import THROUGH_A_GATEWAY, turn
+from model_server import ModelServer, write_codex_home
 
 from agent_orchestrator import Client, Run, RunStatus
 from conftest import Gateways
@@ -54,6 +55,12 @@ async def _tries(client: Client, cwd: Path, script: str, **how: str) -> str:
             if event.event_type.startswith("tool.") and event.event_type != "tool.started"
         ]
     )
+
+
+@pytest.fixture
+def home(outside: Path, models: ModelServer) -> Path:
+    """A codex home that no test works above: an agent that could write its own is refused."""
+    return write_codex_home(outside / "codex", models.port)
 
 
 @RUNNERS

@@ -28,6 +28,7 @@ from agent_orchestrator.domain.model import (
 from agent_orchestrator.engine import ledger, requests
 from agent_orchestrator.engine.bells import Bell
 from agent_orchestrator.engine.calls import carry_out
+from agent_orchestrator.engine.confinement import Confinement
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import looked, persistently
 from agent_orchestrator.engine.prompts import joined
@@ -70,6 +71,7 @@ class AttemptContext:
         run: Run,
         session: Session,
         *,
+        shared_cwd: str,
         messages: Sequence[Message],
         thread: Thread | None,
         env: Mapping[str, str],
@@ -78,6 +80,7 @@ class AttemptContext:
         self._recorder = recorder
         self.run = run
         self.session = session
+        self.shared_cwd = shared_cwd
         self.is_cwd_resolved = bool(core.config.workspace_roots)
         self.protected = core.config.protected(session.cwd)
         self._messages = tuple(message.id for message in messages)
@@ -171,6 +174,24 @@ class AttemptContext:
             ledger.amend_attempt(tx, run, pid=pid, pid_birth=born, invocation=invocation)
 
         await self._recorder.put(write, within_s=UNHURRIED_S)
+
+    async def report_confinement(
+        self, *, sandbox: str | None = None, approval_policy: str | None = None
+    ) -> None:
+        told = Confinement.told(approval_policy, sandbox)
+        held = told.over(Confinement.of(self.run))
+        if held == Confinement.of(self.run):
+            return
+        self.run = evolve(self.run, sandbox=held.sandbox, approval_policy=held.approval_policy)
+
+        def write(tx: Transaction, run: Run) -> None:
+            tx.put_run(evolve(run, sandbox=held.sandbox, approval_policy=held.approval_policy))
+            words = {"sandbox": sandbox, "approval policy": approval_policy}
+            holds = ", ".join(f"{name} {word}" for name, word in words.items() if word is not None)
+            note = f"the agent may not be confined as asked for; what holds is: {holds}"
+            ledger.log(tx, run, EventType.RUN_ERROR, {"message": note}, self._core.now())
+
+        await self._recorder.put(write)
 
     def note_stderr(self, tail: str) -> None:
         self.stderr_tail = storable(tail)

@@ -1,7 +1,11 @@
 """When agents ask, and what they may do without: who may say so, and who keeps to it."""
 
-from typing import Final
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import Final, cast, get_args
 
+from anyio.to_thread import run_sync
 from attrs import frozen
 
 from agent_orchestrator.domain.access import Principal
@@ -9,8 +13,9 @@ from agent_orchestrator.domain.errors import Forbidden, InvalidRequest
 from agent_orchestrator.domain.model import MANUAL, ApprovalPolicy, Run, Sandbox, Session
 from agent_orchestrator.engine.access import in_scope
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.persistence import looked
 from agent_orchestrator.operations import CreateSession, SendMessage, UpdateSession
-from agent_orchestrator.ports import Confining, Runner, Sandboxed
+from agent_orchestrator.ports import Confining, Runner, Sandboxed, View
 
 Command = CreateSession | UpdateSession | SendMessage
 
@@ -26,6 +31,17 @@ class Confinement:
     def of(cls, said: Command | Session | Run) -> "Confinement":
         """Return what a command, a session or a run says of it."""
         return cls(said.approval_policy, said.sandbox)
+
+    @classmethod
+    def told(cls, approval_policy: str | None, sandbox: str | None) -> "Confinement":
+        """Return what a runner says of it.
+
+        :raises ValueError: for a word that there is not.
+        """
+        for word, words in ((approval_policy, ApprovalPolicy), (sandbox, Sandbox)):
+            if word is not None and word not in get_args(words):
+                raise ValueError(f"{word!r} is none of {', '.join(get_args(words))}")
+        return cls(cast(ApprovalPolicy | None, approval_policy), cast(Sandbox | None, sandbox))
 
     def over(self, other: "Confinement") -> "Confinement":
         """Return this, and where it says nothing the other."""
@@ -107,3 +123,26 @@ def _sandbox(core: Core, provider: str, asked: Sandbox | None) -> Sandbox | None
 def keeps(runner: Runner, asked: Confinement) -> bool:
     """Tell whether a runner's agents are confined as asked."""
     return not asked or (isinstance(runner, Confining) and runner.confines)
+
+
+async def shared_cwd(core: Core, session: Session) -> str:
+    """Return the deepest directory that holds a session's and that of each session above it.
+
+    It has no symbolic link in it, except where all of them work in the same one.
+    """
+    if session.parent_session_id is None:
+        return session.cwd
+    places = await looked(core, lambda view: {*_places(view, session)})
+    return session.cwd if len(places) == 1 else await run_sync(partial(_common, places))
+
+
+def _places(view: View, session: Session) -> Iterator[str]:
+    yield session.cwd
+    above: Session | None = session
+    while above is not None and above.parent_session_id is not None:
+        above = view.session(above.parent_session_id)
+        yield "/" if above is None else above.cwd
+
+
+def _common(places: set[str]) -> str:
+    return os.path.commonpath([os.path.realpath(place) for place in places])

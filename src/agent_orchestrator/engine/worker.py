@@ -26,7 +26,7 @@ from agent_orchestrator.domain.model import (
 from agent_orchestrator.engine import ledger, recovery, timing
 from agent_orchestrator.engine.attempt import AttemptContext, storable
 from agent_orchestrator.engine.config import ProviderConfig
-from agent_orchestrator.engine.confinement import Confinement, keeps
+from agent_orchestrator.engine.confinement import Confinement, keeps, shared_cwd
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import STORE_RETRY_S, looked, persistently
 from agent_orchestrator.engine.prompts import limit_of
@@ -436,7 +436,16 @@ async def _context(
         if assignment.token is not None:
             env["AGENTCTL_AUTH_TOKEN"] = assignment.token
     messages = ledger.unheard(assignment.messages, thread, provider.runner)
-    return AttemptContext(core, recorder, run, session, messages=messages, thread=thread, env=env)
+    return AttemptContext(
+        core,
+        recorder,
+        run,
+        session,
+        shared_cwd=await shared_cwd(core, session),
+        messages=messages,
+        thread=thread,
+        env=env,
+    )
 
 
 async def _end(

@@ -56,6 +56,7 @@ class RecordingContext:
     """A :class:`RunContext` that keeps what it is told.
 
     :param cwd: the session's working directory.
+    :param shared_cwd: the directory that the sessions above it share with it; its own without one.
     :param is_cwd_resolved: an agent is not to be started where ``cwd`` leads through a symbolic link.
     :param protected: what its agent is to be kept from.
     :param env: added to this process's environment and the mark.
@@ -72,6 +73,7 @@ class RecordingContext:
         prompt: str,
         *,
         cwd: str | Path,
+        shared_cwd: str | Path | None = None,
         thread: Thread | None = None,
         model: str | None = None,
         provider: str = "runner",
@@ -81,6 +83,7 @@ class RecordingContext:
     ) -> None:
         self.protected = protected or ProtectedPaths()
         self.is_cwd_resolved = is_cwd_resolved
+        self.shared_cwd = str(cwd if shared_cwd is None else shared_cwd)
         self.mark = uuid.uuid4().hex
         self.prompt = prompt
         self.thread = thread
@@ -95,6 +98,7 @@ class RecordingContext:
         self.usage: Usage | None = None
         self.pid: int | None = None
         self.invocation: Invocation | None = None
+        self.confinement: dict[str, str | None] | None = None
         self.stderr = ""
         self.hurry = anyio.Event()
         self._changed = anyio.Event()
@@ -142,6 +146,13 @@ class RecordingContext:
         """Keep the process."""
         self.pid, self.invocation = pid, invocation
         await self._note("report_process")
+
+    async def report_confinement(
+        self, *, sandbox: str | None = None, approval_policy: str | None = None
+    ) -> None:
+        """Keep how the agent is confined."""
+        self.confinement = {"sandbox": sandbox, "approval_policy": approval_policy}
+        await self._note("report_confinement")
 
     def note_stderr(self, tail: str) -> None:
         """Keep the end of stderr."""

@@ -21,11 +21,13 @@ from agent_orchestrator.runners.codex.argv import (
 )
 from agent_orchestrator.runners.codex.confinement import ExecConfinement, exec_confinement
 from agent_orchestrator.runners.codex.failures import is_busy, startup_failure, turn_failure
+from agent_orchestrator.runners.codex.items import text
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.parser import ExecParser
-from agent_orchestrator.runners.codex.probe import Probe, environment, profile_warning
+from agent_orchestrator.runners.codex.probe import Probe, environment, home_of, profile_warning
 from agent_orchestrator.runners.codex.reading import AgentEvent
 from agent_orchestrator.runners.codex.tools import past_proxies, tools_config, tools_url
+from agent_orchestrator.runners.codex.trust import check_home, config_of, distrusted, environment_of
 from agent_orchestrator.runners.codex.usage import usage_between
 from agent_orchestrator.runners.codex.versions import has_profiles
 from agent_orchestrator.runners.keepers import Guarded
@@ -132,21 +134,25 @@ class CodexExecRunner(Guarded):
 
         :raises AgentFailed: if codex cannot be started, fails, or ends before its turn does.
         """
-        env = environment(context.env, self.home)
         # In this thread: the probe has just had the same files looked at by another.
+        without = distrusted(context.session.cwd, context.shared_cwd)
+        env = environment_of(environment(context.env, self.home), without)
+        config = self._config(env, without)
+        sandbox = context.run.sandbox or self.sandbox
+        check_home(str(home_of(env)), context.session.cwd, sandbox)
         program, warning = self._prepare(context.session.cwd, env)
         if warning is not None:
             await context.emit(EventType.RUN_ERROR, {"message": warning, "code": "invalid_config"})
         if context.thread is None:
-            return await self._turn(context, program, env, None)
+            return await self._turn(context, program, env, config, None)
         try:
-            return await self._turn(context, program, env, context.thread.id)
+            return await self._turn(context, program, env, config, context.thread.id)
         except _ThreadMissing as missing:
             if self.on_missing_thread == "fail":
                 raise AgentFailed("thread_missing", str(missing)) from None
             note = f"the thread is gone, a new one is begun: {missing}"
         await context.emit(EventType.RUN_ERROR, {"message": note, "code": "thread_missing"})
-        return await self._turn(context, program, env, None)
+        return await self._turn(context, program, env, config, None)
 
     def _prepare(self, cwd: str, env: Mapping[str, str]) -> tuple[Path, str | None]:
         if not os.path.isdir(cwd):  # noqa: PTH112 - Path.is_dir raises where one may not look
@@ -157,31 +163,48 @@ class CodexExecRunner(Guarded):
             raise AgentFailed("provider_unavailable", str(problem)) from problem
 
     async def _turn(
-        self, context: RunContext, program: Path, env: Mapping[str, str], resume: str | None
+        self,
+        context: RunContext,
+        program: Path,
+        env: Mapping[str, str],
+        config: Mapping[str, Any],
+        resume: str | None,
     ) -> Outcome:
         """Run codex until it has the thread, and say how its turn ended."""
         if resume is not None and not is_thread_id(resume):
             raise _ThreadMissing(f"{resume!r} is not a thread id")
-        ended = await self._process(context, program, env, resume)
+        ended = await self._process(context, program, env, config, resume)
         for delay in _BUSY_DELAYS:
             if ended.parser.thread_id is not None or not is_busy(ended.stderr):
                 break
             await anyio.sleep(delay)
-            ended = await self._process(context, program, env, resume)
+            ended = await self._process(context, program, env, config, resume)
         return self._conclude(ended, resume)
 
+    def _config(self, env: Mapping[str, str], without: Sequence[str]) -> Mapping[str, Any]:
+        """Return the overrides of codex's configuration; of two for one setting the later one holds."""
+        url = tools_url(env) if self.tools else None
+        tools = {} if url is None else tools_config(url)
+        last = config_of(without, self.config, self.extra_args)
+        own = {name: value for name, value in self.config.items() if name not in last}
+        return {**tools, **own, **last}
+
     async def _process(
-        self, context: RunContext, program: Path, env: Mapping[str, str], resume: str | None
+        self,
+        context: RunContext,
+        program: Path,
+        env: Mapping[str, str],
+        config: Mapping[str, Any],
+        resume: str | None,
     ) -> _Ended:
-        tools: dict[str, Any] = {}
         if self.tools and (url := tools_url(env)) is not None:
-            tools, env = tools_config(url), past_proxies(env, url)
+            env = past_proxies(env, url)
         confinement = self._confinement(context, env)
         argv = exec_argv(
             str(program),
             extra_args=confinement.extra_args,
             profile=self.profile,
-            config={**tools, **self.config, **confinement.config},
+            config={**config, **confinement.config},
             sandbox=confinement.sandbox,
             model=context.model or self.model,
             resume=resume,
@@ -238,6 +261,8 @@ class CodexExecRunner(Guarded):
                     delivered = True
                     await self._take_thread(context, parser.thread_id, resume)
                 await _emit(context, events)
+                if any(_is_sandbox_refused(event) for event in events):
+                    await context.report_confinement(sandbox="read-only")
                 if parser.ended and not had_ended:
                     patience.deadline = anyio.current_time() + _EXIT_GRACE
                     # Now rather than at its exit: what is written by then need not be waited for.
@@ -294,6 +319,16 @@ def _stdin(prompt: str) -> bytes:
     Codex 0.169 drops a byte order mark at the beginning of its stdin.
     """
     return (prompt if prompt[:1] != "\ufeff" else f"\ufeff{prompt}").encode()
+
+
+def _is_sandbox_refused(event: AgentEvent) -> bool:
+    """Tell whether codex says that an administrator does not allow its sandbox.
+
+    Codex 0.169 then puts ``read-only`` in its place.
+    """
+    said = text(event.data.get("message"))
+    is_error = event.event_type == EventType.RUN_ERROR
+    return is_error and "disallowed by requirements" in said and "`sandbox_mode`" in said
 
 
 async def _emit(context: RunContext, events: Iterable[AgentEvent]) -> None:

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import anyio
+import anyio.to_thread
 from attrs import evolve
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.ports import RunContext
+from agent_orchestrator.runners.codex.appserver import requirements
 from agent_orchestrator.runners.codex.appserver.peer import Refused
 from agent_orchestrator.runners.codex.appserver.server import Lease, Server
 from agent_orchestrator.runners.codex.appserver.threads import Opened
@@ -17,7 +19,9 @@ from agent_orchestrator.runners.codex.argv import is_thread_id
 from agent_orchestrator.runners.codex.confinement import Mode, Workspace, profile_name, profiles
 from agent_orchestrator.runners.codex.failures import is_busy, refusal_code
 from agent_orchestrator.runners.codex.items import text
+from agent_orchestrator.runners.codex.probe import home_of
 from agent_orchestrator.runners.codex.tools import tools_config, tools_url
+from agent_orchestrator.runners.codex.trust import check_home
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +36,16 @@ _PLAIN_HISTORY: Final[Mapping[str, Any]] = {"historyMode": "legacy"}
 """Codex 0.169 otherwise indexes a thread's items at every step, for clients that page through them,
 which is a sixth of its work in a turn. Ours page through the session's log."""
 
+_UNLOADS_AT_ONCE: Final[Mapping[str, Any]] = {"thread_unload_delay_secs": 0}
+"""Codex 0.169 otherwise keeps a thread loaded for long after the last who listens to it."""
+
+_AS_LOADED: Final = "read-only"
+"""How each thread is confined until its first turn, which is told otherwise.
+
+Codex 0.169 takes a thread that begins with more for its user's word that the directory, or its whole
+repository, is to be trusted: it writes so into ``config.toml`` and executes what the directory's
+``.codex`` configures."""
+
 HAS_TOOLS: Final = "has_tools"
 """What is remembered with a thread that was begun with the orchestration tools."""
 
@@ -41,24 +55,39 @@ class ThreadMissing(Exception):
 
 
 async def loaded(
-    context: RunContext, lease: Lease, thread_id: str | None, wanted: Opened, tools: Tools | None
+    context: RunContext,
+    lease: Lease,
+    thread_id: str | None,
+    wanted: Opened,
+    config: Mapping[str, Any],
+    tools: Tools | None,
 ) -> tuple[str, Mapping[str, Any]]:
     """See to it that codex has the thread; return it, and what to tell its next turn.
 
     :param wanted: how its turns are to be.
+    :param config: what holds for it of codex's configuration, besides that of the process.
     :param tools: the orchestration tools, where its agent gets them.
     :raises ThreadMissing: if codex has lost it.
-    :raises AgentFailed: if codex does not load it.
+    :raises AgentFailed: if codex does not load it, or its agent may not work there.
     """
+    wanted = await _allowed(context, lease.server, wanted)
+    home = str(home_of(dict(lease.server.spec.env)))
+    await anyio.to_thread.run_sync(check_home, home, wanted.cwd, wanted.sandbox)
     threads = lease.server.threads
     before = threads.get(thread_id) if thread_id is not None else None
+    if thread_id is not None and before is not None and not _is_in_place(before, wanted):
+        await _let_go(lease.server, thread_id)
+        before = None
     if thread_id is None or before is None:
-        return await _open(context, lease, thread_id, wanted, tools), {}
-    if not before.is_certain:
+        thread_id = await _open(context, lease, thread_id, wanted, config, tools)
+        before = told = threads[thread_id]
+    elif before.is_certain:
+        told = before
+    else:
         # Codex may have it as the run wanted that did not wait: it then takes nothing of this.
-        await _open(context, lease, thread_id, wanted, tools)
-        return thread_id, await _changes(context, lease.server, None, wanted)
-    overrides = await _changes(context, lease.server, before, wanted)
+        await _open(context, lease, thread_id, wanted, config, tools)
+        before, told = threads[thread_id], None
+    overrides = await _changes(context, lease.server, told, wanted)
     threads[thread_id] = evolve(
         before,
         model=wanted.model,
@@ -68,15 +97,58 @@ async def loaded(
     return thread_id, overrides
 
 
+async def _allowed(context: RunContext, server: Server, wanted: Opened) -> Opened:
+    """Return how the thread's turns may be; where that is otherwise than wanted, it is recorded."""
+    if server.requirements is None:
+        try:
+            answer = await server.request(requirements.METHOD, {}, _OPEN_S)
+        except Refused as refused:
+            _log.info("codex does not say what is required of it: %s", refused)
+            answer = None
+        server.requirements = requirements.Requirements.of(answer)
+    allowed = server.requirements.applied(wanted)
+    if allowed != wanted:
+        await context.report_confinement(
+            sandbox=allowed.sandbox, approval_policy=allowed.approval_policy
+        )
+    return allowed
+
+
+def _is_in_place(opened: Opened, wanted: Opened) -> bool:
+    """Tell whether a thread was loaded for where its run is to work."""
+    return (opened.cwd, opened.distrusted) == (wanted.cwd, wanted.distrusted)
+
+
+async def _let_go(server: Server, thread_id: str) -> None:
+    """Have codex let go of a thread.
+
+    :raises AgentFailed: if it keeps it.
+    """
+    await server.unload(thread_id)
+    if thread_id in server.threads:
+        raise AgentFailed("provider_error", "codex keeps the thread loaded for another directory")
+
+
 async def _open(
-    context: RunContext, lease: Lease, thread_id: str | None, wanted: Opened, tools: Tools | None
+    context: RunContext,
+    lease: Lease,
+    thread_id: str | None,
+    wanted: Opened,
+    config: Mapping[str, Any],
+    tools: Tools | None,
 ) -> str:
     """Have codex load the thread, or begin one; return its id."""
+    wanted = evolve(wanted, sandbox=_AS_LOADED)
     params: dict[str, Any] = {
-        "cwd": context.session.cwd,
+        "cwd": wanted.cwd,
         "approvalPolicy": wanted.approval_policy,
         "model": wanted.model,
-        "config": {**_commands_env(context.env), **await _profiles(context, lease.server)},
+        "config": {
+            **_commands_env(context.env),
+            **await _profiles(context, lease.server),
+            **config,
+            **_UNLOADS_AT_ONCE,
+        },
         **_confinement(context, wanted),
     }
     method = "thread/start"
@@ -116,7 +188,7 @@ async def _open(
 def _tools_of_a_run(env: Mapping[str, str], url: str) -> Mapping[str, Any]:
     """Return the configuration that gives a thread the tools for as long as it is loaded."""
     token = env["AGENTCTL_AUTH_TOKEN"]
-    return {**tools_config(url, token), "thread_unload_delay_secs": 0}
+    return tools_config(url, token)
 
 
 async def _opened(server: Server, method: str, params: Mapping[str, Any]) -> Any:

@@ -76,9 +76,9 @@ class Pool:
         """
         for stale in [one for one in self.servers if one.spec.is_for(spec) and one.spec != spec]:
             stale.retire()
-        for retired in [one for one in self.servers if one.is_retired and thread_id in one.threads]:
-            if thread_id is not None:
-                await retired.unload(thread_id)
+        for other in [one for one in self.servers if one.is_retired or not one.spec.is_for(spec)]:
+            if thread_id is not None and thread_id in other.threads:
+                await other.unload(thread_id)
         for leaving in [server for server in self._leaving if thread_id in server.threads]:
             await leaving.gone.wait()
         server = self._fitting(spec, thread_id) or self._started(spec)

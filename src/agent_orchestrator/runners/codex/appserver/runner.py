@@ -24,6 +24,7 @@ from agent_orchestrator.runners.codex.locate import NotInstalled
 from agent_orchestrator.runners.codex.login import identity
 from agent_orchestrator.runners.codex.probe import Probe, environment, home_of, profile_warning
 from agent_orchestrator.runners.codex.tools import past_proxies
+from agent_orchestrator.runners.codex.trust import config_of, distrusted, environment_of
 from agent_orchestrator.runners.codex.versions import aged
 from agent_orchestrator.runners.keepers import Guarded
 
@@ -187,7 +188,8 @@ class CodexAppServerRunner(Guarded):
 
         :raises AgentFailed: if codex cannot be started, fails, or ends before its turn does.
         """
-        env = self._own_env(context.env)
+        wanted = await self._wanted(context)
+        env = environment_of(self._own_env(context.env), wanted.distrusted)
         arguments = app_server_arguments(
             extra_args=self.extra_args, profile=self.profile, config=self.config
         )
@@ -201,7 +203,7 @@ class CodexAppServerRunner(Guarded):
             await self._prepare(context, env)
         steered: list[str] = []
         try:
-            return await self._tried(context, spec, thread_id, steered)
+            return await self._tried(context, spec, thread_id, wanted, steered)
         finally:
             if steered:
                 with anyio.CancelScope(shield=True):
@@ -210,13 +212,18 @@ class CodexAppServerRunner(Guarded):
                         await context.emit(EventType.RUN_ERROR, {"message": note})
 
     async def _tried(
-        self, context: RunContext, spec: Spec, thread_id: str | None, steered: list[str]
+        self,
+        context: RunContext,
+        spec: Spec,
+        thread_id: str | None,
+        wanted: Opened,
+        steered: list[str],
     ) -> Outcome:
         left = _TRIES
         while True:
             left -= 1
             try:
-                return await self._turn(context, spec, thread_id, steered)
+                return await self._turn(context, spec, thread_id, wanted, steered)
             except ThreadMissing as missing:
                 if self.on_missing_thread == "fail":
                     raise AgentFailed("thread_missing", str(missing)) from None
@@ -245,7 +252,12 @@ class CodexAppServerRunner(Guarded):
             await context.emit(EventType.RUN_ERROR, {"message": warning, "code": "invalid_config"})
 
     async def _turn(
-        self, context: RunContext, spec: Spec, thread_id: str | None, steered: list[str]
+        self,
+        context: RunContext,
+        spec: Spec,
+        thread_id: str | None,
+        wanted: Opened,
+        steered: list[str],
     ) -> Outcome:
         if thread_id is not None and not is_thread_id(thread_id):
             raise ThreadMissing(f"{thread_id!r} is not a thread id")
@@ -265,7 +277,8 @@ class CodexAppServerRunner(Guarded):
                     context,
                     lease,
                     thread_id,
-                    self._wanted(context),
+                    wanted,
+                    config_of(wanted.distrusted, self.config, self.extra_args),
                     self._tools if self.tools else None,
                 )
                 has_tools = server.threads[thread_id].has_tools
@@ -298,9 +311,11 @@ class CodexAppServerRunner(Guarded):
                     with anyio.CancelScope(shield=True):
                         await server.unload(thread_id)
 
-    def _wanted(self, context: RunContext) -> Opened:
+    async def _wanted(self, context: RunContext) -> Opened:
         """Return how the turns of a run are to be."""
         return Opened(
+            context.session.cwd,
+            await anyio.to_thread.run_sync(distrusted, context.session.cwd, context.shared_cwd),
             context.model or self.model,
             context.run.approval_policy or self.approval_policy,
             context.run.sandbox or self.sandbox,

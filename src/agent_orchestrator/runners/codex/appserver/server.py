@@ -24,6 +24,7 @@ from agent_orchestrator.runners.codex.appserver.peer import (
     Stuck,
     Unreadable,
 )
+from agent_orchestrator.runners.codex.appserver.requirements import Requirements
 from agent_orchestrator.runners.codex.appserver.threads import Opened
 from agent_orchestrator.runners.codex.appserver.turns import PIECES, UNWANTED
 from agent_orchestrator.runners.codex.failures import startup_failure
@@ -95,6 +96,7 @@ class Server:
     :ivar leases: how many runs use it now.
     :ivar opening: how many of them will load one more thread.
     :ivar threads: what it has loaded.
+    :ivar requirements: what its threads may be told, once that was asked.
     :ivar failure: why it serves no more; None while it does.
     :ivar is_unknown: whether it is one that does not understand how it is spoken to.
     :ivar gone: set when nothing of it is left.
@@ -107,6 +109,7 @@ class Server:
     leases: int = field(default=0, init=False)
     opening: int = field(default=0, init=False)
     threads: dict[str, Opened] = field(factory=dict, init=False)
+    requirements: Requirements | None = field(default=None, init=False)
     failure: AgentFailed | None = field(default=None, init=False)
     version: str | None = field(default=None, init=False)
     is_unknown: bool = field(default=False, init=False)

@@ -7,6 +7,8 @@ from attrs import frozen
 class Opened:
     """A thread that the process has loaded, with what its turns have been told last.
 
+    :param cwd: where it works.
+    :param distrusted: the directories whose configuration it was loaded without.
     :param default_model: what ``model`` None means, where codex has said it.
     :param has_tools: whether it was begun with the orchestration tools.
     :param is_of_one_run: whether it was loaded with what is a single run's, so that codex must let
@@ -15,6 +17,8 @@ class Opened:
         for its answer, nor once it refused a turn.
     """
 
+    cwd: str
+    distrusted: tuple[str, ...]
     model: str | None
     approval_policy: str
     sandbox: str
