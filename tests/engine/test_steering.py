@@ -172,7 +172,6 @@ async def test_what_was_not_taken_before_a_drain_is_given_once(tmp_path: Path) -
         sent = await client.send_message(session.id, "work")
         await listener.ready.wait()
         more = await client.send_message(session.id, "more", when_busy="steer")
-        await client.transport.drain(0)  # type: ignore[attr-defined]
 
     async def nothing(context: RunContext) -> None:
         pass
