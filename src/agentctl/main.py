@@ -7,7 +7,6 @@ from typing import Final, NoReturn
 
 import click
 
-from agent_orchestrator.encoding import ensure_utf8
 from agentctl.failures import DONE, INTERRUPTED, USAGE, Failure, unusable
 from agentctl.options import Group
 from agentctl.output import tell
@@ -70,6 +69,9 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run agentctl and leave with its exit code."""
+    # Not at the top: who completes a command, or imports this, has no use for the library.
+    from agent_orchestrator.encoding import ensure_utf8
+
     ensure_utf8()
     prepare_streams()
     _spare_imports()
