@@ -1,5 +1,6 @@
 """Starting agentd in the background and stopping it: processes of this machine."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -44,6 +45,17 @@ class Started:
     log: str
 
 
+MAX_LOG: Final = 10 * 2**20
+"""Bytes of a log that a new start goes on with."""
+
+
+def _keep_short(log: Path) -> None:
+    """Put a long log aside, in the place of the one that was before."""
+    with contextlib.suppress(OSError):  # it is not there, or stays where it is
+        if log.stat().st_size > MAX_LOG:
+            log.replace(log.with_name(f"{log.name}.1"))
+
+
 def start(settings: Settings, options: Sequence[str], timeout_s: float | None) -> Started:
     """Start agentd in a session of its own and return once it answers.
 
@@ -53,6 +65,7 @@ def start(settings: Settings, options: Sequence[str], timeout_s: float | None) -
     :raises Failure: if it ends, or does not answer in time.
     """
     log = _log_file(options)
+    _keep_short(log)
     with tempfile.TemporaryDirectory(prefix="agentctl-") as directory:
         ready = Path(directory) / "ready.json"
         command = [*_agentd(), *_address(settings, options), *options, "--ready-file", str(ready)]

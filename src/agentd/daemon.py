@@ -162,12 +162,17 @@ class Daemon:
         *,
         task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        log_file = logs.LogFile()
+        watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        with anyio.open_signal_receiver(*watched) as signals:
             task_status.started()
             async with anyio.create_task_group() as tasks:
                 async for received in signals:
                     name = signal.Signals(received).name
-                    if not self.lifetime.draining:
+                    # Without a file it is the terminal that was closed, which ends the daemon.
+                    if received == signal.SIGHUP and log_file.path is not None:
+                        _reopen(log_file)
+                    elif not self.lifetime.draining:
                         self.lifetime.drain()
                         grace = self.settings.grace_s
                         _log.info("draining", extra=_fields(signal=name, grace_s=grace))
@@ -204,6 +209,14 @@ class Daemon:
         await anyio.sleep(max(0.5, min(CLOSE_S, left)))
         _log.info("leaving connections that do not close")
         scope.cancel()
+
+
+def _reopen(log_file: logs.LogFile) -> None:
+    try:
+        log_file.reopen()
+        _log.info("the log was opened anew", extra=_fields(path=log_file.path))
+    except OSError as error:
+        _log.warning("%s cannot be opened: %s", log_file.path, error.strerror)
 
 
 def tell_stopped(db: str, engine: Orchestrator) -> None:

@@ -2,10 +2,13 @@
 
 import json
 import logging
+import os
 import re
+import stat
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 _BEARER: Final = re.compile(r"""(?i)(\bbearer[ .:=]+)[^\s"'\\,]+""")
@@ -100,3 +103,33 @@ def set_up(
         logging.getLogger(name).setLevel(level.upper())
     logging.captureWarnings(capture=True)
     return handler
+
+
+class LogFile:
+    """The file that standard error was sent to, if it is one: opened anew when it was moved away."""
+
+    def __init__(self, descriptor: int = 2) -> None:
+        self._descriptor = descriptor
+        self.path: Path | None = None
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                # As it is called now: once it is renamed, the system tells the new name.
+                self.path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        except OSError:
+            pass  # closed, or of a system without /proc: nothing to open anew
+
+    def reopen(self) -> None:
+        """Go on in the file of the first one's name, which is made if it is not there.
+
+        :raises OSError: if it cannot be opened; the log goes on where it was.
+        """
+        if self.path is None:
+            return
+        fresh = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        before = os.fstat(self._descriptor)
+        try:
+            os.dup2(fresh, self._descriptor)
+            if self._descriptor == 2 and os.path.samestat(before, os.fstat(1)):
+                os.dup2(fresh, 1)
+        finally:
+            os.close(fresh)

@@ -123,14 +123,16 @@ class _Log(Logger):
     async def access(
         self, request: WWWScope, response: ResponseSummary | None, request_time: float
     ) -> None:
-        if not _access.isEnabledFor(logging.INFO):
+        # A look at whether it lives comes every second or so, and says nothing.
+        level = logging.DEBUG if request["path"] == "/health" else logging.INFO
+        if not _access.isEnabledFor(level):
             return
         status = "-" if response is None else response["status"]
         method = request["method"] if request["type"] == "http" else "WS"
         path = request["raw_path"].decode("ascii", "backslashreplace")
         took = round(request_time * 1000, 1)
         fields = {"method": method, "path": path, "status": status, "ms": took}
-        _access.info("request", extra={"fields": fields})
+        _access.log(level, "request", extra={"fields": fields})
 
 
 def _config() -> Config:

@@ -3,10 +3,16 @@
 import io
 import json
 import logging
+import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import pytest
+from serving import agentd
 
+from agentctl import starting
 from agentd import logs
 
 SECRET = 's3cr3t-"tok\\en"'
@@ -97,3 +103,35 @@ def test_levels() -> None:
     logging.getLogger("agentd").warning("no")
     logging.getLogger("agentd").error("yes")
     assert stream.getvalue().count("\n") == 1
+
+
+def test_a_log_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
+    with agentd(tmp_path) as daemon, httpx.Client(base_url=daemon.url, timeout=20) as client:
+        for _ in range(3):
+            assert client.get("/health").status_code == 200
+        moved = daemon.stderr_path.rename(tmp_path / "moved.log")
+        daemon.signal(signal.SIGHUP)
+        deadline = time.monotonic() + 20
+        while not daemon.stderr_path.exists() or "anew" not in daemon.stderr():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert daemon.stderr_path.stat().st_mode & 0o777 == 0o600
+        assert client.get("/sessions").status_code == 200
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        assert "/sessions" not in moved.read_text()
+        assert "/sessions" in daemon.stderr()
+        assert "stopped" in daemon.stderr()
+        assert "/health" not in moved.read_text() + daemon.stderr()
+
+
+def test_a_long_log_is_put_aside_at_a_start(tmp_path: Path) -> None:
+    log = tmp_path / "agentd.log"
+    starting._keep_short(log)
+    log.write_bytes(b"x" * starting.MAX_LOG)
+    starting._keep_short(log)
+    assert log.exists()
+    log.write_bytes(b"x" * (starting.MAX_LOG + 1))
+    starting._keep_short(log)
+    assert not log.exists()
+    assert (tmp_path / "agentd.log.1").stat().st_size == starting.MAX_LOG + 1
