@@ -12,6 +12,7 @@ from agent_orchestrator.domain.access import Grant, Scope
 from agent_orchestrator.domain.model import (
     ApprovalPolicy,
     Approvals,
+    Decision,
     Event,
     NotifyParent,
     Request,
@@ -332,7 +333,8 @@ class Client:
         request_kind: RequestKind | None = None,
         detail: Mapping[str, Any] | None = None,
         options: Sequence[str] | None = None,
-        timeout_s: float = 3600.0,
+        expires_in_s: float = 3600.0,
+        timeout_s: float | None = None,
         wait: bool = False,
         idempotency_key: str | None = None,
     ) -> ops.ReplyParentReply:
@@ -340,13 +342,16 @@ class Client:
 
         :param request_kind: makes it a question, listed in the inbox until it is resolved, expires
             (which counts as a denial) or its run ends.
+        :param expires_in_s: seconds until it expires.
+        :param timeout_s: another name of ``expires_in_s``, as the API has it.
         :param wait: the run cannot go on without: it is ``waiting``, and its worker free, until then.
         :raises Conflict: if there is no parent to tell, or the run is canceled.
         :raises InvalidTransition: if a run that is not running is to wait.
         """
         given = None if options is None else tuple(options)
+        open_s = expires_in_s if timeout_s is None else timeout_s
         request = ops.ReplyParent(
-            run_id, text, request_kind, detail, given, timeout_s, wait, idempotency_key
+            run_id, text, request_kind, detail, given, open_s, wait, idempotency_key
         )
         return await self._call(ops.REPLY_PARENT, request)
 
@@ -375,7 +380,7 @@ class Client:
     async def resolve_request(
         self,
         request_id: str,
-        decision: Literal["approve", "deny", "answer"],
+        decision: Decision,
         *,
         scope: Literal["once", "session"] | None = None,
         text: str | None = None,
@@ -383,10 +388,23 @@ class Client:
     ) -> Request:
         """Approve, deny or answer a request. The first answer counts; the same again succeeds.
 
+        :param text: words for the agent; an answer is nothing without, nor is the approval of an
+            ``input_request``.
         :raises AlreadyResolved: if another answer came first, or its time was up.
         """
         request = ops.ResolveRequest(request_id, decision, scope, text, idempotency_key)
         return (await self._call(ops.RESOLVE_REQUEST, request)).request
+
+    async def extend_request(
+        self, request_id: str, expires_in_s: float, *, idempotency_key: str | None = None
+    ) -> Request:
+        """Give an open request more time.
+
+        :param expires_in_s: seconds from now that it stays open at least.
+        :raises AlreadyResolved: if it is closed.
+        """
+        request = ops.ExtendRequest(request_id, expires_in_s, idempotency_key)
+        return (await self._call(ops.EXTEND_REQUEST, request)).request
 
     async def get_tree(
         self, session_id: str, *, limit: int = 1000, cursor: str | None = None

@@ -66,6 +66,8 @@ class Limits:
     doc: str = ""
     item_length: int | None = None
     """Characters in each text of a list."""
+    alias: str | None = None
+    """Another name that callers over a wire may give the value by."""
 
 
 def param(
@@ -78,9 +80,10 @@ def param(
     not_blank: bool = False,
     pattern: str | None = None,
     item_length: int | None = None,
+    alias: str | None = None,
 ) -> Any:
     """Declare a field of a command with its limits and a sentence for the documentation."""
-    limits = Limits(minimum, maximum, max_length, not_blank, pattern, doc, item_length)
+    limits = Limits(minimum, maximum, max_length, not_blank, pattern, doc, item_length, alias)
     return attrs.field(default=default, metadata={"limits": limits})
 
 

@@ -15,6 +15,7 @@ from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.model import (
     ApprovalPolicy,
     Approvals,
+    Decision,
     Event,
     Message,
     NotifyParent,
@@ -287,11 +288,12 @@ class ReplyParent:
         max_length=MAX_OPTIONS,
         item_length=MAX_OPTION,
     )
-    timeout_s: float = param(
-        "When the question expires, which the run sees as a denial.",
+    expires_in_s: float = param(
+        "Seconds until the question expires unanswered, which the run sees as a denial.",
         default=3600.0,
         minimum=MIN_OPEN_S,
         maximum=MAX_OPEN_S,
+        alias="timeout_s",
     )
     wait: bool = param("The run cannot go on without: it is `waiting` until then.", default=False)
     idempotency_key: str | None = _key()
@@ -322,9 +324,23 @@ class GetRequest:
 @frozen
 class ResolveRequest:
     request_id: str = identifier("The request.")
-    decision: Literal["approve", "deny", "answer"] = param("`answer` needs a text.")
+    decision: Decision = param(
+        "`answer` needs a text, and so does `approve` for an `input_request`."
+    )
     scope: Literal["once", "session"] | None = param("How far an approval goes.", default=None)
     text: str | None = param("What to tell the run.", default=None, max_length=MAX_TEXT)
+    idempotency_key: str | None = _key()
+
+
+@frozen
+class ExtendRequest:
+    request_id: str = identifier("The request.")
+    expires_in_s: float = param(
+        "Seconds from now that it stays open at least; it never expires sooner than it would.",
+        minimum=MIN_OPEN_S,
+        maximum=MAX_OPEN_S,
+        alias="timeout_s",
+    )
     idempotency_key: str | None = _key()
 
 
@@ -1014,6 +1030,15 @@ RESOLVE_REQUEST: Final = Operation(
     "Approve, deny or answer a request; the first answer counts.",
     scope="approve",
 )
+EXTEND_REQUEST: Final = Operation(
+    "extend_request",
+    "POST",
+    "/requests/{request_id}/extend",
+    ExtendRequest,
+    RequestReply,
+    "Give an open request more time. Whoever may resolve it may.",
+    scope="approve",
+)
 LIST_EVENTS: Final = Operation(
     "list_events",
     "GET",
@@ -1154,6 +1179,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     LIST_REQUESTS,
     GET_REQUEST,
     RESOLVE_REQUEST,
+    EXTEND_REQUEST,
     LIST_EVENTS,
     CREATE_RUN,
     LIST_RUNS,

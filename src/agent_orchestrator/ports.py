@@ -190,12 +190,20 @@ class View(Protocol):
         """
         ...
 
+    def expiring_requests(self, now: datetime, limit: int) -> list[Request]:
+        """Return pending requests of which it is time to warn (``warn_at``) at ``now`` and which did
+        not (``warned``), the first of them first.
+        """
+        ...
+
     def parent_requests(self, session_id: str, limit: int) -> list[Request]:
         """Return the pending requests that this session's agent is called on to answer."""
         ...
 
     def next_due(self) -> datetime | None:
-        """Return when the first of the pending requests expires, or is to be put to people."""
+        """Return when the first of the pending requests expires, is to warn of that, or is to be put
+        to people.
+        """
         ...
 
     def child_runs(self, run_id: str) -> list[Run]:
@@ -716,12 +724,13 @@ class RunContext(Protocol):
         kind: RequestKind = "input_request",
         detail: Mapping[str, Any] | None = None,
         options: Sequence[str] | None = None,
-        timeout_s: float = 3600.0,
+        expires_in_s: float = 3600.0,
     ) -> Request:
         """Ask the parent, or people, and wait; the run is ``waiting`` and its worker free.
 
         Cancelling this call withdraws the question.
 
+        :param expires_in_s: seconds until it expires unanswered; whoever may answer may extend it.
         :return: the request as it was resolved; ``denied``, ``expired`` and ``canceled`` all mean no.
         :raises InvalidRequest: if the question cannot be put so.
         :raises Conflict: if the run may not ask: it is canceled, or has too many questions open.

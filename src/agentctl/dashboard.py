@@ -8,7 +8,7 @@ from attrs import define, field
 
 from agent_orchestrator.domain.model import Request, Run, Session
 from agent_orchestrator.operations import DaemonStatus
-from agentctl.questions import request_card, request_table
+from agentctl.questions import expires_soon, request_card, request_table
 from agentctl.tables import Cell, Column, table
 from agentctl.terminal import Look, one_line, truncated
 from agentctl.times import elapsed, local
@@ -161,6 +161,7 @@ class Dashboard:
         if status is None:
             return [f"agentd at {one_line(self.url)}  {time}", ""]
         by_status = {name: sum(run.status == name for run in self.runs) for name in _ORDER}
+        soon = sum(expires_soon(request, moment) for request in self.requests)
         busy = min(by_status["running"], status.max_concurrency)
         state = "unreachable" if self.is_away else status.daemon_health
         health = look.paint(state, _HEALTH[state], "bold")
@@ -170,7 +171,7 @@ class Dashboard:
                 f"{busy} of {status.alive_workers} workers busy",
                 f"{by_status['queued']} queued",
                 f"{by_status['waiting']} waiting",
-                f"{len(self.requests)} asked",
+                f"{len(self.requests)} asked" + (f" ({soon} expire soon)" if soon else ""),
             ]
         )
         problems = [

@@ -195,7 +195,7 @@ def concerns_run(event: Event, run_id: str) -> bool:
 
     What is asked concerns all: whoever watches may be the one to answer.
     """
-    if event.event_type in (EventType.REQUEST_CREATED, EventType.REQUEST_RESOLVED):
+    if event.event_type.startswith("request."):
         return True
     if event.event_type in (EventType.CHILD_SPAWNED, EventType.CHILD_FINISHED):
         return event.data.get("parent_run_id") == run_id

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from agent_orchestrator.domain.model import Request
+from agent_orchestrator.wire.codec import parse_time
 from agentctl.phrases import text_of
 from agentctl.tables import Cell, Column, card, table
 from agentctl.terminal import Look, clean, one_line, revealed, wrapped
@@ -56,6 +57,11 @@ def _left(request: Request, now: datetime) -> str:
     return f"in {duration(seconds)}" if seconds > 0 else "now"
 
 
+def expires_soon(request: Request, now: datetime) -> bool:
+    """Tell whether an open request has warned that it expires, or is about to."""
+    return request.is_open and request.warn_at is not None and now >= request.warn_at
+
+
 def request_table(requests: Sequence[Request], look: Look, now: datetime) -> list[str]:
     several = any(not request.is_open for request in requests)
     columns = [
@@ -73,7 +79,7 @@ def request_table(requests: Sequence[Request], look: Look, now: datetime) -> lis
             _kind(request.kind),
             Cell(request.status, _STYLES.get(request.status, ())) if several else "",
             ago(request.created_at, now),
-            _left(request, now),
+            Cell(_left(request, now), ("red", "bold") if expires_soon(request, now) else ()),
             request.session_id,
             one_line(revealed(request.text[:_LISTED_CHARACTERS])),
         ]
@@ -143,6 +149,33 @@ def passed_on(data: Mapping[str, Any]) -> tuple[str, list[str]]:
     question = one_line(revealed(text_of(data)[:_LISTED_CHARACTERS]))
     answer = answering(text_of(data, "kind"), text_of(data, "id") or "REQUEST_ID")
     return f"its parent has not answered; people are asked: {question}", [f"answer: {answer}"]
+
+
+def extending(request_id: str) -> str:
+    """Return the command that gives a request more time."""
+    return f"agentctl request extend {one_line(request_id)} --expires-in-s 3600"
+
+
+def expiring(data: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return that what an agent asked expires soon, and what to do."""
+    question = one_line(revealed(text_of(data)[:_LISTED_CHARACTERS]))
+    name = text_of(data, "id") or "REQUEST_ID"
+    answer = answering(text_of(data, "kind"), name)
+    when = _moment(data, "expires_at")
+    more = [f"answer: {answer}", f"more time: {extending(name)}"]
+    return f"not answered yet, expires{when}: {question}", more
+
+
+def extended(data: Mapping[str, Any]) -> str:
+    """Return that a request has got more time."""
+    return f"request {one_line(text_of(data, 'id'))} now expires{_moment(data, 'expires_at')}"
+
+
+def _moment(data: Mapping[str, Any], name: str) -> str:
+    try:
+        return f" at {local(parse_time(text_of(data, name))):%Y-%m-%d %H:%M:%S}"
+    except ValueError:
+        return ""
 
 
 _CLOSED: Final = {

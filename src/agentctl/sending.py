@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 import anyio
@@ -99,9 +100,17 @@ async def spawn(
 
 
 async def reply_parent(
-    connection: Connection, output: Output, values: Mapping[str, Any], *, wait: bool
+    connection: Connection,
+    output: Output,
+    values: Mapping[str, Any],
+    *,
+    wait: bool,
+    timeout_s: float | None,
 ) -> int:
-    """Tell or ask a run's parent; wait for the answer. Return the exit code."""
+    """Tell or ask a run's parent; wait for the answer. Return the exit code.
+
+    :param timeout_s: seconds to wait at most; None waits until the question is closed.
+    """
     told = await connection.call(REPLY_PARENT, wait=wait, **values)
     request = told.request
     if request is None or not wait:
@@ -110,15 +119,24 @@ async def reply_parent(
     output.note(f"agentctl: waiting; {answering(request.kind, request.id)}")
     connection.patience_s = FOLLOW_PATIENCE_S
     try:
-        while request.is_open:
-            reply = await connection.call(GET_REQUEST, request_id=request.id, wait_s=ONE_WAIT_S)
+        end = inf if timeout_s is None else anyio.current_time() + timeout_s
+        while request.is_open and (left := end - anyio.current_time()) > 0:
+            reply = await connection.call(
+                GET_REQUEST, request_id=request.id, wait_s=min(left, ONE_WAIT_S)
+            )
             request = reply.request
     except anyio.get_cancelled_exc_class():
         output.announce(f"agentctl: the question stays open: `agentctl request show {request.id}`")
         raise
-    closed = request
-    output.answer({"request": closed}, lambda look: request_card(closed, look, datetime.now(UTC)))
-    return DONE if closed.status in GRANTED else FAILED
+    found = request
+    output.answer(
+        {"request": found, "timed_out": found.is_open},
+        lambda look: request_card(found, look, datetime.now(UTC)),
+    )
+    if found.is_open:
+        output.note(f"agentctl: no answer yet; `agentctl request show {found.id}`")
+        return TIMED_OUT
+    return DONE if found.status in GRANTED else FAILED
 
 
 def _told_lines(told: ReplyParentReply, look: Look) -> list[str]:

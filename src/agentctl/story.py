@@ -25,7 +25,7 @@ from agentctl.phrases import (
     tool_text,
     usage_parts,
 )
-from agentctl.questions import asked, passed_on, resolved
+from agentctl.questions import asked, expiring, extended, passed_on, resolved
 from agentctl.terminal import Look, clean, one_line, truncated, width, wrapped
 from agentctl.times import counted, duration, local
 
@@ -100,6 +100,8 @@ class Story:
             EventType.CHILD_FINISHED: self._child_finished,
             EventType.REQUEST_CREATED: self._asked,
             EventType.REQUEST_UPDATED: self._asked,
+            EventType.REQUEST_EXPIRING: self._asked,
+            EventType.REQUEST_EXTENDED: self._extended,
             EventType.REQUEST_RESOLVED: self._resolved,
         }
         return tellers.get(event.event_type, self._plain)
@@ -262,12 +264,15 @@ class Story:
         return (child and child.title) or "child"
 
     def _asked(self, event: Event, _: Running) -> list[str]:
-        tell = asked if event.event_type == EventType.REQUEST_CREATED else passed_on
-        text, more = tell(event.data)
+        tellers = {EventType.REQUEST_CREATED: asked, EventType.REQUEST_EXPIRING: expiring}
+        text, more = tellers.get(event.event_type, passed_on)(event.data)  # type: ignore[call-overload]
         return self._lines(
             event, self._asker(event), text, symbol="?",
             mark=("yellow", "bold"), styles=("yellow", "bold"), more=more,
         )  # fmt: skip
+
+    def _extended(self, event: Event, _: Running) -> list[str]:
+        return self._lines(event, self._asker(event), extended(event.data))
 
     def _resolved(self, event: Event, _: Running) -> list[str]:
         granted, text = resolved(event.data)

@@ -4,7 +4,8 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import anyio
@@ -19,17 +20,19 @@ from agent_orchestrator.wire import codec
 from agentctl.connection import Connection
 from agentctl.output import Output, compact
 from agentctl.paging import pages
-from agentctl.questions import asked
+from agentctl.questions import asked, expiring
 from agentctl.terminal import is_terminal, one_line, put
 from agentctl.times import local
 
 BELL: Final = "\a"
 
+Words = Callable[[Mapping[str, Any]], tuple[str, list[str]]]
+
 HOOKS: Final = 8
 """Programs run at once: further ones wait their turn."""
 
 _TOLD: Final = frozenset({EventType.REQUEST_CREATED, EventType.REQUEST_UPDATED})
-_FOLLOWED: Final = _TOLD | {EventType.REQUEST_RESOLVED}
+_FOLLOWED: Final = _TOLD | {EventType.REQUEST_EXPIRING, EventType.REQUEST_RESOLVED}
 
 
 @frozen
@@ -130,6 +133,8 @@ class _Watch:
         async for event in self._events:
             if event is not None:
                 found = _request_of(event)
+                if found is not None and event.event_type == EventType.REQUEST_EXPIRING:
+                    self._remind(found)
                 requests = [] if found is None else [found]
                 if found is not None and self._is_news(found) and found.is_open:
                     requests = await self._own(found)
@@ -180,21 +185,34 @@ class _Watch:
         return request.audience in audiences and request.id not in self._known
 
     def _tell(self, request: Request) -> None:
-        output = self._output
-        if output.structured:
-            output.document(request)
+        if self._output.structured:
+            self._output.document(request)
         else:
-            look = output.look
-            text, more = asked(codec.to_plain(request))
-            time = look.paint(local(request.created_at).strftime("%H:%M:%S"), "dim")
-            lines = f"{text}\nsession: {one_line(request.session_id)}".split("\n") + more
-            mark = look.paint("?", "yellow", "bold")
-            output.lines([f"{time}  {mark} {look.paint(lines[0], 'yellow', 'bold')}"])
-            output.lines(f"{'':10}  {line}" for line in lines[1:])
-        for stream in (sys.stdout, sys.stderr):
-            if is_terminal(stream):
-                put(stream, BELL)
-                return
+            self._say(request, asked, request.created_at)
+        _ring()
+
+    def _remind(self, request: Request) -> None:
+        """Say that a request that was told expires soon. A program reads each request once."""
+        if request.id in self._known and not self._output.structured:
+            self._say(request, expiring, request.warn_at or request.created_at)
+            _ring()
+
+    def _say(self, request: Request, words: Words, at: datetime) -> None:
+        look = self._output.look
+        text, more = words(codec.to_plain(request))
+        time = look.paint(local(at).strftime("%H:%M:%S"), "dim")
+        lines = f"{text}\nsession: {one_line(request.session_id)}".split("\n") + more
+        mark = look.paint("?", "yellow", "bold")
+        self._output.lines([f"{time}  {mark} {look.paint(lines[0], 'yellow', 'bold')}"])
+        self._output.lines(f"{'':10}  {line}" for line in lines[1:])
+
+
+def _ring() -> None:
+    """Ring the terminal's bell, if there is a terminal."""
+    for stream in (sys.stdout, sys.stderr):
+        if is_terminal(stream):
+            put(stream, BELL)
+            return
 
 
 def _request_of(event: Event) -> Request | None:

@@ -44,7 +44,7 @@ def test_the_commands_there_are() -> None:
             "run diagnose", "events list", "events tail", "session tree", "session share", "tool session-spawn",
             "tool session-send", "tool session-wait", "tool session-list",
             "tool session-reply-parent", "request list", "request show", "request approve",
-            "request deny", "request answer", "daemon audit",
+            "request deny", "request answer", "request extend", "daemon audit",
             "token create", "token list", "token revoke",
             "daemon backup", "daemon check", "request watch", "mcp", "top", "doctor", "config trust",
         ]

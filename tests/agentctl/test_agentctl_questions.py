@@ -97,6 +97,31 @@ def test_the_escalation_of_a_script(ctl: Ctl) -> None:
     assert f"agentctl request approve {created[0]}  (or deny)\n" in story
 
 
+def test_a_question_is_given_more_time_and_answered_with_words(ctl: Ctl, child: Any) -> None:
+    kind = ("--request-kind", "input_request", "--expires-in-s", "100")
+    asked = say(ctl, child["run"]["id"], "Which port?", *kind).json["request"]
+    extended = ctl("request", "extend", asked["id"], "--expires-in-s", "9000")
+    assert (extended.code, "expires at" in extended.out) == (0, True)
+    (found,) = pending(ctl, child["session"]["id"])
+    assert found["expires_at"] > asked["expires_at"]
+    bare = ctl("request", "approve", asked["id"])
+    assert (bare.code, "text: is required" in bare.err) == (2, True)
+    assert ctl("request", "answer", asked["id"], "--text", "80").code == 0
+    late = ctl("request", "extend", asked["id"], "--expires-in-s", "9000")
+    assert (late.code, "answered already" in late.err) == (6, True)
+
+
+def test_a_wait_for_an_answer_ends_before_the_question(ctl: Ctl, child: Any) -> None:
+    kind = ("--request-kind", "input_request", "--expires-in-s", "1000")
+    told = say(ctl, child["run"]["id"], "Which?", *kind, "--wait", "--timeout-s", "0.2")
+    assert (told.code, told.json["timed_out"]) == (7, True)
+    assert [one["id"] for one in pending(ctl, child["session"]["id"])] == [
+        told.json["request"]["id"]
+    ]
+    for wrong in (["--timeout-s", "1", *kind], ["--expires-in-s", "1"]):
+        assert say(ctl, child["run"]["id"], "Which?", *wrong).code == 2
+
+
 def test_to_tell_is_not_to_ask(ctl: Ctl, parent: str, child: Any) -> None:
     run_id = child["run"]["id"]
     told = ctl("tool", "session-reply-parent", "--text", "-", stdin="half\nway",
@@ -169,7 +194,7 @@ def test_asking_and_waiting(
 
 
 def test_nobody_answers_in_time(ctl: Ctl, child: Any) -> None:
-    late = say(ctl, child["run"]["id"], "Quick?", *INPUT, "--wait", "--timeout-s", "0.05")
+    late = say(ctl, child["run"]["id"], "Quick?", *INPUT, "--wait", "--expires-in-s", "0.05")
     assert (late.code, late.json["request"]["status"]) == (1, "expired")
 
 

@@ -175,6 +175,8 @@ QUESTIONS = [
     ("request.resolved", {**ASKED, "status": "denied", "decided_by": "local"}, None),
     ("request.resolved", {**OWN, "status": "expired"}, None),
     ("request.resolved", {**ASKED, "session_id": "ses_9", "status": "canceled"}, None),
+    ("request.expiring", {**OWN, "expires_at": "2026-03-01T10:00:00.000000Z"}, None),
+    ("request.extended", {**OWN, "expires_at": "2026-03-01T11:00:00.000000Z"}, None),
 ]  # fmt: skip
 
 QUESTIONS_TOLD = """\
@@ -193,6 +195,10 @@ QUESTIONS_TOLD = """\
 09:30:09  Docs       ✗ request req_1 denied
 09:30:10  codex      ✗ request req_2 expired without an answer
 09:30:11  child      ✗ request req_1 withdrawn: its run ended
+09:30:12  codex      ? not answered yet, expires at 2026-03-01 10:00:00: Which port?
+                       answer: agentctl request answer req_2 --text TEXT
+                       more time: agentctl request extend req_2 --expires-in-s 3600
+09:30:13  codex        request req_2 now expires at 2026-03-01 11:00:00
 """
 
 
@@ -209,7 +215,8 @@ def test_nothing_asked_is_hidden_from_who_answers() -> None:
 def test_questions_concern_whoever_watches() -> None:
     told = [event.event_type for event in events(*QUESTIONS) if concerns_run(event, "run_other")]
     assert told == [
-        "request.created", "request.resolved", "request.created", *["request.resolved"] * 4
+        "request.created", "request.resolved", "request.created", *["request.resolved"] * 4,
+        "request.expiring", "request.extended",
     ]  # fmt: skip
 
 

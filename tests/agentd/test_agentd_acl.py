@@ -83,6 +83,9 @@ ROWS = {
     "POST /requests/{request_id}/resolve": row(
         "403 403 200 | 200 200 200 200 403 404 | 403 404", decision="deny"
     ),
+    "POST /requests/{request_id}/extend": row(
+        "403 403 200 | 200 200 200 200 403 404 | 403 404", expires_in_s=7200
+    ),
     "GET /daemon/status": row("200 403 403 | 200 200 200 200 200 200 | 403 403"),
     "GET /metrics": row("200 403 403 | 200 200 200 200 200 200 | 403 403"),
     "GET /daemon/audit": row(ADMINS),

@@ -51,7 +51,7 @@ async def play(context):
     if verb in ("slow", "child"):
         await anyio.sleep(number)
     if verb == "ask" and "Your request was" not in context.prompt:
-        await context.ask_parent(f"{key}?", kind="approval_request", timeout_s=600)
+        await context.ask_parent(f"{key}?", kind="approval_request", expires_in_s=600)
     for line in lines(key, verb, number):
         await context.emit("agent.message", {"text": line})
     trace("done", mark, key)

@@ -37,7 +37,7 @@ class Deciding(RecordingContext):
         self.questions = []
 
     async def ask_parent(
-        self, text, *, kind="input_request", detail=None, options=None, timeout_s=3600.0
+        self, text, *, kind="input_request", detail=None, options=None, expires_in_s=3600.0
     ):
         json.dumps(detail)
         self.questions.append({"text": text, "kind": kind, "detail": detail, "options": options})

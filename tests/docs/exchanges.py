@@ -138,6 +138,7 @@ async def hold(conversation: Conversation) -> None:
     request = asked["request"]["id"]
     await call("list_requests", status="pending", root_session_id=session)
     await call("get_request", request_id=request)
+    await call("extend_request", request_id=request, expires_in_s=7200)
     await call("resolve_request", request_id=request, decision="approve", text="Only there")
     await call("resolve_request", request_id=request, decision="deny")
     await call(

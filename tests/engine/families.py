@@ -149,7 +149,7 @@ class Agents:
             request = await context.ask_parent(
                 question,
                 kind=rng.choice(("approval_request", "permission_request", "input_request")),
-                timeout_s=rng.choice((1.0, 30.0, 200.0)),
+                expires_in_s=rng.choice((1.0, 30.0, 200.0)),
             )
             self.told.setdefault((question, request.status), []).append(None)
 

@@ -128,7 +128,7 @@ async def test_of_a_short_question_the_parent_has_half_of_the_time() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         _, child = await family(client)
         reply = await client.reply_parent(
-            child.id, "?", request_kind="approval_request", timeout_s=0.2
+            child.id, "?", request_kind="approval_request", expires_in_s=0.2
         )
         assert reply.request is not None
         assert reply.request.people_at is not None

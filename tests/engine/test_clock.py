@@ -88,7 +88,7 @@ async def test_a_question_expires_by_the_clock_there_is(
             run = await client.create_run(session.id)
             await client.transition_run(run.id, "running")
             told = await client.reply_parent(
-                run.id, "may I?", request_kind="approval_request", timeout_s=1800
+                run.id, "may I?", request_kind="approval_request", expires_in_s=1800
             )
             assert told.request is not None
             clock.jump = jump

@@ -83,7 +83,7 @@ async def test_a_request_expires_however_many_others_are_open() -> None:
             for _ in range(60):
                 await client.reply_parent(run.id, "later", request_kind="input_request")
         short = await client.reply_parent(
-            run.id, "now", request_kind="input_request", timeout_s=0.05
+            run.id, "now", request_kind="input_request", expires_in_s=0.05
         )
         assert short.request is not None
         closed = await client.get_request(short.request.id, wait_s=PATIENCE_S)

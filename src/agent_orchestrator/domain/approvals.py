@@ -13,14 +13,46 @@ A question (``input_request``) asks for knowledge, not for leave: nobody can all
 ``allow`` puts it to the parent like any other.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
-from agent_orchestrator.domain.model import Approvals, RequestKind
+from attrs import frozen
+
+from agent_orchestrator.domain.model import Approvals, Decision, RequestKind, RequestStatus
 
 STRICTNESS: Final[tuple[Approvals, ...]] = ("allow", "ask-parent", "ask-human", "deny")
 """The policies, the loosest first: whoever comes later lets an agent do less on its own."""
 
 DEFAULT: Final[Approvals] = "ask-parent"
+
+
+@frozen
+class Resolution:
+    """What a decision makes of a request.
+
+    :param needs_text: whether it says nothing without words.
+    """
+
+    status: RequestStatus
+    needs_text: bool = False
+
+
+_APPROVED: Final = Resolution("approved")
+_DENIED: Final = Resolution("denied")
+_ANSWERED: Final = Resolution("answered", needs_text=True)
+
+RESOLUTIONS: Final[Mapping[tuple[RequestKind, Decision], Resolution]] = {
+    ("approval_request", "approve"): _APPROVED,
+    ("approval_request", "deny"): _DENIED,
+    ("approval_request", "answer"): _ANSWERED,
+    ("permission_request", "approve"): _APPROVED,
+    ("permission_request", "deny"): _DENIED,
+    ("permission_request", "answer"): _ANSWERED,
+    # A bare yes is no answer to "which port?".
+    ("input_request", "approve"): Resolution("approved", needs_text=True),
+    ("input_request", "deny"): _DENIED,
+    ("input_request", "answer"): _ANSWERED,
+}
 
 
 def strictest(*given: Approvals | None) -> Approvals:

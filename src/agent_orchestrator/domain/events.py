@@ -29,6 +29,8 @@ request.created        the request, whole in the log of its session; in the logs
                        without detail and options, its texts cut to 1,000 characters, [cut]: what
                        differs
 request.updated        the same: people are called on now
+request.expiring       the same: it is still open, and expires soon (``expires_at``)
+request.extended       the same: it expires later than it would have
 request.resolved       the same: it is closed, in whatever way
 =====================  ===========================================================================
 
@@ -95,6 +97,8 @@ class EventType(StrEnum):
     CHILD_FINISHED = "child.finished"
     REQUEST_CREATED = "request.created"
     REQUEST_UPDATED = "request.updated"
+    REQUEST_EXPIRING = "request.expiring"
+    REQUEST_EXTENDED = "request.extended"
     REQUEST_RESOLVED = "request.resolved"
     THREAD_STARTED = "thread.started"
     THREAD_REPLACED = "thread.replaced"

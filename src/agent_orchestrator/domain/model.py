@@ -18,6 +18,7 @@ Approvals = Literal["allow", "ask-parent", "ask-human", "deny"]
 ApprovalPolicy = Literal["untrusted", "on-request", "never"]
 Sandbox = Literal["read-only", "workspace-write", "danger-full-access"]
 Audience = Literal["parent", "people"]
+Decision = Literal["approve", "deny", "answer"]
 RequestStatus = Literal["pending", "approved", "denied", "answered", "expired", "canceled"]
 
 MANUAL: Final = "manual"
@@ -205,6 +206,10 @@ class Request:
     """When people are called on, if the parent has not answered by then; or when they were."""
     wait: bool = False
     """Whether its run cannot go on without the answer."""
+    warn_at: datetime | None = None
+    """When ``request.expiring`` is written, if it is still open then."""
+    warned: bool = False
+    """Whether it was written for the present ``expires_at``."""
 
     @property
     def is_open(self) -> bool:

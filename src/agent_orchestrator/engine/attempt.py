@@ -271,11 +271,11 @@ class AttemptContext:
         kind: RequestKind = "input_request",
         detail: Mapping[str, Any] | None = None,
         options: Sequence[str] | None = None,
-        timeout_s: float = 3600.0,
+        expires_in_s: float = 3600.0,
     ) -> Request:
         self.has_begun = True
         given = None if options is None else tuple(options)
-        question = ReplyParent(self.run.id, text, kind, detail, given, timeout_s, wait=True)
+        question = ReplyParent(self.run.id, text, kind, detail, given, expires_in_s, wait=True)
         check(ReplyParent, question)
         async with self._asking:
             return await self._ask(question)

@@ -30,6 +30,7 @@ logger = logging.getLogger("agent_orchestrator.audit")
 
 AUDITED: Final[Mapping[str, tuple[str, ...]]] = {
     ops.RESOLVE_REQUEST.name: ("decision", "scope"),
+    ops.EXTEND_REQUEST.name: ("expires_in_s",),
     ops.CANCEL_RUN.name: ("cascade", "reason"),
     ops.CREATE_TOKEN.name: ("name", "principal", "scopes", "expires_in_s"),
     ops.REVOKE_TOKEN.name: (),

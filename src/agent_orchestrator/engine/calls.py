@@ -53,6 +53,7 @@ MUTATIONS: Final[dict[str, Mutation]] = {
     ops.SEND_TO_SESSION.name: children.send,
     ops.REPLY_PARENT.name: requests.reply_parent,
     ops.RESOLVE_REQUEST.name: requests.resolve,
+    ops.EXTEND_REQUEST.name: requests.extend,
     ops.CREATE_RUN.name: runs.create,
     ops.TRANSITION_RUN.name: runs.transition,
     ops.CANCEL_RUN.name: runs.cancel,

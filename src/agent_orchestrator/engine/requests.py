@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import anyio
 from attrs import evolve
 
 from agent_orchestrator.domain.access import Action, Principal, Reach
-from agent_orchestrator.domain.approvals import policy_for
+from agent_orchestrator.domain.approvals import RESOLUTIONS, policy_for
 from agent_orchestrator.domain.errors import (
     AlreadyResolved,
     Conflict,
@@ -18,10 +18,11 @@ from agent_orchestrator.domain.errors import (
     InvalidRequest,
     Unavailable,
 )
+from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import (
     Approvals,
+    Decision,
     Request,
-    RequestStatus,
     Run,
     Session,
 )
@@ -38,6 +39,7 @@ from agent_orchestrator.engine.core import MAX_LOOK, Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.fields import MAX_QUESTION
 from agent_orchestrator.operations import (
+    ExtendRequest,
     GetRequest,
     ListRequests,
     ReplyParent,
@@ -62,17 +64,13 @@ DUE_BATCH: Final = 100
 MAX_PENDING: Final = 64
 """Requests one run may have open: people shall not be flooded by one agent."""
 
-_RESOLVED: Final[Mapping[str, RequestStatus]] = {
-    "approve": "approved",
-    "deny": "denied",
-    "answer": "answered",
-}
-
+WARNING_S: Final = 3600.0
+"""Seconds before its end at which a request warns; a short one when a quarter of its time is left."""
 
 POLICY: Final = "policy"
 """Who decided what a policy did."""
 
-_BY_POLICY: Final[Mapping[Approvals, str]] = {"allow": "approve", "deny": "deny"}
+_BY_POLICY: Final[Mapping[Approvals, Decision]] = {"allow": "approve", "deny": "deny"}
 """What the policies decide that ask nobody."""
 
 
@@ -134,7 +132,7 @@ def _open(
     now = core.now()
     by_parent = policy == "ask-parent" and parent is not None and ledger.has_agent(tx, parent)
     # Of a question that is not open for long, its parent has half of the time.
-    parent_s = min(core.config.parent_answer_s, command.timeout_s / 2) if by_parent else 0
+    parent_s = min(core.config.parent_answer_s, command.expires_in_s / 2) if by_parent else 0
     by_policy = _BY_POLICY.get(policy)
     request = Request(
         id=core.config.ids("req"),
@@ -153,7 +151,8 @@ def _open(
         scope=None,
         decided_by=None,
         created_at=now,
-        expires_at=now + timedelta(seconds=command.timeout_s),
+        expires_at=now + timedelta(seconds=command.expires_in_s),
+        warn_at=_warn_at(now, command.expires_in_s),
         resolved_at=None,
         approvals=policy,
         audience=None if by_policy else "parent" if by_parent else "people",
@@ -164,7 +163,8 @@ def _open(
         tx.add_request(request)
         ledger.tell_of_request(core, tx, request)
         decided = evolve(request, decision=by_policy, decided_by=POLICY)
-        return ledger.close_request(core, tx, decided, _RESOLVED[by_policy])
+        resolution = RESOLUTIONS[request.kind, by_policy]
+        return ledger.close_request(core, tx, decided, resolution.status)
     _check_pending(tx, run)
     if command.wait:
         ledger.wait_for(core, tx, run, request)
@@ -172,6 +172,11 @@ def _open(
         tx.add_request(request)
         ledger.tell_of_request(core, tx, request)
     return request
+
+
+def _warn_at(now: datetime, expires_in_s: float) -> datetime:
+    """Return when a request that is open this long warns that it expires."""
+    return now + timedelta(seconds=expires_in_s - min(expires_in_s / 4, WARNING_S))
 
 
 def _check_pending(tx: Transaction, run: Run) -> None:
@@ -231,23 +236,17 @@ async def get(core: Core, who: Principal, command: GetRequest) -> RequestReply:
 
 
 async def resolve(core: Core, who: Principal, command: ResolveRequest) -> Change[RequestReply]:
-    if command.decision == "answer" and not (command.text or "").strip():
-        raise InvalidRequest.of({"text": "is required with the decision answer"})
-
     def change(tx: Transaction) -> RequestReply:
-        request = request_for(tx, who, Action.RESOLVE, command.request_id)
-        if who.run is not None and request.approvals == "ask-human":
-            raise Forbidden(
-                f"request {request.id} is for people to decide", {"request_id": request.id}
-            )
+        request = _decidable(tx, who, command.request_id)
         if not request.is_open:
             before = request.decision, request.answer, request.scope
             if before == (command.decision, command.text, command.scope):
                 return RequestReply(request)
-            raise AlreadyResolved(
-                f"request {request.id} is {request.status} already",
-                {"request_id": request.id, "status": request.status},
-            )
+            raise _closed(request)
+        resolution = RESOLUTIONS[request.kind, command.decision]
+        if resolution.needs_text and not (command.text or "").strip():
+            problem = f"is required to {command.decision} an {request.kind}"
+            raise InvalidRequest.of({"text": problem})
         decided = evolve(
             request,
             decision=command.decision,
@@ -255,13 +254,50 @@ async def resolve(core: Core, who: Principal, command: ResolveRequest) -> Change
             scope=command.scope,
             decided_by=who.id,
         )
-        return RequestReply(ledger.close_request(core, tx, decided, _RESOLVED[command.decision]))
+        return RequestReply(ledger.close_request(core, tx, decided, resolution.status))
 
     return change
 
 
+async def extend(core: Core, who: Principal, command: ExtendRequest) -> Change[RequestReply]:
+    def change(tx: Transaction) -> RequestReply:
+        request = _decidable(tx, who, command.request_id)
+        if not request.is_open:
+            raise _closed(request)
+        now = core.now()
+        expires_at = now + timedelta(seconds=command.expires_in_s)
+        if expires_at <= request.expires_at:
+            return RequestReply(request)
+        warn_at = _warn_at(now, command.expires_in_s)
+        extended = evolve(request, expires_at=expires_at, warn_at=warn_at, warned=False)
+        tx.put_request(extended)
+        ledger.tell_of_request(core, tx, extended, EventType.REQUEST_EXTENDED)
+        return RequestReply(extended)
+
+    return change
+
+
+def _decidable(tx: Transaction, who: Principal, request_id: str) -> Request:
+    """Return a request that is the caller's to decide.
+
+    :raises NotFound: if the caller may not know of it.
+    :raises Forbidden: if it may only see it.
+    """
+    request = request_for(tx, who, Action.RESOLVE, request_id)
+    if who.run is not None and request.approvals == "ask-human":
+        raise Forbidden(f"request {request.id} is for people to decide", {"request_id": request.id})
+    return request
+
+
+def _closed(request: Request) -> AlreadyResolved:
+    return AlreadyResolved(
+        f"request {request.id} is {request.status} already",
+        {"request_id": request.id, "status": request.status},
+    )
+
+
 async def keep_times(core: Core) -> None:
-    """Put requests to people and close them when it is time to, for as long as the engine runs."""
+    """Put requests to people, warn of their end and close them, for as long as the engine runs."""
     with core.bells.take("requests") as bell:
         while True:
             bell.hush()
@@ -292,6 +328,10 @@ def _see_to_due(core: Core, tx: Transaction) -> None:
         ledger.close_request(core, tx, request, "expired")
     for request in tx.unanswered_requests(now, DUE_BATCH):
         ledger.ask_people(core, tx, request)
+    for request in tx.expiring_requests(now, DUE_BATCH):
+        warned = evolve(request, warned=True)
+        tx.put_request(warned)
+        ledger.tell_of_request(core, tx, warned, EventType.REQUEST_EXPIRING)
 
 
 def attention(

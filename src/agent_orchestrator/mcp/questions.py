@@ -93,7 +93,7 @@ class Asker:
             request_kind=question.request_kind,
             detail=question.detail,
             options=question.options,
-            timeout_s=question.expires_in_s,
+            expires_in_s=question.expires_in_s,
             wait=question.wait,
             idempotency_key=f"mcp-{uuid4().hex}",
         )

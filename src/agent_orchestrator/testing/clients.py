@@ -21,7 +21,14 @@ from agent_orchestrator.domain.errors import (
     SessionClosed,
 )
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import MANUAL, Event, Request, Run, Session
+from agent_orchestrator.domain.model import (
+    MANUAL,
+    Event,
+    Request,
+    RequestKind,
+    Run,
+    Session,
+)
 from agent_orchestrator.operations import CaughtUp, MessageReply, StreamItem, StreamRequest
 from agent_orchestrator.testing.scripted import PROVIDER
 
@@ -674,7 +681,7 @@ class ClientContract:
         run = await client.create_run(session.id)
         await client.transition_run(run.id, "running")
         asked = await client.reply_parent(
-            run.id, "Quick?", request_kind="input_request", timeout_s=0.05, wait=True
+            run.id, "Quick?", request_kind="input_request", expires_in_s=0.05, wait=True
         )
         assert asked.request is not None
         expired = await client.get_request(asked.request.id, wait_s=PATIENCE_S)
@@ -689,6 +696,66 @@ class ClientContract:
         assert (await client.get_run(run.id)).status is RunStatus.CANCELED
         with pytest.raises(Conflict):
             await client.reply_parent(run.id, "More?", request_kind="input_request")
+
+    async def test_a_question_is_answered_with_words(self, client: Client) -> None:
+        session = await client.create_session(provider=MANUAL)
+        run = await client.create_run(session.id)
+        await client.transition_run(run.id, "running")
+
+        async def ask(kind: RequestKind) -> str:
+            asked = await client.reply_parent(run.id, "Which port?", request_kind=kind)
+            assert asked.request is not None
+            return asked.request.id
+
+        question = await ask("input_request")
+        for decision in ("approve", "answer"):
+            for text in (None, "", " \n"):
+                with pytest.raises(InvalidRequest) as refusal:
+                    await client.resolve_request(question, decision, text=text)
+                assert list(refusal.value.details["fields"]) == ["text"]
+        assert (await client.get_request(question)).status == "pending"
+        approved = await client.resolve_request(question, "approve", text="8080")
+        assert (approved.status, approved.answer) == ("approved", "8080")
+        assert (await client.resolve_request(await ask("input_request"), "deny")).status == "denied"
+        for kind in ("approval_request", "permission_request"):
+            approval = await ask(kind)
+            with pytest.raises(InvalidRequest):
+                await client.resolve_request(approval, "answer")
+            assert (await client.resolve_request(approval, "approve")).status == "approved"
+
+    async def test_an_open_request_is_given_more_time(self, client: Client) -> None:
+        session = await client.create_session(provider=MANUAL)
+        run = await client.create_run(session.id)
+        await client.transition_run(run.id, "running")
+        asked = await client.reply_parent(
+            run.id, "May I?", request_kind="approval_request", expires_in_s=60
+        )
+        assert asked.request is not None
+        extended = await client.extend_request(asked.request.id, 600, idempotency_key="k")
+        assert (extended.expires_at - asked.request.expires_at).total_seconds() > 500
+        assert await client.extend_request(asked.request.id, 600, idempotency_key="k") == extended
+        assert await client.extend_request(asked.request.id, 1) == extended  # never sooner
+        for seconds in (0, -1, 31 * 86_400):
+            with pytest.raises(InvalidRequest) as refusal:
+                await client.extend_request(asked.request.id, seconds)
+            assert list(refusal.value.details["fields"]) == ["expires_in_s"]
+        assert await client.get_request(asked.request.id) == extended
+        await client.resolve_request(asked.request.id, "approve")
+        with pytest.raises(AlreadyResolved):
+            await client.extend_request(asked.request.id, 6000)
+        told = [event for event in await _log(client, session.id) if "request." in event.event_type]
+        assert [event.event_type for event in told] == [
+            "request.created",
+            "request.extended",
+            "request.resolved",
+        ]
+        [entry] = [
+            one
+            for one in (await client.list_audit(limit=1000)).entries
+            if (one.operation, one.target) == ("extend_request", asked.request.id)
+            and one.detail["expires_in_s"] == 600
+        ]
+        assert entry.decision == "done"
 
     async def test_a_run_waits_for_all_it_has_asked(self, client: Client) -> None:
         session = await client.create_session(provider=MANUAL)
@@ -1143,6 +1210,7 @@ class ClientContract:
             client.cancel_run("run_none"),
             client.transition_run("run_none", "running"),
             client.diagnose_run("run_none"),
+            client.extend_request("req_none", 60),
             _log(client, "ses_none"),
         ]
         for call in calls:

@@ -255,7 +255,7 @@ class RecordingContext:
         kind: RequestKind = "input_request",
         detail: Mapping[str, Any] | None = None,
         options: Sequence[str] | None = None,
-        timeout_s: float = 3600.0,
+        expires_in_s: float = 3600.0,
     ) -> Request:
         """Keep the question; nobody is there, so the answer is no."""
         await self._note(f"ask_parent {kind}")
@@ -276,7 +276,7 @@ class RecordingContext:
             scope=None,
             decided_by=None,
             created_at=_THEN,
-            expires_at=_THEN + timedelta(seconds=timeout_s),
+            expires_at=_THEN + timedelta(seconds=expires_in_s),
             resolved_at=_THEN,
         )
 

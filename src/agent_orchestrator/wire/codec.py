@@ -168,7 +168,9 @@ def command(kind: type[T], values: Mapping[str, Any]) -> T:
 
     :raises InvalidRequest: naming every bad field, if one is missing or not a field.
     """
-    required, known = _names(kind)  # type: ignore[arg-type]  # a class is hashable
+    if aliases := _aliases(kind):  # type: ignore[arg-type]  # a class is hashable
+        values = _by_own_names(values, aliases)
+    required, known = _names(kind)  # type: ignore[arg-type]
     if not required <= values.keys() <= known:
         raise InvalidRequest.of(problems(kind, values))
     if nested := _nested(kind):  # type: ignore[arg-type]
@@ -176,6 +178,21 @@ def command(kind: type[T], values: Mapping[str, Any]) -> T:
         for name, item in nested.items():
             values[name] = _items(item, name, values.get(name))
     return kind(**values)
+
+
+@functools.cache
+def _aliases(kind: type) -> dict[str, str]:
+    """Return the fields that have another name, by that name."""
+    found = {spec.limits.alias: name for name, spec in specs(kind).items()}
+    return {alias: name for alias, name in found.items() if alias is not None}
+
+
+def _by_own_names(values: Mapping[str, Any], aliases: Mapping[str, str]) -> Mapping[str, Any]:
+    if doubled := {alias for alias, name in aliases.items() if {alias, name} <= values.keys()}:
+        raise InvalidRequest.of(
+            {alias: f"is given as {aliases[alias]}, too" for alias in sorted(doubled)}
+        )
+    return {aliases.get(name, name): value for name, value in values.items()}
 
 
 @functools.cache

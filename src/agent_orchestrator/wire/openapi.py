@@ -71,7 +71,7 @@ def _operation(operation: Operation[Any, Any], components: Components) -> dict[s
     if operation.is_mutation:
         schema = body_schema(command, operation.path_fields)
         described["requestBody"] = {
-            "required": "required" in schema,
+            "required": "required" in schema or "oneOf" in schema,
             "content": {_JSON: {"schema": schema}},
         }
         if "idempotency_key" in fields:

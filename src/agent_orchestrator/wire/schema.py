@@ -140,6 +140,12 @@ def body_schema(command: type, path_fields: Sequence[str]) -> Schema:
         "properties": {spec.name: field_schema(spec) for spec in fields},
         "additionalProperties": False,
     }
-    if required := [spec.name for spec in fields if spec.required]:
+    for spec in fields:
+        if (alias := spec.limits.alias) is not None:
+            said = {"description": f"Another name of `{spec.name}`.", "deprecated": True}
+            schema["properties"][alias] = field_schema(spec) | said
+            both = [{"required": [spec.name]}, {"required": [alias]}]
+            schema |= {"oneOf": both} if spec.required else {"not": {"allOf": both}}
+    if required := [spec.name for spec in fields if spec.required and not spec.limits.alias]:
         schema["required"] = required
     return schema

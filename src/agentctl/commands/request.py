@@ -62,7 +62,7 @@ def list_(
     async def body(connection: Any) -> None:
         from agent_orchestrator.operations import LIST_REQUESTS
         from agentctl.paging import pages
-        from agentctl.questions import request_table
+        from agentctl.questions import expires_soon, extending, request_table
 
         page = await pages(connection, LIST_REQUESTS, "requests", **values)
         now = datetime.now(UTC)
@@ -70,6 +70,8 @@ def list_(
         call.output.more(page.next_cursor)
         if any(one.is_open for one in page.requests):
             call.output.hint("read one in full: agentctl request show REQUEST_ID")
+        if soon := sum(expires_soon(one, now) for one in page.requests):
+            call.output.hint(f"{soon} expire soon; more time: {extending('REQUEST_ID')}")
 
     call.run(body)
 
@@ -146,6 +148,35 @@ def program(line: str) -> list[str]:
     if not argv or shutil.which(argv[0]) is None:
         raise usage(f"--exec: there is no program {argv[0] if argv else line}")
     return argv
+
+
+@request.command(
+    examples="""
+    agentctl request extend req_01k0 --expires-in-s 3600
+    agentctl request extend --request-id req_01k0 --expires-in-s 86400 --field request.expires_at
+    """
+)
+@identified("request")
+@click.option(
+    "--expires-in-s",
+    type=click.FloatRange(min=0, min_open=True),
+    required=True,
+    help="Seconds from now that it stays open at least.",
+)
+@idempotency_key
+def extend(**values: Any) -> None:
+    """Give a request more time. It never expires sooner than it would."""
+    call = Call.current()
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import EXTEND_REQUEST
+        from agentctl.times import local
+
+        reply = await connection.call(EXTEND_REQUEST, **values)
+        end = f"{local(reply.request.expires_at):%Y-%m-%d %H:%M:%S}"
+        call.output.answer(reply, lambda _: [f"request {reply.request.id} expires at {end}"])
+
+    call.run(body)
 
 
 def _resolve(decision: str, request_id: str, text: str | None, **values: Any) -> None:

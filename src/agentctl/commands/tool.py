@@ -196,11 +196,16 @@ def session_wait(run_id: str, timeout_s: float | None, until: Any, ignore: tuple
 )
 @click.option("--option", "options", multiple=True, help="An answer to choose from; repeatable.")
 @click.option(
-    "--timeout-s",
+    "--expires-in-s",
     type=click.FloatRange(min=0, min_open=True),
-    help="Seconds until the question expires.  [default: 3600]",
+    help="Seconds until the question expires, which is a denial.  [default: 3600]",
 )
 @click.option("--wait", is_flag=True, help="Wait for the answer; the run is `waiting` until then.")
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(min=0),
+    help="With --wait: seconds to wait at most; exit code 7 after them.  [default: no limit]",
+)
 @idempotency_key
 def session_reply_parent(
     run_id: str | None,
@@ -209,17 +214,23 @@ def session_reply_parent(
     options: tuple[str, ...],
     *,
     wait: bool,
+    timeout_s: float | None,
     **values: Any,
 ) -> None:
     """Tell or ask the parent of a run, whichever that is.
 
     The answer holds the "message" to the parent, its "parent_session_id" and the "request". With
     --wait it holds the "request" as it was resolved, and the exit code tells how: 0 approved or
-    answered, 1 denied, expired or canceled.
+    answered, 1 denied, expired or canceled. After --timeout-s the wait ends, not the question: the
+    answer holds "timed_out", and the exit code is 7.
     """
     call = Call.current(default_format="json")
     if values["request_kind"] is None and (detail is not None or options or wait):
         raise usage("--detail, --option and --wait go with --request-kind")
+    if values["expires_in_s"] is not None and values["request_kind"] is None:
+        raise usage("--expires-in-s goes with --request-kind")
+    if timeout_s is not None and not wait:
+        raise usage("--timeout-s goes with --wait; --expires-in-s says when the question expires")
     values["run_id"] = _given_or_own(run_id, RUN_VARIABLE)
     if values["run_id"] is None:
         raise usage("say which run speaks: --run-id ID")
@@ -230,7 +241,7 @@ def session_reply_parent(
     async def body(connection: Any) -> int:
         from agentctl.sending import reply_parent
 
-        return await reply_parent(connection, call.output, values, wait=wait)
+        return await reply_parent(connection, call.output, values, wait=wait, timeout_s=timeout_s)
 
     call.run(body)
 

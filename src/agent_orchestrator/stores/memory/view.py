@@ -242,6 +242,14 @@ class MemoryView:
         ]
         return [one for _, one in sorted(due, key=lambda pair: pair[0])[:limit]]
 
+    def expiring_requests(self, now: datetime, limit: int) -> list[Request]:
+        due = [
+            (one.warn_at, one)
+            for one in self._state.requests.find("pending")
+            if one.warn_at is not None and not one.warned and one.warn_at <= now
+        ]
+        return [one for _, one in sorted(due, key=lambda pair: pair[0])[:limit]]
+
     def parent_requests(self, session_id: str, limit: int) -> list[Request]:
         return _first(self._state.requests.find("asked", session_id), limit)
 
@@ -251,6 +259,8 @@ class MemoryView:
             moments.append(one.expires_at)
             if one.audience == "parent" and one.people_at is not None:
                 moments.append(one.people_at)
+            if one.warn_at is not None and not one.warned:
+                moments.append(one.warn_at)
         return min(moments, default=None)
 
     def child_runs(self, run_id: str) -> list[Run]:

@@ -366,7 +366,7 @@ def audit_from(row: Row) -> AuditEntry:
 REQUEST_COLUMNS: Final = (
     "id, session_id, run_id, attempt, root_session_id, parent_session_id, kind, text, detail,"
     " options, status, decision, answer, scope, decided_by, created_at, expires_at, resolved_at,"
-    " approvals, audience, people_at, wait"
+    " approvals, audience, people_at, wait, warn_at, warned"
 )
 
 
@@ -394,6 +394,8 @@ def request_values(request: Request) -> Values:
         request.audience,
         optional_time_text(request.people_at),
         int(request.wait),
+        optional_time_text(request.warn_at),
+        int(request.warned),
     )
 
 
@@ -422,4 +424,6 @@ def request_from(row: Row) -> Request:
         audience=row[19],
         people_at=optional_time_from(row[20]),
         wait=bool(row[21]),
+        warn_at=optional_time_from(row[22]),
+        warned=bool(row[23]),
     )

@@ -54,12 +54,15 @@ _SESSION: Final = f"""
 _MESSAGE: Final = f"SELECT {MESSAGE_COLUMNS} FROM messages"
 _REQUEST: Final = f"SELECT {REQUEST_COLUMNS} FROM requests"
 _FOR_PARENT: Final = "status = 'pending' AND audience = 'parent'"
+_TO_WARN: Final = "status = 'pending' AND warned = 0"
 _NEXT_DUE: Final = f"""
     SELECT min(moment) FROM (
         SELECT min(expires_at) AS moment FROM requests INDEXED BY requests_to_expire
         WHERE status = 'pending'
         UNION ALL
         SELECT min(people_at) FROM requests INDEXED BY requests_for_people WHERE {_FOR_PARENT}
+        UNION ALL
+        SELECT min(warn_at) FROM requests INDEXED BY requests_to_warn WHERE {_TO_WARN}
     )"""
 _RUN: Final = f"SELECT {RUN_COLUMNS} FROM runs"
 _LATEST_RUNS: Final = (
@@ -315,6 +318,14 @@ class SqliteView:
         rows = self._execute(
             f"{_REQUEST} INDEXED BY requests_for_people WHERE {_FOR_PARENT}"
             " AND people_at <= ? ORDER BY people_at LIMIT ?",
+            (format_time(now), limit),
+        )
+        return [request_from(row) for row in rows]
+
+    def expiring_requests(self, now: datetime, limit: int) -> list[Request]:
+        rows = self._execute(
+            f"{_REQUEST} INDEXED BY requests_to_warn WHERE {_TO_WARN}"
+            " AND warn_at <= ? ORDER BY warn_at LIMIT ?",
             (format_time(now), limit),
         )
         return [request_from(row) for row in rows]

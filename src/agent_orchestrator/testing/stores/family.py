@@ -272,3 +272,29 @@ class Family(Opening):
                 asked = evolve(request, audience="people")
                 await store.transact(lambda tx, one=asked: tx.put_request(one))  # type: ignore[misc]
             assert await store.read(look) == ([], [], [], [], [], [], first.expires_at)
+
+    async def test_requests_warn_once_of_their_end(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            run = a_run((session := a_session()).id)
+            await put(store, session, run)
+            late, soon = (
+                a_request(run, warn_at=NOW + timedelta(seconds=seconds)) for seconds in (20, 10)
+            )
+            silent = a_request(run)
+            closed = a_request(run, status="denied", warn_at=NOW)
+            for request in (late, soon, silent, closed):
+                await store.transact(lambda tx, one=request: tx.add_request(one))  # type: ignore[misc]
+
+            def look(view: View) -> tuple[object, ...]:
+                moments = [NOW + timedelta(seconds=seconds) for seconds in (9, 10, 20)]
+                return (
+                    *(view.expiring_requests(moment, 9) for moment in moments),
+                    view.expiring_requests(moments[-1], 1),
+                    view.next_due(),
+                )
+
+            assert await store.read(look) == ([], [soon], [soon, late], [soon], soon.warn_at)
+            warned = evolve(soon, warned=True)
+            await store.transact(lambda tx: tx.put_request(warned))
+            assert await store.read(look) == ([], [], [late], [late], late.warn_at)
+            assert await store.read(lambda view: view.request(soon.id)) == warned

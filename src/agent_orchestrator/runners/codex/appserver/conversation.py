@@ -375,7 +375,7 @@ class Conversation:
                     kind=question.kind,
                     detail=question.detail,
                     options=question.options,
-                    timeout_s=self.approval_timeout_s,
+                    expires_in_s=self.approval_timeout_s,
                 )
             except (InvalidRequest, Conflict) as problem:
                 request = None
