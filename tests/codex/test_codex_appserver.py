@@ -113,6 +113,21 @@ class TestContract(RunnerContract):
         return RecordingContext(prompt, cwd=cwd, env=codex_env(self.home))
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [("denied", "Leave that alone"), ("approved", "Only this once"), ("answered", "Not now")],
+)
+async def test_words_with_a_decision_reach_the_agent(codex, home, record, models, status, words):
+    context = record("escalate echo hi\nsay done", kind=Deciding)
+    context.decide = {"status": status, "answer": words}
+    async with make_runner(codex, home, sandbox="workspace-write") as runner:
+        await run(runner, context)
+    said = [text for request in models.requests for text in request.user_texts if words in text]
+    verdict = "approved" if status == "approved" else "denied"
+    assert said
+    assert all(f"was {verdict}" in text for text in said)
+
+
 # --- many sessions, one process -------------------------------------------------------------
 
 

@@ -75,6 +75,14 @@ class Question:
     options: tuple[str, ...] | None = field(converter=_offered)
     answer: Callable[[Request | None], Answer]
 
+    def words(self, request: Request | None) -> str | None:
+        """Return what its agent is to be told besides: codex's answer to an approval has no room for it."""
+        said = (request.answer or "").strip() if request is not None else ""
+        if self.kind == "input_request" or not said or said in (*(self.options or ()), *_DECISIONS):
+            return None
+        verdict = "approved" if request is not None and request.status == "approved" else "denied"
+        return f"Your request was {verdict}, with these words: {said}"
+
 
 def question(asked: Asked, item: JsonObject | None) -> Question | None:
     """Return the request for what codex asks; None where it is nothing we know.

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -384,8 +385,15 @@ class Conversation:
             finally:
                 self._asks.pop(asked.id, None)
             answer = question.answer(request)
-            self._canceled_by_answer |= answer.get("decision") == approvals.CANCEL
+            is_canceled = answer.get("decision") == approvals.CANCEL
+            self._canceled_by_answer |= is_canceled
+            words = None if is_canceled else question.words(request)
+            if words is not None:
+                self.steered.append(words)  # first: the turn may end with the answer
             self.server.respond(asked, answer)
+        if words is not None:
+            with suppress(AgentFailed):
+                await self._finished(partial(self._give_besides, words))
 
     async def _steer(self) -> None:
         """Give the turn what is sent while it goes on."""
@@ -413,7 +421,8 @@ class Conversation:
         except Refused as refused:
             _log.info("codex did not take a message while at work: %s", refused)
         else:
-            self.steered.remove(message)
+            if message in self.steered:
+                self.steered.remove(message)
 
 
 def _together(messages: Sequence[str]) -> int:
