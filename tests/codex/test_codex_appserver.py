@@ -444,7 +444,8 @@ async def test_a_command_is_approved_or_not(codex, home, record, outside, decide
     file = outside / "made"
     context, outcome = await asked(codex, home, record, f"escalate touch {file}\nsay done", decide)
     assert file.exists() is happens
-    assert outcome.text == "done"
+    if decide.get("answer") in (None, "accept"):
+        assert outcome.text == "done"  # without words of its own, nothing more is said to the agent
     [question] = context.questions
     assert question["kind"] == "approval_request"
     assert question["detail"]["command"] == f"/bin/bash -lc 'touch {file}'"
@@ -534,6 +535,15 @@ def mcp_config(**more):
     return {f"mcp_servers.small.{name}": value for name, value in server.items()}
 
 
+async def test_words_do_not_approve_the_tool_of_an_mcp_server(codex, home, record, models):
+    decide = {"status": "answered", "answer": "rather not"}
+    script = 'mcp small.echo {"text": "one"}\nsay done'
+    context, _ = await asked(codex, home, record, script, decide, config=mcp_config())
+    [tool] = of(context, "tool.completed")
+    assert tool["status"] != "completed"
+    assert "with these words: rather not" in models.requests[-1].user_texts[-1]
+
+
 @pytest.mark.parametrize(
     ("decide", "questions", "says"),
     [
@@ -543,7 +553,6 @@ def mcp_config(**more):
         ({"status": "answered", "answer": "acceptForSession"}, 1, "two"),
         ({"status": "denied"}, 2, "rejected"),
         ({"status": "expired"}, 2, "rejected"),
-        ({"status": "answered", "answer": "rather not"}, 2, "rejected"),
         ({"status": "answered", "answer": "cancel"}, 2, "cancelled"),
     ],
     ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
