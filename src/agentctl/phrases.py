@@ -182,12 +182,26 @@ def author(data: Mapping[str, Any]) -> str:
     role = str(data.get("role", "user"))
     source = part(data, "source")
     kind = source.get("kind", "client")
-    if kind != "client":
+    if kind != "client" and not data.get("request_id"):
         return one_line(str(kind))
     if role != "user":
-        return role
+        return one_line(role)
     principal = source.get("principal")
-    return "you" if principal in (None, "local") else one_line(str(principal))
+    return "you" if principal in (None, "local") else _person(principal)
+
+
+def origin(data: Mapping[str, Any]) -> str:
+    """Return what a message is or where it is from, besides its author; empty when that is all."""
+    source = part(data, "source")
+    if request_id := data.get("request_id"):
+        by = source.get("session_id") or source.get("principal")
+        return f"decision of {one_line(str(request_id))}" + (f" by {_person(by)}" if by else "")
+    sender = source.get("session_id")
+    return f"from {one_line(str(sender))}" if sender else ""
+
+
+def _person(principal: object) -> str:
+    return "you" if principal == "local" else one_line(str(principal))
 
 
 def concerns_run(event: Event, run_id: str) -> bool:

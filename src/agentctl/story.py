@@ -15,6 +15,7 @@ from agentctl.phrases import (
     child_id,
     child_outcome,
     file_changes,
+    origin,
     part,
     plan_steps,
     plan_text,
@@ -221,10 +222,11 @@ class Story:
         self._told_message = event.data.get("message_id")
         sender = part(event.data, "source").get("session_id")
         child = self._children.get(str(sender))
+        more = "" if child else origin(event.data)
         return self._lines(
             event, (child and child.title) or author(event.data), text_of(event.data),
             symbol=symbol, mark=("cyan",), styles=("bold",),
-            more=[f"from {one_line(str(sender))}"] if sender and not child else None,
+            more=[more] if more else None,
         )  # fmt: skip
 
     def _child_spawned(self, event: Event, _: Running) -> list[str]:

@@ -136,7 +136,7 @@ def message_table(messages: Sequence[Message], look: Look, now: datetime) -> lis
         [
             message.id,
             message.role,
-            "" if message.source.kind == "client" else message.source.kind,
+            _from(message),
             _status(message.delivery),
             ago(message.created_at, now),
             one_line(message.text[:2000]),
@@ -144,6 +144,12 @@ def message_table(messages: Sequence[Message], look: Look, now: datetime) -> lis
         for message in messages
     ]
     return table(columns, rows, look) or ["no messages"]
+
+
+def _from(message: Message) -> str:
+    if message.request_id is not None:
+        return "decision"
+    return "" if message.source.kind == "client" else message.source.kind
 
 
 def sent_lines(message: Message, run: Run | None, look: Look) -> list[str]:

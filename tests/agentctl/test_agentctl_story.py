@@ -147,6 +147,23 @@ def test_a_family() -> None:
     assert "09:30:08  child      x ses_3 failed after 5.0 s: timeout\n" in told
 
 
+@pytest.mark.parametrize(
+    ("source", "decided"),
+    [
+        ({"kind": "client", "principal": "local"}, "decision of req_1 by you"),
+        ({"kind": "client", "principal": "ann\nx"}, "decision of req_1 by ann x"),
+        ({"kind": "parent", "session_id": "ses_0", "principal": "run_0"}, "decision of req_1 by ses_0"),
+        ({"kind": "client", "principal": None}, "decision of req_1"),
+    ],
+    ids=["you", "another", "agent", "nobody"],
+)  # fmt: skip
+def test_a_decision_handed_over_is_not_from_who_decided(source: Any, decided: str) -> None:
+    data = {"role": "system", "source": source, "text": "Your request was …", "request_id": "req_1"}
+    assert tell(("message.created", data)) == (
+        f"09:30:01  system     › Your request was …\n                       {decided}\n"
+    )
+
+
 def test_an_outcome_whose_message_was_not_told_is_told_whole() -> None:
     assert tell(("child.finished", FINISHED, None), ("child.finished", FAILED, None)) == (
         "09:30:01  child      ✓ ses_2 completed\n"

@@ -23,12 +23,21 @@ from agent_orchestrator.operations import (
     StoreStatus,
 )
 from agent_orchestrator.processes import birth_of
+from agent_orchestrator.testing.stores.samples import a_message
 from agentctl.failures import Failure
 from agentctl.starting import process_of
 from agentctl.terminal import Look
 from agentctl.times import ago, duration
 from agentctl.trees import tree_table
-from agentctl.views import daemon_overview, diagnosis, end_line, run_card, run_table, session_card
+from agentctl.views import (
+    daemon_overview,
+    diagnosis,
+    end_line,
+    message_table,
+    run_card,
+    run_table,
+    session_card,
+)
 
 NOW = datetime(2026, 3, 4, 9, 30, tzinfo=UTC)
 LOOK = Look()
@@ -248,3 +257,9 @@ def test_the_daemons_process_is_known_whatever_the_clock_says() -> None:
         with pytest.raises(Failure, match="not one of this machine") as raised:
             process_of(evolve(ours, pid_birth=born))
         assert raised.value.code == "not_local"
+
+
+def test_a_decision_is_marked_among_messages() -> None:
+    plain, decision = (a_message("ses_1", request_id=name) for name in (None, "req_1"))
+    _, *rows = message_table([plain, decision], Look(), NOW)
+    assert ["decision" in row for row in rows] == [False, True]

@@ -8,6 +8,7 @@ import pytest
 from agent_orchestrator.runners.codex.appserver import mailbox
 from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox, TooFarBehind
 from agent_orchestrator.runners.codex.appserver.peer import Asked, Notification, Peer
+from agent_orchestrator.runners.codex.appserver.pieces import Pieces
 from agent_orchestrator.runners.codex.appserver.server import Server, Spec
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.lines import Line
@@ -127,6 +128,27 @@ async def test_a_question_for_a_run_that_has_ended_is_not_kept():
     box.end()
     asked = Asked(1, "item/tool/call", {})
     assert box.put(asked) == [asked]
+
+
+async def test_each_piece_of_output_that_codex_sends_is_told_also_before_the_command():
+    """Codex 0.169 sends none for the first instants of a command; what it sends is not lost."""
+    box, pieces, reader = Mailbox(), Pieces(), TurnReader("t")
+    item = {"type": "commandExecution", "id": "c", "command": "x", "status": "inProgress"}
+    begun = {"threadId": "t", "item": item}
+    ended = {"threadId": "t", "item": {**item, "status": "completed", "aggregatedOutput": "0123"}}
+    for method, params in (
+        ("item/commandExecution/outputDelta", {"threadId": "t", "itemId": "c", "delta": "1"}),
+        ("item/started", begun),
+        ("item/commandExecution/outputDelta", {"threadId": "t", "itemId": "c", "delta": "2"}),
+        ("item/commandExecution/outputDelta", {"threadId": "t", "itemId": "c", "delta": "3"}),
+    ):
+        box.put(Notification(method, params))
+    told = [one for said in await heard(box) for one in pieces.put(reader.feed(said))]
+    told += pieces.take()
+    told += pieces.put(reader.feed(Notification("item/completed", ended)))
+    texts = [one.data["text"] for one in told if one.event_type == "tool.output"]
+    assert "".join(texts) == "123"
+    assert (told[-1].event_type, told[-1].data["output"]) == ("tool.completed", "0123")
 
 
 def test_that_there_is_still_no_goal_is_not_told():

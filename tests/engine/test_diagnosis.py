@@ -169,6 +169,11 @@ async def test_a_cancel_that_an_agent_ignores_is_named_while_it_is_ended(tmp_pat
         assert reply.diagnostics.likely_issue.code == "canceled"
         assert "is being ended" in reply.diagnostics.likely_issue.message
         assert (await end_of(client, run)).status is RunStatus.CANCELED
+        issue = (await diagnosed(client, run)).likely_issue
+        asked_at = reply.run.cancel_requested_at
+    assert asked_at is not None
+    for message in (reply.diagnostics.likely_issue.message, issue.message):
+        assert f"at {asked_at:%Y-%m-%dT%H:%M:%SZ}" in message
 
 
 # --- what agents and runners say ------------------------------------------------------------------

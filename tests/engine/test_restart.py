@@ -1,5 +1,6 @@
 """What an engine's end and the next one's start make of runs."""
 
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -7,8 +8,17 @@ import pytest
 
 from agent_orchestrator import Client, RunStatus, open_embedded
 from agent_orchestrator.domain.lifecycle import is_terminal
+from agent_orchestrator.domain.model import Source
+from agent_orchestrator.engine import (
+    EngineConfig,
+    Orchestrator,
+    ProviderConfig,
+    Routing,
+    ledger,
+)
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.scripted import ScriptedRunner
+from agent_orchestrator.testing.stores.samples import a_request
 
 pytestmark = pytest.mark.anyio
 
@@ -132,3 +142,35 @@ async def test_an_open_question_outlives_the_engine(tmp_path: Path, thread: str)
     answer = "Your request was approved: May I?"
     assert second.prompts == [answer if thread else f"ask May I?\n\n{answer}"]
     assert [message.delivery for message in messages] == ["delivered", "delivered"]
+    assert [(message.role, message.request_id) for message in messages] == [
+        ("user", None),
+        ("system", reply.request.id),
+    ]
+    assert messages[1].source == Source("client", principal="local")
+
+
+async def test_an_answer_handed_over_says_who_decided() -> None:
+    config = EngineConfig({"s": ProviderConfig(ScriptedRunner("s"), "scripted")}, Routing("s"))
+    async with MemoryStore() as store, Orchestrator(store, config) as engine:
+        client = Client(engine)
+        above = await client.send_message((await client.create_session(provider="manual")).id, "a")
+        asked = await client.send_message((await client.create_session(provider="manual")).id, "b")
+        assert above.run is not None
+        assert asked.run is not None
+        for decided_by in (above.run.id, "ann", None):
+            request = a_request(asked.run, status="expired", decided_by=decided_by)
+            owe = partial(ledger.owe_answer, engine.core, run=asked.run, request=request)
+            await store.transact(owe)
+        _, *answers = (await client.list_messages(asked.run.session_id)).messages
+        told = [
+            event.data
+            async for event in client.events(asked.run.session_id)
+            if event.event_type == "message.created" and "request_id" in event.data
+        ]
+    assert [answer.source for answer in answers] == [
+        Source("parent", session_id=above.run.session_id, principal=above.run.id),
+        Source("client", principal="ann"),
+        Source("client"),
+    ]
+    assert {answer.role for answer in answers} == {"system"}
+    assert [data["request_id"] for data in told] == [answer.request_id for answer in answers]

@@ -10,7 +10,7 @@ type                   data
 session.created        title, provider, cwd; of a child: [parent_session_id, parent_run_id]
 session.updated        what was changed, of: [title, metadata, status, approval_policy, sandbox]
 session.closed         the same
-message.created        message_id, role, source {kind, session_id, run_id, principal}, text
+message.created        message_id, role, source {kind, session_id, run_id, principal}, text, [request_id]: the request whose decision it tells
 run.queued             provider, attempt, [message_id], [reason]: why it is back in the queue
 run.started            provider, attempt, worker_id
 run.waiting            request_id, [parked]: true once its agent is gone
@@ -43,7 +43,7 @@ agent.message          text, [item_id]
 agent.message.delta    text, item_id: a piece of the message that ``agent.message`` later holds whole
 agent.reasoning        text, [item_id]
 tool.started           tool_id, kind, name, input {…}
-tool.output            tool_id, text: a piece of what the tool printed
+tool.output            tool_id, text: a piece of what the tool printed; the whole is in ``tool.completed``
 tool.completed         tool_id, kind, name, input {…}, status, output, [exit_code], [error], [result]
 file.changed           tool_id, status, changes [{path, kind: add|update|delete, [diff]}]; diff: of an
                        update a unified diff, of a file added or deleted its text

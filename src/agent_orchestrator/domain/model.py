@@ -111,6 +111,8 @@ class Message:
     """The attempt of its run that gave it to the agent."""
     own_run_id: str | None = None
     """The run it becomes if the agent at work does not take it; before what is queued later."""
+    request_id: str | None = None
+    """The request whose decision the gateway tells the agent with it; its source is who decided."""
 
 
 @frozen

@@ -272,7 +272,9 @@ def _issue(
             code = "agent_silent"
         return Issue(code, f"{run.error.code}: {run.error.message}", hint)
     if run.status is RunStatus.CANCELED:
-        return Issue("canceled", f"canceled; asked for at {run.cancel_requested_at}", "")
+        asked_at = run.cancel_requested_at
+        asked = "" if asked_at is None else f"; asked for at {_shown_time(asked_at)}"
+        return Issue("canceled", f"canceled{asked}", "")
     if is_terminal(run.status):
         return Issue("none", f"it ended as {run.status}", "")
     if run.status is RunStatus.QUEUED:
@@ -286,6 +288,11 @@ def _issue(
     if run.provider == MANUAL:
         return Issue("none", "whoever holds it drives it", "")
     return _running_issue(core, facts, worker_alive, has_process)
+
+
+def _shown_time(moment: datetime) -> str:
+    """Return a time in UTC for people: RFC 3339, whole seconds."""
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _may_wait_for_the_store(run: Run, issue: Issue) -> bool:
@@ -333,7 +340,8 @@ def _running_issue(core: Core, facts: _Facts, worker_alive: bool, has_process: b
     if facts.run.cancel_requested_at is not None:
         return Issue(
             "canceled",
-            f"a cancel was asked for at {facts.run.cancel_requested_at}; its agent is being ended",
+            f"a cancel was asked for at {_shown_time(facts.run.cancel_requested_at)}; its agent is "
+            "being ended",
             "it is killed when its provider's time to stop is over",
         )
     attempt = facts.attempts[-1] if facts.attempts else None

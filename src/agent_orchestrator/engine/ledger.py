@@ -86,6 +86,8 @@ def message_event(message: Message) -> Draft:
         "source": to_plain(message.source),
         "text": message.text,
     }
+    if message.request_id is not None:
+        data["request_id"] = message.request_id
     return Draft(EventType.MESSAGE_CREATED, data, message.run_id)
 
 
@@ -553,14 +555,18 @@ def close_request(core: Core, tx: Transaction, request: Request, status: Request
 
 
 def owe_answer(core: Core, tx: Transaction, run: Run, request: Request) -> None:
-    """Make a decision the next message of a run whose agent did not get it."""
+    """Make a decision the next message of a run whose agent did not get it.
+
+    The gateway writes it, so its role is ``system``; its source is who decided.
+    """
+    by_agent = tx.run(request.decided_by) if request.decided_by else None
     message = Message(
         id=core.config.ids("msg"),
         session_id=run.session_id,
-        role="user",
+        role="system",
         source=Source(
-            "parent" if request.parent_session_id else "client",
-            session_id=request.parent_session_id,
+            "client" if by_agent is None else "parent",
+            session_id=None if by_agent is None else by_agent.session_id,
             principal=request.decided_by,
         ),
         text=_cut(
@@ -569,9 +575,15 @@ def owe_answer(core: Core, tx: Transaction, run: Run, request: Request) -> None:
         run_id=run.id,
         delivery="queued",
         created_at=core.now(),
+        request_id=request.id,
     )
     tx.add_message(message)
     tx.append(run.session_id, [message_event(message)], message.created_at)
+
+
+def is_note(message: Message) -> bool:
+    """Return whether a run's message is a note of what became of the attempt before."""
+    return message.role == "system" and message.request_id is None
 
 
 def withdraw(core: Core, tx: Transaction, request_ids: Iterable[str]) -> None:
@@ -706,8 +718,7 @@ def for_prompt(core: Core, tx: Transaction, run: Run, thread: Thread | None) -> 
         put_off = evolve(message, delivery="queued", given_in=None)
         if message.source.kind == "child":
             tx.put_message(evolve(put_off, run_id=None))
-        elif message.role == "system":
-            # It tells of what became of the attempt before, which is of no use by itself.
+        elif is_note(message):  # of no use by itself
             tx.put_message(evolve(message, delivery="undeliverable"))
         else:
             _requeue(core, tx, run, put_off, core.now())

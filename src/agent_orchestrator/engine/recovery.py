@@ -269,7 +269,8 @@ def owe_note(core: Core, tx: Transaction, released: Run, attempt: Attempt, cause
     spoke_at = _spoke_at(tx, released, attempt)
     for given in tx.run_messages(released.id):
         is_unheard = spoke_at is None or (given.steers and spoke_at <= given.created_at)
-        if is_unheard and given.role != "system" and given.given_in in (None, attempt.attempt):
+        is_its_own = given.given_in in (None, attempt.attempt)
+        if is_unheard and is_its_own and not ledger.is_note(given):
             tx.put_message(evolve(given, delivery="queued", steers=False))
     message = Message(
         id=core.config.ids("msg"),

@@ -100,7 +100,7 @@ def session_from(row: Row) -> Session:
 
 MESSAGE_COLUMNS: Final = (
     "id, session_id, role, source_kind, source_session_id, source_run_id, source_principal,"
-    " run_id, delivery, created_at, steers, given_in, text, own_run_id"
+    " run_id, delivery, created_at, steers, given_in, text, own_run_id, request_id"
 )
 
 
@@ -121,6 +121,7 @@ def message_values(message: Message) -> Values:
         message.given_in,
         message.text,
         message.own_run_id,
+        message.request_id,
     )
 
 
@@ -137,6 +138,7 @@ def message_from(row: Row) -> Message:
         steers=bool(row[10]),
         given_in=row[11],
         own_run_id=row[13],
+        request_id=row[14],
     )
 
 

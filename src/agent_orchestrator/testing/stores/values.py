@@ -86,6 +86,8 @@ class Values(Opening):
                 text=HARD_TEXT,
                 run_id="run_x",
                 delivery="delivered",
+                own_run_id="run_y",
+                request_id="req_x",
             )
             await put(store, session, message)
             assert await store.read(lambda view: view.message(message.id)) == message
