@@ -680,6 +680,7 @@ IssueCode = Literal[
     "thread_missing",
     "worker_lost",
     "invalid_config",
+    "cwd_missing",
     "crashed",
     "canceled",
     "unknown",

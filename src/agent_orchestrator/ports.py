@@ -478,6 +478,9 @@ RUN_VARIABLES: Final = frozenset(
 """The variables in :attr:`RunContext.env` that differ between the runs of a provider. A process that
 serves several runs must not have them."""
 
+CWD_MISSING: Final = "the working directory is not there"
+"""How the message of an ``invalid_config`` begins that means this: its diagnosis is ``cwd_missing``."""
+
 # --- runner ---------------------------------------------------------------------------------
 
 

@@ -186,15 +186,6 @@ async def test_a_thread_that_exec_made_goes_on(codex, home, record, models):
     assert models.requests[-1].user_texts == [first.prompt, second.prompt]
 
 
-@pytest.mark.parametrize("name", ["gone", "x" * 300])
-async def test_the_working_directory_is_gone(codex, home, tmp_path, name):
-    context = RecordingContext("say x", cwd=tmp_path / name, env=codex_env(home))
-    async with make_runner(codex, home) as runner:
-        with pytest.raises(AgentFailed) as caught:
-            await run(runner, context)
-    assert caught.value.code == "invalid_config"
-
-
 def history_modes(home):
     """Return how codex keeps the history of each thread of a home."""
     paths = (home / "sessions").rglob("*.jsonl")

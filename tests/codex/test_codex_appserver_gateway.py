@@ -1,6 +1,7 @@
 """The app-server runner behind agentd: approvals, steering, interrupts, and a daemon that is killed."""
 
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -44,9 +45,11 @@ def app_servers(daemon: int) -> list[psutil.Process]:
 
 
 def files_with(directory: Path, what: bytes) -> list[Path]:
+    """Return the files with something that begins so: codex logs the likes of ``start_task``."""
     files = [path for path in directory.rglob("*") if path.is_file() and not path.is_symlink()]
     assert files
-    return [path for path in files if what in path.read_bytes()]
+    found = re.compile(rb"(?<![A-Za-z0-9])" + re.escape(what))
+    return [path for path in files if found.search(path.read_bytes())]
 
 
 async def test_turns_go_on_with_their_thread_also_after_a_restart(

@@ -115,6 +115,42 @@ async def test_spawning_tells_nothing_of_what_is_where(tmp_path: Path) -> None:
         assert (await agent.spawn("x", run_id=run.id, cwd=str(below))).session.cwd == str(below)
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+@pytest.mark.parametrize("is_confined", [False, True])
+async def test_a_directory_that_is_not_there_any_more(
+    tmp_path: Path, is_replaced: bool, is_confined: bool
+) -> None:
+    """The same for all runners: none is asked to work in a directory that is gone."""
+    runner = ScriptedRunner()
+    place = tmp_path / "place"
+    place.mkdir()
+    roots = [str(tmp_path)] if is_confined else []
+    async with open_embedded(":memory:", runners=[runner], workspace_roots=roots) as client:
+        session = await client.create_session(cwd=str(place))
+        first = await client.send_message(session.id, "say one")
+        assert first.run is not None
+        with anyio.fail_after(10):
+            assert (await client.wait_run(first.run.id)).run.status == "completed"
+        place.rmdir()
+        if is_replaced:
+            place.write_text("a file")
+        second = await client.send_message(session.id, "say two")
+        assert second.run is not None
+        with anyio.fail_after(10):
+            run = (await client.wait_run(second.run.id)).run
+        issue = (await client.diagnose_run(run.id)).diagnostics.likely_issue
+        assert (run.status, run.error and run.error.code) == ("failed", "invalid_config")
+        assert issue.code == "cwd_missing"
+        assert "directory" in issue.hint
+        assert str(place) in issue.message
+        place.unlink(missing_ok=True)
+        place.mkdir()
+        third = await client.send_message(session.id, "say three")
+        assert third.run is not None
+        with anyio.fail_after(10):
+            assert (await client.wait_run(third.run.id)).run.status == "completed"
+
+
 async def test_a_place_that_leads_elsewhere_by_now(client: Client, root: Path) -> None:
     session = await client.create_session(cwd=f"{root}/a/below")
     (root / "a").rename(root / "gone")

@@ -21,7 +21,7 @@ from agent_orchestrator.engine.bells import Bells
 from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.fields import encoding_problem
 from agent_orchestrator.operations import Problem
-from agent_orchestrator.ports import Store, Transaction
+from agent_orchestrator.ports import CWD_MISSING, Store, Transaction
 
 Answer = TypeVar("Answer")
 
@@ -169,15 +169,22 @@ class Core:
             raise InvalidRequest.of({"cwd": f"is not a directory: {cwd}"})
         return cwd
 
-    async def is_in_place(self, cwd: str) -> bool:
-        """Tell whether a session's place to work still is where it was when it was let in."""
+    async def cwd_problem(self, cwd: str) -> str | None:
+        """Return why the agent of a run may not start in its session's directory; None if it may.
+
+        The directory was checked when the session was made, and may have changed since.
+        """
+        if not await anyio.to_thread.run_sync(os.path.isdir, cwd):
+            return f"{CWD_MISSING}: {cwd}"
         if not self.config.workspace_roots:
-            return True
+            return None
         try:
-            place = str(await real(cwd))
+            is_in_place = str(await real(cwd)) == cwd and self._is_within_roots(cwd)
         except InvalidRequest:
-            return False
-        return place == cwd and self._is_within_roots(cwd)
+            is_in_place = False
+        if is_in_place:
+            return None
+        return f"{cwd} is not, or no longer, a place within the workspace_roots"
 
     def _is_within_roots(self, place: str) -> bool:
         return any(Path(place).is_relative_to(root) for root in self.config.workspace_roots)

@@ -38,7 +38,7 @@ from agent_orchestrator.operations import (
     QueueCounts,
     StoreStatus,
 )
-from agent_orchestrator.ports import Availability, Protecting, View
+from agent_orchestrator.ports import CWD_MISSING, Availability, Protecting, View
 from agent_orchestrator.processes import birth_of
 
 SILENCE_S = 120.0
@@ -270,6 +270,9 @@ def _issue(
         code, hint = _FAILURES.get(run.error.code, ("unknown", "see the run's events"))
         if run.error.code == "timeout" and run.error.message.endswith(SILENCE_LIMIT):
             code = "agent_silent"
+        if run.error.code == "invalid_config" and run.error.message.startswith(CWD_MISSING):
+            code = "cwd_missing"
+            hint = "make the directory again, or start a session in another one"
         return Issue(code, f"{run.error.code}: {run.error.message}", hint)
     if run.status is RunStatus.CANCELED:
         asked_at = run.cancel_requested_at

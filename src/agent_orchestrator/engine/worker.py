@@ -313,11 +313,9 @@ async def _routed(
 ) -> Outcome | AgentFailed:
     """Try the run's provider and, while nothing has begun, those that stand in for it."""
     run = live.run
-    cwd = live.assignment.session.cwd
-    if not await core.is_in_place(cwd):
-        return AgentFailed(
-            "invalid_config", f"{cwd} is not, or no longer, a place within the workspace_roots"
-        )
+    problem = await core.cwd_problem(live.assignment.session.cwd)
+    if problem is not None:
+        return AgentFailed("invalid_config", problem)
     names = [run.provider, *core.config.routing.fallback.get(run.provider, ())]
     substitutes: list[str | None] = [*names[1:], None]
     for name, substitute in zip(names, substitutes, strict=True):

@@ -23,7 +23,7 @@ from anyio.abc import TaskGroup
 
 from agent_orchestrator.descriptors import SHORTAGES, Sparingly
 from agent_orchestrator.domain.errors import AgentFailed
-from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.ports import CWD_MISSING, MARK_VARIABLE
 from agent_orchestrator.runners.custody import brand, end_survivors
 from agent_orchestrator.runners.keepers import Kept, guardian
 from agent_orchestrator.runners.lines import Line, LineFramer, decoded
@@ -557,8 +557,6 @@ def _encoded(
 
 _ASTRAY: Final = {
     errno.ESTALE: "leads elsewhere by now, through a symbolic link",
-    errno.ENOENT: "is not there",
-    errno.ENOTDIR: "is not there",
     errno.ELOOP: "leads in a circle",
     errno.EACCES: "may not be entered",
 }
@@ -566,6 +564,8 @@ _ASTRAY: Final = {
 
 def _start_problem(error: OSError, program: str, cwd: str) -> tuple[str, str]:
     if error.filename is not None:  # the directory, and not the program
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return "invalid_config", f"{CWD_MISSING}: {cwd}"
         found = _ASTRAY.get(error.errno or 0, f"cannot be entered: {error.strerror}")
         return "invalid_config", f"the working directory {cwd} {found}"
     if error.errno == errno.E2BIG:

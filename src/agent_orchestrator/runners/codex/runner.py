@@ -1,6 +1,5 @@
 """Running one turn with ``codex exec``: a process for each run, the prompt on its stdin."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -140,7 +139,7 @@ class CodexExecRunner(Guarded):
         config = self._config(env, without)
         sandbox = context.run.sandbox or self.sandbox
         check_home(str(home_of(env)), context.session.cwd, sandbox)
-        program, warning = self._prepare(context.session.cwd, env)
+        program, warning = self._prepare(env)
         if warning is not None:
             await context.emit(EventType.RUN_ERROR, {"message": warning, "code": "invalid_config"})
         if context.thread is None:
@@ -154,9 +153,7 @@ class CodexExecRunner(Guarded):
         await context.emit(EventType.RUN_ERROR, {"message": note, "code": "thread_missing"})
         return await self._turn(context, program, env, config, None)
 
-    def _prepare(self, cwd: str, env: Mapping[str, str]) -> tuple[Path, str | None]:
-        if not os.path.isdir(cwd):  # noqa: PTH112 - Path.is_dir raises where one may not look
-            raise AgentFailed("invalid_config", f"cwd {cwd} does not exist")
+    def _prepare(self, env: Mapping[str, str]) -> tuple[Path, str | None]:
         try:
             return locate(self.command, env), profile_warning(self.profile, env)
         except NotInstalled as problem:

@@ -1,6 +1,5 @@
 """Running turns with ``codex app-server``: warm processes that serve many sessions."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
@@ -200,7 +199,7 @@ class CodexAppServerRunner(Guarded):
         spec = Spec(self.command, arguments, frozenset(env.items()), login)
         thread_id = None if context.thread is None else context.thread.id
         if not self._pool.has(spec, thread_id):
-            await self._prepare(context, env)
+            await self._warn_of_profile(context, env)
         steered: list[str] = []
         try:
             return await self._tried(context, spec, thread_id, wanted, steered)
@@ -241,12 +240,8 @@ class CodexAppServerRunner(Guarded):
                 if left == 0:
                     raise problem.failure from None
 
-    async def _prepare(self, context: RunContext, env: Mapping[str, str]) -> None:
-        """See to it that a thread can be opened: codex takes a directory that is not there."""
-        cwd = context.session.cwd
-        # Not Path.is_dir, which raises where one may not look, and where a name is too long.
-        if not await anyio.to_thread.run_sync(os.path.isdir, cwd):
-            raise AgentFailed("invalid_config", f"cwd {cwd} does not exist")
+    async def _warn_of_profile(self, context: RunContext, env: Mapping[str, str]) -> None:
+        """Record that codex has no such profile, where it has none."""
         warning = await anyio.to_thread.run_sync(profile_warning, self.profile, env)
         if warning is not None:
             await context.emit(EventType.RUN_ERROR, {"message": warning, "code": "invalid_config"})
