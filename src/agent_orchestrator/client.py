@@ -43,6 +43,8 @@ class EventStream:
         self._subscription: Subscription | None = None
         self._ready: deque[Event] = deque()
         self._at_end = False
+        self.epoch: str | None = None
+        """The epoch in which the events are read, once the first is asked for."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -73,6 +75,7 @@ class EventStream:
                 self._subscription = await self._stack.enter_async_context(
                     self._transport.subscribe(self._request)
                 )
+                self.epoch = self._subscription.epoch
             for item in await self._subscription.receive():
                 if isinstance(item, CaughtUp):
                     self._at_end = not self._follow
@@ -500,14 +503,30 @@ class Client:
     # --- events -------------------------------------------------------------------------------
 
     async def list_events(
-        self, session_id: str, *, cursor: int = 0, limit: int = 100, wait_s: float = 0.0
+        self,
+        session_id: str,
+        *,
+        cursor: int = 0,
+        limit: int = 100,
+        wait_s: float = 0.0,
+        epoch: str | None = None,
     ) -> ops.EventPage:
-        """Return a page of a session's log after a cursor."""
-        request = ops.ListEvents(session_id, cursor, limit, wait_s)
+        """Return a page of a session's log after a cursor.
+
+        :param epoch: of the page before; a log that was restored from a backup since is then refused.
+        :raises CursorAhead: if the log has no such cursor; ``details["resume_cursor"]`` is where to
+            begin again.
+        """
+        request = ops.ListEvents(session_id, cursor, limit, wait_s, epoch)
         return await self._call(ops.LIST_EVENTS, request)
 
     def events(
-        self, session_id: str | None = None, *, cursor: int | str = 0, follow: bool = False
+        self,
+        session_id: str | None = None,
+        *,
+        cursor: int | str = 0,
+        follow: bool = False,
+        epoch: str | None = None,
     ) -> EventStream:
         """Iterate over a session's events after a cursor: ``async for event in client.events(…)``.
 
@@ -515,10 +534,14 @@ class Client:
             opaque string (``client.transport.subscribe`` hands it out with each event).
         :param cursor: ``"head"`` is the end of the log as it is now.
         :param follow: go on with what comes, for ever; else end where the log ends now.
+        :param epoch: with one session, that of the stream or page the cursor is from
+            (``EventStream.epoch``, ``EventPage.epoch``).
+        :raises CursorAhead: (at the first event) if the log has no such cursor, or was restored from a
+            backup since that epoch; ``details["resume_cursor"]`` is where to begin again.
         """
         ids = () if session_id is None else (session_id,)
         start = None if session_id is None and cursor == 0 else str(cursor)
-        return EventStream(self.transport, ops.StreamRequest(ids, start), follow=follow)
+        return EventStream(self.transport, ops.StreamRequest(ids, start, epoch), follow=follow)
 
     # --- the engine ---------------------------------------------------------------------------
 

@@ -112,6 +112,10 @@ class _WhileOpenStream:
     scope: DetachedScope[Orchestrator]
     stream: Subscription
 
+    @property
+    def epoch(self) -> str | None:
+        return self.stream.epoch
+
     async def receive(self) -> Sequence[StreamPart]:
         return await self.scope.call(self.stream.receive)
 

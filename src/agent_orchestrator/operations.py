@@ -364,6 +364,12 @@ class ListEvents:
         minimum=0,
         maximum=3600,
     )
+    epoch: str | None = param(
+        "The `epoch` that came with the cursor. With it, a cursor of a log that has been restored "
+        "from a backup since is 409 `cursor_ahead`.",
+        default=None,
+        max_length=MAX_NAME,
+    )
 
 
 @frozen
@@ -604,9 +610,16 @@ class MessagePage:
 
 @frozen
 class EventPage:
+    """A page of a session's log.
+
+    :param epoch: in which it was read. Give it back with ``next_cursor`` to be told when the log was
+        restored from a backup meanwhile.
+    """
+
     events: tuple[Event, ...]
     next_cursor: int
     has_more: bool
+    epoch: str | None = None
 
 
 @frozen
@@ -1215,10 +1228,13 @@ class StreamRequest:
     :param cursor: resume after it; None starts at the first event, :data:`HEAD` after the last there
         is. With one session it is a ``seq``, over many an opaque string that an earlier item of the
         same stream carried.
+    :param epoch: with one session, the epoch in which the cursor or an earlier one was read. An opaque
+        cursor names its own.
     """
 
     session_ids: Sequence[str] = ()
     cursor: str | None = None
+    epoch: str | None = None
 
 
 @frozen

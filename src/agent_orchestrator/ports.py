@@ -280,16 +280,33 @@ class View(Protocol):
     ) -> list[StreamItem]:
         """Return the events of several sessions in commit order, after an opaque cursor.
 
-        :param until: a cursor no event is beyond; None means the head.
+        A cursor names the epoch in which it was read (see :meth:`epoch`).
 
+        :param until: a cursor no event is beyond; None means the head.
         :param sessions: which; none means all there are ``within``.
         :raises InvalidRequest: if the cursor is not one of this store's.
-        :raises CursorAhead: if the cursor is beyond the last event.
+        :raises CursorAhead: if the cursor is beyond the last event, or beyond what the log has in
+            common with the one of its epoch.
         """
         ...
 
     def feed_head(self) -> str:
         """Return the cursor after the last event of all sessions."""
+        ...
+
+    def epoch(self) -> str | None:
+        """Return the epoch the log is in: the time since the store was last opened.
+
+        It is an opaque text that never comes twice. After a backup was put back, the log goes on
+        otherwise under the same numbers; by the epoch in which it read, a reader is told of it.
+        None where the store does not know.
+        """
+        ...
+
+    def last_common_seq(self, session_id: str, epoch: str) -> int:
+        """Return the ``seq`` up to which a session's log is the one that was read in an epoch: its
+        last unless a backup was put back since; 0 where this store has not seen that epoch.
+        """
         ...
 
     def event_count(self) -> int: ...
@@ -905,6 +922,11 @@ class Reply(Generic[Res]):
 
 class Subscription(Protocol):
     """A reader's place in a stream. Cancelling :meth:`receive` loses nothing."""
+
+    @property
+    def epoch(self) -> str | None:
+        """The epoch in which the log is read, to be given with a cursor when the reader comes back."""
+        ...
 
     async def receive(self) -> Sequence[StreamPart]:
         """Return what comes next, at least one item, waiting for it if need be.

@@ -134,6 +134,7 @@ class Connection:
         take: Callable[[Event], bool],
         *,
         patience_s: float | None = FOLLOW_PATIENCE_S,
+        epoch: str | None = None,
     ) -> None:
         """Hand over every event of a session; see :meth:`stream`."""
         await self.stream(
@@ -141,6 +142,7 @@ class Connection:
             str(cursor),
             lambda item: isinstance(item, StreamItem) and take(item.event),
             patience_s=patience_s,
+            epoch=epoch,
         )
 
     async def stream(
@@ -151,12 +153,14 @@ class Connection:
         *,
         patience_s: float | None = FOLLOW_PATIENCE_S,
         on_lost: Callable[[], None] = lambda: None,
+        epoch: str | None = None,
     ) -> None:
         """Hand over what comes after the cursor, once and in order, until ``take`` returns True.
 
         :param session_ids: of which sessions; of all that may be read, without any.
         :param patience_s: how long to look for a daemon that went away; None means for ever.
         :param on_lost: called when it went away.
+        :param epoch: in which the cursor was read, if that is known.
         :raises OrchestratorError: if the stream is refused.
         :raises Unreachable: if the daemon was never there, or stays away.
         """
@@ -164,8 +168,9 @@ class Connection:
         pauses = _Pauses(patience_s)
         while True:
             try:
-                request = StreamRequest(session_ids, cursor)
+                request = StreamRequest(session_ids, cursor, epoch)
                 async with self._transport.subscribe(request) as subscription:
+                    epoch = subscription.epoch or epoch
                     self._reached = True
                     if lost_at is not None:
                         away = duration(anyio.current_time() - lost_at)

@@ -63,7 +63,7 @@ _HINTS: Final[dict[str, str]] = {
     "already_resolved": "look at it with `agentctl request show`",
     "session_busy": "wait, or send with --when-busy queue",
     "session_closed": "make another with `agentctl session create`",
-    "cursor_ahead": "look up `last_seq` with `agentctl session get`",
+    "cursor_ahead": "begin again after `resume_cursor` in the error's details (--format json)",
     "invalid_transition": "look at it with `agentctl run get`",
     "unavailable": "try again later; `agentctl daemon status` shows the queue",
     "misdirected_request": "use the address agentd listens on in --url",

@@ -22,12 +22,14 @@ async def tail_events(
     follow: bool,
     cursor: int | None,
     lines: int | None,
+    epoch: str | None = None,
 ) -> None:
     """Tell events after a cursor.
 
     :param follow: go on with those to come, for ever.
     :param cursor: the ``seq`` to begin after; None begins with the first event.
     :param lines: begin with so many of the last events, if that is later.
+    :param epoch: in which the cursor was read, if that is known.
     """
     start = cursor or 0
     if lines is not None:
@@ -35,10 +37,13 @@ async def tail_events(
         start = max(start, session.last_seq - lines)
     take = _teller(output)
     if follow:
-        await connection.follow(session_id, start, take, patience_s=None)
+        await connection.follow(session_id, start, take, patience_s=None, epoch=epoch)
         return
     while True:
-        page = await connection.call(LIST_EVENTS, session_id=session_id, cursor=start, limit=_PAGE)
+        page = await connection.call(
+            LIST_EVENTS, session_id=session_id, cursor=start, limit=_PAGE, epoch=epoch
+        )
+        epoch = page.epoch
         for event in page.events:
             take(event)
         start = page.next_cursor

@@ -18,7 +18,7 @@ _ALLOWED: Final = {
     "Access-Control-Max-Age": "600",
 }
 
-_EXPOSED: Final = "Idempotent-Replayed, Retry-After, WWW-Authenticate"
+_EXPOSED: Final = "Idempotent-Replayed, Log-Epoch, Retry-After, WWW-Authenticate"
 
 _MARKS: Final = ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary")
 

@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from agent_orchestrator.domain import errors
 from agent_orchestrator.wire import problems, strict_json
+from agent_orchestrator.wire.sse import EPOCH_HEADER
 from agentd import cors
 
 _log = logging.getLogger("agentd")
@@ -46,9 +47,13 @@ class LiveResponse(Response):
         """
 
 
-def stream_start(response: Response) -> HTTPResponseStartEvent:
-    """Return what begins an event stream that is the answer."""
-    marks = [(name.lower().encode(), value.encode()) for name, value in cors.marks(response)]
+def stream_start(response: Response, epoch: str | None = None) -> HTTPResponseStartEvent:
+    """Return what begins an event stream that is the answer.
+
+    :param epoch: in which the log is read.
+    """
+    more = [*cors.marks(response), *([] if epoch is None else [(EPOCH_HEADER, epoch)])]
+    marks = [(name.lower().encode(), value.encode()) for name, value in more]
     headers = (*STREAM_HEADERS, *marks)
     start = {"type": "http.response.start", "status": 200, "headers": headers}
     return cast("HTTPResponseStartEvent", start)

@@ -69,25 +69,28 @@ def stream_request(query_string: bytes, last_event_id: str | None) -> StreamRequ
     """
     found: dict[str, str] = {}
     sessions: list[str] = []
-    cursor: str | None = None
+    given: dict[str, str] = {}
     for name, value in query_pairs(query_string):
         if name in _SESSION_NAMES:
             sessions.append(value)
-        elif name != "cursor":
+        elif name not in ("cursor", "epoch"):
             found[name] = "is not a parameter of this call"
-        elif cursor is not None:
+        elif name in given:
             found[name] = "is given twice"
         else:
-            cursor = value
+            given[name] = value
     sessions = list(dict.fromkeys(sessions))
     if any(not value.strip() or len(value) > MAX_ID for value in sessions):
         found["sessionId"] = f"must be 1 to {MAX_ID} characters"
-    cursor = last_event_id or cursor
+    cursor = last_event_id or given.get("cursor")
+    epoch = given.get("epoch")
+    if epoch is not None and not 0 < len(epoch) <= MAX_NAME:
+        found.setdefault("epoch", f"must be 1 to {MAX_NAME} characters")
     if cursor is not None and (problem := _cursor_problem(cursor, single=len(sessions) == 1)):
         found.setdefault("cursor", problem)
     if found:
         raise errors.InvalidRequest.of(found)
-    return StreamRequest(sessions, cursor)
+    return StreamRequest(sessions, cursor, epoch)
 
 
 def _cursor_problem(cursor: str, *, single: bool) -> str | None:
@@ -177,7 +180,7 @@ class EventStream(LiveResponse):
                 async with self._transport.subscribe(self._asked) as subscription:
                     with self._lifetime.until_closing():
                         started = True
-                        await send(stream_start(self))
+                        await send(stream_start(self, subscription.epoch))
                         await _while_let_in(subscription, partial(self._pump, subscription, send))
                     last = sse.STOPPING
         except Exception as error:  # noqa: BLE001 - logged there unless it is an ordinary refusal
@@ -361,7 +364,7 @@ class SocketStream:
                     await socket.send(_frame("draining" if is_news else "ping"))
                 self.places.metrics.streamed(_events_in(batch))
                 for item in batch:
-                    await socket.send(_item_frame(item))
+                    await socket.send(_item_frame(item, subscription.epoch))
 
 
 async def _discard_frames(socket: Socket) -> None:
@@ -370,9 +373,9 @@ async def _discard_frames(socket: Socket) -> None:
         await socket.receive()
 
 
-def _item_frame(item: StreamPart) -> str:
+def _item_frame(item: StreamPart, epoch: str | None) -> str:
     if isinstance(item, CaughtUp):
-        return _frame("caught_up", cursor=item.cursor)
+        return _frame("caught_up", cursor=item.cursor, epoch=epoch)
     if isinstance(item, Draining):  # of a daemon behind this one
         return _frame("draining")
     cursor = strict_json.dumps(item.cursor)

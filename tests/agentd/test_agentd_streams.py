@@ -28,6 +28,10 @@ async def receive(connection: ClientConnection) -> dict[str, Any]:
         return frame
 
 
+def caught_up(cursor: str, server: Serving) -> dict[str, Any]:
+    return {"type": "caught_up", "cursor": cursor, "epoch": server.store._database.epoch}
+
+
 async def read_sse(server: Serving, path: str, count: int, **more: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     with anyio.fail_after(20):
@@ -105,7 +109,7 @@ async def test_a_quiet_stream_shows_signs_of_life(tmp_path: Path) -> None:
                         break
             assert text.startswith(": caught up\n\n")
             async with connect(ws_url(server, f"?sessionId={session}&cursor=1")) as reader:
-                assert await receive(reader) == {"type": "caught_up", "cursor": "1"}
+                assert await receive(reader) == caught_up("1", server)
                 assert await receive(reader) == {"type": "ping"}
 
 
@@ -282,7 +286,7 @@ async def test_a_socket_reads_history_then_what_comes(server: Serving) -> None:
         assert first["type"] == "event"
         assert first["cursor"] == "1"
         assert first["event"]["event_type"] == "session.created"
-        assert await receive(reader) == {"type": "caught_up", "cursor": "1"}
+        assert await receive(reader) == caught_up("1", server)
         await server.say(session, "hello")
         events = [first["event"]]
         while events[-1]["event_type"] != "run.completed":

@@ -181,7 +181,7 @@ def everything(view):
             for n, run in enumerate(stored_runs)
         ],
         "next": [view.next_runs(n) for n in (1, 9)],
-        "counts": (view.live_runs(), view.event_count(), view.feed_head()),
+        "counts": (view.live_runs(), view.event_count(), position(view.feed_head())),
         "lost": [view.lost_runs(instance) for instance in ("dmn_1", "dmn")],
         "message": [view.message(f"msg_{n}") for n in range(4)],
         "feed": [
@@ -194,9 +194,15 @@ def everything(view):
     }
 
 
+def position(cursor):
+    """Return a cursor without the epoch, which is the store's own."""
+    return cursor.partition(".")[0]
+
+
 def feed(view, **asked):
     try:
-        return view.feed(**asked, limit=4)
+        found = view.feed(**asked, limit=4)
+        return [(position(item.cursor), item.event) for item in found]
     except CursorAhead as error:
         return type(error)
 

@@ -99,7 +99,23 @@ class SessionClosed(Conflict):
 
 
 class CursorAhead(Conflict):
+    """``details["resume_cursor"]`` is the last place the log has in common with the reader's, as far as
+    that is known.
+    """
+
     code = "cursor_ahead"
+
+    @classmethod
+    def restored(cls, details: Mapping[str, Any]) -> "CursorAhead":
+        """Return what a reader is told whose cursor is of a log that went on otherwise.
+
+        :param details: with ``resume_cursor``.
+        """
+        return cls(
+            "the log was restored from a backup after this cursor was read: forget what came after"
+            f" cursor {details['resume_cursor']}, and begin again there",
+            details,
+        )
 
 
 class Gone(OrchestratorError):

@@ -38,34 +38,52 @@ MAX_STREAM_SESSIONS = 100
 
 
 def _after(
-    view: View, who: Principal, session_id: str, cursor: int, limit: int, size: int = BATCH_SIZE
+    view: View,
+    who: Principal,
+    session_id: str,
+    cursor: int,
+    limit: int,
+    size: int = BATCH_SIZE,
+    *,
+    epoch: str | None = None,
 ) -> tuple[list[Event], int]:
-    """Return what comes after a cursor, and the last event's ``seq``."""
+    """Return what comes after a cursor, and the last event's ``seq``.
+
+    :param epoch: in which the cursor, or one before it, was read.
+    :raises CursorAhead: if the log has no such place, or went on otherwise since that epoch.
+    """
     session = session_for(view, who, Action.READ, session_id)
+    common = 0
+    if epoch is not None and cursor > (common := view.last_common_seq(session_id, epoch)):
+        details = {"cursor": cursor, "last_seq": session.last_seq, "resume_cursor": common}
+        raise CursorAhead.restored(details)
     if cursor > session.last_seq:
         raise CursorAhead(
             f"cursor {cursor} is beyond the last event, {session.last_seq}",
-            {"cursor": cursor, "last_seq": session.last_seq},
+            {"cursor": cursor, "last_seq": session.last_seq, "resume_cursor": 0},
         )
     events = view.events(session_id, after=cursor, limit=limit, size=size)
     return events, session.last_seq
 
 
 async def list_events(core: Core, who: Principal, command: ListEvents) -> EventPage:
-    def look(view: View) -> tuple[list[Event], int]:
-        at, most = command.cursor, command.limit
-        return _after(view, who, command.session_id, at, most, PAGE_SIZE)
+    def look(view: View) -> tuple[list[Event], int, str | None]:
+        at, most, epoch = command.cursor, command.limit, command.epoch
+        return (
+            *_after(view, who, command.session_id, at, most, PAGE_SIZE, epoch=epoch),
+            view.epoch(),
+        )
 
     with core.bells.take(f"session:{command.session_id}", *topics(who)) as bell:
-        found, last_seq = await core.store.read(look)
+        found, last_seq, epoch = await core.store.read(look)
         if not found and command.wait_s:
             with anyio.move_on_after(command.wait_s):
                 while not found:
                     await bell.wait()
                     bell.hush()
-                    found, last_seq = await core.store.read(look)
+                    found, last_seq, epoch = await core.store.read(look)
     next_cursor = found[-1].seq if found else command.cursor
-    return EventPage(tuple(found), next_cursor, has_more=next_cursor < last_seq)
+    return EventPage(tuple(found), next_cursor, has_more=next_cursor < last_seq, epoch=epoch)
 
 
 @asynccontextmanager
@@ -87,7 +105,7 @@ async def subscribe(
         reader: _SessionReader | _FeedReader
         if len(ids) == 1:
             after = None if request.cursor == HEAD else _sequence(request.cursor)
-            reader = _SessionReader(core, who, bell, ids[0], after)
+            reader = _SessionReader(core, who, bell, ids[0], after, request.epoch)
         else:
             reader = _FeedReader(core, who, bell, ids, request.cursor)
         try:
@@ -138,9 +156,18 @@ class _SessionReader:
     """A place in one session's log; the cursor is its ``seq``."""
 
     def __init__(
-        self, core: Core, who: Principal, bell: Bell, session_id: str, cursor: int | None
+        self,
+        core: Core,
+        who: Principal,
+        bell: Bell,
+        session_id: str,
+        cursor: int | None,
+        epoch: str | None,
     ) -> None:
-        """:param cursor: None is the end of the log."""
+        """:param cursor: None is the end of the log.
+        :param epoch: in which the cursor was read, if that is known.
+        """
+        self.epoch = epoch
         self._core = core
         self._who = who
         self._bell = bell
@@ -153,10 +180,14 @@ class _SessionReader:
     async def check(self) -> None:
         """Refuse a stream that may not be read, and note how far the log goes now."""
 
-        def look(view: View) -> int:
-            return _after(view, self._who, self._session_id, self._cursor, 0)[1]
+        def look(view: View) -> tuple[int, str | None]:
+            last_seq = _after(view, self._who, self._session_id, self._cursor, 0, epoch=self.epoch)[
+                1
+            ]
+            return last_seq, view.epoch()
 
-        self._goal = await self._core.store.read(look)
+        # Checked once: the log of a store that is open does not go back.
+        self._goal, self.epoch = await self._core.store.read(look)
         if self._from_head:
             self._cursor = self._goal
 
@@ -207,6 +238,7 @@ class _FeedReader:
         self._core = core
         self._who = who
         self._bell = bell
+        self.epoch: str | None = None
         self._session_ids = session_ids
         self._cursor = None if cursor == HEAD else cursor
         self._from_head = cursor == HEAD
@@ -216,11 +248,11 @@ class _FeedReader:
     async def check(self) -> None:
         """Refuse a stream that may not be read, and note how far the log goes now."""
 
-        def look(view: View) -> str:
+        def look(view: View) -> tuple[str, str | None]:
             self._next(view)
-            return view.feed_head()
+            return view.feed_head(), view.epoch()
 
-        self._goal = await self._core.store.read(look)
+        self._goal, self.epoch = await self._core.store.read(look)
         if self._from_head:
             self._cursor = self._goal
 

@@ -1,13 +1,22 @@
 """How values become what a database holds: JSON as compact text, times as RFC 3339 in UTC."""
 
 import json
-from collections.abc import Mapping
+import re
+import secrets
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from agent_orchestrator.domain.errors import CursorAhead, InvalidRequest
 from agent_orchestrator.wire.codec import format_time, parse_time
 from agent_orchestrator.wire.strict_json import dumps
+
+_CURSOR: Final = re.compile(r"[0-9]{1,19}(\.[0-9a-f]{12})?")
+
+
+def new_epoch() -> str:
+    """Return a name for a new epoch of a store's log (see :meth:`~agent_orchestrator.ports.View.epoch`)."""
+    return secrets.token_hex(6)
 
 
 def plain(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,19 +39,34 @@ def optional_time_from(text: str | None) -> datetime | None:
     return None if text is None else parse_time(text)
 
 
-def position_after(cursor: str | None, head: int) -> int:
+def feed_cursor(position: int, epoch: str | None) -> str:
+    """Return the feed cursor after a position, as it is read in an epoch."""
+    return str(position) if epoch is None else f"{position}.{epoch}"
+
+
+def position_after(cursor: str | None, head: int, end_of: Callable[[str], int | None]) -> int:
     """Return the position a feed cursor stands for; the first event has position 1.
 
+    :param head: the position of the last event.
+    :param end_of: returns the position up to which the log is the same as in an epoch, None where
+        there was no such epoch.
     :raises InvalidRequest: if it is not a cursor.
-    :raises CursorAhead: if it is beyond ``head``, the position of the last event.
+    :raises CursorAhead: if it is beyond ``head``, or of a log that went on otherwise.
     """
     if cursor is None:
         return 0
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 19):
+    if not _CURSOR.fullmatch(cursor):
         raise InvalidRequest.of({"cursor": "is not a cursor of this stream"})
-    position = int(cursor)
+    number, _, epoch = cursor.partition(".")
+    position = int(number)
+    common = 0
+    if epoch and position > (common := end_of(epoch) or 0):
+        raise CursorAhead.restored(
+            {"cursor": cursor, "head": str(head), "resume_cursor": str(common)}
+        )
     if position > head:
         raise CursorAhead(
-            "the cursor is beyond the last event", {"cursor": cursor, "head": str(head)}
+            "the cursor is beyond the last event",
+            {"cursor": cursor, "head": str(head), "resume_cursor": "0"},
         )
     return position

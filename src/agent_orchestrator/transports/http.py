@@ -126,6 +126,7 @@ class _SseSubscription:
         self._headers = headers
         self._request = request
         self._cursor = request.cursor
+        self.epoch = request.epoch
         self._stack = AsyncExitStack()
         self._chunks: AsyncIterator[bytes] | None = None
         self._decoder = sse.Decoder()
@@ -142,6 +143,8 @@ class _SseSubscription:
         ]
         if self._cursor is not None:
             params.append(("cursor", self._cursor))
+        if self.epoch is not None:
+            params.append(("epoch", self.epoch))
         timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_TIMEOUT_S)
         self._stack = AsyncExitStack()
         try:
@@ -163,6 +166,7 @@ class _SseSubscription:
         except OrchestratorError:
             await self.aclose()
             raise
+        self.epoch = response.headers.get(sse.EPOCH_HEADER, self.epoch)
         self._decoder = sse.Decoder()
         self._chunks = response.aiter_bytes()
 

@@ -133,8 +133,9 @@ def _stream(components: Components) -> dict[str, Any]:
             "As server-sent events each frame has `id` (the cursor), `event` (the event's type) "
             "and `data` (the event); comment lines are signs of life. After an upgrade to a "
             'WebSocket the frames are `{"type": "event", "cursor", "event"}`, '
-            '`{"type": "caught_up", "cursor"}`, `{"type": "ping"}`, '
-            '`{"type": "draining"}` and `{"type": "error", "error"}`.'
+            '`{"type": "caught_up", "cursor", "epoch"}`, `{"type": "ping"}`, '
+            '`{"type": "draining"}` and `{"type": "error", "error"}`. The epoch is also in the header '
+            "`Log-Epoch`."
         ),
         "parameters": [
             {
@@ -149,6 +150,14 @@ def _stream(components: Components) -> dict[str, Any]:
                 "name": "cursor",
                 "in": "query",
                 "description": "Resume after it: a `seq` with one session, otherwise opaque.",
+                "required": False,
+                "schema": text,
+            },
+            {
+                "name": "epoch",
+                "in": "query",
+                "description": "With one session, the epoch in which the cursor, or one before it, "
+                "was read. A log that was restored from a backup since is then 409 `cursor_ahead`.",
                 "required": False,
                 "schema": text,
             },

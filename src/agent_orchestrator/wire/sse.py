@@ -4,6 +4,10 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
+EPOCH_HEADER = "Log-Epoch"
+"""The header that says in which epoch the log is read (see :class:`~agent_orchestrator.ports.View`). The
+``id`` of a frame has no room for it: of one session it is a ``seq``."""
+
 KEEPALIVE = b": still here\n\n"
 """A comment line: it keeps intermediaries from closing a quiet stream."""
 

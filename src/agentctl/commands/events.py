@@ -28,6 +28,7 @@ def events() -> None:
 )
 @identified("session")
 @click.option("--cursor", type=int, help="Begin after this `seq`.  [default: 0]")
+@click.option("--epoch", help="The `epoch` that came with the cursor.")
 @click.option("--limit", type=int, help="How many at most.  [default: 100]")
 def list_(**values: Any) -> None:
     """List events after a cursor, one page."""
@@ -62,8 +63,9 @@ def list_(**values: Any) -> None:
 @identified("session")
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until interrupted.")
 @click.option("--cursor", type=click.IntRange(min=0), help="Begin after this `seq`.")
+@click.option("--epoch", help="The `epoch` that came with the cursor.")
 @click.option("--lines", "-n", type=click.IntRange(min=0), help="Begin with the last N events.")
-def tail(session_id: str, *, follow: bool, cursor: int | None, lines: int | None) -> None:
+def tail(session_id: str, *, follow: bool, **given: Any) -> None:
     """Tell the events of a session in order, from its first or from where you say.
 
     With --follow a connection that is lost, also by a restart of agentd, is made again and goes on
@@ -74,8 +76,6 @@ def tail(session_id: str, *, follow: bool, cursor: int | None, lines: int | None
     async def body(connection: Any) -> None:
         from agentctl.tailing import tail_events
 
-        await tail_events(
-            connection, call.output, session_id, follow=follow, cursor=cursor, lines=lines
-        )
+        await tail_events(connection, call.output, session_id, follow=follow, **given)
 
     call.run(body)

@@ -13,6 +13,7 @@ from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus
 from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports import IdempotencyRecord
+from agent_orchestrator.stores.encoding import new_epoch
 
 
 class Identified(Protocol):
@@ -65,6 +66,7 @@ class Activity:
 
 class State:
     def __init__(self) -> None:
+        self.epoch = new_epoch()
         self.sessions = Table[Session](parent=lambda session: session.parent_session_id)
         self.messages = Table[Message](
             session=lambda message: message.session_id,

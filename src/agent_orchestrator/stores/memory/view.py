@@ -25,7 +25,7 @@ from agent_orchestrator.domain.model import (
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations import StreamItem
 from agent_orchestrator.ports import IdempotencyRecord
-from agent_orchestrator.stores.encoding import position_after
+from agent_orchestrator.stores.encoding import feed_cursor, position_after
 from agent_orchestrator.stores.memory.state import Activity, State
 
 T = TypeVar("T")
@@ -373,12 +373,12 @@ class MemoryView:
         size: int | None = None,
     ) -> list[StreamItem]:
         log = self._state.log
-        start = position_after(after, len(log))
-        end = len(log) if until is None else position_after(until, len(log))
+        start = position_after(after, len(log), self._end_of)
+        end = len(log) if until is None else position_after(until, len(log), self._end_of)
         wanted = frozenset(sessions)
         return _first(
             (
-                StreamItem(str(place + 1), log[place])
+                StreamItem(feed_cursor(place + 1, self._state.epoch), log[place])
                 for place in range(start, end)
                 if (not wanted or log[place].session_id in wanted)
                 and self._is_within(log[place].session_id, within)
@@ -388,7 +388,16 @@ class MemoryView:
         )
 
     def feed_head(self) -> str:
-        return str(len(self._state.log))
+        return feed_cursor(len(self._state.log), self._state.epoch)
+
+    def epoch(self) -> str | None:
+        return self._state.epoch
+
+    def last_common_seq(self, session_id: str, epoch: str) -> int:
+        return 0 if self._end_of(epoch) is None else len(self._state.logs.get(session_id, ()))
+
+    def _end_of(self, epoch: str) -> int | None:
+        return len(self._state.log) if epoch == self._state.epoch else None
 
     def event_count(self) -> int:
         return len(self._state.log)

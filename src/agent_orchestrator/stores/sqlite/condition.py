@@ -23,6 +23,7 @@ from agent_orchestrator.stores.sqlite.connection import (
     Database,
     is_damaged,
     is_unreadable,
+    open_existing,
 )
 from agent_orchestrator.stores.sqlite.mirror import COUNT_UP
 from agent_orchestrator.stores.sqlite.schema import immediate
@@ -86,6 +87,34 @@ class Condition:
     def writer(self) -> apsw.Connection:
         return self._database.writer
 
+    @property
+    def epoch(self) -> str | None:
+        return self._database.epoch
+
+    def misplaced(self) -> Fault | None:
+        """Return the fault if the files that are open are not at their places any more.
+
+        What is written to them then would not be there at the next start. May be called in any thread.
+        """
+        found = self._database.files.misplaced()
+        return None if found is None else Fault("database_replaced", found, 5)
+
+    def find_misplaced(self, *, is_written: bool) -> bool:
+        """Note whether the files are not at their places any more, and return it.
+
+        :param is_written: a change was written to them just before.
+        """
+        fault = self.misplaced()
+        if fault is None:
+            return False
+        if self.fault is None:
+            _log.error("%s", fault.message)
+        if is_written:
+            text = f"{fault.message}; whether the change is lost is not known"
+            fault = evolve(fault, message=text)
+        self.fault = fault
+        return True
+
     def told(self) -> tuple[Problem, ...]:
         """Return all that is wrong, for the daemon's status."""
         fault = self.fault
@@ -101,7 +130,7 @@ class Condition:
 
         :param is_outcome_known: it was not committed; otherwise SQLite could not tell.
         """
-        fault = self._fault(error)
+        fault = self.misplaced() or self._fault(error)
         if fault.code == "disk_full":
             self._ballast.release()
         elif fault.code == "database_locked":
@@ -137,6 +166,8 @@ class Condition:
     def heal(self) -> Fault | None:
         """Return why nothing can be written, once more looked into; None when it can."""
         if self.fault is None or self.fault.is_final or time.monotonic() < self._next_try:
+            return self.fault
+        if self.find_misplaced(is_written=False):
             return self.fault
         try:
             if self._must_reopen:
@@ -185,8 +216,8 @@ class Condition:
     def _is_damaged(self) -> bool:
         """Tell whether a page that SQLite calls malformed is, or could not be read."""
         if time.monotonic() >= self._looked_at + LOOK_AGAIN_S:
-            path = str(self._database.path)
-            self._was_damaged = is_damaged(lambda: apsw.Connection(path))
+            path = self._database.path
+            self._was_damaged = is_damaged(lambda: open_existing(path))
             self._looked_at = time.monotonic()
         return self._was_damaged
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +21,8 @@ from agent_orchestrator.domain.errors import (
 )
 from agent_orchestrator.operations import Problem
 from agent_orchestrator.stores.sqlite.ballast import Ballast
+from agent_orchestrator.stores.sqlite.epochs import begin_epoch
+from agent_orchestrator.stores.sqlite.identity import Files, refuse_own_mount
 from agent_orchestrator.stores.sqlite.lock import FileLock
 from agent_orchestrator.stores.sqlite.mirror import Mark, Mirror, read_mark
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrate, schema_version
@@ -48,17 +49,25 @@ _WRITER_CACHE_KIB: Final = 16 * 1024
 
 @define
 class Database:
-    """An open database: one connection that writes, some that only read, and the lock.
+    """An open database: one connection that writes, some that only read, and the locks.
 
+    :param aside: a connection for what takes long. It was opened with the others, so that a check or
+        a backup is of the file that is open, whatever has its name by then.
+    :param files: which files it consists of.
+    :param locks: on the database file, whatever its name, and on the name.
     :param mark: how far it had come when it was opened.
+    :param epoch: names this time of its being open; None where that could not be written.
     :param found: what its opening could not tell, for the daemon's status.
     """
 
     path: Path
     writer: apsw.Connection
     readers: tuple[apsw.Connection, ...]
-    lock: FileLock
+    aside: apsw.Connection
+    files: Files
+    locks: tuple[FileLock, ...]
     mark: Mark
+    epoch: str | None
     found: tuple[Problem, ...] = ()
     noted: Mark | None = None
     """What the mirror was given at the opening, if anything."""
@@ -88,16 +97,19 @@ class Database:
     def close(self) -> None:
         """Empty the write-ahead log into the database and let go of it."""
         try:
-            for reader in self.readers:
-                reader.close()
+            for connection in (self.aside, *self.readers):
+                connection.close()
             self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            if self.files.misplaced() is None:
+                _keep_log(self.writer, keep=False)
         except apsw.Error as error:
             # Nothing is lost: the next start finds it in the log.
             _log.warning("%s: its write-ahead log cannot be emptied: %s", self.path, error)
         finally:
             with contextlib.suppress(apsw.Error):
                 self.writer.close()
-            self.lock.release()
+            for lock in self.locks:
+                lock.release()
 
 
 def open_database(path: Path, *, accept_loss: bool = False) -> Database:
@@ -107,59 +119,86 @@ def open_database(path: Path, *, accept_loss: bool = False) -> Database:
     :raises StoreOpenError: one of its kinds, if it cannot or must not be used. Then the files are
         as they were.
     """
+    given = path.absolute()
     try:
         path = path.resolve()
         make_data_directory(path.parent)
         if path.is_dir():
             raise StoreOpenError(f"{path} is a directory, not a database file")
         if path.exists() and path.stat().st_nlink > 1:
-            # The lock and the write-ahead log go by name: under another one a second process
-            # would write beside the first.
+            # The write-ahead log goes by name: under another one what stands in it would be missing.
             raise StoreOpenError(f"{path} has another name (a hard link); give it only one")
-        lock_path = path.with_name(path.name + ".lock")
-        if not lock_path.exists():
-            # Without a lock file nobody of ours has it open, and a look leaves no trace.
-            _look_first(path)
-        lock = FileLock.take(lock_path, str(path))
-        try:
-            return _open_locked(path, lock, accept_loss=accept_loss)
-        except BaseException:
-            lock.release()
-            raise
+        with contextlib.ExitStack() as opening:
+            database = _open_locked(given, path, opening, accept_loss=accept_loss)
+            opening.pop_all()
+            return database
     except apsw.Error as error:
         raise StoreOpenError(f"cannot open {path}: {error}") from error
     except OSError as error:
         raise StoreOpenError(f"cannot open {path}: {error.strerror or error}") from error
 
 
-def _open_locked(path: Path, lock: FileLock, *, accept_loss: bool) -> Database:
+def _open_locked(
+    given: Path, path: Path, opening: contextlib.ExitStack, *, accept_loss: bool
+) -> Database:
+    """Lock the file and its name, then open it.
+
+    :param opening: is left with what has to be let go of if the database cannot be opened.
+    """
+    locks: list[FileLock] = []
+    lock_path = path.with_name(path.name + ".lock")
+
+    def take(file: Path, *, create: bool = False) -> FileLock:
+        lock = FileLock.take(file, str(path), create=create, signed=lock_path)
+        opening.callback(lock.release)
+        locks.append(lock)
+        return lock
+
+    is_new = not path.exists()
+    if not is_new:
+        # The file first, by whatever other name somebody may have it open.
+        refuse_own_mount(path, take(path))
+        if not lock_path.exists():
+            _look_first(path)  # a file that is not ours is left without a trace
+    named = take(lock_path, create=True)
     ballast = Ballast(path)
     if not ballast.has_room():
         ballast.release()  # to open the database takes some
     # Compared before anything is written: what was lost may still stand in the write-ahead log.
     mark = _look_first(path)
-    found = Mirror(path).compare(path, mark, accept_loss=accept_loss)
-    lock.sign()
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
-    opened: list[apsw.Connection] = []
-    try:
-        writer = _connect(path)
-        opened.append(writer)
-        _prepare(path, writer)
-        mark = read_mark(writer)
-        assert mark is not None, "this schema counts commits"
-        noted = _note_first(path, writer, mark)
-        mark = noted or mark
-        for _ in range(READERS):
-            reader = _connect(path)
-            opened.append(reader)
-            reader.pragma("query_only", True)  # noqa: FBT003 - the setting's value
-    except BaseException:
-        for connection in reversed(opened):
-            connection.close()
-        raise
-    return Database(path, writer, tuple(opened[1:]), lock, mark, (found,) if found else (), noted)
+    history = Mirror(path).compare(path, mark, accept_loss=accept_loss)
+    named.sign()
+    if is_new:
+        take(path, create=True)
+
+    def connect() -> apsw.Connection:
+        connection = _connect(path)
+        opening.callback(connection.close)
+        return connection
+
+    writer = connect()
+    _prepare(path, writer)
+    aside, *readers = (connect() for _ in range(1 + READERS))
+    for reader in readers:
+        reader.pragma("query_only", True)  # noqa: FBT003 - the setting's value
+    is_restored = mark is not None and not history.is_unbroken
+    files = Files.of(given, path, next(lock for lock in locks if lock is not named))
+    epoch = begin_epoch(writer, is_restored=is_restored)
+    mark = read_mark(writer)
+    assert mark is not None, "this schema counts commits"
+    noted = _note_first(path, writer, mark)
+    return Database(
+        path,
+        writer,
+        tuple(readers),
+        aside,
+        files,
+        tuple(locks),
+        evolve(mark, backup_of=None),
+        epoch,
+        () if history.problem is None else (history.problem,),
+        noted,
+    )
 
 
 def _note_first(path: Path, writer: apsw.Connection, mark: Mark) -> Mark | None:
@@ -175,10 +214,9 @@ def _note_first(path: Path, writer: apsw.Connection, mark: Mark) -> Mark | None:
         mirror.write(mark)
     except OSError:
         return None  # told of when the next note cannot be written, too
-    if mark.backup_of is None:
-        return mark
-    with contextlib.suppress(apsw.FullError, apsw.IOError):
-        writer.execute("UPDATE commits SET backup_of = NULL")
+    if mark.backup_of is not None:
+        with contextlib.suppress(apsw.FullError, apsw.IOError):
+            writer.execute("UPDATE commits SET backup_of = NULL")
     return evolve(mark, backup_of=None)
 
 
@@ -196,9 +234,25 @@ def _prepare(path: Path, writer: apsw.Connection) -> None:
     migrate(writer)
 
 
-def _connect(path: Path) -> apsw.Connection:
+def open_existing(path: Path) -> apsw.Connection:
+    """Open a database that is there.
+
+    The write-ahead log is left alone when the connection is closed. Otherwise SQLite would remove
+    whatever has its name then: that of another database, or of the next daemon, where a process that
+    was forked from this one is the last to close.
+    """
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+    _keep_log(connection, keep=True)
+    return connection
+
+
+def _keep_log(connection: apsw.Connection, *, keep: bool) -> None:
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keep))
+
+
+def _connect(path: Path) -> apsw.Connection:
+    connection = open_existing(path)
     for name, value in (
         ("synchronous", 2),  # FULL: what was acknowledged survives a power cut
         ("foreign_keys", 1),
@@ -231,7 +285,7 @@ def _look_first(path: Path) -> Mark | None:
             raise
         mark = None
     if has_log:
-        behind, mark = mark, _check(path, partial(_opened_with_log, path), whole=True)
+        behind, mark = mark, _check(path, partial(open_existing, path), whole=True)
         if behind and mark and behind.database not in (mark.database, mark.backup_of):
             raise StoreDamaged(
                 f"{path}-wal is the write-ahead log of another database: move it and {path}-shm away"
@@ -244,13 +298,6 @@ def _opened_immutable(path: Path) -> apsw.Connection:
         f"file:{quote(str(path))}?immutable=1",
         flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
     )
-
-
-def _opened_with_log(path: Path) -> apsw.Connection:
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-    return connection
 
 
 def _has_log(path: Path) -> bool:

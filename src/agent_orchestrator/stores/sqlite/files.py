@@ -15,5 +15,8 @@ OWN_FILES: Final = (
 )
 """What the database's files are called besides its name."""
 
-SECRET_FILES: Final = ("", "-wal", "-shm")
+PARTS: Final = ("", "-wal", "-shm")
+"""Those an open database consists of, which must belong together."""
+
+SECRET_FILES: Final = PARTS
 """Those that hold what users and agents said."""

@@ -1,50 +1,129 @@
-"""One process (and one store in it) at a time: an exclusive lock on a file beside the database."""
+"""One process (and one store in it) at a time: an exclusive lock on an open file."""
 
+import contextlib
 import fcntl
 import os
+import threading
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from agent_orchestrator.domain.errors import StoreLocked
 
+FileId = tuple[int, int]
+"""Device and inode: the same for every name of a file, in every mount namespace."""
+
+_GUARD: Final = threading.Lock()
+"""Held while a file is opened or closed here, and by whoever forks."""
+
+_HELD: Final[dict[FileId, "FileLock"]] = {}
+"""The locks of this process."""
+
+
+def file_id(path: Path) -> FileId:
+    """Return which file a path names.
+
+    :raises OSError: if that cannot be found out.
+    """
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
 
 class FileLock:
-    """An exclusive ``flock``, held until it is released or the process ends however it ends.
+    """An exclusive ``flock``, held until its owner releases it or ends however it ends.
 
-    The database file itself is not locked so: closing any descriptor of it would drop the locks
-    SQLite holds (a property of POSIX locks). The file stays when the lock is released: to remove it
-    would let two processes lock two files of one name.
+    It belongs to the file, not to its name. SQLite's own locks are POSIX locks: they do not meet
+    this one, but a process loses all it has on a file when it closes any descriptor of that file. So
+    a file that this process has locked is never opened here a second time.
+
+    A forked child inherits the descriptor, and with it the lock. It closes it at once, and only the
+    process that took the lock can release it.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, descriptor: int, held: FileId) -> None:
+        self.descriptor = descriptor
+        self.file_id = held
+        self._owner = os.getpid()
 
     @classmethod
-    def take(cls, path: Path, what: str) -> Self:
-        """Lock the file, made if need be.
+    def take(
+        cls, path: Path, what: str, *, create: bool = False, signed: Path | None = None
+    ) -> Self:
+        """Lock a file.
 
         :param what: what the lock stands for, for the message.
+        :param create: make the file if there is none.
+        :param signed: a file that names the holder (see :meth:`sign`) where the kernel does not.
         :raises StoreLocked: if somebody has it.
         :raises OSError: if the file cannot be made or opened.
         """
-        # Python opens files so that child processes do not inherit them, and with them the lock.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-            os.close(descriptor)
-            holder = f"process {pid}" if pid else "another process"
-            raise StoreLocked(f"{what} is in use by {holder}; only one may have it open") from None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return cls(descriptor)
+        with _GUARD:
+            with contextlib.suppress(FileNotFoundError):
+                if file_id(path) in _HELD:
+                    raise _in_use(what, str(os.getpid()))
+            flags = os.O_RDWR | os.O_NONBLOCK | (os.O_CREAT if create else 0)
+            # Python opens files so that programs that are executed do not inherit them.
+            descriptor = os.open(path, flags, 0o600)
+            found = os.fstat(descriptor)
+            held = found.st_dev, found.st_ino
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                holder = _holder(held) or (_signature(signed) if signed else None)
+                raise _in_use(what, holder) from None
+            except BaseException:
+                os.close(descriptor)
+                raise
+            lock = cls(descriptor, held)
+            _HELD[held] = lock
+            return lock
 
     def sign(self) -> None:
         """Write our pid into the file, for others to name."""
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, b"%d\n" % os.getpid(), 0)
+        os.ftruncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
-        os.close(self._descriptor)
+        """Release the lock, also for children that have a copy of the descriptor.
+
+        In a forked child it does nothing.
+        """
+        with _GUARD:
+            if self._owner == os.getpid() and _HELD.pop(self.file_id, None) is self:
+                fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+                os.close(self.descriptor)
+
+
+def _in_use(what: str, holder: str | None) -> StoreLocked:
+    named = f"process {holder}" if holder else "another process"
+    return StoreLocked(f"{what} is in use by {named}; only one may have it open")
+
+
+def _holder(held: FileId) -> str | None:
+    """Return the process that has a file locked; None where the kernel does not tell."""
+    device, inode = held
+    name = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5] == name and int(fields[4]) > 0:
+                return fields[4]
+    return None
+
+
+def _signature(path: Path) -> str | None:
+    with contextlib.suppress(OSError, ValueError):
+        return str(int(path.read_bytes()[:32]))
+    return None
+
+
+def _forget_in_child() -> None:
+    for lock in _HELD.values():
+        os.close(lock.descriptor)
+    _HELD.clear()
+    _GUARD.release()
+
+
+os.register_at_fork(
+    before=_GUARD.acquire, after_in_parent=_GUARD.release, after_in_child=_forget_in_child
+)

@@ -92,8 +92,8 @@ class Mirror:
         fresh.replace(self.path)
         sync_directory(self.path.parent)
 
-    def compare(self, path: Path, mark: Mark | None, *, accept_loss: bool) -> Problem | None:
-        """Compare the database with what was noted; return what could not be told, if anything.
+    def compare(self, path: Path, mark: Mark | None, *, accept_loss: bool) -> "History":
+        """Compare the database with what was noted.
 
         :param path: the database.
         :param mark: how far it has come; None where it does not tell, as when it has nothing yet.
@@ -101,30 +101,47 @@ class Mirror:
         :raises CommitsLost: if the database is behind.
         """
         unknown = f"whether {path} lost commits before this start cannot be told"
+        if mark is not None and mark.backup_of is not None:
+            return History()  # a backup that was put here, and has been opened nowhere else
         try:
             noted = self.read()
         except (ValueError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            return Problem("mirror_unusable", f"{self.path} is damaged ({reason}): {unknown}")
+            return History("mirror_unusable", f"{self.path} is damaged ({reason}): {unknown}")
         if noted is None:
-            if mark is None or not mark.commits or mark.backup_of is not None:
-                return None
-            return Problem("mirror_unusable", f"{self.path} is not there any more: {unknown}")
+            if mark is None or not mark.commits:
+                return History()
+            return History("mirror_unusable", f"{self.path} is not there any more: {unknown}")
         if mark is None and path.exists():
             mark = Mark(noted.database, 0)  # it once had tables
-        if mark is not None and noted.database == mark.backup_of:
-            return None
         if mark is None or noted.database != mark.database:
-            return Problem("mirror_unusable", f"{self.path} is of another database: {unknown}")
+            return History("mirror_unusable", f"{self.path} is of another database: {unknown}")
         lost = noted.commits - mark.commits
         if lost <= 0:
-            return None
+            return History(is_unbroken=True)
         told = f"{path}: {lost} commits lost (it has {mark.commits}, had {noted.commits})"
         if accept_loss:
-            return Problem("commits_lost", f"{told}; accepted at this start")
+            return History("commits_lost", f"{told}; accepted at this start")
         raise CommitsLost(
             f"{told}: restore a backup, or accept that they are gone (agentd --accept-loss)"
         )
+
+
+@frozen
+class History:
+    """What a database and its mirror tell of the time before.
+
+    :param code: of what could not be told, or was accepted, if anything.
+    :param is_unbroken: it has all that was ever noted of it.
+    """
+
+    code: str | None = None
+    message: str = ""
+    is_unbroken: bool = False
+
+    @property
+    def problem(self) -> Problem | None:
+        return None if self.code is None else Problem(self.code, self.message)
 
 
 def _check(database: str, commits: int) -> str:

@@ -19,9 +19,8 @@ from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.operations import Problem
 from agent_orchestrator.ports import Transaction, View
 from agent_orchestrator.stores.bells import Bells
-from agent_orchestrator.stores.sqlite.condition import Condition
+from agent_orchestrator.stores.sqlite.condition import Condition, Fault
 from agent_orchestrator.stores.sqlite.connection import (
-    BUSY_TIMEOUT_MS,
     READERS,
     Database,
     open_database,
@@ -66,6 +65,7 @@ class SqliteStore:
         self._on_commit = on_commit
         self._bells = Bells()
         self._accepting = False
+        self._process = os.getpid()
         self._noted: Mark | None = None
         """What the mirror says, as far as this process knows."""
         self._noting = threading.Lock()
@@ -87,6 +87,7 @@ class SqliteStore:
 
         :raises StoreOpenError: one of its kinds, if it cannot or must not be used.
         """
+        self._process = os.getpid()
         self._threads = anyio.CapacityLimiter(1)
         self._looks = anyio.CapacityLimiter(READERS)
         self._asides = anyio.Lock()
@@ -156,8 +157,8 @@ class SqliteStore:
     def _note(self, mirror: Mirror) -> None:
         with self._noting:
             mark = self._condition.mark
-            if mark == self._noted:
-                return
+            if mark == self._noted or self._condition.misplaced():
+                return  # what stands beside another file is not ours to write over
             try:
                 mirror.write(mark)
             except OSError as error:
@@ -192,7 +193,7 @@ class SqliteStore:
                 raise Unavailable("the store is closed")
             connection.execute("BEGIN")
             try:
-                return look(SqliteView(connection))
+                return look(SqliteView(connection, self._database.epoch))
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
@@ -213,25 +214,28 @@ class SqliteStore:
         except Unavailable as error:
             if "problem" not in error.details:
                 raise
-            found = [error.message]  # it could not even be opened
+            found = [error.message]
         self._condition.checked(found)
-        return found
+        misplaced = await self._misplaced()
+        return found if misplaced is None else [misplaced.message, *found]
+
+    async def _misplaced(self) -> Fault | None:
+        return await anyio.to_thread.run_sync(
+            self._condition.misplaced, limiter=anyio.CapacityLimiter(1)
+        )
 
     async def _aside(self, work: Callable[[apsw.Connection], T]) -> T:
-        """Run what takes long with a connection of its own; it ends when its caller or the store does."""
+        """Run what takes long on the connection kept for it; it ends when its caller or the store does."""
         stop, ended = threading.Event(), threading.Event()
+        connection = self._database.aside
 
         def run() -> T:
             try:
-                connection = apsw.Connection(str(self._database.path))
-                try:
-                    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-                    connection.set_progress_handler(
-                        lambda: stop.is_set() or not self._accepting, ASIDE_STEPS
-                    )
-                    return work(connection)
-                finally:
-                    connection.close()
+                connection.release_memory()  # what is checked is what is on the disk
+                connection.set_progress_handler(
+                    lambda: stop.is_set() or not self._accepting, ASIDE_STEPS
+                )
+                return work(connection)
             except apsw.InterruptError:
                 raise Unavailable("the store is closing") from None
             except apsw.Error as error:
@@ -255,7 +259,10 @@ class SqliteStore:
         if self._condition.fault is not None:
             with contextlib.suppress(Unavailable):
                 await self.transact(lambda _: None)  # is there one still?
-        return self._condition.told()
+        told = self._condition.told()
+        if self._condition.fault is None and (found := await self._misplaced()) is not None:
+            return (Problem(found.code, found.message), *told)
+        return told
 
     def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
         return self._bells.listen(bell)
@@ -263,3 +270,8 @@ class SqliteStore:
     def _check_accepting(self) -> None:
         if not self._accepting:
             raise Unavailable("the store is not open")
+        if os.getpid() != self._process:
+            raise Unavailable(
+                f"the store was opened by process {self._process}, from which this one was forked:"
+                " only that one can use it"
+            )

@@ -103,8 +103,8 @@ _REMEMBER: Final = (
 class SqliteTransaction(SqliteView):
     """Changes through the writing connection, inside a savepoint the writer keeps."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
-        super().__init__(connection)
+    def __init__(self, connection: apsw.Connection, epoch: str | None = None) -> None:
+        super().__init__(connection, epoch)
         self.topics: set[str] = set()
 
     def _write(self, sql: str, values: tuple[Any, ...]) -> None:

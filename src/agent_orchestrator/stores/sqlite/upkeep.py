@@ -1,5 +1,6 @@
 """A look at the whole database, and a copy of it, while it is in use."""
 
+import contextlib
 import errno
 import os
 import secrets
@@ -102,17 +103,19 @@ def _check_replaceable(target: Path) -> None:
     """
     if target.is_symlink() or not target.is_file():
         raise Conflict(f"{target} is not a regular file", {"path": str(target)})
-    if target.stat().st_size and not header_is_ours(target):
-        raise Conflict(
-            f"{target} is not a database of ours: remove it first, if it is to go",
-            {"path": str(target)},
-        )
-    lock = target.with_name(target.name + ".lock")
-    if lock.exists():
-        try:
-            FileLock.take(lock, str(target)).release()
-        except StoreLocked as error:
-            raise Conflict(str(error), {"path": str(target)}) from None
+    with contextlib.ExitStack() as locks:
+        lock = target.with_name(target.name + ".lock")
+        for file in (target, lock):
+            try:
+                if file.exists():
+                    locks.callback(FileLock.take(file, str(target), signed=lock).release)
+            except StoreLocked as error:
+                raise Conflict(str(error), {"path": str(target)}) from None
+        if target.stat().st_size and not header_is_ours(target):
+            raise Conflict(
+                f"{target} is not a database of ours: remove it first, if it is to go",
+                {"path": str(target)},
+            )
 
 
 def _make_its_own(path: Path) -> None:

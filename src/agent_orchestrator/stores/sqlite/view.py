@@ -1,6 +1,7 @@
 """What there is to know, as SQL. All statements are constants: each connection keeps them compiled."""
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -23,7 +24,8 @@ from agent_orchestrator.domain.model import (
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations import StreamItem
 from agent_orchestrator.ports import IdempotencyRecord
-from agent_orchestrator.stores.encoding import position_after
+from agent_orchestrator.stores.encoding import feed_cursor, position_after
+from agent_orchestrator.stores.sqlite.epochs import NO_END, end_of
 from agent_orchestrator.stores.sqlite.rows import (
     ACCESS_COLUMNS,
     ATTEMPT_COLUMNS,
@@ -134,10 +136,14 @@ def _where(parts: dict[str, Any]) -> tuple[str, tuple[Any, ...]]:
 
 
 class SqliteView:
-    """A look through one connection, consistent while the transaction round it is open."""
+    """A look through one connection, consistent while the transaction round it is open.
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    :param epoch: the one there is now.
+    """
+
+    def __init__(self, connection: apsw.Connection, epoch: str | None = None) -> None:
         self._connection = connection
+        self._epoch = epoch
         self._execute = connection.execute
 
     def _one(self, sql: str, *values: Any) -> Any:
@@ -449,11 +455,11 @@ class SqliteView:
         size: int | None = None,
     ) -> list[StreamItem]:
         head = self.event_count()
-        position = position_after(after, head)
-        last = head if until is None else position_after(until, head)
+        position = position_after(after, head, self._end_of)
+        last = head if until is None else position_after(until, head, self._end_of)
         if not sessions and within == EVERYTHING:
             rows = self._execute(_FEED + " ORDER BY e.position LIMIT ?", (position, last, limit))
-            return _items(_up_to(size, rows))
+            return self._items(_up_to(size, rows))
         # Only a session with something new is looked for, so that a quiet reader costs nothing.
         # The plus sign forbids the index of each session's log: in one pass over the whole log
         # the first events come first, where the index would need all of them to sort.
@@ -465,7 +471,12 @@ class SqliteView:
             " ORDER BY e.position LIMIT ?",
             (position, last, json.dumps(numbers), limit),
         )
-        return _items(_up_to(size, rows))
+        return self._items(_up_to(size, rows))
+
+    def _items(self, rows: Iterable[Any]) -> list[StreamItem]:
+        return [
+            StreamItem(feed_cursor(row[6], self._epoch), event_from(row, row[7])) for row in rows
+        ]
 
     def _with_news(self, position: int, sessions: Sequence[str], within: Reach) -> list[int]:
         found: set[int] = set()
@@ -485,7 +496,30 @@ class SqliteView:
         return sorted(found)
 
     def feed_head(self) -> str:
-        return str(self.event_count())
+        return feed_cursor(self.event_count(), self._epoch)
+
+    def epoch(self) -> str | None:
+        return self._epoch
+
+    def last_common_seq(self, session_id: str, epoch: str) -> int:
+        session = self.session(session_id)
+        end = self._end_of(epoch)
+        if session is None or end is None:
+            return 0
+        if end >= NO_END:
+            return session.last_seq
+        found = (
+            "SELECT position FROM events"
+            " WHERE session = (SELECT number FROM sessions WHERE id = ?) AND seq = ?"
+        )
+        return bisect_right(
+            range(1, session.last_seq + 1),
+            end,
+            key=lambda seq: self._one(found, session_id, seq)[0],
+        )
+
+    def _end_of(self, epoch: str) -> int | None:
+        return NO_END if epoch == self._epoch else end_of(self._connection, epoch)
 
     def event_count(self) -> int:
         # Positions have no gap, so the last one is the count; counting would read the whole table.
@@ -577,7 +611,3 @@ def _fitting(size: int, rows: Iterable[Any]) -> Iterator[Any]:
                 size -= len(cell)
         if size <= 0:
             return
-
-
-def _items(rows: Iterable[Any]) -> list[StreamItem]:
-    return [StreamItem(str(row[6]), event_from(row, row[7])) for row in rows]

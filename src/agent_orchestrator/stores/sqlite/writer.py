@@ -148,7 +148,7 @@ class GroupWriter:
 
     def _commit(self, batch: list[Pending]) -> frozenset[str]:
         """Make the changes that can be made, answer all, and return what was rung."""
-        if self._condition.fault is not None:
+        if self._condition.fault is not None or self._condition.find_misplaced(is_written=False):
             batch = _admitted(batch, self._condition.heal())
         topics = self._transact(batch)
         if topics is None:
@@ -168,7 +168,7 @@ class GroupWriter:
         try:
             written = connection.total_changes()
             connection.execute("BEGIN IMMEDIATE")
-            topics = _apply_together(connection, batch)
+            topics = self._apply_together(connection, batch)
             if topics is None:
                 _roll_back(connection)
                 connection.execute("BEGIN IMMEDIATE")
@@ -182,17 +182,37 @@ class GroupWriter:
             connection.execute("COMMIT")
             if counts:
                 self._condition.counted()
+                if self._condition.find_misplaced(is_written=True):
+                    _refuse(batch, self._condition.fault)
+                    return None
         except apsw.Error as error:
             fault = self._condition.failed(error, is_outcome_known=not is_committing)
             with contextlib.suppress(apsw.Error):
                 _roll_back(connection)
-            for pending in batch:
-                # A refusal, too, may rest on what another change of the batch had done, which is
-                # now undone.
-                pending.error = fault.refusal()
-                pending.error.__cause__ = error
+            # A refusal, too, may rest on what another change of the batch had done, which is now undone.
+            _refuse(batch, fault, error)
             return None
         return frozenset(topics)
+
+    def _apply_together(self, connection: apsw.Connection, batch: list[Pending]) -> set[str] | None:
+        """Run the changes one behind the other, or return None where one had to be undone.
+
+        Nearly all are made, or are refused before they have written anything; so the savepoint that
+        lets one be undone alone, a fifth of an accept's work, is set only in a second try.
+        """
+        topics: set[str] = set()
+        for pending in batch:
+            transaction = SqliteTransaction(connection, self._condition.epoch)
+            written = connection.total_changes()
+            try:
+                pending.value = pending.change(transaction)
+            except BaseException as error:  # noqa: BLE001 - it is its caller's
+                if is_failure(error) or connection.total_changes() != written:
+                    return None
+                pending.error = error
+            else:
+                topics |= transaction.topics
+        return topics
 
     def _apply_apart(self, connection: apsw.Connection, pending: Pending) -> set[str]:
         """Run one change in a savepoint of its own, so that its refusal leaves the others alone.
@@ -201,7 +221,7 @@ class GroupWriter:
         """
         pending.value = pending.error = None
         connection.execute("SAVEPOINT change")
-        transaction = SqliteTransaction(connection)
+        transaction = SqliteTransaction(connection, self._condition.epoch)
         try:
             pending.value = pending.change(transaction)
         except BaseException as error:
@@ -233,25 +253,11 @@ def _admitted(batch: list[Pending], fault: Fault | None) -> list[Pending]:
     return admitted
 
 
-def _apply_together(connection: apsw.Connection, batch: list[Pending]) -> set[str] | None:
-    """Run the changes one behind the other, or return None where one had to be undone.
-
-    Nearly all are made, or are refused before they have written anything; so the savepoint that
-    lets one be undone alone, a fifth of an accept's work, is set only in a second try.
-    """
-    topics: set[str] = set()
+def _refuse(batch: list[Pending], fault: Fault | None, cause: BaseException | None = None) -> None:
+    assert fault is not None
     for pending in batch:
-        transaction = SqliteTransaction(connection)
-        written = connection.total_changes()
-        try:
-            pending.value = pending.change(transaction)
-        except BaseException as error:  # noqa: BLE001 - it is its caller's
-            if is_failure(error) or connection.total_changes() != written:
-                return None
-            pending.error = error
-        else:
-            topics |= transaction.topics
-    return topics
+        pending.error = fault.refusal()
+        pending.error.__cause__ = cause
 
 
 def is_failure(error: BaseException) -> bool:

@@ -44,19 +44,20 @@ class Looks(Opening):
                 while not stop:
                     await store.transact(lambda tx: tx.append(session.id, drafts("a", "b"), NOW))
 
-            def look(view: View) -> tuple[int, int, int, str]:
+            def look(view: View) -> tuple[int, int, int, list[StreamItem]]:
                 found = view.session(session.id)
                 assert found is not None
                 events = view.events(session.id, after=0, limit=500)
-                return found.last_seq, len(events), view.event_count(), view.feed_head()
+                beyond = view.feed(after=view.feed_head(), limit=1)
+                return found.last_seq, len(events), view.event_count(), beyond
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(write)
                 for _ in range(20):
-                    last_seq, seen, count, head = await store.read(look)
+                    last_seq, seen, count, beyond = await store.read(look)
                     assert last_seq == seen == count
                     assert last_seq % 2 == 0
-                    assert (head == "0") == (count == 0)
+                    assert not beyond
                 stop = True
 
             def fail(_: View) -> None:
@@ -348,3 +349,27 @@ class Looks(Opening):
             for only in ({}, {"within": Reach("local")}, {"sessions": [session.id]}):
                 with pytest.raises(CursorAhead):
                     await short.read(methodcaller("feed", after=ahead, limit=9, **only))
+
+    async def test_a_cursor_of_another_stores_epoch_is_ahead_however_long_the_log(
+        self, tmp_path: Path
+    ) -> None:
+        (tmp_path / "one").mkdir()
+        (tmp_path / "other").mkdir()
+        async with self.opened(tmp_path / "one") as one, self.opened(tmp_path / "other") as other:
+            session = a_session()
+            for store in (one, other):
+                await put(store, session)
+                await store.transact(lambda tx: tx.append(session.id, drafts("a", "b"), NOW))
+            epochs = [await store.read(lambda view: view.epoch()) for store in (one, other)]
+            assert epochs[0] == await one.read(lambda view: view.epoch())
+            assert epochs[0] != epochs[1]
+            for epoch, common in zip(epochs, (2, 0), strict=True):
+                if epoch is not None:
+                    found = await one.read(methodcaller("last_common_seq", session.id, epoch))
+                    assert found == common
+            assert await one.read(methodcaller("last_common_seq", session.id, "unheard of")) == 0
+            [first, _] = await other.read(lambda view: view.feed(after=None, limit=9))
+            with pytest.raises(CursorAhead) as raised:
+                await one.read(methodcaller("feed", after=first.cursor, limit=9))
+            again = raised.value.details["resume_cursor"]
+            assert len(await one.read(methodcaller("feed", after=again, limit=9))) == 2

@@ -1,0 +1,160 @@
+"""A reader comes back after a backup was put back: it is told, on every way to read a log."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from serving import Serving, serving, sse_reader
+from websockets.asyncio.client import connect as connect_socket
+from websockets.exceptions import ConnectionClosed
+
+from agent_orchestrator import Client, open_embedded
+from agent_orchestrator import connect as connect_client
+from agent_orchestrator.domain.errors import CursorAhead
+from agent_orchestrator.operations import StreamRequest
+from agent_orchestrator.testing import ScriptedRunner
+
+pytestmark = pytest.mark.anyio
+
+
+async def lived_on(directory: Path) -> dict[str, Any]:
+    """Back up, read on, put the backup back; return what a reader of the lost part has."""
+    async with serving(directory) as server:
+        session = await server.session()
+        await server.say(session, "kept")
+        await server.client.post("/daemon/backup", json={"path": str(directory / "backup.db")})
+        kept = len(await server.events(session))
+        await server.say(session, "lost")
+        page = (await server.client.get(f"/sessions/{session}/events?limit=1000")).json()
+        async with sse_reader(server.client, "/stream") as frames:
+            several = [await anext(frames) for _ in page["events"]]
+        async with server.client.stream("GET", f"/stream?sessionId={session}") as one:
+            assert one.headers["log-epoch"] == page["epoch"]
+    shutil.copy(directory / "backup.db", directory / "data.db")
+    return {
+        "session": session,
+        "kept": kept,
+        "cursor": page["next_cursor"],
+        "epoch": page["epoch"],
+        "several": several[-1].id,
+    }
+
+
+async def refused(server: Serving, path: str, resume: int | str, **headers: str) -> None:
+    answer = await server.client.get(path, headers=headers)
+    assert answer.status_code == 409, answer.text
+    error = answer.json()["error"]
+    assert error["code"] == "cursor_ahead"
+    assert error["details"]["resume_cursor"] == resume
+
+
+async def test_every_way_to_read_refuses_a_cursor_of_a_lost_log(tmp_path: Path) -> None:
+    with anyio.fail_after(60):
+        told = await lived_on(tmp_path)
+        session, kept, cursor, epoch = (told[n] for n in ("session", "kept", "cursor", "epoch"))
+        events, one = f"/sessions/{session}/events", f"/stream?sessionId={session}"
+        async with serving(tmp_path) as server:
+            for text in ("new", "newer", "newest"):
+                await server.say(session, text)
+            assert len(await server.events(session)) > cursor
+            await refused(server, f"{events}?cursor={cursor}&epoch={epoch}", kept)
+            await refused(server, f"{events}?cursor={cursor}&epoch=other&wait_s=5", 0)
+            await refused(server, f"{one}&cursor={cursor}&epoch={epoch}", kept)
+            await refused(server, f"{one}&epoch={epoch}", kept, **{"Last-Event-ID": str(cursor)})
+            await refused(server, f"/stream?cursor={told['several']}", str(kept))
+            await refused(server, "/stream", str(kept), **{"Last-Event-ID": told["several"]})
+            url = server.url.replace("http", "ws") + f"{one}&cursor={cursor}&epoch={epoch}"
+            async with connect_socket(url) as socket:
+                frame = json.loads(await socket.recv())
+                assert frame["error"]["code"] == "cursor_ahead"
+                with pytest.raises(ConnectionClosed):
+                    await socket.recv()
+            # What it is told leads to the whole of this log, and nothing of it twice.
+            page = (
+                await server.client.get(f"{events}?cursor={kept}&epoch={epoch}&limit=1000")
+            ).json()
+            assert page["events"][0]["seq"] == kept + 1
+            assert page["epoch"] != epoch
+            # Who gives no epoch goes by the number alone.
+            assert (await server.client.get(f"{events}?cursor={cursor}")).status_code == 200
+            async with connect_client(server.url) as client:
+                await _refused_client(client, told)
+                # Its stream tells the epoch, and comes back with it by itself.
+                stream = client.events(session, cursor=kept, epoch=epoch)
+                seqs = [event.seq async for event in stream]
+                assert seqs == list(range(kept + 1, kept + 1 + len(page["events"])))
+                assert stream.epoch == page["epoch"]
+        async with open_embedded(
+            tmp_path / "data.db", runners=[ScriptedRunner()], max_concurrency=1
+        ) as client:
+            await _refused_client(client, told)
+
+
+async def _refused_client(client: Client, told: dict[str, Any]) -> None:
+    session, cursor, epoch = told["session"], told["cursor"], told["epoch"]
+    with pytest.raises(CursorAhead) as raised:
+        await client.list_events(session, cursor=cursor, epoch=epoch)
+    assert raised.value.details["resume_cursor"] == told["kept"]
+    for stream in (
+        client.events(session, cursor=cursor, epoch=epoch),
+        client.events(cursor=told["several"], follow=True),
+    ):
+        with pytest.raises(CursorAhead):
+            await anext(aiter(stream))
+
+
+async def test_a_restart_alone_refuses_nobody(tmp_path: Path) -> None:
+    """A page in a browser comes back with the epoch of its first visit and a cursor of the last."""
+    with anyio.fail_after(60):
+        async with serving(tmp_path) as server:
+            session = await server.session()
+            first = (await server.client.get(f"/sessions/{session}/events")).json()["epoch"]
+        for number in range(3):
+            async with serving(tmp_path) as server:
+                await server.say(session, f"{number}")
+                last = len(await server.events(session))
+                page = f"/sessions/{session}/events?cursor={last}&epoch={first}"
+                assert (await server.client.get(page)).status_code == 200
+                await server.say(session, "more")
+                query = f"/stream?sessionId={session}&epoch={first}"
+                resumed = {"Last-Event-ID": str(last)}
+                async with sse_reader(server.client, query, headers=resumed) as frames:
+                    assert (await anext(frames)).id == str(last + 1)
+
+
+async def test_a_stream_that_lost_its_daemon_comes_back_with_its_epoch(tmp_path: Path) -> None:
+    """The client keeps the epoch with the cursor, so a restore in between is found out."""
+    with anyio.fail_after(60):
+        async with serving(tmp_path) as server:
+            session = await server.session()
+            await server.say(session, "kept")
+            kept = len(await server.events(session))
+            await server.client.post("/daemon/backup", json={"path": str(tmp_path / "backup.db")})
+            await server.say(session, "lost")
+            async with connect_client(server.url) as client:
+                request = StreamRequest((session,), "0")
+                async with client.transport.subscribe(request) as subscription:
+                    epoch = subscription.epoch
+                    assert epoch is not None
+                    items = list(await subscription.receive())
+        shutil.copy(tmp_path / "backup.db", tmp_path / "data.db")
+        async with serving(tmp_path) as server, connect_client(server.url) as client:
+            await server.say(session, "new")
+            cursor = max(int(item.cursor) for item in items)
+            assert cursor > kept
+            with pytest.raises(CursorAhead):
+                async with client.transport.subscribe(
+                    StreamRequest((session,), str(cursor), epoch)
+                ):
+                    pytest.fail("let in")
+
+
+@pytest.mark.parametrize("query", ["epoch=", "epoch=a&epoch=b", "epoch=" + "x" * 300])
+async def test_an_epoch_that_is_none(server: Serving, query: str) -> None:
+    session = await server.session()
+    answer = await server.client.get(f"/stream?sessionId={session}&{query}")
+    assert answer.status_code == 400
+    assert list(answer.json()["error"]["details"]["fields"]) == ["epoch"]

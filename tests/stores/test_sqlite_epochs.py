@@ -1,0 +1,207 @@
+"""Whether a log is the one a reader has read, after a backup was put back in each of the ways there are."""
+
+import shutil
+import sqlite3
+
+import anyio
+import pytest
+
+from agent_orchestrator.domain.errors import CommitsLost, CursorAhead
+from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.stores.sqlite.connection import open_database
+from agent_orchestrator.stores.sqlite.schema import migrations
+from agent_orchestrator.testing.stores.samples import NOW, a_session, drafts, put
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data" / "x.db"
+
+
+async def say(store, session, *texts):
+    return await store.transact(lambda tx: tx.append(session.id, drafts(*texts), NOW))
+
+
+async def begin(path, *texts):
+    session = a_session()
+    async with SqliteStore(path) as store:
+        await put(store, session)
+        await say(store, session, *texts)
+    return session
+
+
+async def add(path, session, *texts, **options):
+    """Write some more; return the epoch and the place in all sessions' log of a reader of it."""
+    async with SqliteStore(path, **options) as store:
+        await say(store, session, *texts)
+        return await store.read(lambda view: (view.epoch(), view.feed_head()))
+
+
+async def common(path, session, epoch, cursor):
+    """Return how far a reader's log and this one are the same, by session and by place in all."""
+    async with SqliteStore(path) as store:
+
+        def look(view):
+            seq = view.last_common_seq(session.id, epoch)
+            try:
+                view.feed(after=cursor, limit=1)
+            except CursorAhead as error:
+                resume = error.details["resume_cursor"]
+                view.feed(after=resume, limit=1)
+                return seq, int(resume)
+            return seq, int(cursor.partition(".")[0])
+
+        return await store.read(look)
+
+
+async def test_starts_alone_keep_every_cursor(path):
+    session = await begin(path, "a", "b")
+    read = [await add(path, session, "c") for _ in range(3)]
+    assert len({epoch for epoch, _ in read}) == 3
+    for place, (epoch, cursor) in enumerate(read):
+        assert await common(path, session, epoch, cursor) == (5, 3 + place)
+
+
+async def test_a_backup_that_was_put_back_and_again(path, tmp_path):
+    backup = tmp_path / "backup.db"
+    session = a_session()
+    async with SqliteStore(path) as store:
+        await put(store, session)
+        await say(store, session, "a", "b")
+        first = await store.read(lambda view: (view.epoch(), view.feed_head()))
+        await store.back_up(backup, replace=False)
+        await say(store, session, "c", "d")
+        later = await store.read(lambda view: (view.epoch(), view.feed_head()))
+    between = None
+    for _ in range(2):
+        shutil.copy(backup, path)
+        again = await add(path, session, *"wxyz")
+        # Read before the backup: still the same log. After it: the same up to there.
+        assert await common(path, session, *first) == (2, 2)
+        assert await common(path, session, *later) == (2, 2)
+        assert await common(path, session, *again) == (6, 6)
+        if between is not None:  # this one has never seen what came after the first time
+            assert await common(path, session, *between) == (0, 0)
+        between = again
+
+
+async def test_an_older_file_put_back_while_stopped(path, tmp_path):
+    session = await begin(path, "a", "b")
+    seen = await add(path, session, "c")
+    shutil.copy(path, tmp_path / "old.db")
+    lost = await add(path, session, "d", "e")
+    shutil.copy(tmp_path / "old.db", path)
+    with pytest.raises(CommitsLost):
+        await add(path, session, "x")
+    await add(path, session, *"xyz", accept_loss=True)
+    assert await common(path, session, *seen) == (3, 3)
+    assert await common(path, session, *lost) == (0, 0)
+
+
+async def test_an_older_file_put_back_without_its_note(path, tmp_path):
+    session = await begin(path, "a", "b")
+    shutil.copy(path, tmp_path / "old.db")
+    lost = await add(path, session, "d", "e")
+    shutil.copy(tmp_path / "old.db", path)
+    path.with_name("x.db.commits").unlink()
+    await add(path, session, *"xyz")
+    assert await common(path, session, *lost) == (0, 0)
+
+
+async def test_the_whole_directory_put_back(path, tmp_path):
+    """Its note of the commits comes with it: only the epoch of the reader tells."""
+    session = await begin(path, "a", "b")
+    shutil.copytree(path.parent, tmp_path / "old")
+    lost = await add(path, session, "d", "e")
+    shutil.rmtree(path.parent)
+    shutil.copytree(tmp_path / "old", path.parent)
+    await add(path, session, *"xyz")
+    assert await common(path, session, *lost) == (0, 0)
+
+
+async def test_a_line_that_was_left_and_taken_up_again(path, tmp_path):
+    """Two lines of one database, put in each other's place: neither is taken for the other."""
+    session = await begin(path, "a")
+    shutil.copy(path, tmp_path / "old.db")
+    one = await add(path, session, "b", "c")
+    shutil.copy(path, tmp_path / "one.db")
+    shutil.copy(tmp_path / "old.db", path)
+    other = await add(path, session, *"uvwxyz", accept_loss=True)
+    shutil.copy(tmp_path / "one.db", path)
+    async with SqliteStore(path) as store:
+        assert [problem.code for problem in await store.problems()] == ["mirror_unusable"]
+        await say(store, session, "d")
+    assert await common(path, session, *one) == (3, 3)
+    assert await common(path, session, *other) == (0, 0)
+
+
+async def test_a_backup_put_back_twice_is_no_loss(path, tmp_path):
+    session = await begin(path, "a")
+    async with SqliteStore(path) as store:
+        await store.back_up(tmp_path / "backup.db", replace=False)
+    for _ in range(2):
+        shutil.copy(tmp_path / "backup.db", path)
+        async with SqliteStore(path) as store:
+            assert await store.problems() == ()
+            for _ in range(9):
+                await say(store, session, "b")
+
+
+async def test_a_crash_right_after_a_restore_leaves_a_database_that_opens(
+    path, tmp_path, monkeypatch
+):
+    session = await begin(path, "a")
+    async with SqliteStore(path) as store:
+        await store.back_up(tmp_path / "backup.db", replace=False)
+    shutil.copy(tmp_path / "backup.db", path)
+    with monkeypatch.context() as patched:
+        patched.setattr("agent_orchestrator.stores.sqlite.connection._note_first", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            open_database(path)
+    async with SqliteStore(path) as store:
+        assert await store.problems() == ()
+        assert await say(store, session, "b") == 2
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+async def test_a_database_of_before_begins_its_first_epoch(path):
+    with sqlite3.connect(path) as connection:
+        for script in migrations()[:11]:
+            connection.executescript(script)
+        connection.execute("PRAGMA user_version = 11")
+        connection.execute("PRAGMA application_id = 0x41674F72")
+    connection.close()
+    session = await begin(path, "a", "b")
+    async with SqliteStore(path) as store:
+        # Cursors of before name no epoch: they go by their number.
+        assert len(await store.read(lambda view: view.feed(after="1", limit=9))) == 1
+        assert await store.read(lambda view: view.last_common_seq(session.id, "none")) == 0
+
+
+async def test_finding_the_common_end_looks_at_few_events(path, tmp_path):
+    session = a_session()
+    async with SqliteStore(path) as store:
+        await put(store, session)
+        await say(store, session, *["x"] * 100)
+        epoch = await store.read(lambda view: view.epoch())
+        await store.back_up(tmp_path / "backup.db", replace=False)
+    shutil.copy(tmp_path / "backup.db", path)
+    async with SqliteStore(path) as store:
+        for _ in range(40):
+            await say(store, session, *["y"] * 500)
+        looked = []
+
+        def look(view):
+            execute = view._execute
+            view._execute = lambda *a: looked.append(a) or execute(*a)
+            return view.last_common_seq(session.id, epoch)
+
+        with anyio.fail_after(10):
+            assert await store.read(look) == 100
+        assert len(looked) < 25
