@@ -319,7 +319,7 @@ async def test_an_answer_given_while_its_agent_is_stopped_reaches_the_next_attem
         if "approved" in context.prompt:
             return Outcome(context.prompt)
         try:
-            await context.ask_parent("May I?")
+            await context.ask_parent("May I?", kind="approval_request")
         finally:
             stopping.set()
             with anyio.CancelScope(shield=True):

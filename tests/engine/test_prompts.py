@@ -8,6 +8,7 @@ from attrs import define, field
 from crashing import Handle
 
 from agent_orchestrator import (
+    AgentFailed,
     Client,
     Outcome,
     ProviderConfig,
@@ -240,6 +241,138 @@ async def test_a_message_not_taken_in_time_goes_before_those_that_came_later(end
                 assert message.run_id == message.own_run_id
     rest = [prompt for prompt in runner.prompts if prompt not in ("first", "urgent")]
     assert rest == ["second", "third", "fourth", "fifth"]
+
+
+@pytest.mark.parametrize("how", ["fails", "crashes", "took them", "canceled"])
+async def test_outcomes_that_an_agent_did_not_take_go_with_the_next_turn(how: str) -> None:
+    broken, ready = True, anyio.Event()
+
+    async def what(context: RunContext) -> None:
+        if not broken:
+            return
+        if how == "took them":
+            await context.delivered()
+        if how == "canceled":
+            ready.set()
+            await anyio.sleep_forever()
+        raise (
+            RuntimeError("it crashed") if how == "crashes" else AgentFailed("provider_error", "no")
+        )
+
+    runner = Small(what=what)
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        parent = (await client.create_session()).id
+        await told(client, parent, ["<first>", "<second>"])
+
+        async def state() -> list[tuple[str, bool]]:
+            found = (await client.list_messages(parent)).messages
+            return [(one.delivery, one.run_id is None) for one in found if one.role == "user"]
+
+        async def own_runs() -> list[Run]:
+            found = (await client.list_runs(session_id=parent)).runs
+            return [run for run in found if run.provider != MANUAL]
+
+        (woken,) = await own_runs()
+        if how == "canceled":
+            await ready.wait()
+            await client.cancel_run(woken.id)
+        await end_of(client, woken)
+        if how == "took them":
+            assert await state() == [("delivered", False)] * 2
+            return
+        # The end of a run and what follows from it are one commit: nothing was set to work again.
+        assert await state() == [("queued", True)] * 2
+        assert [run.id for run in await own_runs()] == [woken.id]
+        if how != "canceled":
+            again = await client.send_message(parent, "again")
+            await end_of(client, again.run)
+            assert await state() == [("queued", True)] * 2 + [("undeliverable", False)]
+            assert len(await own_runs()) == 2
+        broken = False
+        last = await client.send_message(parent, "last")
+        assert last.run is not None
+        assert (await end_of(client, last.run)).status is RunStatus.COMPLETED
+        outcomes = [
+            m for m in (await client.list_messages(parent)).messages if m.source.kind == "child"
+        ]
+        assert {(one.delivery, one.run_id) for one in outcomes} == {("delivered", last.run.id)}
+        assert runner.prompts[-1].endswith("<first>\n\n" + outcomes[1].text + "\n\nlast")
+        assert (await own_runs())[-1].id == last.run.id
+
+
+async def test_an_outcome_that_comes_during_a_turn_that_fails_still_wakes_its_parent() -> None:
+    ready, go = anyio.Event(), anyio.Event()
+
+    async def what(context: RunContext) -> None:
+        if "<late>" not in context.prompt:
+            ready.set()
+            await go.wait()
+        raise AgentFailed("provider_error", "no")
+
+    runner = Small(what=what)
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        parent = (await client.create_session()).id
+        await told(client, parent, ["<early>"])
+        await ready.wait()
+        child = await client.spawn("x", session_id=parent, provider=MANUAL, notify_parent="wake")
+        await client.transition_run(child.run.id, "running")
+        await client.transition_run(child.run.id, "completed", result={"text": "<late>"})
+        go.set()
+        with anyio.fail_after(PATIENCE_S):
+            while len(runner.prompts) < 2:
+                await anyio.sleep(0.001)
+        for run in (await client.list_runs(session_id=parent)).runs:
+            await end_of(client, run)
+        found = (await client.list_messages(parent)).messages
+        assert [one.delivery for one in found] == ["queued"] * 2
+    # Both go together, and by themselves no more.
+    assert len(runner.prompts) == 2
+    assert runner.prompts[1].index("<early>") < runner.prompts[1].index("<late>")
+
+
+async def test_an_interrupt_stops_a_run_that_is_queued_to_go_on() -> None:
+    store = MemoryStore()
+    started: list[str] = []
+
+    async def hold(context: RunContext) -> None:
+        await context.delivered()
+        started.append(context.prompt)
+        await anyio.sleep_forever()
+
+    async def is_started(prompt: str) -> None:
+        with anyio.fail_after(PATIENCE_S):
+            while prompt not in started:
+                await anyio.sleep(0.001)
+
+    async with store:
+        async with open_embedded(Handle(store), runners=[Small(what=hold)]) as client:
+            other = await client.send_message((await client.create_session()).id, "other")
+            session = await client.create_session()
+            first = await client.send_message(session.id, "first")
+            queued = await client.send_message(session.id, "queued")
+            await is_started("first")
+            await is_started("other")
+        started.clear()
+
+        async def free(context: RunContext) -> None:
+            if context.prompt.startswith("other"):
+                await hold(context)
+
+        last = Small(what=free)
+        async with open_embedded(Handle(store), runners=[last], max_concurrency=1) as client:
+            assert first.run is not None
+            assert other.run is not None
+            with anyio.fail_after(PATIENCE_S):
+                while not started:
+                    await anyio.sleep(0.001)
+            waiting = await client.get_run(first.run.id)
+            assert (waiting.status, waiting.attempt) == (RunStatus.QUEUED, 2)
+            urgent = await client.send_message(session.id, "urgent", when_busy="interrupt")
+            assert (await client.get_run(first.run.id)).status is RunStatus.CANCELED
+            await client.cancel_run(other.run.id)
+            await end_of(client, urgent.run)
+            await end_of(client, queued.run)
+    assert last.prompts[1:] == ["urgent", "queued"]
 
 
 def test_runners_state_their_limits() -> None:

@@ -167,12 +167,14 @@ def _set_to_work_by(tx: Transaction, session: Session, message: Message | None) 
 
 
 def start(
-    tx: Transaction, run: Run, worker_id: str, at: datetime, *, token_hash: str | None = None
+    core: Core, tx: Transaction, run: Run, worker_id: str, *, token_hash: str | None = None
 ) -> Run:
     """Hand a queued run to a worker, or to the holder of a manual one.
 
     :param token_hash: of the token by which its agent acts as the run.
     """
+    at = core.now()
+    _take_along(core, tx, run, _session_of(tx, run))
     started = evolve(run, status=step(run.status, Signal.START), worker_id=worker_id, started_at=at)
     if (thread := tx.thread(run.session_id, run.provider)) is not None:
         started = evolve(started, thread_id=thread.id)  # it goes on with that, as far as is known
@@ -244,8 +246,9 @@ def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
     _settle_messages(core, tx, ended, at)
     _tell_outcome(core, tx, ended, at)
     session = _session_of(tx, ended)
-    # A cancel sets nobody to work: what children told waits, unless the session goes on anyway.
-    if after is not RunStatus.CANCELED or _has_queued(tx, session):
+    if after is RunStatus.COMPLETED or (after is RunStatus.FAILED and _was_told(tx, run)):
+        # A cancel sets nobody to work, nor does a failure again with what it was given: that waits
+        # for the next turn.
         hand_over_outcomes(core, tx, session, at)
     leave_to_people(core, tx, session)
     if _has_queued(tx, session):
@@ -261,14 +264,18 @@ def _settle_messages(core: Core, tx: Transaction, run: Run, at: datetime) -> Non
             continue
         if message.steers:
             _requeue(core, tx, run, evolve(message, steers=False), at)
+        elif delivery == "undeliverable" and message.source.kind == "child":
+            tx.put_message(evolve(message, run_id=None))  # it goes with the next turn
         else:
             tx.put_message(evolve(message, delivery=delivery))
 
 
-def is_wake(tx: Transaction, run: Run) -> bool:
-    """Tell whether a run was queued to hand children's outcomes over."""
-    message = tx.message(run.message_id) if run.message_id else None
-    return run.interrupts and message is not None and message.source.kind == "child"
+def _was_told(tx: Transaction, run: Run) -> bool:
+    """Return whether a child told an outcome while the run was being executed."""
+    waiting = tx.waiting_messages(run.session_id, limit=MAX_HANDED, size=MAX_HANDED_SIZE)
+    return run.started_at is not None and any(
+        message.created_at > run.started_at for message in waiting
+    )
 
 
 def _has_queued(tx: View, session: Session) -> bool:
@@ -343,6 +350,7 @@ def tell_parent(
         run_id=None,
         delivery="queued" if wakes else "delivered",
         created_at=core.now(),
+        own_run_id=core.config.ids("run") if wakes else None,
     )
     tx.add_message(message)
     tx.append(parent.id, [message_event(message)], message.created_at)
@@ -381,40 +389,60 @@ def _provider_of(core: Core, session: Session) -> str:
 
 
 def hand_over_outcomes(core: Core, tx: Transaction, session: Session, at: datetime) -> None:
-    """Give the children's outcomes that wait for a session's agent to it, in one run.
+    """Queue a run for the children's outcomes that wait for a session's agent.
 
-    They go before what the session has queued. A run that was queued for others of them, and has
-    not begun, takes these along. What is more than the agent takes at once waits on until that run
-    has ended.
+    None is needed where a run is queued that takes them along when it starts. The run has the place
+    in the queue that the first outcome had when it came.
     """
     if session.status != "open":
         return
-    waiting = tx.waiting_messages(session.id, limit=MAX_HANDED, size=MAX_HANDED_SIZE)
-    if not waiting:
+    waiting = tx.waiting_messages(session.id, limit=1)
+    queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK)
+    if not waiting or any(_takes_along(core, session, run) for run in queued):
         return
-    runs = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK)
-    if any(run.attempt > 1 for run in runs):
-        return  # one that has begun goes on first
-    queued = next((run for run in runs if is_wake(tx, run)), None)
-    given = [] if queued is None else tx.run_messages(queued.id)
-    provider = _provider_of(core, session) if queued is None else queued.provider
-    together = fitting([*given, *waiting][:MAX_HANDED], limit_of(core, provider))
-    waiting = waiting[: max(0, together - len(given))]
-    if queued is None:
-        first, *waiting = waiting
-        queued = enqueue(
-            tx,
-            session,
-            run_id=core.config.ids("run"),
-            message=first,
-            provider=provider,
-            model=core.model_of(session, provider),
-            at=at,
-            interrupts=True,
-            is_new=False,
-        )
-    for message in waiting:
-        tx.put_message(evolve(message, run_id=queued.id))
+    run_id = waiting[0].own_run_id
+    if run_id is None or tx.run(run_id) is not None:
+        run_id = core.config.ids("run")  # the run of that name did not deliver it
+    provider = _provider_of(core, session)
+    wake = enqueue(
+        tx,
+        session,
+        run_id=run_id,
+        message=waiting[0],
+        provider=provider,
+        model=core.model_of(session, provider),
+        at=at,
+        is_new=False,
+    )
+    _take_along(core, tx, wake, session)
+
+
+def _takes_along(core: Core, session: Session, run: Run) -> bool:
+    """Return whether a run is for the session's own agent, confined as the session says."""
+    confined = (run.approval_policy, run.sandbox) == (session.approval_policy, session.sandbox)
+    return confined and run.provider == _provider_of(core, session)
+
+
+def _take_along(core: Core, tx: Transaction, run: Run, session: Session) -> None:
+    """Have a run deliver the children's outcomes that wait, too: as many as its agent takes at once.
+
+    The rest waits for the next turn. So do all, where a run is queued for one that came before.
+    """
+    waiting = tx.waiting_messages(session.id, limit=MAX_HANDED, size=MAX_HANDED_SIZE)
+    if not waiting or not _takes_along(core, session, run):
+        return
+    queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK)
+    if any(other.id != run.id and _is_told_by_child(tx, other) for other in queued):
+        return
+    given = tx.run_messages(run.id)
+    together = fitting([*given, *waiting][:MAX_HANDED], limit_of(core, run.provider))
+    for message in waiting[: max(0, together - len(given))]:
+        tx.put_message(evolve(message, run_id=run.id))
+
+
+def _is_told_by_child(tx: Transaction, run: Run) -> bool:
+    message = tx.message(run.message_id) if run.message_id else None
+    return message is not None and message.source.kind == "child"
 
 
 def _release(core: Core, tx: Transaction, run: Run, ending: Ending, at: datetime) -> Run:

@@ -233,10 +233,10 @@ def _steers(tx: Transaction, run: Run, provider: str | None, asked: Confinement)
 
 
 def _interrupt(core: Core, tx: Transaction, session: Session, active: Run | None) -> None:
-    """Cancel the active run, and what was to run in its place by an earlier interrupt."""
-    replaced = [
-        run for run in _queued(tx, session) if run.interrupts and not ledger.is_wake(tx, run)
-    ]
+    """Cancel the run that is under way, also one that is queued to go on, and what was to run in
+    its place by an earlier interrupt.
+    """
+    replaced = [run for run in _queued(tx, session) if run.interrupts or run.attempt > 1]
     for run in [active, *replaced] if active else replaced:
         ledger.request_cancel(core, tx, run, reason="interrupted by a newer message", cascade=True)
 

@@ -226,7 +226,7 @@ class Pool:
         taken = []
         for seat, run in zip(seats, runs, strict=False):
             kept = seat.token and token_hash(seat.token)
-            started = ledger.start(tx, run, seat.worker, self.core.now(), token_hash=kept)
+            started = ledger.start(self.core, tx, run, seat.worker, token_hash=kept)
             session = tx.session(run.session_id)
             assert session is not None
             has_thread = run.provider in session.threads

@@ -175,7 +175,7 @@ def _start(tx: Transaction, run: Run, worker_id: str, core: Core) -> Run:
     active = tx.active_run(run.session_id)
     if active is not None:
         raise SessionBusy(f"run {active.id} of the session is active", {"run_id": active.id})
-    started = ledger.start(tx, run, worker_id, core.now())
+    started = ledger.start(core, tx, run, worker_id)
     for message in tx.run_messages(run.id):
         ledger.mark_delivered(tx, message.id, run.attempt)
     return started

@@ -248,20 +248,24 @@ def _run(run: Run, log: Sequence[Event]) -> Iterator[Violation]:
 def _order(told: History) -> Iterator[Violation]:
     """Yield the messages that one which came later has overtaken: whose runs began before theirs.
 
-    An interrupt and outcomes of children go before what waits, and runs by hand begin at any time.
+    Interrupts go before what waits, and have an order among themselves. A message that a run began
+    with and did not deliver goes with a later one. Runs by hand begin at any time.
     """
     runs = {run.id: run for run in told.runs}
     for log in told.logs.values():
-        latest = ""
+        latest = {False: "", True: ""}
+        begun: set[str] = set()
         for event in log:
             run = runs.get(event.run_id or "")
             if event.event_type != EventType.RUN_STARTED or event.attempt != 1 or run is None:
                 continue
-            if run.interrupts or run.provider == MANUAL or run.message_id is None:
+            if run.provider == MANUAL or run.message_id is None or run.message_id in begun:
                 continue
-            if run.message_id < latest:
-                yield Violation("order", f"message {run.message_id} began after {latest}")
-            latest = max(latest, run.message_id)
+            begun.add(run.message_id)
+            before = latest[run.interrupts]
+            if run.message_id < before:
+                yield Violation("order", f"message {run.message_id} began after {before}")
+            latest[run.interrupts] = max(before, run.message_id)
 
 
 def _replayed(log: Sequence[Event]) -> dict[str, Any]:
