@@ -18,7 +18,9 @@ def test_a_command_with_nothing_wrong_has_no_problems(operation: ops.Operation) 
         else "/x"
         if name == "path"
         else []
-        if name == "grants"
+        if list in spec.kinds
+        else 60
+        if int in spec.kinds or float in spec.kinds
         else "x"
         for name, spec in specs(operation.request).items()
         if spec.required
