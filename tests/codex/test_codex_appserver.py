@@ -186,6 +186,40 @@ async def test_a_thread_that_exec_made_goes_on(codex, home, record, models):
     assert models.requests[-1].user_texts == [first.prompt, second.prompt]
 
 
+async def test_an_idle_thread_can_be_gone_on_with_by_hand(codex, home, record, models):
+    """And comes back to the warm process for its next run."""
+    async with make_runner(codex, home, thread_idle_s=0.05) as runner:
+        first = record("say first")
+        await run(runner, first)
+        [server] = runner._pool.servers
+        with anyio.fail_after(20):
+            while server.threads:
+                await anyio.sleep(0.02)
+        by_hand = record("say by hand", thread=first.thread)
+        exec_runner = CodexExecRunner(command=codex, home=str(home), sandbox="danger-full-access")
+        assert (await run(exec_runner, by_hand)).text == "by hand"
+        assert runner._pool.servers == [server]
+        again = record("say again", thread=first.thread)
+        assert (await run(runner, again)).text == "again"
+        assert runner._pool.servers == [server]
+    assert models.requests[-1].user_texts == ["say first", "say by hand", "say again"]
+
+
+@pytest.mark.parametrize("thread_idle_s", [0, 30])
+async def test_turns_that_follow_at_once_never_meet_a_thread_that_goes(
+    codex, home, record, thread_idle_s
+):
+    async with make_runner(codex, home, thread_idle_s=thread_idle_s) as runner:
+        context = record("say 0")
+        await run(runner, context)
+        [server] = runner._pool.servers
+        for number in range(1, 4):
+            assert bool(server.threads) or thread_idle_s == 0
+            context = record(f"say {number}", thread=context.thread)
+            assert (await run(runner, context)).text == str(number)
+            assert [kind for kind, _ in context.events if kind == "run.error"] == []
+
+
 def history_modes(home):
     """Return how codex keeps the history of each thread of a home."""
     paths = (home / "sessions").rglob("*.jsonl")

@@ -36,7 +36,7 @@ def said(thread, method, **params):
 
 
 def serving(channel):
-    server = Server(Spec("codex", (), frozenset()), "mark", 60, lambda _: None)
+    server = Server(Spec("codex", (), frozenset()), "mark", 60, 30, lambda _: None)
     server._peer = Peer(channel, server._hear)
     return server
 

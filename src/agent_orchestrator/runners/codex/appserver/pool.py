@@ -35,10 +35,12 @@ class Pool:
 
     :param max_threads: how many threads one process takes on.
     :param idle_s: seconds after which a process without a run is ended.
+    :param thread_idle_s: seconds after which a thread without a run is unloaded.
     """
 
     max_threads: int
     idle_s: float
+    thread_idle_s: float
     servers: list[Server] = field(factory=list, init=False)
     _tasks: TaskGroup | None = field(default=None, init=False)
     _leaving: list[Server] = field(factory=list, init=False)
@@ -79,6 +81,9 @@ class Pool:
         for other in [one for one in self.servers if one.is_retired or not one.spec.is_for(spec)]:
             if thread_id is not None and thread_id in other.threads:
                 await other.unload(thread_id)
+        if thread_id is not None:
+            for server in [one for one in self.servers if thread_id in one.threads]:
+                await server.keep(thread_id)
         for leaving in [server for server in self._leaving if thread_id in server.threads]:
             await leaving.gone.wait()
         server = self._fitting(spec, thread_id) or self._started(spec)
@@ -110,7 +115,8 @@ class Pool:
     def _started(self, spec: Spec) -> Server:
         if self._tasks is None:
             raise RuntimeError("the runner is not entered: async with runner")
-        server = Server(spec, f"codex-app-server.{uuid.uuid4().hex}", self.idle_s, self._ended)
+        mark = f"codex-app-server.{uuid.uuid4().hex}"
+        server = Server(spec, mark, self.idle_s, self.thread_idle_s, self._ended)
         self.servers.append(server)
         self._tasks.start_soon(self._serve, server)
         return server

@@ -9,6 +9,7 @@ from signal import Signals
 from typing import Any, Final
 
 import anyio
+from anyio.abc import TaskGroup
 from anyio.to_thread import run_sync
 from attrs import define, evolve, field, frozen
 
@@ -105,6 +106,7 @@ class Server:
     spec: Spec
     mark: str
     _idle_s: float
+    _thread_idle_s: float
     _on_end: Callable[["Server"], None]
     leases: int = field(default=0, init=False)
     opening: int = field(default=0, init=False)
@@ -123,6 +125,9 @@ class Server:
     _turns: dict[str, Mailbox] = field(factory=dict, init=False)
     _strays: dict[str, deque[Notification]] = field(factory=dict, init=False)
     _closing: dict[str, anyio.Event] = field(factory=dict, init=False)
+    _idle: dict[str, anyio.CancelScope] = field(factory=dict, init=False)
+    """The wait of each loaded thread without a run, after which codex lets go of it."""
+    _tasks: TaskGroup | None = field(default=None, init=False)
     _is_retired: bool = field(default=False, init=False)
     _process: AgentProcess | None = field(default=None, init=False)
     _peer: Peer | None = field(default=None, init=False)
@@ -272,9 +277,34 @@ class Server:
             _log.info("codex did not let go of a thread: %s", problem)
         finally:
             self._closing.pop(thread_id, None)
+            closed.set()
+            self.doubt(thread_id)  # where it keeps it, nobody listens to it
         if self.failure is None and thread_id in self.threads:
             # What it was loaded with is of no use any more, and no other process may have it.
             _log.warning("codex keeps thread %s loaded with what its last run had", thread_id)
+
+    def unload_when_idle(self, thread_id: str) -> None:
+        """Have codex let go of a thread that no run uses for ``thread_idle_s``.
+
+        Until then no other process may write it, such as a ``codex resume`` by hand.
+        """
+        if self._tasks is not None and self.failure is None and thread_id in self.threads:
+            scope = self._idle[thread_id] = anyio.CancelScope()
+            self._tasks.start_soon(self._unload_idle, thread_id, scope)
+
+    async def _unload_idle(self, thread_id: str, scope: anyio.CancelScope) -> None:
+        with scope:
+            await anyio.sleep(self._thread_idle_s)
+        if self._idle.get(thread_id) is scope:
+            del self._idle[thread_id]
+            await self.unload(thread_id)
+
+    async def keep(self, thread_id: str) -> None:
+        """Use a thread again; wait where codex is letting go of it already."""
+        if (scope := self._idle.pop(thread_id, None)) is not None:
+            scope.cancel()
+        if (closed := self._closing.get(thread_id)) is not None:
+            await closed.wait()
 
     def kill(self) -> None:
         """End it, without asking it first: there is no time left."""
@@ -310,6 +340,7 @@ class Server:
                 self._process = process
                 self._peer = Peer(process, self._hear)
                 async with anyio.create_task_group() as tasks:
+                    self._tasks = tasks
                     tasks.start_soon(self._read, process)
                     tasks.start_soon(self._write)
                     tasks.start_soon(self._start)
@@ -319,6 +350,7 @@ class Server:
         except AgentFailed as problem:
             failure = problem
         finally:
+            self._tasks = None
             self.fall(failure)
             self.gone.set()
 
