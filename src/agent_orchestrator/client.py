@@ -156,6 +156,7 @@ class Client:
         max_descendants: int | None = None,
         approval_policy: ApprovalPolicy | None = None,
         sandbox: Sandbox | None = None,
+        effort: str | None = None,
         idempotency_key: str | None = None,
     ) -> ops.CreateSessionReply:
         """Make a session and put its first message into it, both or neither.
@@ -163,6 +164,7 @@ class Client:
         The parameters are those of :meth:`create_session`.
 
         :param text: what to tell the agent.
+        :param effort: reasoning effort of this first message; the provider's setting without one.
         :raises InvalidRequest: also if the provider cannot do what is asked of it.
         """
         request = ops.CreateSession(
@@ -178,6 +180,7 @@ class Client:
             approval_policy=approval_policy,
             sandbox=sandbox,
             text=text,
+            effort=effort,
             idempotency_key=idempotency_key,
         )
         return await self._call(ops.CREATE_SESSION, request)
@@ -244,6 +247,8 @@ class Client:
         when_busy: WhenBusy = "queue",
         approval_policy: ApprovalPolicy | None = None,
         sandbox: Sandbox | None = None,
+        model: str | None = None,
+        effort: str | None = None,
         idempotency_key: str | None = None,
     ) -> ops.MessageReply:
         """Put a message into a session; one of role ``user`` becomes a run.
@@ -252,11 +257,13 @@ class Client:
             the text where its runner can (else queue), ``interrupt`` it, or ``reject``.
         :param approval_policy: when the agent asks in the message's run; the session's without one.
         :param sandbox: what its commands may do without asking, likewise.
+        :param model: the model for this message only; the session's, else the provider's, without one.
+        :param effort: reasoning effort for this message only; the provider's setting without one.
         :raises InvalidRequest: also if the provider cannot keep to what is asked of it there.
         :raises SessionBusy: if it is rejected.
         :raises SessionClosed: if the session is closed.
         """
-        more = (approval_policy, sandbox, idempotency_key)
+        more = (approval_policy, sandbox, model, effort, idempotency_key)
         request = ops.SendMessage(session_id, text, role, provider, when_busy, *more)
         return await self._call(ops.SEND_MESSAGE, request)
 
@@ -427,10 +434,16 @@ class Client:
         *,
         text: str | None = None,
         provider: str | None = None,
+        model: str | None = None,
+        effort: str | None = None,
         idempotency_key: str | None = None,
     ) -> Run:
-        """Queue a run; with provider ``manual``, one that you drive with :meth:`transition_run`."""
-        request = ops.CreateRun(session_id, text, provider, idempotency_key)
+        """Queue a run; with provider ``manual``, one that you drive with :meth:`transition_run`.
+
+        :param model: the model for this run only, as in :meth:`send_message`.
+        :param effort: reasoning effort for this run only.
+        """
+        request = ops.CreateRun(session_id, text, provider, model, effort, idempotency_key)
         return (await self._call(ops.CREATE_RUN, request)).run
 
     async def get_run(self, run_id: str) -> Run:

@@ -128,6 +128,22 @@ def _sandbox() -> Any:
     )
 
 
+def _model() -> Any:
+    return _name(
+        "The model for this message only; the session's, else the provider's, without one."
+    )
+
+
+def _effort(whose: str) -> Any:
+    return param(
+        f"Reasoning effort of {whose}, as the model names it, such as `low`, `medium` or `high`; the "
+        "provider's setting without one.",
+        default=None,
+        max_length=32,
+        pattern=r"[a-z][a-z0-9_-]*",
+    )
+
+
 @frozen
 class CreateSession:
     title: str | None = _name("A name for people.")
@@ -153,6 +169,7 @@ class CreateSession:
         max_length=MAX_TEXT,
         not_blank=True,
     )
+    effort: str | None = _effort("the first message")
     idempotency_key: str | None = _key()
 
 
@@ -206,6 +223,8 @@ class SendMessage:
     when_busy: WhenBusy = param("What to do when a run of the session is active.", default="queue")
     approval_policy: ApprovalPolicy | None = _approval_policy()
     sandbox: Sandbox | None = _sandbox()
+    model: str | None = _model()
+    effort: str | None = _effort("this message")
     idempotency_key: str | None = _key()
 
 
@@ -382,6 +401,8 @@ class CreateRun:
         not_blank=True,
     )
     provider: str | None = _name("The provider; `manual` leaves the run to whoever holds it.")
+    model: str | None = _model()
+    effort: str | None = _effort("this run")
     idempotency_key: str | None = _key()
 
 

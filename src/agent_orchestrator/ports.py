@@ -823,6 +823,19 @@ class Confining(Protocol):
 
 
 @runtime_checkable
+class TurnConfigurable(Protocol):
+    """A runner that takes options with a single message."""
+
+    @property
+    def message_options(self) -> frozenset[str]:
+        """Names of the options it applies to one turn: `model` (:attr:`RunContext.model`) and `effort`
+        (:attr:`RunContext.run`). An option holds for that turn only. A message with an option that
+        is not named here is refused.
+        """
+        ...
+
+
+@runtime_checkable
 class Sandboxed(Protocol):
     """A runner whose agents have a sandbox."""
 

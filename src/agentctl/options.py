@@ -303,6 +303,16 @@ def approvals(whose: str) -> Callable[[F], F]:
     )
 
 
+def turn_options(function: F) -> F:
+    """Declare the options of one message to its agent's model."""
+    for name, what in (
+        ("--effort", "Reasoning effort for this message, such as low, medium or high."),
+        ("--model", "The model for this message."),
+    ):
+        function = click.option(name, help=what)(function)
+    return function
+
+
 def confinement(whose: str) -> Callable[[F], F]:
     """Declare the options that say what agents may do without asking."""
 

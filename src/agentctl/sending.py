@@ -220,14 +220,14 @@ async def ask(
     cwd: str | None,
     provider: str | None,
     idempotency_key: str | None,
-    **confinement: str | None,
+    **options: str | None,
 ) -> int:
     """Put a question to an agent, show it at work and print its answer. Return the exit code.
 
     Where the answer goes to a terminal, so does the story of the run; otherwise the story goes to
     standard error and the answer alone to standard output.
     """
-    values = {"text": text, "provider": provider, "idempotency_key": idempotency_key, **confinement}
+    values = {"text": text, "provider": provider, "idempotency_key": idempotency_key, **options}
     sent: Reply[CreateSessionReply] | Reply[MessageReply]
     # Shielded: an interruption in the middle would leave a run that nobody knows the name of.
     if session_id is None:

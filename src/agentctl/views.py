@@ -171,6 +171,7 @@ def run_card(run: Run, look: Look, now: datetime) -> list[str]:
             ("session", run.session_id),
             ("provider", one_line(run.provider)),
             ("model", one_line(run.model or "")),
+            ("effort", one_line(run.effort or "")),
             ("attempt", str(run.attempt) if run.attempt > 1 else None),
             ("worker", run.worker_id),
             ("thread", one_line(run.thread_id or "")),

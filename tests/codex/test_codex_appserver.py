@@ -149,6 +149,25 @@ async def test_sessions_share_a_process_and_keep_their_threads(codex, home, reco
         assert asked[-1].user_texts == [first.prompt, second.prompt]
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
+async def test_the_model_and_effort_of_a_run_are_its_own(codex, home, record, models, is_restarted):
+    first = record("say x", model="gpt-5.4")
+    first.run = evolve(first.run, effort="high")
+    async with make_runner(codex, home) as runner:
+        await run(runner, first)
+        second = record("say x", thread=first.thread)
+        if not is_restarted:
+            await run(runner, second)
+    if is_restarted:
+        async with make_runner(codex, home) as runner:
+            await run(runner, second)
+    assert first.thread.id == second.thread.id
+    assert [(one.body["model"], one.body["reasoning"]["effort"]) for one in models.requests] == [
+        ("gpt-5.4", "high"),
+        ("gpt-5.5", "medium"),
+    ]
+
+
 async def test_a_full_process_gets_no_more_threads(codex, home, record):
     async with make_runner(codex, home, max_threads_per_process=2) as runner:
         contexts = [record("say hello") for _ in range(5)]

@@ -274,6 +274,18 @@ async def test_the_run_s_model_goes_before_the_provider_s(codex, home, record, m
     assert [request.body["model"] for request in models.requests] == ["gpt-5.4", "gpt-5.5"]
 
 
+async def test_the_effort_of_a_run_is_its_own(codex, home, record, models):
+    runner = make_runner(codex, home, config={"model_reasoning_effort": "low"})
+    first = record("say x", model="gpt-5.4")
+    first.run = evolve(first.run, effort="high")
+    await run(runner, first)
+    await run(runner, record("say x", thread=first.thread))
+    assert [(one.body["model"], one.body["reasoning"]["effort"]) for one in models.requests] == [
+        ("gpt-5.4", "high"),
+        ("gpt-5.5", "low"),
+    ]
+
+
 async def test_a_profile(codex, home, record, models):
     (home / "deep.config.toml").write_text('model_reasoning_effort = "high"\n')
     context = record("say x")

@@ -29,6 +29,7 @@ class Confining:
 
     name = "confining"
     confines = True
+    message_options = frozenset({"model", "effort"})
 
     def __init__(self, *, available: bool = True) -> None:
         self._available = available
@@ -61,10 +62,15 @@ async def test_nobody_takes_the_place_of_one_who_confines() -> None:
         session = await client.create_session()
         free = await client.send_message(session.id, "say hi")
         bound = await client.send_message(session.id, "say hi", sandbox="read-only")
+        reasoning = await client.send_message(session.id, "say hi", effort="high")
         assert free.run is not None
         assert bound.run is not None
+        assert reasoning.run is not None
         assert (await client.wait_run(free.run.id)).run.status is RunStatus.COMPLETED
         ended = (await client.wait_run(bound.run.id)).run
+        unreasoned = (await client.wait_run(reasoning.run.id)).run
+    assert unreasoned.error is not None
+    assert "effort" in unreasoned.error.message
     assert ended.error is not None
     assert ended.error.code == "invalid_config"
     assert "sandbox" in ended.error.message

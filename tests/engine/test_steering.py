@@ -31,6 +31,7 @@ class Doing:
     name: str = "doing"
     resumes: bool = False
     confines: bool = True
+    message_options: frozenset[str] = frozenset({"model", "effort"})
     prompts: list[str] = field(factory=list)
 
     async def run(self, context: RunContext) -> Outcome:
@@ -161,6 +162,32 @@ async def test_what_was_not_taken_runs_as_confined_as_the_agent_it_was_for() -> 
         run = await end_of(client, await client.get_run(moved))
     assert run.id != sent.run.id
     assert (run.sandbox, run.approval_policy) == ("read-only", "untrusted")
+
+
+@pytest.mark.parametrize("options", [{"model": "other"}, {"effort": "low"}])
+async def test_a_message_for_another_model_or_effort_does_not_steer(
+    options: dict[str, str],
+) -> None:
+    listener = Listener()
+    how = {"model": "m", "effort": "high"}
+    async with open_embedded(":memory:", runners=[Doing(listener)]) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "work", **how)
+        await listener.ready.wait()
+        steering = await client.send_message(session.id, "same", when_busy="steer", **how)
+        queued = await client.send_message(session.id, "more", when_busy="steer", **(how | options))
+        assert sent.run is not None
+        assert queued.run is not None
+        assert steering.message.run_id == sent.run.id
+        assert queued.run.id != sent.run.id
+        assert {"model": queued.run.model, "effort": queued.run.effort} == how | options
+        listener.go.set()
+        await end_of(client, sent.run)
+        moved = (await now(client, steering.message)).run_id
+        assert moved is not None
+        run = await end_of(client, await client.get_run(moved))
+    assert run.id != sent.run.id
+    assert (run.model, run.effort) == ("m", "high")
 
 
 async def test_what_was_not_taken_before_a_drain_is_given_once(tmp_path: Path) -> None:

@@ -173,6 +173,8 @@ class Run:
     sandbox, to the provider's setting."""
     sandbox: Sandbox | None = None
     """What its agent's commands may do without asking, likewise."""
+    effort: str | None = None
+    """Reasoning effort that its message asks for. None is the provider's setting."""
 
 
 @frozen

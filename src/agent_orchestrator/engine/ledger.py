@@ -104,11 +104,13 @@ def enqueue(
     is_new: bool = True,
     approval_policy: ApprovalPolicy | None = None,
     sandbox: Sandbox | None = None,
+    effort: str | None = None,
 ) -> Run:
     """Add a queued run and the message it delivers; one that is not new takes its new form.
 
     :param approval_policy: when its agent asks; as its session says without one.
     :param sandbox: what its commands may do, likewise.
+    :param effort: reasoning effort; the provider's setting without one.
     """
     run = Run(
         id=run_id,
@@ -134,6 +136,7 @@ def enqueue(
         interrupts=interrupts,
         approval_policy=approval_policy or session.approval_policy,
         sandbox=sandbox or session.sandbox,
+        effort=effort,
     )
     tx.add_run(run)
     drafts = []
@@ -488,6 +491,7 @@ def _requeue(core: Core, tx: Transaction, run: Run, message: Message, at: dateti
         is_new=False,
         approval_policy=run.approval_policy,
         sandbox=run.sandbox,
+        effort=run.effort,
     )
 
 

@@ -12,6 +12,7 @@ from agent_orchestrator.engine.confinement import Confinement, check_asked, chec
 from agent_orchestrator.engine.core import MAX_LOOK, QUEUE_RETRY_S, Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.engine.prompts import limit_of
+from agent_orchestrator.engine.turn_options import NO_OPTIONS, TurnOptions, check_options
 from agent_orchestrator.operations import (
     ListMessages,
     MessagePage,
@@ -34,9 +35,16 @@ async def send(core: Core, who: Principal, command: SendMessage) -> Change[Messa
         source = Source("client", principal=who.id)
         if command.role != "user":
             return MessageReply(_record(core, tx, session, source, command), None)
-        busy, provider = command.when_busy, command.provider
         return deliver(
-            core, tx, session, source, command.text, busy, provider=provider, asked=asked
+            core,
+            tx,
+            session,
+            source,
+            command.text,
+            command.when_busy,
+            provider=command.provider,
+            asked=asked,
+            options=TurnOptions.of(command),
         )
 
     return change
@@ -52,17 +60,20 @@ def deliver(
     *,
     provider: str | None = None,
     asked: Confinement = Confinement(),  # noqa: B008 - it never changes
+    options: TurnOptions = NO_OPTIONS,
     field: str = "text",
 ) -> MessageReply:
     """Hand a message to a session's agent: in a run of its own, or to the running one.
 
+    :param options: what the message asks of the model.
     :param field: what the caller calls the text.
-    :raises InvalidRequest: naming that field, if the text is longer than the agent takes.
+    :raises InvalidRequest: naming that field, if the text is longer than the agent takes, or naming
+        the options that the provider does not take.
     :raises SessionBusy: if it is to be rejected when a run is under way.
     :raises Unavailable: if the queue is full.
     """
     active = None if busy == "queue" else tx.active_run(session.id)
-    if active is not None and busy == "steer" and _steers(tx, active, provider, asked):
+    if active is not None and busy == "steer" and _steers(tx, active, provider, asked, options):
         check_length(core, active.provider, text, field)
         own_run_id = core.config.ids("run")
         message = user_message(core, session, source, text, active.id, own_run_id=own_run_id)
@@ -79,7 +90,15 @@ def deliver(
     message = user_message(core, session, source, text, core.config.ids("run"))
     is_next = busy == "interrupt"
     run = queue_run(
-        core, tx, session, message, provider, interrupts=is_next, asked=asked, field=field
+        core,
+        tx,
+        session,
+        message,
+        provider,
+        interrupts=is_next,
+        asked=asked,
+        options=options,
+        field=field,
     )
     return MessageReply(message, run)
 
@@ -126,14 +145,16 @@ def queue_run(
     *,
     interrupts: bool = False,
     asked: Confinement = Confinement(),  # noqa: B008 - it never changes
+    options: TurnOptions = NO_OPTIONS,
     field: str = "text",
 ) -> Run:
     """Queue the run that delivers a message; its id is the message's ``run_id``.
 
     :param asked: how the message wants its agent confined.
+    :param options: what the message asks of the model.
     :param field: what the caller calls the message's text.
     :raises InvalidRequest: if the provider cannot keep to that, or to what the session says, or
-        takes no text of that length.
+        takes no text of that length, or does not take an option.
     :raises Unavailable: if the queue is full.
     """
     assert message.run_id is not None
@@ -141,6 +162,7 @@ def queue_run(
     check_length(core, provider, message.text, field)
     if wanted := asked.over(Confinement.of(session)):
         check_kept(core, provider, wanted)
+    check_options(core, provider, options)
     check_room(core, tx, provider)
     return ledger.enqueue(
         tx,
@@ -148,11 +170,12 @@ def queue_run(
         run_id=message.run_id,
         message=message,
         provider=provider,
-        model=core.model_of(session, provider),
+        model=options.model or core.model_of(session, provider),
         at=message.created_at,
         interrupts=interrupts,
         approval_policy=asked.approval_policy,
         sandbox=asked.sandbox,
+        effort=options.effort,
     )
 
 
@@ -217,9 +240,13 @@ def _record(
     return message
 
 
-def _steers(tx: Transaction, run: Run, provider: str | None, asked: Confinement) -> bool:
-    """Tell whether the running agent takes the message: not one that is being stopped for good, and
-    not one that is for another provider, or for an agent that is confined otherwise.
+def _steers(
+    tx: Transaction, run: Run, provider: str | None, asked: Confinement, options: TurnOptions
+) -> bool:
+    """Return whether the running agent takes the message.
+
+    It does not if it is being stopped for good, or the message is for another provider, for an agent
+    that is confined otherwise, or for another model or effort.
     """
     attempt = ledger.current_attempt(tx, run)
     return (
@@ -227,6 +254,7 @@ def _steers(tx: Transaction, run: Run, provider: str | None, asked: Confinement)
         and run.cancel_requested_at is None
         and provider in (None, run.provider)
         and asked.over(Confinement.of(run)) == Confinement.of(run)
+        and options.fit(run)
         and attempt is not None
         and attempt.steerable
     )

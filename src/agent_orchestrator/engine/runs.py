@@ -27,6 +27,7 @@ from agent_orchestrator.engine.messages import (
     user_message,
 )
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
+from agent_orchestrator.engine.turn_options import TurnOptions
 from agent_orchestrator.fields import MAX_NAMED, MAX_TEXT, encoding_problem, shown
 from agent_orchestrator.operations import (
     CancelReply,
@@ -47,6 +48,7 @@ async def create(core: Core, who: Principal, command: CreateRun) -> Change[RunRe
     core.accept_work()
     if command.provider is not None:
         core.known_provider(command.provider)
+    options = TurnOptions.of(command)
 
     def change(tx: Transaction) -> RunReply:
         session = open_session(tx, who, Action.CONVERSE, command.session_id)
@@ -54,7 +56,8 @@ async def create(core: Core, who: Principal, command: CreateRun) -> Change[RunRe
         if command.text is not None:
             source = Source("client", principal=who.id)
             message = user_message(core, session, source, command.text, run_id)
-            return RunReply(queue_run(core, tx, session, message, command.provider))
+            run = queue_run(core, tx, session, message, command.provider, options=options)
+            return RunReply(run)
         provider = core.provider_for(session, command.provider)
         if provider != MANUAL:
             raise InvalidRequest.of({"text": f"is required: {provider} has nothing to do without"})
@@ -65,8 +68,9 @@ async def create(core: Core, who: Principal, command: CreateRun) -> Change[RunRe
             run_id=run_id,
             message=None,
             provider=provider,
-            model=core.model_of(session, provider),
+            model=options.model or core.model_of(session, provider),
             at=core.now(),
+            effort=options.effort,
         )
         return RunReply(run)
 

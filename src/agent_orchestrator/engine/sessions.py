@@ -6,12 +6,14 @@ from attrs import evolve
 
 from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.approvals import DEFAULT, is_looser
+from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Session, Source
 from agent_orchestrator.engine import ledger, limits, messages
 from agent_orchestrator.engine.access import in_scope, no_run, present, reach, session_for
 from agent_orchestrator.engine.confinement import Confinement, check_asked, check_kept
 from agent_orchestrator.engine.core import Change, Core
+from agent_orchestrator.engine.turn_options import TurnOptions
 from agent_orchestrator.operations import (
     CreateSession,
     CreateSessionReply,
@@ -34,6 +36,8 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[C
     check_asked(core, who, command)
     if command.provider is not None:
         check_kept(core, core.known_provider(command.provider), Confinement.of(command))
+    if command.effort is not None and command.text is None:
+        raise InvalidRequest.of({"effort": "needs a text: it is for the first message"})
     given = limits.narrowed(core, command, None)
     cwd = await core.workspace(command.cwd or core.config.cwd)
 
@@ -69,7 +73,8 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[C
         if command.text is None:
             return CreateSessionReply(evolve(session, last_seq=last_seq))
         source = Source("client", principal=who.id)
-        first = messages.deliver(core, tx, session, source, command.text, "queue")
+        options = TurnOptions.of_first_message(command)
+        first = messages.deliver(core, tx, session, source, command.text, "queue", options=options)
         made = tx.session(session_id)
         assert made is not None
         return CreateSessionReply(made, first.message, first.run)

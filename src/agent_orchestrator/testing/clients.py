@@ -944,6 +944,44 @@ class ClientContract:
         assert list(caught.value.details["fields"]) == ["approval_policy"]
         assert await _log(client, strict.id) == (await _log(client, strict.id))[:1]
 
+    async def test_a_message_has_its_own_model_and_effort(self, client: Client) -> None:
+        session = await client.create_session(provider=MANUAL, model="usual")
+        first = (await client.send_message(session.id, "x", model="other", effort="high")).run
+        second = (await client.send_message(session.id, "x")).run
+        third = await client.create_run(session.id, model="third", effort="low")
+        assert first is not None
+        assert second is not None
+        assert (first.model, first.effort) == ("other", "high")
+        assert (second.model, second.effort) == ("usual", None)
+        assert (third.model, third.effort) == ("third", "low")
+        assert await client.get_run(first.id) == first
+        started = await client.start_session("x", provider=MANUAL, model="m", effort="low")
+        assert started.run is not None
+        assert (started.run.model, started.run.effort) == ("m", "low")
+
+    @pytest.mark.parametrize(
+        "options", [{"model": "m"}, {"effort": "high"}, {"model": "m", "effort": "high"}]
+    )
+    async def test_a_message_option_that_the_provider_does_not_take_is_refused(
+        self, client: Client, options: dict[str, Any]
+    ) -> None:
+        session = await client.create_session()
+        for send in (
+            client.send_message(session.id, "say hi", **options),
+            client.create_run(session.id, text="say hi", **options),
+        ):
+            with pytest.raises(InvalidRequest) as caught:
+                await send
+            assert list(caught.value.details["fields"]) == sorted(options)
+        assert not (await client.list_messages(session.id)).messages
+
+    @pytest.mark.parametrize("effort", ["", "High", "high\n", "-c", "x" * 33])
+    async def test_an_effort_is_a_plain_word(self, client: Client, effort: str) -> None:
+        session = await client.create_session(provider=MANUAL)
+        with pytest.raises(InvalidRequest) as caught:
+            await client.send_message(session.id, "x", effort=effort)
+        assert list(caught.value.details["fields"]) == ["effort"]
+
     async def test_a_session_begins_with_its_first_message(self, client: Client) -> None:
         started = await client.start_session("say hi", title="t", idempotency_key="first")
         assert started.message is not None
@@ -965,6 +1003,7 @@ class ClientContract:
             ("text", {"text": "x" * 1_000_001}),
             ("text", {"text": " "}),
             ("max_depth", {"max_depth": -1}),
+            ("effort", {"effort": "high"}),
         ],
     )
     async def test_nothing_is_left_of_a_session_whose_first_message_is_refused(

@@ -6,7 +6,14 @@ import click
 
 from agentctl.call import Call
 from agentctl.commands.session import working_directory
-from agentctl.options import Command, confinement, idempotency_key, read_id, read_text
+from agentctl.options import (
+    Command,
+    confinement,
+    idempotency_key,
+    read_id,
+    read_text,
+    turn_options,
+)
 
 
 @click.command(
@@ -22,6 +29,7 @@ from agentctl.options import Command, confinement, idempotency_key, read_id, rea
 @click.option("--session-id", metavar="ID", help="Go on in this session.  [default: a new one]")
 @click.option("--provider", help="The agent to ask; the default route without one.")
 @click.option("--cwd", metavar="DIR", help="Where the agent works.  [default: this directory]")
+@turn_options
 @confinement("the session's, or the provider's,")
 @idempotency_key
 def ask(text: str, session_id: str | None, cwd: str | None, **values: Any) -> None:

@@ -7,7 +7,14 @@ import click
 
 from agentctl.call import Call
 from agentctl.failures import usage
-from agentctl.options import Group, confinement, idempotency_key, identified, read_text
+from agentctl.options import (
+    Group,
+    confinement,
+    idempotency_key,
+    identified,
+    read_text,
+    turn_options,
+)
 
 
 @click.group(
@@ -40,6 +47,7 @@ def message() -> None:
     type=click.Choice(["queue", "steer", "interrupt", "reject"]),
     help="What to do while a run of the session is active.  [default: queue]",
 )
+@turn_options
 @confinement("the session's")
 @idempotency_key
 @click.option("--wait", is_flag=True, help="Wait for the run's end.")

@@ -7,7 +7,15 @@ import click
 
 from agentctl.call import Call
 from agentctl.failures import DONE
-from agentctl.options import Group, attention, idempotency_key, identified, read_id, read_text
+from agentctl.options import (
+    Group,
+    attention,
+    idempotency_key,
+    identified,
+    read_id,
+    read_text,
+    turn_options,
+)
 
 _STATUSES = ["queued", "running", "waiting", "completed", "failed", "canceled"]
 
@@ -33,6 +41,7 @@ def run() -> None:
 @identified("session")
 @click.option("--text", help="What to tell the agent; - reads standard input.")
 @click.option("--provider", help="The agent; `manual` leaves the run to whoever holds it.")
+@turn_options
 @idempotency_key
 def create(text: str | None, **values: Any) -> None:
     """Queue a run."""

@@ -96,6 +96,11 @@ class CodexExecRunner(Guarded):
         return True
 
     @property
+    def message_options(self) -> frozenset[str]:
+        """They are arguments of a single ``codex exec``."""
+        return frozenset({"model", "effort"})
+
+    @property
     def protects(self) -> bool:
         """Codex's sandbox does, where there is one."""
         return self.sandbox != "danger-full-access"
@@ -201,7 +206,7 @@ class CodexExecRunner(Guarded):
             str(program),
             extra_args=confinement.extra_args,
             profile=self.profile,
-            config={**config, **confinement.config},
+            config={**config, **confinement.config, **_effort(context)},
             sandbox=confinement.sandbox,
             model=context.model or self.model,
             resume=resume,
@@ -316,6 +321,12 @@ def _stdin(prompt: str) -> bytes:
     Codex 0.169 drops a byte order mark at the beginning of its stdin.
     """
     return (prompt if prompt[:1] != "\ufeff" else f"\ufeff{prompt}").encode()
+
+
+def _effort(context: RunContext) -> Mapping[str, str]:
+    """Return the configuration for the reasoning effort that the run asks for."""
+    effort = context.run.effort
+    return {} if effort is None else {"model_reasoning_effort": effort}
 
 
 def _is_sandbox_refused(event: AgentEvent) -> bool:

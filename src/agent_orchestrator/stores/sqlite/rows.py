@@ -146,7 +146,7 @@ RUN_COLUMNS: Final = (
     "id, session_id, message_id, parent_run_id, provider, model, status, waiting_on, attempt,"
     " worker_id, thread_id, result, error_code, error_message, usage, exit_code,"
     " cancel_requested_at, cancel_reason, created_at, started_at, finished_at, interrupts,"
-    " approval_policy, sandbox"
+    " approval_policy, sandbox, effort"
 )
 
 
@@ -181,6 +181,7 @@ def run_values(run: Run) -> Values:
         run.interrupts,
         run.approval_policy,
         run.sandbox,
+        run.effort,
     )
 
 
@@ -209,6 +210,7 @@ def run_from(row: Row) -> Run:
         interrupts=bool(row[21]),
         approval_policy=row[22],
         sandbox=row[23],
+        effort=row[24],
     )
 
 

@@ -93,6 +93,7 @@ async def loaded(
         model=wanted.model,
         approval_policy=wanted.approval_policy,
         sandbox=wanted.sandbox,
+        effort=wanted.effort,
     )
     return thread_id, overrides
 
@@ -115,7 +116,13 @@ async def _allowed(context: RunContext, server: Server, wanted: Opened) -> Opene
 
 
 def _is_in_place(opened: Opened, wanted: Opened) -> bool:
-    """Tell whether a thread was loaded for where its run is to work."""
+    """Return whether a loaded thread can take the run's turn.
+
+    It cannot if it was loaded for another directory. Codex 0.169 has no way to take back the effort
+    that an earlier turn was given, except to load the thread anew.
+    """
+    if opened.effort is not None and wanted.effort is None:
+        return False
     return (opened.cwd, opened.distrusted) == (wanted.cwd, wanted.distrusted)
 
 
@@ -126,7 +133,7 @@ async def _let_go(server: Server, thread_id: str) -> None:
     """
     await server.unload(thread_id)
     if thread_id in server.threads:
-        raise AgentFailed("provider_error", "codex keeps the thread loaded for another directory")
+        raise AgentFailed("provider_error", "codex does not let go of the thread to load it anew")
 
 
 async def _open(
@@ -138,7 +145,7 @@ async def _open(
     tools: Tools | None,
 ) -> str:
     """Have codex load the thread, or begin one; return its id."""
-    wanted = evolve(wanted, sandbox=_AS_LOADED)
+    wanted = evolve(wanted, sandbox=_AS_LOADED, effort=None)
     params: dict[str, Any] = {
         "cwd": wanted.cwd,
         "approvalPolicy": wanted.approval_policy,
@@ -160,7 +167,8 @@ async def _open(
             wanted = evolve(wanted, has_tools=True)
     else:
         method = "thread/resume"
-        params |= {"threadId": thread_id, "excludeTurns": True}
+        model = wanted.model or await _own_model(lease.server, wanted.cwd)
+        params |= {"threadId": thread_id, "excludeTurns": True, "model": model}
         if context.thread is not None and context.thread.state.get(HAS_TOOLS):
             wanted = evolve(wanted, has_tools=True)
         elif url is not None:
@@ -236,6 +244,8 @@ async def _changes(
         model := wanted.model or default_model
     ):
         found["model"] = model
+    if wanted.effort is not None:
+        found["effort"] = wanted.effort
     if before is None or wanted.approval_policy != before.approval_policy:
         found["approvalPolicy"] = wanted.approval_policy
     if (before is None or wanted.sandbox != before.sandbox) and (
@@ -273,6 +283,23 @@ def _profile(context: RunContext, wanted: Opened) -> str | None:
     if not context.protected or wanted.sandbox == "danger-full-access":
         return None
     return profile_name(cast("Mode", wanted.sandbox))
+
+
+async def _own_model(server: Server, cwd: str) -> str | None:
+    """Return the model that codex uses where nobody asks for one; None where it does not say.
+
+    Codex 0.169 goes on with the model and the effort of a thread's last turn, which may have been one
+    message's, unless it is named a model when it loads the thread.
+    """
+    try:
+        answer = await server.request("config/read", {"cwd": cwd}, _OPEN_S)
+        if named := text(answer["config"]["model"]):
+            return named
+        answer = await server.request("model/list", {}, _OPEN_S)
+        return next((text(one["model"]) for one in answer["data"] if one["isDefault"]), None)
+    except (Refused, KeyError, TypeError) as problem:
+        _log.info("codex does not say which model it uses: %r", problem)
+        return None
 
 
 async def _workspace_settings(server: Server, cwd: str) -> Any:

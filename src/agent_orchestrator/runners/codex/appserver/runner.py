@@ -131,6 +131,11 @@ class CodexAppServerRunner(Guarded):
         return True
 
     @property
+    def message_options(self) -> frozenset[str]:
+        """Codex keeps them for the next turn, which is therefore given its own again."""
+        return frozenset({"model", "effort"})
+
+    @property
     def protects(self) -> bool:
         """Codex's sandbox does, where there is one."""
         return self.sandbox != "danger-full-access"
@@ -319,6 +324,7 @@ class CodexAppServerRunner(Guarded):
             context.model or self.model,
             context.run.approval_policy or self.approval_policy,
             context.run.sandbox or self.sandbox,
+            effort=context.run.effort,
         )
 
 

@@ -9,6 +9,7 @@ class Opened:
 
     :param cwd: where it works.
     :param distrusted: the directories whose configuration it was loaded without.
+    :param effort: the reasoning effort its last turn was given; None is codex's own.
     :param default_model: what ``model`` None means, where codex has said it.
     :param has_tools: whether it was begun with the orchestration tools.
     :param is_of_one_run: whether it was loaded with what is a single run's, so that codex must let
@@ -22,6 +23,7 @@ class Opened:
     model: str | None
     approval_policy: str
     sandbox: str
+    effort: str | None = None
     default_model: str | None = None
     has_tools: bool = False
     is_of_one_run: bool = False

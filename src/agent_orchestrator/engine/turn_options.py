@@ -1,0 +1,61 @@
+"""What a message asks of its agent's model for one turn, and which runners take it."""
+
+from attrs import asdict, frozen
+
+from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.domain.model import MANUAL, Run
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.operations import CreateRun, CreateSession, SendMessage
+from agent_orchestrator.ports import Runner, TurnConfigurable
+
+
+@frozen
+class TurnOptions:
+    """Options of one message. None leaves an option to the session, then to the provider.
+
+    :param model: the model to ask.
+    :param effort: how much it should reason.
+    """
+
+    model: str | None = None
+    effort: str | None = None
+
+    @classmethod
+    def of(cls, command: SendMessage | CreateRun) -> "TurnOptions":
+        """Return the options that a command gives."""
+        return cls(command.model, command.effort)
+
+    @classmethod
+    def of_first_message(cls, command: CreateSession) -> "TurnOptions":
+        """Return the options of a new session's first message. Its model is the session's."""
+        return cls(effort=command.effort)
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the options that are given."""
+        return frozenset(name for name, value in asdict(self).items() if value is not None)
+
+    def fit(self, run: Run) -> bool:
+        """Return whether a run already has every option that is given."""
+        return self.model in (None, run.model) and self.effort in (None, run.effort)
+
+
+NO_OPTIONS = TurnOptions()
+
+
+def check_options(core: Core, provider: str, options: TurnOptions) -> None:
+    """Raise `InvalidRequest`, naming each option that the provider does not take.
+
+    Whoever drives a manual run reads its options from the run.
+    """
+    config = core.config.providers.get(provider)
+    if config is None or provider == MANUAL:
+        return
+    if refused := options.given - accepted_options(config.runner):
+        problem = f"is not taken by the provider {provider!r}"
+        raise InvalidRequest.of(dict.fromkeys(sorted(refused), problem))
+
+
+def accepted_options(runner: Runner) -> frozenset[str]:
+    """Return the names of the message options that a runner takes."""
+    return runner.message_options if isinstance(runner, TurnConfigurable) else frozenset()
