@@ -89,6 +89,9 @@ class Conversation:
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "2026-01-02T15:04:05.000000Z", text)
         text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:8765", text)
         text = re.sub(r'"(pid|size|schema_version)": \d+', r'"\1": 42', text)
+        text = re.sub(
+            r'"epoch": ?"[0-9a-f]{12}"', lambda found: found[0][:-13] + '5f0c9a31d2e4"', text
+        )
         text = re.sub(r'"pid_birth": "[^"]+"', '"pid_birth": "9f0c…/4711"', text)
         return re.sub(r'"uptime_s": [\d.]+', '"uptime_s": 60.0', text)
 
