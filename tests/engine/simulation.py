@@ -127,7 +127,7 @@ class Agents:
                 await anyio.sleep(float(more))
             case "ask":
                 question = f"{context.run.id}.{context.run.attempt}"
-                await context.ask_parent(question, expires_in_s=200)
+                await context.ask_parent(question, kind="approval_request", expires_in_s=200)
                 await self._live(context)
                 self.answers[question] += 1
             case "steer":

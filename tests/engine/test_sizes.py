@@ -50,7 +50,8 @@ async def test_a_question_that_is_too_large_is_refused(
         words = {"text": "Well?", **given}
         with pytest.raises(InvalidRequest) as refused:
             await client.reply_parent(run.id, request_kind="input_request", **words)  # type: ignore[arg-type]
-        assert [*refused.value.details["fields"]] == [field]
+        [named] = refused.value.details["fields"]  # the field, or the entry of it
+        assert named.startswith(field)
         assert (await client.requests(session_id=session.id)).requests == ()
         assert await client.get_session(session.id) == before
 

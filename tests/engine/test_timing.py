@@ -84,7 +84,7 @@ async def asking(context: RunContext) -> str:
     await context.set_thread("t-1")
     if context.prompt.startswith("Your request"):
         return context.prompt
-    request = await context.ask_parent("May I?")
+    request = await context.ask_parent("May I?", kind="approval_request")
     return f"told at once: {request.status}"
 
 
@@ -176,7 +176,7 @@ async def test_an_agent_that_could_not_go_on_is_kept(resumes: bool) -> None:
     async def what(context: RunContext) -> str:
         if not resumes:
             await context.set_thread("t-1")
-        return (await context.ask_parent("May I?")).status
+        return (await context.ask_parent("May I?", kind="approval_request")).status
 
     runner = Doing(what, resumes=resumes)
     async with open_embedded(
@@ -307,7 +307,7 @@ async def test_a_run_that_takes_too_long_is_failed_however_much_it_says() -> Non
 
 async def test_the_time_a_run_waits_does_not_count() -> None:
     async def what(context: RunContext) -> str:
-        return (await context.ask_parent("May I?")).status
+        return (await context.ask_parent("May I?", kind="approval_request")).status
 
     settings = limited(what, run_timeout_s=0.3, silence_timeout_s=0.3)
     async with open_embedded(":memory:", **settings) as client:

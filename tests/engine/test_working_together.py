@@ -265,7 +265,7 @@ async def test_a_question_that_is_given_up_is_withdrawn() -> None:
         with anyio.move_on_after(0.05):
             await context.ask_parent("Quick?")
         await resumed.wait()
-        request = await context.ask_parent("Again?")
+        request = await context.ask_parent("Again?", kind="approval_request")
         return f"{request.status} {request.answer}"
 
     async with open_embedded(":memory:", runners=[FunctionRunner("lead", agent)]) as client:
@@ -292,7 +292,7 @@ async def test_one_may_be_given_up_for_another_at_once() -> None:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(_cancel_when_asked, context, scope)
                     await context.ask_parent(f"{number}?")
-        return (await context.ask_parent("Last?")).status
+        return (await context.ask_parent("Last?", kind="approval_request")).status
 
     async def _cancel_when_asked(context: RunContext, scope: anyio.CancelScope) -> None:
         while (await client.get_run(context.run.id)).status is not RunStatus.WAITING:
@@ -315,7 +315,7 @@ async def test_what_is_stopped_with_its_agent_stays_open(tmp_path: Path) -> None
     async def agent(context: RunContext) -> str:
         if "approved" in context.prompt:
             return context.prompt
-        return (await context.ask_parent("May I?")).status
+        return (await context.ask_parent("May I?", kind="approval_request")).status
 
     runner = FunctionRunner("lead", agent)
     with anyio.CancelScope() as scope:
