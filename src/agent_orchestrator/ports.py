@@ -108,6 +108,7 @@ class View(Protocol):
         parent_session_id: str | None = None,
         after: str | None = None,
         limit: int,
+        size: int | None = None,
     ) -> list[Session]: ...
 
     def message(self, message_id: str) -> Message | None: ...
@@ -335,9 +336,11 @@ class View(Protocol):
 
     def token_of_hash(self, token_hash: str) -> AccessToken | None: ...
 
-    def tokens(self, *, after: str | None = None, limit: int) -> list[AccessToken]: ...
+    def tokens(
+        self, *, after: str | None = None, limit: int, size: int | None = None
+    ) -> list[AccessToken]: ...
 
-    def audit(self, *, after: int, limit: int) -> list[AuditEntry]:
+    def audit(self, *, after: int, limit: int, size: int | None = None) -> list[AuditEntry]:
         """Return the entries of the audit trail with a ``seq`` greater than ``after``."""
         ...
 

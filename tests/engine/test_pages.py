@@ -118,3 +118,32 @@ async def test_pages_of_messages_end_where_they_are_large_enough(store: str) -> 
     assert page.next_cursor == page.messages[-1].id
     assert rest.next_cursor is None
     assert [one.text for one in (*page.messages, *rest.messages)] == texts
+
+
+async def test_pages_of_sessions_end_where_they_are_large_enough(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_orchestrator.engine.sessions.PAGE_SIZE", 100_000)
+    monkeypatch.setattr("agent_orchestrator.engine.audit.PAGE_SIZE", 1)
+    async with open_embedded(store, runners=[ScriptedRunner()]) as client:
+        made = [(await client.create_session(metadata={"note": "x" * 60_000})).id for _ in range(5)]
+        sizes: list[int] = []
+        found: list[str] = []
+        cursor: str | None = None
+        while cursor is not None or not sizes:
+            page = await client.list_sessions(limit=1000, cursor=cursor)
+            sizes.append(len(page.sessions))
+            found += [session.id for session in page.sessions]
+            cursor = page.next_cursor
+        for number in range(5):
+            await client.create_token(f"name-{number}", scopes=["read"])
+        trail = await client.list_audit(limit=1000)
+        every = [*trail.entries]
+        while trail.next_cursor is not None:
+            assert len(trail.entries) == 1
+            trail = await client.list_audit(limit=1000, cursor=trail.next_cursor)
+            every += trail.entries
+    assert sizes == [2, 2, 1]
+    assert found == made
+    assert [entry.seq for entry in every] == [*range(1, len(every) + 1)]
+    assert len(every) >= 5

@@ -21,6 +21,7 @@ from agent_orchestrator.domain.errors import (
 )
 from agent_orchestrator.engine.access import administrator
 from agent_orchestrator.engine.core import Change, Core
+from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.operations import AuditPage, ListAudit, Operation
 from agent_orchestrator.ports import Transaction, View
 from agent_orchestrator.wire.codec import to_plain
@@ -133,9 +134,12 @@ def _note_refusal(
 async def list_(core: Core, who: Principal, command: ListAudit) -> AuditPage:
     def look(view: View) -> AuditPage:
         administrator(view, who)
-        found = view.audit(after=int(command.cursor or 0), limit=command.limit + 1)
-        page = tuple(found[: command.limit])
-        return AuditPage(page, str(page[-1].seq) if len(found) > len(page) else None)
+
+        def entries(after: str | None, limit: int) -> list[AuditEntry]:
+            return view.audit(after=int(after or 0), limit=limit, size=PAGE_SIZE)
+
+        found = page(entries, command.cursor, command.limit, cursor_of=lambda entry: str(entry.seq))
+        return AuditPage(*found)
 
     return await core.store.read(look)
 

@@ -1,7 +1,8 @@
 """Pages of lists: at most so many items, and fewer where they are large."""
 
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, TypeVar
+from operator import attrgetter
+from typing import Final, TypeVar
 
 PAGE_SIZE: Final = 8 * 2**20
 """Characters of text after which a page ends before its limit: a run's result, or what an agent says
@@ -11,25 +12,26 @@ BATCH_SIZE: Final = 2**20
 """The same for what a stream reads at once."""
 
 
-class _Named(Protocol):
-    @property
-    def id(self) -> str: ...
-
-
-T = TypeVar("T", bound=_Named)
+T = TypeVar("T")
 
 
 def page(
-    look: Callable[[str | None, int], Sequence[T]], after: str | None, limit: int
+    look: Callable[[str | None, int], Sequence[T]],
+    after: str | None,
+    limit: int,
+    *,
+    cursor_of: Callable[[T], str] = attrgetter("id"),
 ) -> tuple[tuple[T, ...], str | None]:
     """Return a page, and the cursor of the next one where there is more.
 
-    :param look: returns what comes after an identifier, at most so many.
+    :param look: returns what comes after a cursor, at most so many and so large.
+    :param cursor_of: returns the cursor after an item.
     """
     found = look(after, limit + 1)
     items = tuple(found[:limit])
     if not items:
         return (), None
     # Where there are too few for the limit, the page may have ended for its size.
-    more = len(found) > limit or bool(look(items[-1].id, 1))
-    return items, items[-1].id if more else None
+    last = cursor_of(items[-1])
+    more = len(found) > limit or bool(look(last, 1))
+    return items, last if more else None

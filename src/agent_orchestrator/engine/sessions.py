@@ -13,6 +13,7 @@ from agent_orchestrator.engine import ledger, limits, messages
 from agent_orchestrator.engine.access import in_scope, no_run, present, reach, session_for
 from agent_orchestrator.engine.confinement import Confinement, check_asked, check_kept
 from agent_orchestrator.engine.core import Change, Core
+from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.engine.turn_options import TurnOptions
 from agent_orchestrator.operations import (
     CreateSession,
@@ -90,15 +91,19 @@ async def get(core: Core, who: Principal, command: GetSession) -> SessionReply:
 
 async def list_(core: Core, who: Principal, command: ListSessions) -> SessionPage:
     def look(view: View) -> SessionPage:
-        found = view.sessions(
-            within=reach(view, who),
-            status=command.status,
-            parent_session_id=command.parent_session_id,
-            after=command.cursor,
-            limit=command.limit + 1,
-        )
-        page = tuple(found[: command.limit])
-        return SessionPage(page, page[-1].id if len(found) > len(page) else None)
+        within = reach(view, who)
+
+        def sessions(after: str | None, limit: int) -> list[Session]:
+            return view.sessions(
+                within=within,
+                status=command.status,
+                parent_session_id=command.parent_session_id,
+                after=after,
+                limit=limit,
+                size=PAGE_SIZE,
+            )
+
+        return SessionPage(*page(sessions, command.cursor, command.limit))
 
     return await core.store.read(look)
 

@@ -16,6 +16,7 @@ from agent_orchestrator.domain.tokens import (
 )
 from agent_orchestrator.engine.access import administrator
 from agent_orchestrator.engine.core import Change, Core
+from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.fields import specs
 from agent_orchestrator.operations import (
     CreateToken,
@@ -80,9 +81,11 @@ def _scopes(command: CreateToken) -> tuple[Scope, ...]:
 async def list_(core: Core, who: Principal, command: ListTokens) -> TokenPage:
     def look(view: View) -> TokenPage:
         administrator(view, who)
-        found = view.tokens(after=command.cursor, limit=command.limit + 1)
-        page = tuple(found[: command.limit])
-        return TokenPage(page, page[-1].id if len(found) > len(page) else None)
+
+        def tokens(after: str | None, limit: int) -> list[AccessToken]:
+            return view.tokens(after=after, limit=limit, size=PAGE_SIZE)
+
+        return TokenPage(*page(tokens, command.cursor, command.limit))
 
     return await core.store.read(look)
 

@@ -73,6 +73,7 @@ class MemoryView:
         parent_session_id: str | None = None,
         after: str | None = None,
         limit: int,
+        size: int | None = None,
     ) -> list[Session]:
         table = self._state.sessions
         found = (
@@ -87,6 +88,7 @@ class MemoryView:
                 if self._is_within(session.id, within) and status in (None, session.status)
             ),
             limit,
+            size,
         )
 
     def _is_within(self, session_id: str, within: Reach) -> bool:
@@ -432,12 +434,15 @@ class MemoryView:
         token_id = self._state.token_ids.get(token_hash)
         return None if token_id is None else self.token(token_id)
 
-    def tokens(self, *, after: str | None = None, limit: int) -> list[AccessToken]:
-        return _first(self._state.access_tokens.find("all", after=after), limit)
+    def tokens(
+        self, *, after: str | None = None, limit: int, size: int | None = None
+    ) -> list[AccessToken]:
+        return _first(self._state.access_tokens.find("all", after=after), limit, size)
 
-    def audit(self, *, after: int, limit: int) -> list[AuditEntry]:
+    def audit(self, *, after: int, limit: int, size: int | None = None) -> list[AuditEntry]:
         entries = self._state.audit
-        return _first((entries[seq] for seq in range(after + 1, len(entries) + 1)), limit)
+        found = (entries[seq] for seq in range(after + 1, len(entries) + 1))
+        return _first(found, limit, size)
 
     def last_audit(self) -> AuditEntry | None:
         return self._state.audit.get(len(self._state.audit))

@@ -161,8 +161,9 @@ class SqliteView:
         parent_session_id: str | None = None,
         after: str | None = None,
         limit: int,
+        size: int | None = None,
     ) -> list[Session]:
-        found: dict[str, Session] = {}
+        found: dict[str, Any] = {}
         # Own sessions and those of others come each by an index of their own.
         for let_in in self._ways_in(within):
             # A plus sign takes a condition out of the choice of an index: children are few.
@@ -176,8 +177,9 @@ class SqliteView:
                 }
             )
             rows = self._execute(f"{_SESSION}{where} ORDER BY id LIMIT ?", (*values, limit))
-            found |= {session.id: session for session in map(session_from, rows)}
-        return [found[session_id] for session_id in sorted(found)[:limit]]
+            found |= {row[0]: row for row in _up_to(size, rows)}
+        first = (found[session_id] for session_id in sorted(found)[:limit])
+        return [session_from(row) for row in _up_to(size, first)]
 
     def _ways_in(self, within: Reach) -> tuple[str, ...]:
         """Return the conditions of which one holds for each session a principal may see."""
@@ -569,18 +571,20 @@ class SqliteView:
         row = self._one(found, token_hash)
         return None if row is None else token_from(row)
 
-    def tokens(self, *, after: str | None = None, limit: int) -> list[AccessToken]:
+    def tokens(
+        self, *, after: str | None = None, limit: int, size: int | None = None
+    ) -> list[AccessToken]:
         rows = self._execute(
             f"SELECT {ACCESS_COLUMNS} FROM access_tokens WHERE id > ? ORDER BY id LIMIT ?",
             (after or "", limit),
         )
-        return [token_from(row) for row in rows]
+        return [token_from(row) for row in _up_to(size, rows)]
 
-    def audit(self, *, after: int, limit: int) -> list[AuditEntry]:
+    def audit(self, *, after: int, limit: int, size: int | None = None) -> list[AuditEntry]:
         rows = self._execute(
             f"SELECT {AUDIT_COLUMNS} FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
         )
-        return [audit_from(row) for row in rows]
+        return [audit_from(row) for row in _up_to(size, rows)]
 
     def last_audit(self) -> AuditEntry | None:
         row = self._one(f"SELECT {AUDIT_COLUMNS} FROM audit ORDER BY seq DESC LIMIT 1")

@@ -12,7 +12,7 @@ import anyio.lowlevel
 import pytest
 from attrs import evolve
 
-from agent_orchestrator.domain.access import Reach
+from agent_orchestrator.domain.access import Grant, Reach
 from agent_orchestrator.domain.errors import (
     CursorAhead,
     InvalidRequest,
@@ -190,12 +190,25 @@ class Looks(Opening):
                 tx.append(session.id, told, NOW)
 
             await store.transact(write)
+            # Half of them are the principal's own, half are shared with it: both ways in are cut.
+            large = [
+                a_session(owner=owner, metadata={"text": long})
+                for owner in ("ann", "bob", "ann", "bob", "ann")
+            ]
+            await put(store, *large)
+            for one in large[1::2]:
+                await store.transact(
+                    lambda tx, one=one: tx.put_grants(one.id, [Grant("ann", "reader")])  # type: ignore[misc]
+                )
             last = (await store.read(lambda view: view.session(session.id))).last_seq  # type: ignore[union-attr]
             first = last - 5
             cursor = await store.read(
                 lambda view: view.feed(after=None, limit=first)[-1].cursor if first else None
             )
             looks: dict[str, Callable[[View, int | None], list[Any]]] = {
+                "sessions": lambda view, size: view.sessions(
+                    within=Reach(principal="ann"), limit=5, size=size
+                ),
                 "runs": lambda view, size: view.runs(limit=5, size=size),
                 "messages": lambda view, size: view.messages(session.id, limit=5, size=size),
                 "requests": lambda view, size: view.requests(limit=5, size=size),
