@@ -6,6 +6,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -133,6 +134,54 @@ def test_the_detail_of_a_question_fits_whatever_is_in_it():
     assert {"command", "reason"} <= set(question.detail["cut"])
     for name in question.detail["cut"]:
         assert params[name].startswith(question.detail[name])
+
+
+LASTING = {"acceptWithExecpolicyAmendment": {"execpolicy_amendment": ["touch", "/x"]}}
+UNKNOWN = {"applyNetworkPolicyAmendment": {"network_policy_amendment": {"host": "example.com"}}}
+
+
+def asked_to_touch(**more):
+    offered = ["accept", "acceptForSession", LASTING, UNKNOWN, "cancel"]
+    params = {"command": "touch /x", "cwd": "/", "availableDecisions": offered}
+    return approvals.question(
+        Asked(0, "item/commandExecution/requestApproval", params), None, **more
+    )
+
+
+def decided(status, answer=None, scope=None):
+    return SimpleNamespace(status=status, answer=answer, scope=scope)
+
+
+def test_what_codex_keeps_for_good_is_not_offered_and_approves_nothing():
+    question = asked_to_touch()
+    assert question.options == ("accept", "acceptForSession", "cancel")
+    assert "for good" not in question.text + json.dumps(question.detail)
+    for name in (*LASTING, *UNKNOWN):
+        assert question.answer(decided("answered", name)) == {"decision": "decline"}
+        assert question.answer(decided("approved", name)) == {"decision": "accept"}
+
+
+def test_what_codex_keeps_for_good_says_so_and_needs_its_own_word():
+    question = asked_to_touch(remember=True)
+    assert question.options == ("accept", "acceptForSession", *LASTING, *UNKNOWN, "cancel")
+    reaches = question.detail["reaches"]
+    assert set(reaches) == {"session", "acceptForSession", *LASTING, *UNKNOWN}
+    for option, what in ((LASTING, '["touch", "/x"]'), (UNKNOWN, "example.com")):
+        [name] = option
+        assert what in reaches[name]
+        assert "for good" in reaches[name]
+        assert reaches[name] in question.text
+        assert question.answer(decided("answered", name)) == {"decision": option}
+        assert question.answer(decided("approved", name)) == {"decision": "accept"}
+    assert question.answer(decided("approved")) == {"decision": "accept"}
+    assert question.answer(decided("approved", scope="session")) == {"decision": "acceptForSession"}
+
+
+def test_a_rule_too_long_to_be_shown_is_not_offered():
+    option = {"acceptWithExecpolicyAmendment": {"execpolicy_amendment": ["x" * 2_000]}}
+    params = {"command": "x", "availableDecisions": ["accept", option]}
+    asked = Asked(0, "item/commandExecution/requestApproval", params)
+    assert approvals.question(asked, None, remember=True).options == ("accept",)
 
 
 def test_errors_have_codes():

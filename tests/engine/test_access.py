@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -134,3 +135,37 @@ async def test_what_waits_ends_with_the_attempt(engine: Orchestrator, sessions: 
             await following.wait()
             await Client(engine).transition_run(run.id, "completed")
     assert sorted(over) == ["stream", "wait"]
+
+
+@pytest.mark.parametrize(
+    ("detail", "decision", "more", "recorded"),
+    [
+        ({"reaches": {"for good": "all of it"}}, "answer", {"text": "for good"}, "all of it"),
+        ({"reaches": {"session": "more"}}, "approve", {"scope": "session"}, "more"),
+        ({"reaches": {"session": "more"}}, "approve", {}, None),
+        ({"reaches": {"for good": "all of it"}}, "approve", {"text": "for good"}, None),
+        ({"reaches": ["session"]}, "approve", {"scope": "session"}, None),
+        (None, "answer", {"text": "for good"}, None),
+    ],
+)
+async def test_the_audit_trail_says_what_was_allowed_beyond_this_once(
+    engine: Orchestrator,
+    detail: dict[str, Any] | None,
+    decision: Any,
+    more: dict[str, Any],
+    recorded: str | None,
+) -> None:
+    agent = await started(engine, run := await a_run(engine))
+    reply = await agent.reply_parent(
+        run.id,
+        "may I?",
+        request_kind="approval_request",
+        detail=detail,
+        options=["for good", "no"],
+    )
+    assert reply.request is not None
+    await Client(engine).resolve_request(reply.request.id, decision, **more)
+    entry = (await Client(engine).list_audit()).entries[-1]
+    assert entry.operation == "resolve_request"
+    assert entry.detail.get("reaches") == recorded
+    assert entry.detail.get("option") == (more["text"] if decision == "answer" else None)

@@ -177,6 +177,14 @@ class Run:
     """Reasoning effort that its message asks for. None is the provider's setting."""
 
 
+REACHES: Final = "reaches"
+"""The key in the ``detail`` of a request that says in words what an option allows beyond this once:
+a map from options, and from :data:`SESSION_SCOPE`."""
+
+SESSION_SCOPE: Final = "session"
+"""The ``scope`` of an approval that goes beyond this once."""
+
+
 @frozen
 class Request:
     """A question of a run that its parent, or a person, is to answer."""

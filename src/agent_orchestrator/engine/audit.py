@@ -19,6 +19,7 @@ from agent_orchestrator.domain.errors import (
     Unauthorized,
     Unavailable,
 )
+from agent_orchestrator.domain.model import REACHES, SESSION_SCOPE, Request
 from agent_orchestrator.engine.access import administrator
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
@@ -41,6 +42,9 @@ AUDITED: Final[Mapping[str, tuple[str, ...]]] = {
 """The operations of which each that succeeds leaves an entry, with these fields of the command."""
 
 CHECK_PAGE: Final = 500
+
+_MAX_REACHES: Final = 2_000
+"""Characters that an entry keeps of what an option allows."""
 
 _REFUSALS: Final = (Unauthorized, Forbidden, NotFound)
 
@@ -84,12 +88,26 @@ def noted(
         answer = change(tx)
         detail = {name: to_plain(getattr(request, name)) for name in fields}
         target = target_of(operation, request)
+        if operation is ops.RESOLVE_REQUEST and isinstance(answer, ops.RequestReply):
+            detail |= _allowed(answer.request)
         if isinstance(answer, ops.NewToken):
             target = answer.token.id
         note(core, tx, who, operation.name, target, detail=detail)
         return answer
 
     return audited
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """Return the option a request was answered with, and what it allows beyond this once."""
+    said = (request.answer or "").strip()
+    option = said if request.status == "answered" and said in (request.options or ()) else None
+    found = {} if option is None else {"option": option}
+    if option is None and request.status == "approved" and request.scope == SESSION_SCOPE:
+        option = SESSION_SCOPE
+    reaches = (request.detail or {}).get(REACHES)
+    words = reaches.get(option) if isinstance(reaches, Mapping) else None
+    return found | {REACHES: words[:_MAX_REACHES]} if isinstance(words, str) else found
 
 
 async def refused(

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from agent_orchestrator.domain.model import Request, RequestKind
+from agent_orchestrator.domain.model import REACHES, SESSION_SCOPE, Request, RequestKind
 from agent_orchestrator.fields import MAX_OPTION, MAX_OPTIONS, MAX_QUESTION
 from agent_orchestrator.runners.codex.appserver.peer import Asked
 from agent_orchestrator.runners.codex.items import JsonObject, a_list, an_object, text
@@ -36,6 +36,16 @@ Answer = Mapping[str, Any]
 CANCEL: Final = "cancel"
 
 _DECISIONS: Final = ("accept", "acceptForSession", "decline", CANCEL)
+
+_SESSION: Final = "without asking again, until codex unloads the conversation"
+
+_FOR_GOOD: Final = (
+    "without asking again, in every directory and for good: codex keeps it in the files of its home, "
+    "such as rules/default.rules"
+)
+
+_LONGEST_RULE: Final = 1_000
+"""Characters of a lasting rule that can be shown whole; a longer one is not offered."""
 
 _MAX_DETAIL: Final = 48_000
 """Characters of JSON that a request's detail may have, less some for what is put beside it."""
@@ -84,17 +94,18 @@ class Question:
         return f"Your request was {verdict}, with these words: {said}"
 
 
-def question(asked: Asked, item: JsonObject | None) -> Question | None:
+def question(asked: Asked, item: JsonObject | None, *, remember: bool = False) -> Question | None:
     """Return the request for what codex asks; None where it is nothing we know.
 
     :param item: the tool call or file change it is about, as it was told when it began.
+    :param remember: whether to offer what codex keeps for good in its user's files.
     :raises UnexpectedShape: if it is known and has a shape that is not.
     """
     match asked.method:
         case "item/commandExecution/requestApproval":
-            return _command(asked.params)
+            return _command(asked.params, remember)
         case "item/fileChange/requestApproval":
-            return _file_change(asked.params, item or {})
+            return _file_change(asked.params, item or {}, remember)
         case "item/permissions/requestApproval":
             return _permissions(asked.params)
         case "mcpServer/elicitation/request":
@@ -107,28 +118,50 @@ def question(asked: Asked, item: JsonObject | None) -> Question | None:
 # --- approvals
 
 
-def _command(params: JsonObject) -> Question:
+def _command(params: JsonObject, remember: bool) -> Question:
     command = text(params.get("command"))
     reason = text(params.get("reason"))
     network = params.get("networkApprovalContext")
     what = f"run: {command}" if command else f"use the network: {text(network)}"
-    return _approval(params, what, reason, {"command": command, **_given(params)})
+    detail = {"command": command, **_given(params)}
+    return _approval(params, what, reason, detail, f"the same {_SESSION}", remember)
 
 
-def _file_change(params: JsonObject, item: JsonObject) -> Question:
+def _file_change(params: JsonObject, item: JsonObject, remember: bool) -> Question:
     changes = [an_object(change) for change in a_list(item.get("changes", []))]
     paths = [f"{text(change.get('kind'))} {text(change.get('path'))}" for change in changes]
     what = f"change files: {', '.join(paths)}"
     detail = {"changes": changes, **_given(params)}
     if grant := text(params.get("grantRoot")):
         what += f"; and from then on anything under {grant}"
-    return _approval(params, what, text(params.get("reason")), detail)
+    reaches = f"changes of {f'anything under {grant}' if grant else 'the same files'} {_SESSION}"
+    return _approval(params, what, text(params.get("reason")), detail, reaches, remember)
 
 
-def _approval(params: JsonObject, what: str, reason: str, detail: dict[str, Any]) -> Question:
-    offered = params.get("availableDecisions")
-    options = tuple(_name(one) for one in offered) if isinstance(offered, list) else _DECISIONS
-    known = {_name(one): one for one in offered} if isinstance(offered, list) else {}
+def _approval(
+    params: JsonObject,
+    what: str,
+    reason: str,
+    detail: dict[str, Any],
+    session: str,
+    remember: bool,
+) -> Question:
+    """Return whether it may do something.
+
+    :param session: what approving it for the session lets it do.
+    """
+    given = params.get("availableDecisions")
+    offered = given if isinstance(given, list) else list(_DECISIONS)
+    lasting = {_name(one): _lasting(one) for one in offered if _name(one) not in _DECISIONS}
+    known = {
+        _name(one): one
+        for one in offered
+        if _name(one) not in lasting or (remember and len(lasting[_name(one)]) <= _LONGEST_RULE)
+    }
+    options = tuple(known)
+    reaches = {name: f"{lasting[name]} {_FOR_GOOD}" for name in options if name in lasting}
+    lasts = "".join(f"\n\n{name} allows {words}." for name, words in reaches.items())
+    reaches = {SESSION_SCOPE: session, "acceptForSession": session, **reaches}
 
     def answer(request: Request | None) -> Answer:
         decision: Any = "decline"
@@ -140,8 +173,19 @@ def _approval(params: JsonObject, what: str, reason: str, detail: dict[str, Any]
                 decision = known.get(said, said)
         return {"decision": decision}
 
-    said = f"{_capital(what)}\n\nReason: {reason}" if reason else _capital(what)
+    said = (f"{_capital(what)}\n\nReason: {reason}" if reason else _capital(what)) + lasts
+    detail = {**detail, REACHES: reaches}
     return Question("approval_request", said, _fitting(detail), options, answer)
+
+
+def _lasting(decision: Any) -> str:
+    """Return what a decision allows that codex keeps for good, in words."""
+    if isinstance(decision, Mapping) and len(decision) == 1:
+        (what,) = decision.values()
+        rule = what.get("execpolicy_amendment") if isinstance(what, Mapping) else None
+        if isinstance(rule, list) and all(isinstance(part, str) for part in rule):
+            return f"every command that begins with {json.dumps(rule, ensure_ascii=False)}"
+    return json.dumps(decision, ensure_ascii=False)
 
 
 def _name(decision: Any) -> str:
@@ -162,7 +206,8 @@ def _permissions(params: JsonObject) -> Question:
 
     what = f"Permissions: {json.dumps(wanted, ensure_ascii=False)}"
     said = f"{what}\n\nReason: {reason}" if reason else what
-    return Question("permission_request", said, _fitting(_given(params)), None, answer)
+    detail = {**_given(params), REACHES: {SESSION_SCOPE: f"these permissions {_SESSION}"}}
+    return Question("permission_request", said, _fitting(detail), None, answer)
 
 
 def _elicitation(params: JsonObject) -> Question:
@@ -215,6 +260,9 @@ def _tool(params: JsonObject, meta: JsonObject) -> Question:
     if arguments:
         said += f"\n\nArguments: {json.dumps(arguments, ensure_ascii=False)}"
     detail = {"tool": text(meta.get("tool_name")), "arguments": arguments, **_given(params)}
+    reaches = f"every use of this tool {_SESSION}"
+    lasts = {SESSION_SCOPE: reaches, "acceptForSession": reaches} if is_lasting else {}
+    detail = {**detail, REACHES: lasts}
     return Question("approval_request", said, _fitting(detail), options, answer)
 
 

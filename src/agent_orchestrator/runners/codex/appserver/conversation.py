@@ -71,6 +71,7 @@ class Conversation:
     invocation: Invocation
     tools: Tools
     approval_timeout_s: float
+    remember_approvals: bool
     steered: list[str]
     _reader: TurnReader = field(init=False)
     _pieces: Pieces = field(factory=Pieces, init=False)
@@ -359,7 +360,7 @@ class Conversation:
             return
         try:
             item = self._reader.items.open_item(text(asked.params.get("itemId")))
-            question = approvals.question(asked, item)
+            question = approvals.question(asked, item, remember=self.remember_approvals)
         except UnexpectedShape:
             question = None
         if question is None:

@@ -56,6 +56,8 @@ class CodexAppServerRunner(Guarded):
         ``on-request`` when it wants to do more than the sandbox lets it, ``never``.
     :param approval_timeout_s: seconds after which what nobody has answered is declined: 30 days at
         most.
+    :param remember_approvals: whether to offer approvals that codex keeps for good in its home
+        (``rules``), for every directory. Without it they are not offered, and approve nothing.
     :param model: the model, unless the run asks for another.
     :param on_missing_thread: what to do when codex has lost the session's thread: go on in a new
         one, which then replaces it, or fail with ``thread_missing``.
@@ -84,6 +86,7 @@ class CodexAppServerRunner(Guarded):
         default=3600.0,
         validator=[validators.ge(MIN_OPEN_S), validators.le(MAX_OPEN_S)],
     )
+    remember_approvals: bool = False
     model: str | None = None
     on_missing_thread: Literal["fail", "fresh"] = field(
         default="fresh", validator=validators.in_(("fail", "fresh"))
@@ -297,6 +300,7 @@ class CodexAppServerRunner(Guarded):
                         invocation,
                         self._tools,
                         self.approval_timeout_s,
+                        self.remember_approvals,
                         steered,
                     )
                     return await conversation.hold()
