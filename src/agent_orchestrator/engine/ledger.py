@@ -246,10 +246,10 @@ def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
     if run.usage is not None:
         data["usage"] = to_plain(run.usage)
     log(tx, ended, _ENDED[after], data, at)
-    _settle_messages(core, tx, ended, at)
+    returned = _settle_messages(core, tx, ended, at)
     _tell_outcome(core, tx, ended, at)
     session = _session_of(tx, ended)
-    if after is RunStatus.COMPLETED or (after is RunStatus.FAILED and _was_told(tx, run)):
+    if after is RunStatus.COMPLETED or (after is RunStatus.FAILED and _was_told(tx, run, returned)):
         # A cancel sets nobody to work, nor does a failure again with what it was given: that waits
         # for the next turn.
         hand_over_outcomes(core, tx, session, at)
@@ -259,8 +259,12 @@ def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
     return ended
 
 
-def _settle_messages(core: Core, tx: Transaction, run: Run, at: datetime) -> None:
-    """Say what became of the messages of a run that has ended without word of their delivery."""
+def _settle_messages(core: Core, tx: Transaction, run: Run, at: datetime) -> set[str]:
+    """Say what became of the messages of a run that has ended without word of their delivery.
+
+    :return: the ids of those that wait again.
+    """
+    returned = set()
     delivery: Delivery = "delivered" if run.status is RunStatus.COMPLETED else "undeliverable"
     for message in tx.run_messages(run.id):
         if message.delivery != "queued":
@@ -269,15 +273,20 @@ def _settle_messages(core: Core, tx: Transaction, run: Run, at: datetime) -> Non
             _requeue(core, tx, run, evolve(message, steers=False), at)
         elif delivery == "undeliverable" and message.source.kind == "child":
             tx.put_message(evolve(message, run_id=None))  # it goes with the next turn
+            returned.add(message.id)
         else:
             tx.put_message(evolve(message, delivery=delivery))
+    return returned
 
 
-def _was_told(tx: Transaction, run: Run) -> bool:
-    """Return whether a child told an outcome while the run was being executed."""
+def _was_told(tx: Transaction, run: Run, returned: Collection[str]) -> bool:
+    """Return whether a child told an outcome while the run was being executed.
+
+    :param returned: messages the run was given and did not deliver.
+    """
     waiting = tx.waiting_messages(run.session_id, limit=MAX_HANDED, size=MAX_HANDED_SIZE)
     return run.started_at is not None and any(
-        message.created_at > run.started_at for message in waiting
+        message.created_at >= run.started_at and message.id not in returned for message in waiting
     )
 
 
