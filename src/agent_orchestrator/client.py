@@ -218,6 +218,18 @@ class Client:
         request = ops.UpdateSession(session_id, title, status, metadata, *more)
         return (await self._call(ops.UPDATE_SESSION, request)).session
 
+    async def close_session(
+        self, session_id: str, *, cascade: bool = False, idempotency_key: str | None = None
+    ) -> ops.CloseSessionReply:
+        """Close a session: it takes no further messages. A repeat succeeds.
+
+        :param cascade: close all sessions below it too, and cancel every run of theirs and of its own.
+            Without it, what runs or is queued goes on.
+        :raises Forbidden: if the caller does not own it; an agent owns none.
+        """
+        request = ops.CloseSession(session_id, cascade, idempotency_key)
+        return await self._call(ops.CLOSE_SESSION, request)
+
     async def get_access(self, session_id: str) -> tuple[Grant, ...]:
         """Return what others than its owner may do with a session.
 

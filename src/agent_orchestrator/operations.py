@@ -198,6 +198,16 @@ class UpdateSession:
 
 
 @frozen
+class CloseSession:
+    session_id: str = identifier("The session.")
+    cascade: bool = param(
+        "Close all sessions below it too, and cancel every run of theirs and of its own.",
+        default=False,
+    )
+    idempotency_key: str | None = _key()
+
+
+@frozen
 class GetAccess:
     session_id: str = identifier("The session.")
 
@@ -546,6 +556,17 @@ class CreateSessionReply:
     """The first message, if one was given."""
     run: Run | None = None
     """The run that delivers it."""
+
+
+@frozen
+class CloseSessionReply:
+    session: Session
+    canceled: tuple[str, ...] = ()
+    """The runs the close asked to end; without `cascade` none."""
+    closed_count: int = 0
+    """Sessions it closed that were open, this one among them."""
+    at_work_count: int = 0
+    """Sessions below it with a run that has not ended. With `cascade` their agents are being stopped."""
 
 
 @frozen
@@ -962,6 +983,15 @@ UPDATE_SESSION: Final = Operation(
     "Rename, close, reopen or annotate a session.",
     scope="write",
 )
+CLOSE_SESSION: Final = Operation(
+    "close_session",
+    "POST",
+    "/sessions/{session_id}/close",
+    CloseSession,
+    CloseSessionReply,
+    "Close a session; with `cascade`, its whole tree. A repeat succeeds.",
+    scope="write",
+)
 GET_ACCESS: Final = Operation(
     "get_access",
     "GET",
@@ -1202,6 +1232,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     LIST_SESSIONS,
     GET_SESSION,
     UPDATE_SESSION,
+    CLOSE_SESSION,
     GET_ACCESS,
     SET_ACCESS,
     SEND_MESSAGE,

@@ -232,3 +232,15 @@ def test_cancel_tells_how_far_it_went(ctl: Ctl, session: str) -> None:
     assert ctl("run", "cancel", top).out == f"run {top} is canceled, with 1 descendant\n"
     assert ctl("session", "tree", session).out.count("■ canceled") == 2
     assert spawn(ctl, top).code == 6
+
+
+def test_closing_a_session_tells_what_goes_on_below(ctl: Ctl, session: str, parent: str) -> None:
+    child = spawn(ctl, parent, "--provider", "manual").json
+    alone = ctl("session", "close", session).out.splitlines()
+    assert alone[0] == f"session {session} is closed"
+    assert alone[1].startswith("1 session below")
+    assert alone[2].split() == ["agentctl", "session", "close", session, "--cascade"]
+    told = ctl("session", "close", session, "--cascade", "--format", "json").json
+    assert (told["canceled"], told["at_work_count"]) == ([child["run"]["id"]], 0)
+    assert ctl.field("session.status", "session", "get", child["session"]["id"]) == "closed"
+    assert len(ctl("session", "close", session, "--cascade").out.splitlines()) == 1

@@ -59,6 +59,7 @@ ROWS = {
     "GET /sessions": row(LIST),
     "GET /sessions/{session_id}": row(LOOK),
     "PATCH /sessions/{session_id}": row(OWN_WRITE, metadata={"by": "somebody"}),
+    "POST /sessions/{session_id}/close": row(OWN_WRITE, cascade=True),
     "GET /sessions/{session_id}/access": row(OWN),
     "PUT /sessions/{session_id}/access": row(OWN_WRITE, grants=GRANTS),
     "GET /sessions/{session_id}/messages": row(LOOK),
@@ -187,6 +188,11 @@ class World:
         if "{token_id}" in call:
             made = await self.post("/tokens", name="victim")
             ids["token_id"] = made["token"]["id"]
+        if call.endswith("/close"):
+            below = f"/sessions/{ids['session_id']}/spawn"
+            made = await self.post(below, task="x", provider="manual")
+            await self.post(f"/runs/{made['run']['id']}/cancel")
+            ids["session_id"] = made["session"]["id"]
         if call in ENDING:
             made = await self.post("/runs", session_id=ids["session_id"], provider="manual")
             ids["run_id"] = made["run"]["id"]

@@ -156,6 +156,7 @@ async def hold(conversation: Conversation) -> None:
     await call("set_access", session_id=session, grants=[{"principal": "bob", "role": "reader"}])
     await call("get_access", session_id=session)
     await call("update_session", session_id=session, status="closed")
+    await call("close_session", session_id=session, cascade=True)
     await call("send_message", session_id=session, text="More")
     await call("get_session", session_id=session)
     await call("list_sessions", parent_session_id=session, limit=1)

@@ -128,6 +128,28 @@ async def test_a_cancel_from_above_reaches_what_its_agent_has_not_taken() -> Non
     assert "more" not in runner.prompts
 
 
+async def test_a_closed_tree_leaves_nothing_of_what_its_agent_has_not_taken() -> None:
+    listener = Listener()
+    runner = Doing(listener)
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        session = await client.create_session()
+        sent = await client.send_message(session.id, "work")
+        await listener.ready.wait()
+        steered = await client.send_message(session.id, "more", when_busy="steer")
+        queued = await client.send_message(session.id, "later")
+        assert sent.run is not None
+        assert queued.run is not None
+        assert steered.message.steers
+        closed = await client.close_session(session.id, cascade=True)
+        assert closed.canceled == (sent.run.id, queued.run.id)
+        for run in (sent.run, queued.run):
+            assert (await end_of(client, run)).status is RunStatus.CANCELED
+        assert len((await client.list_runs(session_id=session.id)).runs) == 2
+        for message in (steered.message, queued.message):
+            assert (await now(client, message)).delivery == "undeliverable"
+    assert runner.prompts == ["work"]
+
+
 async def test_a_cancel_of_the_run_alone_leaves_what_its_agent_has_not_taken() -> None:
     listener = Listener()
     runner = Doing(listener)

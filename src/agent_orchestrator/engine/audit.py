@@ -34,6 +34,7 @@ AUDITED: Final[Mapping[str, tuple[str, ...]]] = {
     ops.RESOLVE_REQUEST.name: ("decision", "scope"),
     ops.EXTEND_REQUEST.name: ("expires_in_s",),
     ops.CANCEL_RUN.name: ("cascade", "reason"),
+    ops.CLOSE_SESSION.name: ("cascade",),
     ops.CREATE_TOKEN.name: ("name", "principal", "scopes", "expires_in_s"),
     ops.REVOKE_TOKEN.name: (),
     ops.TRANSITION_RUN.name: ("to_status", "reason"),

@@ -46,6 +46,7 @@ Mutation = Callable[[Core, Principal, Any], Awaitable[Change[Any]]]
 MUTATIONS: Final[dict[str, Mutation]] = {
     ops.CREATE_SESSION.name: sessions.create,
     ops.UPDATE_SESSION.name: sessions.update,
+    ops.CLOSE_SESSION.name: sessions.close,
     ops.SET_ACCESS.name: grants.set_,
     ops.SEND_MESSAGE.name: messages.send,
     ops.SPAWN_FROM_SESSION.name: children.spawn_from_session,

@@ -1,6 +1,7 @@
-"""Sessions: make, read, list, change."""
+"""Sessions: make, read, list, change, close."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from attrs import evolve
 
@@ -8,14 +9,17 @@ from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.approvals import DEFAULT, is_looser
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.model import Session, Source
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import Run, Session, Source
 from agent_orchestrator.engine import ledger, limits, messages
 from agent_orchestrator.engine.access import in_scope, no_run, present, reach, session_for
 from agent_orchestrator.engine.confinement import Confinement, check_asked, check_kept
-from agent_orchestrator.engine.core import Change, Core
+from agent_orchestrator.engine.core import MAX_LOOK, Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.engine.turn_options import TurnOptions
 from agent_orchestrator.operations import (
+    CloseSession,
+    CloseSessionReply,
     CreateSession,
     CreateSessionReply,
     GetSession,
@@ -26,6 +30,9 @@ from agent_orchestrator.operations import (
 )
 from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.wire.strict_json import json_copy
+
+CLOSE_REASON: Final = "its session was closed"
+"""Why the runs of a closed tree are canceled."""
 
 
 async def create(core: Core, who: Principal, command: CreateSession) -> Change[CreateSessionReply]:
@@ -118,7 +125,6 @@ async def update(core: Core, who: Principal, command: UpdateSession) -> Change[S
             changes["title"] = command.title
         if command.metadata is not None and command.metadata != session.metadata:
             changes["metadata"] = json_copy(command.metadata)
-        closing = command.status == "closed" != session.status
         if command.status is not None and command.status != session.status:
             changes["status"] = command.status
         for name in ("approval_policy", "sandbox"):
@@ -127,15 +133,74 @@ async def update(core: Core, who: Principal, command: UpdateSession) -> Change[S
                 changes[name] = wanted
         if not changes:
             return SessionReply(session)
-        now = core.now()
-        updated = evolve(session, updated_at=now, **changes)
-        tx.put_session(updated)
-        event_type = EventType.SESSION_CLOSED if closing else EventType.SESSION_UPDATED
-        tx.append(session.id, [Draft(event_type, changes)], now)
-        if closing:
+        updated = _change(core, tx, session, changes)
+        if changes.get("status") == "closed":
             ledger.leave_to_people(core, tx, updated)
         if changes.get("status") == "open" and tx.active_run(session.id) is None:
-            ledger.hand_over_outcomes(core, tx, updated, now)
+            ledger.hand_over_outcomes(core, tx, updated, updated.updated_at)
         return SessionReply(tx.session(session.id) or updated)
 
     return change
+
+
+async def close(core: Core, who: Principal, command: CloseSession) -> Change[CloseSessionReply]:
+    def change(tx: Transaction) -> CloseSessionReply:
+        session = session_for(tx, who, Action.MANAGE, command.session_id)
+        tree = [session, *_below(tx, session)] if command.cascade else [session]
+        still_open = [one for one in tree if one.status == "open"]
+        for one in still_open:
+            _change(core, tx, one, {"status": "closed"})
+        # All are closed by now, so no cancel sets another of them to work. Children come first, so
+        # that no person is asked what a canceled child wanted to know.
+        canceled = [_cancel(core, tx, one) for one in reversed(tree)] if command.cascade else []
+        for one in still_open:
+            ledger.leave_to_people(core, tx, tx.session(one.id) or one)
+        return CloseSessionReply(
+            session=tx.session(session.id) or session,
+            canceled=tuple(run_id for run_ids in reversed(canceled) for run_id in run_ids),
+            closed_count=len(still_open),
+            at_work_count=tx.live_descendants(session.id),
+        )
+
+    return change
+
+
+def _change(core: Core, tx: Transaction, session: Session, changes: Mapping[str, Any]) -> Session:
+    """Write new values of a session, and the event that tells of them."""
+    now = core.now()
+    updated: Session = evolve(session, updated_at=now, **changes)
+    tx.put_session(updated)
+    closes = changes.get("status") == "closed"
+    event_type = EventType.SESSION_CLOSED if closes else EventType.SESSION_UPDATED
+    tx.append(session.id, [Draft(event_type, changes)], now)
+    return updated
+
+
+def _below(tx: Transaction, session: Session) -> list[Session]:
+    """Return all sessions that descend from one, each after its parent."""
+    found: list[Session] = []
+    parents = [session]
+    for parent in parents:
+        after = None
+        while children := tx.sessions(parent_session_id=parent.id, after=after, limit=MAX_LOOK):
+            found += children
+            parents += children
+            after = children[-1].id
+    return found
+
+
+def _cancel(core: Core, tx: Transaction, session: Session) -> list[str]:
+    """Ask every run of a session to end; return those that had not. What is queued ends at once."""
+
+    def end(run: Run) -> list[str]:
+        # It would become a run when this one ends, though the session is closed.
+        for message in ledger.untaken(tx, run.id):
+            tx.put_message(evolve(message, delivery="undeliverable"))
+        return ledger.request_cancel(core, tx, run, reason=CLOSE_REASON, cascade=False)
+
+    reached: list[str] = []
+    while queued := tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK):
+        for run in queued:
+            reached += end(run)
+    active = tx.active_run(session.id)
+    return reached if active is None else end(active) + reached

@@ -5,6 +5,7 @@ from typing import Any
 
 import anyio
 import pytest
+from attrs import evolve
 
 from agent_orchestrator.client import Client
 from agent_orchestrator.domain.access import Grant
@@ -29,7 +30,13 @@ from agent_orchestrator.domain.model import (
     Run,
     Session,
 )
-from agent_orchestrator.operations import CaughtUp, MessageReply, StreamItem, StreamRequest
+from agent_orchestrator.operations import (
+    CaughtUp,
+    MessageReply,
+    SpawnReply,
+    StreamItem,
+    StreamRequest,
+)
 from agent_orchestrator.testing.scripted import PROVIDER
 
 PATIENCE_S = 20.0
@@ -91,6 +98,67 @@ class ClientContract:
         with pytest.raises(SessionClosed):
             await client.create_run(session.id, provider=MANUAL)
         await client.update_session(session.id, status="open")
+        assert (await _turn(client, session.id, "say hi")).status is RunStatus.COMPLETED
+
+    async def test_closing_a_session_alone_leaves_what_is_below_it_at_work(
+        self, client: Client
+    ) -> None:
+        session, child = await _family(client)
+        closed = await client.close_session(session.id)
+        assert (closed.session.status, closed.canceled) == ("closed", ())
+        assert (closed.closed_count, closed.at_work_count) == (1, 1)
+        assert (await client.get_run(child.run.id)).status is RunStatus.QUEUED
+        assert (await client.get_session(child.session.id)).status == "open"
+        again = await client.close_session(session.id)
+        assert again == evolve(closed, closed_count=0)
+        types = [event.event_type for event in await _log(client, session.id)]
+        assert types.count("session.closed") == 1
+
+    async def test_closing_a_tree_ends_all_there_is_below(self, client: Client) -> None:
+        session, child = await _family(client)
+        below = await client.spawn("dig", session_id=child.session.id, provider=MANUAL)
+        await client.transition_run(below.run.id, "running")
+        asked = await client.reply_parent(
+            below.run.id, "May I?", request_kind="approval_request", wait=True
+        )
+        own = await client.create_run(session.id, provider=MANUAL)
+        ended = await client.spawn("rest", session_id=session.id, provider=MANUAL)
+        await client.cancel_run(ended.run.id)
+        beside = await client.create_session()
+        closed = await client.close_session(session.id, cascade=True, idempotency_key="k")
+        assert set(closed.canceled) == {own.id, child.run.id, below.run.id}
+        assert (closed.closed_count, closed.at_work_count) == (4, 0)
+        for one in (session, child.session, below.session, ended.session):
+            assert (await client.get_session(one.id)).status == "closed"
+            types = [event.event_type for event in await _log(client, one.id)]
+            assert types.count("session.closed") == 1
+            with pytest.raises(SessionClosed):
+                await client.send_message(one.id, "more")
+            with pytest.raises(SessionClosed):
+                await client.spawn("more", session_id=one.id)
+        for run_id in closed.canceled:
+            run = await client.get_run(run_id)
+            assert (run.status, run.cancel_reason) == (RunStatus.CANCELED, "its session was closed")
+        message, *_ = (await client.list_messages(child.session.id)).messages
+        assert message.delivery == "undeliverable"
+        assert asked.request is not None
+        request = await client.get_request(asked.request.id)
+        assert (request.status, request.audience) == ("canceled", asked.request.audience)
+        assert (await client.get_session(beside.id)).status == "open"
+        assert await client.close_session(session.id, cascade=True, idempotency_key="k") == closed
+        again = await client.close_session(session.id, cascade=True)
+        assert (again.canceled, again.closed_count) == ((), 0)
+        entries = (await client.list_audit(limit=1000)).entries
+        noted = [one.detail for one in entries if one.target == session.id]
+        assert noted == [{"cascade": True}] * 2
+
+    async def test_a_tree_whose_root_is_closed_already_is_closed(self, client: Client) -> None:
+        session, child = await _family(client)
+        await client.update_session(session.id, status="closed")
+        closed = await client.close_session(session.id, cascade=True)
+        assert (closed.canceled, closed.closed_count) == ((child.run.id,), 1)
+        await client.update_session(session.id, status="open")
+        assert (await client.get_session(child.session.id)).status == "closed"
         assert (await _turn(client, session.id, "say hi")).status is RunStatus.COMPLETED
 
     # --- messages and runs --------------------------------------------------------------------
@@ -1252,6 +1320,7 @@ class ClientContract:
             client.transition_run("run_none", "running"),
             client.diagnose_run("run_none"),
             client.extend_request("req_none", 60),
+            client.close_session("ses_none", cascade=True),
             _log(client, "ses_none"),
         ]
         for call in calls:
@@ -1492,6 +1561,12 @@ class ClientContract:
         ]
         owner = {one.principal for one in entries}
         assert owner == {parent.owner}
+
+
+async def _family(client: Client) -> tuple[Session, SpawnReply]:
+    """Make a session with a child whose manual run is queued."""
+    session = await client.create_session()
+    return session, await client.spawn("work", session_id=session.id, provider=MANUAL)
 
 
 async def _log(client: Client, session_id: str, cursor: int = 0) -> list[Event]:

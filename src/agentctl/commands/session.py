@@ -127,19 +127,36 @@ def get(session_id: str) -> None:
 @session.command(
     examples="""
     agentctl session close ses_01k0
+    agentctl session close ses_01k0 --cascade
     """
 )
 @identified("session")
+@click.option(
+    "--cascade", is_flag=True, help="Close all sessions below it too, and cancel all their runs."
+)
 @idempotency_key
 def close(**values: Any) -> None:
-    """Close a session: it takes no further messages; what is running goes on."""
+    """Close a session: it takes no further messages.
+
+    What is running or queued goes on, here and in the sessions below, unless --cascade is given.
+    """
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import UPDATE_SESSION
+        from agent_orchestrator.operations import CLOSE_SESSION
+        from agentctl.times import counted
 
-        reply = await connection.call(UPDATE_SESSION, status="closed", **values)
-        call.output.answer(reply, lambda _: [f"session {reply.session.id} is closed"])
+        reply = await connection.call(CLOSE_SESSION, **values)
+        closed = reply.session.id
+        lines = [f"session {closed} is closed"]
+        if values["cascade"]:
+            stopping = counted(len(reply.canceled), "run")
+            lines[0] += f", with all below it; {stopping} canceled"
+        elif reply.at_work_count:
+            goes_on = counted(reply.at_work_count, "session")
+            lines.append(f"{goes_on} below it still at work; to end them too:")
+            lines.append(f"  agentctl session close {closed} --cascade")
+        call.output.answer(reply, lambda _: lines)
 
     call.run(body)
 
