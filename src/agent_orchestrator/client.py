@@ -157,6 +157,7 @@ class Client:
         approval_policy: ApprovalPolicy | None = None,
         sandbox: Sandbox | None = None,
         effort: str | None = None,
+        output_schema: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> ops.CreateSessionReply:
         """Make a session and put its first message into it, both or neither.
@@ -165,6 +166,7 @@ class Client:
 
         :param text: what to tell the agent.
         :param effort: reasoning effort of this first message; the provider's setting without one.
+        :param output_schema: JSON Schema that the answer to this first message must match.
         :raises InvalidRequest: also if the provider cannot do what is asked of it.
         """
         request = ops.CreateSession(
@@ -181,6 +183,7 @@ class Client:
             sandbox=sandbox,
             text=text,
             effort=effort,
+            output_schema=output_schema,
             idempotency_key=idempotency_key,
         )
         return await self._call(ops.CREATE_SESSION, request)
@@ -261,6 +264,7 @@ class Client:
         sandbox: Sandbox | None = None,
         model: str | None = None,
         effort: str | None = None,
+        output_schema: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> ops.MessageReply:
         """Put a message into a session; one of role ``user`` becomes a run.
@@ -271,11 +275,12 @@ class Client:
         :param sandbox: what its commands may do without asking, likewise.
         :param model: the model for this message only; the session's, else the provider's, without one.
         :param effort: reasoning effort for this message only; the provider's setting without one.
+        :param output_schema: JSON Schema that the answer must match; 32,768 characters at most.
         :raises InvalidRequest: also if the provider cannot keep to what is asked of it there.
         :raises SessionBusy: if it is rejected.
         :raises SessionClosed: if the session is closed.
         """
-        more = (approval_policy, sandbox, model, effort, idempotency_key)
+        more = (approval_policy, sandbox, model, effort, output_schema, idempotency_key)
         request = ops.SendMessage(session_id, text, role, provider, when_busy, *more)
         return await self._call(ops.SEND_MESSAGE, request)
 
@@ -448,14 +453,17 @@ class Client:
         provider: str | None = None,
         model: str | None = None,
         effort: str | None = None,
+        output_schema: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> Run:
         """Queue a run; with provider ``manual``, one that you drive with :meth:`transition_run`.
 
         :param model: the model for this run only, as in :meth:`send_message`.
         :param effort: reasoning effort for this run only.
+        :param output_schema: JSON Schema that the answer must match.
         """
-        request = ops.CreateRun(session_id, text, provider, model, effort, idempotency_key)
+        more = (model, effort, output_schema, idempotency_key)
+        request = ops.CreateRun(session_id, text, provider, *more)
         return (await self._call(ops.CREATE_RUN, request)).run
 
     async def get_run(self, run_id: str) -> Run:

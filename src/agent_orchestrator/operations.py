@@ -134,6 +134,18 @@ def _model() -> Any:
     )
 
 
+MAX_SCHEMA: Final = 32_768
+"""Characters of an output schema, as JSON."""
+
+
+def _output_schema() -> Any:
+    return param(
+        "JSON Schema, an object, that the agent's answer must match. The answer is JSON text.",
+        default=None,
+        max_length=MAX_SCHEMA,
+    )
+
+
 def _effort(whose: str) -> Any:
     return param(
         f"Reasoning effort of {whose}, as the model names it, such as `low`, `medium` or `high`; the "
@@ -170,6 +182,7 @@ class CreateSession:
         not_blank=True,
     )
     effort: str | None = _effort("the first message")
+    output_schema: Mapping[str, Any] | None = _output_schema()
     idempotency_key: str | None = _key()
 
 
@@ -235,6 +248,7 @@ class SendMessage:
     sandbox: Sandbox | None = _sandbox()
     model: str | None = _model()
     effort: str | None = _effort("this message")
+    output_schema: Mapping[str, Any] | None = _output_schema()
     idempotency_key: str | None = _key()
 
 
@@ -413,6 +427,7 @@ class CreateRun:
     provider: str | None = _name("The provider; `manual` leaves the run to whoever holds it.")
     model: str | None = _model()
     effort: str | None = _effort("this run")
+    output_schema: Mapping[str, Any] | None = _output_schema()
     idempotency_key: str | None = _key()
 
 

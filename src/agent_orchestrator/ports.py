@@ -831,8 +831,8 @@ class TurnConfigurable(Protocol):
 
     @property
     def message_options(self) -> frozenset[str]:
-        """Names of the options it applies to one turn: `model` (:attr:`RunContext.model`) and `effort`
-        (:attr:`RunContext.run`). An option holds for that turn only. A message with an option that
+        """Names of the options it applies to one turn: `model` (:attr:`RunContext.model`), `effort` and
+        `output_schema` (:attr:`RunContext.run`). An option holds for that turn only. A message with an option that
         is not named here is refused.
         """
         ...

@@ -7,6 +7,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
 import click
@@ -234,9 +235,17 @@ def read_object(value: str, option: str) -> dict[str, Any]:
 
     :raises Failure: if it is none.
     """
+    return parse_object(read_text(value), option)
+
+
+def parse_object(said: str, option: str) -> dict[str, Any]:
+    """Return the JSON object in a text that an option gave.
+
+    :raises Failure: if it is none.
+    """
     try:
-        found = json.loads(read_text(value))
-    except ValueError as error:
+        found = json.loads(said)
+    except (ValueError, RecursionError) as error:
         raise usage(f"{option} is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise usage(f"{option} must be a JSON object")
@@ -303,8 +312,29 @@ def approvals(whose: str) -> Callable[[F], F]:
     )
 
 
+def read_schema(path: str | None) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None without one. ``-`` stands for standard input.
+
+    :raises Failure: if it cannot be read or is no object.
+    """
+    if path is None or path == "-":
+        return None if path is None else read_object("-", "--output-schema")
+    try:
+        said = Path(path).read_text("utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise usage(f"--output-schema {path} cannot be read: {reason}") from None
+    return parse_object(said, "--output-schema")
+
+
 def turn_options(function: F) -> F:
     """Declare the options of one message to its agent's model."""
+    function = click.option(
+        "--output-schema",
+        metavar="FILE",
+        help="File with a JSON Schema that the answer must match; - reads standard input.",
+        callback=lambda _context, _parameter, path: read_schema(path),
+    )(function)
     for name, what in (
         ("--effort", "Reasoning effort for this message, such as low, medium or high."),
         ("--model", "The model for this message."),

@@ -220,7 +220,7 @@ async def ask(
     cwd: str | None,
     provider: str | None,
     idempotency_key: str | None,
-    **options: str | None,
+    **options: Any,
 ) -> int:
     """Put a question to an agent, show it at work and print its answer. Return the exit code.
 

@@ -117,6 +117,8 @@ def test_unreachable_as_json(nowhere: Ctl) -> None:
         (["message", "send", "s", "--text", "x", "--wait", "--follow"], "one of them"),
         (["session", "create", "--metadata", "[1]"], "must be a JSON object"),
         (["session", "create", "--metadata", "{"], "not JSON"),
+        (["ask", "x", "--output-schema", "/dev/null"], "not JSON"),
+        (["ask", "x", "--output-schema", "/no/such/file"], "cannot be read"),
         (["message", "send", "s", "--text", " "], "text: must not be blank"),
         (["events", "list", "s", "--limit", "0"], "limit: must be between 1 and 1,000"),
         (["run", "get", "x" * 200], "run_id: must be at most 128"),

@@ -152,7 +152,8 @@ async def test_sessions_share_a_process_and_keep_their_threads(codex, home, reco
 @pytest.mark.parametrize("is_restarted", [False, True])
 async def test_the_model_and_effort_of_a_run_are_its_own(codex, home, record, models, is_restarted):
     first = record("say x", model="gpt-5.4")
-    first.run = evolve(first.run, effort="high")
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
+    first.run = evolve(first.run, effort="high", output_schema=schema)
     async with make_runner(codex, home) as runner:
         await run(runner, first)
         second = record("say x", thread=first.thread)
@@ -166,6 +167,8 @@ async def test_the_model_and_effort_of_a_run_are_its_own(codex, home, record, mo
         ("gpt-5.4", "high"),
         ("gpt-5.5", "medium"),
     ]
+    formats = [one.body.get("text", {}).get("format", {}) for one in models.requests]
+    assert [one.get("schema") for one in formats] == [schema, None]
 
 
 async def test_a_full_process_gets_no_more_threads(codex, home, record):

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import anyio
@@ -284,6 +285,28 @@ async def test_the_effort_of_a_run_is_its_own(codex, home, record, models):
         ("gpt-5.4", "high"),
         ("gpt-5.5", "low"),
     ]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"type": "string"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+
+
+async def test_the_output_schema_of_a_run_is_its_own(runner, record, models, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first = record("say x")
+    first.run = evolve(first.run, output_schema=SCHEMA)
+    await run(runner, first)
+    second = record("say x", thread=first.thread)
+    second.run = evolve(second.run, output_schema=SCHEMA)
+    await run(runner, second)
+    await run(runner, record("say x", thread=first.thread))
+    formats = [one.body.get("text", {}).get("format", {}) for one in models.requests]
+    assert [one.get("schema") for one in formats] == [SCHEMA, SCHEMA, None]
+    assert not [*tmp_path.glob("schema-*")]
 
 
 async def test_a_profile(codex, home, record, models):

@@ -31,7 +31,7 @@ class Doing:
     name: str = "doing"
     resumes: bool = False
     confines: bool = True
-    message_options: frozenset[str] = frozenset({"model", "effort"})
+    message_options: frozenset[str] = frozenset({"model", "effort", "output_schema"})
     prompts: list[str] = field(factory=list)
 
     async def run(self, context: RunContext) -> Outcome:

@@ -175,6 +175,8 @@ class Run:
     """What its agent's commands may do without asking, likewise."""
     effort: str | None = None
     """Reasoning effort that its message asks for. None is the provider's setting."""
+    output_schema: Mapping[str, Any] | None = None
+    """JSON Schema that its answer must match, where its message gives one."""
 
 
 REACHES: Final = "reaches"

@@ -105,12 +105,14 @@ def enqueue(
     approval_policy: ApprovalPolicy | None = None,
     sandbox: Sandbox | None = None,
     effort: str | None = None,
+    output_schema: Mapping[str, Any] | None = None,
 ) -> Run:
     """Add a queued run and the message it delivers; one that is not new takes its new form.
 
     :param approval_policy: when its agent asks; as its session says without one.
     :param sandbox: what its commands may do, likewise.
     :param effort: reasoning effort; the provider's setting without one.
+    :param output_schema: JSON Schema of its answer.
     """
     run = Run(
         id=run_id,
@@ -137,6 +139,7 @@ def enqueue(
         approval_policy=approval_policy or session.approval_policy,
         sandbox=sandbox or session.sandbox,
         effort=effort,
+        output_schema=output_schema,
     )
     tx.add_run(run)
     drafts = []

@@ -176,6 +176,7 @@ def queue_run(
         approval_policy=asked.approval_policy,
         sandbox=asked.sandbox,
         effort=options.effort,
+        output_schema=options.output_schema,
     )
 
 
@@ -246,7 +247,8 @@ def _steers(
     """Return whether the running agent takes the message.
 
     It does not if it is being stopped for good, or the message is for another provider, for an agent
-    that is confined otherwise, or for another model or effort.
+    that is confined otherwise, for another model or effort, or
+    has an output schema.
     """
     attempt = ledger.current_attempt(tx, run)
     return (

@@ -71,6 +71,7 @@ async def create(core: Core, who: Principal, command: CreateRun) -> Change[RunRe
             model=options.model or core.model_of(session, provider),
             at=core.now(),
             effort=options.effort,
+            output_schema=options.output_schema,
         )
         return RunReply(run)
 

@@ -44,8 +44,10 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[C
     check_asked(core, who, command)
     if command.provider is not None:
         check_kept(core, core.known_provider(command.provider), Confinement.of(command))
-    if command.effort is not None and command.text is None:
-        raise InvalidRequest.of({"effort": "needs a text: it is for the first message"})
+    options = TurnOptions.of_first_message(command)
+    if command.text is None and options.given:
+        problem = "needs a text: it is for the first message"
+        raise InvalidRequest.of(dict.fromkeys(sorted(options.given), problem))
     given = limits.narrowed(core, command, None)
     cwd = await core.workspace(command.cwd or core.config.cwd)
 
@@ -81,7 +83,6 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[C
         if command.text is None:
             return CreateSessionReply(evolve(session, last_seq=last_seq))
         source = Source("client", principal=who.id)
-        options = TurnOptions.of_first_message(command)
         first = messages.deliver(core, tx, session, source, command.text, "queue", options=options)
         made = tx.session(session_id)
         assert made is not None

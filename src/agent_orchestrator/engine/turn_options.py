@@ -1,5 +1,8 @@
 """What a message asks of its agent's model for one turn, and which runners take it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from attrs import asdict, frozen
 
 from agent_orchestrator.domain.errors import InvalidRequest
@@ -7,6 +10,7 @@ from agent_orchestrator.domain.model import MANUAL, Run
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.operations import CreateRun, CreateSession, SendMessage
 from agent_orchestrator.ports import Runner, TurnConfigurable
+from agent_orchestrator.wire.strict_json import json_copy
 
 
 @frozen
@@ -15,29 +19,45 @@ class TurnOptions:
 
     :param model: the model to ask.
     :param effort: how much it should reason.
+    :param output_schema: JSON Schema of its answer.
     """
 
     model: str | None = None
     effort: str | None = None
+    output_schema: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, command: SendMessage | CreateRun) -> "TurnOptions":
         """Return the options that a command gives."""
-        return cls(command.model, command.effort)
+        return cls(command.model, command.effort, _copy(command.output_schema))
 
     @classmethod
     def of_first_message(cls, command: CreateSession) -> "TurnOptions":
         """Return the options of a new session's first message. Its model is the session's."""
-        return cls(effort=command.effort)
+        return cls(effort=command.effort, output_schema=_copy(command.output_schema))
+
+    @classmethod
+    def kept_by(cls, run: Run) -> "TurnOptions":
+        """Return the options that whichever provider runs it must take; a model is one provider's."""
+        return cls(effort=run.effort, output_schema=run.output_schema)
 
     @property
     def given(self) -> frozenset[str]:
         """Names of the options that are given."""
-        return frozenset(name for name, value in asdict(self).items() if value is not None)
+        return frozenset(
+            name for name, value in asdict(self, recurse=False).items() if value is not None
+        )
 
     def fit(self, run: Run) -> bool:
-        """Return whether a run already has every option that is given."""
-        return self.model in (None, run.model) and self.effort in (None, run.effort)
+        """Return whether a run under way can take a message with these options.
+
+        A schema is for the answer to that message alone.
+        """
+        return (
+            self.output_schema is None
+            and self.model in (None, run.model)
+            and self.effort in (None, run.effort)
+        )
 
 
 NO_OPTIONS = TurnOptions()
@@ -54,6 +74,10 @@ def check_options(core: Core, provider: str, options: TurnOptions) -> None:
     if refused := options.given - accepted_options(config.runner):
         problem = f"is not taken by the provider {provider!r}"
         raise InvalidRequest.of(dict.fromkeys(sorted(refused), problem))
+
+
+def _copy(schema: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return None if schema is None else json_copy(schema)
 
 
 def accepted_options(runner: Runner) -> frozenset[str]:

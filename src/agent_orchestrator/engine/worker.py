@@ -32,7 +32,7 @@ from agent_orchestrator.engine.persistence import STORE_RETRY_S, looked, persist
 from agent_orchestrator.engine.prompts import limit_of
 from agent_orchestrator.engine.providers import probe
 from agent_orchestrator.engine.recorder import Recorder
-from agent_orchestrator.engine.turn_options import accepted_options
+from agent_orchestrator.engine.turn_options import TurnOptions, accepted_options
 from agent_orchestrator.ports import MARK_VARIABLE, Draft, Outcome, Runner, Transaction
 from agent_orchestrator.wire.strict_json import SLICE
 
@@ -328,8 +328,9 @@ async def _routed(
         if not keeps(provider.runner, Confinement.of(run)):
             note = f"{name} cannot keep to the sandbox or approval policy that is asked for"
             return AgentFailed("invalid_config", note)
-        if run.effort is not None and "effort" not in accepted_options(provider.runner):
-            return AgentFailed("invalid_config", f"{name} does not take a reasoning effort")
+        if missing := TurnOptions.kept_by(run).given - accepted_options(provider.runner):
+            note = f"{name} does not take {', '.join(sorted(missing))}"
+            return AgentFailed("invalid_config", note)
         live.provider = provider
         if provider.run_timeout_s is not None or provider.silence_timeout_s is not None:
             tasks.start_soon(timing.watch, live, recorder, provider)

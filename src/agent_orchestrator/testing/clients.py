@@ -1028,7 +1028,13 @@ class ClientContract:
         assert (started.run.model, started.run.effort) == ("m", "low")
 
     @pytest.mark.parametrize(
-        "options", [{"model": "m"}, {"effort": "high"}, {"model": "m", "effort": "high"}]
+        "options",
+        [
+            {"model": "m"},
+            {"effort": "high"},
+            {"output_schema": {}},
+            {"model": "m", "effort": "high", "output_schema": {"type": "object"}},
+        ],
     )
     async def test_a_message_option_that_the_provider_does_not_take_is_refused(
         self, client: Client, options: dict[str, Any]
@@ -1040,8 +1046,31 @@ class ClientContract:
         ):
             with pytest.raises(InvalidRequest) as caught:
                 await send
-            assert list(caught.value.details["fields"]) == sorted(options)
+            assert sorted(caught.value.details["fields"]) == sorted(options)
         assert not (await client.list_messages(session.id)).messages
+
+    async def test_a_message_has_its_own_output_schema(self, client: Client) -> None:
+        session = await client.create_session(provider=MANUAL)
+        schema = {"type": "object", "properties": {"a": {"enum": ["é", 1.5, None]}}}
+        first = (await client.send_message(session.id, "x", output_schema=schema)).run
+        second = (await client.send_message(session.id, "x")).run
+        third = await client.create_run(session.id, output_schema={})
+        started = await client.start_session("x", provider=MANUAL, output_schema=schema)
+        assert first is not None
+        assert second is not None
+        assert started.run is not None
+        found = [first, second, third, started.run]
+        assert [run.output_schema for run in found] == [schema, None, {}, schema]
+        assert await client.get_run(first.id) == first
+
+    @pytest.mark.parametrize("schema", [[], "{}", True, {"x": "y" * 32_768}])
+    async def test_an_output_schema_is_an_object_of_bounded_size(
+        self, client: Client, schema: Any
+    ) -> None:
+        session = await client.create_session(provider=MANUAL)
+        with pytest.raises(InvalidRequest) as caught:
+            await client.send_message(session.id, "x", output_schema=schema)
+        assert list(caught.value.details["fields"]) == ["output_schema"]
 
     @pytest.mark.parametrize("effort", ["", "High", "high\n", "-c", "x" * 33])
     async def test_an_effort_is_a_plain_word(self, client: Client, effort: str) -> None:
@@ -1072,6 +1101,7 @@ class ClientContract:
             ("text", {"text": " "}),
             ("max_depth", {"max_depth": -1}),
             ("effort", {"effort": "high"}),
+            ("output_schema", {"output_schema": {"type": "object"}}),
         ],
     )
     async def test_nothing_is_left_of_a_session_whose_first_message_is_refused(

@@ -27,6 +27,7 @@ def exec_argv(
     config: Mapping[str, Any] | None = None,
     sandbox: Sandbox | None = None,
     model: str | None = None,
+    output_schema: str | None = None,
     resume: str | None = None,
 ) -> tuple[str, ...]:
     """Return the arguments that run one turn, with the prompt on stdin, where codex is started.
@@ -40,6 +41,7 @@ def exec_argv(
 
     :param extra_args: what the user wants said before the subcommand.
     :param config: overrides of codex's configuration, by dotted key.
+    :param output_schema: path of a file with the JSON Schema of the answer.
     :param resume: the thread to go on with.
     :raises ValueError: if ``resume`` is not a thread id.
     """
@@ -54,6 +56,8 @@ def exec_argv(
         argv += ["-s", sandbox]
     if model is not None:
         argv.append(f"--model={model}")
+    if output_schema is not None:
+        argv.append(f"--output-schema={output_schema}")
     if resume is not None:
         if not is_thread_id(resume):
             raise ValueError(f"not a thread id: {resume!r}")

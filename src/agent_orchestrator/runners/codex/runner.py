@@ -1,7 +1,10 @@
 """Running one turn with ``codex exec``: a process for each run, the prompt on its stdin."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, Final, Literal
 
 import anyio
@@ -98,7 +101,7 @@ class CodexExecRunner(Guarded):
     @property
     def message_options(self) -> frozenset[str]:
         """They are arguments of a single ``codex exec``."""
-        return frozenset({"model", "effort"})
+        return frozenset({"model", "effort", "output_schema"})
 
     @property
     def protects(self) -> bool:
@@ -202,34 +205,36 @@ class CodexExecRunner(Guarded):
         if self.tools and (url := tools_url(env)) is not None:
             env = past_proxies(env, url)
         confinement = self._confinement(context, env)
-        argv = exec_argv(
-            str(program),
-            extra_args=confinement.extra_args,
-            profile=self.profile,
-            config={**config, **confinement.config, **_effort(context)},
-            sandbox=confinement.sandbox,
-            model=context.model or self.model,
-            resume=resume,
-        )
-        invocation = Invocation(
-            self.command, argv, context.session.cwd, self.profile, tuple(self.extra_args)
-        )
         parser = ExecParser()
         exit_code = None
-        async with agent_process(
-            argv,
-            cwd=context.session.cwd,
-            is_cwd_resolved=context.is_cwd_resolved,
-            env=env,
-            stdin=_stdin(context.prompt),
-            on_stdout=context.heard,
-            hurry=context.out_of_patience,
-        ) as process:
-            await context.report_process(process.pid, invocation)
-            try:
-                exit_code = await self._follow(context, process, parser, resume)
-            finally:
-                context.note_stderr(process.stderr_tail)
+        with _schema_file(context.run.output_schema) as output_schema:
+            argv = exec_argv(
+                str(program),
+                extra_args=confinement.extra_args,
+                profile=self.profile,
+                config={**config, **confinement.config, **_effort(context)},
+                sandbox=confinement.sandbox,
+                model=context.model or self.model,
+                output_schema=output_schema,
+                resume=resume,
+            )
+            invocation = Invocation(
+                self.command, argv, context.session.cwd, self.profile, tuple(self.extra_args)
+            )
+            async with agent_process(
+                argv,
+                cwd=context.session.cwd,
+                is_cwd_resolved=context.is_cwd_resolved,
+                env=env,
+                stdin=_stdin(context.prompt),
+                on_stdout=context.heard,
+                hurry=context.out_of_patience,
+            ) as process:
+                await context.report_process(process.pid, invocation)
+                try:
+                    exit_code = await self._follow(context, process, parser, resume)
+                finally:
+                    context.note_stderr(process.stderr_tail)
         await _emit(context, parser.finish())
         return _Ended(parser, exit_code, process.stderr_tail)
 
@@ -321,6 +326,26 @@ def _stdin(prompt: str) -> bytes:
     Codex 0.169 drops a byte order mark at the beginning of its stdin.
     """
     return (prompt if prompt[:1] != "\ufeff" else f"\ufeff{prompt}").encode()
+
+
+@contextmanager
+def _schema_file(schema: Mapping[str, Any] | None) -> Iterator[str | None]:
+    """Keep a schema in a private file that only this user can read, and remove it afterwards.
+
+    :raises AgentFailed: if it cannot be written.
+    """
+    if schema is None:
+        yield None
+        return
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(NamedTemporaryFile("w", prefix="schema-", suffix=".json"))
+            json.dump(schema, file)
+            file.flush()
+        except OSError as problem:
+            note = f"the output schema cannot be written to a file: {problem}"
+            raise AgentFailed("provider_error", note) from problem
+        yield file.name
 
 
 def _effort(context: RunContext) -> Mapping[str, str]:

@@ -146,7 +146,7 @@ RUN_COLUMNS: Final = (
     "id, session_id, message_id, parent_run_id, provider, model, status, waiting_on, attempt,"
     " worker_id, thread_id, result, error_code, error_message, usage, exit_code,"
     " cancel_requested_at, cancel_reason, created_at, started_at, finished_at, interrupts,"
-    " approval_policy, sandbox, effort"
+    " approval_policy, sandbox, effort, output_schema"
 )
 
 
@@ -182,6 +182,7 @@ def run_values(run: Run) -> Values:
         run.approval_policy,
         run.sandbox,
         run.effort,
+        None if run.output_schema is None else dumps(run.output_schema),
     )
 
 
@@ -211,6 +212,7 @@ def run_from(row: Row) -> Run:
         approval_policy=row[22],
         sandbox=row[23],
         effort=row[24],
+        output_schema=None if row[25] is None else json.loads(row[25]),
     )
 
 

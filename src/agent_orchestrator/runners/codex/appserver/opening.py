@@ -246,6 +246,8 @@ async def _changes(
         found["model"] = model
     if wanted.effort is not None:
         found["effort"] = wanted.effort
+    if context.run.output_schema is not None:
+        found["outputSchema"] = context.run.output_schema  # of this turn alone
     if before is None or wanted.approval_policy != before.approval_policy:
         found["approvalPolicy"] = wanted.approval_policy
     if (before is None or wanted.sandbox != before.sandbox) and (
