@@ -87,6 +87,13 @@ def _codex_homes(settings: Settings, environ: Mapping[str, str]) -> Iterator[Fin
             yield from _codex_home(f"provider {name}", provider, environ)
 
 
+def _unconfined(provider: ProviderSettings) -> list[str]:
+    """Return the words among codex's arguments that take its sandbox away."""
+    options = provider.options
+    words = [str(word) for word in (*options.get("extra_args", ()), options.get("sandbox", ""))]
+    return [mark for mark in _UNCONFINED if any(mark in word for word in words)]
+
+
 def _codex_home(
     about: str, provider: ProviderSettings, environ: Mapping[str, str]
 ) -> Iterator[Finding]:
@@ -114,6 +121,13 @@ def _codex_home(
         )
     else:
         yield Finding("ok", about, f"codex is {program}, its home {folder} can be written")
+    if not _unconfined(provider) and shutil.which("bwrap", path=env.get("PATH")) is None:
+        yield Finding(
+            "note",
+            about,
+            "bubblewrap (bwrap) is not on its PATH: for its sandbox codex uses the one it brings",
+            "install the system's bubblewrap package",
+        )
 
 
 # --- database and disk ----------------------------------------------------------------------
@@ -405,7 +419,6 @@ def _provider(about: str, provider: ProviderSettings, *, beyond: bool) -> Iterat
             security=True,
         )
     options = provider.options
-    words = [str(word) for word in (*options.get("extra_args", ()), options.get("sandbox", ""))]
     if provider.runner == "command":
         yield Finding(
             "note",
@@ -414,7 +427,7 @@ def _provider(about: str, provider: ProviderSettings, *, beyond: bool) -> Iterat
             "run agentd as a user, or in a container, that has nothing else",
             security=True,
         )
-    if found := [mark for mark in _UNCONFINED if any(mark in word for word in words)]:
+    if found := _unconfined(provider):
         yield Finding(
             "warning",
             about,

@@ -177,7 +177,13 @@ def test_codex_and_its_home(directory: Path) -> None:
     assert one(found(config=config), "provider codex", "cannot write").level == "error"
     (directory / ".codex").unlink()
     (directory / ".codex").mkdir()
-    assert about(found(config=config), "provider codex") == []
+    alone = {"PATH": str(directory)}
+    assert one(found(alone, config), "provider codex", "bubblewrap").level == "note"
+    open_config = config + 'sandbox = "danger-full-access"\n'
+    assert "bubblewrap" not in str(about(found(alone, open_config), "provider codex"))
+    (directory / "bwrap").write_text("#!/bin/sh\n")
+    (directory / "bwrap").chmod(0o700)
+    assert about(found(alone, config), "provider codex") == []
 
 
 def test_the_database_s_modes(directory: Path) -> None:
