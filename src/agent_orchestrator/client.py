@@ -275,7 +275,7 @@ class Client:
         :param sandbox: what its commands may do without asking, likewise.
         :param model: the model for this message only; the session's, else the provider's, without one.
         :param effort: reasoning effort for this message only; the provider's setting without one.
-        :param output_schema: JSON Schema that the answer must match; 32,768 characters at most.
+        :param output_schema: JSON Schema that the answer must match; 32,768 bytes at most.
         :raises InvalidRequest: also if the provider cannot keep to what is asked of it there.
         :raises SessionBusy: if it is rejected.
         :raises SessionClosed: if the session is closed.

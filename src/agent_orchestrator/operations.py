@@ -135,7 +135,7 @@ def _model() -> Any:
 
 
 MAX_SCHEMA: Final = 32_768
-"""Characters of an output schema, as JSON."""
+"""Bytes of an output schema, as JSON."""
 
 
 def _output_schema() -> Any:
