@@ -128,6 +128,8 @@ async def test_readers_that_left_cost_nothing(server: Serving) -> None:
                 # An abrupt end: a reset instead of an orderly close.
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             connection.close()
+    async with connect(ws_url(server)) as last:
+        await receive(last)  # connections are taken in order: all before it have been
     await until(lambda: server.readers == 0, "the places of all readers are given up")
 
 
