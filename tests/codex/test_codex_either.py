@@ -34,9 +34,13 @@ else:
 
 
 @pytest.fixture
-def record(tmp_path):
+def record(tmp_path, tmp_path_factory):
+    # A login that both ways take: CODEX_API_KEY is for exec alone.
+    home = tmp_path_factory.mktemp("home")
+    (home / "auth.json").write_text('{"OPENAI_API_KEY": "x"}')
+
     def make(prompt, **env):
-        env = {"FAKE_FAULT": "none", "CODEX_API_KEY": "x", **env}
+        env = {"FAKE_FAULT": "none", "CODEX_HOME": str(home), **env}
         return RecordingContext(prompt, cwd=tmp_path, env=env)
 
     return make
