@@ -48,7 +48,7 @@ async def test_a_token_is_good_for_its_scope_only(tmp_path: Path, scope: str) ->
                 command = {
                     "name": "x", "text": "x", "task": "x", "decision": "deny", "session_id": "ses_n",
                     "to_status": "canceled", "path": str(tmp_path / "data.db"),
-                    "grants": [],
+                    "grants": [], "expires_in_s": 60,
                 }  # fmt: skip
                 names = {a.name for a in operation.request.__attrs_attrs__}  # type: ignore[attr-defined]
                 body = {name: value for name, value in command.items() if name in names}
