@@ -137,7 +137,7 @@ def test_to_tell_is_not_to_ask(ctl: Ctl, parent: str, child: Any) -> None:
 
 def test_all_that_is_asked_is_sent(ctl: Ctl, child: Any) -> None:
     asked = say(
-        ctl, child["run"]["id"], "?", "--request-kind", "permission_request", "--timeout-s", "90",
+        ctl, child["run"]["id"], "?", "--request-kind", "permission_request", "--expires-in-s", "90",
         "--detail", '{"path": "/etc"}', "--option", "read", "--option", "write",
     ).json["request"]  # fmt: skip
     assert (asked["kind"], asked["detail"]) == ("permission_request", {"path": "/etc"})
