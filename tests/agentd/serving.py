@@ -166,7 +166,12 @@ async def serving(
                 )
                 try:
                     async with httpx.AsyncClient(
-                        base_url=url, headers=headers, timeout=20, verify=trust
+                        base_url=url,
+                        headers=headers,
+                        timeout=20,
+                        verify=trust,
+                        # The connection stays, however long a busy machine takes between two calls.
+                        limits=httpx.Limits(keepalive_expiry=None),
                     ) as client:
                         yield Serving(url, engine, store, lifetime, client, metrics, agents_url)
                 finally:

@@ -104,7 +104,7 @@ def test_strangers_cannot_use_up_the_descriptors_of_a_daemon(tmp_path: Path) -> 
             path = f"/runs/{sent['run']['id']}/wait"
             run = client.get(path, params={"timeout_s": 20}).json()["run"]
             # And the agent has the limit that there was before the daemon raised its own.
-            assert (run["status"], run["result"]) == ("completed", {"text": "100"})
+            assert (run["status"], run["result"]) == ("completed", {"text": "100\n"})
         assert len(daemon.stderr().splitlines()) < 30
         assert "Traceback" not in daemon.stderr()
 
