@@ -206,7 +206,7 @@ def test_session_tree(ctl: Ctl, session: str, parent: str) -> None:
     below = spawn(ctl, docs["run"]["id"], "--title", "Links", "--provider", "manual").json
     failed = spawn(ctl, parent, "--provider", "bad", "--wait").json
     document = ctl("session", "tree", "--session-id", session, "--format=json").json
-    assert document.keys() == {"session", "runs", "children"}
+    assert document.keys() >= {"session", "runs", "children"}
     assert [child["session"]["id"] for child in document["children"]] == [
         docs["session"]["id"], failed["session"]["id"]
     ]  # fmt: skip
