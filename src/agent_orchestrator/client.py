@@ -226,7 +226,7 @@ class Client:
     ) -> ops.CloseSessionReply:
         """Close a session: it takes no further messages. A repeat succeeds.
 
-        :param cascade: close all sessions below it too, and cancel every run of theirs and of its own.
+        :param cascade: also close all its descendants, and cancel every run of the sessions it closes.
             Without it, what runs or is queued goes on.
         :raises Forbidden: if the caller does not own it; an agent owns none.
         """

@@ -214,7 +214,7 @@ class UpdateSession:
 class CloseSession:
     session_id: str = identifier("The session.")
     cascade: bool = param(
-        "Close all sessions below it too, and cancel every run of theirs and of its own.",
+        "Also close all its descendants, and cancel every run of the sessions it closes.",
         default=False,
     )
     idempotency_key: str | None = _key()
