@@ -56,11 +56,8 @@ def _database(path: Path) -> tuple[list[Path], list[Path]]:
     hidden = [files[end] for end in SECRET_FILES if _exists(files[end])]
     if is_data_directory(folder):
         return [folder], hidden
-    # A missing journal is named as well: SQLite would play back one that an agent made.
     return [
-        file
-        for end, file in files.items()
-        if end not in SECRET_FILES and (_exists(file) or end == "-journal")
+        file for end, file in files.items() if end not in SECRET_FILES and _exists(file)
     ], hidden
 
 

@@ -144,9 +144,9 @@ def test_answers_have_the_shape_of_the_api(ctl: Ctl, session: str) -> None:
         ("run", "list"): {"runs", "next_cursor"},
         ("run", "wait", run["id"], "--timeout-s", "0"): {"run", "timed_out", "request"},
         ("run", "diagnose", run["id"]): {"run", "diagnostics"},
-        ("events", "list", session): {"events", "next_cursor", "has_more"},
+        ("events", "list", session): {"events", "next_cursor", "has_more", "epoch"},
         ("run", "cancel", run["id"]): {"run", "canceled"},
-        ("session", "close", session): {"session"},
+        ("session", "close", session): {"session", "canceled", "closed_count", "at_work_count"},
     }
     for arguments, keys in shapes.items():
         result = ctl(*arguments, "--format", "json")

@@ -27,9 +27,11 @@ def daemons(tmp_path: Path) -> Iterator[Daemons]:
     command = tmp_path / "codex"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
     command.chmod(0o755)
+    # A login that both ways take: CODEX_API_KEY is for exec alone.
+    (tmp_path / "auth.json").write_text('{"OPENAI_API_KEY": "x"}')
 
     def start(runner: str, version: str, fault: str = "none") -> str:
-        variables = {"FAKE_VERSION": version, "FAKE_FAULT": fault, "CODEX_API_KEY": "x"}
+        variables = {"FAKE_VERSION": version, "FAKE_FAULT": fault}
         env = ", ".join(f"{name} = {json.dumps(value)}" for name, value in variables.items())
         (tmp_path / "agentd.toml").write_text(
             f'[providers.codex]\nrunner = "{runner}"\ncommand = "{command}"\n'

@@ -178,11 +178,13 @@ async def test_a_canceled_parent_is_not_woken_by_what_had_come_before() -> None:
 
 
 async def test_a_child_that_is_being_stopped_does_not_wake_its_canceled_parent() -> None:
-    stopping, told = anyio.Event(), anyio.Event()
+    begun, stopping, told = anyio.Event(), anyio.Event(), anyio.Event()
 
     async def what(context: RunContext) -> Outcome:
         if context.session.parent_session_id is None:
             await context.emit("agent.message", {"text": "holding"})
+        else:
+            begun.set()
         try:
             await anyio.sleep_forever()
         finally:
@@ -197,7 +199,7 @@ async def test_a_child_that_is_being_stopped_does_not_wake_its_canceled_parent()
         run = await held(client, parent.id)
         child = await client.spawn("work", run_id=run.id, notify_parent="wake")
         with anyio.fail_after(PATIENCE_S):
-            await running(client, child.session.id)
+            await begun.wait()
             await client.cancel_run(run.id)
             assert (await end_of(client, run)).status is RunStatus.CANCELED
             await stopping.wait()

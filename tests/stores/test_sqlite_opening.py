@@ -175,6 +175,23 @@ async def test_what_was_committed_is_there_after_a_restart(tmp_path):
                 assert [event.seq for event in events] == list(range(1, 101))
 
 
+async def test_a_journal_that_somebody_put_beside_it_is_not_played_back(tmp_path):
+    path = tmp_path / "data.db"
+    session_id = await make(path)
+    # A journal that is hot: SQLite would restore the pages in it.
+    forged = apsw.Connection(str(tmp_path / "forged.db"))
+    forged.execute("CREATE TABLE t (x); INSERT INTO t VALUES (zeroblob(100000))")
+    forged.pragma("cache_size", 1)
+    forged.execute("BEGIN; UPDATE t SET x = randomblob(100000)")
+    journal = (tmp_path / "forged.db-journal").read_bytes()
+    assert journal.startswith(bytes.fromhex("d9d505f920a163d7"))
+    forged.close()
+    (tmp_path / "data.db-journal").write_bytes(journal)
+    async with SqliteStore(path) as store:
+        assert await store.read(lambda view: view.session(session_id)) is not None
+    assert (tmp_path / "data.db-journal.unknown").read_bytes() == journal
+
+
 async def test_an_empty_file_is_a_new_database(tmp_path):
     path = tmp_path / "data.db"
     path.touch(0o600)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -158,6 +159,7 @@ def _open_locked(
     if not is_new:
         # The file first, by whatever other name somebody may have it open.
         refuse_own_mount(path, take(path))
+        _set_aside_journal(path)
         if not lock_path.exists():
             _look_first(path)  # a file that is not ours is left without a trace
     named = take(lock_path, create=True)
@@ -199,6 +201,19 @@ def _open_locked(
         () if history.problem is None else (history.problem,),
         noted,
     )
+
+
+def _set_aside_journal(path: Path) -> None:
+    """Rename a rollback journal beside a database that was used before.
+
+    SQLite plays back any journal it finds (https://sqlite.org/lockingv3.html, "hot journals"). A database
+    in use here has a write-ahead log instead from its first opening on, so the journal is somebody else's.
+    """
+    journal = path.with_name(path.name + "-journal")
+    if Mirror(path).path.exists() and os.path.lexists(journal):
+        aside = path.with_name(journal.name + ".unknown")
+        journal.replace(aside)
+        _log.warning("%s is not of this database; renamed to %s", journal, aside.name)
 
 
 def _note_first(path: Path, writer: apsw.Connection, mark: Mark) -> Mark | None:
