@@ -162,6 +162,8 @@ class SqliteStore:
             try:
                 mirror.write(mark)
             except OSError as error:
+                if self._condition.misplaced():
+                    return  # the database went while this was written: that is the problem to tell
                 text = f"{mirror.path} cannot be written: {error.strerror}"
                 self._condition.problems["mirror_failed"] = Problem("mirror_failed", text)
             else:
