@@ -60,6 +60,11 @@ class UserState:
         """The directory with a record for each trusted configuration file."""
         return self.root / "trusted"
 
+    @property
+    def databases(self) -> Path:
+        """The directory with a record for each database that the user has used."""
+        return self.root / "databases"
+
 
 def user_state(environ: Mapping[str, str] | None = None) -> UserState | None:
     """Return the state directory of the effective user, or None if there is no place for one.

@@ -88,7 +88,8 @@ def start(settings: Settings, options: Sequence[str], timeout_s: float | None) -
 
 
 def _open_private(path: str, flags: int) -> int:
-    descriptor = os.open(path, flags, 0o600)
+    # A link may have come with a repository, and lead to any file of the user's.
+    descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o600)
     os.fchmod(descriptor, 0o600)
     return descriptor
 

@@ -6,7 +6,7 @@ from typing import IO, Any
 
 import click
 
-from agent_orchestrator.domain.errors import ConfigError, StoreOpenError
+from agent_orchestrator.domain.errors import ConfigError, StoreOpenError, UnknownDatabase
 from agent_orchestrator.encoding import ensure_utf8
 from agentd import settings as settings_module
 from agentd.settings import FlagError, declared, environment, flag_of
@@ -118,6 +118,9 @@ def run(
         status = run_daemon(settings, ready_file, accept_loss=accept_loss)
     except FlagError as error:
         raise _WrongUse(str(error)) from None
+    except UnknownDatabase as error:
+        click.echo(f"agentd: {error}. {settings_module.UNKNOWN_DATABASE}", err=True)
+        status = 1
     except (ConfigError, StoreOpenError) as error:
         for line in str(error).splitlines():
             click.echo(f"agentd: {line}", err=True)

@@ -37,7 +37,7 @@ from agentd.auth import Guard, is_loopback
 from agentd.callers import may_be_agents
 from agentd.descriptors import Descriptors
 from agentd.doctor import examine
-from agentd.layout import announced, protection
+from agentd.layout import announced, database_judge, protection, remember_database
 from agentd.lifetime import LastResort, Lifetime
 from agentd.local_token import local_token
 from agentd.metrics import Metrics
@@ -119,12 +119,16 @@ class Daemon:
             async with (
                 tracing(settings.traces, settings.providers) as observers,
                 SqliteStore(
-                    settings.db, accept_loss=self.accept_loss, on_commit=metrics.committed
+                    settings.db,
+                    accept_loss=self.accept_loss,
+                    may_use=database_judge(settings),
+                    on_commit=metrics.committed,
                 ) as store,
                 Orchestrator(
                     store, evolve(config, url=agents_url, observers=(metrics, *observers))
                 ) as engine,
             ):
+                remember_database(settings, store.database)
                 app = create_app(
                     engine,
                     guard=guard,

@@ -17,12 +17,14 @@ from agent_orchestrator.engine.examination import examination, provider_findings
 from agent_orchestrator.operations import Examination, Finding
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.probe import environment, home_of
+from agent_orchestrator.stores.sqlite.connection import names_of
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, schema_version
 from agentd.auth import UNGUESSABLE, is_loopback
 from agentd.exposure import possible_with_network, possible_without_sandbox
+from agentd.layout import database_judge
 from agentd.logs import SHORT_SECRET
 from agentd.providers import CODEX_RUNNERS, ProviderSettings
-from agentd.settings import Settings
+from agentd.settings import UNKNOWN_DATABASE, Settings
 from agentd.tls import days_left, server_context
 
 LEAST_FREE: Final = 1 << 30
@@ -40,7 +42,7 @@ async def examine_closed(settings: Settings, config: EngineConfig) -> Examinatio
     return examination(
         [
             *provider_findings(await provider_statuses(config)),
-            *_closed_database(settings.db),
+            *_closed_database(settings),
             *examine(settings, config.environ),
         ]
     )
@@ -133,8 +135,8 @@ def _codex_home(
 # --- database and disk ----------------------------------------------------------------------
 
 
-def _closed_database(db: str) -> Iterator[Finding]:
-    path = Path(db).absolute()
+def _closed_database(settings: Settings) -> Iterator[Finding]:
+    path = Path(settings.db).absolute()
     try:
         with path.open("rb") as file:
             header = file.read(100)
@@ -165,6 +167,13 @@ def _closed_database(db: str) -> Iterator[Finding]:
             f"{path} was written by a newer agentd: schema {version}, this one knows "
             f"{schema_version()}",
             "run that one",
+        )
+    elif (may_use := database_judge(settings)) is not None and not may_use(names_of(path)):
+        yield Finding(
+            "error",
+            "database",
+            f"{path} was not made or used by you, as far as is recorded, so agentd does not open it",
+            UNKNOWN_DATABASE,
         )
     else:
         yield Finding("ok", "database", f"{path}, schema {version}")

@@ -3,11 +3,13 @@
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from agent_orchestrator import endpoints
+from agent_orchestrator.known_databases import is_known, remember
 from agent_orchestrator.protection import Protection
 from agent_orchestrator.user_state import user_state
 from agentd.settings import DEFAULT_FILE, Settings
@@ -67,3 +69,28 @@ def announced(url: str, settings: Settings) -> Iterator[None]:
         yield
     finally:
         endpoints.remove(state, endpoint)
+
+
+def database_judge(settings: Settings) -> Callable[[tuple[str, ...]], bool] | None:
+    """Return what tells by its names whether a database that was found may be used.
+
+    One that the settings name needs no record: None.
+    """
+    return partial(is_known, user_state()) if settings.finds_database else None
+
+
+def remember_database(settings: Settings, name: str) -> None:
+    """Record that the user uses the database that was opened."""
+    state, path = user_state(), Path(settings.db).absolute()
+    if state is None and not settings.finds_database:
+        return
+    try:
+        if state is None:
+            raise FileNotFoundError(2, "there is no state directory")
+        remember(state, name, path)
+    except OSError as error:
+        _log.warning(
+            "it cannot be recorded that you use %s, so name it with --db at the next start: %s",
+            path,
+            error.strerror,
+        )

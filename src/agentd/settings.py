@@ -208,6 +208,11 @@ class Settings:
     """Where each setting that is not a default came from: its flag, variables, or place in the
     file."""
 
+    @property
+    def finds_database(self) -> bool:
+        """Whether the database is what lies at the default place, and nobody named it."""
+        return "db" not in self.sources
+
 
 def declared() -> dict[str, Setting]:
     """Return the settings by name, those in tables of their own aside."""
@@ -221,6 +226,13 @@ def declared() -> dict[str, Setting]:
 def flag_of(name: str, setting: Setting) -> str:
     """Return the command-line option of a setting."""
     return setting.flag or "--" + name.replace("_", "-")
+
+
+UNKNOWN_DATABASE: Final = (
+    "It may have come with what lies there. What is queued in it would run, and its tokens would be "
+    f"taken. If it is yours, name it once: --db {Settings().db}"
+)
+"""What follows the refusal of a database that was found."""
 
 
 class Untrusted(ConfigError):

@@ -181,6 +181,10 @@ class ForeignDatabase(StoreOpenError):
     """The file is not a database of this program."""
 
 
+class UnknownDatabase(StoreOpenError):
+    """The database was found where anybody may have put it, and its user never used it."""
+
+
 class StoreDamaged(StoreOpenError):
     """The database fails its integrity check."""
 

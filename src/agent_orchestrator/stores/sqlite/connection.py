@@ -19,6 +19,7 @@ from agent_orchestrator.domain.errors import (
     SchemaTooNew,
     StoreDamaged,
     StoreOpenError,
+    UnknownDatabase,
 )
 from agent_orchestrator.operations import Problem
 from agent_orchestrator.stores.sqlite.ballast import Ballast
@@ -113,9 +114,16 @@ class Database:
                 lock.release()
 
 
-def open_database(path: Path, *, accept_loss: bool = False) -> Database:
+Judge = Callable[[tuple[str, ...]], bool]
+"""Returns whether a database may be used that says it has one of these names."""
+
+
+def open_database(
+    path: Path, *, accept_loss: bool = False, may_use: Judge | None = None
+) -> Database:
     """Open the database at the path, made if there is none, at the present schema.
 
+    :param may_use: asked of a database that is there before anything else is done with it.
     :param accept_loss: open it though it lacks commits it once had.
     :raises StoreOpenError: one of its kinds, if it cannot or must not be used. Then the files are
         as they were.
@@ -130,7 +138,7 @@ def open_database(path: Path, *, accept_loss: bool = False) -> Database:
             # The write-ahead log goes by name: under another one what stands in it would be missing.
             raise StoreOpenError(f"{path} has another name (a hard link); give it only one")
         with contextlib.ExitStack() as opening:
-            database = _open_locked(given, path, opening, accept_loss=accept_loss)
+            database = _open_locked(given, path, opening, accept_loss=accept_loss, may_use=may_use)
             opening.pop_all()
             return database
     except apsw.Error as error:
@@ -140,7 +148,12 @@ def open_database(path: Path, *, accept_loss: bool = False) -> Database:
 
 
 def _open_locked(
-    given: Path, path: Path, opening: contextlib.ExitStack, *, accept_loss: bool
+    given: Path,
+    path: Path,
+    opening: contextlib.ExitStack,
+    *,
+    accept_loss: bool,
+    may_use: Judge | None,
 ) -> Database:
     """Lock the file and its name, then open it.
 
@@ -159,6 +172,9 @@ def _open_locked(
     if not is_new:
         # The file first, by whatever other name somebody may have it open.
         refuse_own_mount(path, take(path))
+        if may_use is not None and path.stat().st_size and not may_use(names_of(path)):
+            _look_first(path)  # that it is none of ours at all says more
+            raise UnknownDatabase(f"{path} was not made or used by you, as far as is recorded")
         _set_aside_journal(path)
         if not lock_path.exists():
             _look_first(path)  # a file that is not ours is left without a trace
@@ -201,6 +217,16 @@ def _open_locked(
         () if history.problem is None else (history.problem,),
         noted,
     )
+
+
+def names_of(path: Path) -> tuple[str, ...]:
+    """Return what a database says it is called and is a backup of; nothing where it cannot say."""
+    opened = partial(open_existing if _has_log(path) else _opened_immutable, path)
+    with contextlib.suppress(apsw.Error), contextlib.closing(opened()) as connection:
+        if (mark := read_mark(connection)) is not None:
+            names = (mark.database, mark.backup_of)
+            return tuple(name for name in names if isinstance(name, str))
+    return ()
 
 
 def _set_aside_journal(path: Path) -> None:

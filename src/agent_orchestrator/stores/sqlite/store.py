@@ -23,6 +23,7 @@ from agent_orchestrator.stores.sqlite.condition import Condition, Fault
 from agent_orchestrator.stores.sqlite.connection import (
     READERS,
     Database,
+    Judge,
     open_database,
 )
 from agent_orchestrator.stores.sqlite.mirror import Mark, Mirror
@@ -49,6 +50,8 @@ class SqliteStore:
 
     :param path: the file; it and a missing directory are made, for their owner only.
     :param accept_loss: open it though it lacks commits it once had (see :class:`CommitsLost`).
+    :param may_use: asked whether a database that is there may be used, before anything is done with
+        it. It gets the names the database gives itself: its own, and that of what it is a backup of.
     :param on_commit: called after each commit with the number of changes in it and the seconds it
         took, in the writer's thread; it must not wait or raise.
     """
@@ -58,10 +61,12 @@ class SqliteStore:
         path: str | os.PathLike[str],
         *,
         accept_loss: bool = False,
+        may_use: Judge | None = None,
         on_commit: OnCommit | None = None,
     ) -> None:
         self._path = Path(path).absolute()
         self._accept_loss = accept_loss
+        self._may_use = may_use
         self._on_commit = on_commit
         self._bells = Bells()
         self._accepting = False
@@ -79,6 +84,11 @@ class SqliteStore:
         return str(self._path)
 
     @property
+    def database(self) -> str:
+        """What the open database is called: a random name, of which every backup makes another."""
+        return self._database.mark.database
+
+    @property
     def schema_version(self) -> int:
         return schema_version()
 
@@ -92,7 +102,9 @@ class SqliteStore:
         self._looks = anyio.CapacityLimiter(READERS)
         self._asides = anyio.Lock()
         self._database = await anyio.to_thread.run_sync(
-            partial(open_database, self._path, accept_loss=self._accept_loss),
+            partial(
+                open_database, self._path, accept_loss=self._accept_loss, may_use=self._may_use
+            ),
             limiter=self._threads,
         )
         self._condition = await anyio.to_thread.run_sync(
