@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import define, field
+from forking import Forks
 
 CONFIG = """
 [providers.demo]
@@ -45,6 +46,8 @@ argv = ["sh", "-c", 'read url; exec {shlex.join(COMMAND)} "$@" --url "$url"', "s
 """
 
 PATIENCE_S = 60
+
+FORKS = Forks()
 
 
 @define
@@ -106,14 +109,12 @@ class Ctl:
     def __call__(
         self, *arguments: str, stdin: str | bytes = b"", cwd: Path | None = None, **more: str
     ) -> Result:
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            input=stdin.encode() if isinstance(stdin, str) else stdin,
-            capture_output=True,
+        done = FORKS.run(
+            arguments,
+            stdin=stdin.encode() if isinstance(stdin, str) else stdin,
             cwd=cwd or self.cwd,
             env=environment(AGENTCTL_URL=self.url, **named(cwd or self.cwd) | more),
             timeout=PATIENCE_S,
-            check=False,
         )
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 

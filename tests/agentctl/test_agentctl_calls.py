@@ -193,7 +193,8 @@ def test_every_error_of_the_daemon_has_an_exit_code() -> None:
     assert failures.EXIT_CODES["invalid_request"] == 2
 
 
-def test_settings() -> None:
+def test_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # without a daemon that another test runs
     environ = {"AGENTCTL_URL": "http://a:1/", "AGENTCTL_AUTH_TOKEN": "t"}
     told = settings.resolve({}, environ)
     assert (told.url, told.token, told.host, told.port) == ("http://a:1", "t", "a", 1)

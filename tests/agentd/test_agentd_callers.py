@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from driving import wait_until
 from serving import Process, agentd
 
 from agent_orchestrator.ports import MARK_VARIABLE
@@ -172,6 +173,8 @@ def test_another_process_of_its_user_cannot_read_what_the_daemon_knows(tmp_path:
             done = subprocess.run([*WITHOUT_RIGHTS, "cat", path], capture_output=True, check=False)
             assert b"Permission denied" in done.stderr, name
         with subprocess.Popen([*WITHOUT_RIGHTS, "sleep", "60"]) as other:
+            name = Path(f"/proc/{other.pid}/comm")
+            wait_until(lambda: name.read_text() == "sleep\n")  # setpriv itself hides its own
             path = f"/proc/{other.pid}/environ"
             subprocess.run([*WITHOUT_RIGHTS, "cat", path], stdout=subprocess.DEVNULL, check=True)
             other.kill()

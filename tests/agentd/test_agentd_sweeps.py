@@ -37,8 +37,11 @@ argv = ["sh", "-c", 'echo "$AGENTCTL_AUTH_TOKEN" > token.new; mv token.new token
 default = "quick"
 """
 
-PATIENCE_S = 280
-"""They take 20 s and 5 s on a machine that does nothing else."""
+PATIENCE_S = 580
+"""They take 5 s on a machine that does nothing else, the one with all phases a minute."""
+
+PHASES = "coverage,fuzzing" if os.environ.get("SWEEP_COVERAGE") else "fuzzing"
+"""Coverage takes each field to its bounds, in turn: too long for every run of the suite."""
 
 pytestmark = pytest.mark.timeout(PATIENCE_S + 20)
 
@@ -113,9 +116,9 @@ def made(daemon: Process, path: str, **values: Any) -> Any:
 
 def test_by_an_administrator(daemon: Process, tmp_path: Path) -> None:
     before = written(tmp_path)
-    options = ("--phases", "coverage,fuzzing", "-n", "3")
+    options = ("--phases", PHASES, "-n", "6")
     checks = ("--checks", "all", "--exclude-checks", f"{LEFT_OUT},refused")
-    assert sweep(daemon, tmp_path, ADMIN, *options, *checks) > 500
+    assert sweep(daemon, tmp_path, ADMIN, *options, *checks) > 100
     assert written(tmp_path)[:4] > before[:4]  # it was let in, and did things
 
 

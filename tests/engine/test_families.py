@@ -7,7 +7,7 @@ from families import grow, many
 
 from agent_orchestrator.domain.events import EventType
 
-SEEDS = int(os.environ.get("FAMILY_SEEDS", "600"))
+SEEDS = int(os.environ.get("FAMILY_SEEDS", "150"))
 START = int(os.environ.get("FAMILY_START", "0"))
 PARTS = 3
 
