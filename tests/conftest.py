@@ -1,10 +1,13 @@
 """What all tests share."""
 
+import functools
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from hypothesis import settings
 
@@ -17,6 +20,23 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 pytest.register_assert_rewrite("agent_orchestrator.testing")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates() -> Iterator[None]:
+    """Load the system's certificates once, and not for each client a test makes of plain HTTP: that takes
+    forty times as long as a call."""
+    make = httpx.create_ssl_context
+    kept = functools.cache(lambda *_: make())
+
+    def context(verify: Any = True, cert: Any = None, trust_env: bool = True) -> Any:
+        if verify is not True or cert is not None or not trust_env:
+            return make(verify, cert, trust_env)
+        return kept(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("httpx._transports.default.create_ssl_context", context)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
