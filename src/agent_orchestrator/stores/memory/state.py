@@ -64,10 +64,24 @@ class Activity:
     output_at: datetime | None
 
 
+@frozen
+class Granted:
+    """That a principal has a grant on a session."""
+
+    session_id: str
+    principal: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.session_id} {self.principal}"
+
+
 class State:
     def __init__(self) -> None:
         self.epoch = new_epoch()
-        self.sessions = Table[Session](parent=lambda session: session.parent_session_id)
+        self.sessions = Table[Session](
+            parent=lambda session: session.parent_session_id, owner=lambda session: session.owner
+        )
         self.messages = Table[Message](
             session=lambda message: message.session_id,
             run=lambda message: message.run_id,
@@ -82,11 +96,14 @@ class State:
         )
         self.requests = Table[Request](
             run=lambda request: request.run_id,
+            session=lambda request: request.session_id,
             pending=lambda request: request.is_open or None,
             asked=_asked,
         )
         self.log: list[Event] = []
         self.logs: dict[str, list[Event]] = {}
+        self.places: dict[str, list[int]] = {}
+        """Where each event of a session's log stands in the log of all."""
         self.activity: dict[tuple[str, int], Activity] = {}
         """By run and attempt; 0 stands for events that no attempt wrote."""
         self.attempts: dict[tuple[str, int], Attempt] = {}
@@ -95,6 +112,7 @@ class State:
         self.token_ids: dict[str, str] = {}
         self.tokens: dict[str, tuple[str, int]] = {}
         self.grants: dict[str, dict[str, Role]] = {}
+        self.granted = Table[Granted](principal=lambda grant: grant.principal)
         self.threads: dict[tuple[str, str], Thread] = {}
         self.records: dict[tuple[str, str, str], IdempotencyRecord] = {}
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from attrs import evolve
 
@@ -18,7 +18,7 @@ from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Ru
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports import Draft, IdempotencyRecord
 from agent_orchestrator.stores.encoding import plain
-from agent_orchestrator.stores.memory.state import Activity, Row, State, Table
+from agent_orchestrator.stores.memory.state import Activity, Granted, Row, State, Table
 from agent_orchestrator.stores.memory.view import MemoryView
 
 K = TypeVar("K")
@@ -38,8 +38,11 @@ class MemoryTransaction(MemoryView):
             self._back.pop()()
 
     def _set(self, table: Table[Row], row: Row) -> None:
-        self._back.append(partial(table.set, row.id, table.rows.get(row.id)))
-        table.set(row.id, row)
+        self._set_or_remove(table, row.id, row)
+
+    def _set_or_remove(self, table: Table[Row], row_id: str, row: Row | None) -> None:
+        self._back.append(partial(table.set, row_id, table.rows.get(row_id)))
+        table.set(row_id, row)
 
     def _assign(self, mapping: dict[K, V], key: K, value: V) -> None:
         if key in mapping:
@@ -115,6 +118,10 @@ class MemoryTransaction(MemoryView):
     def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
         session = self._known(session_id)
         log = self._state.logs.setdefault(session_id, [])
+        places = self._state.places.setdefault(session_id, [])
+        self._back.append(partial(_truncate, places, len(places)))
+        first = len(self._state.log)
+        places.extend(range(first, first + len(drafts)))
         events = [
             Event(
                 seq=seq,
@@ -193,6 +200,10 @@ class MemoryTransaction(MemoryView):
             children = self._state.sessions.find("parent", one)
             pending += [child.id for child in children if child.id not in seen]
             named = self._state.grants.get(one, {}).keys() | granted.keys()
+            for principal in named:
+                row = Granted(one, principal)
+                kept = row if principal in granted else None
+                self._set_or_remove(self._state.granted, row.id, kept)
             self.topics.update(f"access:{principal}" for principal in named)
             self._assign(self._state.grants, one, granted)
 
@@ -230,5 +241,5 @@ class MemoryTransaction(MemoryView):
         return had
 
 
-def _truncate(entries: list[Event], length: int) -> None:
+def _truncate(entries: list[Any], length: int) -> None:
     del entries[length:]

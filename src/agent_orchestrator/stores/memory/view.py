@@ -1,7 +1,9 @@
 """Looks, as functions of what is kept."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from heapq import merge
 from typing import Any, TypeVar
 
 import attrs
@@ -26,7 +28,7 @@ from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations import StreamItem
 from agent_orchestrator.ports import IdempotencyRecord
 from agent_orchestrator.stores.encoding import feed_cursor, position_after
-from agent_orchestrator.stores.memory.state import Activity, State
+from agent_orchestrator.stores.memory.state import Activity, Row, State, Table
 
 T = TypeVar("T")
 
@@ -76,11 +78,16 @@ class MemoryView:
         size: int | None = None,
     ) -> list[Session]:
         table = self._state.sessions
-        found = (
-            table.find("all", after=after)
-            if parent_session_id is None
-            else table.find("parent", parent_session_id, after=after)
-        )
+        found: Iterable[Session]
+        if parent_session_id is not None:
+            found = table.find("parent", parent_session_id, after=after)
+        elif within == EVERYTHING:
+            found = table.find("all", after=after)
+        else:
+            ids = sorted(self._members(within))
+            found = (
+                table.rows[one] for one in ids[0 if after is None else bisect_right(ids, after) :]
+            )
         return _first(
             (
                 session
@@ -90,6 +97,31 @@ class MemoryView:
             limit,
             size,
         )
+
+    def _members(self, within: Reach) -> set[str]:
+        """Return the sessions that a principal owns or was granted, or all of a tree."""
+        state = self._state
+        if within.tree is not None:
+            return set(self._tree(within.tree))
+        owned = state.sessions.find("owner", within.principal)
+        granted = state.granted.find("principal", within.principal)
+        return {one.id for one in owned} | {one.session_id for one in granted}
+
+    def _tree(self, session_id: str) -> list[str]:
+        """Return a session, if there is one, and all that descend from it."""
+        tree = [session_id] if session_id in self._state.sessions.rows else []
+        seen = set(tree)
+        for member in tree:
+            for child in self._state.sessions.find("parent", member):
+                if child.id not in seen:
+                    seen.add(child.id)
+                    tree.append(child.id)
+        return tree
+
+    def _of_members(self, table: Table[Row], within: Reach, after: str | None) -> Iterator[Row]:
+        """Yield the rows of the sessions within, in the order of their ids."""
+        found = (table.find("session", one, after=after) for one in self._members(within))
+        return merge(*found, key=lambda row: row.id)
 
     def _is_within(self, session_id: str, within: Reach) -> bool:
         sessions = self._state.sessions.rows
@@ -150,11 +182,12 @@ class MemoryView:
         size: int | None = None,
     ) -> list[Run]:
         table = self._state.runs
-        found = (
-            table.find("all", after=after)
-            if session_id is None
-            else table.find("session", session_id, after=after)
-        )
+        if session_id is not None:
+            found = table.find("session", session_id, after=after)
+        elif within == EVERYTHING:
+            found = table.find("all", after=after)
+        else:
+            found = self._of_members(table, within, after)
         return _first(
             (
                 run
@@ -212,7 +245,7 @@ class MemoryView:
         return _first(
             (
                 request
-                for request in self._candidates(run_id, status, after)
+                for request in self._candidates(within, run_id, session_id, status, after)
                 if self._is_within(request.session_id, within)
                 and (not resolvable or self._is_resolvable(request, within))
                 and status in (None, request.status)
@@ -225,11 +258,20 @@ class MemoryView:
         )
 
     def _candidates(
-        self, run_id: str | None, status: str | None, after: str | None
+        self,
+        within: Reach,
+        run_id: str | None,
+        session_id: str | None,
+        status: str | None,
+        after: str | None,
     ) -> Iterator[Request]:
         requests = self._state.requests
         if run_id is not None:
             return requests.find("run", run_id, after=after)
+        if session_id is not None:
+            return requests.find("session", session_id, after=after)
+        if within != EVERYTHING:
+            return self._of_members(requests, within, after)
         return requests.find("pending" if status == "pending" else "all", after=after)
 
     def due_requests(self, now: datetime, limit: int) -> list[Request]:
@@ -279,11 +321,7 @@ class MemoryView:
         )
 
     def live_descendants(self, session_id: str) -> int:
-        tree = [session_id]
-        for member in tree:
-            children = self._state.sessions.find("parent", member)
-            tree += [child.id for child in children if child.id not in tree]
-        return sum(map(self._is_live, tree[1:]))
+        return sum(map(self._is_live, self._tree(session_id)[1:]))
 
     def _is_live(self, session_id: str) -> bool:
         return any(
@@ -377,17 +415,23 @@ class MemoryView:
         log = self._state.log
         start = position_after(after, len(log), self._end_of)
         end = len(log) if until is None else position_after(until, len(log), self._end_of)
-        wanted = frozenset(sessions)
+        places: Iterable[int] = range(start, end)
+        if sessions or within != EVERYTHING:
+            wanted = set(sessions) or self._members(within)
+            places = merge(*(self._places(one, start, end) for one in wanted))
         return _first(
             (
                 StreamItem(feed_cursor(place + 1, self._state.epoch), log[place])
-                for place in range(start, end)
-                if (not wanted or log[place].session_id in wanted)
-                and self._is_within(log[place].session_id, within)
+                for place in places
+                if self._is_within(log[place].session_id, within)
             ),
             limit,
             size,
         )
+
+    def _places(self, session_id: str, start: int, end: int) -> Iterator[int]:
+        places = self._state.places.get(session_id, [])
+        return (places[n] for n in range(bisect_left(places, start), bisect_left(places, end)))
 
     def feed_head(self) -> str:
         return feed_cursor(len(self._state.log), self._state.epoch)

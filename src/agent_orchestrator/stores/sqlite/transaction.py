@@ -13,6 +13,7 @@ from agent_orchestrator.domain.events import OUTPUT_EVENTS
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports import Draft, IdempotencyRecord
+from agent_orchestrator.stores.sqlite.listing import TREE
 from agent_orchestrator.stores.sqlite.rows import (
     ACCESS_COLUMNS,
     ATTEMPT_COLUMNS,
@@ -31,7 +32,7 @@ from agent_orchestrator.stores.sqlite.rows import (
     session_values,
     token_values,
 )
-from agent_orchestrator.stores.sqlite.view import TREE, SqliteView
+from agent_orchestrator.stores.sqlite.view import SqliteView
 from agent_orchestrator.wire.codec import format_time
 from agent_orchestrator.wire.strict_json import check_unicode, dumps, dumps_in_slices, is_long
 
@@ -39,6 +40,13 @@ from agent_orchestrator.wire.strict_json import check_unicode, dumps, dumps_in_s
 def _insert(table: str, names: str, rows: int = 1) -> str:
     marks = ", ".join("?" * len(names.split(", ")))
     return f"INSERT INTO {table} ({names}) VALUES " + ", ".join([f"({marks})"] * rows)
+
+
+def _insert_owned(table: str, names: str) -> str:
+    """Return the statement that adds a row with its session's owner; it takes the session's id last."""
+    marks = ", ".join("?" * len(names.split(", ")))
+    owner = "(SELECT owner FROM sessions WHERE id = ?)"
+    return f"INSERT INTO {table} ({names}, owner) VALUES ({marks}, {owner})"
 
 
 def _update(table: str, names: str) -> str:
@@ -52,9 +60,9 @@ _ADD_SESSION: Final = _insert("sessions", SESSION_COLUMNS)
 _PUT_SESSION: Final = _update("sessions", SESSION_COLUMNS)
 _ADD_MESSAGE: Final = _insert("messages", MESSAGE_COLUMNS)
 _PUT_MESSAGE: Final = _update("messages", MESSAGE_COLUMNS)
-_ADD_RUN: Final = _insert("runs", RUN_COLUMNS)
+_ADD_RUN: Final = _insert_owned("runs", RUN_COLUMNS)
 _PUT_RUN: Final = _update("runs", RUN_COLUMNS)
-_ADD_REQUEST: Final = _insert("requests", REQUEST_COLUMNS)
+_ADD_REQUEST: Final = _insert_owned("requests", REQUEST_COLUMNS)
 _PUT_REQUEST: Final = _update("requests", REQUEST_COLUMNS)
 _PUT_ATTEMPT: Final = (
     _insert("attempts", ATTEMPT_COLUMNS)
@@ -89,10 +97,9 @@ _ADD_EVENTS: Final = {rows: _insert("events", _NEW_EVENT, rows) for rows in (64,
 """Statements for so many events: one call of many rows costs a third of a call for each row, and
 gives other threads one chance, not sixty-four, to keep the interpreter from the writer."""
 
-_OLDEST_RECORD: Final = "SELECT created_at FROM idempotency ORDER BY number LIMIT 1"
-_FORGET: Final = """
-    DELETE FROM idempotency
-    WHERE number IN (SELECT number FROM idempotency ORDER BY number LIMIT 64) AND created_at < ?"""
+_OLDEST: Final = "(SELECT min(number) FROM idempotency)"
+_OLDEST_RECORD: Final = f"SELECT created_at FROM idempotency WHERE number = {_OLDEST}"
+_FORGET: Final = f"DELETE FROM idempotency WHERE number < {_OLDEST} + 64 AND created_at < ?"
 _REMEMBER: Final = (
     _insert("idempotency", RECORD_COLUMNS)
     + """ ON CONFLICT (caller, call, key) DO UPDATE SET fingerprint = excluded.fingerprint,
@@ -134,7 +141,7 @@ class SqliteTransaction(SqliteView):
         self._replace(_PUT_MESSAGE, message_values(message))
 
     def add_run(self, run: Run) -> None:
-        self._write(_ADD_RUN, run_values(run))
+        self._write(_ADD_RUN, (*run_values(run), run.session_id))
         self.topics.add(f"run:{run.id}")
 
     def put_run(self, run: Run) -> None:
@@ -142,7 +149,7 @@ class SqliteTransaction(SqliteView):
         self.topics.add(f"run:{run.id}")
 
     def add_request(self, request: Request) -> None:
-        self._write(_ADD_REQUEST, request_values(request))
+        self._write(_ADD_REQUEST, (*request_values(request), request.session_id))
         self.topics.update((f"request:{request.id}", "requests"))
 
     def put_request(self, request: Request) -> None:

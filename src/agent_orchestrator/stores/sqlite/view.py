@@ -2,8 +2,10 @@
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from heapq import heappop, heappush
+from itertools import chain
 from typing import Any, Final
 
 import apsw
@@ -26,6 +28,16 @@ from agent_orchestrator.operations import StreamItem
 from agent_orchestrator.ports import IdempotencyRecord
 from agent_orchestrator.stores.encoding import feed_cursor, position_after
 from agent_orchestrator.stores.sqlite.epochs import NO_END, end_of
+from agent_orchestrator.stores.sqlite.listing import (
+    GRANTED,
+    LINEAGE,
+    TREE,
+    Statement,
+    rows_within,
+    sessions_within,
+    ways_in,
+    where_all,
+)
 from agent_orchestrator.stores.sqlite.rows import (
     ACCESS_COLUMNS,
     ATTEMPT_COLUMNS,
@@ -76,35 +88,21 @@ _LATEST_RUNS: Final = (
     " FROM runs WHERE session_id = ? ORDER BY id DESC LIMIT ?"
 )
 _EVENT: Final = f"SELECT {EVENT_COLUMNS} FROM events"
-_FEED: Final = (
+_FEED_FROM: Final = (
     f"SELECT {columns(EVENT_COLUMNS, 'e')}, e.position, s.id"
-    " FROM events e CROSS JOIN sessions s ON s.number = e.session WHERE e.position > ? AND e.position <= ?"
+    " FROM events e CROSS JOIN sessions s ON s.number = e.session"
 )
+_FEED: Final = f"{_FEED_FROM} WHERE e.position > ? AND e.position <= ?"
+_FEED_AT: Final = f"{_FEED_FROM} WHERE e.position = ?"
+_POSITION: Final = "SELECT position FROM events WHERE session = ? AND seq = ?"
+_SCAN_PER_SESSION: Final = 64
+"""Events of the whole log that a reader passes for each of its sessions that has something new. Beyond
+that it finds the place in each session's own log, which costs some twenty looks."""
+
 
 # A partial index serves only a query that repeats its condition word for word.
 _ACTIVE: Final = "status IN ('running', 'waiting')"
 _FOR_WORKERS: Final = f"status = 'queued' AND provider <> '{MANUAL}'"
-
-TREE: Final = """
-    WITH RECURSIVE tree (id) AS (
-        VALUES (?) UNION
-        SELECT s.id FROM sessions s JOIN tree ON s.parent_session_id = tree.id)
-    SELECT id FROM tree"""
-
-
-def _let_in(session_id: str, *, to_work: bool = False) -> str:
-    """Return the condition that a principal owns a session or has a grant on it.
-
-    :param to_work: one that lets it do more than look.
-    """
-    roles = " AND role <> 'reader'" if to_work else ""
-    return (
-        f"? IN (SELECT owner FROM sessions WHERE sessions.id = {session_id}"
-        f" UNION ALL SELECT principal FROM grants WHERE grants.session_id = {session_id}{roles})"
-    )
-
-
-_GRANTED: Final = "id IN (SELECT session_id FROM grants WHERE principal = ?)"
 
 _IS_LIVE: Final = (
     "EXISTS (SELECT 1 FROM runs r WHERE r.session_id = s.id"
@@ -127,12 +125,6 @@ _BEFORE: Final = f"""
     SELECT count(*) FROM runs r
     WHERE r.status = 'queued' AND r.provider <> '{MANUAL}' AND r.id < ?
       AND (r.session_id = ? OR {_STARTABLE})"""
-
-
-def _where(parts: dict[str, Any]) -> tuple[str, tuple[Any, ...]]:
-    """Return the condition that all comparisons hold whose value is not None, and the values."""
-    given = {part: value for part, value in parts.items() if value is not None}
-    return (" WHERE " + " AND ".join(given) if given else ""), tuple(given.values())
 
 
 class SqliteView:
@@ -163,33 +155,68 @@ class SqliteView:
         limit: int,
         size: int | None = None,
     ) -> list[Session]:
-        found: dict[str, Any] = {}
-        # Own sessions and those of others come each by an index of their own.
-        for let_in in self._ways_in(within):
-            # A plus sign takes a condition out of the choice of an index: children are few.
-            where, values = _where(
-                {
-                    let_in if parent_session_id is None else f"+{let_in}": within.principal,
-                    f"id IN ({TREE})": within.tree,
-                    "status = ?": status,
-                    "parent_session_id = ?": parent_session_id,
-                    "id > ?": after,
-                }
+        if parent_session_id is not None:
+            # Children are few: they are found by their parent.
+            conditions = {
+                "parent_session_id = ?": parent_session_id,
+                "+status = ?": status,
+                "id > ?": after or "",
+            }
+            ways = self._among("sessions", conditions, within, "id")
+        elif within == EVERYTHING:
+            ways = self._among(
+                "sessions", {"status = ?": status, "id > ?": after or ""}, within, "id"
             )
-            rows = self._execute(f"{_SESSION}{where} ORDER BY id LIMIT ?", (*values, limit))
-            found |= {row[0]: row for row in _up_to(size, rows)}
-        first = (found[session_id] for session_id in sorted(found)[:limit])
-        return [session_from(row) for row in _up_to(size, first)]
+        else:
+            ways = sessions_within(within, status, after)
+        return [session_from(row) for row in self._page(_SESSION, ways, limit, size)]
 
-    def _ways_in(self, within: Reach) -> tuple[str, ...]:
-        """Return the conditions of which one holds for each session a principal may see."""
-        granted = (
-            "SELECT EXISTS (SELECT 1 FROM grants WHERE principal = ?)",
-            within.principal,
+    def _among(
+        self,
+        table: str,
+        conditions: Mapping[str, Any],
+        within: Reach,
+        column: str,
+        *,
+        to_work: bool = False,
+    ) -> tuple[Statement, ...]:
+        """Return statements for the rows that are found by conditions, and are few where not all of
+        them may be seen.
+        """
+        found = (
+            where_all({**conditions, **way}) for way in ways_in(within, column, to_work=to_work)
         )
-        if within.principal is None or not self._one(*granted)[0]:
-            return ("owner = ?",)
-        return ("owner = ?", _GRANTED)
+        return tuple(
+            (f"SELECT id FROM {table}{text} ORDER BY id LIMIT ?", values) for text, values in found
+        )
+
+    def _page(
+        self, select: str, ways: Iterable[Statement], limit: int, size: int | None
+    ) -> Iterable[Any]:
+        """Return the rows that come next by any of the ways, in the order of their ids.
+
+        :param ways: statements that find ids.
+        """
+        ids: set[str] = set()
+        for statement, values in ways:
+            ids.update(row[0] for row in self._execute(statement, (*values, limit)))
+        rows = (self._one(f"{select} WHERE id = ?", one) for one in sorted(ids)[:limit])
+        return _up_to(size, rows)
+
+    def _sees(self, within: Reach, session_id: str, *, to_work: bool = False) -> bool:
+        """Return whether a list may show what belongs to a session."""
+        if (
+            within.tree is not None
+            and not self._one(f"SELECT ? IN ({LINEAGE})", within.tree, session_id)[0]
+        ):
+            return False
+        if within.principal is None:
+            return True
+        row = self._one("SELECT owner FROM sessions WHERE id = ?", session_id)
+        if row is not None and row[0] == within.principal:
+            return True
+        role = self.role(session_id, within.principal)
+        return role is not None and not (to_work and role == "reader")
 
     def message(self, message_id: str) -> Message | None:
         row = self._one(_MESSAGE + " WHERE id = ?", message_id)
@@ -232,17 +259,15 @@ class SqliteView:
         limit: int,
         size: int | None = None,
     ) -> list[Run]:
-        where, values = _where(
-            {
-                "session_id = ?": session_id,
-                "status = ?" if session_id is None else "+status = ?": status,
-                "id > ?": after,
-                _let_in("runs.session_id"): within.principal,
-                f"session_id IN ({TREE})": within.tree,
-            }
-        )
-        rows = self._execute(f"{_RUN}{where} ORDER BY id LIMIT ?", (*values, limit))
-        return [run_from(row) for row in _up_to(size, rows)]
+        ways: tuple[Statement, ...]
+        if session_id is not None or within == EVERYTHING:
+            if session_id is not None and not self._sees(within, session_id):
+                return []
+            conditions = {"session_id = ?": session_id, "status = ?": status, "id > ?": after or ""}
+            ways = self._among("runs", conditions, EVERYTHING, "session_id")
+        else:
+            ways = rows_within("runs", within, status, after)
+        return [run_from(row) for row in self._page(_RUN, ways, limit, size)]
 
     def latest_runs(
         self, session_id: str, *, limit: int, cut: int, size: int
@@ -260,14 +285,12 @@ class SqliteView:
         return int(self._one("SELECT count(*) FROM runs WHERE session_id = ?", session_id)[0])
 
     def child_count(self, session_id: str, within: Reach = EVERYTHING) -> int:
-        where, values = _where(
-            {
-                "parent_session_id = ?": session_id,
-                _let_in("sessions.id"): within.principal,
-                f"id IN ({TREE})": within.tree,
-            }
-        )
-        return int(self._one(f"SELECT count(*) FROM sessions{where}", *values)[0])
+        found = [
+            where_all({"parent_session_id = ?": session_id, **way}) for way in ways_in(within, "id")
+        ]
+        children = " UNION ".join(f"SELECT id FROM sessions{where}" for where, _ in found)
+        values = chain.from_iterable(values for _, values in found)
+        return int(self._one(f"SELECT count(*) FROM ({children})", *values)[0])
 
     def active_run(self, session_id: str) -> Run | None:
         row = self._one(f"{_RUN} WHERE session_id = ? AND {_ACTIVE}", session_id)
@@ -291,28 +314,31 @@ class SqliteView:
         size: int | None = None,
     ) -> list[Request]:
         below = within.tree if resolvable else None
-        # What is open is found by itself: an agent may have asked any number of questions before.
-        index = ""
-        if status == "pending" and (run_id is not None or session_id is not None):
-            index = f" INDEXED BY requests_open_of_{'session' if run_id is None else 'run'}"
-        where, values = _where(
-            {
+        mine = {
+            "session_id <> ?": below,
+            "approvals <> ?": None if below is None else "ask-human",
+        }
+        if run_id is not None and (run := self.run(run_id)) is not None:
+            session_id = session_id or run.session_id
+        ways: tuple[Statement, ...]
+        if (session_id, root_session_id) == (None, None) and within != EVERYTHING:
+            ways = rows_within("requests", within, status, after, mine, to_work=resolvable)
+        else:
+            if session_id is not None:
+                if not self._sees(within, session_id, to_work=resolvable):
+                    return []
+                within = EVERYTHING
+            conditions = {
                 # A plus sign leaves the choice of an index to the narrower condition.
-                "status = ?" if run_id is None else "+status = ?": None if index else status,
-                "session_id = ?": session_id,
-                "root_session_id = ?": root_session_id,
                 "run_id = ?": run_id,
-                "id > ?": after,
-                _let_in("requests.session_id", to_work=resolvable): within.principal,
-                f"session_id IN ({TREE})": within.tree,
-                "session_id <> ?": below,
-                "approvals <> ?": None if below is None else "ask-human",
+                "session_id = ?" if run_id is None else "+session_id = ?": session_id,
+                "root_session_id = ?": root_session_id,
+                "status = ?": status,
+                "id > ?": after or "",
+                **mine,
             }
-        )
-        if index:
-            where += " AND status = 'pending'"
-        rows = self._execute(f"{_REQUEST}{index}{where} ORDER BY id LIMIT ?", (*values, limit))
-        return [request_from(row) for row in _up_to(size, rows)]
+            ways = self._among("requests", conditions, within, "session_id", to_work=resolvable)
+        return [request_from(row) for row in self._page(_REQUEST, ways, limit, size)]
 
     def due_requests(self, now: datetime, limit: int) -> list[Request]:
         rows = self._execute(
@@ -438,7 +464,7 @@ class SqliteView:
         return None if row is None else parse_time(row[0])
 
     def last_output_at(self, run: Run, *, attempt: int | None = None) -> datetime | None:
-        where, values = _where({"run_id = ?": run.id, "attempt = ?": attempt})
+        where, values = where_all({"run_id = ?": run.id, "attempt = ?": attempt})
         row = self._one(
             f"SELECT output_at FROM activity{where} AND output_at IS NOT NULL"
             " ORDER BY last_seq DESC LIMIT 1",
@@ -463,39 +489,73 @@ class SqliteView:
             rows = self._execute(_FEED + " ORDER BY e.position LIMIT ?", (position, last, limit))
             return self._items(_up_to(size, rows))
         # Only a session with something new is looked for, so that a quiet reader costs nothing.
-        # The plus sign forbids the index of each session's log: in one pass over the whole log
-        # the first events come first, where the index would need all of them to sort.
         numbers = self._with_news(position, sessions, within)
         if not numbers:
             return []
+        if last - position > _SCAN_PER_SESSION * len(numbers):
+            return self._items(_up_to(size, self._merged(numbers, position, last, limit)))
+        # The plus sign forbids the index of each session's log: in one pass over this part of the log
+        # the first events come first, where the index would need all of them to sort.
         rows = self._execute(
             _FEED + " AND +e.session IN (SELECT value FROM json_each(?))"
             " ORDER BY e.position LIMIT ?",
-            (position, last, json.dumps(numbers), limit),
+            (position, last, json.dumps(list(numbers)), limit),
         )
         return self._items(_up_to(size, rows))
+
+    def _merged(
+        self, sessions: Mapping[int, int], position: int, last: int, limit: int
+    ) -> Iterator[Any]:
+        """Yield the events of some sessions in the order of the whole log, which is not read.
+
+        :param sessions: their numbers, and the last ``seq`` of each.
+        """
+        heads: list[tuple[int, int, int]] = []
+        for number, last_seq in sessions.items():
+            seq = self._first_after(number, last_seq, position)
+            self._add_head(heads, number, seq)
+        while heads and limit:
+            place, number, seq = heappop(heads)
+            if place > last:
+                return
+            yield self._one(_FEED_AT, place)
+            limit -= 1
+            self._add_head(heads, number, seq + 1)
+
+    def _add_head(self, heads: list[tuple[int, int, int]], number: int, seq: int) -> None:
+        if (row := self._one(_POSITION, number, seq)) is not None:
+            heappush(heads, (row[0], number, seq))
+
+    def _first_after(self, session: int, last_seq: int, position: int) -> int:
+        """Return the first ``seq`` of a session's log that is beyond a position of the whole log."""
+        return 1 + bisect_right(
+            range(1, last_seq + 1),
+            position,
+            key=lambda seq: self._one(_POSITION, session, seq)[0],
+        )
 
     def _items(self, rows: Iterable[Any]) -> list[StreamItem]:
         return [
             StreamItem(feed_cursor(row[6], self._epoch), event_from(row, row[7])) for row in rows
         ]
 
-    def _with_news(self, position: int, sessions: Sequence[str], within: Reach) -> list[int]:
-        found: set[int] = set()
-        for let_in in self._ways_in(within):
-            where, values = _where(
-                {
-                    "id IN (SELECT value FROM json_each(?))": json.dumps(list(sessions))
-                    if sessions
-                    else None,
-                    let_in: within.principal,
-                    f"id IN ({TREE})": within.tree,
-                    "last_position > ?": position,
-                }
-            )
-            rows = self._execute(f"SELECT number FROM sessions{where}", values)
-            found.update(row[0] for row in rows)
-        return sorted(found)
+    def _with_news(self, position: int, sessions: Sequence[str], within: Reach) -> dict[int, int]:
+        """Return the numbers of the sessions with events beyond a position, and their last ``seq``."""
+        if sessions:
+            named = {"id IN (SELECT value FROM json_each(?))": json.dumps(list(sessions))}
+            ways = [
+                {**named, "+last_position > ?": position, **way} for way in ways_in(within, "id")
+            ]
+        else:
+            new = {f"id IN ({TREE})": within.tree, "last_position > ?": position}
+            ways = [{"owner = ?": within.principal, **new}]
+            if within.principal is not None:
+                ways.append({f"id IN ({GRANTED})": within.principal, **new})
+        found: dict[int, int] = {}
+        for way in ways:
+            where, values = where_all(way)
+            found.update(self._execute(f"SELECT number, last_seq FROM sessions{where}", values))
+        return found
 
     def feed_head(self) -> str:
         return feed_cursor(self.event_count(), self._epoch)
@@ -510,15 +570,8 @@ class SqliteView:
             return 0
         if end >= NO_END:
             return session.last_seq
-        found = (
-            "SELECT position FROM events"
-            " WHERE session = (SELECT number FROM sessions WHERE id = ?) AND seq = ?"
-        )
-        return bisect_right(
-            range(1, session.last_seq + 1),
-            end,
-            key=lambda seq: self._one(found, session_id, seq)[0],
-        )
+        number = self._one("SELECT number FROM sessions WHERE id = ?", session_id)[0]
+        return self._first_after(number, session.last_seq, end) - 1
 
     def _end_of(self, epoch: str) -> int | None:
         return NO_END if epoch == self._epoch else end_of(self._connection, epoch)
@@ -587,7 +640,9 @@ class SqliteView:
         return [audit_from(row) for row in _up_to(size, rows)]
 
     def last_audit(self) -> AuditEntry | None:
-        row = self._one(f"SELECT {AUDIT_COLUMNS} FROM audit ORDER BY seq DESC LIMIT 1")
+        row = self._one(
+            f"SELECT {AUDIT_COLUMNS} FROM audit WHERE seq = (SELECT max(seq) FROM audit)"
+        )
         return None if row is None else audit_from(row)
 
     def idempotency(self, caller: str, call: str, key: str) -> IdempotencyRecord | None:

@@ -1,0 +1,274 @@
+"""What a list costs follows the page and what is the caller's own, not what others have."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+from attrs import evolve
+
+from agent_orchestrator.domain.access import Grant, Reach
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import Request, Session
+from agent_orchestrator.ports import Store, Transaction, View
+from agent_orchestrator.stores.memory import MemoryStore
+from agent_orchestrator.stores.memory.view import MemoryView
+from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.stores.sqlite.rows import (
+    REQUEST_COLUMNS,
+    RUN_COLUMNS,
+    SESSION_COLUMNS,
+    request_values,
+    run_values,
+    session_values,
+)
+from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrations
+from agent_orchestrator.testing.stores.samples import NOW, a_request, a_run, a_session, drafts
+
+pytestmark = pytest.mark.anyio
+
+FEW, MANY = 200, 2000
+
+ANN, TREE = Reach("ann"), "ses_of_ann"
+REACHES = {"own": ANN, "granted": Reach("bob"), "below": Reach(tree=TREE)}
+STATES = (None, RunStatus.QUEUED, RunStatus.COMPLETED, RunStatus.FAILED)
+Look = Callable[[View, Reach, Any], Sequence[object]]
+LOOKS: dict[str, Look] = {
+    "sessions": lambda view, within, after: view.sessions(within=within, after=after, limit=50),
+    "open": lambda view, within, after: view.sessions(
+        within=within, status="open", after=after, limit=50
+    ),
+    "closed": lambda view, within, after: view.sessions(
+        within=within, status="closed", after=after, limit=50
+    ),
+    **{
+        f"runs {state}": lambda view, within, after, state=state: view.runs(
+            within=within, status=state, after=after, limit=50
+        )
+        for state in STATES
+    },
+    **{
+        f"requests {state} {resolvable}": lambda view, within, after, state=state, may=resolvable: (
+            view.requests(within=within, status=state, resolvable=may, after=after, limit=50)
+        )
+        for state in (None, "pending", "approved")
+        for resolvable in (False, True)
+    },
+    "requests of a tree": lambda view, within, after: view.requests(
+        within=within, root_session_id=TREE, status="pending", after=after, limit=50
+    ),
+    "children": lambda view, within, after: view.sessions(
+        within=within, parent_session_id=TREE, after=after, limit=50
+    ),
+    "number of children": lambda view, within, after: range(view.child_count(TREE, within)),
+    "events": lambda view, within, after: view.feed(after=None, within=within, limit=50),
+    "events of one": lambda view, within, after: view.feed(
+        after=None, sessions=[TREE], within=within, limit=50
+    ),
+}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"  # what is counted is SQLite's work
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[list[int]]:
+    """Yield a list with the steps of SQLite's machine for each statement of connections to be opened."""
+    steps: list[int] = []
+
+    def opened(connection: apsw.Connection) -> None:
+        connection.trace_v2(
+            apsw.SQLITE_TRACE_PROFILE,
+            lambda event: steps.append(event["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"]),
+        )
+
+    apsw.connection_hooks.append(opened)
+    try:
+        yield steps
+    finally:
+        apsw.connection_hooks.remove(opened)
+
+
+def add(tx: Transaction, session: Session, status: RunStatus, *, is_open: bool) -> None:
+    """Add a session with a run, a request and an event."""
+    run = a_run(session.id, status=status)
+    request = a_request(run, root_session_id=session.root_session_id)
+    tx.add_session(session)
+    tx.add_run(run)
+    tx.add_request(request if is_open else _approved(request))
+    tx.append(session.id, drafts("x", run_id=run.id), NOW)
+
+
+def _approved(request: Request) -> Request:
+    return evolve(request, status="approved", resolved_at=NOW)
+
+
+async def fill(store: Store, owner: str, count: int) -> None:
+    """Add as many sessions of an owner, every tenth of them closed, and with what has not ended."""
+
+    def change(tx: Transaction) -> None:
+        for n in range(count):
+            is_open = n % 10 == 0
+            session = a_session(owner=owner, status="closed" if is_open else "open")
+            status = RunStatus.QUEUED if is_open else RunStatus.COMPLETED
+            add(tx, session, status, is_open=is_open)
+
+    await store.transact(change)
+
+
+async def put_family(store: Store) -> None:
+    """Add a tree of ann's, which bob may work with."""
+
+    def change(tx: Transaction) -> None:
+        below: dict[str, Any] = {"owner": "ann", "root_session_id": TREE}
+        add(tx, a_session(id=TREE, owner="ann"), RunStatus.QUEUED, is_open=True)
+        for n in range(6):
+            child = a_session(parent_session_id=TREE, depth=1, **below)
+            add(tx, child, RunStatus.COMPLETED, is_open=n < 3)
+        tx.put_grants(TREE, [Grant("bob", "writer")])
+
+    await store.transact(change)
+
+
+async def costs(store: Store, steps: list[int], within: Reach) -> dict[str, tuple[int, int]]:
+    """Return for each list how many steps its first page takes, and how many items it has."""
+    found = {}
+    for name, look in LOOKS.items():
+        steps.clear()
+        page = await store.read(lambda view, look=look: look(view, within, None))
+        found[name] = sum(steps), len(page)
+    return found
+
+
+async def test_what_others_have_does_not_cost(tmp_path: Path) -> None:
+    with counted() as steps:
+        async with SqliteStore(tmp_path / "data.db") as store:
+            await fill(store, "eve", FEW // 2)
+            await put_family(store)
+            await fill(store, "eve", FEW // 2)
+            few = {name: await costs(store, steps, within) for name, within in REACHES.items()}
+            await fill(store, "eve", MANY - FEW)
+            many = {name: await costs(store, steps, within) for name, within in REACHES.items()}
+    for reach, name in itertools.product(REACHES, LOOKS):
+        before, after = few[reach][name], many[reach][name]
+        assert before[1] == (7 if name in ("runs None", "events") else before[1]) == after[1]
+        assert 0 < after[0] < 1.5 * before[0] + 1000, (reach, name, before, after)
+
+
+async def test_in_memory_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    is_within = MemoryView._is_within
+
+    def noted(view: MemoryView, session_id: str, within: Reach) -> bool:
+        looked.append(session_id)
+        return is_within(view, session_id, within)
+
+    monkeypatch.setattr(MemoryView, "_is_within", noted)
+    async with MemoryStore() as store:
+        await fill(store, "eve", 30)
+        await put_family(store)
+        await fill(store, "eve", 30)
+        for within, look in itertools.product(REACHES.values(), LOOKS.values()):
+            looked.clear()
+            await store.read(partial(look, within=within, after=None))
+            assert len(looked) <= 7
+
+
+async def test_a_page_of_many_sessions_costs_what_the_page_costs(tmp_path: Path) -> None:
+    with counted() as steps:
+        async with SqliteStore(tmp_path / "data.db") as store:
+            await put_family(store)
+            await fill(store, "ann", 3 * FEW)
+            few = await costs(store, steps, ANN)
+            await fill(store, "ann", MANY)
+            many = await costs(store, steps, ANN)
+    assert few["runs None"][1] == 50
+    for name in set(LOOKS) - {"events"}:
+        assert many[name][0] < 1.5 * few[name][0] + 1000, (name, few[name], many[name])
+    # The log is read in the order of all sessions: what has news is looked for once a page.
+    assert many["events"][0] < 60 * MANY
+
+
+@pytest.mark.parametrize(
+    "listing", ["sessions", "runs None", "runs completed", "requests None False"]
+)
+async def test_pages_of_what_one_owns_and_was_granted_are_complete(
+    tmp_path: Path, listing: str
+) -> None:
+    """Page through own and granted rows while others are added: each comes once, in order."""
+    async with SqliteStore(tmp_path / "data.db") as store:
+        for owner in ("bob", "ann", "bob", "eve", "ann"):
+            await fill(store, owner, 60)
+
+        def share(tx: Transaction) -> None:
+            for session in tx.sessions(within=ANN, limit=999)[::2]:
+                tx.put_grants(session.id, [Grant("bob", "reader")])
+
+        await store.transact(share)
+        look = LOOKS[listing]
+        bob = Reach("bob")
+        everything = await store.read(
+            lambda view: [one.id for one in all_of(view, listing) if seen(view, one)]
+        )
+        found: list[str] = []
+        after = None
+        while page := await store.read(partial(look, within=bob, after=after)):
+            assert len(page) <= 50
+            found += [one.id for one in page]  # type: ignore[attr-defined]
+            after = found[-1]
+            await fill(store, "eve", 5)
+        assert found == everything
+        assert len(found) > 100
+
+
+async def test_rows_of_an_older_database_have_their_owner(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+    with contextlib.closing(apsw.Connection(str(path))) as connection:
+        connection.pragma("application_id", APPLICATION_ID)
+        for script in migrations()[:18]:
+            connection.execute(script)
+        connection.pragma("user_version", 18)
+        session = a_session(owner="ann")
+        run = a_run(session.id)
+        for table, names, values in (
+            ("sessions", SESSION_COLUMNS, session_values(session)),
+            ("runs", RUN_COLUMNS, run_values(run)),
+            ("requests", REQUEST_COLUMNS, request_values(a_request(run))),
+        ):
+            marks = ", ".join("?" * len(values))
+            connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)
+    async with SqliteStore(path) as store:
+        for owner, count in (("ann", 1), ("bob", 0)):
+            within = Reach(owner)
+            found = await store.read(
+                lambda view, w=within: (
+                    *view.runs(within=w, limit=9),
+                    *view.requests(within=w, limit=9),
+                )
+            )
+            assert len(found) == 2 * count
+        await store.transact(lambda tx: tx.put_session(evolve(session, owner="cid")))
+        assert await store.read(lambda view: view.runs(within=ANN, limit=9)) == []
+        assert len(await store.read(lambda view: view.runs(within=Reach("cid"), limit=9))) == 1
+
+
+def all_of(view: View, listing: str) -> Sequence[Any]:
+    if listing == "sessions":
+        return view.sessions(limit=9999)
+    if listing.startswith("runs"):
+        state = None if listing == "runs None" else RunStatus.COMPLETED
+        return view.runs(status=state, limit=9999)
+    return view.requests(limit=9999)
+
+
+def seen(view: View, one: Any) -> bool:
+    session_id = one.id if isinstance(one, Session) else one.session_id
+    session = view.session(session_id)
+    assert session is not None
+    return session.owner == "bob" or view.role(session_id, "bob") is not None

@@ -1,0 +1,248 @@
+"""Every statement the SQLite store has finds its rows by an index, whatever else there is.
+
+The statements are those that SQLite itself reports while each method of a view and of a transaction is
+called with each combination of its filters. A new method takes part by itself: a parameter that is not
+known here fails the test.
+"""
+
+import inspect
+import itertools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from agent_orchestrator.domain.access import EVERYTHING, Grant, Reach
+from agent_orchestrator.domain.audit import AuditEntry
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import Attempt, Thread
+from agent_orchestrator.domain.tokens import AccessToken
+from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.stores.encoding import feed_cursor
+from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.testing.stores.samples import (
+    NOW,
+    a_message,
+    a_record,
+    a_request,
+    a_run,
+    a_session,
+    drafts,
+)
+
+pytestmark = pytest.mark.anyio
+
+SMALL = {"tree", "walk", "lineage", "place", "json_each"}
+"""What may be read whole: parts of a query, which hold what the query found."""
+
+READ_WHOLE = {
+    ("SCAN r USING INDEX runs_for_workers", "LIMIT ?"): "the queue, which has a limit",
+    ("SCAN events USING COVERING INDEX events_of_session", "min(position)"): "a check reads all",
+    ("SCAN commits", "commits"): "one row",
+}
+"""Steps that read all rows of what they name, a part of their statements, and why that is right."""
+
+SESSION = a_session(owner="ann")
+RUN = a_run(SESSION.id, worker_id="dmn_1/1", status=RunStatus.RUNNING)
+OTHER = a_session(owner="ann")
+QUEUED = a_run(OTHER.id)
+REQUEST = a_request(RUN)
+MESSAGE = a_message(SESSION.id)
+ATTEMPT = Attempt(RUN.id, 1, "dmn_1/1", "codex", NOW, token_hash="hash")
+TOKEN = AccessToken("tok_1", "phone", "bob", ("read",), "local", NOW, None)
+REACHES = (EVERYTHING, Reach("ann"), Reach(tree=SESSION.id), Reach("ann", SESSION.id))
+
+DAY = timedelta(days=1)
+
+VALUES: dict[str, tuple[Any, ...]] = {
+    "after": (None, "x"),
+    "at": (NOW,),
+    "attempt": (None, 1),
+    "call": ("call",),
+    "caller": ("local",),
+    "cut": (10,),
+    "drafts": (drafts("x", run_id=RUN.id),),
+    "entry": (AuditEntry(1, NOW, "local", "none", "call", None, "done", {}, "hash"),),
+    "epoch": ("epc_1",),
+    "forget_before": (NOW + DAY,),
+    "grants": ((Grant("bob", "reader"),),),
+    "instance": ("dmn_2",),
+    "key": ("key",),
+    "limit": (2,),
+    "message": (MESSAGE,),
+    "message_id": (MESSAGE.id,),
+    "now": (NOW + DAY,),
+    "parent_run_id": (None, RUN.id),
+    "parent_session_id": (None, SESSION.id),
+    "principal": ("bob",),
+    "provider": ("codex",),
+    "record": (a_record(),),
+    "request": (REQUEST,),
+    "request_id": (REQUEST.id,),
+    "resolvable": (False, True),
+    "root_session_id": (None, SESSION.id),
+    "run": (QUEUED,),
+    "run_id": (None, RUN.id),
+    "session": (SESSION,),
+    "session_id": (None, SESSION.id),
+    "sessions": ((), (SESSION.id,)),
+    "size": (None, 9),
+    "status": (None, "pending"),
+    "thread": (Thread("thread", {}),),
+    "token": (TOKEN,),
+    "token_hash": ("hash",),
+    "token_id": (TOKEN.id,),
+    "topic": ("topic",),
+    "until": (None,),
+    "within": REACHES,
+}
+OWN: dict[tuple[str, str], tuple[Any, ...]] = {
+    ("add_run", "run"): (RUN, QUEUED),
+    ("add_session", "session"): (SESSION, OTHER),
+    ("audit", "after"): (0,),
+    ("events", "after"): (0,),
+    ("feed", "after"): (None, feed_cursor(1, None)),
+    ("put_attempt", "attempt"): (ATTEMPT,),
+    ("runs", "status"): (None, *RunStatus),
+}
+"""Values of a parameter of one method, where they are not those of the others."""
+
+IN_ORDER = ("add_session", "add_run", "add_message", "add_request", "add_token")
+"""What is added before anything else can be."""
+
+
+@contextmanager
+def reported() -> Iterator[set[str]]:
+    """Yield the statements that all connections to databases are given from now on."""
+    found: set[str] = set()
+
+    def note(_cursor: object, sql: str, _values: object) -> bool:
+        found.add(sql)
+        return True
+
+    def opened(connection: apsw.Connection) -> None:
+        connection.set_exec_trace(note)
+
+    apsw.connection_hooks.append(opened)
+    try:
+        yield found
+    finally:
+        apsw.connection_hooks.remove(opened)
+
+
+async def test_no_statement_reads_a_whole_table(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+    async with SqliteStore(path):
+        pass  # what brings it to the present schema reads all there is, once
+    with reported() as statements:
+        await ask_everything(path)
+    found = dict(explained(path, statements))
+    assert len(found) > 100, "the statements were not reported"
+    for table in ("sessions", "messages", "runs", "requests", "events", "attempts", "audit"):
+        assert any(f"FROM {table}" in sql for sql in found), table
+    scans = [
+        (step, " ".join(sql.split()))
+        for sql, steps in found.items()
+        for step in steps
+        if step.startswith("SCAN ") and not _is_small(step)
+    ]
+    wrong = [
+        scan
+        for scan in scans
+        if not any(scan[0] == s and part in scan[1] for s, part in READ_WHOLE)
+    ]
+    assert not wrong, "\n".join(map(": ".join, wrong))
+    for step, part in READ_WHOLE:
+        assert any(step == one and part in sql for one, sql in scans), f"{step} is no more"
+
+
+async def ask_everything(path: Path) -> None:
+    async with SqliteStore(path) as store:
+        own = [name for name in methods(Transaction) if name not in methods(View)]
+        for name in sorted(own, key=lambda one: (one not in IN_ORDER, _place(one), one)):
+            for keywords in calls(Transaction, name):
+                await store.transact(partial(call, name, keywords))
+        for number in range(64):  # once in a while it forgets those that are old
+            record = a_record(key=f"key {number}")
+            await store.transact(
+                lambda tx, record=record: tx.remember(record, forget_before=NOW + DAY)
+            )
+        for name in methods(View):
+            for keywords in calls(View, name):
+                await store.read(partial(call, name, keywords))
+        await store.transact(lambda tx: tx.append(SESSION.id, drafts(*"x" * 99), NOW))
+        for sessions in ((), (SESSION.id,)):
+            # So far behind that the logs of the sessions are merged.
+            await store.read(
+                lambda view, s=sessions: view.feed(
+                    after=None, sessions=s, within=Reach("ann"), limit=9
+                )
+            )
+        await store.check()
+        assert await store.problems() == ()
+
+
+def methods(protocol: type) -> list[str]:
+    return [name for name, _ in inspect.getmembers(protocol, inspect.isfunction) if name[0] != "_"]
+
+
+def _place(name: str) -> int:
+    return IN_ORDER.index(name) if name in IN_ORDER else len(IN_ORDER)
+
+
+def calls(protocol: type, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of each call of a method that is to be tried."""
+    parameters = list(inspect.signature(getattr(protocol, name)).parameters.values())[1:]
+    choices = []
+    for parameter in parameters:
+        values = OWN.get((name, parameter.name), VALUES[parameter.name])
+        if parameter.default is parameter.empty and len(values) > 1:
+            is_optional = "None" in str(parameter.annotation)
+            values = values if is_optional else tuple(one for one in values if one is not None)
+        choices.append([(parameter.name, value) for value in values])
+    yield from map(dict, itertools.product(*choices))
+
+
+def call(name: str, keywords: dict[str, Any], view: View) -> None:
+    getattr(view, name)(**keywords)
+
+
+def explained(path: Path, statements: set[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each statement that looks for rows, and the steps by which SQLite would."""
+    connection = apsw.Connection(str(path))
+    try:
+        for sql in statements:
+            if sql.split()[0].upper() in {
+                "SELECT",
+                "WITH",
+                "UPDATE",
+                "DELETE",
+                "INSERT",
+                "REPLACE",
+            }:
+                steps = connection.execute(f"EXPLAIN QUERY PLAN {sql}", _nothing(sql))
+                yield sql, [row[3] for row in steps]
+    finally:
+        connection.close()
+
+
+def _nothing(sql: str) -> tuple[None, ...]:
+    """Return values for a statement of which only the plan is asked."""
+    numbers = [int(number) for number in re.findall(r"\?(\d+)", sql)]
+    return (None,) * (max(numbers) if numbers else sql.count("?"))
+
+
+def _is_small(step: str) -> bool:
+    what = step.removeprefix("SCAN ").split()[0]
+    return (
+        what in SMALL
+        or what == "CONSTANT"
+        or step.endswith("VALUES CLAUSE")
+        or what.startswith("(subquery")
+    )
