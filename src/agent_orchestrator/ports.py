@@ -181,6 +181,15 @@ class View(Protocol):
         """
         ...
 
+    def last_resolved(
+        self, run_id: str, attempt: int, *, statuses: Collection[str], told: Collection[str]
+    ) -> Request | None:
+        """Return the request of an attempt that was resolved last with one of the statuses.
+
+        :param told: ids of requests to leave out.
+        """
+        ...
+
     def due_requests(self, now: datetime, limit: int) -> list[Request]:
         """Return pending requests whose time was up at ``now``, the first to expire first."""
         ...

@@ -646,11 +646,7 @@ def untold_answer(
     :param told: those whose answers it is known to have got. Of others it has if it has said
         something since, before it was stopped.
     """
-    asked = [
-        one for one in tx.requests(run_id=run.id, limit=MAX_LOOK) if one.attempt == run.attempt
-    ]
-    decided = [one for one in asked if one.status in DECIDED and one.id not in told]
-    last = max(decided, key=lambda one: (one.resolved_at, one.id), default=None)
+    last = tx.last_resolved(run.id, run.attempt, statuses=DECIDED, told=told)
     if last is None or last.resolved_at is None:
         return None
     said_at = tx.last_output_at(run, attempt=run.attempt)

@@ -1,7 +1,7 @@
 """Looks, as functions of what is kept."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from heapq import merge
 from typing import Any, TypeVar
@@ -273,6 +273,17 @@ class MemoryView:
         if within != EVERYTHING:
             return self._of_members(requests, within, after)
         return requests.find("pending" if status == "pending" else "all", after=after)
+
+    def last_resolved(
+        self, run_id: str, attempt: int, *, statuses: Collection[str], told: Collection[str]
+    ) -> Request | None:
+        found = [
+            (one.resolved_at, one.id, one)
+            for one in self._state.requests.find("run", run_id)
+            if one.attempt == attempt and one.status in statuses and one.id not in told
+            if one.resolved_at is not None
+        ]
+        return max(found)[2] if found else None
 
     def due_requests(self, now: datetime, limit: int) -> list[Request]:
         due = [one for one in self._state.requests.find("pending") if one.expires_at <= now]

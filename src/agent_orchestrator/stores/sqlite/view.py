@@ -2,7 +2,7 @@
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from heapq import heappop, heappush
 from itertools import chain
@@ -339,6 +339,18 @@ class SqliteView:
             }
             ways = self._among("requests", conditions, within, "session_id", to_work=resolvable)
         return [request_from(row) for row in self._page(_REQUEST, ways, limit, size)]
+
+    def last_resolved(
+        self, run_id: str, attempt: int, *, statuses: Collection[str], told: Collection[str]
+    ) -> Request | None:
+        rows = self._execute(
+            "SELECT id, status FROM requests INDEXED BY requests_resolved WHERE run_id = ? AND attempt = ?"
+            " AND resolved_at IS NOT NULL ORDER BY resolved_at DESC, id DESC",
+            (run_id, attempt),
+        )
+        found = (row[0] for row in rows if row[1] in statuses and row[0] not in told)
+        request_id = next(found, None)
+        return None if request_id is None else self.request(request_id)
 
     def due_requests(self, now: datetime, limit: int) -> list[Request]:
         rows = self._execute(

@@ -103,6 +103,32 @@ class Family(Opening):
                     [runs[other.id]] if top is other else [],
                 ]
 
+    async def test_the_request_resolved_last_in_an_attempt_is_found(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            run = a_run(session.id, attempt=2)
+            await put(store, session, run)
+            asked = [
+                a_request(
+                    run, attempt=attempt, status=status, resolved_at=NOW + timedelta(seconds=n)
+                )
+                for n, (attempt, status) in enumerate(
+                    [(2, "answered"), (2, "approved"), (2, "canceled"), (1, "approved")]
+                )
+            ]
+            for one in (*asked, a_request(run, attempt=2)):
+                await store.transact(lambda tx, one=one: tx.add_request(one))  # type: ignore[misc]
+
+            def look(view: View) -> list[Request | None]:
+                statuses = {"answered", "approved"}
+                first, second = asked[0].id, asked[1].id
+                return [
+                    view.last_resolved(run.id, 2, statuses=statuses, told=told)
+                    for told in ((), (second,), (first, second))
+                ]
+
+            assert await store.read(look) == [asked[1], asked[0], None]
+
     async def test_messages_no_run_delivers_wait(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session, other = a_session(), a_session()
