@@ -13,7 +13,7 @@ from typing import Final
 
 import anyio
 import apsw
-from tests.chaos import agents, damage, disks, engines, kills, times
+from tests.chaos import agents, damage, disks, engines, kills, sizes, times
 from tests.chaos.daemon import ROOT
 from tests.chaos.outcome import Effort, Outcome, Skipped, table
 
@@ -31,6 +31,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
     "pause": times.standstill,
     "clock": times.clock_jumps,
     "ready": times.ready_again,
+    "sizes": sizes.sweep,
     "codex": agents.codex_restart,
     "model": engines.model,
     "simulation": engines.simulation,

@@ -127,7 +127,8 @@ def _check_logs(connection: apsw.Connection, outcome: Outcome) -> dict[str, tupl
     opened: dict[str, str] = {}
     positions = 0
     rows = connection.execute(
-        "SELECT position, session, seq, run_id, attempt, event_type, data FROM events"
+        "SELECT position, session, seq, run_id, attempt, event_type,"
+        " coalesce(CAST(long_data AS TEXT), data) FROM events"
         " ORDER BY position"
     )
     for position, session, seq, run_id, attempt, event_type, data in rows:

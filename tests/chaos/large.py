@@ -1,0 +1,73 @@
+"""An agent that says as much as may be said, in the shape that its prompt names: ``SHAPE SIZE``.
+
+It imports nothing that costs time.
+"""
+
+import os
+import sys
+
+ONE_LINE = {
+    "text": b"x",
+    "escapes": b"\\n",
+    "escaped": b"\\u4e2d",
+    "latin": "é".encode(),
+    "cjk": "中".encode(),
+    "emoji": "😀".encode(),
+    "not-utf-8": b"\xff",
+}
+"""What one string of one line is made of."""
+
+_BEGIN = b'{"type":"say","text":"'
+
+
+def pieces(shape, size):
+    """Yield some bytes of lines, so many in all."""
+    if shape in ONE_LINE:
+        unit = ONE_LINE[shape]
+        yield _BEGIN
+        yield from _repeated(unit, size // len(unit))
+        yield b'"}\n'
+    elif shape == "one-wide":  # one character that makes all the others take four bytes each
+        yield _BEGIN + "😀".encode()
+        yield from _repeated(b"x", size)
+        yield b'"}\n'
+    elif shape == "one-middle":
+        yield _BEGIN + "中".encode()
+        yield from _repeated(b"x", size)
+        yield b'"}\n'
+    elif shape == "strings":
+        yield b'{"type":"say","text":"x","more":["'
+        yield from _repeated(b"x" * 400 + b'","', size // 403)
+        yield b'"]}\n'
+    elif shape == "values":
+        yield b'{"type":"say","text":"x","more":['
+        yield from _repeated(b"[],", size // 3)
+        yield b"0]}\n"
+    elif shape == "deep":
+        yield from _repeated(b'{"a":', size // 5)
+        yield b"\n"
+    elif shape == "twins":
+        names = b",".join(b'"%d":0' % number for number in range(20_000))
+        yield from _repeated(b"{" + names + b',"19999":0}\n', size // len(names))
+    elif shape == "small-lines":
+        yield from _repeated(b'{"type":"say","text":"a"}\n', size // 26)
+    elif shape == "blank-lines":
+        yield from _repeated(b"\n", size)
+    else:  # "lines-of-N"
+        length = int(shape.rpartition("-")[2])
+        yield from _repeated(_BEGIN + b"x" * (length - 25) + b'"}\n', size // length)
+
+
+def _repeated(unit, times):
+    many = max(1, 65536 // len(unit))
+    for _ in range(times // many):
+        yield unit * many
+    yield unit * (times % many)
+
+
+if __name__ == "__main__":
+    shape, size = sys.stdin.read().split()
+    for piece in pieces(shape, int(size)):
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(1, view) :]

@@ -1,0 +1,272 @@
+"""As much as may be said, in the worst shapes: what it costs a daemon, and who waits for it.
+
+Three bounds hold for each case:
+
+- a look at ``/health`` every 20 ms takes at most 100 ms at the 99th percentile;
+- memory grows by at most four times the input;
+- twice the input takes at most 2.5 times the processor time.
+"""
+
+import base64
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import anyio.to_thread
+import httpx
+from attrs import define, field, frozen
+from tests.chaos.daemon import ROOT, Daemon, daemon
+from tests.chaos.outcome import Effort, Outcome, percentile
+from tests.support.pace import crowding
+
+HEALTH_S: Final = 0.1
+GROWTH: Final = 4.0
+DOUBLED: Final = 2.5
+
+SLACK: Final = 24 * 2**20
+"""Bytes of memory that are not counted: what SQLite caches, and what is taken once."""
+
+SLACK_S: Final = 0.2
+"""Seconds of processor time likewise."""
+
+FULL: Final = 63 * 2**20
+"""Bytes of an agent's line; a line of 64 MiB or more is cut."""
+
+MANY: Final = 2**20
+"""Bytes in small pieces: each costs what an event costs."""
+
+CONFIG: Final = f"""\
+[providers.large]
+runner = "command"
+argv = ["{sys.executable}", "-I", "-S", "{ROOT}/tests/chaos/large.py"]
+output = "jsonl"
+map = [
+  {{ when = {{ type = "say" }}, emit = "agent.message", data = {{ text = "$.text", more = "$.more" }} }},
+]
+"""
+
+
+@frozen
+class Case:
+    """One way to be large.
+
+    :param shape: of what the agent says: see :mod:`tests.chaos.large`.
+    :param full: how many bytes that has at most.
+    :param path: what is read of it afterwards; the cost of that is measured instead.
+    :param is_socket: whether it is read over a WebSocket.
+    """
+
+    shape: str
+    full: int = FULL
+    path: str | None = None
+    is_socket: bool = False
+
+    @property
+    def name(self) -> str:
+        if self.path is None:
+            return f"{self.shape}, said"
+        way = "WebSocket" if self.is_socket else "GET"
+        return f"{self.shape}, {way} {self.path.partition('?')[0]}"
+
+
+STREAM: Final = "/stream?sessionId={session}&cursor=0"
+
+CASES: Final = (
+    *(Case(shape) for shape in ("text", "escapes", "escaped", "latin", "cjk", "not-utf-8")),
+    *(Case(shape) for shape in ("strings", "values", "deep", "lines-of-60000", "lines-of-1000000")),
+    *(Case(shape, MANY) for shape in ("twins", "small-lines")),
+    Case("blank-lines", 8 * MANY),
+    Case("cjk", path=STREAM),
+    Case("cjk", path="/stream"),
+    Case("cjk", path=STREAM, is_socket=True),
+    Case("lines-of-60000", path=STREAM),
+    Case("lines-of-1000000", path=STREAM, is_socket=True),
+    Case("small-lines", MANY, path=STREAM),
+    Case("small-lines", MANY, path=STREAM, is_socket=True),
+    Case("cjk", path="/sessions/{session}/events?limit=1000"),
+    Case("lines-of-1000000", path="/sessions/{session}/events?limit=1000"),
+    Case("cjk", path="/runs/{run}"),
+    Case("cjk", path="/sessions/{session}/tree"),
+)
+
+
+@frozen
+class Cost:
+    """What a daemon had to give.
+
+    :param cpu_s: processor time.
+    :param growth: bytes by which its memory grew.
+    :param health_s: how long a look at its health took, at the 99th percentile.
+    """
+
+    cpu_s: float
+    growth: int
+    health_s: float
+
+
+async def sweep(effort: Effort, directory: Path) -> Outcome:
+    """Say and read as much as there may be, and half as much, and compare the costs."""
+    outcome = Outcome("sizes", effort.seed)
+    cases = CASES if effort.share >= 0.1 else CASES[16:17]
+    worst = [0.0, 0.0, 0.0]
+    for case in cases:
+        outcome.tries += 1
+        full = case.full if effort.share >= 0.1 else min(case.full, 2 * MANY)
+        for attempt in range(3):
+            place = directory / f"{outcome.tries}-{attempt}"
+            found, problems = await anyio.to_thread.run_sync(_compared, case, full, place)
+            if not problems:
+                break
+        print(f"  {case.name}: {found}", file=sys.stderr, flush=True)
+        worst = [max(pair) for pair in zip(worst, found.values, strict=True)]
+        for problem in problems:
+            outcome.fault("broken", f"{case.name}: {problem}")
+    outcome.notes.append(
+        f"at worst {worst[0] * 1000:.0f} ms, {worst[1]:.1f} times the memory, "
+        f"{worst[2]:.1f} times the time for twice the input"
+    )
+    return outcome
+
+
+@frozen
+class _Figures:
+    health_s: float
+    growth: float
+    doubled: float
+    cpu_s: float
+
+    @property
+    def values(self) -> tuple[float, float, float]:
+        return self.health_s, self.growth, self.doubled
+
+    def __str__(self) -> str:
+        return (
+            f"/health {self.health_s * 1000:.0f} ms, memory x {self.growth:.2f}, "
+            f"twice the input x {self.doubled:.2f}, {self.cpu_s:.2f} s of the processor"
+        )
+
+
+def _compared(case: Case, full: int, directory: Path) -> tuple[_Figures, list[str]]:
+    half, whole = (_cost(case, size, directory / str(size)) for size in (full // 2, full))
+    grown = max(0, whole.growth - SLACK) / full
+    doubled = max(0.0, whole.cpu_s - SLACK_S) / max(half.cpu_s, 0.01)
+    figures = _Figures(whole.health_s, grown, doubled, whole.cpu_s)
+    problems = []
+    if whole.health_s > HEALTH_S * crowding():
+        problems.append(f"a look at /health took {whole.health_s * 1000:.0f} ms")
+    if grown > GROWTH:
+        problems.append(f"memory grew by {grown:.1f} times the input")
+    if doubled > DOUBLED:
+        problems.append(f"twice the input took {doubled:.1f} times as long")
+    return figures, problems
+
+
+def _cost(case: Case, size: int, directory: Path) -> Cost:
+    with daemon(directory, config=CONFIG) as one:
+        one.start()
+        _say(one, "text 100")
+        if case.path is None:
+            with _measured(one) as cost:
+                _say(one, f"{case.shape} {size}")
+        else:
+            session, run = _say(one, f"{case.shape} {size}")
+            one.stop()
+            one.start()
+            path = case.path.format(session=session, run=run)
+            _read(one, "/stream?cursor=head", is_socket=False)  # what is loaded at the first time
+            with _measured(one) as cost:
+                _read(one, path, is_socket=case.is_socket)
+        one.stop()
+    return cost[0]
+
+
+def _say(one: Daemon, prompt: str) -> tuple[str, str]:
+    """Have the agent say something; return its session and run once it has."""
+    with httpx.Client(base_url=one.url, trust_env=False, timeout=600) as client:
+        session = client.post("/sessions", json={"provider": "large"}).json()["session"]["id"]
+        sent = client.post(f"/sessions/{session}/messages", json={"text": prompt}).json()
+        run = sent["run"]["id"]
+        # The run itself may hold a large result.
+        while any(
+            one["queued_count"] + one["running_count"]
+            for one in client.get("/daemon/status").json()["runs"]
+        ):
+            time.sleep(0.02)
+    return session, run
+
+
+_ENDS: Final = (b"caught up", b"caught_up")
+_PIECE: Final = 2**18
+
+
+def _read(one: Daemon, path: str, *, is_socket: bool) -> None:
+    """Read an answer to its end, a stream until it has caught up."""
+    more = "Connection: close\r\n"
+    if is_socket:
+        more = (
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\n"
+        )
+    tail = b""
+    with socket.create_connection(("127.0.0.1", one.port), timeout=300) as line:
+        line.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{more}\r\n".encode())
+        while data := line.recv(_PIECE):
+            tail = (tail + data)[-200:]
+            if "/stream" in path and any(end in tail for end in _ENDS):
+                return
+
+
+# --- what is measured -----------------------------------------------------------------------
+
+
+@define
+class _Looks(threading.Thread):
+    """Looks at the health of a daemon every 20 ms."""
+
+    port: int
+    over: threading.Event = field(factory=threading.Event)
+    took: list[float] = field(factory=list)
+
+    def __attrs_pre_init__(self) -> None:
+        super().__init__()
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def run(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.port)) as line:
+            while not self.over.wait(max(0.0, 0.02 - (self.took[-1] if self.took else 0.0))):
+                began = time.perf_counter()
+                line.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                while not line.recv(_PIECE).endswith(b"}"):
+                    pass
+                self.took.append(time.perf_counter() - began)
+
+
+@contextmanager
+def _measured(one: Daemon) -> Iterator[list[Cost]]:
+    """Measure what a daemon gives while the scope lasts."""
+    looks = _Looks(one.port)
+    looks.start()
+    memory, cpu_s, found = _memory(one.pid, "VmRSS"), _cpu_s(one.pid), []
+    try:
+        yield found
+    finally:
+        looks.over.set()
+        looks.join()
+    growth = _memory(one.pid, "VmHWM") - memory
+    found.append(Cost(_cpu_s(one.pid) - cpu_s, growth, percentile(looks.took or [0.0], 0.99)))
+
+
+def _cpu_s(pid: int) -> float:
+    return time.clock_gettime((~pid << 3) | 2)  # clock_getcpuclockid(3)
+
+
+def _memory(pid: int, name: str) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
