@@ -12,7 +12,7 @@ from agent_orchestrator.ports import Gateway
 from agent_orchestrator.wire import codec
 from agentd.lifetime import Lifetime
 from agentd.requests import Request, body_object, current, query_pairs
-from agentd.responses import json_response
+from agentd.responses import as_json, json_response
 
 View = Callable[..., Awaitable[Response]]
 
@@ -48,7 +48,7 @@ def _mutation(operation: Operation[Any, Any], gateway: Gateway, _: Lifetime) -> 
         command = codec.command(operation.request, values)
         reply = await gateway.acting_as(received.principal).call(operation, command)
         return json_response(
-            codec.to_json(reply.answer) if reply.text is None else reply.text,
+            await as_json(reply.answer) if reply.text is None else reply.text,
             operation.status_of(reply.answer),
             REPLAYED if reply.replayed else None,
         )
@@ -64,7 +64,7 @@ def _query(operation: Operation[Any, Any], gateway: Gateway, lifetime: Lifetime)
         command = codec.command(operation.request, values)
         with lifetime.until_closing():
             reply = await gateway.acting_as(received.principal).call(operation, command)
-            return json_response(codec.to_json(reply.answer), operation.status_of(reply.answer))
+            return json_response(await as_json(reply.answer), operation.status_of(reply.answer))
         raise Unavailable("the daemon is stopping: ask again shortly", retry_after_s=5)
 
     return view

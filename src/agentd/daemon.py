@@ -40,6 +40,7 @@ from agentd.doctor import examine
 from agentd.layout import announced, database_judge, protection, remember_database
 from agentd.lifetime import LastResort, Lifetime
 from agentd.local_token import local_token
+from agentd.memory import return_large_blocks
 from agentd.metrics import Metrics
 from agentd.server import listen, resolve, serve, url_of
 from agentd.settings import Settings
@@ -75,6 +76,7 @@ def run_daemon(
     hide_memory()
     logs.set_up(form=settings.log_format, level=settings.log_level, secrets=settings.auth_tokens)
     daemon = Daemon(settings, Path(ready_file) if ready_file else None, accept_loss)
+    return_large_blocks()
     return anyio.run(daemon.run, backend="asyncio")
 
 

@@ -51,7 +51,8 @@ from hypercorn.typing import (
 )
 from wsproto.connection import Connection as SocketState
 from wsproto.connection import ConnectionType
-from wsproto.events import Message
+from wsproto.events import Event as SocketEvent
+from wsproto.events import Message, TextMessage
 from wsproto.handshake import WEBSOCKET_VERSION
 
 from agent_orchestrator.domain import errors
@@ -70,6 +71,9 @@ READ_BYTES: Final = 64 * 1024
 
 STRANGER_BYTES: Final = 4 * 1024
 """The same, from anybody else."""
+
+WRITE_BYTES: Final = 64 * 1024
+"""Bytes written at a time."""
 
 FRAME_BYTES: Final = 256
 """Bytes of a WebSocket looked at before everybody else has a turn: some 40 frames at most."""
@@ -114,6 +118,20 @@ class Frames(WebsocketBuffer):
             if not was_too_long:
                 self._too_long()
             raise
+
+
+class Fragment(str):
+    """Text that is sent as a part of a message, not its last."""
+
+    __slots__ = ()
+
+
+class _SocketState(SocketState):
+    def send(self, event: SocketEvent) -> bytes:
+        """Return what is to be sent for an event."""
+        if isinstance(event, TextMessage) and isinstance(event.data, Fragment):
+            event = TextMessage(event.data, message_finished=False)
+        return super().send(event)
 
 
 class _Received(ReceiveBuffer):
@@ -193,7 +211,7 @@ class Protocol(H11Protocol):
             and event.status_code == HTTPStatus.SWITCHING_PROTOCOLS
         ):
             # Before a frame is looked at: one that is deflated all the same is an error.
-            self.stream.connection = SocketState(ConnectionType.SERVER)
+            self.stream.connection = _SocketState(ConnectionType.SERVER)
             most = self.config.websocket_max_message_size
             self.stream.buffer = Frames(most, self.cut_soon)
             headers = [one for one in event.headers if one[0] != b"sec-websocket-extensions"]
@@ -394,8 +412,7 @@ class Connection(TCPServer):
         async with self.send_lock:
             if not self.writer.is_closing():
                 try:
-                    self.writer.write(event.data)
-                    await self.writer.drain()
+                    await self._write(event.data)
                 except (ConnectionError, RuntimeError):
                     pass
                 else:
@@ -406,6 +423,15 @@ class Connection(TCPServer):
         self._reading.cancel()
         # Whoever sends learns of the end by a message of its own: let it be read.
         await asyncio.sleep(0)
+
+    async def _write(self, data: bytes) -> None:
+        # A part at a time: asyncio would copy all that the reader does not take at once.
+        view = memoryview(data)
+        for place in range(0, len(data), WRITE_BYTES):
+            if place:
+                await asyncio.sleep(0)
+            self.writer.write(view[place : place + WRITE_BYTES])
+            await self.writer.drain()
 
     def _address(self, name: str) -> tuple[str, int] | None:
         address = self.writer.get_extra_info(name)

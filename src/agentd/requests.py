@@ -95,6 +95,8 @@ class Socket(Websocket):
 
     principal: Principal | None = None
     subprotocol: str | None = None
+    is_unfinished: bool = False
+    """Whether a message was sent in part: what is sent next belongs to it."""
 
 
 def current(proxy: object, _: type[Received]) -> Received:

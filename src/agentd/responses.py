@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final, cast
 
+import anyio.to_thread
 from hypercorn.typing import ASGISendCallable, HTTPResponseBodyEvent, HTTPResponseStartEvent
 from quart import Response
 from werkzeug.exceptions import HTTPException
 
 from agent_orchestrator.domain import errors
-from agent_orchestrator.wire import problems, strict_json
+from agent_orchestrator.wire import codec, problems, strict_json
 from agent_orchestrator.wire.sse import EPOCH_HEADER
 from agentd import cors
 
@@ -21,15 +22,23 @@ _COMMON = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def json_response(
-    text: str, status: int = 200, headers: Mapping[str, str] | None = None
+    text: str | bytes, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return an answer whose body is this JSON text."""
     return Response(
-        text.encode(),
+        text.encode() if isinstance(text, str) else text,
         status,
         {**_COMMON, **headers} if headers else _COMMON,
         content_type="application/json",
     )
+
+
+async def as_json(value: Any) -> str | bytes:
+    """Return an object as compact JSON text. A long one is written in a thread."""
+    plain = codec.to_plain(value)
+    if not strict_json.is_long(plain):
+        return strict_json.dumps(plain)
+    return await anyio.to_thread.run_sync(strict_json.encode_in_slices, plain)
 
 
 class LiveResponse(Response):

@@ -1,6 +1,7 @@
 """GET /stream as server-sent events, WS /stream as text frames."""
 
-from collections import Counter, deque
+from codecs import getincrementaldecoder
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import partial
@@ -27,6 +28,7 @@ from agent_orchestrator.ports import Gateway, Subscription, Transport
 from agent_orchestrator.wire import codec, problems, sse, strict_json
 from agentd.auth import Guard
 from agentd.descriptors import Descriptors
+from agentd.http1 import Fragment
 from agentd.lifetime import Lifetime
 from agentd.lockout import Peer
 from agentd.metrics import Metrics
@@ -201,12 +203,8 @@ class EventStream(LiveResponse):
                 told |= is_news
                 await send(stream_part(sse.DRAINING if is_news else sse.KEEPALIVE))
             self._metrics.streamed(_events_in(batch))
-            pending = deque(batch)
-            while pending:
-                chunk = bytearray()
-                while pending and len(chunk) < CHUNK_BYTES:
-                    chunk += _encode(pending.popleft(), from_head=self._asked.cursor == HEAD)
-                await send(stream_part(bytes(chunk)))
+            for chunk in _chunks(batch, from_head=self._asked.cursor == HEAD):
+                await send(stream_part(chunk))
 
 
 async def _while_let_in(subscription: Subscription, work: Callable[[], Awaitable[None]]) -> None:
@@ -253,15 +251,33 @@ async def _next_batch(
     return ()
 
 
-def _encode(item: StreamPart, *, from_head: bool) -> bytes:
+def _chunks(batch: Sequence[StreamPart], *, from_head: bool) -> Iterator[bytes]:
+    """Yield the frames of a batch, put together or cut so that each part has about one size."""
+    chunk = bytearray()
+    for item in batch:
+        for piece in _encode(item, from_head=from_head):
+            for part in _slices(piece):
+                chunk += part
+                if len(chunk) >= CHUNK_BYTES:
+                    yield bytes(chunk)
+                    chunk.clear()
+    if chunk:
+        yield bytes(chunk)
+
+
+def _slices(data: bytes) -> Iterator[bytes]:
+    return (data[place : place + CHUNK_BYTES] for place in range(0, len(data), CHUNK_BYTES))
+
+
+def _encode(item: StreamPart, *, from_head: bool) -> tuple[bytes, ...]:
     if isinstance(item, CaughtUp) and from_head:
-        return f"id: {item.cursor}\n".encode() + sse.CAUGHT_UP
+        return f"id: {item.cursor}\n".encode(), sse.CAUGHT_UP
     if isinstance(item, CaughtUp):
-        return sse.CAUGHT_UP
+        return (sse.CAUGHT_UP,)
     if isinstance(item, Draining):  # of a daemon behind this one
-        return sse.DRAINING
+        return (sse.DRAINING,)
     event = item.event
-    return sse.encode(sse.Frame(codec.event_to_json(event), event.event_type, item.cursor))
+    return sse.encode_json(codec.event_to_json(event), event.event_type, item.cursor)
 
 
 # --- WebSocket ------------------------------------------------------------------------------
@@ -300,10 +316,10 @@ class SocketStream:
                 stopping = errors.Unavailable(
                     "the daemon is stopping: come again with the cursor", retry_after_s=RETRY_S
                 )
-                await socket.send(_frame("error", **problems.to_body(stopping)))
+                await _send_error(socket, stopping)
                 await socket.close(1001, "the daemon is stopping")
             else:
-                await socket.send(_frame("error", **problems.to_body(error)))
+                await _send_error(socket, error)
                 await socket.close(close_code(error), error.code)
 
     async def _refusal(self, socket: Socket) -> errors.OrchestratorError | None:
@@ -364,7 +380,7 @@ class SocketStream:
                     await socket.send(_frame("draining" if is_news else "ping"))
                 self.places.metrics.streamed(_events_in(batch))
                 for item in batch:
-                    await socket.send(_item_frame(item, subscription.epoch))
+                    await _send(socket, _item_frame(item, subscription.epoch))
 
 
 async def _discard_frames(socket: Socket) -> None:
@@ -373,13 +389,34 @@ async def _discard_frames(socket: Socket) -> None:
         await socket.receive()
 
 
-def _item_frame(item: StreamPart, epoch: str | None) -> str:
+async def _send(socket: Socket, pieces: tuple[bytes, ...]) -> None:
+    """Send a text message, a long one in fragments (RFC 6455, 5.4)."""
+    if len(pieces) == 1:
+        await socket.send(pieces[0].decode())
+        return
+    decoder = getincrementaldecoder("utf-8")()  # a character may be on both sides of a cut
+    socket.is_unfinished = True
+    for piece in pieces:
+        for part in _slices(piece):
+            await socket.send(Fragment(decoder.decode(part)))
+    await socket.send("")
+    socket.is_unfinished = False
+
+
+def _item_frame(item: StreamPart, epoch: str | None) -> tuple[bytes, ...]:
     if isinstance(item, CaughtUp):
-        return _frame("caught_up", cursor=item.cursor, epoch=epoch)
+        return (_frame("caught_up", cursor=item.cursor, epoch=epoch).encode(),)
     if isinstance(item, Draining):  # of a daemon behind this one
-        return _frame("draining")
-    cursor = strict_json.dumps(item.cursor)
-    return f'{{"type":"event","cursor":{cursor},"event":{codec.event_to_json(item.event)}}}'
+        return (_frame("draining").encode(),)
+    head = f'{{"type":"event","cursor":{strict_json.dumps(item.cursor)},"event":'.encode()
+    event = codec.event_to_json(item.event)
+    return (head + event[0] + b"}",) if len(event) == 1 else (head, *event, b"}")
+
+
+async def _send_error(socket: Socket, error: errors.OrchestratorError) -> None:
+    """Say what went wrong, unless it would be taken for the rest of a message that was broken off."""
+    if not socket.is_unfinished:
+        await socket.send(_frame("error", **problems.to_body(error)))
 
 
 def _frame(kind: str, **values: Any) -> str:

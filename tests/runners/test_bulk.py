@@ -58,7 +58,7 @@ def test_a_value_is_written_in_slices_as_it_is_in_one(value, size):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(strict_json, "SLICE", size)
-        assert said(strict_json.dumps_in_slices) == said(strict_json.dumps)
+        assert said(strict_json.text_of) == said(strict_json.dumps)
 
 
 def cut(data):
@@ -88,6 +88,23 @@ def test_a_long_line_of_as_many_values_as_may_be_is_read():
 
 
 # --- what the event loop sees of it ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_lines_without_anything_in_them_do_not_hold_the_event_loop(tmp_path):
+    (tmp_path / "lines").write_bytes(b"\n" * 2**20)
+    rule = Rule({"type": "say"}, emit="agent.message", data={"text": "$.text"})
+    argv = ["cat", str(tmp_path / "lines")]
+    runner = CommandRunner("mine", argv, output="jsonl", map=[rule])
+    context = RecordingContext("", cwd=tmp_path)
+
+    async def work():
+        with anyio.fail_after(60):
+            await runner.run(context)
+
+    # All of them take some seconds, those of one chunk a tenth of a second and more.
+    assert await longest_stretch(work) < 0.08
+    assert not context.events
 
 
 async def longest_stretch(work):

@@ -65,3 +65,27 @@ def test_what_is_not_ended_is_not_told() -> None:
     assert decoded([b"data: half"]) == []
     assert decoded([b"data: half\n"]) == []
     assert decoded([sse.KEEPALIVE, sse.KEEPALIVE]) == []
+
+
+@pytest.mark.parametrize(
+    "piece", [b"data: " + b"x" * 60_000, b"data: x\n" * 10_000, b"data\n" * 10_000, b"x" * 60_000]
+)
+def test_a_frame_without_an_end_is_refused(piece: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "MAX_FRAME", 2 * 2**20)
+    decoder = sse.Decoder()
+
+    def feed() -> None:
+        for _ in range(40):
+            assert not [*decoder.feed(piece)]
+
+    with pytest.raises(sse.FrameTooLong):
+        feed()
+
+
+def test_any_number_of_frames_and_comments_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "MAX_FRAME", 2**20)
+    decoder = sse.Decoder()
+    frames = [
+        frame for _ in range(2_000) for frame in decoder.feed(b": still here\n\ndata: x\n\n" * 10)
+    ]
+    assert sum(frame.data == "x" for frame in frames) == 20_000

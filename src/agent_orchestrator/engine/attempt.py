@@ -52,6 +52,7 @@ from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.processes import birth_of
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.codec import to_plain
+from agent_orchestrator.wire.encoded import Encoded
 from agent_orchestrator.wire.strict_json import json_copy
 
 Req = TypeVar("Req")
@@ -103,10 +104,12 @@ class AttemptContext:
         self._recorder.heard_at = anyio.current_time()
         if strict_json.is_long(data):
             with anyio.CancelScope(shield=True):  # what an agent said is kept, also at its end
-                text = await run_sync(_as_json, data, event_type)
+                encoded = await run_sync(_encoded, data, event_type)
+            draft = Draft(event_type, encoded, self.run.id, self.run.attempt)
         else:
             text = _as_json(data, event_type)
-        await self._recorder.put(Draft(event_type, {}, self.run.id, self.run.attempt, text))
+            draft = Draft(event_type, {}, self.run.id, self.run.attempt, text)
+        await self._recorder.put(draft)
         for observer in self._core.config.observers:
             observer.emitted(self.run, event_type, data)
 
@@ -382,14 +385,23 @@ def _give_back(message_id: str, tx: Transaction, run: Run) -> None:
         tx.put_message(evolve(message, delivery="queued", given_in=None))
 
 
+def _encoded(data: Mapping[str, Any], what: str) -> Encoded:
+    """Return long data as JSON.
+
+    :raises InvalidEvent: if it cannot be said in JSON, or not be stored.
+    """
+    try:
+        return Encoded(strict_json.encode_in_slices(data))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidEvent(f"{what} is not JSON: {error}") from error
+
+
 def _as_json(data: Mapping[str, Any], what: str) -> str:
     """Return data as JSON text.
 
     :raises InvalidEvent: if it cannot be said in JSON, or not be stored.
     """
     try:
-        if strict_json.is_long(data):
-            return strict_json.dumps_in_slices(data)
         text = strict_json.dumps(data)
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:

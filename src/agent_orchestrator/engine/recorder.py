@@ -11,6 +11,7 @@ from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import persistently
 from agent_orchestrator.ports import Draft, Transaction
+from agent_orchestrator.wire.encoded import Encoded
 
 Write = Callable[[Transaction, Run], None]
 """A change an attempt asks for besides events; it gets the run as the fence found it."""
@@ -37,7 +38,11 @@ MAX_BATCH_SIZE = 4 * 2**20
 
 
 def _size(batch: Iterable[Draft | Write]) -> int:
-    return sum(len(write.text or "") for write in batch if isinstance(write, Draft))
+    drafts = (write for write in batch if isinstance(write, Draft))
+    return sum(
+        len(draft.data.text if isinstance(draft.data, Encoded) else draft.text or "")
+        for draft in drafts
+    )
 
 
 class Recorder:
@@ -73,8 +78,7 @@ class Recorder:
         :param within_s: seconds it may wait for others to be committed with.
         """
         self._pending.append(write)
-        if isinstance(write, Draft):
-            self._size += len(write.text or "")
+        self._size += _size([write])
         self._hurry(within_s)
         if len(self._pending) >= MAX_PENDING or self._size >= MAX_PENDING_SIZE:
             await self.settle()

@@ -183,7 +183,7 @@ def _is_deep(value: Any, max_depth: int) -> bool:
 
 def _cut(value: Any, depth: int) -> Any:
     if isinstance(value, (Mapping, list)) and depth <= 0:
-        return (strict_json.dumps_in_slices if strict_json.is_long(value) else json.dumps)(value)
+        return strict_json.text_of(value) if strict_json.is_long(value) else json.dumps(value)
     if isinstance(value, Mapping):
         return {key: _cut(part, depth - 1) for key, part in value.items()}
     if isinstance(value, list):

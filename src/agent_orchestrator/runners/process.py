@@ -11,14 +11,14 @@ import fcntl
 import logging
 import os
 import signal
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from agent_orchestrator.descriptors import SHORTAGES, Sparingly
@@ -327,6 +327,10 @@ async def _cancel_upon(event: Callable[[], Awaitable[None]], scope: anyio.Cancel
     scope.cancel()
 
 
+_TURN: Final = 256
+"""Lines after which others have their turn: a chunk may be nothing but line ends."""
+
+
 class _Lines:
     """The lines of a process's stdout: an iterator object, which unlike an async generator may be
     dropped half-way without ado.
@@ -335,22 +339,26 @@ class _Lines:
     def __init__(self, process: AgentProcess) -> None:
         self._process = process
         self._framer = LineFramer()
-        self._ready: deque[Line] = deque()
+        self._ready: Iterator[Line] = iter(())
         self._ended = False
+        self._given = 0
 
     def __aiter__(self) -> "_Lines":
         return self
 
     async def __anext__(self) -> Line:
-        while not self._ready:
+        self._given += 1
+        if self._given % _TURN == 0:
+            await anyio.lowlevel.checkpoint()
+        while (line := next(self._ready, None)) is None:
             if self._ended:
                 raise StopAsyncIteration
             if chunk := await self._process.read():
-                self._ready.extend(self._framer.feed(chunk))
+                self._ready = self._framer.feed(chunk)
             else:
                 self._ended = True
-                self._ready.extend(self._framer.finish())
-        return self._ready.popleft()
+                self._ready = self._framer.finish()
+        return line
 
 
 @asynccontextmanager

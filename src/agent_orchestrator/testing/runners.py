@@ -114,7 +114,7 @@ class RecordingContext:
             raise InvalidEvent(f"{event_type} is not an agent's to write")
         try:
             if strict_json.is_long(data):  # as the engine does, not to hold the event loop
-                await run_sync(strict_json.dumps_in_slices, data)
+                await run_sync(strict_json.encode_in_slices, data)
                 kept = deepcopy(dict(data))
             else:
                 text = json.dumps(data, allow_nan=False, ensure_ascii=False)

@@ -206,8 +206,12 @@ class _SseSubscription:
         finally:
             if not done:
                 await self.aclose()
-        for frame in self._decoder.feed(chunk):
-            self._take(frame)
+        try:
+            for frame in self._decoder.feed(chunk):
+                self._take(frame)
+        except sse.FrameTooLong as error:
+            await self.aclose()
+            raise Internal(f"the server's stream cannot be read: {error}") from None
 
     def _take(self, frame: sse.Frame) -> None:
         if frame.comment == sse.CAUGHT_UP_COMMENT:

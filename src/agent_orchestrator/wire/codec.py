@@ -25,6 +25,7 @@ from agent_orchestrator.domain.model import Event
 from agent_orchestrator.fields import FieldSpec, problems, specs
 from agent_orchestrator.operations import Operation
 from agent_orchestrator.wire import strict_json
+from agent_orchestrator.wire.encoded import Encoded
 
 T = TypeVar("T")
 
@@ -148,19 +149,25 @@ def to_json(value: Any) -> str:
     return strict_json.dumps(to_plain(value))
 
 
-def event_to_json(event: Event) -> str:
-    """Return an event as compact JSON text."""
-    return strict_json.dumps(
-        {
-            "seq": event.seq,
-            "session_id": event.session_id,
-            "run_id": event.run_id,
-            "attempt": event.attempt,
-            "event_type": event.event_type,
-            "data": event.data,
-            "created_at": format_time(event.created_at),
-        }
-    )
+def event_to_json(event: Event) -> tuple[bytes, ...]:
+    """Return an event as compact JSON text in UTF-8: in three pieces where its data is long, else in one."""
+    data = event.data
+    created_at = format_time(event.created_at)
+    fields = {
+        "seq": event.seq,
+        "session_id": event.session_id,
+        "run_id": event.run_id,
+        "attempt": event.attempt,
+        "event_type": event.event_type,
+    }
+    if isinstance(data, Encoded):
+        head = strict_json.dumps(fields)
+        return (
+            f'{head[:-1]},"data":'.encode(),
+            data.text,
+            f',"created_at":"{created_at}"}}'.encode(),
+        )
+    return (strict_json.dumps({**fields, "data": data, "created_at": created_at}).encode(),)
 
 
 def command(kind: type[T], values: Mapping[str, Any]) -> T:

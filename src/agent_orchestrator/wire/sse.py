@@ -1,6 +1,7 @@
 """Server-sent events, both sides, without I/O (HTML standard, section 9.2)."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from attrs import frozen
 
@@ -47,10 +48,31 @@ def encode(frame: Frame) -> bytes:
     return ("\n".join(lines) + "\n\n").encode()
 
 
+def encode_json(pieces: tuple[bytes, ...], event: str, cursor: str) -> tuple[bytes, ...]:
+    """Return the pieces of a frame whose data is JSON text, which has no line feeds, in pieces."""
+    head = f"id: {cursor}\nevent: {event}\ndata: ".encode()
+    if len(pieces) == 1:
+        return (b"%b%b\n\n" % (head, pieces[0]),)
+    return (head, *pieces, b"\n\n")
+
+
+MAX_FRAME: Final = 256 * 2**20
+"""Bytes of the longest frame that is read. An agent's longest line, 64 MiB, may have three times as many
+as JSON, where none of it is UTF-8."""
+
+_LINE_COST: Final = 100
+"""Bytes of memory that a line takes beside its own."""
+
+
+class FrameTooLong(ValueError):
+    """The other side sends a frame without an end."""
+
+
 class Decoder:
     """Reads frames from bytes that arrive in any pieces."""
 
     def __init__(self) -> None:
+        self._size = 0
         self._pending: list[bytes] = []
         self._data: list[str] = []
         self._event = ""
@@ -61,23 +83,33 @@ class Decoder:
 
         Lines end at a line feed, with or without a carriage return before it; a lone carriage
         return, which the standard also allows, is not written by the servers this reads.
+
+        :raises FrameTooLong: if one has more than :data:`MAX_FRAME`.
         """
         *lines, rest = chunk.split(b"\n")
         for line in lines:
+            self._count(line)
             self._pending.append(line)
             whole = b"".join(self._pending).removesuffix(b"\r").decode(errors="replace")
             self._pending.clear()
             if (frame := self._line(whole)) is not None:
                 yield frame
         if rest:
+            self._count(rest)
             self._pending.append(rest)
+
+    def _count(self, piece: bytes) -> None:
+        self._size += len(piece) + _LINE_COST
+        if self._size > MAX_FRAME:
+            raise FrameTooLong(f"a frame has more than {MAX_FRAME:,} bytes")
 
     def _line(self, line: str) -> Frame | None:
         if line.startswith(":"):
+            self._size = 0 if not self._data else self._size
             return Frame("", id=self._id, comment=line[1:].strip())
         if not line:
             frame = Frame("\n".join(self._data), self._event, self._id) if self._data else None
-            self._data, self._event = [], ""
+            self._data, self._event, self._size = [], "", 0
             return frame
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")

@@ -7,10 +7,12 @@ field is checked (:mod:`agent_orchestrator.fields`), by the name of the field.
 
 import json
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any, Final, NoReturn
 
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.fields import MAX_DIGITS, shown
+from agent_orchestrator.wire.encoded import Encoded
 
 
 def _default(value: object) -> dict[Any, Any]:
@@ -41,9 +43,9 @@ _SCALARS: Final = frozenset({int, float, bool, type(None)})
 
 
 def is_long(value: Any) -> bool:
-    """Tell whether a value is better encoded by :func:`dumps_in_slices`, in a worker thread.
+    """Tell whether a value is better encoded by :func:`encode_in_slices`, in a worker thread.
 
-    It is where it has a string longer than :data:`SLICE`, or parts by the thousand.
+    It is where its texts have more characters than :data:`SLICE`, or it has parts by the thousand.
     """
     parts = [value]
     size = 0
@@ -51,6 +53,8 @@ def is_long(value: Any) -> bool:
         kind = type(part)
         if kind is str:
             size += len(part)
+        elif kind is Encoded:
+            size += len(part.text)
         elif kind is list or kind is tuple:
             parts += part[:_MANY]
         elif kind is dict or (kind not in _SCALARS and isinstance(part, Mapping)):
@@ -68,56 +72,65 @@ def check_unicode(text: str) -> None:
             text[place : place + SLICE].encode()
 
 
-def dumps_in_slices(value: Any) -> str:
-    """Return the same as :func:`dumps`, in many short calls of C code.
+def encode_in_slices(value: Any) -> bytes:
+    """Return what :func:`dumps` does, in UTF-8, by many short calls of C code.
 
-    It takes longer, and other threads go on meanwhile.
+    Other threads go on meanwhile. It takes little memory beside the value and its text.
 
     :raises ValueError: if a number is not finite, or a text is not Unicode.
     :raises TypeError: if JSON cannot say the value.
     """
-    pieces: list[str] = []
-    _write(value, pieces)
-    return "".join(pieces)
+    if type(value) is Encoded:
+        return value.text
+    file = BytesIO()
+    _write(value, file)
+    return file.getvalue()  # shares the memory of the file
 
 
-def _write(value: Any, pieces: list[str]) -> None:
-    if isinstance(value, str):
-        _write_text(value, pieces)
+def text_of(value: Any) -> str:
+    """Return the same as text."""
+    return encode_in_slices(value).decode()
+
+
+def _write(value: Any, file: BytesIO) -> None:
+    if type(value) is Encoded:
+        file.write(value.text)
+    elif not is_long(value):
+        file.write(_ENCODE(value).encode())
+    elif isinstance(value, str):
+        _write_text(value, file)
     elif isinstance(value, Mapping):
-        mark = "{"
+        mark = b"{"
         for name, part in value.items():
-            pieces.append(mark)
+            file.write(mark)
             if isinstance(name, str):
-                _write_text(name, pieces)
+                _write_text(name, file)
             else:
-                pieces.append(_ENCODE({name: 0})[1:-3])
-            pieces.append(":")
-            _write(part, pieces)
-            mark = ","
-        pieces.append("}" if mark == "," else "{}")
+                file.write(_ENCODE({name: 0})[1:-3].encode())
+            file.write(b":")
+            _write(part, file)
+            mark = b","
+        file.write(b"}")
     elif isinstance(value, (list, tuple)):
-        mark = "["
+        mark = b"["
         for part in value:
-            pieces.append(mark)
-            _write(part, pieces)
-            mark = ","
-        pieces.append("]" if mark == "," else "[]")
+            file.write(mark)
+            _write(part, file)
+            mark = b","
+        file.write(b"]")
     else:
-        pieces.append(_ENCODE(value))
+        file.write(_ENCODE(value).encode())
 
 
-def _write_text(text: str, pieces: list[str]) -> None:
+def _write_text(text: str, file: BytesIO) -> None:
     if len(text) <= SLICE:
-        check_unicode(text)
-        pieces.append(_ENCODE(text))
+        file.write(_ENCODE(text).encode())
         return
-    pieces.append('"')
-    for place in range(0, len(text), SLICE):
-        part = text[place : place + SLICE]
-        check_unicode(part)
-        pieces.append(_ENCODE(part)[1:-1])
-    pieces.append('"')
+    file.write(b'"')
+    file.writelines(
+        _ENCODE(text[place : place + SLICE])[1:-1].encode() for place in range(0, len(text), SLICE)
+    )
+    file.write(b'"')
 
 
 _ENCODE_SORTED = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode

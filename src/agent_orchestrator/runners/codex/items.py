@@ -152,7 +152,7 @@ def text(value: Any) -> str:
         return value
     if value is None:
         return ""
-    return (strict_json.dumps_in_slices if strict_json.is_long(value) else json.dumps)(value)
+    return strict_json.text_of(value) if strict_json.is_long(value) else json.dumps(value)
 
 
 def an_object(value: Any) -> JsonObject:

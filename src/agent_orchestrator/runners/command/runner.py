@@ -285,6 +285,7 @@ class _Objects(_Reading):
     async def follow(self, process: AgentProcess) -> str:
         async for line in process.lines():
             found = await read(line, self._meanings)
+            del line  # may be large, and so may what follows
             if not isinstance(found, Text):
                 for meaning in found:
                     await self._take(meaning)

@@ -1,7 +1,7 @@
 """Changes, each step with its way back."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -20,6 +20,8 @@ from agent_orchestrator.ports import Draft, IdempotencyRecord
 from agent_orchestrator.stores.encoding import plain
 from agent_orchestrator.stores.memory.state import Activity, Granted, Row, State, Table
 from agent_orchestrator.stores.memory.view import MemoryView
+from agent_orchestrator.wire.encoded import Encoded
+from agent_orchestrator.wire.strict_json import encode_in_slices, is_long
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -129,7 +131,7 @@ class MemoryTransaction(MemoryView):
                 run_id=draft.run_id,
                 attempt=draft.attempt,
                 event_type=str(draft.event_type),
-                data=plain(draft.data) if draft.text is None else json.loads(draft.text),
+                data=_kept(draft),
                 created_at=at,
             )
             for seq, draft in enumerate(drafts, session.last_seq + 1)
@@ -243,3 +245,9 @@ class MemoryTransaction(MemoryView):
 
 def _truncate(entries: list[Any], length: int) -> None:
     del entries[length:]
+
+
+def _kept(draft: Draft) -> Mapping[str, Any]:
+    if draft.text is not None:
+        return dict(json.loads(draft.text))
+    return Encoded(encode_in_slices(draft.data)) if is_long(draft.data) else plain(draft.data)

@@ -29,6 +29,7 @@ from agent_orchestrator.operations import StreamItem
 from agent_orchestrator.ports import IdempotencyRecord
 from agent_orchestrator.stores.encoding import feed_cursor, position_after
 from agent_orchestrator.stores.memory.state import Activity, Row, State, Table
+from agent_orchestrator.wire.encoded import Encoded
 
 T = TypeVar("T")
 
@@ -51,6 +52,8 @@ def _extent(value: Any) -> int:
     """Return about how many characters of text there are in a value."""
     if isinstance(value, str):
         return len(value)
+    if isinstance(value, Encoded):
+        return len(value.text)
     if isinstance(value, Mapping):
         return sum(len(name) + _extent(part) for name, part in value.items())
     if isinstance(value, list | tuple):

@@ -1,7 +1,8 @@
 """Rows and the objects they stand for. Each ``*_COLUMNS`` is in the order its functions use."""
 
 import json
-from collections.abc import Sequence
+from codecs import getincrementaldecoder
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from agent_orchestrator.domain.audit import AuditEntry
@@ -23,7 +24,8 @@ from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports import IdempotencyRecord
 from agent_orchestrator.stores.encoding import optional_time_from, optional_time_text
 from agent_orchestrator.wire.codec import format_time, parse_time
-from agent_orchestrator.wire.strict_json import dumps
+from agent_orchestrator.wire.encoded import Encoded
+from agent_orchestrator.wire.strict_json import SLICE, dumps
 
 Row = Sequence[Any]
 Values = tuple[Any, ...]
@@ -164,7 +166,7 @@ def run_values(run: Run) -> Values:
         run.attempt,
         run.worker_id,
         run.thread_id,
-        None if run.result is None else run.result.text,
+        None if run.result is None or is_long_result(run.result.text) else run.result.text,
         None if run.error is None else run.error.code,
         None if run.error is None else run.error.message,
         None
@@ -186,6 +188,29 @@ def run_values(run: Run) -> Values:
     )
 
 
+def is_long_result(text: str) -> bool:
+    """Tell whether a result has a row of its own."""
+    return len(text) > SLICE
+
+
+def slices(text: str | bytes) -> Iterator[bytes]:
+    """Yield a long text in UTF-8, a slice at a time.
+
+    :raises UnicodeEncodeError: if it holds half a surrogate pair.
+    """
+    for place in range(0, len(text), SLICE):
+        piece = text[place : place + SLICE]
+        yield piece.encode() if isinstance(piece, str) else piece
+
+
+def text_from(cell: str | bytes) -> str:
+    """Return a text that was read; a long one comes in UTF-8."""
+    if isinstance(cell, str):
+        return cell
+    decode = getincrementaldecoder("utf-8")("replace").decode  # it may be cut within a character
+    return "".join(decode(cell[place : place + SLICE]) for place in range(0, len(cell), SLICE))
+
+
 def run_from(row: Row) -> Run:
     return Run(
         id=row[0],
@@ -199,7 +224,7 @@ def run_from(row: Row) -> Run:
         attempt=row[8],
         worker_id=row[9],
         thread_id=row[10],
-        result=None if row[11] is None else RunResult(row[11]),
+        result=None if row[11] is None else RunResult(text_from(row[11])),
         error=None if row[12] is None else RunError(row[12], row[13]),
         usage=None if row[14] is None else Usage(*json.loads(row[14])),
         exit_code=row[15],
@@ -216,7 +241,12 @@ def run_from(row: Row) -> Run:
     )
 
 
-EVENT_COLUMNS: Final = "seq, run_id, attempt, event_type, data, created_at"
+EVENT_COLUMNS: Final = (
+    "e.seq, e.run_id, e.attempt, e.event_type,"
+    f" coalesce(e.long_data, iif(octet_length(e.data) > {SLICE}, CAST(e.data AS BLOB), e.data)),"
+    " e.created_at"
+)
+"""Of ``events e``. Long data comes as bytes: most who read it hand it on as it is."""
 
 
 def event_from(row: Row, session_id: str) -> Event:
@@ -226,7 +256,7 @@ def event_from(row: Row, session_id: str) -> Event:
         run_id=row[1],
         attempt=row[2],
         event_type=row[3],
-        data=json.loads(row[4]),
+        data=json.loads(row[4]) if type(row[4]) is str else Encoded(row[4]),
         created_at=parse_time(row[5]),
     )
 

@@ -1,6 +1,6 @@
 """Changes, as SQL."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -25,16 +25,18 @@ from agent_orchestrator.stores.sqlite.rows import (
     SESSION_COLUMNS,
     attempt_values,
     audit_values,
+    is_long_result,
     message_values,
     record_values,
     request_values,
     run_values,
     session_values,
+    slices,
     token_values,
 )
 from agent_orchestrator.stores.sqlite.view import SqliteView
 from agent_orchestrator.wire.codec import format_time
-from agent_orchestrator.wire.strict_json import check_unicode, dumps, dumps_in_slices, is_long
+from agent_orchestrator.wire.strict_json import check_unicode, dumps, encode_in_slices, is_long
 
 
 def _insert(table: str, names: str, rows: int = 1) -> str:
@@ -62,6 +64,10 @@ _ADD_MESSAGE: Final = _insert("messages", MESSAGE_COLUMNS)
 _PUT_MESSAGE: Final = _update("messages", MESSAGE_COLUMNS)
 _ADD_RUN: Final = _insert_owned("runs", RUN_COLUMNS)
 _PUT_RUN: Final = _update("runs", RUN_COLUMNS)
+_PUT_LONG_RESULT: Final = (
+    "REPLACE INTO long_results (run_id, result) VALUES (?, zeroblob(?)) RETURNING number"
+)
+_DROP_LONG_RESULT: Final = "DELETE FROM long_results WHERE run_id = ?"
 _ADD_REQUEST: Final = _insert_owned("requests", REQUEST_COLUMNS)
 _PUT_REQUEST: Final = _update("requests", REQUEST_COLUMNS)
 _PUT_ATTEMPT: Final = (
@@ -92,7 +98,9 @@ _ADVANCE: Final = """
     UPDATE sessions SET last_seq = last_seq + ?1, updated_at = ?2,
         last_position = (SELECT coalesce(max(position), 0) FROM events) + ?1
     WHERE id = ?3 RETURNING number, last_seq, last_position"""
-_NEW_EVENT: Final = "position, session, seq, run_id, attempt, event_type, created_at, data"
+_NEW_EVENT: Final = (
+    "position, session, seq, run_id, attempt, event_type, created_at, data, long_data"
+)
 _ADD_EVENTS: Final = {rows: _insert("events", _NEW_EVENT, rows) for rows in (64, 16, 4, 2, 1)}
 """Statements for so many events: one call of many rows costs a third of a call for each row, and
 gives other threads one chance, not sixty-four, to keep the interpreter from the writer."""
@@ -142,11 +150,24 @@ class SqliteTransaction(SqliteView):
 
     def add_run(self, run: Run) -> None:
         self._write(_ADD_RUN, (*run_values(run), run.session_id))
+        self._put_result(run)
         self.topics.add(f"run:{run.id}")
 
     def put_run(self, run: Run) -> None:
         self._replace(_PUT_RUN, run_values(run))
+        self._put_result(run)
         self.topics.add(f"run:{run.id}")
+
+    def _put_result(self, run: Run) -> None:
+        if run.result is None:
+            return
+        text = run.result.text
+        if not is_long_result(text):
+            self._execute(_DROP_LONG_RESULT, (run.id,))
+            return
+        size = sum(len(piece) for piece in slices(text))
+        number = self._one(_PUT_LONG_RESULT, run.id, size)[0]
+        self._fill("long_results", "result", number, slices(text))
 
     def add_request(self, request: Request) -> None:
         self._write(_ADD_REQUEST, (*request_values(request), request.session_id))
@@ -162,7 +183,8 @@ class SqliteTransaction(SqliteView):
         # Encoded first: what JSON in UTF-8 cannot say is refused before anything is written.
         texts = [_encoded(draft.data) if draft.text is None else draft.text for draft in drafts]
         for text in texts:
-            check_unicode(text)
+            if isinstance(text, str):
+                check_unicode(text)
         advanced = self._one(_ADVANCE, count, when, session_id)
         if advanced is None:
             raise NotFound(f"no session {session_id}", {"session_id": session_id})
@@ -174,7 +196,8 @@ class SqliteTransaction(SqliteView):
             while count - start >= rows:
                 values: list[Any] = []
                 for place in range(start, start + rows):
-                    draft = drafts[place]
+                    draft, text = drafts[place], texts[place]
+                    is_long = not isinstance(text, str)
                     seq += 1
                     values += (
                         ahead + seq,
@@ -184,14 +207,24 @@ class SqliteTransaction(SqliteView):
                         draft.attempt,
                         draft.event_type,
                         when,
-                        texts[place],
+                        "" if is_long else text,
+                        apsw.zeroblob(len(text)) if is_long else None,
                     )
                 self._execute(statement, values)
                 start += rows
+        for position, text in enumerate(texts, ahead + last_seq - count + 1):
+            if not isinstance(text, str):
+                self._fill("events", "long_data", position, slices(text))
         self.topics.add(f"session:{session_id}")
         self.topics.add("events")
         self._note_activity(drafts, last_seq - count, when)
         return int(last_seq)
+
+    def _fill(self, table: str, column: str, row: int, data: Iterable[bytes]) -> None:
+        """Write a long value into the room that was left for it."""
+        with self._connection.blob_open("main", table, column, row, True) as blob:  # noqa: FBT003
+            for piece in data:
+                blob.write(piece)
 
     def _note_activity(self, drafts: Sequence[Draft], before: int, when: str) -> None:
         """Keep when attempts wrote their last events: one row each, however many events."""
@@ -249,6 +282,6 @@ class SqliteTransaction(SqliteView):
         return had
 
 
-def _encoded(data: Mapping[str, Any]) -> str:
+def _encoded(data: Mapping[str, Any]) -> str | bytes:
     # This thread shares the interpreter with the event loop, which a long call would hold.
-    return dumps_in_slices(data) if is_long(data) else dumps(data)
+    return encode_in_slices(data) if is_long(data) else dumps(data)

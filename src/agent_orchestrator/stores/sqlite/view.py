@@ -57,6 +57,7 @@ from agent_orchestrator.stores.sqlite.rows import (
     request_from,
     run_from,
     session_from,
+    text_from,
     token_from,
 )
 from agent_orchestrator.wire.codec import format_time, parse_time
@@ -78,18 +79,24 @@ _NEXT_DUE: Final = f"""
         UNION ALL
         SELECT min(warn_at) FROM requests INDEXED BY requests_to_warn WHERE {_TO_WARN}
     )"""
-_RUN: Final = f"SELECT {RUN_COLUMNS} FROM runs"
+_RESULT: Final = RUN_COLUMNS.split(", ").index("result")
+_LONG_RESULT: Final = "(SELECT {} FROM long_results WHERE run_id = runs.id)"
+_RUN: Final = f"SELECT {RUN_COLUMNS} FROM runs".replace(
+    " result,", f" coalesce(result, {_LONG_RESULT.format('long_results.result')}),"
+)
 _LATEST_RUNS: Final = (
     "SELECT "
-    + RUN_COLUMNS.replace(" result,", " substr(result, 1, ?),").replace(
-        " error_message,", " substr(error_message, 1, ?),"
-    )
-    + ", coalesce(octet_length(result), 0) + coalesce(octet_length(error_message), 0)"
-    " FROM runs WHERE session_id = ? ORDER BY id DESC LIMIT ?"
+    + RUN_COLUMNS.replace(
+        " result,",
+        f" coalesce(substr(result, 1, ?1), {_LONG_RESULT.format('substr(long_results.result, 1, 4 * ?1)')}),",
+    ).replace(" error_message,", " substr(error_message, 1, ?1),")
+    + f", coalesce(octet_length(result), {_LONG_RESULT.format('octet_length(long_results.result)')}, 0)"
+    " + coalesce(octet_length(error_message), 0)"
+    " FROM runs WHERE session_id = ?2 ORDER BY id DESC LIMIT ?3"
 )
-_EVENT: Final = f"SELECT {EVENT_COLUMNS} FROM events"
+_EVENT: Final = f"SELECT {EVENT_COLUMNS} FROM events e"
 _FEED_FROM: Final = (
-    f"SELECT {columns(EVENT_COLUMNS, 'e')}, e.position, s.id"
+    f"SELECT {EVENT_COLUMNS}, e.position, s.id"
     " FROM events e CROSS JOIN sessions s ON s.number = e.session"
 )
 _FEED: Final = f"{_FEED_FROM} WHERE e.position > ? AND e.position <= ?"
@@ -274,8 +281,14 @@ class SqliteView:
     ) -> tuple[list[Run], int]:
         rows: list[Any] = []
         read = 0
-        for row in self._execute(_LATEST_RUNS, (cut, cut, session_id, limit)):
-            rows.append(row)
+        for row in self._execute(_LATEST_RUNS, (cut, session_id, limit)):
+            rows.append(
+                (
+                    *row[:_RESULT],
+                    row[_RESULT] and text_from(row[_RESULT])[:cut],
+                    *row[_RESULT + 1 :],
+                )
+            )
             read += row[-1]
             if read >= size:
                 break
@@ -678,7 +691,7 @@ def _fitting(size: int, rows: Iterable[Any]) -> Iterator[Any]:
     for row in rows:
         yield row
         for cell in row:
-            if type(cell) is str:
+            if type(cell) is str or type(cell) is bytes:
                 size -= len(cell)
         if size <= 0:
             return

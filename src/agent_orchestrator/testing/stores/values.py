@@ -155,6 +155,43 @@ class Values(Opening):
             [event] = await store.read(lambda view: view.events(session.id, after=0, limit=1))
             assert event.data == large
 
+    async def test_long_data_among_short_comes_out_as_it_went_in(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            await put(store, session)
+            texts = ["short", "ü" * 100_000, "", "😀\\\n" * 40_000, "x" * 70_000, "last"]
+            batch = drafts(*texts)
+            await store.transact(lambda tx: tx.append(session.id, batch, NOW))
+            await store.transact(lambda tx: tx.append(session.id, batch, NOW))
+            events = await store.read(lambda view: view.events(session.id, after=0, limit=99))
+            assert [event.data for event in events] == [{"text": text} for text in texts * 2]
+            assert [event.seq for event in events] == [*range(1, 13)]
+            items = await store.read(lambda view: view.feed(after=None, limit=99))
+            assert [item.event for item in items] == events
+            few = await store.read(lambda view: view.events(session.id, after=0, limit=99, size=80))
+            assert len(few) == 2
+
+    @pytest.mark.parametrize("character", ["x", "é", "中", "😀"])
+    async def test_a_long_result_comes_out_as_it_went_in(
+        self, tmp_path: Path, character: str
+    ) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            run = a_run(session.id, status=RunStatus.COMPLETED)
+            await put(store, session, run)
+            for text in (character * 70_000, character * 99_999, "short", character * 70_001):
+                changed = evolve(run, result=RunResult(text))
+                await store.transact(lambda tx, run=changed: tx.put_run(run))  # type: ignore[misc]
+                assert await store.read(lambda view: view.run(run.id)) == changed
+                assert await store.read(
+                    lambda view: view.runs(session_id=session.id, limit=9, size=100)
+                ) == [changed]
+                [cut], size = await store.read(
+                    lambda view: view.latest_runs(session.id, limit=9, cut=100, size=10**9)
+                )
+                assert cut.result == RunResult(text[:100])
+                assert size == len(text.encode())
+
     @pytest.mark.parametrize(
         "bad",
         [float("nan"), float("inf"), "\ud800", object()],

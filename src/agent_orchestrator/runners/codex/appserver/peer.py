@@ -156,19 +156,23 @@ class Peer:
     async def read(self) -> None:
         """Take what the other side says, until it says no more."""
         async for line in self._channel.lines():
-            said = await read(line, object_of)
-            if isinstance(said, Text):
-                if said.text.strip():
-                    await self._hear(Unreadable(said))
-            elif isinstance(method := said.get("method"), str):
-                params = said.get("params")
-                given = params if isinstance(params, dict) else {}
-                if "id" in said:
-                    await self._hear(Asked(said["id"], method, given, len(line.data)))
-                else:
-                    await self._hear(Notification(method, given, len(line.data)))
-            elif not self._answered(said):
-                await self._hear(Unreadable(await read(line, text_of)))
+            heard = await self._heard(line)
+            del line  # may be large, and so may what follows
+            if heard is not None:
+                await self._hear(heard)
+
+    async def _heard(self, line: Line) -> Heard | None:
+        """Return what a line says; None for an answer, which is handed to who waits for it."""
+        said = await read(line, object_of)
+        if isinstance(said, Text):
+            return Unreadable(said) if said.text.strip() else None
+        if isinstance(method := said.get("method"), str):
+            params = said.get("params")
+            given = params if isinstance(params, dict) else {}
+            if "id" in said:
+                return Asked(said["id"], method, given, len(line.data))
+            return Notification(method, given, len(line.data))
+        return None if self._answered(said) else Unreadable(await read(line, text_of))
 
     def _answered(self, said: Mapping[str, Any]) -> bool:
         number = said.get("id")

@@ -1,0 +1,42 @@
+"""A JSON object that stays text until somebody looks into it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+class Encoded(Mapping[str, Any]):
+    """A JSON object, held as its text.
+
+    What an agent says at length is stored and sent as the text it was first written as: to read and
+    write it again each time would cost most of the time and several times the memory.
+
+    :param text: one JSON object in UTF-8, strict as :mod:`agent_orchestrator.wire.strict_json` writes it.
+    """
+
+    __slots__ = ("_value", "text")
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self._value: dict[str, Any] | None = None
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """The object. The first look reads the text, which takes long."""
+        if self._value is None:
+            self._value = json.loads(self.text)
+        return self._value
+
+    def __getitem__(self, name: str) -> Any:
+        return self.value[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.value)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __repr__(self) -> str:
+        return (
+            repr(self._value) if self._value is not None else f"<{len(self.text):,} bytes of JSON>"
+        )

@@ -1,0 +1,68 @@
+"""Long values: where SQLite keeps them, and what was kept before."""
+
+import sqlite3
+
+import pytest
+from attrs import evolve
+
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import RunResult
+from agent_orchestrator.ports import Draft
+from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.testing.stores.samples import NOW, a_run, a_session, put
+
+pytestmark = pytest.mark.anyio
+
+LONG = "é\n" * 100_000
+
+
+async def test_long_values_of_before_are_read_and_results_are_moved(tmp_path):
+    path = tmp_path / "data.db"
+    session = a_session()
+    run = a_run(session.id, status=RunStatus.COMPLETED, result=RunResult("short"))
+    async with SqliteStore(path) as store:
+        await put(store, session, run)
+        draft = Draft("agent.message", {"text": "here"})
+        await store.transact(lambda tx: tx.append(session.id, [draft], NOW))
+    with sqlite3.connect(path) as connection:  # as the version before it would have left it
+        connection.execute("DROP TABLE long_results")
+        connection.execute("UPDATE runs SET result = ?", (LONG,))
+        connection.execute("UPDATE events SET data = replace(data, 'here', ?)", ("ü" * 100_000,))
+        connection.execute("ALTER TABLE events DROP COLUMN long_data")
+        connection.execute("PRAGMA user_version = 19")
+    connection.close()
+    async with SqliteStore(path) as store:
+        found = await store.read(lambda view: view.run(run.id))
+        assert found == evolve(run, result=RunResult(LONG))
+        [event] = await store.read(lambda view: view.events(session.id, after=0, limit=9))
+        assert event.data == {"text": "ü" * 100_000}
+
+
+async def test_finding_a_run_does_not_read_the_long_results_of_others(tmp_path):
+    path = tmp_path / "data.db"
+    session = a_session()
+    runs = sorted(
+        (a_run(session.id, status=RunStatus.COMPLETED) for _ in range(50)), key=lambda run: run.id
+    )
+    async with SqliteStore(path) as store:
+        await put(store, session, *runs)
+
+        async def pages_read():
+            """Return how many pages it takes to find the runs without a result."""
+
+            def look(view):
+                before = page_looks(view)
+                assert [view.run(run.id).result for run in runs[::2]] == [None] * 25
+                return page_looks(view) - before
+
+            return await store.read(look)
+
+        def page_looks(view):
+            codes = 7, 8  # SQLITE_DBSTATUS_CACHE_HIT and _MISS
+            return sum(view._connection.status(code)[0] for code in codes)
+
+        few = await pages_read()
+        for run in runs[1::2]:
+            long = evolve(run, result=RunResult(LONG))
+            await store.transact(lambda tx, run=long: tx.put_run(run))
+        assert await pages_read() < few + 100
