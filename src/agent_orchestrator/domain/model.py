@@ -280,6 +280,8 @@ class Attempt:
     """Whether its agent takes messages while it works."""
     token_hash: str | None = None
     """Of the bearer token its agent was given, as long as it lasts; given once, never changed."""
+    writes: int = 0
+    """How many of its writes are recorded: what it says, in order, each counted once."""
 
     @property
     def mark(self) -> str:

@@ -285,17 +285,18 @@ class AttemptContext:
 
     async def _ask(self, question: ReplyParent) -> Request:
         await self._recorder.settle()
+        request_id = self._core.config.ids("req")
 
-        def change(tx: Transaction) -> Request:
+        def change(tx: Transaction) -> None:
+            if tx.request(request_id) is not None:
+                return  # asked by a try that the store said had failed
             ledger.withdraw(self._core, tx, self._recorder.abandoned)
             run = ledger.fenced(tx, self.run.id, self.run.attempt)
             session = tx.session(run.session_id)
             assert session is not None
-            request = requests.tell(self._core, tx, run, session, question).request
-            assert request is not None
-            return request
+            requests.tell(self._core, tx, run, session, question, request_id=request_id)
 
-        request_id = (await persistently(self._core, change)).id
+        await persistently(self._core, change)
         self._recorder.asking = request_id
         try:
             request = await self._resolution(request_id)

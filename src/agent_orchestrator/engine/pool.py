@@ -12,10 +12,11 @@ import anyio.abc
 from attrs import define, field, frozen
 
 from agent_orchestrator.domain.errors import Unavailable
-from agent_orchestrator.domain.lifecycle import is_terminal
+from agent_orchestrator.domain.lifecycle import ACTIVE, is_terminal
 from agent_orchestrator.domain.tokens import RUN_TOKEN_PREFIX, new_token, token_hash
 from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.core import Change, Core
+from agent_orchestrator.engine.persistence import looked
 from agent_orchestrator.engine.worker import Assignment, Live, execute, give_up
 from agent_orchestrator.ports import Store, Transaction
 
@@ -35,6 +36,10 @@ class _Seat:
     worker: str
     token: str | None = field(repr=False)
     """By which its agent may act as the run."""
+
+
+def _seating(made: Sequence[Assignment], seats: Sequence[_Seat]) -> list[tuple[Live, _Seat]]:
+    return [(Live(one), seat) for one, seat in zip(made, seats, strict=False)]
 
 
 @define
@@ -245,31 +250,60 @@ class Pool:
         reserve: bool,
     ) -> T:
         """Make a change that hands runs to promised seats, whose workers then begin."""
-        taken: list[Live] = []
+        made: list[Assignment] = []
+        taken: list[tuple[Live, _Seat]] = []
+
+        def noted(tx: Transaction) -> T:
+            answer, made[:] = change(tx, seats)
+            return answer
+
         try:
             # Shielded: a run that the store says is running must have a worker.
             with anyio.CancelScope(shield=True):
-                answer, assignments = await store.transact(
-                    lambda tx: change(tx, seats), reserve=reserve
-                )
-            taken = list(map(Live, assignments))
+                answer = await store.transact(noted, reserve=reserve)
+            taken = _seating(made, seats)
+        except Unavailable:
+            # It may have failed after it had committed.
+            taken = _seating(made, seats)
+            tasks.start_soon(self._look_after, taken, tasks)
+            raise
         finally:
             self._promised -= len(seats)
-            self._numbers |= {
-                live.run.id: seat.number for live, seat in zip(taken, seats, strict=False)
-            }
-            for seat in seats[len(taken) :]:
-                heapq.heappush(self._spare, seat.number)
-            if self._is_short and len(taken) < len(seats):
-                self.core.bells.ring([ledger.QUEUE_TOPIC])
+            self._give_back(seats[len(taken) :])
             self._kept.set()
             self._kept = anyio.Event()
-        for live in taken:
-            self.live[live.run.id] = live
-            for observer in self.core.config.observers:
-                observer.started(live.run, live.assignment.session)
-            tasks.start_soon(self._run, live)
+        for live, seat in taken:
+            self._begin(live, seat, tasks)
         return answer
+
+    async def _look_after(
+        self, unsure: Sequence[tuple[Live, _Seat]], tasks: anyio.abc.TaskGroup
+    ) -> None:
+        """Begin what was handed out by a change that the store refused, where it was made all the same."""
+        runs = await looked(self.core, lambda view: [view.run(live.run.id) for live, _ in unsure])
+        for (live, seat), run in zip(unsure, runs, strict=True):
+            if (
+                run is not None
+                and (run.attempt, run.worker_id) == (live.run.attempt, seat.worker)
+                and run.status in ACTIVE
+                and not self._stopping  # else the next start takes it up
+            ):
+                self._begin(live, seat, tasks)
+            else:
+                self._give_back([seat])
+
+    def _give_back(self, seats: Sequence[_Seat]) -> None:
+        for seat in seats:
+            heapq.heappush(self._spare, seat.number)
+        if self._is_short and seats:
+            self.core.bells.ring([ledger.QUEUE_TOPIC])
+
+    def _begin(self, live: Live, seat: _Seat, tasks: anyio.abc.TaskGroup) -> None:
+        self._numbers[live.run.id] = seat.number
+        self.live[live.run.id] = live
+        for observer in self.core.config.observers:
+            observer.started(live.run, live.assignment.session)
+        tasks.start_soon(self._run, live)
 
     async def _run(self, live: Live) -> None:
         try:

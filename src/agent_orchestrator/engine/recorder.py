@@ -1,6 +1,6 @@
 """What one attempt says, on its way into the store: in order, many writes in a commit."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 
 import anyio
@@ -48,7 +48,9 @@ def _size(batch: Iterable[Draft | Write]) -> int:
 class Recorder:
     """Writes what one attempt says, in order, behind the fence of its number.
 
-    Writes gather while a commit is under way and go into the next one together.
+    Writes gather while a commit is under way and go into the next one together. The attempt counts those
+    that are in, in the same commit: a store that fails may have committed what it refused, and what is
+    sent again is then left out.
     """
 
     def __init__(self, core: Core, run: Run) -> None:
@@ -143,8 +145,7 @@ class Recorder:
             batch.append(write)
         return batch
 
-    def _commit(self, tx: Transaction, batch: list[Draft | Write]) -> None:
-        ledger.fenced(tx, self._run.id, self._run.attempt)
+    def _commit(self, tx: Transaction, batch: Sequence[Draft | Write]) -> None:
         self.apply(tx, batch)
 
     def close(self) -> None:
@@ -158,8 +159,19 @@ class Recorder:
         """What is put and not yet committed."""
         return tuple(self._pending)
 
-    def apply(self, tx: Transaction, batch: Iterable[Draft | Write]) -> None:
-        """Make these writes part of a change."""
+    def apply(self, tx: Transaction, batch: Sequence[Draft | Write]) -> None:
+        """Make the next of what is put part of a change, but for what is in already.
+
+        :raises StaleAttempt: if the run has moved on.
+        """
+        run = ledger.fenced(tx, self._run.id, self._run.attempt)
+        attempt = ledger.current_attempt(tx, run)
+        assert attempt is not None, "it was recorded as the run was started"
+        self._append(tx, batch[attempt.writes - self._written :])
+        if batch:
+            ledger.amend_attempt(tx, run, writes=self._written + len(batch))
+
+    def _append(self, tx: Transaction, batch: Iterable[Draft | Write]) -> None:
         now = self._core.now()
         drafts: list[Draft] = []
         for write in batch:

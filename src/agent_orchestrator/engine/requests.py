@@ -90,10 +90,17 @@ async def reply_parent(
 
 
 def tell(
-    core: Core, tx: Transaction, run: Run, session: Session, command: ReplyParent
+    core: Core,
+    tx: Transaction,
+    run: Run,
+    session: Session,
+    command: ReplyParent,
+    *,
+    request_id: str | None = None,
 ) -> ReplyParentReply:
     """Tell a run's parent something, and open the request that goes with it.
 
+    :param request_id: what the request is to be called; a new name without one.
     :raises InvalidRequest: if the question is too long.
     :raises Conflict: if there is nobody to tell, or the run asks though it is canceled.
     """
@@ -113,7 +120,8 @@ def tell(
         told = ledger.tell_parent(
             core, tx, parent, session, run, command.text, for_record=policy != "ask-parent"
         )
-    request = _open(core, tx, run, session, parent, command, policy)
+    request_id = request_id or core.config.ids("req")
+    request = _open(core, tx, run, session, parent, command, policy, request_id)
     return ReplyParentReply(told, parent.id if parent else None, request)
 
 
@@ -125,6 +133,7 @@ def _open(
     parent: Session | None,
     command: ReplyParent,
     policy: Approvals,
+    request_id: str,
 ) -> Request:
     assert command.request_kind is not None
     if run.cancel_requested_at is not None:
@@ -135,7 +144,7 @@ def _open(
     parent_s = min(core.config.parent_answer_s, command.expires_in_s / 2) if by_parent else 0
     by_policy = _BY_POLICY.get(policy)
     request = Request(
-        id=core.config.ids("req"),
+        id=request_id,
         session_id=session.id,
         run_id=run.id,
         attempt=run.attempt,

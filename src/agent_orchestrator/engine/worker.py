@@ -1,7 +1,7 @@
 """Executing one run: routing, the runner, what stops it, and how it ends."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from math import inf
 
@@ -461,7 +461,6 @@ async def _end(
     rest = recorder.pending
 
     def change(tx: Transaction) -> Run:
-        ledger.fenced(tx, live.run.id, live.run.attempt)
         recorder.apply(tx, rest)
         return _finish(core, live, tx, ending, recorder)
 
@@ -470,15 +469,36 @@ async def _end(
 
     try:
         live.left = await persistently(
-            core, change, tries=tries, reserve=True, is_dropped_in_drain=True
+            core, _once(live, change), tries=tries, reserve=True, is_dropped_in_drain=True
         )
     except (ledger.StaleAttempt, Unavailable):
         raise
     except Exception:
         logger.exception("run %s: what it said last cannot be recorded", live.run.id)
         live.left = await persistently(
-            core, change_alone, tries=tries, reserve=True, is_dropped_in_drain=True
+            core, _once(live, change_alone), tries=tries, reserve=True, is_dropped_in_drain=True
         )
+
+
+def _once(live: Live, end: Callable[[Transaction], Run]) -> Callable[[Transaction], Run]:
+    """Return a change that ends an attempt, which may be sent again after the store has failed.
+
+    If it was made all the same, the run has moved on, by that or further: then it is returned as it is.
+    """
+    is_first = True
+
+    def change(tx: Transaction) -> Run:
+        nonlocal is_first
+        was_first, is_first = is_first, False
+        try:
+            return end(tx)
+        except ledger.StaleAttempt:
+            run = tx.run(live.run.id)
+            if was_first or run is None:
+                raise
+            return run
+
+    return change
 
 
 async def give_up(core: Core, live: Live) -> None:
@@ -498,7 +518,9 @@ async def give_up(core: Core, live: Live) -> None:
         return ledger.finish(core, tx, run, ending)
 
     try:
-        live.left = await persistently(core, change, reserve=True, is_dropped_in_drain=True)
+        live.left = await persistently(
+            core, _once(live, change), reserve=True, is_dropped_in_drain=True
+        )
     except ledger.StaleAttempt:
         pass  # it went on without this attempt
     except Exception:

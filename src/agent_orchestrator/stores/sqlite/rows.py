@@ -263,7 +263,7 @@ def event_from(row: Row, session_id: str) -> Event:
 
 ATTEMPT_COLUMNS: Final = (
     "run_id, attempt, worker_id, provider, started_at, ended_at, outcome, pid, pid_birth,"
-    " invocation, delivered_at, stderr_tail, steerable, token_hash"
+    " invocation, delivered_at, stderr_tail, steerable, token_hash, writes"
 )
 
 
@@ -286,6 +286,7 @@ def attempt_values(attempt: Attempt) -> Values:
         attempt.stderr_tail,
         int(attempt.steerable),
         attempt.token_hash,
+        attempt.writes,
     )
 
 
@@ -309,6 +310,7 @@ def attempt_from(row: Row) -> Attempt:
         stderr_tail=row[11],
         steerable=bool(row[12]),
         token_hash=row[13],
+        writes=row[14],
     )
 
 

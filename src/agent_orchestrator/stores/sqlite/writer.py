@@ -150,19 +150,20 @@ class GroupWriter:
         """Make the changes that can be made, answer all, and return what was rung."""
         if self._condition.fault is not None or self._condition.find_misplaced(is_written=False):
             batch = _admitted(batch, self._condition.heal())
-        topics = self._transact(batch)
-        if topics is None:
+        rung: set[str] = set()
+        if not self._transact(batch, rung):
             # What was refused for want of room is tried once more where room was kept for it.
-            topics = self._transact(_admitted(batch, self._condition.fault))
-        return topics or frozenset()
+            self._transact(_admitted(batch, self._condition.fault), rung)
+        return frozenset(rung)
 
-    def _transact(self, batch: list[Pending]) -> frozenset[str] | None:
-        """Run the changes in one transaction, fill in their answers, and return what was rung.
+    def _transact(self, batch: list[Pending], rung: set[str]) -> bool:
+        """Run the changes in one transaction, and fill in their answers.
 
-        :return: None if the database failed: then each has its refusal.
+        :param rung: gets the topics to ring, also of what was committed though it is refused.
+        :return: False if the database failed: then each has its refusal.
         """
         if not batch:
-            return frozenset()
+            return True
         connection = self._condition.writer
         is_committing = False
         try:
@@ -180,19 +181,20 @@ class GroupWriter:
                 connection.execute(COUNT_UP)
             is_committing = True
             connection.execute("COMMIT")
+            rung |= topics
             if counts:
                 self._condition.counted()
                 if self._condition.find_misplaced(is_written=True):
                     _refuse(batch, self._condition.fault)
-                    return None
+                    return False
         except apsw.Error as error:
             fault = self._condition.failed(error, is_outcome_known=not is_committing)
             with contextlib.suppress(apsw.Error):
                 _roll_back(connection)
             # A refusal, too, may rest on what another change of the batch had done, which is now undone.
             _refuse(batch, fault, error)
-            return None
-        return frozenset(topics)
+            return False
+        return True
 
     def _apply_together(self, connection: apsw.Connection, batch: list[Pending]) -> set[str] | None:
         """Run the changes one behind the other, or return None where one had to be undone.

@@ -1,0 +1,123 @@
+"""A store that fails after it has committed: what is sent again is not recorded twice."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import anyio
+import pytest
+
+from agent_orchestrator import open_embedded
+from agent_orchestrator.domain.errors import Unavailable
+from agent_orchestrator.ports import Outcome, RunContext, Store, Transaction, View
+from agent_orchestrator.runners.function import FunctionRunner
+from agent_orchestrator.stores.memory import MemoryStore
+from agent_orchestrator.stores.sqlite import SqliteStore
+
+pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
+
+
+class Doubtful:
+    """A store that commits some of its changes and then says that it failed."""
+
+    def __init__(self, store: Store, *, first: int, every: int) -> None:
+        self._store = store
+        self._first = first
+        self._every = every
+        self.count = 0
+        self.refused = 0
+        self.is_armed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def __aenter__(self) -> Self:
+        await self._store.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._store.__aexit__(None, None, None)
+
+    async def transact(self, change: Callable[[Transaction], T], **options: Any) -> T:
+        answer = await self._store.transact(change, **options)
+        if self.is_armed:
+            self.count += 1
+            if self.count >= self._first and (self.count - self._first) % self._every == 0:
+                self.refused += 1
+                raise Unavailable("committed, and then told otherwise")
+        return answer
+
+    async def read(self, look: Callable[[View], T]) -> T:
+        return await self._store.read(look)
+
+
+async def agent(context: RunContext) -> Outcome:
+    for number in range(6):
+        await context.emit("agent.message", {"text": f"line {number}"})
+        await anyio.sleep(0.002)
+    if context.prompt == "ask":
+        answered = await context.ask_parent("May I?", kind="approval_request")
+        await context.emit("agent.message", {"text": f"answer {answered.decision}"})
+    return Outcome("done")
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent_orchestrator.engine.persistence.STORE_RETRY_S", (0.001,))
+    monkeypatch.setattr("agent_orchestrator.engine.pool.TAKE_RETRY_S", 0.01)
+
+
+@pytest.mark.parametrize(("first", "every"), [(2, 2), (1, 3), (2, 3), (3, 3)])
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_what_is_sent_again_stands_once(
+    tmp_path: Path, kind: str, first: int, every: int
+) -> None:
+    inner: Store = MemoryStore() if kind == "memory" else SqliteStore(tmp_path / "x.db")
+    store = Doubtful(inner, first=first, every=every)
+    with anyio.fail_after(60):
+        async with open_embedded(
+            store, runners=[FunctionRunner("agent", agent)], max_concurrency=2
+        ) as client:
+            session = await client.create_session()
+            store.is_armed = True
+            ended = []
+            for text in ("work", "ask", "work"):
+                ended.append(await _run(client, session.id, text))
+            assert store.refused > 2
+            store.is_armed = False
+            log = [event async for event in client.events(session.id)]
+            requests = (await client.requests(status=None, resolvable=False)).requests
+    assert [run.status for run in ended] == ["completed"] * 3
+    assert [event.seq for event in log] == list(range(1, len(log) + 1))
+    for run in ended:
+        of_it = [event for event in log if event.run_id == run.id]
+        said = [str(one.data["text"]) for one in of_it if one.event_type == "agent.message"]
+        assert [one for one in said if one.startswith("line")] == [f"line {n}" for n in range(6)]
+        counts = Counter(event.event_type for event in of_it)
+        assert counts["run.started"] == counts["run.completed"] == 1, counts
+    assert len(requests) == 1
+
+
+async def _run(client: Any, session_id: str, text: str) -> Any:
+    """Have a message answered, whatever the store says of it."""
+    made = await _insistent(
+        lambda: client.send_message(session_id, text, idempotency_key=f"{text}-{id(text)}")
+    )
+    while True:
+        waited = await client.wait_run(made.run.id, timeout_s=0.2)
+        if not waited.timed_out:
+            return waited.run
+        for request in (await client.requests()).requests:
+            await _insistent(partial(client.resolve_request, request.id, "approve"))
+
+
+async def _insistent(call: Callable[[], Awaitable[Any]]) -> Any:
+    while True:
+        try:
+            return await call()
+        except Unavailable:
+            await anyio.sleep(0.001)
