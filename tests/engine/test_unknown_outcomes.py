@@ -1,12 +1,16 @@
 """A store that fails after it has committed: what is sent again is not recorded twice."""
 
+import asyncio
+import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from agent_orchestrator import open_embedded
@@ -100,6 +104,45 @@ async def test_what_is_sent_again_stands_once(
         counts = Counter(event.event_type for event in of_it)
         assert counts["run.started"] == counts["run.completed"] == 1, counts
     assert len(requests) == 1
+
+
+async def test_a_question_given_up_while_it_is_sent_again_is_withdrawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Doubtful(MemoryStore(), first=1, every=10**6)
+    monkeypatch.setattr("agent_orchestrator.engine.persistence.STORE_RETRY_S", (60.0,))
+
+    async def hasty(context: RunContext) -> Outcome:
+        store.is_armed = True
+        with anyio.move_on_after(0.05):
+            await context.ask_parent("May I?", kind="approval_request")
+        with anyio.fail_after(10):
+            while (await store.read(lambda view: view.requests(limit=9)))[0].is_open:
+                await anyio.sleep(0.005)
+        return Outcome("went on")
+
+    with anyio.fail_after(30):
+        async with open_embedded(store, runners=[FunctionRunner("agent", hasty)]) as client:
+            session = await client.create_session()
+            sent = await client.send_message(session.id, "go")
+            assert sent.run is not None
+            ended = (await client.wait_run(sent.run.id)).run
+    assert store.refused == 1
+    assert ended.result is not None, ended.error
+
+
+async def test_a_forked_child_is_refused_at_once() -> None:
+    async with open_embedded(MemoryStore(), runners=[FunctionRunner("agent", agent)]) as client:
+        child = os.fork()
+        if child == 0:
+            try:
+                Context().run(asyncio.run, client.create_session())
+            except Unavailable as error:
+                os._exit(0 if "forked" in str(error) else 2)
+            finally:
+                os._exit(3)
+        _, status = await anyio.to_thread.run_sync(os.waitpid, child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
 
 
 async def _run(client: Any, session_id: str, text: str) -> Any:

@@ -296,9 +296,9 @@ class AttemptContext:
             assert session is not None
             requests.tell(self._core, tx, run, session, question, request_id=request_id)
 
-        await persistently(self._core, change)
         self._recorder.asking = request_id
         try:
+            await persistently(self._core, change)
             request = await self._resolution(request_id)
         except anyio.get_cancelled_exc_class():
             # Given up, or stopped with the whole attempt: who watches over that knows which.

@@ -95,6 +95,7 @@ async def carry_out(
 
     :raises OrchestratorError: if it is refused.
     """
+    core.check_process()
     try:
         return await _carry_out(core, who, operation, request)
     except OrchestratorError as error:

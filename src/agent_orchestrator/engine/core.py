@@ -135,6 +135,18 @@ class Core:
     draining: bool = False
     recovery_problem: Problem | None = None
     """What keeps runs of a lost engine from being taken up, as long as something does."""
+    process: int = field(factory=os.getpid)
+
+    def check_process(self) -> None:
+        """Do nothing, or refuse: a forked child has a copy of the engine, and none of its tasks.
+
+        :raises Unavailable: in a process that was forked from the engine's.
+        """
+        if os.getpid() != self.process:
+            raise Unavailable(
+                f"the engine belongs to process {self.process}, from which this one was forked: only"
+                " that one can use it"
+            )
 
     def now(self) -> datetime:
         return self.config.clock()

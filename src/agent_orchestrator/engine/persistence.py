@@ -23,6 +23,7 @@ async def persistently(
     core: Core,
     change: Callable[[Transaction], T],
     *,
+    again: Callable[[Transaction], T] | None = None,
     tries: int | None = None,
     reserve: bool = False,
     is_dropped_in_drain: bool = False,
@@ -31,6 +32,8 @@ async def persistently(
 
     Shielded while a commit is under way: its caller must know whether it was made.
 
+    :param again: the change to try once a try was refused, which may have been made all the same; None
+        is for one that may be made twice.
     :param tries: how often at most; None goes on until the store takes it.
     :param reserve: see :meth:`~agent_orchestrator.ports.Store.transact`.
     :param is_dropped_in_drain: whether to give up once the engine drains, as the next start sees to it.
@@ -41,6 +44,7 @@ async def persistently(
             with anyio.CancelScope(shield=True):
                 return await core.store.transact(change, reserve=reserve)
         except Unavailable as error:
+            change = again or change
             tries = None if tries is None else tries - 1
             if tries == 0 or (is_dropped_in_drain and core.draining):
                 raise

@@ -264,8 +264,8 @@ class Pool:
             taken = _seating(made, seats)
         except Unavailable:
             # It may have failed after it had committed.
-            taken = _seating(made, seats)
-            tasks.start_soon(self._look_after, taken, tasks)
+            if taken := _seating(made, seats):
+                tasks.start_soon(self._look_after, taken, tasks)
             raise
         finally:
             self._promised -= len(seats)

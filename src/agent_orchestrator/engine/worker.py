@@ -469,32 +469,38 @@ async def _end(
 
     try:
         live.left = await persistently(
-            core, _once(live, change), tries=tries, reserve=True, is_dropped_in_drain=True
+            core,
+            change,
+            again=_or_ended(live, change),
+            tries=tries,
+            reserve=True,
+            is_dropped_in_drain=True,
         )
     except (ledger.StaleAttempt, Unavailable):
         raise
     except Exception:
         logger.exception("run %s: what it said last cannot be recorded", live.run.id)
         live.left = await persistently(
-            core, _once(live, change_alone), tries=tries, reserve=True, is_dropped_in_drain=True
+            core,
+            change_alone,
+            again=_or_ended(live, change_alone),
+            tries=tries,
+            reserve=True,
+            is_dropped_in_drain=True,
         )
 
 
-def _once(live: Live, end: Callable[[Transaction], Run]) -> Callable[[Transaction], Run]:
-    """Return a change that ends an attempt, which may be sent again after the store has failed.
+def _or_ended(live: Live, end: Callable[[Transaction], Run]) -> Callable[[Transaction], Run]:
+    """Return what to try again where a change that ends an attempt was refused.
 
     If it was made all the same, the run has moved on, by that or further: then it is returned as it is.
     """
-    is_first = True
 
     def change(tx: Transaction) -> Run:
-        nonlocal is_first
-        was_first, is_first = is_first, False
         try:
             return end(tx)
         except ledger.StaleAttempt:
-            run = tx.run(live.run.id)
-            if was_first or run is None:
+            if (run := tx.run(live.run.id)) is None:
                 raise
             return run
 
@@ -519,7 +525,11 @@ async def give_up(core: Core, live: Live) -> None:
 
     try:
         live.left = await persistently(
-            core, _once(live, change), reserve=True, is_dropped_in_drain=True
+            core,
+            change,
+            again=_or_ended(live, change),
+            reserve=True,
+            is_dropped_in_drain=True,
         )
     except ledger.StaleAttempt:
         pass  # it went on without this attempt
