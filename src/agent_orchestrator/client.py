@@ -214,11 +214,28 @@ class Client:
         metadata: Mapping[str, Any] | None = None,
         approval_policy: ApprovalPolicy | None = None,
         sandbox: Sandbox | None = None,
+        cwd: str | None = None,
         idempotency_key: str | None = None,
     ) -> Session:
-        """Rename, close, reopen or annotate a session; what is None stays."""
-        more = (approval_policy, sandbox, idempotency_key)
-        request = ops.UpdateSession(session_id, title, status, metadata, *more)
+        """Rename, move, close, reopen or annotate a session; what is None stays.
+
+        :param cwd: the directory its agents work in from the next run on, an absolute path. Queued runs
+            start there, too. Sessions below stay where they are.
+        :raises InvalidRequest: also if agents may not work there.
+        :raises Forbidden: also if ``workspace_roots`` are set and a child would leave its parent's
+            directory.
+        :raises SessionBusy: if a run of a session to be moved is under way.
+        """
+        request = ops.UpdateSession(
+            session_id=session_id,
+            title=title,
+            status=status,
+            metadata=metadata,
+            approval_policy=approval_policy,
+            sandbox=sandbox,
+            cwd=cwd,
+            idempotency_key=idempotency_key,
+        )
         return (await self._call(ops.UPDATE_SESSION, request)).session
 
     async def close_session(

@@ -207,6 +207,10 @@ class UpdateSession:
     metadata: Mapping[str, Any] | None = param("Replaces the old one.", default=None)
     approval_policy: ApprovalPolicy | None = _approval_policy()
     sandbox: Sandbox | None = _sandbox()
+    cwd: str | None = _cwd(
+        "The directory its agents work in from the next run on: an absolute path. `session_busy` "
+        "while a run of it is under way."
+    )
     idempotency_key: str | None = _key()
 
 
@@ -995,7 +999,7 @@ UPDATE_SESSION: Final = Operation(
     "/sessions/{session_id}",
     UpdateSession,
     SessionReply,
-    "Rename, close, reopen or annotate a session.",
+    "Rename, move, close, reopen or annotate a session.",
     scope="write",
 )
 CLOSE_SESSION: Final = Operation(

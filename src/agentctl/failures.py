@@ -61,7 +61,7 @@ _HINTS: Final[dict[str, str]] = {
     "forbidden": "use a token that may do this",
     "idempotency_conflict": "use another --idempotency-key",
     "already_resolved": "look at it with `agentctl request show`",
-    "session_busy": "wait, or send with --when-busy queue",
+    "session_busy": "wait until its run has ended; a message can be sent with --when-busy queue",
     "session_closed": "make another with `agentctl session create`",
     "cursor_ahead": "begin again after `resume_cursor` in the error's details (--format json)",
     "invalid_transition": "look at it with `agentctl run get`",

@@ -169,18 +169,31 @@ class Group(_Helped, click.Group):
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def identified(kind: str, *, required: bool = True) -> Callable[[F], F]:
-    """Let a command take an id as ``--<kind>-id ID`` or as its first argument; ``-`` reads it."""
+def identified(kind: str, *, required: bool = True, then: str | None = None) -> Callable[[F], F]:
+    """Let a command take an id as ``--<kind>-id ID`` or as its first argument; ``-`` reads it.
+
+    :param then: the name of an argument that follows and must be given.
+    """
     name = f"{kind}_id"
+    following = () if then is None else (then,)
+    metavar = " ".join([f"[{kind.upper()}_ID]", *(one.upper() for one in following)])
 
     def decorate(function: F) -> F:
         @click.option(
             f"--{kind}-id", name, metavar="ID", help=f"The {kind}; - reads standard input."
         )
-        @click.argument(f"{name}_argument", metavar=f"[{kind.upper()}_ID]", required=False)
+        @click.argument("arguments", metavar=metavar, nargs=-1)
         @_keeping_name(function)
         def wrapper(**values: Any) -> Any:
-            option, argument = values.pop(name), values.pop(f"{name}_argument")
+            option = values.pop(name)
+            given: list[str] = [*values.pop("arguments")]
+            for one in reversed(following):
+                if not given:
+                    raise usage(f"say the {one}: it is missing")
+                values[one] = given.pop()
+            if given[1:]:
+                raise usage(f"got unexpected extra arguments ({' '.join(given[1:])})")
+            argument = given[0] if given else None
             if option and argument and option != argument:
                 raise usage(f"the {kind} is given twice: {option} and {argument}")
             chosen = option or argument

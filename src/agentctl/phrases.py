@@ -83,6 +83,9 @@ _SENTENCES: Final[dict[str, str]] = {
 def sentence(event: Event) -> str:
     data = event.data
     match event.event_type:
+        case EventType.SESSION_UPDATED if data.get("cwd") and data.get("previous_cwd"):
+            also = f", title {data['title']}" if data.get("title") else ""
+            return f"session moved from {data['previous_cwd']} to {data['cwd']}{also}"
         case EventType.RUN_QUEUED:
             again = data.get("attempt") or 1
             back = f", attempt {again}" if again != 1 else ""

@@ -111,3 +111,25 @@ async def test_a_configuration_that_is_not_there_is_not_made(
     assert "REFUSED" in said
     left = repository / "agentd.toml"
     assert not left.exists() or left.read_text() == ""  # codex may leave what it has mounted there
+
+
+@RUNNERS
+async def test_a_moved_session_works_in_its_new_directory_only(
+    gateways: Gateways, runner: str, outside: Path
+) -> None:
+    gateway = gateways(runner=runner, sandbox="workspace-write")
+    places = [outside / name for name in ("old", "new")]
+    for place in places:
+        place.mkdir()
+    late = f"echo x > {places[0]}/late"
+    script = f"shell pwd; echo x > here; {late}\nsay done"
+    async with gateway.client() as client:
+        session = await client.create_session(cwd=str(places[0]))
+        await turn(client, session.id, "say first")
+        await client.update_session(session.id, cwd=str(places[1]))
+        run = await turn(client, session.id, script)
+        log = "".join([str(event.data) async for event in client.events(session.id)])
+    assert run.status is RunStatus.COMPLETED, run.error
+    assert (places[1] / "here").exists()
+    assert not (places[0] / "late").exists()
+    assert str(places[1]) in log

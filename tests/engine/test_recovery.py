@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -19,6 +20,13 @@ from agent_orchestrator.testing import ScriptedRunner
 from agent_orchestrator.testing.invariants import history, violations
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def _no_daemons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin as a user that never had a daemon, whatever other tests left: it shows in the status."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
 
 PATIENCE_S = 20.0
 

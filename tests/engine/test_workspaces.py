@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,7 +142,7 @@ async def test_a_directory_that_is_not_there_any_more(
         issue = (await client.diagnose_run(run.id)).diagnostics.likely_issue
         assert (run.status, run.error and run.error.code) == ("failed", "invalid_config")
         assert issue.code == "cwd_missing"
-        assert "directory" in issue.hint
+        assert f"agentctl session move {session.id} DIR" in issue.hint
         assert str(place) in issue.message
         place.unlink(missing_ok=True)
         place.mkdir()
@@ -236,3 +237,41 @@ def test_a_root_that_is_not_there(tmp_path: Path) -> None:
     provider = {"x": ProviderConfig(ScriptedRunner(), "scripted")}
     with pytest.raises(ConfigError, match="workspace_roots"):
         EngineConfig(provider, Routing("x"), workspace_roots=[str(tmp_path / "missing")])
+
+
+async def test_a_moved_session_goes_on_in_its_new_directory(tmp_path: Path) -> None:
+    runner = CommandRunner("where", ["pwd"])
+    places = [tempfile.mkdtemp(dir=tmp_path) for _ in range(2)]
+    found = []
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        session = await client.create_session()
+        for place in places:
+            await client.update_session(session.id, cwd=place)
+            sent = await client.send_message(session.id, "where?")
+            assert sent.run is not None
+            with anyio.fail_after(10):
+                found.append((await client.wait_run(sent.run.id)).run.result)
+    assert [result and result.text.strip() for result in found] == places
+
+
+async def test_a_session_is_moved_only_to_where_it_may_work(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for place in (root / "up" / "below", root / "beside", tmp_path / "outside"):
+        place.mkdir(parents=True)
+    (root / "link").symlink_to(tmp_path / "outside")
+    async with open_embedded(
+        ":memory:", runners=[ScriptedRunner()], workspace_roots=[str(root)]
+    ) as client:
+        session = await client.create_session(cwd=str(root / "up"))
+        child = (await client.spawn("say x", session_id=session.id)).session
+        for place in (tmp_path / "outside", root / "link", root / "up" / ".." / ".." / "outside"):
+            with pytest.raises(InvalidRequest) as refused:
+                await client.update_session(session.id, cwd=str(place))
+            assert list(refused.value.details["fields"]) == ["cwd"]
+        with pytest.raises(Forbidden):
+            await client.update_session(child.id, cwd=str(root / "beside"))
+        moved = await client.update_session(child.id, cwd=str(root / "up" / "below"))
+        assert moved.cwd == str(root / "up" / "below")
+        assert (
+            await client.update_session(session.id, cwd=str(root / "beside"))
+        ).cwd != session.cwd

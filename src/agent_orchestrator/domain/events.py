@@ -8,7 +8,8 @@ and runs:
 type                   data
 =====================  ===========================================================================
 session.created        title, provider, cwd; of a child: [parent_session_id, parent_run_id]
-session.updated        what was changed, of: [title, metadata, status, approval_policy, sandbox]
+session.updated        what was changed, of: [title, metadata, status, approval_policy, sandbox, cwd];
+                       with cwd: previous_cwd, the directory its agents worked in before
 session.closed         the same
 message.created        message_id, role, source {kind, session_id, run_id, principal}, text, [request_id]: the request whose decision it tells
 run.queued             provider, attempt, [message_id], [reason]: why it is back in the queue

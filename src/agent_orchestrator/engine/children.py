@@ -68,16 +68,22 @@ async def spawn_from_run(core: Core, who: Principal, command: SpawnFromRun) -> C
 async def _cwd(
     core: Core, who: Principal, cwd: str | None, parent_of: Callable[[View], Session]
 ) -> str | None:
-    """Return where a child shall work, with no symbolic link left in it where that is confined.
+    """Return where a new child shall work; None where it names no directory.
 
-    Who may not spawn there, or not for that place, does not learn whether there is such a place.
-
-    :raises Forbidden: if an agent asks for a place, or workspaces are confined, and it is not where
-        the parent works, or below.
+    Who may not spawn there does not learn whether there is such a directory.
     """
     if cwd is None:
         return None
-    parent = await core.store.read(parent_of)
+    return await workspace_below(core, who, cwd, await core.store.read(parent_of))
+
+
+async def workspace_below(core: Core, who: Principal, cwd: str, parent: Session) -> str:
+    """Return where a child may work, with no symbolic link left in it where that is confined.
+
+    :raises Forbidden: if an agent asks for a directory, or workspaces are confined, and it is not
+        where the parent works, or below.
+    :raises InvalidRequest: naming ``cwd``, if it is no directory, or agents may not work there.
+    """
     if who.run is None:
         cwd = await core.workspace(cwd)
         if not core.config.workspace_roots:

@@ -272,7 +272,10 @@ def _issue(
             code = "agent_silent"
         if run.error.code == "invalid_config" and run.error.message.startswith(CWD_MISSING):
             code = "cwd_missing"
-            hint = "make the directory again, or start a session in another one"
+            hint = (
+                f"make the directory again, or `agentctl session move {run.session_id} DIR`; then send "
+                "the message again"
+            )
         return Issue(code, f"{run.error.code}: {run.error.message}", hint)
     if run.status is RunStatus.CANCELED:
         asked_at = run.cancel_requested_at

@@ -675,6 +675,14 @@ def _close(core: Core, tx: Transaction, request: Request, status: RequestStatus)
     return closed
 
 
+def under_way(tx: View, session: Session) -> list[Run]:
+    """Return the runs of a session that have begun: the active one, and one queued to go on."""
+    active = tx.active_run(session.id)
+    queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK)
+    goes_on = [run for run in queued if run.attempt > 1]
+    return goes_on if active is None else [active, *goes_on]
+
+
 def has_agent(tx: View, session: Session) -> bool:
     """Tell whether a session's agent is there to answer: at work, or about to be."""
     if session.status == "closed":

@@ -86,7 +86,7 @@ def deliver(
             f"run {blocker.id} of the session is {blocker.status}", {"run_id": blocker.id}
         )
     if busy == "interrupt":
-        _interrupt(core, tx, session, active)
+        _interrupt(core, tx, session)
     message = user_message(core, session, source, text, core.config.ids("run"))
     is_next = busy == "interrupt"
     run = queue_run(
@@ -262,12 +262,12 @@ def _steers(
     )
 
 
-def _interrupt(core: Core, tx: Transaction, session: Session, active: Run | None) -> None:
+def _interrupt(core: Core, tx: Transaction, session: Session) -> None:
     """Cancel the run that is under way, also one that is queued to go on, and what was to run in
     its place by an earlier interrupt.
     """
-    replaced = [run for run in _queued(tx, session) if run.interrupts or run.attempt > 1]
-    for run in [active, *replaced] if active else replaced:
+    waiting = [run for run in _queued(tx, session) if run.interrupts and run.attempt == 1]
+    for run in [*ledger.under_way(tx, session), *waiting]:
         ledger.request_cancel(core, tx, run, reason="interrupted by a newer message", cascade=True)
 
 

@@ -7,12 +7,13 @@ from attrs import evolve
 
 from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.approvals import DEFAULT, is_looser
-from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.domain.errors import InvalidRequest, SessionBusy
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Run, Session, Source
 from agent_orchestrator.engine import ledger, limits, messages
 from agent_orchestrator.engine.access import in_scope, no_run, present, reach, session_for
+from agent_orchestrator.engine.children import workspace_below
 from agent_orchestrator.engine.confinement import Confinement, check_asked, check_kept
 from agent_orchestrator.engine.core import MAX_LOOK, Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
@@ -118,6 +119,7 @@ async def list_(core: Core, who: Principal, command: ListSessions) -> SessionPag
 
 async def update(core: Core, who: Principal, command: UpdateSession) -> Change[SessionReply]:
     check_asked(core, who, command)
+    cwd = await _new_place(core, who, command)
 
     def change(tx: Transaction) -> SessionReply:
         session = session_for(tx, who, Action.MANAGE, command.session_id)
@@ -132,6 +134,9 @@ async def update(core: Core, who: Principal, command: UpdateSession) -> Change[S
             wanted = getattr(command, name)
             if wanted is not None and wanted != getattr(session, name):
                 changes[name] = wanted
+        if cwd is not None and cwd != session.cwd:
+            _check_at_rest(tx, session)
+            changes["cwd"] = cwd
         if not changes:
             return SessionReply(session)
         updated = _change(core, tx, session, changes)
@@ -142,6 +147,38 @@ async def update(core: Core, who: Principal, command: UpdateSession) -> Change[S
         return SessionReply(tx.session(session.id) or updated)
 
     return change
+
+
+async def _new_place(core: Core, who: Principal, command: UpdateSession) -> str | None:
+    """Return the directory a session is to be moved to; None where it is not.
+
+    It is checked as for a new session. Who may not change the session does not learn whether there is
+    such a directory.
+    """
+    if command.cwd is None:
+        return None
+
+    def look(view: View) -> Session | None:
+        session = session_for(view, who, Action.MANAGE, command.session_id)
+        above = session.parent_session_id
+        return None if above is None else view.session(above)
+
+    parent = await core.store.read(look)
+    if parent is None:
+        return await core.workspace(command.cwd)
+    return await workspace_below(core, who, command.cwd, parent)
+
+
+def _check_at_rest(tx: Transaction, session: Session) -> None:
+    """Raise `SessionBusy` if a run of the session has begun and not ended: its agent works in the old
+    directory.
+    """
+    for run in ledger.under_way(tx, session):
+        state = "queued to go on" if run.status is RunStatus.QUEUED else run.status
+        raise SessionBusy(
+            f"run {run.id} of the session is {state}: the session can be moved when it has ended",
+            {"run_id": run.id},
+        )
 
 
 async def close(core: Core, who: Principal, command: CloseSession) -> Change[CloseSessionReply]:
@@ -173,7 +210,8 @@ def _change(core: Core, tx: Transaction, session: Session, changes: Mapping[str,
     tx.put_session(updated)
     closes = changes.get("status") == "closed"
     event_type = EventType.SESSION_CLOSED if closes else EventType.SESSION_UPDATED
-    tx.append(session.id, [Draft(event_type, changes)], now)
+    moved = {"previous_cwd": session.cwd} if "cwd" in changes else {}
+    tx.append(session.id, [Draft(event_type, {**changes, **moved})], now)
     return updated
 
 

@@ -1,6 +1,7 @@
 """What every client promises, whatever lies between it and the engine."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -87,6 +88,55 @@ class ClientContract:
         await client.update_session(session.id, title="after")
         types = [event.event_type for event in await _log(client, session.id)]
         assert types == ["session.created", "session.updated"]
+
+    async def test_a_session_is_moved_to_another_directory(
+        self, client: Client, tmp_path: Path
+    ) -> None:
+        session = await client.create_session()
+        child = (await client.spawn("say x", session_id=session.id, provider=MANUAL)).session
+        queued = await client.create_run(session.id, provider=MANUAL)
+        moved = await client.update_session(session.id, cwd=str(tmp_path))
+        assert moved.cwd == str(tmp_path)
+        # A move to where it is does nothing.
+        assert await client.update_session(session.id, cwd=str(tmp_path)) == moved
+        assert await client.get_session(session.id) == moved
+        assert (await client.get_session(child.id)).cwd == session.cwd
+        assert (await client.get_run(queued.id)).status is RunStatus.QUEUED
+        told = [e for e in await _log(client, session.id) if e.event_type == "session.updated"]
+        assert [event.data for event in told] == [
+            {"cwd": str(tmp_path), "previous_cwd": session.cwd}
+        ]
+        again = await client.update_session(session.id, cwd=session.cwd, title="both")
+        assert (again.cwd, again.title) == (session.cwd, "both")
+        assert (await client.create_session(cwd=moved.cwd)).cwd == moved.cwd
+
+    @pytest.mark.parametrize("cwd", ["", "here", "/no/such/directory", "/etc/passwd", "/a\0b"])
+    async def test_a_session_is_moved_only_to_a_directory(self, client: Client, cwd: str) -> None:
+        session = await client.create_session()
+        for refused in (
+            client.update_session(session.id, cwd=cwd, title="no"),
+            client.create_session(cwd=cwd),
+        ):
+            with pytest.raises(InvalidRequest) as caught:
+                await refused
+            assert list(caught.value.details["fields"]) == ["cwd"]
+        assert await client.get_session(session.id) == session
+
+    async def test_a_session_is_not_moved_while_a_run_is_under_way(
+        self, client: Client, tmp_path: Path
+    ) -> None:
+        session = await client.create_session(provider=MANUAL)
+        run = await client.create_run(session.id)
+        await client.transition_run(run.id, "running")
+        with pytest.raises(SessionBusy) as caught:
+            await client.update_session(session.id, cwd=str(tmp_path), title="no")
+        assert caught.value.details["run_id"] == run.id
+        kept = await client.update_session(session.id, cwd=session.cwd)
+        assert (kept.cwd, kept.title) == (session.cwd, None)
+        await client.transition_run(run.id, "completed")
+        moved = await client.update_session(session.id, cwd=str(tmp_path), status="closed")
+        assert (moved.cwd, moved.status) == (str(tmp_path), "closed")
+        assert (await _log(client, session.id))[-1].data["previous_cwd"] == session.cwd
 
     async def test_a_closed_session_takes_no_message_until_it_is_open_again(
         self, client: Client

@@ -199,17 +199,18 @@ def _session(session: Session, log: Sequence[Event]) -> Iterator[Violation]:
         )
     if any(event.session_id != session.id for event in log):
         yield Violation("replay", f"the log of {session.id} holds another's events")
-    title, status, threads = None, "open", {}
+    title, status, cwd, threads = None, "open", session.cwd, {}
     for event in log:
         match event.event_type:
             case EventType.SESSION_CREATED | EventType.SESSION_UPDATED | EventType.SESSION_CLOSED:
                 title = event.data.get("title", title)
                 status = event.data.get("status", status)
+                cwd = event.data.get("cwd", cwd)
             case EventType.THREAD_STARTED | EventType.THREAD_REPLACED:
                 threads[event.data["provider"]] = event.data["thread_id"]
-    rows = (session.title, session.status, dict(session.threads))
-    if rows != (title, status, threads):
-        yield Violation("replay", f"session {session.id} is {rows}, its log says {status, threads}")
+    rows = (session.title, session.status, session.cwd, dict(session.threads))
+    if rows != (said := (title, status, cwd, threads)):
+        yield Violation("replay", f"session {session.id} is {rows}, its log says {said}")
 
 
 def _odd(seqs: Sequence[int]) -> str:

@@ -26,10 +26,11 @@ from agentctl.options import (
     agentctl session list --status open
     agentctl session tree --session-id ses_01k0
     agentctl session share ses_01k0 --reader bob
+    agentctl session move ses_01k0 ~/project
     """,
 )
 def session() -> None:
-    """Make, read and close sessions."""
+    """Make, read, move and close sessions."""
 
 
 def working_directory(given: str | None, *, local: bool) -> str | None:
@@ -120,6 +121,37 @@ def get(session_id: str) -> None:
         reply = await connection.call(GET_SESSION, session_id=session_id)
         now = datetime.now(UTC)
         call.output.answer(reply, lambda look: session_card(reply.session, look, now))
+
+    call.run(body)
+
+
+@session.command(
+    examples="""
+    agentctl session move ses_01k0 ~/project
+    agentctl session move --session-id ses_01k0 .
+    """
+)
+@identified("session", then="directory")
+@idempotency_key
+def move(session_id: str, directory: str, idempotency_key: str | None) -> None:
+    """Have a session's agents work in another directory, DIR, from the next run on.
+
+    Queued runs start there, too. Sessions below stay where they are. While a run is under way, the
+    session cannot be moved.
+    """
+    call = Call.current()
+    cwd = working_directory(directory, local=call.settings.is_local)
+
+    async def body(connection: Any) -> None:
+        from agent_orchestrator.operations import UPDATE_SESSION
+        from agentctl.terminal import one_line
+
+        reply = await connection.call(
+            UPDATE_SESSION, session_id=session_id, cwd=cwd, idempotency_key=idempotency_key
+        )
+        moved = reply.session
+        lines = [f"session {moved.id} works in {one_line(moved.cwd)}"]
+        call.output.answer(reply, lambda _: lines)
 
     call.run(body)
 
