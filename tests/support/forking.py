@@ -28,7 +28,10 @@ forking.serve(sys.argv[2], sys.argv[3:])
 """
 
 
-NAMES = ("agentctl.main", "agentctl", "agentctl.commands", "agent_orchestrator.remote")
+NAMES = (
+    "agentctl.main", "agentctl", "agentctl.commands", "agent_orchestrator.remote", "agent_orchestrator.encoding",
+    "asyncio", "anyio.to_thread", "anyio._backends._asyncio", "httpcore._backends.anyio", "certifi",
+)  # fmt: skip
 """The module whose ``main()`` is the program, and what it loads only when it needs it."""
 
 
@@ -106,14 +109,18 @@ class Forks:
 
 def serve(address: str, names: Sequence[str]) -> None:
     """Fork for each call that arrives, until the input ends."""
+    import gc
     import importlib
     import pkgutil
 
     program = importlib.import_module(names[0])
     program._spare_imports()
     for module in [importlib.import_module(name) for name in names[1:]]:
+        if not module.__name__.startswith("agentctl"):
+            continue
         for found in pkgutil.iter_modules(getattr(module, "__path__", ()), f"{module.__name__}."):
             importlib.import_module(found.name)
+    gc.freeze()  # a collection in a child would touch, and so copy, all that is loaded
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for who answers
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
