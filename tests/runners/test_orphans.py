@@ -1,5 +1,6 @@
 """What is alive of agents when those who look after them are killed; with real processes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -79,7 +80,7 @@ def holding(*agents, backend="asyncio", env=None):
         holder.wait()
         holder.stdout.close()
         for left in known.all if known else ():
-            if is_alive(left):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ends by itself meanwhile
                 left.kill()
 
 
