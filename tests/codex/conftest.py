@@ -3,11 +3,11 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gateway import Gateway
+from gateway import Gateway, Gateways
 from model_server import ModelServer, write_codex_home
 
 PINNED = Path(__file__).parent.parent / "node_modules" / ".bin" / "codex"
@@ -51,9 +51,6 @@ def outside() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="outside-", dir="/var/tmp"))
     yield path
     shutil.rmtree(path)
-
-
-Gateways = Callable[..., Gateway]
 
 
 @pytest.fixture

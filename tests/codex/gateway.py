@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -69,6 +70,10 @@ class Gateway:
 
     def client(self):
         return connect(self.daemon.url)
+
+
+Gateways = Callable[..., Gateway]
+"""Makes gateways that end with the test."""
 
 
 async def turn(client: Client, session_id: str, text: str) -> Run:

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
-from gateway import THROUGH_A_GATEWAY, turn
+from gateway import THROUGH_A_GATEWAY, Gateways, turn
 from model_server import ModelServer, write_codex_home
 
 from agent_orchestrator import Client, Run, RunStatus
-from conftest import Gateways
 
 pytestmark = THROUGH_A_GATEWAY
 
