@@ -138,7 +138,7 @@ class Core:
     process: int = field(factory=os.getpid)
 
     def check_process(self) -> None:
-        """Do nothing, or refuse: a forked child has a copy of the engine, and none of its tasks.
+        """Refuse a call in a forked child: it has a copy of the engine, but none of the engine's tasks.
 
         :raises Unavailable: in a process that was forked from the engine's.
         """

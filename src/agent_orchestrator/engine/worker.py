@@ -468,35 +468,24 @@ async def _end(
         return _finish(core, live, tx, _FAULT, recorder)
 
     try:
-        live.left = await persistently(
-            core,
-            change,
-            again=_or_ended(live, change),
-            tries=tries,
-            reserve=True,
-            is_dropped_in_drain=True,
-        )
+        live.left = await _made(core, live, change, tries)
     except (ledger.StaleAttempt, Unavailable):
         raise
     except Exception:
         logger.exception("run %s: what it said last cannot be recorded", live.run.id)
-        live.left = await persistently(
-            core,
-            change_alone,
-            again=_or_ended(live, change_alone),
-            tries=tries,
-            reserve=True,
-            is_dropped_in_drain=True,
-        )
+        live.left = await _made(core, live, change_alone, tries)
 
 
-def _or_ended(live: Live, end: Callable[[Transaction], Run]) -> Callable[[Transaction], Run]:
-    """Return what to try again where a change that ends an attempt was refused.
+async def _made(
+    core: Core, live: Live, end: Callable[[Transaction], Run], tries: int | None = None
+) -> Run:
+    """Make a change that ends an attempt, and return the run as that left it.
 
-    If it was made all the same, the run has moved on, by that or further: then it is returned as it is.
+    A try that the store refused may have been made all the same. Then the next one finds that the run
+    has moved on, and returns it as it is.
     """
 
-    def change(tx: Transaction) -> Run:
+    def again(tx: Transaction) -> Run:
         try:
             return end(tx)
         except ledger.StaleAttempt:
@@ -504,7 +493,9 @@ def _or_ended(live: Live, end: Callable[[Transaction], Run]) -> Callable[[Transa
                 raise
             return run
 
-    return change
+    return await persistently(
+        core, end, again=again, tries=tries, reserve=True, is_dropped_in_drain=True
+    )
 
 
 async def give_up(core: Core, live: Live) -> None:
@@ -524,13 +515,7 @@ async def give_up(core: Core, live: Live) -> None:
         return ledger.finish(core, tx, run, ending)
 
     try:
-        live.left = await persistently(
-            core,
-            change,
-            again=_or_ended(live, change),
-            reserve=True,
-            is_dropped_in_drain=True,
-        )
+        live.left = await _made(core, live, change)
     except ledger.StaleAttempt:
         pass  # it went on without this attempt
     except Exception:

@@ -43,7 +43,7 @@ _SCALARS: Final = frozenset({int, float, bool, type(None)})
 
 
 def is_long(value: Any) -> bool:
-    """Tell whether a value is better encoded by :func:`encode_in_slices`, in a worker thread.
+    """Return whether a value is so long that :func:`encode_in_slices` shall encode it, in a worker thread.
 
     It is where its texts have more characters than :data:`SLICE`, or it has parts by the thousand.
     """

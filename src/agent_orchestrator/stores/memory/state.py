@@ -103,7 +103,7 @@ class State:
         self.log: list[Event] = []
         self.logs: dict[str, list[Event]] = {}
         self.places: dict[str, list[int]] = {}
-        """Where each event of a session's log stands in the log of all."""
+        """For each event of a session's log, its position in the log of all sessions."""
         self.activity: dict[tuple[str, int], Activity] = {}
         """By run and attempt; 0 stands for events that no attempt wrote."""
         self.attempts: dict[tuple[str, int], Attempt] = {}

@@ -189,7 +189,7 @@ def run_values(run: Run) -> Values:
 
 
 def is_long_result(text: str) -> bool:
-    """Tell whether a result has a row of its own."""
+    """Return whether a result is kept in the table of long results."""
     return len(text) > SLICE
 
 
