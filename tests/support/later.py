@@ -33,12 +33,12 @@ def sample(hint: Any, *, word: str | None = None, depth: int = 0) -> Any:
             for one in attrs.fields(hint)
         }
         return found | ({"came_later": {"a": [1]}} if word else {})
+    if origin is not None and issubclass(origin, Mapping):
+        return {"key": "value"}
     if issubclass(hint, StrEnum):
         return word or next(iter(hint)).value
     if hint is datetime:
         return "2026-01-02T03:04:05.000006Z"
-    if origin is not None and issubclass(origin, Mapping):
-        return {"key": "value"}
     values: dict[type, Any] = {str: "text", int: 7, float: 0.5, bool: True}
     return values[hint]
 

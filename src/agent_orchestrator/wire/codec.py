@@ -120,9 +120,11 @@ def _empty(hint: Any) -> Any:
         return {name: _empty(inner) for name, inner in _required(hint).items()}
     if hint is datetime:
         return format_time(_UNKNOWN_TIME)
-    if _is_literal(hint) or issubclass(hint, StrEnum):
+    if _is_mapping(hint):
+        return {}
+    if _is_literal(hint) or (origin is None and issubclass(hint, StrEnum)):
         return ""
-    return (origin or hint)() if origin is not Mapping else {}
+    return (origin or hint)()
 
 
 _converter = _make_converter()
