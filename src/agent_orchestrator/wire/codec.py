@@ -50,9 +50,8 @@ _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 
 
 def _is_mapping(hint: Any) -> bool:
-    return typing.get_origin(hint) is not None and issubclass(
-        typing.cast("type", typing.get_origin(hint)), Mapping
-    )
+    origin = typing.get_origin(hint)
+    return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
 def _make_converter() -> Converter:
