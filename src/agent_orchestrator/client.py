@@ -323,6 +323,9 @@ class Client:
         max_depth: int | None = None,
         max_children: int | None = None,
         max_descendants: int | None = None,
+        model: str | None = None,
+        effort: str | None = None,
+        output_schema: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> ops.SpawnReply:
         """Make a child of a run, or of a session, and give it a task.
@@ -336,17 +339,23 @@ class Client:
         :param max_depth: generations of children there may be below the child.
         :param max_children: children of one run that may be at work, in the child and below.
         :param max_descendants: sessions below the child that may be at work.
+        :param model: the model for the task; the child's later messages have the session's or the
+            provider's.
+        :param effort: reasoning effort for the task; the provider's setting without one.
+        :param output_schema: JSON Schema that the answer to the task must match.
         :raises InvalidRequest: also if ``approvals`` is looser than the parent's, or a limit larger
-            than what the child has without.
+            than what the child has without, or the provider does not take an option.
         :raises Conflict: if a limit of the tree is reached (``details["limit"]``), or the run is
             canceled.
-        :raises Forbidden: if an agent's child would be deeper than the limit, or work elsewhere.
+        :raises Forbidden: if an agent's child would be deeper than the limit, work elsewhere, or have
+            another model or more effort than somebody chose for the agent's own run.
         :raises TypeError: unless exactly one parent is named.
         """
         if (run_id is None) == (session_id is None):
             raise TypeError("spawn() takes a run_id or a session_id")
         limits = (max_depth, max_children, max_descendants)
-        more = (provider, cwd, title, notify_parent, approvals, *limits, idempotency_key)
+        options = (model, effort, output_schema)
+        more = (provider, cwd, title, notify_parent, approvals, *limits, *options, idempotency_key)
         if run_id is not None:
             return await self._call(ops.SPAWN_FROM_RUN, ops.SpawnFromRun(run_id, task, *more))
         assert session_id is not None
@@ -360,13 +369,23 @@ class Client:
         *,
         from_run_id: str | None = None,
         when_busy: WhenBusy = "queue",
+        model: str | None = None,
+        effort: str | None = None,
+        output_schema: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> ops.MessageReply:
         """Send a message from one agent to another's session.
 
         :param from_run_id: the run that sends it; without one the caller does.
+        :param model: the model for this message only, as in :meth:`send_message`.
+        :param effort: reasoning effort for this message only.
+        :param output_schema: JSON Schema that the answer must match.
+        :raises InvalidRequest: also if the provider does not take an option.
+        :raises Forbidden: if an agent asks for another model or more effort than somebody chose for
+            its own run.
         """
-        request = ops.SendToSession(session_id, text, from_run_id, when_busy, idempotency_key)
+        more = (when_busy, model, effort, output_schema, idempotency_key)
+        request = ops.SendToSession(session_id, text, from_run_id, *more)
         return await self._call(ops.SEND_TO_SESSION, request)
 
     async def reply_parent(

@@ -128,7 +128,8 @@ def _sandbox() -> Any:
     )
 
 
-def _model() -> Any:
+def model_option() -> Any:
+    """Declare the model of a message."""
     return _name(
         "The model for this message only; the session's, else the provider's, without one."
     )
@@ -138,7 +139,8 @@ MAX_SCHEMA: Final = 32_768
 """Bytes of an output schema, as JSON."""
 
 
-def _output_schema() -> Any:
+def output_schema_option() -> Any:
+    """Declare the output schema of a message."""
     return param(
         "JSON Schema, an object, that the agent's answer must match. The answer is JSON text.",
         default=None,
@@ -146,7 +148,8 @@ def _output_schema() -> Any:
     )
 
 
-def _effort(whose: str) -> Any:
+def effort_option(whose: str) -> Any:
+    """Declare the reasoning effort of a message."""
     return param(
         f"Reasoning effort of {whose}, as the model names it, such as `low`, `medium` or `high`; the "
         "provider's setting without one.",
@@ -181,8 +184,8 @@ class CreateSession:
         max_length=MAX_TEXT,
         not_blank=True,
     )
-    effort: str | None = _effort("the first message")
-    output_schema: Mapping[str, Any] | None = _output_schema()
+    effort: str | None = effort_option("the first message")
+    output_schema: Mapping[str, Any] | None = output_schema_option()
     idempotency_key: str | None = _key()
 
 
@@ -250,9 +253,9 @@ class SendMessage:
     when_busy: WhenBusy = param("What to do when a run of the session is active.", default="queue")
     approval_policy: ApprovalPolicy | None = _approval_policy()
     sandbox: Sandbox | None = _sandbox()
-    model: str | None = _model()
-    effort: str | None = _effort("this message")
-    output_schema: Mapping[str, Any] | None = _output_schema()
+    model: str | None = model_option()
+    effort: str | None = effort_option("this message")
+    output_schema: Mapping[str, Any] | None = output_schema_option()
     idempotency_key: str | None = _key()
 
 
@@ -289,6 +292,9 @@ class SpawnFromSession:
     max_depth: int | None = _max_depth()
     max_children: int | None = _max_children()
     max_descendants: int | None = _max_descendants()
+    model: str | None = model_option()
+    effort: str | None = effort_option("the task")
+    output_schema: Mapping[str, Any] | None = output_schema_option()
     idempotency_key: str | None = _key()
 
 
@@ -307,6 +313,9 @@ class SpawnFromRun:
     max_depth: int | None = _max_depth()
     max_children: int | None = _max_children()
     max_descendants: int | None = _max_descendants()
+    model: str | None = model_option()
+    effort: str | None = effort_option("the task")
+    output_schema: Mapping[str, Any] | None = output_schema_option()
     idempotency_key: str | None = _key()
 
 
@@ -316,6 +325,9 @@ class SendToSession:
     text: str = _text()
     from_run_id: str | None = identifier("The run that sends it.", default=None)
     when_busy: WhenBusy = param("What to do when a run of the session is active.", default="queue")
+    model: str | None = model_option()
+    effort: str | None = effort_option("this message")
+    output_schema: Mapping[str, Any] | None = output_schema_option()
     idempotency_key: str | None = _key()
 
 
@@ -429,9 +441,9 @@ class CreateRun:
         not_blank=True,
     )
     provider: str | None = _name("The provider; `manual` leaves the run to whoever holds it.")
-    model: str | None = _model()
-    effort: str | None = _effort("this run")
-    output_schema: Mapping[str, Any] | None = _output_schema()
+    model: str | None = model_option()
+    effort: str | None = effort_option("this run")
+    output_schema: Mapping[str, Any] | None = output_schema_option()
     idempotency_key: str | None = _key()
 
 

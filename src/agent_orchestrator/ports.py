@@ -698,6 +698,9 @@ class RunContext(Protocol):
         max_depth: int | None = None,
         max_children: int | None = None,
         max_descendants: int | None = None,
+        model: str | None = None,
+        effort: str | None = None,
+        output_schema: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> SpawnReply:
         """Make a child of this run and give it a task.
@@ -712,8 +715,12 @@ class RunContext(Protocol):
             more than without.
         :param max_children: children of one run that may be at work, in it and below.
         :param max_descendants: sessions below it that may be at work.
+        :param model: the model for the task.
+        :param effort: reasoning effort for the task; this run's, where its message gave one.
+        :param output_schema: JSON Schema that the answer to the task must match.
         :raises Conflict: if a limit of the tree is reached, or this run is canceled.
-        :raises Forbidden: if the child would be deeper than the limit, or work elsewhere.
+        :raises Forbidden: if the child would be deeper than the limit, work elsewhere, or have another
+            model or more effort than somebody chose for this run.
         """
         ...
 
@@ -723,9 +730,14 @@ class RunContext(Protocol):
         text: str,
         *,
         when_busy: WhenBusy = "queue",
+        model: str | None = None,
+        effort: str | None = None,
+        output_schema: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> MessageReply:
         """Send a message to the agent of a child, or of another descendant.
+
+        The options are those of :meth:`spawn`.
 
         :raises NotFound: if the session is none of these.
         """

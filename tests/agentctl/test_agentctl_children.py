@@ -46,9 +46,11 @@ def test_the_flow_of_a_script(ctl: Ctl, session: str, parent: str) -> None:
 
 def test_spawn(ctl: Ctl, session: str, parent: str, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
+    (tmp_path / "schema.json").write_text("{}")
     told = ctl(
         "tool", "session-spawn", "--parent-run-id", parent, "--task", "-", "--title", "Child",
         "--provider", "manual", "--cwd", "sub", "--notify-parent", "wake",
+        "--model", "m", "--effort", "low", "--output-schema", "schema.json",
         stdin="two\nlines", cwd=tmp_path,
     ).json  # fmt: skip
     assert told.keys() == {"session", "message", "run"}
@@ -58,6 +60,10 @@ def test_spawn(ctl: Ctl, session: str, parent: str, tmp_path: Path) -> None:
     assert child["cwd"] == str(tmp_path / "sub")
     assert told["message"]["text"] == "two\nlines"
     assert (told["run"]["status"], told["run"]["provider"]) == ("queued", "manual")
+    options = [told["run"][name] for name in ("model", "effort", "output_schema")]
+    assert options == ["m", "low", {}]
+    sent = ctl("tool", "session-send", child["id"], "--text", "x", "--effort", "high").json
+    assert sent["run"]["effort"] == "high"
 
 
 def test_spawn_from_a_session(ctl: Ctl, session: str) -> None:

@@ -143,6 +143,13 @@ async def test_a_tool_names_every_bad_argument(agents: Standing) -> None:
                 {"task": " ", "cwd": "x", "run_id": "run_1"},
                 {"task", "cwd", "run_id"},
             ),
+            (
+                "session_spawn",
+                {"task": "x", "effort": "High", "output_schema": []},
+                {"effort", "output_schema"},
+            ),
+            # Agents that stand still take no options.
+            ("session_spawn", {"task": "x", "model": "m", "effort": "low"}, {"model", "effort"}),
             ("session_wait", {}, {"run_id"}),
             ("session_wait", {"run_id": "-rf"}, {"run_id"}),
             ("session_wait", {"run_ids": ["run_1", "../x"]}, {"run_ids"}),

@@ -218,10 +218,14 @@ class AttemptContext:
         max_depth: int | None = None,
         max_children: int | None = None,
         max_descendants: int | None = None,
+        model: str | None = None,
+        effort: str | None = None,
+        output_schema: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> SpawnReply:
         limits = (max_depth, max_children, max_descendants)
-        more = (provider, cwd, title, notify_parent, approvals, *limits, idempotency_key)
+        options = (model, effort, output_schema)
+        more = (provider, cwd, title, notify_parent, approvals, *limits, *options, idempotency_key)
         return await self._call(SPAWN_FROM_RUN, SpawnFromRun(self.run.id, task, *more))
 
     async def send(
@@ -230,9 +234,13 @@ class AttemptContext:
         text: str,
         *,
         when_busy: WhenBusy = "queue",
+        model: str | None = None,
+        effort: str | None = None,
+        output_schema: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> MessageReply:
-        command = SendToSession(session_id, text, self.run.id, when_busy, idempotency_key)
+        more = (when_busy, model, effort, output_schema, idempotency_key)
+        command = SendToSession(session_id, text, self.run.id, *more)
         return await self._call(SEND_TO_SESSION, command)
 
     async def wait(

@@ -61,11 +61,13 @@ def deliver(
     provider: str | None = None,
     asked: Confinement = Confinement(),  # noqa: B008 - it never changes
     options: TurnOptions = NO_OPTIONS,
+    inherited: TurnOptions = NO_OPTIONS,
     field: str = "text",
 ) -> MessageReply:
     """Hand a message to a session's agent: in a run of its own, or to the running one.
 
     :param options: what the message asks of the model.
+    :param inherited: what holds in a run of its own where it does not ask.
     :param field: what the caller calls the text.
     :raises InvalidRequest: naming that field, if the text is longer than the agent takes, or naming
         the options that the provider does not take.
@@ -97,7 +99,7 @@ def deliver(
         provider,
         interrupts=is_next,
         asked=asked,
-        options=options,
+        options=options.over(inherited),
         field=field,
     )
     return MessageReply(message, run)

@@ -1,16 +1,25 @@
 """What a message asks of its agent's model for one turn, and which runners take it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from attrs import asdict, frozen
 
-from agent_orchestrator.domain.errors import InvalidRequest
-from agent_orchestrator.domain.model import MANUAL, Run
+from agent_orchestrator.domain.errors import Forbidden, InvalidRequest
+from agent_orchestrator.domain.model import MANUAL, Run, Session
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.operations import CreateRun, CreateSession, SendMessage
+from agent_orchestrator.operations import (
+    CreateRun,
+    CreateSession,
+    SendMessage,
+    SendToSession,
+    SpawnFromRun,
+    SpawnFromSession,
+)
 from agent_orchestrator.ports import Runner, TurnConfigurable
 from agent_orchestrator.wire.strict_json import json_copy
+
+Command = SendMessage | CreateRun | SendToSession | SpawnFromRun | SpawnFromSession
 
 
 @frozen
@@ -27,7 +36,7 @@ class TurnOptions:
     output_schema: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, command: SendMessage | CreateRun) -> "TurnOptions":
+    def of(cls, command: Command) -> "TurnOptions":
         """Return the options that a command gives."""
         return cls(command.model, command.effort, _copy(command.output_schema))
 
@@ -46,6 +55,14 @@ class TurnOptions:
         """Names of the options that are given."""
         return frozenset(
             name for name, value in asdict(self, recurse=False).items() if value is not None
+        )
+
+    def over(self, other: "TurnOptions") -> "TurnOptions":
+        """Return these options, and those of the other where these leave them out."""
+        return TurnOptions(
+            self.model or other.model,
+            self.effort or other.effort,
+            self.output_schema if self.output_schema is not None else other.output_schema,
         )
 
     def fit(self, run: Run) -> bool:
@@ -74,6 +91,57 @@ def check_options(core: Core, provider: str, options: TurnOptions) -> None:
     if refused := options.given - accepted_options(config.runner):
         problem = f"is not taken by the provider {provider!r}"
         raise InvalidRequest.of(dict.fromkeys(sorted(refused), problem))
+
+
+EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh")
+"""Reasoning efforts that can be compared, the least first."""
+
+
+def inherited_options(
+    core: Core, run: Run, session: Session, provider: str, asked: TurnOptions
+) -> TurnOptions:
+    """Return the options that a message of an agent has where it names none: those of its own run.
+
+    What a person chose for an agent, it cannot exceed by a child. The provider's own settings are no
+    such choice: where nobody chose, an agent may.
+
+    :param run: the agent's.
+    :param session: the run's.
+    :param provider: the provider of the message; a model is one provider's.
+    :param asked: the options that the message names.
+    :raises Forbidden: if it names another model, or more effort.
+    """
+    config = core.config.providers.get(provider)
+    model = None
+    if provider == run.provider:
+        usual = config.model if config is not None else None
+        model = session.model or (run.model if run.model != usual else None)
+    if model is not None and asked.model not in (None, model):
+        raise Forbidden(
+            f"the agent's own model was chosen for it ({model}): it may not choose another",
+            {"model": model},
+        )
+    if (
+        run.effort is not None
+        and asked.effort is not None
+        and not _at_most(asked.effort, run.effort)
+    ):
+        raise Forbidden(
+            f"the agent's own effort was chosen for it ({run.effort}): it may not ask for more",
+            {"effort": run.effort},
+        )
+    accepted = accepted_options(config.runner) if config is not None else frozenset()
+    return TurnOptions(
+        model=model if "model" in accepted else None,
+        effort=run.effort if "effort" in accepted else None,
+    )
+
+
+def _at_most(effort: str, limit: str) -> bool:
+    if effort == limit:
+        return True
+    known = effort in EFFORTS and limit in EFFORTS
+    return known and EFFORTS.index(effort) < EFFORTS.index(limit)
 
 
 def _copy(schema: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

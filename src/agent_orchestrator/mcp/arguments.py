@@ -17,7 +17,15 @@ from agent_orchestrator.fields import (
     param,
     specs,
 )
-from agent_orchestrator.operations import MAX_IGNORED, MAX_OPEN_S, MIN_OPEN_S, WhenBusy
+from agent_orchestrator.operations import (
+    MAX_IGNORED,
+    MAX_OPEN_S,
+    MIN_OPEN_S,
+    WhenBusy,
+    effort_option,
+    model_option,
+    output_schema_option,
+)
 from agent_orchestrator.wire.schema import Schema, field_schema
 
 HOLD_S: Final = 50.0
@@ -84,6 +92,9 @@ class Spawn:
     max_depth: int | None = _most("Generations of children it may have; 0: none.", MAX_DEPTH)
     max_children: int | None = _most("Children of it that may be at work at once.", MAX_TREE)
     max_descendants: int | None = _most("Agents below it that may be at work at once.", MAX_TREE)
+    model: str | None = model_option()
+    effort: str | None = effort_option("the task")
+    output_schema: Mapping[str, Any] | None = output_schema_option()
     idempotency_key: str | None = _key()
 
 
@@ -96,6 +107,9 @@ class Send:
         " or `reject` with an error.",
         default="queue",
     )
+    model: str | None = model_option()
+    effort: str | None = effort_option("this message")
+    output_schema: Mapping[str, Any] | None = output_schema_option()
     idempotency_key: str | None = _key()
 
 

@@ -51,6 +51,9 @@ async def _spawn(agent: Agent, given: arguments.Spawn) -> dict[str, Any]:
         max_depth=given.max_depth,
         max_children=given.max_children,
         max_descendants=given.max_descendants,
+        model=given.model,
+        effort=given.effort,
+        output_schema=given.output_schema,
         idempotency_key=given.idempotency_key,
     )
     return {
@@ -66,6 +69,9 @@ async def _send(agent: Agent, given: arguments.Send) -> dict[str, Any]:
         given.text,
         from_run_id=agent.run_id,
         when_busy=given.when_busy,
+        model=given.model,
+        effort=given.effort,
+        output_schema=given.output_schema,
         idempotency_key=given.idempotency_key,
     )
     return {

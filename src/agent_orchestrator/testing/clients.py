@@ -1099,6 +1099,41 @@ class ClientContract:
             assert sorted(caught.value.details["fields"]) == sorted(options)
         assert not (await client.list_messages(session.id)).messages
 
+    async def test_a_child_s_task_and_a_message_to_it_have_options_of_their_own(
+        self, client: Client
+    ) -> None:
+        parent = await client.create_session(provider=MANUAL, model="usual")
+        run = await client.create_run(parent.id)
+        schema = {"type": "object"}
+        options: dict[str, Any] = {"model": "m", "effort": "low", "output_schema": schema}
+        by_run = await client.spawn("x", run_id=run.id, **options)
+        by_session = await client.spawn("x", session_id=parent.id, **options)
+        sent = await client.send(by_run.session.id, "x", **options)
+        plain = await client.send(by_run.session.id, "x")
+        assert sent.run is not None
+        assert plain.run is not None
+        for made in (by_run.run, by_session.run, sent.run):
+            found = await client.get_run(made.id)
+            assert (found.model, found.effort, found.output_schema) == ("m", "low", schema)
+        assert (plain.run.model, plain.run.effort, plain.run.output_schema) == ("usual", None, None)
+
+    @pytest.mark.parametrize("option", [{"model": "m"}, {"effort": "low"}, {"output_schema": {}}])
+    async def test_a_child_has_no_option_that_its_provider_does_not_take(
+        self, client: Client, option: dict[str, Any]
+    ) -> None:
+        parent = await client.create_session()
+        child = (await client.spawn("say hi", session_id=parent.id)).session
+        for call in (
+            client.spawn("say hi", session_id=parent.id, **option),
+            client.send(child.id, "say hi", **option),
+        ):
+            with pytest.raises(InvalidRequest) as caught:
+                await call
+            assert list(caught.value.details["fields"]) == list(option)
+        page = await client.list_sessions(parent_session_id=parent.id)
+        assert [one.id for one in page.sessions] == [child.id]
+        assert len((await client.list_messages(child.id)).messages) == 1
+
     async def test_a_message_has_its_own_output_schema(self, client: Client) -> None:
         session = await client.create_session(provider=MANUAL)
         schema = {"type": "object", "properties": {"a": {"enum": ["é", 1.5, None]}}}

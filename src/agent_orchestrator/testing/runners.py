@@ -178,6 +178,9 @@ class RecordingContext:
         max_depth: int | None = None,
         max_children: int | None = None,
         max_descendants: int | None = None,
+        model: str | None = None,
+        effort: str | None = None,
+        output_schema: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,  # noqa: ARG002 - nobody is there
     ) -> SpawnReply:
         """Keep the child; it completes at once, with nothing to say."""
@@ -198,8 +201,10 @@ class RecordingContext:
         )
         message = _message(session.id, f"run_{number}", task)
         run = evolve(
-            _run(provider or self.run.provider, None),
+            _run(provider or self.run.provider, model),
             id=f"run_{number}",
+            effort=effort,
+            output_schema=output_schema,
             session_id=session.id,
             message_id=message.id,
             parent_run_id=self.run.id,
@@ -217,6 +222,9 @@ class RecordingContext:
         text: str,
         *,
         when_busy: WhenBusy = "queue",  # noqa: ARG002 - nobody is there
+        model: str | None = None,  # noqa: ARG002 - nobody is there
+        effort: str | None = None,  # noqa: ARG002 - nobody is there
+        output_schema: Mapping[str, Any] | None = None,  # noqa: ARG002 - nobody is there
         idempotency_key: str | None = None,  # noqa: ARG002 - nobody is there
     ) -> MessageReply:
         """Keep what is sent to a child; its run is the one it has.

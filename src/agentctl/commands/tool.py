@@ -19,6 +19,7 @@ from agentctl.options import (
     read_id,
     read_object,
     read_text,
+    turn_options,
 )
 
 RUN_VARIABLE: Final = "AGENTCTL_RUN_ID"
@@ -73,6 +74,7 @@ def _given_or_own(value: str | None, variable: str) -> str | None:
 )
 @approvals("the child asks for: its parent's policy, or a stricter one")
 @limits("the child")
+@turn_options
 @idempotency_key
 @click.option("--wait", is_flag=True, help="Wait for the end of the child's run.")
 def session_spawn(
@@ -125,6 +127,7 @@ def session_spawn(
     type=click.Choice(["queue", "steer", "interrupt", "reject"]),
     help="What to do while a run of the session is active.  [default: queue]",
 )
+@turn_options
 @idempotency_key
 def session_send(text: str, from_run_id: str | None, **values: Any) -> None:
     """Send a message to the agent of another session."""

@@ -1,0 +1,151 @@
+"""What an agent may ask of the models of others: not more than was chosen for itself."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+from attrs import frozen
+
+from agent_orchestrator import Client, EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.errors import Forbidden
+from agent_orchestrator.domain.model import Run
+from agent_orchestrator.ports import Outcome, RunContext
+from agent_orchestrator.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+
+class Standing:
+    """A runner whose agents stand still, and which takes every option."""
+
+    name = "standing"
+    message_options = frozenset({"model", "effort", "output_schema"})
+
+    async def run(self, context: RunContext) -> Outcome:
+        if context.prompt == "by its context":
+            child = await context.spawn("x", model="m", effort="low", output_schema={})
+            sent = await context.send(child.session.id, "x", model="n")
+            assert sent.run is not None
+            return Outcome(f"{child.run.id} {sent.run.id}")
+        await anyio.sleep_forever()
+        raise AssertionError
+
+
+class Plain(Standing):
+    """The same without options."""
+
+    name = "plain"
+    message_options = frozenset()
+
+
+@frozen
+class Desk:
+    """A person and, for each run, its agent."""
+
+    engine: Orchestrator
+    person: Client
+
+    async def agent(self, **options: Any) -> tuple[Client, Run]:
+        """Return the agent of a message with these options, at work."""
+        model = options.pop("session_model", None)
+        session = await self.person.create_session(model=model)
+        sent = await self.person.send_message(session.id, "x", **options)
+        assert sent.run is not None
+        return await self.of(sent.run), sent.run
+
+    async def of(self, run: Run) -> Client:
+        async with self.person.events(run.session_id, follow=True) as events:
+            async for event in events:
+                if event.event_type == "run.started" and event.run_id == run.id:
+                    break
+        return Client(self.engine.acting_as(Principal.of_run(run.id, 1, run.session_id)))
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    config = EngineConfig(
+        {
+            "standing": ProviderConfig(Standing(), "standing", model="usual"),
+            "other": ProviderConfig(Standing(), "other"),
+            "plain": ProviderConfig(Plain(), "plain"),
+        },
+        Routing("standing"),
+        max_concurrency=8,
+    )
+    async with MemoryStore() as store, Orchestrator(store, config) as engine:
+        yield Desk(engine, Client(engine))
+
+
+async def test_an_agent_chooses_where_nobody_chose_for_it(desk: Desk) -> None:
+    agent, run = await desk.agent()
+    child = await agent.spawn("x", run_id=run.id, model="m", effort="xhigh")
+    assert (child.run.model, child.run.effort) == ("m", "xhigh")
+    sent = await agent.send(child.session.id, "x", model="n", effort="high")
+    assert sent.run is not None
+    assert (sent.run.model, sent.run.effort) == ("n", "high")
+
+
+@pytest.mark.parametrize("chosen", [{"session_model": "mine"}, {"model": "mine"}])
+async def test_a_model_that_was_chosen_holds_for_what_the_agent_sets_to_work(
+    desk: Desk, chosen: dict[str, str]
+) -> None:
+    agent, run = await desk.agent(**chosen)
+    child = await agent.spawn("x", run_id=run.id)
+    named = await agent.spawn("x", run_id=run.id, model="mine")
+    sent = await agent.send(child.session.id, "x")
+    assert sent.run is not None
+    assert {child.run.model, named.run.model, sent.run.model} == {"mine"}
+    for refused in (
+        agent.spawn("x", run_id=run.id, model="usual"),
+        agent.send(child.session.id, "x", model="usual"),
+    ):
+        with pytest.raises(Forbidden) as caught:
+            await refused
+        assert caught.value.details == {"model": "mine"}
+    grandchild = await (await desk.of(child.run)).spawn("x", run_id=child.run.id)
+    assert grandchild.run.model == "mine"
+    elsewhere = await agent.spawn("x", run_id=run.id, provider="other", model="m")
+    assert elsewhere.run.model == "m"
+
+
+async def test_an_effort_that_was_chosen_is_the_most_an_agent_asks_for(desk: Desk) -> None:
+    agent, run = await desk.agent(effort="medium")
+    child = await agent.spawn("x", run_id=run.id)
+    less = await agent.spawn("x", run_id=run.id, effort="low")
+    sent = await agent.send(child.session.id, "x")
+    assert sent.run is not None
+    assert [child.run.effort, less.run.effort, sent.run.effort] == ["medium", "low", "medium"]
+    for effort in ("high", "xhigh", "unheard-of"):
+        for refused in (
+            agent.spawn("x", run_id=run.id, effort=effort),
+            agent.spawn("x", run_id=run.id, provider="other", effort=effort),
+            agent.send(child.session.id, "x", effort=effort),
+        ):
+            with pytest.raises(Forbidden) as caught:
+                await refused
+            assert caught.value.details == {"effort": "medium"}
+    plain = await agent.spawn("x", run_id=run.id, provider="plain")
+    assert plain.run.effort is None  # its runner takes none
+    assert len((await desk.person.list_sessions(parent_session_id=run.session_id)).sessions) == 3
+
+
+async def test_a_person_chooses_freely_for_a_child(desk: Desk) -> None:
+    _, run = await desk.agent(model="mine", effort="low")
+    child = await desk.person.spawn("x", run_id=run.id, model="m", effort="high")
+    assert (child.run.model, child.run.effort) == ("m", "high")
+    sent = await desk.person.send(child.session.id, "x", from_run_id=run.id, effort="high")
+    assert sent.run is not None
+    assert sent.run.effort == "high"
+
+
+async def test_a_runner_s_context_takes_the_options(desk: Desk) -> None:
+    session = await desk.person.create_session()
+    sent = await desk.person.send_message(session.id, "by its context")
+    assert sent.run is not None
+    ended = (await desk.person.wait_run(sent.run.id)).run
+    assert ended.result is not None, ended.error
+    child, again = [await desk.person.get_run(one) for one in ended.result.text.split()]
+    assert (child.model, child.effort, child.output_schema) == ("m", "low", {})
+    assert (again.model, again.effort) == ("n", None)
