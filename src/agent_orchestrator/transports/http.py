@@ -1,7 +1,8 @@
 """The way to a daemon: operations as HTTP requests, streams as server-sent events."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -15,7 +16,7 @@ from agent_orchestrator.domain.errors import (
     Unreachable,
 )
 from agent_orchestrator.domain.model import Event
-from agent_orchestrator.fields import check
+from agent_orchestrator.fields import MAX_NAME, check, shown
 from agent_orchestrator.operations import (
     CaughtUp,
     Draining,
@@ -39,6 +40,18 @@ ANSWER_TIMEOUT_S: Final = 60.0
 SILENCE_S: Final = 45.0
 """A stream silent for so long is broken: the server sends a comment every 15 s."""
 
+SLOWEST: Final = 64 * 2**10
+"""Bytes per second that must come of a long answer or frame, beyond the time that it has anyway.
+Otherwise a server that sends one byte now and then holds its caller for ever."""
+
+MAX_ANSWER: Final = sse.MAX_FRAME
+"""Bytes of the longest answer that is read. A page ends before it has more, a run's result has as much
+as an event."""
+
+MAX_VALUES: Final = 2**23
+"""JSON values of an answer or event, names of members included. A page of 8 MiB holds no more; each takes
+many times its bytes in memory."""
+
 
 class HttpTransport:
     """Reaches a daemon over HTTP.
@@ -58,7 +71,7 @@ class HttpTransport:
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
         check(operation.request, request)
         path, query, body = codec.request_parts(operation, request)
-        headers = self._headers()
+        headers = self._headers() | _UNCODED
         content = None
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -70,25 +83,27 @@ class HttpTransport:
             waits = getattr(request, "timeout_s", None) or getattr(request, "wait_s", None) or 0.0
         answer_s = None if operation.takes_long else ANSWER_TIMEOUT_S + float(waits)
         timeout = httpx.Timeout(answer_s, connect=CONNECT_TIMEOUT_S)
+        sent = self._http.stream(
+            operation.method,
+            path,
+            params=query or None,
+            content=content,
+            headers=headers,
+            timeout=timeout,
+        )
         try:
-            response = await self._http.request(
-                operation.method,
-                path,
-                params=query or None,
-                content=content,
-                headers=headers,
-                timeout=timeout,
-            )
+            with _timed(answer_s) as pace:
+                async with sent as response:
+                    plain = await _body(response, pace)
         except httpx.TransportError as error:
             raise _unreachable(self._http, error) from error
-        plain = _body(response)
         if response.status_code >= 400:
             raise problems.from_body(response.status_code, plain)
         try:
             answer = codec.from_plain(operation.answer, plain)
         except ValueError as error:
             raise Internal(
-                f"the server's answer is not one of {operation.name}: {error}"
+                f"the server's answer is not one of {operation.name}: {shown(str(error))}"
             ) from error
         return Reply(answer, replayed=response.headers.get("Idempotent-Replayed") == "true")
 
@@ -109,9 +124,88 @@ def _unreachable(http: httpx.AsyncClient, error: httpx.TransportError) -> Unreac
     return Unreachable(f"no answer from {http.base_url}: {reason or type(error).__name__}")
 
 
-def _body(response: httpx.Response) -> Any:
+_UNCODED: Final = {"Accept-Encoding": "identity"}
+"""Asks for answers as they are: a few bytes of a compressed one may stand for any number."""
+
+
+class _Pace:
+    """The time in which something must have come. It grows with what has come.
+
+    :param limit_s: seconds for what is short; None is no limit.
+    """
+
+    def __init__(self, limit_s: float | None) -> None:
+        self._end = math.inf if limit_s is None else anyio.current_time() + limit_s
+        self.scope = anyio.CancelScope(deadline=self._end)
+
+    def note(self, size: int) -> None:
+        """Take note that so many bytes have come."""
+        self.scope.deadline = self._end + size / SLOWEST
+
+
+@contextlib.contextmanager
+def _timed(limit_s: float | None) -> Iterator[_Pace]:
+    """Raise :exc:`httpx.ReadTimeout` if what is in the scope takes longer than its limit."""
+    pace = _Pace(limit_s)
+    with pace.scope:
+        yield pace
+    if pace.scope.cancelled_caught:
+        raise httpx.ReadTimeout(_TOO_SLOW)
+
+
+_TOO_SLOW: Final = f"the answer comes too slowly: less than {SLOWEST:,} bytes per second"
+
+
+def _check_coding(response: httpx.Response) -> None:
+    coding = response.headers.get("Content-Encoding", "identity")
+    if coding.strip().lower() not in ("", "identity"):
+        raise Internal(f"the server's answer is encoded ({shown(coding)}), which was not asked for")
+
+
+async def _body(response: httpx.Response, pace: _Pace) -> Any:
+    """Return the JSON value that an answer holds; None if it is not JSON.
+
+    :raises Internal: if it is compressed, or has more than :data:`MAX_ANSWER` bytes or :data:`MAX_VALUES`
+        values.
+    """
+    data = bytearray()
+    _check_coding(response)
+    chunks = response.aiter_bytes()
+    is_whole = False
     try:
-        return strict_json.loads(response.content)
+        async for chunk in chunks:
+            data += chunk
+            if len(data) > MAX_ANSWER:
+                break
+            pace.note(len(data))
+        else:
+            is_whole = True
+    finally:
+        if not is_whole:
+            with anyio.CancelScope(shield=True):
+                await response.aclose()
+                await _exhaust(chunks)
+    if not is_whole:
+        raise Internal(f"the server's answer has more than {MAX_ANSWER:,} bytes")
+    return _json(data)
+
+
+async def _exhaust(chunks: AsyncIterator[bytes]) -> None:
+    """Let the chunks of a response that was closed come to their end.
+
+    httpx reads through generators within generators. Asked for the rest, each finds the response closed
+    and ends, where trio would complain of one left in the middle.
+    """
+    with contextlib.suppress(httpx.HTTPError, httpx.StreamError):
+        async for _ in chunks:
+            pass
+
+
+def _json(data: bytes | bytearray) -> Any:
+    if strict_json.holds_more(data, MAX_VALUES):
+        raise Internal(f"the server sends more than {MAX_VALUES:,} values at once")
+    try:
+        return strict_json.loads(data)
     except InvalidRequest:
         return None
 
@@ -130,6 +224,8 @@ class _SseSubscription:
         self._stack = AsyncExitStack()
         self._chunks: AsyncIterator[bytes] | None = None
         self._decoder = sse.Decoder()
+        self._frame_due = math.inf
+        """When the frame that has come in part is to be whole, however slowly the rest of it comes."""
         self._ready: list[StreamPart] = []
 
     async def open(self) -> None:
@@ -148,26 +244,29 @@ class _SseSubscription:
         timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_TIMEOUT_S)
         self._stack = AsyncExitStack()
         try:
-            response = await self._stack.enter_async_context(
-                self._http.stream(
-                    "GET",
-                    "/stream",
-                    params=params,
-                    headers=self._headers() | {"Accept": "text/event-stream"},
-                    timeout=timeout,
+            with _timed(CONNECT_TIMEOUT_S + SILENCE_S) as pace:
+                response = await self._stack.enter_async_context(
+                    self._http.stream(
+                        "GET",
+                        "/stream",
+                        params=params,
+                        headers=self._headers() | _UNCODED | {"Accept": "text/event-stream"},
+                        timeout=timeout,
+                    )
                 )
-            )
-            if response.status_code != 200:
-                await response.aread()
-                raise problems.from_body(response.status_code, _body(response))
+                _check_coding(response)
+                if response.status_code != 200:
+                    plain = await _body(response, pace)
+                    raise problems.from_body(response.status_code, plain)
         except httpx.TransportError as error:
             await self.aclose()
             raise _unreachable(self._http, error) from error
         except OrchestratorError:
             await self.aclose()
             raise
-        self.epoch = response.headers.get(sse.EPOCH_HEADER, self.epoch)
+        self.epoch = _short(response.headers.get(sse.EPOCH_HEADER), "epoch") or self.epoch
         self._decoder = sse.Decoder()
+        self._frame_due = math.inf
         self._chunks = response.aiter_bytes()
 
     async def aclose(self) -> None:
@@ -175,11 +274,7 @@ class _SseSubscription:
         with anyio.CancelScope(shield=True):
             await self._stack.aclose()
             if chunks is not None:
-                # httpx reads through generators within generators. Asked for the rest, each finds
-                # the response closed and ends, where trio would complain of one left in the middle.
-                with contextlib.suppress(httpx.HTTPError, httpx.StreamError):
-                    async for _ in chunks:
-                        pass
+                await _exhaust(chunks)
 
     async def over(self) -> None:
         # Whoever sends ends what is sent: that is told by receiving it.
@@ -197,8 +292,12 @@ class _SseSubscription:
         assert self._chunks is not None
         done = False
         try:
-            chunk = await anext(self._chunks)
-            done = True
+            due = self._frame_due + self._decoder.pending / SLOWEST
+            with anyio.CancelScope(deadline=due) as scope:
+                chunk = await anext(self._chunks)
+                done = True
+            if scope.cancelled_caught:
+                raise httpx.ReadTimeout(_TOO_SLOW)
         except StopAsyncIteration:
             raise Unreachable(f"{self._http.base_url} ended the stream") from None
         except httpx.TransportError as error:
@@ -209,20 +308,37 @@ class _SseSubscription:
         try:
             for frame in self._decoder.feed(chunk):
                 self._take(frame)
-        except sse.FrameTooLong as error:
+                self._frame_due = math.inf
+        except (sse.FrameTooLong, Internal) as error:
             await self.aclose()
             raise Internal(f"the server's stream cannot be read: {error}") from None
+        if not self._decoder.pending:
+            self._frame_due = math.inf
+        elif self._frame_due == math.inf:
+            self._frame_due = anyio.current_time() + SILENCE_S
 
     def _take(self, frame: sse.Frame) -> None:
+        """Take a frame.
+
+        :raises Internal: if it is none of this API's.
+        """
+        cursor = _short(frame.id, "cursor")
         if frame.comment == sse.CAUGHT_UP_COMMENT:
-            self._cursor = frame.id or self._cursor
+            self._cursor = cursor or self._cursor
             self._ready.append(CaughtUp(self._cursor or "0"))
         elif frame.comment == sse.DRAINING_COMMENT:
             self._ready.append(Draining(self._cursor or "0"))
-        elif frame.data and frame.id is not None:
+        elif frame.data and cursor is not None:
             try:
-                event = codec.from_plain(Event, strict_json.loads(frame.data.encode()))
-            except (InvalidRequest, ValueError) as error:
-                raise Internal(f"the server's event is not one: {error}") from error
-            self._cursor = frame.id
-            self._ready.append(StreamItem(frame.id, event))
+                event = codec.from_plain(Event, _json(frame.data.encode()))
+            except ValueError as error:
+                raise Internal(f"an event is none: {shown(str(error))}") from error
+            self._cursor = cursor
+            self._ready.append(StreamItem(cursor, event))
+
+
+def _short(given: str | None, name: str) -> str | None:
+    """Return what the server gave, which is sent back to it: there it stands in a URL."""
+    if given is not None and len(given) > MAX_NAME:
+        raise Internal(f"its {name} has more than {MAX_NAME:,} characters")
+    return given

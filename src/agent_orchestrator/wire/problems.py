@@ -27,6 +27,9 @@ STATUSES: Final[dict[type[errors.OrchestratorError], int]] = {
     errors.Unavailable: 503,
 }
 
+MAX_RETRY_S: Final = 3600
+"""Seconds of the longest pause that a caller makes because a server asks for it."""
+
 _BY_CODE: Final = {kind.code: kind for kind in STATUSES}
 _BY_STATUS: Final = {status: kind for kind, status in reversed(STATUSES.items())}
 
@@ -55,7 +58,6 @@ def from_body(status: int, body: Any) -> errors.OrchestratorError:
     details = dict(details) if isinstance(details, Mapping) else {}
     if kind is errors.Unavailable:
         retry = details.get("retry_after_s")
-        return errors.Unavailable(
-            message, details, retry_after_s=retry if isinstance(retry, int) else 1
-        )
+        retry = min(max(retry, 0), MAX_RETRY_S) if isinstance(retry, int) else 1
+        return errors.Unavailable(message, details, retry_after_s=retry)
     return kind(message, details)

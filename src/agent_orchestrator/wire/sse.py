@@ -78,6 +78,11 @@ class Decoder:
         self._event = ""
         self._id: str | None = None
 
+    @property
+    def pending(self) -> int:
+        """About how many bytes of a frame have come that is not yet whole; none between two frames."""
+        return self._size
+
     def feed(self, chunk: bytes) -> Iterator[Frame]:
         """Take the next bytes and yield the frames they complete.
 

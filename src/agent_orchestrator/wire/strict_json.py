@@ -147,14 +147,14 @@ def json_copy(value: Mapping[str, Any]) -> dict[str, Any]:
     return copy
 
 
-def loads(data: bytes, *, field: str = "body", most: int | None = None) -> Any:
+def loads(data: bytes | bytearray, *, field: str = "body", most: int | None = None) -> Any:
     """Read one JSON document, in time linear in its length.
 
     :param field: what to call the text in the error.
     :param most: how many values it may hold, names of members included; any number without it.
     :raises InvalidRequest: if it is not strict JSON in UTF-8, or holds more.
     """
-    if most is not None and _holds_more(data, most):
+    if most is not None and holds_more(data, most):
         raise InvalidRequest.of({field: f"holds more than {most:,} values"})
     try:
         text = data.decode()
@@ -186,7 +186,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _holds_more(data: bytes, most: int) -> bool:
+def holds_more(data: bytes | bytearray, most: int) -> bool:
     """Tell whether a JSON text holds more values than that, without reading it.
 
     Values are the costly part of a document: a megabyte of text is read in a moment, a megabyte of
@@ -201,7 +201,7 @@ def _holds_more(data: bytes, most: int) -> bool:
     return _separators(b"".join(bare.split(b'"')[::2])) > most
 
 
-def _separators(data: bytes) -> int:
+def _separators(data: bytes | bytearray) -> int:
     return sum(data.count(sign) for sign in (b",", b":", b"[", b"{"))
 
 
