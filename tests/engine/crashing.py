@@ -7,6 +7,7 @@ import anyio
 import anyio.lowlevel
 
 from agent_orchestrator import Client, open_embedded
+from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.ports import Store, Transaction, View
 
 T = TypeVar("T")
@@ -19,12 +20,18 @@ class Crashed(Exception):
 class Handle:
     """A store as one engine has it; once that has crashed, none of its writes is made.
 
-    Its engine can be stopped, too: what it asks for then waits until :meth:`go_on`. Leaving it
-    leaves the store open, for others may have it.
+    Its engine can be stopped, too: what it asks for then waits until :meth:`go_on`.
+
+    :param closes: whether leaving it closes the store; others may have it.
+    :param doubts: asked after each commit; where it returns True the engine is told that the store failed.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(
+        self, store: Store, *, closes: bool = False, doubts: Callable[[], bool] = lambda: False
+    ) -> None:
         self._store = store
+        self._closes = closes
+        self._doubts = doubts
         self.crashed = False
         self._going = anyio.Event()
         self._going.set()
@@ -44,7 +51,8 @@ class Handle:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        pass
+        if self._closes:
+            await self._store.__aexit__(None, None, None)
 
     async def transact(self, change: Callable[[Transaction], T], **options: Any) -> T:
         def unless_crashed(tx: Transaction) -> T:
@@ -60,6 +68,8 @@ class Handle:
         await self._going.wait()
         if self.crashed:
             raise Crashed
+        if self._doubts():
+            raise Unavailable("committed, and then told otherwise")
         return value
 
     async def read(self, look: Callable[[View], T]) -> T:

@@ -44,6 +44,9 @@ EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS: Final = 600
 """Steps of tasks an engine makes at most before it is lost."""
 
+DOUBTFUL: Final = 5
+"""In one world of so many the store commits at times and says that it failed."""
+
 ENOUGH: Final = 10
 """Worlds with faults after which no more are tried."""
 
@@ -71,6 +74,10 @@ class Agents:
     """By message: how often an agent set to work on it, which was then known to be durable."""
     answers: Counter[str] = field(factory=Counter)
     """By question: how often an agent was told how it was resolved."""
+    words: int = 0
+    """How often one of them said something."""
+    between: set[str] = field(factory=set)
+    """The runs whose agent is being given its prompt, and has set to nothing yet."""
     dead: set[tuple[str, int]] = field(factory=set)
     """The attempts whose processes an engine has ended; what their runner still does has no effect."""
 
@@ -93,15 +100,20 @@ class Agents:
             # An agent takes its time to end, and may try to say something still.
             with anyio.CancelScope(shield=True):
                 await anyio.sleep(rng.choice((0, 0, 0.1, 3)))
-                await context.emit("agent.message", {"text": "late"})
+                # One that speaks has what it was given.
+                if run.id not in self.between:
+                    await self._say(context, "late")
+                self.between.discard(run.id)
 
     async def _work(self, context: RunContext, rng: random.Random) -> Outcome:
         await anyio.sleep(rng.random())
         prompts = context.prompt.split("\n\n")
+        self.between.add(context.run.id)
         await context.delivered()
         thread = context.thread.id if context.thread else f"thread-{context.run.session_id}"
         await context.set_thread(thread)
         await self._live(context)
+        self.between.discard(context.run.id)
         is_noted = any("Look at what is already done" in line for line in prompts)
         for line in prompts:
             if line.startswith("do ") and not (is_noted and self.effects[line]):
@@ -114,12 +126,17 @@ class Agents:
             said = await self._do(context, token, rng) or said
         return Outcome(said)
 
+    async def _say(self, context: RunContext, text: str) -> None:
+        """Say something that nobody says twice."""
+        self.words += 1
+        await context.emit("agent.message", {"text": f"{text} ({self.words})"})
+
     async def _do(self, context: RunContext, token: str, rng: random.Random) -> str | None:
         verb, _, more = token.partition("=")
         match verb:
             case "say":
                 for number in range(int(more)):
-                    await context.emit("agent.message", {"text": str(number)})
+                    await self._say(context, str(number))
                     if rng.random() < 0.5:
                         await anyio.sleep(rng.random())
                 return more
@@ -310,7 +327,7 @@ class World:
 
     async def _lost(self, steps: int) -> None:
         """Lose an engine at some await."""
-        handle = Handle(self.store)
+        handle = self._handle()
 
         def lose() -> None:
             handle.crashed = True
@@ -322,13 +339,13 @@ class World:
 
     async def _drained(self) -> None:
         """Stop an engine in good order."""
-        async with self._engine(Handle(self.store)) as client, self._actors(client):
+        async with self._engine(self._handle()) as client, self._actors(client):
             await anyio.sleep(self.rng.random() * 50)
             await client.transport.drain(self.rng.choice((0, 5)))  # type: ignore[attr-defined]
 
     async def _stopped(self, steps: int, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Stop an engine at some await, let it go on while others are at work, then lose it."""
-        handle = Handle(self.store)
+        handle = self._handle()
         clients = anyio.CancelScope()
 
         def stop() -> None:
@@ -347,6 +364,12 @@ class World:
                 handle.crashed = True
                 scope.cancel()
                 await anyio.sleep_forever()
+
+    def _handle(self) -> Handle:
+        """Return the store as the next engine has it: in some worlds one that tells of failures after commits."""
+        rng = random.Random(f"doubts {self.seed} {self.agents.dead}")
+        rate = rng.choice((0.02, 0.1, 0.4)) if self.seed % DOUBTFUL == DOUBTFUL - 1 else 0.0
+        return Handle(self.store, doubts=lambda: rng.random() < rate)
 
     @asynccontextmanager
     async def _engine(self, handle: Handle) -> AsyncIterator[Client]:
@@ -396,6 +419,15 @@ class World:
             f"doubled: {count} agents worked on {text!r}"
             for text, count in self.agents.effects.items()
             if count > 1
+        ]
+        said = Counter(
+            event.data["text"]
+            for log in told.logs.values()
+            for event in log
+            if event.event_type == "agent.message"
+        )
+        self.faults += [
+            f"doubled: {count} events say {text!r}" for text, count in said.items() if count > 1
         ]
         self.faults += [
             f"lost: the first answer to {key}" for actor in self.actors for key in actor.unanswered

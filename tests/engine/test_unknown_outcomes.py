@@ -7,56 +7,41 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
+from attrs import define
+from crashing import Handle
 
 from agent_orchestrator import open_embedded
 from agent_orchestrator.domain.errors import Unavailable
-from agent_orchestrator.ports import Outcome, RunContext, Store, Transaction, View
+from agent_orchestrator.ports import Outcome, RunContext, Store
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
 
-T = TypeVar("T")
 
+@define
+class Doubts:
+    """Once armed, those of a store of which every so many-th commit is told as a failure."""
 
-class Doubtful:
-    """A store that commits some of its changes and then says that it failed."""
+    first: int
+    every: int
+    count: int = 0
+    refused: int = 0
+    is_armed: bool = False
 
-    def __init__(self, store: Store, *, first: int, every: int) -> None:
-        self._store = store
-        self._first = first
-        self._every = every
-        self.count = 0
-        self.refused = 0
-        self.is_armed = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def __aenter__(self) -> Self:
-        await self._store.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self._store.__aexit__(None, None, None)
-
-    async def transact(self, change: Callable[[Transaction], T], **options: Any) -> T:
-        answer = await self._store.transact(change, **options)
-        if self.is_armed:
-            self.count += 1
-            if self.count >= self._first and (self.count - self._first) % self._every == 0:
-                self.refused += 1
-                raise Unavailable("committed, and then told otherwise")
-        return answer
-
-    async def read(self, look: Callable[[View], T]) -> T:
-        return await self._store.read(look)
+    def __call__(self) -> bool:
+        if not self.is_armed:
+            return False
+        self.count += 1
+        is_refused = self.count >= self.first and (self.count - self.first) % self.every == 0
+        self.refused += is_refused
+        return is_refused
 
 
 async def agent(context: RunContext) -> Outcome:
@@ -80,19 +65,21 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_what_is_sent_again_stands_once(
     tmp_path: Path, kind: str, first: int, every: int
 ) -> None:
-    inner: Store = MemoryStore() if kind == "memory" else SqliteStore(tmp_path / "x.db")
-    store = Doubtful(inner, first=first, every=every)
+    store: Store = MemoryStore() if kind == "memory" else SqliteStore(tmp_path / "x.db")
+    doubts = Doubts(first, every)
     with anyio.fail_after(60):
         async with open_embedded(
-            store, runners=[FunctionRunner("agent", agent)], max_concurrency=2
+            Handle(store, closes=True, doubts=doubts),
+            runners=[FunctionRunner("agent", agent)],
+            max_concurrency=2,
         ) as client:
             session = await client.create_session()
-            store.is_armed = True
+            doubts.is_armed = True
             ended = []
             for text in ("work", "ask", "work"):
                 ended.append(await _run(client, session.id, text))
-            assert store.refused > 2
-            store.is_armed = False
+            assert doubts.refused > 2
+            doubts.is_armed = False
             log = [event async for event in client.events(session.id)]
             requests = (await client.requests(status=None, resolvable=False)).requests
     assert [run.status for run in ended] == ["completed"] * 3
@@ -109,11 +96,11 @@ async def test_what_is_sent_again_stands_once(
 async def test_a_question_given_up_while_it_is_sent_again_is_withdrawn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store = Doubtful(MemoryStore(), first=1, every=10**6)
+    store, doubts = MemoryStore(), Doubts(first=1, every=10**6)
     monkeypatch.setattr("agent_orchestrator.engine.persistence.STORE_RETRY_S", (60.0,))
 
     async def hasty(context: RunContext) -> Outcome:
-        store.is_armed = True
+        doubts.is_armed = True
         with anyio.move_on_after(0.05):
             await context.ask_parent("May I?", kind="approval_request")
         with anyio.fail_after(10):
@@ -122,12 +109,14 @@ async def test_a_question_given_up_while_it_is_sent_again_is_withdrawn(
         return Outcome("went on")
 
     with anyio.fail_after(30):
-        async with open_embedded(store, runners=[FunctionRunner("agent", hasty)]) as client:
+        async with open_embedded(
+            Handle(store, doubts=doubts), runners=[FunctionRunner("agent", hasty)]
+        ) as client:
             session = await client.create_session()
             sent = await client.send_message(session.id, "go")
             assert sent.run is not None
             ended = (await client.wait_run(sent.run.id)).run
-    assert store.refused == 1
+    assert doubts.refused == 1
     assert ended.result is not None, ended.error
 
 
