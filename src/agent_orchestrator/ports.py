@@ -357,6 +357,10 @@ class View(Protocol):
 
     def idempotency(self, caller: str, call: str, key: str) -> IdempotencyRecord | None: ...
 
+    def oldest_record_at(self) -> datetime | None:
+        """Return when the idempotency record that was added first was made."""
+        ...
+
 
 class Transaction(View, Protocol):
     """A look that also changes things. It sees its own changes; all of them are committed or none."""
@@ -420,8 +424,29 @@ class Transaction(View, Protocol):
         """Add an entry to the audit trail; there is no way to change or remove one."""
         ...
 
-    def remember(self, record: IdempotencyRecord, *, forget_before: datetime) -> None:
-        """Add a record; a few of those made before ``forget_before`` may be deleted."""
+    def remove_token(self, token_id: str) -> None:
+        """Delete a token, if it is there."""
+        ...
+
+    def remember(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
+        """Add a record, and delete the oldest of the same caller that are too many beside it.
+
+        :param most: records of a caller that are kept.
+        :param most_size: bytes of answers in UTF-8: a record is deleted once those added after it
+            have as many.
+        :raises Conflict: if there is a record of the same caller, call and key.
+        """
+        ...
+
+    def forget_records(self, *, before: datetime, limit: int) -> int:
+        """Delete those of the first ``limit`` records that were made before a moment.
+
+        :return: how many were deleted; 0 when there are no more.
+        """
+        ...
+
+    def forget_records_of(self, caller: str) -> None:
+        """Delete all records of a caller."""
         ...
 
     def ring(self, topic: str) -> None:

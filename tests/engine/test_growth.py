@@ -1,19 +1,25 @@
 """What an agent can make grow stays bounded, and is found without passing all that was before."""
 
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import apsw
 import pytest
+from attrs import define
 
 from agent_orchestrator import Client, Orchestrator, ProviderConfig, Routing, open_embedded
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.audit import first_break
-from agent_orchestrator.domain.errors import NotFound
+from agent_orchestrator.domain.errors import NotFound, Unavailable
 from agent_orchestrator.domain.model import MANUAL
-from agent_orchestrator.engine import EngineConfig
+from agent_orchestrator.domain.tokens import NAMED_TOKEN_PREFIX, token_hash
+from agent_orchestrator.engine import EngineConfig, retention
 from agent_orchestrator.mcp.tools import TOOLS, Agent, use
+from agent_orchestrator.ports import Store
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.stores.sqlite.view import SqliteView
@@ -24,29 +30,238 @@ pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def config() -> EngineConfig:
+@define
+class Clock:
+    now: datetime = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def config(clock: Clock | None = None) -> EngineConfig:
     providers = {"scripted": ProviderConfig(ScriptedRunner(), "scripted")}
-    return EngineConfig(providers=providers, routing=Routing("scripted"))
+    return EngineConfig(
+        providers=providers, routing=Routing("scripted"), clock=clock or (lambda: datetime.now(UTC))
+    )
+
+
+@define
+class Kept:
+    """A store that outlives its engines."""
+
+    store: Store
+
+    @asynccontextmanager
+    async def engine(self, clock: Clock | None = None) -> AsyncIterator[Orchestrator]:
+        async with Orchestrator(self.store, config(clock)) as engine:
+            yield engine
+
+    async def keys(self, caller: str, call: str, count: int) -> list[int]:
+        """Return which of the keys "0", "1" … are on record."""
+        return await self.store.read(
+            lambda view: [n for n in range(count) if view.idempotency(caller, call, str(n))]
+        )
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def kept(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kept]:
+    store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "a.db")
+    async with store:
+        yield Kept(store)
+
+
+@define
+class Tree:
+    """An agent's run that is executed by hand, and a child of it that has ended."""
+
+    client: Client
+    agent: Client
+    run_id: str
+    child_run_id: str
+
+    @property
+    def cancel(self) -> str:
+        """The call that cancels the child."""
+        return f"cancel_run {self.child_run_id}"
+
+
+async def a_tree(engine: Orchestrator) -> Tree:
+    client = Client(engine)
+    session = await client.create_session(provider=MANUAL)
+    run = await client.create_run(session.id)
+    await client.transition_run(run.id, "running")
+    agent = Client(engine.acting_as(Principal.of_run(run.id, 1, session.id)))
+    child = await agent.spawn(run_id=run.id, task="work", provider=MANUAL)
+    await client.cancel_run(child.run.id)
+    return Tree(client, agent, run.id, child.run.id)
 
 
 async def test_refusals_that_repeat_are_counted_not_listed() -> None:
     async with MemoryStore() as store, Orchestrator(store, config()) as engine:
-        client = Client(engine)
-        session = await client.create_session(provider=MANUAL)
-        run = await client.create_run(session.id)
-        await client.transition_run(run.id, "running")
-        agent = Client(engine.acting_as(Principal.of_run(run.id, 1, session.id)))
-        before = len((await client.list_audit()).entries)
+        tree = await a_tree(engine)
+        before = len((await tree.client.list_audit()).entries)
         for number in range(1_000):
             with pytest.raises(NotFound):
-                await agent.get_session(f"ses_{number}")
-        entries = (await client.list_audit()).entries[before:]
+                await tree.agent.get_session(f"ses_{number}")
+        entries = (await tree.client.list_audit()).entries[before:]
         assert [entry.detail.get("times", 1) for entry in entries] == [2**n for n in range(10)]
         with pytest.raises(NotFound):  # another call is another entry
-            await agent.get_run("run_none")
-        trail = (await client.list_audit()).entries
+            await tree.agent.get_run("run_none")
+        trail = (await tree.client.list_audit()).entries
         assert len(trail) == before + 11
         assert first_break(trail) is None
+
+
+async def test_what_an_agent_does_again_is_counted_not_listed(kept: Kept) -> None:
+    async with kept.engine() as engine:
+        tree = await a_tree(engine)
+        before = len((await tree.client.list_audit()).entries)
+        for _ in range(100):
+            await tree.agent.cancel_run(tree.child_run_id)
+        entries = (await tree.client.list_audit()).entries[before:]
+        assert [entry.detail.get("times", 1) for entry in entries] == [2**n for n in range(7)]
+        assert {(one.principal, one.operation, one.decision) for one in entries} == {
+            (tree.run_id, "cancel_run", "done")
+        }
+        # Another target is another entry, and so is each call of a person.
+        child = await tree.agent.spawn(run_id=tree.run_id, task="more", provider=MANUAL)
+        await tree.agent.cancel_run(child.run.id)
+        for _ in range(3):
+            await tree.client.cancel_run(tree.child_run_id)
+        trail = (await tree.client.list_audit()).entries
+        assert [one.target for one in trail[before + 7 :]] == [
+            child.run.id,
+            *[tree.child_run_id] * 3,
+        ]
+        assert all("times" not in one.detail for one in trail[before + 7 :])
+        assert first_break(trail) is None
+
+
+async def test_a_call_that_failed_is_not_one_that_was_made(kept: Kept) -> None:
+    async with kept.engine() as engine:
+        tree = await a_tree(engine)
+        before = len((await tree.client.list_audit()).entries)
+        transact, fails = kept.store.transact, True
+
+        async def failing(change: Any, *, reserve: bool = False) -> Any:
+            if fails:
+                raise Unavailable("the disk is full")
+            return await transact(change, reserve=reserve)
+
+        kept.store.transact = failing  # type: ignore[method-assign]
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await tree.agent.cancel_run(tree.child_run_id)
+        fails = False
+        await tree.agent.cancel_run(tree.child_run_id)
+        assert len((await tree.client.list_audit()).entries) == before + 1
+
+
+async def test_the_keys_of_an_agent_are_bounded_and_end_with_its_run(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "MAX_RUN_RECORDS", 10)
+    async with kept.engine() as engine:
+        tree = await a_tree(engine)
+        for number in range(30):
+            for client in (tree.agent, tree.client):
+                await client.cancel_run(tree.child_run_id, idempotency_key=str(number))
+        assert await kept.keys(tree.run_id, tree.cancel, 30) == list(range(20, 30))
+        assert await kept.keys("local", tree.cancel, 30) == list(range(30))
+        await tree.client.transition_run(tree.run_id, "completed")
+        assert await kept.keys(tree.run_id, tree.cancel, 30) == []
+        assert await kept.keys("local", tree.cancel, 30) == list(range(30))
+
+
+async def test_keys_with_long_answers_are_bounded_too(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "MAX_RUN_RECORDS_SIZE", 2_000_000)
+    async with kept.engine() as engine:
+        tree = await a_tree(engine)
+        child = await tree.agent.spawn(run_id=tree.run_id, task="long", provider=MANUAL)
+        await tree.client.transition_run(child.run.id, "running")
+        await tree.client.transition_run(child.run.id, "completed", result={"text": "é" * 500_000})
+        for number in range(6):
+            await tree.agent.cancel_run(child.run.id, idempotency_key=str(number))
+        kept_keys = await kept.keys(tree.run_id, f"cancel_run {child.run.id}", 6)
+        assert kept_keys == [4, 5]
+
+
+async def eventually(condition: Any) -> None:
+    with anyio.fail_after(30):
+        while not await condition():
+            await anyio.sleep(0.001)
+
+
+async def test_old_keys_are_forgotten_without_new_ones(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    async with kept.engine(clock) as engine:
+        tree = await a_tree(engine)
+        for number in range(3):
+            await tree.client.cancel_run(tree.child_run_id, idempotency_key=str(number))
+            clock.now += timedelta(days=1)
+    clock.now = NOW + timedelta(days=8, minutes=1)
+    async with kept.engine(clock):  # at a start
+        await eventually(lambda: _is(kept.keys("local", tree.cancel, 3), [2]))
+    monkeypatch.setattr(retention, "LONGEST_PAUSE_S", 0.001)
+    async with kept.engine(clock):  # and while it runs
+        await eventually(lambda: _is(kept.keys("local", tree.cancel, 3), [2]))
+        clock.now += timedelta(days=1)
+        await eventually(lambda: _is(kept.keys("local", tree.cancel, 3), []))
+
+
+async def _is(found: Any, expected: object) -> bool:
+    return bool(await found == expected)
+
+
+def test_a_pass_comes_when_something_is_due() -> None:
+    hour, day = 3600, 86400
+    assert retention.pause(None, NOW) == day
+    assert retention.pause(NOW + timedelta(hours=5), NOW) == 5 * hour
+    assert retention.pause(NOW - timedelta(hours=5), NOW) == hour
+    assert retention.pause(NOW + timedelta(days=5), NOW) == day
+
+
+@pytest.mark.parametrize("batch", [1, 2, 500])
+async def test_tokens_that_ended_long_ago_are_forgotten(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(retention, "BATCH", batch)
+    clock = Clock()
+    async with kept.engine(clock) as engine:
+        client = Client(engine)
+        lasts = await client.create_token("lasts")
+        revoked = await client.create_token("revoked")
+        await client.create_token("expires", expires_in_s=3600)
+        await client.revoke_token(revoked.token.id)
+        clock.now += timedelta(days=1)
+        await client.revoke_token((await client.create_token("newest")).token.id)
+        trail = (await client.list_audit()).entries
+
+    async def names(client: Client) -> set[str]:
+        return {token.name for token in (await client.list_tokens()).tokens}
+
+    clock.now = NOW + timedelta(days=30)
+    async with kept.engine(clock) as engine:
+        due = await retention.forget_due(engine.core)
+        assert due == NOW + retention.TOKEN_LIFETIME
+        assert len(await names(Client(engine))) == 4
+    clock.now += timedelta(days=9)
+    async with kept.engine(clock) as engine:
+        assert await retention.forget_due(engine.core) is None
+        assert await names(Client(engine)) == {"lasts", "newest"}
+        # The newest stays, though it has ended: nobody is let in without a token.
+        assert engine.has_tokens()
+        assert await engine.holder(token_hash(revoked.secret)) is None
+        holder = await engine.holder(token_hash(lasts.secret))
+        assert holder is not None
+        assert lasts.secret.startswith(NAMED_TOKEN_PREFIX)
+        with pytest.raises(NotFound):
+            await Client(engine).revoke_token(revoked.token.id)
+        assert (await Client(engine).list_audit()).entries == trail
 
 
 async def test_a_question_is_found_again_without_all_that_was_asked(tmp_path: Path) -> None:

@@ -73,6 +73,19 @@ async def test_it_warns_once_before_its_end_and_again_when_it_was_extended(tmp_p
             assert (await client.get_request(request.id)).status == "expired"
 
 
+async def test_extensions_that_add_next_to_nothing_are_not_made(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data.db", Clock()) as client:
+        request = await ask(client, expires_in_s=1000)
+        for tenths in range(200):
+            await client.extend_request(request.id, 1000 + tenths / 10)
+        told = await events(client, request)
+        assert told.count("request.extended") <= 2
+        ends = (await client.get_request(request.id)).expires_at
+        assert ends - request.expires_at >= timedelta(seconds=9)
+        again = await client.extend_request(request.id, 500)
+        assert again.expires_at == ends
+
+
 async def test_a_long_question_warns_an_hour_before(tmp_path: Path) -> None:
     async with opened(tmp_path / "data.db", Clock()) as client:
         request = await ask(client, expires_in_s=10 * 86_400)

@@ -73,7 +73,10 @@ draft_values = st.builds(
     data=json_objects,
     run_id=st.none() | runs,
 )
-record_values = st.builds(a_record, key=st.sampled_from("ab"), answer=text, created_at=times)
+callers = st.sampled_from(["local", "run_1"])
+record_values = st.builds(
+    a_record, caller=callers, key=st.sampled_from("abcd"), answer=text, created_at=times
+)
 attempt_values = st.builds(
     Attempt, run_id=runs, attempt=number, worker_id=text, provider=text, started_at=times
 )
@@ -88,8 +91,16 @@ steps = st.one_of(
     st.tuples(st.just("append"), sessions, st.lists(draft_values, max_size=6), times),
     st.tuples(st.just("put_attempt"), attempt_values),
     st.tuples(st.just("put_thread"), sessions, providers, st.builds(Thread, text, json_objects)),
-    # Which old records are deleted, and when, is each store's own business: none is old here.
-    st.tuples(st.just("remember"), record_values, st.just(NOW - timedelta(days=1))),
+    st.tuples(
+        st.just("remember"),
+        record_values,
+        st.fixed_dictionaries({"most": st.integers(1, 3), "most_size": st.integers(1, 9)}),
+    ),
+    st.tuples(
+        st.just("forget_records"),
+        st.fixed_dictionaries({"before": times, "limit": st.integers(1, 3)}),
+    ),
+    st.tuples(st.just("forget_records_of"), callers),
     st.tuples(st.just("put_grants"), sessions, st.lists(grants, max_size=2)),
     st.tuples(st.just("ring"), text),
 )
@@ -105,9 +116,7 @@ def play(transaction, change):
     taken, fails, catches = change
     answers = []
     for name, *values in taken:
-        keywords = {}
-        if name == "remember":
-            keywords["forget_before"] = values.pop()
+        keywords = values.pop() if name in ("remember", "forget_records") else {}
         try:
             answers.append(getattr(transaction, name)(*values, **keywords))
         except (Conflict, NotFound):
@@ -190,7 +199,12 @@ def everything(view):
             for w in REACHES
             for s in ((), ("ses_0",), ("ses_1", "ses_2"))
         ],
-        "records": [view.idempotency("local", "POST /sessions", key) for key in "ab"],
+        "records": [
+            view.idempotency(caller, "POST /sessions", key)
+            for caller in ("local", "run_1")
+            for key in "abcd"
+        ],
+        "oldest record": view.oldest_record_at(),
     }
 
 

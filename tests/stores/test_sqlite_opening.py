@@ -1,10 +1,12 @@
 """Opening a database file: what is made, what is set, what is refused and left as it was."""
 
+import contextlib
 import os
 import signal
 import stat
 import sys
 from importlib.resources import files
+from operator import methodcaller
 from pathlib import Path
 
 import anyio
@@ -19,10 +21,26 @@ from agent_orchestrator.domain.errors import (
     StoreOpenError,
     Unavailable,
 )
+from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.stores.sqlite.connection import open_database
+from agent_orchestrator.stores.sqlite.rows import (
+    RECORD_COLUMNS,
+    RUN_COLUMNS,
+    SESSION_COLUMNS,
+    record_values,
+    run_values,
+    session_values,
+)
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrations
-from agent_orchestrator.testing.stores.samples import NOW, a_session, drafts, put
+from agent_orchestrator.testing.stores.samples import (
+    NOW,
+    a_record,
+    a_run,
+    a_session,
+    drafts,
+    put,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -421,3 +439,36 @@ def test_the_steps_are_numbered_without_gap_or_repeat() -> None:
     folder = files("agent_orchestrator.stores.sqlite") / "migrations"
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
+
+
+async def test_records_of_before_they_were_bounded_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+    session = a_session()
+    ended = a_run(session.id, status=RunStatus.COMPLETED)
+    with contextlib.closing(apsw.Connection(str(path))) as connection:
+        connection.pragma("application_id", APPLICATION_ID)
+        for script in migrations()[:22]:
+            connection.execute(script)
+        connection.pragma("user_version", 22)
+        for table, names, values in (
+            ("sessions", SESSION_COLUMNS, session_values(session)),
+            ("runs", RUN_COLUMNS, run_values(ended)),
+            *(
+                ("idempotency", RECORD_COLUMNS, record_values(a_record(caller=caller, key=key)))
+                for key in "abc"
+                for caller in ("local", "ann", ended.id)
+            ),
+        ):
+            marks = ", ".join("?" * len(values))
+            connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)
+    async with SqliteStore(path) as store:
+        for caller, most in (("local", 3), ("ann", 9)):
+            record = a_record(caller=caller, key="d")
+            await store.transact(methodcaller("remember", record, most=most, most_size=99))
+        found = await store.read(
+            lambda view: {
+                caller: [k for k in "abcd" if view.idempotency(caller, "POST /sessions", k)]
+                for caller in ("local", "ann", ended.id)
+            }
+        )
+    assert found == {"local": ["b", "c", "d"], "ann": ["a", "b", "c", "d"], ended.id: []}

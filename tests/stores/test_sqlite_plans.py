@@ -45,6 +45,8 @@ READ_WHOLE = {
     ("SCAN r USING INDEX runs_for_workers", "LIMIT ?"): "the queue, which has a limit",
     ("SCAN events USING COVERING INDEX events_of_session", "min(position)"): "a check reads all",
     ("SCAN commits", "commits"): "one row",
+    ("SCAN idempotency", "ORDER BY number LIMIT ?"): "the oldest, up to a limit",
+    ("SCAN idempotency", "ORDER BY number LIMIT 1"): "the oldest one",
 }
 """Steps that read all rows of what they name, a part of their statements, and why that is right."""
 
@@ -63,6 +65,7 @@ DAY = timedelta(days=1)
 VALUES: dict[str, tuple[Any, ...]] = {
     "after": (None, "x"),
     "at": (NOW,),
+    "before": (NOW + DAY,),
     "attempt": (None, 1),
     "call": ("call",),
     "caller": ("local",),
@@ -70,13 +73,14 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "drafts": (drafts("x", run_id=RUN.id),),
     "entry": (AuditEntry(1, NOW, "local", "none", "call", None, "done", {}, "hash"),),
     "epoch": ("epc_1",),
-    "forget_before": (NOW + DAY,),
     "grants": ((Grant("bob", "reader"),),),
     "instance": ("dmn_2",),
     "key": ("key",),
     "limit": (2,),
     "message": (MESSAGE,),
     "message_id": (MESSAGE.id,),
+    "most": (9,),
+    "most_size": (9,),
     "now": (NOW + DAY,),
     "parent_run_id": (None, RUN.id),
     "parent_session_id": (None, SESSION.id),
@@ -170,11 +174,7 @@ async def ask_everything(path: Path) -> None:
         for name in sorted(own, key=lambda one: (one not in IN_ORDER, _place(one), one)):
             for keywords in calls(Transaction, name):
                 await store.transact(partial(call, name, keywords))
-        for number in range(64):  # once in a while it forgets those that are old
-            record = a_record(key=f"key {number}")
-            await store.transact(
-                lambda tx, record=record: tx.remember(record, forget_before=NOW + DAY)
-            )
+        await store.transact(lambda tx: tx.remember(a_record(key="2"), most=1, most_size=1))
         for name in methods(View):
             for keywords in calls(View, name):
                 await store.read(partial(call, name, keywords))

@@ -80,9 +80,16 @@ def noted(
     request: object,
     change: Change[Any],
 ) -> Change[Any]:
-    """Return the change that also leaves an entry, where the operation is one that does."""
+    """Return the change that also leaves an entry, where the operation is one that does.
+
+    An agent's repeats of a call on the same target are coalesced, see :func:`refused`.
+    """
     fields = AUDITED.get(operation.name)
     if fields is None:
+        return change
+    kind = _done_kind(who, operation, request)
+    times = 1 if kind is None else core.repeats.so_far(kind) + 1
+    if not _is_told(times):
         return change
 
     def audited(tx: Transaction) -> Any:
@@ -93,10 +100,34 @@ def noted(
             detail |= _allowed(answer.request)
         if isinstance(answer, ops.NewToken):
             target = answer.token.id
+        if times > 1:
+            detail["times"] = times
         note(core, tx, who, operation.name, target, detail=detail)
         return answer
 
     return audited
+
+
+def count_done(core: Core, who: Principal, operation: Operation[Any, Any], request: object) -> None:
+    """Count a call that was carried out: called once its change is committed."""
+    if operation.name in AUDITED and (kind := _done_kind(who, operation, request)) is not None:
+        core.repeats.count(kind)
+
+
+def _done_kind(
+    who: Principal, operation: Operation[Any, Any], request: object
+) -> tuple[object, ...] | None:
+    """Return what makes an agent's call the same as another one; None for people, whose every call is
+    on record.
+    """
+    if who.run is None:
+        return None
+    return who.id, who.run.attempt, operation.name, DONE, target_of(operation, request)
+
+
+def _is_told(times: int) -> bool:
+    """Return whether the call with this number leaves an entry: the 1st, 2nd, 4th, 8th … do."""
+    return times & (times - 1) == 0
 
 
 def _allowed(request: Request) -> dict[str, str]:
@@ -125,8 +156,8 @@ async def refused(
     detail: dict[str, Any] = {"attempt": who.run.attempt, "session_id": who.run.session_id}
     if limit:
         detail["limit"] = limit
-    times = core.refusals.count((who.id, who.run.attempt, operation, error.code, limit))
-    if times & (times - 1):
+    times = core.repeats.count((who.id, who.run.attempt, operation, error.code, limit))
+    if not _is_told(times):
         return
     if times > 1:
         detail["times"] = times

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
@@ -21,6 +20,7 @@ from agent_orchestrator.engine import (
     grants,
     messages,
     requests,
+    retention,
     runs,
     sessions,
     tokens,
@@ -36,9 +36,6 @@ from agent_orchestrator.wire import codec, strict_json
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
-
-KEY_LIFETIME: Final = timedelta(days=7)
-"""How long a key is kept at least; the promise to callers is 24 hours."""
 
 Look = Callable[[Core, Principal, Any], Awaitable[Any]]
 Mutation = Callable[[Core, Principal, Any], Awaitable[Change[Any]]]
@@ -125,10 +122,12 @@ async def _carry_out(
     change = audit.noted(core, who, operation, request, change)
     reserve = operation.name in ENDINGS
     if once is None:
-        return Reply(await core.workers.transact(core.store, change, reserve=reserve))
-    return await core.workers.transact(
-        core.store, partial(once.make, core, change), reserve=reserve
-    )
+        reply = Reply(await core.workers.transact(core.store, change, reserve=reserve))
+    else:
+        making = partial(once.make, core, change)
+        reply = await core.workers.transact(core.store, making, reserve=reserve)
+    audit.count_done(core, who, operation, request)
+    return reply
 
 
 @frozen
@@ -173,9 +172,9 @@ class _Once(Generic[Res]):
             return reply
         answer = change(tx)
         text = codec.to_json(answer)
-        now = core.now()
-        tx.remember(
-            IdempotencyRecord(self.caller.id, self.call, self.key, self.fingerprint, text, now),
-            forget_before=now - KEY_LIFETIME,
+        record = IdempotencyRecord(
+            self.caller.id, self.call, self.key, self.fingerprint, text, core.now()
         )
+        most, most_size = retention.most_records(self.caller)
+        tx.remember(record, most=most, most_size=most_size)
         return Reply(answer, text=text)

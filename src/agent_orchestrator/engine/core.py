@@ -86,20 +86,24 @@ class Patience:
                 await self._sooner.wait()
 
 
-MAX_REFUSALS = 10_000
-"""Kinds of refusals that are counted; of more the oldest begin anew."""
+MAX_REPEATS = 10_000
+"""Kinds of calls that are counted; of more the oldest begin anew."""
 
 
 @define
-class Refusals:
-    """How often agents were refused the same, while the engine runs."""
+class Repeats:
+    """How often agents made the same call with the same outcome, while the engine runs."""
 
     _counts: OrderedDict[Hashable, int] = field(factory=OrderedDict)
+
+    def so_far(self, kind: Hashable) -> int:
+        """Return how many there were of a kind."""
+        return self._counts.get(kind, 0)
 
     def count(self, kind: Hashable) -> int:
         """Count one more of a kind; return how many there were."""
         times = self._counts[kind] = self._counts.pop(kind, 0) + 1
-        if len(self._counts) > MAX_REFUSALS:
+        if len(self._counts) > MAX_REPEATS:
             self._counts.popitem(last=False)
         return times
 
@@ -131,7 +135,7 @@ class Core:
     workers: Workers = field(factory=_NoWorkers)
     patience: Patience = field(factory=Patience)
     """With agents that are being stopped."""
-    refusals: Refusals = field(factory=Refusals)
+    repeats: Repeats = field(factory=Repeats)
     draining: bool = False
     recovery_problem: Problem | None = None
     """What keeps runs of a lost engine from being taken up, as long as something does."""

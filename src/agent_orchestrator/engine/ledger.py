@@ -236,6 +236,7 @@ def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
         finished_at=at,
     )
     tx.put_run(ended)
+    tx.forget_records_of(run.id)  # nobody can call as this run any more
     data: dict[str, Any] = {"attempt": run.attempt}
     if ending.result is not None:
         data["result"] = to_plain(ending.result)

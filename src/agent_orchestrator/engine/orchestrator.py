@@ -14,7 +14,7 @@ from agent_orchestrator.domain.access import LOCAL, Principal
 from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.ids import SortableIds
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.engine import audit, feed, recovery, requests, tokens
+from agent_orchestrator.engine import audit, feed, recovery, requests, retention, tokens
 from agent_orchestrator.engine.access import holder, remaining
 from agent_orchestrator.engine.calls import carry_out
 from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
@@ -83,6 +83,7 @@ class Orchestrator:
             await self._recover()
             self._tasks.start_soon(self.pool.work, self._tasks)
             self._tasks.start_soon(requests.keep_times, self.core)
+            self._tasks.start_soon(retention.keep, self.core)
             self._stack = stack.pop_all()
         return self
 

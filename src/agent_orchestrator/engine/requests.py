@@ -58,6 +58,10 @@ LONGEST_PAUSE_S: Final = 60.0
 
 DUE_RETRY_S: Final = 1.0
 
+MIN_EXTENSION: Final = 0.01
+"""The part of the time asked for by which an extension must put a request's end off. A smaller one
+changes nothing: each writes the request into the logs of all above it."""
+
 DUE_BATCH: Final = 100
 """Requests that are seen to in one commit."""
 
@@ -275,7 +279,8 @@ async def extend(core: Core, who: Principal, command: ExtendRequest) -> Change[R
             raise _closed(request)
         now = core.now()
         expires_at = now + timedelta(seconds=command.expires_in_s)
-        if expires_at <= request.expires_at:
+        gained_s = (expires_at - request.expires_at).total_seconds()
+        if gained_s < command.expires_in_s * MIN_EXTENSION:
             return RequestReply(request)
         warn_at = _warn_at(now, command.expires_in_s)
         extended = evolve(request, expires_at=expires_at, warn_at=warn_at, warned=False)

@@ -45,6 +45,8 @@ class Table(Generic[Row]):
                 continue
             if old is not None:
                 ids_of[old].remove(row_id)
+                if not ids_of[old]:
+                    del ids_of[old]
             if new is not None:
                 insort(ids_of.setdefault(new, []), row_id)
 
@@ -53,6 +55,9 @@ class Table(Generic[Row]):
         start = 0 if after is None else bisect_right(ids, after)
         for place in range(start, len(ids)):
             yield self.rows[ids[place]]
+
+    def count(self, index: str, key: Hashable = True) -> int:
+        return len(self._indexes[index][1].get(key, ()))
 
 
 @frozen
@@ -74,6 +79,20 @@ class Granted:
     @property
     def id(self) -> str:
         return f"{self.session_id} {self.principal}"
+
+
+@frozen
+class Remembered:
+    """An idempotency record, and its place among all that were ever added."""
+
+    number: int
+    record: IdempotencyRecord
+    size: int
+    """Bytes of the answer in UTF-8."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.number:020}"
 
 
 class State:
@@ -114,7 +133,14 @@ class State:
         self.grants: dict[str, dict[str, Role]] = {}
         self.granted = Table[Granted](principal=lambda grant: grant.principal)
         self.threads: dict[tuple[str, str], Thread] = {}
-        self.records: dict[tuple[str, str, str], IdempotencyRecord] = {}
+        self.records = Table[Remembered](
+            caller=lambda kept: kept.record.caller,
+            key=lambda kept: (kept.record.caller, kept.record.call, kept.record.key),
+        )
+        self.record_sizes: dict[str, int] = {}
+        """Bytes of the answers of each caller."""
+        self.record_count = 0
+        """How many were ever added."""
 
 
 def _waits(message: Message) -> bool:

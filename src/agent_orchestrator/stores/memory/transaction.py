@@ -18,7 +18,7 @@ from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Ru
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports import Draft, IdempotencyRecord
 from agent_orchestrator.stores.encoding import plain
-from agent_orchestrator.stores.memory.state import Activity, Granted, Row, State, Table
+from agent_orchestrator.stores.memory.state import Activity, Granted, Remembered, Row, State, Table
 from agent_orchestrator.stores.memory.view import MemoryView
 from agent_orchestrator.wire.encoded import Encoded
 from agent_orchestrator.wire.strict_json import encode_in_slices, is_long
@@ -224,15 +224,49 @@ class MemoryTransaction(MemoryView):
             raise Conflict(f"there is an audit entry {entry.seq} already, or one is left out")
         self._assign(self._state.audit, entry.seq, evolve(entry, detail=plain(entry.detail)))
 
-    def remember(self, record: IdempotencyRecord, *, forget_before: datetime) -> None:
-        records = self._state.records
-        for key, old in list(islice(records.items(), 4)):
-            if old.created_at < forget_before:
-                self._remove(records, key)
-        key = (record.caller, record.call, record.key)
-        if key in records and records[key].created_at >= forget_before:
+    def remove_token(self, token_id: str) -> None:
+        hashes = self._state.token_ids
+        for token_hash in [one for one, of_id in hashes.items() if of_id == token_id]:
+            self._back.append(partial(hashes.__setitem__, token_hash, hashes.pop(token_hash)))
+        self._set_or_remove(self._state.access_tokens, token_id, None)
+
+    def remember(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
+        state, caller = self._state, record.caller
+        if self.idempotency(caller, record.call, record.key) is not None:
             raise Conflict("the idempotency key has a record already", {"key": record.key})
-        self._assign(records, key, record)
+        state.record_count += 1  # not undone: a number may be left out
+        kept = Remembered(state.record_count, record, len(record.answer.encode()))
+        self._set(state.records, kept)
+        size = state.record_sizes.get(caller, 0) + kept.size
+        self._assign(state.record_sizes, caller, size)
+        while True:
+            first = next(state.records.find("caller", caller))
+            younger = state.record_sizes[caller] - first.size
+            if state.records.count("caller", caller) <= most and younger < most_size:
+                break
+            if first is kept:
+                break
+            self._forget(first)
+
+    def _forget(self, kept: Remembered) -> None:
+        caller = kept.record.caller
+        self._set_or_remove(self._state.records, kept.id, None)
+        left = self._state.record_sizes[caller] - kept.size
+        if self._state.records.count("caller", caller):
+            self._assign(self._state.record_sizes, caller, left)
+        else:
+            self._remove(self._state.record_sizes, caller)
+
+    def forget_records(self, *, before: datetime, limit: int) -> int:
+        first = islice(self._state.records.find("all"), limit)
+        old = [kept for kept in first if kept.record.created_at < before]
+        for kept in old:
+            self._forget(kept)
+        return len(old)
+
+    def forget_records_of(self, caller: str) -> None:
+        for kept in list(self._state.records.find("caller", caller)):
+            self._forget(kept)
 
     def ring(self, topic: str) -> None:
         self.topics.add(topic)

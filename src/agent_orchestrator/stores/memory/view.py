@@ -506,4 +506,9 @@ class MemoryView:
         return self._state.audit.get(len(self._state.audit))
 
     def idempotency(self, caller: str, call: str, key: str) -> IdempotencyRecord | None:
-        return self._state.records.get((caller, call, key))
+        kept = next(self._state.records.find("key", (caller, call, key)), None)
+        return None if kept is None else kept.record
+
+    def oldest_record_at(self) -> datetime | None:
+        kept = next(self._state.records.find("all"), None)
+        return None if kept is None else kept.record.created_at

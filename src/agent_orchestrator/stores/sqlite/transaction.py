@@ -105,14 +105,22 @@ _ADD_EVENTS: Final = {rows: _insert("events", _NEW_EVENT, rows) for rows in (64,
 """Statements for so many events: one call of many rows costs a third of a call for each row, and
 gives other threads one chance, not sixty-four, to keep the interpreter from the writer."""
 
-_OLDEST: Final = "(SELECT min(number) FROM idempotency)"
-_OLDEST_RECORD: Final = f"SELECT created_at FROM idempotency WHERE number = {_OLDEST}"
-_FORGET: Final = f"DELETE FROM idempotency WHERE number < {_OLDEST} + 64 AND created_at < ?"
-_REMEMBER: Final = (
-    _insert("idempotency", RECORD_COLUMNS)
-    + """ ON CONFLICT (caller, call, key) DO UPDATE SET fingerprint = excluded.fingerprint,
-        answer = excluded.answer, created_at = excluded.created_at WHERE created_at < ?"""
+_REMOVE_TOKEN: Final = "DELETE FROM access_tokens WHERE id = ?"  # noqa: S105
+_NEWEST: Final = "FROM idempotency WHERE caller = ?1 ORDER BY place DESC LIMIT 1"
+_REMEMBER: Final = f"""
+    INSERT INTO idempotency ({RECORD_COLUMNS}, place, total)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1 + coalesce((SELECT place {_NEWEST}), 0),
+        octet_length(?5) + coalesce((SELECT total {_NEWEST}), 0))
+    RETURNING place, total"""
+_FIRST_OF_CALLER: Final = (
+    "SELECT number, place, total FROM idempotency WHERE caller = ? ORDER BY place LIMIT 1"
 )
+_FORGET_ONE: Final = "DELETE FROM idempotency WHERE number = ?"
+_FORGET_OLD: Final = """
+    DELETE FROM idempotency WHERE number IN (
+        SELECT number FROM (SELECT number, created_at FROM idempotency ORDER BY number LIMIT ?)
+        WHERE created_at < ?)"""
+_FORGET_CALLER: Final = "DELETE FROM idempotency WHERE caller = ?"
 
 
 class SqliteTransaction(SqliteView):
@@ -265,13 +273,28 @@ class SqliteTransaction(SqliteView):
     def add_audit(self, entry: AuditEntry) -> None:
         self._write(_ADD_AUDIT, audit_values(entry))
 
-    def remember(self, record: IdempotencyRecord, *, forget_before: datetime) -> None:
-        limit = format_time(forget_before)
-        self._write(_REMEMBER, (*record_values(record), limit))
-        if not self._connection.changes():
-            raise Conflict("the idempotency key has a record already", {"key": record.key})
-        if self._connection.last_insert_rowid() % 32 == 0 and self._one(_OLDEST_RECORD)[0] < limit:
-            self._write(_FORGET, (limit,))
+    def remove_token(self, token_id: str) -> None:
+        self._execute(_REMOVE_TOKEN, (token_id,))
+
+    def remember(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
+        try:
+            place, total = self._one(_REMEMBER, *record_values(record))
+        except apsw.ConstraintError:
+            raise Conflict(
+                "the idempotency key has a record already", {"key": record.key}
+            ) from None
+        while True:
+            number, first, first_total = self._one(_FIRST_OF_CALLER, record.caller)
+            if first == place or (place - first < most and total - first_total < most_size):
+                return
+            self._execute(_FORGET_ONE, (number,))
+
+    def forget_records(self, *, before: datetime, limit: int) -> int:
+        self._execute(_FORGET_OLD, (limit, format_time(before)))
+        return self._connection.changes()
+
+    def forget_records_of(self, caller: str) -> None:
+        self._execute(_FORGET_CALLER, (caller,))
 
     def ring(self, topic: str) -> None:
         self.topics.add(topic)

@@ -679,6 +679,10 @@ class SqliteView:
         )
         return None if row is None else record_from(row)
 
+    def oldest_record_at(self) -> datetime | None:
+        row = self._one("SELECT created_at FROM idempotency ORDER BY number LIMIT 1")
+        return None if row is None else parse_time(row[0])
+
 
 def _up_to(size: int | None, rows: Iterable[Any]) -> Iterable[Any]:
     """Return the rows up to the one with which their texts have so many characters; those behind it

@@ -69,7 +69,7 @@ class Changes(Opening):
                 tx.append(session.id, drafts("a", "b", run_id=run.id), NOW + timedelta(hours=1))
                 tx.put_attempt(Attempt(run.id, 1, "w", "codex", NOW))
                 tx.put_thread(session.id, "codex", Thread("gone", {}))
-                tx.remember(a_record(), forget_before=NOW)
+                tx.remember(a_record(), most=9, most_size=99)
                 tx.ring("gone")
                 assert look(tx) != before
                 raise LookupError("no")
@@ -316,7 +316,7 @@ class Changes(Opening):
                 await store.transact(lambda tx: tx.put_run(run))
                 assert heard == [frozenset({f"run:{run.id}"})] * 2
                 heard.clear()
-                await store.transact(lambda tx: tx.remember(a_record(), forget_before=NOW))
+                await store.transact(lambda tx: tx.remember(a_record(), most=9, most_size=99))
                 await store.read(lambda view: view.run(run.id))
                 assert heard == []
             await store.transact(lambda tx: tx.ring("late"))

@@ -1,5 +1,6 @@
 """What is put in comes out."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from operator import methodcaller
 from pathlib import Path
@@ -24,7 +25,7 @@ from agent_orchestrator.domain.model import (
     Usage,
 )
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.ports import Draft, Store, Transaction, View
 from agent_orchestrator.testing.stores.opening import Opening
 from agent_orchestrator.testing.stores.samples import (
     HARD_TEXT,
@@ -325,11 +326,28 @@ class Values(Opening):
             assert await store.read(look) == (thread, {"codex": "t-1", "more": "t-2"})
             assert await store.read(lambda view: view.thread(other.id, "codex")) is None
 
+    async def test_a_token_is_removed(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            first = AccessToken("tok_1", "n", "ann", ("read",), "bob", NOW, None)
+            for digit, token in (("1", first), ("2", evolve(first, id="tok_2"))):
+                await store.transact(methodcaller("add_token", token, digit * 64))
+            for _ in range(2):  # what is not there is no matter
+                await store.transact(methodcaller("remove_token", "tok_1"))
+            assert await store.read(methodcaller("token", "tok_1")) is None
+            assert await store.read(methodcaller("token_of_hash", "1" * 64)) is None
+            assert [one.id for one in await store.read(methodcaller("tokens", limit=9))] == [
+                "tok_2"
+            ]
+            with pytest.raises(LookupError):
+                await store.transact(_undone(methodcaller("remove_token", "tok_2")))
+            assert await store.read(methodcaller("token_of_hash", "2" * 64)) is not None
+            await store.transact(methodcaller("add_token", first, "1" * 64))
+
     async def test_idempotency_records(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
+            assert await store.read(methodcaller("oldest_record_at")) is None
             record = a_record(answer=HARD_TEXT, key=HARD_TEXT)
-            past = NOW - timedelta(days=1)
-            await store.transact(lambda tx: tx.remember(record, forget_before=past))
+            await store.transact(methodcaller("remember", record, most=9, most_size=99))
             found = await store.read(
                 lambda view: [
                     view.idempotency(*key)
@@ -342,28 +360,68 @@ class Values(Opening):
                 ]
             )
             assert found == [record, None, None, None]
+            assert await store.read(methodcaller("oldest_record_at")) == NOW
             again = evolve(record, answer="second")
             with pytest.raises(Conflict):
-                await store.transact(lambda tx: tx.remember(again, forget_before=past))
-            later = evolve(record, answer="third", created_at=NOW + timedelta(days=2))
-            await store.transact(
-                lambda tx: tx.remember(later, forget_before=NOW + timedelta(days=1))
-            )
-            assert await store.read(lambda v: v.idempotency("local", record.call, record.key)) == (
-                later
+                await store.transact(methodcaller("remember", again, most=9, most_size=99))
+            await store.transact(methodcaller("forget_records_of", "other"))
+            assert await self._kept(store, record.key) == {("local", record.key)}
+            await store.transact(methodcaller("forget_records_of", "local"))
+            await store.transact(methodcaller("remember", again, most=9, most_size=99))
+
+    async def test_the_oldest_records_of_a_caller_give_way(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            keys = [str(number) for number in range(8)]
+            for key in keys:
+                for caller, most, most_size in (
+                    ("many", 3, 999),
+                    ("long", 99, 20),
+                    ("one", 99, 1),
+                    ("all", 99, 999),
+                ):
+                    record = a_record(caller=caller, key=key, answer="éééé")  # 8 bytes
+                    await store.transact(
+                        methodcaller("remember", record, most=most, most_size=most_size)
+                    )
+            kept = await self._kept(store, *keys, callers=("many", "long", "one", "all"))
+            expected = {"many": keys[-3:], "long": keys[-3:], "one": keys[-1:], "all": keys}
+            assert kept == {(caller, key) for caller, some in expected.items() for key in some}
+            record = a_record(caller="many", key="new")
+            with pytest.raises(LookupError):
+                await store.transact(_undone(methodcaller("remember", record, most=1, most_size=9)))
+            assert kept == await self._kept(
+                store, *keys, "new", callers=("many", "long", "one", "all")
             )
 
     async def test_old_records_are_forgotten_and_new_ones_are_not(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
-            for number in range(40):
-                record = a_record(key=str(number), created_at=NOW + timedelta(hours=number))
-                forget_before = record.created_at - timedelta(hours=24)
-                await store.transact(methodcaller("remember", record, forget_before=forget_before))
-            kept = await store.read(
-                lambda view: [
-                    number
-                    for number in range(40)
-                    if view.idempotency("local", "POST /sessions", str(number))
-                ]
-            )
-            assert set(range(15, 40)) <= set(kept)
+            keys = [str(number) for number in range(40)]
+            for number, key in enumerate(keys):
+                record = a_record(key=key, created_at=NOW + timedelta(hours=number))
+                await store.transact(methodcaller("remember", record, most=99, most_size=999))
+            forget = methodcaller("forget_records", before=NOW + timedelta(hours=25), limit=10)
+            assert [await store.transact(forget) for _ in range(4)] == [10, 10, 5, 0]
+            assert await self._kept(store, *keys) == {("local", key) for key in keys[25:]}
+            assert await store.read(methodcaller("oldest_record_at")) == NOW + timedelta(hours=25)
+
+    @staticmethod
+    async def _kept(
+        store: Store, *keys: str, callers: tuple[str, ...] = ("local",)
+    ) -> set[tuple[str, str]]:
+        """Return callers and keys of the records that are there."""
+        return await store.read(
+            lambda view: {
+                (caller, key)
+                for caller in callers
+                for key in keys
+                if view.idempotency(caller, "POST /sessions", key)
+            }
+        )
+
+
+def _undone(change: Callable[[Transaction], object]) -> Callable[[Transaction], None]:
+    def undone(tx: Transaction) -> None:
+        change(tx)
+        raise LookupError("undo")
+
+    return undone
