@@ -106,12 +106,10 @@ _ADD_EVENTS: Final = {rows: _insert("events", _NEW_EVENT, rows) for rows in (64,
 gives other threads one chance, not sixty-four, to keep the interpreter from the writer."""
 
 _REMOVE_TOKEN: Final = "DELETE FROM access_tokens WHERE id = ?"  # noqa: S105
-_NEWEST: Final = "FROM idempotency WHERE caller = ?1 ORDER BY place DESC LIMIT 1"
-_REMEMBER: Final = f"""
-    INSERT INTO idempotency ({RECORD_COLUMNS}, place, total)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1 + coalesce((SELECT place {_NEWEST}), 0),
-        octet_length(?5) + coalesce((SELECT total {_NEWEST}), 0))
-    RETURNING place, total"""
+_REMEMBER: Final = _insert("idempotency", f"{RECORD_COLUMNS}, place, total")
+_LAST_OF_CALLER: Final = (
+    "SELECT place, total FROM idempotency WHERE caller = ? ORDER BY place DESC LIMIT 1"
+)
 _FIRST_OF_CALLER: Final = (
     "SELECT number, place, total FROM idempotency WHERE caller = ? ORDER BY place LIMIT 1"
 )
@@ -277,13 +275,17 @@ class SqliteTransaction(SqliteView):
         self._execute(_REMOVE_TOKEN, (token_id,))
 
     def remember(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
+        before = self._one(_LAST_OF_CALLER, record.caller)
+        place, total = (1, 0) if before is None else (before[0] + 1, before[1])
+        total += len(record.answer.encode())
         try:
-            place, total = self._one(_REMEMBER, *record_values(record))
+            self._execute(_REMEMBER, (*record_values(record), place, total))
         except apsw.ConstraintError:
             raise Conflict(
                 "the idempotency key has a record already", {"key": record.key}
             ) from None
-        while True:
+        # Until one of them is reached, there is nothing to look for.
+        while place > most or total >= most_size:
             number, first, first_total = self._one(_FIRST_OF_CALLER, record.caller)
             if first == place or (place - first < most and total - first_total < most_size):
                 return
