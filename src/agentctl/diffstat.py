@@ -9,7 +9,7 @@ from attrs import frozen
 from agentctl.terminal import one_line
 from agentctl.times import counted
 
-_HUNK: Final = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
+_HUNK: Final = re.compile(r"@@ -\d++(?:,(\d{1,18}+))? \+\d++(?:,(\d{1,18}+))? @@")
 _VERBS: Final = {"add": "added", "update": "changed", "delete": "deleted"}
 
 
@@ -45,14 +45,18 @@ class Change:
         return text if self.lines is None else f"{text}  {self.lines}"
 
 
+def objects(value: Any) -> list[Mapping[str, Any]]:
+    """Return the objects in a list; none of what is no list: a log is told whatever it holds."""
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+
+
 def changes_of(data: Mapping[str, Any]) -> list[Change]:
     """Return the changes a ``file.changed`` tells of."""
     return [
         Change(
             one_line(str(change.get("path"))), kind := str(change.get("kind")), _lines(kind, change)
         )
-        for change in data.get("changes") or ()
-        if isinstance(change, Mapping)
+        for change in objects(data.get("changes"))
     ]
 
 

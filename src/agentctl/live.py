@@ -23,6 +23,9 @@ from agentctl.times import elapsed, today
 _FRAMES: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _PLAIN_FRAMES: Final = "|/-\\"
 _FRAME_S: Final = 0.1
+_LONGEST: Final = 2_000
+"""Characters of what goes on that are looked at, ten times a second."""
+
 Until = Literal["terminal", "attention"]
 
 ONE_WAIT_S: Final = 60.0
@@ -44,7 +47,7 @@ class Activity:
 
     def set(self, text: str) -> None:
         """Say what goes on."""
-        self._text = one_line(text)
+        self._text = one_line(text[:_LONGEST])
 
     def write(self, stream: TextIO, text: str) -> None:
         """Write output where the line stands; the line comes back below it."""

@@ -115,6 +115,9 @@ def invoke(arguments: Sequence[str]) -> int:
     except OSError as error:
         silence(sys.stdout)
         return _told(unusable(error), structured=structured)
+    except RecursionError:
+        nested = Failure("internal", "the daemon's answer is nested too deeply to be shown")
+        return _told(nested, structured=structured)
     except Exception as error:
         if os.environ.get("AGENTCTL_DEBUG"):
             raise

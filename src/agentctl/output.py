@@ -16,7 +16,8 @@ Rendering = Callable[[Look], Iterable[str]]
 """Writes an answer as lines for a person."""
 
 _COMMAND: Final = re.compile(r"(?<![\w./-])agentctl(?= [a-z])")
-_LINE_BREAKING: Final = re.compile("[\x7f-\x9f\u2028\u2029]")
+_LINE_BREAKING: Final = re.compile("[\x7f-\x9f\u2028\u2029]+")
+_ESCAPES: Final = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
 
 
 def compact(plain: Any) -> str:
@@ -26,7 +27,7 @@ def compact(plain: Any) -> str:
     many line readers break at the second.
     """
     text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return _LINE_BREAKING.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+    return _LINE_BREAKING.sub(lambda match: match.group().translate(_ESCAPES), text)
 
 
 _MISSING: Final = object()

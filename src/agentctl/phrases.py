@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Event
-from agentctl.diffstat import changes_of, is_done
+from agentctl.diffstat import changes_of, is_done, objects
 from agentctl.terminal import one_line
 from agentctl.times import counted
 
@@ -16,6 +16,9 @@ _TASK_CHARACTERS: Final = 500
 """Of a child's task, which its own log holds whole."""
 
 _SHELLS: Final = frozenset({"sh", "bash", "zsh", "dash"})
+
+_MAX_UNWRAPPED: Final = 20_000
+"""Characters of a command that is looked into for the shell around it."""
 
 RUN_ENDS: Final = frozenset({EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELED})
 """The events a run's life ends with."""
@@ -37,10 +40,12 @@ def usage_parts(usage: Mapping[str, Any] | None) -> list[str]:
     """Return what a run used, in words."""
     if not usage:
         return []
-    given, cached = usage.get("input_tokens") or 0, usage.get("cached_input_tokens") or 0
+    names = ("input_tokens", "cached_input_tokens", "output_tokens", "cost_usd")
+    given, cached, output, cost = (usage.get(name) for name in names)
+    given, cached, output = (one if isinstance(one, int) else 0 for one in (given, cached, output))
     text = f"{counted(given, 'token')} in" + (f" ({cached:,} cached)" if cached else "")
-    parts = [f"{text}, {usage.get('output_tokens') or 0:,} out"]
-    if (cost := usage.get("cost_usd")) is not None:
+    parts = [f"{text}, {output:,} out"]
+    if isinstance(cost, (int, float)):
         parts.append(f"${cost:.4f}")
     return parts
 
@@ -60,7 +65,8 @@ def tool_text(data: Mapping[str, Any]) -> str:
 def bare_command(command: str) -> str:
     """Return a command without the shell an agent wraps it in (codex: ``/bin/bash -lc '…'``)."""
     try:
-        argv = shlex.split(command)
+        # It takes time by the square of a word's length.
+        argv = shlex.split(command) if len(command) <= _MAX_UNWRAPPED else []
     except ValueError:
         return command
     is_wrapped = len(argv) == 3 and argv[1] in ("-c", "-lc")
@@ -130,8 +136,7 @@ def plan_steps(data: Mapping[str, Any]) -> list[Step]:
     """Return the steps of a plan."""
     return [
         (one_line(str(step.get("text", ""))), str(step.get("status", "pending")))
-        for step in data.get("steps") or ()
-        if isinstance(step, Mapping)
+        for step in objects(data.get("steps"))
     ]
 
 

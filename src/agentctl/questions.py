@@ -174,7 +174,7 @@ def extended(data: Mapping[str, Any]) -> str:
 def _moment(data: Mapping[str, Any], name: str) -> str:
     try:
         return f" at {local(parse_time(text_of(data, name))):%Y-%m-%d %H:%M:%S}"
-    except ValueError:
+    except (ValueError, OverflowError):
         return ""
 
 

@@ -32,6 +32,9 @@ class Column:
 
 
 _GAP = "  "
+_WIDEST = 300
+"""Columns up to which cells are lined up: one very wide cell does not make all rows as wide."""
+
 _LEAST = 12
 """Columns a flexible column keeps."""
 
@@ -83,7 +86,7 @@ def _line(columns: Sequence[Column], widths: Sequence[int], cells: list[Cell], l
         text = cell.text
         if column.flexible and look.columns is not None:
             text = truncated(text, room, ellipsis=look.symbol("…", "..."))
-        space = " " * (room - width(text))
+        space = " " * (min(room, _WIDEST) - width(text))
         shown = look.paint(text, *cell.styles)
         parts.append(space + shown if column.align == "right" else shown + space)
     return _GAP.join(parts).rstrip()

@@ -5,11 +5,13 @@ the cursor over what was shown before, set the window's title or fill the clipbo
 through :func:`clean`.
 """
 
+import functools
 import os
 import re
 import shutil
 import sys
 import unicodedata
+from collections import Counter
 from typing import Final, TextIO
 
 from attrs import frozen
@@ -18,18 +20,26 @@ from agentctl.failures import unusable
 
 _SEQUENCES: Final = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor movements (ECMA-48, 5.4)
-    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS, …
+    # OSC, DCS, …: another one's beginning ends them, else a text of beginnings would be read to its end
+    # from each of them.
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x90\x98\x9c-\x9f]*(?:\x07|\x1b\\|\x9c)"
 )
 _UNSAFE: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+"
 )
+_CARETS: Final = {code: "^" + chr(code ^ 0x40) for code in (*range(0x20), 0x7F)}
+
+
+class _Marks(dict[int, str]):
+    def __missing__(self, _: int) -> str:
+        return "\N{REPLACEMENT CHARACTER}"
+
+
+_MARKS: Final = _Marks(_CARETS)
 
 
 def _visible(match: "re.Match[str]") -> str:
-    code = ord(match.group())
-    if code < 0x20:
-        return "^" + chr(code + 0x40)
-    return "^?" if code == 0x7F else "\N{REPLACEMENT CHARACTER}"
+    return match.group().translate(_MARKS)
 
 
 def clean(text: str) -> str:
@@ -65,54 +75,77 @@ def width(text: str) -> int:
     """Return the columns a cleaned text takes: East Asian wide characters take two."""
     if text.isascii():
         return len(text)
-    columns = 0
-    for character in text:
-        if unicodedata.combining(character) or character in "\u200b\u200d\ufe0f":
-            continue
-        columns += 2 if unicodedata.east_asian_width(character) in "WF" else 1
-    return columns
+    return sum(_width(character) * times for character, times in Counter(text).items())
+
+
+@functools.lru_cache(maxsize=4096)
+def _width(character: str) -> int:
+    if unicodedata.combining(character) or character in "\u200b\u200d\ufe0f":
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def truncated(text: str, columns: int, *, ellipsis: str = "…") -> str:
     """Return the text, cut to so many columns with an ellipsis where it was longer."""
-    if width(text) <= columns:
-        return text
-    kept, used = [], width(ellipsis)
-    for character in text:
-        used += width(character)
-        if used > columns:
-            break
-        kept.append(character)
-    return "".join(kept) + ellipsis if columns > width(ellipsis) else ellipsis[:columns]
+    room = columns - width(ellipsis)
+    used = end = 0
+    for place, character in enumerate(text, 1):
+        used += _width(character)
+        if used <= room:
+            end = place
+        elif used > columns:
+            return text[:end] + ellipsis if room > 0 else ellipsis[:columns]
+    return text
 
 
 def wrapped(text: str, columns: int | None) -> list[str]:
     """Return the lines of a cleaned text, broken between words to so many columns; None: as it is."""
     lines: list[str] = []
-    for line in text.expandtabs(4).split("\n"):
+    for found in text.expandtabs(4).split("\n"):
+        line = found.rstrip()
         if columns is None or width(line) <= columns:
-            lines.append(line.rstrip())
+            lines.append(line)
             continue
         lines += _broken(line, max(columns, 8))
     return lines
 
 
+_WORD: Final = re.compile(r"\s*+\S++")
+
+
 def _broken(line: str, columns: int) -> list[str]:
+    """Return the lines of one that does not end with a blank."""
     indent = line[: len(line) - len(line.lstrip())]
     indent = indent if len(indent) < columns // 2 else ""
-    lines, current = [], indent
-    for found in re.findall(r"\s*\S+", line[len(indent) :]):
-        word = found
-        if width(current) + width(word) > columns:
+    lines, current, used = [], indent, len(indent)
+    for found in _WORD.finditer(line, len(indent)):
+        word = found.group()
+        size = width(word)
+        if used + size > columns:
             if current.strip():
                 lines.append(current.rstrip())
-            current, word = indent, word.lstrip()
-        while width(current) + width(word) > columns:
-            head = truncated(word, columns - width(current), ellipsis="")
-            lines.append(current + head)
-            current, word = indent, word.removeprefix(head)
+            current, used, word = indent, len(indent), word.lstrip()
+            size = width(word)
+        if used + size > columns:
+            *full, word = _pieces(word, columns - used)
+            lines += [current + piece for piece in full]
+            size = width(word)
         current += word
+        used += size
     return [*lines, current]
+
+
+def _pieces(word: str, columns: int) -> list[str]:
+    """Return a word in pieces, each as long as fits in so many columns."""
+    if word.isascii():
+        return [word[start : start + columns] for start in range(0, len(word), columns)]
+    pieces, start, used = [], 0, 0
+    for place, character in enumerate(word):
+        used += _width(character)
+        if used > columns:
+            pieces.append(word[start:place])
+            start, used = place, _width(character)
+    return [*pieces, word[start:]]
 
 
 _CODES: Final = {

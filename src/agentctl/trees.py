@@ -76,7 +76,7 @@ def _joined(tree: Branch, page: SessionTree) -> Branch:
     """Return a tree with what the page that follows adds below it."""
     children = [*tree.children]
     for child in page.children:
-        if child.repeated:  # it is the last there is
+        if child.repeated and children:  # it is the last there is
             children[-1] = _joined(children[-1], child)
         else:
             children.append(child)

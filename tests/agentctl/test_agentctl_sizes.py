@@ -1,0 +1,283 @@
+"""What agents and servers send, at size and in the worst shapes, as agentctl shows it.
+
+Twice the text takes at most 2.5 times the processor time, nothing ends in a traceback.
+"""
+
+import gzip
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final
+
+import pytest
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.model import Event
+from agentctl import terminal
+from agentctl.diffstat import changes_of
+from agentctl.failures import EXIT_CODES, FAILED
+from agentctl.live import activity_of
+from agentctl.main import invoke
+from agentctl.output import compact
+from agentctl.phrases import bare_command
+from agentctl.story import Story
+from agentctl.tables import Column, card, table
+from agentctl.terminal import Look
+
+SIZE: Final = 10_000
+DOUBLED: Final = 2.5
+SLACK_S: Final = 0.01
+
+UNITS: Final = {
+    "letters": "x",
+    "words": "ab ",
+    "spaces": " ",
+    "tabs": "\t",
+    "tabs and letters": "\ta",
+    "no-break spaces": "\xa0",
+    "lines": "\n",
+    "carriage returns": "\r",
+    "line separators": "\u2028",
+    "C1 line ends": "\x85",
+    "escapes": "\x1b",
+    "CSI": "\x1b[",
+    "CSI with parameters": "\x1b[0;",
+    "OSC": "\x1b]",
+    "OSC in C1": "\x9d",
+    "DCS in C1": "\x90a",
+    "string ends in C1": "\x9c",
+    "NUL": "\0",
+    "DEL": "\x7f",
+    "half pairs": "\ud800",
+    "emoji": "\U0001f600",
+    "wide": "中",
+    "combining": "e\u0301",
+    "joiners": "\u200d",
+    "right to left": "\u202e",
+    "quotes": "'",
+    "backslashes": "\\",
+    "hunks": "@@ -1 +1 @@\n",
+    "digits": "@@ -1,9",
+    "shells": "sh -c ",
+}
+LOOK: Final = Look(colour=True, columns=80)
+
+SHOWN: Final[dict[str, Callable[[str], Any]]] = {
+    "clean": terminal.clean,
+    "revealed": terminal.revealed,
+    "one line": terminal.one_line,
+    "width": terminal.width,
+    "truncated": lambda text: terminal.truncated(text, len(text)),
+    "wrapped": lambda text: terminal.wrapped(text, 80),
+    "wrapped, indented": lambda text: terminal.wrapped("    " + text + " x", 80),
+    "a card": lambda text: card("title", [("name", text), ("other", text)], LOOK),
+    "a table": lambda text: table([Column("A", flexible=True), Column("B")], [[text, text]], LOOK),
+    "JSON": compact,
+    "a command": bare_command,
+    "a diff": lambda text: changes_of({"changes": [{"kind": "update", "diff": text}]}),
+}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.thread_time()
+    work()
+    return time.thread_time() - began
+
+
+def is_linear(work: Callable[[int], Callable[[], object]]) -> bool:
+    """Tell whether twice the size takes at most 2.5 times as long; the best of several tries counts."""
+    half, whole = work(SIZE), work(2 * SIZE)
+    found = [(seconds(half), seconds(whole))]
+    while True:
+        times = [min(times) for times in zip(*found, strict=True)]
+        if times[1] < DOUBLED * times[0] + SLACK_S:
+            return True
+        if len(found) == 6:
+            return False
+        found.append((seconds(half), seconds(whole)))
+
+
+def test_a_test_of_time_that_can_fail() -> None:
+    assert not is_linear(
+        lambda size: lambda: [None for _ in range(size // 4) for _ in range(size // 4)]
+    )
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+def test_what_is_shown_takes_linear_time(shown: str) -> None:
+    def is_slow(unit: str) -> bool:
+        return not is_linear(lambda size: partial(SHOWN[shown], unit * (size // len(unit))))
+
+    assert [name for name, unit in UNITS.items() if is_slow(unit)] == []
+
+
+# --- events ---------------------------------------------------------------------------------
+
+
+class Everything(dict[str, Any]):
+    """The data of an event that has the same value in whatever field is looked for."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(field=value)
+        self.value = value
+
+    def get(self, _name: str, _default: object = None) -> Any:
+        return self.value
+
+    def __getitem__(self, _: str) -> Any:
+        return self.value
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+def event(event_type: str, data: dict[str, Any]) -> Event:
+    return Event(1, "ses_1", "run_1", 1, event_type, data, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def nested(depth: int) -> Any:
+    value: Any = {}
+    for _ in range(depth):
+        value = {"a": [value]}
+    return value
+
+
+TYPES: Final = [*EventType, "some.other"]
+VALUES: Final[dict[str, Any]] = {
+    "text": "x",
+    "digits": "9" * 5_000,
+    "a long hunk": f"@@ -1,{'9' * 5000} +1 @@\n-a\n+b",
+    "a number": 10**90,
+    "a negative": -(10**90),
+    "a fraction": 1e308,
+    "true": True,
+    "nothing": None,
+    "lists": [1, "a", None, {}, []],
+    "an empty object": {},
+    "nested": nested(100),
+    "objects of text": Everything("t"),
+    "lists of objects": [Everything(5), Everything("t"), Everything([None])],
+    "objects of lists": Everything([Everything(5)]),
+    "objects of objects": Everything(Everything([3])),
+    "a long hunk of a file": [Everything(f"@@ -1,{'9' * 5000} +1 @@\n-a\n+b")],
+}
+
+
+@pytest.mark.parametrize("event_type", TYPES)
+def test_whatever_an_event_holds_it_is_told(event_type: str) -> None:
+    for value in VALUES.values():
+        told = event(event_type, Everything(value))
+        for look in (LOOK, Look()):
+            for streaming in (False, True):
+                story = Story(look, streaming=streaming)
+                assert isinstance(story.tell(told) + story.tell(told), str)
+        activity_of(told)
+
+
+@pytest.mark.parametrize("unit", ["letters", "spaces", "OSC in C1", "emoji"])
+def test_a_long_event_of_each_type_takes_linear_time(unit: str) -> None:
+    def telling(event_type: str, size: int) -> Callable[[], object]:
+        text = UNITS[unit] * (size // len(UNITS[unit]))
+        told = event(event_type, Everything(text))
+        listed = event(event_type, Everything([Everything(text)]))
+        return lambda: [Story(LOOK).tell(told), Story(LOOK, streaming=True).tell(listed)]
+
+    assert [one for one in TYPES if not is_linear(partial(telling, one))] == []
+
+
+def test_one_wide_cell_does_not_widen_all_rows() -> None:
+    columns = [Column("A"), Column("B")]
+    rows = [["x" * 100_000, "b"], *[["a", "b"]] * 1000]
+    for look in (LOOK, Look()):
+        lines = table(columns, rows, look)
+        assert len(lines) == 1002
+        assert sum(map(len, lines)) < 100_000 + 1_000 * 400
+        assert lines[1].split()[0] == rows[0][0]  # an id can always be copied
+
+
+# --- a server that is none ------------------------------------------------------------------
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Serve this answer to every request; yield the URL."""
+
+    def talk() -> None:
+        with suppress(OSError):
+            while True:
+                line, _ = listener.accept()
+                with line:
+                    line.recv(65536)
+                    with suppress(OSError):
+                        line.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=talk)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def whole(body: bytes, *lines: bytes, status: bytes = b"200 OK") -> bytes:
+    head = [b"HTTP/1.1 " + status, b"Connection: close", b"Content-Length: %d" % len(body), *lines]
+    return b"\r\n".join([*head, b"", body])
+
+
+def page(depth: int) -> bytes:
+    """Return a page of events, one of which has deep data."""
+    made = {"seq": 1, "session_id": "s", "run_id": None, "attempt": None, "event_type": "x"}
+    deep = b'{"a":' * depth + b"0" + b"}" * depth
+    time = b'"created_at":"2026-01-01T00:00:00Z"'
+    one = json.dumps(made).encode()[:-1] + b',"data":' + deep + b"," + time + b"}"
+    return b'{"events":[' + one + b'],"next_cursor":1}'
+
+
+ANSWERS: Final[dict[str, tuple[bytes, set[int]]]] = {
+    "deep": (whole(page(100_000)), {FAILED}),
+    "a bomb": (whole(gzip.compress(b" " * 10**7), b"Content-Encoding: gzip"), {FAILED}),
+    "values": (whole(b'{"events":[' + b"[]," * 100_000 + b"0]}"), {FAILED}),
+    "a long refusal": (
+        whole(
+            json.dumps({"error": {"code": "x", "message": "\x1b]0;a\x9d" * 10**5}}).encode(),
+            status=b"409 Conflict",
+        ),
+        {*EXIT_CODES.values()},
+    ),
+}
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+@pytest.mark.parametrize("shape", ANSWERS)
+def test_a_hostile_answer_ends_in_one_line(
+    shape: str, format_: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer, codes = ANSWERS[shape]
+    with answering(answer) as url:
+        found = invoke(["--url", url, "--format", format_, "events", "list", "s", "--limit", "1"])
+    assert found in codes
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "Traceback" not in told
+    assert told.isprintable() or told[:-1].isprintable()
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_deep_data_is_shown_or_refused(format_: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for depth in (30, 300, 600, 800, 850, 900, 925, 950, 975, 1000, 5_000):
+        with answering(whole(page(depth))) as url:
+            found = invoke(
+                ["--url", url, "--format", format_, "events", "list", "s", "--limit", "1"]
+            )
+        out, told = capsys.readouterr()
+        assert found in (0, FAILED)
+        assert ('"a"' in out) == (found == 0)
+        assert told.count("\n") == found
+        assert depth > 30 or found == 0
