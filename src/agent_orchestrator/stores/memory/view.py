@@ -87,7 +87,7 @@ class MemoryView:
         elif within == EVERYTHING:
             found = table.find("all", after=after)
         else:
-            ids = sorted(self._members(within))
+            ids = sorted(self._members(within) & table.rows.keys())
             found = (
                 table.rows[one] for one in ids[0 if after is None else bisect_right(ids, after) :]
             )
@@ -111,8 +111,8 @@ class MemoryView:
         return {one.id for one in owned} | {one.session_id for one in granted}
 
     def _tree(self, session_id: str) -> list[str]:
-        """Return a session, if there is one, and all that descend from it."""
-        tree = [session_id] if session_id in self._state.sessions.rows else []
+        """Return a session, whether it is there or not, and all that descend from it."""
+        tree = [session_id]
         seen = set(tree)
         for member in tree:
             for child in self._state.sessions.find("parent", member):
