@@ -1,6 +1,5 @@
 """Starting agentd in the background and stopping it: processes of this machine."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -45,15 +44,8 @@ class Started:
     log: str
 
 
-MAX_LOG: Final = 10 * 2**20
-"""Bytes of a log that a new start goes on with."""
-
-
-def _keep_short(log: Path) -> None:
-    """Put a long log aside, in the place of the one that was before."""
-    with contextlib.suppress(OSError):  # it is not there, or stays where it is
-        if log.stat().st_size > MAX_LOG:
-            log.replace(log.with_name(f"{log.name}.1"))
+LOG_OPTIONS: Final = ("--log-max-mb", "10")
+"""How long the log may become, unless the options given to agentd say otherwise."""
 
 
 def start(settings: Settings, options: Sequence[str], timeout_s: float | None) -> Started:
@@ -65,10 +57,10 @@ def start(settings: Settings, options: Sequence[str], timeout_s: float | None) -
     :raises Failure: if it ends, or does not answer in time.
     """
     log = _log_file(options)
-    _keep_short(log)
     with tempfile.TemporaryDirectory(prefix="agentctl-") as directory:
         ready = Path(directory) / "ready.json"
-        command = [*_agentd(), *_address(settings, options), *options, "--ready-file", str(ready)]
+        given = [*_address(settings, options), *LOG_OPTIONS, *options]
+        command = [*_agentd(), *given, "--ready-file", str(ready)]
         # Private whatever the umask is, which is for agents: they get it from agentd.
         with open(log, "ab", opener=_open_private) as stream:
             told_before = stream.tell()
@@ -144,7 +136,8 @@ def _await_ready(
 
 def _last_words(log: Path, told_before: int) -> str:
     with log.open("rb") as stream:
-        stream.seek(told_before)
+        if os.fstat(stream.fileno()).st_size >= told_before:  # else it is a new one
+            stream.seek(told_before)
         text = stream.read()[-4000:].decode(errors="replace").strip()
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:

@@ -64,6 +64,13 @@ def _options() -> list[click.Parameter]:
             metavar="PATH",
         ),
         click.Option(
+            ["--log-max-mb"],
+            type=click.IntRange(min=1),
+            help="Where standard error is a file: MiB after which it is kept as NAME.1 and a new one is "
+            "begun.  (default: no limit; `agentctl daemon start` sets 10)",
+            metavar="N",
+        ),
+        click.Option(
             ["--doctor"],
             is_flag=True,
             help="Print what is wrong or dangerous about these settings and this machine as JSON, "
@@ -95,6 +102,7 @@ def run(
     config: str | None,
     ready_file: str | None,
     *,
+    log_max_mb: int | None,
     print_config: bool,
     doctor: bool,
     accept_loss: bool,
@@ -115,7 +123,12 @@ def run(
         # Imported here: --help and --version have no use for a web server.
         from agentd.daemon import run_daemon
 
-        status = run_daemon(settings, ready_file, accept_loss=accept_loss)
+        status = run_daemon(
+            settings,
+            ready_file,
+            accept_loss=accept_loss,
+            log_limit=None if log_max_mb is None else log_max_mb * 2**20,
+        )
     except FlagError as error:
         raise _WrongUse(str(error)) from None
     except UnknownDatabase as error:

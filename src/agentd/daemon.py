@@ -64,18 +64,24 @@ _log = logging.getLogger("agentd")
 
 
 def run_daemon(
-    settings: Settings, ready_file: str | None = None, *, accept_loss: bool = False
+    settings: Settings,
+    ready_file: str | None = None,
+    *,
+    accept_loss: bool = False,
+    log_limit: int | None = None,
 ) -> int:
     """Run the daemon until a signal ends it, and return its exit status.
 
     :param ready_file: a path to write ``{"url", "pid"}`` to while it answers.
     :param accept_loss: start though the database lacks commits it once had.
+    :param log_limit: bytes of the file that standard error is sent to; see :class:`logs.LogFile`.
     :raises ConfigError: if a setting cannot be used.
     :raises StoreOpenError: if the database cannot be used.
     """
     hide_memory()
+    log_file = logs.bound_output(log_limit)
     logs.set_up(form=settings.log_format, level=settings.log_level, secrets=settings.auth_tokens)
-    daemon = Daemon(settings, Path(ready_file) if ready_file else None, accept_loss)
+    daemon = Daemon(settings, Path(ready_file) if ready_file else None, accept_loss, log_file)
     return_large_blocks()
     return anyio.run(daemon.run, backend="asyncio")
 
@@ -87,6 +93,7 @@ class Daemon:
     settings: Settings
     ready_file: Path | None = None
     accept_loss: bool = False
+    log_file: logs.LogFile = field(factory=logs.LogFile)
     lifetime: Lifetime = field(factory=Lifetime)
     _stopped: anyio.Event = field(factory=anyio.Event, init=False)
     _status: int = field(default=0, init=False)
@@ -168,7 +175,7 @@ class Daemon:
         *,
         task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        log_file = logs.LogFile()
+        log_file = self.log_file
         watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         with anyio.open_signal_receiver(*watched) as signals:
             task_status.started()

@@ -3,10 +3,14 @@
 import io
 import json
 import logging
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import httpx
 import pytest
@@ -14,6 +18,8 @@ from serving import agentd
 
 from agentctl import starting
 from agentd import logs
+from agentd.cli import main
+from agentd.logs import LogFile
 
 SECRET = 's3cr3t-"tok\\en"'
 
@@ -125,13 +131,116 @@ def test_a_log_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
         assert "/health" not in moved.read_text() + daemon.stderr()
 
 
-def test_a_long_log_is_put_aside_at_a_start(tmp_path: Path) -> None:
-    log = tmp_path / "agentd.log"
-    starting._keep_short(log)
-    log.write_bytes(b"x" * starting.MAX_LOG)
-    starting._keep_short(log)
-    assert log.exists()
-    log.write_bytes(b"x" * (starting.MAX_LOG + 1))
-    starting._keep_short(log)
-    assert not log.exists()
-    assert (tmp_path / "agentd.log.1").stat().st_size == starting.MAX_LOG + 1
+LIMIT = 10_000
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """An empty log."""
+    path = tmp_path / "agentd.log"
+    path.touch(0o600)
+    return path
+
+
+@contextmanager
+def bounded(path: Path, limit: int = LIMIT) -> Iterator[tuple[LogFile, TextIO]]:
+    with path.open("a", buffering=1) as stream:
+        file = LogFile(stream.fileno(), limit=limit)
+        yield file, file.bound(stream)
+
+
+def test_a_log_stays_short_while_it_is_written(log: Path) -> None:
+    aside = log.with_name("agentd.log.1")
+    with bounded(log) as (_, stream):
+        for number in range(2_000):
+            print(f"{number:06}", "x" * 92, file=stream)
+            assert log.stat().st_size <= LIMIT + 100
+    lines = (aside.read_text() + log.read_text()).splitlines()
+    numbers = [int(line[:6]) for line in lines]
+    assert numbers == list(range(2_000 - len(numbers), 2_000))
+    assert LIMIT < aside.stat().st_size <= LIMIT + 100
+    for path in (log, aside):
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in log.parent.iterdir()) == [log.name, aside.name]
+
+
+def test_a_log_stays_short_while_threads_write(log: Path) -> None:
+    with bounded(log) as (_, stream):
+
+        def write() -> None:
+            for _ in range(300):
+                stream.write("x" * 99 + "\n")
+
+        threads = [threading.Thread(target=write) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert log.stat().st_size <= LIMIT + 500
+
+
+def test_a_log_that_was_moved_is_not_put_aside_for_another(log: Path) -> None:
+    aside, moved = log.with_name("agentd.log.1"), log.with_name("moved")
+    with bounded(log) as (_, stream):
+        log.rename(moved)
+        log.write_text("somebody else's")
+        stream.write("x" * (LIMIT + 1) + "\n")
+        stream.write("more\n")
+    assert not aside.exists()
+    assert log.read_text() == "somebody else'smore\n"
+    assert moved.stat().st_size == LIMIT + 2
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "directory"])
+def test_the_log_goes_on_where_it_was_rather_than_into_what_is_no_file(
+    log: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    victim, moved = log.with_name("victim"), log.with_name("moved")
+    if kind != "dangling":
+        victim.write_text("precious")
+    with bounded(log) as (file, stream):
+        log.rename(moved)
+        if kind == "pipe":
+            os.mkfifo(log)
+        elif kind == "directory":
+            log.mkdir()
+        else:
+            log.symlink_to(victim)
+        for _ in range(3 * LIMIT // 100):
+            stream.write("x" * 99 + "\n")
+        with pytest.raises(OSError, match=r"."):
+            file.reopen()
+    assert moved.stat().st_size == 3 * LIMIT
+    assert victim.exists() == (kind != "dangling")
+    assert kind == "dangling" or victim.read_text() == "precious"
+    # It was said once for each time that it was tried.
+    assert 1 <= len(caplog.records) <= 3
+
+
+def test_a_daemon_keeps_its_log_short(tmp_path: Path) -> None:
+    with agentd(tmp_path, "--log-max-mb", "1") as daemon:
+        log = daemon.stderr_path
+        aside = log.with_name(f"{log.name}.1")
+        with httpx.Client(base_url=daemon.url, timeout=20) as client:
+            # What was written before counts, and what others write.
+            with log.open("ab") as stream:
+                stream.write(b"x" * (2**20 - 1) + b"\n")
+            assert client.get("/sessions").status_code == 200
+            assert client.get("/runs").status_code == 200
+            assert aside.stat().st_size > 2**20
+            # SIGHUP goes on to work.
+            log.rename(tmp_path / "moved.log")
+            daemon.signal(signal.SIGHUP)
+            deadline = time.monotonic() + 20
+            while not log.exists() or "anew" not in daemon.stderr():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert client.get("/requests").status_code == 200
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        assert "/requests" in daemon.stderr()
+        assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_start_bounds_the_log() -> None:
+    assert starting.LOG_OPTIONS[0] in {option.opts[0] for option in main.params}
