@@ -104,7 +104,7 @@ def is_linear(work: Callable[[int], Callable[[], object]]) -> bool:
 
 def test_a_test_of_time_that_can_fail() -> None:
     assert not is_linear(
-        lambda size: lambda: [None for _ in range(size // 4) for _ in range(size // 4)]
+        lambda size: lambda: [None for _ in range(size // 12) for _ in range(size // 12)]
     )
 
 
