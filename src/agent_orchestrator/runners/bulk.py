@@ -26,6 +26,7 @@ from agent_orchestrator.runners.lines import (
     Line,
     Truncation,
     decoded,
+    json_integer,
     json_number,
     json_object,
     mended,
@@ -110,16 +111,24 @@ def object_of(line: Line) -> dict[str, Any] | Text:
     data = line.data
     if line.truncation is not None or data[:LONG].lstrip()[:1] != b"{":
         return text_of(line)
-    if len(data) < LONG:
-        found = json_object(data)
-    else:
-        try:
-            found = _long_object(data)
-        except _TooMuch:
-            return _cut(data)
-        except (ValueError, RecursionError):
-            found = None
+    try:
+        found = _short_object(data) if len(data) < LONG else _long_object(data)
+    except _TooMuch:
+        return _cut(data)
+    except (ValueError, RecursionError):
+        found = None
     return text_of(line) if found is None else found
+
+
+_MAX_DEPTH: Final = MAX_DEPTH - 8
+"""Less deep than an event may be: so that nobody has to look for what lies too deep again."""
+
+
+def _short_object(data: bytes | bytearray) -> dict[str, Any] | None:
+    found = json_object(data)
+    if found is None or data.count(b"{") + data.count(b"[") <= _MAX_DEPTH:
+        return found
+    return cast(dict[str, Any], shallow(found, _MAX_DEPTH))
 
 
 _INSIDE: Final = re.compile(rb'(?:[^"\\]++|\\u[0-9a-fA-F]{4}|\\[^u])*+', re.DOTALL)
@@ -167,13 +176,14 @@ def _long_object(data: bytes | bytearray) -> dict[str, Any] | None:
     def number_or_string(digits: str) -> Any:
         return strings[digits] if digits in strings else json_number(digits)
 
-    decoder = json.JSONDecoder(parse_float=number_or_string, parse_constant=str)
+    decoder = json.JSONDecoder(
+        parse_float=number_or_string, parse_int=json_integer, parse_constant=str
+    )
     text = _decoded(b"".join(skeleton))
     value = decoder.decode(text)
     if not isinstance(value, dict):
         return None
-    # Less deep than an event may be: so that nobody has to look for what lies too deep again.
-    return cast(dict[str, Any], shallow(mended(value) if "\\u" in text else value, MAX_DEPTH - 8))
+    return cast(dict[str, Any], shallow(mended(value) if "\\u" in text else value, _MAX_DEPTH))
 
 
 def _inside(data: bytes | bytearray, place: int) -> Iterator[int]:

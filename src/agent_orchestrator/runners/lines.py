@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from agent_orchestrator.fields import MAX_DIGITS
 from agent_orchestrator.wire import strict_json
 
 MAX_LINE: Final = 64 * 2**20
@@ -124,7 +125,7 @@ def json_object(data: bytes | bytearray) -> dict[str, Any] | None:
     """Return the JSON object a line holds, or None when it holds something else.
 
     What JSON libraries let through but a store refuses is made storable: half a surrogate pair
-    becomes U+FFFD, a number beyond a float's range stays text.
+    becomes U+FFFD, a number beyond a float's range or of very many digits stays text.
     """
     if data.lstrip()[:1] != b"{":
         return None
@@ -147,8 +148,13 @@ def json_number(digits: str) -> float | str:
     return value if math.isfinite(value) else digits
 
 
+def json_integer(digits: str) -> int | str:
+    """Return a number as an integer, or as text where it has more digits than a reader of the log takes."""
+    return int(digits) if len(digits) <= MAX_DIGITS else digits
+
+
 # json.loads makes a new one at each call.
-_DECODER = json.JSONDecoder(parse_float=json_number, parse_constant=str)
+_DECODER = json.JSONDecoder(parse_float=json_number, parse_int=json_integer, parse_constant=str)
 
 
 def mended(value: Any) -> Any:

@@ -40,6 +40,7 @@ from agent_orchestrator.runners.codex.items import (
     text,
 )
 from agent_orchestrator.runners.codex.reading import AgentEvent, ItemReader, event
+from agent_orchestrator.runners.codex.usage import counts
 from agent_orchestrator.runners.lines import Line
 
 
@@ -115,11 +116,7 @@ class ExecParser:
         self.completed = True
         usage = said.get("usage")
         if isinstance(usage, dict):
-            self.totals = {
-                name: count
-                for name, count in usage.items()
-                if isinstance(count, int) and not isinstance(count, bool)
-            }
+            self.totals = counts(usage)
         return _rest(said, "usage")
 
     def _turn_failed(self, said: JsonObject) -> list[AgentEvent]:

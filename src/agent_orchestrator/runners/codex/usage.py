@@ -1,9 +1,26 @@
 """What a run used, from what its thread has."""
 
 from collections.abc import Mapping
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 from agent_orchestrator.domain.model import Usage
+from agent_orchestrator.fields import MAX_INTEGER, MAX_NAME
+
+_MAX_COUNTS: Final = 100
+"""Counts that are kept; codex 0.169 has five."""
+
+
+def counts(told: Mapping[str, Any]) -> Mapping[str, int]:
+    """Return the token counts among what codex tells."""
+    return {
+        name: count
+        for name, count in islice(told.items(), _MAX_COUNTS)
+        if isinstance(count, int)
+        and not isinstance(count, bool)
+        and 0 <= count <= MAX_INTEGER
+        and len(name) <= MAX_NAME
+    }
 
 
 def usage_between(before: Mapping[str, Any], totals: Mapping[str, int]) -> Usage:

@@ -19,6 +19,8 @@ of the options, such as ``cancel``, which ends codex's turn (or calls off an MCP
 question, and the turn goes on). Any other words approve nothing. Names are those of codex 0.169.
 """
 
+import heapq
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -26,7 +28,7 @@ from typing import Any, Final
 from attrs import field, frozen
 
 from agent_orchestrator.domain.model import REACHES, SESSION_SCOPE, Request, RequestKind
-from agent_orchestrator.fields import MAX_OPTION, MAX_OPTIONS, MAX_QUESTION
+from agent_orchestrator.fields import MAX_NAMED, MAX_OPTION, MAX_OPTIONS, MAX_QUESTION, shown
 from agent_orchestrator.runners.codex.appserver.peer import Asked
 from agent_orchestrator.runners.codex.items import JsonObject, a_list, an_object, text
 from agent_orchestrator.runners.lines import json_object
@@ -346,16 +348,26 @@ def _given(params: JsonObject) -> dict[str, Any]:
 def _fitting(detail: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the detail with its longest parts cut until it fits; what was cut is named."""
     found = dict(detail)
-    cut: list[str] = []
-    while len(json.dumps(found)) > _MAX_DETAIL:
-        name = max(found, key=lambda one: _size(found[one]))
+    sizes = {name: _size({name: value}) for name, value in found.items()}
+    total = sum(sizes.values())
+    longest = [(-size, name) for name, size in sizes.items()]
+    heapq.heapify(longest)
+    cut: dict[str, None] = {}
+    while total > _MAX_DETAIL and longest:
+        _, name = heapq.heappop(longest)
         whole = found[name] if isinstance(found[name], str) else json.dumps(found[name])
-        if not whole:
-            break  # it is the names alone
-        if name not in cut:
-            cut.append(name)
+        cut[name] = None
+        total -= sizes[name]
+        if len(whole) < 2:  # it is the name alone
+            del found[name]
+            continue
         found[name] = whole[: min(_LONGEST_CUT, len(whole) // 2)]
-    return {**found, "cut": cut} if cut else found
+        sizes[name] = _size({name: found[name]})
+        total += sizes[name]
+        heapq.heappush(longest, (-sizes[name], name))
+    named = [shown(name) for name in itertools.islice(cut, MAX_NAMED)]
+    more = [f"and {len(cut) - MAX_NAMED:,} more"] if len(cut) > MAX_NAMED else []
+    return {**found, "cut": [*named, *more]} if cut else found
 
 
 def _size(value: Any) -> int:

@@ -263,8 +263,9 @@ class Conversation:
                 data = {"kind": "stdout", "payload": {"text": said.text}}
                 await self._tell([AgentEvent(EventType.BACKEND_EVENT, data)])
             case Notification("serverRequest/resolved", params):
-                if (scope := self._asks.get(params.get("requestId"))) is not None:
-                    scope.cancel()
+                asked_id = params.get("requestId")
+                if isinstance(asked_id, (str, int)) and asked_id in self._asks:
+                    self._asks[asked_id].cancel()
             case Notification() if not self._reader.is_stale(heard):
                 if heard.is_long:
                     events = await in_thread(self._reader.feed, heard)
@@ -360,7 +361,8 @@ class Conversation:
             return
         try:
             item = self._reader.items.open_item(text(asked.params.get("itemId")))
-            question = approvals.question(asked, item, remember=self.remember_approvals)
+            make = partial(approvals.question, item=item, remember=self.remember_approvals)
+            question = await in_thread(make, asked) if asked.is_long else make(asked)
         except UnexpectedShape:
             question = None
         if question is None:

@@ -64,10 +64,15 @@ class Notification:
 class Asked:
     """A request of the other side's; answered with :meth:`Peer.respond` or :meth:`Peer.refuse`."""
 
-    id: Any
+    id: str | int
     method: str
     params: Mapping[str, Any]
     size: int = 0
+
+    @property
+    def is_long(self) -> bool:
+        """Whether to read it takes long."""
+        return self.size >= LONG
 
 
 @frozen
@@ -169,9 +174,11 @@ class Peer:
         if isinstance(method := said.get("method"), str):
             params = said.get("params")
             given = params if isinstance(params, dict) else {}
-            if "id" in said:
+            if "id" not in said:
+                return Notification(method, given, len(line.data))
+            if isinstance(said["id"], (str, int)):
                 return Asked(said["id"], method, given, len(line.data))
-            return Notification(method, given, len(line.data))
+            return Unreadable(await read(line, text_of))  # nobody could answer it
         return None if self._answered(said) else Unreadable(await read(line, text_of))
 
     def _answered(self, said: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from anyio.to_thread import run_sync
 from attrs import define, evolve, field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.fields import shown
 from agent_orchestrator.ports import MARK_VARIABLE
 from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox
 from agent_orchestrator.runners.codex.appserver.peer import (
@@ -46,6 +47,9 @@ _EXIT_S: Final = 5.0
 
 _CLOSE_S: Final = 10.0
 """Seconds codex has to let go of a thread; it takes 0.02."""
+
+_MAX_LOGGED: Final = 2_000
+"""Bytes of a message about no thread that is logged with its beginning."""
 
 _MAX_STRAYS: Final = 100
 
@@ -433,7 +437,10 @@ class Server:
         elif thread_id:
             self._keep(thread_id, heard)
         elif heard.method not in PIECES:
-            _log.info("codex app-server %d says %s: %s", self.pid, heard.method, heard.params)
+            told = (
+                shown(repr(heard.params)) if heard.size < _MAX_LOGGED else f"{heard.size:,} bytes"
+            )
+            _log.info("codex app-server %d says %s: %s", self.pid, shown(heard.method), told)
 
     def _deliver(self, heard: Heard, route: Mailbox) -> None:
         for asked in route.put(heard):

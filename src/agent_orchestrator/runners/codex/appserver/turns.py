@@ -37,6 +37,7 @@ from agent_orchestrator.runners.codex.items import (
     text,
 )
 from agent_orchestrator.runners.codex.reading import AgentEvent, ItemReader, event
+from agent_orchestrator.runners.codex.usage import counts
 
 UNWANTED: Final = (
     "account/rateLimits/updated",
@@ -71,6 +72,14 @@ PIECES: Final = frozenset(
 _MAX_STREAMS: Final = 100
 """Messages that may come in pieces at the same time; codex 0.169 streams one. Beyond them the oldest
 counts as broken off."""
+
+
+_MAX_STREAM: Final = 16 * 2**20
+"""Characters of a message that are kept while it comes in pieces. What lies beyond stands in the pieces
+only: a message as long as codex likes would be an event that nobody can read."""
+
+_MAX_CHILDREN: Final = 1_000
+"""Sub-agents' threads that are known of one turn. Each of them is ended with it, one by one."""
 
 
 @frozen
@@ -173,12 +182,13 @@ class TurnReader:
         return method == "thread/goal/cleared" and not self._has_begun
 
     def _note_child(self, thread_id: str, method: str, params: JsonObject) -> None:
+        has_room = len(self.children) < _MAX_CHILDREN
         match method:
-            case "turn/started":
+            case "turn/started" if thread_id in self.children or has_room:
                 self.children[thread_id] = text(an_object(params.get("turn")).get("id"))
-            case "turn/completed":
+            case "turn/completed" if thread_id in self.children or has_room:
                 self.children[thread_id] = None
-            case _:
+            case _ if has_room:
                 self.children.setdefault(thread_id, None)
 
     # --- items
@@ -208,6 +218,8 @@ class TurnReader:
         is_work = call.get("tool") in ("spawn_agent", "send_input") and phase == "completed"
         for one in a_list(call.get("receiver_thread_ids") or []):
             child = text(one)
+            if len(self.children) >= _MAX_CHILDREN:
+                break
             is_new = is_work and child not in self.children
             self.children.setdefault(child, "" if is_new else None)
 
@@ -218,7 +230,8 @@ class TurnReader:
             if len(self._streams) >= _MAX_STREAMS:
                 events.append(self._broken(next(iter(self._streams))))
             self._streams[item_id] = StringIO()
-        self._streams[item_id].write(piece)
+        stream = self._streams[item_id]
+        stream.write(piece[: max(_MAX_STREAM - stream.tell(), 0)])
         events.append(event(EventType.AGENT_MESSAGE_DELTA, text=piece, item_id=item_id))
         return events
 
@@ -250,11 +263,7 @@ class TurnReader:
 
     def _usage(self, params: JsonObject) -> list[AgentEvent]:
         total = an_object(an_object(params.get("tokenUsage")).get("total"))
-        self.totals = {
-            snake(name): count
-            for name, count in total.items()
-            if isinstance(count, int) and not isinstance(count, bool)
-        }
+        self.totals = counts({snake(name): count for name, count in total.items()})
         return []
 
     def _error(self, params: JsonObject) -> list[AgentEvent]:
