@@ -1,5 +1,6 @@
 """The client: typed methods over a transport, written once for every way to reach an engine."""
 
+from base64 import b64encode
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -9,6 +10,8 @@ from typing import Any, Literal, Self, TypeVar
 
 from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.access import Grant, Scope
+from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.domain.images import size_problem
 from agent_orchestrator.domain.model import (
     ApprovalPolicy,
     Approvals,
@@ -30,6 +33,13 @@ from agent_orchestrator.ports import Subscription, Transport
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
+
+
+def _uploads(images: Sequence[bytes]) -> tuple[ops.ImageUpload, ...]:
+    # Checked here too: a daemon refuses so long a body before it knows what is in it.
+    if problem := size_problem([len(data) for data in images]):
+        raise InvalidRequest.of({"images": problem})
+    return tuple(ops.ImageUpload(b64encode(data).decode()) for data in images)
 
 
 class EventStream:
@@ -158,6 +168,7 @@ class Client:
         sandbox: Sandbox | None = None,
         effort: str | None = None,
         output_schema: Mapping[str, Any] | None = None,
+        images: Sequence[bytes] = (),
         idempotency_key: str | None = None,
     ) -> ops.CreateSessionReply:
         """Make a session and put its first message into it, both or neither.
@@ -167,6 +178,7 @@ class Client:
         :param text: what to tell the agent.
         :param effort: reasoning effort of this first message; the provider's setting without one.
         :param output_schema: JSON Schema that the answer to this first message must match.
+        :param images: of this first message, as in :meth:`send_message`.
         :raises InvalidRequest: also if the provider cannot do what is asked of it.
         """
         request = ops.CreateSession(
@@ -184,6 +196,7 @@ class Client:
             text=text,
             effort=effort,
             output_schema=output_schema,
+            images=_uploads(images),
             idempotency_key=idempotency_key,
         )
         return await self._call(ops.CREATE_SESSION, request)
@@ -282,6 +295,7 @@ class Client:
         model: str | None = None,
         effort: str | None = None,
         output_schema: Mapping[str, Any] | None = None,
+        images: Sequence[bytes] = (),
         idempotency_key: str | None = None,
     ) -> ops.MessageReply:
         """Put a message into a session; one of role ``user`` becomes a run.
@@ -293,11 +307,14 @@ class Client:
         :param model: the model for this message only; the session's, else the provider's, without one.
         :param effort: reasoning effort for this message only; the provider's setting without one.
         :param output_schema: JSON Schema that the answer must match; 32,768 bytes at most.
+        :param images: the content of image files that the agent sees with the text: PNG, JPEG, GIF or
+            WebP; 8 at most, of 5 MiB together. They are kept until the run has ended.
         :raises InvalidRequest: also if the provider cannot keep to what is asked of it there.
         :raises SessionBusy: if it is rejected.
         :raises SessionClosed: if the session is closed.
         """
-        more = (approval_policy, sandbox, model, effort, output_schema, idempotency_key)
+        options = (model, effort, output_schema, _uploads(images))
+        more = (approval_policy, sandbox, *options, idempotency_key)
         request = ops.SendMessage(session_id, text, role, provider, when_busy, *more)
         return await self._call(ops.SEND_MESSAGE, request)
 
@@ -490,6 +507,7 @@ class Client:
         model: str | None = None,
         effort: str | None = None,
         output_schema: Mapping[str, Any] | None = None,
+        images: Sequence[bytes] = (),
         idempotency_key: str | None = None,
     ) -> Run:
         """Queue a run; with provider ``manual``, one that you drive with :meth:`transition_run`.
@@ -497,8 +515,9 @@ class Client:
         :param model: the model for this run only, as in :meth:`send_message`.
         :param effort: reasoning effort for this run only.
         :param output_schema: JSON Schema that the answer must match.
+        :param images: what the agent sees with the text, as in :meth:`send_message`.
         """
-        more = (model, effort, output_schema, idempotency_key)
+        more = (model, effort, output_schema, _uploads(images), idempotency_key)
         request = ops.CreateRun(session_id, text, provider, *more)
         return (await self._call(ops.CREATE_RUN, request)).run
 

@@ -12,6 +12,7 @@ from attrs import Factory, evolve, field, frozen, resolve_types
 
 from agent_orchestrator.domain.access import Grant, Scope
 from agent_orchestrator.domain.audit import AuditEntry
+from agent_orchestrator.domain.images import MAX_IMAGE_BYTES, MAX_IMAGES
 from agent_orchestrator.domain.model import (
     ApprovalPolicy,
     Approvals,
@@ -135,6 +136,9 @@ def model_option() -> Any:
     )
 
 
+MAX_IMAGE_TEXT: Final = -(-MAX_IMAGE_BYTES // 3) * 4
+"""Characters of the largest image as base64."""
+
 MAX_SCHEMA: Final = 32_768
 """Bytes of an output schema, as JSON."""
 
@@ -145,6 +149,36 @@ def output_schema_option() -> Any:
         "JSON Schema, an object, that the agent's answer must match. The answer is JSON text.",
         default=None,
         max_length=MAX_SCHEMA,
+    )
+
+
+@frozen
+class ImageUpload:
+    """An image as a caller sends it.
+
+    :param data: its bytes, as base64.
+    :param media_type: of which type it is said to be; None takes what its first bytes say.
+    """
+
+    data: str = param(
+        "The bytes of the file, as base64.",
+        max_length=MAX_IMAGE_TEXT,
+    )
+    media_type: str | None = param(
+        "Its type, which must be what its first bytes say: `image/png`, `image/jpeg`, `image/gif` or "
+        "`image/webp`.",
+        default=None,
+        max_length=MAX_NAME,
+    )
+
+
+def images_option() -> Any:
+    """Declare the images of a message."""
+    return param(
+        "Pictures that the agent sees with the text: PNG, JPEG, GIF or WebP, at most "
+        f"{MAX_IMAGE_BYTES:,} bytes together.",
+        default=(),
+        max_length=MAX_IMAGES,
     )
 
 
@@ -186,6 +220,7 @@ class CreateSession:
     )
     effort: str | None = effort_option("the first message")
     output_schema: Mapping[str, Any] | None = output_schema_option()
+    images: tuple[ImageUpload, ...] = images_option()
     idempotency_key: str | None = _key()
 
 
@@ -256,6 +291,7 @@ class SendMessage:
     model: str | None = model_option()
     effort: str | None = effort_option("this message")
     output_schema: Mapping[str, Any] | None = output_schema_option()
+    images: tuple[ImageUpload, ...] = images_option()
     idempotency_key: str | None = _key()
 
 
@@ -444,6 +480,7 @@ class CreateRun:
     model: str | None = model_option()
     effort: str | None = effort_option("this run")
     output_schema: Mapping[str, Any] | None = output_schema_option()
+    images: tuple[ImageUpload, ...] = images_option()
     idempotency_key: str | None = _key()
 
 

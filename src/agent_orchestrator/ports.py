@@ -13,6 +13,7 @@ from attrs import frozen
 
 from agent_orchestrator.domain.access import EVERYTHING, Grant, Principal, Reach, Role
 from agent_orchestrator.domain.audit import AuditEntry
+from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     Approvals,
@@ -116,6 +117,14 @@ class View(Protocol):
     def messages(
         self, session_id: str, *, after: str | None = None, limit: int, size: int | None = None
     ) -> list[Message]: ...
+
+    def image(self, digest: str) -> bytes | None:
+        """Return the bytes of an image; None once no message needs them."""
+        ...
+
+    def image_space(self) -> int:
+        """Return how many bytes all images have that are kept."""
+        ...
 
     def run_messages(self, run_id: str) -> list[Message]:
         """Return the messages a run delivers, in the order they came."""
@@ -374,6 +383,17 @@ class Transaction(View, Protocol):
     def add_message(self, message: Message) -> None: ...
 
     def put_message(self, message: Message) -> None: ...
+
+    def keep_image(self, message_id: str, digest: str, data: bytes) -> None:
+        """Keep an image for a message. The bytes of one digest are kept once, for all messages.
+
+        :param digest: SHA-256 of the bytes, in hexadecimal.
+        """
+        ...
+
+    def drop_images(self, message_id: str) -> None:
+        """Keep no image for a message any more; what no other message needs is deleted."""
+        ...
 
     def add_run(self, run: Run) -> None:
         """Add a run, and ring ``run:<id>``."""
@@ -637,6 +657,13 @@ class RunContext(Protocol):
     def prompt(self) -> str: ...
 
     @property
+    def images(self) -> Sequence[ImageContent]:
+        """What the agent is to see with the prompt, in this order: for a runner whose
+        ``message_options`` have ``images``; none for others.
+        """
+        ...
+
+    @property
     def model(self) -> str | None: ...
 
     @property
@@ -878,8 +905,8 @@ class TurnConfigurable(Protocol):
     @property
     def message_options(self) -> frozenset[str]:
         """Names of the options it applies to one turn: `model` (:attr:`RunContext.model`), `effort` and
-        `output_schema` (:attr:`RunContext.run`). An option holds for that turn only. A message with an option that
-        is not named here is refused.
+        `output_schema` (:attr:`RunContext.run`), `images` (:attr:`RunContext.images`). An option holds for that
+        turn only. A message with an option that is not named here is refused.
         """
         ...
 

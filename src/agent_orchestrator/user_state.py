@@ -61,6 +61,11 @@ class UserState:
         return self.root / "trusted"
 
     @property
+    def runs(self) -> Path:
+        """The directory with files that the programs of running agents read, a directory for each run."""
+        return self.root / "runs"
+
+    @property
     def databases(self) -> Path:
         """The directory with a record for each database that the user has used."""
         return self.root / "databases"

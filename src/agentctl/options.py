@@ -5,6 +5,8 @@ modules are imported when they are called.
 import difflib
 import importlib
 import json
+import os
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -338,6 +340,50 @@ def read_schema(path: str | None) -> dict[str, Any] | None:
         reason = getattr(error, "strerror", None) or error
         raise usage(f"--output-schema {path} cannot be read: {reason}") from None
     return parse_object(said, "--output-schema")
+
+
+def read_images(paths: Sequence[str]) -> list[dict[str, str]] | None:
+    """Return image files as a message takes them; None without any.
+
+    :raises Failure: if one is none that is taken, or cannot be read, or they are too large together.
+    """
+    if not paths:
+        return None
+    from base64 import b64encode
+
+    from agent_orchestrator.domain.images import size_problem
+
+    found = [_image(path) for path in paths]
+    if problem := size_problem([len(data) for data in found]):
+        raise usage(f"--image: the images {problem}")
+    return [{"data": b64encode(data).decode()} for data in found]
+
+
+def _image(path: str) -> bytes:
+    from agent_orchestrator.domain.images import MAX_IMAGE_BYTES, ImageContent
+
+    try:
+        # Whoever opens a pipe would wait for its writer, and a device may have no end.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise usage(f"--image {path} is not a regular file")
+            return ImageContent.of(file.read(MAX_IMAGE_BYTES + 1)).data
+    except OSError as error:
+        raise usage(f"--image {path} cannot be read: {error.strerror or error}") from None
+    except ValueError as problem:
+        raise usage(f"--image {path} {problem}") from None
+
+
+def images(function: F) -> F:
+    """Declare the option with the images of a message."""
+    return click.option(
+        "--image",
+        "images",
+        metavar="FILE",
+        multiple=True,
+        help="Picture that the agent sees with the text: PNG, JPEG, GIF or WebP; may be repeated.",
+        callback=lambda _context, _parameter, paths: read_images(paths),
+    )(function)
 
 
 def turn_options(function: F) -> F:

@@ -44,6 +44,7 @@ the variables of ``codex_env(home)`` in its environment. By hand: ``python model
 the port and serves until its stdin ends; ``python model_server.py HOME`` also makes a codex home.
 """
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -295,7 +296,9 @@ def _text_of(item: dict[str, Any]) -> str:
     content = item.get("content", "")
     if isinstance(content, str):
         return content
-    return "".join(part.get("text", "") for part in content)
+    # Codex puts a picture between two texts of its own.
+    texts = (part.get("text", "") for part in content)
+    return "".join(text for text in texts if not text.startswith(("<image", "</image>")))
 
 
 _OWN_TEXTS = (
@@ -319,6 +322,16 @@ class Request:
     step: int
     """How many answers this turn had before: 0 for the first request of a turn."""
     body: dict[str, Any] = attrs.field(repr=False)
+
+    @property
+    def images(self) -> list[bytes]:
+        """The images in the conversation, in order."""
+        return [
+            base64.b64decode(part["image_url"].partition(";base64,")[2], validate=True)
+            for item in self.body.get("input", [])
+            for part in item.get("content") or ()
+            if part["type"] == "input_image"
+        ]
 
     @property
     def user_texts(self) -> list[str]:

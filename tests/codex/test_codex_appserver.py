@@ -1,5 +1,6 @@
 """The app-server runner with the real codex against the local model server."""
 
+import base64
 import json
 import os
 import signal
@@ -12,8 +13,10 @@ import anyio
 import pytest
 from attrs import evolve
 from model_server import FAKE_KEY, codex_env
+from pictures import BLUE, RED, picture
 
 from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Request, Thread, Usage
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
@@ -169,6 +172,22 @@ async def test_the_model_and_effort_of_a_run_are_its_own(codex, home, record, mo
     ]
     formats = [one.body.get("text", {}).get("format", {}) for one in models.requests]
     assert [one.get("schema") for one in formats] == [schema, None]
+
+
+async def test_the_model_sees_the_images_of_a_run(codex, home, record, models):
+    large = ImageContent.of(picture(1200, 1200, noise=True))
+    assert large.image.size > 4_000_000
+    async with make_runner(codex, home) as runner:
+        first = record("say one", images=[RED, large])
+        assert (await run(runner, first)).text == "one"
+        second = record("say two", images=[BLUE], thread=first.thread)
+        assert (await run(runner, second)).text == "two"
+    async with make_runner(codex, home) as runner:  # it has to load the thread with the images
+        await run(runner, record("say three", thread=first.thread))
+    seen = [request.images for request in models.requests]
+    assert seen[0] == [RED.data, large.data]
+    assert seen[1] == seen[2] == [*seen[0], BLUE.data]
+    assert not any(base64.b64encode(BLUE.data).decode() in str(event) for event in second.events)
 
 
 async def test_a_full_process_gets_no_more_threads(codex, home, record):

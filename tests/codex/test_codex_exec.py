@@ -2,8 +2,8 @@
 
 import json
 import os
+import stat
 import sys
-import tempfile
 from pathlib import Path
 
 import anyio
@@ -12,6 +12,7 @@ import pytest
 from attrs import evolve
 from gateway import ON_ONE_LOOP
 from model_server import FAKE_KEY, acknowledgement, closed_port, codex_env, write_codex_home
+from pictures import BLUE, RED
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.model import Thread, Usage
@@ -22,6 +23,7 @@ from agent_orchestrator.testing.runners import (
     RunnerContract,
     marked_processes,
 )
+from agent_orchestrator.user_state import user_state
 
 pytestmark = [pytest.mark.anyio, pytest.mark.codex]
 
@@ -295,8 +297,7 @@ SCHEMA = {
 }
 
 
-async def test_the_output_schema_of_a_run_is_its_own(runner, record, models, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+async def test_the_output_schema_of_a_run_is_its_own(runner, record, models):
     first = record("say x")
     first.run = evolve(first.run, output_schema=SCHEMA)
     await run(runner, first)
@@ -306,7 +307,39 @@ async def test_the_output_schema_of_a_run_is_its_own(runner, record, models, tmp
     await run(runner, record("say x", thread=first.thread))
     formats = [one.body.get("text", {}).get("format", {}) for one in models.requests]
     assert [one.get("schema") for one in formats] == [SCHEMA, SCHEMA, None]
-    assert not [*tmp_path.glob("schema-*")]
+    assert not [*user_state().runs.iterdir()]
+
+
+async def test_the_model_sees_the_images_of_a_run(runner, record, models):
+    first = record("say one", images=[RED, BLUE])
+    assert (await run(runner, first)).text == "one"
+    second = record("say two", images=[BLUE], thread=first.thread)
+    assert (await run(runner, second)).text == "two"
+    await run(runner, record("say three", thread=first.thread))
+    seen = [request.images for request in models.requests]
+    assert seen[0] == [RED.data, BLUE.data]
+    assert seen[1] == seen[2] == [*seen[0], BLUE.data]
+    assert not [*user_state().runs.iterdir()]
+
+
+async def test_the_files_of_a_run_are_private_and_go_with_it(runner, record):
+    context = record("hang", images=[RED])
+    found = []
+
+    async def look():
+        await context.until(lambda context: "delivered" in context.calls)
+        [directory] = user_state().runs.iterdir()
+        [file] = directory.iterdir()
+        found.append([stat.S_IMODE(path.stat().st_mode) for path in (directory, file)])
+        found.append(file.read_bytes())
+        tasks.cancel_scope.cancel()
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(look)
+            await runner.run(context)
+    assert found == [[0o700, 0o600], RED.data]
+    assert not [*user_state().runs.iterdir()]
 
 
 async def test_a_profile(codex, home, record, models):

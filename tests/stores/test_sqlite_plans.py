@@ -70,6 +70,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "call": ("call",),
     "caller": ("local",),
     "cut": (10,),
+    "data": (b"x",),
+    "digest": ("0" * 64,),
     "drafts": (drafts("x", run_id=RUN.id),),
     "entry": (AuditEntry(1, NOW, "local", "none", "call", None, "done", {}, "hash"),),
     "epoch": ("epc_1",),
@@ -119,7 +121,7 @@ OWN: dict[tuple[str, str], tuple[Any, ...]] = {
 }
 """Values of a parameter of one method, where they are not those of the others."""
 
-IN_ORDER = ("add_session", "add_run", "add_message", "add_request", "add_token")
+IN_ORDER = ("add_session", "add_run", "add_message", "add_request", "add_token", "keep_image")
 """What is added before anything else can be."""
 
 
@@ -150,7 +152,16 @@ async def test_no_statement_reads_a_whole_table(tmp_path: Path) -> None:
         await ask_everything(path)
     found = dict(explained(path, statements))
     assert len(found) > 100, "the statements were not reported"
-    for table in ("sessions", "messages", "runs", "requests", "events", "attempts", "audit"):
+    for table in (
+        "sessions",
+        "messages",
+        "runs",
+        "requests",
+        "events",
+        "attempts",
+        "audit",
+        "images",
+    ):
         assert any(f"FROM {table}" in sql for sql in found), table
     scans = [
         (step, " ".join(sql.split()))

@@ -11,7 +11,7 @@ session.created        title, provider, cwd; of a child: [parent_session_id, par
 session.updated        what was changed, of: [title, metadata, status, approval_policy, sandbox, cwd];
                        with cwd: previous_cwd, the directory its agents worked in before
 session.closed         the same
-message.created        message_id, role, source {kind, session_id, run_id, principal}, text, [request_id]: the request whose decision it tells
+message.created        message_id, role, source {kind, session_id, run_id, principal}, text, [request_id]: the request whose decision it tells, [images]: media_type, size and digest of each
 run.queued             provider, attempt, [message_id], [reason]: why it is back in the queue
 run.started            provider, attempt, worker_id
 run.waiting            request_id, [parked]: true once its agent is gone

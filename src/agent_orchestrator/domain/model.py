@@ -93,6 +93,18 @@ class Session:
 
 
 @frozen
+class Image:
+    """A picture that a message has. Its bytes are kept apart, until the run of the message has ended."""
+
+    media_type: str
+    """`image/png`, `image/jpeg`, `image/gif` or `image/webp`."""
+    size: int
+    """In bytes."""
+    digest: str
+    """SHA-256 of its bytes, in hexadecimal."""
+
+
+@frozen
 class Message:
     """Text put into a session."""
 
@@ -113,6 +125,8 @@ class Message:
     """The run it becomes if the agent at work does not take it; before what is queued later."""
     request_id: str | None = None
     """The request whose decision the gateway tells the agent with it; its source is who decided."""
+    images: tuple[Image, ...] = ()
+    """What its agent is to see with the text."""
 
 
 @frozen

@@ -13,6 +13,7 @@ from attrs import evolve
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType, InvalidEvent
+from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import (
     Approvals,
     Invocation,
@@ -74,6 +75,7 @@ class AttemptContext:
         *,
         shared_cwd: str,
         messages: Sequence[Message],
+        images: Sequence[ImageContent],
         thread: Thread | None,
         env: Mapping[str, str],
     ) -> None:
@@ -86,6 +88,7 @@ class AttemptContext:
         self.protected = core.config.protected(session.cwd)
         self._messages = tuple(message.id for message in messages)
         self.prompt = joined(messages)
+        self.images = images
         self.thread = thread
         self.env = env
         self.model = run.model

@@ -29,6 +29,7 @@ from agent_orchestrator.domain.model import (
     Source,
     Thread,
 )
+from agent_orchestrator.engine import images
 from agent_orchestrator.engine.core import MAX_LOOK, Core
 from agent_orchestrator.engine.paging import BATCH_SIZE
 from agent_orchestrator.engine.prompts import cut, fitting, limit_of
@@ -88,6 +89,8 @@ def message_event(message: Message) -> Draft:
     }
     if message.request_id is not None:
         data["request_id"] = message.request_id
+    if message.images:
+        data["images"] = to_plain(message.images)
     return Draft(EventType.MESSAGE_CREATED, data, message.run_id)
 
 
@@ -251,6 +254,7 @@ def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
         data["usage"] = to_plain(run.usage)
     log(tx, ended, _ENDED[after], data, at)
     returned = _settle_messages(core, tx, ended, at)
+    images.forget(tx, tx.run_messages(run.id))
     _tell_outcome(core, tx, ended, at)
     session = _session_of(tx, ended)
     if after is RunStatus.COMPLETED or (after is RunStatus.FAILED and _was_told(tx, run, returned)):

@@ -1,15 +1,19 @@
 """Messages: put into a session, list."""
 
+from collections.abc import Sequence
+
 from attrs import evolve
 
 from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import InvalidRequest, SessionBusy, SessionClosed, Unavailable
+from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Message, Run, Session, Source
 from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.access import session_for
 from agent_orchestrator.engine.confinement import Confinement, check_asked, check_kept
 from agent_orchestrator.engine.core import MAX_LOOK, QUEUE_RETRY_S, Change, Core
+from agent_orchestrator.engine.images import keep, received
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.engine.prompts import limit_of
 from agent_orchestrator.engine.turn_options import NO_OPTIONS, TurnOptions, check_options
@@ -29,6 +33,9 @@ async def send(core: Core, who: Principal, command: SendMessage) -> Change[Messa
     asked = Confinement.of(command)
     if command.provider is not None:
         core.known_provider(command.provider)
+    options = TurnOptions.of(command, await received(command.images))
+    if command.role != "user" and options.given:
+        raise InvalidRequest.of(dict.fromkeys(sorted(options.given), "goes with the role user"))
 
     def change(tx: Transaction) -> MessageReply:
         session = open_session(tx, who, Action.CONVERSE, command.session_id)
@@ -44,7 +51,7 @@ async def send(core: Core, who: Principal, command: SendMessage) -> Change[Messa
             command.when_busy,
             provider=command.provider,
             asked=asked,
-            options=TurnOptions.of(command),
+            options=options,
         )
 
     return change
@@ -89,7 +96,9 @@ def deliver(
         )
     if busy == "interrupt":
         _interrupt(core, tx, session)
-    message = user_message(core, session, source, text, core.config.ids("run"))
+    message = user_message(
+        core, session, source, text, core.config.ids("run"), images=options.images
+    )
     is_next = busy == "interrupt"
     run = queue_run(
         core,
@@ -166,7 +175,7 @@ def queue_run(
         check_kept(core, provider, wanted)
     check_options(core, provider, options)
     check_room(core, tx, provider)
-    return ledger.enqueue(
+    run = ledger.enqueue(
         tx,
         session,
         run_id=message.run_id,
@@ -180,6 +189,8 @@ def queue_run(
         effort=options.effort,
         output_schema=options.output_schema,
     )
+    keep(tx, message, options.images)
+    return run
 
 
 def check_length(core: Core, provider: str, text: str, field: str) -> None:
@@ -213,10 +224,12 @@ def user_message(
     run_id: str,
     *,
     own_run_id: str | None = None,
+    images: Sequence[ImageContent] = (),
 ) -> Message:
     """Return a message for an agent, to be delivered by a run.
 
     :param own_run_id: the run it becomes if that one, which is under way, does not take it.
+    :param images: what the agent is to see with the text.
     """
     return Message(
         id=core.config.ids("msg"),
@@ -229,6 +242,7 @@ def user_message(
         created_at=core.now(),
         steers=own_run_id is not None,
         own_run_id=own_run_id,
+        images=tuple(content.image for content in images),
     )
 
 
@@ -249,8 +263,7 @@ def _steers(
     """Return whether the running agent takes the message.
 
     It does not if it is being stopped for good, or the message is for another provider, for an agent
-    that is confined otherwise, for another model or effort, or
-    has an output schema.
+    that is confined otherwise, for another model or effort, or has an output schema or images.
     """
     attempt = ledger.current_attempt(tx, run)
     return (

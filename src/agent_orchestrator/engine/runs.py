@@ -20,6 +20,7 @@ from agent_orchestrator.domain.model import (
 from agent_orchestrator.engine import ledger, requests
 from agent_orchestrator.engine.access import reach, run_for, session_for, topics
 from agent_orchestrator.engine.core import Change, Core
+from agent_orchestrator.engine.images import received
 from agent_orchestrator.engine.messages import (
     check_room,
     open_session,
@@ -27,7 +28,7 @@ from agent_orchestrator.engine.messages import (
     user_message,
 )
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
-from agent_orchestrator.engine.turn_options import TurnOptions
+from agent_orchestrator.engine.turn_options import TurnOptions, check_options
 from agent_orchestrator.fields import MAX_NAMED, MAX_TEXT, encoding_problem, shown
 from agent_orchestrator.operations import (
     CancelReply,
@@ -48,19 +49,22 @@ async def create(core: Core, who: Principal, command: CreateRun) -> Change[RunRe
     core.accept_work()
     if command.provider is not None:
         core.known_provider(command.provider)
-    options = TurnOptions.of(command)
+    options = TurnOptions.of(command, await received(command.images))
 
     def change(tx: Transaction) -> RunReply:
         session = open_session(tx, who, Action.CONVERSE, command.session_id)
         run_id = core.config.ids("run")
         if command.text is not None:
             source = Source("client", principal=who.id)
-            message = user_message(core, session, source, command.text, run_id)
+            message = user_message(
+                core, session, source, command.text, run_id, images=options.images
+            )
             run = queue_run(core, tx, session, message, command.provider, options=options)
             return RunReply(run)
         provider = core.provider_for(session, command.provider)
         if provider != MANUAL:
             raise InvalidRequest.of({"text": f"is required: {provider} has nothing to do without"})
+        check_options(core, provider, options)
         check_room(core, tx, provider)
         run = ledger.enqueue(
             tx,

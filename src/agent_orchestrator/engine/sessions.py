@@ -16,6 +16,7 @@ from agent_orchestrator.engine.access import in_scope, no_run, present, reach, s
 from agent_orchestrator.engine.children import workspace_below
 from agent_orchestrator.engine.confinement import Confinement, check_asked, check_kept
 from agent_orchestrator.engine.core import MAX_LOOK, Change, Core
+from agent_orchestrator.engine.images import received
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.engine.turn_options import TurnOptions
 from agent_orchestrator.operations import (
@@ -45,7 +46,7 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[C
     check_asked(core, who, command)
     if command.provider is not None:
         check_kept(core, core.known_provider(command.provider), Confinement.of(command))
-    options = TurnOptions.of_first_message(command)
+    options = TurnOptions.of_first_message(command, await received(command.images))
     if command.text is None and options.given:
         problem = "needs a text: it is for the first message"
         raise InvalidRequest.of(dict.fromkeys(sorted(options.given), problem))

@@ -1,11 +1,12 @@
 """What a message asks of its agent's model for one turn, and which runners take it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from attrs import asdict, frozen
 
 from agent_orchestrator.domain.errors import Forbidden, InvalidRequest
+from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import MANUAL, Run, Session
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.operations import (
@@ -29,32 +30,38 @@ class TurnOptions:
     :param model: the model to ask.
     :param effort: how much it should reason.
     :param output_schema: JSON Schema of its answer.
+    :param images: what the agent is to see with the text.
     """
 
     model: str | None = None
     effort: str | None = None
     output_schema: Mapping[str, Any] | None = None
+    images: Sequence[ImageContent] = ()
 
     @classmethod
-    def of(cls, command: Command) -> "TurnOptions":
+    def of(cls, command: Command, images: Sequence[ImageContent] = ()) -> "TurnOptions":
         """Return the options that a command gives."""
-        return cls(command.model, command.effort, _copy(command.output_schema))
+        return cls(command.model, command.effort, _copy(command.output_schema), images)
 
     @classmethod
-    def of_first_message(cls, command: CreateSession) -> "TurnOptions":
+    def of_first_message(
+        cls, command: CreateSession, images: Sequence[ImageContent]
+    ) -> "TurnOptions":
         """Return the options of a new session's first message. Its model is the session's."""
-        return cls(effort=command.effort, output_schema=_copy(command.output_schema))
+        return cls(None, command.effort, _copy(command.output_schema), images)
 
     @classmethod
-    def kept_by(cls, run: Run) -> "TurnOptions":
+    def kept_by(cls, run: Run, images: Sequence[ImageContent]) -> "TurnOptions":
         """Return the options that whichever provider runs it must take; a model is one provider's."""
-        return cls(effort=run.effort, output_schema=run.output_schema)
+        return cls(None, run.effort, run.output_schema, images)
 
     @property
     def given(self) -> frozenset[str]:
         """Names of the options that are given."""
         return frozenset(
-            name for name, value in asdict(self, recurse=False).items() if value is not None
+            name
+            for name, value in asdict(self, recurse=False).items()
+            if value is not None and value != ()
         )
 
     def over(self, other: "TurnOptions") -> "TurnOptions":
@@ -63,15 +70,18 @@ class TurnOptions:
             self.model or other.model,
             self.effort or other.effort,
             self.output_schema if self.output_schema is not None else other.output_schema,
+            self.images or other.images,
         )
 
     def fit(self, run: Run) -> bool:
         """Return whether a run under way can take a message with these options.
 
-        A schema is for the answer to that message alone.
+        A schema is for the answer to that message alone, and the text that steers comes without
+        images.
         """
         return (
             self.output_schema is None
+            and not self.images
             and self.model in (None, run.model)
             and self.effort in (None, run.effort)
         )
@@ -83,12 +93,16 @@ NO_OPTIONS = TurnOptions()
 def check_options(core: Core, provider: str, options: TurnOptions) -> None:
     """Raise `InvalidRequest`, naming each option that the provider does not take.
 
-    Whoever drives a manual run reads its options from the run.
+    Whoever drives a manual run reads its options from the run, which does not have the images.
     """
     config = core.config.providers.get(provider)
-    if config is None or provider == MANUAL:
+    if provider == MANUAL:
+        accepted = frozenset({"model", "effort", "output_schema"})
+    elif config is None:
         return
-    if refused := options.given - accepted_options(config.runner):
+    else:
+        accepted = accepted_options(config.runner)
+    if refused := options.given - accepted:
         problem = f"is not taken by the provider {provider!r}"
         raise InvalidRequest.of(dict.fromkeys(sorted(refused), problem))
 

@@ -13,6 +13,7 @@ from attrs import define, evolve, field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed, Unavailable
 from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.lifecycle import RunStatus, Signal
 from agent_orchestrator.domain.model import (
     Message,
@@ -23,7 +24,7 @@ from agent_orchestrator.domain.model import (
     Thread,
     mark_of,
 )
-from agent_orchestrator.engine import ledger, recovery, timing
+from agent_orchestrator.engine import images, ledger, recovery, timing
 from agent_orchestrator.engine.attempt import AttemptContext, storable
 from agent_orchestrator.engine.config import ProviderConfig
 from agent_orchestrator.engine.confinement import Confinement, keeps, shared_cwd
@@ -328,14 +329,15 @@ async def _routed(
         if not keeps(provider.runner, Confinement.of(run)):
             note = f"{name} cannot keep to the sandbox or approval policy that is asked for"
             return AgentFailed("invalid_config", note)
-        if missing := TurnOptions.kept_by(run).given - accepted_options(provider.runner):
-            note = f"{name} does not take {', '.join(sorted(missing))}"
-            return AgentFailed("invalid_config", note)
         live.provider = provider
         if provider.run_timeout_s is not None or provider.silence_timeout_s is not None:
             tasks.start_soon(timing.watch, live, recorder, provider)
         context = await _context(core, recorder, live.assignment, run, provider)
         contexts.append(context)
+        options = TurnOptions.kept_by(run, context.images)
+        if missing := options.given - accepted_options(provider.runner):
+            note = f"{name} does not take {', '.join(sorted(missing))}"
+            return AgentFailed("invalid_config", note)
         if excess := limit_of(core, name).excess(context.prompt):
             return AgentFailed("invalid_config", f"{name} takes less text at once: {excess}")
         outcome = await _try(provider.runner, context)
@@ -438,6 +440,9 @@ async def _context(
         if assignment.token is not None:
             env["AGENTCTL_AUTH_TOKEN"] = assignment.token
     messages = ledger.unheard(assignment.messages, thread, provider.runner)
+    seen: Sequence[ImageContent] = ()
+    if any(message.images for message in messages):
+        seen = await looked(core, lambda view: images.contents(view, messages))
     return AttemptContext(
         core,
         recorder,
@@ -445,6 +450,7 @@ async def _context(
         session,
         shared_cwd=await shared_cwd(core, session),
         messages=messages,
+        images=seen,
         thread=thread,
         env=env,
     )

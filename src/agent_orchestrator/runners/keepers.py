@@ -19,6 +19,7 @@ from agent_orchestrator.descriptors import SHORTAGES, usual_descriptor_limit
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.processes import birth
 from agent_orchestrator.runners import guardian as program
+from agent_orchestrator.runners import scratch
 
 START_S: Final = 20.0
 """Seconds the keeper has to start an agent; it takes milliseconds."""
@@ -242,6 +243,7 @@ class Guarded:
     async def __aenter__(self) -> Self:
         held = await guardian().__aenter__()
         try:
+            await run_sync(scratch.remove_leftovers)
             with suppress(AgentFailed):  # the runs will tell
                 await held.open()
         except BaseException:

@@ -1,5 +1,6 @@
 """What every client promises, whatever lies between it and the engine."""
 
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,19 @@ from agent_orchestrator.domain.model import (
     Session,
 )
 from agent_orchestrator.operations import (
+    SEND_MESSAGE,
     CaughtUp,
+    ImageUpload,
     MessageReply,
+    SendMessage,
     SpawnReply,
     StreamItem,
     StreamRequest,
 )
 from agent_orchestrator.testing.scripted import PROVIDER
+
+PNG = b"\x89PNG\r\n\x1a\n"
+"""The first bytes of a picture: all that is looked at."""
 
 PATIENCE_S = 20.0
 """How long anything may take before the contract is taken as broken."""
@@ -1083,6 +1090,7 @@ class ClientContract:
             {"model": "m"},
             {"effort": "high"},
             {"output_schema": {}},
+            {"images": [PNG]},
             {"model": "m", "effort": "high", "output_schema": {"type": "object"}},
         ],
     )
@@ -1133,6 +1141,64 @@ class ClientContract:
         page = await client.list_sessions(parent_session_id=parent.id)
         assert [one.id for one in page.sessions] == [child.id]
         assert len((await client.list_messages(child.id)).messages) == 1
+
+    @pytest.mark.parametrize(
+        ("images", "field"),
+        [
+            ([b""], "images[0].data"),
+            ([PNG, b"BM plain"], "images[1].data"),
+            ([PNG[:7]], "images[0].data"),
+            ([PNG] * 9, "images"),
+            ([PNG + bytes(3 * 2**20), PNG + bytes(2 * 2**20)], "images"),
+            ([PNG + bytes(5 * 2**20)], "images"),
+        ],
+    )
+    async def test_what_is_no_image_or_too_large_is_refused(
+        self, client: Client, images: list[bytes], field: str
+    ) -> None:
+        session = await client.create_session()
+        for call in (
+            client.send_message(session.id, "say hi", images=images),
+            client.create_run(session.id, text="say hi", images=images),
+            client.start_session("say hi", images=images),
+        ):
+            with pytest.raises(InvalidRequest) as caught:
+                await call
+            assert list(caught.value.details["fields"]) == [field]
+        assert not (await client.list_messages(session.id)).messages
+        assert len((await client.list_sessions()).sessions) == 1
+
+    @pytest.mark.parametrize(
+        ("upload", "field"),
+        [
+            (ImageUpload(b64encode(PNG).decode()[:-1]), "images[0].data"),
+            (ImageUpload("é" * 8), "images[0].data"),
+            (ImageUpload("data:image/png;base64,AAAA"), "images[0].data"),
+            (ImageUpload(b64encode(PNG).decode() + "\n"), "images[0].data"),
+            (ImageUpload("A" * 7_000_000), "images[0].data"),
+            (ImageUpload(b64encode(PNG).decode(), "image/jpeg"), "images[0].media_type"),
+        ],
+    )
+    async def test_an_image_is_strict_base64_of_the_type_it_says(
+        self, client: Client, upload: ImageUpload, field: str
+    ) -> None:
+        session = await client.create_session()
+        with pytest.raises(InvalidRequest) as caught:
+            await client.transport.call(
+                SEND_MESSAGE, SendMessage(session.id, "say hi", images=(upload,))
+            )
+        assert list(caught.value.details["fields"]) == [field]
+
+    async def test_images_are_for_an_agent(self, client: Client) -> None:
+        session = await client.create_session(provider=MANUAL)
+        for call in (
+            client.send_message(session.id, "x", images=[PNG]),
+            client.send_message(session.id, "x", role="system", images=[PNG]),
+            client.create_run(session.id, images=[PNG]),
+        ):
+            with pytest.raises(InvalidRequest) as caught:
+                await call
+            assert list(caught.value.details["fields"]) == ["images"]
 
     async def test_a_message_has_its_own_output_schema(self, client: Client) -> None:
         session = await client.create_session(provider=MANUAL)

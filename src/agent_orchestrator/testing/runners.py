@@ -29,6 +29,7 @@ from attrs import evolve
 
 from agent_orchestrator.domain.errors import AgentFailed, NotFound
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType, InvalidEvent
+from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     FAILURE_CODES,
@@ -60,6 +61,7 @@ class RecordingContext:
     :param is_cwd_resolved: an agent is not to be started where ``cwd`` leads through a symbolic link.
     :param protected: what its agent is to be kept from.
     :param env: added to this process's environment and the mark.
+    :param images: what its agent is to see with the prompt.
     :ivar mark: what the attempt's processes bear in :data:`MARK_VARIABLE`.
     :ivar calls: the names of the methods called, in order; ``emit`` with the event's type.
     :ivar events: the events emitted, in order.
@@ -80,12 +82,14 @@ class RecordingContext:
         env: Mapping[str, str] | None = None,
         is_cwd_resolved: bool = False,
         protected: ProtectedPaths | None = None,
+        images: Sequence[ImageContent] = (),
     ) -> None:
         self.protected = protected or ProtectedPaths()
         self.is_cwd_resolved = is_cwd_resolved
         self.shared_cwd = str(cwd if shared_cwd is None else shared_cwd)
         self.mark = uuid.uuid4().hex
         self.prompt = prompt
+        self.images = images
         self.thread = thread
         self.model = model
         self.env = {**os.environ, **(env or {}), MARK_VARIABLE: self.mark}

@@ -185,8 +185,8 @@ def command(kind: type[T], values: Mapping[str, Any]) -> T:
         raise InvalidRequest.of(problems(kind, values))
     if nested := _nested(kind):  # type: ignore[arg-type]
         values = dict(values)
-        for name, item in nested.items():
-            values[name] = _items(item, name, values.get(name))
+        for name in nested.keys() & values.keys():
+            values[name] = _items(nested[name], name, values[name])
     return kind(**values)
 
 

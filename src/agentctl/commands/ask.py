@@ -10,6 +10,7 @@ from agentctl.options import (
     Command,
     confinement,
     idempotency_key,
+    images,
     read_id,
     read_text,
     turn_options,
@@ -30,6 +31,7 @@ from agentctl.options import (
 @click.option("--provider", help="The agent to ask; the default route without one.")
 @click.option("--cwd", metavar="DIR", help="Where the agent works.  [default: this directory]")
 @turn_options
+@images
 @confinement("the session's, or the provider's,")
 @idempotency_key
 def ask(text: str, session_id: str | None, cwd: str | None, **values: Any) -> None:

@@ -12,6 +12,7 @@ from agentctl.options import (
     confinement,
     idempotency_key,
     identified,
+    images,
     read_text,
     turn_options,
 )
@@ -48,6 +49,7 @@ def message() -> None:
     help="What to do while a run of the session is active.  [default: queue]",
 )
 @turn_options
+@images
 @confinement("the session's")
 @idempotency_key
 @click.option("--wait", is_flag=True, help="Wait for the run's end.")

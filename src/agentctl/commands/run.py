@@ -12,6 +12,7 @@ from agentctl.options import (
     attention,
     idempotency_key,
     identified,
+    images,
     read_id,
     read_text,
     turn_options,
@@ -42,6 +43,7 @@ def run() -> None:
 @click.option("--text", help="What to tell the agent; - reads standard input.")
 @click.option("--provider", help="The agent; `manual` leaves the run to whoever holds it.")
 @turn_options
+@images
 @idempotency_key
 def create(text: str | None, **values: Any) -> None:
     """Queue a run."""

@@ -28,6 +28,7 @@ def exec_argv(
     sandbox: Sandbox | None = None,
     model: str | None = None,
     output_schema: str | None = None,
+    images: Sequence[str] = (),
     resume: str | None = None,
 ) -> tuple[str, ...]:
     """Return the arguments that run one turn, with the prompt on stdin, where codex is started.
@@ -42,8 +43,10 @@ def exec_argv(
     :param extra_args: what the user wants said before the subcommand.
     :param config: overrides of codex's configuration, by dotted key.
     :param output_schema: path of a file with the JSON Schema of the answer.
+    :param images: paths of pictures that belong to the prompt. Codex 0.169 takes a comma for the end of
+        a path.
     :param resume: the thread to go on with.
-    :raises ValueError: if ``resume`` is not a thread id.
+    :raises ValueError: if ``resume`` is not a thread id, or a path has a comma.
     """
     argv = [program, *extra_args]
     if profile is not None:
@@ -58,6 +61,9 @@ def exec_argv(
         argv.append(f"--model={model}")
     if output_schema is not None:
         argv.append(f"--output-schema={output_schema}")
+    if any("," in path for path in images):
+        raise ValueError(f"codex takes no path with a comma: {', '.join(images)}")
+    argv += [f"--image={path}" for path in images]
     if resume is not None:
         if not is_thread_id(resume):
             raise ValueError(f"not a thread id: {resume!r}")

@@ -1,10 +1,9 @@
 """Running one turn with ``codex exec``: a process for each run, the prompt on its stdin."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, Final, Literal
 
 import anyio
@@ -13,8 +12,10 @@ from attrs import field, frozen, validators
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Invocation, Sandbox
 from agent_orchestrator.ports import Availability, InputLimit, Outcome, RunContext
+from agent_orchestrator.runners import scratch
 from agent_orchestrator.runners.bulk import read
 from agent_orchestrator.runners.codex.argv import (
     MAX_INPUT,
@@ -101,7 +102,7 @@ class CodexExecRunner(Guarded):
     @property
     def message_options(self) -> frozenset[str]:
         """They are arguments of a single ``codex exec``."""
-        return frozenset({"model", "effort", "output_schema"})
+        return frozenset({"model", "effort", "output_schema", "images"})
 
     @property
     def protects(self) -> bool:
@@ -207,7 +208,7 @@ class CodexExecRunner(Guarded):
         confinement = self._confinement(context, env)
         parser = ExecParser()
         exit_code = None
-        with _schema_file(context.run.output_schema) as output_schema:
+        async with _option_files(context) as files:
             argv = exec_argv(
                 str(program),
                 extra_args=confinement.extra_args,
@@ -215,7 +216,8 @@ class CodexExecRunner(Guarded):
                 config={**config, **confinement.config, **_effort(context)},
                 sandbox=confinement.sandbox,
                 model=context.model or self.model,
-                output_schema=output_schema,
+                output_schema=files.schema,
+                images=files.images,
                 resume=resume,
             )
             invocation = Invocation(
@@ -329,24 +331,52 @@ def _stdin(prompt: str) -> bytes:
     return (prompt if prompt[:1] != "\ufeff" else f"\ufeff{prompt}").encode()
 
 
-@contextmanager
-def _schema_file(schema: Mapping[str, Any] | None) -> Iterator[str | None]:
-    """Keep a schema in a private file that only this user can read, and remove it afterwards.
+@frozen
+class _OptionFiles:
+    """Paths of the files that ``codex exec`` reads options of its run from."""
 
-    :raises AgentFailed: if it cannot be written.
+    schema: str | None = None
+    images: tuple[str, ...] = ()
+
+
+@asynccontextmanager
+async def _option_files(context: RunContext) -> AsyncIterator[_OptionFiles]:
+    """Keep what codex takes from files in private files, and remove them afterwards.
+
+    :raises AgentFailed: if they cannot be written.
     """
-    if schema is None:
-        yield None
+    schema, images = context.run.output_schema, context.images
+    if schema is None and not images:
+        yield _OptionFiles()
         return
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(NamedTemporaryFile("w", prefix="schema-", suffix=".json"))
-            json.dump(schema, file)
-            file.flush()
-        except OSError as problem:
-            note = f"the output schema cannot be written to a file: {problem}"
-            raise AgentFailed("provider_error", note) from problem
-        yield file.name
+    files = ExitStack()
+    try:
+        yield await anyio.to_thread.run_sync(_written, files, schema, images)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(files.close)
+
+
+def _written(
+    files: ExitStack, schema: Mapping[str, Any] | None, images: Sequence[ImageContent]
+) -> _OptionFiles:
+    try:
+        place = files.enter_context(scratch.private_directory())
+        if schema is not None:
+            scratch.write(place / "schema.json", json.dumps(schema).encode())
+        paths = []
+        for number, content in enumerate(images, 1):
+            kind = content.image.media_type.partition("/")[2]
+            paths.append(place / f"{number}.{kind}")
+            scratch.write(paths[-1], content.data)
+    except OSError as problem:
+        note = f"what codex is to read cannot be written to a file: {problem}"
+        raise AgentFailed("provider_error", note) from problem
+    if images and "," in str(place):
+        note = f"codex takes no image whose path has a comma: {place}"
+        raise AgentFailed("invalid_config", note)
+    schema_path = None if schema is None else str(place / "schema.json")
+    return _OptionFiles(schema_path, tuple(map(str, paths)))
 
 
 def _effort(context: RunContext) -> Mapping[str, str]:

@@ -106,6 +106,12 @@ class State:
             run=lambda message: message.run_id,
             waiting=lambda message: message.session_id if _waits(message) else None,
         )
+        self.images: dict[str, bytes] = {}
+        """By digest."""
+        self.image_uses: dict[str, frozenset[str]] = {}
+        """By message, the digests of its images."""
+        self.image_users: dict[str, int] = {}
+        """By digest, how many messages have the image."""
         self.runs = Table[Run](
             session=lambda run: run.session_id,
             parent=lambda run: run.parent_run_id,

@@ -100,6 +100,29 @@ class MemoryTransaction(MemoryView):
         message.text.encode()
         self._replace(self._state.messages, message)
 
+    def keep_image(self, message_id: str, digest: str, data: bytes) -> None:
+        if message_id not in self._state.messages.rows:
+            raise NotFound(f"no message {message_id}", {"message_id": message_id})
+        uses = self._state.image_uses.get(message_id, frozenset())
+        if digest in uses:
+            return
+        self._assign(self._state.image_uses, message_id, uses | {digest})
+        users = self._state.image_users.get(digest, 0)
+        self._assign(self._state.image_users, digest, users + 1)
+        if not users:
+            self._assign(self._state.images, digest, data)
+
+    def drop_images(self, message_id: str) -> None:
+        uses = self._state.image_uses.get(message_id, frozenset())
+        self._remove(self._state.image_uses, message_id)
+        for digest in uses:
+            users = self._state.image_users[digest] - 1
+            if users:
+                self._assign(self._state.image_users, digest, users)
+            else:
+                self._remove(self._state.image_users, digest)
+                self._remove(self._state.images, digest)
+
     def _check_single(self, run: Run) -> None:
         active = self.active_run(run.session_id)
         if run.status in ACTIVE and active is not None and active.id != run.id:

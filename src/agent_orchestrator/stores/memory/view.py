@@ -67,6 +67,12 @@ class MemoryView:
     def __init__(self, state: State) -> None:
         self._state = state
 
+    def image(self, digest: str) -> bytes | None:
+        return self._state.images.get(digest)
+
+    def image_space(self) -> int:
+        return sum(len(data) for data in self._state.images.values())
+
     def session(self, session_id: str) -> Session | None:
         return self._state.sessions.rows.get(session_id)
 

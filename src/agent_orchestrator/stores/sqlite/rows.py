@@ -10,6 +10,7 @@ from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     Attempt,
     Event,
+    Image,
     Invocation,
     Message,
     Request,
@@ -102,7 +103,7 @@ def session_from(row: Row) -> Session:
 
 MESSAGE_COLUMNS: Final = (
     "id, session_id, role, source_kind, source_session_id, source_run_id, source_principal,"
-    " run_id, delivery, created_at, steers, given_in, text, own_run_id, request_id"
+    " run_id, delivery, created_at, steers, given_in, text, own_run_id, request_id, images"
 )
 
 
@@ -124,6 +125,9 @@ def message_values(message: Message) -> Values:
         message.text,
         message.own_run_id,
         message.request_id,
+        dumps([[one.media_type, one.size, one.digest] for one in message.images])
+        if message.images
+        else None,
     )
 
 
@@ -141,6 +145,7 @@ def message_from(row: Row) -> Message:
         given_in=row[11],
         own_run_id=row[13],
         request_id=row[14],
+        images=() if row[15] is None else tuple(Image(*one) for one in json.loads(row[15])),
     )
 
 

@@ -62,6 +62,14 @@ _ADD_SESSION: Final = _insert("sessions", SESSION_COLUMNS)
 _PUT_SESSION: Final = _update("sessions", SESSION_COLUMNS)
 _ADD_MESSAGE: Final = _insert("messages", MESSAGE_COLUMNS)
 _PUT_MESSAGE: Final = _update("messages", MESSAGE_COLUMNS)
+_ADD_IMAGE: Final = "INSERT INTO images (digest, data) VALUES (?, zeroblob(?)) RETURNING number"
+_USE_IMAGE: Final = "INSERT OR IGNORE INTO image_uses (message_id, digest) VALUES (?, ?)"
+_IMAGES_OF: Final = "SELECT digest FROM image_uses WHERE message_id = ?"
+_STOP_USES: Final = "DELETE FROM image_uses WHERE message_id = ?"
+_DROP_UNUSED: Final = """
+    DELETE FROM images WHERE digest = ?1 AND NOT EXISTS (SELECT 1 FROM image_uses WHERE digest = ?1)
+    RETURNING length(data)"""
+_USE_SPACE: Final = "UPDATE image_space SET bytes = bytes + ? WHERE id = 1"
 _ADD_RUN: Final = _insert_owned("runs", RUN_COLUMNS)
 _PUT_RUN: Final = _update("runs", RUN_COLUMNS)
 _PUT_LONG_RESULT: Final = (
@@ -153,6 +161,20 @@ class SqliteTransaction(SqliteView):
 
     def put_message(self, message: Message) -> None:
         self._replace(_PUT_MESSAGE, message_values(message))
+
+    def keep_image(self, message_id: str, digest: str, data: bytes) -> None:
+        if self._one("SELECT 1 FROM images WHERE digest = ?", digest) is None:
+            number = self._one(_ADD_IMAGE, digest, len(data))[0]
+            self._fill("images", "data", number, slices(data))
+            self._execute(_USE_SPACE, (len(data),))
+        self._write(_USE_IMAGE, (message_id, digest))
+
+    def drop_images(self, message_id: str) -> None:
+        digests = self._execute(_IMAGES_OF, (message_id,)).fetchall()
+        self._execute(_STOP_USES, (message_id,))
+        for (digest,) in digests:
+            if (dropped := self._one(_DROP_UNUSED, digest)) is not None:
+                self._execute(_USE_SPACE, (-dropped[0],))
 
     def add_run(self, run: Run) -> None:
         self._write(_ADD_RUN, (*run_values(run), run.session_id))

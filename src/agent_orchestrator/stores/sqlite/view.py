@@ -229,6 +229,13 @@ class SqliteView:
         row = self._one(_MESSAGE + " WHERE id = ?", message_id)
         return None if row is None else message_from(row)
 
+    def image(self, digest: str) -> bytes | None:
+        row = self._one("SELECT data FROM images WHERE digest = ?", digest)
+        return None if row is None else row[0]
+
+    def image_space(self) -> int:
+        return int(self._one("SELECT bytes FROM image_space WHERE id = 1")[0])
+
     def messages(
         self, session_id: str, *, after: str | None = None, limit: int, size: int | None = None
     ) -> list[Message]:

@@ -2,6 +2,7 @@
 
 import threading
 from datetime import timedelta
+from hashlib import sha256
 from operator import methodcaller
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from agent_orchestrator.domain.errors import (
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     Attempt,
+    Image,
     Thread,
 )
 from agent_orchestrator.ports import Transaction, View
@@ -106,6 +108,51 @@ class Changes(Opening):
                 assert tx.active_run(session.id) == evolve(run, status=RunStatus.RUNNING)
 
             await store.transact(change)
+
+    async def test_an_image_is_kept_once_for_as_long_as_a_message_needs_it(
+        self, tmp_path: Path
+    ) -> None:
+        data = bytes(range(256)) * 4096
+        digest = sha256(data).hexdigest()
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            picture = Image("image/png", len(data), digest)
+            first = a_message(session.id, images=(picture,))
+            second = a_message(session.id, images=(picture, Image("image/gif", 1, "0" * 64)))
+            await put(store, session, first, second)
+            assert await store.read(lambda view: view.messages(session.id, limit=9)) == [
+                first,
+                second,
+            ]
+            assert await store.read(lambda view: view.message(second.id)) == second
+
+            def keep(tx: Transaction) -> None:
+                tx.keep_image(first.id, digest, data)
+                tx.keep_image(second.id, digest, data)
+                tx.keep_image(second.id, digest, data)
+                tx.keep_image(second.id, "0" * 64, b"x")
+                assert tx.image_space() == len(data) + 1
+
+            def fail(tx: Transaction) -> None:
+                keep(tx)
+                tx.drop_images(second.id)
+                raise LookupError
+
+            def kept(view: View) -> tuple[int, bytes | None, bytes | None]:
+                return view.image_space(), view.image(digest), view.image("0" * 64)
+
+            with pytest.raises(LookupError):
+                await store.transact(fail)
+            assert await store.read(kept) == (0, None, None)
+            await store.transact(keep)
+            assert await store.read(kept) == (len(data) + 1, data, b"x")
+            with pytest.raises(NotFound):
+                await store.transact(lambda tx: tx.keep_image("msg_nobody", digest, data))
+            await store.transact(methodcaller("drop_images", second.id))
+            assert await store.read(kept) == (len(data), data, None)
+            await store.transact(methodcaller("drop_images", second.id))
+            await store.transact(methodcaller("drop_images", first.id))
+            assert await store.read(kept) == (0, None, None)
 
     async def test_one_refusal_does_not_take_the_others_along(self, tmp_path: Path) -> None:
         """A hundred changes at once, every third of which raises after it wrote."""

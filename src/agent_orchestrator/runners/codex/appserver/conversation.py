@@ -1,6 +1,7 @@
 """A run's part of a thread: its turns, what is asked in them, and leaving nothing behind."""
 
 import logging
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,6 +13,7 @@ from attrs import define, field
 
 from agent_orchestrator.domain.errors import AgentFailed, Conflict, InvalidRequest
 from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Invocation, Thread
 from agent_orchestrator.ports import Outcome, RunContext
 from agent_orchestrator.runners.bulk import in_thread
@@ -45,6 +47,9 @@ TOOL_CALL: Final = "item/tool/call"
 
 PATIENCE_S: Final = 1.0
 """Seconds after which what is recorded of a turn does not wait for codex to have the prompt."""
+
+
+_Input = Sequence[Mapping[str, Any]]
 
 
 class NotLoaded(Exception):
@@ -104,10 +109,10 @@ class Conversation:
         :raises NotLoaded: if codex does not have the thread.
         """
         try:
-            await self._turn(self.context.prompt)
+            await self._turn(_input(self.context.prompt, self.context.images))
             while self.steered:
                 together = _together(self.steered)
-                await self._turn("\n\n".join(self.steered[:together]), together)
+                await self._turn(_input("\n\n".join(self.steered[:together])), together)
             return self._outcome()
         finally:
             if self._has_begun and self._has_to_be_left:
@@ -119,7 +124,7 @@ class Conversation:
 
     # --- a turn
 
-    async def _turn(self, prompt: str, of_steered: int = 0) -> None:
+    async def _turn(self, given: _Input, of_steered: int = 0) -> None:
         """Give codex a prompt, and hear it out.
 
         :param of_steered: how many of the messages that were not given yet are in it.
@@ -137,7 +142,7 @@ class Conversation:
             tasks.start_soon(self._report_late)
             tasks.start_soon(self._steer)
             try:
-                await self._finished(partial(self._give, prompt))
+                await self._finished(partial(self._give, given))
                 del self.steered[:of_steered]
                 while reader.end is None:
                     await self._hear(tasks, await self._next())
@@ -174,9 +179,9 @@ class Conversation:
         with anyio.move_on_after(PATIENCE_S):
             await self._taken.wait()
 
-    async def _give(self, prompt: str) -> None:
+    async def _give(self, given: _Input) -> None:
         """Give codex the prompt."""
-        params = {"threadId": self.thread_id, "input": _input(prompt), **self.overrides}
+        params = {"threadId": self.thread_id, "input": given, **self.overrides}
         self._under_way = True
         try:
             answer = await self.server.request("turn/start", params, REQUEST_S)
@@ -438,5 +443,13 @@ def _together(messages: Sequence[str]) -> int:
     return len(messages)
 
 
-def _input(said: str) -> Sequence[Mapping[str, Any]]:
-    return [{"type": "text", "text": said}]
+def _input(said: str, images: Sequence[ImageContent] = ()) -> _Input:
+    """Return what codex takes as the input of a turn. The images are in it: it need not read files."""
+    return [
+        {"type": "text", "text": said},
+        *({"type": "image", "url": _data_url(content)} for content in images),
+    ]
+
+
+def _data_url(content: ImageContent) -> str:
+    return f"data:{content.image.media_type};base64,{b64encode(content.data).decode()}"

@@ -136,7 +136,7 @@ class CodexAppServerRunner(Guarded):
     @property
     def message_options(self) -> frozenset[str]:
         """Codex keeps them for the next turn, which is therefore given its own again."""
-        return frozenset({"model", "effort", "output_schema"})
+        return frozenset({"model", "effort", "output_schema", "images"})
 
     @property
     def protects(self) -> bool:

@@ -1,0 +1,82 @@
+"""The images of a message: taken from a command, kept until its run has ended, handed to the agent.
+
+See ``docs/decisions/0026-images.md``.
+"""
+
+from binascii import Error, a2b_base64
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from anyio.to_thread import run_sync
+
+from agent_orchestrator.domain.errors import InvalidRequest, Unavailable
+from agent_orchestrator.domain.images import ImageContent, size_problem
+from agent_orchestrator.domain.model import Message
+from agent_orchestrator.engine.core import QUEUE_RETRY_S
+from agent_orchestrator.operations import ImageUpload
+from agent_orchestrator.ports import Transaction, View
+
+MAX_KEPT: Final = 256 * 2**20
+"""Bytes of the images of all runs that have not ended."""
+
+
+async def received(uploads: Sequence[ImageUpload]) -> tuple[ImageContent, ...]:
+    """Return the images that a command gives.
+
+    :raises InvalidRequest: naming an entry that is no image, or ``images`` if they are too large.
+    """
+    # In a thread: decoding the largest takes longer than others should wait for the event loop.
+    return await run_sync(_decoded, uploads) if uploads else ()
+
+
+def _decoded(uploads: Sequence[ImageUpload]) -> tuple[ImageContent, ...]:
+    found: dict[str, str] = {}
+    images = []
+    for place, upload in enumerate(uploads):
+        try:
+            content = ImageContent.of(a2b_base64(upload.data, strict_mode=True))
+        except Error as error:
+            found[f"images[{place}].data"] = f"is not base64: {error}"
+        except ValueError as error:
+            found[f"images[{place}].data"] = str(error)
+        else:
+            images.append(content)
+            if upload.media_type not in (None, content.image.media_type):
+                found[f"images[{place}].media_type"] = f"is {content.image.media_type} by its data"
+    if not found and (problem := size_problem([len(one.data) for one in images])):
+        found["images"] = problem
+    if found:
+        raise InvalidRequest.of(found)
+    return tuple(images)
+
+
+def keep(tx: Transaction, message: Message, images: Sequence[ImageContent]) -> None:
+    """Keep the bytes of a message's images.
+
+    :raises Unavailable: if those that wait already leave no room.
+    """
+    for content in images:
+        tx.keep_image(message.id, content.image.digest, content.data)
+    if images and tx.image_space() > MAX_KEPT:
+        raise Unavailable(
+            f"the images of runs that have not ended take more than {MAX_KEPT:,} bytes",
+            {"max_bytes": MAX_KEPT},
+            retry_after_s=QUEUE_RETRY_S,
+        )
+
+
+def forget(tx: Transaction, messages: Iterable[Message]) -> None:
+    """Forget the bytes of the images of messages whose run has ended."""
+    for message in messages:
+        if message.images:
+            tx.drop_images(message.id)
+
+
+def contents(view: View, messages: Iterable[Message]) -> tuple[ImageContent, ...]:
+    """Return the images of messages that an agent is to be given, in order."""
+    return tuple(
+        ImageContent(image, data)
+        for message in messages
+        for image in message.images
+        if (data := view.image(image.digest)) is not None
+    )
