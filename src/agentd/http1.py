@@ -59,6 +59,11 @@ from agent_orchestrator.domain import errors
 from agent_orchestrator.wire import problems, strict_json
 from agentd.lockout import Peer
 
+STALLED_S: Final = 60.0
+STALLED_BYTES: Final = 4 * 1024
+"""A reader that takes less than that in so many seconds is cut off. What it has yet to take, up to the
+longest event there may be, waits in memory; and so does its descriptor."""
+
 CLOSE_S: Final = 1.0
 """Seconds a connection has to be closed from its other side, too: over TLS, and after a message that
 was too long."""
@@ -431,7 +436,24 @@ class Connection(TCPServer):
             if place:
                 await asyncio.sleep(0)
             self.writer.write(view[place : place + WRITE_BYTES])
-            await self.writer.drain()
+            await self._drain()
+
+    async def _drain(self) -> None:
+        """Wait until there is room for more.
+
+        :raises ConnectionAbortedError: if the other side takes next to nothing for long.
+        """
+        while left := self.writer.transport.get_write_buffer_size():
+            try:
+                async with asyncio.timeout(STALLED_S):
+                    await self.writer.drain()
+            except TimeoutError:
+                # A daemon that was stopped finds the time over first. What was sent since counts.
+                if left - self.writer.transport.get_write_buffer_size() < STALLED_BYTES:
+                    self.cut()
+                    raise ConnectionAbortedError from None
+            else:
+                return
 
     def _address(self, name: str) -> tuple[str, int] | None:
         address = self.writer.get_extra_info(name)

@@ -1,8 +1,10 @@
 """Streams: every event once and in order, from any cursor, whatever the reader does."""
 
 import json
+import select
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from pace import allowed
 from serving import Serving, serving, sse_reader, until
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
+
+from agentd import http1
 
 pytestmark = pytest.mark.anyio
 
@@ -198,6 +202,71 @@ async def test_what_waits_for_a_stalled_reader_is_bounded(server: Serving) -> No
     finally:
         for connection in stalled:
             connection.close()
+
+
+def stalled_socket(server: Serving, session: str) -> socket.socket:
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+    connection.connect(server.address)
+    lines = [
+        f"GET /stream?sessionId={session} HTTP/1.1",
+        "Host: localhost",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+    ]
+    connection.sendall("\r\n".join([*lines, "", ""]).encode())
+    return connection
+
+
+def stalled_page(server: Serving, session: str) -> socket.socket:
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+    connection.connect(server.address)
+    path = f"/sessions/{session}/events?limit=1000"
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * 20)
+    return connection
+
+
+@pytest.mark.parametrize("stalled", [stalled_reader, stalled_socket, stalled_page])
+async def test_readers_that_take_nothing_are_cut_off(
+    server: Serving, monkeypatch: pytest.MonkeyPatch, stalled: Callable[..., socket.socket]
+) -> None:
+    monkeypatch.setattr(http1, "STALLED_S", 0.3)
+    session = await server.session("talkative")
+    await server.say(session, "4000")
+    connections = []
+    try:
+        for _ in range(20):
+            connections.append(stalled(server, session))
+        for connection in connections:
+            poll = select.poll()
+            poll.register(connection, select.POLLRDHUP)
+            found = await anyio.to_thread.run_sync(poll.poll, 20_000)
+            assert found, "the connection is still open"
+        assert (await server.client.get("/health")).status_code == 200
+    finally:
+        for connection in connections:
+            connection.close()
+    await until(lambda: server.readers == 0, "the places of all readers are given up")
+
+
+async def test_a_slow_reader_is_not_cut_off(
+    server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http1, "STALLED_S", 0.5)
+    session = await server.session("talkative")
+    await server.say(session, "2000")
+    with stalled_reader(server, session) as connection:
+        size, times = 0, 0
+        with anyio.fail_after(20):
+            while times < 12:  # more than twice the time in all
+                got = await anyio.to_thread.run_sync(connection.recv, 100_000)
+                assert got
+                size, times = size + len(got), times + 1
+                await anyio.sleep(0.1)
+    assert size
 
 
 async def test_closing_ends_streams_and_waits(server: Serving) -> None:
