@@ -31,7 +31,8 @@ class LoopCost:
 def loop_cost() -> Iterator[LoopCost]:
     """Measure every step of the event loops of this thread until the scope is left.
 
-    The garbage collector is held off: what earlier tests left is not part of a step.
+    The garbage collector is held off: what earlier tests left is not part of a step. (To collect that first
+    would take most of the time of a test.)
     """
     cost = LoopCost()
     run = asyncio.Handle._run
@@ -43,7 +44,6 @@ def loop_cost() -> Iterator[LoopCost]:
         cost.longest_s = max(cost.longest_s, took)
         cost.total_s += took
 
-    gc.collect()
     gc.disable()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(asyncio.Handle, "_run", measured)

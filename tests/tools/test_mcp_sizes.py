@@ -1,0 +1,114 @@
+"""Large and badly shaped messages to /mcp: cases are made of the tools and their arguments.
+
+Nobody else waits for them: no step of the event loop is at work for 100 ms.
+"""
+
+import json
+from collections.abc import Iterator
+
+import anyio
+import anyio.to_thread
+import attrs
+import pytest
+from calling import Standing
+from loop_cost import loop_cost
+from serving import exchange
+
+from agent_orchestrator.mcp.tools import TOOLS
+
+pytestmark = pytest.mark.anyio
+
+SIZE = 300_000
+MOST_S = 0.1
+NAMES = b",".join(b'"k%d":0' % number for number in range(9000))
+VALUES = {
+    "long text": b'"' + b"a" * SIZE + b'"',
+    "control characters": b'"' + rb"\u0000" * (SIZE // 6) + b'"',
+    "lists": b"[" + b"[]," * 6000 + b"0]",
+    "texts": b"[" + b'"a",' * 15_000 + b'"a"]',
+    "very nested": b"[" * SIZE,
+    "nested": b"[" * 500 + b"]" * 500,
+    "wide": b"{" + NAMES + b"}",
+    "a twin at the end": b"{" + NAMES + b',"k8999":0}',
+    "digits": b"9" * SIZE,
+}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def message(params: bytes, method: bytes = b'"tools/call"', number: bytes = b"1") -> bytes:
+    return b'{"jsonrpc":"2.0","id":%b,"method":%b,"params":%b}' % (number, method, params)
+
+
+def cases(name: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the worst that can be sent to a tool."""
+    for shape, value in VALUES.items():
+        for argument in attrs.fields_dict(TOOLS[name].arguments):
+            given = b'{"name":"%b","arguments":{"%b":%b}}' % (
+                name.encode(),
+                argument.encode(),
+                value,
+            )
+            yield f"{argument}: {shape}", message(given)
+        yield (
+            f"arguments: {shape}",
+            message(b'{"name":"%b","arguments":%b}' % (name.encode(), value)),
+        )
+
+
+def envelopes() -> Iterator[tuple[str, bytes]]:
+    """Yield the worst that is no call of a tool."""
+    for shape, value in VALUES.items():
+        yield f"params: {shape}", message(value)
+        yield f"id: {shape}", message(b"{}", number=value)
+        yield f"method: {shape}", message(b"{}", method=value)
+        yield f"name: {shape}", message(b'{"name":%b}' % value)
+        yield f"meta: {shape}", message(b'{"name":"session_list","_meta":%b}' % value)
+        yield f"result: {shape}", b'{"jsonrpc":"2.0","id":1,"result":%b}' % value
+        yield f"error: {shape}", b'{"jsonrpc":"2.0","id":1,"error":%b}' % value
+        yield f"the message: {shape}", value
+        for method in ("initialize", "tools/list", "ping", "notifications/cancelled"):
+            yield f"{method}: {shape}", message(b'{"x":%b}' % value, b'"%b"' % method.encode())
+    many = b",".join(message(b"{}", b'"ping"') for _ in range(4000))
+    yield "a batch", b"[" + many + b"]"
+    yield "a batch within", message(b"[" + many + b"]")
+
+
+async def slow_or_unsound(agents: Standing, sent: Iterator[tuple[str, bytes]]) -> dict[str, object]:
+    """Send all of it; return what took long, or was answered with what no caller understands."""
+    run_id = await agents.start()
+    head = (
+        "POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+        f"Authorization: Bearer {agents.token(run_id)}\r\nContent-Type: application/json\r\n"
+        "Accept: application/json\r\n"
+    )
+    ping = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
+    await agents.send(run_id, ping)  # what is loaded at the first time
+    found: dict[str, object] = {}
+    for shape, body in sent:
+        request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        for _ in range(3):  # the best of three: a busy machine makes a step longer
+            with anyio.fail_after(30), loop_cost() as cost:
+                status, answer = await anyio.to_thread.run_sync(
+                    exchange, agents.server.address, request
+                )
+            if cost.longest_s < MOST_S:
+                break
+        else:
+            found[shape] = cost.longest_s
+        said = answer.partition(b"\r\n\r\n")[2]
+        if status >= 500 or (said and not json.loads(said)) or len(said) > 2 * SIZE + 20_000:
+            found[shape] = (status, said[:300])
+    return found
+
+
+@pytest.mark.parametrize("name", TOOLS)
+async def test_the_worst_calls_of_a_tool(agents: Standing, name: str) -> None:
+    assert await slow_or_unsound(agents, cases(name)) == {}
+
+
+async def test_the_worst_messages(agents: Standing) -> None:
+    assert await slow_or_unsound(agents, envelopes()) == {}
