@@ -120,7 +120,7 @@ def _await_ready(
             raise Failure(
                 "not_started",
                 f"agentd ended with {status}: {_last_words(log, told_before)}",
-                hint=f"its log is {log}",
+                hint=f"see its log, {log}",
                 details={"exit_code": status, "log": str(log)},
             )
         if time.monotonic() > deadline:
@@ -129,7 +129,7 @@ def _await_ready(
                 "timeout",
                 f"agentd did not answer within {timeout_s:g} s and was told to end",
                 exit_code=TIMED_OUT,
-                hint=f"its log is {log}",
+                hint=f"see its log, {log}",
             )
         time.sleep(_LOOK_S)
 
@@ -226,16 +226,15 @@ def process_of(status: DaemonStatus) -> psutil.Process:
     return process
 
 
-def directory_of(process: psutil.Process) -> Path:
-    """Return where the daemon works; ours where that is not ours to know."""
-    try:
-        return Path(process.cwd())
-    except psutil.Error:
-        return Path.cwd()
+def stop_report(status: DaemonStatus) -> dict[str, Any] | None:
+    """Return what a daemon that has stopped says of its drain; None where it did not say, or we may not
+    read it.
 
-
-def stop_report(database: Path, pid: int, started_at: datetime) -> dict[str, Any] | None:
-    """Return what a daemon that has stopped says of its drain; None where it did not say."""
+    :param status: what it said of itself before; its database is an absolute path.
+    """
+    if status.store.path is None:
+        return None
+    database, pid, started_at = Path(status.store.path), status.pid, status.started_at
     try:
         told: Any = json.loads(database.with_name(f"{database.name}-stopped").read_text())
         if (told["pid"], datetime.fromisoformat(told["started_at"])) != (pid, started_at):

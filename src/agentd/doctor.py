@@ -172,7 +172,7 @@ def _closed_database(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "error",
             "database",
-            f"{path} was not made or used by you, as far as is recorded, so agentd does not open it",
+            f"there is no record that you made or used the database {path}: agentd does not open it",
             UNKNOWN_DATABASE,
         )
     else:

@@ -90,7 +90,7 @@ def remember_database(settings: Settings, name: str) -> None:
         remember(state, name, path)
     except OSError as error:
         _log.warning(
-            "it cannot be recorded that you use %s, so name it with --db at the next start: %s",
+            "it cannot be recorded that you use %s (%s): start agentd with --db the next time",
             path,
             error.strerror,
         )

@@ -229,8 +229,8 @@ def flag_of(name: str, setting: Setting) -> str:
 
 
 UNKNOWN_DATABASE: Final = (
-    "It may have come with what lies there. What is queued in it would run, and its tokens would be "
-    f"taken. If it is yours, name it once: --db {Settings().db}"
+    "It may have come with the other files there, and agentd would run what is queued in it and "
+    f"accept its tokens. If it is yours, start agentd once with `--db {Settings().db}`"
 )
 """What follows the refusal of a database that was found."""
 

@@ -63,6 +63,10 @@ BAD_BODIES: list[Case] = [
     ("POST", "/runs/{run}/cancel", {"cascade": "yes"}, 400, "invalid_request", "cascade"),
     ("POST", "/runs/{run}/cancel", {"cascade": 1}, 400, "invalid_request", "cascade"),
     ("POST", "/runs/run_none/cancel", {}, 404, "not_found", None),
+    ("POST", "/requests/req_1/extend", {"timeout_s": 0}, 400, "invalid_request", "timeout_s"),
+    ("POST", "/requests/req_1/extend", {"timeout_s": "60"}, 400, "invalid_request", "timeout_s"),
+    ("POST", "/requests/req_1/extend", {"timeout_s": None}, 400, "invalid_request", "timeout_s"),
+    ("POST", "/runs/{run}/reply-parent", {"text": "x", "timeout_s": -1}, 400, "invalid_request", "timeout_s"),
 ]  # fmt: skip
 
 BAD_QUERIES: list[tuple[str, int, str, str | None]] = [

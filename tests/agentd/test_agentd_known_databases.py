@@ -81,7 +81,7 @@ def test_a_database_that_came_with_a_repository_is_left_alone(repository: Path) 
     assert refused.returncode == 1
     assert "--db .data/agent-orchestrator.db" in refused.stderr
     assert "Traceback" not in (DATABASE.parent / "agentd.log").read_text()
-    assert any("not made or used by you" in one for one in errors_of(agentctl("doctor")))
+    assert any("no record that you made or used" in one for one in errors_of(agentctl("doctor")))
     assert contents() == before
     # Who names it vouches for it, once.
     opened("--db", str(DATABASE))

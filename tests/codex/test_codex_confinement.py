@@ -113,6 +113,47 @@ def test_without_a_sandbox_nothing_is_changed(given: dict[str, Any]) -> None:
     assert _exec(**given) == ExecConfinement(given.get("sandbox"), {}, given.get("extra_args", ()))
 
 
+LIFTING = [
+    ("--yolo",),
+    ("--dangerously-bypass-approvals-and-sandbox",),
+    ("-s", "danger-full-access"),
+    ("-sdanger-full-access",),
+    ("-s=danger-full-access",),
+    ("--sandbox", "danger-full-access"),
+    ("--sandbox=danger-full-access",),
+    ("--full-auto",),
+    ("-c", "sandbox_mode=danger-full-access"),
+    ("-c", 'sandbox_mode = "danger-full-access"'),
+    ("-csandbox_mode=danger-full-access",),
+    ("-c=sandbox_mode=danger-full-access",),
+    ("--config", "sandbox_mode=danger-full-access"),
+    ("--config=sandbox_mode=danger-full-access",),
+    ("-c", '"sandbox_mode"="danger-full-access"'),
+    ("-c", "default_permissions=:danger-full-access"),
+]
+
+
+@pytest.mark.parametrize("protected", [PROTECTED, ProtectedPaths()], ids=["protected", "open"])
+@pytest.mark.parametrize("lifting", LIFTING, ids=" ".join)
+def test_no_argument_lifts_the_sandbox_that_was_asked_for(
+    lifting: tuple[str, ...], protected: ProtectedPaths
+) -> None:
+    args = ("--search", *lifting, "-c", "a=1", *lifting)
+    found = exec_confinement(
+        protected,
+        cwd="/p/repo",
+        sandbox="read-only",
+        extra_args=args,
+        settings={"sandbox_mode": "danger-full-access"},
+        tmpdir=None,
+    )
+    assert found.extra_args == ("--search", "-c", "a=1")
+    if protected:
+        assert found.config["default_permissions"] == "agent-orchestrator-read-only"
+    else:
+        assert found.sandbox == "read-only"
+
+
 def test_other_arguments_are_kept() -> None:
     args = ("-c", "-s", "--search", "-s", "read-only", "-p", "x")
     assert _exec(args).extra_args == ("-c", "-s", "--search", "-p", "x")

@@ -217,6 +217,22 @@ async def _is(found: Any, expected: object) -> bool:
     return bool(await found == expected)
 
 
+async def test_a_pass_that_fails_ends_nothing(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "RETRY_S", 0.001)
+    tries = []
+
+    async def failing(_: object) -> None:
+        tries.append(1)
+        raise ZeroDivisionError if len(tries) == 1 else Unavailable("the disk is full")
+
+    monkeypatch.setattr(retention, "forget_due", failing)
+    async with kept.engine() as engine:
+        with anyio.fail_after(30):
+            while len(tries) <= 3:
+                await anyio.sleep(0.001)
+        await Client(engine).create_session(provider=MANUAL)
+
+
 def test_a_pass_comes_when_something_is_due() -> None:
     hour, day = 3600, 86400
     assert retention.pause(None, NOW) == day

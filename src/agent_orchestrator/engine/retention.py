@@ -50,8 +50,10 @@ async def keep(core: Core) -> None:
     while True:
         try:
             due = await forget_due(core)
-        except Unavailable as error:
-            logger.warning("what is over cannot be deleted now, trying again: %s", error)
+        except Exception as error:
+            is_known = isinstance(error, Unavailable)
+            told = "what is over cannot be deleted now, trying again: %s"
+            logger.warning(told, error, exc_info=not is_known)
             await anyio.sleep(RETRY_S)
             continue
         await anyio.sleep(pause(due, core.now()))

@@ -179,7 +179,7 @@ def command(kind: type[T], values: Mapping[str, Any]) -> T:
     :raises InvalidRequest: naming every bad field, if one is missing or not a field.
     """
     if aliases := _aliases(kind):  # type: ignore[arg-type]  # a class is hashable
-        values = _by_own_names(values, aliases)
+        values = _by_own_names(kind, values, aliases)
     required, known = _names(kind)  # type: ignore[arg-type]
     if not required <= values.keys() <= known:
         raise InvalidRequest.of(problems(kind, values))
@@ -197,12 +197,22 @@ def _aliases(kind: type) -> dict[str, str]:
     return {alias: name for alias, name in found.items() if alias is not None}
 
 
-def _by_own_names(values: Mapping[str, Any], aliases: Mapping[str, str]) -> Mapping[str, Any]:
+def _by_own_names(
+    kind: type, values: Mapping[str, Any], aliases: Mapping[str, str]
+) -> Mapping[str, Any]:
+    """Return values by the names of the fields, where some were given by another name.
+
+    :raises InvalidRequest: if one is wrong, by the name it was given by; if one is given twice.
+    """
     if doubled := {alias for alias, name in aliases.items() if {alias, name} <= values.keys()}:
         raise InvalidRequest.of(
             {alias: f"is given as {aliases[alias]}, too" for alias in sorted(doubled)}
         )
-    return {aliases.get(name, name): value for name, value in values.items()}
+    given = {name: alias for alias, name in aliases.items() if alias in values}
+    values = {aliases.get(name, name): value for name, value in values.items()}
+    if given and given.keys() & (found := problems(kind, values)).keys():
+        raise InvalidRequest.of({given.get(name, name): what for name, what in found.items()})
+    return values
 
 
 @functools.cache

@@ -147,11 +147,10 @@ def stop(*, wait: bool, now: bool, timeout_s: float) -> None:
 
     status = _status(call)
     process = starting.process_of(status)
-    database = starting.directory_of(process) / (status.store.path or "")
     starting.terminate(process, now=now)
     with waiting(call.output, "agentd is stopping"):
         stopped = wait and starting.await_end(process, timeout_s)
-    report = starting.stop_report(database, status.pid, status.started_at) if stopped else None
+    report = starting.stop_report(status) if stopped else None
     running = status.queue_counts.running_count
     answer = {"pid": status.pid, "stopped": stopped, "running_count": running, "drain": report}
     line = _stopped(status.pid, report) if stopped else _stopping(status.pid, running)

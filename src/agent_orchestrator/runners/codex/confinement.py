@@ -138,10 +138,13 @@ def exec_confinement(
 ) -> ExecConfinement:
     """Return how a ``codex exec`` is told of its sandbox and what is kept from it.
 
-    :param sandbox: what is asked for; without it the arguments and then codex's own settings decide,
-        and where they say nothing, codex's default for ``exec``: read-only.
+    :param sandbox: what is asked for: no argument may lift it. Without it the arguments and then
+        codex's own settings decide, and where they say nothing, codex's default for ``exec``:
+        read-only.
     :param settings: codex's configuration.
     """
+    if sandbox is not None:
+        extra_args, _ = _without_sandbox(extra_args)
     if not protected or any(word in _NO_SANDBOX for word in extra_args):
         return ExecConfinement(sandbox, {}, tuple(extra_args))
     args, asked = _without_sandbox(extra_args)
@@ -171,9 +174,14 @@ _MODES: Final[Mapping[str, Mode | None]] = {
 
 _NO_SANDBOX: Final = ("--dangerously-bypass-approvals-and-sandbox", "--yolo")
 
+_CHOOSING_KEYS: Final = ("sandbox_mode", "default_permissions")
+"""Keys of codex's configuration that choose a sandbox."""
+
+_TAKING_VALUES: Final = ("--enable", "--disable", "-p", "--profile", "-m", "--model")
+
 
 def _without_sandbox(extra_args: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
-    """Return arguments without ``-s`` and ``--sandbox``, and the mode these gave."""
+    """Return arguments without those that choose a sandbox, and the mode of ``-s`` or ``--sandbox``."""
     kept: list[str] = []
     mode: str | None = None
     words = iter(extra_args)
@@ -184,8 +192,21 @@ def _without_sandbox(extra_args: Sequence[str]) -> tuple[tuple[str, ...], str | 
             mode = word.partition("=")[2]
         elif word.startswith("-s") and not word.startswith("--"):
             mode = word[2:].removeprefix("=")
-        else:
+        elif word in ("-c", "--config"):
+            pair = [value for value in [next(words, None)] if value is not None]
+            kept += [] if pair and _chooses(pair[0]) else [word, *pair]
+        elif word.startswith(("-c", "--config=")):
+            pair_text = word.removeprefix("--config=").removeprefix("-c").removeprefix("=")
+            kept += [] if _chooses(pair_text) else [word]
+        elif word == "--full-auto":
+            mode = mode or "workspace-write"
+        elif word not in _NO_SANDBOX:
             kept.append(word)
-            if word in ("-c", "--config", "--enable", "--disable", "-p", "--profile", "-m"):
+            if word in _TAKING_VALUES:
                 kept.extend(value for value in [next(words, None)] if value is not None)
     return tuple(kept), mode
+
+
+def _chooses(pair: str) -> bool:
+    """Return whether an override of codex's configuration, ``key=value``, chooses a sandbox."""
+    return pair.partition("=")[0].strip().strip("\"'") in _CHOOSING_KEYS

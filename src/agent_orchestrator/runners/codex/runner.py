@@ -14,7 +14,13 @@ from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Invocation, Sandbox
-from agent_orchestrator.ports import Availability, InputLimit, Outcome, RunContext
+from agent_orchestrator.ports import (
+    Availability,
+    InputLimit,
+    Outcome,
+    ProtectedPaths,
+    RunContext,
+)
 from agent_orchestrator.runners import scratch
 from agent_orchestrator.runners.bulk import read
 from agent_orchestrator.runners.codex.argv import (
@@ -241,14 +247,14 @@ class CodexExecRunner(Guarded):
         return _Ended(parser, exit_code, process.stderr_tail)
 
     def _confinement(self, context: RunContext, env: Mapping[str, str]) -> ExecConfinement:
-        sandbox = context.run.sandbox or self.sandbox
-        if not has_profiles(self.look(env).version):
-            return ExecConfinement(sandbox, {}, tuple(self.extra_args))
-        settings, _ = self._probe.settings(env, self.profile, self.config, self.extra_args)
+        protected, settings = ProtectedPaths(), dict[str, Any]()
+        if has_profiles(self.look(env).version):
+            protected = context.protected
+            settings, _ = self._probe.settings(env, self.profile, self.config, self.extra_args)
         return exec_confinement(
-            context.protected,
+            protected,
             cwd=context.session.cwd,
-            sandbox=sandbox,
+            sandbox=context.run.sandbox or self.sandbox,
             extra_args=self.extra_args,
             settings=settings,
             tmpdir=env.get("TMPDIR"),

@@ -174,7 +174,7 @@ def _open_locked(
         refuse_own_mount(path, take(path))
         if may_use is not None and path.stat().st_size and not may_use(names_of(path)):
             _look_first(path)  # that it is none of ours at all says more
-            raise UnknownDatabase(f"{path} was not made or used by you, as far as is recorded")
+            raise UnknownDatabase(f"there is no record that you made or used the database {path}")
         _set_aside_journal(path)
         if not lock_path.exists():
             _look_first(path)  # a file that is not ours is left without a trace
