@@ -7,7 +7,7 @@ names paths (codex 0.169; https://developers.openai.com/codex/permissions). A pr
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from attrs import field, frozen
 
@@ -144,7 +144,9 @@ def exec_confinement(
     :param settings: codex's configuration.
     """
     if sandbox is not None:
-        extra_args, _ = _without_sandbox(extra_args)
+        rest, named = _without_sandbox(extra_args)
+        if named in (None, *_SANDBOXES):  # codex refuses any other
+            extra_args = rest
     if not protected or any(word in _NO_SANDBOX for word in extra_args):
         return ExecConfinement(sandbox, {}, tuple(extra_args))
     args, asked = _without_sandbox(extra_args)
@@ -163,6 +165,8 @@ def exec_confinement(
     config = profiles(protected, cwd, workspace, tmpdir)
     return ExecConfinement(None, {"default_permissions": profile_name(mode), **config}, args)
 
+
+_SANDBOXES: Final = get_args(Sandbox)
 
 _MODES: Final[Mapping[str, Mode | None]] = {
     "read-only": "read-only",
