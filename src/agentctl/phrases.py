@@ -198,6 +198,12 @@ def author(data: Mapping[str, Any]) -> str:
     return "you" if principal in (None, "local") else _person(principal)
 
 
+def image_count(images: object) -> str:
+    """Return how many images a message has, in words; nothing where it has none."""
+    count = len(images) if isinstance(images, list | tuple) else 0
+    return counted(count, "image") if count else ""
+
+
 def origin(data: Mapping[str, Any]) -> str:
     """Return what a message is or where it is from, besides its author; empty when that is all."""
     source = part(data, "source")

@@ -15,6 +15,7 @@ from agentctl.phrases import (
     child_id,
     child_outcome,
     file_changes,
+    image_count,
     origin,
     part,
     plan_steps,
@@ -222,11 +223,11 @@ class Story:
         self._told_message = event.data.get("message_id")
         sender = part(event.data, "source").get("session_id")
         child = self._children.get(str(sender))
-        more = "" if child else origin(event.data)
+        more = ["" if child else origin(event.data), image_count(event.data.get("images"))]
         return self._lines(
             event, (child and child.title) or author(event.data), text_of(event.data),
             symbol=symbol, mark=("cyan",), styles=("bold",),
-            more=[more] if more else None,
+            more=[line for line in more if line] or None,
         )  # fmt: skip
 
     def _child_spawned(self, event: Event, _: Running) -> list[str]:

@@ -8,7 +8,7 @@ import attrs
 
 from agent_orchestrator.domain.model import MANUAL, Message, Run, Session
 from agent_orchestrator.operations import DaemonStatus, Diagnostics
-from agentctl.phrases import usage_parts
+from agentctl.phrases import image_count, usage_parts
 from agentctl.tables import Cell, Column, card, table
 from agentctl.terminal import Look, clean, one_line, wrapped
 from agentctl.times import ago, between, counted, duration, local
@@ -139,11 +139,16 @@ def message_table(messages: Sequence[Message], look: Look, now: datetime) -> lis
             _from(message),
             _status(message.delivery),
             ago(message.created_at, now),
-            one_line(message.text[:2000]),
+            " ".join(filter(None, [_pictures(message), one_line(message.text[:2000])])),
         ]
         for message in messages
     ]
     return table(columns, rows, look) or ["no messages"]
+
+
+def _pictures(message: Message) -> str:
+    said = image_count(message.images)
+    return f"[{said}]" if said else ""
 
 
 def _from(message: Message) -> str:

@@ -164,6 +164,16 @@ def test_a_decision_handed_over_is_not_from_who_decided(source: Any, decided: st
     )
 
 
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [([{}], "1 image"), ([{}, {}], "2 images"), ([], None), (7, None)],
+)
+def test_a_message_says_how_many_images_it_has(images: Any, said: str | None) -> None:
+    data = {"role": "user", "source": {"kind": "client"}, "text": "x", "images": images}
+    _, *more = tell(("message.created", data)).splitlines()
+    assert [line.strip() for line in more] == ([said] if said else [])
+
+
 def test_an_outcome_whose_message_was_not_told_is_told_whole() -> None:
     assert tell(("child.finished", FINISHED, None), ("child.finished", FAILED, None)) == (
         "09:30:01  child      ✓ ses_2 completed\n"

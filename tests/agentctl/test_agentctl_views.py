@@ -8,7 +8,7 @@ import pytest
 from attrs import evolve
 
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import Run, RunError, RunResult, Session, Usage
+from agent_orchestrator.domain.model import Image, Run, RunError, RunResult, Session, Usage
 from agent_orchestrator.operations import (
     AttemptView,
     DaemonStatus,
@@ -257,6 +257,17 @@ def test_the_daemons_process_is_known_whatever_the_clock_says() -> None:
         with pytest.raises(Failure, match="not one of this machine") as raised:
             process_of(evolve(ours, pid_birth=born))
         assert raised.value.code == "not_local"
+
+
+def test_a_message_says_how_many_images_it_has() -> None:
+    picture = Image("image/png", 8, "0" * 64)
+    pictures = ((), (picture,), (picture, picture))
+    _, *rows = message_table([a_message("ses_1", images=one) for one in pictures], Look(), NOW)
+    assert [row.rpartition("  ")[2] for row in rows] == [
+        "hello",
+        "[1 image] hello",
+        "[2 images] hello",
+    ]
 
 
 def test_a_decision_is_marked_among_messages() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -270,6 +271,14 @@ async def test_a_body_over_the_limit_is_refused_and_the_next_request_served(
         assert answer.json()["error"]["details"] == {"limit_bytes": 8 * 1024 * 1024}
     assert (await server.client.get("/health")).status_code == 200
     assert await server.event_count() == 0
+
+
+async def test_the_largest_images_fit_beside_the_longest_text(server: Serving) -> None:
+    data = b64encode(b"GIF89a" + bytes(5 * 2**20 - 6)).decode()
+    body = {"text": "x" * 1_000_000, "images": [{"data": data}]}
+    answer = await server.client.post("/sessions", json=body)
+    # Its provider takes no images: that is all that is wrong with it.
+    check_problem(answer, 400, "invalid_request", "images")
 
 
 async def test_a_body_just_under_the_limit_is_taken(server: Serving) -> None:
