@@ -153,15 +153,17 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
     async def check_request() -> Response | None:
         received = current(request, Request)
         headers = received.headers
-        guard.check_place(headers.getlist("Host"), headers.getlist("Origin"), received.scheme)
+        peer = peer_of(received)
+        with guard.noting(peer):
+            guard.check_place(headers.getlist("Host"), headers.getlist("Origin"), received.scheme)
         if received.query_string:
             guard.check_query(query_names(received.query_string))
         if guard.origins and "Origin" in headers and cors.is_preflight(received.method, headers):
             return cors.preflight(headers)
         if received.endpoint != "health":
             authorization = headers.getlist("Authorization")
-            peer = peer_of(received)
-            received.principal = await guard.caller(authorization, gateway, peer)
+            with guard.noting(peer):
+                received.principal = await guard.caller(authorization, gateway, peer)
             peer.known = True
         _check_path(received)
         return None
@@ -179,20 +181,21 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
         socket = current(websocket, Socket)
         headers, peer = socket.headers, peer_of(socket)
         scheme = socket.scheme.replace("ws", "http")
-        guard.check_place(headers.getlist("Host"), headers.getlist("Origin"), scheme)
-        guard.check_query(query_names(socket.query_string))
-        offered = [name for name in socket.requested_subprotocols if name.startswith(_BEARER)]
-        if offered:
-            socket.subprotocol = offered[0]
-        if offered and "Authorization" not in headers:
-            token = offered[0].removeprefix(_BEARER)
-            socket.principal = await guard.holder(token, gateway, peer)
-        elif "Authorization" in headers or await guard.why_token(gateway, peer) is None:
-            authorization = headers.getlist("Authorization")
-            socket.principal = await guard.caller(authorization, gateway, peer)
-            peer.known = True
-        elif socket.routing_exception is not None:
-            raise Unauthorized("this call needs a token: Authorization: Bearer …")
+        with guard.noting(peer):
+            guard.check_place(headers.getlist("Host"), headers.getlist("Origin"), scheme)
+            guard.check_query(query_names(socket.query_string))
+            offered = [name for name in socket.requested_subprotocols if name.startswith(_BEARER)]
+            if offered:
+                socket.subprotocol = offered[0]
+            if offered and "Authorization" not in headers:
+                token = offered[0].removeprefix(_BEARER)
+                socket.principal = await guard.holder(token, gateway, peer)
+            elif "Authorization" in headers or await guard.why_token(gateway, peer) is None:
+                authorization = headers.getlist("Authorization")
+                socket.principal = await guard.caller(authorization, gateway, peer)
+                peer.known = True
+            elif socket.routing_exception is not None:
+                raise Unauthorized("this call needs a token: Authorization: Bearer …")
         _check_path(socket)
 
 

@@ -8,19 +8,24 @@ through a URL (never read from one).
 import hashlib
 import hmac
 import ipaddress
+import logging
 import re
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from urllib.parse import SplitResult, urlsplit
 
 import anyio
 import anyio.to_thread
 
+from agent_orchestrator.descriptors import Sparingly
 from agent_orchestrator.domain.access import LOCAL, Principal
 from agent_orchestrator.domain.errors import (
     ConfigError,
     Forbidden,
     InvalidRequest,
     MisdirectedRequest,
+    RateLimited,
     Unauthorized,
 )
 from agent_orchestrator.domain.tokens import LOCAL_TOKEN_PREFIX, MADE_HERE, RUN_TOKEN_PREFIX
@@ -43,6 +48,8 @@ LOOKERS = 2
 _HOST = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?"
 )
+_log = logging.getLogger("agentd.server")
+
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -114,6 +121,7 @@ class Guard:
         allowed_origins: Iterable[str] = (),
     ) -> None:
         self._lockout = Lockout()
+        self._refusals: defaultdict[str, Sparingly] = defaultdict(Sparingly)
         self._may_be_agents = may_be_agents
         self._lookers = anyio.CapacityLimiter(LOOKERS)
         self._local = [] if local_token is None else [(_digest(local_token), LOCAL)]
@@ -161,6 +169,21 @@ class Guard:
         }
         if found:
             raise InvalidRequest.of(found)
+
+    @contextmanager
+    def noting(self, peer: Peer) -> Iterator[None]:
+        """Let what is refused within this scope be logged: for each kind a line a minute at most, which
+        counts those since the one before. Whoever is refused at the door chooses how often.
+        """
+        peer.is_turned_away = False
+        try:
+            yield
+        except (Unauthorized, Forbidden, MisdirectedRequest, RateLimited) as error:
+            peer.is_turned_away = True
+            if count := self._refusals[error.code].due():
+                fields = {"code": error.code, "address": peer.address, "count": count}
+                _log.warning("refused at the door: %s", error, extra={"fields": fields})
+            raise
 
     async def why_token(self, gateway: Gateway, peer: Peer) -> str | None:
         """Return why a caller needs a token; None where it needs none and is the local one.

@@ -36,6 +36,7 @@ class Peer:
     :param known: whether it was let in, by the last token it presented where tokens are wanted.
     :param let_in_by: the hash of that token.
     :param cut: ends the connection, whatever of it was not taken yet.
+    :param is_turned_away: whether its last request was refused before it was let in.
     :param agents_only: whether it came by the port that lets in nobody but runs.
     :param ends: the addresses of the connection, where they are known.
     :param may_be_agents: whether its program may be an agent's; None until somebody asked.
@@ -46,6 +47,7 @@ class Peer:
     may_be_agents: bool | None = None
     known: bool = False
     let_in_by: bytes | None = None
+    is_turned_away: bool = False
     agents_only: bool = False
     cut: Callable[[], None] = _nothing
 

@@ -124,7 +124,11 @@ class _Log(Logger):
         self, request: WWWScope, response: ResponseSummary | None, request_time: float
     ) -> None:
         # A look at whether it lives comes every second or so, and says nothing.
-        level = logging.DEBUG if request["path"] == "/health" else logging.INFO
+        # Who is turned away chooses how often; the guard counts them in a line a minute.
+        peer = request.get("state", {}).get(PEER)
+        is_turned_away = isinstance(peer, Peer) and peer.is_turned_away
+        is_idle = is_turned_away or request["path"] == "/health"
+        level = logging.DEBUG if is_idle else logging.INFO
         if not _access.isEnabledFor(level):
             return
         status = "-" if response is None else response["status"]

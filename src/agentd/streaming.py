@@ -328,7 +328,9 @@ class SocketStream:
             if principal is None:
                 with self.lifetime.until_closing():
                     token = await self._token_frame(socket)
-                    principal = await self.guard.holder(token, self.gateway, peer_of(socket))
+                    peer = peer_of(socket)
+                    with self.guard.noting(peer):
+                        principal = await self.guard.holder(token, self.gateway, peer)
             if principal is None:
                 return None
             asked = stream_request(socket.query_string, socket.headers.get("Last-Event-ID"))

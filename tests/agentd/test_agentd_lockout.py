@@ -1,5 +1,6 @@
 """Guessing tokens: ten wrong ones a minute, from loopback too; who has a good one goes on."""
 
+import json
 from pathlib import Path
 
 import httpx
@@ -136,3 +137,31 @@ def test_how_long_it_lasts() -> None:
         lockout.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     lockout.check("2001:db8::1")
     assert len(lockout._failures) == MAX_ADDRESSES
+
+
+async def test_what_is_refused_at_the_door_is_counted_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "agentd")
+    async with serving(tmp_path, tokens=(LONG,)) as server:
+        unknown = f"apt_{'x' * 43}"
+        for _ in range(20):
+            assert (await get(server, unknown)).status_code == 401
+            answer = await server.client.get("/sessions", headers={"Host": "evil.example"})
+            assert answer.status_code == 421
+            answer = await server.client.get("/runs", headers={"Origin": "http://evil.example"})
+            assert answer.status_code == 403
+            async with connect(f"{server.url.replace('http', 'ws')}/stream") as socket:
+                await socket.send(json.dumps({"type": "auth", "token": unknown}))
+                async for _ in socket:
+                    pass
+        assert (await server.client.get("/requests")).status_code == 200
+    told = [one for one in caplog.records if "refused at the door" in one.getMessage()]
+    codes = [one.fields["code"] for one in told]  # type: ignore[attr-defined]
+    assert sorted(codes) == ["forbidden", "misdirected_request", "unauthorized"]
+    assert {one.fields["address"] for one in told} == {"127.0.0.1"}  # type: ignore[attr-defined]
+    assert unknown not in caplog.text
+    accesses = [one for one in caplog.records if one.name == "agentd.access"]
+    paths = [one.fields["path"] for one in accesses]  # type: ignore[attr-defined]
+    assert paths.count("/requests") == 1
+    assert len([path for path in paths if path != "/stream"]) == 1
