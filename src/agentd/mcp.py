@@ -157,8 +157,9 @@ class HeldAnswer(LiveResponse):
                     with anyio.move_on_after(self._quiet_s):
                         await done.wait()
         if streams:
-            last = sse.encode(sse.Frame(found[0].text, "message")) if found else b""
-            await send(stream_part(last, more=False))
+            for piece in sse.encode_json((found[0].text,), "message") if found else ():
+                await send(stream_part(piece))
+            await send(stream_part(b"", more=False))
             return None
         if found:
             return _plain(found[0])

@@ -212,10 +212,10 @@ def exchange(address: tuple[str, int], request: bytes) -> tuple[int, bytes]:
     """Send bytes as they are on a connection of their own; return the status and all that came."""
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(request)
-        answer = b""
+        answer = bytearray()
         while chunk := connection.recv(65536):
             answer += chunk
-    return int(answer.split(b" ", 2)[1]), answer
+    return int(answer[:100].split(b" ", 2)[1]), bytes(answer)
 
 
 @contextmanager

@@ -77,19 +77,25 @@ def envelopes() -> Iterator[tuple[str, bytes]]:
     yield "a batch within", message(b"[" + many + b"]")
 
 
-async def slow_or_unsound(agents: Standing, sent: Iterator[tuple[str, bytes]]) -> dict[str, object]:
-    """Send all of it; return what took long, or was answered with what no caller understands."""
-    run_id = await agents.start()
+def requesting(
+    agents: Standing, run_id: str, body: bytes, accepted: str = "application/json"
+) -> bytes:
     head = (
         "POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
         f"Authorization: Bearer {agents.token(run_id)}\r\nContent-Type: application/json\r\n"
-        "Accept: application/json\r\n"
+        f"Accept: {accepted}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
+    return head.encode() + body
+
+
+async def slow_or_unsound(agents: Standing, sent: Iterator[tuple[str, bytes]]) -> dict[str, object]:
+    """Send all of it; return what took long, or was answered with what no caller understands."""
+    run_id = await agents.start()
     ping = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
     await agents.send(run_id, ping)  # what is loaded at the first time
     found: dict[str, object] = {}
     for shape, body in sent:
-        request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        request = requesting(agents, run_id, body)
         for _ in range(3):  # the best of three: a busy machine makes a step longer
             with anyio.fail_after(30), loop_cost() as cost:
                 status, answer = await anyio.to_thread.run_sync(
@@ -112,3 +118,24 @@ async def test_the_worst_calls_of_a_tool(agents: Standing, name: str) -> None:
 
 async def test_the_worst_messages(agents: Standing) -> None:
     assert await slow_or_unsound(agents, envelopes()) == {}
+
+
+@pytest.mark.parametrize("accepted", ["application/json", "application/json, text/event-stream"])
+@pytest.mark.parametrize("unit", ["a", "中"])
+async def test_a_long_result_is_handed_over_whole_and_holds_up_nobody(
+    agents: Standing, unit: str, accepted: str
+) -> None:
+    result = unit * (8 * 2**20 // len(unit.encode()))
+    async with agents.family() as (_, parent, _, child):
+        await agents.end(child, result)
+        given = json.dumps({"name": "session_wait", "arguments": {"run_ids": [child]}}).encode()
+        request = requesting(agents, parent, message(given), accepted)
+        for _ in range(3):
+            with loop_cost() as cost:
+                _, answer = await anyio.to_thread.run_sync(exchange, agents.server.address, request)
+            if cost.longest_s < MOST_S:
+                break
+        said = json.loads(answer.partition(b"\r\n\r\n")[2])["result"]
+        assert said["structuredContent"]["run"]["result"]["text"] == result
+        assert json.loads(said["content"][0]["text"]) == said["structuredContent"]
+        assert cost.longest_s < MOST_S

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import mcp_types as types
 from attrs import define, field, frozen
 from mcp.server.connection import Connection
@@ -33,10 +34,11 @@ class Exchanged:
     """What a message is answered with; no text where none is due.
 
     :param status: the HTTP status, where it can still be said.
+    :param text: JSON in UTF-8.
     """
 
     status: int
-    text: str = ""
+    text: bytes = b""
 
 
 def is_held(message: Mapping[str, Any]) -> bool:
@@ -81,7 +83,10 @@ async def exchange(
         refused = _refusal(request.id, told.code, told.message, told.data)
         # Before 2026-07-28 an error in the protocol is no error of HTTP.
         return refused if is_modern else Exchanged(200, refused.text)
-    return Exchanged(200, _text(id=request.id, result=result))
+    answer = {"jsonrpc": "2.0", "id": request.id, "result": result}
+    if not strict_json.is_long(answer):
+        return Exchanged(200, strict_json.dumps(answer).encode())
+    return Exchanged(200, await anyio.to_thread.run_sync(strict_json.encode_in_slices, answer))
 
 
 def _connection(
@@ -101,11 +106,8 @@ def _connection(
 
 def _refusal(id_: int | str | None, code: int, message: str, data: Any = None) -> Exchanged:
     error = {"code": code, "message": message} | ({} if data is None else {"data": data})
-    return Exchanged(ERROR_CODE_HTTP_STATUS.get(code, 400), _text(id=id_, error=error))
-
-
-def _text(**values: Any) -> str:
-    return strict_json.dumps({"jsonrpc": "2.0", **values})
+    text = strict_json.dumps({"jsonrpc": "2.0", "id": id_, "error": error}).encode()
+    return Exchanged(ERROR_CODE_HTTP_STATUS.get(code, 400), text)
 
 
 @define

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import mcp_types as types
+from anyio.to_thread import run_sync
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
@@ -72,5 +73,7 @@ async def _call_tool(context: Context, params: types.CallToolRequestParams) -> t
         raise MCPError(types.INVALID_PARAMS, f"there is no tool {params.name!r}; there are {names}")
     result, is_error = await use(context.lifespan_context, tool, params.arguments or {})
     # The text says the same: a client may hand either to its model.
-    text = types.TextContent(type="text", text=strict_json.dumps(result))
+    is_long = strict_json.is_long(result)
+    said = await run_sync(strict_json.text_of, result) if is_long else strict_json.dumps(result)
+    text = types.TextContent(type="text", text=said)
     return types.CallToolResult(content=[text], structured_content=result, is_error=is_error)

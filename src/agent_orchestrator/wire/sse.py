@@ -48,10 +48,18 @@ def encode(frame: Frame) -> bytes:
     return ("\n".join(lines) + "\n\n").encode()
 
 
-def encode_json(pieces: tuple[bytes, ...], event: str, cursor: str) -> tuple[bytes, ...]:
+_JOINED: Final = 64 * 2**10
+"""Bytes of data up to which a frame is put together."""
+
+
+def encode_json(
+    pieces: tuple[bytes, ...], event: str, cursor: str | None = None
+) -> tuple[bytes, ...]:
     """Return the pieces of a frame whose data is JSON text, which has no line feeds, in pieces."""
-    head = f"id: {cursor}\nevent: {event}\ndata: ".encode()
-    if len(pieces) == 1:
+    head = f"event: {event}\ndata: ".encode()
+    if cursor is not None:
+        head = f"id: {cursor}\n".encode() + head
+    if len(pieces) == 1 and len(pieces[0]) <= _JOINED:
         return (b"%b%b\n\n" % (head, pieces[0]),)
     return (head, *pieces, b"\n\n")
 
