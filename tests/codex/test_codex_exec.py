@@ -23,7 +23,7 @@ from agent_orchestrator.testing.runners import (
     RunnerContract,
     marked_processes,
 )
-from agent_orchestrator.user_state import user_state
+from agent_orchestrator.user_state import UserState, user_state
 
 pytestmark = [pytest.mark.anyio, pytest.mark.codex]
 
@@ -320,6 +320,23 @@ async def test_the_model_sees_the_images_of_a_run(runner, record, models):
     assert seen[0] == [RED.data, BLUE.data]
     assert seen[1] == seen[2] == [*seen[0], BLUE.data]
     assert not [*user_state().runs.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("with, comma", "invalid_config"), ("file/below", "provider_error")]
+)
+async def test_images_that_codex_could_not_read_fail_the_run(
+    runner, record, models, tmp_path, monkeypatch, name, code
+):
+    (tmp_path / "file").touch()
+    state = UserState(tmp_path / name)
+    monkeypatch.setattr("agent_orchestrator.runners.scratch.user_state", lambda: state)
+    context = record("say x", images=[RED])
+    with pytest.raises(AgentFailed) as caught:
+        await run(runner, context)
+    assert caught.value.code == code
+    assert models.requests == []
+    assert not [*state.runs.glob("*")]
 
 
 async def test_the_files_of_a_run_are_private_and_go_with_it(runner, record):

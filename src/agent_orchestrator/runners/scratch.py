@@ -55,11 +55,14 @@ def write(path: Path, data: bytes) -> None:
 
 
 def remove_leftovers() -> None:
-    """Remove the directories of runs whose daemon is gone."""
+    """Remove the directories of runs whose daemon is gone.
+
+    Where a run makes its own at that moment, they are left to the next start.
+    """
     state = user_state()
     if state is None:
         return
-    with suppress(OSError), _locked(state.runs, fcntl.LOCK_EX):
+    with suppress(OSError), _locked(state.runs, fcntl.LOCK_EX | fcntl.LOCK_NB):
         for path in state.runs.glob(f"{_PREFIX}*"):
             with suppress(OSError), _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 shutil.rmtree(path, ignore_errors=True)
