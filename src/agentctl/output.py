@@ -30,6 +30,9 @@ def compact(plain: Any) -> str:
     return _LINE_BREAKING.sub(lambda match: match.group().translate(_ESCAPES), text)
 
 
+_PART: Final = 2**18
+"""Characters of a line that are written at once."""
+
 _MISSING: Final = object()
 
 
@@ -142,8 +145,18 @@ class Output:
         )
 
     def lines(self, lines: Iterable[str]) -> None:
-        """Write lines to standard output, at once."""
-        put(sys.stdout, "".join(f"{line}\n" for line in lines))
+        """Write lines to standard output, at once. Long ones are written in parts, to spare copies."""
+        text = []
+        for line in lines:
+            if len(line) > _PART:
+                put(sys.stdout, "".join(text))
+                text = []
+                for place in range(0, len(line), _PART):
+                    put(sys.stdout, line[place : place + _PART])
+            else:
+                text.append(line)
+            text.append("\n")
+        put(sys.stdout, "".join(text))
 
     def note(self, text: str) -> None:
         """Tell the person something beside the answer; a program is told nothing."""

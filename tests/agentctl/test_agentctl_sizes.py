@@ -6,12 +6,15 @@ Twice the text takes at most 2.5 times the processor time, nothing ends in a tra
 import gzip
 import json
 import socket
+import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -23,8 +26,9 @@ from agentctl.diffstat import changes_of
 from agentctl.failures import EXIT_CODES, FAILED
 from agentctl.live import activity_of
 from agentctl.main import invoke
-from agentctl.output import compact
+from agentctl.output import Output, compact
 from agentctl.phrases import bare_command
+from agentctl.settings import Settings
 from agentctl.story import Story
 from agentctl.tables import Column, card, table
 from agentctl.terminal import Look
@@ -198,6 +202,22 @@ def test_one_wide_cell_does_not_widen_all_rows() -> None:
         assert len(lines) == 1002
         assert sum(map(len, lines)) < 100_000 + 1_000 * 400
         assert lines[1].split()[0] == rows[0][0]  # an id can always be copied
+
+
+def test_long_lines_are_written_without_copies_of_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    size = 4 * 2**20
+    lines = ["a", "x" * size, "", "中" * (size // 3), "b"]
+    with (tmp_path / "out").open("w", encoding="utf-8") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        output = Output(Settings())
+        tracemalloc.start()
+        output.lines(lines)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert (tmp_path / "out").read_text() == "".join(f"{line}\n" for line in lines)
+    assert peak < size
 
 
 # --- a server that is none ------------------------------------------------------------------
