@@ -146,7 +146,7 @@ class Output:
 
     def lines(self, lines: Iterable[str]) -> None:
         """Write lines to standard output, at once. Long ones are written in parts, to spare copies."""
-        text = []
+        text: list[str] = []
         for line in lines:
             if len(line) > _PART:
                 put(sys.stdout, "".join(text))
