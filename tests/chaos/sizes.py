@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -59,18 +59,21 @@ class Case:
     :param full: how many bytes that has at most.
     :param path: what is read of it afterwards; the cost of that is measured instead.
     :param is_socket: whether it is read over a WebSocket.
+    :param stalled: how many ask for it and then take nothing, instead of one that reads it.
     """
 
     shape: str
     full: int = FULL
     path: str | None = None
     is_socket: bool = False
+    stalled: int = 0
 
     @property
     def name(self) -> str:
         if self.path is None:
             return f"{self.shape}, said"
         way = "WebSocket" if self.is_socket else "GET"
+        way += f" by {self.stalled} who take nothing of it" if self.stalled else ""
         return f"{self.shape}, {way} {self.path.partition('?')[0]}"
 
 
@@ -92,6 +95,9 @@ CASES: Final = (
     Case("lines-of-1000000", path="/sessions/{session}/events?limit=1000"),
     Case("cjk", path="/runs/{run}"),
     Case("cjk", path="/sessions/{session}/tree"),
+    Case("lines-of-60000", path=STREAM, stalled=40),
+    Case("lines-of-1000000", path=STREAM, is_socket=True, stalled=40),
+    Case("lines-of-60000", path="/sessions/{session}/events?limit=1000", stalled=10),
 )
 
 
@@ -180,7 +186,10 @@ def _cost(case: Case, size: int, directory: Path) -> Cost:
             path = case.path.format(session=session, run=run)
             _read(one, "/stream?cursor=head", is_socket=False)  # what is loaded at the first time
             with _measured(one) as cost:
-                _read(one, path, is_socket=case.is_socket)
+                if case.stalled:
+                    _stall(one, path, case.stalled, is_socket=case.is_socket)
+                else:
+                    _read(one, path, is_socket=case.is_socket)
         one.stop()
     return cost[0]
 
@@ -204,17 +213,36 @@ _ENDS: Final = (b"caught up", b"caught_up")
 _PIECE: Final = 2**18
 
 
-def _read(one: Daemon, path: str, *, is_socket: bool) -> None:
-    """Read an answer to its end, a stream until it has caught up."""
+def _asking(path: str, *, is_socket: bool) -> bytes:
     more = "Connection: close\r\n"
     if is_socket:
         more = (
             "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
             f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\n"
         )
+    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{more}\r\n".encode()
+
+
+STALLED_S: Final = 3.0
+"""Seconds for which nothing is taken."""
+
+
+def _stall(one: Daemon, path: str, readers: int, *, is_socket: bool) -> None:
+    """Ask for it many times, and take nothing."""
+    with ExitStack() as lines:
+        for _ in range(readers):
+            line = lines.enter_context(socket.socket())
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 2**10)
+            line.connect(("127.0.0.1", one.port))
+            line.sendall(_asking(path, is_socket=is_socket))
+        time.sleep(STALLED_S)
+
+
+def _read(one: Daemon, path: str, *, is_socket: bool) -> None:
+    """Read an answer to its end, a stream until it has caught up."""
     tail = b""
     with socket.create_connection(("127.0.0.1", one.port), timeout=300) as line:
-        line.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{more}\r\n".encode())
+        line.sendall(_asking(path, is_socket=is_socket))
         while data := line.recv(_PIECE):
             tail = (tail + data)[-200:]
             if "/stream" in path and any(end in tail for end in _ENDS):
