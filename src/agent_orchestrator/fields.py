@@ -10,7 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Union
+from typing import Any, Final, Literal, Union
 
 import attrs
 
@@ -157,6 +157,9 @@ _NAMES = {str: "text", int: "an integer", float: "a number", bool: "true or fals
 }
 
 
+NOT_A_FIELD: Final = "is not a field of this call"
+
+
 def problems(command: type, values: Mapping[str, Any]) -> dict[str, str]:
     """Return what is wrong with these values for a command, by field; empty when all is well.
 
@@ -175,9 +178,9 @@ def problems(command: type, values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _unknown(names: Sequence[str]) -> dict[str, str]:
-    found = {shown(name): "is not a field of this call" for name in names[:MAX_NAMED]}
+    found = {shown(name): NOT_A_FIELD for name in names[:MAX_NAMED]}
     if more := names[MAX_NAMED:]:
-        found[shown(more[0])] = f"is not a field of this call, nor are {len(more) - 1:,} others"
+        found[shown(more[0])] = f"{NOT_A_FIELD}, nor are {len(more) - 1:,} others"
     return found
 
 

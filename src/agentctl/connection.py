@@ -21,9 +21,17 @@ from agent_orchestrator.domain.model import Event
 from agent_orchestrator.operations import Operation, StreamItem, StreamPart, StreamRequest
 from agent_orchestrator.ports import Reply, Subscription, Transport
 from agent_orchestrator.remote import connect
+from agent_orchestrator.transports.http import HttpTransport
 from agent_orchestrator.user_state import read_private, user_state
 from agent_orchestrator.wire.codec import command
-from agentctl.failures import Failure, refused, unreachable, usage
+from agentctl.failures import (
+    Failure,
+    of_another_version,
+    refused,
+    unknown_there,
+    unreachable,
+    usage,
+)
 from agentctl.output import Output
 from agentctl.progress import waiting
 from agentctl.settings import Settings
@@ -245,6 +253,13 @@ def run(
         raise _cause(error, settings) from error
 
 
+async def _version_at(settings: Settings) -> str | None:
+    """Return the version of the daemon that the settings name; None where it does not say."""
+    async with connect(settings.url, ca_file=settings.ca_file) as client:
+        transport = client.transport
+        return await transport.version() if isinstance(transport, HttpTransport) else None
+
+
 def _cause(error: BaseException, settings: Settings) -> BaseException:
     """Return what a call ended with; of a group, which a task group raises, its first member."""
     while isinstance(error, BaseExceptionGroup):
@@ -253,7 +268,9 @@ def _cause(error: BaseException, settings: Settings) -> BaseException:
     if isinstance(error, Unreachable):
         return unreachable(error, settings)
     if isinstance(error, OrchestratorError):
-        return refused(error)
+        what = unknown_there(error)
+        theirs = None if what is None else anyio.run(_version_at, settings)
+        return refused(error) if theirs is None else of_another_version(error, settings, theirs)
     if isinstance(error, ConfigError):
         return usage(str(error))
     return error

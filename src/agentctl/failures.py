@@ -143,6 +143,39 @@ def refused(error: "OrchestratorError") -> Failure:
     )
 
 
+def unknown_there(error: "OrchestratorError") -> str | None:
+    """Return what of a call the daemon does not know, as one of another version may not; None where it
+    refused the call for something else.
+    """
+    from agent_orchestrator.domain.errors import InvalidRequest, MethodNotAllowed, NotFound
+    from agent_orchestrator.fields import NOT_A_FIELD
+
+    fields = error.details.get("fields") if isinstance(error, InvalidRequest) else None
+    if isinstance(fields, Mapping):
+        names = [name for name, what in fields.items() if str(what).startswith(NOT_A_FIELD)]
+        return f"the field `{names[0]}`" if names else None
+    is_path = isinstance(error, NotFound) and not error.details
+    return "this call" if is_path or isinstance(error, MethodNotAllowed) else None
+
+
+def of_another_version(error: "OrchestratorError", settings: "Settings", theirs: str) -> Failure:
+    """Return the failure of a call that the daemon does not know.
+
+    :param theirs: the daemon's version.
+    """
+    from importlib.metadata import version
+
+    ours = version("agent-orchestrator")
+    return Failure(
+        "version_mismatch",
+        f"agentd at {settings.url} is version {theirs} and does not know {unknown_there(error)}, which"
+        f" this agentctl, version {ours}, sends",
+        hint="restart agentd, so that both have one version"
+        + (": `agentctl daemon stop --wait`, `agentctl daemon start`" if settings.is_local else ""),
+        details={"agentd": theirs, "agentctl": ours, "error": error.code, **error.details},
+    )
+
+
 def _where_to_look(details: Mapping[str, Any]) -> str | None:
     for kind in ("run", "session", "request"):
         if f"{kind}_id" in details:

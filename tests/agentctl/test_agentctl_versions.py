@@ -3,7 +3,9 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -90,3 +92,75 @@ def test_every_view_takes_it(url: str, command: str, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr()
     assert code == 0, shown.err
     assert shown.out
+
+
+UNKNOWN_FIELD = {"code": "invalid_request", "message": "effort: is not a field of this call"}
+REFUSALS: dict[str, tuple[int, dict[str, Any]]] = {
+    "field": (400, UNKNOWN_FIELD | {"details": {"fields": {"effort": "is not a field of this call"}}}),
+    "path": (404, {"code": "not_found", "message": "there is nothing at this path", "details": {}}),
+    "method": (405, {"code": "method_not_allowed", "message": "takes GET", "details": {"allowed": []}}),
+    "value": (400, {"code": "invalid_request", "message": "x", "details": {"fields": {"title": "is long"}}}),
+    "session": (404, {"code": "not_found", "message": "no session", "details": {"session_id": "s"}}),
+}  # fmt: skip
+
+
+@contextmanager
+def refusing(case: str, health: bytes) -> Iterator[str]:
+    """Answer every call with a refusal, but for a look at its version."""
+    status, error = REFUSALS[case]
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            is_health = self.path == "/health"
+            body = health if is_health else json.dumps({"error": error}).encode()
+            self.send_response(200 if is_health else status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = answer  # noqa: N815 - so they are called
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with answering(Handler) as url:
+        yield url
+
+
+OLD = b'{"status": "ok", "version": "0.0.7"}'
+
+
+@pytest.mark.parametrize(
+    ("case", "unknown"), [("field", "`effort`"), ("path", "this call"), ("method", "this call")]
+)
+def test_what_an_older_daemon_does_not_know_names_both_versions(
+    case: str, unknown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with refusing(case, OLD) as url:
+        code = invoke(["session", "close", "ses_1", "--url", url])
+    told = capsys.readouterr().err
+    assert code == 1
+    assert "version 0.0.7" in told
+    assert f"version {version('agent-orchestrator')}" in told
+    assert unknown in told
+    assert "agentctl daemon stop" in told
+
+
+@pytest.mark.parametrize(
+    ("case", "health", "code"),
+    [
+        ("value", OLD, 2),
+        ("session", OLD, 4),
+        ("path", b"[]", 4),
+        ("path", b"no JSON", 4),
+        ("path", b'{"version": 7}', 4),
+    ],
+)
+def test_other_refusals_stay_as_they_are(
+    case: str, health: bytes, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with refusing(case, health) as url:
+        assert invoke(["session", "close", "ses_1", "--url", url]) == code
+    assert "version" not in capsys.readouterr().err

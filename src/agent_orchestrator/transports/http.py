@@ -107,6 +107,18 @@ class HttpTransport:
             ) from error
         return Reply(answer, replayed=response.headers.get("Idempotent-Replayed") == "true")
 
+    async def version(self) -> str | None:
+        """Return the version of the daemon there; None where none says it."""
+        sent = self._http.stream("GET", "/health", headers=_UNCODED, timeout=CONNECT_TIMEOUT_S)
+        try:
+            with _timed(CONNECT_TIMEOUT_S) as pace:
+                async with sent as response:
+                    told = await _body(response, pace)
+        except (httpx.TransportError, Internal):
+            return None
+        found = told.get("version") if isinstance(told, dict) else None
+        return shown(found) if isinstance(found, str) else None
+
     @asynccontextmanager
     async def subscribe(self, request: StreamRequest) -> AsyncIterator[Subscription]:
         async with AsyncExitStack() as stack:
