@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import define, field
-from forking import Forks
+from forking import AGENTD, Forked, Forks
 
 CONFIG = """
 [providers.demo]
@@ -47,7 +47,22 @@ argv = ["sh", "-c", 'read url; exec {shlex.join(COMMAND)} "$@" --url "$url"', "s
 
 PATIENCE_S = 60
 
-FORKS = Forks()
+FORKS = Forks(
+    "agentctl",
+    """
+import importlib, pkgutil
+from agentctl.main import _spare_imports, main
+_spare_imports()
+for name in (
+    "agent_orchestrator.remote", "agent_orchestrator.encoding", "asyncio", "anyio.to_thread",
+    "anyio._backends._asyncio", "httpcore._backends.anyio", "certifi",
+):
+    importlib.import_module(name)
+for package in map(importlib.import_module, ("agentctl", "agentctl.commands")):
+    for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(found.name)
+""",
+)
 
 
 @define
@@ -155,7 +170,7 @@ class Daemon:
 
     directory: Path
     port: int
-    process: "subprocess.Popen[bytes] | None" = None
+    process: Forked | None = None
     ctl: Ctl = field(init=False)
     options: tuple[str, ...] = ()
 
@@ -165,15 +180,13 @@ class Daemon:
     def start(self) -> None:
         ready = self.directory / "ready.json"
         ready.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "agentd", "--port", str(self.port), "--grace-s", "0"]
-        with (self.directory / "agentd.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, "--db", "agents.db", "--ready-file", str(ready), *self.options],
+        own = ("--port", str(self.port), "--grace-s", "0", "--db", "agents.db")
+        with (self.directory / "agentd.log").open("ab") as log, Path(os.devnull).open() as nothing:
+            self.process = AGENTD.start(
+                [*own, "--ready-file", str(ready), *self.options],
                 cwd=self.directory,
                 env=environment(**named(self.directory)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                streams=[nothing.fileno(), log.fileno(), log.fileno()],
             )
         wait_until(lambda: ready.exists() or self.process.poll() is not None)
         assert self.process.poll() is None, (self.directory / "agentd.log").read_text()

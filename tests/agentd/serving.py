@@ -18,6 +18,7 @@ from typing import Any
 import anyio
 import httpx
 from attrs import define, evolve
+from forking import AGENTD, Forked
 
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.ports import Outcome, RunContext
@@ -238,7 +239,7 @@ def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 class Process:
     """An agentd under test."""
 
-    process: "subprocess.Popen[str]"
+    process: "Forked | subprocess.Popen[bytes]"
     url: str
     stderr_path: Path
 
@@ -273,15 +274,15 @@ def run_agentd(
     directory: Path, *arguments: str, env: dict[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
     """Run an agentd that is expected to end by itself."""
-    return subprocess.run(
-        [sys.executable, "-m", "agentd", *arguments],
+    done = AGENTD.run(
+        arguments,
+        stdin=b"",
         cwd=directory,
         env=environment(**named(directory), **env or {}),
-        capture_output=True,
-        text=True,
         timeout=30,
-        check=False,
     )
+    out, err = done.stdout.decode(), done.stderr.decode()
+    return subprocess.CompletedProcess(done.args, done.returncode, out, err)
 
 
 @contextmanager
@@ -296,20 +297,22 @@ def agentd(
     :param through: a command that starts it, given before its own.
     """
     ready, errors = directory / "ready.json", directory / f"stderr-{os.urandom(4).hex()}"
-    with errors.open("w") as sink:
-        process = subprocess.Popen(
-            [
-                *through,
-                *(sys.executable, "-m", "agentd", "--port", "0", "--ready-file", str(ready)),
-                *arguments,
-            ],
-            cwd=directory,
-            env=environment(**named(directory), **env or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=sink,
-            text=True,
-        )
+    given = ["--port", "0", "--ready-file", str(ready), *arguments]
+    variables = environment(**named(directory), **env or {})
+    with errors.open("w") as sink, Path(os.devnull).open() as nothing:
+        process: Forked | subprocess.Popen[bytes]
+        if through:
+            process = subprocess.Popen(
+                [*through, sys.executable, "-m", "agentd", *given],
+                cwd=directory,
+                env=variables,
+                stdin=nothing,
+                stdout=sink,
+                stderr=sink,
+            )
+        else:
+            streams = [nothing.fileno(), sink.fileno(), sink.fileno()]
+            process = AGENTD.start(given, cwd=directory, env=variables, streams=streams)
         try:
             yield Process(process, _url(process, ready, errors), errors)
         finally:
@@ -318,7 +321,7 @@ def agentd(
             process.wait(10)
 
 
-def _url(process: "subprocess.Popen[str]", ready: Path, errors: Path) -> str:
+def _url(process: "Forked | subprocess.Popen[bytes]", ready: Path, errors: Path) -> str:
     import time
 
     end = time.monotonic() + 20

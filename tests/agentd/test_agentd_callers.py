@@ -126,7 +126,8 @@ def test_its_user_is_let_in_while_agents_are_at_work(tmp_path: Path) -> None:
 
 
 def test_a_daemon_that_an_agent_has_started_knows_whose_tag_it_has_itself(tmp_path: Path) -> None:
-    with gateway(tmp_path, **{MARK_VARIABLE: "run_x.1"}) as daemon:
+    # One that is forked has another's first environment.
+    with gateway(tmp_path, ["/usr/bin/env"], **{MARK_VARIABLE: "run_x.1"}) as daemon:
         assert call(daemon, **{MARK_VARIABLE: "run_x.1"}) == "200"
         assert call(daemon, **{MARK_VARIABLE: "run_y.1"}) == "401"
 

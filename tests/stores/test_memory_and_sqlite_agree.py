@@ -247,7 +247,7 @@ async def compare(directory, played):
 
 @pytest.mark.timeout(300)
 @settings(
-    max_examples=60,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

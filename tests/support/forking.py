@@ -1,7 +1,8 @@
-"""Calls of agentctl by a process that has loaded it and forks for each of them.
+"""Processes of a Python program, forked from one that has loaded it.
 
-A call has its own process, arguments, environment, directory and pipes, as if it had been started; only
-the half second in which Python loads the program's modules is spent once.
+Each has its own arguments, environment, directory and streams, as if it had been started; only the
+second in which Python loads the program's modules is spent once. What ``/proc`` tells of its command
+line and first environment is that of the process it was forked from.
 """
 
 import atexit
@@ -18,29 +19,86 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 SERVER = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import forking
-forking.serve(sys.argv[2], sys.argv[3:])
+forking.serve(*sys.argv[2:])
 """
 
 
-NAMES = (
-    "agentctl.main", "agentctl", "agentctl.commands", "agent_orchestrator.remote", "agent_orchestrator.encoding",
-    "asyncio", "anyio.to_thread", "anyio._backends._asyncio", "httpcore._backends.anyio", "certifi",
-)  # fmt: skip
-"""The module whose ``main()`` is the program, and what it loads only when it needs it."""
+class Forked:
+    """A process that was forked, with what of :class:`subprocess.Popen` does not concern its streams."""
+
+    def __init__(self, line: socket.socket, arguments: Sequence[str]) -> None:
+        self._line = line
+        self._arguments = arguments
+        self._lock = threading.Lock()
+        self.returncode: int | None = None
+        self.pid = int(line.recv(16))
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        with self._lock:
+            if self.returncode is None:
+                ready, _, _ = select.select([self._line], [], [], timeout)
+                if not ready:
+                    raise subprocess.TimeoutExpired(self._arguments, timeout or 0)
+                self.returncode = int(self._line.recv(16))
+                self._line.close()
+            return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and is being told of
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 class Forks:
-    """A process with agentctl's modules, from the first call to the end of this process."""
+    """A process with a program's modules, from the first use to the end of this process.
 
-    def __init__(self) -> None:
+    :param name: what the program calls itself.
+    :param source: Python that loads its modules, also those it loads when it needs them, and names what
+        it calls ``main``.
+    """
+
+    def __init__(self, name: str, source: str) -> None:
+        self._name = name
+        self._source = source
         self._lock = threading.Lock()
         self._address: str | None = None
+
+    def start(
+        self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], streams: Sequence[int]
+    ) -> Forked:
+        """Start the program.
+
+        :param streams: the descriptors it has as standard input, output and error.
+        """
+        call = {"argv": [*map(str, arguments)], "cwd": os.fspath(cwd), "env": dict(env)}
+        line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            line.connect(self._served())
+            with tempfile.TemporaryFile() as told:
+                told.write(json.dumps(call).encode())
+                told.flush()
+                socket.send_fds(line, [b"!"], [*streams, told.fileno()])
+            return Forked(line, call["argv"])
+        except BaseException:
+            line.close()
+            raise
 
     def run(
         self,
@@ -52,42 +110,41 @@ class Forks:
         timeout: float,
     ) -> "subprocess.CompletedProcess[bytes]":
         """Run the program to its end, as :func:`subprocess.run` would."""
-        call = {"argv": [*map(str, arguments)], "cwd": os.fspath(cwd), "env": dict(env)}
         end = time.monotonic() + timeout
         with tempfile.TemporaryFile() as given, contextlib.ExitStack() as open_ends:
             given.write(stdin)
             given.seek(0)
             reads, writes = zip(*(os.pipe() for _ in range(2)), strict=True)
             streams = [open_ends.enter_context(os.fdopen(end, "rb", buffering=0)) for end in reads]
-            with socket.socket(socket.AF_UNIX) as line:
-                try:
-                    line.connect(self._served())
-                    socket.send_fds(line, [b"!"], [given.fileno(), *writes])
-                    line.sendall(json.dumps(call).encode() + b"\n")
-                finally:
-                    for one in writes:
-                        os.close(one)
+            try:
+                process = self.start(arguments, cwd=cwd, env=env, streams=[given.fileno(), *writes])
+            finally:
+                for one in writes:
+                    os.close(one)
+            try:
                 told = {one: bytearray() for one in streams}
                 while streams:
                     ready, _, _ = select.select(streams, [], [], max(0.0, end - time.monotonic()))
                     if not ready:
-                        raise subprocess.TimeoutExpired(call["argv"], timeout)
+                        raise subprocess.TimeoutExpired([*arguments], timeout)
                     for one in ready:
                         if not (chunk := one.read(1 << 16)):
                             streams.remove(one)
                         told[one] += chunk
-                line.settimeout(max(0.1, end - time.monotonic()))
-                code = int(line.recv(16))
+                code = process.wait(max(0.1, end - time.monotonic()))
+            except BaseException:
+                process.kill()
+                raise
         out, err = (bytes(one) for one in told.values())
-        return subprocess.CompletedProcess(call["argv"], code, out, err)
+        return subprocess.CompletedProcess([*arguments], code, out, err)
 
     def _served(self) -> str:
         with self._lock:
             if self._address is None:
                 folder = tempfile.TemporaryDirectory(prefix="forks-")
-                address = str(Path(folder.name, "calls"))
+                here, address = str(Path(__file__).parent), str(Path(folder.name, "calls"))
                 process = subprocess.Popen(
-                    [sys.executable, "-c", SERVER, str(Path(__file__).parent), address, *NAMES],
+                    [sys.executable, "-c", SERVER, here, address, self._name, self._source],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     env=os.environ | {"PYTHONWARNINGS": "error", "PYTHONUTF8": "1"},
@@ -104,25 +161,31 @@ class Forks:
             return self._address
 
 
+AGENTD = Forks(
+    "agentd",
+    """
+from agentd.cli import main
+import agentd.daemon, agentd.doctor, agentd.printout
+import agent_orchestrator.runners.codex.either, agent_orchestrator.runners.codex.appserver.pool
+import agent_orchestrator.runners.command, agent_orchestrator.runners.demo
+import anyio._backends._asyncio, anyio._core._signals, encodings.idna
+""",
+)
+"""Used with ``start`` where one is to go on, with ``run`` where it ends by itself."""
+
+
 # --- in the process that forks ------------------------------------------------------------------
 
 
-def serve(address: str, names: Sequence[str]) -> None:
+def serve(address: str, name: str, source: str) -> None:
     """Fork for each call that arrives, until the input ends."""
     import gc
-    import importlib
-    import pkgutil
 
-    program = importlib.import_module(names[0])
-    program._spare_imports()
-    for module in [importlib.import_module(name) for name in names[1:]]:
-        if not module.__name__.startswith("agentctl"):
-            continue
-        for found in pkgutil.iter_modules(getattr(module, "__path__", ()), f"{module.__name__}."):
-            importlib.import_module(found.name)
+    loaded: dict[str, Any] = {}
+    exec(source, loaded)
     gc.freeze()  # a collection in a child would touch, and so copy, all that is loaded
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for who answers
-    with socket.socket(socket.AF_UNIX) as listener:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(address)
         listener.listen(64)
         sys.stdout.write("ready\n")
@@ -134,33 +197,36 @@ def serve(address: str, names: Sequence[str]) -> None:
             line, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
-                _answer(line, program)
+                _answer(line, name, loaded["main"])
             line.close()
 
 
-def _answer(line: socket.socket, program: Any) -> NoReturn:
-    """Have a child make the call, and tell its status; kill it when the caller is gone."""
+def _answer(line: socket.socket, name: str, main: Any) -> NoReturn:
+    """Have a child be the program, and tell its status; kill it when the caller is gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _, streams, _, _ = socket.recv_fds(line, 1, 3)
-    with line.makefile("rb") as sent:
-        call = json.loads(sent.readline())
+    _, (*streams, told), _, _ = socket.recv_fds(line, 1, 4)
+    with os.fdopen(told, "rb") as file:
+        file.seek(0)
+        call = json.loads(file.read())
     child = os.fork()
     if child == 0:
         line.close()
-        _become(call, streams, program)
+        _become(call, streams, name, main)
     for one in streams:
         os.close(one)
+    with contextlib.suppress(OSError):
+        line.send(str(child).encode())
     ended = os.pidfd_open(child)
     ready, _, _ = select.select([ended, line], [], [])
     if ended not in ready:
         os.kill(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with contextlib.suppress(OSError):
-        line.sendall(str(status).encode())
+        line.send(str(status).encode())
     os._exit(0)
 
 
-def _become(call: dict[str, Any], streams: Sequence[int], program: Any) -> NoReturn:
+def _become(call: dict[str, Any], streams: Sequence[int], name: str, main: Any) -> NoReturn:
     import traceback
 
     for number, one in enumerate(streams):
@@ -170,13 +236,15 @@ def _become(call: dict[str, Any], streams: Sequence[int], program: Any) -> NoRet
     os.environ.clear()
     os.environ.update(call["env"])
     time.tzset()
-    sys.argv = ["agentctl", *call["argv"]]
+    # As ``python -m`` begins.
+    sys.path[:0] = [call["cwd"], *filter(None, call["env"].get("PYTHONPATH", "").split(os.pathsep))]
+    sys.argv = [name, *call["argv"]]
     sys.stdin = os.fdopen(0, encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
     code = 1
     try:
-        program.main()
+        main()
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -188,4 +256,4 @@ def _become(call: dict[str, Any], streams: Sequence[int], program: Any) -> NoRet
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    os._exit(code & 0xFF)
+    os._exit(cast("int", code) & 0xFF)
