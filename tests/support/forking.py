@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -147,7 +148,7 @@ class Forks:
                     [sys.executable, "-c", SERVER, here, address, self._name, self._source],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    env=os.environ | {"PYTHONWARNINGS": "error", "PYTHONUTF8": "1"},
+                    env=os.environ | {"PYTHONUTF8": "1"},
                 )
                 assert process.stdout is not None
                 assert process.stdout.readline() == b"ready\n"
@@ -237,6 +238,8 @@ def _become(call: dict[str, Any], streams: Sequence[int], name: str, main: Any) 
     os.environ.update(call["env"])
     time.tzset()
     # As ``python -m`` begins.
+    if call["env"].get("PYTHONWARNINGS") == "error":
+        warnings.simplefilter("error")
     sys.path[:0] = [call["cwd"], *filter(None, call["env"].get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = [name, *call["argv"]]
     sys.stdin = os.fdopen(0, encoding="utf-8", errors="surrogateescape", closefd=False)
