@@ -14,7 +14,7 @@ import httpx
 import pytest
 from certificates import Certificate, make_certificate
 from pace import allowed
-from serving import agentd, run_agentd, serving, sse_reader, until
+from serving import agentd, exchange, run_agentd, serving, sse_reader, until
 from standing import Agents
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import InvalidStatus
@@ -288,6 +288,9 @@ async def test_who_leaves_leaves_nothing(
     options = {"tls": certificate.server(), "trust": certificate.trust()} if over_tls else {}
     async with serving(tmp_path, **options, first_request_s=60) as server:
         await anyio.to_thread.run_sync(come_and_go, server.address)
+        if not over_tls:  # whoever is answered came in after all of them
+            last = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+            assert (await anyio.to_thread.run_sync(exchange, server.address, last))[0] == 200
         await until(lambda: served() == 0, "the last of them is over")
 
 
