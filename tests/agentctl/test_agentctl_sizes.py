@@ -101,7 +101,7 @@ def is_linear(work: Callable[[int], Callable[[], object]]) -> bool:
         times = [min(times) for times in zip(*found, strict=True)]
         if times[1] < DOUBLED * times[0] + SLACK_S:
             return True
-        if len(found) == 6:
+        if len(found) == 25:
             return False
         found.append((seconds(half), seconds(whole)))
 

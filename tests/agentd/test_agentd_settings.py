@@ -143,8 +143,10 @@ def test_extra_arguments_in_either_form(
 ) -> None:
     seen: list[Settings] = []
 
-    def run(settings: Settings, ready_file: str | None, *, accept_loss: bool) -> int:
-        assert not accept_loss
+    def run(
+        settings: Settings, ready_file: str | None, *, accept_loss: bool, log_limit: int | None
+    ) -> int:
+        assert (accept_loss, log_limit) == (False, None)
         seen.append(settings)
         return 0
 
