@@ -53,6 +53,8 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
         (b'[{"x": {"b": 1, "b": 2}}]', "'b' twice"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
+        (b"[" * 501 + b"]" * 501, "nested too deeply"),
+        (b'{"a":' * 250 + b"[0," * 251 + b"0" + b"]" * 251 + b"}" * 250, "nested too deeply"),
         (b"1" * 5000, "more than 100 digits"),
     ],
 )
@@ -84,6 +86,19 @@ def test_values_are_counted_before_they_are_read(data: bytes, is_refused: bool) 
             strict_json.loads(data, most=100)
     else:
         assert strict_json.loads(data, most=100) == json.loads(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" * 500 + b"]" * 500,
+        b'{"a":' * 250 + b"[0," * 250 + b"0" + b"]" * 250 + b"}" * 250,
+        b'"' + b"[" * 1000 + b'"',
+        b"[" + b"[{}]," * 1000 + b"0]",
+    ],
+)
+def test_what_is_nested_is_read_to_the_same_depth_by_every_python(data: bytes) -> None:
+    assert strict_json.loads(data) == json.loads(data)
 
 
 @pytest.mark.parametrize("last", [0, -1])

@@ -147,6 +147,10 @@ def json_copy(value: Mapping[str, Any]) -> dict[str, Any]:
     return copy
 
 
+MAX_NESTING: Final = 500
+"""Levels of arrays and objects in a document. Python's own limit differs from version to version."""
+
+
 def loads(data: bytes | bytearray, *, field: str = "body", most: int | None = None) -> Any:
     """Read one JSON document, in time linear in its length.
 
@@ -168,7 +172,23 @@ def loads(data: bytes | bytearray, *, field: str = "body", most: int | None = No
         raise InvalidRequest.of({field: "is nested too deeply"}) from None
     except ValueError as error:
         raise InvalidRequest.of({field: f"is not JSON: {error}"}) from None
+    if data.count(b"[") + data.count(b"{") > MAX_NESTING and _is_deep(value):
+        raise InvalidRequest.of({field: "is nested too deeply"})
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value] if type(value) is dict or type(value) is list else []
+    for _ in range(MAX_NESTING):
+        level = [
+            part
+            for outer in level
+            for part in (outer.values() if type(outer) is dict else outer)
+            if type(part) is dict or type(part) is list
+        ]
+        if not level:
+            return False
+    return True
 
 
 class _NotStrictError(Exception):
