@@ -64,13 +64,13 @@ def tool_text(data: Mapping[str, Any]) -> str:
 
 def bare_command(command: str) -> str:
     """Return a command without the shell an agent wraps it in (codex: ``/bin/bash -lc '…'``)."""
+    if len(command) > _MAX_UNWRAPPED or command.split(maxsplit=2)[1:2] not in (["-c"], ["-lc"]):
+        return command
     try:
-        # It takes time by the square of a word's length.
-        argv = shlex.split(command) if len(command) <= _MAX_UNWRAPPED else []
+        argv = shlex.split(command)  # takes time by the square of a word's length
     except ValueError:
         return command
-    is_wrapped = len(argv) == 3 and argv[1] in ("-c", "-lc")
-    return argv[2] if is_wrapped and PurePosixPath(argv[0]).name in _SHELLS else command
+    return argv[2] if len(argv) == 3 and PurePosixPath(argv[0]).name in _SHELLS else command
 
 
 def inline_json(value: Any) -> str:
