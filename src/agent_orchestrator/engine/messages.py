@@ -74,7 +74,8 @@ def deliver(
     """Hand a message to a session's agent: in a run of its own, or to the running one.
 
     :param options: what the message asks of the model.
-    :param inherited: what holds in a run of its own where it does not ask.
+    :param inherited: the options that the message's run has where the message names none; not used where
+        the message joins a run.
     :param field: what the caller calls the text.
     :raises InvalidRequest: naming that field, if the text is longer than the agent takes, or naming
         the options that the provider does not take.

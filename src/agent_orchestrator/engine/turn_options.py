@@ -114,7 +114,7 @@ EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh")
 def inherited_options(
     core: Core, run: Run, session: Session, provider: str, asked: TurnOptions
 ) -> TurnOptions:
-    """Return the options that a message of an agent has where it names none: those of its own run.
+    """Return the options for an agent's message that names none: the options of the agent's own run.
 
     What a person chose for an agent, it cannot exceed by a child. The provider's own settings are no
     such choice: where nobody chose, an agent may.

@@ -1,7 +1,7 @@
 """Private files that an agent's program reads, for as long as its run.
 
-Each run has a directory of its own, which it holds locked. What is found unlocked was left by a daemon
-that was killed.
+Each run has its own directory, locked for as long as the run lasts. A directory that is not locked was
+left by a daemon that was killed.
 """
 
 import fcntl

@@ -137,7 +137,7 @@ def _unreachable(http: httpx.AsyncClient, error: httpx.TransportError) -> Unreac
 
 
 _UNCODED: Final = {"Accept-Encoding": "identity"}
-"""Asks for answers as they are: a few bytes of a compressed one may stand for any number."""
+"""Asks the server not to compress: a few bytes of a compressed answer can become gigabytes."""
 
 
 class _Pace:
@@ -350,7 +350,10 @@ class _SseSubscription:
 
 
 def _short(given: str | None, name: str) -> str | None:
-    """Return what the server gave, which is sent back to it: there it stands in a URL."""
+    """Return a text of the server, such as a cursor. The client sends it back in a URL, so it must be short.
+
+    :raises Internal: if it is longer than a name may be.
+    """
     if given is not None and len(given) > MAX_NAME:
         raise Internal(f"its {name} has more than {MAX_NAME:,} characters")
     return given

@@ -75,8 +75,8 @@ counts as broken off."""
 
 
 _MAX_STREAM: Final = 16 * 2**20
-"""Characters of a message that are kept while it comes in pieces. What lies beyond stands in the pieces
-only: a message as long as codex likes would be an event that nobody can read."""
+"""Characters that the whole message has at most, where codex sends it in pieces. The pieces have the rest:
+an event of any length is one that nobody can read."""
 
 _MAX_CHILDREN: Final = 1_000
 """Sub-agents' threads that are known of one turn. Each of them is ended with it, one by one."""
