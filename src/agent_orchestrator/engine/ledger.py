@@ -254,7 +254,6 @@ def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
         data["usage"] = to_plain(run.usage)
     log(tx, ended, _ENDED[after], data, at)
     returned = _settle_messages(core, tx, ended, at)
-    images.forget(tx, tx.run_messages(run.id))
     _tell_outcome(core, tx, ended, at)
     session = _session_of(tx, ended)
     if after is RunStatus.COMPLETED or (after is RunStatus.FAILED and _was_told(tx, run, returned)):
@@ -268,13 +267,16 @@ def finish(core: Core, tx: Transaction, run: Run, ending: Ending) -> Run:
 
 
 def _settle_messages(core: Core, tx: Transaction, run: Run, at: datetime) -> set[str]:
-    """Say what became of the messages of a run that has ended without word of their delivery.
+    """Say what became of the messages of a run that has ended without word of their delivery, and forget
+    the images of all.
 
     :return: the ids of those that wait again.
     """
     returned = set()
     delivery: Delivery = "delivered" if run.status is RunStatus.COMPLETED else "undeliverable"
-    for message in tx.run_messages(run.id):
+    messages = tx.run_messages(run.id)
+    images.forget(tx, messages)
+    for message in messages:
         if message.delivery != "queued":
             continue
         if message.steers:
