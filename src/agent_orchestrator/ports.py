@@ -58,6 +58,21 @@ class Clock(Protocol):
 
 # --- store ----------------------------------------------------------------------------------
 
+_FORGOTTEN: Final = 64
+_SIZE_OF_ONE: Final = 16 * 2**10
+
+
+def most_forgotten(size: int) -> int:
+    """Return how many records :meth:`Transaction.remember` deletes at most.
+
+    It is 64, and one for each 16 KiB of the new answer. One long answer can outweigh 100,000 short
+    ones, and deleting all of these at once would hold up every other change. With each 16 KiB that are
+    added at least one record goes, so what is kept beyond the bound is at most 16 KiB a record.
+
+    :param size: bytes of the new answer in UTF-8.
+    """
+    return _FORGOTTEN + size // _SIZE_OF_ONE
+
 
 @frozen
 class Draft:
@@ -450,6 +465,9 @@ class Transaction(View, Protocol):
 
     def remember(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
         """Add a record, and delete the oldest of the same caller that are too many beside it.
+
+        At most :func:`most_forgotten` of them are deleted. Where more are due, the next records of the
+        caller delete the rest: until then its answers may have more bytes than ``most_size``.
 
         :param most: records of a caller that are kept.
         :param most_size: bytes of answers in UTF-8: a record is deleted once those added after it

@@ -16,7 +16,7 @@ from agent_orchestrator.domain.events import OUTPUT_EVENTS
 from agent_orchestrator.domain.lifecycle import ACTIVE
 from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports import Draft, IdempotencyRecord
+from agent_orchestrator.ports import Draft, IdempotencyRecord, most_forgotten
 from agent_orchestrator.stores.encoding import plain
 from agent_orchestrator.stores.memory.state import Activity, Granted, Remembered, Row, State, Table
 from agent_orchestrator.stores.memory.view import MemoryView
@@ -262,7 +262,7 @@ class MemoryTransaction(MemoryView):
         self._set(state.records, kept)
         size = state.record_sizes.get(caller, 0) + kept.size
         self._assign(state.record_sizes, caller, size)
-        while True:
+        for _ in range(most_forgotten(kept.size)):
             first = next(state.records.find("caller", caller))
             younger = state.record_sizes[caller] - first.size
             if state.records.count("caller", caller) <= most and younger < most_size:

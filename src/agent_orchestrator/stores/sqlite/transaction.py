@@ -12,7 +12,7 @@ from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.events import OUTPUT_EVENTS
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports import Draft, IdempotencyRecord
+from agent_orchestrator.ports import Draft, IdempotencyRecord, most_forgotten
 from agent_orchestrator.stores.sqlite.listing import TREE
 from agent_orchestrator.stores.sqlite.rows import (
     ACCESS_COLUMNS,
@@ -299,15 +299,17 @@ class SqliteTransaction(SqliteView):
     def remember(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
         before = self._one(_LAST_OF_CALLER, record.caller)
         place, total = (1, 0) if before is None else (before[0] + 1, before[1])
-        total += len(record.answer.encode())
+        size = len(record.answer.encode())
+        total += size
         try:
             self._execute(_REMEMBER, (*record_values(record), place, total))
         except apsw.ConstraintError:
             raise Conflict(
                 "the idempotency key has a record already", {"key": record.key}
             ) from None
-        # Until one of them is reached, there is nothing to look for.
-        while place > most or total >= most_size:
+        if place <= most and total < most_size:
+            return  # no bound was ever reached, so there is nothing to look for
+        for _ in range(most_forgotten(size)):
             number, first, first_total = self._one(_FIRST_OF_CALLER, record.caller)
             if first == place or (place - first < most and total - first_total < most_size):
                 return

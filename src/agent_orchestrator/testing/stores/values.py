@@ -393,6 +393,33 @@ class Values(Opening):
                 store, *keys, "new", callers=("many", "long", "one", "all")
             )
 
+    async def test_a_long_answer_deletes_few_records_at_once(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            keys = [str(number) for number in range(150)]
+
+            async def remember(key: str, answer: str) -> None:
+                record = a_record(key=key, answer=answer)
+                await store.transact(methodcaller("remember", record, most=999, most_size=1000))
+
+            for key in keys:
+                await remember(key, "{}")
+            for key, gone in (("long", 64), ("longer", 128), ("longest", 150)):
+                await remember(key, "x" * 1000)
+                assert await self._kept(store, *keys) == {("local", one) for one in keys[gone:]}
+            found = await self._kept(store, "long", "longer", "longest")
+            assert found == {("local", "longest")}
+
+    async def test_a_longer_answer_may_delete_more_records(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            keys = [str(number) for number in range(99)]
+            size = 32 * 2**14
+            for key in keys:
+                record = a_record(key=key, answer="{}")
+                await store.transact(methodcaller("remember", record, most=999, most_size=size))
+            record = a_record(key="long", answer="x" * size)
+            await store.transact(methodcaller("remember", record, most=999, most_size=size))
+            assert await self._kept(store, *keys) == {("local", key) for key in keys[64 + 32 :]}
+
     async def test_old_records_are_forgotten_and_new_ones_are_not(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             keys = [str(number) for number in range(40)]
