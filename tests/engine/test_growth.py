@@ -137,6 +137,56 @@ async def test_what_an_agent_does_again_is_counted_not_listed(kept: Kept) -> Non
         assert first_break(trail) is None
 
 
+async def test_each_different_call_of_an_agent_is_on_record(kept: Kept) -> None:
+    async with kept.engine() as engine:
+        tree = await a_tree(engine)
+        before = len((await tree.client.list_audit()).entries)
+        for cascade in (False, False, False, True, True, False):
+            await tree.agent.cancel_run(tree.child_run_id, cascade=cascade)
+        for number in range(4):  # other words are no other call
+            await tree.agent.cancel_run(tree.child_run_id, cascade=True, reason=f"{number}")
+        details = [one.detail for one in (await tree.client.list_audit()).entries[before:]]
+        assert [(one["cascade"], one.get("times", 1)) for one in details] == [
+            (False, 1),
+            (False, 2),
+            (True, 1),
+            (True, 2),
+            (False, 4),
+            (True, 4),
+        ]
+
+
+async def test_an_answer_given_again_does_not_count(kept: Kept) -> None:
+    async with kept.engine() as engine:
+        tree = await a_tree(engine)
+        before = len((await tree.client.list_audit()).entries)
+        for _ in range(5):
+            await tree.agent.cancel_run(tree.child_run_id, idempotency_key="1")
+        await tree.agent.cancel_run(tree.child_run_id)
+        entries = (await tree.client.list_audit()).entries[before:]
+        assert [one.detail.get("times", 1) for one in entries] == [1, 2]
+
+
+async def test_values_that_an_agent_makes_up_do_not_fill_the_trail() -> None:
+    async with MemoryStore() as store, Orchestrator(store, config()) as engine:
+        tree = await a_tree(engine)
+        child = (await tree.agent.spawn(run_id=tree.run_id, task="ask", provider=MANUAL)).run
+        await tree.client.transition_run(child.id, "running")
+        asking = Client(engine.acting_as(Principal.of_run(child.id, 1, child.session_id)))
+        asked = await asking.reply_parent(child.id, "?", request_kind="input_request")
+        assert asked.request is not None
+        before = len((await tree.client.list_audit(limit=1000)).entries)
+        for number in range(300):
+            await tree.agent.extend_request(asked.request.id, 4000 + number)
+        entries = (await tree.client.list_audit(limit=1000)).entries[before:]
+        told = [(one.detail["expires_in_s"], one.detail.get("times", 1)) for one in entries]
+        assert told[:100] == [(4000 + number, 1) for number in range(100)]
+        assert told[100:] == [(4099 + 2**n, 2**n) for n in range(8)]
+        await tree.agent.extend_request(asked.request.id, 4000)
+        last = (await tree.client.list_audit(limit=1000)).entries[-1]
+        assert (last.detail["expires_in_s"], last.detail["times"]) == (4000, 2)
+
+
 async def test_a_call_that_failed_is_not_one_that_was_made(kept: Kept) -> None:
     async with kept.engine() as engine:
         tree = await a_tree(engine)

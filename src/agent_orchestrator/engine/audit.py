@@ -1,7 +1,8 @@
 """Writing and reading the audit trail."""
 
+import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ import anyio
 from attrs import evolve
 
 from agent_orchestrator import operations as ops
-from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.access import Principal, RunIdentity
 from agent_orchestrator.domain.audit import DONE, AuditEntry, entry_hash, first_break
 from agent_orchestrator.domain.errors import (
     Conflict,
@@ -26,7 +27,7 @@ from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.operations import AuditPage, ListAudit, Operation
 from agent_orchestrator.ports import Transaction, View
 from agent_orchestrator.wire.codec import to_plain
-from agent_orchestrator.wire.strict_json import json_copy
+from agent_orchestrator.wire.strict_json import canonical, json_copy
 
 logger = logging.getLogger("agent_orchestrator.audit")
 
@@ -41,6 +42,9 @@ AUDITED: Final[Mapping[str, tuple[str, ...]]] = {
     ops.SET_ACCESS.name: ("grants",),
 }
 """The operations of which each that succeeds leaves an entry, with these fields of the command."""
+
+_FREE_TEXT: Final = frozenset({"reason"})
+"""The audited fields that can be worded in any way: other words do not make it another call."""
 
 CHECK_PAGE: Final = 500
 
@@ -82,13 +86,17 @@ def noted(
 ) -> Change[Any]:
     """Return the change that also leaves an entry, where the operation is one that does.
 
-    An agent's repeats of a call on the same target are coalesced, see :func:`refused`.
+    An agent's repeats of a call on the same target are coalesced, as refusals are (:func:`refused`). The
+    audited fields must be equal, free text aside. Of one call on one target, only the first
+    :data:`~agent_orchestrator.engine.core.MAX_VARIANTS` different ones are counted apart: who makes up values
+    does not fill the trail.
     """
     fields = AUDITED.get(operation.name)
     if fields is None:
         return change
-    kind = _done_kind(who, operation, request)
-    times = 1 if kind is None else core.repeats.so_far(kind) + 1
+    times = 1
+    if who.run is not None:  # each call of a person is on record
+        times += core.repeats.so_far(*_done_kind(who, who.run, operation, request))
     if not _is_told(times):
         return change
 
@@ -109,20 +117,22 @@ def noted(
 
 
 def count_done(core: Core, who: Principal, operation: Operation[Any, Any], request: object) -> None:
-    """Count a call that was carried out: called once its change is committed."""
-    if operation.name in AUDITED and (kind := _done_kind(who, operation, request)) is not None:
-        core.repeats.count(kind)
+    """Count an agent's call that was carried out.
+
+    It is called once the change is committed, and not where an earlier answer was given again.
+    """
+    if operation.name in AUDITED and who.run is not None:
+        core.repeats.count(*_done_kind(who, who.run, operation, request))
 
 
 def _done_kind(
-    who: Principal, operation: Operation[Any, Any], request: object
-) -> tuple[object, ...] | None:
-    """Return what makes an agent's call the same as another one; None for people, whose every call is
-    on record.
-    """
-    if who.run is None:
-        return None
-    return who.id, who.run.attempt, operation.name, DONE, target_of(operation, request)
+    who: Principal, run: RunIdentity, operation: Operation[Any, Any], request: object
+) -> tuple[Hashable, bytes]:
+    """Return what makes an agent's call one on the same target, and what makes it the same call."""
+    kind = who.id, run.attempt, operation.name, DONE, target_of(operation, request)
+    fields = [name for name in AUDITED[operation.name] if name not in _FREE_TEXT]
+    values = canonical([to_plain(getattr(request, name)) for name in fields])
+    return kind, hashlib.sha256(values.encode()).digest()
 
 
 def _is_told(times: int) -> bool:

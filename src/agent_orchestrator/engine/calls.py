@@ -126,7 +126,8 @@ async def _carry_out(
     else:
         making = partial(once.make, core, change)
         reply = await core.workers.transact(core.store, making, reserve=reserve)
-    audit.count_done(core, who, operation, request)
+    if not reply.replayed:
+        audit.count_done(core, who, operation, request)
     return reply
 
 

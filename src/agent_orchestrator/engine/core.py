@@ -89,23 +89,35 @@ class Patience:
 MAX_REPEATS = 10_000
 """Kinds of calls that are counted; of more the oldest begin anew."""
 
+MAX_VARIANTS = 100
+"""Variants of one kind of call that are counted apart; all others are counted together."""
+
 
 @define
 class Repeats:
     """How often agents made the same call with the same outcome, while the engine runs."""
 
-    _counts: OrderedDict[Hashable, int] = field(factory=OrderedDict)
+    _counts: OrderedDict[Hashable, dict[Hashable, int]] = field(factory=OrderedDict)
+    """By kind, then by variant; None is for variants that are counted together."""
 
-    def so_far(self, kind: Hashable) -> int:
-        """Return how many there were of a kind."""
-        return self._counts.get(kind, 0)
+    def so_far(self, kind: Hashable, variant: Hashable = None) -> int:
+        """Return how many calls of a kind and variant there were."""
+        variants = self._counts.get(kind, {})
+        return variants.get(_counted_as(variants, variant), 0)
 
-    def count(self, kind: Hashable) -> int:
-        """Count one more of a kind; return how many there were."""
-        times = self._counts[kind] = self._counts.pop(kind, 0) + 1
+    def count(self, kind: Hashable, variant: Hashable = None) -> int:
+        """Count one more call of a kind and variant; return how many there were."""
+        variants = self._counts[kind] = self._counts.pop(kind, {})
+        name = _counted_as(variants, variant)
+        times = variants[name] = variants.get(name, 0) + 1
         if len(self._counts) > MAX_REPEATS:
             self._counts.popitem(last=False)
         return times
+
+
+def _counted_as(variants: Mapping[Hashable, int], variant: Hashable) -> Hashable:
+    is_counted = variant in variants or len(variants) < MAX_VARIANTS
+    return variant if is_counted else None
 
 
 class _NoWorkers:
