@@ -404,6 +404,7 @@ def rendered(name: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).parents[1] / "agentd"))  # where a daemon to talk to is
+    for folder in ("agentd", "support"):  # where a daemon to talk to is
+        sys.path.append(str(Path(__file__).parents[1] / folder))
     for name in PAGES:
         (DOCS / name).write_text(rendered(name))

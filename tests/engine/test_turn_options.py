@@ -1,6 +1,6 @@
 """What an agent may ask of the models of others: not more than was chosen for itself."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import anyio
@@ -10,8 +10,9 @@ from attrs import frozen
 from agent_orchestrator import Client, EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Forbidden
-from agent_orchestrator.domain.model import Run
-from agent_orchestrator.ports import Outcome, RunContext
+from agent_orchestrator.domain.model import MANUAL, Chosen, Run
+from agent_orchestrator.engine.turn_options import together
+from agent_orchestrator.ports import Availability, Outcome, RunContext
 from agent_orchestrator.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +30,12 @@ class Standing:
             sent = await context.send(child.session.id, "x", model="n")
             assert sent.run is not None
             return Outcome(f"{child.run.id} {sent.run.id}")
-        await anyio.sleep_forever()
+        if context.prompt == "be woken":
+            child = await context.spawn("x", provider=MANUAL, notify_parent="wake")
+            return Outcome(child.run.id)
+        async with context.steering():
+            await context.emit("agent.message", {"text": "ready"})
+            await anyio.sleep_forever()
         raise AssertionError
 
 
@@ -38,6 +44,15 @@ class Plain(Standing):
 
     name = "plain"
     message_options = frozenset()
+
+
+class Gone(Standing):
+    """The same, and it is not there."""
+
+    name = "gone"
+
+    async def probe(self, env: Mapping[str, str]) -> Availability:
+        return Availability(available=False, reason="it is gone")
 
 
 @frozen
@@ -58,7 +73,7 @@ class Desk:
     async def of(self, run: Run) -> Client:
         async with self.person.events(run.session_id, follow=True) as events:
             async for event in events:
-                if event.event_type == "run.started" and event.run_id == run.id:
+                if event.event_type == "agent.message" and event.run_id == run.id:
                     break
         return Client(self.engine.acting_as(Principal.of_run(run.id, 1, run.session_id)))
 
@@ -70,8 +85,9 @@ async def desk() -> AsyncIterator[Desk]:
             "standing": ProviderConfig(Standing(), "standing", model="usual"),
             "other": ProviderConfig(Standing(), "other"),
             "plain": ProviderConfig(Plain(), "plain"),
+            "gone": ProviderConfig(Gone(), "gone"),
         },
-        Routing("standing"),
+        Routing("standing", {"gone": ("other",)}),
         max_concurrency=8,
     )
     async with MemoryStore() as store, Orchestrator(store, config) as engine:
@@ -149,3 +165,89 @@ async def test_a_runner_s_context_takes_the_options(desk: Desk) -> None:
     child, again = [await desk.person.get_run(one) for one in ended.result.text.split()]
     assert (child.model, child.effort, child.output_schema) == ("m", "low", {})
     assert (again.model, again.effort) == ("n", None)
+
+
+async def test_a_choice_holds_through_agents_that_take_no_such_option(desk: Desk) -> None:
+    agent, run = await desk.agent(model="small", effort="low")
+    for between in ("plain", "other"):
+        child = await agent.spawn("x", run_id=run.id, provider=between)
+        below = await desk.of(child.run)
+        again = await below.spawn("x", run_id=child.run.id, provider="standing")
+        assert (again.run.model, again.run.effort) == ("small", "low")
+        for asked in ({"model": "big"}, {"effort": "xhigh"}):
+            with pytest.raises(Forbidden):
+                await below.spawn("x", run_id=child.run.id, provider="standing", **asked)
+
+
+async def test_a_run_that_children_wake_has_what_was_chosen_for_the_one_before(desk: Desk) -> None:
+    session = await desk.person.create_session()
+    sent = await desk.person.send_message(session.id, "be woken", model="small", effort="low")
+    assert sent.run is not None
+    run = (await desk.person.wait_run(sent.run.id)).run
+    assert run.result is not None, run.error
+    await desk.person.transition_run(run.result.text, "running")
+    await desk.person.transition_run(run.result.text, "completed", result={"text": "done"})
+    runs = (await desk.person.list_runs(session_id=run.session_id)).runs
+    woken = next(one for one in runs if one.id != run.id)
+    assert (woken.model, woken.effort, woken.chosen) == ("small", "low", run.chosen)
+    with pytest.raises(Forbidden):
+        await (await desk.of(woken)).spawn("x", run_id=woken.id, model="big")
+
+
+async def test_who_has_less_steers_nobody_who_has_more(desk: Desk) -> None:
+    agent, run = await desk.agent()
+    child = await agent.spawn("x", run_id=run.id, model="big", effort="xhigh")
+    await desk.of(child.run)
+    joined = await agent.send(child.session.id, "joins", when_busy="steer")
+    assert joined.run is not None
+    assert joined.run.id == child.run.id
+    await desk.person.cancel_run(run.id, cascade=False)
+    limited = await desk.person.send_message(run.session_id, "x", model="small", effort="low")
+    assert limited.run is not None
+    sender = await desk.of(limited.run)
+    sent = await sender.send(child.session.id, "x", when_busy="steer")
+    assert sent.run is not None
+    assert sent.run.id != child.run.id
+    assert (sent.run.model, sent.run.effort) == ("small", "low")
+
+
+async def test_a_message_s_model_counts_more_than_its_session_s(desk: Desk) -> None:
+    agent, run = await desk.agent(session_model="big", model="small")
+    assert run.model == "small"
+    child = await agent.spawn("x", run_id=run.id)
+    assert child.run.model == "small"
+    with pytest.raises(Forbidden):
+        await agent.spawn("x", run_id=run.id, model="big")
+
+
+async def test_the_provider_s_own_model_can_be_chosen_too(desk: Desk) -> None:
+    agent, run = await desk.agent(model="usual")
+    with pytest.raises(Forbidden):
+        await agent.spawn("x", run_id=run.id, model="big")
+    free, other = await desk.agent()
+    assert (await free.spawn("x", run_id=other.id, model="big")).run.model == "big"
+
+
+async def test_a_fallback_changes_no_choice(desk: Desk) -> None:
+    agent, run = await desk.agent(provider="gone", model="small")
+    assert (await desk.person.get_run(run.id)).provider == "other"
+    with pytest.raises(Forbidden):
+        await agent.spawn("x", run_id=run.id, provider="gone", model="big")
+    assert (await desk.person.get_run(run.id)).chosen.models == {"gone": "small"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "both"),
+    [
+        (Chosen("low"), Chosen("high"), Chosen("low")),
+        (Chosen("high"), Chosen("low"), Chosen("low")),
+        (Chosen(), Chosen("low", {"a": "m"}), Chosen("low", {"a": "m"})),
+        (
+            Chosen(None, {"a": "m"}),
+            Chosen(None, {"a": "n", "b": "o"}),
+            Chosen(None, {"a": "m", "b": "o"}),
+        ),
+    ],
+)
+def test_of_two_choices_the_stricter_holds(first: Chosen, second: Chosen, both: Chosen) -> None:
+    assert together(first, second) == both

@@ -10,6 +10,7 @@ from typing import Any
 import apsw
 import pytest
 from attrs import evolve
+from older import insert
 
 from agent_orchestrator.domain.access import Grant, Reach
 from agent_orchestrator.domain.lifecycle import RunStatus
@@ -241,8 +242,7 @@ async def test_rows_of_an_older_database_have_their_owner(tmp_path: Path) -> Non
             ("runs", RUN_COLUMNS, run_values(run)),
             ("requests", REQUEST_COLUMNS, request_values(a_request(run))),
         ):
-            marks = ", ".join("?" * len(values))
-            connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)
+            insert(connection, table, names, values)
     async with SqliteStore(path) as store:
         for owner, count in (("ann", 1), ("bob", 0)):
             within = Reach(owner)

@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import apsw
 import pytest
+from older import insert
 
 from agent_orchestrator.domain.errors import (
     ForeignDatabase,
@@ -22,6 +23,7 @@ from agent_orchestrator.domain.errors import (
     Unavailable,
 )
 from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import Chosen
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.stores.sqlite.connection import open_database
 from agent_orchestrator.stores.sqlite.rows import (
@@ -459,8 +461,7 @@ async def test_records_of_before_they_were_bounded_are_counted(tmp_path: Path) -
                 for caller in ("local", "ann", ended.id)
             ),
         ):
-            marks = ", ".join("?" * len(values))
-            connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)
+            insert(connection, table, names, values)
     async with SqliteStore(path) as store:
         for caller, most in (("local", 3), ("ann", 9)):
             record = a_record(caller=caller, key="d")
@@ -472,3 +473,20 @@ async def test_records_of_before_they_were_bounded_are_counted(tmp_path: Path) -
             }
         )
     assert found == {"local": ["b", "c", "d"], "ann": ["a", "b", "c", "d"], ended.id: []}
+
+
+async def test_the_effort_of_runs_of_before_was_chosen(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+    session = a_session()
+    runs = [a_run(session.id, effort="low"), a_run(session.id)]
+    with contextlib.closing(apsw.Connection(str(path))) as connection:
+        connection.pragma("application_id", APPLICATION_ID)
+        for script in migrations()[:24]:
+            connection.execute(script)
+        connection.pragma("user_version", 24)
+        insert(connection, "sessions", SESSION_COLUMNS, session_values(session))
+        for run in runs:
+            insert(connection, "runs", RUN_COLUMNS, run_values(run))
+    async with SqliteStore(path) as store:
+        found = [await store.read(lambda view, run=run: view.run(run.id)) for run in runs]  # type: ignore[misc]
+    assert [run.chosen for run in found if run] == [Chosen("low"), Chosen()]

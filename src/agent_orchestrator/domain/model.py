@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from attrs import frozen
+from attrs import field, frozen
 
 from agent_orchestrator.domain.lifecycle import RunStatus
 
@@ -153,6 +153,18 @@ class Usage:
 
 
 @frozen
+class Chosen:
+    """The models and the effort that were chosen for an agent. It may choose no others for the agents
+    that it sets to work, and neither may they.
+    """
+
+    effort: str | None = None
+    """The most reasoning effort that it may ask for; None is any."""
+    models: Mapping[str, str] = field(factory=dict)
+    """By provider: the only model that it may name. It may name any of a provider that is not here."""
+
+
+@frozen
 class Run:
     """One execution of an agent for one message."""
 
@@ -191,6 +203,8 @@ class Run:
     """Reasoning effort that its message asks for. None is the provider's setting."""
     output_schema: Mapping[str, Any] | None = None
     """JSON Schema that its answer must match, where its message gives one."""
+    chosen: Chosen = field(factory=Chosen)
+    """What was chosen for its agent, by its message, its session or whoever set it to work."""
 
 
 REACHES: Final = "reaches"

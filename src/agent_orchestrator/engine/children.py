@@ -16,7 +16,7 @@ from agent_orchestrator.engine.access import run_for, session_for
 from agent_orchestrator.engine.confinement import Confinement, of_child
 from agent_orchestrator.engine.core import Change, Core, real
 from agent_orchestrator.engine.summaries import text_summary
-from agent_orchestrator.engine.turn_options import NO_OPTIONS, TurnOptions, inherited_options
+from agent_orchestrator.engine.turn_options import NOTHING_CHOSEN, TurnOptions
 from agent_orchestrator.operations import (
     MessageReply,
     SendToSession,
@@ -114,12 +114,6 @@ def _spawn(
     floor = core.approvals_of(parent, inherited)
     if command.approvals is not None and is_looser(command.approvals, floor):
         raise InvalidRequest.of({"approvals": f"must not be looser than its parent's, {floor}"})
-    options = TurnOptions.of(command)
-    inherited_turn = (
-        NO_OPTIONS
-        if run is None or who.run is None
-        else inherited_options(core, run, parent, provider or default, options)
-    )
     confined = (
         Confinement.of(run or parent)
         if who.run is None
@@ -167,8 +161,8 @@ def _spawn(
         source,
         command.task,
         "queue",
-        options=options,
-        inherited=inherited_turn,
+        options=TurnOptions.of(command),
+        above=NOTHING_CHOSEN if run is None or who.run is None else run.chosen,
         field="task",
     )
     assert reply.run is not None
@@ -191,7 +185,7 @@ async def send(core: Core, who: Principal, command: SendToSession) -> Change[Mes
     def change(tx: Transaction) -> MessageReply:
         session = messages.open_session(tx, who, Action.SEND, command.session_id)
         source = Source("client", principal=who.id)
-        options, inherited = TurnOptions.of(command), NO_OPTIONS
+        above = NOTHING_CHOSEN
         from_run_id = command.from_run_id
         if from_run_id is None and who.run is not None:
             from_run_id = who.run.run_id
@@ -203,8 +197,7 @@ async def send(core: Core, who: Principal, command: SendToSession) -> Change[Mes
                 raise Conflict(f"run {run.id} is canceled: it sends no more", {"run_id": run.id})
             source = Source(_kinship(sender, session), session_id=sender.id, run_id=run.id)
             if who.run is not None:
-                provider = core.provider_for(session, None)
-                inherited = inherited_options(core, run, sender, provider, options)
+                above = run.chosen
         _check_revival(core, tx, session)
         reply = messages.deliver(
             core,
@@ -213,8 +206,8 @@ async def send(core: Core, who: Principal, command: SendToSession) -> Change[Mes
             source,
             command.text,
             command.when_busy,
-            options=options,
-            inherited=inherited,
+            options=TurnOptions.of(command),
+            above=above,
         )
         if from_run_id is not None:
             _check_queue(tx, session, reply)

@@ -17,6 +17,7 @@ from agent_orchestrator.domain.model import (
     MANUAL,
     ApprovalPolicy,
     Attempt,
+    Chosen,
     Delivery,
     Message,
     Request,
@@ -34,6 +35,7 @@ from agent_orchestrator.engine.core import MAX_LOOK, Core
 from agent_orchestrator.engine.paging import BATCH_SIZE
 from agent_orchestrator.engine.prompts import cut, fitting, limit_of
 from agent_orchestrator.engine.summaries import request_summary, text_summary
+from agent_orchestrator.engine.turn_options import NO_OPTIONS, chosen_for, completed, together
 from agent_orchestrator.fields import MAX_TEXT
 from agent_orchestrator.ports import Draft, InputLimit, Resuming, Runner, Transaction, View
 from agent_orchestrator.wire.codec import to_plain
@@ -109,6 +111,7 @@ def enqueue(
     sandbox: Sandbox | None = None,
     effort: str | None = None,
     output_schema: Mapping[str, Any] | None = None,
+    chosen: Chosen,
 ) -> Run:
     """Add a queued run and the message it delivers; one that is not new takes its new form.
 
@@ -116,6 +119,7 @@ def enqueue(
     :param sandbox: what its commands may do, likewise.
     :param effort: reasoning effort; the provider's setting without one.
     :param output_schema: JSON Schema of its answer.
+    :param chosen: what is chosen for its agent.
     """
     run = Run(
         id=run_id,
@@ -143,6 +147,7 @@ def enqueue(
         sandbox=sandbox or session.sandbox,
         effort=effort,
         output_schema=output_schema,
+        chosen=chosen,
     )
     tx.add_run(run)
     drafts = []
@@ -426,17 +431,36 @@ def hand_over_outcomes(core: Core, tx: Transaction, session: Session, at: dateti
     if run_id is None or tx.run(run_id) is not None:
         run_id = core.config.ids("run")  # the run of that name did not deliver it
     provider = _provider_of(core, session)
+    above = _chosen_by_tellers(tx, session)
+    options = completed(core, provider, NO_OPTIONS, above)
     wake = enqueue(
         tx,
         session,
         run_id=run_id,
         message=waiting[0],
         provider=provider,
-        model=core.model_of(session, provider),
+        model=options.model or core.model_of(session, provider),
         at=at,
         is_new=False,
+        effort=options.effort,
+        chosen=chosen_for(session, provider, options, above),
     )
     _take_along(core, tx, wake, session)
+
+
+def _chosen_by_tellers(tx: Transaction, session: Session) -> Chosen:
+    """Return what was chosen for the runs of a session that set the children to work whose outcomes wait.
+
+    The run that they wake goes on for these.
+    """
+    waiting = tx.waiting_messages(session.id, limit=MAX_HANDED, size=MAX_HANDED_SIZE)
+    chosen = Chosen()
+    for told_by in dict.fromkeys(message.source.run_id for message in waiting):
+        child = tx.run(told_by) if told_by is not None else None
+        above = tx.run(child.parent_run_id) if child and child.parent_run_id else None
+        if above is not None and above.session_id == session.id:
+            chosen = together(chosen, above.chosen)
+    return chosen
 
 
 def _takes_along(core: Core, session: Session, run: Run) -> bool:
@@ -511,6 +535,7 @@ def _requeue(core: Core, tx: Transaction, run: Run, message: Message, at: dateti
         approval_policy=run.approval_policy,
         sandbox=run.sandbox,
         effort=run.effort,
+        chosen=run.chosen,
     )
 
 

@@ -8,7 +8,7 @@ from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import InvalidRequest, SessionBusy, SessionClosed, Unavailable
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import MANUAL, Message, Run, Session, Source
+from agent_orchestrator.domain.model import MANUAL, Chosen, Message, Run, Session, Source
 from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.access import session_for
 from agent_orchestrator.engine.confinement import Confinement, check_asked, check_kept
@@ -16,7 +16,15 @@ from agent_orchestrator.engine.core import MAX_LOOK, QUEUE_RETRY_S, Change, Core
 from agent_orchestrator.engine.images import keep, received
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.engine.prompts import limit_of
-from agent_orchestrator.engine.turn_options import NO_OPTIONS, TurnOptions, check_options
+from agent_orchestrator.engine.turn_options import (
+    NO_OPTIONS,
+    NOTHING_CHOSEN,
+    TurnOptions,
+    check_options,
+    chosen_for,
+    completed,
+    is_within,
+)
 from agent_orchestrator.operations import (
     ListMessages,
     MessagePage,
@@ -68,22 +76,30 @@ def deliver(
     provider: str | None = None,
     asked: Confinement = Confinement(),  # noqa: B008 - it never changes
     options: TurnOptions = NO_OPTIONS,
-    inherited: TurnOptions = NO_OPTIONS,
+    above: Chosen = NOTHING_CHOSEN,
     field: str = "text",
 ) -> MessageReply:
     """Hand a message to a session's agent: in a run of its own, or to the running one.
 
     :param options: what the message asks of the model.
-    :param inherited: the options that the message's run has where the message names none; not used where
-        the message joins a run.
+    :param above: what was chosen for the agent that sends it; nothing where a person does.
     :param field: what the caller calls the text.
+    :raises Forbidden: if the options exceed that.
     :raises InvalidRequest: naming that field, if the text is longer than the agent takes, or naming
         the options that the provider does not take.
     :raises SessionBusy: if it is to be rejected when a run is under way.
     :raises Unavailable: if the queue is full.
     """
+    whole = options
+    if above != NOTHING_CHOSEN:
+        whole = completed(core, core.provider_for(session, provider), options, above)
     active = None if busy == "queue" else tx.active_run(session.id)
-    if active is not None and busy == "steer" and _steers(tx, active, provider, asked, options):
+    if (
+        active is not None
+        and busy == "steer"
+        and _steers(tx, active, provider, asked, options)
+        and is_within(active, above)
+    ):
         check_length(core, active.provider, text, field)
         own_run_id = core.config.ids("run")
         message = user_message(core, session, source, text, active.id, own_run_id=own_run_id)
@@ -109,7 +125,8 @@ def deliver(
         provider,
         interrupts=is_next,
         asked=asked,
-        options=options.over(inherited),
+        options=whole,
+        above=above,
         field=field,
     )
     return MessageReply(message, run)
@@ -158,12 +175,14 @@ def queue_run(
     interrupts: bool = False,
     asked: Confinement = Confinement(),  # noqa: B008 - it never changes
     options: TurnOptions = NO_OPTIONS,
+    above: Chosen = NOTHING_CHOSEN,
     field: str = "text",
 ) -> Run:
     """Queue the run that delivers a message; its id is the message's ``run_id``.
 
     :param asked: how the message wants its agent confined.
     :param options: what the message asks of the model.
+    :param above: what was chosen for the agent that sends it.
     :param field: what the caller calls the message's text.
     :raises InvalidRequest: if the provider cannot keep to that, or to what the session says, or
         takes no text of that length, or does not take an option.
@@ -189,6 +208,7 @@ def queue_run(
         sandbox=asked.sandbox,
         effort=options.effort,
         output_schema=options.output_schema,
+        chosen=chosen_for(session, provider, options, above),
     )
     keep(tx, message, options.images)
     return run

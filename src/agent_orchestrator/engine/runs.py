@@ -28,7 +28,7 @@ from agent_orchestrator.engine.messages import (
     user_message,
 )
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
-from agent_orchestrator.engine.turn_options import TurnOptions, check_options
+from agent_orchestrator.engine.turn_options import TurnOptions, check_options, chosen_for
 from agent_orchestrator.fields import MAX_NAMED, MAX_TEXT, encoding_problem, shown
 from agent_orchestrator.operations import (
     CancelReply,
@@ -76,6 +76,7 @@ async def create(core: Core, who: Principal, command: CreateRun) -> Change[RunRe
             at=core.now(),
             effort=options.effort,
             output_schema=options.output_schema,
+            chosen=chosen_for(session, provider, options),
         )
         return RunReply(run)
 

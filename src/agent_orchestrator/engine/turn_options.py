@@ -7,7 +7,7 @@ from attrs import asdict, frozen
 
 from agent_orchestrator.domain.errors import Forbidden, InvalidRequest
 from agent_orchestrator.domain.images import ImageContent
-from agent_orchestrator.domain.model import MANUAL, Run, Session
+from agent_orchestrator.domain.model import MANUAL, Chosen, Run, Session
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.operations import (
     CreateRun,
@@ -89,6 +89,8 @@ class TurnOptions:
 
 NO_OPTIONS = TurnOptions()
 
+NOTHING_CHOSEN: Final = Chosen()
+
 
 def check_options(core: Core, provider: str, options: TurnOptions) -> None:
     """Raise `InvalidRequest`, naming each option that the provider does not take.
@@ -111,44 +113,64 @@ EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh")
 """Reasoning efforts that can be compared, the least first."""
 
 
-def inherited_options(
-    core: Core, run: Run, session: Session, provider: str, asked: TurnOptions
-) -> TurnOptions:
-    """Return the options for an agent's message that names none: the options of the agent's own run.
+def completed(core: Core, provider: str, asked: TurnOptions, above: Chosen) -> TurnOptions:
+    """Return a message's options, and where it names none, those that were chosen for its sender.
 
-    What a person chose for an agent, it cannot exceed by a child. The provider's own settings are no
-    such choice: where nobody chose, an agent may.
-
-    :param run: the agent's.
-    :param session: the run's.
     :param provider: the provider of the message; a model is one provider's.
-    :param asked: the options that the message names.
-    :raises Forbidden: if it names another model, or more effort.
+    :param above: what was chosen for the agent that sends it. The provider's own settings are no such
+        choice: where nobody chose, an agent may.
+    :raises Forbidden: if the message names another model, or more effort.
     """
-    config = core.config.providers.get(provider)
-    model = None
-    if provider == run.provider:
-        usual = config.model if config is not None else None
-        model = session.model or (run.model if run.model != usual else None)
+    model, effort = above.models.get(provider), above.effort
     if model is not None and asked.model not in (None, model):
         raise Forbidden(
             f"the agent's own model was chosen for it ({model}): it may not choose another",
             {"model": model},
         )
-    if (
-        run.effort is not None
-        and asked.effort is not None
-        and not _at_most(asked.effort, run.effort)
-    ):
+    if effort is not None and asked.effort is not None and not _at_most(asked.effort, effort):
         raise Forbidden(
-            f"the agent's own effort was chosen for it ({run.effort}): it may not ask for more",
-            {"effort": run.effort},
+            f"the agent's own effort was chosen for it ({effort}): it may not ask for more",
+            {"effort": effort},
         )
+    config = core.config.providers.get(provider)
     accepted = accepted_options(config.runner) if config is not None else frozenset()
-    return TurnOptions(
-        model=model if "model" in accepted else None,
-        effort=run.effort if "effort" in accepted else None,
+    return asked.over(
+        TurnOptions(
+            model=model if "model" in accepted else None,
+            effort=effort if "effort" in accepted else None,
+        )
     )
+
+
+def chosen_for(
+    session: Session, provider: str, options: TurnOptions, above: Chosen = NOTHING_CHOSEN
+) -> Chosen:
+    """Return what is chosen for the agent of a run.
+
+    :param options: those of the run's message.
+    :param above: what was chosen for the agent that sets it to work. It holds also where a runner in
+        between takes no such option.
+    """
+    model = options.model or session.model
+    models = above.models if model is None else {**above.models, provider: model}
+    return Chosen(options.effort or above.effort, models)
+
+
+def is_within(run: Run, above: Chosen) -> bool:
+    """Return whether a run's agent may do no more than another agent for which this was chosen."""
+    has_no_more = above.effort is None or (
+        run.chosen.effort is not None and _at_most(run.chosen.effort, above.effort)
+    )
+    models = run.chosen.models
+    return has_no_more and all(models.get(name) == one for name, one in above.models.items())
+
+
+def together(first: Chosen, second: Chosen) -> Chosen:
+    """Return what holds where two choices do: less effort, and of two models the first."""
+    efforts = [one for one in (first.effort, second.effort) if one is not None]
+    if len(efforts) == 2 and _at_most(efforts[1], efforts[0]):
+        efforts.reverse()
+    return Chosen(efforts[0] if efforts else None, {**second.models, **first.models})
 
 
 def _at_most(effort: str, limit: str) -> bool:

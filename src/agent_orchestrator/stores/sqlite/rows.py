@@ -9,6 +9,7 @@ from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     Attempt,
+    Chosen,
     Event,
     Image,
     Invocation,
@@ -153,7 +154,7 @@ RUN_COLUMNS: Final = (
     "id, session_id, message_id, parent_run_id, provider, model, status, waiting_on, attempt,"
     " worker_id, thread_id, result, error_code, error_message, usage, exit_code,"
     " cancel_requested_at, cancel_reason, created_at, started_at, finished_at, interrupts,"
-    " approval_policy, sandbox, effort, output_schema"
+    " approval_policy, sandbox, effort, output_schema, chosen"
 )
 
 
@@ -190,7 +191,11 @@ def run_values(run: Run) -> Values:
         run.sandbox,
         run.effort,
         None if run.output_schema is None else dumps(run.output_schema),
+        None if run.chosen == _NOTHING else dumps([run.chosen.effort, run.chosen.models]),
     )
+
+
+_NOTHING: Final = Chosen()
 
 
 def is_long_result(text: str) -> bool:
@@ -243,6 +248,7 @@ def run_from(row: Row) -> Run:
         sandbox=row[23],
         effort=row[24],
         output_schema=None if row[25] is None else json.loads(row[25]),
+        chosen=_NOTHING if row[26] is None else Chosen(*json.loads(row[26])),
     )
 
 

@@ -16,6 +16,7 @@ from agent_orchestrator.domain.errors import (
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     Attempt,
+    Chosen,
     Event,
     Invocation,
     RunError,
@@ -122,6 +123,9 @@ class Values(Opening):
                 cancel_reason=HARD_TEXT,
                 started_at=NOW + timedelta(seconds=1),
                 finished_at=NOW + timedelta(days=400),
+                effort="low",
+                output_schema={"type": "object"},
+                chosen=Chosen("low", {"claude": "m", HARD_TEXT: "n"}),
             )
             await store.transact(lambda tx: tx.put_run(changed))
             stored = await store.read(lambda view: view.run(run.id))
