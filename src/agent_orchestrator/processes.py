@@ -6,6 +6,7 @@ A pid alone is used anew, and the time of day is set. So a process is its pid an
 import ctypes
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -51,6 +52,21 @@ def is_running(pid: int, birth: str | None) -> bool:
         return False
     state = text[text.rindex(b")") + 2 :][:1]
     return birth is not None and birth_of(pid) == birth and state not in (b"Z", b"X")
+
+
+def flock_holder(device: int, inode: int) -> str | None:
+    """Return the pid of a process that has a file locked with ``flock``; None where the kernel does not tell.
+
+    :param device: ``st_dev`` of the file.
+    :param inode: ``st_ino`` of the file.
+    """
+    name = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5] == name and int(fields[4]) > 0:
+                return fields[4]
+    return None
 
 
 def birth(ticks: int) -> str | None:

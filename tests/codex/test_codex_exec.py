@@ -1,5 +1,6 @@
 """The exec runner with the real codex against the local model server."""
 
+import fcntl
 import json
 import os
 import stat
@@ -337,6 +338,30 @@ async def test_images_that_codex_could_not_read_fail_the_run(
     assert caught.value.code == code
     assert models.requests == []
     assert not [*state.runs.glob("*")]
+
+
+@pytest.mark.parametrize("is_canceled", [True, False])
+async def test_a_lock_on_the_directory_of_runs_hangs_no_run(
+    runner, record, models, monkeypatch, is_canceled
+):
+    user_state().runs.mkdir(parents=True, mode=0o700, exist_ok=True)
+    held = os.open(user_state().runs, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        context = record("say x", images=[RED])
+        if is_canceled:
+            with anyio.fail_after(4), anyio.move_on_after(0.2) as scope:
+                await runner.run(context)
+            assert scope.cancelled_caught
+        else:
+            monkeypatch.setattr("agent_orchestrator.runners.scratch._LOCK_PATIENCE_S", 0.1)
+            failure = await failing(runner, context)
+            assert failure.code == "provider_error"
+            assert f"process {os.getpid()} has it locked" in str(failure)
+    finally:
+        os.close(held)
+    assert models.requests == []
+    assert not [*user_state().runs.iterdir()]
 
 
 async def test_the_files_of_a_run_are_private_and_go_with_it(runner, record):

@@ -3,20 +3,36 @@
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
 from agent_orchestrator.runners import scratch
 from agent_orchestrator.user_state import user_state
 
+pytestmark = pytest.mark.anyio
+
 _HOLDER = """
 import sys
+import anyio
 from agent_orchestrator.runners import scratch
-with scratch.private_directory() as path:
-    scratch.write(path / "x", b"x")
-    print(path, flush=True)
-    sys.stdin.read()
+async def main():
+    async with scratch.private_directory() as path:
+        scratch.write(path / "x", b"x")
+        print(path, flush=True)
+        sys.stdin.read()
+anyio.run(main)
+"""
+
+_LOCKER = """
+import fcntl, os, sys
+held = os.open(sys.argv[1], os.O_RDONLY)
+fcntl.flock(held, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
 """
 
 
@@ -25,28 +41,42 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
-def test_only_what_a_killed_process_has_left_is_removed() -> None:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with holder, scratch.private_directory() as own:
+@contextmanager
+def program(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run a Python program that ends with the scope."""
+    command = [sys.executable, "-c", *arguments]
+    made = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with made:
         try:
+            yield made
+        finally:
+            made.kill()
+
+
+def names() -> set[str]:
+    """Return what is in the directory of all runs."""
+    state = user_state()
+    assert state is not None
+    return {path.name for path in state.runs.iterdir()}
+
+
+async def test_only_what_a_killed_process_has_left_is_removed() -> None:
+    with program(_HOLDER) as holder:
+        async with scratch.private_directory() as own:
             assert holder.stdout is not None
             other = Path(holder.stdout.readline().strip())
             assert (other / "x").read_bytes() == b"x"
             scratch.remove_leftovers()
-            assert other.exists()
-        finally:
+            assert names() == {own.name, other.name}
             holder.kill()
-        holder.wait()
-        scratch.remove_leftovers()
-        assert not other.exists()
-        assert own.exists()
-    assert not own.exists()
+            holder.wait()
+            scratch.remove_leftovers()
+            assert names() == {own.name}
+        assert not names()
 
 
-def test_its_files_are_its_users_and_new() -> None:
-    with scratch.private_directory() as own:
+async def test_its_files_are_its_users_and_new() -> None:
+    async with scratch.private_directory() as own:
         scratch.write(own / "x", b"x")
         (own / "link").symlink_to(own / "x")
         for taken in ("x", "link"):
@@ -56,20 +86,20 @@ def test_its_files_are_its_users_and_new() -> None:
     assert modes == [0o700, 0o700, 0o600]
 
 
-def test_without_a_state_directory_it_is_a_temporary_one(
+async def test_without_a_state_directory_it_is_a_temporary_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(scratch, "user_state", lambda: None)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     scratch.remove_leftovers()
-    with scratch.private_directory() as own:
+    async with scratch.private_directory() as own:
         scratch.write(own / "x", b"x")
         assert own.parent == tmp_path
     assert not own.exists()
 
 
-def test_a_link_in_the_place_of_a_run_is_not_followed(tmp_path: Path) -> None:
-    with scratch.private_directory():
+async def test_a_link_in_the_place_of_a_run_is_not_followed(tmp_path: Path) -> None:
+    async with scratch.private_directory():
         state = user_state()
         assert state is not None
         (tmp_path / "kept").mkdir()
@@ -77,3 +107,58 @@ def test_a_link_in_the_place_of_a_run_is_not_followed(tmp_path: Path) -> None:
         (state.runs / "run-link").symlink_to(tmp_path / "kept")
         scratch.remove_leftovers()
     assert (tmp_path / "kept" / "x").exists()
+
+
+@contextmanager
+def locked_by_another() -> Iterator["subprocess.Popen[str]"]:
+    """Have the directory of all runs locked by another process; yield that."""
+    state = user_state()
+    assert state is not None
+    state.runs.mkdir(parents=True, mode=0o700, exist_ok=True)
+    with program(_LOCKER, str(state.runs)) as locker:
+        assert locker.stdout is not None
+        assert locker.stdout.readline() == "locked\n"
+        yield locker
+
+
+async def test_a_lock_of_others_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with locked_by_another() as locker:
+        tries = []
+        lock = scratch._lock
+
+        def counted(path: Path, how: int) -> int:
+            tries.append(path)
+            if len(tries) == 3:
+                locker.kill()
+                locker.wait()
+            return lock(path, how)
+
+        monkeypatch.setattr(scratch, "_lock", counted)
+        with anyio.fail_after(30):
+            async with scratch.private_directory() as own:
+                assert own.exists()
+        assert len(tries) == 4  # the third try got it, the fourth is for its own
+
+
+async def test_a_cancel_is_heard_while_others_hold_the_lock() -> None:
+    with locked_by_another(), anyio.fail_after(4):
+        with anyio.move_on_after(0.2) as scope:
+            async with scratch.private_directory():
+                raise AssertionError("it is locked")
+        assert scope.cancelled_caught
+        assert not names()
+
+
+async def test_a_lock_that_others_keep_is_an_error_that_names_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scratch, "_LOCK_PATIENCE_S", 0.1)
+    state = user_state()
+    assert state is not None
+    with locked_by_another() as locker:
+        with pytest.raises(OSError, match="has it locked") as caught, anyio.fail_after(4):
+            async with scratch.private_directory():
+                raise AssertionError("it is locked")
+        assert str(state.runs) in str(caught.value)
+        assert f"process {locker.pid} " in str(caught.value)
+        assert not names()

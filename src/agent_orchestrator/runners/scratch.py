@@ -8,23 +8,61 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+import anyio
+from anyio.to_thread import run_sync
+
+from agent_orchestrator.processes import flock_holder
 from agent_orchestrator.user_state import make_private_directory, user_state
 
 _PREFIX: Final = "run-"
 
 
-@contextmanager
-def private_directory() -> Iterator[Path]:
+_LOCK_PATIENCE_S: Final = 5.0
+"""How long another program may have the directory of all runs locked. A daemon that starts needs it for a
+moment, to remove what is left there."""
+
+_LOCK_PAUSE_S: Final = 0.05
+
+
+@asynccontextmanager
+async def private_directory() -> AsyncIterator[Path]:
     """Make a directory that only this user may use; remove it and all that is in it afterwards.
 
     It is in the user's state directory. Where there is no place for one, it is in the directory for
     temporary files, and stays there if this process is killed.
 
+    :raises OSError: if it cannot be made, or others keep the directory of all runs locked for 5 s.
+    """
+    made = ExitStack()
+    try:
+        yield await _made(made)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await run_sync(made.close)
+
+
+async def _made(made: ExitStack) -> Path:
+    give_up_at = anyio.current_time() + _LOCK_PATIENCE_S
+    while True:
+        try:
+            return await run_sync(made.enter_context, _directory())
+        except BlockingIOError:
+            # A thread that waits for a lock cannot be stopped. So no try waits.
+            if anyio.current_time() >= give_up_at:
+                raise
+        await anyio.sleep(_LOCK_PAUSE_S)
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    """Make a directory, and remove it afterwards.
+
+    :raises BlockingIOError: if others have a directory locked that is needed.
     :raises OSError: if it cannot be made.
     """
     state = user_state()
@@ -34,9 +72,14 @@ def private_directory() -> Iterator[Path]:
         return
     base = state.runs
     make_private_directory(base)
-    with _locked(base, fcntl.LOCK_SH):  # nobody looks for what is left while it is not locked yet
+    # Nobody looks for what is left while the new one is not locked yet.
+    with _locked(base, fcntl.LOCK_SH):
         path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
-        held = _lock(path, fcntl.LOCK_EX)
+        try:
+            held = _lock(path, fcntl.LOCK_EX)
+        except OSError:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
     try:
         yield path
     finally:
@@ -62,9 +105,9 @@ def remove_leftovers() -> None:
     state = user_state()
     if state is None:
         return
-    with suppress(OSError), _locked(state.runs, fcntl.LOCK_EX | fcntl.LOCK_NB):
+    with suppress(OSError), _locked(state.runs, fcntl.LOCK_EX):
         for path in state.runs.glob(f"{_PREFIX}*"):
-            with suppress(OSError), _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            with suppress(OSError), _locked(path, fcntl.LOCK_EX):
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -78,13 +121,20 @@ def _locked(path: Path, how: int) -> Iterator[None]:
 
 
 def _lock(path: Path, how: int) -> int:
-    """Return a descriptor that holds the lock of a directory.
+    """Return a descriptor that holds the lock of a directory. Never wait for it.
 
-    :raises OSError: if there is no such directory, or it is locked and not to be waited for.
+    :raises BlockingIOError: if others have it locked.
+    :raises OSError: if there is no such directory.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, how)
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        found = os.fstat(descriptor)
+        os.close(descriptor)
+        holder = flock_holder(found.st_dev, found.st_ino)
+        who = f"process {holder}" if holder else "another process"
+        raise BlockingIOError(error.errno, f"{who} has it locked", str(path)) from None
     except OSError:
         os.close(descriptor)
         raise

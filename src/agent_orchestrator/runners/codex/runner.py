@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -355,29 +355,26 @@ async def _option_files(context: RunContext) -> AsyncIterator[_OptionFiles]:
     if schema is None and not images:
         yield _OptionFiles()
         return
-    files = ExitStack()
-    try:
-        yield await anyio.to_thread.run_sync(_written, files, schema, images)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(files.close)
+    async with AsyncExitStack() as files:
+        try:
+            place = await files.enter_async_context(scratch.private_directory())
+            written = await anyio.to_thread.run_sync(_written, place, schema, images)
+        except OSError as problem:
+            note = f"what codex is to read cannot be written to a file: {problem}"
+            raise AgentFailed("provider_error", note) from problem
+        yield written
 
 
 def _written(
-    files: ExitStack, schema: Mapping[str, Any] | None, images: Sequence[ImageContent]
+    place: Path, schema: Mapping[str, Any] | None, images: Sequence[ImageContent]
 ) -> _OptionFiles:
-    try:
-        place = files.enter_context(scratch.private_directory())
-        if schema is not None:
-            scratch.write(place / "schema.json", json.dumps(schema).encode())
-        paths = []
-        for number, content in enumerate(images, 1):
-            kind = content.image.media_type.partition("/")[2]
-            paths.append(place / f"{number}.{kind}")
-            scratch.write(paths[-1], content.data)
-    except OSError as problem:
-        note = f"what codex is to read cannot be written to a file: {problem}"
-        raise AgentFailed("provider_error", note) from problem
+    if schema is not None:
+        scratch.write(place / "schema.json", json.dumps(schema).encode())
+    paths = []
+    for number, content in enumerate(images, 1):
+        kind = content.image.media_type.partition("/")[2]
+        paths.append(place / f"{number}.{kind}")
+        scratch.write(paths[-1], content.data)
     if images and "," in str(place):
         note = f"codex takes no image whose path has a comma: {place}"
         raise AgentFailed("invalid_config", note)

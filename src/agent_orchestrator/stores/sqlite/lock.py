@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from agent_orchestrator.domain.errors import StoreLocked
+from agent_orchestrator.processes import flock_holder
 
 FileId = tuple[int, int]
 """Device and inode: the same for every name of a file, in every mount namespace."""
@@ -69,7 +70,7 @@ class FileLock:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(descriptor)
-                holder = _holder(held) or (_signature(signed) if signed else None)
+                holder = flock_holder(*held) or (_signature(signed) if signed else None)
                 raise _in_use(what, holder) from None
             except BaseException:
                 os.close(descriptor)
@@ -97,18 +98,6 @@ class FileLock:
 def _in_use(what: str, holder: str | None) -> StoreLocked:
     named = f"process {holder}" if holder else "another process"
     return StoreLocked(f"{what} is in use by {named}; only one may have it open")
-
-
-def _holder(held: FileId) -> str | None:
-    """Return the process that has a file locked; None where the kernel does not tell."""
-    device, inode = held
-    name = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/locks").read_text().splitlines():
-            fields = line.split()
-            if fields[1] == "FLOCK" and fields[5] == name and int(fields[4]) > 0:
-                return fields[4]
-    return None
 
 
 def _signature(path: Path) -> str | None:
