@@ -348,8 +348,7 @@ def _leaf_problem(value: Any) -> str | None:
     if isinstance(value, str):
         return encoding_problem(value)
     if isinstance(value, int):
-        is_long = _digits(value) > MAX_DIGITS
-        return f"must have at most {MAX_DIGITS} digits" if is_long else None
+        return f"must have at most {MAX_DIGITS} digits" if has_many_digits(value) else None
     if isinstance(value, float):
         return _number_problem(_ANY, value)
     return None if value is None else f"is a {type(value).__name__}, which JSON cannot say"
@@ -359,6 +358,15 @@ def _leaf_size(value: Any) -> int:
     if isinstance(value, str):
         return len(value.encode()) + 2
     return 2 + (_digits(value) if isinstance(value, int) else 0)
+
+
+_BEYOND: int = 10**MAX_DIGITS
+_FEW_BITS = _BEYOND.bit_length() - 1
+
+
+def has_many_digits(value: int) -> bool:
+    """Tell whether an integer has more than :data:`MAX_DIGITS` digits."""
+    return value.bit_length() > _FEW_BITS and abs(value) >= _BEYOND
 
 
 def _digits(value: int) -> int:

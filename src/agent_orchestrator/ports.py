@@ -700,7 +700,9 @@ class RunContext(Protocol):
         Returns when the event is in order behind all before it; it is durable before the run ends.
         The data is taken as it is now; changing it afterwards changes nothing.
 
-        :raises InvalidEvent: a ``ValueError``, if the type is not an agent's or JSON cannot say the data.
+        :raises InvalidEvent: a ``ValueError``, if the type is not an agent's, JSON cannot say the data, or
+            no client could read it: it is nested deeper than 400 levels, has a number of more than 100 digits, or
+            two keys of an object are the same in JSON.
         """
         ...
 

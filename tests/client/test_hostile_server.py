@@ -184,6 +184,26 @@ async def test_an_answer_that_is_none_ends_in_a_plain_error(shape: str) -> None:
             assert 0 < len(str(error)) < 1_000
 
 
+REASONS: dict[bytes, str] = {
+    b'{"run":' * 501 + b"0" + b"}" * 501: "is nested too deeply",
+    b'{"run":{},"run":{}}': "has the key 'run' twice",
+    b'{"run":%b}' % (b"9" * 101): "more than 100 digits",
+    b"<html>": "is not JSON",
+    b"": "is not JSON",
+    b"\xff": "is not UTF-8",
+}
+
+
+@pytest.mark.parametrize("number", range(len(REASONS)))
+async def test_the_error_says_why_an_answer_cannot_be_read(number: int) -> None:
+    body, reason = [*REASONS.items()][number]
+    async with answering(lambda: whole(body)) as transport:
+        with anyio.fail_after(20), pytest.raises(Internal) as refused:
+            await transport.call(GET_RUN, sample(GET_RUN))
+    assert refused.value.message.startswith("the server's answer ")
+    assert reason in refused.value.message
+
+
 # --- slow answers ---------------------------------------------------------------------------
 
 SLOW: dict[str, Answer] = {
@@ -239,9 +259,13 @@ STREAMS: dict[str, tuple[str, Answer]] = {
     "a frame of lines": ("200,000 bytes", lambda: endless(stream(), b"data:\n" * 1000)),
     "a comment without an end": ("200,000 bytes", lambda: endless(stream() + b": ", PIECE)),
     "many values": ("5,000 values", lambda: frame(b'{"data":[' + b"[]," * VALUES + b"0]}")),
-    "deep": ("none", lambda: frame(b'{"data":' * 2000)),
-    "deep and closed": ("none", lambda: frame(b'{"data":' * 2000 + b"0" + b"}" * 2000)),
-    "twins": ("none", lambda: frame(b'{"data":{},"data":{}}')),
+    "deep": ("an event", lambda: frame(b'{"data":' * 2000)),
+    "deep and closed": (
+        "an event is nested too deeply",
+        lambda: frame(b'{"data":' * 2000 + b"0" + b"}" * 2000),
+    ),
+    "digits": ("more than 100 digits", lambda: frame(b'{"data":%b}' % (b"9" * 101))),
+    "twins": ("an event has the key 'data' twice", lambda: frame(b'{"data":{},"data":{}}')),
     "not an event": ("none", lambda: frame(b"[]")),
     "a long cursor": ("256 characters", lambda: frame(b"{}", cursor=PIECE)),
     "a long epoch": (

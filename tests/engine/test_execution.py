@@ -23,7 +23,7 @@ from agent_orchestrator import (
 )
 from agent_orchestrator.domain.errors import ConfigError, Unavailable
 from agent_orchestrator.domain.events import InvalidEvent
-from agent_orchestrator.domain.model import MANUAL
+from agent_orchestrator.domain.model import MANUAL, Usage
 from agent_orchestrator.engine import EngineConfig, Orchestrator
 from agent_orchestrator.operations import CREATE_SESSION as CREATE
 from agent_orchestrator.operations import SEND_MESSAGE, CreateSession, SendMessage
@@ -238,6 +238,26 @@ async def test_a_flood_of_events_is_kept_in_order(tmp_path: Path) -> None:
     assert [event.seq for event in log] == list(range(1, len(log) + 1))
 
 
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for number in range(levels):
+        value = [value] if number % 2 else {"k": value}
+    return value
+
+
+def unreadable() -> list[Any]:
+    """Return values that Python can write as JSON, and no client reads within a page of events."""
+    return [
+        nested(400),  # the data itself is one more
+        nested(499),
+        nested(900),
+        10**100,
+        [-(10**100)],
+        {1: "a", "1": "b"},
+        {None: "a", "null": "b"},
+    ]
+
+
 @define
 class Forger:
     """Emits what no runner may."""
@@ -250,10 +270,18 @@ class Forger:
             ("agent.message", {"text": float("nan")}),
             ("agent.message", {"text": "\ud800"}),
             ("agent.message", {"text": object()}),
+            ("agent.message", ["text"]),
+            *[("agent.message", {"text": "x", "more": more}) for more in unreadable()],
+            *[("agent.message", {"text": "x" * 100_000, "more": more}) for more in unreadable()],
         ]
         for event_type, data in bad:
             with pytest.raises(InvalidEvent):
                 await context.emit(event_type, data)
+        for more in unreadable():
+            with pytest.raises(InvalidEvent):
+                await context.set_thread("t", {"more": more})
+        with pytest.raises(InvalidEvent):
+            await context.report_usage(Usage(input_tokens=10**100))
         return Outcome("caught")
 
 

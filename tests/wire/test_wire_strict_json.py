@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.fields import MAX_DIGITS, check
+from agent_orchestrator.operations import CreateSession
 from agent_orchestrator.wire import strict_json
 
 text = st.text(st.characters(codec="utf-8"))
@@ -121,3 +123,30 @@ def test_what_json_cannot_say_is_not_written() -> None:
 
 def test_text_stays_itself() -> None:
     assert strict_json.dumps({"ü": "\u2028😀"}) == '{"ü":"\u2028😀"}'
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_a_number_may_have_so_many_digits_and_no_more(sign: str) -> None:
+    most = int(sign + "9" * MAX_DIGITS)
+    assert strict_json.loads(f"[{most}]".encode()) == [most]
+    strict_json.check_readable([most])
+    check(CreateSession, CreateSession(metadata={"n": most}))
+    beyond = int(f"{sign}1" + "0" * MAX_DIGITS)
+    with pytest.raises(InvalidRequest, match="digits"):
+        strict_json.loads(f"[{beyond}]".encode())
+    with pytest.raises(ValueError, match="digits"):
+        strict_json.check_readable([beyond])
+    with pytest.raises(InvalidRequest, match="digits"):
+        check(CreateSession, CreateSession(metadata={"n": beyond}))
+
+
+@pytest.mark.parametrize("inner", [{}, [], {"k": 1}, (1,)])
+def test_what_is_stored_leaves_room_for_what_it_is_read_within(inner: Any) -> None:
+    value = inner
+    for _ in range(strict_json.MAX_STORED_NESTING - 1):
+        value = [value]
+    strict_json.check_readable(value)
+    page = {"events": [{"data": value}]}
+    strict_json.loads(strict_json.dumps({"more": page}).encode())
+    with pytest.raises(ValueError, match="nested"):
+        strict_json.check_readable({"k": value})

@@ -103,6 +103,8 @@ class AttemptContext:
     async def emit(self, event_type: str, data: Mapping[str, Any]) -> None:
         if event_type not in AGENT_EVENTS:
             raise InvalidEvent(f"{event_type!r} is not an event a runner may emit")
+        if not isinstance(data, Mapping):
+            raise InvalidEvent(f"{event_type}: the data must be an object")
         self.has_begun |= event_type != EventType.RUN_ERROR
         self._recorder.heard_at = anyio.current_time()
         if strict_json.is_long(data):
@@ -400,24 +402,27 @@ def _give_back(message_id: str, tx: Transaction, run: Run) -> None:
 def _encoded(data: Mapping[str, Any], what: str) -> Encoded:
     """Return long data as JSON.
 
-    :raises InvalidEvent: if it cannot be said in JSON, or not be stored.
+    :raises InvalidEvent: if it cannot be said in JSON, not be stored, or not be read by a client.
     """
     try:
-        return Encoded(strict_json.encode_in_slices(data))
+        encoded = Encoded(strict_json.encode_in_slices(data))
+        strict_json.check_readable(data)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidEvent(f"{what} is not JSON: {error}") from error
+        raise InvalidEvent(f"{what} cannot be stored as JSON: {error}") from error
+    return encoded
 
 
 def _as_json(data: Mapping[str, Any], what: str) -> str:
     """Return data as JSON text.
 
-    :raises InvalidEvent: if it cannot be said in JSON, or not be stored.
+    :raises InvalidEvent: if it cannot be said in JSON, not be stored, or not be read by a client.
     """
     try:
         text = strict_json.dumps(data)
         text.encode()
+        strict_json.check_readable(data)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidEvent(f"{what} is not JSON: {error}") from error
+        raise InvalidEvent(f"{what} cannot be stored as JSON: {error}") from error
     return text
 
 

@@ -150,7 +150,7 @@ def json_number(digits: str) -> float | str:
 
 def json_integer(digits: str) -> int | str:
     """Return a number as an integer, or as text where it has more digits than a reader of the log takes."""
-    return int(digits) if len(digits) <= MAX_DIGITS else digits
+    return int(digits) if len(digits) - digits.startswith("-") <= MAX_DIGITS else digits
 
 
 # json.loads makes a new one at each call.

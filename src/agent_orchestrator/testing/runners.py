@@ -116,6 +116,8 @@ class RecordingContext:
         """
         if event_type not in AGENT_EVENTS:
             raise InvalidEvent(f"{event_type} is not an agent's to write")
+        if not isinstance(data, Mapping):
+            raise InvalidEvent(f"{event_type}: the data must be an object")
         try:
             if strict_json.is_long(data):  # as the engine does, not to hold the event loop
                 await run_sync(strict_json.encode_in_slices, data)
@@ -124,7 +126,8 @@ class RecordingContext:
                 text = json.dumps(data, allow_nan=False, ensure_ascii=False)
                 text.encode()
                 kept = json.loads(text)
-        except (TypeError, ValueError) as error:
+            strict_json.check_readable(data)
+        except (TypeError, ValueError, RecursionError) as error:
             raise InvalidEvent(str(error)) from error
         self.events.append((str(event_type), kept))
         await self._note(f"emit {event_type}")

@@ -175,10 +175,10 @@ def _check_coding(response: httpx.Response) -> None:
 
 
 async def _body(response: httpx.Response, pace: _Pace) -> Any:
-    """Return the JSON value that an answer holds; None if it is not JSON.
+    """Return the JSON value that an answer holds; None if it is an error without one.
 
-    :raises Internal: if it is compressed, or has more than :data:`MAX_ANSWER` bytes or :data:`MAX_VALUES`
-        values.
+    :raises Internal: if it is compressed, is not strict JSON, or has more than :data:`MAX_ANSWER` bytes or
+        :data:`MAX_VALUES` values.
     """
     data = bytearray()
     _check_coding(response)
@@ -199,7 +199,12 @@ async def _body(response: httpx.Response, pace: _Pace) -> Any:
                 await _exhaust(chunks)
     if not is_whole:
         raise Internal(f"the server's answer has more than {MAX_ANSWER:,} bytes")
-    return _json(data)
+    try:
+        return _json(data, "the server's answer")
+    except Internal:
+        if response.status_code >= 400:  # of a proxy, perhaps: its status tells enough
+            return None
+        raise
 
 
 async def _exhaust(chunks: AsyncIterator[bytes]) -> None:
@@ -213,13 +218,16 @@ async def _exhaust(chunks: AsyncIterator[bytes]) -> None:
             pass
 
 
-def _json(data: bytes | bytearray) -> Any:
-    if strict_json.holds_more(data, MAX_VALUES):
-        raise Internal(f"the server sends more than {MAX_VALUES:,} values at once")
+def _json(data: bytes | bytearray, what: str) -> Any:
+    """Read what the server sent.
+
+    :param what: what to call it in the error.
+    :raises Internal: if it is not strict JSON, or has more than :data:`MAX_VALUES` values.
+    """
     try:
-        return strict_json.loads(data)
-    except InvalidRequest:
-        return None
+        return strict_json.loads(data, field=what, most=MAX_VALUES)
+    except InvalidRequest as error:
+        raise Internal(f"{what} {error.details['fields'][what]}") from error
 
 
 class _SseSubscription:
@@ -342,7 +350,7 @@ class _SseSubscription:
             self._ready.append(Draining(self._cursor or "0"))
         elif frame.data and cursor is not None:
             try:
-                event = codec.from_plain(Event, _json(frame.data.encode()))
+                event = codec.from_plain(Event, _json(frame.data.encode(), "an event"))
             except ValueError as error:
                 raise Internal(f"an event is none: {shown(str(error))}") from error
             self._cursor = cursor

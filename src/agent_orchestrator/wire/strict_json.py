@@ -6,12 +6,13 @@ field is checked (:mod:`agent_orchestrator.fields`), by the name of the field.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from io import BytesIO
 from typing import Any, Final, NoReturn
 
 from agent_orchestrator.domain.errors import InvalidRequest
-from agent_orchestrator.fields import MAX_DIGITS, shown
+from agent_orchestrator.fields import MAX_DIGITS, has_many_digits, shown
 from agent_orchestrator.wire.encoded import Encoded
 
 
@@ -150,6 +151,50 @@ def json_copy(value: Mapping[str, Any]) -> dict[str, Any]:
 MAX_NESTING: Final = 500
 """Levels of arrays and objects in a document. Python's own limit differs from version to version."""
 
+MAX_STORED_NESTING: Final = 400
+"""Levels of arrays and objects in a value that is stored. Whoever reads it gets it within an answer, an
+event and a page: what is stored must leave room for their levels, now and later."""
+
+
+def check_readable(value: Any) -> None:
+    """Check that :func:`loads` can read what :func:`dumps` writes of a value, also within an answer.
+
+    :param value: what JSON can say, so without a circle.
+    :raises ValueError: if it is nested deeper than :data:`MAX_STORED_NESTING`, an object has two keys
+        that are one in JSON, or a number has too many digits.
+    """
+    if type(value) is Encoded:
+        return  # it was checked when it was encoded
+    level = [value]
+    depth = 0
+    while level:
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, str):
+                continue
+            if isinstance(one, (Mapping, list, tuple)):
+                if depth == MAX_STORED_NESTING:
+                    raise ValueError(f"it is nested deeper than {MAX_STORED_NESTING} levels")
+                if isinstance(one, Mapping):
+                    _check_keys(one)
+                    inner += one.values()
+                else:
+                    inner += one
+            elif isinstance(one, int) and has_many_digits(one):
+                raise ValueError(f"it holds a number of more than {MAX_DIGITS} digits")
+        level = inner
+        depth += 1
+
+
+def _check_keys(value: Mapping[Any, Any]) -> None:
+    if all(type(name) is str for name in value):
+        return
+    # A key that is no text becomes one: 1 and "1" are the same.
+    names = [name if isinstance(name, str) else _ENCODE({name: 0})[2:-4] for name in value]
+    if len(set(names)) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
+        raise ValueError(f"it has the key {shown(twice)!r} twice")
+
 
 def loads(data: bytes | bytearray, *, field: str = "body", most: int | None = None) -> Any:
     """Read one JSON document, in time linear in its length.
@@ -227,7 +272,7 @@ def _separators(data: bytes | bytearray) -> int:
 
 def _integer(digits: str) -> int:
     # The time Python takes for one goes with the square of its length.
-    if len(digits) > MAX_DIGITS:
+    if len(digits) - digits.startswith("-") > MAX_DIGITS:
         raise _NotStrictError(f"holds a number of more than {MAX_DIGITS} digits")
     return int(digits)
 
