@@ -1439,6 +1439,22 @@ class ClientContract:
             assert page.has_more == (cursor + 10 < len(log))
             assert await _log(client, session.id, cursor) == log[cursor:]
 
+    async def test_what_an_agent_nests_deeply_is_read_or_refused(self, client: Client) -> None:
+        session = await client.create_session()
+        await _turn(client, session.id, "nest 400")
+        for levels in (401, 500, 900):
+            sent = await client.send_message(session.id, f"nest {levels}")
+            assert (await _end(client, sent)).status is RunStatus.FAILED
+        await _turn(client, session.id, "say on")
+        said = [one for one in await _log(client, session.id) if one.event_type == "agent.message"]
+        assert [one.data["text"] for one in said] == ["400", "on"]
+        deep, levels = dict(said[0].data), 1
+        while "more" in deep:
+            deep, levels = deep["more"], levels + 1
+        assert levels == 400
+        page = await client.list_events(session.id, limit=1000)
+        assert list(page.events) == await _log(client, session.id)
+
     async def test_a_cursor_beyond_the_log_is_refused(self, client: Client) -> None:
         session = await client.create_session()
         with pytest.raises(CursorAhead):

@@ -1,6 +1,6 @@
 """An agent that does what its prompt says: for the contract suites and for tests of your own."""
 
-from typing import Final
+from typing import Any, Final
 
 import anyio
 from attrs import field, frozen
@@ -22,6 +22,7 @@ class ScriptedRunner:
     ============================  ====================================================================
     ``say TEXT``                  an ``agent.message``
     ``count N``                   N messages, ``1`` … ``N``
+    ``nest N``                    an ``agent.message`` whose data has N levels of objects
     ``tool NAME``                 a tool call, started and completed
     ``thread ID``                 the conversation is ID from here on
     ``which``                     says the id of the conversation it was given, or ``none``
@@ -61,12 +62,8 @@ async def _do(line: str, context: RunContext, made: list[Run]) -> str | None:
             for number in range(1, int(rest) + 1):
                 await _say(context, str(number))
             return rest
-        case "tool":
-            call = {"tool_id": "t1", "kind": "function", "name": rest, "input": {}}
-            await context.emit(EventType.TOOL_STARTED, call)
-            done = {"status": "completed", "output": "done"}
-            await context.emit(EventType.TOOL_COMPLETED, call | done)
-            return None
+        case "nest" | "tool":
+            return await _emit(verb, rest, context)
         case "thread":
             await context.set_thread(rest)
             return None
@@ -107,6 +104,20 @@ async def _work_together(verb: str, rest: str, context: RunContext, made: list[R
             return await _say(context, run.result.text if run.result else run.status)
     request = await context.ask_parent(rest, kind="approval_request")
     return await _say(context, f"{request.status} {request.answer or ''}".strip())
+
+
+async def _emit(verb: str, rest: str, context: RunContext) -> str | None:
+    if verb == "nest":
+        data: dict[str, Any] = {"text": rest}
+        for _ in range(int(rest) - 1):
+            data = {"text": rest, "more": data}
+        await context.emit(EventType.AGENT_MESSAGE, data)
+        return rest
+    call = {"tool_id": "t1", "kind": "function", "name": rest, "input": {}}
+    await context.emit(EventType.TOOL_STARTED, call)
+    done = {"status": "completed", "output": "done"}
+    await context.emit(EventType.TOOL_COMPLETED, call | done)
+    return None
 
 
 async def _say(context: RunContext, text: str) -> str:
