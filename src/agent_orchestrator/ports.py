@@ -702,7 +702,7 @@ class RunContext(Protocol):
 
         :raises InvalidEvent: a ``ValueError``, if the type is not an agent's, JSON cannot say the data, or
             no client could read it: it is nested deeper than 400 levels, has a number of more than 100 digits, or
-            two keys of an object are the same in JSON.
+            two keys of an object are the same in JSON; or it has more than 2,097,152 values or 240 MiB.
         """
         ...
 

@@ -31,6 +31,7 @@ from agent_orchestrator.ports import MARK_VARIABLE, Transaction
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.scripted import ScriptedRunner
+from agent_orchestrator.wire import strict_json
 
 pytestmark = pytest.mark.anyio
 
@@ -441,3 +442,25 @@ async def test_a_number_out_of_bounds_is_a_configuration_error(settings: dict[st
     with pytest.raises(ConfigError, match=next(iter(settings))):
         async with open_embedded(":memory:", runners=[ScriptedRunner()], **settings):
             pass
+
+
+async def test_an_event_larger_than_clients_read_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(strict_json, "MAX_STORED_SIZE", 200_000)
+    monkeypatch.setattr(strict_json, "MAX_STORED_VALUES", 2_000)
+
+    async def say_much(context: RunContext) -> str:
+        for more in ("x" * 200_000, [[]] * 2_000, {str(n): 0 for n in range(2_000)}):
+            with pytest.raises(InvalidEvent, match="more than"):
+                await context.emit("agent.message", {"text": "x", "more": more})
+        await context.emit("agent.message", {"text": "x" * 199_000, "more": [0] * 300})
+        return "caught"
+
+    async with open_embedded(":memory:", runners=[FunctionRunner("much", say_much)]) as client:
+        session = await client.create_session(provider="much")
+        sent = await client.send_message(session.id, "go")
+        assert sent.run is not None
+        run = (await client.wait_run(sent.run.id)).run
+        assert run.result is not None
+        assert run.result.text == "caught"

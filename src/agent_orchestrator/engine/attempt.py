@@ -409,6 +409,8 @@ def _encoded(data: Mapping[str, Any], what: str) -> Encoded:
         strict_json.check_readable(data)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidEvent(f"{what} cannot be stored as JSON: {error}") from error
+    if len(encoded.text) > strict_json.MAX_STORED_SIZE:
+        raise InvalidEvent(f"{what} has more than {strict_json.MAX_STORED_SIZE:,} bytes of JSON")
     return encoded
 
 

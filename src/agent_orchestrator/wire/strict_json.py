@@ -156,18 +156,29 @@ MAX_STORED_NESTING: Final = 400
 event and a page: what is stored must leave room for their levels, now and later."""
 
 
+MAX_STORED_VALUES: Final = 2**21
+"""Values in what is stored. Each takes up to three signs as JSON, of which clients take 2**23 at once."""
+
+MAX_STORED_SIZE: Final = 240 * 2**20
+"""Bytes of JSON in what is stored. Clients take 256 MiB at once."""
+
+
 def check_readable(value: Any) -> None:
     """Check that :func:`loads` can read what :func:`dumps` writes of a value, also within an answer.
 
     :param value: what JSON can say, so without a circle.
-    :raises ValueError: if it is nested deeper than :data:`MAX_STORED_NESTING`, an object has two keys
-        that are one in JSON, or a number has too many digits.
+    :raises ValueError: if it is nested deeper than :data:`MAX_STORED_NESTING`, has more than
+        :data:`MAX_STORED_VALUES`, an object has two keys that are one in JSON, or a number has too many
+        digits.
     """
     if type(value) is Encoded:
         return  # it was checked when it was encoded
     level = [value]
-    depth = 0
+    depth = count = 0
     while level:
+        count += len(level)
+        if count > MAX_STORED_VALUES:
+            raise ValueError(f"it has more than {MAX_STORED_VALUES:,} values")
         inner: list[Any] = []
         for one in level:
             if isinstance(one, str):
