@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import shortcuts
 from hypothesis import settings
 
 # A shell lets what it starts in the background ignore interrupts, and so would whatever a test starts.
@@ -36,6 +37,13 @@ def _certificates() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("httpx._transports.default.create_ssl_context", context)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shortcuts() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        shortcuts.take(patch)
         yield
 
 

@@ -170,6 +170,8 @@ import agentd.daemon, agentd.doctor, agentd.printout
 import agent_orchestrator.runners.codex.either, agent_orchestrator.runners.codex.appserver.pool
 import agent_orchestrator.runners.command, agent_orchestrator.runners.demo
 import anyio._backends._asyncio, anyio._core._signals, encodings.idna
+import pytest, shortcuts
+shortcuts.take(pytest.MonkeyPatch())
 """,
 )
 """Used with ``start`` where one is to go on, with ``run`` where it ends by itself."""
