@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+import threading
 import time
 
 import anyio
@@ -201,3 +202,44 @@ async def test_stderr_in_small_pieces_is_reported_now_and_then(tmp_path):
     assert len(reports) <= took / 0.1 + 2
     written = "".join(f"{n:060d}" for n in range(count))
     assert reports[-1] == process.stderr_tail == written[-STDERR_TAIL:]
+
+
+SHORT = 64_000
+WORST = {
+    "lists": b"[]," * (SHORT // 3) + b"0",
+    "numbers": b"1," * (SHORT // 2) + b"0",
+    "objects": b'{"a":"b"},' * (SHORT // 10) + b"0",
+    "wide": b"{" + b",".join(b'"%d":0' % number for number in range(SHORT // 9)) + b"}",
+    "texts": b'"",' * (SHORT // 3) + b"0",
+}
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("shape", WORST)
+async def test_a_short_line_of_many_values_is_read_beside_the_event_loop(shape):
+    loop = threading.get_ident()
+
+    def reader(line):
+        object_of(line)
+        return threading.get_ident()
+
+    data = b'{"a":[' + WORST[shape] + b"]}"
+    assert len(data) < bulk.LONG
+    assert await bulk.read(Line(data), reader) != loop
+    assert await bulk.read(Line(data[:600]), reader) == loop
+    assert Notification("m", object_of(Line(data)), len(data)).is_long
+    assert not Notification("m", {"a": "x" * 600}, 600).is_long
+
+
+@pytest.mark.parametrize("shape", WORST)
+def test_what_is_read_in_the_event_loop_takes_little_time(shape):
+    data = b'{"a":[' + WORST[shape] + b"]}"
+    while bulk._takes_long(data):
+        data = b'{"a":[' + data[6:-2][: len(data) // 2] + b"]}"
+
+    def seconds():
+        began = time.thread_time()
+        object_of(Line(data))
+        return time.thread_time() - began
+
+    assert min(seconds() for _ in range(5)) < 0.02

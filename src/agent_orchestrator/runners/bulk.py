@@ -34,7 +34,11 @@ from agent_orchestrator.runners.lines import (
 )
 
 LONG: Final = 64 * 2**10
-"""Bytes of a line from which on it is read in a worker thread."""
+"""Bytes of a line from which on it is read in a worker thread, a slice at a time."""
+
+MANY: Final = 2_000
+"""Brackets, commas and colons of a line from which on it is read in a worker thread, too. To read each
+takes some microseconds."""
 
 SLICE: Final = 64 * 2**10
 """Bytes handled in one call of C code."""
@@ -79,10 +83,14 @@ Read = TypeVar("Read")
 
 
 async def read(line: Line, reader: Callable[[Line], Read]) -> Read:
-    """Return what the reader makes of a line; it is called in a worker thread if the line is long."""
-    if len(line.data) < LONG:
-        return reader(line)
-    return await in_thread(reader, line)
+    """Return what the reader makes of a line; it is called in a worker thread if that takes long."""
+    return await in_thread(reader, line) if _takes_long(line.data) else reader(line)
+
+
+def _takes_long(data: bytes | bytearray) -> bool:
+    return len(data) >= LONG or (
+        len(data) >= MANY and sum(data.count(sign) for sign in _STRUCTURE) >= MANY
+    )
 
 
 async def in_thread(reader: Callable[[Said], Read], said: Said) -> Read:

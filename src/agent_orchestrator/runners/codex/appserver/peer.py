@@ -16,6 +16,7 @@ from attrs import define, field, frozen
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.runners.bulk import LONG, Text, object_of, read, text_of
 from agent_orchestrator.runners.lines import Line
+from agent_orchestrator.wire import strict_json
 
 METHOD_NOT_FOUND: Final = -32601
 
@@ -57,7 +58,7 @@ class Notification:
     @property
     def is_long(self) -> bool:
         """Whether to read it takes long: see :mod:`agent_orchestrator.runners.bulk`."""
-        return self.size >= LONG
+        return self.size >= LONG or strict_json.is_long(self.params)
 
 
 @frozen
@@ -72,7 +73,7 @@ class Asked:
     @property
     def is_long(self) -> bool:
         """Whether to read it takes long."""
-        return self.size >= LONG
+        return self.size >= LONG or strict_json.is_long(self.params)
 
 
 @frozen
