@@ -5,12 +5,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from agentctl.failures import NOT_FOUND, Failure
 from agentctl.pager import page
 from agentctl.settings import Settings
-from agentctl.terminal import Look, clean, is_terminal, look_of, put
+from agentctl.terminal import Buffer, Look, clean, is_terminal, look_of, put
 
 Rendering = Callable[[Look], Iterable[str]]
 """Writes an answer as lines for a person."""
@@ -26,12 +27,12 @@ def compact(plain: Any) -> str:
     C1 control characters and Unicode's line separators are escaped: terminals obey the first,
     many line readers break at the second.
     """
-    text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _escaped(json.dumps(plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+
+
+def _escaped(text: str) -> str:
     return _LINE_BREAKING.sub(lambda match: match.group().translate(_ESCAPES), text)
 
-
-_PART: Final = 2**18
-"""Characters of a line that are written at once."""
 
 _MISSING: Final = object()
 
@@ -52,11 +53,6 @@ def value_at(plain: Any, path: str) -> Any:
         if found is _MISSING:
             raise LookupError(path)
     return found
-
-
-def bare(value: Any) -> str:
-    """Return a value as ``--field`` prints it: text as it is, anything else as JSON."""
-    return value if isinstance(value, str) else compact(value)
 
 
 class Output:
@@ -91,13 +87,11 @@ class Output:
         :raises Failure: if it has no value at the path that was asked for.
         """
         if not self.structured:
-            lines = list(rendering(self.look))
-            if not page(lines, self.look):
-                self.lines(lines)
+            self.lines(page(rendering(self.look), self.look))
             return
         plain = to_plain(answer)
         if self.settings.field is None:
-            self.lines([compact(plain)])
+            self._json(plain)
             return
         try:
             value = value_at(plain, self.settings.field)
@@ -110,7 +104,7 @@ class Output:
         plain = to_plain(answer)
         self._streamed += 1
         if self.settings.field is None:
-            self.lines([compact(plain)])
+            self._json(plain)
             return
         try:
             value = value_at(plain, self.settings.field)
@@ -133,8 +127,19 @@ class Output:
             self.note(self.error_look.paint(f"there are more: --cursor {cursor}", "dim"))
 
     def _value(self, value: Any) -> None:
-        text = bare(value)
-        self.lines([clean(text) if self.on_terminal else text])
+        if isinstance(value, str):
+            self.lines([clean(value) if self.on_terminal else value])
+        else:
+            self._json(value)
+
+    def _json(self, plain: Any) -> None:
+        """Write a value as :func:`compact` does, in parts."""
+        from agent_orchestrator.wire import strict_json
+
+        buffer = Buffer(partial(put, sys.stdout))
+        strict_json.write_in_slices(plain, lambda piece: buffer.add(_escaped(piece)))
+        buffer.add("\n")
+        buffer.flush()
 
     def _no_field(self) -> Failure:
         return Failure(
@@ -145,18 +150,10 @@ class Output:
         )
 
     def lines(self, lines: Iterable[str]) -> None:
-        """Write lines to standard output, at once. Long ones are written in parts, to spare copies."""
-        text: list[str] = []
-        for line in lines:
-            if len(line) > _PART:
-                put(sys.stdout, "".join(text))
-                text = []
-                for place in range(0, len(line), _PART):
-                    put(sys.stdout, line[place : place + _PART])
-            else:
-                text.append(line)
-            text.append("\n")
-        put(sys.stdout, "".join(text))
+        """Write lines to standard output, at once. Many or long ones are written in parts."""
+        buffer = Buffer(partial(put, sys.stdout))
+        buffer.add_lines(lines)
+        buffer.flush()
 
     def note(self, text: str) -> None:
         """Tell the person something beside the answer; a program is told nothing."""

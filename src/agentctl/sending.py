@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from math import inf
 from typing import Any
 
@@ -63,7 +64,9 @@ async def see_run_end(
         output.answer(reply, lambda look: request_card(question, look, now))
         output.hint(f"next: {answering(question.kind, question.id)}")
         return DONE
-    output.answer(reply, lambda look: [end_line(ended, look, now), *outcome_lines(ended, look)])
+    output.answer(
+        reply, lambda look: chain([end_line(ended, look, now)], outcome_lines(ended, look))
+    )
     if reply.timed_out:
         output.note(f"agentctl: not ended after {timeout_s:g} s; `agentctl run diagnose {run_id}`")
         return TIMED_OUT
@@ -94,7 +97,7 @@ async def spawn(
     now = datetime.now(UTC)
     output.answer(
         {"session": session, "message": message, "run": ended},
-        lambda look: [end_line(ended, look, now), *outcome_lines(ended, look)],
+        lambda look: chain([end_line(ended, look, now)], outcome_lines(ended, look)),
     )
     return exit_code(ended)
 
@@ -178,7 +181,7 @@ async def send_message(
             now = datetime.now(UTC)
             output.answer(
                 {"message": message, "run": ended},
-                lambda look: [end_line(ended, look, now), *outcome_lines(ended, look)],
+                lambda look: chain([end_line(ended, look, now)], outcome_lines(ended, look)),
             )
             return exit_code(ended)
         if output.structured:

@@ -1,8 +1,9 @@
 """A session's log as a story: who did what, when. Pure: events in, text out."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date, datetime, tzinfo
+from itertools import chain
 from typing import Final
 
 from agent_orchestrator.domain.events import EventType
@@ -28,7 +29,7 @@ from agentctl.phrases import (
     usage_parts,
 )
 from agentctl.questions import asked, expiring, extended, passed_on, resolved
-from agentctl.terminal import Look, clean, one_line, truncated, width, wrapped
+from agentctl.terminal import Look, clean, lines_of, one_line, truncated, width
 from agentctl.times import counted, duration, local
 
 _ACTOR_COLUMNS: Final = 9
@@ -70,23 +71,36 @@ class Story:
 
     def tell(self, event: Event) -> str:
         """Return what to write for an event: whole lines, or the next piece of one."""
-        run = self._run_of(event)
         if event.event_type == EventType.AGENT_MESSAGE_DELTA:
-            return self._piece(event, run)
+            return self._piece(event, self._run_of(event))
         if event.event_type in _UNTOLD:
+            self._run_of(event)
             return ""
         before = self._close(event)
         if before is None:
-            return self._finish_message(event, run)
+            return self._finish_message(event, self._run_of(event))
+        return before + "".join(line + "\n" for line in self.lines(event))
+
+    def lines(self, event: Event) -> Iterable[str]:
+        """Return the lines of an event, of a story that is not streaming. There can be very many.
+
+        Take them before the next event is told.
+        """
+        run = self._run_of(event)
+        if event.event_type == EventType.AGENT_MESSAGE_DELTA:
+            self._piece(event, run)
+            return ()
+        if event.event_type in _UNTOLD:
+            return ()
         lines = self._teller(event)(event, run)
         if event.event_type not in (EventType.TOOL_STARTED, EventType.TOOL_COMPLETED):
             run.tool = None
         if event.event_type in RUN_ENDS and event.run_id:
             self._runs.pop(event.run_id, None)
-        return before + "".join(line + "\n" for line in lines)
+        return lines
 
-    def _teller(self, event: Event) -> Callable[[Event, Running], list[str]]:
-        tellers: dict[str, Callable[[Event, Running], list[str]]] = {
+    def _teller(self, event: Event) -> Callable[[Event, Running], Iterable[str]]:
+        tellers: dict[str, Callable[[Event, Running], Iterable[str]]] = {
             EventType.MESSAGE_CREATED: self._message,
             EventType.AGENT_MESSAGE: self._agent_message,
             EventType.AGENT_REASONING: self._reasoning,
@@ -137,18 +151,19 @@ class Story:
         mark: tuple[str, ...] = (),
         styles: tuple[str, ...] = (),
         more: list[str] | None = None,
-    ) -> list[str]:
+    ) -> Iterable[str]:
         """Return a headed text with its further lines under it, and the date where it changed."""
-        first, *rest = wrapped(clean(text), self._room)
+        rest = lines_of(clean(text), self._room)
+        first = next(rest)
         head = self._head(event.created_at, actor, symbol, mark)
         indent = " " * _TEXT_COLUMN
         paint = self._look.paint
-        return [
-            *self._new_day(event.created_at),
-            (head + paint(first, *styles)).rstrip(),
-            *((indent + paint(line, *styles)).rstrip() for line in rest),
-            *((indent + paint(line, "dim")).rstrip() for line in more or ()),
-        ]
+        return chain(
+            self._new_day(event.created_at),
+            [(head + paint(first, *styles)).rstrip()],
+            ((indent + paint(line, *styles)).rstrip() for line in rest),
+            ((indent + paint(line, "dim")).rstrip() for line in more or ()),
+        )
 
     @property
     def _room(self) -> int | None:
@@ -218,7 +233,7 @@ class Story:
 
     # --- events -----------------------------------------------------------------------------
 
-    def _message(self, event: Event, _: Running) -> list[str]:
+    def _message(self, event: Event, _: Running) -> Iterable[str]:
         symbol = self._look.symbol("›", ">")
         self._told_message = event.data.get("message_id")
         sender = part(event.data, "source").get("session_id")
@@ -230,7 +245,7 @@ class Story:
             more=[line for line in more if line] or None,
         )  # fmt: skip
 
-    def _child_spawned(self, event: Event, _: Running) -> list[str]:
+    def _child_spawned(self, event: Event, _: Running) -> Iterable[str]:
         spawner = self._runs.get(str(event.data.get("parent_run_id")))
         title = one_line(text_of(event.data, "title"))
         self._children[text_of(event.data, "session_id")] = Child(title, event.created_at)
@@ -239,7 +254,7 @@ class Story:
             symbol=self._look.symbol("↳", "&"), mark=("magenta",),
         )  # fmt: skip
 
-    def _child_finished(self, event: Event, _: Running) -> list[str]:
+    def _child_finished(self, event: Event, _: Running) -> Iterable[str]:
         child = self._children.get(text_of(event.data, "session_id"))
         title = child.title if child else ""
         status, failure, outcome = child_outcome(event.data)
@@ -266,7 +281,7 @@ class Story:
         child = self._children.get(session_id)
         return (child and child.title) or "child"
 
-    def _asked(self, event: Event, _: Running) -> list[str]:
+    def _asked(self, event: Event, _: Running) -> Iterable[str]:
         tellers = {EventType.REQUEST_CREATED: asked, EventType.REQUEST_EXPIRING: expiring}
         text, more = tellers.get(event.event_type, passed_on)(event.data)  # type: ignore[call-overload]
         return self._lines(
@@ -274,10 +289,10 @@ class Story:
             mark=("yellow", "bold"), styles=("yellow", "bold"), more=more,
         )  # fmt: skip
 
-    def _extended(self, event: Event, _: Running) -> list[str]:
+    def _extended(self, event: Event, _: Running) -> Iterable[str]:
         return self._lines(event, self._asker(event), extended(event.data))
 
-    def _resolved(self, event: Event, _: Running) -> list[str]:
+    def _resolved(self, event: Event, _: Running) -> Iterable[str]:
         granted, text = resolved(event.data)
         symbol = self._look.symbol(*(("✓", "+") if granted else ("✗", "x")))
         style = "green" if granted else "red"
@@ -285,23 +300,23 @@ class Story:
             event, self._asker(event), text, symbol=symbol, mark=(style, "bold"), styles=(style,)
         )
 
-    def _agent_message(self, event: Event, run: Running) -> list[str]:
+    def _agent_message(self, event: Event, run: Running) -> Iterable[str]:
         text = text_of(event.data)
         run.messages.append(text)
         run.pieces.pop(str(event.data.get("item_id")), None)
         return self._lines(event, run.provider, text)
 
-    def _reasoning(self, event: Event, run: Running) -> list[str]:
+    def _reasoning(self, event: Event, run: Running) -> Iterable[str]:
         text, symbol = text_of(event.data), self._look.symbol("…", "~")
         return self._lines(event, run.provider, text, symbol=symbol, styles=("dim",))
 
-    def _tool_started(self, event: Event, run: Running) -> list[str]:
+    def _tool_started(self, event: Event, run: Running) -> Iterable[str]:
         run.tool = str(event.data.get("tool_id"))
         symbol = self._look.symbol("▸", "*")
         text = self._short(tool_text(event.data))
         return self._lines(event, run.provider, text, symbol=symbol, mark=("blue",))
 
-    def _tool_completed(self, event: Event, run: Running) -> list[str]:
+    def _tool_completed(self, event: Event, run: Running) -> Iterable[str]:
         well, how, shown = tool_outcome(event.data)
         if run.tool != str(event.data.get("tool_id")):
             how = f"{self._short(tool_text(event.data), len(how) + 2)}  {how}"
@@ -314,15 +329,16 @@ class Story:
         )  # fmt: skip
 
     def _end_of(self, output: str) -> list[str]:
-        lines = clean(output.rstrip()).expandtabs(4).splitlines()
-        hidden = len(lines) - _OUTPUT_LINES
-        kept = lines[-_OUTPUT_LINES:] if hidden > 1 else lines
+        text = clean(output.rstrip())
+        hidden = text.count("\n") + 1 - _OUTPUT_LINES
+        lines = text.rsplit("\n", _OUTPUT_LINES if hidden > 1 else -1) if text else []
+        kept = [line.expandtabs(4) for line in (lines[1:] if hidden > 1 else lines)]
         if self._room is not None:
             kept = [truncated(line, self._room) for line in kept]
         more = self._look.symbol("…", "...")
         return [f"{more} {counted(hidden, 'line')} before", *kept] if hidden > 1 else kept
 
-    def _files(self, event: Event, run: Running) -> list[str]:
+    def _files(self, event: Event, run: Running) -> Iterable[str]:
         done = is_done(event.data)
         if done:
             run.diffstat.note(changes_of(event.data))
@@ -331,14 +347,14 @@ class Story:
             symbol=self._look.symbol("✎", "%"), mark=("magenta",) if done else ("red",),
         )  # fmt: skip
 
-    def _changed(self, event: Event, run: Running) -> list[str]:
+    def _changed(self, event: Event, run: Running) -> Iterable[str]:
         """Return what a run changed in all, where it was followed from its start."""
         if run.started_at is None or not (text := str(run.diffstat)):
             return []
         symbol = self._look.symbol("✎", "%")
         return self._lines(event, run.provider, text, symbol=symbol, mark=("magenta",))
 
-    def _plan(self, event: Event, run: Running) -> list[str]:
+    def _plan(self, event: Event, run: Running) -> Iterable[str]:
         steps = plan_steps(event.data)
         text, run.plan = plan_text(steps, run.plan), steps
         return self._lines(
@@ -346,52 +362,52 @@ class Story:
             symbol=self._look.symbol("☰", "="), mark=("yellow",),
         )  # fmt: skip
 
-    def _problem(self, event: Event, run: Running) -> list[str]:
+    def _problem(self, event: Event, run: Running) -> Iterable[str]:
         return self._lines(
             event, run.provider, text_of(event.data, "message") or "a problem",
             symbol="!", mark=("yellow",), styles=("yellow",),
         )  # fmt: skip
 
-    def _completed(self, event: Event, run: Running) -> list[str]:
+    def _completed(self, event: Event, run: Running) -> Iterable[str]:
         parts = ["completed" + run.took(event.created_at), *usage_parts(part(event.data, "usage"))]
-        lines = self._unfinished(event, run)
+        lines = [self._unfinished(event, run)]
         result = part(event.data, "result").get("text")
         if result and str(result) not in (*run.messages[-1:], "\n".join(run.messages)):
-            lines += self._lines(event, run.provider, str(result))
+            lines.append(self._lines(event, run.provider, str(result)))
         symbol = self._look.symbol("✓", "+")
-        lines += self._changed(event, run)
-        return lines + self._lines(
+        lines.append(self._changed(event, run))
+        return chain(*lines, self._lines(
             event, run.provider, self._joined(parts), symbol=symbol,
             mark=("green", "bold"), styles=("green",),
-        )  # fmt: skip
+        ))  # fmt: skip
 
-    def _failed(self, event: Event, run: Running) -> list[str]:
+    def _failed(self, event: Event, run: Running) -> Iterable[str]:
         error = part(event.data, "error")
         text = f"failed{run.took(event.created_at)}: {error.get('code', 'unknown')}: {error.get('message', '')}"
-        return self._unfinished(event, run) + self._changed(event, run) + self._lines(
+        return chain(self._unfinished(event, run), self._changed(event, run), self._lines(
             event, run.provider, text, symbol=self._look.symbol("✗", "x"),
             mark=("red", "bold"), styles=("red",),
-        )  # fmt: skip
+        ))  # fmt: skip
 
-    def _canceled(self, event: Event, run: Running) -> list[str]:
+    def _canceled(self, event: Event, run: Running) -> Iterable[str]:
         reason = event.data.get("reason")
         text = f"canceled{run.took(event.created_at)}" + (f": {reason}" if reason else "")
-        return self._unfinished(event, run) + self._changed(event, run) + self._lines(
+        return chain(self._unfinished(event, run), self._changed(event, run), self._lines(
             event, run.provider, text, symbol=self._look.symbol("■", "x"), mark=("yellow",),
             styles=("yellow",),
-        )  # fmt: skip
+        ))  # fmt: skip
 
-    def _unfinished(self, event: Event, run: Running) -> list[str]:
+    def _unfinished(self, event: Event, run: Running) -> Iterable[str]:
         """Return the messages of which only pieces came, unless they were told as they came."""
         if self._streaming:
             return []
         texts = ["".join(pieces) for pieces in run.pieces.values()]
-        return [line for text in texts for line in self._lines(event, run.provider, text)]
+        return chain.from_iterable(self._lines(event, run.provider, text) for text in texts)
 
     def _joined(self, parts: list[str]) -> str:
         return self._look.symbol(" · ", ", ").join(parts)
 
-    def _plain(self, event: Event, run: Running) -> list[str]:
+    def _plain(self, event: Event, run: Running) -> Iterable[str]:
         """Tell what happened to a session, a run or a thread, and whatever has no better words."""
         actor = "" if event.run_id is None else run.provider
         text = self._short(sentence(event))

@@ -1,6 +1,5 @@
 """Telling the events of a session, those there are and those to come."""
 
-import sys
 from collections.abc import Callable
 
 from agent_orchestrator.domain.model import Event
@@ -8,7 +7,6 @@ from agent_orchestrator.operations import GET_SESSION, LIST_EVENTS
 from agentctl.connection import Connection
 from agentctl.output import Output
 from agentctl.story import Story
-from agentctl.terminal import put
 from agentctl.times import today
 
 _PAGE = 1000
@@ -58,8 +56,8 @@ def _teller(output: Output) -> Callable[[Event], bool]:
     def take(event: Event) -> bool:
         if output.structured:
             output.document(event)
-        elif text := story.tell(event):
-            put(sys.stdout, text)
+        else:
+            output.lines(story.lines(event))
         return False
 
     return take

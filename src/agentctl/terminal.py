@@ -12,6 +12,7 @@ import shutil
 import sys
 import unicodedata
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TextIO
 
 from attrs import frozen
@@ -42,6 +43,32 @@ def _visible(match: "re.Match[str]") -> str:
     return match.group().translate(_MARKS)
 
 
+_LONG: Final = 2**16
+"""Characters of a text from which on memory is spared."""
+
+_PIECES: Final = 1000
+
+
+def _replaced(
+    pattern: "re.Pattern[str]", replace: Callable[["re.Match[str]"], str], text: str
+) -> str:
+    """Return what ``pattern.sub`` does. That keeps an object for each match until its end."""
+    if len(text) < _LONG:
+        return pattern.sub(replace, text)
+    whole: list[str] = []
+    pieces: list[str] = []
+    place = 0
+    for match in pattern.finditer(text):
+        pieces += (text[place : match.start()], replace(match))
+        place = match.end()
+        if len(pieces) > _PIECES:
+            whole.append("".join(pieces))
+            pieces.clear()
+    if not place:
+        return text
+    return "".join([*whole, *pieces, text[place:]])
+
+
 def clean(text: str) -> str:
     """Return the text with nothing in it that a terminal would obey.
 
@@ -51,8 +78,8 @@ def clean(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    text = _SEQUENCES.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
-    return _UNSAFE.sub(_visible, text.replace("\u2028", "\n").replace("\u2029", "\n"))
+    text = _replaced(_SEQUENCES, lambda _: "", text).replace("\r\n", "\n").replace("\r", "\n")
+    return _replaced(_UNSAFE, _visible, text.replace("\u2028", "\n").replace("\u2029", "\n"))
 
 
 def revealed(text: str) -> str:
@@ -63,12 +90,18 @@ def revealed(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return _UNSAFE.sub(_visible, text.replace("\r\n", "\n"))
+    return _replaced(_UNSAFE, _visible, text.replace("\r\n", "\n"))
 
 
 def one_line(text: str) -> str:
     """Return the text, cleaned, on one line."""
-    return " ".join(clean(text).split())
+    text = clean(text)
+    if len(text) < _LONG:
+        return " ".join(text.split())
+    return _replaced(_BLANKS, lambda _: " ", text).strip()
+
+
+_BLANKS: Final = re.compile(r"\s+")
 
 
 def width(text: str) -> int:
@@ -100,14 +133,25 @@ def truncated(text: str, columns: int, *, ellipsis: str = "…") -> str:
 
 def wrapped(text: str, columns: int | None) -> list[str]:
     """Return the lines of a cleaned text, broken between words to so many columns; None: as it is."""
-    lines: list[str] = []
-    for found in text.expandtabs(4).split("\n"):
-        line = found.rstrip()
+    return list(lines_of(text, columns))
+
+
+def lines_of(text: str, columns: int | None) -> Iterator[str]:
+    """Yield what :func:`wrapped` returns. A long text can have so many lines that all take much memory."""
+    for found in _split(text):
+        line = found.rstrip().expandtabs(4)
         if columns is None or width(line) <= columns:
-            lines.append(line)
-            continue
-        lines += _broken(line, max(columns, 8))
-    return lines
+            yield line
+        else:
+            yield from _broken(line, max(columns, 8))
+
+
+def _split(text: str) -> Iterator[str]:
+    place = 0
+    while (end := text.find("\n", place)) >= 0:
+        yield text[place:end]
+        place = end + 1
+    yield text[place:] if place else text
 
 
 _WORD: Final = re.compile(r"\s*+\S++")
@@ -248,6 +292,49 @@ def put(stream: TextIO, text: str) -> None:
         silence(stream)
         if stream is not sys.stderr:
             raise unusable(error) from error
+
+
+class Buffer:
+    """Writes to a stream in parts, neither many small nor large ones.
+
+    Text that is short in all is written at once, by :meth:`flush`.
+
+    :param write: is given the parts.
+    """
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+        self._pieces: list[str] = []
+        self._size = 0
+
+    def add(self, text: str) -> None:
+        """Write a text, now or later."""
+        if len(text) > _PART:
+            self.flush()
+            for place in range(0, len(text), _PART):
+                self._write(text[place : place + _PART])
+            return
+        self._pieces.append(text)
+        self._size += len(text)
+        if self._size > _PART:
+            self.flush()
+
+    def add_lines(self, lines: Iterable[str]) -> None:
+        """Write lines, which are without their ends."""
+        for line in lines:
+            self.add(line)
+            self.add("\n")
+
+    def flush(self) -> None:
+        """Write what has not been written."""
+        if self._pieces:
+            self._write("".join(self._pieces))
+        self._pieces.clear()
+        self._size = 0
+
+
+_PART: Final = 2**16
+"""Characters that are written at once."""
 
 
 def silence(stream: TextIO) -> None:

@@ -1,6 +1,6 @@
 """Sessions, messages, runs and the daemon as a person reads them. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -10,7 +10,7 @@ from agent_orchestrator.domain.model import MANUAL, Message, Run, Session
 from agent_orchestrator.operations import DaemonStatus, Diagnostics
 from agentctl.phrases import image_count, usage_parts
 from agentctl.tables import Cell, Column, card, table
-from agentctl.terminal import Look, clean, one_line, wrapped
+from agentctl.terminal import Look, clean, lines_of, one_line, wrapped
 from agentctl.times import ago, between, counted, duration, local
 
 STATUS_STYLES: Final[dict[str, tuple[str, ...]]] = {
@@ -168,8 +168,8 @@ def sent_lines(message: Message, run: Run | None, look: Look) -> list[str]:
 # --- runs -------------------------------------------------------------------------------------
 
 
-def run_card(run: Run, look: Look, now: datetime) -> list[str]:
-    lines = card(
+def run_card(run: Run, look: Look, now: datetime) -> Iterator[str]:
+    yield from card(
         f"{look.paint('run', 'dim')} {look.paint(run.id, 'bold')}",
         [
             ("status", _status(run.status)),
@@ -189,21 +189,22 @@ def run_card(run: Run, look: Look, now: datetime) -> list[str]:
         ],
         look,
     )
-    return lines + outcome_lines(run, look)
+    yield from outcome_lines(run, look)
 
 
 def _usage(run: Run) -> list[str]:
     return usage_parts(attrs.asdict(run.usage)) if run.usage is not None else []
 
 
-def outcome_lines(run: Run, look: Look) -> list[str]:
-    """Return a run's result in full, or why it failed."""
+def outcome_lines(run: Run, look: Look) -> Iterator[str]:
+    """Yield a run's result in full, or why it failed. There can be very many lines."""
     if run.error is not None:
+        yield ""
         text = clean(f"{run.error.code}: {run.error.message}")
-        return ["", *(look.paint(line, "red") for line in wrapped(text, look.columns))]
-    if run.result is not None and run.result.text:
-        return ["", *wrapped(clean(run.result.text), look.columns)]
-    return []
+        yield from (look.paint(line, "red") for line in lines_of(text, look.columns))
+    elif run.result is not None and run.result.text:
+        yield ""
+        yield from lines_of(clean(run.result.text), look.columns)
 
 
 def end_line(run: Run, look: Look, now: datetime) -> str:

@@ -14,7 +14,7 @@ from agent_orchestrator.domain import errors
 from agentctl import failures, settings
 from agentctl.main import cli, wants_json
 from agentctl.options import Group
-from agentctl.output import as_typed, bare, compact, value_at
+from agentctl.output import Output, as_typed, compact, value_at
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -218,9 +218,23 @@ def test_value_at() -> None:
     for path in ("", "a.c", "a.b.2", "a.b.x", "n.a", "a.b.1.0", "."):
         with pytest.raises(LookupError):
             value_at(plain, path)
-    assert [bare(value) for value in ("x y", 1, True, None, {"a": [1]})] == [
-        "x y", "1", "true", "null", '{"a":[1]}'
-    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "printed"),
+    [
+        ("x y", "x y"),
+        (1, "1"),
+        (True, "true"),
+        (None, "null"),
+        ({"a": [1, "\x85"]}, '{"a":[1,"\\u0085"]}'),
+    ],
+)
+def test_a_field_is_printed_bare(
+    value: object, printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Output(settings.Settings(format="json", field="a.b")).answer({"a": {"b": value}}, lambda _: ())
+    assert capsys.readouterr().out == printed + "\n"
 
 
 def test_suggested_commands_are_as_the_person_types_them(monkeypatch: pytest.MonkeyPatch) -> None:

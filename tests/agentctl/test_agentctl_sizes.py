@@ -5,6 +5,7 @@ Twice the text takes at most 2.5 times the processor time, nothing ends in a tra
 
 import gzip
 import json
+import os
 import socket
 import sys
 import threading
@@ -301,3 +302,35 @@ def test_deep_data_is_shown_or_refused(format_: str, capsys: pytest.CaptureFixtu
         assert ('"a"' in out) == (found == 0)
         assert told.count("\n") == found
         assert depth > 30 or found == 0
+
+
+MEMORY: Final = 4
+LARGE: Final = 2 * 2**20
+
+
+def told(text: str) -> bytes:
+    """Return a page with an event that holds a text."""
+    made = {"seq": 1, "session_id": "s", "run_id": None, "attempt": None}
+    made |= {"event_type": "agent.message", "data": {"text": text}}
+    made |= {"created_at": "2026-01-01T00:00:00Z"}
+    return json.dumps({"events": [made], "next_cursor": 1}, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+@pytest.mark.parametrize(
+    "unit", ["x", "ab ", "ab\n", "\n", "\t", "\x85", "\x85a", "\u2028", "中", "\x01"]
+)
+def test_an_answer_takes_little_memory(
+    unit: str, format_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = unit * (LARGE // len(unit.encode()))
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdout", nowhere)
+        body = told(text)
+        with answering(whole(body)) as url:
+            tracemalloc.start()
+            found = invoke(["--url", url, "--format", format_, "events", "list", "s"])
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+    assert found == 0
+    assert peak < MEMORY * len(body) + 2**20

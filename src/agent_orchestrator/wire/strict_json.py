@@ -7,7 +7,7 @@ field is checked (:mod:`agent_orchestrator.fields`), by the name of the field.
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any, Final, NoReturn
 
@@ -84,7 +84,9 @@ def encode_in_slices(value: Any) -> bytes:
     if type(value) is Encoded:
         return value.text
     file = BytesIO()
-    _write(value, file)
+    write_in_slices(
+        value, lambda piece: file.write(piece if type(piece) is bytes else piece.encode())
+    )
     return file.getvalue()  # shares the memory of the file
 
 
@@ -93,45 +95,50 @@ def text_of(value: Any) -> str:
     return encode_in_slices(value).decode()
 
 
-def _write(value: Any, file: BytesIO) -> None:
+def write_in_slices(value: Any, write: Callable[[Any], object]) -> None:
+    """Write what :func:`dumps` returns piece by piece, each of little memory.
+
+    :param write: is given each piece as text, or as bytes in UTF-8 where it was encoded before.
+    :raises ValueError: if a number is not finite.
+    :raises TypeError: if JSON cannot say the value.
+    """
     if type(value) is Encoded:
-        file.write(value.text)
+        write(value.text)
     elif not is_long(value):
-        file.write(_ENCODE(value).encode())
+        write(_ENCODE(value))
     elif isinstance(value, str):
-        _write_text(value, file)
+        _write_text(value, write)
     elif isinstance(value, Mapping):
-        mark = b"{"
+        mark = "{"
         for name, part in value.items():
-            file.write(mark)
+            write(mark)
             if isinstance(name, str):
-                _write_text(name, file)
+                _write_text(name, write)
             else:
-                file.write(_ENCODE({name: 0})[1:-3].encode())
-            file.write(b":")
-            _write(part, file)
-            mark = b","
-        file.write(b"}")
+                write(_ENCODE({name: 0})[1:-3])
+            write(":")
+            write_in_slices(part, write)
+            mark = ","
+        write("}")
     elif isinstance(value, (list, tuple)):
-        mark = b"["
+        mark = "["
         for part in value:
-            file.write(mark)
-            _write(part, file)
-            mark = b","
-        file.write(b"]")
+            write(mark)
+            write_in_slices(part, write)
+            mark = ","
+        write("]")
     else:
-        file.write(_ENCODE(value).encode())
+        write(_ENCODE(value))
 
 
-def _write_text(text: str, file: BytesIO) -> None:
+def _write_text(text: str, write: Callable[[Any], object]) -> None:
     if len(text) <= SLICE:
-        file.write(_ENCODE(text).encode())
+        write(_ENCODE(text))
         return
-    file.write(b'"')
-    file.writelines(
-        _ENCODE(text[place : place + SLICE])[1:-1].encode() for place in range(0, len(text), SLICE)
-    )
-    file.write(b'"')
+    write('"')
+    for place in range(0, len(text), SLICE):
+        write(_ENCODE(text[place : place + SLICE])[1:-1])
+    write('"')
 
 
 _ENCODE_SORTED = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
@@ -207,11 +214,15 @@ def _check_keys(value: Mapping[Any, Any]) -> None:
         raise ValueError(f"it has the key {shown(twice)!r} twice")
 
 
-def loads(data: bytes | bytearray, *, field: str = "body", most: int | None = None) -> Any:
+def loads(
+    data: bytes | bytearray, *, field: str = "body", most: int | None = None, is_last: bool = False
+) -> Any:
     """Read one JSON document, in time linear in its length.
 
     :param field: what to call the text in the error.
     :param most: how many values it may hold, names of members included; any number without it.
+    :param is_last: whether nobody needs the data afterwards. Then a ``bytearray`` is emptied before its
+        values are made, to spare memory.
     :raises InvalidRequest: if it is not strict JSON in UTF-8, or holds more.
     """
     if most is not None and holds_more(data, most):
@@ -220,6 +231,9 @@ def loads(data: bytes | bytearray, *, field: str = "body", most: int | None = No
         text = data.decode()
     except UnicodeDecodeError as error:
         raise InvalidRequest.of({field: f"is not UTF-8: byte {error.start}"}) from None
+    brackets = data.count(b"[") + data.count(b"{")
+    if is_last and isinstance(data, bytearray):
+        data.clear()
     try:
         value = _DECODE(text)
     except _NotStrictError as error:
@@ -228,7 +242,7 @@ def loads(data: bytes | bytearray, *, field: str = "body", most: int | None = No
         raise InvalidRequest.of({field: "is nested too deeply"}) from None
     except ValueError as error:
         raise InvalidRequest.of({field: f"is not JSON: {error}"}) from None
-    if data.count(b"[") + data.count(b"{") > MAX_NESTING and _is_deep(value):
+    if brackets > MAX_NESTING and _is_deep(value):
         raise InvalidRequest.of({field: "is nested too deeply"})
     return value
 

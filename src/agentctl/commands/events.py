@@ -1,5 +1,6 @@
 """``agentctl events``: the log of a session, as a story."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -41,10 +42,15 @@ def list_(**values: Any) -> None:
 
         page = await connection.call(LIST_EVENTS, **values)
 
-        def rendering(look: Any) -> list[str]:
+        def rendering(look: Any) -> Iterator[str]:
             story = Story(look, today=today())
-            told = "".join(story.tell(event) for event in page.events)
-            return told.removesuffix("\n").split("\n") if told else ["no events"]
+            is_told = False
+            for event in page.events:
+                for line in story.lines(event):
+                    is_told = True
+                    yield line
+            if not is_told:
+                yield "no events"
 
         call.output.answer(page, rendering)
         if page.has_more:

@@ -1,5 +1,6 @@
 """``agentctl run``: executions of an agent."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,7 +77,7 @@ def get(run_id: str) -> None:
 
         reply = await connection.call(GET_RUN, run_id=run_id)
 
-        def rendering(look: Any) -> list[str]:
+        def rendering(look: Any) -> Iterator[str]:
             from agentctl.views import run_card
 
             return run_card(reply.run, look, datetime.now(UTC))
