@@ -1,5 +1,6 @@
 """Private files of runs: nobody else reads them, and none is left."""
 
+import os
 import stat
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent_orchestrator.runners import scratch
+from agent_orchestrator.runners import scratch, trees
 from agent_orchestrator.user_state import user_state
 
 pytestmark = pytest.mark.anyio
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.anyio
 _HOLDER = """
 import sys
 import anyio
-from agent_orchestrator.runners import scratch
+from agent_orchestrator.runners import scratch, trees
 async def main():
     async with scratch.private_directory() as path:
         scratch.write(path / "x", b"x")
@@ -162,3 +163,72 @@ async def test_a_lock_that_others_keep_is_an_error_that_names_them(
         assert str(state.runs) in str(caught.value)
         assert f"process {locker.pid} " in str(caught.value)
         assert not names()
+
+
+def fill(top: Path, depth: int) -> None:
+    """Make a directory in a directory and so on, a file and a link in each."""
+    place = os.open(top, os.O_RDONLY)
+    for _ in range(depth):
+        os.close(os.open("file", os.O_CREAT, dir_fd=place))
+        os.symlink("..", "link", dir_fd=place)
+        os.mkdir("d", dir_fd=place)
+        inner = os.open("d", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = inner
+    os.close(place)
+
+
+@pytest.mark.parametrize("has_state", [True, False])
+async def test_a_very_deep_directory_is_removed(
+    has_state: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if not has_state:
+        monkeypatch.setattr(scratch, "user_state", lambda: None)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    async with scratch.private_directory() as own:
+        fill(own, 1_500)
+    assert not own.exists()
+
+
+async def test_no_tree_that_was_left_ends_a_start_or_stays() -> None:
+    async with scratch.private_directory():
+        state = user_state()
+        assert state is not None
+        before = names()
+        for name in ("run-deep", "run-kept", "run-shut"):
+            (state.runs / name).mkdir()
+        fill(state.runs / "run-deep", 1_500)
+        for number in range(500):
+            (state.runs / "run-kept" / str(number)).mkdir()
+        inner = state.runs / "run-kept" / "shut"
+        (inner / "in" / "deeper").mkdir(parents=True)
+        (inner / "in").chmod(0)
+        inner.chmod(0)
+        (state.runs / "run-shut" / "x").mkdir(parents=True)
+        (state.runs / "run-shut").chmod(0)
+        scratch.remove_leftovers()
+        assert names() == before
+
+
+async def test_links_in_a_tree_are_removed_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "kept" / "x").mkdir(parents=True)
+    mode = stat.S_IMODE((tmp_path / "kept").stat().st_mode)
+    (tmp_path / "kept").chmod(0o500)
+    async with scratch.private_directory() as own:
+        (own / "d").mkdir()
+        (own / "link").symlink_to(tmp_path / "kept")
+        (own / "d" / "link").symlink_to(tmp_path / "kept")
+    assert not own.exists()
+    assert (tmp_path / "kept" / "x").exists()
+    assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o500
+    (tmp_path / "kept").chmod(mode)
+
+
+async def test_a_tree_that_takes_too_long_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "PATIENCE_S", -1.0)
+    async with scratch.private_directory() as own:
+        (own / "d").mkdir()
+    assert own.exists()
+    monkeypatch.setattr(trees, "PATIENCE_S", 10.0)
+    scratch.remove_leftovers()
+    assert not own.exists()

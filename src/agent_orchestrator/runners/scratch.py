@@ -6,7 +6,6 @@ left by a daemon that was killed.
 
 import fcntl
 import os
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
@@ -17,6 +16,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from agent_orchestrator.processes import flock_holder
+from agent_orchestrator.runners import trees
 from agent_orchestrator.user_state import make_private_directory, user_state
 
 _PREFIX: Final = "run-"
@@ -67,8 +67,11 @@ def _directory() -> Iterator[Path]:
     """
     state = user_state()
     if state is None:
-        with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as name:
-            yield Path(name)
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        try:
+            yield path
+        finally:
+            trees.remove(path)
         return
     base = state.runs
     make_private_directory(base)
@@ -78,12 +81,12 @@ def _directory() -> Iterator[Path]:
         try:
             held = _lock(path, fcntl.LOCK_EX)
         except OSError:
-            shutil.rmtree(path, ignore_errors=True)
+            trees.remove(path)
             raise
     try:
         yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        trees.remove(path)
         os.close(held)
 
 
@@ -107,8 +110,8 @@ def remove_leftovers() -> None:
         return
     with suppress(OSError), _locked(state.runs, fcntl.LOCK_EX):
         for path in state.runs.glob(f"{_PREFIX}*"):
-            with suppress(OSError), _locked(path, fcntl.LOCK_EX):
-                shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError), trees.opened(path), _locked(path, fcntl.LOCK_EX):
+                trees.remove(path)
 
 
 @contextmanager

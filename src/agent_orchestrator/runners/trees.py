@@ -1,0 +1,90 @@
+"""Removal of directories that an agent may have filled: however deep, without following links."""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+PATIENCE_S: Final = 10.0
+"""Seconds for one tree. A process that still fills it must not hold up who removes it."""
+
+_DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def remove(path: Path) -> None:
+    """Remove a directory and what is in it, as far as that can be done within :data:`PATIENCE_S`.
+
+    It does not recurse: what is deeper is moved up to the top first. So two descriptors and little memory
+    are enough for every depth. Directories without permissions are given them. Links are removed, not
+    followed. What cannot be removed stays there.
+    """
+    give_up_at = time.monotonic() + PATIENCE_S
+    with suppress(OSError), opened(path) as top:
+        has_moved = True
+        while has_moved and time.monotonic() < give_up_at:
+            has_moved = False
+            for name in os.listdir(top):  # noqa: PTH208 - of a descriptor
+                has_moved |= _removed(top, name)
+                if time.monotonic() > give_up_at:
+                    break
+    with suppress(OSError):
+        path.rmdir()
+
+
+def _removed(top: int, name: str) -> bool:
+    """Remove an entry of a directory; tell whether something came of it.
+
+    The directories within the entry are moved beside it.
+    """
+    if _is_unlinked(top, name):
+        return True
+    has_moved = False
+    with suppress(OSError):
+        with opened(name, top) as directory:
+            for inner in os.listdir(directory):  # noqa: PTH208
+                if not _is_unlinked(directory, inner):
+                    has_moved |= _is_moved(directory, inner, top)
+        os.rmdir(name, dir_fd=top)
+        return True
+    return has_moved
+
+
+def _is_unlinked(directory: int, name: str) -> bool:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except OSError:  # a directory, or not to be removed
+        return False
+    return True
+
+
+def _is_moved(directory: int, name: str, top: int) -> bool:
+    try:
+        with opened(name, directory):  # who moves a directory needs its permissions
+            pass
+        os.rename(name, f".{secrets.token_hex(8)}", src_dir_fd=directory, dst_dir_fd=top)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def opened(path: str | Path, directory: int | None = None) -> Iterator[int]:
+    """Open a directory, and let its owner do everything with it.
+
+    :raises OSError: if it is none.
+    """
+    found = os.open(path, os.O_PATH | _DIRECTORY, dir_fd=directory)
+    try:
+        itself = f"/proc/self/fd/{found}"
+        if os.fstat(found).st_mode & 0o700 != 0o700:
+            os.chmod(itself, 0o700)  # noqa: PTH101 - a link to what is open, which is what is meant
+        opened = os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(found)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
