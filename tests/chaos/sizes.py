@@ -2,7 +2,8 @@
 
 Three bounds hold for each case:
 
-- a look at ``/health`` every 20 ms takes at most 100 ms at the 99th percentile;
+- a look at ``/health`` every 20 ms takes at most 100 ms at the 99th percentile, without the waits for a
+  processor: how busy the machine is with other work makes no difference;
 - memory grows by at most four times the input;
 - twice the input takes at most 2.5 times the processor time.
 """
@@ -22,7 +23,6 @@ import httpx
 from attrs import define, field, frozen
 from tests.chaos.daemon import ROOT, Daemon, daemon
 from tests.chaos.outcome import Effort, Outcome, percentile
-from tests.support.pace import crowding
 
 HEALTH_S: Final = 0.1
 GROWTH: Final = 4.0
@@ -101,13 +101,24 @@ CASES: Final = (
 )
 
 
+QUICK: Final = (
+    Case("deep"),
+    Case("small-lines", MANY // 4, path=STREAM),
+    Case("small-lines", MANY // 4, path=STREAM, is_socket=True),
+    Case("lines-of-60000", path="/sessions/{session}/events?limit=1000"),
+    Case("lines-of-60000", path=STREAM, stalled=5),
+)
+"""One of each kind, where time is short: a line of an agent, a frame of each stream, a call, slow readers."""
+
+
 @frozen
 class Cost:
     """What a daemon had to give.
 
     :param cpu_s: processor time.
     :param growth: bytes by which its memory grew.
-    :param health_s: how long a look at its health took, at the 99th percentile.
+    :param health_s: how long a look at its health took, at the 99th percentile. The time for which the
+        daemon or who looks was ready, and the machine gave it no processor, does not count.
     """
 
     cpu_s: float
@@ -118,7 +129,7 @@ class Cost:
 async def sweep(effort: Effort, directory: Path) -> Outcome:
     """Say and read as much as there may be, and half as much, and compare the costs."""
     outcome = Outcome("sizes", effort.seed)
-    cases = CASES if effort.share >= 0.1 else CASES[16:17]
+    cases = CASES if effort.share >= 0.1 else QUICK
     worst = [0.0, 0.0, 0.0]
     for case in cases:
         outcome.tries += 1
@@ -163,7 +174,7 @@ def _compared(case: Case, full: int, directory: Path) -> tuple[_Figures, list[st
     doubled = max(0.0, whole.cpu_s - SLACK_S) / max(half.cpu_s, 0.01)
     figures = _Figures(whole.health_s, grown, doubled, whole.cpu_s)
     problems = []
-    if whole.health_s > HEALTH_S * crowding():
+    if whole.health_s > HEALTH_S:
         problems.append(f"a look at /health took {whole.health_s * 1000:.0f} ms")
     if grown > GROWTH:
         problems.append(f"memory grew by {grown:.1f} times the input")
@@ -257,6 +268,7 @@ class _Looks(threading.Thread):
     """Looks at the health of a daemon every 20 ms."""
 
     port: int
+    pid: int
     over: threading.Event = field(factory=threading.Event)
     took: list[float] = field(factory=list)
 
@@ -269,17 +281,22 @@ class _Looks(threading.Thread):
     def run(self) -> None:
         with socket.create_connection(("127.0.0.1", self.port)) as line:
             while not self.over.wait(max(0.0, 0.02 - (self.took[-1] if self.took else 0.0))):
-                began = time.perf_counter()
+                began = time.perf_counter() - self._delayed_s()
                 line.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
                 while not line.recv(_PIECE).endswith(b"}"):
                     pass
-                self.took.append(time.perf_counter() - began)
+                self.took.append(max(0.0, time.perf_counter() - self._delayed_s() - began))
+
+    def _delayed_s(self) -> float:
+        """Return for how long the event loop, and who looks, were ready and had no processor."""
+        own = f"self/task/{threading.get_native_id()}"
+        return sum(_delayed_s(place) for place in (own, f"{self.pid}/task/{self.pid}"))
 
 
 @contextmanager
 def _measured(one: Daemon) -> Iterator[list[Cost]]:
     """Measure what a daemon gives while the scope lasts."""
-    looks = _Looks(one.port)
+    looks = _Looks(one.port, one.pid)
     looks.start()
     memory, cpu_s, found = _memory(one.pid, "VmRSS"), _cpu_s(one.pid), []
     try:
@@ -298,3 +315,8 @@ def _cpu_s(pid: int) -> float:
 def _memory(pid: int, name: str) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def _delayed_s(place: str) -> float:
+    """Return for how long a thread has waited for a processor: the second number of ``schedstat``."""
+    return int(Path(f"/proc/{place}/schedstat").read_text().split()[1]) / 1e9
