@@ -578,7 +578,10 @@ CWD_MISSING: Final = "the working directory is not there"
 
 @frozen
 class Outcome:
-    """What a run that went well came to."""
+    """What a run that went well came to.
+
+    :param text: its result. The run fails if that has more than 240 MiB as JSON, which no client could read.
+    """
 
     text: str
     exit_code: int | None = None
@@ -718,6 +721,8 @@ class RunContext(Protocol):
         """Record the conversation the agent is in, at once, so that the next run resumes it.
 
         :param state: what to remember with it; None leaves what there was for this id.
+        :raises InvalidEvent: a ``ValueError``, if the id is no text, the state is no object, or JSON cannot say
+            them or no client could read them, as for :meth:`emit`.
         """
         ...
 

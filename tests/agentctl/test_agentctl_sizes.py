@@ -333,4 +333,5 @@ def test_an_answer_takes_little_memory(
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
     assert found == 0
-    assert peak < MEMORY * len(body) + 2**20
+    # Python reserves four bytes for each of a text while it decodes it, and uses few of them.
+    assert peak < MEMORY * len(body) + 2 * LARGE

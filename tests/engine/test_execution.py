@@ -281,8 +281,16 @@ class Forger:
         for more in unreadable():
             with pytest.raises(InvalidEvent):
                 await context.set_thread("t", {"more": more})
-        with pytest.raises(InvalidEvent):
-            await context.report_usage(Usage(input_tokens=10**100))
+        odd: Any
+        for odd in (None, 1, b"t", ["t"], {"id": "t"}):
+            with pytest.raises(InvalidEvent, match="a thread"):
+                await context.set_thread(odd)
+        for odd in (1, "state", [], [("a", 1)], b"{}"):
+            with pytest.raises(InvalidEvent, match="a thread"):
+                await context.set_thread("t", odd)
+        for odd in (Usage(input_tokens=10**100), None, {}, Usage("1")):  # type: ignore[arg-type]
+            with pytest.raises(InvalidEvent):
+                await context.report_usage(odd)
         return Outcome("caught")
 
 
@@ -464,3 +472,33 @@ async def test_an_event_larger_than_clients_read_is_refused(
         run = (await client.wait_run(sent.run.id)).run
         assert run.result is not None
         assert run.result.text == "caught"
+
+
+@pytest.mark.parametrize("unit", ["x", "\x01", "中"])
+async def test_a_result_larger_than_clients_read_fails_the_run_by_the_name_of_its_field(
+    unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strict_json, "MAX_STORED_SIZE", 600_000)
+    most = (600_000 - 2) // (6 if unit == "\x01" else len(unit.encode()))
+
+    sizes = iter((most, most + 1))
+
+    class Large(FunctionRunner):
+        async def run(self, _: RunContext) -> Outcome:
+            return Outcome(unit * next(sizes))
+
+    async def nothing(_: RunContext) -> str:
+        return ""
+
+    async with open_embedded(":memory:", runners=[Large("much", nothing)]) as client:
+        session = await client.create_session(provider="much")
+        ended = []
+        for _ in range(2):
+            sent = await client.send_message(session.id, "go")
+            assert sent.run is not None
+            ended.append((await client.wait_run(sent.run.id)).run)
+        assert ended[0].result is not None
+        assert ended[0].result.text == unit * most
+        assert ended[1].result is None
+        assert ended[1].error is not None
+        assert "Outcome.text has more than 600,000 bytes" in ended[1].error.message

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypeVar
 import anyio
 import anyio.lowlevel
 from anyio.to_thread import run_sync
-from attrs import evolve
+from attrs import asdict, evolve
 
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Unavailable
@@ -133,6 +133,8 @@ class AttemptContext:
         await self._recorder.settle()
 
     async def set_thread(self, thread_id: str, state: Mapping[str, Any] | None = None) -> None:
+        if not isinstance(thread_id, str) or not isinstance(state, Mapping | None):
+            raise InvalidEvent("a thread: its id must be a text, and its state an object or None")
         _as_json({"id": thread_id, "state": state}, "a thread")
         self._recorder.heard_at = anyio.current_time()
         self.has_begun = True
@@ -165,6 +167,7 @@ class AttemptContext:
             await self._recorder.settle()
 
     async def report_usage(self, usage: Usage) -> None:
+        _check_usage(usage)
         _as_json(to_plain(usage), "usage")
         self._recorder.heard_at = anyio.current_time()
 
@@ -397,6 +400,15 @@ def _give_back(message_id: str, tx: Transaction, run: Run) -> None:
     message = tx.message(message_id)
     if message is not None and (message.delivery, message.given_in) == ("delivered", run.attempt):
         tx.put_message(evolve(message, delivery="queued", given_in=None))
+
+
+def _check_usage(usage: Any) -> None:
+    if not isinstance(usage, Usage):
+        raise InvalidEvent(f"usage: is a {type(usage).__name__}, not a Usage")
+    for name, value in asdict(usage).items():
+        kinds = (int, float, type(None)) if name == "cost_usd" else (int,)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise InvalidEvent(f"usage: {name} must be a number")
 
 
 def _encoded(data: Mapping[str, Any], what: str) -> Encoded:

@@ -35,7 +35,7 @@ from agent_orchestrator.engine.providers import probe
 from agent_orchestrator.engine.recorder import Recorder
 from agent_orchestrator.engine.turn_options import TurnOptions, accepted_options
 from agent_orchestrator.ports import MARK_VARIABLE, Draft, Outcome, Runner, Transaction
-from agent_orchestrator.wire.strict_json import SLICE
+from agent_orchestrator.wire import strict_json
 
 logger = logging.getLogger("agent_orchestrator.worker")
 
@@ -267,17 +267,27 @@ async def _attempt(core: Core, live: Live, recorder: Recorder, tasks: TaskGroup)
             logger.exception("run %s: its worker failed", live.run.id)
         outcome = failures[0] if failures else _crash(error)
     if isinstance(outcome, Outcome):
-        outcome = evolve(outcome, text=await _storable(outcome.text))
+        outcome = await _stored(outcome)
     tail = contexts[-1].stderr_tail if contexts else ""
     return evolve(_ending(live, outcome), stderr_tail=tail)
 
 
-async def _storable(text: str) -> str:
-    if len(text) <= SLICE or text.isascii():
-        return storable(text)
+async def _stored(outcome: Outcome) -> Outcome | AgentFailed:
+    """Return an outcome that can be stored and read, or the failure to come to one."""
+    if len(outcome.text) <= strict_json.SLICE:
+        return evolve(outcome, text=storable(outcome.text))
     with anyio.CancelScope(shield=True):
-        stored: str = await run_sync(storable, text)
+        stored: Outcome | AgentFailed = await run_sync(_checked, outcome)
     return stored
+
+
+def _checked(outcome: Outcome) -> Outcome | AgentFailed:
+    text = storable(outcome.text)
+    if strict_json.size_of(text) <= strict_json.MAX_STORED_SIZE:
+        return evolve(outcome, text=text)
+    most = f"{strict_json.MAX_STORED_SIZE:,}"
+    problem = f"Outcome.text has more than {most} bytes of JSON, which no client could read"
+    return AgentFailed("agent_crashed", problem)
 
 
 def _ending(live: Live, outcome: Outcome | AgentFailed | None) -> ledger.Ending:

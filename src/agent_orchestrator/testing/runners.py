@@ -137,7 +137,12 @@ class RecordingContext:
         await self._note("delivered")
 
     async def set_thread(self, thread_id: str, state: Mapping[str, Any] | None = None) -> None:
-        """Keep the thread."""
+        """Keep the thread.
+
+        :raises InvalidEvent: if the id is no text, or the state no object.
+        """
+        if not isinstance(thread_id, str) or not isinstance(state, Mapping | None):
+            raise InvalidEvent("a thread: its id must be a text, and its state an object or None")
         if state is None:
             same = self.thread is not None and self.thread.id == thread_id
             state = self.thread.state if self.thread is not None and same else {}

@@ -90,6 +90,18 @@ def encode_in_slices(value: Any) -> bytes:
     return file.getvalue()  # shares the memory of the file
 
 
+def size_of(value: Any) -> int:
+    """Return how many bytes of UTF-8 :func:`dumps` would return, without their memory."""
+    size = 0
+
+    def count(piece: str | bytes) -> None:
+        nonlocal size
+        size += len(piece if isinstance(piece, bytes) else piece.encode())
+
+    write_in_slices(value, count)
+    return size
+
+
 def text_of(value: Any) -> str:
     """Return the same as text."""
     return encode_in_slices(value).decode()
