@@ -133,8 +133,7 @@ class AttemptContext:
         await self._recorder.settle()
 
     async def set_thread(self, thread_id: str, state: Mapping[str, Any] | None = None) -> None:
-        if not isinstance(thread_id, str) or not isinstance(state, Mapping | None):
-            raise InvalidEvent("a thread: its id must be a text, and its state an object or None")
+        _check_thread(thread_id, state)
         _as_json({"id": thread_id, "state": state}, "a thread")
         self._recorder.heard_at = anyio.current_time()
         self.has_begun = True
@@ -400,6 +399,15 @@ def _give_back(message_id: str, tx: Transaction, run: Run) -> None:
     message = tx.message(message_id)
     if message is not None and (message.delivery, message.given_in) == ("delivered", run.attempt):
         tx.put_message(evolve(message, delivery="queued", given_in=None))
+
+
+def _check_thread(thread_id: Any, state: Any) -> None:
+    """Check the types of a thread: runners come from outside, where nothing checks them.
+
+    :raises InvalidEvent: if the id is no text, or the state neither an object nor None.
+    """
+    if not isinstance(thread_id, str) or not isinstance(state, Mapping | None):
+        raise InvalidEvent("a thread: its id must be a text, and its state an object or None")
 
 
 def _check_usage(usage: Any) -> None:

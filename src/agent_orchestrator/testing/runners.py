@@ -141,7 +141,8 @@ class RecordingContext:
 
         :raises InvalidEvent: if the id is no text, or the state no object.
         """
-        if not isinstance(thread_id, str) or not isinstance(state, Mapping | None):
+        given: tuple[object, object] = (thread_id, state)
+        if not isinstance(given[0], str) or not isinstance(given[1], Mapping | None):
             raise InvalidEvent("a thread: its id must be a text, and its state an object or None")
         if state is None:
             same = self.thread is not None and self.thread.id == thread_id
