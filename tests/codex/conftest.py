@@ -39,6 +39,12 @@ def home(tmp_path: Path, models: ModelServer) -> Path:
 
 
 @pytest.fixture
+def usual_home(tmp_path: Path, models: ModelServer) -> Path:
+    """A home in which codex also does what it does beside its turns, in processes of its own."""
+    return write_codex_home(tmp_path / "home", models.port, is_lean=False)
+
+
+@pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     path = tmp_path / "workspace"
     path.mkdir()

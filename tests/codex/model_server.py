@@ -46,8 +46,10 @@ the port and serves until its stdin ends; ``python model_server.py HOME`` also m
 
 import base64
 import contextlib
+import functools
 import hashlib
 import json
+import os
 import re
 import select
 import socket
@@ -60,6 +62,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import attrs
+import trustme
 
 FAKE_KEY = "fake-key-1234"
 
@@ -71,9 +74,13 @@ def codex_env(home: Path) -> dict[str, str]:
     there (pyenv takes a lock that a killed shell leaves behind) is no part of a test. And TMPDIR is,
     because codex 0.169 makes no helper programs in a home under it, and cannot run commands in its
     sandbox without them.
+
+    The others spare most of what a start of codex costs: it reads the certificates of all authorities
+    several times, and asks ``lsb_release``, a script of eight processes, three times for the system's name.
     """
     own = {"CODEX_HOME": str(home), "HOME": str(home), "TMPDIR": str(home / "tmp")}
-    return {**own, "FAKE_KEY": FAKE_KEY}
+    path = f"{home / 'path'}:{os.environ['PATH']}"
+    return {**own, "FAKE_KEY": FAKE_KEY, "PATH": path, "SSL_CERT_FILE": str(home / "authority.pem")}
 
 
 CONFIG = """\
@@ -88,23 +95,51 @@ env_key = "FAKE_KEY"
 {retries}
 [tools.update_plan]
 enabled = true
+
+[analytics]
+enabled = false
+"""
+
+LEAN = """\
+
+[features]
+plugins = false
+shell_snapshot = false
 """
 
 
+@functools.cache
+def _authority() -> bytes:
+    return trustme.CA().cert_pem.bytes()
+
+
 def write_codex_home(
-    home: Path, port: int, *, model: str = "gpt-5.5", retries: int | None = 0, extra: str = ""
+    home: Path,
+    port: int,
+    *,
+    model: str = "gpt-5.5",
+    retries: int | None = 0,
+    extra: str = "",
+    is_lean: bool = True,
 ) -> Path:
     """Make a codex home whose model is at this port.
 
     :param retries: how often codex tries a request again; its own default with None.
     :param extra: what else its configuration holds.
+    :param is_lean: codex neither asks a server for its plugins nor runs login shells to learn their
+        variables, which costs as much as a turn.
     """
     home.joinpath("tmp").mkdir(parents=True, exist_ok=True)
+    (home / "path").mkdir(exist_ok=True)
+    name = home / "path" / "lsb_release"
+    name.write_text("#!/bin/sh\n")
+    name.chmod(0o755)
+    (home / "authority.pem").write_bytes(_authority())
     limits = f"request_max_retries = {retries}\nstream_max_retries = {retries}\n"
     config = CONFIG.format(
         model=json.dumps(model), port=port, retries="" if retries is None else limits
     )
-    (home / "config.toml").write_text(config + extra)
+    (home / "config.toml").write_text(config + extra + (LEAN if is_lean else ""))
     return home
 
 

@@ -126,12 +126,12 @@ def newcomer(directory: Path, codex: str, home: Path) -> Newcomer:
     (directory / "path" / "codex").symlink_to(codex)
     port = free_port()
     env = {
+        **codex_env(home),
         "PATH": f"{directory / 'path'}:{os.environ['PATH']}",
         "LANG": "C.UTF-8",
         "AGENTD_PORT": str(port),
         "AGENTD_GRACE_S": "0",
         "AGENTCTL_URL": f"http://127.0.0.1:{port}",
-        **codex_env(home),
     }
     return Newcomer(directory, env, port)
 
@@ -159,8 +159,8 @@ def test_every_way_to_start(tmp_path: Path, codex: str, home: Path) -> None:
                 assert told_status["max_concurrency"] == told_status["alive_workers"] == 4
 
 
-def test_every_command(tmp_path: Path, codex: str, home: Path) -> None:
-    one = newcomer(tmp_path / "first", codex, home)
+def test_every_command(tmp_path: Path, codex: str, usual_home: Path) -> None:
+    one = newcomer(tmp_path / "first", codex, usual_home)
     script = COMMANDS.replace("<command>", "rm -rf ./tmp-cache").replace("<REQUEST_KEY>", "key-1")
     script = re.sub(r"<(\w+)>", r'"$\1"', script)
     lines = [f"echo {line.split(' ')[0]!r} >&2\n{line}" for line in script.strip().split("\n")]
