@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 from attrs import evolve
+from gateway import ON_ONE_LOOP
 from model_server import FAKE_KEY, codex_env
 from pictures import BLUE, RED, picture
 
@@ -116,19 +117,19 @@ class TestContract(RunnerContract):
         return RecordingContext(prompt, cwd=cwd, env=codex_env(self.home))
 
 
-@pytest.mark.parametrize(
-    ("status", "words"),
-    [("denied", "Leave that alone"), ("approved", "Only this once"), ("answered", "Not now")],
-)
-async def test_words_with_a_decision_reach_the_agent(codex, home, record, models, status, words):
-    context = record("escalate echo hi\nsay done", kind=Deciding)
-    context.decide = {"status": status, "answer": words}
+@ON_ONE_LOOP
+async def test_words_with_a_decision_reach_the_agent(codex, home, record, models):
+    words = {"denied": "Leave that alone", "approved": "Only this once", "answered": "Not now"}
     async with make_runner(codex, home, sandbox="workspace-write") as runner:
-        await run(runner, context)
-    said = [text for request in models.requests for text in request.user_texts if words in text]
-    verdict = "approved" if status == "approved" else "denied"
-    assert said
-    assert all(f"was {verdict}" in text for text in said)
+        for status, answer in words.items():
+            decide = {"status": status, "answer": answer}
+            await ask(runner, record, "escalate echo hi\nsay done", decide)
+    texts = {text for request in models.requests for text in request.user_texts}
+    for status, answer in words.items():
+        said = [text for text in texts if answer in text]
+        verdict = "approved" if status == "approved" else "denied"
+        assert said, status
+        assert all(f"was {verdict}" in text for text in said)
 
 
 # --- many sessions, one process -------------------------------------------------------------
@@ -152,6 +153,7 @@ async def test_sessions_share_a_process_and_keep_their_threads(codex, home, reco
         assert asked[-1].user_texts == [first.prompt, second.prompt]
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize("is_restarted", [False, True])
 async def test_the_model_and_effort_of_a_run_are_its_own(codex, home, record, models, is_restarted):
     first = record("say x", model="gpt-5.4")
@@ -174,6 +176,7 @@ async def test_the_model_and_effort_of_a_run_are_its_own(codex, home, record, mo
     assert [one.get("schema") for one in formats] == [schema, None]
 
 
+@ON_ONE_LOOP
 async def test_the_model_sees_the_images_of_a_run(codex, home, record, models):
     large = ImageContent.of(picture(1200, 1200, noise=True))
     assert large.image.size > 4_000_000
@@ -216,6 +219,7 @@ async def test_an_idle_process_is_ended_and_its_threads_go_on_in_the_next(codex,
     assert second.usage == Usage(100, 0, 10)
 
 
+@ON_ONE_LOOP
 async def test_a_thread_that_exec_made_goes_on(codex, home, record, models):
     first = record("say first")
     await CodexExecRunner(command=codex, home=str(home), sandbox="danger-full-access").run(first)
@@ -268,6 +272,7 @@ def history_modes(home):
     return {meta["id"]: meta["history_mode"] for meta in metas}
 
 
+@ON_ONE_LOOP
 async def test_a_thread_has_no_index_until_codex_is_told_to_make_one(codex, home, record, models):
     async with make_runner(codex, home) as runner:
         first = record("say first")
@@ -284,6 +289,7 @@ async def test_a_thread_has_no_index_until_codex_is_told_to_make_one(codex, home
     assert models.requests[-1].user_texts == [first.prompt, second.prompt]
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize("thread_id", [UNKNOWN_THREAD, "no-such-thread"])
 async def test_a_lost_thread_is_replaced_or_fails_the_run(codex, home, record, thread_id):
     lost = Thread(thread_id, {})
@@ -423,6 +429,7 @@ async def test_a_message_comes_in_pieces_and_whole(codex, home, record):
     assert context.texts() == [words]
 
 
+@ON_ONE_LOOP
 async def test_what_the_agent_does(codex, home, record, workspace):
     script = "reason why\nnote first\nshell echo hi; sleep 0.2; echo ha; sleep 0.2; echo ho\nadd new.txt hello\nsay done"
     async with make_runner(codex, home) as runner:
@@ -456,6 +463,7 @@ async def test_what_the_agent_does(codex, home, record, workspace):
     ]
 
 
+@ON_ONE_LOOP
 async def test_a_plan(codex, home, record):
     async with make_runner(codex, home) as runner:
         context = record("plan [x] one; [>] two; [ ] three\nsay done")
@@ -464,65 +472,73 @@ async def test_a_plan(codex, home, record):
     assert [step["status"] for step in plan["steps"]] == ["completed", "in_progress", "pending"]
 
 
-@pytest.mark.parametrize(
-    ("script", "code"),
-    [
-        ("http 401", "auth_failed"),
-        ("http 429", "rate_limited"),
-        ("http 500", "provider_error"),
-        ("usage_limit", "quota_exhausted"),
-        ("fail context_length_exceeded", "context_exceeded"),
-    ],
-)
-async def test_failures_have_codes_and_leave_the_thread_usable(codex, home, record, script, code):
+FAILURES = {
+    "http 401": "auth_failed",
+    "http 429": "rate_limited",
+    "http 500": "provider_error",
+    "usage_limit": "quota_exhausted",
+    "fail context_length_exceeded": "context_exceeded",
+}
+
+
+@ON_ONE_LOOP
+async def test_failures_have_codes_and_leave_the_thread_usable(codex, home, record):
     async with make_runner(codex, home) as runner:
-        context = record(script)
-        with pytest.raises(AgentFailed) as caught:
-            await run(runner, context)
-        assert caught.value.code == code, caught.value.message
-        second = record("say hello", thread=context.thread)
-        assert (await run(runner, second)).text == "hello"
+        for script, code in FAILURES.items():
+            context = record(script)
+            with pytest.raises(AgentFailed) as caught:
+                await run(runner, context)
+            assert caught.value.code == code, caught.value.message
+            second = record("say hello", thread=context.thread)
+            assert (await run(runner, second)).text == "hello"
 
 
 # --- approvals ------------------------------------------------------------------------------
 
 
+async def ask(runner, record, script, decide):
+    context = record(script, kind=Deciding)
+    context.decide = decide
+    return context, await run(runner, context)
+
+
 async def asked(codex, home, record, script, decide, **more):
     async with make_runner(codex, home, sandbox="workspace-write", **more) as runner:
-        context = record(script, kind=Deciding)
-        context.decide = decide
-        outcome = await run(runner, context)
-    return context, outcome
+        return await ask(runner, record, script, decide)
 
 
-@pytest.mark.parametrize(
-    ("decide", "happens"),
-    [
-        ({"status": "approved"}, True),
-        ({"status": "approved", "scope": "session"}, True),
-        ({"status": "denied"}, False),
-        ({"status": "expired"}, False),
-        ({"status": "answered", "answer": "accept"}, True),
-        ({"status": "answered", "answer": "please do"}, False),
-    ],
-)
-async def test_a_command_is_approved_or_not(codex, home, record, outside, decide, happens):
-    file = outside / "made"
-    context, outcome = await asked(codex, home, record, f"escalate touch {file}\nsay done", decide)
-    assert file.exists() is happens
-    if decide.get("answer") in (None, "accept"):
-        assert outcome.text == "done"  # without words of its own, nothing more is said to the agent
-    [question] = context.questions
-    assert question["kind"] == "approval_request"
-    assert question["detail"]["command"] == f"/bin/bash -lc 'touch {file}'"
-    assert question["detail"]["cwd"] == context.session.cwd
-    assert question["detail"]["reason"] == "it must"
-    assert f"touch {file}" in question["text"]
-    assert "accept" in question["options"]
-    [done] = of(context, "tool.completed")
-    assert done["status"] == ("completed" if happens else "declined")
+DECISIONS = [
+    ({"status": "approved"}, True),
+    ({"status": "approved", "scope": "session"}, True),
+    ({"status": "denied"}, False),
+    ({"status": "expired"}, False),
+    ({"status": "answered", "answer": "accept"}, True),
+    ({"status": "answered", "answer": "please do"}, False),
+]
 
 
+@ON_ONE_LOOP
+async def test_a_command_is_approved_or_not(codex, home, record, outside):
+    async with make_runner(codex, home, sandbox="workspace-write") as runner:
+        for number, (decide, happens) in enumerate(DECISIONS):
+            file = outside / f"made-{number}"
+            script = f"escalate touch {file}\nsay done"
+            context, outcome = await ask(runner, record, script, decide)
+            assert file.exists() is happens, decide
+            if decide.get("answer") in (None, "accept"):
+                assert outcome.text == "done"  # without words, nothing more is said to the agent
+            [question] = context.questions
+            assert question["kind"] == "approval_request"
+            assert question["detail"]["command"] == f"/bin/bash -lc 'touch {file}'"
+            assert question["detail"]["cwd"] == context.session.cwd
+            assert question["detail"]["reason"] == "it must"
+            assert f"touch {file}" in question["text"]
+            assert "accept" in question["options"]
+            [done] = of(context, "tool.completed")
+            assert done["status"] == ("completed" if happens else "declined"), decide
+
+
+@ON_ONE_LOOP
 async def test_without_settings_it_asks_to_leave_the_workspace(codex, home, record, outside):
     """Codex 0.169 sometimes says nothing of a command that its sandbox refuses at once."""
     file, asked_for = outside / "made", outside / "asked-for"
@@ -538,6 +554,7 @@ async def test_without_settings_it_asks_to_leave_the_workspace(codex, home, reco
     assert list(outside.iterdir()) == []
 
 
+@ON_ONE_LOOP
 async def test_cancel_as_the_answer_ends_the_turn(codex, home, record, outside):
     decide = {"status": "answered", "answer": "cancel"}
     with pytest.raises(AgentFailed) as caught:
@@ -558,6 +575,7 @@ async def test_a_file_change_is_approved_or_not(codex, home, record, outside, is
     assert str(file) in question["text"]
 
 
+@ON_ONE_LOOP
 async def test_questions_are_answered(codex, home, record):
     options = [{"label": "Red", "description": "r"}, {"label": "Blue", "description": "b"}]
     questions = [{"id": "color", "header": "Color", "question": "Which?", "options": options}]
@@ -577,6 +595,7 @@ async def test_questions_are_answered(codex, home, record):
     assert json.loads(outcome.text) == {"answers": {"color": {"answers": ["Blue"]}}}
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize("is_approved", [True, False])
 async def test_permissions_are_granted_or_not(codex, home, record, outside, is_approved):
     context, _ = await asked(
@@ -601,6 +620,7 @@ def mcp_config(**more):
     return {f"mcp_servers.small.{name}": value for name, value in server.items()}
 
 
+@ON_ONE_LOOP
 async def test_words_do_not_approve_the_tool_of_an_mcp_server(codex, home, record, models):
     decide = {"status": "answered", "answer": "rather not"}
     script = 'mcp small.echo {"text": "one"}\nsay done'
@@ -610,36 +630,36 @@ async def test_words_do_not_approve_the_tool_of_an_mcp_server(codex, home, recor
     assert "with these words: rather not" in models.requests[-1].user_texts[-1]
 
 
-@pytest.mark.parametrize(
-    ("decide", "questions", "says"),
-    [
-        ({"status": "approved"}, 2, "two"),
-        ({"status": "approved", "scope": "session"}, 1, "two"),
-        ({"status": "answered", "answer": "accept"}, 2, "two"),
-        ({"status": "answered", "answer": "acceptForSession"}, 1, "two"),
-        ({"status": "denied"}, 2, "rejected"),
-        ({"status": "expired"}, 2, "rejected"),
-        ({"status": "answered", "answer": "cancel"}, 2, "cancelled"),
-    ],
-    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
-)
-async def test_the_tool_of_an_mcp_server_is_approved_or_not(
-    codex, home, record, decide, questions, says
-):
+TOOL_DECISIONS = [
+    ({"status": "approved"}, 2, "two"),
+    ({"status": "approved", "scope": "session"}, 1, "two"),
+    ({"status": "answered", "answer": "accept"}, 2, "two"),
+    ({"status": "answered", "answer": "acceptForSession"}, 1, "two"),
+    ({"status": "denied"}, 2, "rejected"),
+    ({"status": "expired"}, 2, "rejected"),
+    ({"status": "answered", "answer": "cancel"}, 2, "cancelled"),
+]
+
+
+@ON_ONE_LOOP
+async def test_the_tool_of_an_mcp_server_is_approved_or_not(codex, home, record):
+    """For the thread that asked: the others of its process ask as before."""
     script = 'mcp small.echo {"text": "one"}\nmcp small.echo {"text": "two"}\nrelay'
-    context, outcome = await asked(codex, home, record, script, decide, config=mcp_config())
-    assert says in outcome.text
-    assert len(context.questions) == questions
-    question = context.questions[0]
-    assert question["kind"] == "approval_request"
-    assert question["options"] == ("accept", "acceptForSession", "decline", "cancel")
-    detail = question["detail"]
-    assert (detail["serverName"], detail["tool"]) == ("small", "echo")
-    assert detail["arguments"] == {"text": "one"}
-    assert "echo" in question["text"]
-    assert '{"text": "one"}' in question["text"]
-    done = [one["status"] for one in of(context, "tool.completed")]
-    assert done == ["completed" if says == "two" else "failed"] * 2
+    async with make_runner(codex, home, sandbox="workspace-write", config=mcp_config()) as runner:
+        for decide, questions, says in TOOL_DECISIONS:
+            context, outcome = await ask(runner, record, script, decide)
+            assert says in outcome.text, decide
+            assert len(context.questions) == questions, decide
+            question = context.questions[0]
+            assert question["kind"] == "approval_request"
+            assert question["options"] == ("accept", "acceptForSession", "decline", "cancel")
+            detail = question["detail"]
+            assert (detail["serverName"], detail["tool"]) == ("small", "echo")
+            assert detail["arguments"] == {"text": "one"}
+            assert "echo" in question["text"]
+            assert '{"text": "one"}' in question["text"]
+            done = [one["status"] for one in of(context, "tool.completed")]
+            assert done == ["completed" if says == "two" else "failed"] * 2, decide
 
 
 ONE_FIELD = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
@@ -650,57 +670,60 @@ TWO_FIELDS = {
 CHOICE = {"type": "object", "properties": {"how": {"type": "string", "enum": ["cancel", "go"]}}}
 
 
-@pytest.mark.parametrize(
-    ("decide", "schema", "told"),
-    [
-        (
-            {"status": "answered", "answer": "Bo"},
-            ONE_FIELD,
-            {"action": "accept", "content": {"name": "Bo"}},
-        ),
-        (
-            {"status": "answered", "answer": '{"name": "Bo", "age": 7}'},
-            TWO_FIELDS,
-            {"action": "accept", "content": {"name": "Bo", "age": 7}},
-        ),
-        (
-            {"status": "answered", "answer": '{"name": "\\ud800", "age": NaN}'},
-            TWO_FIELDS,
-            {"action": "accept", "content": {"name": "\ufffd", "age": "NaN"}},
-        ),
-        (
-            {"status": "answered", "answer": "cancel"},
-            CHOICE,
-            {"action": "accept", "content": {"how": "cancel"}},
-        ),
-        (
-            {"status": "approved", "answer": "Bo"},
-            ONE_FIELD,
-            {"action": "accept", "content": {"name": "Bo"}},
-        ),
-        ({"status": "approved"}, ONE_FIELD, {"action": "accept", "content": {}}),
-        ({"status": "answered", "answer": "decline"}, ONE_FIELD, {"action": "decline"}),
-        ({"status": "answered", "answer": "cancel"}, ONE_FIELD, {"action": "cancel"}),
-        ({"status": "denied"}, ONE_FIELD, {"action": "decline"}),
-        ({"status": "expired"}, ONE_FIELD, {"action": "decline"}),
-    ],
-)
-async def test_an_mcp_server_is_told_what_it_asks(codex, home, record, decide, schema, told):
-    wanted = json.dumps({"message": "Who are you?", "requestedSchema": schema})
+ANSWERS = [
+    (
+        {"status": "answered", "answer": "Bo"},
+        ONE_FIELD,
+        {"action": "accept", "content": {"name": "Bo"}},
+    ),
+    (
+        {"status": "answered", "answer": '{"name": "Bo", "age": 7}'},
+        TWO_FIELDS,
+        {"action": "accept", "content": {"name": "Bo", "age": 7}},
+    ),
+    (
+        {"status": "answered", "answer": '{"name": "\\ud800", "age": NaN}'},
+        TWO_FIELDS,
+        {"action": "accept", "content": {"name": "\ufffd", "age": "NaN"}},
+    ),
+    (
+        {"status": "answered", "answer": "cancel"},
+        CHOICE,
+        {"action": "accept", "content": {"how": "cancel"}},
+    ),
+    (
+        {"status": "approved", "answer": "Bo"},
+        ONE_FIELD,
+        {"action": "accept", "content": {"name": "Bo"}},
+    ),
+    ({"status": "approved"}, ONE_FIELD, {"action": "accept", "content": {}}),
+    ({"status": "answered", "answer": "decline"}, ONE_FIELD, {"action": "decline"}),
+    ({"status": "answered", "answer": "cancel"}, ONE_FIELD, {"action": "cancel"}),
+    ({"status": "denied"}, ONE_FIELD, {"action": "decline"}),
+    ({"status": "expired"}, ONE_FIELD, {"action": "decline"}),
+]
+
+
+@ON_ONE_LOOP
+async def test_an_mcp_server_is_told_what_it_asks(codex, home, record):
     config = mcp_config(default_tools_approval_mode="approve")
-    script = f"mcp small.ask {wanted}\nrelay"
-    context, outcome = await asked(codex, home, record, script, decide, config=config)
-    [question] = context.questions
-    assert question["kind"] == "input_request"
-    assert question["text"] == "small: Who are you?"
-    assert question["detail"]["serverName"] == "small"
-    assert question["detail"]["requestedSchema"]["properties"] == schema["properties"]
-    assert set(question["options"]) >= {"decline", "cancel"}
-    [done] = of(context, "tool.completed")
-    assert json.loads(done["output"]) == told
-    assert told["action"] in outcome.text
+    async with make_runner(codex, home, sandbox="workspace-write", config=config) as runner:
+        for decide, schema, told in ANSWERS:
+            wanted = json.dumps({"message": "Who are you?", "requestedSchema": schema})
+            script = f"mcp small.ask {wanted}\nrelay"
+            context, outcome = await ask(runner, record, script, decide)
+            [question] = context.questions
+            assert question["kind"] == "input_request"
+            assert question["text"] == "small: Who are you?"
+            assert question["detail"]["serverName"] == "small"
+            assert question["detail"]["requestedSchema"]["properties"] == schema["properties"]
+            assert set(question["options"]) >= {"decline", "cancel"}
+            [done] = of(context, "tool.completed")
+            assert json.loads(done["output"]) == told, decide
+            assert told["action"] in outcome.text
 
 
+@ON_ONE_LOOP
 async def test_never_asks_nobody(codex, home, record, outside):
     context, _ = await asked(
         codex,
@@ -855,6 +878,7 @@ async def test_cancelling_while_it_asks(codex, home, record, outside):
     assert not (outside / "made").exists()
 
 
+@ON_ONE_LOOP
 async def test_a_run_may_be_confined_otherwise_than_the_one_before(codex, home, record, outside):
     """In a thread that is open already; and the next is as its provider says again."""
     file = outside / "made"
@@ -908,6 +932,7 @@ async def test_a_thread_whose_loading_was_canceled_is_confined_as_its_next_run_s
     assert not file.exists()
 
 
+@ON_ONE_LOOP
 async def test_what_codex_refuses_changes_nothing_of_the_thread(codex, home, record, outside):
     """Codex 0.169 refuses more than 2**20 characters."""
     file = outside / "made"
@@ -928,6 +953,7 @@ async def test_what_codex_refuses_changes_nothing_of_the_thread(codex, home, rec
     assert not file.exists()
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize("is_configured", [True, False])
 async def test_a_workspace_is_confined_as_configured_again_after_another_run(
     codex, home, record, models, is_configured
@@ -1004,6 +1030,7 @@ async def test_what_sub_agents_do_is_kept_apart(codex, home, record):
         assert "turn/completed" in [data["kind"] for data in kept]
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize("is_approved", [True, False])
 async def test_a_sub_agent_asks_like_its_agent(codex, home, record, outside, is_approved):
     file = outside / "made"
