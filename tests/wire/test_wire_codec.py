@@ -5,7 +5,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from later import LATER, sample, without_one
 
@@ -119,6 +119,7 @@ def commands(operation: Any) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("operation", ops.OPERATIONS, ids=lambda operation: operation.name)
+@settings(max_examples=20)  # of each of some thirty operations, which share their fields' kinds
 @given(data=st.data())
 def test_commands_survive_the_way_to_the_server(operation: Any, data: st.DataObject) -> None:
     from urllib.parse import parse_qsl, unquote, urlencode
