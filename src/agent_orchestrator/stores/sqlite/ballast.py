@@ -1,5 +1,5 @@
-"""Room on the disk kept for later: given back when there is no other, so that outcomes can still
-be recorded.
+"""Reserved space on the disk. It is freed when the disk is full, so that outcomes can still be
+recorded.
 """
 
 import errno
@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import Final
 
 SIZE: Final = 4 * 1024 * 1024
-"""Bytes kept: some thousands of small outcomes, or a few large ones."""
+"""Reserved bytes: enough for thousands of small outcomes, or a few large ones."""
 
 MARGIN: Final = 1024 * 1024
-"""Bytes that must be free beside the ballast before the disk counts as one with room again."""
+"""Bytes that must be free besides the ballast before the disk no longer counts as full."""
 
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Ballast:
-    """A file beside the database that takes up room and says nothing."""
+    """A file beside the database that only occupies space."""
 
     def __init__(self, database: Path) -> None:
         self.path = database.with_name(database.name + ".ballast")
 
     def fill(self) -> None:
-        """Take the room up, unless it is, where some more is left then.
+        """Occupy the space, if some more is left then. Does nothing if it is occupied already.
 
-        :raises OSError: if that fails, with one of ``NO_ROOM`` where there is none.
+        :raises OSError: if that fails, with an errno of ``NO_ROOM`` if the disk is full.
         """
         self._take()
         if not self.has_room():
@@ -45,10 +45,10 @@ class Ballast:
             os.close(descriptor)
 
     def has_room(self) -> bool:
-        """Tell whether more than next to nothing is free beside the ballast."""
+        """Return True if at least ``MARGIN`` bytes are free besides the ballast."""
         found = os.statvfs(self.path.parent)
         return found.f_bavail * found.f_frsize >= MARGIN
 
     def release(self) -> None:
-        """Give the room back."""
+        """Free the space."""
         self.path.unlink(missing_ok=True)

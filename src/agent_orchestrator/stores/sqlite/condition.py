@@ -1,8 +1,8 @@
-"""Whether the database can be written; what callers are told while it cannot; and how it heals.
+"""Faults of an open database: how they are found, what callers get meanwhile, and how they end.
 
-Nothing watches a disk. What finds the fault is a write that failed; what finds its end is the next
-caller: before a change is tried again the connection is replaced where it must be, and a commit of
-nothing but the count is made. So an outage ends with it, and costs what the callers' own tries cost.
+Nothing polls the disk. A failed write reveals a fault. The next caller finds its end: the writer
+first replaces the connection if needed, and makes a commit that only increments the counter. If
+that succeeds, the fault is over and the caller's change is tried.
 """
 
 import errno
@@ -31,21 +31,21 @@ from agent_orchestrator.stores.sqlite.schema import immediate
 _log = logging.getLogger("agent_orchestrator.store")
 
 RETRY_S: Final = 0.25
-"""Seconds between two tries to heal."""
+"""Seconds between two attempts to recover."""
 
 LOOK_AGAIN_S: Final = 5.0
-"""Seconds for which it is taken as known whether a page that cannot be read is damaged."""
+"""Seconds for which the result of a check for damage is reused."""
 
 IMPATIENT_MS: Final = 100
-"""How long the lock of another program is waited for once it has been waited for in vain."""
+"""Milliseconds to wait for another program's lock, after a first wait was in vain."""
 
 
 @frozen
 class Fault:
-    """Why nothing can be written.
+    """The reason why the database cannot be written.
 
-    :param retry_after_s: when a caller may try again.
-    :param is_final: nothing this process does can end it.
+    :param retry_after_s: seconds after which a caller may retry.
+    :param is_final: True if only a restart can end the fault.
     """
 
     code: str
@@ -54,13 +54,13 @@ class Fault:
     is_final: bool = False
 
     def refusal(self) -> Unavailable:
-        """Return what one caller is told. One for each: a traceback belongs to one."""
+        """Return a new exception for one caller: exceptions carry tracebacks and cannot be shared."""
         details = {"problem": self.code}
         return Unavailable(self.message, details, retry_after_s=self.retry_after_s)
 
 
 class Condition:
-    """The state of one open database, for the thread that writes it."""
+    """The health of one open database, used by its writer thread."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -70,10 +70,10 @@ class Condition:
         self._looked_at = -inf
         self._was_damaged = False
         self.mark = database.mark
-        """How far the database has come, durably, as far as this process knows."""
+        """The last commit that this process knows to be durable."""
         self.fault: Fault | None = None
         self.problems: dict[str, Problem] = {problem.code: problem for problem in database.found}
-        """What is wrong and does not keep the database from being written."""
+        """Problems that do not prevent writes, by code."""
         try:
             self._ballast.fill()
         except OSError as error:
@@ -92,17 +92,17 @@ class Condition:
         return self._database.epoch
 
     def misplaced(self) -> Fault | None:
-        """Return the fault if the files that are open are not at their places any more.
+        """Return a fault if an open file was removed, renamed or replaced, else None.
 
-        What is written to them then would not be there at the next start. May be called in any thread.
+        The next start would not find what is written to such a file. Safe to call in any thread.
         """
         found = self._database.files.misplaced()
         return None if found is None else Fault("database_replaced", found, 5)
 
     def find_misplaced(self, *, is_written: bool) -> bool:
-        """Note whether the files are not at their places any more, and return it.
+        """Return whether an open file was removed, renamed or replaced, and record that as the fault.
 
-        :param is_written: a change was written to them just before.
+        :param is_written: True if a change was written just before.
         """
         fault = self.misplaced()
         if fault is None:
@@ -116,19 +116,19 @@ class Condition:
         return True
 
     def told(self) -> tuple[Problem, ...]:
-        """Return all that is wrong, for the daemon's status."""
+        """Return all present problems, for the daemon's status."""
         fault = self.fault
         found = () if fault is None else (Problem(fault.code, fault.message),)
         return (*found, *tuple(self.problems.values()))
 
     def counted(self) -> None:
-        """Note that a commit was made."""
+        """Record a successful commit."""
         self.mark = evolve(self.mark, commits=self.mark.commits + 1)
 
     def failed(self, error: apsw.Error, *, is_outcome_known: bool) -> Fault:
-        """Note that a transaction failed, and prepare for better times.
+        """Record a failed transaction, and prepare the recovery.
 
-        :param is_outcome_known: it was not committed; otherwise SQLite could not tell.
+        :param is_outcome_known: True if it was not committed; False if SQLite could not tell.
         """
         fault = self.misplaced() or self._fault(error)
         if fault.code == "disk_full":
@@ -146,13 +146,13 @@ class Condition:
         return fault
 
     def unreadable(self, error: BaseException) -> Unavailable:
-        """Note that a page of the database cannot be read, which others may be."""
+        """Record an unreadable page as a problem. Other pages may still be readable."""
         fault = self._fault(error)
         self.problems[fault.code] = Problem(fault.code, fault.message)
         return fault.refusal()
 
     def checked(self, findings: Sequence[str]) -> None:
-        """Note what a look at the whole database found."""
+        """Record the findings of a check of the whole database."""
         if findings and is_unreadable(findings[0]):
             text = f"{self._database.path} cannot be read whole: {findings[0][:500]}"
             self.problems["disk_error"] = Problem("disk_error", text)
@@ -164,7 +164,7 @@ class Condition:
             self.problems.pop("disk_error", None)
 
     def heal(self) -> Fault | None:
-        """Return why nothing can be written, once more looked into; None when it can."""
+        """Try to recover from the present fault. Return None on success, else the fault."""
         if self.fault is None or self.fault.is_final or time.monotonic() < self._next_try:
             return self.fault
         if self.find_misplaced(is_written=False):
@@ -190,7 +190,7 @@ class Condition:
         lost = self.mark.commits - found.commits
         if found.database != self.mark.database:
             raise _Final(
-                f"{self._database.path} is not the database it was: restart with the right one"
+                f"{self._database.path} is a different database now: restart with the right one"
             )
         if lost > 0:
             raise _Final(
@@ -214,7 +214,7 @@ class Condition:
         self.writer.set_busy_timeout(BUSY_TIMEOUT_MS)
 
     def _is_damaged(self) -> bool:
-        """Tell whether a page that SQLite calls malformed is, or could not be read."""
+        """Return True if a page that SQLite calls malformed is damaged, False if the disk failed."""
         if time.monotonic() >= self._looked_at + LOOK_AGAIN_S:
             path = self._database.path
             self._was_damaged = is_damaged(lambda: open_existing(path))
@@ -259,4 +259,4 @@ class Condition:
 
 
 class _Final(StoreOpenError):
-    """The database that was reopened is not the one that was open."""
+    """The reopened database is not the one that was open."""

@@ -1,4 +1,4 @@
-"""Opening a database: whose file it is, whether it is sound, and how each connection is set."""
+"""Opening a database: check whose file it is and whether it is damaged, and configure connections."""
 
 import contextlib
 import logging
@@ -34,32 +34,32 @@ _log = logging.getLogger("agent_orchestrator.store")
 READERS: Final = 4
 
 BUSY_TIMEOUT_MS: Final = 5000
-"""Nobody else writes; a checkpoint or another program's backup may be in the way for a moment."""
+"""Milliseconds to wait for a lock. Only a checkpoint or another program's backup can hold one."""
 
 _WAL_LIMIT: Final = 64 * 1024 * 1024
-"""Bytes the write-ahead log is cut back to once a checkpoint has emptied it."""
+"""Bytes to which the write-ahead log is truncated after a checkpoint."""
 
 _CHECKPOINT_PAGES: Final = 4000
-"""Pages in the log (16 MiB) before they go into the database: a page that many commits change goes
-once. With SQLite's 1000 an accepted message costs an eighth more."""
+"""Pages in the write-ahead log (16 MiB) before a checkpoint. A page that many commits change is then
+written to the database once. With SQLite's default of 1000, an accepted message costs an eighth more."""
 
 LOOK_S: Final = 1.0
-"""Seconds a start looks for damage."""
+"""Maximum seconds of the check for damage at a start."""
 
 _WRITER_CACHE_KIB: Final = 16 * 1024
 
 
 @define
 class Database:
-    """An open database: one connection that writes, some that only read, and the locks.
+    """An open database: a connection for writes, some for reads, and the locks.
 
-    :param aside: a connection for what takes long. It was opened with the others, so that a check or
-        a backup is of the file that is open, whatever has its name by then.
-    :param files: which files it consists of.
-    :param locks: on the database file, whatever its name, and on the name.
-    :param mark: how far it had come when it was opened.
-    :param epoch: names this time of its being open; None where that could not be written.
-    :param found: what its opening could not tell, for the daemon's status.
+    :param aside: a connection for long tasks. It is opened with the others, so a check or
+        backup always uses the open file, even if another file has its path by then.
+    :param files: the identities of its files.
+    :param locks: the locks on the database file and on its path.
+    :param mark: the commit counter at the opening.
+    :param epoch: the id of this opening; None if it could not be written.
+    :param found: problems found at the opening, for the daemon's status.
     """
 
     path: Path
@@ -72,15 +72,15 @@ class Database:
     epoch: str | None
     found: tuple[Problem, ...] = ()
     noted: Mark | None = None
-    """What the mirror was given at the opening, if anything."""
+    """The copy of the commit counter that was written at the opening, if one was."""
 
     def reopen(self) -> Mark:
-        """Replace the writing connection; return how far the database has come.
+        """Replace the writing connection, and return the commit counter.
 
-        The readers stay: while they do, what a failed commit left in the write-ahead log is not
-        taken for committed.
+        The readers stay open. As long as they do, SQLite does not take the remains of a failed
+        commit in the write-ahead log for committed.
 
-        :raises apsw.Error: if it cannot be opened; then there is none to write with.
+        :raises apsw.Error: if it cannot be opened. Then there is no writing connection.
         :raises StoreOpenError: likewise.
         """
         with contextlib.suppress(apsw.Error):
@@ -97,7 +97,7 @@ class Database:
         return mark
 
     def close(self) -> None:
-        """Empty the write-ahead log into the database and let go of it."""
+        """Checkpoint the write-ahead log, close all connections and release the locks."""
         try:
             for connection in (self.aside, *self.readers):
                 connection.close()
@@ -105,8 +105,8 @@ class Database:
             if self.files.misplaced() is None:
                 _keep_log(self.writer, keep=False)
         except apsw.Error as error:
-            # Nothing is lost: the next start finds it in the log.
-            _log.warning("%s: its write-ahead log cannot be emptied: %s", self.path, error)
+            # Nothing is lost: the next start reads the log.
+            _log.warning("%s: checkpoint of the write-ahead log failed: %s", self.path, error)
         finally:
             with contextlib.suppress(apsw.Error):
                 self.writer.close()
@@ -115,18 +115,18 @@ class Database:
 
 
 Judge = Callable[[tuple[str, ...]], bool]
-"""Returns whether a database may be used that says it has one of these names."""
+"""Decides whether a database with these names may be used."""
 
 
 def open_database(
     path: Path, *, accept_loss: bool = False, may_use: Judge | None = None
 ) -> Database:
-    """Open the database at the path, made if there is none, at the present schema.
+    """Open the database at a path, and migrate it to the present schema. Create it if it is missing.
 
-    :param may_use: asked of a database that is there before anything else is done with it.
-    :param accept_loss: open it though it lacks commits it once had.
-    :raises StoreOpenError: one of its kinds, if it cannot or must not be used. Then the files are
-        as they were.
+    :param may_use: called with the names of an existing database before anything else is done.
+    :param accept_loss: open the database even if it has lost commits.
+    :raises StoreOpenError: a subclass of it, if the database cannot or must not be used. Then its
+        files are unchanged.
     """
     given = path.absolute()
     try:
@@ -135,7 +135,7 @@ def open_database(
         if path.is_dir():
             raise StoreOpenError(f"{path} is a directory, not a database file")
         if path.exists() and path.stat().st_nlink > 1:
-            # The write-ahead log goes by name: under another one what stands in it would be missing.
+            # The write-ahead log belongs to a path. Opened by another path, the database would lack it.
             raise StoreOpenError(f"{path} has another name (a hard link); give it only one")
         with contextlib.ExitStack() as opening:
             database = _open_locked(given, path, opening, accept_loss=accept_loss, may_use=may_use)
@@ -155,9 +155,9 @@ def _open_locked(
     accept_loss: bool,
     may_use: Judge | None,
 ) -> Database:
-    """Lock the file and its name, then open it.
+    """Lock the file and its path, then open the database.
 
-    :param opening: is left with what has to be let go of if the database cannot be opened.
+    :param opening: receives everything that must be closed if the opening fails.
     """
     locks: list[FileLock] = []
     lock_path = path.with_name(path.name + ".lock")
@@ -170,19 +170,19 @@ def _open_locked(
 
     is_new = not path.exists()
     if not is_new:
-        # The file first, by whatever other name somebody may have it open.
+        # The file first: another process may have it open by another path.
         refuse_own_mount(path, take(path))
         if may_use is not None and path.stat().st_size and not may_use(names_of(path)):
-            _look_first(path)  # that it is none of ours at all says more
+            _look_first(path)  # a file of another program gets its own message
             raise UnknownDatabase(f"there is no record that you made or used the database {path}")
         _set_aside_journal(path)
         if not lock_path.exists():
-            _look_first(path)  # a file that is not ours is left without a trace
+            _look_first(path)  # create no files beside a file of another program
     named = take(lock_path, create=True)
     ballast = Ballast(path)
     if not ballast.has_room():
-        ballast.release()  # to open the database takes some
-    # Compared before anything is written: what was lost may still stand in the write-ahead log.
+        ballast.release()  # opening the database needs space
+    # Compared before any write: lost commits may still be in the write-ahead log.
     mark = _look_first(path)
     history = Mirror(path).compare(path, mark, accept_loss=accept_loss)
     named.sign()
@@ -220,7 +220,7 @@ def _open_locked(
 
 
 def names_of(path: Path) -> tuple[str, ...]:
-    """Return what a database says it is called and is a backup of; nothing where it cannot say."""
+    """Return the name of a database and of the one it is a backup of; nothing if it has none."""
     opened = partial(open_existing if _has_log(path) else _opened_immutable, path)
     with contextlib.suppress(apsw.Error), contextlib.closing(opened()) as connection:
         if (mark := read_mark(connection)) is not None:
@@ -232,21 +232,21 @@ def names_of(path: Path) -> tuple[str, ...]:
 def _set_aside_journal(path: Path) -> None:
     """Rename a rollback journal beside a database that was used before.
 
-    SQLite plays back any journal it finds (https://sqlite.org/lockingv3.html, "hot journals"). A database
-    in use here has a write-ahead log instead from its first opening on, so the journal is somebody else's.
+    SQLite plays back any journal it finds (https://sqlite.org/lockingv3.html, "hot journals"). From its
+    first opening on, our database uses a write-ahead log, so the journal belongs to something else.
     """
     journal = path.with_name(path.name + "-journal")
     if Mirror(path).path.exists() and os.path.lexists(journal):
         aside = path.with_name(journal.name + ".unknown")
         journal.replace(aside)
-        _log.warning("%s is not of this database; renamed to %s", journal, aside.name)
+        _log.warning("%s does not belong to this database; renamed to %s", journal, aside.name)
 
 
 def _note_first(path: Path, writer: apsw.Connection, mark: Mark) -> Mark | None:
-    """Have a note of how far the database has come before it is used, so that one that is missing later
-    was taken away. A copy becomes a database like any other by its first opening.
+    """Write the copy of the commit counter before the first use. If the copy is missing later, it was
+    removed. A backup becomes an ordinary database at its first opening.
 
-    :return: what was noted; None where there was no need, or it could not be.
+    :return: the written copy; None if it was not needed or could not be written.
     """
     mirror = Mirror(path)
     if mark.backup_of is None and mirror.path.exists():
@@ -254,7 +254,7 @@ def _note_first(path: Path, writer: apsw.Connection, mark: Mark) -> Mark | None:
     try:
         mirror.write(mark)
     except OSError:
-        return None  # told of when the next note cannot be written, too
+        return None  # reported when the next write fails, too
     if mark.backup_of is not None:
         with contextlib.suppress(apsw.FullError, apsw.IOError):
             writer.execute("UPDATE commits SET backup_of = NULL")
@@ -265,7 +265,7 @@ def _prepare(path: Path, writer: apsw.Connection) -> None:
     if writer.readonly("main"):
         raise StoreOpenError(f"{path} is not writable")
     if not writer.pragma("application_id"):
-        # Before the switch to WAL, so that the mark stands in the file itself from the start.
+        # Before the switch to WAL, so that the database file has the id from the start.
         writer.pragma("application_id", APPLICATION_ID)
     if (mode := writer.pragma("journal_mode", "WAL")) != "wal":
         raise StoreOpenError(f"{path} cannot use a write-ahead log here (it uses {mode})")
@@ -276,11 +276,11 @@ def _prepare(path: Path, writer: apsw.Connection) -> None:
 
 
 def open_existing(path: Path) -> apsw.Connection:
-    """Open a database that is there.
+    """Open an existing database.
 
-    The write-ahead log is left alone when the connection is closed. Otherwise SQLite would remove
-    whatever has its name then: that of another database, or of the next daemon, where a process that
-    was forked from this one is the last to close.
+    Closing the connection does not remove the write-ahead log. Otherwise SQLite would remove the
+    file that has its path by then. That could be the log of another database, or, if a forked
+    process closes last, that of the next daemon.
     """
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     connection.set_busy_timeout(BUSY_TIMEOUT_MS)
@@ -295,7 +295,7 @@ def _keep_log(connection: apsw.Connection, *, keep: bool) -> None:
 def _connect(path: Path) -> apsw.Connection:
     connection = open_existing(path)
     for name, value in (
-        ("synchronous", 2),  # FULL: what was acknowledged survives a power cut
+        ("synchronous", 2),  # FULL: acknowledged commits survive a power cut
         ("foreign_keys", 1),
         ("trusted_schema", 0),
         ("cell_size_check", 1),
@@ -307,14 +307,14 @@ def _connect(path: Path) -> apsw.Connection:
 
 
 def _look_first(path: Path) -> Mark | None:
-    """Refuse a file that is not ours, too new or damaged, without a change to it.
+    """Refuse a file of another program, a newer schema or a damaged database, without changing it.
 
-    :return: how far the database has come, where it counts that.
+    An ``immutable`` connection takes no locks and writes nothing, but ignores the write-ahead
+    log. If a process has left a log, an ordinary connection must read it too, without removing it
+    at its close. A process that was killed during a checkpoint leaves a database file that cannot be
+    read, or not correctly, without the log.
 
-    An ``immutable`` connection takes no locks and writes nothing, but does not see a write-ahead
-    log; where a process ended without emptying its log, an ordinary one must look, and is told to
-    leave the log alone when it closes. A process that ended while it emptied its log has left a
-    file that cannot be read without it, or is read as nonsense.
+    :return: the commit counter, if the schema has one.
     """
     if not path.exists() or not path.stat().st_size:
         return None
@@ -352,15 +352,18 @@ def _check(path: Path, opened: Callable[[], apsw.Connection], *, whole: bool) ->
     except StoreDamaged:
         if is_damaged(opened):
             raise
-        raise StoreOpenError(f"{path} cannot be read: the disk did not give all of it") from None
+        raise StoreOpenError(
+            f"{path} cannot be read: the disk failed to return a part of it"
+        ) from None
 
 
 def is_damaged(opened: Callable[[], apsw.Connection]) -> bool:
-    """Tell whether a database that SQLite calls malformed is, or could not be read: SQLite 3.54 says
-    the same of both to who reads rows, and tells them apart in its check of pages. That is given a
-    second; what is not known by then is taken for damaged.
+    """Return True if a database that SQLite calls malformed is damaged, False if the disk failed.
 
-    :param opened: makes a connection, one that has read nothing yet.
+    Reading rows, SQLite 3.54 reports both in the same way; its check of pages distinguishes them.
+    The check may take a second. Without a result by then, the database counts as damaged.
+
+    :param opened: opens a connection that has not read anything yet.
     """
     end = time.monotonic() + LOOK_S
     try:
@@ -375,7 +378,7 @@ def is_damaged(opened: Callable[[], apsw.Connection]) -> bool:
 
 
 def is_unreadable(finding: str) -> bool:
-    """Tell whether a finding of SQLite's says that the disk did not give a page, which may be sound."""
+    """Return True if a finding of SQLite means that the disk failed to return a page."""
     return f"error code={apsw.SQLITE_IOERR_CORRUPTFS}" in finding or "disk I/O error" in finding
 
 
@@ -401,16 +404,16 @@ def _looked(path: Path, opened: Callable[[], apsw.Connection], *, whole: bool) -
             return read_mark(connection)
         except apsw.Error as error:
             if not whole:
-                return None  # a file that lacks what its log has may be read as nonsense
+                return None  # without its log, the file may contain inconsistent pages
             raise StoreDamaged(f"{path} is damaged: {error}") from None
     finally:
         connection.close()
 
 
 def header_is_ours(path: Path) -> bool:
-    """Tell whether a file SQLite cannot read was ours once (the layout: sqlite.org/fileformat2).
+    """Return True if a file that SQLite cannot read has our header (sqlite.org/fileformat2).
 
-    Read without SQLite, which is safe only here: nothing of ours has the file open.
+    Reads the file without SQLite. That is safe only while this process does not have it open.
     """
     with path.open("rb") as file:
         header = file.read(72)
@@ -418,7 +421,7 @@ def header_is_ours(path: Path) -> bool:
 
 
 def _check_whole(path: Path, connection: apsw.Connection) -> None:
-    """Look for damage, for as long as a start may take; the rest is left to a check in use."""
+    """Check for damage, for at most ``LOOK_S``. ``agentctl daemon check`` checks everything."""
     end = time.monotonic() + LOOK_S
     connection.set_progress_handler(lambda: time.monotonic() > end, 1000)
     try:

@@ -1,10 +1,10 @@
-"""Which times of being open a database has seen: what tells a restored log from the one that was read.
+"""Epochs: they distinguish a restored log from the log that a reader has read.
 
-A cursor says how far a reader has come. After a backup was put back, other events follow under the
-same numbers. So a reader also remembers in which epoch it read, and the database knows its epochs:
-one for each time it was opened, in timelines. A new timeline begins where the database may lack
-what it once had: at the first opening of a backup, and of a database without proof that it is
-whole (see :mod:`agent_orchestrator.stores.sqlite.mirror`).
+After a restore, other events follow under the same numbers, so a cursor alone is ambiguous. A
+reader therefore also keeps the epoch in which it read. Each opening of the database begins an
+epoch, and epochs belong to timelines. A new timeline begins when the database may lack events
+that it once had: at the first opening of a backup, and of a database that may have lost commits
+(see :mod:`agent_orchestrator.stores.sqlite.mirror`).
 """
 
 import contextlib
@@ -16,16 +16,16 @@ from agent_orchestrator.stores.encoding import new_epoch
 from agent_orchestrator.stores.sqlite.schema import immediate
 
 NO_END: Final = 2**63 - 1
-"""The last position of a timeline that goes on."""
+"""The end of a timeline that is still growing."""
 
 
 def begin_epoch(connection: apsw.Connection, *, is_restored: bool) -> str | None:
-    """Write down that the database is opened, and return the epoch that begins.
+    """Record the opening of the database, and return the new epoch.
 
-    :param is_restored: it may lack what it once had. Then it also gets a new name, the old one being
-        what it is a backup of, until its mirror has the new one.
-    :return: None where it cannot be written now; a restored one is refused instead.
-    :raises apsw.Error: if a restored one cannot be written.
+    :param is_restored: True if the database may lack events that it once had. It then gets a new
+        name, and counts as a backup of the old name until the file beside it has the new one.
+    :return: None if the database cannot be written now and is not restored.
+    :raises apsw.Error: if a restored database cannot be written.
     """
     epoch = new_epoch()
     refusals = () if is_restored else (apsw.FullError, apsw.IOError, apsw.BusyError)
@@ -42,16 +42,16 @@ def begin_epoch(connection: apsw.Connection, *, is_restored: bool) -> str | None
                     "UPDATE commits SET backup_of = database, database = lower(hex(randomblob(16)))"
                 )
         if is_restored:
-            # Else a log left by a crash would be taken for that of another database.
+            # Otherwise a write-ahead log left by a crash would be taken for that of another database.
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         return epoch
     return None
 
 
 def end_of(connection: apsw.Connection, epoch: str) -> int | None:
-    """Return the position of the last event that is the same as in an epoch.
+    """Return the position of the last event that this database shares with an epoch.
 
-    :return: :data:`NO_END` where its timeline goes on; None where the database has not seen it.
+    :return: :data:`NO_END` if the epoch's timeline is still growing; None if the epoch is unknown.
     """
     row = connection.execute(
         "SELECT coalesce((SELECT min(later.position) FROM epochs AS later"

@@ -1,4 +1,4 @@
-"""Which files an open database consists of, so that others under their names are told from them."""
+"""The files of an open database, to notice when one is removed, renamed or replaced."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ from agent_orchestrator.stores.sqlite.lock import FileId, FileLock, file_id
 class Files:
     """The files of an open database: the database, its write-ahead log and the index of that log.
 
-    :param known: which file each name stood for at the opening.
+    :param known: the device and inode of each path at the opening.
     """
 
     known: tuple[tuple[Path, FileId], ...]
@@ -24,10 +24,10 @@ class Files:
     def of(cls, given: Path, path: Path, lock: FileLock) -> Self:
         """Return the files of a database that was just opened.
 
-        :param given: the absolute name it was opened by; a symbolic link may be part of it.
-        :param path: the same without any symbolic link.
-        :param lock: on the database file.
-        :raises StoreOpenError: if another file took its place meanwhile.
+        :param given: the absolute path it was opened with, which may contain symbolic links.
+        :param path: the same path with all symbolic links resolved.
+        :param lock: the lock on the database file.
+        :raises StoreOpenError: if the file was replaced meanwhile.
         """
         parts = [path.with_name(path.name + end) for end in PARTS]
         names = dict.fromkeys((given, *parts))
@@ -37,10 +37,9 @@ class Files:
         return files
 
     def misplaced(self) -> str | None:
-        """Return what became of the file that is not at its place any more, and what to do about it;
-        None while all are.
+        """Return a message about a file that was removed, renamed or replaced, else None.
 
-        Costs a ``stat`` for each file, some microseconds in all.
+        Calls ``stat`` for each file, which takes some microseconds in all.
         """
         for name, known in self.known:
             try:
@@ -62,16 +61,14 @@ _ADVICE: Final = {
     " start it on that copy",
     True: "stop agentd, which writes what is open into the database, and start it again",
 }
-"""What to do, by whether it is a file beside the database."""
+"""Advice, by whether the file is one beside the database."""
 
 
 def refuse_own_mount(path: Path, lock: FileLock) -> None:
-    """Refuse a file that is mounted by itself, as a container runtime does with ``-v FILE:FILE``.
+    """Raise ``StoreOpenError`` if the file itself is a mount point (``docker run -v FILE:FILE``).
 
-    Its write-ahead log would be in the directory around the mount, not beside the file: whoever opens
-    the file by its other name lacks what is in that log.
-
-    :raises StoreOpenError: if it is.
+    Its write-ahead log would then be in the directory around the mount, not beside the file. A
+    program that opens the file by its other path would not find that log.
     """
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -80,13 +77,13 @@ def refuse_own_mount(path: Path, lock: FileLock) -> None:
         os.close(directory)
     if None not in mounts and mounts[0] != mounts[1]:
         raise StoreOpenError(
-            f"{path} is mounted by itself, so that its write-ahead log would not be beside it:"
+            f"{path} is itself a mount point, so its write-ahead log would not be beside it:"
             " mount its directory instead"
         )
 
 
 def _mount_of(descriptor: int) -> str | None:
-    """Return the number of the mount a file was opened through (proc(5), ``fdinfo``)."""
+    """Return the id of the mount through which a file was opened (proc(5), ``fdinfo``)."""
     try:
         text = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""One process (and one store in it) at a time: an exclusive lock on an open file."""
+"""An exclusive lock on an open file: one process, and one store in it, at a time."""
 
 import contextlib
 import fcntl
@@ -14,30 +14,30 @@ FileId = tuple[int, int]
 """Device and inode: the same for every name of a file, in every mount namespace."""
 
 _GUARD: Final = threading.Lock()
-"""Held while a file is opened or closed here, and by whoever forks."""
+"""Held while a file is opened or closed here, and during a fork."""
 
 _HELD: Final[dict[FileId, "FileLock"]] = {}
 """The locks of this process."""
 
 
 def file_id(path: Path) -> FileId:
-    """Return which file a path names.
+    """Return the identity of the file at a path.
 
-    :raises OSError: if that cannot be found out.
+    :raises OSError: if ``stat`` fails.
     """
     found = path.stat()
     return found.st_dev, found.st_ino
 
 
 class FileLock:
-    """An exclusive ``flock``, held until its owner releases it or ends however it ends.
+    """An exclusive ``flock``. It ends when its owner releases it or when the process ends.
 
-    It belongs to the file, not to its name. SQLite's own locks are POSIX locks: they do not meet
-    this one, but a process loses all it has on a file when it closes any descriptor of that file. So
-    a file that this process has locked is never opened here a second time.
+    The lock belongs to the file, not to its path. SQLite's own locks are POSIX locks. They do not
+    conflict with this one, but a process loses its POSIX locks on a file when it closes any
+    descriptor of that file. Therefore a locked file is never opened here a second time.
 
-    A forked child inherits the descriptor, and with it the lock. It closes it at once, and only the
-    process that took the lock can release it.
+    A forked child inherits the descriptor and with it the lock. The child closes it at once; only
+    the process that took the lock can release it.
     """
 
     def __init__(self, descriptor: int, held: FileId) -> None:
@@ -51,18 +51,18 @@ class FileLock:
     ) -> Self:
         """Lock a file.
 
-        :param what: what the lock stands for, for the message.
-        :param create: make the file if there is none.
-        :param signed: a file that names the holder (see :meth:`sign`) where the kernel does not.
-        :raises StoreLocked: if somebody has it.
-        :raises OSError: if the file cannot be made or opened.
+        :param what: the name of the locked thing, for the error message.
+        :param create: create the file if it does not exist.
+        :param signed: a file that names the holder (see :meth:`sign`), in case the kernel does not.
+        :raises StoreLocked: if the file is already locked.
+        :raises OSError: if the file cannot be created or opened.
         """
         with _GUARD:
             with contextlib.suppress(FileNotFoundError):
                 if file_id(path) in _HELD:
                     raise _in_use(what, str(os.getpid()))
             flags = os.O_RDWR | os.O_NONBLOCK | (os.O_CREAT if create else 0)
-            # Python opens files so that programs that are executed do not inherit them.
+            # Python opens files close-on-exec, so executed programs do not inherit the descriptor.
             descriptor = os.open(path, flags, 0o600)
             found = os.fstat(descriptor)
             held = found.st_dev, found.st_ino
@@ -80,14 +80,14 @@ class FileLock:
             return lock
 
     def sign(self) -> None:
-        """Write our pid into the file, for others to name."""
+        """Write this process's pid into the file, for the error messages of others."""
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
-        """Release the lock, also for children that have a copy of the descriptor.
+        """Release the lock, even if children still have a copy of the descriptor.
 
-        In a forked child it does nothing.
+        Does nothing in a forked child.
         """
         with _GUARD:
             if self._owner == os.getpid() and _HELD.pop(self.file_id, None) is self:
@@ -97,7 +97,7 @@ class FileLock:
 
 def _in_use(what: str, holder: str | None) -> StoreLocked:
     named = f"process {holder}" if holder else "another process"
-    return StoreLocked(f"{what} is in use by {named}; only one may have it open")
+    return StoreLocked(f"{what} is in use by {named}; only one process can open it")
 
 
 def _signature(path: Path) -> str | None:

@@ -1,8 +1,8 @@
-"""How far a database has come, and a second note of it: what finds commits that were lost.
+"""A commit counter in the database and a copy of it beside the database, to detect lost commits.
 
-A damaged write-ahead log ends, for SQLite, where the damage begins: the database opens, is sound,
-and lacks the commits behind it. So each commit counts up a row, and a small file beside the
-database remembers the count.
+SQLite reads a damaged write-ahead log up to the damage. The database opens without an error, but
+lacks the later commits. Therefore each commit increments a counter, and a small file beside the
+database keeps a copy of that counter.
 """
 
 import json
@@ -25,11 +25,11 @@ COUNT_UP: Final = "UPDATE commits SET count = count + 1"
 
 @frozen
 class Mark:
-    """How far a database has come.
+    """The commit counter of a database.
 
-    :param database: the name of the database.
-    :param commits: how many commits it has seen.
-    :param backup_of: the name of the one it was copied from by a backup.
+    :param database: the random name of the database.
+    :param commits: the number of its commits.
+    :param backup_of: the name of the database of which this one is a backup, if it is one.
     """
 
     database: str
@@ -38,7 +38,7 @@ class Mark:
 
 
 def read_mark(connection: apsw.Connection) -> Mark | None:
-    """Return how far the database has come; None where its schema does not count yet."""
+    """Return the database's commit counter, or None if its schema is older than the counter."""
     if connection.pragma("user_version") < SINCE_SCHEMA:
         return None
     row = connection.execute("SELECT database, count, backup_of FROM commits").fetchone()
@@ -46,17 +46,17 @@ def read_mark(connection: apsw.Connection) -> Mark | None:
 
 
 class Mirror:
-    """The file beside the database that remembers how far it has come.
+    """The file beside the database with the copy of its commit counter.
 
-    It may lag behind (a second, when the process is killed) and is never ahead: it is written after
-    the commit is durable.
+    The copy is written after the commit is durable, so it is never ahead. If the process is
+    killed, it can be a second behind.
     """
 
     def __init__(self, database: Path) -> None:
         self.path = database.with_name(database.name + ".commits")
 
     def read(self) -> Mark | None:
-        """Return what was noted last; None where nothing was.
+        """Return the last copy, or None if there is no file.
 
         :raises ValueError: if the file is damaged.
         :raises OSError: if it cannot be read.
@@ -76,9 +76,9 @@ class Mirror:
         return Mark(database, commits)
 
     def write(self, mark: Mark) -> None:
-        """Note how far the database has come: durably, and whole or not at all.
+        """Replace the copy, durably and atomically.
 
-        :raises OSError: if that fails; then the note before is still there.
+        :raises OSError: if that fails. The old copy is then still there.
         """
         check = _check(mark.database, mark.commits)
         noted = {"database": mark.database, "commits": mark.commits, "check": check}
@@ -93,16 +93,16 @@ class Mirror:
         sync_directory(self.path.parent)
 
     def compare(self, path: Path, mark: Mark | None, *, accept_loss: bool) -> "History":
-        """Compare the database with what was noted.
+        """Compare the database's counter with the copy.
 
         :param path: the database.
-        :param mark: how far it has come; None where it does not tell, as when it has nothing yet.
-        :param accept_loss: go on without commits that were lost.
-        :raises CommitsLost: if the database is behind.
+        :param mark: its counter; None if it has none, for instance because it is empty.
+        :param accept_loss: continue even if commits were lost.
+        :raises CommitsLost: if commits were lost, unless that is accepted.
         """
-        unknown = f"whether {path} lost commits before this start cannot be told"
+        unknown = f"agentd cannot tell whether {path} lost commits before this start"
         if mark is not None and mark.backup_of is not None:
-            return History()  # a backup that was put here, and has been opened nowhere else
+            return History()  # a restored backup that was not opened before
         try:
             noted = self.read()
         except (ValueError, OSError) as error:
@@ -111,11 +111,11 @@ class Mirror:
         if noted is None:
             if mark is None or not mark.commits:
                 return History()
-            return History("mirror_unusable", f"{self.path} is not there any more: {unknown}")
+            return History("mirror_unusable", f"{self.path} is missing: {unknown}")
         if mark is None and path.exists():
             mark = Mark(noted.database, 0)  # it once had tables
         if mark is None or noted.database != mark.database:
-            return History("mirror_unusable", f"{self.path} is of another database: {unknown}")
+            return History("mirror_unusable", f"{self.path} belongs to another database: {unknown}")
         lost = noted.commits - mark.commits
         if lost <= 0:
             return History(is_unbroken=True)
@@ -123,16 +123,16 @@ class Mirror:
         if accept_loss:
             return History("commits_lost", f"{told}; accepted at this start")
         raise CommitsLost(
-            f"{told}: restore a backup, or accept that they are gone (agentd --accept-loss)"
+            f"{told}: restore a backup, or continue without them (agentd --accept-loss)"
         )
 
 
 @frozen
 class History:
-    """What a database and its mirror tell of the time before.
+    """The result of comparing a database's commit counter with its copy.
 
-    :param code: of what could not be told, or was accepted, if anything.
-    :param is_unbroken: it has all that was ever noted of it.
+    :param code: the code of a problem, if there is one.
+    :param is_unbroken: True if the database has all commits that the copy knows.
     """
 
     code: str | None = None
@@ -149,7 +149,7 @@ def _check(database: str, commits: int) -> str:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
+    """Make the entries of a directory durable (fsync)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

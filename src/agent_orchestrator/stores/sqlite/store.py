@@ -1,4 +1,4 @@
-"""The store's life: open, take changes and looks from many tasks, close."""
+"""The SQLite store: open it, change and read it from many tasks, close it."""
 
 import contextlib
 import os
@@ -35,25 +35,25 @@ from agent_orchestrator.stores.sqlite.writer import GroupWriter, OnCommit, Pendi
 T = TypeVar("T")
 
 ASIDE_STEPS: Final = 20_000
-"""Steps of SQLite's machine between two looks whether what takes long shall go on."""
+"""Instructions of SQLite's virtual machine between two checks whether a long task was cancelled."""
 
 MIRROR_S: Final = 1.0
-"""Seconds between two notes of how far the database has come."""
+"""Minimum seconds between two writes of the commit counter's copy."""
 
 
 class SqliteStore:
-    """A store on one SQLite file.
+    """A store in one SQLite file.
 
-    Changes go to one thread that owns the writing connection and commits what has gathered
-    together; looks go to a few threads with connections of their own, each in one read transaction,
-    and neither wait for changes nor hold them up.
+    One thread owns the writing connection and commits changes in groups. Reads run in a few other
+    threads, each with a separate connection and in one read transaction. Reads and changes do not
+    wait for each other.
 
-    :param path: the file; it and a missing directory are made, for their owner only.
-    :param accept_loss: open it though it lacks commits it once had (see :class:`CommitsLost`).
-    :param may_use: asked whether a database that is there may be used, before anything is done with
-        it. It gets the names the database gives itself: its own, and that of what it is a backup of.
-    :param on_commit: called after each commit with the number of changes in it and the seconds it
-        took, in the writer's thread; it must not wait or raise.
+    :param path: the file. A missing file or directory is created, accessible to its owner only.
+    :param accept_loss: open the database even if it has lost commits (see :class:`CommitsLost`).
+    :param may_use: called before an existing database is used, and returns whether it may be used.
+        It gets the database's name and the name of the database of which it is a backup.
+    :param on_commit: called in the writer's thread after each commit, with the number of its
+        changes and its duration in seconds. It must not block or raise.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class SqliteStore:
         self._accepting = False
         self._process = os.getpid()
         self._noted: Mark | None = None
-        """What the mirror says, as far as this process knows."""
+        """The last copy of the commit counter that this process wrote or read."""
         self._noting = threading.Lock()
 
     @property
@@ -85,7 +85,7 @@ class SqliteStore:
 
     @property
     def database(self) -> str:
-        """What the open database is called: a random name, of which every backup makes another."""
+        """The random name of the open database. Every backup gets a new one."""
         return self._database.mark.database
 
     @property
@@ -95,7 +95,7 @@ class SqliteStore:
     async def __aenter__(self) -> Self:
         """Open the database.
 
-        :raises StoreOpenError: one of its kinds, if it cannot or must not be used.
+        :raises StoreOpenError: a subclass of it, if the database cannot or must not be used.
         """
         self._process = os.getpid()
         self._threads = anyio.CapacityLimiter(1)
@@ -125,13 +125,13 @@ class SqliteStore:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Finish what is queued, then close. Not cut short by a cancellation from outside."""
+        """Commit queued changes, then close. An outer cancellation does not interrupt this."""
         self._accepting = False
         self._closing.set()
         self._writer.committed.set()
         self._writer.finish()
-        # The scope only waits for the writer: what ended the body passes by as it is, not in a
-        # group of exceptions.
+        # The task group only waits for the writer. The body's exception propagates unchanged, not
+        # in an exception group.
         self._scope.cancel_scope.shield = True
         await self._scope.__aexit__(None, None, None)
 
@@ -143,13 +143,13 @@ class SqliteStore:
                 self._accepting = False
                 self._writer.refuse_queued()
                 await self._asides.acquire()
-                for _ in range(READERS):  # behind the looks that wait for their turn
+                for _ in range(READERS):  # after the reads that already wait for their turn
                     await self._looks.acquire_on_behalf_of(object())
                 await anyio.to_thread.run_sync(self._close, database, limiter=self._threads)
 
     def _close(self, database: Database) -> None:
         for _ in range(READERS):
-            self._idle.get()  # waits for looks under way whose tasks were cancelled
+            self._idle.get()  # waits for running reads whose tasks were cancelled
         try:
             self._note(Mirror(database.path))
             database.close()
@@ -157,7 +157,7 @@ class SqliteStore:
             self._idle.put(None)
 
     async def _reflect(self, mirror: Mirror) -> None:
-        """Note in the mirror how far the database has come, when it has, at most once a second."""
+        """Write the copy of the commit counter after commits, at most once a second."""
         alone = anyio.CapacityLimiter(1)
         while not self._closing.is_set():
             self._writer.committed = anyio.Event()
@@ -170,12 +170,12 @@ class SqliteStore:
         with self._noting:
             mark = self._condition.mark
             if mark == self._noted or self._condition.misplaced():
-                return  # what stands beside another file is not ours to write over
+                return  # the copy beside another file is not ours to overwrite
             try:
                 mirror.write(mark)
             except OSError as error:
                 if self._condition.misplaced():
-                    return  # the database went while this was written: that is the problem to tell
+                    return  # the database was removed meanwhile: that is the problem to report
                 text = f"{mirror.path} cannot be written: {error.strerror}"
                 self._condition.problems["mirror_failed"] = Problem("mirror_failed", text)
             else:
@@ -191,7 +191,7 @@ class SqliteStore:
             try:
                 raise pending.error
             finally:
-                del pending  # or error, traceback and this frame keep each other alive
+                del pending  # breaks the cycle of exception, traceback and frame
         value: T = pending.value
         return value
 
@@ -200,7 +200,7 @@ class SqliteStore:
         return await anyio.to_thread.run_sync(self._look, look, limiter=self._looks)
 
     def _look(self, look: Callable[[View], T]) -> T:
-        # Taken and given back in the thread: a task that asyncio cancels leaves its thread at work.
+        # Taken and returned in the thread: asyncio cancels a task while its thread goes on.
         connection = self._idle.get()
         try:
             if connection is None:
@@ -239,13 +239,13 @@ class SqliteStore:
         )
 
     async def _aside(self, work: Callable[[apsw.Connection], T]) -> T:
-        """Run what takes long on the connection kept for it; it ends when its caller or the store does."""
+        """Run a long task on its separate connection. It is interrupted when its caller or the store ends."""
         stop, ended = threading.Event(), threading.Event()
         connection = self._database.aside
 
         def run() -> T:
             try:
-                connection.release_memory()  # what is checked is what is on the disk
+                connection.release_memory()  # so that a check reads the disk, not the cache
                 connection.set_progress_handler(
                     lambda: stop.is_set() or not self._accepting, ASIDE_STEPS
                 )
@@ -272,7 +272,7 @@ class SqliteStore:
     async def problems(self) -> Sequence[Problem]:
         if self._condition.fault is not None:
             with contextlib.suppress(Unavailable):
-                await self.transact(lambda _: None)  # is there one still?
+                await self.transact(lambda _: None)  # ends the fault if it is over
         told = self._condition.told()
         if self._condition.fault is None and (found := await self._misplaced()) is not None:
             return (Problem(found.code, found.message), *told)

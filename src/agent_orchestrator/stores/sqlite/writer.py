@@ -1,4 +1,4 @@
-"""The one writer: commits the changes of many callers together, and answers after the commit."""
+"""The writer thread: it commits the changes of many callers together, and answers after the commit."""
 
 import contextlib
 from collections.abc import Callable
@@ -19,19 +19,19 @@ from agent_orchestrator.stores.sqlite.mirror import COUNT_UP
 from agent_orchestrator.stores.sqlite.transaction import SqliteTransaction
 
 BATCH: Final = 64
-"""Changes in one commit at most: past it a commit costs its callers more than it saves."""
+"""Maximum number of changes in one commit. A larger batch delays its callers more than it saves."""
 
 _ROUNDS: Final = 2
-"""Turns of the event loop without a further change after which a crowd is whole: one to receive a
+"""Turns of the event loop without a new change after which a batch is complete: one to receive a
 request, one for the task that answers it."""
 
 
 OnCommit = Callable[[int, float], None]
-"""Is told of a commit: how many changes, how many seconds."""
+"""Called after a commit with the number of its changes and its duration in seconds."""
 
 
 class Pending:
-    """A change on its way through the writer, and then its answer."""
+    """A change that waits for the writer, and later its answer."""
 
     __slots__ = ("change", "done", "error", "reserve", "value")
 
@@ -44,9 +44,10 @@ class Pending:
 
 
 class GroupWriter:
-    """Takes changes from a queue and commits whatever has gathered, up to a batch, at once.
+    """Commits queued changes in batches.
 
-    While one commit waits for the disk the next batch gathers: the busier, the cheaper each change.
+    While one commit waits for the disk, the next batch fills up. The more callers there are, the
+    less each change costs.
     """
 
     def __init__(
@@ -59,13 +60,13 @@ class GroupWriter:
         self._crowd: list[Pending] = []
         self._came = anyio.Event()
         self._is_crowded = False
-        """Whether the last commit was for more than one caller."""
+        """True if the last commit had changes of more than one caller."""
         self._finishing = False
         self.committed = anyio.Event()
-        """Set after a commit; whoever waits for the next one replaces it."""
+        """Set after a commit. A task that waits for the next commit first replaces it."""
 
     def submit(self, pending: Pending) -> None:
-        """Put a change into the queue. Does not wait."""
+        """Queue a change, without waiting."""
         if self._is_crowded:
             self._crowd.append(pending)
             self._came.set()
@@ -73,15 +74,15 @@ class GroupWriter:
             self._queue.put(pending)
 
     async def gather(self) -> None:
-        """While changes come in crowds, wake the writer when each is whole; until :meth:`finish`.
+        """Wake the writer once per batch while there are many callers. Returns after :meth:`finish`.
 
-        Writer and event loop share one interpreter, and who wants it from the other waits for up to
-        ``sys.getswitchinterval()`` at every statement. So the writer, once more than one caller is
-        about, is left asleep until the loop has brought all it can bring without waiting.
+        The writer thread and the event loop share the interpreter lock. A thread that wants it can
+        wait for ``sys.getswitchinterval()`` at every statement. With more than one caller, the
+        writer therefore sleeps until the loop has delivered all changes that are ready.
         """
         with anyio.CancelScope(
             shield=True
-        ):  # what is left to write when all is cancelled is written
+        ):  # changes that are queued at a cancellation are still written
             while not self._finishing:
                 await self._came.wait()
                 self._came = anyio.Event()
@@ -98,14 +99,14 @@ class GroupWriter:
         self._crowd.clear()
 
     def finish(self) -> None:
-        """Let the writer end after what is queued now."""
+        """End the writer after the changes that are queued now."""
         self._finishing = True
         self._came.set()
         self._send_crowd()
         self._queue.put(None)
 
     def run(self) -> None:
-        """Write until told to finish; to be called in a worker thread of the event loop."""
+        """Write until :meth:`finish` is called. Must run in a worker thread of the event loop."""
         finishing = False
         while not finishing:
             batch, finishing = self._gather()
@@ -139,7 +140,7 @@ class GroupWriter:
                 pending.done.set()
 
     def refuse_queued(self) -> None:
-        """Answer whatever is still queued when the writer has ended. In the event loop's thread."""
+        """Refuse all changes left in the queue after the writer's end. Must run in the event loop."""
         self.finish()
         while not self._queue.empty():
             if (pending := self._queue.get_nowait()) is not None:
@@ -147,20 +148,20 @@ class GroupWriter:
                 pending.done.set()
 
     def _commit(self, batch: list[Pending]) -> frozenset[str]:
-        """Make the changes that can be made, answer all, and return what was rung."""
+        """Commit the changes that can be made, answer all of them, and return the topics to notify."""
         if self._condition.fault is not None or self._condition.find_misplaced(is_written=False):
             batch = _admitted(batch, self._condition.heal())
         rung: set[str] = set()
         if not self._transact(batch, rung):
-            # What was refused for want of room is tried once more where room was kept for it.
+            # A change that failed on a full disk is retried if it may use the reserved space.
             self._transact(_admitted(batch, self._condition.fault), rung)
         return frozenset(rung)
 
     def _transact(self, batch: list[Pending], rung: set[str]) -> bool:
         """Run the changes in one transaction, and fill in their answers.
 
-        :param rung: gets the topics to ring, also of what was committed though it is refused.
-        :return: False if the database failed: then each has its refusal.
+        :param rung: receives the topics to notify, also if a committed change is refused afterwards.
+        :return: False if the database failed. Every change then has its refusal.
         """
         if not batch:
             return True
@@ -191,16 +192,16 @@ class GroupWriter:
             fault = self._condition.failed(error, is_outcome_known=not is_committing)
             with contextlib.suppress(apsw.Error):
                 _roll_back(connection)
-            # A refusal, too, may rest on what another change of the batch had done, which is now undone.
+            # Even a refusal may depend on another change of the batch, which was rolled back.
             _refuse(batch, fault, error)
             return False
         return True
 
     def _apply_together(self, connection: apsw.Connection, batch: list[Pending]) -> set[str] | None:
-        """Run the changes one behind the other, or return None where one had to be undone.
+        """Run the changes one after the other. Return None if one of them must be undone.
 
-        Nearly all are made, or are refused before they have written anything; so the savepoint that
-        lets one be undone alone, a fifth of an accept's work, is set only in a second try.
+        Nearly all changes succeed, or are refused before they write. A savepoint that can undo one
+        change alone costs a fifth of an accept, so it is used only in a second attempt.
         """
         topics: set[str] = set()
         for pending in batch:
@@ -208,7 +209,7 @@ class GroupWriter:
             written = connection.total_changes()
             try:
                 pending.value = pending.change(transaction)
-            except BaseException as error:  # noqa: BLE001 - it is its caller's
+            except BaseException as error:  # noqa: BLE001 - the caller gets it
                 if is_failure(error) or connection.total_changes() != written:
                     return None
                 pending.error = error
@@ -217,7 +218,7 @@ class GroupWriter:
         return topics
 
     def _apply_apart(self, connection: apsw.Connection, pending: Pending) -> set[str]:
-        """Run one change in a savepoint of its own, so that its refusal leaves the others alone.
+        """Run one change in a savepoint, so that its refusal does not affect the others.
 
         :raises apsw.Error: if the database fails, which ends the whole transaction.
         """
@@ -228,7 +229,7 @@ class GroupWriter:
             pending.value = pending.change(transaction)
         except BaseException as error:
             if isinstance(error, apsw.FullError | apsw.IOError) or not connection.in_transaction:
-                raise  # SQLite itself may have given up the whole transaction
+                raise  # SQLite may have rolled back the whole transaction
             if is_failure(error):
                 pending.error = self._condition.unreadable(error)
                 pending.error.__cause__ = error
@@ -242,7 +243,7 @@ class GroupWriter:
 
 
 def _admitted(batch: list[Pending], fault: Fault | None) -> list[Pending]:
-    """Return the changes that may be tried in spite of a fault; the others have its refusal."""
+    """Return the changes that may be tried despite the fault. The others get its refusal."""
     if fault is None:
         return batch
     admitted = []
@@ -263,7 +264,7 @@ def _refuse(batch: list[Pending], fault: Fault | None, cause: BaseException | No
 
 
 def is_failure(error: BaseException) -> bool:
-    """Tell an error of the database from one in the use of it."""
+    """Return True for a failure of the database, False for a mistake in its use."""
     return isinstance(error, apsw.Error) and not isinstance(
         error, apsw.SQLError | apsw.ConstraintError | apsw.MismatchError | apsw.TooBigError
     )
