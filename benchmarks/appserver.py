@@ -26,13 +26,14 @@ from benchmarks.codex import (
     native_codex,
     write_codex_home,
 )
-from benchmarks.figures import Effort, Figure, check
+from benchmarks.figures import Effort, Figure, check, warm
 from benchmarks.processes import Server, agentd, environment
 from benchmarks.turns import check_log, turn
 
 CLIENTS: Final = 8
 SUBSCRIBERS: Final = 100
 DELTAS: Final = 500
+"""Pieces of the message that the subscribers read."""
 
 CONFIG: Final = f"""\
 [daemon]
@@ -143,15 +144,18 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
 async def _figures(
     effort: Effort, daemon: Server, codex: str, env: Mapping[str, str], work: Path
 ) -> list[Figure]:
-    count = effort.of(full=40, quick=15, smoke=1)
-    rounds = effort.of(full=12, quick=6, smoke=1)
+    count = effort.of(full=41, quick=16, smoke=1)
+    rounds = effort.of(full=13, quick=7, smoke=1)
+    clients = effort.of(full=CLIENTS, quick=CLIENTS, smoke=2)
+    readers = effort.of(full=SUBSCRIBERS, quick=SUBSCRIBERS, smoke=4)
+    deltas = effort.of(full=DELTAS, quick=DELTAS, smoke=20)
     times = effort.of(full=5, quick=3, smoke=1)
     idle = effort.of(full=50, quick=50, smoke=3)
     async with connect(daemon.url) as client, Direct.opened(codex, env, work) as direct:
         turns = await _turns(client, direct, codex, env, work, count)
-        many = await _many(client, direct, work, rounds)
+        many = await _many(client, direct, work, rounds, clients)
     async with connect(daemon.url) as client:
-        fans = await _fans(client, codex, env, work, times)
+        fans = await _fans(client, codex, env, work, times, readers, deltas)
         memory = await _idle_sessions(client, daemon.pid, work, idle)
     return [*turns, many, fans, memory]
 
@@ -178,11 +182,11 @@ async def _turns(
         bare,
     ]
     taken: list[list[float]] = [[] for _ in measured]
-    for number in range(count + 1):
+    for number in range(count):
         for place in _in_turn(number, len(measured)):
             taken[place].append(await measured[place]())
-    await check_log(client, session.id, count + 1)
-    ours, its, plain, exec_s = (median(results[1:]) for results in taken)  # the first warms up
+    await check_log(client, session.id, count)
+    ours, its, plain, exec_s = map(warm, taken)
     return [
         Figure(
             name="turn on a warm app-server: gateway over HTTP / app-server directly",
@@ -199,11 +203,11 @@ async def _turns(
     ]
 
 
-async def _many(client: Client, direct: Direct, work: Path, rounds: int) -> Figure:
+async def _many(client: Client, direct: Direct, work: Path, rounds: int, clients: int) -> Figure:
     """Compare the turns a second of several clients at once."""
-    sessions = [await client.create_session(cwd=str(work)) for _ in range(CLIENTS)]
-    threads = [await direct.thread() for _ in range(CLIENTS)]
-    plain_threads = [await direct.thread(**PLAIN) for _ in range(CLIENTS)]
+    sessions = [await client.create_session(cwd=str(work)) for _ in range(clients)]
+    threads = [await direct.thread() for _ in range(clients)]
+    plain_threads = [await direct.thread(**PLAIN) for _ in range(clients)]
 
     async def ours(session_id: str) -> None:
         await turn(client, session_id, PROMPT)
@@ -228,12 +232,12 @@ async def _many(client: Client, direct: Direct, work: Path, rounds: int) -> Figu
         (its, plain_threads),
     ]
     rates: list[list[float]] = [[] for _ in sides]
-    for number in range(rounds + 1):
+    for number in range(rounds):
         for place in _in_turn(number, len(sides)):
             rates[place].append(await rate(*sides[place]))
-    per_s, its_per_s, plain_per_s = (median(found[1:]) for found in rates)  # the first warms up
+    per_s, its_per_s, plain_per_s = map(warm, rates)
     return Figure(
-        name=f"turns a second of {CLIENTS} clients: gateway / app-server directly",
+        name=f"turns a second of {clients} clients: gateway / app-server directly",
         value=per_s / its_per_s,
         bound=0.9,
         limit="at least",
@@ -250,33 +254,39 @@ def _in_turn(number: int, count: int) -> list[int]:
 
 
 async def _fans(
-    client: Client, codex: str, env: Mapping[str, str], work: Path, times: int
+    client: Client,
+    codex: str,
+    env: Mapping[str, str],
+    work: Path,
+    times: int,
+    readers: int,
+    deltas: int,
 ) -> Figure:
     ours, its = [], []
     for _ in range(times):
-        its.append(await _codex_fan(codex, env, work))
-        ours.append(await _fan(client, work))
+        its.append(await _codex_fan(codex, env, work, readers, deltas))
+        ours.append(await _fan(client, work, readers, deltas))
     gateway, alone = median(ours), median(its)
     return Figure(
-        name=f"{SUBSCRIBERS} readers of {DELTAS} deltas: gateway / codex's WebSocket",
+        name=f"{readers} readers of {deltas} deltas: gateway / codex's WebSocket",
         value=gateway / alone,
         bound=1.5,
         detail=f"{gateway:.2f} s / {alone:.2f} s",
     )
 
 
-def _stream() -> tuple[str, str]:
+def _stream(deltas: int) -> tuple[str, str]:
     """Return a prompt that makes a message of so many pieces, and the message."""
-    return f"stream {DELTAS} 2 word", "".join(f"word{number} " for number in range(DELTAS))
+    return f"stream {deltas} 2 word", "".join(f"word{number} " for number in range(deltas))
 
 
-async def _fan(client: Client, work: Path) -> float:
+async def _fan(client: Client, work: Path, readers: int, deltas: int) -> float:
     """Return the seconds until all readers of a turn have all of it."""
-    prompt, expected = _stream()
+    prompt, expected = _stream(deltas)
     session = await client.create_session(cwd=str(work))
     await turn(client, session.id, PROMPT)
     after = (await client.get_session(session.id)).last_seq
-    ready = [anyio.Event() for _ in range(SUBSCRIBERS)]
+    ready = [anyio.Event() for _ in range(readers)]
 
     async def read(is_ready: anyio.Event) -> None:
         pieces, whole = "", ""
@@ -302,9 +312,11 @@ async def _fan(client: Client, work: Path) -> float:
     return time.perf_counter() - started
 
 
-async def _codex_fan(codex: str, env: Mapping[str, str], work: Path) -> float:
+async def _codex_fan(
+    codex: str, env: Mapping[str, str], work: Path, readers: int, deltas: int
+) -> float:
     """Return the same of codex's own WebSocket."""
-    prompt, expected = _stream()
+    prompt, expected = _stream(deltas)
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         url = f"ws://127.0.0.1:{holder.getsockname()[1]}"
@@ -324,7 +336,7 @@ async def _codex_fan(codex: str, env: Mapping[str, str], work: Path) -> float:
             await _say(first, thread_id, PROMPT)
             await _all_pieces(first)
             others = []
-            for _ in range(SUBSCRIBERS - 1):
+            for _ in range(readers - 1):
                 other = await stack.enter_async_context(_socket(url))
                 resume = {"threadId": thread_id, "excludeTurns": True}
                 await _ask(other, "thread/resume", resume)

@@ -8,14 +8,13 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import anyio
 import anyio.to_thread
 
 from agent_orchestrator import Client, connect
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
-from benchmarks.figures import Effort, Figure, check
+from benchmarks.figures import Effort, Figure, check, warm
 from benchmarks.processes import ROOT, agentd, environment
 from benchmarks.turns import check_log, turn
 
@@ -58,7 +57,7 @@ def native_codex() -> str:
 
 def measure(effort: Effort, directory: Path) -> list[Figure]:
     codex = native_codex()
-    count = effort.of(full=50, quick=10, smoke=1)
+    count = effort.of(full=51, quick=11, smoke=1)
     work = directory / "work"
     work.mkdir(parents=True)
     with ModelServer() as models:
@@ -69,7 +68,7 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
             compare = partial(_compare, daemon.url, codex, environment(env), work, count)
             gateway, bare, resumed, bare_resumed = anyio.run(compare)
         prompts = [request.prompt for request in models.requests]
-    expected = 4 * (count + 1)
+    expected = 4 * count
     check(prompts == [PROMPT] * expected, f"the model was asked {len(prompts)}, not {expected}")
     return [
         _figure("new thread", gateway, bare),
@@ -91,7 +90,7 @@ async def _compare(
 ) -> list[float]:
     taken: list[list[float]] = [[], [], [], []]
     async with connect(url) as client:
-        for number in range(count + 1):
+        for number in range(count):
             session = await client.create_session(cwd=str(work))
             thread: str | None = None
 
@@ -117,7 +116,7 @@ async def _compare(
             await check_log(client, session.id, 2)
             for results, seconds in zip(taken, (fresh, alone, resumed, again), strict=True):
                 results.append(seconds)
-    return [median(results[1:]) for results in taken]  # the first of each warms up
+    return [warm(results) for results in taken]
 
 
 async def _gateway_turn(client: Client, session_id: str) -> float:

@@ -1,7 +1,7 @@
 """A measured figure and its bound, and the table of them."""
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal
 
 from attrs import field, frozen
@@ -77,6 +77,11 @@ def table(figures: Iterable[Figure]) -> str:
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def warm(results: Sequence[float]) -> float:
+    """Return the median of all but the first, which warms up; of one, that."""
+    return statistics.median(results[1:] or results)
 
 
 def medians(times: int, *measured: Callable[[], float]) -> list[float]:

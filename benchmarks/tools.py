@@ -3,7 +3,6 @@
 import json
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import anyio
 
@@ -16,7 +15,7 @@ from benchmarks.codex import (
     native_codex,
     write_codex_home,
 )
-from benchmarks.figures import Effort, Figure, check
+from benchmarks.figures import Effort, Figure, check, warm
 from benchmarks.processes import agentd
 from benchmarks.turns import check_log, turn
 
@@ -39,7 +38,7 @@ PROVIDERS = ("with", "without")
 
 def measure(effort: Effort, directory: Path) -> list[Figure]:
     codex = native_codex()
-    count = effort.of(full=25, quick=10, smoke=1)
+    count = effort.of(full=26, quick=11, smoke=1)
     work = directory / "work"
     work.mkdir(parents=True)
     with ModelServer() as models:
@@ -49,7 +48,7 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
             results = anyio.run(partial(_compare, daemon.url, work, count))
         # Codex 0.169 names the server to this model; its tools are to be searched for.
         offered = sum("mcp__agent_orchestrator" in json.dumps(one.body) for one in models.requests)
-    asked = 4 * (count + 1)
+    asked = 4 * count
     check(len(models.requests) == asked, f"the model was asked {len(models.requests)}, not {asked}")
     check(2 * offered == asked, f"the tools were offered {offered} times, not {asked // 2}")
     return [
@@ -66,7 +65,7 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
 async def _compare(url: str, work: Path, count: int) -> dict[tuple[str, str], float]:
     taken: dict[tuple[str, str], list[float]] = {}
     async with connect(url) as client:
-        for number in range(count + 1):
+        for number in range(count):
             # Each goes first every other time: a turn may find warm what the one before left.
             order = PROVIDERS if number % 2 else PROVIDERS[::-1]
             sessions = {
@@ -79,8 +78,8 @@ async def _compare(url: str, work: Path, count: int) -> dict[tuple[str, str], fl
                     taken.setdefault((name, kind), []).append(seconds)
             for session_id in sessions.values():
                 await check_log(client, session_id, 2)
-    # The first of each warms up: the very first agent waits for the daemon to load what it needs.
-    return {name: median(seconds[1:]) for name, seconds in taken.items()}
+    # The very first agent waits for the daemon to load what it needs.
+    return {name: warm(seconds) for name, seconds in taken.items()}
 
 
 async def _turn(client: Client, session_id: str) -> float:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import shortcuts
 from hypothesis import settings
+from quick import AT_LENGTH
 
 # A shell lets what it starts in the background ignore interrupts, and so would whatever a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -21,6 +22,31 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 pytest.register_assert_rewrite("agent_orchestrator.testing")
+
+
+HERE = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only what one runs before each commit")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("quick") or not collection_path.is_relative_to(HERE):
+        return None
+    return collection_path.relative_to(HERE).as_posix() in AT_LENGTH or None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("quick"):
+        left_out = [item for item in items if _is_on_trio(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not _is_on_trio(item)]
+
+
+def _is_on_trio(item: pytest.Item) -> bool:
+    spec = getattr(item, "callspec", None)
+    return spec is not None and spec.params.get("anyio_backend") == "trio"
 
 
 @pytest.fixture(scope="session", autouse=True)

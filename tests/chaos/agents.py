@@ -54,7 +54,7 @@ async def codex_restart(effort: Effort, directory: Path) -> Outcome:
             arguments = ("--max-concurrency", str(count))
             with daemon(place, config=config, arguments=arguments) as one:
                 under = Siege(
-                    one, Traffic(one.url, effort.chance("codex", number), outcome), outcome
+                    one, Traffic(one.url, effort, effort.chance("codex", number), outcome), outcome
                 )
                 if not await under.start():
                     return outcome

@@ -101,7 +101,9 @@ async def damaged_files(effort: Effort, directory: Path) -> Outcome:
 async def _made(effort: Effort, place: Path, outcome: Outcome) -> Traffic:
     """Make a database that holds something both in its log and in itself, and kill its daemon."""
     with daemon(place) as one:
-        traffic = Traffic(one.url, effort.chance("damage", place.name), outcome, padding=200)
+        traffic = Traffic(
+            one.url, effort, effort.chance("damage", place.name), outcome, padding=200
+        )
         under = Siege(one, traffic, outcome)
         await under.start()
         async with traffic.going(subscribed=False):

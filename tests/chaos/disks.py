@@ -144,7 +144,7 @@ async def _cut(effort: Effort, directory: Path, outcome: Outcome, source: Path, 
     disk = await anyio.to_thread.run_sync(_ext4, directory)
     async with mounted(disk):
         with daemon(directory, db=disk.place / "data.db", source=source) as one:
-            traffic = Traffic(one.url, chance, outcome)
+            traffic = Traffic(one.url, effort, chance, outcome)
             under = Siege(one, traffic, outcome)
             async with traffic.going():
                 for _ in range(times):
@@ -189,7 +189,7 @@ async def write_errors(effort: Effort, directory: Path) -> Outcome:
     """Writes and syncs fail with EIO and ENOSPC: once, a few times, or from then on."""
     outcome = Outcome("errors", effort.seed)
     strace()
-    tries = effort.tries(60, 3)
+    tries = effort.tries(60, 2)
     for number in range(tries):
         outcome.tries += 1
         chance = effort.chance("errors", number)
@@ -198,7 +198,7 @@ async def write_errors(effort: Effort, directory: Path) -> Outcome:
         first = chance.randint(40, 400) if call == "pwrite64" else chance.randint(10, 60)
         last = chance.choice(["", f"..{first + 3}", "+"])
         with daemon(directory / f"{number}") as one:
-            traffic = Traffic(one.url, chance, outcome, clients=20)
+            traffic = Traffic(one.url, effort, chance, outcome, clients=20)
             under = Siege(one, traffic, outcome)
             async with traffic.going():
                 words = strace(f"{call}:error={code}:when={first}{last}")
@@ -234,7 +234,7 @@ async def disk_full(effort: Effort, directory: Path) -> Outcome:
         async with mounted(disk):
             with daemon(directory / f"{number}", db=disk.place / "data.db") as one:
                 # Big messages, so that it does not take long.
-                traffic = Traffic(one.url, chance, outcome, padding=60_000)
+                traffic = Traffic(one.url, effort, chance, outcome, padding=60_000)
                 under = Siege(one, traffic, outcome)
                 async with traffic.going():
                     if not await under.start():

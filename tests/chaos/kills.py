@@ -102,7 +102,7 @@ async def at_random(effort: Effort, directory: Path) -> Outcome:
     while outcome.tries < tries:
         epoch += 1
         with daemon(directory / f"{epoch}") as one:
-            traffic = Traffic(one.url, effort.chance("kills", epoch), outcome)
+            traffic = Traffic(one.url, effort, effort.chance("kills", epoch), outcome)
             under = Siege(one, traffic, outcome)
             async with traffic.going():
                 for _ in range(min(EPOCH, tries - outcome.tries)):
@@ -129,7 +129,7 @@ async def at_every_write(effort: Effort, directory: Path) -> Outcome:
     """``kill -9`` at the k-th write or sync of each process, for every k up to 400, in any order."""
     outcome = Outcome("writes", effort.seed)
     full = 400
-    tries = effort.tries(full, 4)
+    tries = effort.tries(full, 3)
     chance = effort.chance("writes")
     # Every k of the whole; of less, as many spread over all of them.
     points = [1 + (number * full) // tries for number in range(tries)]
@@ -170,7 +170,7 @@ async def _at(
     for epoch in range(0, len(moments), EPOCH):
         with daemon(directory / f"{epoch}") as one:
             chance = effort.chance(outcome.name, epoch)
-            traffic = Traffic(one.url, chance, outcome, clients=20, padding=padding)
+            traffic = Traffic(one.url, effort, chance, outcome, clients=20, padding=padding)
             under = Siege(one, traffic, outcome)
             async with traffic.going():
                 for words in moments[epoch : epoch + EPOCH]:

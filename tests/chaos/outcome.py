@@ -7,6 +7,9 @@ from typing import Final
 
 from attrs import define, field, frozen
 
+SMALL: Final = 0.1
+"""A share of the whole below which only that it works is seen, and not how it bears a load."""
+
 READY_S: Final = 2.0
 """Seconds from a start to the first answer, at the 95th percentile."""
 
@@ -29,6 +32,16 @@ class Effort:
     def seconds(self, full: float, least: float) -> float:
         """Return how long to hold what the whole holds for ``full`` seconds."""
         return max(least, full * min(1.0, self.share))
+
+    def clients(self, full: int) -> int:
+        """Return how many clients send, of so many in the whole."""
+        return full if self.share >= SMALL else min(full, 8)
+
+    @property
+    def rest_s(self) -> float:
+        """The seconds a client rests after a message. In the whole it never does, and the processors
+        have no rest either."""
+        return 0.0 if self.share >= SMALL else 0.1
 
     def chance(self, *place: object) -> random.Random:
         """Return the source of what is drawn at a place: the same for the same seed."""

@@ -22,7 +22,7 @@ import anyio.to_thread
 import httpx
 from attrs import define, field, frozen
 from tests.chaos.daemon import ROOT, Daemon, daemon
-from tests.chaos.outcome import Effort, Outcome, percentile
+from tests.chaos.outcome import SMALL, Effort, Outcome, percentile
 
 HEALTH_S: Final = 0.1
 GROWTH: Final = 4.0
@@ -129,11 +129,11 @@ class Cost:
 async def sweep(effort: Effort, directory: Path) -> Outcome:
     """Say and read as much as there may be, and half as much, and compare the costs."""
     outcome = Outcome("sizes", effort.seed)
-    cases = CASES if effort.share >= 0.1 else QUICK
+    cases = CASES if effort.share >= SMALL else QUICK
     worst = [0.0, 0.0, 0.0]
     for case in cases:
         outcome.tries += 1
-        full = case.full if effort.share >= 0.1 else min(case.full, 2 * MANY)
+        full = case.full if effort.share >= SMALL else min(case.full, 2 * MANY)
         for attempt in range(3):
             place = directory / f"{outcome.tries}-{attempt}"
             found, problems = await anyio.to_thread.run_sync(_compared, case, full, place)

@@ -22,8 +22,8 @@ SEED = 20_251
         if name != "model"  # tests/engine/test_model.py is a test itself
     ],
 )
-def test_it_holds(name):
-    outcome = chaos.make(name, Effort(SEED, 0))
+def test_it_holds(name, tmp_path):
+    outcome = chaos.make(name, Effort(SEED, 0), str(tmp_path))
     if outcome.skipped is not None:
         if name == "codex" and os.environ.get("REQUIRE_REAL_AGENTS") == "1":
             pytest.fail(outcome.skipped)

@@ -10,7 +10,7 @@ import anyio.to_thread
 import psutil
 from tests.chaos.daemon import NotReady, daemon
 from tests.chaos.kills import Siege, accepts_again
-from tests.chaos.outcome import READY_S, Effort, Outcome, Skipped, percentile
+from tests.chaos.outcome import READY_S, SMALL, Effort, Outcome, Skipped, percentile
 from tests.chaos.traffic import Traffic
 
 from agent_orchestrator.ports import Draft
@@ -18,6 +18,9 @@ from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing.stores.samples import NOW, a_session, put
 
 EVENTS: Final = 100_000
+"""In the store of a daemon that starts."""
+
+LEAST_EVENTS: Final = 20_000
 
 _LIBRARY: Final = "*/faketime/libfaketimeMT.so.1"
 
@@ -27,7 +30,7 @@ async def standstill(effort: Effort, directory: Path) -> Outcome:
     outcome = Outcome("pause", effort.seed, tries=1)
     seconds = effort.seconds(60, 2)
     with daemon(directory / "first") as one, daemon(directory / "second", db=one.db) as other:
-        traffic = Traffic(one.url, effort.chance("pause"), outcome)
+        traffic = Traffic(one.url, effort, effort.chance("pause"), outcome)
         under = Siege(one, traffic, outcome)
         async with traffic.going():
             await under.start()
@@ -71,12 +74,13 @@ async def clock_jumps(effort: Effort, directory: Path) -> Outcome:
     }
     chance = effort.chance("clock")
     with daemon(directory, env=env) as one:
-        traffic = Traffic(one.url, chance, outcome)
+        traffic = Traffic(one.url, effort, chance, outcome)
         under = Siege(one, traffic, outcome)
         async with traffic.going():
             await under.start()
             await anyio.sleep(0.5)
-            for offset in ("+1h", "-1h", "+1d", "-1d", "+0") * effort.tries(8, 1):
+            offsets = ("+1h", "-1h", "+1d", "-1d", "+0") * effort.tries(8, 1)
+            for offset in offsets if effort.share else offsets[2:]:
                 outcome.tries += 1
                 file.write_text(offset)
                 await anyio.sleep(1.5)
@@ -95,8 +99,9 @@ async def ready_again(effort: Effort, directory: Path) -> Outcome:
     """Killed under clients with 100,000 events in the store: how long until it answers."""
     outcome = Outcome("ready", effort.seed)
     with daemon(directory) as one:
-        await _fill(one.db)
-        traffic = Traffic(one.url, effort.chance("ready"), outcome, clients=10)
+        events = EVENTS if effort.share >= SMALL else LEAST_EVENTS
+        await _fill(one.db, events)
+        traffic = Traffic(one.url, effort, effort.chance("ready"), outcome, clients=10)
         under = Siege(one, traffic, outcome)
         spent = []
         async with traffic.going(subscribed=False):
@@ -114,7 +119,7 @@ async def ready_again(effort: Effort, directory: Path) -> Outcome:
                 await under.check()
         shutil.rmtree(one.directory, ignore_errors=True)
     worst = percentile(outcome.recoveries, 0.95)
-    outcome.notes.append(f"{EVENTS:,} events, 95th percentile {worst:.2f} s")
+    outcome.notes.append(f"{events:,} events, 95th percentile {worst:.2f} s")
     if outcome.tries >= 20 and worst > READY_S:
         outcome.fault("broken", f"ready after {worst:.2f} s at the 95th percentile")
     # The seconds of a few starts tell more of what else the machine does; what they have it do is compared.
@@ -131,13 +136,13 @@ def _processor_s(pid: int) -> float:
     return sum(psutil.Process(pid).cpu_times()[:2])
 
 
-async def _fill(db: Path) -> None:
-    """Put as many events into a database as a year of use may have."""
+async def _fill(db: Path, events: int) -> None:
+    """Put so many events into a database."""
     text = "a line of what an agent said, of about the length that agents' lines have " * 3
     batch = [Draft("agent.message", {"text": f"{n} {text}"}) for n in range(1000)]
     async with SqliteStore(db) as store:
         sessions = [a_session() for _ in range(20)]
         await put(store, *sessions)
-        for number in range(EVENTS // len(batch)):
+        for number in range(events // len(batch)):
             session_id = sessions[number % len(sessions)].id
             await store.transact(lambda tx, i=session_id: tx.append(i, batch, NOW))

@@ -11,7 +11,7 @@ import anyio
 import anyio.abc
 import websockets
 from attrs import define, field, frozen
-from tests.chaos.outcome import Outcome
+from tests.chaos.outcome import Effort, Outcome
 
 from agent_orchestrator import Client, Run, connect
 from agent_orchestrator.domain.errors import (
@@ -68,10 +68,12 @@ class Subscriber:
 class Traffic:
     """Clients and subscribers of one daemon, and what they were told.
 
+    :param effort: how many of the clients there are, and how long they rest between two messages.
     :param outcome: where a wrong answer is counted.
     """
 
     url: str
+    effort: Effort
     chance: random.Random
     outcome: Outcome
     clients: int = 50
@@ -95,6 +97,9 @@ class Traffic:
     """What :meth:`settled` waits for."""
     _talking: int = 0
     _count: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.clients = self.effort.clients(self.clients)
 
     # --- clients ------------------------------------------------------------------------------
 
@@ -139,6 +144,7 @@ class Traffic:
         while not self.stopping:
             self._count += 1
             await self._message(f"k{number}-{self._count}", session_id, provider, http)
+            await anyio.sleep(self.effort.rest_s)
 
     async def _message(self, key: str, session_id: str, provider: str, http: Client) -> None:
         verbs = self.verbs if provider == "inside" else [v for v in self.verbs if v != "ask"]
@@ -299,7 +305,7 @@ class Traffic:
         async with connect(self.url) as http:
             with anyio.move_on_after(seconds) as patience:
                 while not await self._is_settled(http):
-                    await anyio.sleep(0.05)
+                    await anyio.sleep(0.2)
         if patience.cancelled_caught:
             self.outcome.fault("broken", f"not settled after {seconds:g} s: {self.unsettled}")
 

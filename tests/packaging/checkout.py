@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -66,21 +68,56 @@ def main():
 """
 
 
-class Checkout:
-    """A checkout of the tiny project with this project's own `bin/`."""
+PYTHON = """\
+#!/usr/bin/env bash
+# To make an environment takes Python longer than all the rest: the next ones are copies of the first.
+set -e
+case "$*" in
+    *version_info*) printf '%s\\n' "$0" ;;
+    "-I -m venv "*)
+        if [[ -d {made} ]]; then
+            cp -a {made}/. "$4"
+        else
+            {python} "$@"
+            cp -a "$4" {made}.new
+            rm -f {made}.new/setup.*
+            mv {made}.new {made}
+        fi
+        ;;
+    *) exec {python} "$@" ;;
+esac
+"""
 
-    def __init__(self, root: Path) -> None:
+
+def sparing_python(folder: Path) -> Path:
+    """Return a Python that makes one environment, and hands out copies of it."""
+    path = folder / "python3"
+    real = shlex.quote(os.path.realpath(sys._base_executable))  # type: ignore[attr-defined]
+    path.write_text(PYTHON.format(made=shlex.quote(str(folder / "made")), python=real))
+    path.chmod(0o755)
+    return path
+
+
+class Checkout:
+    """A checkout of the tiny project with this project's own `bin/`.
+
+    :param python: what its environments are made with, if not the first on PATH.
+    """
+
+    def __init__(self, root: Path, python: Path | None = None) -> None:
         self.root = root
+        self._own = {} if python is None else {"PYTHON": str(python)}
 
     @classmethod
-    def create(cls, root: Path) -> "Checkout":
+    def create(cls, root: Path, python: Path | None = None) -> "Checkout":
         shutil.copytree(ROOT / "bin", root / "bin")
         for lock in ("run.txt", "dev.txt"):
             (root / "bin/locks" / lock).write_text("# nothing\n")
         (root / "pyproject.toml").write_text(PYPROJECT)
         (root / "backend.py").write_text(BACKEND)
         (root / "probe.py").write_text(PROBE)
-        return cls(root)
+        (root.parent / "temporary").mkdir(exist_ok=True)
+        return cls(root, python)
 
     def start(
         self, *command: str | Path, cwd: Path | None = None, **env: str
@@ -88,7 +125,14 @@ class Checkout:
         return subprocess.Popen(
             [str(part) for part in command],
             cwd=cwd or self.root,
-            env={**os.environ, "REQUIRE_REAL_AGENTS": "", **env},
+            env={
+                **os.environ,
+                **self._own,
+                "REQUIRE_REAL_AGENTS": "",
+                # A pip that is killed leaves its own folders there.
+                "TMPDIR": str(self.root.parent / "temporary"),
+                **env,
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,11 +1,19 @@
+from pathlib import Path
+
 import pytest
-from checkout import Checkout
+from checkout import Checkout, sparing_python
 
 
 @pytest.fixture(scope="session")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that makes environments, all but the first by copying that."""
+    return sparing_python(tmp_path_factory.mktemp("python"))
+
+
+@pytest.fixture(scope="session")
+def ready(tmp_path_factory: pytest.TempPathFactory, python: Path) -> Checkout:
     """A checkout that is set up; leave it as it is."""
-    checkout = Checkout.create(tmp_path_factory.mktemp("ready") / "with a space")
+    checkout = Checkout.create(tmp_path_factory.mktemp("ready") / "with a space", python)
     done = checkout.run("bin/setup", "dev")
     assert done.returncode == 0, done.stderr
     return checkout

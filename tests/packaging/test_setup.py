@@ -58,8 +58,8 @@ def test_an_unknown_word_is_a_usage_error(ready: Checkout) -> None:
     assert "usage" in done.stderr
 
 
-def test_two_first_uses_at_once_set_up_once(tmp_path: Path) -> None:
-    checkout = Checkout.create(tmp_path / "checkout")
+def test_two_first_uses_at_once_set_up_once(tmp_path: Path, python: Path) -> None:
+    checkout = Checkout.create(tmp_path / "checkout", python)
     with (
         checkout.start("bin/agentctl", "one", HOME="/dev/null/nowhere") as one,
         checkout.start("bin/agentd", "two", HOME="/dev/null/nowhere") as two,
@@ -72,8 +72,8 @@ def test_two_first_uses_at_once_set_up_once(tmp_path: Path) -> None:
     assert (checkout.root / ".venv/setup.log").read_text().count("-m venv") == 1
 
 
-def test_a_killed_set_up_heals_after_the_orphan_has_ended(tmp_path: Path) -> None:
-    checkout = Checkout.create(tmp_path / "checkout")
+def test_a_killed_set_up_heals_after_the_orphan_has_ended(tmp_path: Path, python: Path) -> None:
+    checkout = Checkout.create(tmp_path / "checkout", python)
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     with checkout.start("bin/setup", "run", TEST_GATE=str(gate)) as killed:
@@ -93,15 +93,16 @@ def test_a_killed_set_up_heals_after_the_orphan_has_ended(tmp_path: Path) -> Non
     assert "setting up" in done.stderr
 
 
-def test_a_moved_checkout_heals(ready: Checkout, tmp_path: Path) -> None:
-    moved = Checkout(tmp_path / "moved here")
+def test_a_moved_checkout_heals(ready: Checkout, tmp_path: Path, python: Path) -> None:
+    (tmp_path / "temporary").mkdir()
+    moved = Checkout(tmp_path / "moved here", python)
     shutil.copytree(ready.root, moved.root, symlinks=True)
 
     assert moved.program("agentd")["prefix"] == str(moved.root / ".venv")
 
 
-def test_a_failed_update_says_why_and_spoils_nothing(tmp_path: Path) -> None:
-    checkout = Checkout.create(tmp_path / "checkout")
+def test_a_failed_update_says_why_and_spoils_nothing(tmp_path: Path, python: Path) -> None:
+    checkout = Checkout.create(tmp_path / "checkout", python)
     checkout.program("agentctl")
     keepsake = checkout.root / ".venv/keepsake"
     keepsake.touch()
@@ -175,9 +176,9 @@ def test_a_missing_venv_module_names_the_debian_package(tmp_path: Path, tools: P
 
 
 @pytest.fixture
-def tested(tmp_path: Path) -> Checkout:
+def tested(tmp_path: Path, python: Path) -> Checkout:
     """A checkout that is set up, has agents to install, and a pytest that prints its arguments."""
-    checkout = Checkout.create(tmp_path / "tested")
+    checkout = Checkout.create(tmp_path / "tested", python)
     done = checkout.run("bin/setup", "dev")
     assert done.returncode == 0, done.stderr
     (checkout.root / "tests").mkdir()

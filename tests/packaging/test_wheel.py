@@ -181,14 +181,20 @@ def test_the_installed_daemon_runs_an_agent(run: Run, installed: Path, tmp_path:
     assert only["result"]["text"] in asked.stdout
 
 
+@pytest.fixture(scope="module")
+def types(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the type checker has found out about the modules."""
+    return tmp_path_factory.mktemp("types")
+
+
 def test_a_type_checker_finds_nothing_wrong_with_the_examples(
-    installed: Path, tmp_path: Path
+    installed: Path, types: Path, tmp_path: Path
 ) -> None:
     """Strictly: a public name without a type, or with a wrong one, would show in its users."""
     mypy = shutil.which("mypy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert mypy is not None
     done = subprocess.run(
-        [mypy, "--python-executable", installed / "bin/python", "--strict", "--cache-dir", tmp_path,
+        [mypy, "--python-executable", installed / "bin/python", "--strict", "--cache-dir", types,
          *sorted((ROOT / "examples").glob("*.py"))],
         cwd=tmp_path,
         check=False,
@@ -199,14 +205,22 @@ def test_a_type_checker_finds_nothing_wrong_with_the_examples(
     assert done.returncode == 0, done.stdout
 
 
-def test_a_type_checker_sees_the_types(installed: Path, tmp_path: Path) -> None:
+def test_a_type_checker_sees_the_types(installed: Path, types: Path, tmp_path: Path) -> None:
     mypy = shutil.which("mypy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert mypy is not None
     (tmp_path / "user.py").write_text(
         "from agent_orchestrator import connect\n\nreveal_type(connect)\nconnect(no_such_argument=1)\n"
     )
     done = subprocess.run(
-        [mypy, "--python-executable", installed / "bin/python", "--strict", "user.py"],
+        [
+            mypy,
+            "--python-executable",
+            installed / "bin/python",
+            "--strict",
+            "--cache-dir",
+            types,
+            "user.py",
+        ],
         cwd=tmp_path,
         check=False,
         capture_output=True,
