@@ -12,15 +12,13 @@ from pathlib import Path
 import anyio.to_thread
 import psutil
 import pytest
+from loops import ON_ONE_LOOP
 from model_server import codex_env
 from serving import Process, agentd, environment
 
 from agent_orchestrator import Client, Run, connect
 
 PATIENCE_S = 60.0
-
-ON_ONE_LOOP = pytest.mark.parametrize("anyio_backend", ["asyncio"])
-"""Marks a test that shows what codex does with many words, and nothing of how its process is led."""
 
 THROUGH_A_GATEWAY = [pytest.mark.anyio, pytest.mark.codex, ON_ONE_LOOP]
 """Marks of tests of what another process does: the loop that they themselves run on changes none of it,

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 from attrs import evolve
-from gateway import ON_ONE_LOOP
+from loops import ON_ONE_LOOP
 from model_server import FAKE_KEY, codex_env
 from pictures import BLUE, RED, picture
 

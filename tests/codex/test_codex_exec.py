@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from attrs import evolve
-from gateway import ON_ONE_LOOP
+from loops import ON_ONE_LOOP
 from model_server import FAKE_KEY, acknowledgement, closed_port, codex_env, write_codex_home
 from pictures import BLUE, RED
 

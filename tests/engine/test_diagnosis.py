@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator import Client, Outcome, RunContext, RunStatus, open_embedded
 from agent_orchestrator.domain.errors import AgentFailed, Unavailable
@@ -90,6 +91,7 @@ async def test_a_crash_is_named_with_what_the_agent_said_last(
         assert "warming up" in told.stderr_tail
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize(
     "scene",
     [

@@ -9,13 +9,14 @@ from pathlib import Path
 import anyio
 import apsw
 import pytest
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator.domain.errors import CommitsLost, StoreDamaged
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrations
 from agent_orchestrator.testing.stores.samples import NOW, a_session, drafts, put
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 _WRITER = """
 import sys, anyio

@@ -5,6 +5,7 @@ import sqlite3
 
 import anyio
 import pytest
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator.domain.errors import CommitsLost, CursorAhead
 from agent_orchestrator.stores.sqlite import SqliteStore
@@ -12,7 +13,7 @@ from agent_orchestrator.stores.sqlite.connection import open_database
 from agent_orchestrator.stores.sqlite.schema import migrations
 from agent_orchestrator.testing.stores.samples import NOW, a_session, drafts, put
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 
 @pytest.fixture

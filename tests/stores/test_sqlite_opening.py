@@ -47,6 +47,12 @@ from agent_orchestrator.testing.stores.samples import (
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def anyio_backend():
+    """One event loop: what is shown is what files and other processes do."""
+    return "asyncio"
+
+
 @pytest.fixture(autouse=True)
 def deadline():
     """The database work of these tests takes milliseconds; pytest-timeout guards the rest."""

@@ -23,6 +23,12 @@ from agent_orchestrator.testing.stores.samples import NOW, a_session, drafts, pu
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def anyio_backend():
+    """One event loop: what is shown is what files and other processes do."""
+    return "asyncio"
+
+
 async def append(store, session, text="x"):
     return await store.transact(lambda tx: tx.append(session.id, drafts(text), NOW))
 
