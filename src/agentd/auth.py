@@ -1,8 +1,8 @@
-"""Who may talk to the daemon at all: Host, Origin and bearer token, before any handler runs.
+"""Authentication: the checks of Host, Origin and bearer token before any handler runs.
 
-The rules answer known attacks on local agent servers: a page whose DNS name was rebound to loopback
-(Host), a page that sends requests across origins or opens a WebSocket (Origin), a token that leaks
-through a URL (never read from one).
+The rules defend against known attacks on local servers: a web page whose DNS name was rebound to
+loopback (Host), a page that sends cross-origin requests or opens a WebSocket (Origin), and tokens
+that leak through URLs (tokens in URLs are refused).
 """
 
 import hashlib
@@ -36,14 +36,14 @@ from agentd.lockout import Lockout, Peer
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 TOKEN_PARAMETERS = ("token", "access_token", "auth_token")
-"""Query parameters refused on every call: a URL ends up in histories and logs."""
+"""Query parameters that every call refuses: URLs end up in histories and logs."""
 
 UNGUESSABLE = 32
-"""Characters from which on a token is compared whatever came before: no list of words leads there,
-and its holder must not be kept out by somebody else's guesses from the same address."""
+"""Minimum length of tokens that are checked even during a lock-out. Such a token cannot be guessed, and
+its holder must not be locked out by another caller's guesses from the same address."""
 
 LOOKERS = 2
-"""How many connections are looked at for their programs at once."""
+"""Maximum number of concurrent searches for the program of a connection."""
 
 _HOST = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?"
@@ -54,7 +54,7 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether an address to listen on is reached from this machine only."""
+    """Return True if an address to listen on can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -62,7 +62,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_wildcard(host: str) -> bool:
-    """Tell whether an address to listen on stands for all of the machine's."""
+    """Return True if an address to listen on means all addresses of this machine."""
     try:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:
@@ -70,7 +70,7 @@ def is_wildcard(host: str) -> bool:
 
 
 def one_form(host: str) -> str:
-    """Return a host in the one form in which it is compared: IPv6 can write an address in many."""
+    """Return a host in canonical form, for comparison. An IPv6 address has several spellings."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -83,10 +83,10 @@ def _digest(token: str) -> bytes:
 
 
 def _name(token: str) -> str:
-    """Return the name of a configured token's principal: the same at every start.
+    """Return the principal's name of a configured token. It is the same at every start.
 
-    Whoever is let in to a session reads it, and could try words against it where no lock-out sees
-    him. So it is made slowly of a token that somebody may have thought up.
+    Others can read this name in shared sessions, and could test guessed tokens against it offline. For a
+    short token the name is therefore derived with a slow hash.
     """
     digest = (
         hashlib.sha256(token.encode()).digest()
@@ -97,17 +97,17 @@ def _name(token: str) -> str:
 
 
 class Guard:
-    """Decides whether a request may come in, and as whom.
+    """Decides whether a request is allowed, and which principal it comes from.
 
-    :param tokens: bearer tokens of administrators. With none, and before a named token is made, a
-        caller without a token is the local one.
-    :param local_token: a bearer token that stands for the local caller.
-    :param may_be_agents: tells in a thread whether a connection may be an agent's
+    :param tokens: bearer tokens of administrators. Without any, and until a named token is created,
+        a caller without a token is the local principal.
+    :param local_token: a bearer token of the local principal.
+    :param may_be_agents: returns whether a connection may be an agent's; called in a thread
         (:func:`agentd.callers.may_be_agents`). None trusts every program of this machine.
-    :param host: the address the daemon listens on.
-    :param allowed_hosts: further names the daemon goes by.
-    :param allowed_origins: origins of web pages that may call, beside the daemon's own.
-    :raises ConfigError: if a token cannot stand in a header or an origin is not one.
+    :param host: the address that the daemon listens on.
+    :param allowed_hosts: further host names of the daemon.
+    :param allowed_origins: origins of web pages that may call, besides the daemon's own.
+    :raises ConfigError: if a token is not valid in a header, or an origin is invalid.
     """
 
     def __init__(
@@ -132,21 +132,21 @@ class Guard:
             digest = _digest(token)
             self._tokens.append((digest, Principal(_name(token), admin=True, kind="configured")))
         self._hosts = LOOPBACK_NAMES | {one_form(name) for name in (host, *allowed_hosts)}
-        # Rebinding needs a DNS name: on a wildcard bind an address in Host is one of ours.
+        # DNS rebinding needs a name. With a wildcard bind, an IP address in Host is one of ours.
         self._any_address = is_wildcard(host)
         self.origins = frozenset(_origin(text) for text in allowed_origins)
 
     @property
     def open(self) -> bool:
-        """Whether no token is configured."""
+        """True if no token is configured."""
         return not self._tokens
 
     def check_place(self, hosts: list[str], origins: list[str], scheme: str = "http") -> None:
         """Check the Host and Origin headers.
 
-        :param scheme: of the request's URL.
-        :raises MisdirectedRequest: if the Host is not a name of ours.
-        :raises Forbidden: if the request comes from a page that is not allowed.
+        :param scheme: the scheme of the request's URL.
+        :raises MisdirectedRequest: if Host is not a name of this daemon.
+        :raises Forbidden: if the request comes from a page of an origin that is not allowed.
         """
         if len(hosts) != 1 or not (match := _HOST.fullmatch(hosts[0])):
             raise MisdirectedRequest("the request needs one Host header that names this daemon")
@@ -172,8 +172,10 @@ class Guard:
 
     @contextmanager
     def noting(self, peer: Peer) -> Iterator[None]:
-        """Let what is refused within this scope be logged: for each kind a line a minute at most, which
-        counts those since the one before. Whoever is refused at the door chooses how often.
+        """Log the refusals in this scope, at most one line a minute for each code.
+
+        The line counts the refusals since the line before. Callers decide how often they are
+        refused, so the log must not grow with it.
         """
         peer.is_turned_away = False
         try:
@@ -186,17 +188,17 @@ class Guard:
             raise
 
     async def why_token(self, gateway: Gateway, peer: Peer) -> str | None:
-        """Return why a caller needs a token; None where it needs none and is the local one.
+        """Return why a caller needs a token; None if it needs none and is the local principal.
 
-        :param gateway: knows whether tokens were made.
-        :param peer: whoever calls.
+        :param gateway: knows whether named tokens exist.
+        :param peer: the caller's connection.
         """
         if not self.open or peer.agents_only:
             return "this call needs a token: Authorization: Bearer …"
         if gateway.has_tokens():
             return (
-                "this call needs a token (Authorization: Bearer …), since named tokens were made; "
-                "agentctl of the user that runs agentd finds one by itself on the same machine"
+                "this call needs a token (Authorization: Bearer …), because named tokens exist; "
+                "agentctl finds one by itself for the user that runs agentd, on the same machine"
             )
         if await self._may_be_an_agent(peer):
             return (
@@ -206,13 +208,13 @@ class Guard:
         return None
 
     async def caller(self, authorization: list[str], gateway: Gateway, peer: Peer) -> Principal:
-        """Return who the Authorization header stands for.
+        """Return the principal of the Authorization header.
 
-        :param gateway: knows the tokens that were not configured but made.
-        :param peer: whoever sent it.
-        :raises Unauthorized: if it holds none that is known, and one is needed or it is a run's.
+        :param gateway: knows named tokens and tokens of runs.
+        :param peer: the caller's connection.
+        :raises Unauthorized: if it has no valid token, and one is needed or it is a run's.
         :raises Forbidden: if an agent presents another token than its run's.
-        :raises RateLimited: if too many wrong ones came from there.
+        :raises RateLimited: if the address is locked out.
         """
         if authorization:
             scheme, _, token = authorization[0].partition(" ")
@@ -225,20 +227,19 @@ class Guard:
         raise Unauthorized(reason)
 
     async def holder(self, token: str, gateway: Gateway, peer: Peer) -> Principal:
-        """Return who a token stands for, in the same time for every wrong one of a kind.
+        """Return the principal of a token. Every wrong token of one kind takes the same time.
 
-        Who presents a token that was made here is held to it, also where callers need none. From an
-        agent's program only the token of a run counts: others are not meant for it, wherever it read
-        them.
+        A caller that presents a token of the daemon must have a valid one, even if callers need none.
+        From an agent's program only a run's token is accepted, wherever it found another one.
 
-        What cannot be guessed (a token made here, or a long one) and what let this very connection
-        in before is looked at even while the address is locked out; who was let in by another one
-        guesses like anybody. A wrong token that was made here counts for nothing: an agent may go
-        on for a moment with one that is over.
+        Two kinds of token are checked even while the address is locked out: one that cannot be
+        guessed (created by the daemon, or long), and the one that authenticated this connection
+        before. A wrong token of the daemon's own kind does not count as a guess: an agent may use
+        its token for a moment after the end of its attempt.
 
-        :raises Unauthorized: if it is nobody's, and one is needed.
+        :raises Unauthorized: if the token is unknown, and one is needed.
         :raises Forbidden: if an agent presents another token than a run's.
-        :raises RateLimited: if too many wrong ones came from there.
+        :raises RateLimited: if the address is locked out.
         """
         made_here = token.startswith(MADE_HERE)
         is_random = made_here or token.startswith(LOCAL_TOKEN_PREFIX)
@@ -264,11 +265,13 @@ class Guard:
         if found is None:
             if not is_random:
                 self._lockout.failed(peer.address)
-            raise Unauthorized("the token is not known, or what it was made for is over")
+            raise Unauthorized(
+                "the token is unknown, revoked or expired, or its run's attempt has ended"
+            )
         return found
 
     async def _may_be_an_agent(self, peer: Peer) -> bool:
-        """Return whether a connection may be an agent's; look once for each."""
+        """Return whether a connection may be an agent's. The answer is kept for the connection."""
         if self._may_be_agents is None:
             return False
         if peer.may_be_agents is None:
@@ -305,5 +308,5 @@ def _origin(text: str) -> str:
 
 def _same_origin(origin: str, host: str, scheme: str) -> bool:
     parts = _split(origin)
-    # The page of a proxy that speaks TLS before a daemon that does not is an allowed origin.
+    # A page of a TLS proxy before a daemon without TLS must be in the allowed origins.
     return parts is not None and parts.scheme == scheme and parts.netloc == host.lower()

@@ -1,12 +1,13 @@
-"""Whether the program at the other end of a connection is an agent's, whatever token it presents.
+"""Find out whether the program at the other end of a connection belongs to an agent.
 
-Linux tells which socket a connection ends in (sock_diag(7)), and which process has that socket open
-(/proc/PID/fd). Whatever a process of an agent does, it stays below this process: its keeper adopts
-every orphan (:mod:`agent_orchestrator.runners.guardian`). So descent decides.
+Linux reports the socket at the other end (sock_diag(7)), and which process has that socket open
+(/proc/PID/fd). A process of an agent always stays below this process, because its keeper adopts
+every orphan (:mod:`agent_orchestrator.runners.guardian`). So descent decides, not the token.
 
-A program outside may still be an agent's: of another daemon, or started by a service (``at`` keeps
-the environment). It is known by the tag that agents' processes inherit. An agent that removes its
-tag and has a service of its user start a program is not known; see docs/security.md.
+A program that is not below this process can still belong to an agent: to one of another daemon, or
+started by a service (``at`` keeps the environment). Such a program is recognized by the tag that
+agents' processes inherit. If an agent removes its tag and lets a service of its user start a
+program, that program is not recognized; see docs/security.md.
 """
 
 import ipaddress
@@ -33,17 +34,17 @@ from agent_orchestrator.runners.custody import is_brand
 Address = tuple[str, int]
 
 Ends = tuple[Address, Address]
-"""The addresses of a connection: the other end's, and ours."""
+"""The addresses of a connection: the remote one, and the local one."""
 
 _LOOKS: Final = 3
-"""A process may end, and pass its socket on, while it is looked for."""
+"""Maximum number of searches: a process may end and pass its socket on during one."""
 
 _DEPTH: Final = 3
-"""Generations below this process that its guardian, the keepers and the agents are."""
+"""Generations of processes below this one: guardian, keepers and agents."""
 
 
 def ends_of(theirs: object, ours: object) -> Ends | None:
-    """Return the ends of a connection from what a transport says of it; None if it says nothing."""
+    """Return the ends of a connection from a transport's addresses; None if they are unknown."""
     if not (isinstance(theirs, tuple) and isinstance(ours, tuple) and theirs and ours):
         return None
     return (_plain(theirs), _plain(ours))
@@ -52,16 +53,16 @@ def ends_of(theirs: object, ours: object) -> Ends | None:
 def may_be_agents(ends: Ends, root: int | None = None) -> bool:
     """Return False only if a connection is certainly not from a process of an agent.
 
-    Take a few milliseconds: call it in a thread.
+    This takes a few milliseconds: call it in a thread.
 
-    :param root: the process that all agents are below; None means this one.
+    :param root: the pid of the process above all agents; None means this process.
     """
     theirs, ours = ends
     root = os.getpid() if root is None else root
     for look in range(_LOOKS):
         found = _socket_at(theirs, ours)
         if found is None or not found.inode:
-            # Closed already, so that nobody can say whose it was; or on another machine.
+            # Closed already, so its owner is unknown; or on another machine.
             return _is_of_this_machine(theirs, ours)
         unreadable: list[int] = []
         holder = _holder(found, sorted(pids(), reverse=True), unreadable)
@@ -77,7 +78,7 @@ def may_be_agents(ends: Ends, root: int | None = None) -> bool:
 
 
 def _plain(address: tuple[object, ...]) -> Address:
-    """Return an address without a scope, and an IPv4 one as such."""
+    """Return an address without its IPv6 scope; an IPv4-mapped address as IPv4."""
     host = str(address[0]).partition("%")[0]
     with suppress(ValueError):
         mapped = getattr(ipaddress.ip_address(host), "ipv4_mapped", None)
@@ -99,8 +100,8 @@ def _is_of_this_machine(theirs: Address, ours: Address) -> bool:
 class _Socket:
     """The socket at the other end.
 
-    :param inode: what names it in /proc/PID/fd; 0 once no process has it open.
-    :param uid: the user who made it.
+    :param inode: its number in /proc/PID/fd; 0 if no process has it open.
+    :param uid: the user who created it.
     """
 
     inode: int

@@ -1,23 +1,22 @@
-"""A connection that speaks HTTP/1.1 and nothing else: hypercorn's, with what it lacks put right.
+"""A connection that speaks HTTP/1.1 only: hypercorn's, with fixes.
 
-Of hypercorn 0.18, unchanged: parsing (h11), WebSocket (wsproto), keep-alive. Changed here:
+Hypercorn 0.18 does the parsing (h11), the WebSocket protocol (wsproto) and keep-alive. Changed here:
 
-- HTTP/2 is off, by prior knowledge and by upgrade too. No setting of hypercorn's does that, and its
-  HTTP/2 keeps all that a stalled reader does not take.
-- What it refuses by itself is told in the API's words rather than without any.
-- A request that tells its end or its host in two ways is refused, and one whose headers are too long
-  also where they come at once.
-- A WebSocket has no extensions. Hypercorn inflates what a peer deflated before it measures it: 200
-  KB from anybody become 200 MB.
-- A WebSocket message that is too long is not kept, and its sender cut off; hypercorn keeps all of it
-  that comes, for as long as it comes.
-- Bytes are taken in small pieces, with a turn for everybody else in between. Hypercorn takes 64 KiB at
-  a time: as WebSocket frames of six bytes they keep the event loop for half a second.
-- What still comes for a request that is over is dropped; hypercorn waits forever to hand it over, and
-  keeps the connection.
-- A head or a trailer has a limited number of lines, which h11 has not.
-- A WebSocket handshake that fails ends its connection; hypercorn leaves it open.
-- Nothing is written to a connection that is lost.
+- HTTP/2 is off, also by prior knowledge and by upgrade. Hypercorn has no setting for that, and its
+  HTTP/2 buffers everything that a stalled reader does not take.
+- Hypercorn's own refusals get a body in the API's format.
+- A request that specifies its end or its host in two ways is refused. So is one with too long headers,
+  even if they arrive at once.
+- A WebSocket has no extensions. Hypercorn decompresses a message before it checks the size, so
+  200 KB of an unauthenticated caller could become 200 MB.
+- A WebSocket message that is too long is discarded and its sender cut off. Hypercorn buffers all of it.
+- Bytes are read in small pieces, and other tasks run in between. Hypercorn reads 64 KiB at
+  a time; as WebSocket frames of six bytes, these block the event loop for half a second.
+- Data for a finished request is dropped. Hypercorn waits forever to deliver it, and
+  keeps the connection open.
+- The number of lines of a head or a trailer is limited; h11 has no limit.
+- A failed WebSocket handshake ends its connection; hypercorn leaves it open.
+- Nothing is written to a lost connection.
 """
 
 import asyncio
@@ -61,38 +60,38 @@ from agentd.lockout import Peer
 
 STALLED_S: Final = 60.0
 STALLED_BYTES: Final = 4 * 1024
-"""A reader that takes less than that in so many seconds is cut off. What it has yet to take, up to the
-longest event there may be, waits in memory; and so does its descriptor."""
+"""A reader that takes less than ``STALLED_BYTES`` in ``STALLED_S`` seconds is cut off. Its unread data, up to
+the longest possible event, occupies memory, and its connection a file descriptor."""
 
 CLOSE_S: Final = 1.0
-"""Seconds a connection has to be closed from its other side, too: over TLS, and after a message that
-was too long."""
+"""Seconds to wait for the peer to close the connection too, over TLS and after a message that was too
+long."""
 
 SECURED_BUFFER: Final = 64 * 1024
-"""Bytes kept for a reader over TLS beside what the kernel takes."""
+"""Bytes buffered for a reader over TLS, besides the kernel's buffer."""
 
 READ_BYTES: Final = 64 * 1024
-"""Bytes read at a time from a caller that was let in."""
+"""Bytes read at a time from an authenticated caller."""
 
 STRANGER_BYTES: Final = 4 * 1024
-"""The same, from anybody else."""
+"""Bytes read at a time from any other caller."""
 
 WRITE_BYTES: Final = 64 * 1024
 """Bytes written at a time."""
 
 FRAME_BYTES: Final = 256
-"""Bytes of a WebSocket looked at before everybody else has a turn: some 40 frames at most."""
+"""Bytes of a WebSocket parsed before other tasks get a turn: at most some 40 frames."""
 
 MAX_LINES: Final = 512
-"""Lines of a request's head, and of a trailer."""
+"""Maximum number of lines of a request's head, and of a trailer."""
 
 _log = logging.getLogger("agentd.server")
 
 _MESSAGES: Final = {
-    426: "the WebSocket protocol is spoken here in version 13 only",
+    426: "only version 13 of the WebSocket protocol is supported",
     431: "the request line and headers are too long",
-    501: "of transfer codings only `chunked` is understood",
-    505: "only HTTP/1.1 is spoken here",
+    501: "the only supported transfer coding is `chunked`",
+    505: "only HTTP/1.1 is supported",
 }
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 _INVALID: Final = "the request is not valid HTTP/1.1"
@@ -101,9 +100,9 @@ _BARE: Final = {(b"content-length", b"0"), (b"connection", b"close")}
 
 
 class Frames(WebsocketBuffer):
-    """A message on a WebSocket as it comes. Of one that is too long nothing is kept.
+    """The buffer for a WebSocket message. A message that is too long is discarded.
 
-    :param too_long: called once there is one.
+    :param too_long: called once for such a message.
     """
 
     def __init__(self, max_length: int, too_long: Callable[[], None]) -> None:
@@ -111,9 +110,9 @@ class Frames(WebsocketBuffer):
         self._too_long = too_long
 
     def extend(self, event: Message[Any]) -> None:
-        """Take the next part.
+        """Add the next part.
 
-        :raises FrameTooLargeError: if it is too long with it, and from then on.
+        :raises FrameTooLargeError: if the message is too long with it, and for all later parts.
         """
         was_too_long = self.length > self.max_length
         try:
@@ -126,26 +125,26 @@ class Frames(WebsocketBuffer):
 
 
 class Fragment(str):
-    """Text that is sent as a part of a message, not its last."""
+    """Text that is sent as a part of a message, but not the last part."""
 
     __slots__ = ()
 
 
 class _SocketState(SocketState):
     def send(self, event: SocketEvent) -> bytes:
-        """Return what is to be sent for an event."""
+        """Return the bytes to send for an event."""
         if isinstance(event, TextMessage) and isinstance(event.data, Fragment):
             event = TextMessage(event.data, message_finished=False)
         return super().send(event)
 
 
 class _Received(ReceiveBuffer):
-    """What h11 has yet to read."""
+    """The buffer that h11 reads from."""
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
-        """Return the lines of a head or trailer once it is whole.
+        """Return the lines of a head or trailer when it is complete.
 
-        :raises RemoteProtocolError: if there are too many.
+        :raises RemoteProtocolError: if there are too many lines.
         """
         lines = super().maybe_extract_lines()
         if lines is not None and len(lines) > MAX_LINES:
@@ -157,17 +156,17 @@ class Protocol(H11Protocol):
     """HTTP/1.1 on one connection."""
 
     cut_soon: Callable[[], None]
-    """Ends the connection once the other side had time to read why."""
+    """Ends the connection, after the peer had time to read the reason."""
 
     _bodiless = False
 
     def __init__(self, *hypercorns: Any) -> None:
         super().__init__(*hypercorns)
         assert isinstance(self.connection, h11.Connection)
-        self.connection._receive_buffer = _Received()  # noqa: SLF001 - h11 has no other way
+        self.connection._receive_buffer = _Received()  # noqa: SLF001 - h11 offers no other way
 
     async def handle(self, event: Event) -> None:
-        """Take what came from the network, or word of its end."""
+        """Process data from the network, or its end."""
         if isinstance(event, RawData) and isinstance(self.stream, WSStream):
             data = event.data
             for start in range(0, len(data), FRAME_BYTES):
@@ -183,24 +182,24 @@ class Protocol(H11Protocol):
             await self._send_error_response(error.error_status_hint)
             await self.send(Closed())
         if isinstance(self.stream, WSStream) and self.stream.closed:
-            # Refused by hypercorn, which tells neither the app nor the network of the end.
+            # Refused by hypercorn, which reports the end neither to the app nor to the network.
             self.stream.closed = False
             await self._maybe_recycle()
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        # Instead of hypercorn's, which goes over to HTTP/2; `Upgrade: h2c` is an offer (RFC 9110,
-        # 7.8), and passed over.
+        # Replaces hypercorn's check, which switches to HTTP/2. `Upgrade: h2c` is an offer (RFC 9110,
+        # 7.8), and is ignored.
         self._bodiless = event.method == b"HEAD"
         if event.http_version not in (b"1.0", b"1.1"):
             raise h11.RemoteProtocolError("not HTTP/1", error_status_hint=505)
-        # RFC 9112, 6.3: a reader before us may have taken the other one for the request's end.
+        # RFC 9112, 6.3: a proxy may have used the other header for the request's end.
         if {b"transfer-encoding", b"content-length"} <= {name for name, _ in event.headers}:
             raise h11.RemoteProtocolError("two ends", error_status_hint=400)
-        # h11 counts what is incomplete only: what comes at once may be as long as one read is.
+        # h11 only limits incomplete heads: one that arrives in a single read can be longer.
         size = len(event.target) + sum(len(name) + len(value) + 4 for name, value in event.headers)
         if size > self.config.h11_max_incomplete_size:
             raise h11.RemoteProtocolError("too long", error_status_hint=431)
-        # RFC 9112, 3.2.2: a target that names a host stands for the Host header, and must be equal.
+        # RFC 9112, 3.2.2: a host in the target replaces the Host header, so both must be equal.
         scheme, separator, rest = event.target.partition(b"://")
         if separator and b"/" not in scheme:
             named = rest.partition(b"/")[0].partition(b"?")[0].lower()
@@ -209,13 +208,13 @@ class Protocol(H11Protocol):
                 raise h11.RemoteProtocolError("two hosts", error_status_hint=400)
 
     async def stream_send(self, event: StreamEvent) -> None:
-        """Send what is said on the connection's one request."""
+        """Send an event of the connection's only request."""
         if (
             isinstance(event, Response)
             and isinstance(self.stream, WSStream)
             and event.status_code == HTTPStatus.SWITCHING_PROTOCOLS
         ):
-            # Before a frame is looked at: one that is deflated all the same is an error.
+            # Set before a frame is parsed: a compressed frame is an error.
             self.stream.connection = _SocketState(ConnectionType.SERVER)
             most = self.config.websocket_max_message_size
             self.stream.buffer = Frames(most, self.cut_soon)
@@ -224,7 +223,7 @@ class Protocol(H11Protocol):
         await super().stream_send(event)
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
-        # An answer of hypercorn's own; the app's say nothing of the connection.
+        # Hypercorn's own answers have a Connection header; the app's have none.
         if (
             not isinstance(event, h11.Response)
             or self._bodiless
@@ -260,7 +259,7 @@ class Protocol(H11Protocol):
 
 
 class Apps(TaskGroup):
-    """The tasks of a connection; of a request that is over, what is left in its queue is dropped."""
+    """The tasks of a connection. Data left in the queue of a finished request is dropped."""
 
     async def spawn_app(
         self,
@@ -269,7 +268,7 @@ class Apps(TaskGroup):
         scope: Scope,
         send: Callable[[ASGISendEvent | None], Awaitable[None]],
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
-        """Handle a request in a task, and return what takes messages for it."""
+        """Handle a request in a task, and return the function that delivers messages to it."""
         waiting: list[asyncio.Queue[ASGIReceiveEvent]] = []
 
         async def send_or_end(message: ASGISendEvent | None) -> None:
@@ -286,9 +285,9 @@ class Apps(TaskGroup):
 class Connection(TCPServer):
     """One connection, from its first byte to its end.
 
-    :param peer: who is at its other end.
-    :param first_s: seconds of idleness, of half a request too, as long as nobody is let in by it.
-    :param tls: what it is secured with before anything is read from it.
+    :param peer: the caller at its other end.
+    :param first_s: idle seconds, also within a request, allowed before it is authenticated.
+    :param tls: the TLS settings, applied before anything is read from it.
     """
 
     def __init__(
@@ -305,8 +304,8 @@ class Connection(TCPServer):
     _reading: "asyncio.Task[None]"
 
     async def _secure(self, tls: ssl.SSLContext) -> None:
-        # Here and not by the server that accepts it: so it counts from its first moment, and can be
-        # closed, like any other. Nothing was read yet: this runs before the socket is looked at.
+        # Done here, not by the server that accepts the connection, so that it is counted and can be
+        # closed from its first moment on. Nothing was read from the socket yet.
         with self._handshake:
             try:
                 await self.writer.start_tls(tls, ssl_handshake_timeout=self._first_s)
@@ -316,7 +315,7 @@ class Connection(TCPServer):
             ) as error:  # what ssl raises, and asyncio for it, are OSErrors
                 _log.debug("no TLS with %s: %s", self.peer.address, error)
                 return
-            # What a reader that lags has not taken is kept here, too: asyncio's own is 512 KiB.
+            # Unread data of a slow reader is buffered here, too; asyncio's default is 512 KiB.
             self.writer.transport.set_write_buffer_limits(SECURED_BUFFER)
             self._is_open = True
 

@@ -56,7 +56,7 @@ async def test_http_2_is_not_spoken(server: Serving, caplog: pytest.LogCaptureFi
         assert status == 505
         assert took < 2
         if not request.startswith(b"HEAD"):
-            assert problem(answer)["message"] == "only HTTP/1.1 is spoken here"
+            assert problem(answer)["message"] == "only HTTP/1.1 is supported"
     offer = (
         b"Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\n"
         b"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n"
