@@ -31,6 +31,14 @@ from agent_orchestrator.runners.codex.appserver.peer import (
 from agent_orchestrator.runners.codex.appserver.pieces import Pieces
 from agent_orchestrator.runners.codex.appserver.server import Server
 from agent_orchestrator.runners.codex.appserver.tools import Tools
+from agent_orchestrator.runners.codex.appserver.turn_state import (
+    Action,
+    Event,
+    Prompt,
+    State,
+    Turn,
+    step,
+)
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.codex.argv import MAX_INPUT
 from agent_orchestrator.runners.codex.failures import refusal_code
@@ -48,6 +56,9 @@ TOOL_CALL: Final = "item/tool/call"
 PATIENCE_S: Final = 1.0
 """Seconds after which what is recorded of a turn does not wait for codex to have the prompt."""
 
+
+_ENDS: Final = {"completed": Event.COMPLETED, "failed": Event.FAILED}
+"""How codex says that a turn ended; whatever else it says is an interruption."""
 
 _Input = Sequence[Mapping[str, Any]]
 
@@ -80,18 +91,11 @@ class Conversation:
     steered: list[str]
     _reader: TurnReader = field(init=False)
     _pieces: Pieces = field(factory=Pieces, init=False)
-    _taken: anyio.Event = field(factory=anyio.Event, init=False)
-    _early: list[AgentEvent] | None = field(factory=list, init=False)
-    """Events that came before it was recorded that codex has the prompt; None once it is."""
-    _told: anyio.Event = field(factory=anyio.Event, init=False)
-    """Set once it is, and those events are told."""
-    _is_reported: bool = field(default=False, init=False)
-    _given: anyio.Event = field(factory=anyio.Event, init=False)
-    """Set once codex has said which turn it is."""
-    _has_begun: bool = field(default=False, init=False)
-    """Whether codex has taken a turn."""
-    _under_way: bool = field(default=False, init=False)
-    _canceled_by_answer: bool = field(default=False, init=False)
+    _state: State = field(factory=State, init=False)
+    _state_changed: anyio.Event = field(factory=anyio.Event, init=False)
+    """Set, and replaced, at each change of the state."""
+    _early: list[AgentEvent] = field(factory=list, init=False)
+    """The events that are held back while the state says so."""
     _asks: dict[Any, anyio.CancelScope] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -100,7 +104,19 @@ class Conversation:
     @property
     def is_taken(self) -> bool:
         """Whether codex has the prompt."""
-        return self._taken.is_set()
+        return self._state.is_taken
+
+    def _apply(self, event: Event) -> tuple[Action, ...]:
+        """Change the state; return what is to be done for it."""
+        self._state, actions = step(self._state, event)
+        self._state_changed.set()
+        self._state_changed = anyio.Event()
+        return actions
+
+    async def _until(self, condition: Callable[[State], bool]) -> None:
+        """Wait until the state meets a condition."""
+        while not condition(self._state):
+            await self._state_changed.wait()
 
     async def hold(self) -> Outcome:
         """Carry it out.
@@ -115,7 +131,7 @@ class Conversation:
                 await self._turn(_input("\n\n".join(self.steered[:together])), together)
             return self._outcome()
         finally:
-            if self._has_begun and self._has_to_be_left:
+            if self._has_to_be_left:
                 with anyio.CancelScope(shield=True):
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(self._hurry)
@@ -135,7 +151,6 @@ class Conversation:
             children=self._reader.children,
             items=self._reader.items,
         )
-        self._given = anyio.Event()
         failure: AgentFailed | NotLoaded | None = None
         async with anyio.create_task_group() as tasks:
             # Written down while codex is at work already: it takes no longer for that.
@@ -151,14 +166,14 @@ class Conversation:
             except (AgentFailed, NotLoaded) as problem:
                 failure = problem
             if self.is_taken:
-                await self._told.wait()
+                await self._until(lambda state: state.prompt is Prompt.RECORDED)
             tasks.cancel_scope.cancel()
         if failure is not None and not self.is_taken:
             raise failure
         await self._tell(reader.finish())
         await self._tell_now(self._pieces.take())
         if failure is not None:
-            if not self._under_way:
+            if self._state.turn in (Turn.REFUSED, Turn.LOST):
                 await self._report_usage()  # or the thread's next run would have used it
             raise failure
         await self._conclude()
@@ -167,26 +182,42 @@ class Conversation:
         """Record the process where codex does not come to take the prompt."""
         await self._taken_or_late()
         if not self.is_taken:
-            await self._report_process()
-
-    async def _report_process(self) -> None:
-        if not self._is_reported:
-            self._is_reported = True
-            await self.context.report_process(self.server.pid, self.invocation)
+            await self._act(self._apply(Event.DELAYED))
 
     async def _taken_or_late(self) -> None:
         """Wait until codex has the prompt: all that is recorded then is recorded in one commit."""
         with anyio.move_on_after(PATIENCE_S):
-            await self._taken.wait()
+            await self._until(lambda state: state.is_taken)
+
+    async def _act(self, actions: Sequence[Action]) -> None:
+        """Do what a change of the state asks for."""
+        async with anyio.create_task_group() as tasks:
+            if Action.RECORD_PROCESS in actions:
+                tasks.start_soon(self.context.report_process, self.server.pid, self.invocation)
+            if Action.RECORD_PROMPT in actions:
+                tasks.start_soon(self.context.delivered)
+        if Action.RECORD_PROMPT in actions:
+            await self.context.set_thread(self.thread_id, None if self.before else self.kept)
+            await self._release()
+            self._apply(Event.RECORDED)
+        elif Action.RELEASE_EVENTS in actions:
+            await self._release()
+
+    async def _release(self) -> None:
+        """Record the events that were held back, and those that come meanwhile."""
+        while self._early:
+            events, self._early = self._early, []
+            for event in events:
+                await self.context.emit(event.event_type, event.data)
 
     async def _give(self, given: _Input) -> None:
         """Give codex the prompt."""
         params = {"threadId": self.thread_id, "input": given, **self.overrides}
-        self._under_way = True
+        self._apply(Event.START)
         try:
             answer = await self.server.request("turn/start", params, REQUEST_S)
         except Refused as refused:
-            self._under_way = False
+            self._apply(Event.REFUSED)
             self.server.doubt(self.thread_id)  # it may have taken what it was told besides
             code = refusal_code(refused.message)
             if code == "thread_missing" and not self.is_taken:
@@ -197,11 +228,10 @@ class Conversation:
         self._reader.turn_id = text(turn.get("id")) if isinstance(turn, dict) else None
         if self._reader.turn_id:
             self.server.own_turn(self._reader.turn_id, self.route)
-        self._has_begun = True
-        self._given.set()
+        self._apply(Event.ACCEPTED)
 
-    async def _finished(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Take a step with codex, to its end also where the run is canceled meanwhile.
+    async def _finished(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something with codex, to its end also where the run is canceled meanwhile.
 
         Who cancels must know which turn to interrupt, and what it was given. Codex has as long for it
         as it has to end a turn; one that takes longer is ended.
@@ -213,7 +243,7 @@ class Conversation:
             nonlocal failure
             with anyio.CancelScope(shield=True):
                 try:
-                    await step()
+                    await work()
                 except (AgentFailed, NotLoaded) as problem:
                     failure = problem
             over.set()
@@ -248,7 +278,7 @@ class Conversation:
 
     def _broken(self) -> AgentFailed:
         """Return why the process has ended in the middle."""
-        self._under_way = False
+        self._apply(Event.LOST)
         failure = self.server.failure
         assert failure is not None
         self.context.note_stderr(self.server.stderr_tail)
@@ -276,32 +306,20 @@ class Conversation:
                     events = await in_thread(self._reader.feed, heard)
                 else:
                     events = self._reader.feed(heard)
-                if not self.is_taken and (self._reader.is_recorded or self._has_completed()):
-                    self._taken.set()
-                    tasks.start_soon(self._record_taken)
+                actions: tuple[Action, ...] = ()
+                if self._reader.is_recorded and not self.is_taken:
+                    actions += self._apply(Event.CONFIRMED)
+                if self._reader.end is not None:
+                    actions += self._apply(_ENDS.get(self._reader.end.status, Event.INTERRUPTED))
+                if actions:
+                    tasks.start_soon(self._act, actions)
                 await self._tell(events)
-
-    def _has_completed(self) -> bool:
-        return self._reader.end is not None and self._reader.end.status == "completed"
-
-    async def _record_taken(self) -> None:
-        """Record that codex has the prompt, and the thread it is in; then what came meanwhile."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._report_process)
-            tasks.start_soon(self.context.delivered)
-        await self.context.set_thread(self.thread_id, None if self.before else self.kept)
-        while self._early:
-            events, self._early = self._early, []
-            for event in events:
-                await self.context.emit(event.event_type, event.data)
-        self._early = None
-        self._told.set()
 
     async def _tell(self, events: Sequence[AgentEvent]) -> None:
         await self._tell_now(self._pieces.put(events))
 
     async def _tell_now(self, events: Sequence[AgentEvent]) -> None:
-        if self._early is not None:
+        if self._state.holds_events:
             self._early += events
             return
         for event in events:
@@ -313,14 +331,13 @@ class Conversation:
         await self._report_usage()
         end = self._reader.end
         assert end is not None
-        self._under_way = end.status != "completed"
-        if end.status == "completed":
+        if self._state.turn is Turn.COMPLETED:
             return
-        early, self._early = self._early, None
-        await self._tell_now(early or ())
-        if end.status == "failed":
+        if not self.is_taken:
+            await self._act(self._apply(Event.UNCONFIRMED))
+        if self._state.turn is Turn.FAILED:
             raise AgentFailed(*failure_of(end.error))
-        if self._canceled_by_answer:
+        if self._state.turn is Turn.DENIED:
             raise AgentFailed("denied", "what it asked for was answered with cancel")
         raise AgentFailed("provider_error", f"codex ended the turn as {end.status}")
 
@@ -335,17 +352,15 @@ class Conversation:
         return Outcome(self._reader.items.last_message or "")
 
     @property
-    def _is_cut(self) -> bool:
-        return self._under_way and self._reader.end is None
-
-    @property
     def _has_to_be_left(self) -> bool:
-        return self._is_cut or self._reader.has_run_commands or bool(self._reader.children)
+        return (
+            self._state.is_working or self._reader.has_run_commands or bool(self._reader.children)
+        )
 
     async def _leave(self) -> None:
         """End what is under way and whatever commands have left running."""
-        reader, is_cut = self._reader, self._is_cut
-        self._under_way = False
+        reader, is_cut = self._reader, self._state.is_working
+        self._apply(Event.STOP)
         if self.server.failure is None and is_cut:
             await end_turn(self.server, self.route, reader)
             with anyio.move_on_after(1):
@@ -394,7 +409,8 @@ class Conversation:
                 self._asks.pop(asked.id, None)
             answer = question.answer(request)
             is_canceled = answer.get("decision") == approvals.CANCEL
-            self._canceled_by_answer |= is_canceled
+            if is_canceled:
+                self._apply(Event.CANCEL_ANSWERED)
             words = None if is_canceled else question.words(request)
             if words is not None:
                 self.steered.append(words)  # first: the turn may end with the answer
@@ -409,7 +425,7 @@ class Conversation:
         async with self.context.steering() as messages:
             async for message in messages:
                 self.steered.append(message)  # first: it is taken, and must not be lost
-                await self._given.wait()
+                await self._until(lambda state: state.is_running)
                 if len(self.steered) > 1:
                     continue  # codex did not take one before it, which goes first
                 try:

@@ -1,0 +1,184 @@
+"""The states of a run that codex executes, as a table: pure, without input or output.
+
+A run has two things that change. Its *turn* is what codex works at; a message that codex did not take
+while it worked becomes a further turn of the same run. Its *prompt* says what is recorded: until codex
+has the prompt, events are held back, so that the first of them are written in one commit.
+
+:func:`step` looks up what follows. What is not in the tables cannot happen, and raises.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final
+
+from attrs import frozen
+
+
+class Turn(Enum):
+    NONE = "none"
+    """No turn was started yet."""
+    STARTING = "starting"
+    """Codex was asked to start a turn and has not answered."""
+    RUNNING = "running"
+    CANCELING = "canceling"
+    """An approval was answered with cancel: codex will interrupt the turn."""
+    COMPLETED = "completed"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    """It ended with neither a result nor an error."""
+    DENIED = "denied"
+    """It was interrupted because an approval was answered with cancel."""
+    REFUSED = "refused"
+    """Codex refused to start it."""
+    LOST = "lost"
+    """The process of codex has ended."""
+    STOPPED = "stopped"
+    """The run has given it up."""
+
+
+class Prompt(Enum):
+    PENDING = "pending"
+    """Codex has not confirmed that it has the prompt. Events are held back."""
+    OVERDUE = "overdue"
+    """Likewise for so long that the process was recorded without waiting for it."""
+    TAKEN = "taken"
+    """Codex has the prompt, and this is being recorded. Events are held back."""
+    RECORDED = "recorded"
+    """It is recorded. Events are recorded as they come."""
+    NOT_TAKEN = "not taken"
+    """The turn ended, and codex never confirmed that it has the prompt."""
+
+
+class Event(Enum):
+    START = "start"
+    """A turn is requested."""
+    ACCEPTED = "accepted"
+    """Codex has answered which turn it is."""
+    REFUSED = "refused"
+    DELAYED = "delayed"
+    """The prompt was not confirmed in time."""
+    CONFIRMED = "confirmed"
+    """Codex has written the prompt into its own record."""
+    RECORDED = "recorded"
+    """All that was held back is recorded."""
+    CANCEL_ANSWERED = "cancel answered"
+    """An approval was answered with cancel."""
+    COMPLETED = "completed"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    UNCONFIRMED = "unconfirmed"
+    """The turn is over without a result, and codex did not confirm the prompt."""
+    LOST = "lost"
+    """The process of codex has ended."""
+    STOP = "stop"
+
+
+class Action(Enum):
+    RECORD_PROCESS = "record process"
+    """Record which process does the work."""
+    RECORD_PROMPT = "record prompt"
+    """Record that codex has the prompt, then what was held back."""
+    RELEASE_EVENTS = "release events"
+    """Record the events that were held back."""
+
+
+_AT_WORK: Final = (Turn.RUNNING, Turn.CANCELING)
+
+
+@frozen
+class State:
+    """Where a run is."""
+
+    turn: Turn = Turn.NONE
+    prompt: Prompt = Prompt.PENDING
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether codex has the prompt."""
+        return self.prompt in (Prompt.TAKEN, Prompt.RECORDED)
+
+    @property
+    def holds_events(self) -> bool:
+        """Whether events are held back."""
+        return self.prompt in (Prompt.PENDING, Prompt.OVERDUE, Prompt.TAKEN)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether codex has said which turn it is, and not that it ended."""
+        return self.turn in _AT_WORK
+
+    @property
+    def is_working(self) -> bool:
+        """Whether codex may be at work on a turn."""
+        return self.turn in (Turn.STARTING, Turn.RUNNING, Turn.CANCELING)
+
+
+class ImpossibleStep(Exception):
+    """A run in this state cannot take this event: a fault of the driver."""
+
+
+TURN_STEPS: Final[Mapping[tuple[Turn, Event], Turn]] = {
+    (Turn.NONE, Event.START): Turn.STARTING,
+    (Turn.COMPLETED, Event.START): Turn.STARTING,
+    (Turn.STARTING, Event.ACCEPTED): Turn.RUNNING,
+    (Turn.STARTING, Event.REFUSED): Turn.REFUSED,
+    **{(turn, Event.CANCEL_ANSWERED): Turn.CANCELING for turn in _AT_WORK},
+    **{(turn, Event.COMPLETED): Turn.COMPLETED for turn in _AT_WORK},
+    **{(turn, Event.FAILED): Turn.FAILED for turn in _AT_WORK},
+    (Turn.RUNNING, Event.INTERRUPTED): Turn.INTERRUPTED,
+    (Turn.CANCELING, Event.INTERRUPTED): Turn.DENIED,
+    **{(turn, Event.LOST): Turn.LOST for turn in _AT_WORK},
+    **{(turn, Event.STOP): Turn.STOPPED for turn in Turn if turn is not Turn.STOPPED},
+    # An answer may come to a question of a turn that is over.
+    **{
+        (turn, Event.CANCEL_ANSWERED): turn
+        for turn in (Turn.COMPLETED, Turn.FAILED, Turn.INTERRUPTED, Turn.DENIED, Turn.LOST)
+    },
+}
+"""The turn after an event of a turn. No other event changes it."""
+
+PROMPT_STEPS: Final[Mapping[tuple[Prompt, Event], tuple[Prompt, tuple[Action, ...]]]] = {
+    (Prompt.PENDING, Event.DELAYED): (Prompt.OVERDUE, (Action.RECORD_PROCESS,)),
+    (Prompt.PENDING, Event.CONFIRMED): (
+        Prompt.TAKEN,
+        (Action.RECORD_PROCESS, Action.RECORD_PROMPT),
+    ),
+    (Prompt.OVERDUE, Event.CONFIRMED): (Prompt.TAKEN, (Action.RECORD_PROMPT,)),
+    (Prompt.TAKEN, Event.RECORDED): (Prompt.RECORDED, ()),
+    (Prompt.PENDING, Event.UNCONFIRMED): (Prompt.NOT_TAKEN, (Action.RELEASE_EVENTS,)),
+    (Prompt.OVERDUE, Event.UNCONFIRMED): (Prompt.NOT_TAKEN, (Action.RELEASE_EVENTS,)),
+}
+"""The prompt after an event of a prompt, and what is to be done. No other event changes it."""
+
+_OF_TURN: Final = frozenset(event for _, event in TURN_STEPS)
+_UNCONFIRMED_TURNS: Final = frozenset({Turn.FAILED, Turn.INTERRUPTED, Turn.DENIED})
+
+
+def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
+    """Return the state that follows, and what is to be done.
+
+    A turn that completes has had the prompt, so it confirms it.
+
+    :raises ImpossibleStep: if a run in this state cannot take the event.
+    """
+    if event in _OF_TURN:
+        turn = TURN_STEPS.get((state.turn, event))
+        if turn is None:
+            raise ImpossibleStep(f"{event} while the turn is {state.turn}")
+        after = State(turn, state.prompt)
+        if event is Event.COMPLETED and not state.is_taken:
+            return step(after, Event.CONFIRMED)
+        return after, ()
+    if event is Event.CONFIRMED and not _may_confirm(state.turn):
+        raise ImpossibleStep(f"{event} while the turn is {state.turn}")
+    if event is Event.UNCONFIRMED and state.turn not in _UNCONFIRMED_TURNS:
+        raise ImpossibleStep(f"{event} while the turn is {state.turn}")
+    found = PROMPT_STEPS.get((state.prompt, event))
+    if found is None:
+        raise ImpossibleStep(f"{event} while the prompt is {state.prompt}")
+    prompt, actions = found
+    return State(state.turn, prompt), actions
+
+
+def _may_confirm(turn: Turn) -> bool:
+    return turn in _AT_WORK or turn is Turn.COMPLETED
