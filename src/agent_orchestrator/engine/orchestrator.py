@@ -148,13 +148,13 @@ class Orchestrator:
         await self.pool.stop_taking()
         under_way = tuple(self.pool.live.values())
         for live in under_way:
-            if live.waiting_on is not None:
+            if live.request_id is not None:
                 live.park(self.core.now())  # an answer may take longer
         with anyio.move_on_after(grace_s):
             await self.pool.idle()
         stopped = self.pool.release("the daemon is shutting down")
         await self.pool.idle()
-        ended = {live.run.id: live.ended for live in (*under_way, *stopped)}
+        ended = {live.run.id: live.final_status for live in (*under_way, *stopped)}
         released = tuple(run_id for run_id, end in ended.items() if end is RunStatus.QUEUED)
         parked = tuple(run_id for run_id, end in ended.items() if end is RunStatus.WAITING)
         report = DrainReport(len(ended) - len(released) - len(parked), released, parked)

@@ -15,9 +15,11 @@ from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.lifecycle import ACTIVE, is_terminal
 from agent_orchestrator.domain.tokens import RUN_TOKEN_PREFIX, new_token, token_hash
 from agent_orchestrator.engine import ledger
+from agent_orchestrator.engine.attempt_end import give_up
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.persistence import looked
-from agent_orchestrator.engine.worker import Assignment, Live, execute, give_up
+from agent_orchestrator.engine.running_attempt import Assignment, RunningAttempt
+from agent_orchestrator.engine.worker import execute
 from agent_orchestrator.ports import Store, Transaction
 
 logger = logging.getLogger("agent_orchestrator.pool")
@@ -38,8 +40,10 @@ class _Seat:
     """By which its agent may act as the run."""
 
 
-def _seating(made: Sequence[Assignment], seats: Sequence[_Seat]) -> list[tuple[Live, _Seat]]:
-    return [(Live(one), seat) for one, seat in zip(made, seats, strict=False)]
+def _seating(
+    made: Sequence[Assignment], seats: Sequence[_Seat]
+) -> list[tuple[RunningAttempt, _Seat]]:
+    return [(RunningAttempt(one), seat) for one, seat in zip(made, seats, strict=False)]
 
 
 @define
@@ -75,7 +79,7 @@ class Pool:
     """Executes queued runs, at most ``max_concurrency`` at once."""
 
     core: Core
-    live: dict[str, Live] = field(factory=dict)
+    live: dict[str, RunningAttempt] = field(factory=dict)
     """What is being executed now, by run id."""
     _spare: list[int] = field(factory=list)
     """The numbers up to the highest that no worker has, as a heap: many more runs than there are
@@ -110,17 +114,17 @@ class Pool:
         if live is None:
             yield
             return
-        live.wait_for_run(1)
+        live.begin_call()
         self.core.bells.ring([ledger.QUEUE_TOPIC])
         try:
             yield
         finally:
-            live.wait_for_run(-1)
+            live.end_call()
 
     @property
     def busy_workers(self) -> int:
         """How many runs take a worker: one that stands still takes none."""
-        return sum(not live.stands_still for live in self.live.values())
+        return sum(not live.is_blocked for live in self.live.values())
 
     @property
     def _free(self) -> int:
@@ -149,11 +153,11 @@ class Pool:
         self.core.bells.ring([ledger.QUEUE_TOPIC])
         await self._stopped.wait()
 
-    def release(self, reason: str) -> Sequence[Live]:
+    def release(self, reason: str) -> Sequence[RunningAttempt]:
         """Have every run under way given back to the queue; return them."""
         released = tuple(self.live.values())
         for live in released:
-            live.stop(reason, self.core.now())
+            live.release(reason, self.core.now())
         return released
 
     async def idle(self) -> None:
@@ -251,7 +255,7 @@ class Pool:
     ) -> T:
         """Make a change that hands runs to promised seats, whose workers then begin."""
         made: list[Assignment] = []
-        taken: list[tuple[Live, _Seat]] = []
+        taken: list[tuple[RunningAttempt, _Seat]] = []
 
         def noted(tx: Transaction) -> T:
             answer, made[:] = change(tx, seats)
@@ -277,7 +281,7 @@ class Pool:
         return answer
 
     async def _look_after(
-        self, unsure: Sequence[tuple[Live, _Seat]], tasks: anyio.abc.TaskGroup
+        self, unsure: Sequence[tuple[RunningAttempt, _Seat]], tasks: anyio.abc.TaskGroup
     ) -> None:
         """Begin what was handed out by a change that the store refused, where it was made all the same."""
         runs = await looked(self.core, lambda view: [view.run(live.run.id) for live, _ in unsure])
@@ -298,14 +302,14 @@ class Pool:
         if self._is_short and seats:
             self.core.bells.ring([ledger.QUEUE_TOPIC])
 
-    def _begin(self, live: Live, seat: _Seat, tasks: anyio.abc.TaskGroup) -> None:
+    def _begin(self, live: RunningAttempt, seat: _Seat, tasks: anyio.abc.TaskGroup) -> None:
         self._numbers[live.run.id] = seat.number
         self.live[live.run.id] = live
         for observer in self.core.config.observers:
             observer.started(live.run, live.assignment.session)
         tasks.start_soon(self._run, live)
 
-    async def _run(self, live: Live) -> None:
+    async def _run(self, live: RunningAttempt) -> None:
         try:
             await execute(self.core, live)
         except ledger.StaleAttempt:
@@ -321,7 +325,7 @@ class Pool:
             self._ended.set()
             self._ended = anyio.Event()
             for observer in self.core.config.observers:
-                observer.ended(live.run, live.left)
+                observer.ended(live.run, live.final_run)
             # Otherwise there were workers for all that is queued, as far as it could be taken.
-            if was_full or live.ended is None or not is_terminal(live.ended):
+            if was_full or live.final_status is None or not is_terminal(live.final_status):
                 self.core.bells.ring([ledger.QUEUE_TOPIC])

@@ -3,24 +3,22 @@ waiting for an answer, or for another run.
 """
 
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import RunError
+from agent_orchestrator.engine.config import ProviderConfig
+from agent_orchestrator.engine.recorder import Recorder
+from agent_orchestrator.engine.running_attempt import RunningAttempt
 from agent_orchestrator.ports import Draft
-
-if TYPE_CHECKING:
-    from agent_orchestrator.engine.config import ProviderConfig
-    from agent_orchestrator.engine.recorder import Recorder
-    from agent_orchestrator.engine.worker import Live
 
 SILENCE_LIMIT: Final = "(silence_timeout_s)"
 """How the error of a run ends that was failed for its silence."""
 
 
-async def watch(live: "Live", recorder: "Recorder", provider: "ProviderConfig") -> None:
+async def watch(live: RunningAttempt, recorder: Recorder, provider: ProviderConfig) -> None:
     """Fail a run that takes too long or has become silent, while this provider executes it.
 
     Warn at half the time of silence.
@@ -28,12 +26,12 @@ async def watch(live: "Live", recorder: "Recorder", provider: "ProviderConfig") 
     most = inf if provider.run_timeout_s is None else provider.run_timeout_s
     quiet = inf if provider.silence_timeout_s is None else provider.silence_timeout_s
     began_at = recorder.heard_at = anyio.current_time()
-    still_before_s = live.still_s
+    still_before_s = live.blocked.total_s
     warned_of = -inf
     while live.provider is provider:
         now = anyio.current_time()
-        heard_at = max(recorder.heard_at, live.went_on_at)
-        must_end_at = began_at + live.still_s - still_before_s + most
+        heard_at = max(recorder.heard_at, live.blocked.ended_at)
+        must_end_at = began_at + live.blocked.total_s - still_before_s + most
         if now >= must_end_at:
             message = f"it was not done within {most:g} s (run_timeout_s)"
         elif now >= heard_at + quiet:
@@ -46,13 +44,13 @@ async def watch(live: "Live", recorder: "Recorder", provider: "ProviderConfig") 
                 warned_of, due = heard_at, heard_at + quiet
                 await recorder.put(_warning(live, now - heard_at, quiet))
             await anyio.sleep_until(min(due, must_end_at))
-            await live.going()
+            await live.blocked.wait_over()
             continue
         live.fail(RunError("timeout", message))
         return
 
 
-def _warning(live: "Live", silent_s: float, quiet: float) -> Draft:
+def _warning(live: RunningAttempt, silent_s: float, quiet: float) -> Draft:
     data = {
         "code": "agent_silent",
         "message": f"the agent has said nothing for {silent_s:.3g} s; it fails after {quiet:g} s",

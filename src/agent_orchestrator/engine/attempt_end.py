@@ -1,0 +1,127 @@
+"""Recording how an attempt ended."""
+
+import logging
+from collections.abc import Callable
+
+from attrs import evolve
+
+from agent_orchestrator.domain.errors import Unavailable
+from agent_orchestrator.domain.lifecycle import RunStatus, Signal
+from agent_orchestrator.domain.model import Run, RunError
+from agent_orchestrator.engine import ledger, recovery
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.persistence import persistently
+from agent_orchestrator.engine.recorder import Recorder
+from agent_orchestrator.engine.running_attempt import RunningAttempt
+from agent_orchestrator.ports import Transaction
+
+logger = logging.getLogger("agent_orchestrator.worker")
+
+RECORDING_FAILED = ledger.Ending(
+    Signal.FAIL, error=RunError("agent_crashed", "what it said could not be recorded")
+)
+
+
+async def record_end(
+    core: Core,
+    live: RunningAttempt,
+    recorder: Recorder,
+    ending: ledger.Ending,
+    *,
+    tries: int | None = None,
+) -> None:
+    """Record the ending, with what the attempt said last, in one commit.
+
+    :param tries: how often to try while the store is unavailable; None goes on until it takes it, or
+        the engine drains. A run given up on is found at the next start.
+    """
+    rest = recorder.pending
+
+    def change(tx: Transaction) -> Run:
+        recorder.apply(tx, rest)
+        return _finish(core, live, tx, ending, recorder)
+
+    def change_alone(tx: Transaction) -> Run:
+        return _finish(core, live, tx, RECORDING_FAILED, recorder)
+
+    try:
+        live.end(await _record(core, live, change, tries))
+    except (ledger.StaleAttempt, Unavailable):
+        raise
+    except Exception:
+        logger.exception("run %s: what it said last cannot be recorded", live.run.id)
+        live.end(await _record(core, live, change_alone, tries))
+
+
+async def _record(
+    core: Core, live: RunningAttempt, end: Callable[[Transaction], Run], tries: int | None = None
+) -> Run:
+    """Make a change that ends an attempt, and return the run as that left it.
+
+    A try that the store refused may have been made all the same. Then the next one finds that the run
+    has moved on, and returns it as it is.
+    """
+
+    def again(tx: Transaction) -> Run:
+        try:
+            return end(tx)
+        except ledger.StaleAttempt:
+            if (run := tx.run(live.run.id)) is None:
+                raise
+            return run
+
+    return await persistently(
+        core, end, again=again, tries=tries, reserve=True, is_dropped_in_drain=True
+    )
+
+
+async def give_up(core: Core, live: RunningAttempt) -> None:
+    """End a run whose worker failed in a way it should not: nothing is executing it any more.
+
+    Of what the attempt had to say nothing more is recorded, which may be what it failed with. Where
+    that cannot be recorded either, the run is taken up at the next start.
+    """
+    error = RunError("worker_lost", "the daemon failed at bringing it to its end: see its log")
+
+    def change(tx: Transaction) -> Run:
+        run = ledger.fenced(tx, live.run.id, live.run.attempt)
+        is_canceled = run.cancel_requested_at is not None
+        ending = (
+            ledger.Ending(Signal.CANCEL) if is_canceled else ledger.Ending(Signal.FAIL, error=error)
+        )
+        return ledger.finish(core, tx, run, ending)
+
+    try:
+        live.end(await _record(core, live, change))
+    except ledger.StaleAttempt:
+        pass  # it went on without this attempt
+    except Exception:
+        logger.exception("run %s is left to the next start", live.run.id)
+
+
+def _finish(
+    core: Core, live: RunningAttempt, tx: Transaction, ending: ledger.Ending, recorder: Recorder
+) -> Run:
+    run = ledger.fenced(tx, live.run.id, live.run.attempt)
+    if run.cancel_requested_at is not None and ending.signal in (Signal.RELEASE, Signal.FAIL):
+        ending = evolve(ending, signal=Signal.CANCEL, error=None)
+    if ending.signal is not Signal.RELEASE:
+        return ledger.finish(core, tx, run, ending)
+    if run.status is RunStatus.WAITING:
+        return ledger.park(core, tx, run, stderr_tail=ending.stderr_tail)
+    attempt = ledger.current_attempt(tx, run)
+    goes_on = (
+        attempt is not None
+        and recovery.has_begun(tx, run, attempt)
+        and recovery.resumes(core, tx, run)
+    )
+    untold = tx.request(recorder.asking) if recorder.asking is not None else None
+    if untold is None or untold.status not in ledger.DECIDED:
+        untold = ledger.untold_answer(tx, run, recorder.told, live.stopped_at or core.now())
+    released = ledger.finish(core, tx, run, ending)
+    if attempt is not None and goes_on:
+        recovery.owe_note(core, tx, released, attempt, "The program that runs you was stopped")
+    if untold is not None:
+        # Decided while its agent was being stopped: the next attempt is told.
+        ledger.owe_answer(core, tx, released, untold)
+    return released

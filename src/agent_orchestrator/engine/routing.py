@@ -1,0 +1,178 @@
+"""Which provider executes a run: its own, or one that stands in for it."""
+
+import logging
+from collections.abc import Sequence
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup
+from attrs import evolve
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.images import ImageContent
+from agent_orchestrator.domain.model import Run, Session, mark_of
+from agent_orchestrator.engine import images, ledger, timing
+from agent_orchestrator.engine.attempt import AttemptContext, storable
+from agent_orchestrator.engine.config import ProviderConfig
+from agent_orchestrator.engine.confinement import Confinement, keeps, shared_cwd
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.persistence import looked
+from agent_orchestrator.engine.prompts import limit_of
+from agent_orchestrator.engine.providers import probe
+from agent_orchestrator.engine.recorder import Recorder
+from agent_orchestrator.engine.running_attempt import Assignment, RunningAttempt
+from agent_orchestrator.engine.turn_options import TurnOptions, accepted_options
+from agent_orchestrator.ports import MARK_VARIABLE, Draft, Outcome, Runner, Transaction
+
+logger = logging.getLogger("agent_orchestrator.worker")
+
+
+async def run_with_fallback(
+    core: Core,
+    live: RunningAttempt,
+    recorder: Recorder,
+    contexts: list[AttemptContext],
+    tasks: TaskGroup,
+) -> Outcome | AgentFailed:
+    """Try the run's provider and, while nothing has begun, those that stand in for it."""
+    run = live.run
+    problem = await core.cwd_problem(live.assignment.session.cwd)
+    if problem is not None:
+        return AgentFailed("invalid_config", problem)
+    names = [run.provider, *core.config.routing.fallback.get(run.provider, ())]
+    substitutes: list[str | None] = [*names[1:], None]
+    for name, substitute in zip(names, substitutes, strict=True):
+        provider = core.config.providers.get(name)
+        if provider is None:
+            break
+        if name != run.provider:
+            run = await _reroute(recorder, live.assignment.session, run, name, provider)
+        if not keeps(provider.runner, Confinement.of(run)):
+            note = f"{name} cannot keep to the sandbox or approval policy that is asked for"
+            return AgentFailed("invalid_config", note)
+        live.provider = provider
+        if provider.run_timeout_s is not None or provider.silence_timeout_s is not None:
+            tasks.start_soon(timing.watch, live, recorder, provider)
+        context = await _context(core, recorder, live.assignment, run, provider)
+        contexts.append(context)
+        options = TurnOptions.kept_by(run, context.images)
+        if missing := options.given - accepted_options(provider.runner):
+            note = f"{name} does not take {', '.join(sorted(missing))}"
+            return AgentFailed("invalid_config", note)
+        if excess := limit_of(core, name).excess(context.prompt):
+            return AgentFailed("invalid_config", f"{name} takes less text at once: {excess}")
+        outcome = await _try(provider.runner, context)
+        if substitute is None or not _is_unavailable(outcome, context):
+            return outcome
+        await recorder.put(_fallback_event(run, outcome, substitute))
+    return AgentFailed("invalid_config", f"there is no provider {run.provider!r}")
+
+
+async def _try(runner: Runner, context: AttemptContext) -> Outcome | AgentFailed:
+    availability = await probe(runner, context.env)
+    if not availability.available:
+        return AgentFailed("provider_unavailable", availability.reason or "it is not available")
+    try:
+        outcome = await runner.run(context)
+    except AgentFailed as failure:
+        return failure
+    except anyio.get_cancelled_exc_class():
+        # Ours, or (on asyncio) one of a task the runner cancelled and awaited, which is its fault.
+        await anyio.lowlevel.checkpoint()
+        logger.exception("runner %s let out a cancellation of its own", runner.name)
+        return AgentFailed("agent_crashed", "the runner was cancelled from inside")
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # a function of a user's may even call sys.exit
+        if isinstance(error, BaseExceptionGroup) and not isinstance(error, Exception):
+            raise  # holds a cancellation: the scope round this knows whose
+        if found := failures_in(error):
+            return found[0]
+        logger.exception("runner %s failed in run %s", runner.name, context.run.id)
+        return crash(error)
+    given: object = outcome  # runners come from outside, where nothing checks their types
+    if isinstance(given, Outcome) and isinstance(given.text, str):
+        return given
+    kind = type(given).__name__
+    return AgentFailed("agent_crashed", f"runner {runner.name} returned {kind}, not an Outcome")
+
+
+def crash(error: BaseException) -> AgentFailed:
+    return AgentFailed("agent_crashed", f"{type(error).__name__}: {error}")
+
+
+def failures_in(error: BaseException) -> list[AgentFailed]:
+    """Return the failures in what a task group of the runner raised."""
+    if isinstance(error, BaseExceptionGroup):
+        return [found for part in error.exceptions for found in failures_in(part)]
+    return [error] if isinstance(error, AgentFailed) else []
+
+
+def _is_unavailable(outcome: Outcome | AgentFailed, context: AttemptContext) -> bool:
+    return (
+        isinstance(outcome, AgentFailed)
+        and outcome.code == "provider_unavailable"
+        and not context.has_begun
+    )
+
+
+def _fallback_event(run: Run, outcome: Outcome | AgentFailed, substitute: str) -> Draft:
+    assert isinstance(outcome, AgentFailed)
+    reason = storable(outcome.message)
+    data = {
+        "code": outcome.code,
+        "message": f"{run.provider} is not available, {substitute} takes over: {reason}",
+        "provider": run.provider,
+        "fallback": substitute,
+    }
+    return Draft(EventType.RUN_ERROR, data, run.id, run.attempt)
+
+
+async def _reroute(
+    recorder: Recorder, session: Session, run: Run, name: str, provider: ProviderConfig
+) -> Run:
+    model = session.model or provider.model
+    # Its thread is known to the other provider only.
+    routed = evolve(run, provider=name, model=model, thread_id=None)
+
+    def write(tx: Transaction, current: Run) -> None:
+        changed = evolve(current, provider=routed.provider, model=routed.model, thread_id=None)
+        tx.put_run(changed)
+        ledger.amend_attempt(tx, current, provider=name)
+
+    await recorder.put(write)
+    return routed
+
+
+async def _context(
+    core: Core, recorder: Recorder, assignment: Assignment, run: Run, provider: ProviderConfig
+) -> AttemptContext:
+    session = assignment.session
+    thread = assignment.thread
+    if run.provider != assignment.run.provider:
+        thread = await looked(core, lambda view: view.thread(session.id, run.provider))
+    env = provider.env.apply(core.config.environ) | {
+        "AGENTCTL_RUN_ID": run.id,
+        "AGENTCTL_SESSION_ID": session.id,
+        MARK_VARIABLE: mark_of(run.id, run.attempt),
+    }
+    if core.config.url is not None:
+        env["AGENTCTL_URL"] = core.config.url
+        if assignment.token is not None:
+            env["AGENTCTL_AUTH_TOKEN"] = assignment.token
+    messages = ledger.unheard(assignment.messages, thread, provider.runner)
+    seen: Sequence[ImageContent] = ()
+    if any(message.images for message in messages):
+        seen = await looked(core, lambda view: images.contents(view, messages))
+    return AttemptContext(
+        core,
+        recorder,
+        run,
+        session,
+        shared_cwd=await shared_cwd(core, session),
+        messages=messages,
+        images=seen,
+        thread=thread,
+        env=env,
+    )

@@ -1,0 +1,154 @@
+"""An attempt that this process executes: what it was given, where it stands, and how it is stopped."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import anyio
+from attrs import define, field, frozen
+
+from agent_orchestrator.domain.lifecycle import RunStatus, Signal
+from agent_orchestrator.domain.model import Message, Run, RunError, Session, Thread
+from agent_orchestrator.engine.attempt_state import Blocker, Course, Order, Wait, advance, block
+from agent_orchestrator.engine.config import ProviderConfig
+from agent_orchestrator.engine.ledger import Ending
+
+
+@frozen
+class Assignment:
+    """A run a worker has taken, with what it needs to begin."""
+
+    run: Run
+    session: Session
+    messages: Sequence[Message]
+    thread: Thread | None
+    """The one to go on with, of the run's provider."""
+    token: str | None = field(default=None, repr=False)
+    """By which its agent may act as the run, while the attempt lasts."""
+
+
+@define(eq=False)
+class BlockedTime:
+    """How long an agent has been blocked. Times are those of :func:`anyio.current_time`."""
+
+    since: float | None = None
+    """When it was blocked, while it is; its worker does something else meanwhile."""
+    ended_at: float = 0.0
+    """When it was last unblocked."""
+    total_s: float = 0.0
+    """Seconds it was blocked before."""
+    _over: anyio.Event = field(factory=anyio.Event)
+
+    def begin(self) -> None:
+        self.since = anyio.current_time()
+
+    def end(self) -> None:
+        assert self.since is not None
+        self.ended_at = anyio.current_time()
+        self.total_s += self.ended_at - self.since
+        self.since = None
+        self._over.set()
+        self._over = anyio.Event()
+
+    async def wait_over(self) -> None:
+        """Wait until the agent is not blocked."""
+        while self.since is not None:
+            await self._over.wait()
+
+
+@define(eq=False)
+class RunningAttempt:
+    """A run being executed in this process."""
+
+    assignment: Assignment
+    scope: anyio.CancelScope = field(factory=anyio.CancelScope)
+    course: Course = Course.WORKING
+    blocker: Blocker = Blocker.NOTHING
+    blocked: BlockedTime = field(factory=BlockedTime)
+    provider: ProviderConfig | None = None
+    """What executes it now."""
+    request_id: str | None = None
+    """The request it cannot go on without the answer to."""
+    ending: Ending | None = None
+    """How it is to end, if it is being stopped."""
+    stopped_at: datetime | None = None
+    """When it was first to be parked or released."""
+    final_run: Run | None = None
+    """The run as the attempt left it, once that is recorded."""
+    _calls: int = 0
+    """How many calls of its agent wait."""
+
+    @property
+    def run(self) -> Run:
+        return self.assignment.run
+
+    @property
+    def final_status(self) -> RunStatus | None:
+        """The state the attempt left the run in, once that is recorded."""
+        return None if self.final_run is None else self.final_run.status
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether it waits for an answer or for another run."""
+        return self.blocker is not Blocker.NOTHING
+
+    def set_request(self, request_id: str | None) -> bool:
+        """Note the request whose answer it waits for, if any.
+
+        :return: whether it is blocked now and was not before, or the other way round.
+        """
+        was_asking, self.request_id = self.request_id is not None, request_id
+        if was_asking == (request_id is not None):
+            return False
+        return self._wait(Wait.ANSWERED if was_asking else Wait.ASKED)
+
+    def begin_call(self) -> None:
+        """Note that a call of its agent waits."""
+        self._calls += 1
+        if self._calls == 1:
+            self._wait(Wait.CALL_BEGUN)
+
+    def end_call(self) -> None:
+        """Note that such a call is over."""
+        self._calls -= 1
+        if self._calls == 0:
+            self._wait(Wait.CALLS_OVER)
+
+    def _wait(self, wait: Wait) -> bool:
+        was_blocked = self.is_blocked
+        self.blocker = block(self.blocker, wait)
+        if self.is_blocked == was_blocked:
+            return False
+        if was_blocked:
+            self.blocked.end()
+        else:
+            self.blocked.begin()
+        return True
+
+    def park(self, at: datetime) -> None:
+        """Stop its agent; the run goes on waiting without."""
+        self.stopped_at = self.stopped_at or at
+        self._stop(Order.PARK, Ending(Signal.RELEASE, reason="it waits for an answer"))
+
+    def release(self, reason: str, at: datetime) -> None:
+        """Stop it and give it back to the queue."""
+        self.stopped_at = self.stopped_at or at
+        self._stop(Order.RELEASE, Ending(Signal.RELEASE, reason=reason))
+
+    def fail(self, error: RunError) -> None:
+        """Stop it: it has failed."""
+        self._stop(Order.FAIL, Ending(Signal.FAIL, error=error))
+
+    def cancel(self) -> None:
+        """Stop it for good."""
+        self._stop(Order.CANCEL, Ending(Signal.CANCEL))
+
+    def _stop(self, order: Order, ending: Ending) -> None:
+        before, self.course = self.course, advance(self.course, order)
+        if self.course is not before:
+            self.ending = ending
+        self.scope.cancel()
+
+    def end(self, run: Run) -> None:
+        """Note the run as the recorded end of the attempt left it."""
+        self.course = advance(self.course, Order.END)
+        self.final_run = run

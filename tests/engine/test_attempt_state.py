@@ -1,0 +1,116 @@
+"""The tables of a running attempt: every state with every event, and what the attempt makes of them."""
+
+from datetime import UTC, datetime
+from itertools import product
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from agent_orchestrator.domain.lifecycle import Signal
+from agent_orchestrator.domain.model import RunError
+from agent_orchestrator.engine.attempt_state import (
+    BLOCKERS,
+    COURSES,
+    Blocker,
+    Course,
+    ImpossibleStep,
+    Order,
+    Wait,
+    advance,
+    block,
+)
+from agent_orchestrator.engine.running_attempt import Assignment, RunningAttempt
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+RANK = {Course.WORKING: 0, Course.PARKING: 1, Course.RELEASING: 2, Course.FAILING: 3}
+RANK |= {Course.CANCELING: 4, Course.ENDED: 5}
+LEADS_TO = {
+    Order.PARK: Course.PARKING,
+    Order.RELEASE: Course.RELEASING,
+    Order.FAIL: Course.FAILING,
+    Order.CANCEL: Course.CANCELING,
+    Order.END: Course.ENDED,
+}
+
+ANSWER, CALL = frozenset({"answer"}), frozenset({"call"})
+MEMBERS = {
+    Blocker.NOTHING: frozenset[str](),
+    Blocker.ANSWER: ANSWER,
+    Blocker.CALL: CALL,
+    Blocker.BOTH: ANSWER | CALL,
+}
+ADDS = {Wait.ASKED: ANSWER, Wait.CALL_BEGUN: CALL}
+REMOVES = {Wait.ANSWERED: ANSWER, Wait.CALLS_OVER: CALL}
+
+
+@pytest.mark.parametrize(("course", "order"), list(product(Course, Order)))
+def test_the_strongest_order_decides_the_course(course: Course, order: Order) -> None:
+    if (course, order) == (Course.ENDED, Order.END):
+        with pytest.raises(ImpossibleStep):
+            advance(course, order)
+        return
+    after = advance(course, order)
+    assert after is max(course, LEADS_TO[order], key=RANK.__getitem__)
+
+
+@pytest.mark.parametrize(("blocker", "wait"), list(product(Blocker, Wait)))
+def test_a_blocker_is_the_set_of_what_is_waited_for(blocker: Blocker, wait: Wait) -> None:
+    now = MEMBERS[blocker]
+    added, removed = ADDS.get(wait, frozenset()), REMOVES.get(wait, frozenset())
+    if added & now or removed - now:
+        with pytest.raises(ImpossibleStep):
+            block(blocker, wait)
+    else:
+        assert MEMBERS[block(blocker, wait)] == (now | added) - removed
+
+
+def test_the_tables_hold_nothing_else() -> None:
+    assert set(COURSES) == set(product(Course, Order)) - {(Course.ENDED, Order.END)}
+    assert len(BLOCKERS) == 8
+
+
+def attempt() -> RunningAttempt:
+    # Only the state is looked at: no test here reads what the attempt was given.
+    return RunningAttempt(Assignment(None, None, (), None))  # type: ignore[arg-type]
+
+
+@pytest.mark.anyio
+async def test_the_first_reason_of_the_strongest_course_is_kept() -> None:
+    one = attempt()
+    one.park(NOW)
+    one.release("first", NOW)
+    one.release("second", NOW)
+    assert one.ending is not None
+    assert (one.ending.signal, one.ending.reason) == (Signal.RELEASE, "first")
+    one.fail(RunError("timeout", "it took too long"))
+    one.park(NOW)
+    assert one.ending is not None
+    assert one.ending.signal is Signal.FAIL
+    one.cancel()
+    one.fail(RunError("timeout", "it took too long"))
+    assert one.ending is not None
+    assert one.ending.signal is Signal.CANCEL
+    assert one.scope.cancel_called
+
+
+@pytest.mark.anyio
+async def test_an_attempt_is_blocked_until_all_it_waits_for_is_there() -> None:
+    one = attempt()
+    assert one.set_request("req_1")
+    assert not one.set_request("req_1")
+    assert not one.set_request("req_2")  # blocked before, and after
+    one.begin_call()
+    one.begin_call()
+    assert not one.set_request(None)
+    one.end_call()
+    assert one.is_blocked
+    assert one.blocked.since is not None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(one.blocked.wait_over)
+        await anyio.lowlevel.checkpoint()
+        one.end_call()
+    assert not one.is_blocked
+    assert one.blocked.since is None
+    assert one.blocked.total_s >= 0
