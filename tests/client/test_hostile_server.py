@@ -11,6 +11,7 @@ import anyio.abc
 import attrs
 import pytest
 import sniffio
+from pace import allowed
 
 from agent_orchestrator.domain.errors import (
     Internal,
@@ -307,12 +308,13 @@ async def test_a_frame_that_trickles_is_given_up() -> None:
                 await subscription.receive()
 
 
-@pytest.mark.usefixtures("short_times")
-async def test_a_stream_that_says_nothing_for_long_goes_on() -> None:
+async def test_a_stream_that_says_nothing_for_long_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    patience_s = allowed(0.2)
+    monkeypatch.setattr(http, "SILENCE_S", patience_s)
     answers = [stream(), *[b": still here\n\n"] * 30, b": caught up\n\n"]
-    way = answering(lambda: iter(answers), pause_s=0.01)
+    way = answering(lambda: iter(answers), pause_s=patience_s / 20)
     async with way as transport, transport.subscribe(StreamRequest()) as subscription:
-        with anyio.fail_after(20):
+        with anyio.fail_after(20 + 3 * patience_s):
             assert len(await subscription.receive()) == 1
 
 
