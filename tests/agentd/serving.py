@@ -32,6 +32,9 @@ from agentd.lifetime import Lifetime
 from agentd.metrics import Metrics
 from agentd.server import FIRST_REQUEST_S, listen, serve, url_of
 
+PATIENCE_S = 60.0
+"""Seconds a busy machine has for what takes none on an idle one."""
+
 
 async def echo(context: RunContext) -> str:
     return f"echo: {context.prompt}"
@@ -202,7 +205,7 @@ async def sse_reader(
 async def until(condition: Any, what: str) -> None:
     """Let the loop go on until something holds."""
     try:
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while not condition():
                 await anyio.sleep(0.005)
     except TimeoutError:
@@ -324,7 +327,7 @@ def agentd(
 def _url(process: "Forked | subprocess.Popen[bytes]", ready: Path, errors: Path) -> str:
     import time
 
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         if process.poll() is not None:
             raise AssertionError(f"agentd ended with {process.returncode}: {errors.read_text()}")
