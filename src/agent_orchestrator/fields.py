@@ -1,16 +1,29 @@
-"""Checks of a command's fields, driven by its annotations and the limits beside them.
+"""How a field is declared, and the checks that follow from its annotation and limits.
 
-Every door (HTTP, the embedded client, a test) goes through :func:`problems`, so that the same
+A field is declared once, in a class marked with :func:`command`. Classes that share fields inherit
+them. The HTTP routes, the API description, the client's methods, the tools of agents and the options
+of ``agentctl`` follow from :func:`specs`. All callers go through :func:`problems`, so that the same
 mistake gets the same answer: each bad field by name with what is wrong about it.
 """
 
 import functools
+import inspect
 import math
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, Union
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from typing import (
+    Any,
+    Concatenate,
+    Final,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    Union,
+    cast,
+    dataclass_transform,
+)
 
 import attrs
 
@@ -23,6 +36,12 @@ MAX_NAME = 256
 """Characters in a title, a provider's name, an idempotency key."""
 
 MAX_ID = 128
+ID_PATTERN = r"[A-Za-z0-9_-]+"
+
+MAX_PATH = 4096
+PATH_PATTERN = r"/[^\0]*"
+"""An absolute path on the daemon's machine."""
+
 MAX_INTEGER = 2**63 - 1
 MAX_DEPTH = 100
 """Generations of children a limit may be set to."""
@@ -68,28 +87,141 @@ class Limits:
     """Characters in each text of a list."""
     alias: str | None = None
     """Another name that callers over a wire may give the value by."""
+    tool_doc: str | None = None
+    """What agents are told of it, where that differs from ``doc``."""
+    for_agents: bool = True
+    """Whether agents may give it with their tools."""
+    flag: str | None = None
+    """Its option of ``agentctl``, where that is not the name with hyphens."""
 
 
 def param(
-    doc: str,
-    *,
-    default: Any = attrs.NOTHING,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    max_length: int | None = None,
-    not_blank: bool = False,
-    pattern: str | None = None,
-    item_length: int | None = None,
-    alias: str | None = None,
+    doc: str, *, default: Any, converter: Callable[[Any], Any] | None = None, **limits: Any
 ) -> Any:
-    """Declare a field of a command with its limits and a sentence for the documentation."""
-    limits = Limits(minimum, maximum, max_length, not_blank, pattern, doc, item_length, alias)
-    return attrs.field(default=default, metadata={"limits": limits})
+    """Declare an optional field, which is given by name.
+
+    :param doc: its meaning, in a sentence.
+    :param limits: fields of :class:`Limits`.
+    """
+    metadata = {"limits": Limits(doc=doc, **limits)}
+    return attrs.field(default=default, kw_only=True, converter=converter, metadata=metadata)
 
 
-def identifier(doc: str, *, default: Any = attrs.NOTHING) -> Any:
-    """Declare a field that holds an identifier."""
-    return param(doc, default=default, max_length=MAX_ID, pattern=r"[A-Za-z0-9_-]+")
+def required(doc: str, *, kw_only: bool = True, **limits: Any) -> Any:
+    """Declare a field that must be given; with ``kw_only=False`` it may be given by place."""
+    return attrs.field(kw_only=kw_only, metadata={"limits": Limits(doc=doc, **limits)})
+
+
+def identifier(doc: str, *, kw_only: bool = True) -> Any:
+    """Declare a required field that holds an identifier."""
+    return required(doc, kw_only=kw_only, max_length=MAX_ID, pattern=ID_PATTERN)
+
+
+def optional_name(doc: str, **limits: Any) -> Any:
+    """Declare an optional field that holds a short text."""
+    return param(doc, default=None, max_length=MAX_NAME, not_blank=True, **limits)
+
+
+def optional_path(doc: str) -> Any:
+    """Declare an optional field that holds an absolute path on the daemon's machine."""
+    return param(doc, default=None, max_length=MAX_PATH, not_blank=True, pattern=PATH_PATTERN)
+
+
+def optional_identifier(doc: str) -> Any:
+    """Declare an optional field that holds an identifier."""
+    return param(doc, default=None, max_length=MAX_ID, pattern=ID_PATTERN)
+
+
+T = TypeVar("T")
+
+
+@dataclass_transform(
+    frozen_default=True, kw_only_default=True, field_specifiers=(required, identifier)
+)
+def command(kind: type[T]) -> type[T]:
+    """Make a class one of declared fields. Its objects never change; any collection becomes a tuple.
+
+    It may inherit fields from several such classes. The fields of the last come first.
+    """
+    # Without slots: classes with slots cannot be inherited from together.
+    return attrs.frozen(slots=False, field_transformer=_with_tuples)(kind)
+
+
+def _with_tuples(_: type, fields: list["attrs.Attribute[Any]"]) -> list["attrs.Attribute[Any]"]:
+    return [
+        one.evolve(converter=_as_tuple)
+        if one.converter is None and any(_is_list(part) for part in _parts(one.type))
+        else one
+        for one in fields
+    ]
+
+
+def _as_tuple(value: Any) -> Any:
+    is_collection = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+    return tuple(value) if is_collection else value
+
+
+def _is_list(hint: Any) -> bool:
+    return typing.get_origin(hint) in (tuple, list, Sequence, Collection)
+
+
+def shared(kind: type[T], source: Any, **more: Any) -> T:
+    """Return an object of a class with the values of the fields that it shares with another object."""
+    names = specs(kind).keys() & specs(type(source)).keys()  # type: ignore[arg-type]  # see specs
+    return kind(**{name: getattr(source, name) for name in names} | more)
+
+
+def values_of(kind: type, source: Any) -> dict[str, Any]:
+    """Return the values that an object has of the fields of a class."""
+    return {name: getattr(source, name) for name in specs(kind)}
+
+
+P = ParamSpec("P")
+Owner = TypeVar("Owner")
+Result = TypeVar("Result")
+_Method = Callable[Concatenate[Owner, P], Coroutine[Any, Any, Result]]
+
+
+def takes(
+    kind: Callable[P, T],
+) -> Callable[[Callable[[Owner, T], Coroutine[Any, Any, Result]]], _Method[Owner, P, Result]]:
+    """Give a method the fields of a class as its parameters.
+
+    The method itself has one parameter: an object of the class. Type checkers, ``help()`` and
+    ``inspect.signature`` see the fields.
+    """
+
+    def decorate(
+        method: Callable[[Owner, T], Coroutine[Any, Any, Result]],
+    ) -> _Method[Owner, P, Result]:
+        @functools.wraps(method)
+        async def call(self: Owner, *args: P.args, **kwargs: P.kwargs) -> Result:
+            return await method(self, kind(*args, **kwargs))
+
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        hints = typing.get_type_hints(kind)
+        fields = [
+            one.replace(annotation=hints[one.name])
+            for one in inspect.signature(kind).parameters.values()
+        ]
+        described = inspect.signature(method).replace(parameters=[own, *fields])
+        call.__signature__ = described  # type: ignore[attr-defined]
+        call.__doc__ = _described(method.__doc__ or "", cast("type", kind))
+        return cast("_Method[Owner, P, Result]", call)
+
+    return decorate
+
+
+def _described(doc: str, kind: type) -> str:
+    """Return a docstring with a line for each field that it does not describe."""
+    lines = [
+        f":param {name}: {spec.limits.doc}"
+        for name, spec in specs(kind).items()
+        if spec.limits.doc and f":param {name}:" not in doc
+    ]
+    text, mark, raised = inspect.cleandoc(doc).partition("\n:raises ")
+    has_list = text.rpartition("\n\n")[2].startswith(":param ")
+    return "\n".join([text, *([] if has_list else [""]), *lines]) + mark + raised
 
 
 @attrs.frozen
@@ -110,10 +242,12 @@ class FieldSpec:
 
 @functools.cache
 def specs(command: type) -> dict[str, FieldSpec]:
-    """Return the fields of a command class by name, in the order they were declared."""
+    """Return the fields of a class by name: those that may be given by place, then its own, then what
+    it inherits.
+    """
     hints = typing.get_type_hints(command)
     found = {}
-    for attribute in attrs.fields(command):
+    for attribute in sorted(attrs.fields(command), key=_order(command)):
         kinds: list[type] = []
         choices: list[str] = []
         nullable = False
@@ -125,11 +259,11 @@ def specs(command: type) -> dict[str, FieldSpec]:
             elif origin is Literal:
                 kinds.append(str)
                 choices.extend(typing.get_args(part))
+            elif _is_list(part):
+                kinds.append(list)
+                item = _parts(typing.get_args(part)[0])[0]
             elif origin is not None and issubclass(origin, Mapping):
                 kinds.append(dict)
-            elif origin in (tuple, list):
-                kinds.append(list)
-                item = typing.get_args(part)[0]
             else:
                 kinds.append(part)
         found[attribute.name] = FieldSpec(
@@ -140,9 +274,27 @@ def specs(command: type) -> dict[str, FieldSpec]:
             kinds=tuple(kinds),
             choices=tuple(choices),
             item=item,
-            limits=attribute.metadata.get("limits", Limits()),
+            limits=_limits(attribute, hints),
         )
     return found
+
+
+def _order(command: type) -> Callable[["attrs.Attribute[Any]"], tuple[bool, int]]:
+    declared: dict[str, int] = {}
+    for kind in command.__mro__:
+        for name in vars(kind).get("__annotations__", ()):
+            declared.setdefault(name, len(declared))
+
+    def order(attribute: "attrs.Attribute[Any]") -> tuple[bool, int]:
+        return (True, declared[attribute.name]) if attribute.kw_only else (False, 0)
+
+    return order
+
+
+def _limits(attribute: "attrs.Attribute[Any]", others: Mapping[str, Any]) -> Limits:
+    """Return the limits of a field. It has no alias that is the name of another field."""
+    limits: Limits = attribute.metadata.get("limits", Limits())
+    return attrs.evolve(limits, alias=None) if limits.alias in others else limits
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:

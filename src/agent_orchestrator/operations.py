@@ -4,15 +4,17 @@ Routes, the API description, the HTTP client and the reference page all come fro
 :data:`OPERATIONS`. A new call is a command, a row here, an engine function and a contract test.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
-from attrs import Factory, evolve, field, frozen, resolve_types
+from attrs import evolve, field, frozen, resolve_types
 
 from agent_orchestrator.domain.access import Grant, Scope
 from agent_orchestrator.domain.audit import AuditEntry
-from agent_orchestrator.domain.images import MAX_IMAGE_BYTES, MAX_IMAGES
+from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.domain.images import MAX_IMAGE_BYTES, MAX_IMAGES, size_problem
 from agent_orchestrator.domain.model import (
     ApprovalPolicy,
     Approvals,
@@ -36,10 +38,17 @@ from agent_orchestrator.fields import (
     MAX_NAME,
     MAX_OPTION,
     MAX_OPTIONS,
+    MAX_PATH,
     MAX_TEXT,
     MAX_TREE,
+    PATH_PATTERN,
+    command,
     identifier,
+    optional_identifier,
+    optional_name,
+    optional_path,
     param,
+    required,
 )
 
 MIN_OPEN_S: Final = 0.01
@@ -53,86 +62,80 @@ WhenBusy = Literal["queue", "steer", "interrupt", "reject"]
 StatusName = Literal["queued", "running", "waiting", "completed", "failed", "canceled"]
 
 
-def _key() -> Any:
-    return param(
+# --- fields that several commands have ----------------------------------------------------------
+# Each is declared once. A command inherits the groups it takes.
+
+
+@command
+class OfSession:
+    session_id: str = identifier("The session.", kw_only=False)
+
+
+@command
+class OfRun:
+    run_id: str = identifier("The run.", kw_only=False)
+
+
+@command
+class OfRequest:
+    request_id: str = identifier("The request.", kw_only=False)
+
+
+@command
+class Keyed:
+    idempotency_key: str | None = optional_name(
         "Names this request: a repeat with the same key gets the first answer again.",
-        default=None,
-        max_length=MAX_NAME,
-        not_blank=True,
+        tool_doc="Names this call: the same call again with the same key does nothing twice.",
     )
 
 
-def _limit() -> Any:
-    return param("How many to return at most.", default=100, minimum=1, maximum=1000)
+@command
+class Page:
+    limit: int = param("How many to return at most.", default=100, minimum=1, maximum=1000)
+    cursor: str | None = param(
+        "`next_cursor` of the page before.", default=None, max_length=MAX_NAME
+    )
 
 
-def _page_cursor() -> Any:
-    return param("`next_cursor` of the page before.", default=None, max_length=MAX_NAME)
+@command
+class SessionLimits:
+    """How far a session may spawn others."""
 
-
-def _name(doc: str) -> Any:
-    return param(doc, default=None, max_length=MAX_NAME, not_blank=True)
-
-
-def _text() -> Any:
-    return param("What to tell the agent.", max_length=MAX_TEXT, not_blank=True)
-
-
-def _cwd(doc: str) -> Any:
-    return param(doc, default=None, max_length=4096, not_blank=True, pattern=r"/[^\0]*")
-
-
-def _max_depth() -> Any:
-    return param(
-        "Generations of children there may be below it: no more than without.",
+    max_depth: int | None = param(
+        "Maximum depth of descendants. Cannot exceed the inherited limit.",
         default=None,
         minimum=0,
         maximum=MAX_DEPTH,
     )
-
-
-def _max_children() -> Any:
-    return param(
-        "Children of one run that may be at work, here and below: no more than without.",
+    max_children: int | None = param(
+        "Maximum number of active children of one run, here and below. Cannot exceed the inherited "
+        "limit.",
+        default=None,
+        minimum=0,
+        maximum=MAX_TREE,
+    )
+    max_descendants: int | None = param(
+        "Maximum number of active descendants. Cannot exceed the inherited limit.",
         default=None,
         minimum=0,
         maximum=MAX_TREE,
     )
 
 
-def _max_descendants() -> Any:
-    return param(
-        "Sessions below it that may be at work: no more than without.",
-        default=None,
-        minimum=0,
-        maximum=MAX_TREE,
-    )
+@command
+class ConfinementOptions:
+    """When agents ask, and what they may do without."""
 
-
-# --- commands -------------------------------------------------------------------------------
-
-
-def _approval_policy() -> Any:
-    return param(
+    approval_policy: ApprovalPolicy | None = param(
         "When the agent asks: `untrusted` before all but what is known to be harmless, `on-request` "
-        "when it wants to do more than the sandbox lets it, `never`. The provider's setting without "
-        "one.",
+        "when it wants to do more than the sandbox lets it, `never`. The session's setting, else the "
+        "provider's, without one.",
         default=None,
     )
-
-
-def _sandbox() -> Any:
-    return param(
-        "What the agent's commands may do without asking; the provider's setting without one. More "
-        "than `read-only` takes the scope `approve`.",
+    sandbox: Sandbox | None = param(
+        "What the agent's commands may do without asking; the session's setting, else the provider's, "
+        "without one. More than `read-only` takes the scope `approve`.",
         default=None,
-    )
-
-
-def model_option() -> Any:
-    """Declare the model of a message."""
-    return _name(
-        "The model for this message only; the session's, else the provider's, without one."
     )
 
 
@@ -143,26 +146,37 @@ MAX_SCHEMA: Final = 32_768
 """Bytes of an output schema, as JSON."""
 
 
-def output_schema_option() -> Any:
-    """Declare the output schema of a message."""
-    return param(
+@command
+class AnswerOptions:
+    """What a message asks of its answer."""
+
+    effort: str | None = param(
+        "Reasoning effort for this message only, as the model names it, such as `low`, `medium` or "
+        "`high`; the provider's setting without one.",
+        default=None,
+        max_length=32,
+        pattern=r"[a-z][a-z0-9_-]*",
+    )
+    output_schema: Mapping[str, Any] | None = param(
         "JSON Schema, an object, that the agent's answer must match. The answer is JSON text.",
         default=None,
         max_length=MAX_SCHEMA,
     )
 
 
-@frozen
+@command
+class ModelOptions(AnswerOptions):
+    """What a message asks of its agent's model."""
+
+    model: str | None = optional_name(
+        "The model for this message only; the session's, else the provider's, without one."
+    )
+
+
+@command
 class ImageUpload:
-    """An image as a caller sends it.
-
-    :param data: its bytes, as base64.
-    :param media_type: of which type it is said to be; None takes what its first bytes say.
-    """
-
-    data: str = param(
-        "The bytes of the file, as base64.",
-        max_length=MAX_IMAGE_TEXT,
+    data: str = required(
+        "The bytes of the file, as base64.", kw_only=False, max_length=MAX_IMAGE_TEXT
     )
     media_type: str | None = param(
         "Its type, which must be what its first bytes say: `image/png`, `image/jpeg`, `image/gif` or "
@@ -172,216 +186,111 @@ class ImageUpload:
     )
 
 
-def images_option() -> Any:
-    """Declare the images of a message."""
-    return param(
+def _uploads(images: Any) -> Any:
+    # What is too large is refused here: a daemon refuses so long a body before it knows what is in it.
+    if not isinstance(images, (list, tuple)):
+        return images
+    if problem := size_problem([len(image) for image in images if isinstance(image, bytes)]):
+        raise InvalidRequest.of({"images": problem})
+    return tuple(
+        ImageUpload(b64encode(image).decode()) if isinstance(image, bytes) else image
+        for image in images
+    )
+
+
+@command
+class ImageOptions:
+    images: Sequence[ImageUpload | bytes] = param(
         "Pictures that the agent sees with the text: PNG, JPEG, GIF or WebP, at most "
         f"{MAX_IMAGE_BYTES:,} bytes together.",
         default=(),
+        converter=_uploads,
         max_length=MAX_IMAGES,
+        flag="--image",
     )
 
 
-def effort_option(whose: str) -> Any:
-    """Declare the reasoning effort of a message."""
-    return param(
-        f"Reasoning effort of {whose}, as the model names it, such as `low`, `medium` or `high`; the "
-        "provider's setting without one.",
-        default=None,
-        max_length=32,
-        pattern=r"[a-z][a-z0-9_-]*",
+@command
+class BusyOption:
+    when_busy: WhenBusy = param(
+        "What to do when a run of the session is active: `queue` behind it, `steer` it with the text "
+        "where its runner can (else queue), `interrupt` it, or `reject`.",
+        default="queue",
+        tool_doc="While it is at work: `queue` for its next turn, `steer` its present one, `interrupt` "
+        "it, or `reject` with an error.",
     )
 
 
-@frozen
-class CreateSession:
-    title: str | None = _name("A name for people.")
-    provider: str | None = _name("The provider its messages go to; the default route without one.")
-    model: str | None = _name("The model its runs ask the provider for.")
-    cwd: str | None = _cwd(
-        "Where its agents work: an absolute path; the daemon's own directory without one."
-    )
-    metadata: Mapping[str, Any] = param("Whatever its maker wants to keep.", default=Factory(dict))
-    approvals: Approvals | None = param(
-        "Who decides what its agents ask for; their provider's setting without one, and where that "
-        "is stricter.",
-        default=None,
-    )
-    max_depth: int | None = _max_depth()
-    max_children: int | None = _max_children()
-    max_descendants: int | None = _max_descendants()
-    approval_policy: ApprovalPolicy | None = _approval_policy()
-    sandbox: Sandbox | None = _sandbox()
-    text: str | None = param(
-        "The first message. The session, the message and its run are made together or not at all.",
-        default=None,
+@command
+class Labels:
+    title: str | None = optional_name("A short name for people.")
+
+
+@command
+class SpawnOptions(Labels, SessionLimits, ModelOptions, Keyed):
+    """A task for a child, and what the child is to be like."""
+
+    task: str = required(
+        "What the child shall do.",
+        kw_only=False,
         max_length=MAX_TEXT,
         not_blank=True,
+        tool_doc="Everything the child needs to know: it sees none of your conversation. Say what to "
+        "do, where, and what to report.",
     )
-    effort: str | None = effort_option("the first message")
-    output_schema: Mapping[str, Any] | None = output_schema_option()
-    images: tuple[ImageUpload, ...] = images_option()
-    idempotency_key: str | None = _key()
-
-
-@frozen
-class ListSessions:
-    status: SessionStatus | None = param("Only these.", default=None)
-    parent_session_id: str | None = identifier("Only children of this session.", default=None)
-    limit: int = _limit()
-    cursor: str | None = _page_cursor()
-
-
-@frozen
-class GetSession:
-    session_id: str = identifier("The session.")
-
-
-@frozen
-class UpdateSession:
-    session_id: str = identifier("The session.")
-    title: str | None = _name("The new name.")
-    status: SessionStatus | None = param("`closed` refuses further messages.", default=None)
-    metadata: Mapping[str, Any] | None = param("Replaces the old one.", default=None)
-    approval_policy: ApprovalPolicy | None = _approval_policy()
-    sandbox: Sandbox | None = _sandbox()
-    cwd: str | None = _cwd(
-        "The directory its agents work in from the next run on: an absolute path. `session_busy` "
-        "while a run of it is under way."
+    provider: str | None = optional_name(
+        "The child's provider; its parent's without one.",
+        tool_doc="Which agent does it; yours without one.",
     )
-    idempotency_key: str | None = _key()
-
-
-@frozen
-class CloseSession:
-    session_id: str = identifier("The session.")
-    cascade: bool = param(
-        "Also close all its descendants, and cancel every run of the sessions it closes.",
-        default=False,
+    cwd: str | None = optional_path(
+        "Where the child works, an absolute path; where its parent does without one."
     )
-    idempotency_key: str | None = _key()
-
-
-@frozen
-class GetAccess:
-    session_id: str = identifier("The session.")
-
-
-@frozen
-class SetAccess:
-    session_id: str = identifier("The session.")
-    grants: tuple[Grant, ...] = param(
-        "Who else may do what: `reader` looks, `writer` also works with it, `owner` does all that its "
-        "owner may. Replaces what was granted before, here and on every session below; children to "
-        "come have the same.",
-        max_length=100,
+    notify_parent: NotifyParent = param(
+        "`wake` hands the child's outcome to the parent's agent as its next message.",
+        default="record",
+        tool_doc="`wake`: its outcome starts a new turn of yours when you are done, so that you need "
+        "not wait for it. `record`: it is kept for you to look at.",
     )
-    idempotency_key: str | None = _key()
-
-
-@frozen
-class SendMessage:
-    session_id: str = identifier("The session.")
-    text: str = _text()
-    role: Role = param("Only `user` makes a run.", default="user")
-    provider: str | None = _name("The provider for this message only.")
-    when_busy: WhenBusy = param("What to do when a run of the session is active.", default="queue")
-    approval_policy: ApprovalPolicy | None = _approval_policy()
-    sandbox: Sandbox | None = _sandbox()
-    model: str | None = model_option()
-    effort: str | None = effort_option("this message")
-    output_schema: Mapping[str, Any] | None = output_schema_option()
-    images: tuple[ImageUpload, ...] = images_option()
-    idempotency_key: str | None = _key()
-
-
-@frozen
-class ListMessages:
-    session_id: str = identifier("The session.")
-    limit: int = _limit()
-    cursor: str | None = _page_cursor()
-
-
-def _task() -> Any:
-    return param("What the child shall do.", max_length=MAX_TEXT, not_blank=True)
-
-
-def _childs_approvals() -> Any:
-    return param(
+    approvals: Approvals | None = param(
         "Who decides what the child's agents ask for: its parent's policy or a stricter one.",
         default=None,
+        for_agents=False,
     )
 
 
-@frozen
-class SpawnFromSession:
-    session_id: str = identifier("The parent.")
-    task: str = _task()
-    provider: str | None = _name("The child's provider; its parent's without one.")
-    cwd: str | None = _cwd("Where the child works; where its parent does without one.")
-    title: str | None = _name("A name for people.")
-    notify_parent: NotifyParent = param(
-        "`wake` hands the child's outcome to the parent's agent as its next message.",
-        default="record",
+@command
+class Text:
+    text: str = required(
+        "What to tell the agent.", kw_only=False, max_length=MAX_TEXT, not_blank=True
     )
-    approvals: Approvals | None = _childs_approvals()
-    max_depth: int | None = _max_depth()
-    max_children: int | None = _max_children()
-    max_descendants: int | None = _max_descendants()
-    model: str | None = model_option()
-    effort: str | None = effort_option("the task")
-    output_schema: Mapping[str, Any] | None = output_schema_option()
-    idempotency_key: str | None = _key()
 
 
-@frozen
-class SpawnFromRun:
-    run_id: str = identifier("The run that spawns.")
-    task: str = _task()
-    provider: str | None = _name("The child's provider; its parent's without one.")
-    cwd: str | None = _cwd("Where the child works; where its parent does without one.")
-    title: str | None = _name("A name for people.")
-    notify_parent: NotifyParent = param(
-        "`wake` hands the child's outcome to the parent's agent as its next message.",
-        default="record",
+@command
+class SendOptions(BusyOption, ModelOptions, Keyed, Text, OfSession):
+    """A message of one agent to another."""
+
+
+@command
+class QuestionOptions:
+    """What makes a message to the parent a question."""
+
+    request_kind: RequestKind | None = param(
+        "Makes it a question, and of what kind.",
+        default=None,
+        tool_doc="Makes it a question: approval_request (may I do this?), permission_request (may I "
+        "have access?), input_request (which, or what?).",
     )
-    approvals: Approvals | None = _childs_approvals()
-    max_depth: int | None = _max_depth()
-    max_children: int | None = _max_children()
-    max_descendants: int | None = _max_descendants()
-    model: str | None = model_option()
-    effort: str | None = effort_option("the task")
-    output_schema: Mapping[str, Any] | None = output_schema_option()
-    idempotency_key: str | None = _key()
-
-
-@frozen
-class SendToSession:
-    session_id: str = identifier("The session to send to.")
-    text: str = _text()
-    from_run_id: str | None = identifier("The run that sends it.", default=None)
-    when_busy: WhenBusy = param("What to do when a run of the session is active.", default="queue")
-    model: str | None = model_option()
-    effort: str | None = effort_option("this message")
-    output_schema: Mapping[str, Any] | None = output_schema_option()
-    idempotency_key: str | None = _key()
-
-
-@frozen
-class ReplyParent:
-    run_id: str = identifier("The run that speaks to its parent.")
-    text: str = param(
-        "What to tell or to ask; a question has at most 65,536 characters.",
-        max_length=MAX_TEXT,
-        not_blank=True,
+    detail: Mapping[str, Any] | None = param(
+        "What exactly is asked for.",
+        default=None,
+        tool_doc="Facts about what is asked, for whoever decides.",
     )
-    request_kind: RequestKind | None = param("Makes it a question, and of what kind.", default=None)
-    detail: Mapping[str, Any] | None = param("What exactly is asked for.", default=None)
-    options: tuple[str, ...] | None = param(
+    options: Sequence[str] | None = param(
         "The answers to choose from.",
         default=None,
         max_length=MAX_OPTIONS,
         item_length=MAX_OPTION,
+        flag="--option",
     )
     expires_in_s: float = param(
         "Seconds until the question expires unanswered, which the run sees as a denial.",
@@ -390,69 +299,202 @@ class ReplyParent:
         maximum=MAX_OPEN_S,
         alias="timeout_s",
     )
+
+
+@command
+class ResolveOptions:
+    """A decision about a request."""
+
+    decision: Decision = required(
+        "`answer` needs a text, and so does `approve` for an `input_request`.", kw_only=False
+    )
+    scope: Literal["once", "session"] | None = param(
+        "How far an approval goes: this once, or the like in the whole session.", default=None
+    )
+    text: str | None = param(
+        "What to tell the agent: the answer, or the reason.", default=None, max_length=MAX_TEXT
+    )
+
+
+@command
+class Reasoned:
+    reason: str | None = optional_name("Why, for the log.")
+
+
+# --- commands -------------------------------------------------------------------------------
+
+
+@command
+class SessionOptions(Labels, ConfinementOptions, SessionLimits, Keyed):
+    """What a new session is to be like."""
+
+    provider: str | None = optional_name(
+        "The provider its messages go to; the default route without one."
+    )
+    model: str | None = optional_name("The model its runs ask the provider for.")
+    cwd: str | None = optional_path(
+        "Where its agents work: an absolute path; the daemon's own directory without one."
+    )
+    metadata: Mapping[str, Any] | None = param("Whatever its maker wants to keep.", default=None)
+    approvals: Approvals | None = param(
+        "Who decides what its agents ask for; their provider's setting without one, and where that "
+        "is stricter.",
+        default=None,
+    )
+
+
+@command
+class CreateSession(SessionOptions, AnswerOptions, ImageOptions):
+    text: str | None = param(
+        "The first message. The session, the message and its run are made together or not at all.",
+        default=None,
+        max_length=MAX_TEXT,
+        not_blank=True,
+    )
+
+
+@command
+class StartSession(SessionOptions, AnswerOptions, ImageOptions, Text):
+    """A new session with its first message, as the client's method has it."""
+
+
+@command
+class ListSessions(Page):
+    status: SessionStatus | None = param("Only these.", default=None)
+    parent_session_id: str | None = optional_identifier("Only children of this session.")
+
+
+@command
+class GetSession(OfSession):
+    pass
+
+
+@command
+class UpdateSession(Labels, ConfinementOptions, Keyed, OfSession):
+    status: SessionStatus | None = param("`closed` refuses further messages.", default=None)
+    metadata: Mapping[str, Any] | None = param("Replaces the old one.", default=None)
+    cwd: str | None = optional_path(
+        "The directory its agents work in from the next run on: an absolute path. `session_busy` "
+        "while a run of it is under way."
+    )
+
+
+@command
+class CloseSession(Keyed, OfSession):
+    cascade: bool = param(
+        "Also close all its descendants, and cancel every run of the sessions it closes.",
+        default=False,
+    )
+
+
+@command
+class GetAccess(OfSession):
+    pass
+
+
+@command
+class SetAccess(Keyed, OfSession):
+    grants: Sequence[Grant] = required(
+        "Who else may do what: `reader` looks, `writer` also works with it, `owner` does all that its "
+        "owner may. Replaces what was granted before, here and on every session below; children to "
+        "come have the same.",
+        kw_only=False,
+        max_length=100,
+    )
+
+
+@command
+class SendMessage(
+    BusyOption, ConfinementOptions, ModelOptions, ImageOptions, Keyed, Text, OfSession
+):
+    role: Role = param("Who is speaking; only `user` makes a run.", default="user")
+    provider: str | None = optional_name("The provider for this message only.")
+
+
+@command
+class ListMessages(Page, OfSession):
+    pass
+
+
+@command
+class SpawnFromSession(SpawnOptions, OfSession):
+    pass
+
+
+@command
+class SpawnFromRun(SpawnOptions, OfRun):
+    pass
+
+
+@command
+class Spawn(SpawnOptions):
+    """A child of a run or of a session, as the client's method has it."""
+
+    run_id: str | None = optional_identifier("The run that spawns.")
+    session_id: str | None = optional_identifier("The parent, where no run of it spawns.")
+
+
+@command
+class SendToSession(SendOptions):
+    from_run_id: str | None = optional_identifier("The run that sends it.")
+
+
+@command
+class ReplyParent(QuestionOptions, Keyed, OfRun):
+    text: str = required(
+        "What to tell or to ask; a question has at most 65,536 characters.",
+        kw_only=False,
+        max_length=MAX_TEXT,
+        not_blank=True,
+    )
     wait: bool = param("The run cannot go on without: it is `waiting` until then.", default=False)
-    idempotency_key: str | None = _key()
 
 
-@frozen
-class ListRequests:
+@command
+class ListRequests(Page):
     status: RequestStatus | None = param("Only these.", default=None)
-    session_id: str | None = identifier("Only those of this session's runs.", default=None)
-    root_session_id: str | None = identifier("Only those of this tree.", default=None)
+    session_id: str | None = optional_identifier("Only those of this session's runs.")
+    root_session_id: str | None = optional_identifier("Only those of this tree.")
     resolvable: bool | None = param(
         "`true`: only those the caller may resolve; `false`: all it may read. Without it all where a "
         "session or a tree is named, else only those.",
         default=None,
     )
-    limit: int = _limit()
-    cursor: str | None = _page_cursor()
 
 
-@frozen
-class GetRequest:
-    request_id: str = identifier("The request.")
+@command
+class GetRequest(OfRequest):
     wait_s: float = param(
         "How long to wait for its resolution.", default=0.0, minimum=0, maximum=86_400
     )
 
 
-@frozen
-class ResolveRequest:
-    request_id: str = identifier("The request.")
-    decision: Decision = param(
-        "`answer` needs a text, and so does `approve` for an `input_request`."
-    )
-    scope: Literal["once", "session"] | None = param("How far an approval goes.", default=None)
-    text: str | None = param("What to tell the run.", default=None, max_length=MAX_TEXT)
-    idempotency_key: str | None = _key()
+@command
+class ResolveRequest(ResolveOptions, Keyed, OfRequest):
+    pass
 
 
-@frozen
-class ExtendRequest:
-    request_id: str = identifier("The request.")
-    expires_in_s: float = param(
+@command
+class ExtendRequest(Keyed, OfRequest):
+    expires_in_s: float = required(
         "Seconds from now that it stays open at least; it never expires sooner than it would.",
+        kw_only=False,
         minimum=MIN_OPEN_S,
         maximum=MAX_OPEN_S,
         alias="timeout_s",
     )
-    idempotency_key: str | None = _key()
 
 
-@frozen
-class GetTree:
-    session_id: str = identifier("The session whose descendants to show.")
+@command
+class GetTree(Page, OfSession):
     limit: int = param("Descendants to return at most.", default=1000, minimum=1, maximum=1000)
-    cursor: str | None = _page_cursor()
 
 
-@frozen
-class ListEvents:
-    session_id: str = identifier("The session.")
-    cursor: int = param(
+@command
+class ListEvents(Page, OfSession):
+    cursor: int = param(  # type: ignore[assignment]  # a log counts its events
         "The `seq` of the last event the reader has.", default=0, minimum=0, maximum=MAX_INTEGER
     )
-    limit: int = _limit()
     wait_s: float = param(
         "How long to wait for an event when there is none yet.",
         default=0.0,
@@ -467,61 +509,48 @@ class ListEvents:
     )
 
 
-@frozen
-class CreateRun:
-    session_id: str = identifier("The session.")
+@command
+class CreateRun(ModelOptions, ImageOptions, Keyed, OfSession):
     text: str | None = param(
         "What to tell the agent; a manual run may have none.",
         default=None,
         max_length=MAX_TEXT,
         not_blank=True,
     )
-    provider: str | None = _name("The provider; `manual` leaves the run to whoever holds it.")
-    model: str | None = model_option()
-    effort: str | None = effort_option("this run")
-    output_schema: Mapping[str, Any] | None = output_schema_option()
-    images: tuple[ImageUpload, ...] = images_option()
-    idempotency_key: str | None = _key()
+    provider: str | None = optional_name(
+        "The provider; `manual` leaves the run to whoever holds it."
+    )
 
 
-@frozen
-class ListRuns:
-    session_id: str | None = identifier("Only runs of this session.", default=None)
+@command
+class ListRuns(Page):
+    session_id: str | None = optional_identifier("Only runs of this session.")
     status: StatusName | None = param("Only runs in this state.", default=None)
-    limit: int = _limit()
-    cursor: str | None = _page_cursor()
 
 
-@frozen
-class GetRun:
-    run_id: str = identifier("The run.")
+@command
+class GetRun(OfRun):
+    pass
 
 
-@frozen
-class TransitionRun:
-    run_id: str = identifier("The run.")
-    to_status: StatusName = param("The state to go to; `canceled` is a cancel.")
-    reason: str | None = _name("Why, for the log.")
+@command
+class TransitionRun(Reasoned, Keyed, OfRun):
+    to_status: StatusName = required("The state to go to; `canceled` is a cancel.", kw_only=False)
     result: Mapping[str, Any] | None = param(
         "With `completed`: `{text}`.", default=None, max_length=4 * MAX_TEXT
     )
     error: Mapping[str, Any] | None = param(
         "With `failed`: `{code, message}`.", default=None, max_length=4 * MAX_TEXT
     )
-    idempotency_key: str | None = _key()
 
 
-@frozen
-class CancelRun:
-    run_id: str = identifier("The run.")
-    reason: str | None = _name("Why, for the log.")
+@command
+class CancelRun(Reasoned, Keyed, OfRun):
     cascade: bool = param("Cancel its descendants too.", default=True)
-    idempotency_key: str | None = _key()
 
 
-@frozen
-class WaitRun:
-    run_id: str = identifier("The run.")
+@command
+class WaitRun(OfRun):
     timeout_s: float = param("How long to wait.", default=30.0, minimum=0, maximum=86_400)
     interval_ms: int | None = param(
         "Accepted; the answer is pushed, never polled for.",
@@ -533,7 +562,7 @@ class WaitRun:
         "The run's end, or also an open question of the run or one of its descendants.",
         default="terminal",
     )
-    ignore: tuple[str, ...] = param(
+    ignore: Collection[str] = param(
         "Requests not to return for, though they are open: those that are left to somebody else. "
         "Repeat the parameter for several.",
         default=(),
@@ -541,69 +570,71 @@ class WaitRun:
     )
 
 
-@frozen
-class DiagnoseRun:
-    run_id: str = identifier("The run.")
+@command
+class DiagnoseRun(OfRun):
+    pass
 
 
-@frozen
+@command
 class GetStatus:
     pass
 
 
-@frozen
+@command
 class Examine:
     pass
 
 
-@frozen
+@command
 class BackUp:
-    path: str = param(
+    path: str = required(
         "Where to, on the daemon's machine: an absolute path.",
-        max_length=4096,
+        kw_only=False,
+        max_length=MAX_PATH,
         not_blank=True,
-        pattern=r"/[^\0]*",
+        pattern=PATH_PATTERN,
     )
     force: bool = param("Replace an older copy that is there, and nothing else.", default=False)
 
 
-@frozen
+@command
 class CheckStore:
     pass
 
 
-@frozen
+@command
 class CreateToken:
-    name: str = param("What it is called in the list.", max_length=MAX_NAME, not_blank=True)
+    name: str = required(
+        "What it is called in the list.", kw_only=False, max_length=MAX_NAME, not_blank=True
+    )
     principal: str | None = param(
         "Whom it stands for; its name without one. Sessions belong to principals.",
         default=None,
         max_length=64,
         pattern=r"[A-Za-z0-9][A-Za-z0-9._@-]*",
     )
-    scopes: tuple[str, ...] = param(
+    scopes: Sequence[str] = param(
         "What it is good for: `read`, `write`, `approve`, `admin` (everything).",
         default=("read", "write", "approve"),
+        flag="--scope",
     )
     expires_in_s: float | None = param(
         "When it ends by itself; never without.", default=None, minimum=1, maximum=10 * 366 * 86_400
     )
 
 
-@frozen
-class ListTokens:
-    limit: int = _limit()
-    cursor: str | None = _page_cursor()
+@command
+class ListTokens(Page):
+    pass
 
 
-@frozen
+@command
 class RevokeToken:
-    token_id: str = identifier("The token.")
+    token_id: str = identifier("The token.", kw_only=False)
 
 
-@frozen
-class ListAudit:
-    limit: int = _limit()
+@command
+class ListAudit(Page):
     cursor: str | None = param(
         "`next_cursor` of the page before.", default=None, max_length=18, pattern=r"[0-9]+"
     )

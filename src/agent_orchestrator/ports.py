@@ -16,12 +16,10 @@ from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
-    Approvals,
     Attempt,
     Event,
     Invocation,
     Message,
-    NotifyParent,
     Request,
     RequestKind,
     Run,
@@ -31,16 +29,18 @@ from agent_orchestrator.domain.model import (
     Usage,
 )
 from agent_orchestrator.domain.tokens import AccessToken
+from agent_orchestrator.fields import takes
 from agent_orchestrator.operations import (
     MessageReply,
     Operation,
     Problem,
+    SendOptions,
+    SpawnOptions,
     SpawnReply,
     StreamItem,
     StreamPart,
     StreamRequest,
     WaitReply,
-    WhenBusy,
 )
 
 T = TypeVar("T")
@@ -763,23 +763,8 @@ class RunContext(Protocol):
         """
         ...
 
-    async def spawn(
-        self,
-        task: str,
-        *,
-        provider: str | None = None,
-        cwd: str | None = None,
-        title: str | None = None,
-        notify_parent: NotifyParent = "record",
-        approvals: Approvals | None = None,
-        max_depth: int | None = None,
-        max_children: int | None = None,
-        max_descendants: int | None = None,
-        model: str | None = None,
-        effort: str | None = None,
-        output_schema: Mapping[str, Any] | None = None,
-        idempotency_key: str | None = None,
-    ) -> SpawnReply:
+    @takes(SpawnOptions)
+    async def spawn(self, options: SpawnOptions) -> SpawnReply:
         """Make a child of this run and give it a task.
 
         An attempt may be repeated: with an ``idempotency_key`` the next one gets the child that the
@@ -787,31 +772,15 @@ class RunContext(Protocol):
         given back to the queue.
 
         :param cwd: where it works: where this run does, or below.
-        :param approvals: who decides what it asks for; not looser than for this run.
-        :param max_depth: generations of children there may be below it; like the other limits no
-            more than without.
-        :param max_children: children of one run that may be at work, in it and below.
-        :param max_descendants: sessions below it that may be at work.
-        :param model: the model for the task.
         :param effort: reasoning effort for the task; this run's, where its message gave one.
-        :param output_schema: JSON Schema that the answer to the task must match.
         :raises Conflict: if a limit of the tree is reached, or this run is canceled.
         :raises Forbidden: if the child would be deeper than the limit, work elsewhere, or have another
             model or more effort than somebody chose for this run.
         """
         ...
 
-    async def send(
-        self,
-        session_id: str,
-        text: str,
-        *,
-        when_busy: WhenBusy = "queue",
-        model: str | None = None,
-        effort: str | None = None,
-        output_schema: Mapping[str, Any] | None = None,
-        idempotency_key: str | None = None,
-    ) -> MessageReply:
+    @takes(SendOptions)
+    async def send(self, options: SendOptions) -> MessageReply:
         """Send a message to the agent of a child, or of another descendant.
 
         The options are those of :meth:`spawn`.

@@ -5,11 +5,8 @@ modules are imported when they are called.
 import difflib
 import importlib
 import json
-import os
-import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
 import click
@@ -185,7 +182,7 @@ def identified(kind: str, *, required: bool = True, then: str | None = None) -> 
             f"--{kind}-id", name, metavar="ID", help=f"The {kind}; - reads standard input."
         )
         @click.argument("arguments", metavar=metavar, nargs=-1)
-        @_keeping_name(function)
+        @keeping_name(function)
         def wrapper(**values: Any) -> Any:
             option = values.pop(name)
             given: list[str] = [*values.pop("arguments")]
@@ -208,7 +205,9 @@ def identified(kind: str, *, required: bool = True, then: str | None = None) -> 
     return decorate
 
 
-def _keeping_name(function: Callable[..., Any]) -> Callable[[F], F]:
+def keeping_name(function: Callable[..., Any]) -> Callable[[F], F]:
+    """Give a wrapper the name, help and options of the function that it wraps."""
+
     def decorate(wrapper: F) -> F:
         wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
         parameters: Sequence[Any] = getattr(function, "__click_params__", ())
@@ -274,146 +273,3 @@ def _read(take: Callable[[BinaryIO], bytes]) -> bytes:
         return take(sys.stdin.buffer)
     except OSError as error:
         raise usage(f"standard input cannot be read: {error.strerror or error}") from None
-
-
-idempotency_key = click.option(
-    "--idempotency-key",
-    metavar="KEY",
-    help="Names this request: a repeat with the same key gets the first answer again.",
-)
-
-
-def attention(function: F) -> F:
-    """Declare the options that say what a wait for a run ends with."""
-    for option in (
-        click.option(
-            "--ignore",
-            metavar="REQUEST_ID",
-            multiple=True,
-            help="With --until attention: not for this question; may be repeated.",
-        ),
-        click.option(
-            "--until",
-            type=click.Choice(["terminal", "attention"]),
-            default="terminal",
-            help="attention: also a question of the run, or of one below it.  [default: terminal]",
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def limits(whose: str) -> Callable[[F], F]:
-    """Declare the options that say how far a session may spawn others."""
-
-    def decorate(function: F) -> F:
-        for name, what in (
-            ("--max-descendants", f"Sessions below {whose} that may be at work."),
-            ("--max-children", "Children of one run that may be at work, here and below."),
-            ("--max-depth", f"Generations of children there may be below {whose}."),
-        ):
-            function = click.option(name, type=click.IntRange(min=0), help=what)(function)
-        return function
-
-    return decorate
-
-
-def approvals(whose: str) -> Callable[[F], F]:
-    """Declare the option that says who decides what agents ask for."""
-    return click.option(
-        "--approvals",
-        type=click.Choice(["allow", "ask-parent", "ask-human", "deny"]),
-        help=f"Who decides what {whose}.",
-    )
-
-
-def read_schema(path: str | None) -> dict[str, Any] | None:
-    """Return the JSON object in a file; None without one. ``-`` stands for standard input.
-
-    :raises Failure: if it cannot be read or is no object.
-    """
-    if path is None or path == "-":
-        return None if path is None else read_object("-", "--output-schema")
-    try:
-        said = Path(path).read_text("utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise usage(f"--output-schema {path} cannot be read: {reason}") from None
-    return parse_object(said, "--output-schema")
-
-
-def read_images(paths: Sequence[str]) -> list[dict[str, str]] | None:
-    """Return image files as a message takes them; None without any.
-
-    :raises Failure: if one is none that is taken, or cannot be read, or they are too large together.
-    """
-    if not paths:
-        return None
-    from base64 import b64encode
-
-    from agent_orchestrator.domain.images import size_problem
-
-    found = [_image(path) for path in paths]
-    if problem := size_problem([len(data) for data in found]):
-        raise usage(f"--image: the images {problem}")
-    return [{"data": b64encode(data).decode()} for data in found]
-
-
-def _image(path: str) -> bytes:
-    from agent_orchestrator.domain.images import MAX_IMAGE_BYTES, ImageContent
-
-    try:
-        # Whoever opens a pipe would wait for its writer, and a device may have no end.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise usage(f"--image {path} is not a regular file")
-            return ImageContent.of(file.read(MAX_IMAGE_BYTES + 1)).data
-    except OSError as error:
-        raise usage(f"--image {path} cannot be read: {error.strerror or error}") from None
-    except ValueError as problem:
-        raise usage(f"--image {path} {problem}") from None
-
-
-def images(function: F) -> F:
-    """Declare the option with the images of a message."""
-    return click.option(
-        "--image",
-        "images",
-        metavar="FILE",
-        multiple=True,
-        help="Picture that the agent sees with the text: PNG, JPEG, GIF or WebP; may be repeated.",
-        callback=lambda _context, _parameter, paths: read_images(paths),
-    )(function)
-
-
-def turn_options(function: F) -> F:
-    """Declare the options of one message to its agent's model."""
-    function = click.option(
-        "--output-schema",
-        metavar="FILE",
-        help="File with a JSON Schema that the answer must match; - reads standard input.",
-        callback=lambda _context, _parameter, path: read_schema(path),
-    )(function)
-    for name, what in (
-        ("--effort", "Reasoning effort for this message, such as low, medium or high."),
-        ("--model", "The model for this message."),
-    ):
-        function = click.option(name, help=what)(function)
-    return function
-
-
-def confinement(whose: str) -> Callable[[F], F]:
-    """Declare the options that say what agents may do without asking."""
-
-    def decorate(function: F) -> F:
-        sandboxes = ["read-only", "workspace-write", "danger-full-access"]
-        policies = ["untrusted", "on-request", "never"]
-        for name, choices, what in (
-            ("--sandbox", sandboxes, "What its commands may do without asking"),
-            ("--approval-policy", policies, "When the agent asks"),
-        ):
-            help_ = f"{what}; {whose} setting without one."
-            function = click.option(name, type=click.Choice(choices), help=help_)(function)
-        return function
-
-    return decorate

@@ -20,6 +20,7 @@ from agent_orchestrator.domain.model import FAILURE_CODES
 from agent_orchestrator.engine import ProviderConfig
 from agent_orchestrator.engine.diagnosis import _FAILURES
 from agent_orchestrator.fields import MAX_METADATA, FieldSpec, specs
+from agent_orchestrator.mcp.arguments import fields
 from agent_orchestrator.mcp.tools import TOOLS
 from agent_orchestrator.operations import OPERATIONS
 from agent_orchestrator.runners.registry import BUILT_IN
@@ -114,7 +115,7 @@ def _table(head: list[str], rows: list[str]) -> str:
     )
 
 
-def _row(spec: FieldSpec, path_fields: tuple[str, ...]) -> str:
+def _row(spec: FieldSpec, path_fields: tuple[str, ...], doc: str | None = None) -> str:
     kind = " or ".join(f"`{choice}`" for choice in spec.choices)
     kind = kind or " or ".join(_KINDS[one] for one in spec.kinds)
     default = "in the path" if spec.name in path_fields else "required" if spec.required else ""
@@ -123,7 +124,7 @@ def _row(spec: FieldSpec, path_fields: tuple[str, ...]) -> str:
     if not default and isinstance(spec.default, tuple):
         default = ", ".join(f"`{one}`" for one in spec.default)
     limits = spec.limits
-    bounds = [limits.doc]
+    bounds = [doc or limits.doc]
     if limits.max_length is not None and str in spec.kinds and not spec.choices:
         bounds.append(f"At most {limits.max_length:,} characters.")
     elif dict in spec.kinds:
@@ -157,7 +158,7 @@ def tools() -> str:
     parts = []
     for tool in TOOLS.values():
         parts.append(f"### `{tool.name}`\n\n{tool.description}")
-        rows = [_row(spec, ()) for spec in specs(tool.arguments).values()]
+        rows = [_row(spec, (), spec.limits.tool_doc) for spec in fields(tool.arguments)]
         if rows:
             parts.append(_table(["argument", "type", "default", ""], rows))
     return "\n\n".join(parts)

@@ -15,10 +15,8 @@ from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType, InvalidEvent
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import (
-    Approvals,
     Invocation,
     Message,
-    NotifyParent,
     Request,
     RequestKind,
     Run,
@@ -34,7 +32,7 @@ from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import looked, persistently
 from agent_orchestrator.engine.prompts import joined
 from agent_orchestrator.engine.recorder import UNHURRIED_S, Recorder
-from agent_orchestrator.fields import check
+from agent_orchestrator.fields import check, shared, takes
 from agent_orchestrator.operations import (
     SEND_TO_SESSION,
     SPAWN_FROM_RUN,
@@ -42,12 +40,13 @@ from agent_orchestrator.operations import (
     MessageReply,
     Operation,
     ReplyParent,
+    SendOptions,
     SendToSession,
     SpawnFromRun,
+    SpawnOptions,
     SpawnReply,
     WaitReply,
     WaitRun,
-    WhenBusy,
 )
 from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.processes import birth_of
@@ -213,41 +212,14 @@ class AttemptContext:
     async def out_of_patience(self) -> None:
         await self._core.patience.over()
 
-    async def spawn(
-        self,
-        task: str,
-        *,
-        provider: str | None = None,
-        cwd: str | None = None,
-        title: str | None = None,
-        notify_parent: NotifyParent = "record",
-        approvals: Approvals | None = None,
-        max_depth: int | None = None,
-        max_children: int | None = None,
-        max_descendants: int | None = None,
-        model: str | None = None,
-        effort: str | None = None,
-        output_schema: Mapping[str, Any] | None = None,
-        idempotency_key: str | None = None,
-    ) -> SpawnReply:
-        limits = (max_depth, max_children, max_descendants)
-        options = (model, effort, output_schema)
-        more = (provider, cwd, title, notify_parent, approvals, *limits, *options, idempotency_key)
-        return await self._call(SPAWN_FROM_RUN, SpawnFromRun(self.run.id, task, *more))
+    @takes(SpawnOptions)
+    async def spawn(self, options: SpawnOptions) -> SpawnReply:
+        command = shared(SpawnFromRun, options, run_id=self.run.id)
+        return await self._call(SPAWN_FROM_RUN, command)
 
-    async def send(
-        self,
-        session_id: str,
-        text: str,
-        *,
-        when_busy: WhenBusy = "queue",
-        model: str | None = None,
-        effort: str | None = None,
-        output_schema: Mapping[str, Any] | None = None,
-        idempotency_key: str | None = None,
-    ) -> MessageReply:
-        more = (when_busy, model, effort, output_schema, idempotency_key)
-        command = SendToSession(session_id, text, self.run.id, *more)
+    @takes(SendOptions)
+    async def send(self, options: SendOptions) -> MessageReply:
+        command = shared(SendToSession, options, from_run_id=self.run.id)
         return await self._call(SEND_TO_SESSION, command)
 
     async def wait(
@@ -259,7 +231,7 @@ class AttemptContext:
         timeout_s: float | None = None,
     ) -> WaitReply:
         limit = MAX_WAIT_S if timeout_s is None else timeout_s
-        command = WaitRun(run_id, limit, until=until, ignore=tuple(ignore))
+        command = WaitRun(run_id, timeout_s=limit, until=until, ignore=ignore)
         while (reply := await self._call(WAIT_RUN, command)).timed_out and timeout_s is None:
             pass  # it lasts longer than one call may
         return reply
@@ -292,8 +264,15 @@ class AttemptContext:
         expires_in_s: float = 3600.0,
     ) -> Request:
         self.has_begun = True
-        given = None if options is None else tuple(options)
-        question = ReplyParent(self.run.id, text, kind, detail, given, expires_in_s, wait=True)
+        question = ReplyParent(
+            self.run.id,
+            text,
+            request_kind=kind,
+            detail=detail,
+            options=options,
+            expires_in_s=expires_in_s,
+            wait=True,
+        )
         check(ReplyParent, question)
         async with self._asking:
             return await self._ask(question)

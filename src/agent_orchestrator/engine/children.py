@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Final
 
-from attrs import evolve
-
 from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.approvals import is_looser
 from agent_orchestrator.domain.errors import Conflict, Forbidden, InvalidRequest
@@ -22,11 +20,10 @@ from agent_orchestrator.operations import (
     SendToSession,
     SpawnFromRun,
     SpawnFromSession,
+    SpawnOptions,
     SpawnReply,
 )
 from agent_orchestrator.ports import Draft, Transaction, View
-
-Spawn = SpawnFromRun | SpawnFromSession
 
 MAX_QUEUED: Final = 16
 """Runs a session may have queued when an agent sends to it; people may queue more."""
@@ -45,7 +42,7 @@ async def spawn_from_session(
 
     def change(tx: Transaction) -> SpawnReply:
         parent = messages.open_session(tx, who, Action.SPAWN, command.session_id)
-        return _spawn(core, tx, who, parent, None, evolve(command, cwd=cwd))
+        return _spawn(core, tx, who, parent, None, command, cwd)
 
     return change
 
@@ -61,7 +58,7 @@ async def spawn_from_run(core: Core, who: Principal, command: SpawnFromRun) -> C
         if run.cancel_requested_at is not None or run.status is RunStatus.CANCELED:
             raise Conflict(f"run {run.id} is canceled: it spawns no more", {"run_id": run.id})
         messages.check_open(parent)
-        return _spawn(core, tx, who, parent, run, evolve(command, cwd=cwd))
+        return _spawn(core, tx, who, parent, run, command, cwd)
 
     return change
 
@@ -101,7 +98,8 @@ def _spawn(
     who: Principal,
     parent: Session,
     run: Run | None,
-    command: Spawn,
+    command: SpawnOptions,
+    cwd: str | None,
 ) -> SpawnReply:
     if command.provider is not None:
         core.known_provider(command.provider)
@@ -125,7 +123,7 @@ def _spawn(
         owner=parent.owner,
         provider=provider,
         model=parent.model if (provider or default) == (inherited or default) else None,
-        cwd=command.cwd or parent.cwd,
+        cwd=cwd or parent.cwd,
         status="open",
         parent_session_id=parent.id,
         parent_run_id=run.id if run else None,

@@ -14,10 +14,8 @@ from agent_orchestrator.domain.model import MANUAL, ApprovalPolicy, Run, Sandbox
 from agent_orchestrator.engine.access import in_scope
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import looked
-from agent_orchestrator.operations import CreateSession, SendMessage, UpdateSession
+from agent_orchestrator.operations import ConfinementOptions
 from agent_orchestrator.ports import Confining, Runner, Sandboxed, View
-
-Command = CreateSession | UpdateSession | SendMessage
 
 
 @frozen
@@ -28,7 +26,7 @@ class Confinement:
     sandbox: Sandbox | None = None
 
     @classmethod
-    def of(cls, said: Command | Session | Run) -> "Confinement":
+    def of(cls, said: ConfinementOptions | Session | Run) -> "Confinement":
         """Return what a command, a session or a run says of it."""
         return cls(said.approval_policy, said.sandbox)
 
@@ -53,7 +51,7 @@ class Confinement:
         return self != Confinement()
 
 
-def check_asked(core: Core, who: Principal, command: Command) -> None:
+def check_asked(core: Core, who: Principal, command: ConfinementOptions) -> None:
     """Do nothing, or refuse.
 
     :raises Forbidden: if the caller is an agent, or what it asks for lets one do more than read and

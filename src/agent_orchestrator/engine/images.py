@@ -20,7 +20,7 @@ MAX_KEPT: Final = 256 * 2**20
 """Bytes of the images of all runs that have not ended."""
 
 
-async def received(uploads: Sequence[ImageUpload]) -> tuple[ImageContent, ...]:
+async def received(uploads: Sequence[ImageUpload | bytes]) -> tuple[ImageContent, ...]:
     """Return the images that a command gives.
 
     :raises InvalidRequest: naming an entry that is no image, or ``images`` if they are too large.
@@ -29,10 +29,11 @@ async def received(uploads: Sequence[ImageUpload]) -> tuple[ImageContent, ...]:
     return await run_sync(_decoded, uploads) if uploads else ()
 
 
-def _decoded(uploads: Sequence[ImageUpload]) -> tuple[ImageContent, ...]:
+def _decoded(uploads: Sequence[ImageUpload | bytes]) -> tuple[ImageContent, ...]:
     found: dict[str, str] = {}
     images = []
     for place, upload in enumerate(uploads):
+        assert isinstance(upload, ImageUpload)  # a command makes one of bytes
         try:
             content = ImageContent.of(a2b_base64(upload.data, strict_mode=True))
         except Error as error:

@@ -13,7 +13,7 @@ from agent_orchestrator.domain.errors import (
 from agent_orchestrator.domain.model import Session
 from agent_orchestrator.engine.config import TreeLimits
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.operations import CreateSession, SpawnFromRun, SpawnFromSession
+from agent_orchestrator.operations import SessionLimits
 from agent_orchestrator.ports import Transaction
 
 Limits = dict[str, Any]
@@ -26,9 +26,7 @@ _NAMES: Final = {
 }
 
 
-def narrowed(
-    core: Core, command: CreateSession | SpawnFromRun | SpawnFromSession, parent: Session | None
-) -> Limits:
+def narrowed(core: Core, command: SessionLimits, parent: Session | None) -> Limits:
     """Return the limits of a new session: those asked for, else its parent's.
 
     :raises InvalidRequest: naming each that is larger than what holds without it: refused, as an

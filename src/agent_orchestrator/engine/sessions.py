@@ -69,7 +69,7 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[C
             parent_run_id=None,
             root_session_id=session_id,
             depth=0,
-            metadata=json_copy(command.metadata),
+            metadata=json_copy(command.metadata or {}),
             threads={},
             last_seq=0,
             created_at=now,

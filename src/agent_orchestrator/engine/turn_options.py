@@ -9,18 +9,9 @@ from agent_orchestrator.domain.errors import Forbidden, InvalidRequest
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import MANUAL, Chosen, Run, Session
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.operations import (
-    CreateRun,
-    CreateSession,
-    SendMessage,
-    SendToSession,
-    SpawnFromRun,
-    SpawnFromSession,
-)
+from agent_orchestrator.operations import AnswerOptions, ModelOptions
 from agent_orchestrator.ports import Runner, TurnConfigurable
 from agent_orchestrator.wire.strict_json import json_copy
-
-Command = SendMessage | CreateRun | SendToSession | SpawnFromRun | SpawnFromSession
 
 
 @frozen
@@ -39,13 +30,13 @@ class TurnOptions:
     images: Sequence[ImageContent] = ()
 
     @classmethod
-    def of(cls, command: Command, images: Sequence[ImageContent] = ()) -> "TurnOptions":
+    def of(cls, command: ModelOptions, images: Sequence[ImageContent] = ()) -> "TurnOptions":
         """Return the options that a command gives."""
         return cls(command.model, command.effort, _copy(command.output_schema), images)
 
     @classmethod
     def of_first_message(
-        cls, command: CreateSession, images: Sequence[ImageContent]
+        cls, command: AnswerOptions, images: Sequence[ImageContent]
     ) -> "TurnOptions":
         """Return the options of a new session's first message. Its model is the session's."""
         return cls(None, command.effort, _copy(command.output_schema), images)

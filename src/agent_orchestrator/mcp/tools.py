@@ -8,11 +8,21 @@ from attrs import define, field, frozen
 
 from agent_orchestrator.client import Client
 from agent_orchestrator.domain.errors import InvalidRequest, OrchestratorError, Unreachable
-from agent_orchestrator.fields import check
+from agent_orchestrator.fields import NOT_A_FIELD, check, shared, specs
 from agent_orchestrator.mcp import arguments, questions, waiting
 from agent_orchestrator.mcp.arguments import HOLD_S
 from agent_orchestrator.mcp.views import message_view, request_view, run_view, session_view
-from agent_orchestrator.operations import SessionTree
+from agent_orchestrator.operations import (
+    RESOLVE_REQUEST,
+    SEND_TO_SESSION,
+    SPAWN_FROM_RUN,
+    ResolveRequest,
+    SendOptions,
+    SendToSession,
+    SessionTree,
+    SpawnFromRun,
+    SpawnOptions,
+)
 from agent_orchestrator.wire import codec, problems
 
 INSTRUCTIONS: Final = """\
@@ -40,22 +50,9 @@ class Agent:
     untold: questions.Untold = field(factory=questions.Untold)
 
 
-async def _spawn(agent: Agent, given: arguments.Spawn) -> dict[str, Any]:
-    reply = await agent.client.spawn(
-        given.task,
-        run_id=agent.run_id,
-        provider=given.provider,
-        cwd=given.cwd,
-        title=given.title,
-        notify_parent=given.notify_parent,
-        max_depth=given.max_depth,
-        max_children=given.max_children,
-        max_descendants=given.max_descendants,
-        model=given.model,
-        effort=given.effort,
-        output_schema=given.output_schema,
-        idempotency_key=given.idempotency_key,
-    )
+async def _spawn(agent: Agent, given: SpawnOptions) -> dict[str, Any]:
+    command = shared(SpawnFromRun, given, run_id=agent.run_id)
+    reply = (await agent.client.transport.call(SPAWN_FROM_RUN, command)).answer
     return {
         "session": session_view(reply.session),
         "run": run_view(reply.run),
@@ -63,17 +60,9 @@ async def _spawn(agent: Agent, given: arguments.Spawn) -> dict[str, Any]:
     }
 
 
-async def _send(agent: Agent, given: arguments.Send) -> dict[str, Any]:
-    reply = await agent.client.send(
-        given.session_id,
-        given.text,
-        from_run_id=agent.run_id,
-        when_busy=given.when_busy,
-        model=given.model,
-        effort=given.effort,
-        output_schema=given.output_schema,
-        idempotency_key=given.idempotency_key,
-    )
+async def _send(agent: Agent, given: SendOptions) -> dict[str, Any]:
+    command = shared(SendToSession, given, from_run_id=agent.run_id)
+    reply = (await agent.client.transport.call(SEND_TO_SESSION, command)).answer
     return {
         "message": message_view(reply.message),
         "run": None if reply.run is None else run_view(reply.run),
@@ -156,13 +145,8 @@ async def _child(agent: Agent, node: SessionTree) -> dict[str, Any]:
 
 
 async def _resolve(agent: Agent, given: arguments.Resolve) -> dict[str, Any]:
-    request = await agent.client.resolve_request(
-        given.request_id,
-        given.decision,
-        text=given.text,
-        scope=given.scope,
-        idempotency_key=given.idempotency_key,
-    )
+    command = shared(ResolveRequest, given)
+    request = (await agent.client.transport.call(RESOLVE_REQUEST, command)).answer.request
     return {"request": request_view(request)}
 
 
@@ -193,7 +177,7 @@ TOOLS: Final[Mapping[str, Tool]] = {
             "Start another agent on a task of its own and go on at once. Use it for parts that can "
             "be done independently, or side by side; spawn all of them before you wait for the "
             "first. Answers with the child's session and run; session_wait gets its result.",
-            arguments.Spawn,
+            SpawnOptions,
             _spawn,
         ),
         Tool(
@@ -202,7 +186,7 @@ TOOLS: Final[Mapping[str, Tool]] = {
             "Send a message to the agent of a session you spawned: a follow-up task once it is "
             "done, a correction or an answer while it works. It keeps its conversation. Answers "
             "with the run that will act on it; session_wait gets its result.",
-            arguments.Send,
+            SendOptions,
             _send,
         ),
         Tool(
@@ -260,6 +244,9 @@ def read_arguments(kind: type[A], given: Mapping[str, Any]) -> A:
 
     :raises InvalidRequest: naming every bad field.
     """
+    names = {spec.name for spec in arguments.fields(kind)}
+    if hidden := given.keys() & specs(kind).keys() - names:  # type: ignore[arg-type]
+        raise InvalidRequest.of(dict.fromkeys(sorted(hidden), NOT_A_FIELD))
     found = codec.command(kind, given)
     check(kind, found)
     return found

@@ -1176,7 +1176,7 @@ class ClientContract:
             (ImageUpload("data:image/png;base64,AAAA"), "images[0].data"),
             (ImageUpload(b64encode(PNG).decode() + "\n"), "images[0].data"),
             (ImageUpload("A" * 7_000_000), "images[0].data"),
-            (ImageUpload(b64encode(PNG).decode(), "image/jpeg"), "images[0].media_type"),
+            (ImageUpload(b64encode(PNG).decode(), media_type="image/jpeg"), "images[0].media_type"),
         ],
     )
     async def test_an_image_is_strict_base64_of_the_type_it_says(

@@ -33,10 +33,8 @@ from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
     FAILURE_CODES,
-    Approvals,
     Invocation,
     Message,
-    NotifyParent,
     Request,
     RequestKind,
     Run,
@@ -46,7 +44,16 @@ from agent_orchestrator.domain.model import (
     Thread,
     Usage,
 )
-from agent_orchestrator.operations import MessageReply, SpawnReply, WaitReply, WhenBusy
+from agent_orchestrator.fields import takes, values_of
+from agent_orchestrator.operations import (
+    AnswerOptions,
+    MessageReply,
+    SendOptions,
+    SessionLimits,
+    SpawnOptions,
+    SpawnReply,
+    WaitReply,
+)
 from agent_orchestrator.ports import MARK_VARIABLE, Probing, ProtectedPaths, Runner
 from agent_orchestrator.wire import strict_json
 
@@ -179,45 +186,27 @@ class RecordingContext:
         """Return once ``hurry`` is set."""
         await self.hurry.wait()
 
-    async def spawn(
-        self,
-        task: str,
-        *,
-        provider: str | None = None,
-        cwd: str | None = None,
-        title: str | None = None,
-        notify_parent: NotifyParent = "record",
-        approvals: Approvals | None = None,
-        max_depth: int | None = None,
-        max_children: int | None = None,
-        max_descendants: int | None = None,
-        model: str | None = None,
-        effort: str | None = None,
-        output_schema: Mapping[str, Any] | None = None,
-        idempotency_key: str | None = None,  # noqa: ARG002 - nobody is there
-    ) -> SpawnReply:
+    @takes(SpawnOptions)
+    async def spawn(self, options: SpawnOptions) -> SpawnReply:
         """Keep the child; it completes at once, with nothing to say."""
         await self._note("spawn")
         number = len(self.children) + 1
         session = evolve(
-            _session(cwd or self.session.cwd),
+            _session(options.cwd or self.session.cwd),
             id=f"ses_{number}",
-            title=title,
+            title=options.title,
             parent_session_id=self.session.id,
             parent_run_id=self.run.id,
             depth=1,
-            notify_parent=notify_parent,
-            approvals=approvals,
-            max_depth=max_depth,
-            max_children=max_children,
-            max_descendants=max_descendants,
+            notify_parent=options.notify_parent,
+            approvals=options.approvals,
+            **values_of(SessionLimits, options),
         )
-        message = _message(session.id, f"run_{number}", task)
+        message = _message(session.id, f"run_{number}", options.task)
         run = evolve(
-            _run(provider or self.run.provider, model),
+            _run(options.provider or self.run.provider, options.model),
             id=f"run_{number}",
-            effort=effort,
-            output_schema=output_schema,
+            **values_of(AnswerOptions, options),
             session_id=session.id,
             message_id=message.id,
             parent_run_id=self.run.id,
@@ -229,26 +218,18 @@ class RecordingContext:
         self.children.append(reply)
         return reply
 
-    async def send(
-        self,
-        session_id: str,
-        text: str,
-        *,
-        when_busy: WhenBusy = "queue",  # noqa: ARG002 - nobody is there
-        model: str | None = None,  # noqa: ARG002 - nobody is there
-        effort: str | None = None,  # noqa: ARG002 - nobody is there
-        output_schema: Mapping[str, Any] | None = None,  # noqa: ARG002 - nobody is there
-        idempotency_key: str | None = None,  # noqa: ARG002 - nobody is there
-    ) -> MessageReply:
+    @takes(SendOptions)
+    async def send(self, options: SendOptions) -> MessageReply:
         """Keep what is sent to a child; its run is the one it has.
 
         :raises NotFound: if the child was not spawned here.
         """
         await self._note("send")
+        session_id = options.session_id
         for child in self.children:
             if child.session.id == session_id:
-                self.sent.append((session_id, text))
-                return MessageReply(_message(session_id, child.run.id, text), child.run)
+                self.sent.append((session_id, options.text))
+                return MessageReply(_message(session_id, child.run.id, options.text), child.run)
         raise NotFound(f"no session {session_id}", {"session_id": session_id})
 
     async def wait(

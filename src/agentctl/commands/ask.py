@@ -4,17 +4,17 @@ from typing import Any
 
 import click
 
+from agent_orchestrator.operations import (
+    ConfinementOptions,
+    ImageOptions,
+    Keyed,
+    ModelOptions,
+    SessionOptions,
+)
 from agentctl.call import Call
 from agentctl.commands.session import working_directory
-from agentctl.options import (
-    Command,
-    confinement,
-    idempotency_key,
-    images,
-    read_id,
-    read_text,
-    turn_options,
-)
+from agentctl.fields import options_of
+from agentctl.options import Command, read_id, read_text
 
 
 @click.command(
@@ -28,12 +28,15 @@ from agentctl.options import (
 )
 @click.argument("text")
 @click.option("--session-id", metavar="ID", help="Go on in this session.  [default: a new one]")
-@click.option("--provider", help="The agent to ask; the default route without one.")
-@click.option("--cwd", metavar="DIR", help="Where the agent works.  [default: this directory]")
-@turn_options
-@images
-@confinement("the session's, or the provider's,")
-@idempotency_key
+@options_of(
+    SessionOptions,
+    only=("provider", "cwd"),
+    cwd="Where the agent works.  [default: this directory]",
+)
+@options_of(ModelOptions)
+@options_of(ImageOptions)
+@options_of(ConfinementOptions)
+@options_of(Keyed)
 def ask(text: str, session_id: str | None, cwd: str | None, **values: Any) -> None:
     """Ask an agent, watch it work, get its answer; TEXT - reads standard input.
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import click
 
+from agent_orchestrator.operations import LIST_AUDIT, ListAudit
 from agentctl.call import Call
 from agentctl.failures import TIMED_OUT, Failure
+from agentctl.fields import ALL, options_of
 from agentctl.options import Group
 
 
@@ -290,8 +292,7 @@ def check() -> None:
     agentctl --format json daemon audit --field entries
     """
 )
-@click.option("--limit", type=int, help="How many at most.  [default: all]")
-@click.option("--cursor", help="`next_cursor` of the page before.")
+@options_of(ListAudit, limit=ALL)
 def audit(**values: Any) -> None:
     """List who did what, on what, and what was decided, oldest first. Administrators may.
 
@@ -300,7 +301,6 @@ def audit(**values: Any) -> None:
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import LIST_AUDIT
         from agentctl.access import audit_table
         from agentctl.paging import pages
 

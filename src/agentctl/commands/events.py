@@ -5,7 +5,9 @@ from typing import Any
 
 import click
 
+from agent_orchestrator.operations import LIST_EVENTS, ListEvents
 from agentctl.call import Call
+from agentctl.fields import options_of
 from agentctl.options import Group, identified
 
 
@@ -28,15 +30,12 @@ def events() -> None:
     """,
 )
 @identified("session")
-@click.option("--cursor", type=int, help="Begin after this `seq`.  [default: 0]")
-@click.option("--epoch", help="The `epoch` that came with the cursor.")
-@click.option("--limit", type=int, help="How many at most.  [default: 100]")
+@options_of(ListEvents, without=("session_id", "wait_s"))
 def list_(**values: Any) -> None:
     """List events after a cursor, one page."""
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import LIST_EVENTS
         from agentctl.story import Story
         from agentctl.times import today
 
@@ -68,8 +67,7 @@ def list_(**values: Any) -> None:
 )
 @identified("session")
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until interrupted.")
-@click.option("--cursor", type=click.IntRange(min=0), help="Begin after this `seq`.")
-@click.option("--epoch", help="The `epoch` that came with the cursor.")
+@options_of(ListEvents, only=("cursor", "epoch"), cursor="Begin after this `seq`.")
 @click.option("--lines", "-n", type=click.IntRange(min=0), help="Begin with the last N events.")
 def tail(session_id: str, *, follow: bool, **given: Any) -> None:
     """Tell the events of a session in order, from its first or from where you say.

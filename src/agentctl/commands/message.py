@@ -5,17 +5,11 @@ from typing import Any
 
 import click
 
+from agent_orchestrator.operations import LIST_MESSAGES, ListMessages, SendMessage
 from agentctl.call import Call
 from agentctl.failures import usage
-from agentctl.options import (
-    Group,
-    confinement,
-    idempotency_key,
-    identified,
-    images,
-    read_text,
-    turn_options,
-)
+from agentctl.fields import ALL, options_of
+from agentctl.options import Group, identified
 
 
 @click.group(
@@ -36,25 +30,10 @@ def message() -> None:
     """
 )
 @identified("session")
-@click.option("--text", required=True, help="What to tell the agent; - reads standard input.")
-@click.option(
-    "--role",
-    type=click.Choice(["user", "assistant", "system"]),
-    help="Who is speaking; only user makes a run.  [default: user]",
-)
-@click.option("--provider", help="The agent for this message only.")
-@click.option(
-    "--when-busy",
-    type=click.Choice(["queue", "steer", "interrupt", "reject"]),
-    help="What to do while a run of the session is active.  [default: queue]",
-)
-@turn_options
-@images
-@confinement("the session's")
-@idempotency_key
+@options_of(SendMessage, without=("session_id",))
 @click.option("--wait", is_flag=True, help="Wait for the run's end.")
 @click.option("--follow", is_flag=True, help="Show the run as it goes, to its end.")
-def send(text: str, *, wait: bool, follow: bool, **values: Any) -> None:
+def send(*, wait: bool, follow: bool, **values: Any) -> None:
     """Put a message into a session; one of role user becomes a run.
 
     With --wait or --follow the exit code is the run's: 0 it completed, 1 it did not.
@@ -62,7 +41,6 @@ def send(text: str, *, wait: bool, follow: bool, **values: Any) -> None:
     call = Call.current()
     if wait and follow:
         raise usage("--wait and --follow: give one of them")
-    values["text"] = read_text(text)
 
     async def body(connection: Any) -> int:
         from agentctl.sending import send_message
@@ -79,14 +57,12 @@ def send(text: str, *, wait: bool, follow: bool, **values: Any) -> None:
     """,
 )
 @identified("session")
-@click.option("--limit", type=int, help="How many at most.  [default: all]")
-@click.option("--cursor", help="`next_cursor` of the page before.")
+@options_of(ListMessages, without=("session_id",), limit=ALL)
 def list_(**values: Any) -> None:
     """List a session's messages, oldest first."""
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import LIST_MESSAGES
         from agentctl.paging import pages
         from agentctl.views import message_table
 

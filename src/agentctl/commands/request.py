@@ -7,11 +7,19 @@ from typing import Any
 
 import click
 
+from agent_orchestrator.operations import (
+    EXTEND_REQUEST,
+    GET_REQUEST,
+    LIST_REQUESTS,
+    RESOLVE_REQUEST,
+    ExtendRequest,
+    ListRequests,
+    ResolveRequest,
+)
 from agentctl.call import Call
 from agentctl.failures import usage
-from agentctl.options import Group, idempotency_key, identified, read_id, read_text
-
-_STATUSES = ["pending", "approved", "denied", "answered", "expired", "canceled"]
+from agentctl.fields import ALL, options_of
+from agentctl.options import Group, identified
 
 
 @click.group(
@@ -35,32 +43,17 @@ def request() -> None:
     agentctl request list --field requests.0.id
     """,
 )
-@click.option(
-    "--status", type=click.Choice(_STATUSES), help="Only those in this state.  [default: pending]"
-)
+@options_of(ListRequests, only=("status",), status="Only those in this state.  [default: pending]")
 @click.option("--all", "every", is_flag=True, help="Also those that are closed.")
-@click.option("--session-id", metavar="ID", help="Only those of this session's runs.")
-@click.option("--root-session-id", metavar="ID", help="Only those of the tree under this session.")
-@click.option("--limit", type=int, help="How many at most.  [default: all]")
-@click.option("--cursor", help="`next_cursor` of the page before.")
-def list_(
-    status: str | None,
-    session_id: str | None,
-    root_session_id: str | None,
-    *,
-    every: bool,
-    **values: Any,
-) -> None:
+@options_of(ListRequests, without=("status", "resolvable"), limit=ALL)
+def list_(status: str | None, *, every: bool, **values: Any) -> None:
     """List requests, oldest first: those that are open, without --all or --status."""
     call = Call.current()
     if every and status:
         raise usage("--all and --status: give one of them")
     values["status"] = None if every else status or "pending"
-    values["session_id"] = read_id(session_id) if session_id else None
-    values["root_session_id"] = read_id(root_session_id) if root_session_id else None
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import LIST_REQUESTS
         from agentctl.paging import pages
         from agentctl.questions import expires_soon, extending, request_table
 
@@ -88,7 +81,6 @@ def show(request_id: str) -> None:
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import GET_REQUEST
         from agentctl.questions import answering, request_card
 
         reply = await connection.call(GET_REQUEST, request_id=request_id)
@@ -157,19 +149,12 @@ def program(line: str) -> list[str]:
     """
 )
 @identified("request")
-@click.option(
-    "--expires-in-s",
-    type=click.FloatRange(min=0, min_open=True),
-    required=True,
-    help="Seconds from now that it stays open at least.",
-)
-@idempotency_key
+@options_of(ExtendRequest, without=("request_id",))
 def extend(**values: Any) -> None:
     """Give a request more time. It never expires sooner than it would."""
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import EXTEND_REQUEST
         from agentctl.times import local
 
         reply = await connection.call(EXTEND_REQUEST, **values)
@@ -179,12 +164,10 @@ def extend(**values: Any) -> None:
     call.run(body)
 
 
-def _resolve(decision: str, request_id: str, text: str | None, **values: Any) -> None:
+def _resolve(decision: str, request_id: str, **values: Any) -> None:
     call = Call.current()
-    values["text"] = None if text is None else read_text(text)
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import RESOLVE_REQUEST
 
         reply = await connection.call(
             RESOLVE_REQUEST, request_id=request_id, decision=decision, **values
@@ -202,13 +185,7 @@ def _resolve(decision: str, request_id: str, text: str | None, **values: Any) ->
     """
 )
 @identified("request")
-@click.option("--text", help="What to tell the agent with it; - reads standard input.")
-@click.option(
-    "--scope",
-    type=click.Choice(["once", "session"]),
-    help="How far it goes: this once, or for the like in the whole session.",
-)
-@idempotency_key
+@options_of(ResolveRequest, without=("request_id", "decision"))
 def approve(**values: Any) -> None:
     """Approve what an agent asks for. The first answer counts; the same again succeeds."""
     _resolve("approve", **values)
@@ -221,8 +198,7 @@ def approve(**values: Any) -> None:
     """
 )
 @identified("request")
-@click.option("--text", help="Why, for the agent; - reads standard input.")
-@idempotency_key
+@options_of(ResolveRequest, only=("text", "idempotency_key"))
 def deny(**values: Any) -> None:
     """Deny what an agent asks for. The first answer counts; the same again succeeds."""
     _resolve("deny", **values)
@@ -235,8 +211,7 @@ def deny(**values: Any) -> None:
     """
 )
 @identified("request")
-@click.option("--text", required=True, help="The answer; - reads standard input.")
-@idempotency_key
+@options_of(ResolveRequest, only=("text", "idempotency_key"), required=("text",))
 def answer(**values: Any) -> None:
     """Answer what an agent asks. The first answer counts; the same again succeeds."""
     _resolve("answer", **values)

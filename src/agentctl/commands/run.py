@@ -6,20 +6,23 @@ from typing import Any
 
 import click
 
+from agent_orchestrator.operations import (
+    CANCEL_RUN,
+    CREATE_RUN,
+    DIAGNOSE_RUN,
+    GET_RUN,
+    LIST_RUNS,
+    TRANSITION_RUN,
+    CancelRun,
+    CreateRun,
+    ListRuns,
+    TransitionRun,
+    WaitRun,
+)
 from agentctl.call import Call
 from agentctl.failures import DONE
-from agentctl.options import (
-    Group,
-    attention,
-    idempotency_key,
-    identified,
-    images,
-    read_id,
-    read_text,
-    turn_options,
-)
-
-_STATUSES = ["queued", "running", "waiting", "completed", "failed", "canceled"]
+from agentctl.fields import ALL, options_of
+from agentctl.options import Group, identified, read_text
 
 
 @click.group(
@@ -41,18 +44,12 @@ def run() -> None:
     """
 )
 @identified("session")
-@click.option("--text", help="What to tell the agent; - reads standard input.")
-@click.option("--provider", help="The agent; `manual` leaves the run to whoever holds it.")
-@turn_options
-@images
-@idempotency_key
-def create(text: str | None, **values: Any) -> None:
+@options_of(CreateRun, without=("session_id",))
+def create(**values: Any) -> None:
     """Queue a run."""
     call = Call.current()
-    values["text"] = None if text is None else read_text(text)
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import CREATE_RUN
         from agentctl.views import run_card
 
         reply = await connection.call(CREATE_RUN, **values)
@@ -73,7 +70,6 @@ def get(run_id: str) -> None:
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import GET_RUN
 
         reply = await connection.call(GET_RUN, run_id=run_id)
 
@@ -94,17 +90,12 @@ def get(run_id: str) -> None:
     agentctl run list --session-id ses_01k0 --status failed
     """,
 )
-@click.option("--session-id", metavar="ID", help="Only runs of this session.")
-@click.option("--status", type=click.Choice(_STATUSES), help="Only runs in this state.")
-@click.option("--limit", type=int, help="How many at most.  [default: all]")
-@click.option("--cursor", help="`next_cursor` of the page before.")
+@options_of(ListRuns, limit=ALL)
 def list_(session_id: str | None, **values: Any) -> None:
     """List runs, oldest first."""
     call = Call.current()
-    session_id = read_id(session_id) if session_id else None
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import LIST_RUNS
         from agentctl.paging import pages
         from agentctl.views import run_table
 
@@ -129,8 +120,8 @@ def list_(session_id: str | None, **values: Any) -> None:
     type=click.FloatRange(min=0),
     help="Seconds to wait at most; exit code 7 after them.  [default: no limit]",
 )
-@attention
-def wait(run_id: str, timeout_s: float | None, until: Any, ignore: tuple[str, ...]) -> None:
+@options_of(WaitRun, only=("until", "ignore"))
+def wait(run_id: str, timeout_s: float | None, **values: Any) -> None:
     """Wait until a run has ended: exit code 0 when it completed, 1 when it did not.
 
     With --until attention also until it, or one below it, asks something: then the exit code is 0
@@ -141,9 +132,7 @@ def wait(run_id: str, timeout_s: float | None, until: Any, ignore: tuple[str, ..
     async def body(connection: Any) -> int:
         from agentctl.sending import see_run_end
 
-        return await see_run_end(
-            connection, call.output, run_id, timeout_s, until=until, ignore=ignore
-        )
+        return await see_run_end(connection, call.output, run_id, timeout_s, **values)
 
     call.run(body)
 
@@ -155,17 +144,12 @@ def wait(run_id: str, timeout_s: float | None, until: Any, ignore: tuple[str, ..
     """
 )
 @identified("run")
-@click.option("--reason", help="Why, for the log; - reads standard input.")
-@click.option("--cascade/--no-cascade", default=True, help="Its descendants too.  [default: yes]")
-@idempotency_key
+@options_of(CancelRun, without=("run_id",))
 def cancel(**values: Any) -> None:
     """Cancel a run and the runs that came of it."""
     call = Call.current()
-    if values["reason"] is not None:
-        values["reason"] = read_text(values["reason"])
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import CANCEL_RUN
         from agentctl.times import counted
 
         reply = await connection.call(CANCEL_RUN, **values)
@@ -191,10 +175,7 @@ def cancel(**values: Any) -> None:
     """
 )
 @identified("run")
-@click.option(
-    "--to-status", type=click.Choice(_STATUSES), required=True, help="The state to go to."
-)
-@click.option("--reason", help="Why, for the log; - reads standard input.")
+@options_of(TransitionRun, without=("run_id", "result", "error"))
 @click.option(
     "--result", metavar="TEXT", help="With completed: its result; - reads standard input."
 )
@@ -204,14 +185,11 @@ def cancel(**values: Any) -> None:
 @click.option(
     "--error-code", metavar="CODE", help="With failed: which kind.  [default: provider_error]"
 )
-@idempotency_key
 def transition(
     result: str | None, error: str | None, error_code: str | None, **values: Any
 ) -> None:
     """Drive a manual run, or cancel any."""
     call = Call.current()
-    if values["reason"] is not None:
-        values["reason"] = read_text(values["reason"])
     if result is not None:
         values["result"] = {"text": read_text(result)}
     if error is not None or error_code is not None:
@@ -219,7 +197,6 @@ def transition(
         values["error"] = {"code": error_code or "provider_error", "message": message}
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import TRANSITION_RUN
 
         reply = await connection.call(TRANSITION_RUN, **values)
         call.output.answer(reply, lambda _: [f"run {reply.run.id} is {reply.run.status}"])
@@ -239,7 +216,6 @@ def diagnose(run_id: str) -> None:
     call = Call.current()
 
     async def body(connection: Any) -> int:
-        from agent_orchestrator.operations import DIAGNOSE_RUN
         from agentctl.views import diagnosis
 
         reply = await connection.call(DIAGNOSE_RUN, run_id=run_id)

@@ -6,17 +6,25 @@ from typing import Any
 
 import click
 
+from agent_orchestrator.operations import (
+    CLOSE_SESSION,
+    CREATE_SESSION,
+    GET_ACCESS,
+    GET_SESSION,
+    LIST_SESSIONS,
+    SET_ACCESS,
+    UPDATE_SESSION,
+    CloseSession,
+    GetTree,
+    Keyed,
+    ListSessions,
+    SessionOptions,
+    SetAccess,
+)
 from agentctl.call import Call, here
 from agentctl.failures import usage
-from agentctl.options import (
-    Group,
-    approvals,
-    confinement,
-    idempotency_key,
-    identified,
-    limits,
-    read_object,
-)
+from agentctl.fields import ALL, options_of
+from agentctl.options import Group, identified
 
 
 @click.group(
@@ -46,25 +54,13 @@ def working_directory(given: str | None, *, local: bool) -> str | None:
     agentctl session create --cwd ~/project --field session.id
     """
 )
-@click.option("--title", help="A name for people.")
-@click.option("--provider", help="The agent its messages go to; the default route without one.")
-@click.option("--model", help="The model its runs ask the provider for.")
-@click.option("--cwd", metavar="DIR", help="Where its agents work.  [default: this directory]")
-@click.option(
-    "--metadata", metavar="JSON", help="An object to keep with the session; - reads standard input."
-)
-@approvals("its agents ask for; their provider's setting without one")
-@confinement("the provider's")
-@limits("it")
-@idempotency_key
-def create(cwd: str | None, metadata: str | None, **values: Any) -> None:
+@options_of(SessionOptions, cwd="Where its agents work.  [default: this directory]")
+def create(cwd: str | None, **values: Any) -> None:
     """Make a session."""
     call = Call.current()
     values["cwd"] = working_directory(cwd, local=call.settings.is_local)
-    values["metadata"] = None if metadata is None else read_object(metadata, "--metadata")
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import CREATE_SESSION
         from agentctl.views import session_card
 
         reply = await connection.call(CREATE_SESSION, **values)
@@ -82,16 +78,12 @@ def create(cwd: str | None, metadata: str | None, **values: Any) -> None:
     agentctl session list --status open --format json
     """,
 )
-@click.option("--status", type=click.Choice(["open", "closed"]), help="Only these.")
-@click.option("--parent-session-id", metavar="ID", help="Only children of this session.")
-@click.option("--limit", type=int, help="How many at most.  [default: all]")
-@click.option("--cursor", help="`next_cursor` of the page before.")
+@options_of(ListSessions, limit=ALL)
 def list_(**values: Any) -> None:
     """List sessions, oldest first."""
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import LIST_SESSIONS
         from agentctl.paging import pages
         from agentctl.views import session_table
 
@@ -115,7 +107,6 @@ def get(session_id: str) -> None:
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import GET_SESSION
         from agentctl.views import session_card
 
         reply = await connection.call(GET_SESSION, session_id=session_id)
@@ -132,7 +123,7 @@ def get(session_id: str) -> None:
     """
 )
 @identified("session", then="directory")
-@idempotency_key
+@options_of(Keyed)
 def move(session_id: str, directory: str, idempotency_key: str | None) -> None:
     """Have a session's agents work in another directory, DIR, from the next run on.
 
@@ -143,7 +134,6 @@ def move(session_id: str, directory: str, idempotency_key: str | None) -> None:
     cwd = working_directory(directory, local=call.settings.is_local)
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import UPDATE_SESSION
         from agentctl.terminal import one_line
 
         reply = await connection.call(
@@ -163,10 +153,7 @@ def move(session_id: str, directory: str, idempotency_key: str | None) -> None:
     """
 )
 @identified("session")
-@click.option(
-    "--cascade", is_flag=True, help="Close all sessions below it too, and cancel all their runs."
-)
-@idempotency_key
+@options_of(CloseSession, without=("session_id",))
 def close(**values: Any) -> None:
     """Close a session: it takes no further messages.
 
@@ -175,7 +162,6 @@ def close(**values: Any) -> None:
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import CLOSE_SESSION
         from agentctl.times import counted
 
         reply = await connection.call(CLOSE_SESSION, **values)
@@ -200,8 +186,7 @@ def close(**values: Any) -> None:
     """
 )
 @identified("session")
-@click.option("--limit", type=int, help="How many descendants at most.  [default: all]")
-@click.option("--cursor", help="`next_cursor` of the page before.")
+@options_of(GetTree, without=("session_id",), limit="Descendants at most.  [default: all]")
 def tree(**values: Any) -> None:
     """Show a session and its children, as a tree, with the state of the last run of each."""
     call = Call.current()
@@ -231,7 +216,7 @@ def tree(**values: Any) -> None:
 @click.option("--writer", "writers", metavar="NAME", multiple=True, help="Let work with it, too.")
 @click.option("--owner", "owners", metavar="NAME", multiple=True, help="Let do all its owner may.")
 @click.option("--remove", "removed", metavar="NAME", multiple=True, help="Let do nothing any more.")
-@idempotency_key
+@options_of(Keyed)
 def share(
     session_id: str,
     readers: tuple[str, ...],
@@ -255,14 +240,13 @@ def share(
 
     async def body(connection: Any) -> None:
         from agent_orchestrator.domain.access import Grant
-        from agent_orchestrator.operations import GET_ACCESS, SET_ACCESS, SetAccess
         from agentctl.access import grant_table
 
         reply = await connection.call(GET_ACCESS, session_id=session_id)
         if chosen:
             roles = {grant.principal: grant.role for grant in reply.grants} | chosen
             grants = tuple(Grant(name, role) for name, role in roles.items() if role is not None)
-            request = SetAccess(session_id, grants, idempotency_key)
+            request = SetAccess(session_id, grants, idempotency_key=idempotency_key)
             reply = (await connection.perform(SET_ACCESS, request)).answer
         call.output.answer(reply, lambda look: grant_table(reply.grants, look))
 

@@ -5,8 +5,16 @@ from typing import Any
 
 import click
 
+from agent_orchestrator.operations import (
+    CREATE_TOKEN,
+    LIST_TOKENS,
+    REVOKE_TOKEN,
+    CreateToken,
+    ListTokens,
+)
 from agentctl.call import Call
 from agentctl.failures import usage
+from agentctl.fields import ALL, options_of
 from agentctl.options import Group, identified
 
 _SCOPES = ["read", "write", "approve", "admin"]
@@ -33,7 +41,6 @@ def token() -> None:
     """
 )
 @click.argument("name")
-@click.option("--principal", help="Whom it stands for.  [default: its name]")
 @click.option(
     "--scope",
     "scopes",
@@ -41,7 +48,7 @@ def token() -> None:
     multiple=True,
     help="What it is good for; may be repeated.  [default: read, write, approve]",
 )
-@click.option("--expires-in-s", type=float, help="Seconds after which it ends.  [default: never]")
+@options_of(CreateToken, only=("principal", "expires_in_s"))
 @click.option("--qr", is_flag=True, help="Show the URL and the token as a code to scan, too.")
 def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
     """Make a token. Its secret is shown this once: agentd keeps only its hash.
@@ -54,7 +61,6 @@ def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
         raise usage("--qr is for people: leave out --format json and --field")
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import CREATE_TOKEN, LIST_TOKENS
         from agentctl.access import token_card
 
         is_first = not (await connection.call(LIST_TOKENS, limit=1)).tokens
@@ -87,14 +93,12 @@ def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
     agentctl --format json token list --field tokens
     """,
 )
-@click.option("--limit", type=int, help="How many at most.  [default: all]")
-@click.option("--cursor", help="`next_cursor` of the page before.")
+@options_of(ListTokens, limit=ALL)
 def list_(**values: Any) -> None:
     """List tokens, oldest first, those that have ended too."""
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import LIST_TOKENS
         from agentctl.access import token_table
         from agentctl.paging import pages
 
@@ -118,7 +122,6 @@ def revoke(token_id: str) -> None:
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import REVOKE_TOKEN
         from agentctl.access import token_table
 
         reply = await connection.call(REVOKE_TOKEN, token_id=token_id)

@@ -6,25 +6,29 @@ from typing import Any, Final
 
 import click
 
+from agent_orchestrator.operations import (
+    LIST_SESSIONS,
+    SEND_TO_SESSION,
+    Keyed,
+    ListSessions,
+    ReplyParent,
+    SendToSession,
+    SpawnOptions,
+    WaitRun,
+)
 from agentctl.call import Call
 from agentctl.commands.session import working_directory
 from agentctl.failures import usage
-from agentctl.options import (
-    Group,
-    approvals,
-    attention,
-    idempotency_key,
-    identified,
-    limits,
-    read_id,
-    read_object,
-    read_text,
-    turn_options,
-)
+from agentctl.fields import ALL, options_of
+from agentctl.options import Group, identified, read_id
 
 RUN_VARIABLE: Final = "AGENTCTL_RUN_ID"
 SESSION_VARIABLE: Final = "AGENTCTL_SESSION_ID"
 """What tells an agent which run it is, and of which session."""
+
+
+def _env(help_: str, variable: str) -> str:
+    return f"{help_}  [env: {variable}]"
 
 
 @click.group(
@@ -63,24 +67,11 @@ def _given_or_own(value: str | None, variable: str) -> str | None:
 )
 @click.option("--parent-run-id", metavar="ID", help=f"The run that spawns.  [env: {RUN_VARIABLE}]")
 @click.option("--parent-session-id", metavar="ID", help="The parent, without a run of it.")
-@click.option("--task", required=True, help="What the child shall do; - reads standard input.")
-@click.option("--provider", help="The child's agent; its parent's without one.")
-@click.option("--cwd", metavar="DIR", help="Where the child works; where its parent does without.")
-@click.option("--title", help="A name for people.")
-@click.option(
-    "--notify-parent",
-    type=click.Choice(["record", "wake"]),
-    help="wake: hand the outcome to the parent's agent as its next message.  [default: record]",
-)
-@approvals("the child asks for: its parent's policy, or a stricter one")
-@limits("the child")
-@turn_options
-@idempotency_key
+@options_of(SpawnOptions)
 @click.option("--wait", is_flag=True, help="Wait for the end of the child's run.")
 def session_spawn(
     parent_run_id: str | None,
     parent_session_id: str | None,
-    task: str,
     cwd: str | None,
     *,
     wait: bool,
@@ -102,7 +93,7 @@ def session_spawn(
         raise usage("say which parent: --parent-run-id or --parent-session-id ID")
     if cwd is not None:
         cwd = working_directory(cwd, local=call.settings.is_local)
-    values |= parent | {"task": read_text(task), "cwd": cwd}
+    values |= parent | {"cwd": cwd}
 
     async def body(connection: Any) -> int:
         from agentctl.sending import spawn
@@ -120,23 +111,15 @@ def session_spawn(
     """,
 )
 @identified("session")
-@click.option("--text", required=True, help="What to tell its agent; - reads standard input.")
-@click.option("--from-run-id", metavar="ID", help=f"The run that sends.  [env: {RUN_VARIABLE}]")
-@click.option(
-    "--when-busy",
-    type=click.Choice(["queue", "steer", "interrupt", "reject"]),
-    help="What to do while a run of the session is active.  [default: queue]",
+@options_of(
+    SendToSession, without=("session_id",), from_run_id=_env("The run that sends.", RUN_VARIABLE)
 )
-@turn_options
-@idempotency_key
-def session_send(text: str, from_run_id: str | None, **values: Any) -> None:
+def session_send(**values: Any) -> None:
     """Send a message to the agent of another session."""
     call = Call.current(default_format="json")
-    values["from_run_id"] = _given_or_own(from_run_id, RUN_VARIABLE)
-    values["text"] = read_text(text)
+    values["from_run_id"] = values["from_run_id"] or _own(RUN_VARIABLE)
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import SEND_TO_SESSION
         from agentctl.views import sent_lines
 
         reply = await connection.call(SEND_TO_SESSION, **values)
@@ -159,8 +142,8 @@ def session_send(text: str, from_run_id: str | None, **values: Any) -> None:
     type=click.FloatRange(min=0),
     help="Seconds to wait at most; exit code 7 after them.  [default: no limit]",
 )
-@attention
-def session_wait(run_id: str, timeout_s: float | None, until: Any, ignore: tuple[str, ...]) -> None:
+@options_of(WaitRun, only=("until", "ignore"))
+def session_wait(run_id: str, timeout_s: float | None, **values: Any) -> None:
     """Wait until a child's run has ended: exit code 0 when it completed, 1 when it did not.
 
     The answer holds the "run" with its result, and whether the wait has "timed_out". With --until
@@ -172,9 +155,7 @@ def session_wait(run_id: str, timeout_s: float | None, until: Any, ignore: tuple
     async def body(connection: Any) -> int:
         from agentctl.sending import see_run_end
 
-        return await see_run_end(
-            connection, call.output, run_id, timeout_s, until=until, ignore=ignore
-        )
+        return await see_run_end(connection, call.output, run_id, timeout_s, **values)
 
     call.run(body)
 
@@ -187,21 +168,11 @@ def session_wait(run_id: str, timeout_s: float | None, until: Any, ignore: tuple
     agentctl tool session-reply-parent --request-kind input_request --text - --wait --field request.answer < question.md
     """,
 )
-@click.option("--run-id", metavar="ID", help=f"The run that speaks.  [env: {RUN_VARIABLE}]")
-@click.option("--text", required=True, help="What to tell or ask; - reads standard input.")
-@click.option(
-    "--request-kind",
-    type=click.Choice(["approval_request", "permission_request", "input_request"]),
-    help="Ask: it stands in the inbox until it is answered.",
-)
-@click.option(
-    "--detail", metavar="JSON", help="An object: what exactly is asked for; - reads standard input."
-)
-@click.option("--option", "options", multiple=True, help="An answer to choose from; repeatable.")
-@click.option(
-    "--expires-in-s",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Seconds until the question expires, which is a denial.  [default: 3600]",
+@options_of(
+    ReplyParent,
+    without=("wait", "idempotency_key"),
+    run_id=_env("The run that speaks.", RUN_VARIABLE),
+    optional=("run_id",),
 )
 @click.option("--wait", is_flag=True, help="Wait for the answer; the run is `waiting` until then.")
 @click.option(
@@ -209,12 +180,8 @@ def session_wait(run_id: str, timeout_s: float | None, until: Any, ignore: tuple
     type=click.FloatRange(min=0),
     help="With --wait: seconds to wait at most; exit code 7 after them.  [default: no limit]",
 )
-@idempotency_key
+@options_of(Keyed)
 def session_reply_parent(
-    run_id: str | None,
-    text: str,
-    detail: str | None,
-    options: tuple[str, ...],
     *,
     wait: bool,
     timeout_s: float | None,
@@ -228,18 +195,15 @@ def session_reply_parent(
     answer holds "timed_out", and the exit code is 7.
     """
     call = Call.current(default_format="json")
-    if values["request_kind"] is None and (detail is not None or options or wait):
+    if values["request_kind"] is None and (values["detail"] or values["options"] or wait):
         raise usage("--detail, --option and --wait go with --request-kind")
     if values["expires_in_s"] is not None and values["request_kind"] is None:
         raise usage("--expires-in-s goes with --request-kind")
     if timeout_s is not None and not wait:
         raise usage("--timeout-s goes with --wait; --expires-in-s says when the question expires")
-    values["run_id"] = _given_or_own(run_id, RUN_VARIABLE)
+    values["run_id"] = values["run_id"] or _own(RUN_VARIABLE)
     if values["run_id"] is None:
         raise usage("say which run speaks: --run-id ID")
-    values["text"] = read_text(text)
-    values["detail"] = None if detail is None else read_object(detail, "--detail")
-    values["options"] = list(options) or None
 
     async def body(connection: Any) -> int:
         from agentctl.sending import reply_parent
@@ -256,20 +220,20 @@ def session_reply_parent(
     agentctl tool session-list --parent-session-id ses_01k0 --field sessions.0.id
     """,
 )
-@click.option(
-    "--parent-session-id", metavar="ID", help=f"Whose children.  [env: {SESSION_VARIABLE}]"
+@options_of(
+    ListSessions,
+    without=("status",),
+    limit=ALL,
+    parent_session_id=_env("Whose children.", SESSION_VARIABLE),
 )
-@click.option("--limit", type=int, help="How many at most.  [default: all]")
-@click.option("--cursor", help="`next_cursor` of the page before.")
 def session_list(parent_session_id: str | None, **values: Any) -> None:
     """List the children of a session, oldest first."""
     call = Call.current(default_format="json")
-    parent_id = _given_or_own(parent_session_id, SESSION_VARIABLE)
+    parent_id = parent_session_id or _own(SESSION_VARIABLE)
     if parent_id is None:
         raise usage("say whose children: --parent-session-id ID")
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import LIST_SESSIONS
         from agentctl.paging import pages
         from agentctl.views import session_table
 
