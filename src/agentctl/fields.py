@@ -134,7 +134,7 @@ def _option(spec: FieldSpec, said: str | None, *, required: bool) -> Callable[[F
         if spec.default:
             flag, told = f"{flag}/--no-{spec.name}", f"{told}  [default: yes]"
         return click.option(flag, spec.name, is_flag=True, default=bool(spec.default), help=told)
-    if spec.name in _TEXTS or (dict in spec.kinds and spec.name not in _FROM_FILES):
+    if spec.name in _TEXTS or dict in spec.kinds:
         told = f"{told.removesuffix('.')}; - reads standard input."
     if said is None and spec.default not in (None, (), attrs.NOTHING):
         shown = f"{spec.default:g}" if isinstance(spec.default, float) else spec.default

@@ -1,10 +1,10 @@
 """Following a run while a person watches: its story, and a line that shows it is going on."""
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import Final, Literal, TextIO
+from typing import Any, Final, Literal, TextIO
 
 import anyio
 
@@ -170,16 +170,14 @@ async def wait_for_run(
     output: Output,
     run_id: str,
     timeout_s: float | None,
-    *,
-    until: Until = "terminal",
-    ignore: Sequence[str] = (),
+    **options: Any,
 ) -> WaitReply:
     """Wait for a run's end, with a line that shows what it is doing where a person watches.
 
     :param timeout_s: how long at most; None means as long as it takes.
-    :param until: ``attention`` also returns for a question that is not to be ignored.
+    :param options: further fields of the call.
     """
-    asked = partial(connection.call, WAIT_RUN, run_id=run_id, until=until, ignore=tuple(ignore))
+    asked = partial(connection.call, WAIT_RUN, run_id=run_id, **options)
     connection.patience_s = FOLLOW_PATIENCE_S
     run = (await connection.call(GET_RUN, run_id=run_id)).run
     if is_terminal(run.status) or not output.interactive:

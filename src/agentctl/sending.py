@@ -1,7 +1,7 @@
 """Giving agents something to do and seeing the run of it through."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import chain
 from math import inf
@@ -27,7 +27,7 @@ from agent_orchestrator.operations import (
 from agent_orchestrator.ports import Reply
 from agentctl.connection import FOLLOW_PATIENCE_S, Connection
 from agentctl.failures import DONE, FAILED, TIMED_OUT
-from agentctl.live import ONE_WAIT_S, Until, follow_run, left_running, narrator, wait_for_run
+from agentctl.live import ONE_WAIT_S, follow_run, left_running, narrator, wait_for_run
 from agentctl.output import Output
 from agentctl.phrases import ends_run
 from agentctl.questions import GRANTED, answering, request_card
@@ -50,15 +50,11 @@ async def see_run_end(
     output: Output,
     run_id: str,
     timeout_s: float | None,
-    *,
-    until: Until = "terminal",
-    ignore: Sequence[str] = (),
+    **options: Any,
 ) -> int:
     """Wait for a run's end, or a question, and show what came of it. Return the exit code."""
     with left_running(output, run_id):
-        reply = await wait_for_run(
-            connection, output, run_id, timeout_s, until=until, ignore=ignore
-        )
+        reply = await wait_for_run(connection, output, run_id, timeout_s, **options)
     now, ended = datetime.now(UTC), reply.run
     if (question := reply.request) is not None:
         output.answer(reply, lambda look: request_card(question, look, now))
