@@ -195,7 +195,9 @@ def session_reply_parent(
     answer holds "timed_out", and the exit code is 7.
     """
     call = Call.current(default_format="json")
-    if values["request_kind"] is None and (values["detail"] or values["options"] or wait):
+    if values["request_kind"] is None and (
+        values["detail"] is not None or values["options"] or wait
+    ):
         raise usage("--detail, --option and --wait go with --request-kind")
     if values["expires_in_s"] is not None and values["request_kind"] is None:
         raise usage("--expires-in-s goes with --request-kind")
