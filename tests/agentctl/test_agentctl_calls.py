@@ -120,7 +120,7 @@ def test_unreachable_as_json(nowhere: Ctl) -> None:
         (["ask", "x", "--output-schema", "/dev/null"], "not JSON"),
         (["ask", "x", "--output-schema", "/no/such/file"], "cannot be read"),
         (["message", "send", "s", "--text", " "], "text: must not be blank"),
-        (["events", "list", "s", "--limit", "0"], "limit: must be between 1 and 1,000"),
+        (["events", "list", "s", "--limit", "0"], "0 is not in the range 1<=x<=1000"),
         (["run", "get", "x" * 200], "run_id: must be at most 128"),
         (["run", "wait", "r", "--timeout-s", "-1"], "--timeout-s"),
         (["tool", "session-spawn", "--parent-run-id", "r"], "--task"),
