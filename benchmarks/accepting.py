@@ -14,6 +14,7 @@ import anyio
 from quart import Response, request
 
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agentd.app import create_app
@@ -26,7 +27,9 @@ from benchmarks.agents import echo
 async def run(db: str, ready_file: Path) -> None:
     """Serve until SIGTERM."""
     provider = ProviderConfig(FunctionRunner("echo", echo), "function")
-    config = EngineConfig(providers={"echo": provider}, routing=Routing(default="echo"))
+    config = EngineConfig(
+        providers={"echo": provider}, routing=Routing(default="echo"), host=this_host()
+    )
     lifetime = Lifetime()
     with (
         listen("127.0.0.1", 0) as listener,

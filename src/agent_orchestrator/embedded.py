@@ -18,10 +18,10 @@ from agent_orchestrator.engine import (
     Routing,
     TreeLimits,
 )
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.operations import Operation, StreamPart, StreamRequest
 from agent_orchestrator.ports import Reply, Runner, Store, Subscription
 from agent_orchestrator.protection import Protection
-from agent_orchestrator.runners.reaper import reap
 from agent_orchestrator.runners.registry import build_runner
 from agent_orchestrator.stores.registry import open_store
 
@@ -66,7 +66,7 @@ async def open_embedded(
     known |= providers or {}
     if not known:
         raise ConfigError("runners: there must be at least one")
-    defaults: dict[str, Any] = {"reaper": reap, "protected": Protection(_file(store))}
+    defaults: dict[str, Any] = {"host": this_host(), "protected": Protection(_file(store))}
     config = EngineConfig(
         providers=known,
         routing=routing or Routing(default=next(iter(known))),

@@ -860,6 +860,8 @@ class AttemptView:
     outcome: str | None
     pid: int | None
     delivered_at: datetime | None
+    host: str | None = None
+    """The machine that its agent works on."""
 
 
 @frozen

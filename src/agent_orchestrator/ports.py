@@ -939,29 +939,6 @@ class Limiting(Protocol):
         ...
 
 
-@frozen
-class Remains:
-    """What was left of an attempt whose engine is gone.
-
-    :param ended: the processes that were alive and have been ended.
-    :param alive: those that could not be ended.
-    """
-
-    ended: tuple[int, ...] = ()
-    alive: tuple[int, ...] = ()
-
-
-class Reaper(Protocol):
-    """Ends what engines that are gone have left running."""
-
-    async def __call__(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
-        """End all processes of these attempts, and return once they are gone, or do not go.
-
-        :return: by run and number of the attempt; what is missing had nothing left.
-        """
-        ...
-
-
 # --- observers ------------------------------------------------------------------------------
 
 

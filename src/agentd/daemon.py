@@ -26,8 +26,8 @@ from agent_orchestrator.engine import (
     Routing,
     TreeLimits,
 )
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.processes import hide_memory
-from agent_orchestrator.runners.reaper import reap
 from agent_orchestrator.runners.registry import build_runner
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.user_state import user_state, write_private
@@ -292,6 +292,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         for name, provider in settings.providers.items()
     }
     return EngineConfig(
+        host=this_host(),
         providers=providers,
         routing=Routing(settings.routing.default, settings.routing.fallback),
         max_concurrency=settings.max_concurrency,
@@ -303,7 +304,6 @@ def engine_config(settings: Settings) -> EngineConfig:
         version=installed_version("agent-orchestrator"),
         examine=partial(examine, settings, os.environ),
         protected=protection(settings),
-        reaper=reap,
     )
 
 

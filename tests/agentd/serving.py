@@ -21,6 +21,7 @@ from attrs import define, evolve
 from forking import AGENTD, Forked
 
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.ports import Outcome, RunContext
 from agent_orchestrator.runners.function import Function, FunctionRunner
 from agent_orchestrator.stores.sqlite import SqliteStore
@@ -133,6 +134,7 @@ async def serving(
         max_concurrency=max_concurrency,
         version="0.0-test",
         observers=(metrics := metrics or Metrics(),),
+        host=this_host(),
     )
     guard = Guard(tokens, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins)
     lifetime, stopped = Lifetime(), anyio.Event()

@@ -12,6 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from agent_orchestrator import Client, EngineConfig, Orchestrator, ProviderConfig, Routing, connect
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing.clients import ClientContract
 from agent_orchestrator.testing.scripted import PROVIDER, ScriptedRunner
@@ -59,6 +60,7 @@ class Served:
             providers={PROVIDER: ProviderConfig(ScriptedRunner(), PROVIDER)},
             routing=Routing(PROVIDER),
             max_concurrency=2,
+            host=this_host(),
         )
         guard = Guard([TOKEN])
         async with SqliteStore(self._path) as store, Orchestrator(store, config) as engine:

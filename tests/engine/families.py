@@ -30,6 +30,7 @@ from agent_orchestrator.domain.model import Approvals, Event, Request, Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.engine.config import TreeLimits
 from agent_orchestrator.engine.ledger import has_agent
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.operations import SpawnReply
 from agent_orchestrator.ports import InputLimit, View
 from agent_orchestrator.stores.memory import MemoryStore
@@ -182,6 +183,7 @@ class Family:
             ids=self.ids,
             clock=lambda: EPOCH + timedelta(seconds=trio.current_time()),
             **self.settings,
+            host=this_host(),
         )
 
     async def live(self) -> None:

@@ -30,7 +30,8 @@ from agent_orchestrator.domain.errors import OrchestratorError, Unavailable
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Attempt, Event
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
-from agent_orchestrator.ports import Remains
+from agent_orchestrator.host import Remains
+from agent_orchestrator.hosts.linux.host import LinuxHost
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.invariants import (
     Acknowledged,
@@ -83,8 +84,9 @@ class Agents:
 
     async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
         await anyio.sleep(random.Random(f"{self.seed} {len(self.dead)}").choice((0, 0.5, 3)))
-        self.dead |= {(one.run_id, one.attempt) for one in attempts}
-        return {}
+        ended = {(one.run_id, one.attempt) for one in attempts}
+        self.dead |= ended
+        return dict.fromkeys(ended, Remains())
 
     async def _live(self, context: RunContext) -> None:
         """Return while the agent's process lives; never once it was ended."""
@@ -156,6 +158,16 @@ class Agents:
             case "fail":
                 raise AgentFailed("provider_error", "as told")
         return None
+
+
+@frozen(kw_only=True)
+class SimulatedHost(LinuxHost):
+    """A machine whose processes are the simulated agents'."""
+
+    agents: Agents
+
+    async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
+        return await self.agents.reap(attempts)
 
 
 @frozen
@@ -299,12 +311,12 @@ class World:
         return EngineConfig(
             providers={"agent": provider},
             routing=Routing("agent"),
-            reaper=self.agents.reap,
             cwd="/",
             environ={},
             ids=self.ids,
             clock=lambda: EPOCH + timedelta(seconds=trio.current_time()),
             **self.settings,
+            host=SimulatedHost(agents=self.agents),
         )
 
     async def live(self) -> None:

@@ -13,6 +13,7 @@ from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Forbidden, NotFound
 from agent_orchestrator.domain.model import MANUAL, Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.operations import StreamRequest
 from agent_orchestrator.ports import Store
 from agent_orchestrator.stores.memory import MemoryStore
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(params=["memory", "sqlite"])
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Orchestrator]:
     provider = ProviderConfig(ScriptedRunner(), "scripted")
-    config = EngineConfig({"scripted": provider}, Routing(MANUAL))
+    config = EngineConfig({"scripted": provider}, Routing(MANUAL), host=this_host())
     kept: Store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "data.db")
     async with kept as store, Orchestrator(store, config) as engine:
         yield engine

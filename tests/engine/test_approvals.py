@@ -22,6 +22,7 @@ from agent_orchestrator.domain.errors import Conflict, Forbidden
 from agent_orchestrator.domain.model import MANUAL, Approvals, Request
 from agent_orchestrator.engine.core import MAX_LOOK
 from agent_orchestrator.engine.requests import MAX_PENDING
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing import ScriptedRunner
 
@@ -189,7 +190,7 @@ async def test_a_parent_that_is_woken_by_the_question_is_asked() -> None:
 
 
 async def test_what_is_for_people_no_agent_decides_or_waits_for() -> None:
-    config = EngineConfig(providers(scripted=None), Routing("scripted"))
+    config = EngineConfig(providers(scripted=None), Routing("scripted"), host=this_host())
     async with MemoryStore() as store, Orchestrator(store, config) as engine:
         client = Client(engine)
         parent, child = await family(client)
@@ -209,7 +210,7 @@ async def test_what_is_for_people_no_agent_decides_or_waits_for() -> None:
 
 
 async def test_an_agent_is_not_told_of_what_its_child_asks_people() -> None:
-    config = EngineConfig(providers(scripted=None), Routing("scripted"))
+    config = EngineConfig(providers(scripted=None), Routing("scripted"), host=this_host())
     async with MemoryStore() as store, Orchestrator(store, config) as engine:
         client = Client(engine)
         parent, _ = await family(client)
@@ -256,4 +257,6 @@ async def test_many_questions_elsewhere_in_the_tree_hide_none() -> None:
 @pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
 def test_a_parents_time_is_a_length_of_time(seconds: float) -> None:
     with pytest.raises(ConfigError, match="parent_answer_s"):
-        EngineConfig(providers(scripted=None), Routing("scripted"), parent_answer_s=seconds)
+        EngineConfig(
+            providers(scripted=None), Routing("scripted"), parent_answer_s=seconds, host=this_host()
+        )

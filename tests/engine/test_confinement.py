@@ -16,6 +16,7 @@ from agent_orchestrator import (
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.model import MANUAL, Sandbox
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.ports import Availability, Outcome, RunContext
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.memory import MemoryStore
@@ -78,7 +79,9 @@ async def test_nobody_takes_the_place_of_one_who_confines() -> None:
 
 async def test_an_agent_confines_nobody_otherwise() -> None:
     config = EngineConfig(
-        {"scripted": ProviderConfig(ScriptedRunner(), "scripted")}, Routing("scripted")
+        {"scripted": ProviderConfig(ScriptedRunner(), "scripted")},
+        Routing("scripted"),
+        host=this_host(),
     )
     async with MemoryStore() as store, Orchestrator(store, config) as engine:
         client = Client(engine)

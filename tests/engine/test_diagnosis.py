@@ -14,6 +14,7 @@ from agent_orchestrator import Client, Outcome, RunContext, RunStatus, open_embe
 from agent_orchestrator.domain.errors import AgentFailed, Unavailable
 from agent_orchestrator.domain.model import FAILURE_CODES, Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.operations import Diagnostics, Issue, Problem
 from agent_orchestrator.runners.command import CommandRunner
 from agent_orchestrator.runners.function import FunctionRunner
@@ -262,6 +263,7 @@ async def test_without_workers_that_is_said(tmp_path: Path) -> None:
         routing=Routing("agent"),
         cwd=str(tmp_path),
         max_concurrency=1,
+        host=this_host(),
     )
     async with MemoryStore() as store, Orchestrator(store, config) as engine:
         client = Client(engine)

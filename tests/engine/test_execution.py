@@ -25,6 +25,7 @@ from agent_orchestrator.domain.errors import ConfigError, Unavailable
 from agent_orchestrator.domain.events import InvalidEvent
 from agent_orchestrator.domain.model import MANUAL, Usage
 from agent_orchestrator.engine import EngineConfig, Orchestrator
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.operations import CREATE_SESSION as CREATE
 from agent_orchestrator.operations import SEND_MESSAGE, CreateSession, SendMessage
 from agent_orchestrator.ports import MARK_VARIABLE, Transaction
@@ -377,7 +378,9 @@ async def test_what_a_moved_on_attempt_says_is_refused(status: RunStatus) -> Non
     """
     runner = Stubborn()
     providers = {"stubborn": ProviderConfig(runner, "x")}
-    config = EngineConfig(providers=providers, routing=Routing("stubborn"), max_concurrency=1)
+    config = EngineConfig(
+        providers=providers, routing=Routing("stubborn"), max_concurrency=1, host=this_host()
+    )
     store = MemoryStore()
     async with store, Orchestrator(store, config) as engine:
         session = (await engine.call(CREATE, CreateSession())).answer.session
@@ -425,7 +428,7 @@ async def test_a_route_to_nowhere_is_a_configuration_error(routing: Routing, pla
 async def test_readers_that_left_cost_nothing() -> None:
     store = MemoryStore()
     providers = {"scripted": ProviderConfig(ScriptedRunner(), "x")}
-    config = EngineConfig(providers=providers, routing=Routing("scripted"))
+    config = EngineConfig(providers=providers, routing=Routing("scripted"), host=this_host())
     from agent_orchestrator import Client
 
     async with store, Orchestrator(store, config) as engine:

@@ -21,6 +21,7 @@ from agent_orchestrator import (
     open_embedded,
 )
 from agent_orchestrator.domain.model import MANUAL, Request
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing import ScriptedRunner
@@ -329,7 +330,9 @@ async def test_an_answer_given_while_its_agent_is_stopped_reaches_the_next_attem
         return Outcome("never")
 
     config = EngineConfig(
-        providers={"doing": ProviderConfig(Doing(what), "doing")}, routing=Routing("doing")
+        providers={"doing": ProviderConfig(Doing(what), "doing")},
+        routing=Routing("doing"),
+        host=this_host(),
     )
     path = tmp_path / "d.db"
     async with SqliteStore(path) as store, Orchestrator(store, config) as engine:
@@ -399,7 +402,9 @@ async def test_questions_asked_at_once_are_asked_one_by_one() -> None:
 async def test_a_drain_does_not_wait_for_answers() -> None:
     runner: Any = ScriptedRunner()
     config = EngineConfig(
-        providers={"scripted": ProviderConfig(runner, "scripted")}, routing=Routing("scripted")
+        providers={"scripted": ProviderConfig(runner, "scripted")},
+        routing=Routing("scripted"),
+        host=this_host(),
     )
     async with MemoryStore() as store, Orchestrator(store, config) as engine:
         client = Client(engine)

@@ -18,6 +18,7 @@ from agent_orchestrator.domain.errors import NotFound, Unavailable
 from agent_orchestrator.domain.model import MANUAL
 from agent_orchestrator.domain.tokens import NAMED_TOKEN_PREFIX, token_hash
 from agent_orchestrator.engine import EngineConfig, retention
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.mcp.tools import TOOLS, Agent, use
 from agent_orchestrator.ports import Store
 from agent_orchestrator.stores.memory import MemoryStore
@@ -41,7 +42,10 @@ class Clock:
 def config(clock: Clock | None = None) -> EngineConfig:
     providers = {"scripted": ProviderConfig(ScriptedRunner(), "scripted")}
     return EngineConfig(
-        providers=providers, routing=Routing("scripted"), clock=clock or (lambda: datetime.now(UTC))
+        providers=providers,
+        routing=Routing("scripted"),
+        clock=clock or (lambda: datetime.now(UTC)),
+        host=this_host(),
     )
 
 

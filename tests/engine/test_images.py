@@ -14,6 +14,7 @@ from agent_orchestrator.domain.errors import InvalidRequest, Unavailable
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Image, Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, images
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.ports import Availability, Outcome, RunContext, Store
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
@@ -237,6 +238,7 @@ async def test_nobody_takes_the_place_of_one_who_sees() -> None:
             "blind": ProviderConfig(Seeing("blind", frozenset()), "blind"),
         },
         Routing("seeing", {"seeing": ("blind",)}),
+        host=this_host(),
     )
     async with MemoryStore() as store, Orchestrator(store, config) as engine:
         client = Client(engine)

@@ -9,6 +9,7 @@ from agent_orchestrator import Client, Outcome, RunContext, open_embedded
 from agent_orchestrator.domain.model import Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.engine.paging import BATCH_SIZE, PAGE_SIZE
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.operations import (
     CaughtUp,
     StreamRequest,
@@ -88,6 +89,7 @@ async def test_streams_are_read_in_parts(tmp_path: Path, readers: str) -> None:
         providers={"wordy": ProviderConfig(Wordy(), "wordy")},
         routing=Routing("wordy"),
         cwd=str(tmp_path),
+        host=this_host(),
     )
     async with SqliteStore(tmp_path / "a.db") as store, Orchestrator(store, config) as engine:
         client = Client(engine)

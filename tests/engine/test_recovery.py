@@ -7,14 +7,16 @@ from typing import Any
 
 import anyio
 import pytest
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 from crashing import lose
 
 from agent_orchestrator import Client, Outcome, RunContext, RunStatus, open_embedded
 from agent_orchestrator.domain.model import Attempt, Event, Run
 from agent_orchestrator.engine import ProviderConfig, recovery
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.ports import Remains, Transaction, View
+from agent_orchestrator.host import Remains
+from agent_orchestrator.hosts.linux.host import LinuxHost
+from agent_orchestrator.ports import Transaction, View
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing import ScriptedRunner
 from agent_orchestrator.testing.invariants import history, violations
@@ -196,40 +198,87 @@ async def test_a_drain_is_no_crash() -> None:
         assert (await end_of(client, run.id)).attempt == 5
 
 
-@define
-class Reaping:
+@frozen(kw_only=True)
+class Reaping(LinuxHost):
     """Finds processes of dead attempts, and ends them when it is told to."""
 
-    alive: Sequence[int] = ()
+    remains: list[Remains] = field(factory=lambda: [Remains("gone", (7,))])
+    """The last one says what becomes of every attempt."""
     asked: list[Attempt] = field(factory=list)
 
-    async def __call__(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
-        self.asked += attempts
-        return {
-            (one.run_id, one.attempt): Remains(() if self.alive else (7,), tuple(self.alive))
-            for one in attempts
-        }
+    async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
+        self.asked.extend(attempts)
+        return {(one.run_id, one.attempt): last for one in attempts for last in self.remains[-1:]}
 
 
 async def test_nothing_is_taken_up_before_its_processes_are_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)
-    store, reaper, second = MemoryStore(), Reaping(alive=(7,)), ScriptedRunner()
+    store, reaper, second = (
+        MemoryStore(),
+        Reaping(remains=[Remains("alive", alive=(7,))]),
+        ScriptedRunner(),
+    )
     run = await at_work(store, "thread t-1\nhold")
-    async with open_embedded(store, runners=[second], reaper=reaper) as client:
+    async with open_embedded(store, runners=[second], host=reaper) as client:
         other = await client.create_session()
         sent = await client.send_message(other.id, "say meanwhile")
         assert sent.run is not None
         assert (await end_of(client, sent.run.id)).status is RunStatus.COMPLETED
         held = await client.get_run(run.id)
         assert (held.status, held.attempt) == (RunStatus.RUNNING, 1)
-        reaper.alive = ()
+        reaper.remains.append(Remains("gone", (7,)))
         run = await end_of(client, run.id)
         events = await recovered(client, run)
     assert {(one.run_id, one.attempt) for one in reaper.asked} == {(run.id, 1)}
     assert [event.data["ended_processes"] for event in events] == [[7]]
     assert run.status is RunStatus.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "remains",
+    [{}, {"state": "unknown", "reason": "the table cannot be read"}, {"state": "alive"}],
+    ids=["no answer", "unknown", "alive"],
+)
+async def test_what_is_not_known_to_be_gone_is_not_taken_up(
+    monkeypatch: pytest.MonkeyPatch, remains: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)
+    store, second = MemoryStore(), ScriptedRunner()
+    reaper = Reaping(remains=[Remains(**remains)] if remains else [])
+    run = await at_work(store, "thread t-1\nhold")
+    async with open_embedded(store, runners=[second], host=reaper) as client:
+        with anyio.fail_after(PATIENCE_S):
+            while len(reaper.asked) < 3:
+                await anyio.sleep(0.01)
+        held = await client.get_run(run.id)
+        status = await client.status()
+        assert (held.status, held.attempt, second.prompts) == (RunStatus.RUNNING, 1, [])
+        [problem] = [one for one in status.problems if one.code == "recovery_pending"]
+        assert remains.get("reason", "") in problem.message
+        reaper.remains.append(Remains("gone"))
+        assert (await end_of(client, run.id)).status is RunStatus.COMPLETED
+
+
+async def test_the_processes_of_another_host_are_not_taken_for_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)
+    store, away, back = MemoryStore(), Reaping(id="south"), Reaping()
+    run = await at_work(store, "thread t-1\nhold")
+    async with open_embedded(store, runners=[ScriptedRunner()], host=away) as client:
+        with anyio.fail_after(PATIENCE_S):
+            while not (problems := (await client.status()).problems):
+                await anyio.sleep(0.01)
+        assert "local" in problems[0].message
+        assert (await client.get_run(run.id)).status is RunStatus.RUNNING
+        [attempt] = (await client.diagnose_run(run.id)).diagnostics.attempts
+        assert attempt.host == "local"
+    assert away.asked == []
+    async with open_embedded(store, runners=[ScriptedRunner()], host=back) as client:
+        assert (await end_of(client, run.id)).status is RunStatus.COMPLETED
+    assert [one.host for one in back.asked] == ["local"]
 
 
 async def test_a_cancel_asked_for_before_the_crash_is_finished_once_all_is_gone() -> None:
@@ -242,7 +291,7 @@ async def test_a_cancel_asked_for_before_the_crash_is_finished_once_all_is_gone(
 
     async with store:
         await store.transact(ask)
-    async with open_embedded(store, runners=[ScriptedRunner()], reaper=reaper) as client:
+    async with open_embedded(store, runners=[ScriptedRunner()], host=reaper) as client:
         run = await end_of(client, run.id)
         events = await recovered(client, run)
     assert run.status is RunStatus.CANCELED
@@ -254,12 +303,12 @@ async def test_a_cancel_asked_for_while_processes_are_looked_for_is_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("agent_orchestrator.engine.recovery.RETRY_S", 0.01)
-    store, reaper = MemoryStore(), Reaping(alive=(7,))
+    store, reaper = MemoryStore(), Reaping(remains=[Remains("alive", alive=(7,))])
     run = await at_work(store, "thread t-1\nhold")
-    async with open_embedded(store, runners=[ScriptedRunner()], reaper=reaper) as client:
+    async with open_embedded(store, runners=[ScriptedRunner()], host=reaper) as client:
         await client.cancel_run(run.id)
         assert (await client.get_run(run.id)).status is RunStatus.RUNNING
-        reaper.alive = ()
+        reaper.remains.append(Remains("gone", (7,)))
         assert (await end_of(client, run.id)).status is RunStatus.CANCELED
 
 
@@ -299,7 +348,7 @@ async def test_many_lost_runs_are_taken_up_together() -> None:
 
     await lose(store, body, runners=[ScriptedRunner()], max_concurrency=200)
     async with open_embedded(
-        store, runners=[ScriptedRunner()], max_concurrency=200, reaper=reaper
+        store, runners=[ScriptedRunner()], max_concurrency=200, host=reaper
     ) as client:
         for run in (await client.list_runs(limit=1000)).runs:
             assert (await end_of(client, run.id)).status is RunStatus.COMPLETED

@@ -15,6 +15,7 @@ from agent_orchestrator.domain.approvals import RESOLUTIONS
 from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.model import Decision, Request, RequestKind
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, requests
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.scripted import ScriptedRunner
 
@@ -107,7 +108,9 @@ async def test_an_agent_gives_time_where_it_may_decide() -> None:
     providers = {"scripted": ProviderConfig(ScriptedRunner(), "scripted")}
     async with (
         MemoryStore() as store,
-        Orchestrator(store, EngineConfig(providers, Routing("scripted"))) as engine,
+        Orchestrator(
+            store, EngineConfig(providers, Routing("scripted"), host=this_host())
+        ) as engine,
     ):
         client = Client(engine)
         session = await client.create_session(provider="manual")

@@ -16,6 +16,7 @@ from agent_orchestrator.engine import (
     Routing,
     ledger,
 )
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.scripted import ScriptedRunner
 from agent_orchestrator.testing.stores.samples import a_request
@@ -150,7 +151,9 @@ async def test_an_open_question_outlives_the_engine(tmp_path: Path, thread: str)
 
 
 async def test_an_answer_handed_over_says_who_decided() -> None:
-    config = EngineConfig({"s": ProviderConfig(ScriptedRunner("s"), "scripted")}, Routing("s"))
+    config = EngineConfig(
+        {"s": ProviderConfig(ScriptedRunner("s"), "scripted")}, Routing("s"), host=this_host()
+    )
     async with MemoryStore() as store, Orchestrator(store, config) as engine:
         client = Client(engine)
         above = await client.send_message((await client.create_session(provider="manual")).id, "a")

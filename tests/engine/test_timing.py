@@ -14,6 +14,7 @@ from attrs import define, field
 from agent_orchestrator import Client, ConfigError, Outcome, RunContext, RunStatus, open_embedded
 from agent_orchestrator.domain.model import Event, Request, Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.runners.command import CommandRunner
 from agent_orchestrator.runners.command.mapping import Rule
 from agent_orchestrator.stores.memory import MemoryStore
@@ -218,7 +219,7 @@ async def test_a_parked_run_is_canceled_and_expires_like_another() -> None:
 def test_a_time_that_cannot_be_is_refused(seconds: float) -> None:
     provider = ProviderConfig(ScriptedRunner(), "scripted")
     with pytest.raises(ConfigError, match="park_after_s"):
-        EngineConfig({"s": provider}, Routing("s"), park_after_s=seconds)
+        EngineConfig({"s": provider}, Routing("s"), park_after_s=seconds, host=this_host())
 
 
 # --- taking long, saying nothing ------------------------------------------------------------------
@@ -254,7 +255,9 @@ def test_an_agent_that_speaks_is_not_silent() -> None:
         return "done"
 
     async def live() -> tuple[Run, list[Event]]:
-        config = EngineConfig(routing=Routing("doing"), **limited(what, silence_timeout_s=100))
+        config = EngineConfig(
+            routing=Routing("doing"), **limited(what, silence_timeout_s=100), host=this_host()
+        )
         async with MemoryStore() as store, Orchestrator(store, config) as engine:
             client = Client(engine)
             run = (await client.wait_run((await sent(client)).id, timeout_s=600)).run

@@ -12,6 +12,7 @@ from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.model import MANUAL, Chosen, Run
 from agent_orchestrator.engine.turn_options import together
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.ports import Availability, Outcome, RunContext
 from agent_orchestrator.stores.memory import MemoryStore
 
@@ -89,6 +90,7 @@ async def desk() -> AsyncIterator[Desk]:
         },
         Routing("standing", {"gone": ("other",)}),
         max_concurrency=8,
+        host=this_host(),
     )
     async with MemoryStore() as store, Orchestrator(store, config) as engine:
         yield Desk(engine, Client(engine))

@@ -10,6 +10,7 @@ from agent_orchestrator import Client, open_embedded
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.scripted import PROVIDER, ScriptedRunner
 
@@ -97,7 +98,9 @@ async def test_what_is_under_way_is_not_taken_for_wrong(tmp_path: Path, kind: st
 
 async def test_only_an_administrator_may(tmp_path: Path) -> None:
     config = EngineConfig(
-        providers={PROVIDER: ProviderConfig(ScriptedRunner(), PROVIDER)}, routing=Routing(PROVIDER)
+        providers={PROVIDER: ProviderConfig(ScriptedRunner(), PROVIDER)},
+        routing=Routing(PROVIDER),
+        host=this_host(),
     )
     async with MemoryStore() as store, Orchestrator(store, config) as engine:
         client = Client(engine.acting_as(Principal("somebody")))

@@ -29,6 +29,7 @@ from agent_orchestrator.domain.errors import (
     OrchestratorError,
 )
 from agent_orchestrator.domain.model import Request
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
@@ -114,7 +115,7 @@ async def test_a_wait_for_its_own_question_lends_its_worker() -> None:
 
     runners = [FunctionRunner("lead", agent), ScriptedRunner()]
     agents = {runner.name: ProviderConfig(runner, runner.name) for runner in runners}
-    config = EngineConfig(agents, Routing("lead"), max_concurrency=1)
+    config = EngineConfig(agents, Routing("lead"), max_concurrency=1, host=this_host())
     async with MemoryStore() as store, Orchestrator(store, config) as engine:
         outside = Client(engine)
         session = await outside.create_session()
@@ -233,7 +234,7 @@ async def test_a_drain_is_no_fault_of_who_spawns_then(tmp_path: Path) -> None:
         "lead": ProviderConfig(FunctionRunner("lead", agent), "function"),
         "scripted": ProviderConfig(ScriptedRunner(), "scripted"),
     }
-    config = EngineConfig(providers, Routing("lead"))
+    config = EngineConfig(providers, Routing("lead"), host=this_host())
     async with SqliteStore(tmp_path / "d.db") as store, Orchestrator(store, config) as engine:
         client = Client(engine)
         session = await client.create_session()
@@ -368,7 +369,9 @@ async def test_an_answer_to_who_waits_by_calls_reaches_the_next_attempt(
 
     requests: list[Any] = []
     config = EngineConfig(
-        {"lead": ProviderConfig(FunctionRunner("lead", agent), "function")}, Routing("lead")
+        {"lead": ProviderConfig(FunctionRunner("lead", agent), "function")},
+        Routing("lead"),
+        host=this_host(),
     )
     path = tmp_path / "d.db"
     async with SqliteStore(path) as store, Orchestrator(store, config) as engine:

@@ -15,6 +15,7 @@ from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import ConfigError, Forbidden, InvalidRequest, NotFound
 from agent_orchestrator.domain.model import MANUAL
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.runners.command import CommandRunner
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.scripted import ScriptedRunner
@@ -87,7 +88,7 @@ async def test_spawning_tells_nothing_of_what_is_where(tmp_path: Path) -> None:
     """Neither a stranger nor an agent learns which directories there are, or which providers."""
     (tmp_path / "home").mkdir()
     provider = ProviderConfig(ScriptedRunner(), "scripted")
-    config = EngineConfig({"scripted": provider}, Routing(MANUAL))
+    config = EngineConfig({"scripted": provider}, Routing(MANUAL), host=this_host())
     async with MemoryStore() as store, Orchestrator(store, config) as engine:
         client = Client(engine)
         session = await client.create_session(cwd=str(tmp_path / "home"))
@@ -236,7 +237,9 @@ async def test_without_roots_a_place_may_be_a_link(root: Path) -> None:
 def test_a_root_that_is_not_there(tmp_path: Path) -> None:
     provider = {"x": ProviderConfig(ScriptedRunner(), "scripted")}
     with pytest.raises(ConfigError, match="workspace_roots"):
-        EngineConfig(provider, Routing("x"), workspace_roots=[str(tmp_path / "missing")])
+        EngineConfig(
+            provider, Routing("x"), workspace_roots=[str(tmp_path / "missing")], host=this_host()
+        )
 
 
 async def test_a_moved_session_goes_on_in_its_new_directory(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import trio.testing
 from agent_orchestrator import Client, EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.model import MANUAL
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.mcp.tools import TOOLS, Agent, use
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing import ScriptedRunner
@@ -23,7 +24,9 @@ def in_a_family(body: Family) -> None:
     """Run the body with the tools of a parent that is at work, and of its child."""
 
     async def live() -> None:
-        config = EngineConfig({"s": ProviderConfig(ScriptedRunner(), "s")}, Routing("s"))
+        config = EngineConfig(
+            {"s": ProviderConfig(ScriptedRunner(), "s")}, Routing("s"), host=this_host()
+        )
         async with MemoryStore() as store, Orchestrator(store, config) as engine:
             people = Client(engine)
 

@@ -310,6 +310,9 @@ class Attempt:
     """Of the bearer token its agent was given, as long as it lasts; given once, never changed."""
     writes: int = 0
     """How many of its writes are recorded: what it says, in order, each counted once."""
+    host: str | None = None
+    """The machine that its agent works on (:attr:`agent_orchestrator.host.Host.id`). Attempts that an earlier
+    version made have none."""
 
     @property
     def mark(self) -> str:

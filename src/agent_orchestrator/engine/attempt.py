@@ -49,7 +49,6 @@ from agent_orchestrator.operations import (
     WaitRun,
 )
 from agent_orchestrator.ports import Draft, Transaction, View
-from agent_orchestrator.processes import birth_of
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.codec import to_plain
 from agent_orchestrator.wire.encoded import Encoded
@@ -177,7 +176,7 @@ class AttemptContext:
 
     async def report_process(self, pid: int, invocation: Invocation) -> None:
         self.has_begun = True
-        born = birth_of(pid)
+        born = self._core.config.host.process_start_id(pid)
 
         def write(tx: Transaction, run: Run) -> None:
             ledger.amend_attempt(tx, run, pid=pid, pid_birth=born, invocation=invocation)

@@ -12,7 +12,7 @@ from agent_orchestrator.domain.model import MANUAL, Run, Session, Source, Source
 from agent_orchestrator.engine import ledger, limits, messages
 from agent_orchestrator.engine.access import run_for, session_for
 from agent_orchestrator.engine.confinement import Confinement, of_child
-from agent_orchestrator.engine.core import Change, Core, real
+from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.summaries import text_summary
 from agent_orchestrator.engine.turn_options import NOTHING_CHOSEN, TurnOptions
 from agent_orchestrator.operations import (
@@ -86,7 +86,7 @@ async def workspace_below(core: Core, who: Principal, cwd: str, parent: Session)
         cwd = await core.workspace(cwd)
         if not core.config.workspace_roots:
             return cwd
-    asked, allowed = await real(cwd), await real(parent.cwd)
+    asked, allowed = await core.real(cwd), await core.real(parent.cwd)
     if not asked.is_relative_to(allowed):
         raise Forbidden("a child works where its parent does, or below", {"cwd": cwd})
     return await core.workspace(str(asked))

@@ -1,12 +1,10 @@
 """What an engine is told at its start."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.ids import IdSource, SortableIds
@@ -14,8 +12,9 @@ from agent_orchestrator.domain.model import MANUAL, Approvals
 from agent_orchestrator.encoding import shown_bytes
 from agent_orchestrator.engine.environment import is_tied
 from agent_orchestrator.fields import MAX_DEPTH, MAX_TREE, encoding_problem
+from agent_orchestrator.host import Host
 from agent_orchestrator.operations import Finding
-from agent_orchestrator.ports import MARK_VARIABLE, Clock, Observer, ProtectedPaths, Reaper, Runner
+from agent_orchestrator.ports import MARK_VARIABLE, Clock, Observer, ProtectedPaths, Runner
 
 MAX_CONCURRENCY = 1_000
 MAX_QUEUE = 1_000_000
@@ -111,14 +110,22 @@ class TreeLimits:
     descendants: int = 64
 
 
-def _resolved(roots: Sequence[str]) -> tuple[str, ...]:
+def _resolved(roots: Sequence[str], host: Host) -> tuple[str, ...]:
     try:
-        found = tuple(str(Path(root).expanduser().resolve(strict=True)) for root in roots)
+        found = tuple(host.configured_directory(root) for root in roots)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"workspace_roots: {error}") from None
     for root in found:
         _check_name("workspace_roots", root)
     return found
+
+
+def _current_directory(config: "EngineConfig") -> str:
+    return config.host.current_directory()
+
+
+def _environment(config: "EngineConfig") -> Mapping[str, str]:
+    return config.host.environment()
 
 
 def _check_name(place: str, path: str) -> None:
@@ -132,6 +139,7 @@ def _check_name(place: str, path: str) -> None:
 class EngineConfig:
     """Settings of an engine.
 
+    :param host: the machine its agents work on.
     :param max_concurrency: runs executed at once.
     :param max_queue: queued runs (manual ones aside) past which a new one is refused.
     :param limits: how far sessions may spawn others.
@@ -146,6 +154,7 @@ class EngineConfig:
         name of a directory is not UTF-8.
     """
 
+    host: Host = field(kw_only=True)
     providers: Mapping[str, ProviderConfig]
     routing: Routing
     max_concurrency: int = 4
@@ -153,9 +162,9 @@ class EngineConfig:
     limits: TreeLimits = TreeLimits()
     parent_answer_s: float = 120.0
     park_after_s: float = 600.0
-    cwd: str = field(factory=lambda: str(Path.cwd()))
-    workspace_roots: Sequence[str] = field(default=(), converter=_resolved)
-    environ: Mapping[str, str] = field(factory=lambda: dict(os.environ))
+    cwd: str = field(default=Factory(_current_directory, takes_self=True))
+    workspace_roots: Sequence[str] = ()
+    environ: Mapping[str, str] = field(default=Factory(_environment, takes_self=True))
     version: str = "0"
     url: str | None = None
     """Where agents reach the engine's daemon; they find it as ``AGENTCTL_URL``."""
@@ -163,14 +172,14 @@ class EngineConfig:
     """Tells what the host knows of itself, for its administrator. May block."""
     protected: Callable[[str], ProtectedPaths] = lambda _: ProtectedPaths()
     """Tells what an agent that works in a directory is kept from. Must be quick."""
-    reaper: Reaper | None = None
-    """Ends the agents a lost engine left; without one there is taken to be nothing left."""
     observers: Sequence[Observer] = ()
     """Told what the workers do."""
     clock: Clock = field(default=lambda: datetime.now(UTC))
     ids: IdSource = field(factory=SortableIds)
 
     def __attrs_post_init__(self) -> None:
+        # The one field that is changed before the value is used: a converter does not see the host.
+        object.__setattr__(self, "workspace_roots", _resolved(self.workspace_roots, self.host))
         _check_name("cwd", self.cwd)
         if MANUAL in self.providers:
             raise ConfigError(f"providers.{MANUAL}: the name is reserved for runs no worker takes")

@@ -1,8 +1,6 @@
 """When agents ask, and what they may do without: who may say so, and who keeps to it."""
 
-import os
 from collections.abc import Iterator
-from functools import partial
 from typing import Final, cast, get_args
 
 from anyio.to_thread import run_sync
@@ -131,7 +129,11 @@ async def shared_cwd(core: Core, session: Session) -> str:
     if session.parent_session_id is None:
         return session.cwd
     places = await looked(core, lambda view: {*_places(view, session)})
-    return session.cwd if len(places) == 1 else await run_sync(partial(_common, places))
+    return (
+        session.cwd
+        if len(places) == 1
+        else await run_sync(core.config.host.common_directory, places)
+    )
 
 
 def _places(view: View, session: Session) -> Iterator[str]:
@@ -140,7 +142,3 @@ def _places(view: View, session: Session) -> Iterator[str]:
     while above is not None and above.parent_session_id is not None:
         above = view.session(above.parent_session_id)
         yield "/" if above is None else above.cwd
-
-
-def _common(places: set[str]) -> str:
-    return os.path.commonpath([os.path.realpath(place) for place in places])

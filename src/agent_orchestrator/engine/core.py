@@ -1,16 +1,15 @@
 """What the parts of a running engine share."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from math import inf
-from pathlib import Path
+from pathlib import PurePath
 from typing import ClassVar, Protocol, TypeVar
 
 import anyio
-import anyio.to_thread
+from anyio.to_thread import run_sync
 from attrs import define, field
 
 from agent_orchestrator.domain.approvals import strictest
@@ -151,14 +150,18 @@ class Core:
     draining: bool = False
     recovery_problem: Problem | None = None
     """What keeps runs of a lost engine from being taken up, as long as something does."""
-    process: int = field(factory=os.getpid)
+    process: int = field(init=False)
+    """The id of the process that the engine belongs to."""
+
+    def __attrs_post_init__(self) -> None:
+        self.process = self.config.host.process_id()
 
     def check_process(self) -> None:
         """Refuse a call in a forked child: it has a copy of the engine, but none of the engine's tasks.
 
         :raises Unavailable: in a process that was forked from the engine's.
         """
-        if os.getpid() != self.process:
+        if self.config.host.process_id() != self.process:
             raise Unavailable(
                 f"the engine belongs to process {self.process}, from which this one was forked: only"
                 " that one can use it"
@@ -188,12 +191,11 @@ class Core:
         :raises InvalidRequest: naming ``cwd``, if it is not there or agents may not work there.
         """
         if self.config.workspace_roots:
-            cwd = str(await real(cwd))
+            cwd = str(await self.real(cwd))
             if not self._is_within_roots(cwd):
                 problem = f"is not in one of the daemon's workspace_roots: {cwd}"
                 raise InvalidRequest.of({"cwd": problem})
-        # Not Path.is_dir, which raises where one may not look, and where a name is too long.
-        if not await anyio.to_thread.run_sync(os.path.isdir, cwd):
+        if not await run_sync(self.config.host.is_directory, cwd):
             raise InvalidRequest.of({"cwd": f"is not a directory: {cwd}"})
         return cwd
 
@@ -202,20 +204,35 @@ class Core:
 
         The directory was checked when the session was made, and may have changed since.
         """
-        if not await anyio.to_thread.run_sync(os.path.isdir, cwd):
+        if not await run_sync(self.config.host.is_directory, cwd):
             return f"{CWD_MISSING}: {cwd}"
         if not self.config.workspace_roots:
             return None
         try:
-            is_in_place = str(await real(cwd)) == cwd and self._is_within_roots(cwd)
+            is_in_place = str(await self.real(cwd)) == cwd and self._is_within_roots(cwd)
         except InvalidRequest:
             is_in_place = False
         if is_in_place:
             return None
         return f"{cwd} is not, or no longer, a place within the workspace_roots"
 
+    async def real(self, cwd: str) -> PurePath:
+        """Return a path with no symbolic link left in it.
+
+        :raises InvalidRequest: naming ``cwd``, if its links lead in a circle, or to a name that is
+            not UTF-8, which no answer could tell.
+        """
+        try:
+            found = await run_sync(self.config.host.resolve, cwd)
+        except (OSError, RuntimeError):  # which of them depends on the Python
+            raise InvalidRequest.of({"cwd": f"leads nowhere: {cwd}"}) from None
+        if encoding_problem(found):
+            problem = f"leads to {shown_bytes(found)}, whose name is not UTF-8"
+            raise InvalidRequest.of({"cwd": problem})
+        return PurePath(found)
+
     def _is_within_roots(self, place: str) -> bool:
-        return any(Path(place).is_relative_to(root) for root in self.config.workspace_roots)
+        return any(PurePath(place).is_relative_to(root) for root in self.config.workspace_roots)
 
     def model_of(self, session: Session, provider: str) -> str | None:
         """Return the model a run asks its provider for; None leaves it to the provider."""
@@ -240,19 +257,3 @@ class Core:
             known = ", ".join(sorted(self.config.providers))
             raise InvalidRequest.of({"provider": f"there is no {name!r}; there are: {known}"})
         return name
-
-
-async def real(cwd: str) -> anyio.Path:
-    """Return a path with no symbolic link left in it.
-
-    :raises InvalidRequest: naming ``cwd``, if its links lead in a circle, or to a name that is not
-        UTF-8, which no answer could tell.
-    """
-    try:
-        found = await anyio.Path(cwd).resolve()
-    except (OSError, RuntimeError):  # which of them depends on the Python
-        raise InvalidRequest.of({"cwd": f"leads nowhere: {cwd}"}) from None
-    if encoding_problem(str(found)):
-        problem = f"leads to {shown_bytes(str(found))}, whose name is not UTF-8"
-        raise InvalidRequest.of({"cwd": problem})
-    return found

@@ -1,6 +1,5 @@
 """How the engine is, and why a run is as it is: from evidence."""
 
-import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -8,14 +7,12 @@ from typing import Final
 
 import anyio
 import anyio.to_thread
-import psutil
 from attrs import frozen
 
 from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import MANUAL, Attempt, Invocation, Request, Run
-from agent_orchestrator.encoding import shown_bytes
 from agent_orchestrator.engine.access import no_run, present, run_for
 from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.engine.core import Core
@@ -39,7 +36,6 @@ from agent_orchestrator.operations import (
     StoreStatus,
 )
 from agent_orchestrator.ports import CWD_MISSING, Availability, Protecting, View
-from agent_orchestrator.processes import birth_of
 
 SILENCE_S = 120.0
 """After this long without a word a running agent is called silent."""
@@ -82,8 +78,8 @@ async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus
     return DaemonStatus(
         daemon_health="draining" if core.draining else "degraded" if problems else "ok",
         version=core.config.version,
-        pid=os.getpid(),
-        pid_birth=birth_of(os.getpid()),
+        pid=core.process,
+        pid_birth=core.config.host.process_start_id(core.process),
         uptime_s=max(0.0, round((now - core.started_at).total_seconds(), 3)),  # it may be set back
         started_at=core.started_at,
         alive_workers=core.workers.alive_workers,
@@ -157,7 +153,7 @@ async def diagnose(core: Core, who: Principal, command: DiagnoseRun) -> Diagnosi
     facts = await core.store.read(lambda view: _facts(view, who, command.run_id))
     run = facts.run
     attempt = facts.attempts[-1] if facts.attempts else None
-    tree = await anyio.to_thread.run_sync(partial(_process_tree, run, attempt))
+    tree = await _process_tree(core, run, attempt)
     provider = core.config.providers.get(run.provider)
     availability = (
         await probe(provider.runner, provider.env.apply(core.config.environ))
@@ -365,28 +361,11 @@ def _running_issue(core: Core, facts: _Facts, worker_alive: bool, has_process: b
     return Issue("none", "the agent is working", "")
 
 
-def _process_tree(run: Run, attempt: Attempt | None) -> list[ProcessView]:
+async def _process_tree(core: Core, run: Run, attempt: Attempt | None) -> Sequence[ProcessView]:
     if run.status not in ACTIVE or attempt is None or attempt.pid is None:
-        return []
-    try:
-        root = psutil.Process(attempt.pid)
-        if birth_of(attempt.pid) != attempt.pid_birth or root.status() == psutil.STATUS_ZOMBIE:
-            return []
-        processes = [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return []
-    return _shown(processes)
-
-
-def _shown(processes: Sequence[psutil.Process]) -> list[ProcessView]:
-    found = []
-    for process in processes[:MAX_PROCESSES]:
-        try:
-            command = shown_bytes(" ".join(process.cmdline())[:500] or process.name())
-            found.append(ProcessView(process.pid, process.ppid(), command, process.status()))
-        except psutil.Error:
-            continue
-    return found
+        return ()
+    look = partial(core.config.host.process_tree, attempt.pid, attempt.pid_birth, MAX_PROCESSES)
+    return await anyio.to_thread.run_sync(look)
 
 
 def _invocation(invocation: Invocation | None) -> InvocationView | None:
@@ -411,4 +390,5 @@ def _attempt_view(attempt: Attempt) -> AttemptView:
         attempt.outcome,
         attempt.pid,
         attempt.delivered_at,
+        attempt.host,
     )

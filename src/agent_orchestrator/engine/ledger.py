@@ -193,7 +193,15 @@ def start(
     if (thread := tx.thread(run.session_id, run.provider)) is not None:
         started = evolve(started, thread_id=thread.id)  # it goes on with that, as far as is known
     tx.put_run(started)
-    attempt = Attempt(run.id, run.attempt, worker_id, run.provider, at, token_hash=token_hash)
+    attempt = Attempt(
+        run.id,
+        run.attempt,
+        worker_id,
+        run.provider,
+        at,
+        token_hash=token_hash,
+        host=None if run.provider == MANUAL else core.config.host.id,
+    )
     tx.put_attempt(attempt)
     data = {"attempt": run.attempt, "provider": run.provider, "worker_id": worker_id}
     log(tx, started, EventType.RUN_STARTED, data, at)

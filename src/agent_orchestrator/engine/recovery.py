@@ -28,8 +28,9 @@ from agent_orchestrator.engine import ledger
 from agent_orchestrator.engine.config import MAX_ATTEMPTS
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import looked, persistently
+from agent_orchestrator.host import Remains
 from agent_orchestrator.operations import Problem
-from agent_orchestrator.ports import Remains, Resuming, Runner, Transaction, View
+from agent_orchestrator.ports import Resuming, Runner, Transaction, View
 
 logger = logging.getLogger("agent_orchestrator.recovery")
 
@@ -92,10 +93,12 @@ class _Left:
     """What one try has left.
 
     :param alive: runs whose processes are not known to be gone.
+    :param reasons: why that is not known, where a host said so.
     :param failed: runs that could not be taken up.
     """
 
     alive: int = 0
+    reasons: tuple[str, ...] = ()
     failed: int = 0
     failure: Exception | None = None
 
@@ -103,7 +106,8 @@ class _Left:
     def problem(self) -> Problem | None:
         parts = []
         if self.alive:
-            parts.append(f"{self.alive} still have processes, or may have")
+            why = "".join(f" ({reason})" for reason in self.reasons[:3])
+            parts.append(f"{self.alive} still have processes, or may have{why}")
         if self.failure is not None:
             many = f"{self.failed} " if self.failed else ""
             parts.append(f"{many}could not be taken up: {self.failure!r}")
@@ -116,9 +120,7 @@ async def _try(core: Core) -> _Left:
     lost = await looked(core, lambda view: _lost(view, core.instance))
     remains = await _end(core, [attempt for _, attempt in lost])
     gone = [
-        (run, found)
-        for (run, _), found in zip(lost, remains, strict=True)
-        if found is not None and not found.alive
+        (run, found) for (run, _), found in zip(lost, remains, strict=True) if found.state == "gone"
     ]
     failed = 0
     failure: Exception | None = None
@@ -135,28 +137,34 @@ async def _try(core: Core) -> _Left:
                 except Exception as error:
                     logger.exception("run %s of a lost daemon could not be taken up", one[0].id)
                     failed, failure = failed + 1, error
-    return _Left(len(lost) - len(gone), failed, failure)
+    reasons = {found.reason for found in remains if found.reason}
+    return _Left(len(lost) - len(gone), tuple(sorted(reasons)), failed, failure)
 
 
 def _lost(view: View, instance: str) -> list[tuple[Run, Attempt | None]]:
     return [(run, ledger.current_attempt(view, run)) for run in view.lost_runs(instance)]
 
 
-async def _end(core: Core, attempts: Sequence[Attempt | None]) -> Sequence[Remains | None]:
-    """End what is left of these attempts; None stands where that is not known."""
-    known = [attempt for attempt in attempts if attempt is not None]
+async def _end(core: Core, attempts: Sequence[Attempt | None]) -> Sequence[Remains]:
+    """End what is left of these attempts. A run without an attempt never had a process."""
+    host = core.config.host
+    ours = [one for one in attempts if one is not None and one.host in (None, host.id)]
     found: Mapping[tuple[str, int], Remains] = {}
-    if core.config.reaper is not None:
-        try:
-            found = await core.config.reaper(known)
-        except Exception:
-            logger.exception("looking for processes of a lost daemon failed")
-            return [None] * len(attempts)
-    nothing = Remains()
-    return [
-        nothing if attempt is None else found.get((attempt.run_id, attempt.attempt), nothing)
-        for attempt in attempts
-    ]
+    unanswered = Remains("unknown")
+    try:
+        found = await host.reap(ours)
+    except Exception as error:
+        logger.exception("looking for processes of a lost daemon failed")
+        unanswered = Remains("unknown", reason=f"looking for them failed: {error!r}")
+
+    def remains_of(attempt: Attempt | None) -> Remains:
+        if attempt is None:
+            return Remains()
+        if attempt.host not in (None, host.id):
+            return Remains("unknown", reason=f"they are on host {attempt.host}")
+        return found.get((attempt.run_id, attempt.attempt), unanswered)
+
+    return [remains_of(attempt) for attempt in attempts]
 
 
 def _take_up(core: Core, gone: Sequence[tuple[Run, Remains]], tx: Transaction) -> None:

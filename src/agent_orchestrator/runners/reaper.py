@@ -1,29 +1,44 @@
 """Ends the agents that engines left when they were lost: the engine's ``reaper``."""
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import anyio
 
 from agent_orchestrator.domain.model import Attempt
-from agent_orchestrator.ports import Remains
+from agent_orchestrator.host import Remains
+from agent_orchestrator.processes import live_process
 from agent_orchestrator.runners.custody import end_survivors
+
+_log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 8
 """Attempts looked for at once: each look reads the process table."""
 
 
 async def reap(attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
-    """End all processes of these attempts; see :class:`~agent_orchestrator.ports.Reaper`."""
+    """End all processes of these attempts; see :meth:`agent_orchestrator.host.Host.reap`."""
     found: dict[tuple[str, int], Remains] = {}
     places = anyio.CapacityLimiter(AT_ONCE)
 
     async def end(attempt: Attempt) -> None:
         async with places:
-            left = await end_survivors(attempt.mark, attempt.pid, attempt.pid_birth)
-        found[attempt.run_id, attempt.attempt] = Remains(left.killed, left.alive)
+            found[attempt.run_id, attempt.attempt] = await _remains_of(attempt)
 
     async with anyio.create_task_group() as tasks:
         for attempt in attempts:
             tasks.start_soon(end, attempt)
     return found
+
+
+async def _remains_of(attempt: Attempt) -> Remains:
+    if live_process(os.getpid()) is None:
+        return Remains("unknown", reason="/proc does not show the processes of this machine")
+    try:
+        left = await end_survivors(attempt.mark, attempt.pid, attempt.pid_birth)
+    except Exception as error:  # noqa: BLE001 - one attempt must not keep back the others
+        _log.exception("looking for processes of %s failed", attempt.mark)
+        return Remains("unknown", reason=f"looking for them failed: {error!r}")
+    return Remains("alive" if left.alive else "gone", left.killed, left.alive)

@@ -274,7 +274,7 @@ def event_from(row: Row, session_id: str) -> Event:
 
 ATTEMPT_COLUMNS: Final = (
     "run_id, attempt, worker_id, provider, started_at, ended_at, outcome, pid, pid_birth,"
-    " invocation, delivered_at, stderr_tail, steerable, token_hash, writes"
+    " invocation, delivered_at, stderr_tail, steerable, token_hash, writes, host"
 )
 
 
@@ -298,6 +298,7 @@ def attempt_values(attempt: Attempt) -> Values:
         int(attempt.steerable),
         attempt.token_hash,
         attempt.writes,
+        attempt.host,
     )
 
 
@@ -322,6 +323,7 @@ def attempt_from(row: Row) -> Attempt:
         steerable=bool(row[12]),
         token_hash=row[13],
         writes=row[14],
+        host=row[15],
     )
 
 

@@ -250,6 +250,7 @@ class Values(Opening):
                 stderr_tail=HARD_TEXT,
                 steerable=True,
                 token_hash="ab" * 32,
+                host="north",
             )
             await store.transact(methodcaller("put_attempt", second))
             await store.transact(methodcaller("put_attempt", first))

@@ -1,0 +1,33 @@
+"""The directories and the environment of a machine, for hosts of every kind."""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+
+class LocalFiles:
+    """The parts of a host that are the same on every POSIX system."""
+
+    __slots__ = ()
+
+    def process_id(self) -> int:
+        return os.getpid()
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def current_directory(self) -> str:
+        return str(Path.cwd())
+
+    def configured_directory(self, path: str) -> str:
+        return str(Path(path).expanduser().resolve(strict=True))
+
+    def is_directory(self, path: str) -> bool:
+        # Path.is_dir raises where a name is too long, or a directory may not be searched.
+        return os.path.isdir(path)  # noqa: PTH112
+
+    def resolve(self, path: str) -> str:
+        return str(Path(path).resolve())
+
+    def common_directory(self, paths: Collection[str]) -> str:
+        return os.path.commonpath([os.path.realpath(path) for path in paths])

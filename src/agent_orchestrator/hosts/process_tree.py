@@ -1,0 +1,34 @@
+"""A process and what descends from it, for diagnosis."""
+
+from collections.abc import Sequence
+
+import psutil
+
+from agent_orchestrator.encoding import shown_bytes
+from agent_orchestrator.operations import ProcessView
+
+_COMMAND_LENGTH = 500
+"""Characters of a command that are shown."""
+
+
+def process_tree(pid: int, limit: int) -> Sequence[ProcessView]:
+    """Return a process and its descendants, the process first; none if it has ended.
+
+    :param limit: how many to return at most.
+    """
+    try:
+        root = psutil.Process(pid)
+        if root.status() == psutil.STATUS_ZOMBIE:
+            return ()
+        processes = [root, *root.children(recursive=True)]
+    except psutil.Error:
+        return ()
+    return [view for one in processes[:limit] if (view := _view(one)) is not None]
+
+
+def _view(process: psutil.Process) -> ProcessView | None:
+    try:
+        command = shown_bytes(" ".join(process.cmdline())[:_COMMAND_LENGTH] or process.name())
+        return ProcessView(process.pid, process.ppid(), command, process.status())
+    except psutil.Error:
+        return None
