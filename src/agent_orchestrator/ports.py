@@ -496,30 +496,13 @@ class Transaction(View, Protocol):
         ...
 
 
-class Store(Protocol):
-    """Where everything is kept. Opened as a scope; its methods may be called by many tasks at once.
+class Transactions(Protocol):
+    """What reads and changes a store: for whoever decides.
 
     A change is a function of a :class:`Transaction`, run alone (or as if alone: serializable) and
     perhaps on another thread. It must not wait, must have no effect but on the transaction, and may
     be called again where the store retries. What it raises undoes it and reaches the caller.
     """
-
-    @property
-    def backend(self) -> str:
-        """The kind of store, for the daemon's status."""
-        ...
-
-    @property
-    def location(self) -> str | None:
-        """Where it is, without secrets."""
-        ...
-
-    @property
-    def schema_version(self) -> int: ...
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(self, *exc: object) -> None: ...
 
     async def transact(self, change: Callable[[Transaction], T], *, reserve: bool = False) -> T:
         """Run a change and return its value once it is durable.
@@ -534,29 +517,63 @@ class Store(Protocol):
         """Run a function of a consistent view. Keep it short: at most 500 rows."""
         ...
 
+
+class CommitNotifications(Protocol):
+    """What a store says of its commits: for whoever waits for a change."""
+
+    def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
+        """Call ``bell`` with the topics of each commit, of this process and of others.
+
+        It is called in the event loop's thread, after the commit and before
+        :meth:`Transactions.transact` returns, and must not wait or raise. A bell carries no data:
+        whoever hears it reads the store.
+        """
+        ...
+
+
+class StoreStatus(Protocol):
+    """What a store says of itself: for the daemon's status."""
+
+    @property
+    def backend(self) -> str:
+        """The kind of store."""
+        ...
+
+    @property
+    def location(self) -> str | None:
+        """Where it is, without secrets."""
+        ...
+
+    @property
+    def schema_version(self) -> int: ...
+
+    async def problems(self) -> Sequence[Problem]:
+        """Return what is wrong with the store now."""
+        ...
+
+
+class Store(Transactions, CommitNotifications, StoreStatus, Protocol):
+    """Where everything is kept. Opened as a scope; its methods may be called by many tasks at once."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+
+@runtime_checkable
+class Maintaining(Protocol):
+    """A store that can copy itself into a file, and check itself. A store need not have this."""
+
     async def back_up(self, path: Path, *, replace: bool) -> int:
         """Write a consistent copy to an absolute path, durably, and return its size in bytes.
 
-        :raises Conflict: if there is a file and it is not to be replaced, or the store cannot be
-            copied into one.
+        :raises Conflict: if there is a file and it is not to be replaced.
         :raises InvalidRequest: if nothing can be written there.
         """
         ...
 
     async def check(self) -> Sequence[str]:
         """Look at all of the store; return what is wrong with it as such."""
-        ...
-
-    async def problems(self) -> Sequence[Problem]:
-        """Return what is wrong with the store now, for the daemon's status."""
-        ...
-
-    def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
-        """Call ``bell`` with the topics of each commit, of this process and of others.
-
-        It is called in the event loop's thread, after the commit and before :meth:`transact`
-        returns, and must not wait or raise. A bell carries no data: whoever hears it reads the store.
-        """
         ...
 
 

@@ -11,10 +11,17 @@ from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.hosts import this_host
+from agent_orchestrator.ports import Maintaining
 from agent_orchestrator.stores.memory import MemoryStore
+from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing.scripted import PROVIDER, ScriptedRunner
 
 pytestmark = pytest.mark.anyio
+
+
+def test_a_store_need_not_be_able_to_maintain_itself(tmp_path: Path) -> None:
+    assert isinstance(SqliteStore(tmp_path / "data.db"), Maintaining)
+    assert not isinstance(MemoryStore(), Maintaining)
 
 
 async def a_history(client: Client) -> None:

@@ -20,7 +20,7 @@ from agent_orchestrator.engine.bells import Bells
 from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.fields import encoding_problem
 from agent_orchestrator.operations import Problem
-from agent_orchestrator.ports import CWD_MISSING, Store, Transaction
+from agent_orchestrator.ports import CWD_MISSING, Store, Transaction, Transactions
 
 Answer = TypeVar("Answer")
 
@@ -56,7 +56,9 @@ class Workers(Protocol):
         """Lend a run's worker to others while the run stands still in this scope."""
         ...
 
-    async def transact(self, store: Store, change: Change[Answer], *, reserve: bool) -> Answer:
+    async def transact(
+        self, store: Transactions, change: Change[Answer], *, reserve: bool
+    ) -> Answer:
         """Make a change; a run it queues may be handed to a free worker in the same commit."""
         ...
 
@@ -127,7 +129,9 @@ class _NoWorkers:
     def lent(self, run_id: str) -> AbstractContextManager[None]:  # noqa: ARG002
         return nullcontext()
 
-    async def transact(self, store: Store, change: Change[Answer], *, reserve: bool) -> Answer:
+    async def transact(
+        self, store: Transactions, change: Change[Answer], *, reserve: bool
+    ) -> Answer:
         return await store.transact(change, reserve=reserve)
 
 

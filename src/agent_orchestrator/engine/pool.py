@@ -20,7 +20,7 @@ from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.persistence import looked
 from agent_orchestrator.engine.running_attempt import Assignment, RunningAttempt
 from agent_orchestrator.engine.worker import execute
-from agent_orchestrator.ports import Store, Transaction
+from agent_orchestrator.ports import Transaction, Transactions
 
 logger = logging.getLogger("agent_orchestrator.pool")
 
@@ -199,7 +199,7 @@ class Pool:
         seats = self._promise(free)
         return await self._seated(self.core.store, change, seats, tasks, reserve=False)
 
-    async def transact(self, store: Store, change: Change[T], *, reserve: bool) -> T:
+    async def transact(self, store: Transactions, change: Change[T], *, reserve: bool) -> T:
         """Make a change; a run it queues is handed to a worker in the same commit where one is free.
 
         Otherwise an agent would start one commit, and its wait for the disk, later.
@@ -246,7 +246,7 @@ class Pool:
 
     async def _seated(
         self,
-        store: Store,
+        store: Transactions,
         change: Callable[[Transaction, Sequence[_Seat]], tuple[T, list[Assignment]]],
         seats: Sequence[_Seat],
         tasks: anyio.abc.TaskGroup,

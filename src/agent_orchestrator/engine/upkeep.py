@@ -8,7 +8,7 @@ from typing import Any, Final
 from attrs import Factory, define
 
 from agent_orchestrator.domain.access import Principal
-from agent_orchestrator.domain.errors import Unavailable
+from agent_orchestrator.domain.errors import Conflict, Unavailable
 from agent_orchestrator.domain.events import STATE_AFTER, EventType
 from agent_orchestrator.domain.lifecycle import is_terminal
 from agent_orchestrator.domain.model import Event, Request, Run, Session
@@ -17,7 +17,7 @@ from agent_orchestrator.engine.access import administrator
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.paging import PAGE_SIZE
 from agent_orchestrator.operations import BackUp, BackupReply, CheckReply, CheckStore
-from agent_orchestrator.ports import View
+from agent_orchestrator.ports import Maintaining, View
 
 MOST: Final = 100
 """Findings told at most."""
@@ -28,8 +28,13 @@ ROWS_PAGE: Final = 50
 
 
 async def back_up(core: Core, who: Principal, command: BackUp) -> BackupReply:
-    """Copy the store into a file on the engine's machine."""
+    """Copy the store into a file on the engine's machine.
+
+    :raises Conflict: if the store cannot be copied, or there is a file and it is not to be replaced.
+    """
     await core.store.read(lambda view: administrator(view, who))
+    if not isinstance(core.store, Maintaining):
+        raise Conflict(f"a store of the kind {core.store.backend} cannot be copied into a file")
     size = await core.store.back_up(Path(command.path), replace=command.force)
     return BackupReply(command.path, size)
 
@@ -38,8 +43,9 @@ async def check_store(core: Core, who: Principal, command: CheckStore) -> CheckR
     """Return what is wrong with the store: its file, its log, and its log beside its rows."""
     await core.store.read(lambda view: administrator(view, who))
     found: list[str] = []
-    with _told(found, "store"):
-        found += [f"store: {finding}" for finding in await core.store.check()]
+    if isinstance(core.store, Maintaining):
+        with _told(found, "store"):
+            found += [f"store: {finding}" for finding in await core.store.check()]
     sessions = runs = events = 0
     with _told(found, "sessions"):
         after: str | None = None

@@ -1613,8 +1613,9 @@ class ClientContract:
         assert run.status is RunStatus.COMPLETED
         target = tmp_path / "copy.db"
         if (await client.status()).store.path is None:
-            with pytest.raises(Conflict):
+            with pytest.raises(Conflict, match="cannot be copied"):
                 await client.back_up(target)
+            assert not target.exists()
             return
         copied = await client.back_up(target)
         assert (copied.path, copied.size) == (str(target), target.stat().st_size)

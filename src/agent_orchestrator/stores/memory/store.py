@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Self, TypeVar
 
 import anyio.lowlevel
 
-from agent_orchestrator.domain.errors import Conflict, Unavailable
+from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.operations import Problem
 from agent_orchestrator.ports import Transaction, View
 from agent_orchestrator.stores.bells import Bells
@@ -71,12 +70,6 @@ class MemoryStore:
         await anyio.lowlevel.checkpoint()
         self._check_open()
         return look(MemoryView(self._state))
-
-    async def back_up(self, path: Path, *, replace: bool) -> int:  # noqa: ARG002 - see what it says
-        raise Conflict("a store in memory cannot be copied into a file")
-
-    async def check(self) -> Sequence[str]:
-        return ()
 
     async def problems(self) -> Sequence[Problem]:
         return ()
