@@ -96,15 +96,20 @@ class Limits:
 
 
 def param(
-    doc: str, *, default: Any, converter: Callable[[Any], Any] | None = None, **limits: Any
+    doc: str,
+    *,
+    default: Any,
+    kw_only: bool = True,
+    converter: Callable[[Any], Any] | None = None,
+    **limits: Any,
 ) -> Any:
-    """Declare an optional field, which is given by name.
+    """Declare an optional field, which is given by name unless ``kw_only`` is False.
 
     :param doc: its meaning, in a sentence.
     :param limits: fields of :class:`Limits`.
     """
     metadata = {"limits": Limits(doc=doc, **limits)}
-    return attrs.field(default=default, kw_only=True, converter=converter, metadata=metadata)
+    return attrs.field(default=default, kw_only=kw_only, converter=converter, metadata=metadata)
 
 
 def required(doc: str, *, kw_only: bool = True, **limits: Any) -> Any:
@@ -350,6 +355,12 @@ def check(kind: type, command: Any) -> None:
     values = {attribute.name: getattr(command, attribute.name) for attribute in attrs.fields(kind)}
     if found := problems(kind, values):
         raise InvalidRequest.of(found)
+
+
+def problem_of(spec: FieldSpec, value: Any) -> str | None:
+    """Return what is wrong with one value of a field; None if nothing is."""
+    found = _problem(spec, value)
+    return None if found is None else f"{found[0]} {found[1]}".strip()
 
 
 _Problem = tuple[str, str]

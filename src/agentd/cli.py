@@ -9,7 +9,7 @@ import click
 from agent_orchestrator.domain.errors import ConfigError, StoreOpenError, UnknownDatabase
 from agent_orchestrator.encoding import ensure_utf8
 from agentd import settings as settings_module
-from agentd.settings import FlagError, declared, environment, flag_of
+from agentd.settings import FlagError, declared, environment
 
 _EXAMPLES = """\b
 Examples:
@@ -40,10 +40,10 @@ def _options() -> list[click.Parameter]:
         env = f" [{', '.join(setting.env)}]" if setting.env else ""
         options.append(
             click.Option(
-                [flag_of(name, setting), name],
+                [setting.flag, name],
                 help=f"{setting.doc}{env}{shown}",
                 multiple=setting.many,
-                metavar="|".join(setting.choices) or setting.kind.__name__.upper(),
+                metavar="|".join(setting.spec.choices) or setting.kind.__name__.upper(),
                 default=() if setting.many else None,
             )
         )

@@ -16,6 +16,7 @@ from typing import Final
 import anyio
 from attrs import define, evolve, field
 
+from agent_orchestrator.configuration import EngineOptions, ProviderOptions
 from agent_orchestrator.descriptors import raise_descriptor_limit
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.engine import (
@@ -26,6 +27,7 @@ from agent_orchestrator.engine import (
     Routing,
     TreeLimits,
 )
+from agent_orchestrator.fields import values_of
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.processes import hide_memory
 from agent_orchestrator.runners.registry import build_runner
@@ -280,14 +282,8 @@ def engine_config(settings: Settings) -> EngineConfig:
         name: ProviderConfig(
             runner=build_runner(name, provider.runner, provider.options),
             kind=provider.runner,
-            model=provider.model,
             env=EnvPolicy(inherit=provider.inherit, set=provider.set),
-            on_crash=provider.on_crash,
-            max_attempts=provider.max_attempts,
-            run_timeout_s=provider.run_timeout_s,
-            silence_timeout_s=provider.silence_timeout_s,
-            approvals=provider.approvals,
-            open_to_agents=provider.open_to_agents,
+            **values_of(ProviderOptions, provider),
         )
         for name, provider in settings.providers.items()
     }
@@ -295,11 +291,8 @@ def engine_config(settings: Settings) -> EngineConfig:
         host=this_host(),
         providers=providers,
         routing=Routing(settings.routing.default, settings.routing.fallback),
-        max_concurrency=settings.max_concurrency,
-        max_queue=settings.max_queue,
         limits=TreeLimits(settings.max_depth, settings.max_children, settings.max_descendants),
-        park_after_s=settings.park_after_s,
-        parent_answer_s=settings.parent_answer_s,
+        **values_of(EngineOptions, settings),
         workspace_roots=settings.workspace_roots,
         version=installed_version("agent-orchestrator"),
         examine=partial(examine, settings, os.environ),

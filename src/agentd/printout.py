@@ -41,7 +41,7 @@ def _tables(settings: Settings) -> Iterator[str]:
         for name, setting in known.items():
             if setting.table != table:
                 continue
-            key = setting.key or name
+            key = setting.key
             value, source = getattr(settings, name), settings.sources.get(name, "default")
             if value is None:
                 yield _with_source(f"# {key} is not set", source)

@@ -1,14 +1,14 @@
 """The ``[providers.NAME]`` and ``[routing]`` tables of the configuration."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from attrs import evolve, field, frozen
 
-from agent_orchestrator.domain.approvals import STRICTNESS
+from agent_orchestrator.configuration import ProviderOptions, check_settings
 from agent_orchestrator.domain.errors import ConfigError
-from agent_orchestrator.domain.model import Approvals
+from agent_orchestrator.fields import specs
 
 CODEX_RUNNERS: Final = frozenset({"codex", "codex-exec", "codex-app-server"})
 """The runners that codex's command-line settings are for."""
@@ -17,26 +17,18 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 @frozen
-class ProviderSettings:
+class ProviderSettings(ProviderOptions):
     """One way to run an agent, as configured.
 
     :param inherit: what of the daemon's environment its agents get.
     :param set: variables its agents get beside.
-    :param on_crash: see :class:`agent_orchestrator.engine.ProviderConfig`, and for the rest of these.
     :param options: what is the runner's own business.
     """
 
     runner: str
-    model: str | None = None
-    inherit: Literal["all", "none"] | tuple[str, ...] = "all"
-    set: Mapping[str, str] = field(factory=dict)
-    on_crash: Literal["resume", "fail"] = "resume"
-    max_attempts: int = 3
-    run_timeout_s: float | None = None
-    silence_timeout_s: float | None = None
-    approvals: Approvals | None = None
-    open_to_agents: bool = False
-    options: Mapping[str, Any] = field(factory=dict)
+    inherit: Literal["all", "none"] | tuple[str, ...] = field(default="all", kw_only=True)
+    set: Mapping[str, str] = field(factory=dict, kw_only=True)
+    options: Mapping[str, Any] = field(factory=dict, kw_only=True)
 
 
 @frozen
@@ -98,57 +90,10 @@ def _provider(name: str, table: Any, file: str) -> ProviderSettings:
         raise ConfigError(f"{place}: must be a table")
     options = dict(table)
     runner = _text(options.pop("runner", None), f"{place}.runner")
-    model = options.pop("model", None)
-    if model is not None:
-        model = _text(model, f"{place}.model")
     inherit, added = _environment(options.pop("env", {}), f"{place}.env")
-    limits = {
-        name: read(options.pop(name), f"{place}.{name}")
-        for name, read in _LIMITS.items()
-        if name in options
-    }
-    return ProviderSettings(runner, model, inherit, added, options=options, **limits)
-
-
-def _on_crash(value: Any, place: str) -> str:
-    if value not in ("resume", "fail"):
-        raise ConfigError(f"{place}: must be 'resume' or 'fail'")
-    return str(value)
-
-
-def _attempts(value: Any, place: str) -> int:
-    if type(value) is not int or not 1 <= value <= 100:
-        raise ConfigError(f"{place}: must be an integer between 1 and 100")
-    return value
-
-
-def _approvals(value: Any, place: str) -> str:
-    if value not in STRICTNESS:
-        raise ConfigError(f"{place}: must be one of {', '.join(STRICTNESS)}")
-    return str(value)
-
-
-def _flag(value: Any, place: str) -> bool:
-    if type(value) is not bool:
-        raise ConfigError(f"{place}: must be true or false")
-    return value
-
-
-def _seconds(value: Any, place: str) -> float:
-    if type(value) not in (int, float) or not 0 < value <= 2_592_000:
-        raise ConfigError(f"{place}: must be a number above 0, at most 2592000")
-    return float(value)
-
-
-_LIMITS: Final[dict[str, Callable[[Any, str], Any]]] = {
-    "on_crash": _on_crash,
-    "max_attempts": _attempts,
-    "run_timeout_s": _seconds,
-    "silence_timeout_s": _seconds,
-    "approvals": _approvals,
-    "open_to_agents": _flag,
-}
-"""How the settings are read that are the same for all runners."""
+    given = {name: options.pop(name) for name in specs(ProviderOptions) if name in options}
+    common = check_settings(ProviderOptions, f"{place}.", given)
+    return ProviderSettings(runner, inherit=inherit, set=added, options=options, **common)
 
 
 def _environment(table: Any, place: str) -> tuple[Any, dict[str, str]]:

@@ -4,6 +4,7 @@ One field of :class:`Settings` is one setting; the command line's options and th
 derive from it.
 """
 
+import functools
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,9 +16,10 @@ from typing import Any, Final, Literal
 import attrs
 from attrs import field, frozen
 
+from agent_orchestrator.configuration import EngineOptions, TreeLimits, check_setting
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.encoding import shown_bytes
-from agent_orchestrator.fields import encoding_problem
+from agent_orchestrator.fields import FieldSpec, Limits, encoding_problem, specs
 from agent_orchestrator.trusted_files import found_file, is_trusted, says_nothing
 from agent_orchestrator.user_state import user_state
 from agentd.providers import ProviderSettings, Route, read_providers
@@ -32,50 +34,69 @@ class FlagError(ConfigError):
 
 @frozen
 class Setting:
-    """How one setting is named and read.
+    """A setting, and where it is read from.
 
-    :param kind: the type of its value, or of each of its values.
-    :param env: the variables it is read from; of several the values are put together.
-    :param flag: its option; None derives it from the field's name.
+    :param spec: what it, or each of its values, may be.
     :param many: it has a list of values, and its flag may be repeated.
+    :param env: the variables it is read from; of several the values are put together.
+    :param flag: its option.
     :param table: the table of the file it is in.
-    :param key: its name there; None is the field's.
+    :param key: its name there.
     """
 
-    doc: str
-    kind: type[str] | type[int] | type[float]
-    env: tuple[str, ...] = ()
-    flag: str | None = None
-    many: bool = False
-    choices: tuple[str, ...] = ()
-    minimum: float | None = None
-    maximum: float | None = None
-    table: Literal["daemon", "limits"] = "daemon"
-    key: str | None = None
+    spec: FieldSpec
+    many: bool
+    env: tuple[str, ...]
+    flag: str
+    table: Literal["daemon", "limits"]
+    key: str
+
+    @property
+    def doc(self) -> str:
+        return self.spec.limits.doc
+
+    @property
+    def kind(self) -> type:
+        """The type of its value, or of each of its values."""
+        return self.spec.kinds[0]
 
 
-def _setting(default: Any, doc: str, **more: Any) -> Any:
-    many = isinstance(default, tuple)
-    kind = more.pop("kind", str if many or default is None else type(default))
-    secret = more.pop("secret", False)
-    setting = Setting(doc, kind, many=many, **more)
-    return field(default=default, metadata={"setting": setting}, repr=not secret)
+_TEXT: Final = r"[^\0]+"
 
 
-@frozen
-class Settings:
+def _setting(default: Any, doc: str, *, secret: bool = False, **more: Any) -> Any:
+    """Declare a setting.
+
+    :param secret: it is not shown.
+    :param more: ``env``, where that does not follow from its name, and fields of
+        :class:`agent_orchestrator.fields.Limits`.
+    """
+    place = {"env": more.pop("env")} if "env" in more else {}
+    metadata = {"limits": Limits(doc=doc, not_blank=True, pattern=_TEXT, **more), "place": place}
+    return field(default=default, metadata=metadata, repr=not secret)
+
+
+def _limit(name: str) -> Any:
+    """Declare the setting that stands for a field of :class:`TreeLimits`."""
+    spec = specs(TreeLimits)[name]
+    metadata = {"limits": spec.limits, "place": {"table": "limits", "key": name}}
+    return field(default=spec.default, metadata=metadata)
+
+
+@frozen(kw_only=True)
+class Settings(EngineOptions):
     """All of the daemon's settings."""
 
-    host: str = _setting("127.0.0.1", "The address to listen on.", env=("AGENTD_HOST",))
+    host: str = _setting("127.0.0.1", "The address to listen on.")
     port: int = _setting(
         8765,
         "The port to listen on; 0 takes a free one.",
-        env=("AGENTD_PORT",),
         minimum=0,
         maximum=65_535,
     )
     db: str = _setting(
-        ".data/agent-orchestrator.db", "The SQLite database; made if need be.", env=("AGENTD_DB",)
+        ".data/agent-orchestrator.db",
+        "The SQLite database; made if need be.",
     )
     auth_tokens: tuple[str, ...] = _setting(
         (),
@@ -85,120 +106,66 @@ class Settings:
         flag="--auth-token",
         secret=True,
     )
-    max_concurrency: int = _setting(
-        4, "Runs executed at once.", env=("AGENTD_MAX_CONCURRENCY",), minimum=1, maximum=1000
-    )
-    max_queue: int = _setting(
-        1000, "Queued runs past which a new one is refused.", env=("AGENTD_MAX_QUEUE",), minimum=1
-    )
-    max_depth: int = _setting(
-        5,
-        "Generations of children below a session that has no parent.",
-        env=("AGENTD_MAX_DEPTH",),
-        minimum=0,
-        maximum=100,
-        table="limits",
-        key="depth",
-    )
-    max_children: int = _setting(
-        16,
-        "Children of one run that may be at work.",
-        env=("AGENTD_MAX_CHILDREN",),
-        minimum=0,
-        maximum=10_000,
-        table="limits",
-        key="children",
-    )
-    max_descendants: int = _setting(
-        64,
-        "Sessions of one tree that may be at work.",
-        env=("AGENTD_MAX_DESCENDANTS",),
-        minimum=0,
-        maximum=10_000,
-        table="limits",
-        key="descendants",
-    )
-    parent_answer_s: float = _setting(
-        120.0,
-        "Seconds a parent's agent has to answer its child before people are asked.",
-        env=("AGENTD_PARENT_ANSWER_S",),
-        minimum=0,
-        maximum=30 * 86_400,
-    )
-    park_after_s: float = _setting(
-        600.0,
-        "Seconds a run waits for an answer before its agent is stopped, to go on when the answer is "
-        "there; 0 is at once.",
-        env=("AGENTD_PARK_AFTER_S",),
-        minimum=0,
-        maximum=2_592_000,
-    )
+    max_depth: int = _limit("depth")
+    max_children: int = _limit("children")
+    max_descendants: int = _limit("descendants")
     codex_profile: str | None = _setting(
-        None, "codex's --profile, for every codex provider.", env=("AGENTD_CODEX_PROFILE",)
+        None,
+        "codex's --profile, for every codex provider.",
     )
     codex_extra_args: tuple[str, ...] = _setting(
         (),
         "An argument for codex before its subcommand; may be repeated.",
+        env=(),
         flag="--codex-extra-arg",
     )
     grace_s: float = _setting(
         30.0,
         "Seconds running agents are given to finish after the first signal.",
-        env=("AGENTD_GRACE_S",),
         minimum=0,
         maximum=86_400,
     )
     max_body: int = _setting(
         8 * 1024 * 1024,
         "Bytes of the longest request body taken.",
-        env=("AGENTD_MAX_BODY",),
         minimum=1024,
         maximum=1024**3,
     )
     allowed_hosts: tuple[str, ...] = _setting(
         (),
         "A further name clients know the daemon by (Host header); may be repeated.",
-        env=("AGENTD_ALLOWED_HOSTS",),
         flag="--allowed-host",
     )
     allowed_origins: tuple[str, ...] = _setting(
         (),
         "An origin of web pages that may call (Origin header); may be repeated.",
-        env=("AGENTD_ALLOWED_ORIGINS",),
         flag="--allowed-origin",
     )
     tls_cert: str | None = _setting(
         None,
         "A certificate, with those that lead to its authority (PEM): speak TLS.",
-        env=("AGENTD_TLS_CERT",),
     )
     tls_key: str | None = _setting(
-        None, "The certificate's private key (PEM, no passphrase).", env=("AGENTD_TLS_KEY",)
+        None,
+        "The certificate's private key (PEM, no passphrase).",
     )
     workspace_roots: tuple[str, ...] = _setting(
         (),
         "A directory agents may work in, and below; anywhere without any. May be repeated.",
-        env=("AGENTD_WORKSPACE_ROOTS",),
         flag="--workspace-root",
     )
-    log_format: str = _setting(
+    log_format: Literal["auto", "text", "json"] = _setting(
         "auto",
         "How to log: text or json; auto is text on a terminal, json otherwise.",
-        env=("AGENTD_LOG_FORMAT",),
-        choices=("auto", "text", "json"),
     )
-    log_level: str = _setting(
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info",
         "The least severe messages to log.",
-        env=("AGENTD_LOG_LEVEL",),
-        choices=("debug", "info", "warning", "error"),
     )
-    traces: str = _setting(
+    traces: Literal["off", "otlp"] = _setting(
         "off",
         "Where runs go as OpenTelemetry traces: otlp sends them as the OTEL_* variables say, and "
         "needs the extra agent-orchestrator[otel].",
-        env=("AGENTD_TRACES",),
-        choices=("off", "otlp"),
     )
     providers: Mapping[str, ProviderSettings] = field(factory=dict)
     routing: Route = Route("codex")
@@ -214,18 +181,26 @@ class Settings:
         return "db" not in self.sources
 
 
+@functools.cache
 def declared() -> dict[str, Setting]:
     """Return the settings by name, those in tables of their own aside."""
+    attributes = attrs.fields_dict(Settings)
     return {
-        attribute.name: attribute.metadata["setting"]
-        for attribute in attrs.fields(Settings)
-        if "setting" in attribute.metadata
+        name: _declared(spec, attributes[name].metadata.get("place", {}))
+        for name, spec in specs(Settings).items()
+        if "limits" in attributes[name].metadata
     }
 
 
-def flag_of(name: str, setting: Setting) -> str:
-    """Return the command-line option of a setting."""
-    return setting.flag or "--" + name.replace("_", "-")
+def _declared(spec: FieldSpec, place: Mapping[str, Any]) -> Setting:
+    return Setting(
+        spec=spec if spec.item is None else attrs.evolve(spec, kinds=(spec.item,)),
+        many=spec.item is not None,
+        env=place.get("env", (f"AGENTD_{spec.name.upper()}",)),
+        flag=spec.limits.flag or "--" + spec.name.replace("_", "-"),
+        table=place.get("table", "daemon"),
+        key=place.get("key", spec.name),
+    )
 
 
 UNKNOWN_DATABASE: Final = (
@@ -267,8 +242,8 @@ def load(
     for key, setting in known.items():
         if flags.get(key) not in (None, ()):
             with flag_problems.caught():
-                flag = flag_of(key, setting)
-                values[key], sources[key] = _from_texts(setting, flags[key], flag), flag
+                values[key] = _from_texts(setting, flags[key], setting.flag)
+                sources[key] = setting.flag
         elif found := [variable for variable in setting.env if environ.get(variable)]:
             with problems.caught():
                 values[key] = _from_environment(setting, environ, found)
@@ -304,7 +279,7 @@ def _of_file(
         if key not in _TABLES:
             problems.add(f"{name}: {key}: is no table of this file{_like(key, _TABLES)}")
     for table in ("daemon", "limits"):
-        keys = {one.key or key: key for key, one in known.items() if one.table == table}
+        keys = {one.key: key for key, one in known.items() if one.table == table}
         with problems.caught():
             for key, value in _table(document, table, name).items():
                 if key in keys:
@@ -397,50 +372,23 @@ def _from_environment(setting: Setting, environ: Mapping[str, str], variables: l
 
 def _from_texts(setting: Setting, given: Any, place: str) -> Any:
     if setting.many:
-        return tuple(_value(setting, text, place) for text in given)
+        return tuple(check_setting(setting.spec, place, text) for text in given)
     if setting.kind is str:
-        return _value(setting, given, place)
+        return check_setting(setting.spec, place, given)
     try:
         number = setting.kind(given)
     except ValueError:
-        raise ConfigError(f"{place}: must be {_KINDS[setting.kind]}, is {given!r}") from None
-    return _value(setting, number, place)
+        what = "an integer" if setting.kind is int else "a number"
+        raise ConfigError(f"{place}: must be {what}, is {given!r}") from None
+    return check_setting(setting.spec, place, number)
 
 
 def _from_file(setting: Setting, value: Any, place: str) -> Any:
     if not setting.many:
-        return _value(setting, value, place)
+        return check_setting(setting.spec, place, value)
     if not isinstance(value, list):
         raise ConfigError(f"{place}: must be a list")
-    return tuple(_value(setting, entry, place) for entry in value)
-
-
-_KINDS: Final[dict[type, str]] = {str: "text", int: "an integer", float: "a number"}
-
-
-def _value(setting: Setting, value: Any, place: str) -> Any:
-    if setting.kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not setting.kind:
-        raise ConfigError(f"{place}: must be {_KINDS[setting.kind]}")
-    if isinstance(value, str):
-        if not value.strip() or "\0" in value:
-            raise ConfigError(f"{place}: must not be blank")
-        if encoding_problem(value):
-            raise ConfigError(f"{place}: is not UTF-8: {shown_bytes(value)}")
-        if setting.choices and value not in setting.choices:
-            raise ConfigError(f"{place}: must be one of {', '.join(setting.choices)}")
-        return value
-    minimum = setting.minimum if setting.minimum is not None else float("-inf")
-    maximum = setting.maximum if setting.maximum is not None else float("inf")
-    if not minimum <= value <= maximum:
-        limit = (
-            f"between {minimum:g} and {maximum:g}"
-            if maximum < float("inf")
-            else f"at least {minimum:g}"
-        )
-        raise ConfigError(f"{place}: must be {limit}, is {value}")
-    return value
+    return tuple(check_setting(setting.spec, place, entry) for entry in value)
 
 
 def environment() -> Mapping[str, str]:

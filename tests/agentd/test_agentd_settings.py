@@ -14,7 +14,7 @@ from agent_orchestrator.engine import TreeLimits
 from agentd import cli
 from agentd import settings as settings_module
 from agentd.providers import ProviderSettings, Route
-from agentd.settings import FlagError, Settings, declared, flag_of
+from agentd.settings import FlagError, Settings, declared
 
 
 def load(flags: Any, environ: Any, config: str | None = None) -> Settings:
@@ -79,9 +79,7 @@ def test_precedence(directory: Path, name: str) -> None:
     in_file, in_environment, as_flag = VALUES[name]
     setting = declared()[name]
     default = getattr(Settings(), name)
-    (directory / "agentd.toml").write_text(
-        f"[{setting.table}]\n{setting.key or name} = {in_file!r}\n"
-    )
+    (directory / "agentd.toml").write_text(f"[{setting.table}]\n{setting.key} = {in_file!r}\n")
     kind = type(default) if default is not None else str
     expected = tuple(in_file) if setting.many else kind(in_file)
     assert getattr(load({}, {}), name) == expected
@@ -208,9 +206,9 @@ def test_a_provider_in_full(directory: Path) -> None:
         assert settings.providers == {
             "review": ProviderSettings(
                 "command",
-                "large",
-                ("PATH", "HOME"),
-                {"KEY": "v"},
+                model="large",
+                inherit=("PATH", "HOME"),
+                set={"KEY": "v"},
                 options={"argv": ["a", "b"]},
                 on_crash="fail",
                 max_attempts=5,
@@ -268,7 +266,7 @@ def test_mistakes_in_the_file(directory: Path, text: str, place: str) -> None:
 def test_mistakes_elsewhere(directory: Path) -> None:
     with pytest.raises(ConfigError, match=r"^AGENTD_PORT: must be an integer, is 'x'$"):
         load({}, {"AGENTD_PORT": "x"})
-    with pytest.raises(FlagError, match=r"^--max-queue: must be at least 1, is 0$"):
+    with pytest.raises(FlagError, match=r"^--max-queue: must be between 1 and 1,000,000, is 0$"):
         load({"max_queue": "0"}, {})
     with pytest.raises(FlagError, match=r"^--codex-profile: must not be blank$"):
         load({"codex_profile": ""}, {})
@@ -288,7 +286,7 @@ def test_mistakes_elsewhere(directory: Path) -> None:
 
 
 def test_flags_are_all_different() -> None:
-    flags = [flag_of(name, setting) for name, setting in declared().items()]
+    flags = [setting.flag for setting in declared().values()]
     assert len(set(flags)) == len(flags)
     assert {"--auth-token", "--codex-extra-arg", "--codex-profile"} <= set(flags)
     assert all(setting.doc.endswith(".") for setting in declared().values())

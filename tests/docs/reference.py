@@ -13,11 +13,11 @@ from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 import attrs
 import click
 
+from agent_orchestrator.configuration import ProviderOptions
 from agent_orchestrator.domain import events as domain_events
 from agent_orchestrator.domain.access import ALLOWED, Action, Standing
 from agent_orchestrator.domain.lifecycle import STEPS, TERMINAL, RunStatus, Signal
 from agent_orchestrator.domain.model import FAILURE_CODES
-from agent_orchestrator.engine import ProviderConfig
 from agent_orchestrator.engine.diagnosis import _FAILURES
 from agent_orchestrator.fields import MAX_METADATA, FieldSpec, specs
 from agent_orchestrator.mcp.arguments import fields
@@ -29,7 +29,7 @@ from agent_orchestrator.wire.problems import STATUSES
 from agentctl.main import cli
 from agentctl.options import GlobalOption
 from agentd.providers import ProviderSettings
-from agentd.settings import Settings, declared, flag_of
+from agentd.settings import Settings, declared
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
 
@@ -250,24 +250,22 @@ def settings() -> str:
         default = getattr(defaults, name)
         shown = f"`{default}`" if default not in (None, ()) else ""
         variables = ", ".join(f"`{variable}`" for variable in setting.env)
-        place = f"`{setting.table}.{setting.key or name}`"
-        rows.append(
-            f"| `{flag_of(name, setting)}` | {variables} | {place} | {shown} | {setting.doc} |"
-        )
+        place = f"`{setting.table}.{setting.key}`"
+        rows.append(f"| `{setting.flag}` | {variables} | {place} | {shown} | {setting.doc} |")
     return _table(["flag", "variable", "in the file", "default", ""], rows)
 
 
 def providers() -> str:
     """Return the settings every provider has, with their defaults."""
-    said = _parameters(ProviderConfig)
+    known = specs(ProviderOptions)
     rows = []
-    for entry in attrs.fields(ProviderSettings):
+    for entry in sorted(attrs.fields(ProviderSettings), key=lambda entry: entry.name != "runner"):
         if entry.name in ("options", "set"):
             continue
         name, default = entry.name, entry.default
         if name == "inherit":
             name, default = "env", '{ inherit = "all", set = {} }'
-        told = _PROVIDER.get(name) or _told(said[name])
+        told = _PROVIDER.get(name) or known[name].limits.doc
         rows.append(f"| `{name}` | {_default(default)} | {told} |")
     return _table(["setting", "default", ""], rows)
 

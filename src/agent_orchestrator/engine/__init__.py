@@ -1,11 +1,11 @@
 """The engine: decides what happens; the store remembers it, runners do it."""
 
+from agent_orchestrator.configuration import TreeLimits
 from agent_orchestrator.engine.config import (
     EngineConfig,
     EnvPolicy,
     ProviderConfig,
     Routing,
-    TreeLimits,
 )
 from agent_orchestrator.engine.orchestrator import DrainReport, Orchestrator
 

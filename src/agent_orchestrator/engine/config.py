@@ -6,20 +6,21 @@ from typing import Literal
 
 from attrs import Factory, field, frozen
 
+from agent_orchestrator.configuration import (
+    EngineOptions,
+    ProviderOptions,
+    TreeLimits,
+    check_settings,
+)
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.ids import IdSource, SortableIds
-from agent_orchestrator.domain.model import MANUAL, Approvals
+from agent_orchestrator.domain.model import MANUAL
 from agent_orchestrator.encoding import shown_bytes
 from agent_orchestrator.engine.environment import is_tied
-from agent_orchestrator.fields import MAX_DEPTH, MAX_TREE, encoding_problem
+from agent_orchestrator.fields import encoding_problem, values_of
 from agent_orchestrator.host import Host
 from agent_orchestrator.operations import Finding
 from agent_orchestrator.ports import MARK_VARIABLE, Clock, Observer, ProtectedPaths, Runner
-
-MAX_CONCURRENCY = 1_000
-MAX_QUEUE = 1_000_000
-MAX_ATTEMPTS = 3
-MAX_WAIT_S = 30 * 86_400
 
 
 @frozen
@@ -53,35 +54,16 @@ class EnvPolicy:
 
 
 @frozen
-class ProviderConfig:
+class ProviderConfig(ProviderOptions):
     """A named way to run an agent.
 
     :param runner: what executes its runs.
     :param kind: the kind of runner, for the daemon's status.
-    :param model: the model for sessions that name none.
-    :param on_crash: what becomes of a run whose agent was at work when the engine was lost:
-        ``resume`` goes on with its conversation where the runner can, else it fails, as with
-        ``fail``.
-    :param max_attempts: how often an engine may be lost with a run before it is not tried again.
-    :param run_timeout_s: how long one attempt of a run may take, the time it waits for answers not
-        counted; None is without a limit.
-    :param silence_timeout_s: how long its agent may say nothing meanwhile; it is warned of at half
-        the time.
-    :param approvals: who decides what its agents ask for; a session may be stricter.
-    :param open_to_agents: whether an agent in a sandbox may spawn a child with this provider though the
-        child may do more.
     """
 
     runner: Runner
     kind: str
-    model: str | None = None
-    env: EnvPolicy = EnvPolicy()
-    on_crash: Literal["resume", "fail"] = "resume"
-    max_attempts: int = MAX_ATTEMPTS
-    run_timeout_s: float | None = None
-    silence_timeout_s: float | None = None
-    approvals: Approvals | None = None
-    open_to_agents: bool = False
+    env: EnvPolicy = field(default=EnvPolicy(), kw_only=True)
 
 
 @frozen
@@ -94,20 +76,6 @@ class Routing:
 
     default: str
     fallback: Mapping[str, tuple[str, ...]] = field(factory=dict)
-
-
-@frozen
-class TreeLimits:
-    """How far sessions may spawn others; 0 of anything is no children at all.
-
-    :param depth: generations below a session that has no parent.
-    :param children: children of one run that have not ended.
-    :param descendants: sessions of one tree that have not ended.
-    """
-
-    depth: int = 5
-    children: int = 16
-    descendants: int = 64
 
 
 def _resolved(roots: Sequence[str], host: Host) -> tuple[str, ...]:
@@ -136,16 +104,11 @@ def _check_name(place: str, path: str) -> None:
 
 
 @frozen
-class EngineConfig:
+class EngineConfig(EngineOptions):
     """Settings of an engine.
 
     :param host: the machine its agents work on.
-    :param max_concurrency: runs executed at once.
-    :param max_queue: queued runs (manual ones aside) past which a new one is refused.
     :param limits: how far sessions may spawn others.
-    :param parent_answer_s: seconds a parent's agent has to answer a request before people are asked.
-    :param park_after_s: seconds a run waits for an answer before its agent is stopped, where it can go
-        on with its conversation later; its process is freed. 0 is at once.
     :param cwd: where the agents of sessions that name no directory work.
     :param workspace_roots: directories of which one must hold whatever an agent works in; with none, it
         may work anywhere. Kept without symbolic links.
@@ -157,11 +120,7 @@ class EngineConfig:
     host: Host = field(kw_only=True)
     providers: Mapping[str, ProviderConfig]
     routing: Routing
-    max_concurrency: int = 4
-    max_queue: int = 1000
     limits: TreeLimits = TreeLimits()
-    parent_answer_s: float = 120.0
-    park_after_s: float = 600.0
     cwd: str = field(default=Factory(_current_directory, takes_self=True))
     workspace_roots: Sequence[str] = ()
     environ: Mapping[str, str] = field(default=Factory(_environment, takes_self=True))
@@ -194,18 +153,8 @@ class EngineConfig:
         for name, targets in self.routing.fallback.items():
             if name in targets:
                 raise ConfigError(f"routing.fallback.{name}: names {name} itself")
-        for place, number, least, most in (
-            ("max_concurrency", self.max_concurrency, 1, MAX_CONCURRENCY),
-            ("max_queue", self.max_queue, 1, MAX_QUEUE),
-            ("limits.depth", self.limits.depth, 0, MAX_DEPTH),
-            ("limits.children", self.limits.children, 0, MAX_TREE),
-            ("limits.descendants", self.limits.descendants, 0, MAX_TREE),
-        ):
-            if not least <= number <= most:
-                raise ConfigError(f"{place}: must be between {least} and {most:,}, is {number}")
-        for place, seconds in (
-            ("parent_answer_s", self.parent_answer_s),
-            ("park_after_s", self.park_after_s),
-        ):
-            if not 0 <= seconds <= MAX_WAIT_S:
-                raise ConfigError(f"{place}: must be between 0 and {MAX_WAIT_S:,}, is {seconds}")
+        check_settings(EngineOptions, "", values_of(EngineOptions, self))
+        check_settings(TreeLimits, "limits.", values_of(TreeLimits, self.limits))
+        for name, provider in self.providers.items():
+            given = values_of(ProviderOptions, provider)
+            check_settings(ProviderOptions, f"providers.{name}.", given)

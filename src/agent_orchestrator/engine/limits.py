@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
+from agent_orchestrator.configuration import TreeLimits
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import (
     Conflict,
@@ -11,7 +12,6 @@ from agent_orchestrator.domain.errors import (
     OrchestratorError,
 )
 from agent_orchestrator.domain.model import Session
-from agent_orchestrator.engine.config import TreeLimits
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.operations import SessionLimits
 from agent_orchestrator.ports import Transaction

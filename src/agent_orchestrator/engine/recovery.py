@@ -21,11 +21,11 @@ from typing import Final, Literal
 import anyio
 from attrs import evolve, frozen
 
+from agent_orchestrator.configuration import MAX_ATTEMPTS
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, Signal
 from agent_orchestrator.domain.model import Attempt, Message, Run, RunError, Source
 from agent_orchestrator.engine import ledger
-from agent_orchestrator.engine.config import MAX_ATTEMPTS
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import looked, persistently
 from agent_orchestrator.host import Remains
