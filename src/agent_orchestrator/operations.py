@@ -251,6 +251,9 @@ class SpawnOptions(Labels, SessionLimits, ModelOptions, Keyed):
         tool_doc="`wake`: its outcome starts a new turn of yours when you are done, so that you need "
         "not wait for it. `record`: it is kept for you to look at.",
     )
+    metadata: Mapping[str, Any] | None = param(
+        "Whatever the child's maker wants to keep.", default=None, for_agents=False
+    )
     approvals: Approvals | None = param(
         "Who decides what the child's agents ask for: its parent's policy or a stricter one.",
         default=None,

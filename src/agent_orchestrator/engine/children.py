@@ -24,6 +24,7 @@ from agent_orchestrator.operations import (
     SpawnReply,
 )
 from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.wire.strict_json import json_copy
 
 MAX_QUEUED: Final = 16
 """Runs a session may have queued when an agent sends to it; people may queue more."""
@@ -129,7 +130,7 @@ def _spawn(
         parent_run_id=run.id if run else None,
         root_session_id=parent.root_session_id,
         depth=parent.depth + 1,
-        metadata={},
+        metadata=json_copy(command.metadata or {}),
         threads={},
         last_seq=0,
         created_at=now,

@@ -490,6 +490,17 @@ class ClientContract:
         assert (finished["status"], finished["result"]) == ("completed", {"text": "built"})
         assert len((await client.list_runs(session_id=parent.id)).runs) == 1
 
+    async def test_a_child_has_the_metadata_it_is_given(self, client: Client) -> None:
+        parent = await client.create_session(metadata={"of": "the parent"})
+        kept = {"ticket": 7, "labels": ["slow"]}
+        spawned = await client.spawn("say built", session_id=parent.id, metadata=kept)
+        assert (await client.get_session(spawned.session.id)).metadata == kept
+        other = await client.spawn("say built", session_id=parent.id)
+        assert other.session.metadata == {}
+        with pytest.raises(InvalidRequest) as caught:
+            await client.spawn("say built", session_id=parent.id, metadata={"x": "y" * 70_000})
+        assert list(caught.value.details["fields"]) == ["metadata"]
+
     async def test_a_session_spawns_a_child_too(self, client: Client) -> None:
         parent = await client.create_session()
         spawned = await client.spawn("fail provider_error no", session_id=parent.id)

@@ -1,0 +1,66 @@
+"""A parameter that is declared once is one everywhere: client, runner, HTTP, tools, agentctl."""
+
+import inspect
+from typing import Any
+
+import click
+import pytest
+
+from agent_orchestrator import fields
+from agent_orchestrator import operations as ops
+from agent_orchestrator.client import Client
+from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.fields import specs
+from agent_orchestrator.mcp.arguments import input_schema
+from agent_orchestrator.mcp.tools import TOOLS, read_arguments
+from agent_orchestrator.ports import RunContext
+from agent_orchestrator.wire.openapi import openapi_document
+from agentctl.commands.tool import session_spawn
+
+
+def _parameters(method: Any) -> dict[str, inspect.Parameter]:
+    found = dict(inspect.signature(method).parameters)
+    del found["self"]
+    return found
+
+
+def test_a_field_of_spawn_is_one_everywhere() -> None:
+    declared = specs(ops.SpawnOptions)
+    assert declared.keys() == _parameters(RunContext.spawn).keys()
+    assert declared.keys() | {"run_id", "session_id"} == _parameters(Client.spawn).keys()
+    assert declared.keys() <= {parameter.name for parameter in session_spawn.params}
+    for_agents = {name for name, spec in declared.items() if spec.limits.for_agents}
+    assert input_schema(TOOLS["session_spawn"].arguments)["properties"].keys() == for_agents
+    for path in ("/runs/{run_id}/spawn", "/sessions/{session_id}/spawn"):
+        body = openapi_document("0")["paths"][path]["post"]["requestBody"]
+        schema = body["content"]["application/json"]["schema"]
+        assert schema["properties"].keys() == declared.keys()
+
+
+def test_what_is_required_is_given_by_place() -> None:
+    signature = inspect.signature(Client.send_message)
+    bound = signature.bind(None, "ses_1", "hello", when_busy="steer")
+    assert bound.arguments["text"] == "hello"
+    with pytest.raises(TypeError):
+        signature.bind(None, "ses_1", "hello", "user")
+
+
+def test_bounds_of_an_option_are_those_of_its_field() -> None:
+    (option,) = (one for one in session_spawn.params if one.name == "max_depth")
+    limits = specs(ops.SpawnOptions)["max_depth"].limits
+    assert isinstance(option.type, click.IntRange)
+    assert (option.type.min, option.type.max) == (limits.minimum, limits.maximum)
+
+
+def test_a_method_says_what_its_fields_mean() -> None:
+    doc = Client.spawn.__doc__ or ""
+    for name in specs(ops.SpawnOptions):
+        assert doc.count(f":param {name}:") == 1
+    assert doc.index(":param max_depth:") < doc.index(":raises InvalidRequest:")
+
+
+def test_agents_do_not_give_what_is_not_theirs() -> None:
+    for name, value in {"approvals": "allow", "metadata": {}}.items():
+        with pytest.raises(InvalidRequest) as caught:
+            read_arguments(ops.SpawnOptions, {"task": "x", name: value})
+        assert caught.value.details["fields"] == {name: fields.NOT_A_FIELD}
