@@ -885,75 +885,46 @@ class Probing(Protocol):
         ...
 
 
-@runtime_checkable
-class Resuming(Protocol):
-    """A runner that may be able to go on with a conversation another process of it began."""
+@frozen
+class Capabilities:
+    """What a runner can do. The defaults hold for a runner that declares nothing.
 
-    @property
-    def resumes(self) -> bool:
-        """Whether it goes on with :attr:`RunContext.thread`: it is then given only what that
-        conversation does not have yet, also after its agent was ended in the middle of a turn.
-        """
-        ...
+    :param resumes: whether it continues :attr:`RunContext.thread`, also one whose process was ended in
+        the middle of a turn. It is then given only the messages that the conversation does not have.
+    :param confines: whether it enforces the ``sandbox`` and ``approval_policy`` of
+        :attr:`RunContext.run`, or is stricter. A run that sets one is not given to another runner.
+    :param sandbox: what its agents may do where a run does not say; None if that is not known here.
+        It counts only for a runner that ``confines``: agents of others may do anything.
+    :param protects: whether its agents can neither change nor read what :attr:`RunContext.protected`
+        names, unless a run asks for less of a sandbox.
+    :param message_options: names of the options that it applies to one turn: ``model``
+        (:attr:`RunContext.model`), ``effort`` and ``output_schema`` (:attr:`RunContext.run`), ``images``
+        (:attr:`RunContext.images`). A message with another option is refused.
+    :param max_input: the most that :attr:`RunContext.prompt`, or one message while it works, may have.
+        What is waiting beyond it comes in the next turn. A single longer message is refused.
+    """
 
-
-@runtime_checkable
-class Confining(Protocol):
-    """A runner that may be able to confine its agents as a run asks for."""
-
-    @property
-    def confines(self) -> bool:
-        """Whether it keeps to the ``sandbox`` and the ``approval_policy`` of :attr:`RunContext.run`,
-        or is stricter. A run that says one of them is not given to another runner.
-        """
-        ...
-
-
-@runtime_checkable
-class TurnConfigurable(Protocol):
-    """A runner that takes options with a single message."""
-
-    @property
-    def message_options(self) -> frozenset[str]:
-        """Names of the options it applies to one turn: `model` (:attr:`RunContext.model`), `effort` and
-        `output_schema` (:attr:`RunContext.run`), `images` (:attr:`RunContext.images`). An option holds for that
-        turn only. A message with an option that is not named here is refused.
-        """
-        ...
+    resumes: bool = False
+    confines: bool = False
+    sandbox: Sandbox | None = None
+    protects: bool = False
+    message_options: frozenset[str] = frozenset()
+    max_input: InputLimit = InputLimit()
 
 
 @runtime_checkable
-class Sandboxed(Protocol):
-    """A runner whose agents have a sandbox."""
+class Declaring(Protocol):
+    """A runner that declares what it can do."""
 
     @property
-    def sandbox(self) -> Sandbox | None:
-        """What its agents may do where a run does not say; None if that is not known here."""
+    def capabilities(self) -> Capabilities:
+        """What it can do. It does not change while the engine is open."""
         ...
 
 
-@runtime_checkable
-class Protecting(Protocol):
-    """A runner that may be able to keep its agents from files of the host."""
-
-    @property
-    def protects(self) -> bool:
-        """Whether its agents can neither change nor read what :attr:`RunContext.protected` names,
-        unless a run asks for less of a sandbox.
-        """
-        ...
-
-
-@runtime_checkable
-class Limiting(Protocol):
-    """A runner whose agents take only so much text at once."""
-
-    @property
-    def max_input(self) -> InputLimit:
-        """The most that :attr:`RunContext.prompt`, or one message while it works, may have. What is to
-        be handed over beyond that comes in the next turn; a single longer message is refused.
-        """
-        ...
+def capabilities_of(runner: Runner) -> Capabilities:
+    """Return what a runner can do."""
+    return runner.capabilities if isinstance(runner, Declaring) else Capabilities()
 
 
 # --- observers ------------------------------------------------------------------------------

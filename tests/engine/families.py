@@ -32,7 +32,7 @@ from agent_orchestrator.engine.config import TreeLimits
 from agent_orchestrator.engine.ledger import has_agent
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.operations import SpawnReply
-from agent_orchestrator.ports import InputLimit, View
+from agent_orchestrator.ports import Capabilities, InputLimit, View
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.invariants import History, history, violations
 
@@ -71,6 +71,10 @@ class Agents:
     excesses: list[str] = field(factory=list)
     heard: Counter[str] = field(factory=Counter)
     """By child's result: how many runs had it in what they were told to do."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(resumes=self.resumes, max_input=self.max_input)
 
     async def run(self, context: RunContext) -> Outcome:
         run = context.run

@@ -32,6 +32,7 @@ from agent_orchestrator.domain.model import Attempt, Event
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.host import Remains
 from agent_orchestrator.hosts.linux.host import LinuxHost
+from agent_orchestrator.ports import Capabilities
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.invariants import (
     Acknowledged,
@@ -81,6 +82,10 @@ class Agents:
     """The runs whose agent is being given its prompt, and has set to nothing yet."""
     dead: set[tuple[str, int]] = field(factory=set)
     """The attempts whose processes an engine has ended; what their runner still does has no effect."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(resumes=self.resumes)
 
     async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
         await anyio.sleep(random.Random(f"{self.seed} {len(self.dead)}").choice((0, 0.5, 3)))

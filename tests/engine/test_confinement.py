@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import pytest
+from attrs import evolve
 
 from agent_orchestrator import (
     Client,
@@ -17,7 +18,7 @@ from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.model import MANUAL, Sandbox
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.ports import Availability, Outcome, RunContext
+from agent_orchestrator.ports import Availability, Capabilities, Outcome, RunContext
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing import ScriptedRunner
@@ -29,8 +30,7 @@ class Confining:
     """A runner that confines its agents, and says how."""
 
     name = "confining"
-    confines = True
-    message_options = frozenset({"model", "effort"})
+    capabilities = Capabilities(confines=True, message_options=frozenset({"model", "effort"}))
 
     def __init__(self, *, available: bool = True) -> None:
         self._available = available
@@ -105,6 +105,7 @@ class Boxed(Confining):
     def __init__(self, sandbox: Sandbox | None) -> None:
         super().__init__()
         self.sandbox = sandbox
+        self.capabilities = evolve(Confining.capabilities, sandbox=sandbox)
 
     async def run(self, context: RunContext) -> Outcome:
         if context.prompt == "go":

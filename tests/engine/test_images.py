@@ -15,7 +15,7 @@ from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Image, Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, images
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.ports import Availability, Outcome, RunContext, Store
+from agent_orchestrator.ports import Availability, Capabilities, Outcome, RunContext, Store
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
 
@@ -41,6 +41,10 @@ class Seeing:
     seen: list[tuple[str, list[bytes]]] = field(factory=list)
     at_work: anyio.Event = field(factory=anyio.Event)
     go: anyio.Event = field(factory=anyio.Event)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(resumes=self.resumes, message_options=self.message_options)
 
     async def probe(self, env: object) -> Availability:
         return Availability(self.available, "it is not there")

@@ -20,7 +20,7 @@ from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.model import MANUAL, Message, Run
 from agent_orchestrator.engine import Routing
 from agent_orchestrator.engine.prompts import cut, fitting
-from agent_orchestrator.ports import InputLimit
+from agent_orchestrator.ports import Capabilities, InputLimit
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
 from agent_orchestrator.runners.command import CommandRunner
@@ -46,6 +46,10 @@ class Small:
     name: str = "small"
     resumes: bool = False
     prompts: list[str] = field(factory=list)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(resumes=self.resumes, max_input=self.max_input)
 
     async def run(self, context: RunContext) -> Outcome:
         assert self.max_input.excess(context.prompt) is None
@@ -378,14 +382,21 @@ async def test_an_interrupt_stops_a_run_that_is_queued_to_go_on() -> None:
 def test_runners_state_their_limits() -> None:
     argv = ("agent", "--prompt=é{prompt}")
     by_argument = CommandRunner("c", argv, prompt="argument")
-    assert by_argument.max_input == InputLimit(size=MAX_ARGUMENT - len("--prompt=é".encode()))
+    assert by_argument.capabilities.max_input == InputLimit(
+        size=MAX_ARGUMENT - len("--prompt=é".encode())
+    )
     again = ("agent", "--resume={thread}:{prompt}")
     resuming = CommandRunner("c", argv, prompt="argument", resume_argv=again)
-    assert resuming.max_input == InputLimit(size=MAX_ARGUMENT - len("--resume=:") - MAX_THREAD_ID)
-    assert CommandRunner("c", ("agent",), prompt="argument").max_input.size == MAX_ARGUMENT
-    assert CommandRunner("c", ("agent",)).max_input == InputLimit()
+    assert resuming.capabilities.max_input == InputLimit(
+        size=MAX_ARGUMENT - len("--resume=:") - MAX_THREAD_ID
+    )
+    assert (
+        CommandRunner("c", ("agent",), prompt="argument").capabilities.max_input.size
+        == MAX_ARGUMENT
+    )
+    assert CommandRunner("c", ("agent",)).capabilities.max_input == InputLimit()
     for runner in (CodexExecRunner(), CodexAppServerRunner()):
-        assert runner.max_input.characters == 1_048_575
+        assert runner.capabilities.max_input.characters == 1_048_575
 
 
 def test_texts_are_cut_at_characters_and_together_they_fit() -> None:

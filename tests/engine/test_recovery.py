@@ -16,7 +16,7 @@ from agent_orchestrator.engine import ProviderConfig, recovery
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.host import Remains
 from agent_orchestrator.hosts.linux.host import LinuxHost
-from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.ports import Capabilities, Transaction, View
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing import ScriptedRunner
 from agent_orchestrator.testing.invariants import history, violations
@@ -42,6 +42,10 @@ class Blocked:
     name: str = "scripted"
     resumes: bool = True
     begun: anyio.Event = field(factory=anyio.Event)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(resumes=self.resumes)
 
     async def run(self, context: RunContext) -> Outcome:
         self.begun.set()
@@ -363,6 +367,10 @@ class Resumed:
     name: str = "scripted"
     resumes: bool = True
     prompts: list[str] = field(factory=list)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(resumes=self.resumes)
 
     async def run(self, context: RunContext) -> Outcome:
         self.prompts.append(context.prompt)

@@ -13,7 +13,7 @@ from crashing import lose
 from agent_orchestrator import Client, Outcome, RunContext, RunStatus, open_embedded
 from agent_orchestrator.domain.errors import Conflict
 from agent_orchestrator.domain.model import Message, Run
-from agent_orchestrator.ports import Transaction
+from agent_orchestrator.ports import Capabilities, Transaction
 from agent_orchestrator.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -30,9 +30,15 @@ class Doing:
     what: Callable[[RunContext], Awaitable[Any]]
     name: str = "doing"
     resumes: bool = False
-    confines: bool = True
-    message_options: frozenset[str] = frozenset({"model", "effort", "output_schema"})
     prompts: list[str] = field(factory=list)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            resumes=self.resumes,
+            confines=True,
+            message_options=frozenset({"model", "effort", "output_schema"}),
+        )
 
     async def run(self, context: RunContext) -> Outcome:
         self.prompts.append(context.prompt)

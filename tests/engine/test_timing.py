@@ -15,6 +15,7 @@ from agent_orchestrator import Client, ConfigError, Outcome, RunContext, RunStat
 from agent_orchestrator.domain.model import Event, Request, Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.hosts import this_host
+from agent_orchestrator.ports import Capabilities
 from agent_orchestrator.runners.command import CommandRunner
 from agent_orchestrator.runners.command.mapping import Rule
 from agent_orchestrator.stores.memory import MemoryStore
@@ -36,6 +37,10 @@ class Doing:
     prompts: list[str] = field(factory=list)
     ended: list[int] = field(factory=list)
     """The attempts that have ended."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(resumes=self.resumes)
 
     async def run(self, context: RunContext) -> Outcome:
         self.prompts.append(context.prompt)

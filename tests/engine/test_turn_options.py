@@ -13,7 +13,7 @@ from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.model import MANUAL, Chosen, Run
 from agent_orchestrator.engine.turn_options import together
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.ports import Availability, Outcome, RunContext
+from agent_orchestrator.ports import Availability, Capabilities, Outcome, RunContext
 from agent_orchestrator.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -23,7 +23,7 @@ class Standing:
     """A runner whose agents stand still, and which takes every option."""
 
     name = "standing"
-    message_options = frozenset({"model", "effort", "output_schema"})
+    capabilities = Capabilities(message_options=frozenset({"model", "effort", "output_schema"}))
 
     async def run(self, context: RunContext) -> Outcome:
         if context.prompt == "by its context":
@@ -44,7 +44,7 @@ class Plain(Standing):
     """The same without options."""
 
     name = "plain"
-    message_options = frozenset()
+    capabilities = Capabilities()
 
 
 class Gone(Standing):

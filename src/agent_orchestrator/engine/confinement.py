@@ -13,7 +13,7 @@ from agent_orchestrator.engine.access import in_scope
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import looked
 from agent_orchestrator.operations import ConfinementOptions
-from agent_orchestrator.ports import Confining, Runner, Sandboxed, View
+from agent_orchestrator.ports import Capabilities, Runner, View, capabilities_of
 
 
 @frozen
@@ -112,13 +112,13 @@ def of_child(
 def _sandbox(core: Core, provider: str, asked: Sandbox | None) -> Sandbox | None:
     """Return what agents of a provider may do; None if that is not known here."""
     config = core.config.providers.get(provider)
-    runner: object = None if config is None else config.runner
-    return asked or runner.sandbox if isinstance(runner, Sandboxed) else "danger-full-access"
+    able = Capabilities() if config is None else capabilities_of(config.runner)
+    return asked or able.sandbox if able.confines else "danger-full-access"
 
 
 def keeps(runner: Runner, asked: Confinement) -> bool:
     """Tell whether a runner's agents are confined as asked."""
-    return not asked or (isinstance(runner, Confining) and runner.confines)
+    return not asked or capabilities_of(runner).confines
 
 
 async def shared_cwd(core: Core, session: Session) -> str:

@@ -35,7 +35,7 @@ from agent_orchestrator.operations import (
     QueueCounts,
     StoreStatus,
 )
-from agent_orchestrator.ports import CWD_MISSING, Availability, Protecting, View
+from agent_orchestrator.ports import CWD_MISSING, Availability, View, capabilities_of
 
 SILENCE_S = 120.0
 """After this long without a word a running agent is called silent."""
@@ -99,7 +99,7 @@ def _unprotected(config: EngineConfig) -> list[Problem]:
     names = [
         name
         for name, provider in config.providers.items()
-        if not (isinstance(provider.runner, Protecting) and provider.runner.protects)
+        if not capabilities_of(provider.runner).protects
     ]
     if not names or not config.protected(config.cwd):
         return []

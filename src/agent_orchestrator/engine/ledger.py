@@ -37,7 +37,7 @@ from agent_orchestrator.engine.prompts import cut, fitting, limit_of
 from agent_orchestrator.engine.summaries import request_summary, text_summary
 from agent_orchestrator.engine.turn_options import NO_OPTIONS, chosen_for, completed, together
 from agent_orchestrator.fields import MAX_TEXT
-from agent_orchestrator.ports import Draft, InputLimit, Resuming, Runner, Transaction, View
+from agent_orchestrator.ports import Draft, InputLimit, Runner, Transaction, View, capabilities_of
 from agent_orchestrator.wire.codec import to_plain
 
 QUEUE_TOPIC = "queue"
@@ -820,7 +820,7 @@ def unheard(
     conversation, only those that the conversation does not have.
     """
     fresh = [message for message in messages if message.delivery == "queued"]
-    resumes = isinstance(runner, Resuming) and runner.resumes
+    resumes = capabilities_of(runner).resumes
     return fresh if thread is not None and fresh and resumes else messages
 
 

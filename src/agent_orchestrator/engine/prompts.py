@@ -5,7 +5,7 @@ from typing import Final
 
 from agent_orchestrator.domain.model import Message
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.ports import InputLimit, Limiting
+from agent_orchestrator.ports import InputLimit, capabilities_of
 
 NO_LIMIT: Final = InputLimit()
 
@@ -22,7 +22,7 @@ def limit_of(core: Core, provider: str) -> InputLimit:
     config = core.config.providers.get(provider)
     if config is None:
         return NO_LIMIT
-    return config.runner.max_input if isinstance(config.runner, Limiting) else NO_LIMIT
+    return capabilities_of(config.runner).max_input
 
 
 def fitting(messages: Sequence[Message], limit: InputLimit) -> int:

@@ -30,7 +30,7 @@ from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import looked, persistently
 from agent_orchestrator.host import Remains
 from agent_orchestrator.operations import Problem
-from agent_orchestrator.ports import Resuming, Runner, Transaction, View
+from agent_orchestrator.ports import Transaction, View, capabilities_of
 
 logger = logging.getLogger("agent_orchestrator.recovery")
 
@@ -248,11 +248,6 @@ def _spoke_at(view: View, run: Run, attempt: Attempt) -> datetime | None:
     return view.last_output_at(run, attempt=attempt.attempt)
 
 
-def can_resume(runner: Runner) -> bool:
-    """Tell whether a runner goes on with conversations that another process of it began."""
-    return isinstance(runner, Resuming) and runner.resumes
-
-
 def resumes(core: Core, view: View, run: Run | None) -> bool:
     """Tell whether a new attempt of the run could go on with the conversation of the one before."""
     if run is None:
@@ -260,7 +255,7 @@ def resumes(core: Core, view: View, run: Run | None) -> bool:
     provider = core.config.providers.get(run.provider)
     return (
         provider is not None
-        and can_resume(provider.runner)
+        and capabilities_of(provider.runner).resumes
         and view.thread(run.session_id, run.provider) is not None
     )
 

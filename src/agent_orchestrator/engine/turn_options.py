@@ -10,7 +10,7 @@ from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import MANUAL, Chosen, Run, Session
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.operations import AnswerOptions, ModelOptions
-from agent_orchestrator.ports import Runner, TurnConfigurable
+from agent_orchestrator.ports import Runner, capabilities_of
 from agent_orchestrator.wire.strict_json import json_copy
 
 
@@ -177,4 +177,4 @@ def _copy(schema: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 def accepted_options(runner: Runner) -> frozenset[str]:
     """Return the names of the message options that a runner takes."""
-    return runner.message_options if isinstance(runner, TurnConfigurable) else frozenset()
+    return capabilities_of(runner).message_options

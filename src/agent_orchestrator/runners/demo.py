@@ -9,7 +9,7 @@ from attrs import frozen
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Usage
-from agent_orchestrator.ports import Outcome, RunContext
+from agent_orchestrator.ports import Capabilities, Outcome, RunContext
 
 FILE: Final = "agent-orchestrator-demo.txt"
 """What it writes into the session's working directory."""
@@ -28,9 +28,9 @@ class DemoRunner:
     pause_s: float = 0.12
 
     @property
-    def protects(self) -> bool:
-        """It starts no program and does what it is written to do."""
-        return True
+    def capabilities(self) -> Capabilities:
+        """Return what it can do. It starts no program and does what it is written to do."""
+        return Capabilities(protects=True)
 
     async def run(self, context: RunContext) -> Outcome:
         """Say what it is, look, write a file, and answer."""

@@ -8,7 +8,7 @@ from attrs import field, frozen
 
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.ports import Outcome, RunContext
+from agent_orchestrator.ports import Capabilities, Outcome, RunContext
 
 Function = Callable[[RunContext], Awaitable[str | Outcome | None]]
 
@@ -64,9 +64,9 @@ class FunctionRunner:
     target: Function = field(converter=_loaded, metadata={"option": str})
 
     @property
-    def protects(self) -> bool:
-        """The function is the host's own code."""
-        return True
+    def capabilities(self) -> Capabilities:
+        """Return what it can do. The function is the host's own code."""
+        return Capabilities(protects=True)
 
     async def run(self, context: RunContext) -> Outcome:
         """Call the function.

@@ -8,7 +8,7 @@ from attrs import field, frozen
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Run, Usage
-from agent_orchestrator.ports import Outcome, RunContext
+from agent_orchestrator.ports import Capabilities, Outcome, RunContext
 
 PROVIDER: Final = "scripted"
 
@@ -44,6 +44,10 @@ class ScriptedRunner:
     """Whether it says that it goes on with a conversation it has set."""
     prompts: list[str] = field(factory=list)
     """Every prompt it was given, in the order of their starts."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(resumes=self.resumes)
 
     async def run(self, context: RunContext) -> Outcome:
         self.prompts.append(context.prompt)

@@ -16,7 +16,7 @@ from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Invocation, Sandbox
 from agent_orchestrator.ports import (
     Availability,
-    InputLimit,
+    Capabilities,
     Outcome,
     ProtectedPaths,
     RunContext,
@@ -24,10 +24,10 @@ from agent_orchestrator.ports import (
 from agent_orchestrator.runners import scratch
 from agent_orchestrator.runners.bulk import read
 from agent_orchestrator.runners.codex.argv import (
-    MAX_INPUT,
     exec_argv,
     is_thread_id,
 )
+from agent_orchestrator.runners.codex.capabilities import codex_capabilities
 from agent_orchestrator.runners.codex.confinement import ExecConfinement, exec_confinement
 from agent_orchestrator.runners.codex.failures import is_busy, startup_failure, turn_failure
 from agent_orchestrator.runners.codex.items import text
@@ -101,29 +101,8 @@ class CodexExecRunner(Guarded):
     _probe: Probe = field(factory=Probe, init=False, repr=False)
 
     @property
-    def resumes(self) -> bool:
-        """Codex keeps its threads on disk, turn by turn."""
-        return True
-
-    @property
-    def message_options(self) -> frozenset[str]:
-        """They are arguments of a single ``codex exec``."""
-        return frozenset({"model", "effort", "output_schema", "images"})
-
-    @property
-    def protects(self) -> bool:
-        """Codex's sandbox does, where there is one."""
-        return self.sandbox != "danger-full-access"
-
-    @property
-    def max_input(self) -> InputLimit:
-        """Codex refuses longer prompts."""
-        return InputLimit(characters=MAX_INPUT)
-
-    @property
-    def confines(self) -> bool:
-        """It has a sandbox; ``codex exec`` 0.169 never asks, whatever its policy."""
-        return True
+    def capabilities(self) -> Capabilities:
+        return codex_capabilities(self.sandbox)
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Look whether codex is there and logged in."""

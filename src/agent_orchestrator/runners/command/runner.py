@@ -13,7 +13,7 @@ from attrs import define, evolve, field
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation, Usage
-from agent_orchestrator.ports import Availability, InputLimit, Outcome, RunContext
+from agent_orchestrator.ports import Availability, Capabilities, InputLimit, Outcome, RunContext
 from agent_orchestrator.runners.bulk import Text, in_thread, object_of, read, text_of
 from agent_orchestrator.runners.command.mapping import Meaning, Rule, check_rules, meanings
 from agent_orchestrator.runners.command.program import NotRunnable, anchored, locate
@@ -99,12 +99,11 @@ class CommandRunner(Guarded):
             raise ConfigError("stop_grace_s: must be between 0 and 600")
 
     @property
-    def resumes(self) -> bool:
-        """It goes on with a conversation where it was told how."""
-        return self.resume_argv is not None
+    def capabilities(self) -> Capabilities:
+        """Return what it can do. It continues a conversation where it was told how."""
+        return Capabilities(resumes=self.resume_argv is not None, max_input=self._max_input())
 
-    @property
-    def max_input(self) -> InputLimit:
+    def _max_input(self) -> InputLimit:
         """An argument has room for so much, beside what else stands in it; stdin for all there is."""
         if self.prompt == "stdin":
             return InputLimit()

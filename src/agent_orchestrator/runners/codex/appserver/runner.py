@@ -11,14 +11,15 @@ from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox
 from agent_orchestrator.operations import MAX_OPEN_S, MIN_OPEN_S
-from agent_orchestrator.ports import RUN_VARIABLES, Availability, InputLimit, Outcome, RunContext
+from agent_orchestrator.ports import RUN_VARIABLES, Availability, Capabilities, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.conversation import Conversation, NotLoaded
 from agent_orchestrator.runners.codex.appserver.opening import HAS_TOOLS, ThreadMissing, loaded
 from agent_orchestrator.runners.codex.appserver.pool import NotStarted, Pool
 from agent_orchestrator.runners.codex.appserver.server import Spec
 from agent_orchestrator.runners.codex.appserver.threads import Opened
 from agent_orchestrator.runners.codex.appserver.tools import Tools
-from agent_orchestrator.runners.codex.argv import MAX_INPUT, app_server_arguments, is_thread_id
+from agent_orchestrator.runners.codex.argv import app_server_arguments, is_thread_id
+from agent_orchestrator.runners.codex.capabilities import codex_capabilities
 from agent_orchestrator.runners.codex.locate import NotInstalled
 from agent_orchestrator.runners.codex.login import identity
 from agent_orchestrator.runners.codex.probe import Probe, environment, home_of, profile_warning
@@ -129,29 +130,8 @@ class CodexAppServerRunner(Guarded):
                 await super().__aexit__()
 
     @property
-    def resumes(self) -> bool:
-        """Codex keeps its threads on disk, turn by turn."""
-        return True
-
-    @property
-    def message_options(self) -> frozenset[str]:
-        """Codex keeps them for the next turn, which is therefore given its own again."""
-        return frozenset({"model", "effort", "output_schema", "images"})
-
-    @property
-    def protects(self) -> bool:
-        """Codex's sandbox does, where there is one."""
-        return self.sandbox != "danger-full-access"
-
-    @property
-    def max_input(self) -> InputLimit:
-        """Codex refuses longer prompts."""
-        return InputLimit(characters=MAX_INPUT)
-
-    @property
-    def confines(self) -> bool:
-        """It tells codex with every turn that is confined otherwise than the one before."""
-        return True
+    def capabilities(self) -> Capabilities:
+        return codex_capabilities(self.sandbox)
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Look whether codex is there, logged in, and of an age this runner knows.
