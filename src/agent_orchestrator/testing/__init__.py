@@ -1,4 +1,4 @@
-"""For authors of runners and stores: suites that tell whether one behaves, and parts to test with.
+"""For authors of runners, stores and hosts: suites that tell whether one behaves, and parts to test with.
 
 The suites need pytest and anyio's plugin for it; they are imported when asked for, so that the other
 parts do without.
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agent_orchestrator.testing.clients import ClientContract
+    from agent_orchestrator.testing.hosts import HostContract
     from agent_orchestrator.testing.runners import (
         RecordingContext,
         RunnerContract,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "ClientContract": "clients",
+    "HostContract": "hosts",
     "RecordingContext": "runners",
     "RunnerContract": "runners",
     "ScriptedRunner": "scripted",
@@ -35,6 +37,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "ClientContract",
+    "HostContract",
     "RecordingContext",
     "RunnerContract",
     "ScriptedRunner",
