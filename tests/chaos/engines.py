@@ -92,14 +92,14 @@ _CLIENT: Final = ("tests/client/test_embedded.py",)
 MUTANTS: Final = (
     Mutant(
         "the fence takes any attempt",
-        _ENGINE + "ledger.py",
+        _ENGINE + "run_changes.py",
         "run is None or run.attempt != attempt or",
         "run is None or",
         ("tests/engine/test_execution.py", "-k", "moved_on_attempt"),
     ),
     Mutant(
         "a release does not raise the attempt",
-        _ENGINE + "ledger.py",
+        _ENGINE + "transitions.py",
         "        attempt=run.attempt + 1,\n",
         "        attempt=run.attempt,\n",
         ("tests/engine/test_restart.py",),

@@ -29,7 +29,7 @@ from agent_orchestrator.domain.lifecycle import RunStatus, is_terminal
 from agent_orchestrator.domain.model import Approvals, Event, Request, Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.engine.config import TreeLimits
-from agent_orchestrator.engine.ledger import has_agent
+from agent_orchestrator.engine.questions import has_active_agent
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.operations import SpawnReply
 from agent_orchestrator.ports import Capabilities, InputLimit, View
@@ -408,7 +408,7 @@ def unsound(view: View) -> list[str]:
             found.append(f"open: {request.id}, which a policy decides")
         if request.audience == "parent":
             parent = view.session(request.parent_session_id or "")
-            if parent is None or not has_agent(view, parent):
+            if parent is None or not has_active_agent(view, parent):
                 found.append(f"unheard: {request.id} is for a parent that is not there")
     return found
 

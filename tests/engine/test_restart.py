@@ -9,13 +9,7 @@ import pytest
 from agent_orchestrator import Client, RunStatus, open_embedded
 from agent_orchestrator.domain.lifecycle import is_terminal
 from agent_orchestrator.domain.model import Source
-from agent_orchestrator.engine import (
-    EngineConfig,
-    Orchestrator,
-    ProviderConfig,
-    Routing,
-    ledger,
-)
+from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing, questions
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.scripted import ScriptedRunner
@@ -162,7 +156,7 @@ async def test_an_answer_handed_over_says_who_decided() -> None:
         assert asked.run is not None
         for decided_by in (above.run.id, "ann", None):
             request = a_request(asked.run, status="expired", decided_by=decided_by)
-            owe = partial(ledger.owe_answer, engine.core, run=asked.run, request=request)
+            owe = partial(questions.queue_answer, engine.core, run=asked.run, request=request)
             await store.transact(owe)
         _, *answers = (await client.list_messages(asked.run.session_id)).messages
         told = [

@@ -24,7 +24,7 @@ from agent_orchestrator.domain.model import (
     Thread,
     Usage,
 )
-from agent_orchestrator.engine import ledger, requests
+from agent_orchestrator.engine import questions, requests, run_changes, steering
 from agent_orchestrator.engine.bells import Bell
 from agent_orchestrator.engine.calls import carry_out
 from agent_orchestrator.engine.confinement import Confinement
@@ -124,8 +124,8 @@ class AttemptContext:
 
         def write(tx: Transaction, run: Run) -> None:
             for message_id in self._messages:
-                ledger.mark_delivered(tx, message_id, run.attempt)
-            ledger.amend_attempt(tx, run, delivered_at=now)
+                steering.mark_delivered(tx, message_id, run.attempt)
+            run_changes.amend_attempt(tx, run, delivered_at=now)
 
         await self._recorder.put(write)
         await self._recorder.settle()
@@ -157,7 +157,7 @@ class AttemptContext:
                 if before is not None:
                     data["previous_thread_id"] = before.id
                     event_type = EventType.THREAD_REPLACED
-                ledger.log(tx, run, event_type, data, self._core.now())
+                run_changes.log(tx, run, event_type, data, self._core.now())
 
         await self._recorder.put(write)
         if is_new:  # what is remembered beside a known id may go into the next commit
@@ -170,7 +170,7 @@ class AttemptContext:
 
         def write(tx: Transaction, run: Run) -> None:
             tx.put_run(evolve(run, usage=usage))
-            ledger.log(tx, run, EventType.USAGE_UPDATED, to_plain(usage), self._core.now())
+            run_changes.log(tx, run, EventType.USAGE_UPDATED, to_plain(usage), self._core.now())
 
         await self._recorder.put(write)
 
@@ -179,7 +179,7 @@ class AttemptContext:
         born = self._core.config.host.process_start_id(pid)
 
         def write(tx: Transaction, run: Run) -> None:
-            ledger.amend_attempt(tx, run, pid=pid, pid_birth=born, invocation=invocation)
+            run_changes.amend_attempt(tx, run, pid=pid, pid_birth=born, invocation=invocation)
 
         await self._recorder.put(write, within_s=UNHURRIED_S)
 
@@ -197,7 +197,7 @@ class AttemptContext:
             words = {"sandbox": sandbox, "approval policy": approval_policy}
             holds = ", ".join(f"{name} {word}" for name, word in words.items() if word is not None)
             note = f"the agent may not be confined as asked for; what holds is: {holds}"
-            ledger.log(tx, run, EventType.RUN_ERROR, {"message": note}, self._core.now())
+            run_changes.log(tx, run, EventType.RUN_ERROR, {"message": note}, self._core.now())
 
         await self._recorder.put(write)
 
@@ -283,8 +283,8 @@ class AttemptContext:
         def change(tx: Transaction) -> None:
             if tx.request(request_id) is not None:
                 return  # asked by a try that the store said had failed
-            ledger.withdraw(self._core, tx, self._recorder.abandoned)
-            run = ledger.fenced(tx, self.run.id, self.run.attempt)
+            questions.withdraw_requests(self._core, tx, self._recorder.abandoned)
+            run = run_changes.require_current_attempt(tx, self.run.id, self.run.attempt)
             session = tx.session(run.session_id)
             assert session is not None
             requests.tell(self._core, tx, run, session, question, request_id=request_id)
@@ -316,14 +316,14 @@ class AttemptContext:
 
     @asynccontextmanager
     async def _steering(self) -> AsyncIterator[AsyncIterator[str]]:
-        with self._core.bells.take(ledger.steer_topic(self.run.id)) as bell:
+        with self._core.bells.take(run_changes.steer_topic(self.run.id)) as bell:
             self.has_begun = True
-            await self._recorder.put(partial(ledger.amend_attempt, steerable=True))
+            await self._recorder.put(partial(run_changes.amend_attempt, steerable=True))
             await self._recorder.settle()
             try:
                 yield _Steering(self._core, self._recorder, self.run, bell)
             finally:
-                await self._recorder.put(partial(ledger.amend_attempt, steerable=False))
+                await self._recorder.put(partial(run_changes.amend_attempt, steerable=False))
 
 
 class _Steering:
@@ -366,11 +366,11 @@ class _Steering:
             raise
 
     def _next(self, view: View) -> Message | None:
-        return next(iter(ledger.untaken(view, self._run.id)), None)
+        return next(iter(steering.undelivered_messages(view, self._run.id)), None)
 
 
 def _take(message_id: str, tx: Transaction, run: Run) -> None:
-    ledger.mark_delivered(tx, message_id, run.attempt)
+    steering.mark_delivered(tx, message_id, run.attempt)
 
 
 def _give_back(message_id: str, tx: Transaction, run: Run) -> None:

@@ -8,7 +8,7 @@ from attrs import evolve
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.lifecycle import RunStatus, Signal
 from agent_orchestrator.domain.model import Run, RunError
-from agent_orchestrator.engine import ledger, recovery
+from agent_orchestrator.engine import questions, recovery, run_changes, transitions
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import persistently
 from agent_orchestrator.engine.recorder import Recorder
@@ -17,7 +17,7 @@ from agent_orchestrator.ports import Transaction
 
 logger = logging.getLogger("agent_orchestrator.worker")
 
-RECORDING_FAILED = ledger.Ending(
+RECORDING_FAILED = transitions.AttemptEnd(
     Signal.FAIL, error=RunError("agent_crashed", "what it said could not be recorded")
 )
 
@@ -26,7 +26,7 @@ async def record_end(
     core: Core,
     live: RunningAttempt,
     recorder: Recorder,
-    ending: ledger.Ending,
+    ending: transitions.AttemptEnd,
     *,
     tries: int | None = None,
 ) -> None:
@@ -46,7 +46,7 @@ async def record_end(
 
     try:
         live.end(await _record(core, live, change, tries))
-    except (ledger.StaleAttempt, Unavailable):
+    except (run_changes.StaleAttempt, Unavailable):
         raise
     except Exception:
         logger.exception("run %s: what it said last cannot be recorded", live.run.id)
@@ -65,7 +65,7 @@ async def _record(
     def again(tx: Transaction) -> Run:
         try:
             return end(tx)
-        except ledger.StaleAttempt:
+        except run_changes.StaleAttempt:
             if (run := tx.run(live.run.id)) is None:
                 raise
             return run
@@ -84,44 +84,50 @@ async def give_up(core: Core, live: RunningAttempt) -> None:
     error = RunError("worker_lost", "the daemon failed at bringing it to its end: see its log")
 
     def change(tx: Transaction) -> Run:
-        run = ledger.fenced(tx, live.run.id, live.run.attempt)
+        run = run_changes.require_current_attempt(tx, live.run.id, live.run.attempt)
         is_canceled = run.cancel_requested_at is not None
         ending = (
-            ledger.Ending(Signal.CANCEL) if is_canceled else ledger.Ending(Signal.FAIL, error=error)
+            transitions.AttemptEnd(Signal.CANCEL)
+            if is_canceled
+            else transitions.AttemptEnd(Signal.FAIL, error=error)
         )
-        return ledger.finish(core, tx, run, ending)
+        return transitions.finish(core, tx, run, ending)
 
     try:
         live.end(await _record(core, live, change))
-    except ledger.StaleAttempt:
+    except run_changes.StaleAttempt:
         pass  # it went on without this attempt
     except Exception:
         logger.exception("run %s is left to the next start", live.run.id)
 
 
 def _finish(
-    core: Core, live: RunningAttempt, tx: Transaction, ending: ledger.Ending, recorder: Recorder
+    core: Core,
+    live: RunningAttempt,
+    tx: Transaction,
+    ending: transitions.AttemptEnd,
+    recorder: Recorder,
 ) -> Run:
-    run = ledger.fenced(tx, live.run.id, live.run.attempt)
+    run = run_changes.require_current_attempt(tx, live.run.id, live.run.attempt)
     if run.cancel_requested_at is not None and ending.signal in (Signal.RELEASE, Signal.FAIL):
         ending = evolve(ending, signal=Signal.CANCEL, error=None)
     if ending.signal is not Signal.RELEASE:
-        return ledger.finish(core, tx, run, ending)
+        return transitions.finish(core, tx, run, ending)
     if run.status is RunStatus.WAITING:
-        return ledger.park(core, tx, run, stderr_tail=ending.stderr_tail)
-    attempt = ledger.current_attempt(tx, run)
+        return transitions.park(core, tx, run, stderr_tail=ending.stderr_tail)
+    attempt = run_changes.current_attempt(tx, run)
     goes_on = (
         attempt is not None
         and recovery.has_begun(tx, run, attempt)
         and recovery.resumes(core, tx, run)
     )
     untold = tx.request(recorder.asking) if recorder.asking is not None else None
-    if untold is None or untold.status not in ledger.DECIDED:
-        untold = ledger.untold_answer(tx, run, recorder.told, live.stopped_at or core.now())
-    released = ledger.finish(core, tx, run, ending)
+    if untold is None or untold.status not in questions.DECIDED:
+        untold = questions.undelivered_answer(tx, run, recorder.told, live.stopped_at or core.now())
+    released = transitions.finish(core, tx, run, ending)
     if attempt is not None and goes_on:
         recovery.owe_note(core, tx, released, attempt, "The program that runs you was stopped")
     if untold is not None:
         # Decided while its agent was being stopped: the next attempt is told.
-        ledger.owe_answer(core, tx, released, untold)
+        questions.queue_answer(core, tx, released, untold)
     return released

@@ -9,7 +9,7 @@ from agent_orchestrator.domain.errors import Conflict, Forbidden, InvalidRequest
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Run, Session, Source, SourceKind
-from agent_orchestrator.engine import ledger, limits, messages
+from agent_orchestrator.engine import limits, messages, questions, steering
 from agent_orchestrator.engine.access import run_for, session_for
 from agent_orchestrator.engine.confinement import Confinement, of_child
 from agent_orchestrator.engine.core import Change, Core
@@ -224,7 +224,7 @@ def _check_queue(tx: Transaction, session: Session, reply: MessageReply) -> None
     """
     queued = len(tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_QUEUED + 1))
     if reply.message.steers and reply.run is not None:
-        queued += len(ledger.untaken(tx, reply.run.id))
+        queued += len(steering.undelivered_messages(tx, reply.run.id))
     if queued > MAX_QUEUED:
         raise Conflict(
             f"session {session.id} has {MAX_QUEUED} runs queued: agents queue no more",
@@ -241,7 +241,7 @@ def _check_revival(core: Core, tx: Transaction, session: Session) -> None:
     """
     above = session.parent_session_id
     parent = tx.session(above) if above is not None else None
-    if parent is not None and not ledger.has_agent(tx, session):
+    if parent is not None and not questions.has_active_agent(tx, session):
         limits.check_counts(core, tx, parent, session.parent_run_id)
 
 

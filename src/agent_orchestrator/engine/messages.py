@@ -9,7 +9,7 @@ from agent_orchestrator.domain.errors import InvalidRequest, SessionBusy, Sessio
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Chosen, Message, Run, Session, Source
-from agent_orchestrator.engine import ledger
+from agent_orchestrator.engine import queueing, run_changes, transitions
 from agent_orchestrator.engine.access import session_for
 from agent_orchestrator.engine.confinement import Confinement, check_asked, check_kept
 from agent_orchestrator.engine.core import MAX_LOOK, QUEUE_RETRY_S, Change, Core
@@ -104,8 +104,8 @@ def deliver(
         own_run_id = core.config.ids("run")
         message = user_message(core, session, source, text, active.id, own_run_id=own_run_id)
         tx.add_message(message)
-        tx.append(session.id, [ledger.message_event(message)], message.created_at)
-        tx.ring(ledger.steer_topic(active.id))
+        tx.append(session.id, [run_changes.message_created_event(message)], message.created_at)
+        tx.ring(run_changes.steer_topic(active.id))
         return MessageReply(message, active)
     if busy == "reject" and (blocker := active or next(iter(_queued(tx, session)), None)):
         raise SessionBusy(
@@ -195,7 +195,7 @@ def queue_run(
         check_kept(core, provider, wanted)
     check_options(core, provider, options)
     check_room(core, tx, provider)
-    run = ledger.enqueue(
+    run = queueing.enqueue(
         tx,
         session,
         run_id=message.run_id,
@@ -274,7 +274,7 @@ def _record(
     # What is not for an agent to answer is where it belongs as soon as it is recorded.
     message = evolve(note, role=command.role, run_id=None, delivery="delivered")
     tx.add_message(message)
-    tx.append(session.id, [ledger.message_event(message)], message.created_at)
+    tx.append(session.id, [run_changes.message_created_event(message)], message.created_at)
     return message
 
 
@@ -286,7 +286,7 @@ def _steers(
     It does not if it is being stopped for good, or the message is for another provider, for an agent
     that is confined otherwise, for another model or effort, or has an output schema or images.
     """
-    attempt = ledger.current_attempt(tx, run)
+    attempt = run_changes.current_attempt(tx, run)
     return (
         run.status is RunStatus.RUNNING
         and run.cancel_requested_at is None
@@ -303,8 +303,10 @@ def _interrupt(core: Core, tx: Transaction, session: Session) -> None:
     its place by an earlier interrupt.
     """
     waiting = [run for run in _queued(tx, session) if run.interrupts and run.attempt == 1]
-    for run in [*ledger.under_way(tx, session), *waiting]:
-        ledger.request_cancel(core, tx, run, reason="interrupted by a newer message", cascade=True)
+    for run in [*transitions.started_runs(tx, session), *waiting]:
+        transitions.request_cancel(
+            core, tx, run, reason="interrupted by a newer message", cascade=True
+        )
 
 
 def _queued(tx: Transaction, session: Session) -> list[Run]:

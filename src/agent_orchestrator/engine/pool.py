@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.lifecycle import ACTIVE, is_terminal
 from agent_orchestrator.domain.tokens import RUN_TOKEN_PREFIX, new_token, token_hash
-from agent_orchestrator.engine import ledger
+from agent_orchestrator.engine import run_changes, steering, transitions
 from agent_orchestrator.engine.attempt_end import give_up
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.persistence import looked
@@ -115,7 +115,7 @@ class Pool:
             yield
             return
         live.begin_call()
-        self.core.bells.ring([ledger.QUEUE_TOPIC])
+        self.core.bells.ring([run_changes.QUEUE_TOPIC])
         try:
             yield
         finally:
@@ -150,7 +150,7 @@ class Pool:
     async def stop_taking(self) -> None:
         """Take no further run; those under way go on. Returns when none is about to be taken."""
         self._stopping = True
-        self.core.bells.ring([ledger.QUEUE_TOPIC])
+        self.core.bells.ring([run_changes.QUEUE_TOPIC])
         await self._stopped.wait()
 
     def release(self, reason: str) -> Sequence[RunningAttempt]:
@@ -169,7 +169,7 @@ class Pool:
         """Take runs and start workers on them until :meth:`stop_taking`."""
         self._tasks = tasks
         try:
-            with self.core.bells.take(ledger.QUEUE_TOPIC) as bell:
+            with self.core.bells.take(run_changes.QUEUE_TOPIC) as bell:
                 while not self._stopping:
                     bell.hush()
                     free = self._free
@@ -210,11 +210,11 @@ class Pool:
 
         def both(tx: Transaction, seats: Sequence[_Seat]) -> tuple[T, list[Assignment]]:
             answer = change(tx)
-            if not tx.unring(ledger.QUEUE_TOPIC):
+            if not tx.unring(run_changes.QUEUE_TOPIC):
                 return answer, []
             taken, is_more = self._hand_out(tx, seats)
             if is_more:
-                tx.ring(ledger.QUEUE_TOPIC)
+                tx.ring(run_changes.QUEUE_TOPIC)
             return answer, taken
 
         # In a task of the pool's: a caller may leave while the store is at it, but the worker may not.
@@ -235,12 +235,12 @@ class Pool:
         taken = []
         for seat, run in zip(seats, runs, strict=False):
             kept = seat.token and token_hash(seat.token)
-            started = ledger.start(self.core, tx, run, seat.worker, token_hash=kept)
+            started = transitions.start(self.core, tx, run, seat.worker, token_hash=kept)
             session = tx.session(run.session_id)
             assert session is not None
             has_thread = run.provider in session.threads
             thread = tx.thread(session.id, run.provider) if has_thread else None
-            messages = ledger.for_prompt(self.core, tx, started, thread)
+            messages = steering.prompt_messages(self.core, tx, started, thread)
             taken.append(Assignment(started, session, messages, thread, seat.token))
         return taken, len(runs) > len(taken)
 
@@ -300,7 +300,7 @@ class Pool:
         for seat in seats:
             heapq.heappush(self._spare, seat.number)
         if self._is_short and seats:
-            self.core.bells.ring([ledger.QUEUE_TOPIC])
+            self.core.bells.ring([run_changes.QUEUE_TOPIC])
 
     def _begin(self, live: RunningAttempt, seat: _Seat, tasks: anyio.abc.TaskGroup) -> None:
         self._numbers[live.run.id] = seat.number
@@ -312,7 +312,7 @@ class Pool:
     async def _run(self, live: RunningAttempt) -> None:
         try:
             await execute(self.core, live)
-        except ledger.StaleAttempt:
+        except run_changes.StaleAttempt:
             logger.warning("run %s went on without attempt %d", live.run.id, live.run.attempt)
         except Exception:
             # A fault of ours in one run must not end the others.
@@ -328,4 +328,4 @@ class Pool:
                 observer.ended(live.run, live.final_run)
             # Otherwise there were workers for all that is queued, as far as it could be taken.
             if was_full or live.final_status is None or not is_terminal(live.final_status):
-                self.core.bells.ring([ledger.QUEUE_TOPIC])
+                self.core.bells.ring([run_changes.QUEUE_TOPIC])

@@ -5,6 +5,7 @@ from typing import Final
 
 from agent_orchestrator.domain.model import Message
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.fields import MAX_TEXT
 from agent_orchestrator.ports import InputLimit, capabilities_of
 
 NO_LIMIT: Final = InputLimit()
@@ -51,3 +52,10 @@ def cut(text: str, limit: InputLimit, note: str) -> str:
         room = max(0, limit.size - len(end.encode()))
         text = text.encode("utf-8", "replace")[:room].decode(errors="ignore")
     return text + end
+
+
+def fit_prompt(core: Core, provider: str, text: str, where: str) -> str:
+    """Return a text as long as a message may be, and as an agent of the provider takes it."""
+    note = f"cut here; {where}"
+    text = cut(text, InputLimit(characters=MAX_TEXT), note)
+    return cut(text, limit_of(core, provider), note)

@@ -7,7 +7,7 @@ import anyio
 import anyio.lowlevel
 
 from agent_orchestrator.domain.model import Run
-from agent_orchestrator.engine import ledger
+from agent_orchestrator.engine import run_changes
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import persistently
 from agent_orchestrator.ports import Draft, Transaction
@@ -164,12 +164,12 @@ class Recorder:
 
         :raises StaleAttempt: if the run has moved on.
         """
-        run = ledger.fenced(tx, self._run.id, self._run.attempt)
-        attempt = ledger.current_attempt(tx, run)
+        run = run_changes.require_current_attempt(tx, self._run.id, self._run.attempt)
+        attempt = run_changes.current_attempt(tx, run)
         assert attempt is not None, "it was recorded as the run was started"
         self._append(tx, batch[attempt.writes - self._written :])
         if batch:
-            ledger.amend_attempt(tx, run, writes=self._written + len(batch))
+            run_changes.amend_attempt(tx, run, writes=self._written + len(batch))
 
     def _append(self, tx: Transaction, batch: Iterable[Draft | Write]) -> None:
         now = self._core.now()
@@ -181,6 +181,6 @@ class Recorder:
             if drafts:
                 tx.append(self._run.session_id, drafts, now)
                 drafts = []
-            write(tx, ledger.fenced(tx, self._run.id, self._run.attempt))
+            write(tx, run_changes.require_current_attempt(tx, self._run.id, self._run.attempt))
         if drafts:
             tx.append(self._run.session_id, drafts, now)

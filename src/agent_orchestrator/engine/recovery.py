@@ -25,7 +25,7 @@ from agent_orchestrator.configuration import MAX_ATTEMPTS
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, Signal
 from agent_orchestrator.domain.model import Attempt, Message, Run, RunError, Source
-from agent_orchestrator.engine import ledger
+from agent_orchestrator.engine import questions, run_changes, steering, transitions
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import looked, persistently
 from agent_orchestrator.host import Remains
@@ -142,7 +142,7 @@ async def _try(core: Core) -> _Left:
 
 
 def _lost(view: View, instance: str) -> list[tuple[Run, Attempt | None]]:
-    return [(run, ledger.current_attempt(view, run)) for run in view.lost_runs(instance)]
+    return [(run, run_changes.current_attempt(view, run)) for run in view.lost_runs(instance)]
 
 
 async def _end(core: Core, attempts: Sequence[Attempt | None]) -> Sequence[Remains]:
@@ -176,7 +176,7 @@ def _take_up(core: Core, gone: Sequence[tuple[Run, Remains]], tx: Transaction) -
 
 
 def _take_up_one(core: Core, tx: Transaction, run: Run, remains: Remains) -> None:
-    attempt = ledger.current_attempt(tx, run)
+    attempt = run_changes.current_attempt(tx, run)
     is_handed_over = attempt is not None and has_begun(tx, run, attempt)
     verdict = _verdict(core, tx, run, is_handed_over=is_handed_over)
     data = {
@@ -187,28 +187,30 @@ def _take_up_one(core: Core, tx: Transaction, run: Run, remains: Remains) -> Non
         "delivered": is_handed_over,
         "ended_processes": list(remains.ended),
     }
-    ledger.log(tx, run, EventType.RUN_RECOVERED, data, core.now())
+    run_changes.log(tx, run, EventType.RUN_RECOVERED, data, core.now())
     logger.warning("run %s: %s: %s", run.id, verdict.action, verdict.reason)
     match verdict.action:
         case "canceled":
-            ledger.finish(core, tx, run, ledger.Ending(Signal.CANCEL, outcome=LOST))
+            transitions.finish(core, tx, run, transitions.AttemptEnd(Signal.CANCEL, outcome=LOST))
         case "parked":
-            ledger.park(core, tx, run, outcome=LOST)
+            transitions.park(core, tx, run, outcome=LOST)
         case "failed":
             error = RunError(LOST, verdict.reason)
-            ledger.finish(core, tx, run, ledger.Ending(Signal.FAIL, error=error, outcome=LOST))
+            transitions.finish(
+                core, tx, run, transitions.AttemptEnd(Signal.FAIL, error=error, outcome=LOST)
+            )
         case "queued" | "resumed":
-            ending = ledger.Ending(Signal.RELEASE, reason=verdict.reason, outcome=LOST)
+            ending = transitions.AttemptEnd(Signal.RELEASE, reason=verdict.reason, outcome=LOST)
             untold = None
             if attempt is not None:
                 # What an agent says while it is stopped to be parked, it says without the answer.
                 until = attempt.started_at if attempt.outcome == PARKING else core.now()
-                untold = ledger.untold_answer(tx, run, (), until)
-            released = ledger.finish(core, tx, run, ending)
+                untold = questions.undelivered_answer(tx, run, (), until)
+            released = transitions.finish(core, tx, run, ending)
             if verdict.action == "resumed" and attempt is not None:
                 owe_note(core, tx, released, attempt, "The program that runs you was lost")
             if untold is not None:
-                ledger.owe_answer(core, tx, released, untold)
+                questions.queue_answer(core, tx, released, untold)
 
 
 def _verdict(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> _Verdict:
@@ -273,7 +275,7 @@ def owe_note(core: Core, tx: Transaction, released: Run, attempt: Attempt, cause
     for given in tx.run_messages(released.id):
         is_unheard = spoke_at is None or (given.steers and spoke_at <= given.created_at)
         is_its_own = given.given_in in (None, attempt.attempt)
-        if is_unheard and is_its_own and not ledger.is_note(given):
+        if is_unheard and is_its_own and not steering.is_recovery_note(given):
             tx.put_message(evolve(given, delivery="queued", steers=False))
     message = Message(
         id=core.config.ids("msg"),
@@ -286,4 +288,4 @@ def owe_note(core: Core, tx: Transaction, released: Run, attempt: Attempt, cause
         created_at=core.now(),
     )
     tx.add_message(message)
-    tx.append(released.session_id, [ledger.message_event(message)], message.created_at)
+    tx.append(released.session_id, [run_changes.message_created_event(message)], message.created_at)

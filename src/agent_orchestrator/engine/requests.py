@@ -26,7 +26,7 @@ from agent_orchestrator.domain.model import (
     Run,
     Session,
 )
-from agent_orchestrator.engine import ledger
+from agent_orchestrator.engine import questions, results
 from agent_orchestrator.engine.access import (
     reach,
     reach_below,
@@ -113,7 +113,7 @@ def tell(
         raise Conflict(f"run {run.id} has no parent to tell", {"run_id": run.id})
     if command.request_kind is None:
         assert parent is not None
-        message = ledger.tell_parent(core, tx, parent, session, run, command.text)
+        message = results.send_to_parent(core, tx, parent, session, run, command.text)
         return ReplyParentReply(message, parent.id, None)
     if len(command.text) > MAX_QUESTION:
         problem = f"must be at most {MAX_QUESTION:,} characters in a question"
@@ -121,7 +121,7 @@ def tell(
     policy = policy_for(command.request_kind, core.approvals_of(session, run.provider))
     told = None
     if parent is not None:
-        told = ledger.tell_parent(
+        told = results.send_to_parent(
             core, tx, parent, session, run, command.text, for_record=policy != "ask-parent"
         )
     request_id = request_id or core.config.ids("req")
@@ -143,7 +143,9 @@ def _open(
     if run.cancel_requested_at is not None:
         raise Conflict(f"run {run.id} is canceled: it asks no more", {"run_id": run.id})
     now = core.now()
-    by_parent = policy == "ask-parent" and parent is not None and ledger.has_agent(tx, parent)
+    by_parent = (
+        policy == "ask-parent" and parent is not None and questions.has_active_agent(tx, parent)
+    )
     # Of a question that is not open for long, its parent has half of the time.
     parent_s = min(core.config.parent_answer_s, command.expires_in_s / 2) if by_parent else 0
     by_policy = _BY_POLICY.get(policy)
@@ -174,16 +176,16 @@ def _open(
     )
     if by_policy is not None:
         tx.add_request(request)
-        ledger.tell_of_request(core, tx, request)
+        questions.log_request(core, tx, request)
         decided = evolve(request, decision=by_policy, decided_by=POLICY)
         resolution = RESOLUTIONS[request.kind, by_policy]
-        return ledger.close_request(core, tx, decided, resolution.status)
+        return questions.close_request(core, tx, decided, resolution.status)
     _check_pending(tx, run)
     if command.wait:
-        ledger.wait_for(core, tx, run, request)
+        questions.open_request(core, tx, run, request)
     else:
         tx.add_request(request)
-        ledger.tell_of_request(core, tx, request)
+        questions.log_request(core, tx, request)
     return request
 
 
@@ -267,7 +269,7 @@ async def resolve(core: Core, who: Principal, command: ResolveRequest) -> Change
             scope=command.scope,
             decided_by=who.id,
         )
-        return RequestReply(ledger.close_request(core, tx, decided, resolution.status))
+        return RequestReply(questions.close_request(core, tx, decided, resolution.status))
 
     return change
 
@@ -285,7 +287,7 @@ async def extend(core: Core, who: Principal, command: ExtendRequest) -> Change[R
         warn_at = _warn_at(now, command.expires_in_s)
         extended = evolve(request, expires_at=expires_at, warn_at=warn_at, warned=False)
         tx.put_request(extended)
-        ledger.tell_of_request(core, tx, extended, EventType.REQUEST_EXTENDED)
+        questions.log_request(core, tx, extended, EventType.REQUEST_EXTENDED)
         return RequestReply(extended)
 
     return change
@@ -339,13 +341,13 @@ async def _next_due(core: Core) -> float:
 def _see_to_due(core: Core, tx: Transaction) -> None:
     now = core.now()
     for request in tx.due_requests(now, DUE_BATCH):
-        ledger.close_request(core, tx, request, "expired")
+        questions.close_request(core, tx, request, "expired")
     for request in tx.unanswered_requests(now, DUE_BATCH):
-        ledger.ask_people(core, tx, request)
+        questions.escalate(core, tx, request)
     for request in tx.expiring_requests(now, DUE_BATCH):
         warned = evolve(request, warned=True)
         tx.put_request(warned)
-        ledger.tell_of_request(core, tx, warned, EventType.REQUEST_EXPIRING)
+        questions.log_request(core, tx, warned, EventType.REQUEST_EXPIRING)
 
 
 def attention(

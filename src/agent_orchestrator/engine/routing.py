@@ -12,7 +12,7 @@ from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Run, Session, mark_of
-from agent_orchestrator.engine import images, ledger, timing
+from agent_orchestrator.engine import images, run_changes, steering, timing
 from agent_orchestrator.engine.attempt import AttemptContext, storable
 from agent_orchestrator.engine.config import ProviderConfig
 from agent_orchestrator.engine.confinement import Confinement, keeps, shared_cwd
@@ -139,7 +139,7 @@ async def _reroute(
     def write(tx: Transaction, current: Run) -> None:
         changed = evolve(current, provider=routed.provider, model=routed.model, thread_id=None)
         tx.put_run(changed)
-        ledger.amend_attempt(tx, current, provider=name)
+        run_changes.amend_attempt(tx, current, provider=name)
 
     await recorder.put(write)
     return routed
@@ -161,7 +161,7 @@ async def _context(
         env["AGENTCTL_URL"] = core.config.url
         if assignment.token is not None:
             env["AGENTCTL_AUTH_TOKEN"] = assignment.token
-    messages = ledger.unheard(assignment.messages, thread, provider.runner)
+    messages = steering.unseen_messages(assignment.messages, thread, provider.runner)
     seen: Sequence[ImageContent] = ()
     if any(message.images for message in messages):
         seen = await looked(core, lambda view: images.contents(view, messages))

@@ -10,7 +10,7 @@ from agent_orchestrator.domain.lifecycle import RunStatus, Signal
 from agent_orchestrator.domain.model import Message, Run, RunError, Session, Thread
 from agent_orchestrator.engine.attempt_state import Blocker, Course, Order, Wait, advance, block
 from agent_orchestrator.engine.config import ProviderConfig
-from agent_orchestrator.engine.ledger import Ending
+from agent_orchestrator.engine.transitions import AttemptEnd
 
 
 @frozen
@@ -68,7 +68,7 @@ class RunningAttempt:
     """What executes it now."""
     request_id: str | None = None
     """The request it cannot go on without the answer to."""
-    ending: Ending | None = None
+    ending: AttemptEnd | None = None
     """How it is to end, if it is being stopped."""
     stopped_at: datetime | None = None
     """When it was first to be parked or released."""
@@ -127,22 +127,22 @@ class RunningAttempt:
     def park(self, at: datetime) -> None:
         """Stop its agent; the run goes on waiting without."""
         self.stopped_at = self.stopped_at or at
-        self._stop(Order.PARK, Ending(Signal.RELEASE, reason="it waits for an answer"))
+        self._stop(Order.PARK, AttemptEnd(Signal.RELEASE, reason="it waits for an answer"))
 
     def release(self, reason: str, at: datetime) -> None:
         """Stop it and give it back to the queue."""
         self.stopped_at = self.stopped_at or at
-        self._stop(Order.RELEASE, Ending(Signal.RELEASE, reason=reason))
+        self._stop(Order.RELEASE, AttemptEnd(Signal.RELEASE, reason=reason))
 
     def fail(self, error: RunError) -> None:
         """Stop it: it has failed."""
-        self._stop(Order.FAIL, Ending(Signal.FAIL, error=error))
+        self._stop(Order.FAIL, AttemptEnd(Signal.FAIL, error=error))
 
     def cancel(self) -> None:
         """Stop it for good."""
-        self._stop(Order.CANCEL, Ending(Signal.CANCEL))
+        self._stop(Order.CANCEL, AttemptEnd(Signal.CANCEL))
 
-    def _stop(self, order: Order, ending: Ending) -> None:
+    def _stop(self, order: Order, ending: AttemptEnd) -> None:
         before, self.course = self.course, advance(self.course, order)
         if self.course is not before:
             self.ending = ending

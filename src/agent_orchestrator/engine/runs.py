@@ -17,7 +17,7 @@ from agent_orchestrator.domain.model import (
     RunResult,
     Source,
 )
-from agent_orchestrator.engine import ledger, requests
+from agent_orchestrator.engine import queueing, requests, steering, transitions
 from agent_orchestrator.engine.access import reach, run_for, session_for, topics
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.images import received
@@ -66,7 +66,7 @@ async def create(core: Core, who: Principal, command: CreateRun) -> Change[RunRe
             raise InvalidRequest.of({"text": f"is required: {provider} has nothing to do without"})
         check_options(core, provider, options)
         check_room(core, tx, provider)
-        run = ledger.enqueue(
+        run = queueing.enqueue(
             tx,
             session,
             run_id=run_id,
@@ -143,7 +143,7 @@ async def wait(core: Core, who: Principal, command: WaitRun) -> WaitReply:
 async def cancel(core: Core, who: Principal, command: CancelRun) -> Change[CancelReply]:
     def change(tx: Transaction) -> CancelReply:
         run, _ = run_for(tx, who, Action.CANCEL, command.run_id)
-        reached = ledger.request_cancel(
+        reached = transitions.request_cancel(
             core, tx, run, reason=command.reason, cascade=command.cascade
         )
         return CancelReply(tx.run(run.id) or run, tuple(reached))
@@ -164,7 +164,7 @@ async def transition(core: Core, who: Principal, command: TransitionRun) -> Chan
         run, _ = run_for(tx, who, Action.CONVERSE, command.run_id)
         signal = signal_between(run.status, to_status)
         if signal is Signal.CANCEL:
-            ledger.request_cancel(core, tx, run, reason=command.reason, cascade=True)
+            transitions.request_cancel(core, tx, run, reason=command.reason, cascade=True)
             return RunReply(tx.run(run.id) or run)
         if run.provider != MANUAL or signal not in _BY_HAND:
             raise InvalidTransition(
@@ -175,8 +175,8 @@ async def transition(core: Core, who: Principal, command: TransitionRun) -> Chan
             )
         if signal is Signal.START:
             return RunReply(_start(tx, run, f"{MANUAL}/{who.id}", core))
-        ending = ledger.Ending(signal, result=result, error=error, reason=command.reason)
-        return RunReply(ledger.finish(core, tx, run, ending))
+        ending = transitions.AttemptEnd(signal, result=result, error=error, reason=command.reason)
+        return RunReply(transitions.finish(core, tx, run, ending))
 
     return change
 
@@ -185,9 +185,9 @@ def _start(tx: Transaction, run: Run, worker_id: str, core: Core) -> Run:
     active = tx.active_run(run.session_id)
     if active is not None:
         raise SessionBusy(f"run {active.id} of the session is active", {"run_id": active.id})
-    started = ledger.start(core, tx, run, worker_id)
+    started = transitions.start(core, tx, run, worker_id)
     for message in tx.run_messages(run.id):
-        ledger.mark_delivered(tx, message.id, run.attempt)
+        steering.mark_delivered(tx, message.id, run.attempt)
     return started
 
 

@@ -11,7 +11,7 @@ from agent_orchestrator.domain.errors import InvalidRequest, SessionBusy
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Run, Session, Source
-from agent_orchestrator.engine import ledger, limits, messages
+from agent_orchestrator.engine import limits, messages, questions, results, steering, transitions
 from agent_orchestrator.engine.access import in_scope, no_run, present, reach, session_for
 from agent_orchestrator.engine.children import workspace_below
 from agent_orchestrator.engine.confinement import Confinement, check_asked, check_kept
@@ -142,9 +142,9 @@ async def update(core: Core, who: Principal, command: UpdateSession) -> Change[S
             return SessionReply(session)
         updated = _change(core, tx, session, changes)
         if changes.get("status") == "closed":
-            ledger.leave_to_people(core, tx, updated)
+            questions.escalate_open_requests(core, tx, updated)
         if changes.get("status") == "open" and tx.active_run(session.id) is None:
-            ledger.hand_over_outcomes(core, tx, updated, updated.updated_at)
+            results.deliver_child_results(core, tx, updated, updated.updated_at)
         return SessionReply(tx.session(session.id) or updated)
 
     return change
@@ -174,7 +174,7 @@ def _check_at_rest(tx: Transaction, session: Session) -> None:
     """Raise `SessionBusy` if a run of the session has begun and not ended: its agent works in the old
     directory.
     """
-    for run in ledger.under_way(tx, session):
+    for run in transitions.started_runs(tx, session):
         state = "queued to go on" if run.status is RunStatus.QUEUED else run.status
         raise SessionBusy(
             f"run {run.id} of the session is {state}: the session can be moved when it has ended",
@@ -193,7 +193,7 @@ async def close(core: Core, who: Principal, command: CloseSession) -> Change[Clo
         # that no person is asked what a canceled child wanted to know.
         canceled = [_cancel(core, tx, one) for one in reversed(tree)] if command.cascade else []
         for one in still_open:
-            ledger.leave_to_people(core, tx, tx.session(one.id) or one)
+            questions.escalate_open_requests(core, tx, tx.session(one.id) or one)
         return CloseSessionReply(
             session=tx.session(session.id) or session,
             canceled=tuple(run_id for run_ids in reversed(canceled) for run_id in run_ids),
@@ -234,9 +234,9 @@ def _cancel(core: Core, tx: Transaction, session: Session) -> list[str]:
 
     def end(run: Run) -> list[str]:
         # It would become a run when this one ends, though the session is closed.
-        for message in ledger.untaken(tx, run.id):
+        for message in steering.undelivered_messages(tx, run.id):
             tx.put_message(evolve(message, delivery="undeliverable"))
-        return ledger.request_cancel(core, tx, run, reason=CLOSE_REASON, cascade=False)
+        return transitions.request_cancel(core, tx, run, reason=CLOSE_REASON, cascade=False)
 
     reached: list[str] = []
     while queued := tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK):

@@ -15,7 +15,7 @@ from agent_orchestrator.domain.model import (
     RunError,
     RunResult,
 )
-from agent_orchestrator.engine import ledger, recovery
+from agent_orchestrator.engine import questions, recovery, run_changes, transitions
 from agent_orchestrator.engine.attempt import AttemptContext, storable
 from agent_orchestrator.engine.attempt_end import RECORDING_FAILED, record_end
 from agent_orchestrator.engine.attempt_state import Course
@@ -39,7 +39,7 @@ async def execute(core: Core, live: RunningAttempt) -> None:
     Whatever happens, the run is left in a state that says so: ended, or back in the queue.
     """
     recorder = Recorder(core, live.run)
-    ending: ledger.Ending | None = None
+    ending: transitions.AttemptEnd | None = None
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_record, core, recorder, live)
@@ -50,7 +50,7 @@ async def execute(core: Core, live: RunningAttempt) -> None:
         await record_end(core, live, recorder, ending or RECORDING_FAILED)
     except anyio.get_cancelled_exc_class():
         # The whole engine is being cancelled: what was done is kept, the rest is for the next start.
-        ending = ending or live.ending or ledger.Ending(Signal.RELEASE, reason="stopped")
+        ending = ending or live.ending or transitions.AttemptEnd(Signal.RELEASE, reason="stopped")
         with anyio.CancelScope(shield=True):
             await record_end(core, live, recorder, ending, tries=len(STORE_RETRY_S))
         raise
@@ -59,7 +59,7 @@ async def execute(core: Core, live: RunningAttempt) -> None:
 async def _record(core: Core, recorder: Recorder, live: RunningAttempt) -> None:
     try:
         await recorder.write()
-    except ledger.StaleAttempt:
+    except run_changes.StaleAttempt:
         logger.warning("run %s has moved on from attempt %d", live.run.id, live.run.attempt)
         live.release("the run has moved on", core.now())
     except Exception:
@@ -72,7 +72,7 @@ async def _heed(core: Core, live: RunningAttempt, recorder: Recorder) -> None:
     """Stop the run when its cancel is asked for; tell the pool while it waits for an answer, and
     park it when that takes long.
     """
-    with core.bells.take(ledger.cancel_topic(live.run.id), f"run:{live.run.id}") as bell:
+    with core.bells.take(run_changes.cancel_topic(live.run.id), f"run:{live.run.id}") as bell:
         while True:
             bell.hush()
             run = await looked(core, lambda view: view.run(live.run.id))
@@ -82,7 +82,7 @@ async def _heed(core: Core, live: RunningAttempt, recorder: Recorder) -> None:
                 return
             is_waiting = run is not None and run.status is RunStatus.WAITING
             if live.set_request(run.waiting_on if run is not None and is_waiting else None):
-                core.bells.ring([ledger.QUEUE_TOPIC])
+                core.bells.ring([run_changes.QUEUE_TOPIC])
             with anyio.move_on_after(await _until_parked(core, live)):
                 await bell.wait()
             # What is stopped with its agent stays open for the next attempt.
@@ -95,13 +95,13 @@ async def _withdraw(core: Core, live: RunningAttempt, recorder: Recorder) -> Non
     given_up = tuple(recorder.abandoned)
 
     def change(tx: Transaction) -> None:
-        ledger.fenced(tx, live.run.id, live.run.attempt)
-        ledger.withdraw(core, tx, given_up)
+        run_changes.require_current_attempt(tx, live.run.id, live.run.attempt)
+        questions.withdraw_requests(core, tx, given_up)
 
     await anyio.lowlevel.checkpoint()  # where the engine itself is being cancelled, this is its end
     try:
         await persistently(core, change)
-    except ledger.StaleAttempt:
+    except run_changes.StaleAttempt:
         return
     del recorder.abandoned[: len(given_up)]
 
@@ -121,7 +121,7 @@ async def _until_parked(core: Core, live: RunningAttempt) -> float:
         if not recovery.resumes(core, tx, run):
             return False  # its agent could not go on: the process is kept
         # Kept before the agent is stopped: an answer that comes now is for the next attempt.
-        ledger.amend_attempt(tx, run, outcome=recovery.PARKING)
+        run_changes.amend_attempt(tx, run, outcome=recovery.PARKING)
         return True
 
     if await persistently(core, change):
@@ -131,7 +131,7 @@ async def _until_parked(core: Core, live: RunningAttempt) -> float:
 
 async def _attempt(
     core: Core, live: RunningAttempt, recorder: Recorder, tasks: TaskGroup
-) -> ledger.Ending:
+) -> transitions.AttemptEnd:
     """Run the agent; return how the attempt ended."""
     outcome: Outcome | AgentFailed | None = None
     contexts: list[AttemptContext] = []
@@ -168,11 +168,11 @@ def _checked(outcome: Outcome) -> Outcome | AgentFailed:
     return AgentFailed("agent_crashed", problem)
 
 
-def _ending(live: RunningAttempt, outcome: Outcome | AgentFailed | None) -> ledger.Ending:
+def _ending(live: RunningAttempt, outcome: Outcome | AgentFailed | None) -> transitions.AttemptEnd:
     if isinstance(outcome, Outcome):
         # An agent that finished first has completed, whatever was asked for meanwhile.
         result = RunResult(outcome.text)
-        return ledger.Ending(Signal.COMPLETE, result=result, exit_code=outcome.exit_code)
+        return transitions.AttemptEnd(Signal.COMPLETE, result=result, exit_code=outcome.exit_code)
     if live.ending is not None:
         return live.ending
     if outcome is None:
@@ -181,4 +181,4 @@ def _ending(live: RunningAttempt, outcome: Outcome | AgentFailed | None) -> ledg
     if len(message) > MAX_ERROR:
         message = f"{message[:MAX_ERROR]}… [cut: {len(message):,} characters]"
     error = RunError(outcome.code, storable(message))
-    return ledger.Ending(Signal.FAIL, error=error, exit_code=outcome.exit_code)
+    return transitions.AttemptEnd(Signal.FAIL, error=error, exit_code=outcome.exit_code)

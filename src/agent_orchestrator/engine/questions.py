@@ -1,0 +1,217 @@
+"""The questions of runs: they are opened, wait, are closed, and their answers reach the agent."""
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from typing import Final
+
+from attrs import evolve
+
+from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
+from agent_orchestrator.domain.lifecycle import RunStatus, Signal, step
+from agent_orchestrator.domain.model import (
+    Message,
+    Request,
+    RequestStatus,
+    Run,
+    Session,
+    Source,
+)
+from agent_orchestrator.engine.core import MAX_LOOK, Core
+from agent_orchestrator.engine.paging import BATCH_SIZE
+from agent_orchestrator.engine.prompts import fit_prompt
+from agent_orchestrator.engine.run_changes import (
+    QUEUE_TOPIC,
+    has_queued_run,
+    log,
+    message_created_event,
+    session_of,
+)
+from agent_orchestrator.engine.summaries import request_summary
+from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.wire.codec import to_plain
+
+
+def open_request(core: Core, tx: Transaction, run: Run, request: Request) -> None:
+    """Open a request the run cannot go on without.
+
+    A run that waits already comes to it when what it waits for is closed.
+    """
+    status = run.status
+    if status is not RunStatus.WAITING:
+        status = step(status, Signal.WAIT)
+    tx.add_request(request)
+    if status is not run.status:
+        _set_waiting(core, tx, evolve(run, status=status), request)
+    log_request(core, tx, request)
+
+
+def _set_waiting(core: Core, tx: Transaction, run: Run, request: Request) -> None:
+    waiting = evolve(run, waiting_on=request.id)
+    tx.put_run(waiting)
+    log(tx, waiting, EventType.RUN_WAITING, {"request_id": request.id}, core.now())
+
+
+def blocking_requests(tx: Transaction, run: Run) -> list[Request]:
+    """Return the open requests the run cannot go on without, the oldest first."""
+    pending = tx.requests(run_id=run.id, status="pending", limit=MAX_LOOK)
+    return [request for request in pending if request.wait]
+
+
+def log_request(
+    core: Core,
+    tx: Transaction,
+    request: Request,
+    event_type: EventType = EventType.REQUEST_CREATED,
+) -> None:
+    """Write where a request stands into the log of its session, and in short into all above it."""
+    whole = to_plain(request)
+    draft = Draft(event_type, whole)
+    in_short = Draft(event_type, request_summary(whole))
+    above: str | None = request.session_id
+    while above is not None:
+        tx.append(above, [draft], core.now())
+        session = tx.session(above)
+        above, draft = session.parent_session_id if session else None, in_short
+
+
+DECIDED: Final = frozenset({"approved", "denied", "answered", "expired"})
+"""The states of a request that tell its agent something; not so one it withdrew itself."""
+
+
+def close_request(core: Core, tx: Transaction, request: Request, status: RequestStatus) -> Request:
+    """Close an open request; the run that waits for it goes on, or waits for the next.
+
+    Where its agent is gone meanwhile, the answer is its next message, and a run that waits for
+    nothing more goes back to the queue.
+    """
+    closed = close(core, tx, request, status)
+    run = tx.run(request.run_id)
+    if run is None or run.status is not RunStatus.WAITING or not request.wait:
+        return closed
+    has_active_agent = run.worker_id is not None
+    if not has_active_agent:
+        queue_answer(core, tx, run, closed)
+    if run.waiting_on != request.id:
+        return closed
+    if left := blocking_requests(tx, run):
+        _set_waiting(core, tx, run, left[0])
+        return closed
+    if has_active_agent:
+        resume_run(core, tx, run)
+        return closed
+    now = core.now()
+    queued = evolve(run, status=step(run.status, Signal.RELEASE), waiting_on=None)
+    tx.put_run(queued)
+    data = {"provider": run.provider, "attempt": run.attempt, "reason": "the answer is there"}
+    log(tx, queued, EventType.RUN_QUEUED, data, now)
+    tx.ring(QUEUE_TOPIC)
+    return closed
+
+
+def queue_answer(core: Core, tx: Transaction, run: Run, request: Request) -> None:
+    """Make a decision the next message of a run whose agent did not get it.
+
+    The gateway writes it, so its role is ``system``; its source is who decided.
+    """
+    by_agent = tx.run(request.decided_by) if request.decided_by else None
+    message = Message(
+        id=core.config.ids("msg"),
+        session_id=run.session_id,
+        role="system",
+        source=Source(
+            "client" if by_agent is None else "parent",
+            session_id=None if by_agent is None else by_agent.session_id,
+            principal=request.decided_by,
+        ),
+        text=fit_prompt(
+            core, run.provider, _answer_text(request), f"request {request.id} has the whole answer"
+        ),
+        run_id=run.id,
+        delivery="queued",
+        created_at=core.now(),
+        request_id=request.id,
+    )
+    tx.add_message(message)
+    tx.append(run.session_id, [message_created_event(message)], message.created_at)
+
+
+def withdraw_requests(core: Core, tx: Transaction, request_ids: Iterable[str]) -> None:
+    """Close what an agent does not want to know any more; its run goes on."""
+    for request_id in request_ids:
+        request = tx.request(request_id)
+        if request is not None and request.is_open:
+            close_request(core, tx, request, "canceled")
+
+
+def undelivered_answer(
+    tx: Transaction, run: Run, told: Collection[str], stopped_at: datetime
+) -> Request | None:
+    """Return the request that was decided last in this attempt, if its agent may not know how.
+
+    :param told: those whose answers it is known to have got. Of others it has if it has said
+        something since, before it was stopped.
+    """
+    last = tx.last_resolved(run.id, run.attempt, statuses=DECIDED, told=told)
+    if last is None or last.resolved_at is None:
+        return None
+    said_at = tx.last_output_at(run, attempt=run.attempt)
+    if said_at is None or said_at <= last.resolved_at:
+        return last
+    if said_at <= stopped_at:
+        return None
+    # It said something while it was being stopped; whether also before, its last events tell.
+    after = max(0, session_of(tx, run).last_seq - MAX_LOOK)
+    while recent := tx.events(run.session_id, after=after, limit=MAX_LOOK, size=BATCH_SIZE):
+        if any(
+            (event.run_id, event.attempt) == (run.id, run.attempt)
+            and event.event_type in AGENT_EVENTS
+            and last.resolved_at < event.created_at <= stopped_at
+            for event in recent
+        ):
+            return None
+        after = recent[-1].seq
+    return last
+
+
+def close(core: Core, tx: Transaction, request: Request, status: RequestStatus) -> Request:
+    closed = evolve(request, status=status, resolved_at=core.now())
+    tx.put_request(closed)
+    log_request(core, tx, closed, EventType.REQUEST_RESOLVED)
+    return closed
+
+
+def has_active_agent(tx: View, session: Session) -> bool:
+    """Tell whether a session's agent is there to answer: at work, or about to be."""
+    if session.status == "closed":
+        return False
+    if tx.active_run(session.id) is not None:
+        return True
+    return has_queued_run(tx, session)
+
+
+def escalate(core: Core, tx: Transaction, request: Request) -> None:
+    """Call on people to answer a request that its parent's agent has not answered."""
+    asked: Request = evolve(request, audience="people", people_at=core.now())
+    tx.put_request(asked)
+    log_request(core, tx, asked, EventType.REQUEST_UPDATED)
+
+
+def escalate_open_requests(core: Core, tx: Transaction, session: Session) -> None:
+    """Put what a session's agent was asked to people, if that agent is there no more."""
+    while (asked := tx.parent_requests(session.id, limit=MAX_LOOK)) and not has_active_agent(
+        tx, session
+    ):
+        for request in asked:
+            escalate(core, tx, request)
+
+
+def _answer_text(request: Request) -> str:
+    text = f"Your request was {request.status}: {request.text}"
+    return f"{text}\n\n{request.answer}" if request.answer else text
+
+
+def resume_run(core: Core, tx: Transaction, run: Run) -> Run:
+    resumed = evolve(run, status=step(run.status, Signal.RESUME), waiting_on=None)
+    tx.put_run(resumed)
+    log(tx, resumed, EventType.RUN_RESUMED, {"request_id": run.waiting_on}, core.now())
+    return resumed

@@ -1,0 +1,129 @@
+"""Queueing a run for a message."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from attrs import evolve
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import (
+    MANUAL,
+    ApprovalPolicy,
+    Chosen,
+    Message,
+    Run,
+    Sandbox,
+    Session,
+)
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.run_changes import QUEUE_TOPIC, message_created_event, session_of
+from agent_orchestrator.ports import Draft, Transaction
+
+
+def enqueue(
+    tx: Transaction,
+    session: Session,
+    *,
+    run_id: str,
+    message: Message | None,
+    provider: str,
+    model: str | None,
+    at: datetime,
+    interrupts: bool = False,
+    is_new: bool = True,
+    approval_policy: ApprovalPolicy | None = None,
+    sandbox: Sandbox | None = None,
+    effort: str | None = None,
+    output_schema: Mapping[str, Any] | None = None,
+    chosen: Chosen,
+) -> Run:
+    """Add a queued run and the message it delivers; one that is not new takes its new form.
+
+    :param approval_policy: when its agent asks; as its session says without one.
+    :param sandbox: what its commands may do, likewise.
+    :param effort: reasoning effort; the provider's setting without one.
+    :param output_schema: JSON Schema of its answer.
+    :param chosen: what is chosen for its agent.
+    """
+    run = Run(
+        id=run_id,
+        session_id=session.id,
+        message_id=message.id if message else None,
+        parent_run_id=spawning_run(tx, session, message),
+        provider=provider,
+        model=model,
+        status=RunStatus.QUEUED,
+        waiting_on=None,
+        attempt=1,
+        worker_id=None,
+        thread_id=None,
+        result=None,
+        error=None,
+        usage=None,
+        exit_code=None,
+        cancel_requested_at=None,
+        cancel_reason=None,
+        created_at=at,
+        started_at=None,
+        finished_at=None,
+        interrupts=interrupts,
+        approval_policy=approval_policy or session.approval_policy,
+        sandbox=sandbox or session.sandbox,
+        effort=effort,
+        output_schema=output_schema,
+        chosen=chosen,
+    )
+    tx.add_run(run)
+    drafts = []
+    if message is not None and is_new:
+        tx.add_message(message)
+        drafts.append(message_created_event(message))
+    elif message is not None:
+        tx.put_message(evolve(message, run_id=run_id))
+    queued = {"provider": provider, "message_id": run.message_id, "attempt": 1}
+    drafts.append(Draft(EventType.RUN_QUEUED, queued, run.id, run.attempt))
+    tx.append(session.id, drafts, at)
+    if provider != MANUAL:
+        tx.ring(QUEUE_TOPIC)
+    return run
+
+
+def spawning_run(tx: Transaction, session: Session, message: Message | None) -> str | None:
+    """Return the run whose cancel reaches a new run: the one above that told the session to work.
+
+    Where that was nobody above, it is the one that spawned the session.
+    """
+    source = message.source if message is not None else None
+    if source is not None and source.run_id is not None and source.session_id is not None:
+        above = session.parent_session_id
+        while above is not None:
+            if above == source.session_id:
+                return source.run_id
+            parent = tx.session(above)
+            above = parent.parent_session_id if parent else None
+    return session.parent_run_id
+
+
+def requeue(core: Core, tx: Transaction, run: Run, message: Message, at: datetime) -> None:
+    """Make a run of its own of a message that a run was to give its agent and did not.
+
+    It comes before what was queued after the message.
+    """
+    enqueue(
+        tx,
+        session_of(tx, run),
+        run_id=message.own_run_id or core.config.ids("run"),
+        message=message,
+        provider=run.provider,
+        model=run.model,
+        at=at,
+        # Without a name from before it would come last: it belongs to what is under way.
+        interrupts=message.own_run_id is None,
+        is_new=False,
+        approval_policy=run.approval_policy,
+        sandbox=run.sandbox,
+        effort=run.effort,
+        chosen=run.chosen,
+    )

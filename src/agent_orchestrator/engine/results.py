@@ -1,0 +1,209 @@
+"""The results of children, as messages for their parents."""
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any, Final
+
+from attrs import evolve
+
+from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import (
+    Chosen,
+    Message,
+    Run,
+    Session,
+    Source,
+)
+from agent_orchestrator.engine.core import MAX_LOOK, Core
+from agent_orchestrator.engine.prompts import fit_prompt, fitting, limit_of
+from agent_orchestrator.engine.queueing import enqueue
+from agent_orchestrator.engine.run_changes import (
+    default_provider,
+    message_created_event,
+    session_of,
+)
+from agent_orchestrator.engine.summaries import text_summary
+from agent_orchestrator.engine.turn_options import NO_OPTIONS, chosen_for, completed, together
+from agent_orchestrator.fields import MAX_TEXT
+from agent_orchestrator.ports import Draft, Transaction
+
+MAX_RESULTS: Final = 100
+"""Outcomes of children that are handed over in one run."""
+
+
+MAX_RESULTS_SIZE: Final = 4 * 2**20
+"""Characters after which no further outcome is looked at for one run."""
+
+
+def agent_knows_result(tx: Transaction, run: Run, returned: Collection[str]) -> bool:
+    """Return whether a child told an outcome while the run was being executed.
+
+    :param returned: messages the run was given and did not deliver.
+    """
+    waiting = tx.waiting_messages(run.session_id, limit=MAX_RESULTS, size=MAX_RESULTS_SIZE)
+    return run.started_at is not None and any(
+        message.created_at >= run.started_at and message.id not in returned for message in waiting
+    )
+
+
+def record_child_result(core: Core, tx: Transaction, run: Run, at: datetime) -> None:
+    """Record a child's outcome in its parent: as a message, and as an event."""
+    child = session_of(tx, run)
+    parent = tx.session(child.parent_session_id) if child.parent_session_id else None
+    if parent is None:
+        return
+    message = send_to_parent(core, tx, parent, child, run, _result_text(core, parent, child, run))
+    finished: dict[str, Any] = {
+        "session_id": child.id,
+        "run_id": run.id,
+        "parent_run_id": child.parent_run_id,
+        "status": run.status,
+        "result": None,
+        "error": None,
+        "message_id": message.id,
+    }
+    if run.result is not None:
+        finished["result"] = text_summary("text", run.result.text)
+    if run.error is not None:
+        finished["error"] = {
+            "code": run.error.code,
+            **text_summary("message", run.error.message),
+        }
+    # Of the session, not of the run that spawned: that one may have ended long ago.
+    tx.append(parent.id, [Draft(EventType.CHILD_FINISHED, finished)], at)
+
+
+def send_to_parent(
+    core: Core,
+    tx: Transaction,
+    parent: Session,
+    child: Session,
+    run: Run,
+    text: str,
+    *,
+    for_record: bool = False,
+) -> Message:
+    """Put a message of a child into its parent: on record, or also for the parent's agent.
+
+    :param for_record: whatever the child's ``notify_parent`` says.
+    :raises InvalidRequest: if the parent's agent takes no text of that length.
+    """
+    # Also for a parent that is closed: it may be opened again, and its agent gets it then.
+    # A child that is canceled wakes nobody, not by its last words either: who cancels a tree does
+    # not want its root at work again.
+    wakes = (
+        child.notify_parent == "wake"
+        and not for_record
+        and run.status is not RunStatus.CANCELED
+        and run.cancel_requested_at is None
+    )
+    if wakes and (excess := limit_of(core, default_provider(core, parent)).excess(text)):
+        raise InvalidRequest.of({"text": f"is too long for the parent's agent: {excess}"})
+    message = Message(
+        id=core.config.ids("msg"),
+        session_id=parent.id,
+        role="user" if wakes else "system",
+        source=Source("child", session_id=child.id, run_id=run.id),
+        text=text,
+        run_id=None,
+        delivery="queued" if wakes else "delivered",
+        created_at=core.now(),
+        own_run_id=core.config.ids("run") if wakes else None,
+    )
+    tx.add_message(message)
+    tx.append(parent.id, [message_created_event(message)], message.created_at)
+    if wakes and tx.active_run(parent.id) is None:
+        deliver_child_results(core, tx, parent, message.created_at)
+    return message
+
+
+def _result_text(core: Core, parent: Session, child: Session, run: Run) -> str:
+    """Return the words that tell a child's outcome, cut to what the parent's agent takes at once."""
+    name = f"{child.title} ({child.id})" if child.title else child.id
+    if run.result is not None:
+        head, said = f"Child session {name} completed:\n\n", run.result.text
+    elif run.error is not None:
+        head, said = f"Child session {name} failed: {run.error.code}: ", run.error.message
+    else:
+        return f"Child session {name} was {run.status}."
+    where = f"run {run.id} has all {len(said):,} characters"
+    # Cut first: of what may have many millions of characters only the beginning is looked at.
+    return fit_prompt(core, default_provider(core, parent), head + said[: MAX_TEXT + 1], where)
+
+
+def deliver_child_results(core: Core, tx: Transaction, session: Session, at: datetime) -> None:
+    """Queue a run for the children's outcomes that wait for a session's agent.
+
+    None is needed where a run is queued that takes them along when it starts. The run has the place
+    in the queue that the first outcome had when it came.
+    """
+    if session.status != "open":
+        return
+    waiting = tx.waiting_messages(session.id, limit=1)
+    queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK)
+    if not waiting or any(_carries_results(core, session, run) for run in queued):
+        return
+    run_id = waiting[0].own_run_id
+    if run_id is None or tx.run(run_id) is not None:
+        run_id = core.config.ids("run")  # the run of that name did not deliver it
+    provider = default_provider(core, session)
+    above = _chosen_for_waiting_results(tx, session)
+    options = completed(core, provider, NO_OPTIONS, above)
+    wake = enqueue(
+        tx,
+        session,
+        run_id=run_id,
+        message=waiting[0],
+        provider=provider,
+        model=options.model or core.model_of(session, provider),
+        at=at,
+        is_new=False,
+        effort=options.effort,
+        chosen=chosen_for(session, provider, options, above),
+    )
+    attach_results(core, tx, wake, session)
+
+
+def _chosen_for_waiting_results(tx: Transaction, session: Session) -> Chosen:
+    """Return what was chosen for the runs of a session that set the children to work whose outcomes wait.
+
+    The run that they wake goes on for these.
+    """
+    waiting = tx.waiting_messages(session.id, limit=MAX_RESULTS, size=MAX_RESULTS_SIZE)
+    chosen = Chosen()
+    for told_by in dict.fromkeys(message.source.run_id for message in waiting):
+        child = tx.run(told_by) if told_by is not None else None
+        above = tx.run(child.parent_run_id) if child and child.parent_run_id else None
+        if above is not None and above.session_id == session.id:
+            chosen = together(chosen, above.chosen)
+    return chosen
+
+
+def _carries_results(core: Core, session: Session, run: Run) -> bool:
+    """Return whether a run is for the session's own agent, confined as the session says."""
+    confined = (run.approval_policy, run.sandbox) == (session.approval_policy, session.sandbox)
+    return confined and run.provider == default_provider(core, session)
+
+
+def attach_results(core: Core, tx: Transaction, run: Run, session: Session) -> None:
+    """Have a run deliver the children's outcomes that wait, too: as many as its agent takes at once.
+
+    The rest waits for the next turn. So do all, where a run is queued for one that came before.
+    """
+    waiting = tx.waiting_messages(session.id, limit=MAX_RESULTS, size=MAX_RESULTS_SIZE)
+    if not waiting or not _carries_results(core, session, run):
+        return
+    queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK)
+    if any(other.id != run.id and _is_child_result(tx, other) for other in queued):
+        return
+    given = tx.run_messages(run.id)
+    together = fitting([*given, *waiting][:MAX_RESULTS], limit_of(core, run.provider))
+    for message in waiting[: max(0, together - len(given))]:
+        tx.put_message(evolve(message, run_id=run.id))
+
+
+def _is_child_result(tx: Transaction, run: Run) -> bool:
+    message = tx.message(run.message_id) if run.message_id else None
+    return message is not None and message.source.kind == "child"

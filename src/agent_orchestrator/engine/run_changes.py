@@ -1,0 +1,100 @@
+"""What every change of a run is made of: its record, its log, its topics and the fence of its attempt.
+
+These and their siblings are functions of a transaction: the state, the log and the delivery of messages
+change in one commit or not at all.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from attrs import evolve
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus
+from agent_orchestrator.domain.model import (
+    Attempt,
+    Message,
+    Run,
+    Session,
+)
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.wire.codec import to_plain
+
+QUEUE_TOPIC = "queue"
+"""Rings when a worker may find something to do."""
+
+
+def cancel_topic(run_id: str) -> str:
+    """Return the topic that rings when a run's cancel was asked for."""
+    return f"cancel:{run_id}"
+
+
+def steer_topic(run_id: str) -> str:
+    """Return the topic that rings when a message for the running agent came."""
+    return f"steer:{run_id}"
+
+
+class StaleAttempt(Exception):
+    """The run has moved on: what this attempt says no longer counts."""
+
+
+def require_current_attempt(tx: Transaction, run_id: str, attempt: int) -> Run:
+    """Return the run as it is, for a write of one of its attempts.
+
+    :raises StaleAttempt: if that attempt is no longer the one executing it.
+    """
+    run = tx.run(run_id)
+    if run is None or run.attempt != attempt or run.status not in ACTIVE:
+        raise StaleAttempt(f"attempt {attempt} of {run_id}")
+    return run
+
+
+def log(tx: Transaction, run: Run, event_type: str, data: Mapping[str, Any], at: datetime) -> None:
+    """Append an event of a run."""
+    tx.append(run.session_id, [Draft(event_type, data, run.id, run.attempt)], at)
+
+
+def message_created_event(message: Message) -> Draft:
+    """Return the event that tells of a new message."""
+    data = {
+        "message_id": message.id,
+        "role": message.role,
+        "source": to_plain(message.source),
+        "text": message.text,
+    }
+    if message.request_id is not None:
+        data["request_id"] = message.request_id
+    if message.images:
+        data["images"] = to_plain(message.images)
+    return Draft(EventType.MESSAGE_CREATED, data, message.run_id)
+
+
+def has_queued_run(tx: View, session: Session) -> bool:
+    return bool(tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=1))
+
+
+def session_of(tx: Transaction, run: Run) -> Session:
+    session = tx.session(run.session_id)
+    assert session is not None
+    return session
+
+
+def default_provider(core: Core, session: Session) -> str:
+    """Return the provider of what waits for a session's agent.
+
+    Not checked: where it is gone, the run says so, and a child's end is recorded all the same.
+    """
+    return session.provider or core.config.routing.default
+
+
+def current_attempt(view: View, run: Run) -> Attempt | None:
+    """Return the record of the attempt the run is at."""
+    return next((one for one in view.attempts(run.id) if one.attempt == run.attempt), None)
+
+
+def amend_attempt(tx: Transaction, run: Run, **changes: Any) -> None:
+    """Change the record of the attempt the run is at."""
+    if (attempt := current_attempt(tx, run)) is not None:
+        tx.put_attempt(evolve(attempt, **changes))

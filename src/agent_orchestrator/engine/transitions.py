@@ -1,0 +1,222 @@
+"""The changes of a run's state, each with its events, written once for everyone who makes them."""
+
+from datetime import datetime
+from typing import Any
+
+from attrs import evolve, frozen
+
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.lifecycle import RunStatus, Signal, is_terminal, step
+from agent_orchestrator.domain.model import (
+    MANUAL,
+    Attempt,
+    Run,
+    RunError,
+    RunResult,
+    Session,
+)
+from agent_orchestrator.engine.core import MAX_LOOK, Core
+from agent_orchestrator.engine.questions import (
+    blocking_requests,
+    close,
+    escalate_open_requests,
+    resume_run,
+)
+from agent_orchestrator.engine.results import (
+    agent_knows_result,
+    attach_results,
+    deliver_child_results,
+    record_child_result,
+)
+from agent_orchestrator.engine.run_changes import (
+    QUEUE_TOPIC,
+    amend_attempt,
+    cancel_topic,
+    has_queued_run,
+    log,
+    session_of,
+)
+from agent_orchestrator.engine.steering import drop_steering, settle_messages
+from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.wire.codec import to_plain
+
+
+def start(
+    core: Core, tx: Transaction, run: Run, worker_id: str, *, token_hash: str | None = None
+) -> Run:
+    """Hand a queued run to a worker, or to the holder of a manual one.
+
+    :param token_hash: of the token by which its agent acts as the run.
+    """
+    at = core.now()
+    attach_results(core, tx, run, session_of(tx, run))
+    started = evolve(run, status=step(run.status, Signal.START), worker_id=worker_id, started_at=at)
+    if (thread := tx.thread(run.session_id, run.provider)) is not None:
+        started = evolve(started, thread_id=thread.id)  # it goes on with that, as far as is known
+    tx.put_run(started)
+    attempt = Attempt(
+        run.id,
+        run.attempt,
+        worker_id,
+        run.provider,
+        at,
+        token_hash=token_hash,
+        host=None if run.provider == MANUAL else core.config.host.id,
+    )
+    tx.put_attempt(attempt)
+    data = {"attempt": run.attempt, "provider": run.provider, "worker_id": worker_id}
+    log(tx, started, EventType.RUN_STARTED, data, at)
+    return started
+
+
+@frozen
+class AttemptEnd:
+    """How an attempt ended, as its worker saw it."""
+
+    signal: Signal
+    result: RunResult | None = None
+    error: RunError | None = None
+    exit_code: int | None = None
+    reason: str | None = None
+    stderr_tail: str = ""
+    outcome: str | None = None
+    """What became of the attempt, where the state its run goes to does not tell."""
+
+
+_END_EVENTS = {
+    RunStatus.COMPLETED: EventType.RUN_COMPLETED,
+    RunStatus.FAILED: EventType.RUN_FAILED,
+    RunStatus.CANCELED: EventType.RUN_CANCELED,
+}
+
+
+def finish(core: Core, tx: Transaction, run: Run, ending: AttemptEnd) -> Run:
+    """End an attempt: the run goes to a terminal state, or back to the queue."""
+    at = core.now()
+    if run.status is RunStatus.WAITING and ending.signal is Signal.COMPLETE:
+        run = resume_run(core, tx, run)  # its agent went on without the answer
+    after = step(run.status, ending.signal)
+    outcome = ending.outcome or str(after)
+    amend_attempt(tx, run, ended_at=at, outcome=outcome, stderr_tail=ending.stderr_tail)
+    if after is RunStatus.QUEUED:
+        return _release(core, tx, run, ending, at)
+    while pending := tx.requests(run_id=run.id, status="pending", limit=MAX_LOOK):
+        for request in pending:
+            close(core, tx, request, "canceled")
+    ended = evolve(
+        run,
+        status=after,
+        result=ending.result,
+        error=ending.error,
+        exit_code=ending.exit_code,
+        waiting_on=None,
+        finished_at=at,
+    )
+    tx.put_run(ended)
+    tx.forget_records_of(run.id)  # nobody can call as this run any more
+    data: dict[str, Any] = {"attempt": run.attempt}
+    if ending.result is not None:
+        data["result"] = to_plain(ending.result)
+    if ending.error is not None:
+        data["error"] = to_plain(ending.error)
+    if ending.exit_code is not None:
+        data["exit_code"] = ending.exit_code
+    reason = run.cancel_reason if after is RunStatus.CANCELED else ending.reason
+    if reason is not None:
+        data["reason"] = reason
+    if run.usage is not None:
+        data["usage"] = to_plain(run.usage)
+    log(tx, ended, _END_EVENTS[after], data, at)
+    returned = settle_messages(core, tx, ended, at)
+    record_child_result(core, tx, ended, at)
+    session = session_of(tx, ended)
+    if after is RunStatus.COMPLETED or (
+        after is RunStatus.FAILED and agent_knows_result(tx, run, returned)
+    ):
+        # A cancel sets nobody to work, nor does a failure again with what it was given: that waits
+        # for the next turn.
+        deliver_child_results(core, tx, session, at)
+    escalate_open_requests(core, tx, session)
+    if has_queued_run(tx, session):
+        tx.ring(QUEUE_TOPIC)  # what waited behind this one may start
+    return ended
+
+
+def _release(core: Core, tx: Transaction, run: Run, ending: AttemptEnd, at: datetime) -> Run:
+    if run.status is RunStatus.WAITING:
+        for request in blocking_requests(tx, run):
+            close(core, tx, request, "canceled")
+    released = evolve(
+        run,
+        status=RunStatus.QUEUED,
+        attempt=run.attempt + 1,
+        worker_id=None,
+        waiting_on=None,
+        started_at=None,
+        exit_code=None,
+    )
+    tx.put_run(released)
+    data = {
+        "provider": run.provider,
+        "message_id": run.message_id,
+        "attempt": released.attempt,
+        "reason": ending.reason,
+    }
+    log(tx, released, EventType.RUN_QUEUED, data, at)
+    tx.ring(QUEUE_TOPIC)
+    return released
+
+
+def started_runs(tx: View, session: Session) -> list[Run]:
+    """Return the runs of a session that have begun: the active one, and one queued to go on."""
+    active = tx.active_run(session.id)
+    queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK)
+    goes_on = [run for run in queued if run.attempt > 1]
+    return goes_on if active is None else [active, *goes_on]
+
+
+def park(
+    core: Core,
+    tx: Transaction,
+    run: Run,
+    *,
+    stderr_tail: str = "",
+    outcome: str = RunStatus.WAITING,
+) -> Run:
+    """Leave a run waiting without an agent: its next attempt begins when the answer is there."""
+    amend_attempt(tx, run, ended_at=core.now(), outcome=str(outcome), stderr_tail=stderr_tail)
+    parked = evolve(run, attempt=run.attempt + 1, worker_id=None)
+    tx.put_run(parked)
+    data = {"request_id": run.waiting_on, "parked": True}
+    log(tx, parked, EventType.RUN_WAITING, data, core.now())
+    return parked
+
+
+def request_cancel(
+    core: Core, tx: Transaction, run: Run, *, reason: str | None, cascade: bool
+) -> list[str]:
+    """Record that a run shall end, with its descendants; end at once what no worker has.
+
+    :return: the runs that were not yet at their end, this one first.
+    """
+    reached = []
+    pending = [run]
+    passed: set[str] = set()
+    while pending:
+        current = pending.pop(0)
+        if cascade:
+            pending += tx.child_runs(current.id)
+        if is_terminal(current.status):
+            passed.add(current.id)
+            continue
+        drop_steering(tx, current, passed)
+        passed.add(current.id)
+        reached.append(current.id)
+        if current.cancel_requested_at is None:
+            current = evolve(current, cancel_requested_at=core.now(), cancel_reason=reason)
+            tx.put_run(current)
+        if current.worker_id is None or current.provider == MANUAL:
+            finish(core, tx, current, AttemptEnd(Signal.CANCEL))
+        else:
+            tx.ring(cancel_topic(current.id))
+    return reached
