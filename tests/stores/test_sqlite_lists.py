@@ -20,12 +20,9 @@ from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.memory.view import MemoryView
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.stores.sqlite.rows import (
-    REQUEST_COLUMNS,
-    RUN_COLUMNS,
-    SESSION_COLUMNS,
-    request_values,
-    run_values,
-    session_values,
+    REQUESTS,
+    RUNS,
+    SESSIONS,
 )
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrations
 from agent_orchestrator.testing.stores.samples import NOW, a_request, a_run, a_session, drafts
@@ -238,9 +235,9 @@ async def test_rows_of_an_older_database_have_their_owner(tmp_path: Path) -> Non
         session = a_session(owner="ann")
         run = a_run(session.id)
         for table, names, values in (
-            ("sessions", SESSION_COLUMNS, session_values(session)),
-            ("runs", RUN_COLUMNS, run_values(run)),
-            ("requests", REQUEST_COLUMNS, request_values(a_request(run))),
+            ("sessions", SESSIONS.columns, SESSIONS.values(session)),
+            ("runs", RUNS.columns, RUNS.values(run)),
+            ("requests", REQUESTS.columns, REQUESTS.values(a_request(run))),
         ):
             insert(connection, table, names, values)
     async with SqliteStore(path) as store:

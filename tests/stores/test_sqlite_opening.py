@@ -27,12 +27,9 @@ from agent_orchestrator.domain.model import Chosen
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.stores.sqlite.connection import open_database
 from agent_orchestrator.stores.sqlite.rows import (
-    RECORD_COLUMNS,
-    RUN_COLUMNS,
-    SESSION_COLUMNS,
-    record_values,
-    run_values,
-    session_values,
+    RECORDS,
+    RUNS,
+    SESSIONS,
 )
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrations
 from agent_orchestrator.testing.stores.samples import (
@@ -459,10 +456,10 @@ async def test_records_of_before_they_were_bounded_are_counted(tmp_path: Path) -
             connection.execute(script)
         connection.pragma("user_version", 22)
         for table, names, values in (
-            ("sessions", SESSION_COLUMNS, session_values(session)),
-            ("runs", RUN_COLUMNS, run_values(ended)),
+            ("sessions", SESSIONS.columns, SESSIONS.values(session)),
+            ("runs", RUNS.columns, RUNS.values(ended)),
             *(
-                ("idempotency", RECORD_COLUMNS, record_values(a_record(caller=caller, key=key)))
+                ("idempotency", RECORDS.columns, RECORDS.values(a_record(caller=caller, key=key)))
                 for key in "abc"
                 for caller in ("local", "ann", ended.id)
             ),
@@ -490,9 +487,9 @@ async def test_the_effort_of_runs_of_before_was_chosen(tmp_path: Path) -> None:
         for script in migrations()[:24]:
             connection.execute(script)
         connection.pragma("user_version", 24)
-        insert(connection, "sessions", SESSION_COLUMNS, session_values(session))
+        insert(connection, "sessions", SESSIONS.columns, SESSIONS.values(session))
         for run in runs:
-            insert(connection, "runs", RUN_COLUMNS, run_values(run))
+            insert(connection, "runs", RUNS.columns, RUNS.values(run))
     async with SqliteStore(path) as store:
         found = [await store.read(lambda view, run=run: view.run(run.id)) for run in runs]  # type: ignore[misc]
     assert [run.chosen for run in found if run] == [Chosen("low"), Chosen()]

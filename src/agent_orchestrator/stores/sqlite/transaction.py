@@ -15,24 +15,16 @@ from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports import Draft, IdempotencyRecord, most_forgotten
 from agent_orchestrator.stores.sqlite.listing import TREE
 from agent_orchestrator.stores.sqlite.rows import (
-    ACCESS_COLUMNS,
-    ATTEMPT_COLUMNS,
-    AUDIT_COLUMNS,
-    MESSAGE_COLUMNS,
-    RECORD_COLUMNS,
-    REQUEST_COLUMNS,
-    RUN_COLUMNS,
-    SESSION_COLUMNS,
-    attempt_values,
-    audit_values,
+    ATTEMPTS,
+    AUDIT,
+    MESSAGES,
+    RECORDS,
+    REQUESTS,
+    RUNS,
+    SESSIONS,
+    TOKENS,
     is_long_result,
-    message_values,
-    record_values,
-    request_values,
-    run_values,
-    session_values,
     slices,
-    token_values,
 )
 from agent_orchestrator.stores.sqlite.view import SqliteView
 from agent_orchestrator.wire.codec import format_time
@@ -58,10 +50,10 @@ def _update(table: str, names: str) -> str:
     return f"UPDATE {table} SET {assignments} WHERE id = ?1"
 
 
-_ADD_SESSION: Final = _insert("sessions", SESSION_COLUMNS)
-_PUT_SESSION: Final = _update("sessions", SESSION_COLUMNS)
-_ADD_MESSAGE: Final = _insert("messages", MESSAGE_COLUMNS)
-_PUT_MESSAGE: Final = _update("messages", MESSAGE_COLUMNS)
+_ADD_SESSION: Final = _insert("sessions", SESSIONS.columns)
+_PUT_SESSION: Final = _update("sessions", SESSIONS.columns)
+_ADD_MESSAGE: Final = _insert("messages", MESSAGES.columns)
+_PUT_MESSAGE: Final = _update("messages", MESSAGES.columns)
 _ADD_IMAGE: Final = "INSERT INTO images (digest, data) VALUES (?, zeroblob(?)) RETURNING number"
 _USE_IMAGE: Final = "INSERT OR IGNORE INTO image_uses (message_id, digest) VALUES (?, ?)"
 _IMAGES_OF: Final = "SELECT digest FROM image_uses WHERE message_id = ?"
@@ -70,21 +62,21 @@ _DROP_UNUSED: Final = """
     DELETE FROM images WHERE digest = ?1 AND NOT EXISTS (SELECT 1 FROM image_uses WHERE digest = ?1)
     RETURNING length(data)"""
 _USE_SPACE: Final = "UPDATE image_space SET bytes = bytes + ? WHERE id = 1"
-_ADD_RUN: Final = _insert_owned("runs", RUN_COLUMNS)
-_PUT_RUN: Final = _update("runs", RUN_COLUMNS)
+_ADD_RUN: Final = _insert_owned("runs", RUNS.columns)
+_PUT_RUN: Final = _update("runs", RUNS.columns)
 _PUT_LONG_RESULT: Final = (
     "REPLACE INTO long_results (run_id, result) VALUES (?, zeroblob(?)) RETURNING number"
 )
 _DROP_LONG_RESULT: Final = "DELETE FROM long_results WHERE run_id = ?"
-_ADD_REQUEST: Final = _insert_owned("requests", REQUEST_COLUMNS)
-_PUT_REQUEST: Final = _update("requests", REQUEST_COLUMNS)
+_ADD_REQUEST: Final = _insert_owned("requests", REQUESTS.columns)
+_PUT_REQUEST: Final = _update("requests", REQUESTS.columns)
 _PUT_ATTEMPT: Final = (
-    _insert("attempts", ATTEMPT_COLUMNS)
+    _insert("attempts", ATTEMPTS.columns)
     # The token's hash never changes, and its index, where all is in random order, is left alone.
     + " ON CONFLICT (run_id, attempt) DO UPDATE SET "
     + ", ".join(
         f"{name} = excluded.{name}"
-        for name in ATTEMPT_COLUMNS.split(", ")
+        for name in ATTEMPTS.columns.split(", ")
         if name not in ("run_id", "attempt", "token_hash")
     )
 )
@@ -92,8 +84,8 @@ _PUT_THREAD: Final = (
     "REPLACE INTO threads (session_id, provider, thread_id, state) VALUES (?,?,?,?)"
 )
 
-_ADD_TOKEN: Final = _insert("access_tokens", f"{ACCESS_COLUMNS}, token_hash")
-_PUT_TOKEN: Final = _update("access_tokens", ACCESS_COLUMNS)
+_ADD_TOKEN: Final = _insert("access_tokens", f"{TOKENS.columns}, token_hash")
+_PUT_TOKEN: Final = _update("access_tokens", TOKENS.columns)
 _HELD: Final = f"SELECT DISTINCT principal FROM grants WHERE session_id IN ({TREE})"
 _GRANT: Final = f"INSERT INTO grants (session_id, principal, role) SELECT id, ?, ? FROM ({TREE})"
 _NOTE_ACTIVITY: Final = (
@@ -101,7 +93,7 @@ _NOTE_ACTIVITY: Final = (
     + """ ON CONFLICT (run_id, attempt) DO UPDATE SET last_seq = excluded.last_seq,
         event_at = excluded.event_at, output_at = coalesce(excluded.output_at, output_at)"""
 )
-_ADD_AUDIT: Final = _insert("audit", AUDIT_COLUMNS)
+_ADD_AUDIT: Final = _insert("audit", AUDIT.columns)
 _ADVANCE: Final = """
     UPDATE sessions SET last_seq = last_seq + ?1, updated_at = ?2,
         last_position = (SELECT coalesce(max(position), 0) FROM events) + ?1
@@ -114,7 +106,7 @@ _ADD_EVENTS: Final = {rows: _insert("events", _NEW_EVENT, rows) for rows in (64,
 gives other threads one chance, not sixty-four, to keep the interpreter from the writer."""
 
 _REMOVE_TOKEN: Final = "DELETE FROM access_tokens WHERE id = ?"  # noqa: S105
-_REMEMBER: Final = _insert("idempotency", f"{RECORD_COLUMNS}, place, total")
+_REMEMBER: Final = _insert("idempotency", f"{RECORDS.columns}, place, total")
 _LAST_OF_CALLER: Final = (
     "SELECT place, total FROM idempotency WHERE caller = ? ORDER BY place DESC LIMIT 1"
 )
@@ -151,16 +143,16 @@ class SqliteTransaction(SqliteView):
             raise NotFound(f"no {values[0]}")
 
     def add_session(self, session: Session) -> None:
-        self._write(_ADD_SESSION, session_values(session))
+        self._write(_ADD_SESSION, SESSIONS.values(session))
 
     def put_session(self, session: Session) -> None:
-        self._replace(_PUT_SESSION, session_values(session))
+        self._replace(_PUT_SESSION, SESSIONS.values(session))
 
     def add_message(self, message: Message) -> None:
-        self._write(_ADD_MESSAGE, message_values(message))
+        self._write(_ADD_MESSAGE, MESSAGES.values(message))
 
     def put_message(self, message: Message) -> None:
-        self._replace(_PUT_MESSAGE, message_values(message))
+        self._replace(_PUT_MESSAGE, MESSAGES.values(message))
 
     def keep_image(self, message_id: str, digest: str, data: bytes) -> None:
         if self._one("SELECT 1 FROM images WHERE digest = ?", digest) is None:
@@ -177,12 +169,12 @@ class SqliteTransaction(SqliteView):
                 self._execute(_USE_SPACE, (-dropped[0],))
 
     def add_run(self, run: Run) -> None:
-        self._write(_ADD_RUN, (*run_values(run), run.session_id))
+        self._write(_ADD_RUN, (*RUNS.values(run), run.session_id))
         self._put_result(run)
         self.topics.add(f"run:{run.id}")
 
     def put_run(self, run: Run) -> None:
-        self._replace(_PUT_RUN, run_values(run))
+        self._replace(_PUT_RUN, RUNS.values(run))
         self._put_result(run)
         self.topics.add(f"run:{run.id}")
 
@@ -198,11 +190,11 @@ class SqliteTransaction(SqliteView):
         self._fill("long_results", "result", number, slices(text))
 
     def add_request(self, request: Request) -> None:
-        self._write(_ADD_REQUEST, (*request_values(request), request.session_id))
+        self._write(_ADD_REQUEST, (*REQUESTS.values(request), request.session_id))
         self.topics.update((f"request:{request.id}", "requests"))
 
     def put_request(self, request: Request) -> None:
-        self._replace(_PUT_REQUEST, request_values(request))
+        self._replace(_PUT_REQUEST, REQUESTS.values(request))
         self.topics.update((f"request:{request.id}", "requests"))
 
     def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
@@ -266,7 +258,7 @@ class SqliteTransaction(SqliteView):
             self._execute(_NOTE_ACTIVITY, (run_id, attempt, seq, when, said))
 
     def put_attempt(self, attempt: Attempt) -> None:
-        self._write(_PUT_ATTEMPT, attempt_values(attempt))
+        self._write(_PUT_ATTEMPT, ATTEMPTS.values(attempt))
 
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None:
         self._write(_PUT_THREAD, (session_id, provider, thread.id, dumps(thread.state)))
@@ -284,14 +276,14 @@ class SqliteTransaction(SqliteView):
         self.topics.update(f"access:{name}" for name in granted.union(*held))
 
     def add_token(self, token: AccessToken, token_hash: str) -> None:
-        self._write(_ADD_TOKEN, (*token_values(token), token_hash))
+        self._write(_ADD_TOKEN, (*TOKENS.values(token), token_hash))
 
     def put_token(self, token: AccessToken) -> None:
-        self._replace(_PUT_TOKEN, token_values(token))
+        self._replace(_PUT_TOKEN, TOKENS.values(token))
         self.topics.add(f"token:{token.id}")
 
     def add_audit(self, entry: AuditEntry) -> None:
-        self._write(_ADD_AUDIT, audit_values(entry))
+        self._write(_ADD_AUDIT, AUDIT.values(entry))
 
     def remove_token(self, token_id: str) -> None:
         self._execute(_REMOVE_TOKEN, (token_id,))
@@ -302,7 +294,7 @@ class SqliteTransaction(SqliteView):
         size = len(record.answer.encode())
         total += size
         try:
-            self._execute(_REMEMBER, (*record_values(record), place, total))
+            self._execute(_REMEMBER, (*RECORDS.values(record), place, total))
         except apsw.ConstraintError:
             raise Conflict(
                 "the idempotency key has a record already", {"key": record.key}

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any, Final
 
 import apsw
+from attrs import evolve
 
 from agent_orchestrator.domain.access import EVERYTHING, Grant, Reach, Role
 from agent_orchestrator.domain.audit import AuditEntry
@@ -20,6 +21,7 @@ from agent_orchestrator.domain.model import (
     Message,
     Request,
     Run,
+    RunResult,
     Session,
     Thread,
 )
@@ -39,35 +41,25 @@ from agent_orchestrator.stores.sqlite.listing import (
     where_all,
 )
 from agent_orchestrator.stores.sqlite.rows import (
-    ACCESS_COLUMNS,
-    ATTEMPT_COLUMNS,
-    AUDIT_COLUMNS,
+    ATTEMPTS,
+    AUDIT,
     EVENT_COLUMNS,
-    MESSAGE_COLUMNS,
-    RECORD_COLUMNS,
-    REQUEST_COLUMNS,
-    RUN_COLUMNS,
-    SESSION_COLUMNS,
-    attempt_from,
-    audit_from,
-    columns,
+    MESSAGES,
+    RECORDS,
+    REQUESTS,
+    RUNS,
+    SESSIONS,
+    TOKENS,
     event_from,
-    message_from,
-    record_from,
-    request_from,
-    run_from,
-    session_from,
-    text_from,
-    token_from,
 )
 from agent_orchestrator.wire.codec import format_time, parse_time
 
 _SESSION: Final = f"""
-    SELECT {SESSION_COLUMNS}, last_seq,
+    SELECT {SESSIONS.columns}, last_seq,
         (SELECT json_group_object(provider, thread_id) FROM threads WHERE session_id = sessions.id)
     FROM sessions"""
-_MESSAGE: Final = f"SELECT {MESSAGE_COLUMNS} FROM messages"
-_REQUEST: Final = f"SELECT {REQUEST_COLUMNS} FROM requests"
+_MESSAGE: Final = f"SELECT {MESSAGES.columns} FROM messages"
+_REQUEST: Final = f"SELECT {REQUESTS.columns} FROM requests"
 _FOR_PARENT: Final = "status = 'pending' AND audience = 'parent'"
 _TO_WARN: Final = "status = 'pending' AND warned = 0"
 _NEXT_DUE: Final = f"""
@@ -79,21 +71,23 @@ _NEXT_DUE: Final = f"""
         UNION ALL
         SELECT min(warn_at) FROM requests INDEXED BY requests_to_warn WHERE {_TO_WARN}
     )"""
-_RESULT: Final = RUN_COLUMNS.split(", ").index("result")
 _LONG_RESULT: Final = "(SELECT {} FROM long_results WHERE run_id = runs.id)"
-_RUN: Final = f"SELECT {RUN_COLUMNS} FROM runs".replace(
-    " result,", f" coalesce(result, {_LONG_RESULT.format('long_results.result')}),"
+_RUN_COLUMNS: Final = RUNS.select(
+    result=f"coalesce(result, {_LONG_RESULT.format('long_results.result')})"
 )
-_LATEST_RUNS: Final = (
-    "SELECT "
-    + RUN_COLUMNS.replace(
-        " result,",
-        f" coalesce(substr(result, 1, ?1), {_LONG_RESULT.format('substr(long_results.result, 1, 4 * ?1)')}),",
-    ).replace(" error_message,", " substr(error_message, 1, ?1),")
-    + f", coalesce(octet_length(result), {_LONG_RESULT.format('octet_length(long_results.result)')}, 0)"
-    " + coalesce(octet_length(error_message), 0)"
-    " FROM runs WHERE session_id = ?2 ORDER BY id DESC LIMIT ?3"
+_RUN: Final = f"SELECT {_RUN_COLUMNS} FROM runs"
+_CUT_COLUMNS: Final = RUNS.select(
+    result=(
+        "coalesce(substr(result, 1, ?1),"
+        f" {_LONG_RESULT.format('substr(long_results.result, 1, 4 * ?1)')})"
+    ),
+    error_message="substr(error_message, 1, ?1)",
 )
+_LATEST_RUNS: Final = f"""
+    SELECT {_CUT_COLUMNS},
+        coalesce(octet_length(result), {_LONG_RESULT.format("octet_length(long_results.result)")}, 0)
+            + coalesce(octet_length(error_message), 0)
+    FROM runs WHERE session_id = ?2 ORDER BY id DESC LIMIT ?3"""
 _EVENT: Final = f"SELECT {EVENT_COLUMNS} FROM events e"
 _FEED_FROM: Final = (
     f"SELECT {EVENT_COLUMNS}, e.position, s.id"
@@ -124,7 +118,7 @@ _STARTABLE: Final = """(
                     AND (NOT q.interrupts, q.id) < (NOT r.interrupts, r.id)))"""
 
 _NEXT_RUNS: Final = f"""
-    SELECT {columns(RUN_COLUMNS, "r")} FROM runs r INDEXED BY runs_for_workers
+    SELECT {RUNS.of("r")} FROM runs r INDEXED BY runs_for_workers
     WHERE r.status = 'queued' AND r.provider <> '{MANUAL}' AND {_STARTABLE}
     ORDER BY r.id LIMIT ?"""
 
@@ -150,7 +144,7 @@ class SqliteView:
 
     def session(self, session_id: str) -> Session | None:
         row = self._one(_SESSION + " WHERE id = ?", session_id)
-        return None if row is None else session_from(row)
+        return None if row is None else SESSIONS.read(row)
 
     def sessions(
         self,
@@ -176,7 +170,7 @@ class SqliteView:
             )
         else:
             ways = sessions_within(within, status, after)
-        return [session_from(row) for row in self._page(_SESSION, ways, limit, size)]
+        return [SESSIONS.read(row) for row in self._page(_SESSION, ways, limit, size)]
 
     def _among(
         self,
@@ -227,7 +221,7 @@ class SqliteView:
 
     def message(self, message_id: str) -> Message | None:
         row = self._one(_MESSAGE + " WHERE id = ?", message_id)
-        return None if row is None else message_from(row)
+        return None if row is None else MESSAGES.read(row)
 
     def image(self, digest: str) -> bytes | None:
         row = self._one("SELECT data FROM images WHERE digest = ?", digest)
@@ -243,11 +237,11 @@ class SqliteView:
             _MESSAGE + " WHERE session_id = ? AND id > ? ORDER BY id LIMIT ?",
             (session_id, after or "", limit),
         )
-        return [message_from(row) for row in _up_to(size, rows)]
+        return [MESSAGES.read(row) for row in _up_to(size, rows)]
 
     def run_messages(self, run_id: str) -> list[Message]:
         rows = self._execute(_MESSAGE + " WHERE run_id = ? ORDER BY id", (run_id,))
-        return [message_from(row) for row in rows]
+        return [MESSAGES.read(row) for row in rows]
 
     def waiting_messages(
         self, session_id: str, *, limit: int, size: int | None = None
@@ -257,11 +251,11 @@ class SqliteView:
             " ORDER BY id LIMIT ?",
             (session_id, limit),
         )
-        return [message_from(row) for row in _up_to(size, rows)]
+        return [MESSAGES.read(row) for row in _up_to(size, rows)]
 
     def run(self, run_id: str) -> Run | None:
         row = self._one(_RUN + " WHERE id = ?", run_id)
-        return None if row is None else run_from(row)
+        return None if row is None else RUNS.read(row)
 
     def runs(
         self,
@@ -281,25 +275,22 @@ class SqliteView:
             ways = self._among("runs", conditions, EVERYTHING, "session_id")
         else:
             ways = rows_within("runs", within, status, after)
-        return [run_from(row) for row in self._page(_RUN, ways, limit, size)]
+        return [RUNS.read(row) for row in self._page(_RUN, ways, limit, size)]
 
     def latest_runs(
         self, session_id: str, *, limit: int, cut: int, size: int
     ) -> tuple[list[Run], int]:
-        rows: list[Any] = []
+        runs: list[Run] = []
         read = 0
         for row in self._execute(_LATEST_RUNS, (cut, session_id, limit)):
-            rows.append(
-                (
-                    *row[:_RESULT],
-                    row[_RESULT] and text_from(row[_RESULT])[:cut],
-                    *row[_RESULT + 1 :],
-                )
-            )
+            run = RUNS.read(row)
+            if run.result is not None and len(run.result.text) > cut:
+                run = evolve(run, result=RunResult(run.result.text[:cut]))
+            runs.append(run)
             read += row[-1]
             if read >= size:
                 break
-        return [run_from(row) for row in reversed(rows)], read
+        return runs[::-1], read
 
     def run_count(self, session_id: str) -> int:
         return int(self._one("SELECT count(*) FROM runs WHERE session_id = ?", session_id)[0])
@@ -314,11 +305,11 @@ class SqliteView:
 
     def active_run(self, session_id: str) -> Run | None:
         row = self._one(f"{_RUN} WHERE session_id = ? AND {_ACTIVE}", session_id)
-        return None if row is None else run_from(row)
+        return None if row is None else RUNS.read(row)
 
     def request(self, request_id: str) -> Request | None:
         row = self._one(_REQUEST + " WHERE id = ?", request_id)
-        return None if row is None else request_from(row)
+        return None if row is None else REQUESTS.read(row)
 
     def requests(
         self,
@@ -358,7 +349,7 @@ class SqliteView:
                 **mine,
             }
             ways = self._among("requests", conditions, within, "session_id", to_work=resolvable)
-        return [request_from(row) for row in self._page(_REQUEST, ways, limit, size)]
+        return [REQUESTS.read(row) for row in self._page(_REQUEST, ways, limit, size)]
 
     def last_resolved(
         self, run_id: str, attempt: int, *, statuses: Collection[str], told: Collection[str]
@@ -378,7 +369,7 @@ class SqliteView:
             " AND expires_at <= ? ORDER BY expires_at LIMIT ?",
             (format_time(now), limit),
         )
-        return [request_from(row) for row in rows]
+        return [REQUESTS.read(row) for row in rows]
 
     def unanswered_requests(self, now: datetime, limit: int) -> list[Request]:
         rows = self._execute(
@@ -386,7 +377,7 @@ class SqliteView:
             " AND people_at <= ? ORDER BY people_at LIMIT ?",
             (format_time(now), limit),
         )
-        return [request_from(row) for row in rows]
+        return [REQUESTS.read(row) for row in rows]
 
     def expiring_requests(self, now: datetime, limit: int) -> list[Request]:
         rows = self._execute(
@@ -394,7 +385,7 @@ class SqliteView:
             " AND warn_at <= ? ORDER BY warn_at LIMIT ?",
             (format_time(now), limit),
         )
-        return [request_from(row) for row in rows]
+        return [REQUESTS.read(row) for row in rows]
 
     def parent_requests(self, session_id: str, limit: int) -> list[Request]:
         rows = self._execute(
@@ -402,7 +393,7 @@ class SqliteView:
             " AND parent_session_id = ? ORDER BY id LIMIT ?",
             (session_id, limit),
         )
-        return [request_from(row) for row in rows]
+        return [REQUESTS.read(row) for row in rows]
 
     def next_due(self) -> datetime | None:
         row = self._one(_NEXT_DUE)
@@ -410,7 +401,7 @@ class SqliteView:
 
     def child_runs(self, run_id: str) -> list[Run]:
         rows = self._execute(_RUN + " WHERE parent_run_id = ? ORDER BY id", (run_id,))
-        return [run_from(row) for row in rows]
+        return [RUNS.read(row) for row in rows]
 
     def live_children(self, session_id: str, parent_run_id: str | None) -> int:
         return int(
@@ -432,7 +423,7 @@ class SqliteView:
         )
 
     def next_runs(self, limit: int) -> list[Run]:
-        return [run_from(row) for row in self._execute(_NEXT_RUNS, (limit,))]
+        return [RUNS.read(row) for row in self._execute(_NEXT_RUNS, (limit,))]
 
     def queue_is_full(self, limit: int) -> bool:
         counted = f"SELECT count(*) FROM (SELECT 1 FROM runs WHERE {_FOR_WORKERS} LIMIT ?)"
@@ -455,7 +446,7 @@ class SqliteView:
             not run.interrupts,
             run.id,
         )
-        return None if row is None else run_from(row)
+        return None if row is None else RUNS.read(row)
 
     def _is_queued(self, run: Run) -> bool:
         return (
@@ -477,7 +468,7 @@ class SqliteView:
             " AND substr(worker_id, 1, ?) <> ? ORDER BY id",
             (len(instance) + 1, f"{instance}/"),
         )
-        return [run_from(row) for row in rows]
+        return [RUNS.read(row) for row in rows]
 
     def events(
         self, session_id: str, *, after: int, limit: int, size: int | None = None
@@ -619,13 +610,13 @@ class SqliteView:
 
     def attempts(self, run_id: str) -> list[Attempt]:
         rows = self._execute(
-            f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE run_id = ? ORDER BY attempt", (run_id,)
+            f"SELECT {ATTEMPTS.columns} FROM attempts WHERE run_id = ? ORDER BY attempt", (run_id,)
         )
-        return [attempt_from(row) for row in rows]
+        return [ATTEMPTS.read(row) for row in rows]
 
     def attempt_of_token(self, token_hash: str) -> Attempt | None:
-        row = self._one(f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE token_hash = ?", token_hash)
-        return None if row is None else attempt_from(row)
+        row = self._one(f"SELECT {ATTEMPTS.columns} FROM attempts WHERE token_hash = ?", token_hash)
+        return None if row is None else ATTEMPTS.read(row)
 
     def thread(self, session_id: str, provider: str) -> Thread | None:
         row = self._one(
@@ -648,43 +639,43 @@ class SqliteView:
         return None if row is None else row[0]
 
     def token(self, token_id: str) -> AccessToken | None:
-        row = self._one(f"SELECT {ACCESS_COLUMNS} FROM access_tokens WHERE id = ?", token_id)
-        return None if row is None else token_from(row)
+        row = self._one(f"SELECT {TOKENS.columns} FROM access_tokens WHERE id = ?", token_id)
+        return None if row is None else TOKENS.read(row)
 
     def token_of_hash(self, token_hash: str) -> AccessToken | None:
-        found = f"SELECT {ACCESS_COLUMNS} FROM access_tokens WHERE token_hash = ?"
+        found = f"SELECT {TOKENS.columns} FROM access_tokens WHERE token_hash = ?"
         row = self._one(found, token_hash)
-        return None if row is None else token_from(row)
+        return None if row is None else TOKENS.read(row)
 
     def tokens(
         self, *, after: str | None = None, limit: int, size: int | None = None
     ) -> list[AccessToken]:
         rows = self._execute(
-            f"SELECT {ACCESS_COLUMNS} FROM access_tokens WHERE id > ? ORDER BY id LIMIT ?",
+            f"SELECT {TOKENS.columns} FROM access_tokens WHERE id > ? ORDER BY id LIMIT ?",
             (after or "", limit),
         )
-        return [token_from(row) for row in _up_to(size, rows)]
+        return [TOKENS.read(row) for row in _up_to(size, rows)]
 
     def audit(self, *, after: int, limit: int, size: int | None = None) -> list[AuditEntry]:
         rows = self._execute(
-            f"SELECT {AUDIT_COLUMNS} FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+            f"SELECT {AUDIT.columns} FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
         )
-        return [audit_from(row) for row in _up_to(size, rows)]
+        return [AUDIT.read(row) for row in _up_to(size, rows)]
 
     def last_audit(self) -> AuditEntry | None:
         row = self._one(
-            f"SELECT {AUDIT_COLUMNS} FROM audit WHERE seq = (SELECT max(seq) FROM audit)"
+            f"SELECT {AUDIT.columns} FROM audit WHERE seq = (SELECT max(seq) FROM audit)"
         )
-        return None if row is None else audit_from(row)
+        return None if row is None else AUDIT.read(row)
 
     def idempotency(self, caller: str, call: str, key: str) -> IdempotencyRecord | None:
         row = self._one(
-            f"SELECT {RECORD_COLUMNS} FROM idempotency WHERE caller = ? AND call = ? AND key = ?",
+            f"SELECT {RECORDS.columns} FROM idempotency WHERE caller = ? AND call = ? AND key = ?",
             caller,
             call,
             key,
         )
-        return None if row is None else record_from(row)
+        return None if row is None else RECORDS.read(row)
 
     def oldest_record_at(self) -> datetime | None:
         row = self._one("SELECT created_at FROM idempotency ORDER BY number LIMIT 1")

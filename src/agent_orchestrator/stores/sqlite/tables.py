@@ -1,0 +1,271 @@
+"""Tables that follow from the model: each field is a column of its name, by the field's type.
+
+=========================== ==========================================================================
+type of the field           column
+=========================== ==========================================================================
+text, number                as it is
+``bool``                    0 or 1
+``datetime``                RFC 3339
+enumeration                 its word
+a mapping, a list, a value  JSON; a value is an object by the names of its fields
+=========================== ==========================================================================
+
+What may be missing is NULL then, and so is JSON that is the default of its field.
+"""
+
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from operator import attrgetter, itemgetter
+from typing import Any, Final, Generic, TypeVar
+
+import attrs
+
+from agent_orchestrator.wire.codec import format_time, parse_time
+from agent_orchestrator.wire.strict_json import dumps
+
+T = TypeVar("T")
+Row = Sequence[Any]
+Values = tuple[Any, ...]
+Convert = Callable[[Any], Any]
+
+NULL_JSON: Final = "null"
+
+
+@attrs.frozen
+class Cell:
+    """How the value of a field becomes what a column holds, and back.
+
+    :param write: None where the value is stored as it is. It is not called for None, which is NULL.
+    :param read: None where the cell is the value.
+    :param missing: what NULL stands for.
+    :param null: what is stored for None.
+    """
+
+    write: Convert | None = None
+    read: Convert | None = None
+    missing: Any = None
+    null: Any = None
+
+
+@attrs.frozen
+class Table(Generic[T]):
+    """The columns of a model.
+
+    :param columns: their names, in the order of :attr:`values`.
+    :param values: returns the cells of an object.
+    :param read: returns the object of a row with these columns, and behind them those that are only read.
+        What the row has beyond is passed over.
+    """
+
+    columns: str
+    values: Callable[[T], Values]
+    read: Callable[[Row], T]
+
+    def of(self, table: str) -> str:
+        """Return the columns, each with the name of its table before it."""
+        return ", ".join(f"{table}.{name}" for name in self.columns.split(", "))
+
+    def select(self, **expressions: str) -> str:
+        """Return the columns, with expressions in place of some of them."""
+        return ", ".join(expressions.get(name, name) for name in self.columns.split(", "))
+
+
+def table(
+    model: type[T],
+    *,
+    spread: Sequence[str] = (),
+    read_only: Mapping[str, Cell] | None = None,
+    cells: Mapping[str, Cell] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Table[T]:
+    """Return the table of a model.
+
+    :param spread: fields whose values have a column for each of their own fields, ``source_kind`` for
+        the ``kind`` of a ``source``.
+    :param read_only: fields that are worked out when a row is read, in the order in which they follow
+        the columns.
+    :param cells: fields that are stored otherwise than their types say.
+    :param names: names of columns that are not those of their fields.
+    """
+    read_only, cells, names = read_only or {}, cells or {}, names or {}
+    hints = typing.get_type_hints(model)
+    fields = {one.name: one for one in attrs.fields(model)}  # type: ignore[arg-type]
+    single = [name for name in fields if name not in spread and name not in read_only]
+    ways = {name: cells.get(name) or _cell(hints[name], fields[name]) for name in single}
+    parts = {name: _spread(name, hints[name]) for name in spread}
+    columns = [names.get(name, name) for name in single]
+    for part in parts.values():
+        columns += part.columns
+
+    # What is always there is taken apart by the getter: one call into C for the whole row.
+    paths = [*single]
+    for name, part in parts.items():
+        paths += [name] if part.may_be_missing else [f"{name}.{one}" for one in part.fields]
+    get = attrgetter(*paths)
+    writers = [
+        (n, ways[name].write, ways[name].null) for n, name in enumerate(single) if ways[name].write
+    ]
+    apart = [(paths.index(name), part.write) for name, part in parts.items() if part.may_be_missing]
+    apart.reverse()
+
+    def values(value: T) -> Values:
+        found = list(get(value))
+        for place, write, null in writers:
+            cell = found[place]
+            found[place] = null if cell is None else write(cell)  # type: ignore[misc]
+        for place, take_apart in apart:
+            found[place : place + 1] = take_apart(found[place])
+        return tuple(found)
+
+    # A row is brought into the order of the model's fields: its columns, what is only read, and the
+    # values of what was spread, which are put behind it.
+    order = [*columns, *read_only]
+    places = {name: place for place, name in enumerate(single)}
+    places |= {name: place for place, name in enumerate(read_only, len(columns))}
+    places |= {name: place for place, name in enumerate(spread, len(order))}
+    in_order = itemgetter(*(places[name] for name in fields))
+    ways |= read_only
+    readers = [(places[name], way.read, way.missing) for name, way in ways.items() if way.read]
+    joined = [(columns.index(part.columns[0]), part.read) for part in parts.values()]
+    width = len(order)
+
+    def read(row: Row) -> T:
+        found = list(row[:width])
+        for place, convert, missing in readers:
+            cell = found[place]
+            found[place] = missing if cell is None else convert(cell)
+        for start, join in joined:
+            found.append(join(found, start))
+        return model(*in_order(found))
+
+    return Table(", ".join(columns), values, read)
+
+
+@attrs.frozen
+class _Spread:
+    """A value that has a column for each of its fields."""
+
+    fields: list[str]
+    columns: list[str]
+    may_be_missing: bool
+    write: Callable[[Any], Values]
+    read: Callable[[list[Any], int], Any]
+    """Returns the value of the cells from a place on."""
+
+
+def _spread(name: str, hint: Any) -> _Spread:
+    kind, may_be_missing = _without_none(hint)
+    own = [one.name for one in attrs.fields(kind)]
+    get, missing, width = attrgetter(*own), (None,) * len(own), len(own)
+
+    def write(value: Any) -> Values:
+        return missing if value is None else get(value)
+
+    def read(cells: list[Any], start: int) -> Any:
+        if may_be_missing and cells[start] is None:
+            return None
+        return kind(*cells[start : start + width])
+
+    return _Spread(own, [f"{name}_{one}" for one in own], may_be_missing, write, read)
+
+
+def _cell(hint: Any, field: Any) -> Cell:
+    """Return how a field is stored, by its type."""
+    kind, may_be_missing = _without_none(hint)
+    if kind is bool:
+        return Cell(read=bool)
+    if kind is datetime:
+        return Cell(format_time, parse_time)
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return Cell(read={str(word): word for word in kind}.__getitem__)
+    if (as_plain := _plain(kind)) is None:
+        return Cell()
+    default = None if may_be_missing else _default(field)
+    return _json(as_plain, default)
+
+
+def always_json(kind: Any) -> Cell:
+    """Return how a value that may be missing is stored where its column is never NULL."""
+    as_plain = _plain(kind)
+    assert as_plain is not None
+    as_json = _json(as_plain, None)
+    assert as_json.read is not None
+    read = as_json.read
+    return Cell(
+        as_json.write, lambda text: None if text == NULL_JSON else read(text), null=NULL_JSON
+    )
+
+
+def _json(as_plain: Cell, missing: Any) -> Cell:
+    """Return how a value is stored as JSON; NULL where it is the default of its field."""
+    to_plain, from_plain = as_plain.write or _same, as_plain.read
+
+    def write(value: Any) -> str | None:
+        return None if missing is not None and value == missing else dumps(to_plain(value))
+
+    def read(text: str) -> Any:
+        assert from_plain is not None
+        return from_plain(json.loads(text))
+
+    if missing is None and as_plain.write is None:
+        return Cell(dumps, json.loads if from_plain is None else read)
+    return Cell(write, json.loads if from_plain is None else read, missing)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _plain(kind: Any) -> Cell | None:
+    """Return how a value becomes what JSON has, and back; None for one that is not stored as JSON."""
+    origin = typing.get_origin(kind) or kind
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return Cell()
+    if origin is tuple:
+        inner = _plain(typing.get_args(kind)[0])
+        if inner is None or inner.write is None or inner.read is None:
+            return Cell(read=tuple)
+        to_plain, from_plain = inner.write, inner.read
+        return Cell(
+            lambda values: [to_plain(value) for value in values],
+            lambda plain: tuple(from_plain(value) for value in plain),
+        )
+    return _named(kind) if attrs.has(kind) else None
+
+
+def _named(kind: Any) -> Cell:
+    """Return how a value becomes an object by the names of its fields, and back."""
+    names = [one.name for one in attrs.fields(kind)]
+    get = attrgetter(*names)
+    hints = typing.get_type_hints(kind)
+    lists = [name for name in names if typing.get_origin(hints[name]) is tuple]
+
+    def write(value: Any) -> dict[str, Any]:
+        return dict(zip(names, get(value), strict=True))
+
+    def read(plain: dict[str, Any]) -> Any:
+        for name in lists:
+            plain[name] = tuple(plain[name])
+        return kind(**plain)
+
+    return Cell(write, read)
+
+
+def _default(field: Any) -> Any:
+    default = field.default
+    if default is attrs.NOTHING:
+        return None
+    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
+
+
+def _without_none(hint: Any) -> tuple[Any, bool]:
+    """Return the type of a field, and whether it may be None."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
+        if len(kinds) < len(typing.get_args(hint)):
+            return kinds[0], True
+    return hint, False
