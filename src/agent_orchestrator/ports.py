@@ -385,6 +385,13 @@ class View(Protocol):
         """Return when the idempotency record that was added first was made."""
         ...
 
+    def ended_callers(self, *, limit: int) -> list[str]:
+        """Return the ids of runs that have ended and still have idempotency records, in order.
+
+        The cost grows with the number of callers that have records, not with the records.
+        """
+        ...
+
 
 class Transaction(View, Protocol):
     """A look that also changes things. It sees its own changes; all of them are committed or none."""
@@ -483,8 +490,11 @@ class Transaction(View, Protocol):
         """
         ...
 
-    def forget_records_of(self, caller: str) -> None:
-        """Delete all records of a caller."""
+    def forget_records_of(self, caller: str, *, limit: int) -> int:
+        """Delete the oldest records of a caller.
+
+        :return: how many were deleted; fewer than ``limit`` when none is left.
+        """
         ...
 
     def ring(self, topic: str) -> None:

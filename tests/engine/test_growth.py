@@ -20,11 +20,12 @@ from agent_orchestrator.domain.tokens import NAMED_TOKEN_PREFIX, token_hash
 from agent_orchestrator.engine import EngineConfig, retention
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.mcp.tools import TOOLS, Agent, use
-from agent_orchestrator.ports import Store
+from agent_orchestrator.ports import Store, Transaction, View
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.stores.sqlite.view import SqliteView
 from agent_orchestrator.testing import ScriptedRunner
+from agent_orchestrator.testing.stores.samples import a_record
 
 pytestmark = pytest.mark.anyio
 
@@ -223,7 +224,9 @@ async def test_the_keys_of_an_agent_are_bounded_and_end_with_its_run(
         assert await kept.keys(tree.run_id, tree.cancel, 30) == list(range(20, 30))
         assert await kept.keys("local", tree.cancel, 30) == list(range(30))
         await tree.client.transition_run(tree.run_id, "completed")
-        assert await kept.keys(tree.run_id, tree.cancel, 30) == []
+        assert (
+            await kept.keys(tree.run_id, tree.cancel, 30) == []
+        )  # few: with the run's last change
         assert await kept.keys("local", tree.cancel, 30) == list(range(30))
 
 
@@ -265,6 +268,52 @@ async def test_old_keys_are_forgotten_without_new_ones(
         await eventually(lambda: _is(kept.keys("local", tree.cancel, 3), [2]))
         clock.now += timedelta(days=1)
         await eventually(lambda: _is(kept.keys("local", tree.cancel, 3), []))
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_the_many_keys_of_a_run_are_deleted_in_small_changes(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, restarts: bool
+) -> None:
+    count = 150
+    deleted: list[int] = []
+
+    def size(tx: View, run_id: str) -> int:
+        return sum(tx.idempotency(run_id, "c", str(n)) is not None for n in range(count))
+
+    async def no_pass(_: object) -> None:
+        return None
+
+    with monkeypatch.context() as patch:
+        if restarts:
+            patch.setattr(retention, "forget_due", no_pass)  # it stops before the rest is deleted
+        async with kept.engine() as engine:
+            tree = await a_tree(engine)
+            for number in range(count):
+                record = a_record(caller=tree.run_id, call="c", key=str(number))
+                await kept.store.transact(
+                    lambda tx, record=record: tx.remember(record, most=999, most_size=99_999)  # type: ignore[misc]
+                )
+            transact = kept.store.transact
+
+            async def counting(change: Any, **options: Any) -> Any:
+                def counted(tx: Transaction) -> Any:
+                    before = size(tx, tree.run_id)
+                    answer = change(tx)
+                    deleted.append(before - size(tx, tree.run_id))
+                    return answer
+
+                return await transact(counted, **options)
+
+            monkeypatch.setattr(kept.store, "transact", counting)
+            await tree.client.transition_run(tree.run_id, "completed")
+            if restarts:
+                assert len(await kept.keys(tree.run_id, "c", count)) == count - 64
+            else:
+                await eventually(lambda: _is(kept.keys(tree.run_id, "c", count), []))
+    async with kept.engine():
+        await eventually(lambda: _is(kept.keys(tree.run_id, "c", count), []))
+    assert sum(deleted) == count
+    assert max(deleted) <= 64
 
 
 async def _is(found: Any, expected: object) -> bool:

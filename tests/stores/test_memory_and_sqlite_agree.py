@@ -100,7 +100,11 @@ steps = st.one_of(
         st.just("forget_records"),
         st.fixed_dictionaries({"before": times, "limit": st.integers(1, 3)}),
     ),
-    st.tuples(st.just("forget_records_of"), callers),
+    st.tuples(
+        st.just("forget_records_of"),
+        callers,
+        st.fixed_dictionaries({"limit": st.integers(1, 3)}),
+    ),
     st.tuples(st.just("put_grants"), sessions, st.lists(grants, max_size=2)),
     st.tuples(st.just("ring"), text),
 )
@@ -111,12 +115,15 @@ REFUSED = "refused"
 """What is wrong twice (a session that is not there, an id that is) may be refused for either."""
 
 
+TAKE_KEYWORDS = ("remember", "forget_records", "forget_records_of")
+
+
 def play(transaction, change):
     """Take the steps; a refusal ends the change, or is caught as a change may do, then goes on."""
     taken, fails, catches = change
     answers = []
     for name, *values in taken:
-        keywords = values.pop() if name in ("remember", "forget_records") else {}
+        keywords = values.pop() if name in TAKE_KEYWORDS else {}
         try:
             answers.append(getattr(transaction, name)(*values, **keywords))
         except (Conflict, NotFound):
@@ -205,6 +212,7 @@ def everything(view):
             for key in "abcd"
         ],
         "oldest record": view.oldest_record_at(),
+        "ended callers": [view.ended_callers(limit=n) for n in (1, 9)],
     }
 
 

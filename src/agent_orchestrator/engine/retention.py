@@ -2,6 +2,7 @@
 
 import logging
 from datetime import datetime, timedelta
+from operator import methodcaller
 from typing import Final
 
 import anyio
@@ -34,8 +35,11 @@ clock that is set, or a machine that sleeps, moves the due moment and not the pa
 
 RETRY_S: Final = 60.0
 
-BATCH: Final = 500
-"""Rows deleted in one change."""
+BATCH: Final = 64
+"""Rows deleted in one change. A record can hold a long answer, and other changes wait meanwhile."""
+
+RECORDS_TOPIC: Final = "records"
+"""Rings when a run has ended that has more records than its last change deleted."""
 
 
 def most_records(caller: Principal) -> tuple[int, int]:
@@ -47,16 +51,28 @@ def most_records(caller: Principal) -> tuple[int, int]:
 
 async def keep(core: Core) -> None:
     """Delete what is due, for as long as the engine runs."""
-    while True:
-        try:
-            due = await forget_due(core)
-        except Exception as error:
-            is_known = isinstance(error, Unavailable)
-            told = "what is over cannot be deleted now, trying again: %s"
-            logger.warning(told, error, exc_info=not is_known)
-            await anyio.sleep(RETRY_S)
-            continue
-        await anyio.sleep(pause(due, core.now()))
+    with core.bells.take(RECORDS_TOPIC) as bell:
+        while True:
+            bell.hush()
+            try:
+                due = await forget_due(core)
+            except Exception as error:
+                is_known = isinstance(error, Unavailable)
+                told = "what is over cannot be deleted now, trying again: %s"
+                logger.warning(told, error, exc_info=not is_known)
+                await anyio.sleep(RETRY_S)
+                continue
+            with anyio.move_on_after(pause(due, core.now())):
+                await bell.wait()
+
+
+def forget_run(tx: Transaction, run_id: str) -> None:
+    """Delete records of a run that ends: nobody can call as this run any more.
+
+    At most :data:`BATCH` go in this change. :func:`keep` deletes the rest.
+    """
+    if tx.forget_records_of(run_id, limit=BATCH) == BATCH:
+        tx.ring(RECORDS_TOPIC)
 
 
 def pause(due: datetime | None, now: datetime) -> float:
@@ -73,8 +89,18 @@ async def forget_due(core: Core) -> datetime | None:
 
     :raises Unavailable: if the store cannot be read or written to.
     """
+    await _forget_ended(core)
     moments = (await _forget_records(core), await _forget_tokens(core))
     return min((moment for moment in moments if moment is not None), default=None)
+
+
+async def _forget_ended(core: Core) -> None:
+    """Delete the records of runs that have ended."""
+    while callers := await core.store.read(lambda view: view.ended_callers(limit=BATCH)):
+        for caller in callers:
+            forget = methodcaller("forget_records_of", caller, limit=BATCH)
+            while await core.store.transact(forget) == BATCH:
+                pass
 
 
 async def _forget_records(core: Core) -> datetime | None:

@@ -15,6 +15,7 @@ from agent_orchestrator.domain.model import (
     RunResult,
     Session,
 )
+from agent_orchestrator.engine import retention
 from agent_orchestrator.engine.core import MAX_LOOK, Core
 from agent_orchestrator.engine.questions import (
     blocking_requests,
@@ -113,7 +114,7 @@ def finish(core: Core, tx: Transaction, run: Run, ending: AttemptEnd) -> Run:
         finished_at=at,
     )
     tx.put_run(ended)
-    tx.forget_records_of(run.id)  # nobody can call as this run any more
+    retention.forget_run(tx, run.id)
     data: dict[str, Any] = {"attempt": run.attempt}
     if ending.result is not None:
         data["result"] = to_plain(ending.result)

@@ -287,9 +287,11 @@ class MemoryTransaction(MemoryView):
             self._forget(kept)
         return len(old)
 
-    def forget_records_of(self, caller: str) -> None:
-        for kept in list(self._state.records.find("caller", caller)):
+    def forget_records_of(self, caller: str, *, limit: int) -> int:
+        oldest = list(islice(self._state.records.find("caller", caller), limit))
+        for kept in oldest:
             self._forget(kept)
+        return len(oldest)
 
     def ring(self, topic: str) -> None:
         self.topics.add(topic)

@@ -4,6 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from heapq import merge
+from itertools import islice
 from typing import Any, TypeVar
 
 import attrs
@@ -518,3 +519,9 @@ class MemoryView:
     def oldest_record_at(self) -> datetime | None:
         kept = next(self._state.records.find("all"), None)
         return None if kept is None else kept.record.created_at
+
+    def ended_callers(self, *, limit: int) -> list[str]:
+        runs = self._state.runs.rows
+        callers = sorted(self._state.record_sizes)
+        ended = (one for one in callers if one in runs and is_terminal(runs[one].status))
+        return list(islice(ended, limit))

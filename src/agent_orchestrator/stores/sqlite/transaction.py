@@ -118,7 +118,9 @@ _FORGET_OLD: Final = """
     DELETE FROM idempotency WHERE number IN (
         SELECT number FROM (SELECT number, created_at FROM idempotency ORDER BY number LIMIT ?)
         WHERE created_at < ?)"""
-_FORGET_CALLER: Final = "DELETE FROM idempotency WHERE caller = ?"
+_FORGET_CALLER: Final = """
+    DELETE FROM idempotency WHERE number IN (
+        SELECT number FROM idempotency WHERE caller = ? ORDER BY place LIMIT ?)"""
 
 
 class SqliteTransaction(SqliteView):
@@ -311,8 +313,9 @@ class SqliteTransaction(SqliteView):
         self._execute(_FORGET_OLD, (limit, format_time(before)))
         return self._connection.changes()
 
-    def forget_records_of(self, caller: str) -> None:
-        self._execute(_FORGET_CALLER, (caller,))
+    def forget_records_of(self, caller: str, *, limit: int) -> int:
+        self._execute(_FORGET_CALLER, (caller, limit))
+        return self._connection.changes()
 
     def ring(self, topic: str) -> None:
         self.topics.add(topic)

@@ -13,7 +13,7 @@ from attrs import evolve
 
 from agent_orchestrator.domain.access import EVERYTHING, Grant, Reach, Role
 from agent_orchestrator.domain.audit import AuditEntry
-from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.lifecycle import TERMINAL, RunStatus
 from agent_orchestrator.domain.model import (
     MANUAL,
     Attempt,
@@ -60,6 +60,16 @@ _SESSION: Final = f"""
     FROM sessions"""
 _MESSAGE: Final = f"SELECT {MESSAGES.columns} FROM messages"
 _REQUEST: Final = f"SELECT {REQUESTS.columns} FROM requests"
+_ENDED_STATUSES: Final = ", ".join(f"'{status}'" for status in sorted(TERMINAL))
+_ENDED_CALLERS: Final = f"""
+    WITH RECURSIVE callers (caller) AS (  -- from each to the next by the index, past its records
+        SELECT min(caller) FROM idempotency
+        UNION ALL
+        SELECT (SELECT min(caller) FROM idempotency WHERE caller > callers.caller)
+        FROM callers WHERE caller IS NOT NULL
+    )
+    SELECT caller FROM callers CROSS JOIN runs ON runs.id = caller
+    WHERE runs.status IN ({_ENDED_STATUSES}) LIMIT ?"""
 _FOR_PARENT: Final = "status = 'pending' AND audience = 'parent'"
 _TO_WARN: Final = "status = 'pending' AND warned = 0"
 _NEXT_DUE: Final = f"""
@@ -680,6 +690,9 @@ class SqliteView:
     def oldest_record_at(self) -> datetime | None:
         row = self._one("SELECT created_at FROM idempotency ORDER BY number LIMIT 1")
         return None if row is None else parse_time(row[0])
+
+    def ended_callers(self, *, limit: int) -> list[str]:
+        return [caller for (caller,) in self._execute(_ENDED_CALLERS, (limit,))]
 
 
 def _up_to(size: int | None, rows: Iterable[Any]) -> Iterable[Any]:

@@ -369,10 +369,36 @@ class Values(Opening):
             again = evolve(record, answer="second")
             with pytest.raises(Conflict):
                 await store.transact(methodcaller("remember", again, most=9, most_size=99))
-            await store.transact(methodcaller("forget_records_of", "other"))
+            assert await store.transact(methodcaller("forget_records_of", "other", limit=9)) == 0
             assert await self._kept(store, record.key) == {("local", record.key)}
-            await store.transact(methodcaller("forget_records_of", "local"))
+            assert await store.transact(methodcaller("forget_records_of", "local", limit=9)) == 1
             await store.transact(methodcaller("remember", again, most=9, most_size=99))
+
+    async def test_the_records_of_runs_that_ended(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            statuses = (RunStatus.COMPLETED, RunStatus.RUNNING, RunStatus.FAILED, RunStatus.QUEUED)
+            runs = [a_run(session.id, status=status) for status in statuses]
+            await put(store, session, *runs)
+            ended = sorted((runs[0].id, runs[2].id))
+            assert await store.read(methodcaller("ended_callers", limit=9)) == []
+            callers = ("local", *(run.id for run in runs))
+            for caller in callers:
+                for key in "312":
+                    record = a_record(caller=caller, key=key)
+                    await store.transact(methodcaller("remember", record, most=9, most_size=99))
+            assert await store.read(methodcaller("ended_callers", limit=9)) == ended
+            assert await store.read(methodcaller("ended_callers", limit=1)) == ended[:1]
+            forget = methodcaller("forget_records_of", ended[0], limit=2)
+            with pytest.raises(LookupError):
+                await store.transact(_undone(forget))
+            assert await store.transact(forget) == 2
+            assert await self._kept(store, *"312", callers=(ended[0],)) == {(ended[0], "2")}
+            assert await store.read(methodcaller("ended_callers", limit=9)) == ended
+            assert await store.transact(forget) == 1
+            assert await store.read(methodcaller("ended_callers", limit=9)) == ended[1:]
+            others = tuple(set(callers) - {ended[0]})
+            assert len(await self._kept(store, *"312", callers=others)) == 3 * len(others)
 
     async def test_the_oldest_records_of_a_caller_give_way(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
