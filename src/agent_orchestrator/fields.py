@@ -27,7 +27,7 @@ from typing import (
 
 import attrs
 
-from agent_orchestrator.domain.errors import InvalidRequest
+from agent_orchestrator.domain.errors import ConfigError, InvalidRequest
 
 MAX_TEXT = 1_000_000
 """Characters in a message (codex 0.169 refuses a prompt of more than 1,048,576)."""
@@ -110,6 +110,22 @@ def param(
     """
     metadata = {"limits": Limits(doc=doc, **limits)}
     return attrs.field(default=default, kw_only=kw_only, converter=converter, metadata=metadata)
+
+
+def runner_option(doc: str, *, default: Any, **limits: Any) -> Any:
+    """Declare an option of a runner. A value that it cannot have is refused when the runner is made.
+
+    :param limits: fields of :class:`Limits`.
+    """
+    metadata = {"limits": Limits(doc=doc, **limits)}
+    return attrs.field(default=default, validator=_check_option, metadata=metadata)
+
+
+def _check_option(runner: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    """Raise :exc:`ConfigError`, naming the option, if it cannot have the value."""
+    known = specs(type(runner))  # type: ignore[arg-type]  # a class is hashable
+    if problem := problem_of(known[attribute.name], value):
+        raise ConfigError(f"{attribute.name}: {problem}")
 
 
 def required(doc: str, *, kw_only: bool = True, **limits: Any) -> Any:

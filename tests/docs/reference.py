@@ -292,7 +292,7 @@ def runners() -> str:
 def _options(runner: type) -> str:
     # What the file says for every runner does not reach this one's own options.
     common = {"name", *(entry.name for entry in attrs.fields(ProviderSettings))}
-    said = _parameters(runner)
+    said, known = _parameters(runner), specs(runner)
     hints = get_type_hints(runner)
     rows = []
     for entry in attrs.fields(runner):
@@ -301,7 +301,7 @@ def _options(runner: type) -> str:
         kind = entry.metadata.get("option", hints[entry.name])
         rows.append(
             f"| `{entry.name}` | {_type(kind)} | {_default(entry.default)} | "
-            f"{_told(said[entry.name])} |"
+            f"{known[entry.name].limits.doc or _told(said[entry.name])} |"
         )
     return _table(["setting", "type", "default", ""], rows)
 

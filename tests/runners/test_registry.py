@@ -55,6 +55,9 @@ def test_options_become_arguments():
         ("command", {"argv": ["a"], "out": 1}, r"providers\.p\.out: is not one of argv, map, "),
         ("command", {"argv": ["a"], "output": "xml"}, r"providers\.p\.output: must be one of lin"),
         ("command", {"argv": ["a"], "stop_grace_s": True}, r"providers\.p\.stop_grace_s: must be"),
+        ("command", {"argv": ["a"], "stop_grace_s": 601}, r"providers\.p\.stop_grace_s: must be"),
+        ("codex-app-server", {"idle_s": -1}, r"providers\.p\.idle_s: must be between 0"),
+        ("codex", {"approval_timeout_s": 0}, r"providers\.p\.approval_timeout_s: must be"),
         ("command", {"argv": ["a"], "resume_argv": 1}, r"providers\.p\.resume_argv: must be a li"),
         ("command", {"argv": ["a"], "map": [1]}, r"providers\.p\.map\[0\]: must be a table"),
         (

@@ -8,12 +8,13 @@ from typing import Any, Final, Literal
 
 import anyio
 import anyio.to_thread
-from attrs import field, frozen, validators
+from attrs import field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Invocation, Sandbox
+from agent_orchestrator.fields import runner_option
 from agent_orchestrator.ports import (
     Availability,
     Capabilities,
@@ -73,10 +74,7 @@ class CodexExecRunner(Guarded):
     :param home: its CODEX_HOME; the environment's own, or ``~/.codex``, without one.
     :param profile: its ``--profile``.
     :param extra_args: arguments before the subcommand.
-    :param sandbox: what commands may do; codex's configuration decides without one.
     :param model: the model, unless the run asks for another.
-    :param on_missing_thread: what to do when codex has lost the session's thread: go on in a new
-        one, which then replaces it, or fail with ``thread_missing``.
     :param config: overrides of codex's configuration, by dotted key.
     :param tools: whether its agents get the orchestration tools, where a daemon serves them.
     """
@@ -86,15 +84,14 @@ class CodexExecRunner(Guarded):
     home: str | None = None
     profile: str | None = None
     extra_args: Sequence[str] = field(default=(), converter=tuple)
-    sandbox: Sandbox | None = field(
-        default=None,
-        validator=validators.optional(
-            validators.in_(("read-only", "workspace-write", "danger-full-access"))
-        ),
+    sandbox: Sandbox | None = runner_option(
+        "What commands may do; codex's configuration decides without one.", default=None
     )
     model: str | None = None
-    on_missing_thread: Literal["fail", "fresh"] = field(
-        default="fresh", validator=validators.in_(("fail", "fresh"))
+    on_missing_thread: Literal["fail", "fresh"] = runner_option(
+        "What to do when codex has lost the session's thread: go on in a new one, which then replaces "
+        "it, or fail with `thread_missing`.",
+        default="fresh",
     )
     config: Mapping[str, Any] = field(factory=dict)
     tools: bool = True

@@ -13,6 +13,7 @@ from attrs import define, evolve, field
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation, Usage
+from agent_orchestrator.fields import runner_option
 from agent_orchestrator.ports import Availability, Capabilities, InputLimit, Outcome, RunContext
 from agent_orchestrator.runners.bulk import Text, in_thread, object_of, read, text_of
 from agent_orchestrator.runners.command.mapping import Meaning, Rule, check_rules, meanings
@@ -55,7 +56,6 @@ class CommandRunner(Guarded):
         whose id replaces ``{thread}``. Without it every message starts anew.
     :param version_argv: prints the version on its first line, within two seconds.
     :param stop_signal: asks the agent to stop.
-    :param stop_grace_s: seconds after which it is killed if it has not.
     """
 
     name: str
@@ -66,7 +66,9 @@ class CommandRunner(Guarded):
     resume_argv: tuple[str, ...] | None = None
     version_argv: tuple[str, ...] | None = None
     stop_signal: Literal["INT", "TERM", "HUP"] = "INT"
-    stop_grace_s: float = 2.0
+    stop_grace_s: float = runner_option(
+        "Seconds after which it is killed if it has not ended.", default=2.0, minimum=0, maximum=600
+    )
     _known: dict[tuple[str, int], Availability] = field(factory=dict, init=False)
     """By program and its time of change: what was asked once, also in vain, is not asked again."""
 
@@ -95,8 +97,6 @@ class CommandRunner(Guarded):
             check_rules(self.map)
         elif self.map:
             raise ConfigError('map: is of no use unless output = "jsonl"')
-        if not 0 <= self.stop_grace_s <= 600:
-            raise ConfigError("stop_grace_s: must be between 0 and 600")
 
     @property
     def capabilities(self) -> Capabilities:

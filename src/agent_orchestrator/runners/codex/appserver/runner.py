@@ -5,11 +5,12 @@ from typing import Any, Final, Literal, Self
 
 import anyio
 import anyio.to_thread
-from attrs import evolve, field, frozen, validators
+from attrs import evolve, field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox
+from agent_orchestrator.fields import runner_option
 from agent_orchestrator.operations import MAX_OPEN_S, MIN_OPEN_S
 from agent_orchestrator.ports import RUN_VARIABLES, Availability, Capabilities, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.conversation import Conversation, NotLoaded
@@ -52,22 +53,11 @@ class CodexAppServerRunner(Guarded):
     :param home: its CODEX_HOME; the environment's own, or ``~/.codex``, without one.
     :param profile: its ``--profile``.
     :param extra_args: arguments before the subcommand.
-    :param sandbox: what commands may do without asking.
-    :param approval_policy: when codex asks: ``untrusted`` for all but what is known to be harmless,
-        ``on-request`` when it wants to do more than the sandbox lets it, ``never``.
-    :param approval_timeout_s: seconds after which what nobody has answered is declined: 30 days at
-        most.
     :param remember_approvals: whether to offer approvals that codex keeps for good in its home
         (``rules``), for every directory. Without it they are not offered, and approve nothing.
     :param model: the model, unless the run asks for another.
-    :param on_missing_thread: what to do when codex has lost the session's thread: go on in a new
-        one, which then replaces it, or fail with ``thread_missing``.
     :param config: overrides of codex's configuration, by dotted key.
-    :param max_threads_per_process: how many threads one process holds.
     :param tools: whether its agents get the orchestration tools, where a daemon serves them.
-    :param idle_s: seconds after which a process without a run is ended.
-    :param thread_idle_s: seconds after which a thread without a run is unloaded, so that ``codex
-        resume`` may be used on it by hand. Its next run loads it again, which takes about 0.04 s.
     """
 
     name: str = "codex"
@@ -75,28 +65,43 @@ class CodexAppServerRunner(Guarded):
     home: str | None = None
     profile: str | None = None
     extra_args: Sequence[str] = field(default=(), converter=tuple)
-    sandbox: Sandbox = field(
+    sandbox: Sandbox = runner_option(
+        "What commands may do without asking.",
         default="workspace-write",
-        validator=validators.in_(("read-only", "workspace-write", "danger-full-access")),
     )
-    approval_policy: ApprovalPolicy = field(
-        default="on-request", validator=validators.in_(("untrusted", "on-request", "never"))
+    approval_policy: ApprovalPolicy = runner_option(
+        "When codex asks: `untrusted` for all but what is known to be harmless, `on-request` when it "
+        "wants to do more than the sandbox lets it, `never`.",
+        default="on-request",
     )
-    approval_timeout_s: float = field(
+    approval_timeout_s: float = runner_option(
         # A question that cannot be open for so long is refused, and so declined.
+        "Seconds after which what nobody has answered is declined: 30 days at most.",
         default=3600.0,
-        validator=[validators.ge(MIN_OPEN_S), validators.le(MAX_OPEN_S)],
+        minimum=MIN_OPEN_S,
+        maximum=MAX_OPEN_S,
     )
     remember_approvals: bool = False
     model: str | None = None
-    on_missing_thread: Literal["fail", "fresh"] = field(
-        default="fresh", validator=validators.in_(("fail", "fresh"))
+    on_missing_thread: Literal["fail", "fresh"] = runner_option(
+        "What to do when codex has lost the session's thread: go on in a new one, which then replaces "
+        "it, or fail with `thread_missing`.",
+        default="fresh",
     )
     config: Mapping[str, Any] = field(factory=dict)
-    max_threads_per_process: int = field(default=100, validator=validators.ge(1))
+    max_threads_per_process: int = runner_option(
+        "How many threads one process holds.", default=100, minimum=1
+    )
     tools: bool = True
-    idle_s: float = field(default=300.0, validator=validators.ge(0))
-    thread_idle_s: float = field(default=30.0, validator=validators.ge(0))
+    idle_s: float = runner_option(
+        "Seconds after which a process without a run is ended.", default=300.0, minimum=0
+    )
+    thread_idle_s: float = runner_option(
+        "Seconds after which a thread without a run is unloaded, so that `codex resume` may be used on it "
+        "by hand. Its next run loads it again, which takes about 0.04 s.",
+        default=30.0,
+        minimum=0,
+    )
     _tools: Tools = field(factory=Tools, init=False, repr=False)
     _probe: Probe = field(factory=Probe, init=False, repr=False)
     _seen: dict[frozenset[tuple[str, str]], Availability] = field(
