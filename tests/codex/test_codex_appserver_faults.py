@@ -236,7 +236,7 @@ async def test_a_process_that_does_not_read_the_answers_to_what_it_asks_is_ended
 @pytest.mark.parametrize("seconds", [0, 0.001, 31 * 86_400])
 def test_a_question_that_could_not_be_put_for_so_long_is_refused_as_a_setting(seconds):
     """Each would be declined without anybody's being asked."""
-    with pytest.raises(ConfigError, match="^approval_timeout_s: must be between"):
+    with pytest.raises(ConfigError, match=r"^approval_timeout_s: must be between"):
         CodexAppServerRunner(approval_timeout_s=seconds)
 
 
