@@ -47,6 +47,7 @@ READ_WHOLE = {
     ("SCAN commits", "commits"): "one row",
     ("SCAN idempotency", "ORDER BY number LIMIT ?"): "the oldest, up to a limit",
     ("SCAN idempotency", "ORDER BY number LIMIT 1"): "the oldest one",
+    ("SCAN callers", "min(caller)"): "one row a caller, each found by the index",
 }
 """Steps that read all rows of what they name, a part of their statements, and why that is right."""
 
