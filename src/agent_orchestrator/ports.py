@@ -145,6 +145,10 @@ class View(Protocol):
         """Return the messages a run delivers, in the order they came."""
         ...
 
+    def child_message_count(self, run_id: str, *, limit: int) -> int:
+        """Return how many messages a child's run has sent to its parent, counted up to ``limit``."""
+        ...
+
     def waiting_messages(
         self, session_id: str, *, limit: int, size: int | None = None
     ) -> list[Message]:

@@ -14,10 +14,10 @@ from attrs import define
 from agent_orchestrator import Client, Orchestrator, ProviderConfig, Routing, open_embedded
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.audit import first_break
-from agent_orchestrator.domain.errors import NotFound, Unavailable
+from agent_orchestrator.domain.errors import Conflict, NotFound, Unavailable
 from agent_orchestrator.domain.model import MANUAL
 from agent_orchestrator.domain.tokens import NAMED_TOKEN_PREFIX, token_hash
-from agent_orchestrator.engine import EngineConfig, retention
+from agent_orchestrator.engine import EngineConfig, requests, retention
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.mcp.tools import TOOLS, Agent, use
 from agent_orchestrator.ports import Store, Transaction, View
@@ -314,6 +314,43 @@ async def test_the_many_keys_of_a_run_are_deleted_in_small_changes(
         await eventually(lambda: _is(kept.keys(tree.run_id, "c", count), []))
     assert sum(deleted) == count
     assert max(deleted) <= 64
+
+
+async def test_the_notes_of_a_run_to_its_parent_are_bounded(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "MAX_NOTES", 3)
+    async with kept.engine() as engine:
+        tree = await a_tree(engine)
+        children = [
+            await tree.agent.spawn(run_id=tree.run_id, task="work", provider=MANUAL)
+            for _ in range(2)
+        ]
+        for child in children:
+            await tree.client.transition_run(child.run.id, "running")
+        run_id, other_id = (child.run.id for child in children)
+        agents = [Principal.of_run(one.run.id, 1, one.session.id) for one in children]
+        agent = Client(engine.acting_as(agents[0]))
+        for number in range(2):
+            await agent.reply_parent(run_id, "a note", idempotency_key=str(number))
+        await agent.reply_parent(run_id, "a note", idempotency_key="0")  # one note, sent again
+        asked = await agent.reply_parent(run_id, "?", request_kind="input_request")
+        assert asked.message is not None  # a question reaches the parent too, and counts
+    async with kept.engine() as engine:
+        agent, other = (Client(engine.acting_as(one)) for one in agents)
+        for client in (agent, Client(engine)):
+            with pytest.raises(Conflict) as refusal:
+                await client.reply_parent(run_id, "one too many")
+            assert refusal.value.details == {"limit": "notes", "most": 3}
+        again = await agent.reply_parent(run_id, "??", request_kind="input_request")
+        assert again.request is not None
+        await other.reply_parent(other_id, "a note")  # each run has its own
+        parent_id = children[0].session.parent_session_id
+        assert parent_id is not None
+        messages = (await Client(engine).list_messages(parent_id)).messages
+        own = {child.run.id for child in children}
+        texts = sorted(one.text for one in messages if one.source.run_id in own)
+        assert texts == ["?", "??", "a note", "a note", "a note"]
 
 
 async def _is(found: Any, expected: object) -> bool:

@@ -181,6 +181,7 @@ def everything(view):
             (
                 view.run(i),
                 view.run_messages(i),
+                view.child_message_count(i, limit=2),
                 view.child_runs(i),
                 view.attempts(i),
             )

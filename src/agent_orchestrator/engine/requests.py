@@ -68,6 +68,10 @@ DUE_BATCH: Final = 100
 MAX_PENDING: Final = 64
 """Requests one run may have open: people shall not be flooded by one agent."""
 
+MAX_NOTES: Final = 1_000
+"""Messages one run may have sent to its parent, questions included, for another text without a
+request. One run in a loop would fill the parent's conversation, and the disk."""
+
 WARNING_S: Final = 3600.0
 """Seconds before its end at which a request warns; a short one when a quarter of its time is left."""
 
@@ -106,13 +110,15 @@ def tell(
 
     :param request_id: what the request is to be called; a new name without one.
     :raises InvalidRequest: if the question is too long.
-    :raises Conflict: if there is nobody to tell, or the run asks though it is canceled.
+    :raises Conflict: if there is nobody to tell, if the run asks though it is canceled, or if a limit
+        is reached.
     """
     parent = tx.session(session.parent_session_id) if session.parent_session_id else None
     if parent is None and command.request_kind is None:
         raise Conflict(f"run {run.id} has no parent to tell", {"run_id": run.id})
     if command.request_kind is None:
         assert parent is not None
+        _check_notes(tx, run)
         message = results.send_to_parent(core, tx, parent, session, run, command.text)
         return ReplyParentReply(message, parent.id, None)
     if len(command.text) > MAX_QUESTION:
@@ -192,6 +198,18 @@ def _open(
 def _warn_at(now: datetime, expires_in_s: float) -> datetime:
     """Return when a request that is open this long warns that it expires."""
     return now + timedelta(seconds=expires_in_s - min(expires_in_s / 4, WARNING_S))
+
+
+def _check_notes(tx: Transaction, run: Run) -> None:
+    """Do nothing, or refuse another text without a request.
+
+    :raises Conflict: naming the limit that is reached.
+    """
+    if tx.child_message_count(run.id, limit=MAX_NOTES) >= MAX_NOTES:
+        raise Conflict(
+            f"run {run.id} has sent {MAX_NOTES:,} messages to its parent: it can still ask",
+            {"limit": "notes", "most": MAX_NOTES},
+        )
 
 
 def _check_pending(tx: Transaction, run: Run) -> None:

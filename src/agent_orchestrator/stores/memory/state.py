@@ -105,6 +105,7 @@ class State:
             session=lambda message: message.session_id,
             run=lambda message: message.run_id,
             waiting=lambda message: message.session_id if _waits(message) else None,
+            child=lambda message: message.source.run_id if message.source.kind == "child" else None,
         )
         self.images: dict[str, bytes] = {}
         """By digest."""

@@ -173,6 +173,9 @@ class MemoryView:
     def run_messages(self, run_id: str) -> list[Message]:
         return list(self._state.messages.find("run", run_id))
 
+    def child_message_count(self, run_id: str, *, limit: int) -> int:
+        return min(limit, self._state.messages.count("child", run_id))
+
     def waiting_messages(
         self, session_id: str, *, limit: int, size: int | None = None
     ) -> list[Message]:

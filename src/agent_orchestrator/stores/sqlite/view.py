@@ -59,6 +59,9 @@ _SESSION: Final = f"""
         (SELECT json_group_object(provider, thread_id) FROM threads WHERE session_id = sessions.id)
     FROM sessions"""
 _MESSAGE: Final = f"SELECT {MESSAGES.columns} FROM messages"
+_CHILD_MESSAGE_COUNT: Final = """
+    SELECT count(*) FROM (
+        SELECT 1 FROM messages WHERE source_kind = 'child' AND source_run_id = ? LIMIT ?)"""
 _REQUEST: Final = f"SELECT {REQUESTS.columns} FROM requests"
 _ENDED_STATUSES: Final = ", ".join(f"'{status}'" for status in sorted(TERMINAL))
 _ENDED_CALLERS: Final = f"""
@@ -252,6 +255,9 @@ class SqliteView:
     def run_messages(self, run_id: str) -> list[Message]:
         rows = self._execute(_MESSAGE + " WHERE run_id = ? ORDER BY id", (run_id,))
         return [MESSAGES.read(row) for row in rows]
+
+    def child_message_count(self, run_id: str, *, limit: int) -> int:
+        return int(self._one(_CHILD_MESSAGE_COUNT, run_id, limit)[0])
 
     def waiting_messages(
         self, session_id: str, *, limit: int, size: int | None = None

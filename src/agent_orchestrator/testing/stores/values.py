@@ -314,6 +314,24 @@ class Values(Opening):
             assert await store.read(lambda view: view.audit(after=0, limit=1)) == [plain]
             assert await store.read(lambda view: view.audit(after=1, limit=9)) == [full]
 
+    async def test_the_messages_of_a_child_are_counted(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            sources = [Source("child", "ses_c", "run_c")] * 3 + [
+                Source("child", "ses_c", "run_d"),
+                Source("session", "ses_c", "run_c"),
+                Source(),
+            ]
+            await put(store, session, *(a_message(session.id, source=one) for one in sources))
+            for run_id, limit, count in (
+                ("run_c", 9, 3),
+                ("run_c", 2, 2),
+                ("run_d", 9, 1),
+                ("run_e", 9, 0),
+            ):
+                asked = methodcaller("child_message_count", run_id, limit=limit)
+                assert await store.read(asked) == count
+
     async def test_threads(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session, other = a_session(), a_session()
