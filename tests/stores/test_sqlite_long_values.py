@@ -31,6 +31,7 @@ async def test_long_values_of_before_are_read_and_results_are_moved(tmp_path):
         connection.execute("ALTER TABLE events DROP COLUMN long_data")
         connection.execute("ALTER TABLE attempts DROP COLUMN writes")
         connection.execute("ALTER TABLE attempts DROP COLUMN host")
+        connection.execute("DROP INDEX messages_from_child")
         connection.execute("ALTER TABLE messages DROP COLUMN images")
         connection.execute("ALTER TABLE runs DROP COLUMN chosen")
         for table in ("image_uses", "images", "image_space"):
