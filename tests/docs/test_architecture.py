@@ -29,10 +29,10 @@ def section(title: str) -> str:
     return PAGE.read_text().partition(f"# {title}\n")[2].partition("\n#")[0]
 
 
-def test_the_storeys_are_those_that_are_enforced() -> None:
+def test_the_layers_are_those_that_are_enforced() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     [layered] = [one for one in contracts["contracts"] if one["type"] == "layers"]
-    rows = re.findall(r"^\| (`[^|]+`) \|", section("The storeys"), re.MULTILINE)
+    rows = re.findall(r"^\| (`[^|]+`) \|", section("The layers"), re.MULTILINE)
     told = [re.findall(r"`(\w+)`", row) for row in rows]
     assert told == [re.split(r" [|:] ", layer) for layer in layered["layers"]]
     package = ROOT / "src" / "agent_orchestrator"
