@@ -65,7 +65,7 @@ def table() -> str:
     """Return the table as Markdown."""
     words = {"refused": "no", "possible": "**yes**"}
     lines = [
-        "| an agent can | in a sandbox | in one with the network | without |",
+        "| an agent can | in a sandbox | in a sandbox with network | without a sandbox |",
         "|---|---|---|---|",
     ]
     for deed in DEEDS:

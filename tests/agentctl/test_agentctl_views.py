@@ -71,7 +71,7 @@ STATUS = DaemonStatus(
 
 @pytest.mark.usefixtures("in_utc")
 def test_run_card() -> None:
-    assert run_card(RUN, LOOK, NOW) == [
+    assert list(run_card(RUN, LOOK, NOW)) == [
         "run run_1",
         "  status     completed",
         "  session    ses_1",

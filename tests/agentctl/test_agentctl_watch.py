@@ -193,6 +193,7 @@ def test_a_person_who_follows_a_session_notices(daemon: Daemon) -> None:
     spawned = ctl("tool", "session-spawn", "--parent-run-id", parent_run, "--task", "x",
                   "--title", "Scout").json  # fmt: skip
     parent_id = spawned["session"]["parent_session_id"]
+    ctl("run", "wait", spawned["run"]["id"])  # what a run at work asks ends with it
     request = ask(ctl, spawned["run"]["id"], "May I?")
     ctl("run", "cancel", parent_run, "--no-cascade")
     end = time.monotonic() + PATIENCE_S

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
-import psutil
 import pytest
 from serving import Serving, exchange, run_agentd, serving
 
 from agent_orchestrator import open_embedded
 from agent_orchestrator.domain.errors import ConfigError, InvalidRequest
-from agent_orchestrator.engine.diagnosis import _shown
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.operations import OPERATIONS
 from agent_orchestrator.runners.codex.probe import Probe
 from agent_orchestrator.runners.command import CommandRunner
@@ -125,7 +124,8 @@ def test_what_a_process_is_called_is_shown_with_its_bytes_escaped() -> None:
         try:
             assert process.stdout is not None
             process.stdout.readline()
-            [shown] = _shown([psutil.Process(process.pid)])
+            host = this_host()
+            [shown] = host.process_tree(process.pid, host.process_start_id(process.pid), 1)
         finally:
             process.kill()
     assert shown.command.startswith(r"caf\xe9 -c")

@@ -15,7 +15,7 @@ from loops import ON_ONE_LOOP
 from model_server import FAKE_KEY, acknowledgement, closed_port, codex_env, write_codex_home
 from pictures import BLUE, RED
 
-from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.model import Thread, Usage
 from agent_orchestrator.ports import CWD_MISSING, MARK_VARIABLE
 from agent_orchestrator.runners.codex import CodexExecRunner, probe
@@ -835,7 +835,7 @@ async def test_a_program_that_cannot_be_run_is_unavailable(home, tmp_path):
 
 
 def test_options_are_checked():
-    with pytest.raises(ValueError):
+    with pytest.raises(ConfigError, match="sandbox"):
         CodexExecRunner(sandbox="none")
-    with pytest.raises(ValueError):
+    with pytest.raises(ConfigError, match="on_missing_thread"):
         CodexExecRunner(on_missing_thread="retry")

@@ -10,7 +10,7 @@ from attrs import evolve
 from model_server import codex_env
 
 from agent_orchestrator import open_embedded
-from agent_orchestrator.ports import Outcome
+from agent_orchestrator.ports import Capabilities, Outcome
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
 from agent_orchestrator.runners.codex.appserver.requirements import Requirements
@@ -94,7 +94,8 @@ async def test_the_run_says_what_holds(required, home, workspace, kind):
 class Confined:
     """A runner that is confined otherwise than it is asked for."""
 
-    name, confines = "confined", True
+    name = "confined"
+    capabilities = Capabilities(confines=True)
 
     async def run(self, context):
         if context.prompt != "go":
