@@ -110,7 +110,7 @@ async def _turns_beside(idle_url: str, url: str, waiting: int, count: int) -> tu
             for place in range(AT_ONCE):
                 tasks.start_soon(_set_asking, busy, len(range(place, waiting, AT_ONCE)))
         with anyio.fail_after(_PATIENCE_S):
-            while await _waiting(busy) < waiting:  # noqa: ASYNC110 - the status has no bell
+            while await _waiting(busy) < waiting:  # noqa: ASYNC110 - the status has no notification
                 await anyio.sleep(_LOOK_S)
         sessions = [
             (client, await client.create_session(provider="echo")) for client in (idle, busy)

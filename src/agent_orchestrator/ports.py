@@ -422,23 +422,23 @@ class Transaction(View, Protocol):
         ...
 
     def add_run(self, run: Run) -> None:
-        """Add a run, and ring ``run:<id>``."""
+        """Add a run, and notify ``run:<id>``."""
         ...
 
     def put_run(self, run: Run) -> None:
-        """Replace a run, and ring ``run:<id>``."""
+        """Replace a run, and notify ``run:<id>``."""
         ...
 
     def add_request(self, request: Request) -> None:
-        """Add a request, and ring ``request:<id>`` and ``requests``."""
+        """Add a request, and notify ``request:<id>`` and ``requests``."""
         ...
 
     def put_request(self, request: Request) -> None:
-        """Replace a request, and ring ``request:<id>`` and ``requests``."""
+        """Replace a request, and notify ``request:<id>`` and ``requests``."""
         ...
 
     def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
-        """Append events in order with the session's next ``seq``s, set its ``updated_at`` and ring
+        """Append events in order with the session's next ``seq``s, set its ``updated_at`` and notify
         ``session:<id>`` and ``events``.
 
         :return: the last ``seq`` given.
@@ -455,7 +455,7 @@ class Transaction(View, Protocol):
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None: ...
 
     def put_grants(self, session_id: str, grants: Sequence[Grant]) -> None:
-        """Replace the grants of a session and of all that descend from it, and ring
+        """Replace the grants of a session and of all that descend from it, and notify
         ``access:<principal>`` for everyone who is or was granted something there.
         """
         ...
@@ -463,7 +463,7 @@ class Transaction(View, Protocol):
     def add_token(self, token: AccessToken, token_hash: str) -> None: ...
 
     def put_token(self, token: AccessToken) -> None:
-        """Replace a token, and ring ``token:<id>``."""
+        """Replace a token, and notify ``token:<id>``."""
         ...
 
     def add_audit(self, entry: AuditEntry) -> None:
@@ -501,12 +501,12 @@ class Transaction(View, Protocol):
         """
         ...
 
-    def ring(self, topic: str) -> None:
-        """Wake, once the change is committed, whoever listens for the topic, in every process."""
+    def notify(self, topic: str) -> None:
+        """Notify every process's subscribers of the topic after the commit."""
         ...
 
-    def unring(self, topic: str) -> bool:
-        """Take back what this change has rung for the topic; tell whether it had."""
+    def suppress(self, topic: str) -> bool:
+        """Withdraw this change's notification of the topic. Return True if there was one."""
         ...
 
 
@@ -533,14 +533,14 @@ class Transactions(Protocol):
 
 
 class CommitNotifications(Protocol):
-    """What a store says of its commits: for whoever waits for a change."""
+    """Notifications of commits, for tasks that wait for a change."""
 
-    def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
-        """Call ``bell`` with the topics of each commit, of this process and of others.
+    def listen(self, listener: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
+        """Call ``listener`` with the topics of each commit, of this process and of others.
 
         It is called in the event loop's thread, after the commit and before
-        :meth:`Transactions.transact` returns, and must not wait or raise. A bell carries no data:
-        whoever hears it reads the store.
+        :meth:`Transactions.transact` returns, and must not wait or raise. A notification carries no data:
+        a subscriber reads the store.
         """
         ...
 

@@ -102,7 +102,7 @@ class Serving:
     @property
     def readers(self) -> int:
         """How many topics streams listen for."""
-        taken = self.engine.core.bells._taken
+        taken = self.engine.core.notifier._waiters
         return sum(topic == "events" or topic.startswith("session:") for topic in taken)
 
 

@@ -194,7 +194,7 @@ async def test_a_wait_ends_with_its_grant(people: People) -> None:
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait)
-            while "access:bob" not in people.server.engine.core.bells._taken:
+            while "access:bob" not in people.server.engine.core.notifier._waiters:
                 await anyio.sleep(0.005)
             await people.share(people.session)
     assert answers == [404]

@@ -436,16 +436,16 @@ async def test_readers_that_left_cost_nothing() -> None:
         session = await client.create_session()
         with anyio.fail_after(20):
             while (
-                len(engine.core.bells) > 3
+                len(engine.core.notifier) > 3
             ):  # the queue, the requests and the records are listened for
                 await anyio.lowlevel.checkpoint()
-        before = len(engine.core.bells)
+        before = len(engine.core.notifier)
         for _ in range(50):
             async with client.events(session.id, follow=True) as events:
                 await anext(events)
             assert [event async for event in client.events()]
             await client.list_events(session.id, cursor=1, wait_s=0.001)
-        assert len(engine.core.bells) == before
+        assert len(engine.core.notifier) == before
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ steps = st.one_of(
         st.fixed_dictionaries({"limit": st.integers(1, 3)}),
     ),
     st.tuples(st.just("put_grants"), sessions, st.lists(grants, max_size=2)),
-    st.tuples(st.just("ring"), text),
+    st.tuples(st.just("notify"), text),
 )
 changes = st.lists(st.tuples(st.lists(steps, max_size=6), st.booleans(), st.booleans()), max_size=8)
 
@@ -231,14 +231,14 @@ def feed(view, **asked):
 
 
 async def outcome(store, change):
-    rung = []
-    with store.listen(rung.append):
+    notified = []
+    with store.listen(notified.append):
         try:
-            return await store.transact(lambda tx: play(tx, change)), rung
+            return await store.transact(lambda tx: play(tx, change)), notified
         except (Conflict, NotFound):
-            return REFUSED, rung
+            return REFUSED, notified
         except LookupError as error:
-            return type(error), rung
+            return type(error), notified
 
 
 async def compare(directory, played):

@@ -84,7 +84,7 @@ async def test_a_commit_counts_once_and_a_change_of_nothing_not_at_all(tmp_path)
     with anyio.fail_after(30):
         async with SqliteStore(path) as store:
             await store.transact(lambda tx: tx.session(session_id))
-            await store.transact(lambda tx: tx.ring("x"))
+            await store.transact(lambda tx: tx.notify("x"))
             assert store._condition.mark.commits == 3
             await store.transact(lambda tx: tx.append(session_id, drafts("c"), NOW))
             assert store._condition.mark.commits == 4

@@ -115,8 +115,8 @@ async def test_a_commit_that_fails_is_told_to_every_caller_and_leaves_nothing(tm
                     )
                 refusals.append(raised.value)
 
-            rung = []
-            with store.listen(rung.append):
+            notified = []
+            with store.listen(notified.append):
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(store.transact, gate)
                     await gate.reached()
@@ -124,7 +124,7 @@ async def test_a_commit_that_fails_is_told_to_every_caller_and_leaves_nothing(tm
                         tasks.start_soon(append, text)
                     await anyio.wait_all_tasks_blocked()
                     gate.open()
-            assert rung == []
+            assert notified == []
             assert len(refusals) == 5
             assert len({id(refusal) for refusal in refusals}) == 5
             assert all("full" in str(refusal) for refusal in refusals)
@@ -217,7 +217,7 @@ async def test_closing_finishes_what_is_queued_and_refuses_what_comes_later(tmp_
                 await anyio.wait_all_tasks_blocked()
                 tasks.start_soon(open_when_closing)
             with pytest.raises(Unavailable):
-                await store.transact(lambda tx: tx.ring("late"))
+                await store.transact(lambda tx: tx.notify("late"))
         numbers = [answer for answer in answered if answer != "look"]
         assert sorted(numbers) == list(range(1, 151))
         assert answered.count("look") == 6

@@ -422,7 +422,7 @@ async def test_a_migration_that_fails_leaves_the_version_before_it(tmp_path, mon
 async def test_a_store_that_is_not_open_says_so(tmp_path):
     store = SqliteStore(tmp_path / "data.db")
     with pytest.raises(Unavailable):
-        await store.transact(lambda tx: tx.ring("x"))
+        await store.transact(lambda tx: tx.notify("x"))
     with pytest.raises(Unavailable):
         await store.read(lambda view: view.feed_head())
 

@@ -127,8 +127,8 @@ async def test_an_error_of_the_disk_is_told_and_ends_with_it(tmp_path, disk, cal
             await put(store, session)
             await append(store, session, "before")
             connection = store._database.writer
-            rung = []
-            with store.listen(rung.append):
+            notified = []
+            with store.listen(notified.append):
                 disk.break_(call, "-wal", error)
                 for _ in range(3):
                     with pytest.raises(Unavailable, match=str(path)) as raised:
@@ -137,7 +137,7 @@ async def test_an_error_of_the_disk_is_told_and_ends_with_it(tmp_path, disk, cal
                     assert raised.value.details["problem"] == code
                     assert await codes(store) == [code]
                     assert await texts(store, session) == ["before"]
-            assert rung == []
+            assert notified == []
             disk.mend()
             await healed(store)
             assert store._database.writer is not connection

@@ -398,7 +398,7 @@ async def talkative(tmp_path: Path) -> AsyncIterator[Standing]:
 
 def listeners(agents: Standing, run_id: str) -> int:
     """Return how many wait for news of a run, its worker among them."""
-    return len(agents.server.engine.core.bells._taken.get(f"run:{run_id}", ()))
+    return len(agents.server.engine.core.notifier._waiters.get(f"run:{run_id}", ()))
 
 
 async def test_a_held_call_shows_signs_of_life(talkative: Standing) -> None:

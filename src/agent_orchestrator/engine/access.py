@@ -48,7 +48,7 @@ def _lasts(run: Run, attempt: int) -> bool:
 
 
 def topics(who: Principal) -> tuple[str, ...]:
-    """Return the topics that ring when a caller may have ceased to be there, or be let in."""
+    """Return the topics of changes to a caller's access."""
     if who.run is not None:
         return (f"run:{who.run.run_id}",)
     granted = () if who.admin else (f"access:{who.id}",)

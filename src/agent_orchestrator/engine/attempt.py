@@ -25,10 +25,10 @@ from agent_orchestrator.domain.model import (
     Usage,
 )
 from agent_orchestrator.engine import questions, requests, run_changes, steering
-from agent_orchestrator.engine.bells import Bell
 from agent_orchestrator.engine.calls import carry_out
 from agent_orchestrator.engine.confinement import Confinement
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.notifier import Waiter
 from agent_orchestrator.engine.persistence import looked, persistently
 from agent_orchestrator.engine.prompts import joined
 from agent_orchestrator.engine.recorder import UNHURRIED_S, Recorder
@@ -296,32 +296,32 @@ class AttemptContext:
         except anyio.get_cancelled_exc_class():
             # Given up, or stopped with the whole attempt: who watches over that knows which.
             self._recorder.abandoned.append(request_id)
-            self._core.bells.ring([f"run:{self.run.id}"])
+            self._core.notifier.notify([f"run:{self.run.id}"])
             raise
         self._recorder.asking = None
         self._recorder.told.add(request_id)
         return request
 
     async def _resolution(self, request_id: str) -> Request:
-        with self._core.bells.take(f"request:{request_id}") as bell:
+        with self._core.notifier.subscribe(f"request:{request_id}") as waiter:
             while True:
-                bell.hush()
+                waiter.clear()
                 request = await looked(self._core, lambda view: view.request(request_id))
                 if request is not None and not request.is_open:
                     return request
-                await bell.wait()
+                await waiter.wait()
 
     def steering(self) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         return self._steering()
 
     @asynccontextmanager
     async def _steering(self) -> AsyncIterator[AsyncIterator[str]]:
-        with self._core.bells.take(run_changes.steer_topic(self.run.id)) as bell:
+        with self._core.notifier.subscribe(run_changes.steer_topic(self.run.id)) as waiter:
             self.has_begun = True
             await self._recorder.put(partial(run_changes.amend_attempt, steerable=True))
             await self._recorder.settle()
             try:
-                yield _Steering(self._core, self._recorder, self.run, bell)
+                yield _Steering(self._core, self._recorder, self.run, waiter)
             finally:
                 await self._recorder.put(partial(run_changes.amend_attempt, steerable=False))
 
@@ -332,11 +332,11 @@ class _Steering:
     Not an async generator: a runner may leave it in the middle, with nothing to close.
     """
 
-    def __init__(self, core: Core, recorder: Recorder, run: Run, bell: Bell) -> None:
+    def __init__(self, core: Core, recorder: Recorder, run: Run, waiter: Waiter) -> None:
         self._core = core
         self._recorder = recorder
         self._run = run
-        self._bell = bell
+        self._waiter = waiter
         self._has_heard = False
 
     def __aiter__(self) -> AsyncIterator[str]:
@@ -344,14 +344,14 @@ class _Steering:
 
     async def __anext__(self) -> str:
         if not self._has_heard:
-            await self._bell.wait()  # nobody could send it any before it was steerable
+            await self._waiter.wait()  # nobody could send it any before it was steerable
             self._has_heard = True
         while True:
-            self._bell.hush()
+            self._waiter.clear()
             if (message := await looked(self._core, self._next)) is not None:
                 await self._taken(message.id)
                 return message.text
-            await self._bell.wait()
+            await self._waiter.wait()
 
     async def _taken(self, message_id: str) -> None:
         """Take a message. Who is cancelled here has not taken it: it is there for the next who asks."""

@@ -16,8 +16,8 @@ from agent_orchestrator.domain.approvals import strictest
 from agent_orchestrator.domain.errors import InvalidRequest, Unavailable
 from agent_orchestrator.domain.model import MANUAL, Approvals, Session
 from agent_orchestrator.encoding import shown_bytes
-from agent_orchestrator.engine.bells import Bells
 from agent_orchestrator.engine.config import EngineConfig
+from agent_orchestrator.engine.notifier import Notifier
 from agent_orchestrator.fields import encoding_problem
 from agent_orchestrator.operations import Problem
 from agent_orchestrator.ports import CWD_MISSING, Store, Transaction, Transactions
@@ -137,7 +137,7 @@ class _NoWorkers:
 
 @define
 class Core:
-    """The store, the settings and the bells, with the looks-up every call needs.
+    """The store, the settings and the notifier, with the lookups that every call needs.
 
     :param instance: names this engine in ``worker_id`` among all that share the store.
     """
@@ -146,7 +146,7 @@ class Core:
     config: EngineConfig
     instance: str
     started_at: datetime
-    bells: Bells = field(factory=Bells)
+    notifier: Notifier = field(factory=Notifier)
     workers: Workers = field(factory=_NoWorkers)
     patience: Patience = field(factory=Patience)
     """With agents that are being stopped."""

@@ -17,8 +17,8 @@ from agent_orchestrator.engine.access import (
     session_for,
     topics,
 )
-from agent_orchestrator.engine.bells import Bell
 from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.notifier import Waiter
 from agent_orchestrator.engine.paging import BATCH_SIZE, PAGE_SIZE
 from agent_orchestrator.fields import MAX_ID, MAX_INTEGER
 from agent_orchestrator.operations import (
@@ -74,13 +74,13 @@ async def list_events(core: Core, who: Principal, command: ListEvents) -> EventP
             view.epoch(),
         )
 
-    with core.bells.take(f"session:{command.session_id}", *topics(who)) as bell:
+    with core.notifier.subscribe(f"session:{command.session_id}", *topics(who)) as waiter:
         found, last_seq, epoch = await core.store.read(look)
         if not found and command.wait_s:
             with anyio.move_on_after(command.wait_s):
                 while not found:
-                    await bell.wait()
-                    bell.hush()
+                    await waiter.wait()
+                    waiter.clear()
                     found, last_seq, epoch = await core.store.read(look)
     next_cursor = found[-1].seq if found else command.cursor
     return EventPage(tuple(found), next_cursor, has_more=next_cursor < last_seq, epoch=epoch)
@@ -101,13 +101,13 @@ async def subscribe(
         raise InvalidRequest.of({"sessionId": f"must be at most {MAX_ID} characters"})
     in_scope(core, who, "read")
     heard = [f"session:{session_id}" for session_id in ids] or ["events"]
-    with core.bells.take(*heard, *topics(who)) as bell:
+    with core.notifier.subscribe(*heard, *topics(who)) as waiter:
         reader: _SessionReader | _FeedReader
         if len(ids) == 1:
             after = None if request.cursor == HEAD else _sequence(request.cursor)
-            reader = _SessionReader(core, who, bell, ids[0], after, request.epoch)
+            reader = _SessionReader(core, who, waiter, ids[0], after, request.epoch)
         else:
-            reader = _FeedReader(core, who, bell, ids, request.cursor)
+            reader = _FeedReader(core, who, waiter, ids, request.cursor)
         try:
             await reader.check()
         except OrchestratorError as error:
@@ -132,23 +132,23 @@ async def _until_over(core: Core, who: Principal, may: Callable[[View], object])
     """
     if who.expires_at is None and not topics(who):
         await anyio.sleep_forever()
-    with core.bells.take(*topics(who)) as bell:
+    with core.notifier.subscribe(*topics(who)) as waiter:
         while True:
-            bell.hush()
+            waiter.clear()
             await core.store.read(may)
-            await _next_ring(core, who, bell)
+            await _next_notification(core, who, waiter)
 
 
-async def _next_ring(core: Core, who: Principal, bell: Bell) -> None:
+async def _next_notification(core: Core, who: Principal, waiter: Waiter) -> None:
     """Wait until there may be something new to read.
 
     :raises Unauthorized: if the reader's time is up.
     """
     if (left := remaining(core, who)) is None:
-        await bell.wait()
+        await waiter.wait()
     else:
         with anyio.move_on_after(left):
-            await bell.wait()
+            await waiter.wait()
         remaining(core, who)
 
 
@@ -159,7 +159,7 @@ class _SessionReader:
         self,
         core: Core,
         who: Principal,
-        bell: Bell,
+        waiter: Waiter,
         session_id: str,
         cursor: int | None,
         epoch: str | None,
@@ -170,7 +170,7 @@ class _SessionReader:
         self.epoch = epoch
         self._core = core
         self._who = who
-        self._bell = bell
+        self._waiter = waiter
         self._session_id = session_id
         self._cursor = cursor or 0
         self._from_head = cursor is None
@@ -194,7 +194,7 @@ class _SessionReader:
     async def receive(self) -> Sequence[StreamItem | CaughtUp]:
         while True:
             remaining(self._core, self._who)
-            self._bell.hush()
+            self._waiter.clear()
             events = await self._read(BATCH)
             items: list[StreamItem | CaughtUp] = []
             if not self._caught_up and self._cursor >= self._goal:
@@ -206,7 +206,7 @@ class _SessionReader:
                     items.append(self._catch_up())
             if items:
                 return items
-            await _next_ring(self._core, self._who, self._bell)
+            await _next_notification(self._core, self._who, self._waiter)
 
     async def over(self) -> None:
         await _until_over(self._core, self._who, self._may)
@@ -231,13 +231,13 @@ class _FeedReader:
         self,
         core: Core,
         who: Principal,
-        bell: Bell,
+        waiter: Waiter,
         session_ids: tuple[str, ...],
         cursor: str | None,
     ) -> None:
         self._core = core
         self._who = who
-        self._bell = bell
+        self._waiter = waiter
         self.epoch: str | None = None
         self._session_ids = session_ids
         self._cursor = None if cursor == HEAD else cursor
@@ -279,7 +279,7 @@ class _FeedReader:
     async def receive(self) -> Sequence[StreamItem | CaughtUp]:
         while True:
             remaining(self._core, self._who)
-            self._bell.hush()
+            self._waiter.clear()
             items, head = await self._core.store.read(self._next)
             if items:
                 self._cursor = items[-1].cursor
@@ -289,4 +289,4 @@ class _FeedReader:
             if self._goal is not None:
                 self._goal = None
                 return [CaughtUp(head)]
-            await _next_ring(self._core, self._who, self._bell)
+            await _next_notification(self._core, self._who, self._waiter)

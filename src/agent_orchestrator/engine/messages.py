@@ -105,7 +105,7 @@ def deliver(
         message = user_message(core, session, source, text, active.id, own_run_id=own_run_id)
         tx.add_message(message)
         tx.append(session.id, [run_changes.message_created_event(message)], message.created_at)
-        tx.ring(run_changes.steer_topic(active.id))
+        tx.notify(run_changes.steer_topic(active.id))
         return MessageReply(message, active)
     if busy == "reject" and (blocker := active or next(iter(_queued(tx, session)), None)):
         raise SessionBusy(

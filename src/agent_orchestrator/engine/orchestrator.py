@@ -70,7 +70,7 @@ class Orchestrator:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            stack.enter_context(self.core.store.listen(self.core.bells.ring))
+            stack.enter_context(self.core.store.listen(self.core.notifier.notify))
             stack.enter_context(self.core.store.listen(self._note))
             for runner in _distinct(self.core.config.providers.values()):
                 if isinstance(runner, AbstractAsyncContextManager):

@@ -115,7 +115,7 @@ class Pool:
             yield
             return
         live.begin_call()
-        self.core.bells.ring([run_changes.QUEUE_TOPIC])
+        self.core.notifier.notify([run_changes.QUEUE_TOPIC])
         try:
             yield
         finally:
@@ -150,7 +150,7 @@ class Pool:
     async def stop_taking(self) -> None:
         """Take no further run; those under way go on. Returns when none is about to be taken."""
         self._stopping = True
-        self.core.bells.ring([run_changes.QUEUE_TOPIC])
+        self.core.notifier.notify([run_changes.QUEUE_TOPIC])
         await self._stopped.wait()
 
     def release(self, reason: str) -> Sequence[RunningAttempt]:
@@ -169,9 +169,9 @@ class Pool:
         """Take runs and start workers on them until :meth:`stop_taking`."""
         self._tasks = tasks
         try:
-            with self.core.bells.take(run_changes.QUEUE_TOPIC) as bell:
+            with self.core.notifier.subscribe(run_changes.QUEUE_TOPIC) as waiter:
                 while not self._stopping:
-                    bell.hush()
+                    waiter.clear()
                     free = self._free
                     self._is_short = not free
                     try:
@@ -179,10 +179,10 @@ class Pool:
                     except Unavailable as error:
                         logger.warning("no run can be taken now, trying again: %s", error)
                         with anyio.move_on_after(TAKE_RETRY_S):
-                            await bell.wait()
+                            await waiter.wait()
                         continue
                     if not taken or taken < free:
-                        await bell.wait()
+                        await waiter.wait()
                 while self._promised:
                     await self._kept.wait()
         finally:
@@ -210,11 +210,11 @@ class Pool:
 
         def both(tx: Transaction, seats: Sequence[_Seat]) -> tuple[T, list[Assignment]]:
             answer = change(tx)
-            if not tx.unring(run_changes.QUEUE_TOPIC):
+            if not tx.suppress(run_changes.QUEUE_TOPIC):
                 return answer, []
             taken, is_more = self._hand_out(tx, seats)
             if is_more:
-                tx.ring(run_changes.QUEUE_TOPIC)
+                tx.notify(run_changes.QUEUE_TOPIC)
             return answer, taken
 
         # In a task of the pool's: a caller may leave while the store is at it, but the worker may not.
@@ -300,7 +300,7 @@ class Pool:
         for seat in seats:
             heapq.heappush(self._spare, seat.number)
         if self._is_short and seats:
-            self.core.bells.ring([run_changes.QUEUE_TOPIC])
+            self.core.notifier.notify([run_changes.QUEUE_TOPIC])
 
     def _begin(self, live: RunningAttempt, seat: _Seat, tasks: anyio.abc.TaskGroup) -> None:
         self._numbers[live.run.id] = seat.number
@@ -328,4 +328,4 @@ class Pool:
                 observer.ended(live.run, live.final_run)
             # Otherwise there were workers for all that is queued, as far as it could be taken.
             if was_full or live.final_status is None or not is_terminal(live.final_status):
-                self.core.bells.ring([run_changes.QUEUE_TOPIC])
+                self.core.notifier.notify([run_changes.QUEUE_TOPIC])

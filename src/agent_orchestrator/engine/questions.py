@@ -104,7 +104,7 @@ def close_request(core: Core, tx: Transaction, request: Request, status: Request
     tx.put_run(queued)
     data = {"provider": run.provider, "attempt": run.attempt, "reason": "the answer is there"}
     log(tx, queued, EventType.RUN_QUEUED, data, now)
-    tx.ring(QUEUE_TOPIC)
+    tx.notify(QUEUE_TOPIC)
     return closed
 
 

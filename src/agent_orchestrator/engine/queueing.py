@@ -86,7 +86,7 @@ def enqueue(
     drafts.append(Draft(EventType.RUN_QUEUED, queued, run.id, run.attempt))
     tx.append(session.id, drafts, at)
     if provider != MANUAL:
-        tx.ring(QUEUE_TOPIC)
+        tx.notify(QUEUE_TOPIC)
     return run
 
 

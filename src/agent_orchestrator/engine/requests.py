@@ -255,15 +255,15 @@ async def get(core: Core, who: Principal, command: GetRequest) -> RequestReply:
     def look(view: View) -> Request:
         return request_for(view, who, Action.READ, command.request_id)
 
-    with core.bells.take(f"request:{command.request_id}", *topics(who)) as bell:
+    with core.notifier.subscribe(f"request:{command.request_id}", *topics(who)) as waiter:
         request = await core.store.read(look)
         if request.is_open and command.wait_s:
             is_own = who.run is not None and who.run.run_id == request.run_id
             lent = core.workers.lent(request.run_id) if is_own else nullcontext()
             with lent, anyio.move_on_after(command.wait_s):
                 while request.is_open:
-                    await bell.wait()
-                    bell.hush()
+                    await waiter.wait()
+                    waiter.clear()
                     request = await core.store.read(look)
     return RequestReply(request)
 
@@ -332,9 +332,9 @@ def _closed(request: Request) -> AlreadyResolved:
 
 async def keep_times(core: Core) -> None:
     """Put requests to people, warn of their end and close them, for as long as the engine runs."""
-    with core.bells.take("requests") as bell:
+    with core.notifier.subscribe("requests") as waiter:
         while True:
-            bell.hush()
+            waiter.clear()
             try:
                 delay = await _next_due(core)
             except Unavailable as error:
@@ -344,7 +344,7 @@ async def keep_times(core: Core) -> None:
             with anyio.move_on_after(
                 min(delay, LONGEST_PAUSE_S) if delay < float("inf") else delay
             ):
-                await bell.wait()
+                await waiter.wait()
 
 
 async def _next_due(core: Core) -> float:

@@ -39,7 +39,7 @@ BATCH: Final = 64
 """Rows deleted in one change. A record can hold a long answer, and other changes wait meanwhile."""
 
 RECORDS_TOPIC: Final = "records"
-"""Rings when a run has ended that has more records than its last change deleted."""
+"""Notified when a run has ended and has more records than its last change deleted."""
 
 
 def most_records(caller: Principal) -> tuple[int, int]:
@@ -51,9 +51,9 @@ def most_records(caller: Principal) -> tuple[int, int]:
 
 async def keep(core: Core) -> None:
     """Delete what is due, for as long as the engine runs."""
-    with core.bells.take(RECORDS_TOPIC) as bell:
+    with core.notifier.subscribe(RECORDS_TOPIC) as waiter:
         while True:
-            bell.hush()
+            waiter.clear()
             try:
                 due = await forget_due(core)
             except Exception as error:
@@ -63,7 +63,7 @@ async def keep(core: Core) -> None:
                 await anyio.sleep(RETRY_S)
                 continue
             with anyio.move_on_after(pause(due, core.now())):
-                await bell.wait()
+                await waiter.wait()
 
 
 def forget_run(tx: Transaction, run_id: str) -> None:
@@ -72,7 +72,7 @@ def forget_run(tx: Transaction, run_id: str) -> None:
     At most :data:`BATCH` go in this change. :func:`keep` deletes the rest.
     """
     if tx.forget_records_of(run_id, limit=BATCH) == BATCH:
-        tx.ring(RECORDS_TOPIC)
+        tx.notify(RECORDS_TOPIC)
 
 
 def pause(due: datetime | None, now: datetime) -> float:

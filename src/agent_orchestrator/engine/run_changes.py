@@ -23,16 +23,16 @@ from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.wire.codec import to_plain
 
 QUEUE_TOPIC = "queue"
-"""Rings when a worker may find something to do."""
+"""Notified when there may be work for a worker."""
 
 
 def cancel_topic(run_id: str) -> str:
-    """Return the topic that rings when a run's cancel was asked for."""
+    """Return the topic of a request to cancel a run."""
     return f"cancel:{run_id}"
 
 
 def steer_topic(run_id: str) -> str:
-    """Return the topic that rings when a message for the running agent came."""
+    """Return the topic of a new message for the running agent."""
     return f"steer:{run_id}"
 
 

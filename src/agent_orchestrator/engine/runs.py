@@ -127,15 +127,15 @@ async def wait(core: Core, who: Principal, command: WaitRun) -> WaitReply:
             request = requests.attention(view, run, who, frozenset(command.ignore))
         return WaitReply(run, not is_terminal(run.status) and request is None, request)
 
-    with core.bells.take(*heard) as bell:
+    with core.notifier.subscribe(*heard) as waiter:
         reply = await core.store.read(look)
         if reply.timed_out and command.timeout_s:
             # An agent that waits for what its own run is asked may be at work all the same.
             lent = nullcontext() if who.run is None or is_own else core.workers.lent(who.run.run_id)
             with lent, anyio.move_on_after(command.timeout_s):
                 while reply.timed_out:
-                    await bell.wait()
-                    bell.hush()
+                    await waiter.wait()
+                    waiter.clear()
                     reply = await core.store.read(look)
     return reply
 

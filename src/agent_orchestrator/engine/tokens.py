@@ -29,7 +29,7 @@ from agent_orchestrator.operations import (
 from agent_orchestrator.ports import Transaction, View
 
 MADE_TOPIC: Final = "tokens"
-"""Rung when a token was made."""
+"""Notified when a token was created."""
 
 _RESERVED: Final = ("run_", "token-")
 """Begin the names of principals that come by themselves, as ``local`` is one."""
@@ -54,7 +54,7 @@ async def create(core: Core, who: Principal, command: CreateToken) -> Change[New
             expires_at=None if lasts is None else now + timedelta(seconds=lasts),
         )
         tx.add_token(token, token_hash(secret))
-        tx.ring(MADE_TOPIC)
+        tx.notify(MADE_TOPIC)
         return NewToken(token, secret)
 
     return change

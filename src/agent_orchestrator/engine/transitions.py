@@ -139,7 +139,7 @@ def finish(core: Core, tx: Transaction, run: Run, ending: AttemptEnd) -> Run:
         deliver_child_results(core, tx, session, at)
     escalate_open_requests(core, tx, session)
     if has_queued_run(tx, session):
-        tx.ring(QUEUE_TOPIC)  # what waited behind this one may start
+        tx.notify(QUEUE_TOPIC)  # what waited behind this one may start
     return ended
 
 
@@ -164,7 +164,7 @@ def _release(core: Core, tx: Transaction, run: Run, ending: AttemptEnd, at: date
         "reason": ending.reason,
     }
     log(tx, released, EventType.RUN_QUEUED, data, at)
-    tx.ring(QUEUE_TOPIC)
+    tx.notify(QUEUE_TOPIC)
     return released
 
 
@@ -219,5 +219,5 @@ def request_cancel(
         if current.worker_id is None or current.provider == MANUAL:
             finish(core, tx, current, AttemptEnd(Signal.CANCEL))
         else:
-            tx.ring(cancel_topic(current.id))
+            tx.notify(cancel_topic(current.id))
     return reached

@@ -72,9 +72,11 @@ async def _heed(core: Core, live: RunningAttempt, recorder: Recorder) -> None:
     """Stop the run when its cancel is asked for; tell the pool while it waits for an answer, and
     park it when that takes long.
     """
-    with core.bells.take(run_changes.cancel_topic(live.run.id), f"run:{live.run.id}") as bell:
+    with core.notifier.subscribe(
+        run_changes.cancel_topic(live.run.id), f"run:{live.run.id}"
+    ) as waiter:
         while True:
-            bell.hush()
+            waiter.clear()
             run = await looked(core, lambda view: view.run(live.run.id))
             if run is not None and run.cancel_requested_at is not None:
                 live.set_request(None)  # what it still does takes its worker
@@ -82,9 +84,9 @@ async def _heed(core: Core, live: RunningAttempt, recorder: Recorder) -> None:
                 return
             is_waiting = run is not None and run.status is RunStatus.WAITING
             if live.set_request(run.waiting_on if run is not None and is_waiting else None):
-                core.bells.ring([run_changes.QUEUE_TOPIC])
+                core.notifier.notify([run_changes.QUEUE_TOPIC])
             with anyio.move_on_after(await _until_parked(core, live)):
-                await bell.wait()
+                await waiter.wait()
             # What is stopped with its agent stays open for the next attempt.
             if recorder.abandoned and not live.scope.cancel_called:
                 await _withdraw(core, live, recorder)

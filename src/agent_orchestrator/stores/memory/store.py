@@ -9,7 +9,7 @@ import anyio.lowlevel
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.operations import Problem
 from agent_orchestrator.ports import Transaction, View
-from agent_orchestrator.stores.bells import Bells
+from agent_orchestrator.stores.listeners import CommitListeners
 from agent_orchestrator.stores.memory.state import State
 from agent_orchestrator.stores.memory.transaction import MemoryTransaction
 from agent_orchestrator.stores.memory.view import MemoryView
@@ -25,7 +25,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._state = State()
-        self._bells = Bells()
+        self._listeners = CommitListeners()
         self._open = False
 
     @property
@@ -63,7 +63,7 @@ class MemoryStore:
         except BaseException:
             transaction.undo()
             raise
-        self._bells.ring(frozenset(transaction.topics))
+        self._listeners.notify(frozenset(transaction.topics))
         return value
 
     async def read(self, look: Callable[[View], T]) -> T:
@@ -74,8 +74,8 @@ class MemoryStore:
     async def problems(self) -> Sequence[Problem]:
         return ()
 
-    def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
-        return self._bells.listen(bell)
+    def listen(self, listener: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
+        return self._listeners.listen(listener)
 
     def _check_open(self) -> None:
         if not self._open:

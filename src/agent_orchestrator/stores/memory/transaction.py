@@ -293,10 +293,10 @@ class MemoryTransaction(MemoryView):
             self._forget(kept)
         return len(oldest)
 
-    def ring(self, topic: str) -> None:
+    def notify(self, topic: str) -> None:
         self.topics.add(topic)
 
-    def unring(self, topic: str) -> bool:
+    def suppress(self, topic: str) -> bool:
         had = topic in self.topics
         self.topics.discard(topic)
         return had

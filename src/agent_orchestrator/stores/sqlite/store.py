@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.operations import Problem
 from agent_orchestrator.ports import Transaction, View
-from agent_orchestrator.stores.bells import Bells
+from agent_orchestrator.stores.listeners import CommitListeners
 from agent_orchestrator.stores.sqlite.condition import Condition, Fault
 from agent_orchestrator.stores.sqlite.connection import (
     READERS,
@@ -68,7 +68,7 @@ class SqliteStore:
         self._accept_loss = accept_loss
         self._may_use = may_use
         self._on_commit = on_commit
-        self._bells = Bells()
+        self._listeners = CommitListeners()
         self._accepting = False
         self._process = os.getpid()
         self._noted: Mark | None = None
@@ -114,7 +114,7 @@ class SqliteStore:
         self._idle: SimpleQueue[apsw.Connection | None] = SimpleQueue()
         for reader in self._database.readers:
             self._idle.put(reader)
-        self._writer = GroupWriter(self._bells, self._condition, self._on_commit)
+        self._writer = GroupWriter(self._listeners, self._condition, self._on_commit)
         self._closing = anyio.Event()
         self._scope: TaskGroup = anyio.create_task_group()
         await self._scope.__aenter__()
@@ -278,8 +278,8 @@ class SqliteStore:
             return (Problem(found.code, found.message), *told)
         return told
 
-    def listen(self, bell: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
-        return self._bells.listen(bell)
+    def listen(self, listener: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
+        return self._listeners.listen(listener)
 
     def _check_accepting(self) -> None:
         if not self._accepting:

@@ -317,10 +317,10 @@ class SqliteTransaction(SqliteView):
         self._execute(_FORGET_CALLER, (caller, limit))
         return self._connection.changes()
 
-    def ring(self, topic: str) -> None:
+    def notify(self, topic: str) -> None:
         self.topics.add(topic)
 
-    def unring(self, topic: str) -> bool:
+    def suppress(self, topic: str) -> bool:
         had = topic in self.topics
         self.topics.discard(topic)
         return had

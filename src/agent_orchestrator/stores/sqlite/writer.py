@@ -13,7 +13,7 @@ import apsw
 
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.ports import Transaction
-from agent_orchestrator.stores.bells import Bells
+from agent_orchestrator.stores.listeners import CommitListeners
 from agent_orchestrator.stores.sqlite.condition import Condition, Fault
 from agent_orchestrator.stores.sqlite.mirror import COUNT_UP
 from agent_orchestrator.stores.sqlite.transaction import SqliteTransaction
@@ -51,10 +51,10 @@ class GroupWriter:
     """
 
     def __init__(
-        self, bells: Bells, condition: Condition, on_commit: OnCommit | None = None
+        self, listeners: CommitListeners, condition: Condition, on_commit: OnCommit | None = None
     ) -> None:
         self._queue: SimpleQueue[Pending | None] = SimpleQueue()
-        self._bells = bells
+        self._listeners = listeners
         self._condition = condition
         self._on_commit = on_commit
         self._crowd: list[Pending] = []
@@ -134,7 +134,7 @@ class GroupWriter:
         self._is_crowded = len(batch) > 1
         self.committed.set()
         try:
-            self._bells.ring(topics)
+            self._listeners.notify(topics)
         finally:
             for pending in batch:
                 pending.done.set()
@@ -151,16 +151,16 @@ class GroupWriter:
         """Commit the changes that can be made, answer all of them, and return the topics to notify."""
         if self._condition.fault is not None or self._condition.find_misplaced(is_written=False):
             batch = _admitted(batch, self._condition.heal())
-        rung: set[str] = set()
-        if not self._transact(batch, rung):
+        notified: set[str] = set()
+        if not self._transact(batch, notified):
             # A change that failed on a full disk is retried if it may use the reserved space.
-            self._transact(_admitted(batch, self._condition.fault), rung)
-        return frozenset(rung)
+            self._transact(_admitted(batch, self._condition.fault), notified)
+        return frozenset(notified)
 
-    def _transact(self, batch: list[Pending], rung: set[str]) -> bool:
+    def _transact(self, batch: list[Pending], notified: set[str]) -> bool:
         """Run the changes in one transaction, and fill in their answers.
 
-        :param rung: receives the topics to notify, also if a committed change is refused afterwards.
+        :param notified: receives the topics to notify, also if a committed change is refused afterwards.
         :return: False if the database failed. Every change then has its refusal.
         """
         if not batch:
@@ -182,7 +182,7 @@ class GroupWriter:
                 connection.execute(COUNT_UP)
             is_committing = True
             connection.execute("COMMIT")
-            rung |= topics
+            notified |= topics
             if counts:
                 self._condition.counted()
                 if self._condition.find_misplaced(is_written=True):

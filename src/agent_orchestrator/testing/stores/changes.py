@@ -59,7 +59,7 @@ class Changes(Opening):
                 )
 
             before = await store.read(look)
-            rung: list[frozenset[str]] = []
+            notified: list[frozenset[str]] = []
 
             def change(tx: Transaction) -> None:
                 tx.add_session(a_session())
@@ -72,18 +72,18 @@ class Changes(Opening):
                 tx.put_attempt(Attempt(run.id, 1, "w", "codex", NOW))
                 tx.put_thread(session.id, "codex", Thread("gone", {}))
                 tx.remember(a_record(), most=9, most_size=99)
-                tx.ring("gone")
+                tx.notify("gone")
                 assert look(tx) != before
                 raise LookupError("no")
 
-            with store.listen(rung.append):
+            with store.listen(notified.append):
                 with pytest.raises(LookupError, match="no"):
                     await store.transact(change)
                 assert await store.read(look) == before
                 assert (
                     await store.transact(lambda tx: tx.append(session.id, drafts("next"), NOW)) == 2
                 )
-            assert rung == [frozenset({"events", f"session:{session.id}"})]
+            assert notified == [frozenset({"events", f"session:{session.id}"})]
 
     async def test_a_change_sees_what_it_did(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
@@ -298,7 +298,7 @@ class Changes(Opening):
                     await anyio.sleep_forever()
             assert scope.cancelled_caught
             with pytest.raises(Unavailable):
-                await store.transact(lambda tx: tx.ring("x"))
+                await store.transact(lambda tx: tx.notify("x"))
             with pytest.raises(Unavailable):
                 await store.read(lambda view: view.feed_head())
 
@@ -320,9 +320,9 @@ class Changes(Opening):
         ):
             await body(scope)
 
-    # --- bells
+    # --- notifications
 
-    async def test_the_bell_rings_after_the_commit_and_before_the_answer(
+    async def test_listeners_are_called_after_the_commit_and_before_the_answer(
         self, tmp_path: Path
     ) -> None:
         async with self.opened(tmp_path) as store:
@@ -332,13 +332,13 @@ class Changes(Opening):
             thread = threading.get_ident()
             heard: list[frozenset[str]] = []
 
-            def bell(topics: frozenset[str]) -> None:
+            def listener(topics: frozenset[str]) -> None:
                 assert threading.get_ident() == thread
                 heard.append(topics)
 
-            with store.listen(bell), store.listen(bell):
+            with store.listen(listener), store.listen(listener):
 
-                async def read_when_rung() -> None:
+                async def read_when_notified() -> None:
                     while not heard:
                         await anyio.lowlevel.checkpoint()
                     assert await store.read(lambda view: view.run(run.id)) is not None
@@ -347,15 +347,15 @@ class Changes(Opening):
                     tx.add_run(run)
                     tx.append(session.id, drafts("a"), NOW)
                     tx.append(session.id, drafts("b"), NOW)
-                    tx.ring("mine")
-                    tx.ring("mine")
-                    tx.ring("taken back")
-                    assert tx.unring("taken back")
-                    assert not tx.unring("taken back")
+                    tx.notify("mine")
+                    tx.notify("mine")
+                    tx.notify("taken back")
+                    assert tx.suppress("taken back")
+                    assert not tx.suppress("taken back")
                     assert not heard
 
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(read_when_rung)
+                    tasks.start_soon(read_when_notified)
                     await store.transact(change)
                     topics = frozenset({f"run:{run.id}", f"session:{session.id}", "events", "mine"})
                     assert heard == [topics, topics]
@@ -366,5 +366,5 @@ class Changes(Opening):
                 await store.transact(lambda tx: tx.remember(a_record(), most=9, most_size=99))
                 await store.read(lambda view: view.run(run.id))
                 assert heard == []
-            await store.transact(lambda tx: tx.ring("late"))
+            await store.transact(lambda tx: tx.notify("late"))
             assert heard == []

@@ -171,11 +171,11 @@ class Family(Opening):
                 expires_at=NOW + timedelta(minutes=1),
             )
             theirs = a_request(foreign)
-            rung: list[frozenset[str]] = []
-            with store.listen(rung.append):
+            notified: list[frozenset[str]] = []
+            with store.listen(notified.append):
                 for request in (plain, full, theirs):
                     await store.transact(lambda tx, one=request: tx.add_request(one))  # type: ignore[misc]
-            assert frozenset({f"request:{plain.id}", "requests"}) in rung
+            assert frozenset({f"request:{plain.id}", "requests"}) in notified
 
             def look(view: View) -> list[object]:
                 return [

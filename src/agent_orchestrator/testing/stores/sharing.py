@@ -29,13 +29,13 @@ class Sharing(Opening):
             child = a_session(parent_session_id=root.id, **below)
             grandchild = a_session(parent_session_id=child.id, **below)
             await put(store, root, other, child, grandchild)
-            rung: list[frozenset[str]] = []
+            notified: list[frozenset[str]] = []
 
             async def set_grants(session_id: str, *grants: Grant) -> set[str]:
-                rung.clear()
-                with store.listen(rung.append):
+                notified.clear()
+                with store.listen(notified.append):
                     await store.transact(methodcaller("put_grants", session_id, grants))
-                return set().union(*rung)
+                return set().union(*notified)
 
             def look(view: View) -> list[list[Grant]]:
                 return [view.grants(one.id) for one in (root, child, grandchild, other)]

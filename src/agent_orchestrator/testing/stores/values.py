@@ -287,10 +287,10 @@ class Values(Opening):
             assert await store.read(lambda view: view.tokens(limit=9)) == [plain, full]
             assert await store.read(lambda v: v.tokens(after="tok_1", limit=9)) == [full]
             ended = evolve(plain, revoked_at=NOW)
-            rung: list[frozenset[str]] = []
-            with store.listen(rung.append):
+            notified: list[frozenset[str]] = []
+            with store.listen(notified.append):
                 await store.transact(methodcaller("put_token", ended))
-            assert rung == [frozenset({"token:tok_1"})]
+            assert notified == [frozenset({"token:tok_1"})]
             assert await store.read(lambda view: view.token("tok_1")) == ended
             looked = [methodcaller("token_of_hash", digit * 64) for digit in "123"]
             assert [await store.read(look) for look in looked] == [ended, full, None]

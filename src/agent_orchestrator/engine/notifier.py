@@ -1,0 +1,64 @@
+"""Notifications of changes. They carry no data: a task that is woken reads the store.
+
+Subscribe, read, then wait. A commit after the read notifies a waiter that is already subscribed, so no
+change is missed.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import anyio
+
+
+class Waiter:
+    """Waits for notifications of its topics. Notifications before :meth:`wait` are not lost."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def notify(self) -> None:
+        self._event.set()
+
+    def clear(self) -> None:
+        """Forget earlier notifications. Call it before reading, never after."""
+        if self._event.is_set():
+            self._event = anyio.Event()
+
+    async def wait(self) -> None:
+        """Wait for a notification since :meth:`clear`."""
+        await self._event.wait()
+
+
+class Notifier:
+    """The waiters of this process, by topic."""
+
+    def __init__(self) -> None:
+        self._waiters: dict[str, set[Waiter]] = {}
+
+    @contextmanager
+    def subscribe(self, *topics: str) -> Iterator[Waiter]:
+        """Return a waiter that is notified of these topics while the scope lasts."""
+        waiter = Waiter()
+        subscribed = frozenset(topics)
+        for topic in subscribed:
+            self._waiters.setdefault(topic, set()).add(waiter)
+        try:
+            yield waiter
+        finally:
+            for topic in subscribed:
+                waiters = self._waiters[topic]
+                waiters.discard(waiter)
+                if not waiters:
+                    del self._waiters[topic]
+
+    def notify(self, topics: Iterable[str]) -> None:
+        """Notify every waiter that is subscribed to one of the topics."""
+        for topic in topics:
+            for waiter in self._waiters.get(topic, ()):
+                waiter.notify()
+
+    def __len__(self) -> int:
+        """Return the number of topics with a waiter."""
+        return len(self._waiters)
