@@ -16,13 +16,13 @@ from agentctl.options import keeping_name, parse_object, read_id, read_object, r
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def read_schema(path: str | None) -> dict[str, Any] | None:
-    """Return the JSON object in a file; None without one. ``-`` stands for standard input.
+def read_schema(path: str) -> dict[str, Any]:
+    """Return the JSON object in a file; ``-`` means standard input.
 
     :raises Failure: if it cannot be read or is no object.
     """
-    if path is None or path == "-":
-        return None if path is None else read_object("-", "--output-schema")
+    if path == "-":
+        return read_object("-", "--output-schema")
     try:
         said = Path(path).read_text("utf-8")
     except (OSError, ValueError) as error:
@@ -31,13 +31,11 @@ def read_schema(path: str | None) -> dict[str, Any] | None:
     return parse_object(said, "--output-schema")
 
 
-def read_images(paths: Sequence[str]) -> list[dict[str, str]] | None:
-    """Return image files as a message takes them; None without any.
+def read_images(paths: Sequence[str]) -> list[dict[str, str]]:
+    """Return image files as a message takes them.
 
     :raises Failure: if one is none that is taken, or cannot be read, or they are too large together.
     """
-    if not paths:
-        return None
     from base64 import b64encode
 
     from agent_orchestrator.domain.images import size_problem

@@ -1,4 +1,4 @@
-"""The tables of a running attempt: every state with every event, and what the attempt makes of them."""
+"""The course of a running attempt: every state with every order, and what blocks it."""
 
 from datetime import UTC, datetime
 from itertools import product
@@ -10,15 +10,11 @@ import pytest
 from agent_orchestrator.domain.lifecycle import Signal
 from agent_orchestrator.domain.model import RunError
 from agent_orchestrator.engine.attempt_state import (
-    BLOCKERS,
     COURSES,
-    Blocker,
     Course,
     ImpossibleStep,
     Order,
-    Wait,
     advance,
-    block,
 )
 from agent_orchestrator.engine.running_attempt import Assignment, RunningAttempt
 
@@ -34,16 +30,6 @@ LEADS_TO = {
     Order.END: Course.ENDED,
 }
 
-ANSWER, CALL = frozenset({"answer"}), frozenset({"call"})
-MEMBERS = {
-    Blocker.NOTHING: frozenset[str](),
-    Blocker.ANSWER: ANSWER,
-    Blocker.CALL: CALL,
-    Blocker.BOTH: ANSWER | CALL,
-}
-ADDS = {Wait.ASKED: ANSWER, Wait.CALL_BEGUN: CALL}
-REMOVES = {Wait.ANSWERED: ANSWER, Wait.CALLS_OVER: CALL}
-
 
 @pytest.mark.parametrize(("course", "order"), list(product(Course, Order)))
 def test_the_strongest_order_decides_the_course(course: Course, order: Order) -> None:
@@ -55,20 +41,8 @@ def test_the_strongest_order_decides_the_course(course: Course, order: Order) ->
     assert after is max(course, LEADS_TO[order], key=RANK.__getitem__)
 
 
-@pytest.mark.parametrize(("blocker", "wait"), list(product(Blocker, Wait)))
-def test_a_blocker_is_the_set_of_what_is_waited_for(blocker: Blocker, wait: Wait) -> None:
-    now = MEMBERS[blocker]
-    added, removed = ADDS.get(wait, frozenset()), REMOVES.get(wait, frozenset())
-    if added & now or removed - now:
-        with pytest.raises(ImpossibleStep):
-            block(blocker, wait)
-    else:
-        assert MEMBERS[block(blocker, wait)] == (now | added) - removed
-
-
-def test_the_tables_hold_nothing_else() -> None:
+def test_the_table_holds_nothing_else() -> None:
     assert set(COURSES) == set(product(Course, Order)) - {(Course.ENDED, Order.END)}
-    assert len(BLOCKERS) == 8
 
 
 def attempt() -> RunningAttempt:

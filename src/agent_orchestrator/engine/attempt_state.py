@@ -1,9 +1,7 @@
-"""The states of an attempt that this process executes, as tables: pure, without input or output.
+"""The course of an attempt that this process executes, as a table without input or output.
 
-An attempt has two things that change. Its *course* leads from working to its recorded end, past the
-reason for which its agent is stopped, if it is. Its *blocker* is what its agent waits for.
-
-:func:`advance` and :func:`block` look up what follows. What is not in the tables cannot happen, and raises.
+The course leads from working to the recorded end, by way of the reason for which the agent is stopped, if it is.
+:func:`advance` looks up the next course. A step that is not in the table cannot happen, and raises.
 """
 
 from collections.abc import Mapping
@@ -69,38 +67,6 @@ COURSES: Final[Mapping[tuple[Course, Order], Course]] = {
 }
 
 
-class Blocker(Enum):
-    NOTHING = "nothing"
-    ANSWER = "answer"
-    """The answer to a question that its run cannot go on without."""
-    CALL = "call"
-    """A call of its agent that waits: for another run, or for a question it asked without waiting."""
-    BOTH = "both"
-
-
-class Wait(Enum):
-    """What happens to the things that an agent waits for."""
-
-    ASKED = "asked"
-    ANSWERED = "answered"
-    CALL_BEGUN = "call begun"
-    """The first of its calls waits."""
-    CALLS_OVER = "calls over"
-    """None of its calls waits any more."""
-
-
-BLOCKERS: Final[Mapping[tuple[Blocker, Wait], Blocker]] = {
-    (Blocker.NOTHING, Wait.ASKED): Blocker.ANSWER,
-    (Blocker.NOTHING, Wait.CALL_BEGUN): Blocker.CALL,
-    (Blocker.ANSWER, Wait.ANSWERED): Blocker.NOTHING,
-    (Blocker.ANSWER, Wait.CALL_BEGUN): Blocker.BOTH,
-    (Blocker.CALL, Wait.ASKED): Blocker.BOTH,
-    (Blocker.CALL, Wait.CALLS_OVER): Blocker.NOTHING,
-    (Blocker.BOTH, Wait.ANSWERED): Blocker.CALL,
-    (Blocker.BOTH, Wait.CALLS_OVER): Blocker.ANSWER,
-}
-
-
 class ImpossibleStep(Exception):
     """An attempt in this state cannot take this event: a fault of the engine."""
 
@@ -113,15 +79,4 @@ def advance(course: Course, order: Order) -> Course:
     after = COURSES.get((course, order))
     if after is None:
         raise ImpossibleStep(f"{order} while the attempt is {course}")
-    return after
-
-
-def block(blocker: Blocker, wait: Wait) -> Blocker:
-    """Return what an agent waits for afterwards.
-
-    :raises ImpossibleStep: if an agent that waits for this cannot take the event.
-    """
-    after = BLOCKERS.get((blocker, wait))
-    if after is None:
-        raise ImpossibleStep(f"{wait} while the agent waits for {blocker}")
     return after

@@ -137,7 +137,7 @@ class EngineConfig(EngineOptions):
     ids: IdSource = field(factory=SortableIds)
 
     def __attrs_post_init__(self) -> None:
-        # The one field that is changed before the value is used: a converter does not see the host.
+        # Not a converter: mypy 2.3 types none that takes the other fields (`takes_self`).
         object.__setattr__(self, "workspace_roots", _resolved(self.workspace_roots, self.host))
         _check_name("cwd", self.cwd)
         if MANUAL in self.providers:

@@ -199,8 +199,8 @@ def attach_results(core: Core, tx: Transaction, run: Run, session: Session) -> N
     if any(other.id != run.id and _is_child_result(tx, other) for other in queued):
         return
     given = tx.run_messages(run.id)
-    together = fitting([*given, *waiting][:MAX_RESULTS], limit_of(core, run.provider))
-    for message in waiting[: max(0, together - len(given))]:
+    count = fitting([*given, *waiting][:MAX_RESULTS], limit_of(core, run.provider))
+    for message in waiting[: max(0, count - len(given))]:
         tx.put_message(evolve(message, run_id=run.id))
 
 

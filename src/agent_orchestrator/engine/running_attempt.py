@@ -8,7 +8,7 @@ from attrs import define, field, frozen
 
 from agent_orchestrator.domain.lifecycle import RunStatus, Signal
 from agent_orchestrator.domain.model import Message, Run, RunError, Session, Thread
-from agent_orchestrator.engine.attempt_state import Blocker, Course, Order, Wait, advance, block
+from agent_orchestrator.engine.attempt_state import Course, Order, advance
 from agent_orchestrator.engine.config import ProviderConfig
 from agent_orchestrator.engine.transitions import AttemptEnd
 
@@ -62,7 +62,6 @@ class RunningAttempt:
     assignment: Assignment
     scope: anyio.CancelScope = field(factory=anyio.CancelScope)
     course: Course = Course.WORKING
-    blocker: Blocker = Blocker.NOTHING
     blocked: BlockedTime = field(factory=BlockedTime)
     provider: ProviderConfig | None = None
     """What executes it now."""
@@ -89,33 +88,29 @@ class RunningAttempt:
     @property
     def is_blocked(self) -> bool:
         """Whether it waits for an answer or for another run."""
-        return self.blocker is not Blocker.NOTHING
+        return self.request_id is not None or self._calls > 0
 
     def set_request(self, request_id: str | None) -> bool:
-        """Note the request whose answer it waits for, if any.
+        """Record the request whose answer it waits for, if any.
 
-        :return: whether it is blocked now and was not before, or the other way round.
+        :return: True if this blocked or unblocked the attempt.
         """
-        was_asking, self.request_id = self.request_id is not None, request_id
-        if was_asking == (request_id is not None):
-            return False
-        return self._wait(Wait.ANSWERED if was_asking else Wait.ASKED)
+        was_blocked, self.request_id = self.is_blocked, request_id
+        return self._has_changed(was_blocked)
 
     def begin_call(self) -> None:
-        """Note that a call of its agent waits."""
+        """Record that a call of its agent waits."""
+        was_blocked = self.is_blocked
         self._calls += 1
-        if self._calls == 1:
-            self._wait(Wait.CALL_BEGUN)
+        self._has_changed(was_blocked)
 
     def end_call(self) -> None:
-        """Note that such a call is over."""
-        self._calls -= 1
-        if self._calls == 0:
-            self._wait(Wait.CALLS_OVER)
-
-    def _wait(self, wait: Wait) -> bool:
+        """Record that such a call is over."""
         was_blocked = self.is_blocked
-        self.blocker = block(self.blocker, wait)
+        self._calls -= 1
+        self._has_changed(was_blocked)
+
+    def _has_changed(self, was_blocked: bool) -> bool:
         if self.is_blocked == was_blocked:
             return False
         if was_blocked:

@@ -1,14 +1,12 @@
-"""How values become what a database holds: JSON as compact text, times as RFC 3339 in UTC."""
+"""JSON values and feed cursors, as all stores keep them."""
 
 import json
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any, Final
 
 from agent_orchestrator.domain.errors import CursorAhead, InvalidRequest
-from agent_orchestrator.wire.codec import format_time, parse_time
 from agent_orchestrator.wire.strict_json import dumps
 
 _CURSOR: Final = re.compile(r"[0-9]{1,19}(\.[0-9a-f]{12})?")
@@ -29,14 +27,6 @@ def plain(value: Mapping[str, Any]) -> dict[str, Any]:
     text.encode()
     copy: dict[str, Any] = json.loads(text)
     return copy
-
-
-def optional_time_text(at: datetime | None) -> str | None:
-    return None if at is None else format_time(at)
-
-
-def optional_time_from(text: str | None) -> datetime | None:
-    return None if text is None else parse_time(text)
 
 
 def feed_cursor(position: int, epoch: str | None) -> str:
