@@ -17,6 +17,7 @@ from agent_orchestrator.fields import (
     MAX_TREE,
     FieldSpec,
     encoding_problem,
+    has_many_digits,
     optional_name,
     param,
     problem_of,
@@ -134,9 +135,15 @@ def check_setting(spec: FieldSpec, place: str, value: Any) -> Any:
     if isinstance(value, str) and encoding_problem(value):
         raise ConfigError(f"{place}: is not UTF-8: {shown_bytes(value)}")
     if problem := problem_of(spec, value):
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        raise ConfigError(f"{place}: {problem}" + (f", is {value}" if is_number else ""))
+        raise ConfigError(f"{place}: {problem}{_said(value)}")
     return float(value) if float in spec.kinds and type(value) is int else value
+
+
+def _said(value: Any) -> str:
+    """Return the end of an error that repeats a number. A very long one is left out."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ""
+    return "" if isinstance(value, int) and has_many_digits(value) else f", is {value}"
 
 
 def check_settings(kind: type, place: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,8 @@ MAX_NAME = 256
 """Characters in a title, a provider's name, an idempotency key."""
 
 MAX_ID = 128
-ID_PATTERN = r"[A-Za-z0-9_-]+"
+ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+"""An id never begins with ``-``: some program would take it for an option."""
 
 MAX_PATH = 4096
 PATH_PATTERN = r"/[^\0]*"
@@ -459,7 +460,7 @@ def encoding_problem(value: str) -> str | None:
 
 
 def _number_problem(limits: Limits, value: float) -> str | None:
-    if not math.isfinite(value):
+    if type(value) is float and not math.isfinite(value):  # not of an integer: it may be too large
         return "must be a finite number"
     minimum = limits.minimum if limits.minimum is not None else -MAX_INTEGER
     maximum = limits.maximum if limits.maximum is not None else MAX_INTEGER

@@ -109,6 +109,16 @@ def test_the_limits_of_trees_have_a_table_of_their_own(directory: Path) -> None:
             load({}, {})
 
 
+@pytest.mark.parametrize("number", ["9" * 400, "-" + "9" * 5_000, "nan", "inf"])
+def test_a_number_of_any_size_is_refused_by_its_name(directory: Path, number: str) -> None:
+    with pytest.raises(ConfigError, match="^AGENTD_PORT: must be"):
+        load({}, {"AGENTD_PORT": number})
+    if len(number) < 4_300:  # tomllib refuses longer ones itself
+        (directory / "agentd.toml").write_text(f"[daemon]\nmax_queue = {number}\n")
+        with pytest.raises(ConfigError, match="daemon.max_queue: must be"):
+            load({}, {})
+
+
 def test_both_variables_of_tokens_count(directory: Path) -> None:
     environ = {"AGENTD_AUTH_TOKEN": "one,whole", "AGENTD_AUTH_TOKENS": " a, b,,c "}
     assert load({}, environ).auth_tokens == ("one,whole", "a", "b", "c")

@@ -320,6 +320,7 @@ async def test_the_notes_of_a_run_to_its_parent_are_bounded(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "MAX_NOTES", 3)
+    monkeypatch.setattr(requests, "MAX_QUESTIONS", 4)
     async with kept.engine() as engine:
         tree = await a_tree(engine)
         children = [
@@ -344,6 +345,9 @@ async def test_the_notes_of_a_run_to_its_parent_are_bounded(
             assert refusal.value.details == {"limit": "notes", "most": 3}
         again = await agent.reply_parent(run_id, "??", request_kind="input_request")
         assert again.request is not None
+        with pytest.raises(Conflict) as refusal:
+            await agent.reply_parent(run_id, "???", request_kind="input_request")
+        assert refusal.value.details == {"limit": "questions", "most": 4}
         await other.reply_parent(other_id, "a note")  # each run has its own
         parent_id = children[0].session.parent_session_id
         assert parent_id is not None

@@ -232,3 +232,16 @@ async def test_a_tree_that_takes_too_long_is_left(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(trees, "PATIENCE_S", 10.0)
     scratch.remove_leftovers()
     assert not own.exists()
+
+
+def test_a_wide_directory_takes_no_longer_than_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "top" / "inner"
+    inner.mkdir(parents=True)
+    for number in range(100):
+        (inner / str(number)).touch()
+    seconds = iter(range(10_000))  # a second passes at each look at the clock
+    monkeypatch.setattr(trees.time, "monotonic", lambda: float(next(seconds)))
+    trees.remove(tmp_path / "top")
+    assert 80 < len(list(inner.iterdir())) < 100

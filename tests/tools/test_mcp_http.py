@@ -153,6 +153,9 @@ async def test_a_tool_names_every_bad_argument(agents: Standing) -> None:
             ("session_wait", {}, {"run_id"}),
             ("session_wait", {"run_id": "-rf"}, {"run_id"}),
             ("session_wait", {"run_ids": ["run_1", "../x"]}, {"run_ids"}),
+            ("session_wait", {"run_ids": ["r" * 129]}, {"run_ids"}),
+            ("session_send", {"session_id": "-x", "text": "x"}, {"session_id"}),
+            ("request_resolve", {"request_id": "-x", "decision": "deny"}, {"request_id"}),
             ("session_wait", {"run_ids": [f"run_{n}" for n in range(33)]}, {"run_ids"}),
             (
                 "session_wait",

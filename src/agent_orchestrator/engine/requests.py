@@ -72,6 +72,10 @@ MAX_NOTES: Final = 1_000
 """Messages one run may have sent to its parent, questions included, for another text without a
 request. One run in a loop would fill the parent's conversation, and the disk."""
 
+MAX_QUESTIONS: Final = 10_000
+"""Messages one run may have sent to its parent, for another question. A policy or a short time may
+close each question at once, so the bound of pending ones is not enough."""
+
 WARNING_S: Final = 3600.0
 """Seconds before its end at which a request warns; a short one when a quarter of its time is left."""
 
@@ -118,7 +122,7 @@ def tell(
         raise Conflict(f"run {run.id} has no parent to tell", {"run_id": run.id})
     if command.request_kind is None:
         assert parent is not None
-        _check_notes(tx, run)
+        _check_told(tx, run, "notes", MAX_NOTES)
         message = results.send_to_parent(core, tx, parent, session, run, command.text)
         return ReplyParentReply(message, parent.id, None)
     if len(command.text) > MAX_QUESTION:
@@ -127,6 +131,7 @@ def tell(
     policy = policy_for(command.request_kind, core.approvals_of(session, run.provider))
     told = None
     if parent is not None:
+        _check_told(tx, run, "questions", MAX_QUESTIONS)
         told = results.send_to_parent(
             core, tx, parent, session, run, command.text, for_record=policy != "ask-parent"
         )
@@ -200,15 +205,12 @@ def _warn_at(now: datetime, expires_in_s: float) -> datetime:
     return now + timedelta(seconds=expires_in_s - min(expires_in_s / 4, WARNING_S))
 
 
-def _check_notes(tx: Transaction, run: Run) -> None:
-    """Do nothing, or refuse another text without a request.
-
-    :raises Conflict: naming the limit that is reached.
-    """
-    if tx.child_message_count(run.id, limit=MAX_NOTES) >= MAX_NOTES:
+def _check_told(tx: Transaction, run: Run, limit: str, most: int) -> None:
+    """Raise ``Conflict``, naming the limit, if the run has sent its parent that many messages."""
+    if tx.child_message_count(run.id, limit=most) >= most:
         raise Conflict(
-            f"run {run.id} has sent {MAX_NOTES:,} messages to its parent: it can still ask",
-            {"limit": "notes", "most": MAX_NOTES},
+            f"run {run.id} has sent {most:,} messages to its parent, the most for {limit}",
+            {"limit": limit, "most": most},
         )
 
 

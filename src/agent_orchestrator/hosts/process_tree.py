@@ -6,19 +6,22 @@ import psutil
 
 from agent_orchestrator.encoding import shown_bytes
 from agent_orchestrator.operations import ProcessView
+from agent_orchestrator.processes import birth_of
 
 _COMMAND_LENGTH = 500
 """Characters of a command that are shown."""
 
 
-def process_tree(pid: int, limit: int) -> Sequence[ProcessView]:
+def process_tree(pid: int, start_id: str | None, limit: int) -> Sequence[ProcessView]:
     """Return a process and its descendants, the process first; none if it has ended.
 
+    :param start_id: identifies the process, whatever has its pid by now.
     :param limit: how many to return at most.
     """
     try:
         root = psutil.Process(pid)
-        if root.status() == psutil.STATUS_ZOMBIE:
+        # Compared after psutil has the process. From then on psutil notices another process with its pid.
+        if birth_of(pid) != start_id or root.status() == psutil.STATUS_ZOMBIE:
             return ()
         processes = [root, *root.children(recursive=True)]
     except psutil.Error:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from agent_orchestrator.fields import (
+    ID_PATTERN,
     MAX_ID,
     MAX_TEXT,
     FieldSpec,
@@ -31,9 +32,6 @@ MAX_HOLD_S: Final = 86_400
 
 MAX_RUNS: Final = 32
 """Runs waited for in one call."""
-
-ID_PATTERN: Final = rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{MAX_ID - 1}}}"
-"""What an id from an agent may be; one that begins with ``-`` is an option to somebody."""
 
 
 @command

@@ -8,7 +8,7 @@ from attrs import define, field, frozen
 
 from agent_orchestrator.client import Client
 from agent_orchestrator.domain.errors import InvalidRequest, OrchestratorError, Unreachable
-from agent_orchestrator.fields import NOT_A_FIELD, check, shared, specs
+from agent_orchestrator.fields import ID_PATTERN, MAX_ID, NOT_A_FIELD, check, shared, specs
 from agent_orchestrator.mcp import arguments, questions, waiting
 from agent_orchestrator.mcp.arguments import HOLD_S
 from agent_orchestrator.mcp.views import message_view, request_view, run_view, session_view
@@ -78,8 +78,8 @@ async def _wait(agent: Agent, given: arguments.Wait) -> dict[str, Any]:
         found["run_id"] = "is required, or run_ids"
     if len(run_ids) > arguments.MAX_RUNS:
         found["run_ids"] = f"must be at most {arguments.MAX_RUNS}"
-    if not all(re.fullmatch(arguments.ID_PATTERN, run_id) for run_id in run_ids):
-        found["run_ids"] = f"must match {arguments.ID_PATTERN}"
+    if not all(len(one) <= MAX_ID and re.fullmatch(ID_PATTERN, one) for one in run_ids):
+        found["run_ids"] = f"must be at most {MAX_ID} characters each, and match {ID_PATTERN}"
     if agent.run_id in run_ids:
         found["run_id"] = "is your own run, which does not end while you wait for it"
     if found:

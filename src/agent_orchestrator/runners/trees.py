@@ -27,17 +27,19 @@ def remove(path: Path) -> None:
         while has_moved and time.monotonic() < give_up_at:
             has_moved = False
             for name in os.listdir(top):  # noqa: PTH208 - of a descriptor
-                has_moved |= _removed(top, name)
+                has_moved |= _removed(top, name, give_up_at)
                 if time.monotonic() > give_up_at:
                     break
     with suppress(OSError):
         path.rmdir()
 
 
-def _removed(top: int, name: str) -> bool:
-    """Remove an entry of a directory; tell whether something came of it.
+def _removed(top: int, name: str, give_up_at: float) -> bool:
+    """Remove an entry of a directory. Return True if anything was removed or moved.
 
     The directories within the entry are moved beside it.
+
+    :param give_up_at: when to stop, in seconds of :func:`time.monotonic`.
     """
     if _is_unlinked(top, name):
         return True
@@ -45,6 +47,8 @@ def _removed(top: int, name: str) -> bool:
     with suppress(OSError):
         with opened(name, top) as directory:
             for inner in os.listdir(directory):  # noqa: PTH208
+                if time.monotonic() > give_up_at:
+                    return has_moved
                 if not _is_unlinked(directory, inner):
                     has_moved |= _is_moved(directory, inner, top)
         os.rmdir(name, dir_fd=top)

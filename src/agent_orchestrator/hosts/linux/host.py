@@ -26,7 +26,7 @@ class LinuxHost(LocalFiles):
         return birth_of(pid)
 
     def process_tree(self, pid: int, start_id: str | None, limit: int) -> Sequence[ProcessView]:
-        return process_tree(pid, limit) if birth_of(pid) == start_id else ()
+        return process_tree(pid, start_id, limit)
 
     async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
         return await reap(attempts)
