@@ -111,11 +111,11 @@ def test_the_limits_of_trees_have_a_table_of_their_own(directory: Path) -> None:
 
 @pytest.mark.parametrize("number", ["9" * 400, "-" + "9" * 5_000, "nan", "inf"])
 def test_a_number_of_any_size_is_refused_by_its_name(directory: Path, number: str) -> None:
-    with pytest.raises(ConfigError, match="^AGENTD_PORT: must be"):
+    with pytest.raises(ConfigError, match=r"^AGENTD_PORT: must be"):
         load({}, {"AGENTD_PORT": number})
     if len(number) < 4_300:  # tomllib refuses longer ones itself
         (directory / "agentd.toml").write_text(f"[daemon]\nmax_queue = {number}\n")
-        with pytest.raises(ConfigError, match="daemon.max_queue: must be"):
+        with pytest.raises(ConfigError, match=r"daemon\.max_queue: must be"):
             load({}, {})
 
 
