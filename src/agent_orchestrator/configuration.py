@@ -126,16 +126,19 @@ class ProviderOptions:
     )
 
 
-def check_setting(spec: FieldSpec, place: str, value: Any) -> Any:
+def check_setting(spec: FieldSpec, place: str, value: Any, *, is_secret: bool = False) -> Any:
     """Return the value of a setting; an integer for a number becomes one.
 
     :param place: what the setting is named by in the error.
+    :param is_secret: True if errors must not repeat the value.
     :raises ConfigError: if it cannot be used.
     """
     if isinstance(value, str) and encoding_problem(value):
-        raise ConfigError(f"{place}: is not UTF-8: {shown_bytes(value)}")
+        raise ConfigError(
+            f"{place}: is not UTF-8" + ("" if is_secret else f": {shown_bytes(value)}")
+        )
     if problem := problem_of(spec, value):
-        raise ConfigError(f"{place}: {problem}{_said(value)}")
+        raise ConfigError(f"{place}: {problem}" + ("" if is_secret else _said(value)))
     return float(value) if float in spec.kinds and type(value) is int else value
 
 

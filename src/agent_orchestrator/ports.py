@@ -612,6 +612,7 @@ class Outcome:
     """What a run that went well came to.
 
     :param text: its result. The run fails if that has more than 240 MiB as JSON, which no client could read.
+    :param exit_code: of the agent's process, if it has one; negative for a signal. At most 32 bits.
     """
 
     text: str

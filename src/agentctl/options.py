@@ -4,7 +4,6 @@ modules are imported when they are called.
 
 import difflib
 import importlib
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, Final, TypeVar
@@ -257,10 +256,14 @@ def parse_object(said: str, option: str) -> dict[str, Any]:
 
     :raises Failure: if it is none.
     """
+    # Imported here: most commands parse no JSON, and start faster without it.
+    from agent_orchestrator.domain.errors import InvalidRequest
+    from agent_orchestrator.wire import strict_json
+
     try:
-        found = json.loads(said)
-    except (ValueError, RecursionError) as error:
-        raise usage(f"{option} is not JSON: {error}") from None
+        found = strict_json.loads(said.encode("utf-8", "surrogateescape"), field=option)
+    except InvalidRequest as error:
+        raise usage(f"{option} {error.details['fields'][option]}") from None
     if not isinstance(found, dict):
         raise usage(f"{option} must be a JSON object")
     return found

@@ -42,6 +42,7 @@ class Setting:
     :param flag: its option.
     :param table: the table of the file it is in.
     :param key: its name there.
+    :param secret: no error repeats its value.
     """
 
     spec: FieldSpec
@@ -50,6 +51,7 @@ class Setting:
     flag: str
     table: Literal["daemon", "limits"]
     key: str
+    secret: bool
 
     @property
     def doc(self) -> str:
@@ -186,16 +188,18 @@ def declared() -> dict[str, Setting]:
     """Return the settings by name, those in tables of their own aside."""
     attributes = attrs.fields_dict(Settings)
     return {
-        name: _declared(spec, attributes[name].metadata.get("place", {}))
+        name: _declared(spec, attributes[name])
         for name, spec in specs(Settings).items()
         if "limits" in attributes[name].metadata
     }
 
 
-def _declared(spec: FieldSpec, place: Mapping[str, Any]) -> Setting:
+def _declared(spec: FieldSpec, attribute: "attrs.Attribute[Any]") -> Setting:
+    place = attribute.metadata.get("place", {})
     return Setting(
         spec=spec if spec.item is None else attrs.evolve(spec, kinds=(spec.item,)),
         many=spec.item is not None,
+        secret=not attribute.repr,
         env=place.get("env", (f"AGENTD_{spec.name.upper()}",)),
         flag=spec.limits.flag or "--" + spec.name.replace("_", "-"),
         table=place.get("table", "daemon"),
@@ -370,25 +374,29 @@ def _from_environment(setting: Setting, environ: Mapping[str, str], variables: l
     return _from_texts(setting, texts, place)
 
 
+def _checked(setting: Setting, place: str, value: Any) -> Any:
+    return check_setting(setting.spec, place, value, is_secret=setting.secret)
+
+
 def _from_texts(setting: Setting, given: Any, place: str) -> Any:
     if setting.many:
-        return tuple(check_setting(setting.spec, place, text) for text in given)
+        return tuple(_checked(setting, place, text) for text in given)
     if setting.kind is str:
-        return check_setting(setting.spec, place, given)
+        return _checked(setting, place, given)
     try:
         number = setting.kind(given)
     except ValueError:
         what = "an integer" if setting.kind is int else "a number"
         raise ConfigError(f"{place}: must be {what}, is {given!r}") from None
-    return check_setting(setting.spec, place, number)
+    return _checked(setting, place, number)
 
 
 def _from_file(setting: Setting, value: Any, place: str) -> Any:
     if not setting.many:
-        return check_setting(setting.spec, place, value)
+        return _checked(setting, place, value)
     if not isinstance(value, list):
         raise ConfigError(f"{place}: must be a list")
-    return tuple(check_setting(setting.spec, place, entry) for entry in value)
+    return tuple(_checked(setting, place, entry) for entry in value)
 
 
 def environment() -> Mapping[str, str]:

@@ -117,6 +117,8 @@ def test_unreachable_as_json(nowhere: Ctl) -> None:
         (["message", "send", "s", "--text", "x", "--wait", "--follow"], "one of them"),
         (["session", "create", "--metadata", "[1]"], "must be a JSON object"),
         (["session", "create", "--metadata", "{"], "not JSON"),
+        (["session", "create", "--metadata", '{"a": 1, "a": 2}'], "has the key 'a' twice"),
+        (["session", "create", "--metadata", '{"a":' * 5_000 + "1" + "}" * 5_000], "too deeply"),
         (["ask", "x", "--output-schema", "/dev/null"], "not JSON"),
         (["ask", "x", "--output-schema", "/no/such/file"], "cannot be read"),
         (["message", "send", "s", "--text", " "], "text: must not be blank"),

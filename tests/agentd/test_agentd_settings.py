@@ -119,6 +119,14 @@ def test_a_number_of_any_size_is_refused_by_its_name(directory: Path, number: st
             load({}, {})
 
 
+def test_no_error_repeats_a_token(directory: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^AGENTD_AUTH_TOKEN: is not UTF-8$"):
+        load({}, {"AGENTD_AUTH_TOKEN": "secret\udcff"})
+    (directory / "agentd.toml").write_text("[daemon]\nauth_tokens = [12345678]\n")
+    with pytest.raises(ConfigError, match=r"auth_tokens: must be text$"):
+        load({}, {})
+
+
 def test_both_variables_of_tokens_count(directory: Path) -> None:
     environ = {"AGENTD_AUTH_TOKEN": "one,whole", "AGENTD_AUTH_TOKENS": " a, b,,c "}
     assert load({}, environ).auth_tokens == ("one,whole", "a", "b", "c")

@@ -283,16 +283,44 @@ class Forger:
             with pytest.raises(InvalidEvent):
                 await context.set_thread("t", {"more": more})
         odd: Any
-        for odd in (None, 1, b"t", ["t"], {"id": "t"}):
+        for odd in (None, 1, b"t", ["t"], {"id": "t"}, "", " ", "a\0b", "t" * 1_025):
             with pytest.raises(InvalidEvent, match="a thread"):
                 await context.set_thread(odd)
         for odd in (1, "state", [], [("a", 1)], b"{}"):
             with pytest.raises(InvalidEvent, match="a thread"):
                 await context.set_thread("t", odd)
-        for odd in (Usage(input_tokens=10**100), None, {}, Usage("1")):  # type: ignore[arg-type]
+        for odd in (
+            *(Usage(input_tokens=10**100), Usage(2**63), Usage(-1), Usage(cost_usd=-0.5)),
+            *(None, {}, Usage("1")),  # type: ignore[arg-type]
+        ):
             with pytest.raises(InvalidEvent):
                 await context.report_usage(odd)
         return Outcome("caught")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "field"),
+    [
+        (Outcome("x", 2**63), "Outcome.exit_code"),
+        (Outcome("x", "1"), "Outcome.exit_code"),  # type: ignore[arg-type]
+        (Outcome("x", exit_code=True), "Outcome.exit_code"),
+        (Outcome(None), "Outcome.text"),  # type: ignore[arg-type]
+    ],
+)
+async def test_an_outcome_of_other_types_is_refused_by_its_field(
+    outcome: Outcome, field: str
+) -> None:
+    class Odd:
+        name = "odd"
+
+        async def run(self, context: RunContext) -> Outcome:
+            return outcome
+
+    async with open_embedded(":memory:", runners=[Odd()]) as client:
+        started = await client.start_session("go")
+        run = (await client.wait_run(started.run.id)).run
+    assert run.error is not None
+    assert (run.error.code, field in run.error.message) == ("agent_crashed", True)
 
 
 class Chatty(MemoryStore):

@@ -278,3 +278,10 @@ async def test_a_session_is_moved_only_to_where_it_may_work(tmp_path: Path) -> N
         assert (
             await client.update_session(session.id, cwd=str(root / "beside"))
         ).cwd != session.cwd
+
+
+@pytest.mark.parametrize("roots", ["/tmp", [5], {"/tmp": 1}])
+async def test_roots_of_other_types_are_refused_by_name(roots: object) -> None:
+    with pytest.raises(ConfigError, match="workspace_roots: must be a list of texts"):
+        async with open_embedded(":memory:", runners=[ScriptedRunner()], workspace_roots=roots):  # type: ignore[arg-type]
+            raise AssertionError("it opened")

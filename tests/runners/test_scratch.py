@@ -245,3 +245,13 @@ def test_a_wide_directory_takes_no_longer_than_it_may(
     monkeypatch.setattr(trees.time, "monotonic", lambda: float(next(seconds)))
     trees.remove(tmp_path / "top")
     assert 80 < len(list(inner.iterdir())) < 100
+
+
+def test_empty_directories_are_removed_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        (tmp_path / "top" / "inner" / str(number)).mkdir(parents=True)
+    monkeypatch.setattr(trees, "_is_moved", lambda *_: pytest.fail("it was moved"))
+    trees.remove(tmp_path / "top")
+    assert not (tmp_path / "top").exists()

@@ -325,6 +325,15 @@ def mark_of(run_id: str, attempt: int) -> str:
     return f"{run_id}.{attempt}"
 
 
+MAX_THREAD_ID: Final = 1_024
+"""Maximum number of characters of a thread's id."""
+
+
+def is_thread_id(text: str) -> bool:
+    """Return True if a text can be a thread's id: not blank, without NUL, and of a fair length."""
+    return bool(text.strip()) and "\0" not in text and len(text) <= MAX_THREAD_ID
+
+
 @frozen
 class Thread:
     """A provider's conversation, kept per session and provider so that the next run resumes it."""

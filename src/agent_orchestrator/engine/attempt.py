@@ -15,6 +15,7 @@ from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType, InvalidEvent
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import (
+    MAX_THREAD_ID,
     Invocation,
     Message,
     Request,
@@ -23,6 +24,7 @@ from agent_orchestrator.domain.model import (
     Session,
     Thread,
     Usage,
+    is_thread_id,
 )
 from agent_orchestrator.engine import questions, requests, run_changes, steering
 from agent_orchestrator.engine.calls import carry_out
@@ -32,7 +34,7 @@ from agent_orchestrator.engine.notifier import Waiter
 from agent_orchestrator.engine.persistence import looked, persistently
 from agent_orchestrator.engine.prompts import joined
 from agent_orchestrator.engine.recorder import UNHURRIED_S, Recorder
-from agent_orchestrator.fields import check, shared, takes
+from agent_orchestrator.fields import MAX_INTEGER, check, shared, takes
 from agent_orchestrator.operations import (
     SEND_TO_SESSION,
     SPAWN_FROM_RUN,
@@ -382,10 +384,13 @@ def _give_back(message_id: str, tx: Transaction, run: Run) -> None:
 def _check_thread(thread_id: Any, state: Any) -> None:
     """Check the types of a thread: runners come from outside, where nothing checks them.
 
-    :raises InvalidEvent: if the id is no text, or the state neither an object nor None.
+    :raises InvalidEvent: if the id is no text of a fair length, or the state neither an object nor None.
     """
     if not isinstance(thread_id, str) or not isinstance(state, Mapping | None):
         raise InvalidEvent("a thread: its id must be a text, and its state an object or None")
+    if not is_thread_id(thread_id):
+        problem = f"must have 1 to {MAX_THREAD_ID:,} characters, not all blank, and no NUL"
+        raise InvalidEvent(f"a thread: its id {problem}")
 
 
 def _check_usage(usage: Any) -> None:
@@ -395,6 +400,8 @@ def _check_usage(usage: Any) -> None:
         kinds = (int, float, type(None)) if name == "cost_usd" else (int,)
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise InvalidEvent(f"usage: {name} must be a number")
+        if value is not None and not 0 <= value <= MAX_INTEGER:
+            raise InvalidEvent(f"usage: {name} must be between 0 and {MAX_INTEGER:,}")
 
 
 def _encoded(data: Mapping[str, Any], what: str) -> Encoded:

@@ -79,6 +79,9 @@ class Routing:
 
 
 def _resolved(roots: Sequence[str], host: Host) -> tuple[str, ...]:
+    given: object = roots  # an application may give anything
+    if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in given):
+        raise ConfigError("workspace_roots: must be a list of texts")
     try:
         found = tuple(host.configured_directory(root) for root in roots)
     except (OSError, RuntimeError) as error:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Final
 
 import anyio
 import anyio.lowlevel
@@ -24,6 +25,9 @@ from agent_orchestrator.engine.recorder import Recorder
 from agent_orchestrator.engine.running_attempt import Assignment, RunningAttempt
 from agent_orchestrator.engine.turn_options import TurnOptions, accepted_options
 from agent_orchestrator.ports import MARK_VARIABLE, Draft, Outcome, Runner, Transaction
+
+MAX_EXIT_CODE: Final = 2**32 - 1
+"""Windows has exit codes of 32 bits; elsewhere they are smaller."""
 
 logger = logging.getLogger("agent_orchestrator.worker")
 
@@ -92,10 +96,25 @@ async def _try(runner: Runner, context: AttemptContext) -> Outcome | AgentFailed
         logger.exception("runner %s failed in run %s", runner.name, context.run.id)
         return crash(error)
     given: object = outcome  # runners come from outside, where nothing checks their types
-    if isinstance(given, Outcome) and isinstance(given.text, str):
-        return given
-    kind = type(given).__name__
-    return AgentFailed("agent_crashed", f"runner {runner.name} returned {kind}, not an Outcome")
+    if not isinstance(given, Outcome):
+        return AgentFailed(
+            "agent_crashed",
+            f"runner {runner.name} returned {type(given).__name__}, not an Outcome",
+        )
+    text: object = given.text
+    if not isinstance(text, str):
+        return AgentFailed("agent_crashed", f"runner {runner.name}: Outcome.text must be text")
+    if not is_exit_code(given.exit_code):
+        problem = f"Outcome.exit_code must be an integer of at most {MAX_EXIT_CODE:,}, or None"
+        return AgentFailed("agent_crashed", f"runner {runner.name}: {problem}")
+    return given
+
+
+def is_exit_code(value: object) -> bool:
+    """Return True for what an exit code may be: None, or an integer; negative for a signal."""
+    if value is None:
+        return True
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_EXIT_CODE
 
 
 def crash(error: BaseException) -> AgentFailed:

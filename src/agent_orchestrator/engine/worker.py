@@ -22,7 +22,7 @@ from agent_orchestrator.engine.attempt_state import Course
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import STORE_RETRY_S, looked, persistently
 from agent_orchestrator.engine.recorder import Recorder
-from agent_orchestrator.engine.routing import crash, failures_in, run_with_fallback
+from agent_orchestrator.engine.routing import crash, failures_in, is_exit_code, run_with_fallback
 from agent_orchestrator.engine.running_attempt import RunningAttempt
 from agent_orchestrator.ports import Outcome, Transaction
 from agent_orchestrator.wire import strict_json
@@ -183,4 +183,5 @@ def _ending(live: RunningAttempt, outcome: Outcome | AgentFailed | None) -> tran
     if len(message) > MAX_ERROR:
         message = f"{message[:MAX_ERROR]}… [cut: {len(message):,} characters]"
     error = RunError(outcome.code, storable(message))
-    return transitions.AttemptEnd(Signal.FAIL, error=error, exit_code=outcome.exit_code)
+    exit_code = outcome.exit_code if is_exit_code(outcome.exit_code) else None
+    return transitions.AttemptEnd(Signal.FAIL, error=error, exit_code=exit_code)

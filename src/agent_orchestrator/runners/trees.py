@@ -49,7 +49,7 @@ def _removed(top: int, name: str, give_up_at: float) -> bool:
             for inner in os.listdir(directory):  # noqa: PTH208
                 if time.monotonic() > give_up_at:
                     return has_moved
-                if not _is_unlinked(directory, inner):
+                if not (_is_unlinked(directory, inner) or _is_empty_removed(directory, inner)):
                     has_moved |= _is_moved(directory, inner, top)
         os.rmdir(name, dir_fd=top)
         return True
@@ -60,6 +60,14 @@ def _is_unlinked(directory: int, name: str) -> bool:
     try:
         os.unlink(name, dir_fd=directory)
     except OSError:  # a directory, or not to be removed
+        return False
+    return True
+
+
+def _is_empty_removed(directory: int, name: str) -> bool:
+    try:
+        os.rmdir(name, dir_fd=directory)
+    except OSError:
         return False
     return True
 

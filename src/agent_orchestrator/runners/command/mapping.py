@@ -35,7 +35,7 @@ from attrs import define, evolve, field, frozen
 
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
-from agent_orchestrator.domain.model import FAILURE_CODES
+from agent_orchestrator.domain.model import FAILURE_CODES, is_thread_id
 
 NOTHING: Final = object()
 """What a path that leads nowhere leads to."""
@@ -233,6 +233,8 @@ def _applied(rule: Rule, value: Any, *, is_kept: bool = False) -> Meaning:
     if rule.fail is not None:
         fail = rule.fail.code, message or "the agent reported an error"
     thread = None if rule.thread is None else _text(rule.thread, value)
+    if thread is not None and not is_thread_id(thread):
+        thread = None
     result = None if rule.result is None else _text(rule.result, value)
     usage = {} if rule.usage is None else _usage(rule.usage, value)
     if (
