@@ -148,7 +148,7 @@ async def _figures(
     rounds = effort.of(full=13, quick=7, smoke=1)
     clients = effort.of(full=CLIENTS, quick=CLIENTS, smoke=2)
     readers = effort.of(full=SUBSCRIBERS, quick=SUBSCRIBERS, smoke=4)
-    deltas = effort.of(full=DELTAS, quick=DELTAS, smoke=20)
+    deltas = effort.of(full=DELTAS, quick=DELTAS, smoke=100)
     times = effort.of(full=5, quick=3, smoke=1)
     idle = effort.of(full=50, quick=50, smoke=3)
     async with connect(daemon.url) as client, Direct.opened(codex, env, work) as direct:

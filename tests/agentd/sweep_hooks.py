@@ -19,7 +19,8 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
 
     for name in ("wait_s", "timeout_s"):
         seconds = (case.query or {}).get(name)
-        if isinstance(seconds, (int, float)) and seconds > 0.1:
+        # One that is out of bounds stays: it must be refused.
+        if isinstance(seconds, (int, float)) and 0.1 < seconds <= 86_400:
             case.query[name] = 0.1  # ids are those of things that are there: the answer would wait
 
 
