@@ -20,9 +20,12 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
     with agentd(directory / "idle") as daemon:
         time.sleep(settle_s)  # part of the figure: two seconds after its start
         process = psutil.Process(daemon.pid)
-        # Of the guardian and its keeper, what they do not share with each other.
+        # Of the fork server and its supervisor, what they do not share with each other.
         guards = process.children(recursive=True)
-        check(len(guards) <= 2, "an idle agentd has other processes than its guardian and keeper")
+        check(
+            len(guards) <= 2,
+            "an idle agentd has other processes than its fork server and supervisor",
+        )
         weight = process.memory_info().rss + sum(one.memory_full_info().pss for one in guards)
         weight /= 1024**2
     return [
@@ -39,6 +42,6 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
             bound=90,
             unit="MiB",
             places=1,
-            detail="resident, with its guardian, after 2 s",
+            detail="resident, with its fork server, after 2 s",
         ),
     ]

@@ -26,7 +26,7 @@ _SAMPLE: Final = 20
 """Of the answers: how many are given, to see that the others could be."""
 
 _OTHERS: Final = 10
-"""Processes agentd may have for itself, however many runs are parked: a guardian and keepers."""
+"""Processes agentd may have for itself, however many runs are parked: a fork server and supervisors."""
 
 _AGENT: Final = """\
 echo '{"thread": "t-1"}'
@@ -78,7 +78,7 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
 
 
 def _agents(daemon: psutil.Process) -> list[str]:
-    """Return what agentd has under it, its guardian and its keepers aside, once that is at rest."""
+    """Return what agentd has under it, its fork server and its supervisors aside, once that is at rest."""
     end = time.monotonic() + _PATIENCE_S
     while True:
         found = []

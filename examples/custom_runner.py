@@ -11,12 +11,12 @@ import anyio
 from attrs import frozen
 
 from agent_orchestrator import AgentFailed, Invocation, Outcome, RunContext, open_embedded
-from agent_orchestrator.runners.keepers import Guarded
 from agent_orchestrator.runners.process import agent_process
+from agent_orchestrator.runners.supervisor import UsesForkServer
 
 
 @frozen
-class Shell(Guarded):
+class Shell(UsesForkServer):
     name: str = "sh"
 
     async def run(self, context: RunContext) -> Outcome:

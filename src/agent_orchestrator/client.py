@@ -183,8 +183,8 @@ class Client:
 
     # --- agents that work together -----------------------------------------------------------
 
-    @takes(ops.Spawn)
-    async def spawn(self, options: ops.Spawn) -> ops.SpawnReply:
+    @takes(ops.SpawnArguments)
+    async def spawn(self, options: ops.SpawnArguments) -> ops.SpawnReply:
         """Make a child of a run, or of a session, and give it a task.
 
         The child's outcome is recorded in the parent: a message of source ``child``, and the event
@@ -399,12 +399,12 @@ class Client:
         """
         return await self._call(ops.CHECK_STORE, ops.CheckStore())
 
-    async def examine(self) -> ops.Examination:
+    async def doctor(self) -> ops.DoctorReport:
         """Return what is wrong or dangerous about the daemon, its providers, store and settings.
 
         :raises Forbidden: if the caller is not an administrator.
         """
-        return await self._call(ops.EXAMINE, ops.Examine())
+        return await self._call(ops.DOCTOR, ops.Doctor())
 
     @takes(ops.ListAudit)
     async def list_audit(self, request: ops.ListAudit) -> ops.AuditPage:

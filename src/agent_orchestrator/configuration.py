@@ -11,10 +11,10 @@ import attrs
 
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.model import Approvals
-from agent_orchestrator.encoding import shown_bytes
+from agent_orchestrator.encoding import decode_for_display
 from agent_orchestrator.fields import (
-    MAX_DEPTH,
-    MAX_TREE,
+    MAX_TREE_DEPTH,
+    MAX_TREE_SIZE,
     FieldSpec,
     encoding_problem,
     has_many_digits,
@@ -41,21 +41,21 @@ class TreeLimits:
         default=5,
         kw_only=False,
         minimum=0,
-        maximum=MAX_DEPTH,
+        maximum=MAX_TREE_DEPTH,
     )
     children: int = param(
         "Children of one run that may be at work.",
         default=16,
         kw_only=False,
         minimum=0,
-        maximum=MAX_TREE,
+        maximum=MAX_TREE_SIZE,
     )
     descendants: int = param(
         "Sessions of one tree that may be at work.",
         default=64,
         kw_only=False,
         minimum=0,
-        maximum=MAX_TREE,
+        maximum=MAX_TREE_SIZE,
     )
 
 
@@ -135,7 +135,7 @@ def check_setting(spec: FieldSpec, place: str, value: Any, *, is_secret: bool = 
     """
     if isinstance(value, str) and encoding_problem(value):
         raise ConfigError(
-            f"{place}: is not UTF-8" + ("" if is_secret else f": {shown_bytes(value)}")
+            f"{place}: is not UTF-8" + ("" if is_secret else f": {decode_for_display(value)}")
         )
     if problem := problem_of(spec, value):
         raise ConfigError(f"{place}: {problem}" + ("" if is_secret else _said(value)))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-_MOST_DESCRIPTORS: Final = 1 << 20
+_MAX_DESCRIPTORS: Final = 1 << 20
 """What "no limit" is taken for: what Linux allows by default (``fs.nr_open``)."""
 
 SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE})
@@ -18,7 +18,7 @@ _usual_limit: int | None = None
 def descriptor_limit() -> int:
     """Return how many files this process may have open (the soft limit)."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    return _MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
 def raise_descriptor_limit() -> int:
@@ -41,7 +41,7 @@ def usual_descriptor_limit() -> int:
     return soft if _usual_limit is None else _usual_limit
 
 
-class Sparingly:
+class RateLimitedWarning:
     """Says when a warning that may come again and again is to be logged.
 
     :param seconds: between two of them.

@@ -37,7 +37,7 @@ class DetachedScope(AbstractAsyncContextManager[Value]):
 
     def __init__(self, scope: AbstractAsyncContextManager[Value]) -> None:
         self._scope = scope
-        self._whole = anyio.CancelScope()
+        self._task_scope = anyio.CancelScope()
         self._leave = anyio.Event()
         self._opened = anyio.Event()
         self._ended = anyio.Event()
@@ -55,7 +55,7 @@ class DetachedScope(AbstractAsyncContextManager[Value]):
         try:
             await self._opened.wait()
         except BaseException:
-            self._whole.cancel()
+            self._task_scope.cancel()
             await self._wait_for_end()
             raise
         if self._failure is not None:
@@ -96,7 +96,7 @@ class DetachedScope(AbstractAsyncContextManager[Value]):
 
     async def _run(self) -> None:
         try:
-            with self._whole:
+            with self._task_scope:
                 async with self._scope as self._value:
                     self._opened.set()
                     try:

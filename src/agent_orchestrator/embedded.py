@@ -76,19 +76,19 @@ async def open_embedded(
         **(defaults | settings),
     )
     opened = open_store(fspath(store)) if isinstance(store, str | PathLike) else store
-    scope = DetachedScope(_running(opened, config))
+    scope = DetachedScope(_running_engine(opened, config))
     async with scope as engine:
-        yield Client(_WhileOpen(scope, engine))
+        yield Client(_ScopedTransport(scope, engine))
 
 
 @asynccontextmanager
-async def _running(store: Store, config: EngineConfig) -> AsyncIterator[Orchestrator]:
+async def _running_engine(store: Store, config: EngineConfig) -> AsyncIterator[Orchestrator]:
     async with store, Orchestrator(store, config) as engine:
         yield engine
 
 
 @frozen
-class _WhileOpen:
+class _ScopedTransport:
     """A transport whose calls end with ``Unavailable`` when the engine closes or fails."""
 
     scope: DetachedScope[Orchestrator]
@@ -102,13 +102,13 @@ class _WhileOpen:
         stream = self.engine.subscribe(request)
         entered = await self.scope.call(stream.__aenter__)
         try:
-            yield _WhileOpenStream(self.scope, entered)
+            yield _ScopedSubscription(self.scope, entered)
         finally:
             await stream.__aexit__(None, None, None)
 
 
 @frozen
-class _WhileOpenStream:
+class _ScopedSubscription:
     scope: DetachedScope[Orchestrator]
     stream: Subscription
 
@@ -119,8 +119,8 @@ class _WhileOpenStream:
     async def receive(self) -> Sequence[StreamPart]:
         return await self.scope.call(self.stream.receive)
 
-    async def over(self) -> None:
-        await self.scope.call(self.stream.over)
+    async def wait_revoked(self) -> None:
+        await self.scope.call(self.stream.wait_revoked)
 
 
 def _file(store: str | PathLike[str] | Store) -> Path | None:

@@ -5,7 +5,7 @@ import os
 import sys
 
 
-def shown_bytes(text: str) -> str:
+def decode_for_display(text: str) -> str:
     r"""Return text from the system (decoded as Python does, PEP 383) as valid Unicode.
 
     Bytes that are not UTF-8 are escaped: ``caf\xe9``.

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from agent_orchestrator.processes import birth_of, is_running
+from agent_orchestrator.processes import is_running, process_start_id
 from agent_orchestrator.user_state import (
     UserState,
     make_private_directory,
@@ -22,14 +22,14 @@ from agent_orchestrator.user_state import (
 class Endpoint:
     """A daemon that runs, as it says itself.
 
-    :param pid_birth: what no other process of that pid has: see :func:`birth_of`.
+    :param process_start_id: what no other process of that pid has: see :func:`process_start_id`.
     :param directory: where it was started.
     :param database: the absolute path of its database.
     """
 
     url: str
     pid: int
-    pid_birth: str | None
+    process_start_id: str | None
     directory: str
     database: str
 
@@ -37,10 +37,10 @@ class Endpoint:
 def this_process(url: str, database: Path) -> Endpoint:
     """Return the endpoint of a daemon that is this process."""
     pid = os.getpid()
-    return Endpoint(url, pid, birth_of(pid), str(Path.cwd()), str(database))
+    return Endpoint(url, pid, process_start_id(pid), str(Path.cwd()), str(database))
 
 
-def write(state: UserState, endpoint: Endpoint) -> Path:
+def write_endpoint(state: UserState, endpoint: Endpoint) -> Path:
     """Write a daemon's endpoint file, and note its database as the last that was used.
 
     :return: the file.
@@ -53,7 +53,7 @@ def write(state: UserState, endpoint: Endpoint) -> Path:
     return path
 
 
-def remove(state: UserState, endpoint: Endpoint) -> None:
+def remove_endpoint(state: UserState, endpoint: Endpoint) -> None:
     """Remove the endpoint file of a daemon that ends, unless it is another's by now."""
     path = state.daemons / f"{endpoint.pid}.json"
     if _read(path) == endpoint:
@@ -61,7 +61,7 @@ def remove(state: UserState, endpoint: Endpoint) -> None:
             path.unlink()
 
 
-def running(state: UserState | None) -> list[Endpoint]:
+def running_endpoints(state: UserState | None) -> list[Endpoint]:
     """Return the daemons of this user that run on this machine; remove what those that do not left.
 
     A process that is gone, or another of the same pid, is told by the moment it started in. What a
@@ -70,22 +70,22 @@ def running(state: UserState | None) -> list[Endpoint]:
     found = []
     for path in _files(state):
         endpoint = _read(path)
-        if endpoint is None or endpoint.pid_birth is None:
+        if endpoint is None or endpoint.process_start_id is None:
             continue
-        if is_running(endpoint.pid, endpoint.pid_birth):
+        if is_running(endpoint.pid, endpoint.process_start_id):
             found.append(endpoint)
-        elif _boot(endpoint.pid_birth) == _boot(birth_of(os.getpid())):
+        elif _boot_id(endpoint.process_start_id) == _boot_id(process_start_id(os.getpid())):
             with suppress(OSError):
                 path.unlink()
     return found
 
 
-def last(state: UserState | None) -> Endpoint | None:
+def last_endpoint(state: UserState | None) -> Endpoint | None:
     """Return the daemon that was started last, whether or not it runs."""
     return None if state is None else _read(state.last_daemon)
 
 
-def nearest(endpoints: list[Endpoint], directory: Path) -> Endpoint | None:
+def endpoint_for(endpoints: list[Endpoint], directory: Path) -> Endpoint | None:
     """Return the daemon that somebody in a directory means: the only one, or that of the directory.
 
     Of several it is the one whose directory holds this one most closely; None where none does, or
@@ -107,8 +107,8 @@ def _files(state: UserState | None) -> Iterator[Path]:
             yield from sorted(state.daemons.glob("*.json"))
 
 
-def _boot(birth: str | None) -> str | None:
-    return None if birth is None else birth.partition("/")[0]
+def _boot_id(start_id: str | None) -> str | None:
+    return None if start_id is None else start_id.partition("/")[0]
 
 
 def _text(endpoint: Endpoint) -> bytes:

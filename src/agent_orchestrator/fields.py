@@ -44,10 +44,10 @@ PATH_PATTERN = r"/[^\0]*"
 """An absolute path on the daemon's machine."""
 
 MAX_INTEGER = 2**63 - 1
-MAX_DEPTH = 100
+MAX_TREE_DEPTH = 100
 """Generations of children a limit may be set to."""
 
-MAX_TREE = 10_000
+MAX_TREE_SIZE = 10_000
 """Sessions of a tree a limit may be set to."""
 
 MAX_METADATA = 65_536
@@ -65,10 +65,10 @@ MAX_OPTION = 1_000
 MAX_DIGITS = 100
 """Digits of an integer within an object."""
 
-MAX_NAMED = 20
+MAX_NAMED_PROBLEMS = 20
 """Unknown fields that an error names one by one."""
 
-MAX_SHOWN = 100
+MAX_SHOWN_NAME = 100
 """Characters of an unknown name that an error shows."""
 
 Place = Literal["path", "query", "body"]
@@ -352,15 +352,15 @@ def problems(command: type, values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _unknown(names: Sequence[str]) -> dict[str, str]:
-    found = {shown(name): NOT_A_FIELD for name in names[:MAX_NAMED]}
-    if more := names[MAX_NAMED:]:
+    found = {shown(name): NOT_A_FIELD for name in names[:MAX_NAMED_PROBLEMS]}
+    if more := names[MAX_NAMED_PROBLEMS:]:
         found[shown(more[0])] = f"{NOT_A_FIELD}, nor are {len(more) - 1:,} others"
     return found
 
 
 def shown(name: str) -> str:
     """Return how an error shows a name that somebody else chose: short, and always valid Unicode."""
-    short = name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
+    short = name if len(name) <= MAX_SHOWN_NAME else f"{name[:MAX_SHOWN_NAME]}…"
     return short.encode(errors="backslashreplace").decode()
 
 
@@ -473,10 +473,10 @@ def _plain(number: float) -> str:
     return f"{number:,.0f}" if number == int(number) else f"{number:g}"
 
 
-_MAX_DEPTH = 64
+_MAX_JSON_DEPTH = 64
 
 
-_ANY = Limits()
+_NO_LIMITS = Limits()
 
 _Node = tuple[Any, str | int, "_Node | None", int]
 """A value within an object, its key or place, what holds it, and how deep it is."""
@@ -500,8 +500,8 @@ def _object_problem(value: Mapping[str, Any], budget: int) -> _Problem | None:
     while pending:
         node = pending.pop()
         entry, _, _, depth = node
-        if depth > _MAX_DEPTH:
-            return "", f"must not be nested deeper than {_MAX_DEPTH}"
+        if depth > _MAX_JSON_DEPTH:
+            return "", f"must not be nested deeper than {_MAX_JSON_DEPTH}"
         if isinstance(entry, Mapping):
             size += 2
             for key, part in entry.items():
@@ -530,7 +530,7 @@ def _leaf_problem(value: Any) -> str | None:
     if isinstance(value, int):
         return f"must have at most {MAX_DIGITS} digits" if has_many_digits(value) else None
     if isinstance(value, float):
-        return _number_problem(_ANY, value)
+        return _number_problem(_NO_LIMITS, value)
     return None if value is None else f"is a {type(value).__name__}, which JSON cannot say"
 
 
@@ -540,13 +540,13 @@ def _leaf_size(value: Any) -> int:
     return 2 + (_digits(value) if isinstance(value, int) else 0)
 
 
-_BEYOND: int = 10**MAX_DIGITS
-_FEW_BITS = _BEYOND.bit_length() - 1
+_DIGIT_BOUND: int = 10**MAX_DIGITS
+_SAFE_BITS = _DIGIT_BOUND.bit_length() - 1
 
 
 def has_many_digits(value: int) -> bool:
     """Tell whether an integer has more than :data:`MAX_DIGITS` digits."""
-    return value.bit_length() > _FEW_BITS and abs(value) >= _BEYOND
+    return value.bit_length() > _SAFE_BITS and abs(value) >= _DIGIT_BOUND
 
 
 def _digits(value: int) -> int:

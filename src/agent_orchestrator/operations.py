@@ -21,11 +21,11 @@ from agent_orchestrator.domain.model import (
     Decision,
     Event,
     Message,
+    MessageRole,
     NotifyParent,
     Request,
     RequestKind,
     RequestStatus,
-    Role,
     Run,
     Sandbox,
     Session,
@@ -33,14 +33,14 @@ from agent_orchestrator.domain.model import (
 )
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.fields import (
-    MAX_DEPTH,
     MAX_INTEGER,
     MAX_NAME,
     MAX_OPTION,
     MAX_OPTIONS,
     MAX_PATH,
     MAX_TEXT,
-    MAX_TREE,
+    MAX_TREE_DEPTH,
+    MAX_TREE_SIZE,
     PATH_PATTERN,
     command,
     identifier,
@@ -105,20 +105,20 @@ class SessionLimits:
         "Maximum depth of descendants. Cannot exceed the inherited limit.",
         default=None,
         minimum=0,
-        maximum=MAX_DEPTH,
+        maximum=MAX_TREE_DEPTH,
     )
     max_children: int | None = param(
         "Maximum number of active children of one run, here and below. Cannot exceed the inherited "
         "limit.",
         default=None,
         minimum=0,
-        maximum=MAX_TREE,
+        maximum=MAX_TREE_SIZE,
     )
     max_descendants: int | None = param(
         "Maximum number of active descendants. Cannot exceed the inherited limit.",
         default=None,
         minimum=0,
-        maximum=MAX_TREE,
+        maximum=MAX_TREE_SIZE,
     )
 
 
@@ -410,7 +410,7 @@ class SetAccess(Keyed, OfSession):
 class SendMessage(
     BusyOption, ConfinementOptions, ModelOptions, ImageOptions, Keyed, Text, OfSession
 ):
-    role: Role = param("Who is speaking; only `user` makes a run.", default="user")
+    role: MessageRole = param("Who is speaking; only `user` makes a run.", default="user")
     provider: str | None = optional_name("The provider for this message only.")
 
 
@@ -430,7 +430,7 @@ class SpawnFromRun(SpawnOptions, OfRun):
 
 
 @command
-class Spawn(SpawnOptions):
+class SpawnArguments(SpawnOptions):
     """A child of a run or of a session, as the client's method has it."""
 
     run_id: str | None = optional_identifier("The run that spawns.")
@@ -584,7 +584,7 @@ class GetStatus:
 
 
 @command
-class Examine:
+class Doctor:
     pass
 
 
@@ -922,7 +922,7 @@ class ProviderStatus:
     reason: str | None
     version: str | None
     default: bool = False
-    means: str | None = None
+    mode: str | None = None
     """In which way its agents are run, where its runner has several: `codex-app-server` or `codex-exec`."""
 
 
@@ -963,7 +963,7 @@ class DaemonStatus:
     problems: tuple[Problem, ...]
     runs: tuple[ProviderRuns, ...] = ()
     """The same counts by provider, where there are any."""
-    pid_birth: str | None = None
+    process_start_id: str | None = None
     """When the process started: the machine's boot and the clock tick after it. No other process has
     this and the pid."""
 
@@ -1005,7 +1005,7 @@ class Finding:
 
 
 @frozen
-class Examination:
+class DoctorReport:
     """What an administrator should know, and whether nothing of it is an error."""
 
     ok: bool
@@ -1283,12 +1283,12 @@ CHECK_STORE: Final = Operation(
     scope="admin",
     takes_long=True,
 )
-EXAMINE: Final = Operation(
-    "examine",
+DOCTOR: Final = Operation(
+    "doctor",
     "GET",
     "/daemon/doctor",
-    Examine,
-    Examination,
+    Doctor,
+    DoctorReport,
     "Tell what is wrong or dangerous about the daemon, its providers, store and settings.",
     scope="admin",
 )
@@ -1361,7 +1361,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     STATUS,
     BACK_UP,
     CHECK_STORE,
-    EXAMINE,
+    DOCTOR,
     CREATE_TOKEN,
     LIST_TOKENS,
     REVOKE_TOKEN,

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar, runtim
 
 from attrs import frozen
 
-from agent_orchestrator.domain.access import EVERYTHING, Grant, Principal, Reach, Role
+from agent_orchestrator.domain.access import EVERYTHING, Grant, GrantRole, Principal, Visibility
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.lifecycle import RunStatus
@@ -58,12 +58,12 @@ class Clock(Protocol):
 
 # --- store ----------------------------------------------------------------------------------
 
-_FORGOTTEN: Final = 64
-_SIZE_OF_ONE: Final = 16 * 2**10
+_DELETED_RECORDS: Final = 64
+_SIZE_PER_RECORD: Final = 16 * 2**10
 
 
-def most_forgotten(size: int) -> int:
-    """Return how many records :meth:`Transaction.remember` deletes at most.
+def max_deleted_records(size: int) -> int:
+    """Return how many records :meth:`Transaction.add_record` deletes at most.
 
     It is 64, and one for each 16 KiB of the new answer. One long answer can outweigh 100,000 short
     ones, and deleting all of these at once would hold up every other change. With each 16 KiB that are
@@ -71,7 +71,7 @@ def most_forgotten(size: int) -> int:
 
     :param size: bytes of the new answer in UTF-8.
     """
-    return _FORGOTTEN + size // _SIZE_OF_ONE
+    return _DELETED_RECORDS + size // _SIZE_PER_RECORD
 
 
 @frozen
@@ -119,7 +119,7 @@ class View(Protocol):
     def sessions(
         self,
         *,
-        within: Reach = EVERYTHING,
+        within: Visibility = EVERYTHING,
         status: str | None = None,
         parent_session_id: str | None = None,
         after: str | None = None,
@@ -160,7 +160,7 @@ class View(Protocol):
     def runs(
         self,
         *,
-        within: Reach = EVERYTHING,
+        within: Visibility = EVERYTHING,
         session_id: str | None = None,
         status: RunStatus | None = None,
         after: str | None = None,
@@ -180,7 +180,7 @@ class View(Protocol):
 
     def run_count(self, session_id: str) -> int: ...
 
-    def child_count(self, session_id: str, within: Reach = EVERYTHING) -> int: ...
+    def child_count(self, session_id: str, within: Visibility = EVERYTHING) -> int: ...
 
     def active_run(self, session_id: str) -> Run | None:
         """Return the session's run that is running or waiting."""
@@ -191,7 +191,7 @@ class View(Protocol):
     def requests(
         self,
         *,
-        within: Reach = EVERYTHING,
+        within: Visibility = EVERYTHING,
         status: str | None = None,
         session_id: str | None = None,
         root_session_id: str | None = None,
@@ -218,17 +218,17 @@ class View(Protocol):
         """
         ...
 
-    def due_requests(self, now: datetime, limit: int) -> list[Request]:
+    def expired_requests(self, now: datetime, limit: int) -> list[Request]:
         """Return pending requests whose time was up at ``now``, the first to expire first."""
         ...
 
-    def unanswered_requests(self, now: datetime, limit: int) -> list[Request]:
-        """Return pending requests whose parent has had its time (``people_at``) at ``now``, the
+    def requests_to_escalate(self, now: datetime, limit: int) -> list[Request]:
+        """Return pending requests whose parent has had its time (``human_at``) at ``now``, the
         first of them first.
         """
         ...
 
-    def expiring_requests(self, now: datetime, limit: int) -> list[Request]:
+    def requests_to_warn(self, now: datetime, limit: int) -> list[Request]:
         """Return pending requests of which it is time to warn (``warn_at``) at ``now`` and which did
         not (``warned``), the first of them first.
         """
@@ -312,7 +312,7 @@ class View(Protocol):
         after: str | None,
         until: str | None = None,
         sessions: Sequence[str] = (),
-        within: Reach = EVERYTHING,
+        within: Visibility = EVERYTHING,
         limit: int,
         size: int | None = None,
     ) -> list[StreamItem]:
@@ -365,7 +365,7 @@ class View(Protocol):
         """Return what others than its owner may do with a session, by their names."""
         ...
 
-    def role(self, session_id: str, principal: str) -> Role | None:
+    def role(self, session_id: str, principal: str) -> GrantRole | None:
         """Return what is granted to one of them."""
         ...
 
@@ -410,14 +410,14 @@ class Transaction(View, Protocol):
 
     def put_message(self, message: Message) -> None: ...
 
-    def keep_image(self, message_id: str, digest: str, data: bytes) -> None:
+    def add_image(self, message_id: str, digest: str, data: bytes) -> None:
         """Keep an image for a message. The bytes of one digest are kept once, for all messages.
 
         :param digest: SHA-256 of the bytes, in hexadecimal.
         """
         ...
 
-    def drop_images(self, message_id: str) -> None:
+    def remove_images(self, message_id: str) -> None:
         """Keep no image for a message any more; what no other message needs is deleted."""
         ...
 
@@ -474,10 +474,10 @@ class Transaction(View, Protocol):
         """Delete a token, if it is there."""
         ...
 
-    def remember(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
+    def add_record(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
         """Add a record, and delete the oldest of the same caller that are too many beside it.
 
-        At most :func:`most_forgotten` of them are deleted. Where more are due, the next records of the
+        At most :func:`max_deleted_records` of them are deleted. Where more are due, the next records of the
         caller delete the rest: until then its answers may have more bytes than ``most_size``.
 
         :param most: records of a caller that are kept.
@@ -487,14 +487,14 @@ class Transaction(View, Protocol):
         """
         ...
 
-    def forget_records(self, *, before: datetime, limit: int) -> int:
+    def delete_records(self, *, before: datetime, limit: int) -> int:
         """Delete those of the first ``limit`` records that were made before a moment.
 
         :return: how many were deleted; 0 when there are no more.
         """
         ...
 
-    def forget_records_of(self, caller: str, *, limit: int) -> int:
+    def delete_records_of(self, caller: str, *, limit: int) -> int:
         """Delete the oldest records of a caller.
 
         :return: how many were deleted; fewer than ``limit`` when none is left.
@@ -527,7 +527,7 @@ class Transactions(Protocol):
         """
         ...
 
-    async def read(self, look: Callable[[View], T]) -> T:
+    async def read(self, query: Callable[[View], T]) -> T:
         """Run a function of a consistent view. Keep it short: at most 500 rows."""
         ...
 
@@ -591,12 +591,12 @@ class Maintaining(Protocol):
         ...
 
 
-MARK_VARIABLE: Final = "AGENT_ORCHESTRATOR_MARK"
+TAG_VARIABLE: Final = "AGENT_ORCHESTRATOR_TAG"
 """The variable in :attr:`RunContext.env` whose value only this attempt's processes have: by it a
 runner finds, at the end, whatever left its process group."""
 
 RUN_VARIABLES: Final = frozenset(
-    {"AGENTCTL_RUN_ID", "AGENTCTL_SESSION_ID", "AGENTCTL_AUTH_TOKEN", MARK_VARIABLE}
+    {"AGENTCTL_RUN_ID", "AGENTCTL_SESSION_ID", "AGENTCTL_AUTH_TOKEN", TAG_VARIABLE}
 )
 """The variables in :attr:`RunContext.env` that differ between the runs of a provider. A process that
 serves several runs must not have them."""
@@ -623,13 +623,13 @@ class Outcome:
 class Availability:
     """Whether a runner could start an agent now, and if not, why.
 
-    :param means: in which way, for a runner that has several.
+    :param mode: in which way, for a runner that has several.
     """
 
     available: bool
     reason: str | None = None
     version: str | None = None
-    means: str | None = None
+    mode: str | None = None
 
 
 @frozen
@@ -785,11 +785,11 @@ class RunContext(Protocol):
         """Keep the end of what the agent wrote on stderr, for diagnosis."""
         ...
 
-    def heard(self) -> None:
+    def touch(self) -> None:
         """Note that the agent shows life, though what it said is no event yet: half a line, say."""
         ...
 
-    async def out_of_patience(self) -> None:
+    async def stop_deadline(self) -> None:
         """Return when an agent that is being stopped is to be ended without asking any further: the
         engine is about to stop, and will not wait for however long its agents may be given.
         """
@@ -998,7 +998,7 @@ class Subscription(Protocol):
         """
         ...
 
-    async def over(self) -> None:
+    async def wait_revoked(self) -> None:
         """Wait until the reader may not go on: for who serves one that does not take what it is sent.
 
         :raises OrchestratorError: then. It never returns.

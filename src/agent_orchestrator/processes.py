@@ -30,7 +30,7 @@ class Process:
     """Clock ticks since the machine started."""
 
 
-def birth_of(pid: int) -> str | None:
+def process_start_id(pid: int) -> str | None:
     """Return what, together with its pid, no other process has or ever had: the machine's boot and
     the clock tick after it in which the process started. None if there is no such process.
 
@@ -41,17 +41,17 @@ def birth_of(pid: int) -> str | None:
     except OSError:
         return None
     # pid (name) state ppid …; the name may hold anything (proc_pid_stat(5): starttime is field 22)
-    return birth(int(text[text.rindex(b")") + 2 :].split()[19]))
+    return start_id(int(text[text.rindex(b")") + 2 :].split()[19]))
 
 
-def is_running(pid: int, birth: str | None) -> bool:
+def is_running(pid: int, start_id: str | None) -> bool:
     """Return whether that very process runs; one that has ended and is not reaped yet does not."""
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return False
     state = text[text.rindex(b")") + 2 :][:1]
-    return birth is not None and birth_of(pid) == birth and state not in (b"Z", b"X")
+    return start_id is not None and process_start_id(pid) == start_id and state not in (b"Z", b"X")
 
 
 def flock_holder(device: int, inode: int) -> str | None:
@@ -69,7 +69,7 @@ def flock_holder(device: int, inode: int) -> str | None:
     return None
 
 
-def birth(ticks: int) -> str | None:
+def start_id(ticks: int) -> str | None:
     """Return the same for a process that started so many clock ticks after the machine did."""
     try:
         return f"{_BOOT_ID.read_text().strip()}/{ticks}"

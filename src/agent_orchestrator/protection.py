@@ -42,7 +42,7 @@ class Protection:
             kept, hidden = _database(database)
             read_only += kept
             secret += hidden
-        return ProtectedPaths(tuple(_real(read_only)), tuple(_real(secret)))
+        return ProtectedPaths(tuple(_resolved(read_only)), tuple(_resolved(secret)))
 
 
 def _exists(path: Path) -> bool:
@@ -61,7 +61,7 @@ def _database(path: Path) -> tuple[list[Path], list[Path]]:
     ], hidden
 
 
-def _real(paths: list[Path]) -> Iterator[str]:
+def _resolved(paths: list[Path]) -> Iterator[str]:
     """Return paths without symbolic links: a sandbox cannot keep what a link leads to by its name."""
     for path in dict.fromkeys(os.path.realpath(path) for path in paths):
         if os.path.isdir(os.path.dirname(path)):  # noqa: PTH112, PTH120 - a path of any bytes

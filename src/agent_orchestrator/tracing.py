@@ -33,10 +33,10 @@ from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Run, Session, Usage
 
-REMEMBERED: Final = 10_000
+MAX_REMEMBERED: Final = 10_000
 """Runs whose place in a trace is kept for children and attempts that come later."""
 
-_USED: Final = {
+_USAGE_NAMES: Final = {
     "input_tokens": "gen_ai.usage.input_tokens",
     "cached_input_tokens": "gen_ai.usage.cache_read.input_tokens",
     "output_tokens": "gen_ai.usage.output_tokens",
@@ -93,7 +93,7 @@ class Tracing:
         self._attempts[run.id, run.attempt] = _Attempt(span)
         self._places[run.id] = span.get_span_context()
         self._places.move_to_end(run.id)
-        if len(self._places) > REMEMBERED:
+        if len(self._places) > MAX_REMEMBERED:
             self._places.popitem(last=False)
 
     def emitted(self, run: Run, event_type: str, data: Mapping[str, Any]) -> None:
@@ -146,15 +146,15 @@ class Tracing:
                 maker = self._makers.get(left.provider, left.provider)
                 span.set_attribute("gen_ai.provider.name", maker)
             if left.usage is not None:
-                span.set_attributes(_used(left.usage))
+                span.set_attributes(_usage_attributes(left.usage))
             if left.status is RunStatus.FAILED and left.error is not None:
                 span.set_attribute("error.type", left.error.code)
                 span.set_status(Status(StatusCode.ERROR, left.error.code))
         span.end()
 
 
-def _used(usage: Usage) -> dict[str, int | float]:
-    values = {name: getattr(usage, field) for field, name in _USED.items()}
+def _usage_attributes(usage: Usage) -> dict[str, int | float]:
+    values = {name: getattr(usage, field) for field, name in _USAGE_NAMES.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 

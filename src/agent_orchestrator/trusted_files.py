@@ -54,7 +54,7 @@ def found_file(path: Path) -> FoundFile:
     return FoundFile(absolute, content)
 
 
-def says_nothing(found: FoundFile) -> bool:
+def is_blank(found: FoundFile) -> bool:
     """Return whether a TOML file holds blank lines and comments only, so that it sets nothing."""
     lines = (line.strip() for line in found.content.splitlines())
     return all(not line or line.startswith(b"#") for line in lines)

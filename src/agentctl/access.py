@@ -8,11 +8,11 @@ from agent_orchestrator.domain.audit import DONE, AuditEntry
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations import NewToken
 from agentctl.tables import Cell, Column, card, table
-from agentctl.terminal import Look, one_line
+from agentctl.terminal import Style, one_line
 from agentctl.times import ago, local
 
 
-def audit_table(entries: Sequence[AuditEntry], look: Look) -> list[str]:
+def audit_table(entries: Sequence[AuditEntry], style: Style) -> list[str]:
     columns = [
         Column("SEQ", align="right"),
         Column("WHEN"),
@@ -36,14 +36,14 @@ def audit_table(entries: Sequence[AuditEntry], look: Look) -> list[str]:
         ]
         for entry in entries
     ]
-    return table(columns, rows, look) or ["nothing on record"]
+    return table(columns, rows, style) or ["nothing on record"]
 
 
-def token_card(made: NewToken, look: Look) -> list[str]:
+def token_card(made: NewToken, style: Style) -> list[str]:
     token = made.token
     ends = None if token.expires_at is None else f"{local(token.expires_at):%Y-%m-%d %H:%M:%S}"
     return card(
-        f"{look.paint('token', 'dim')} {look.paint(token.id, 'bold')}",
+        f"{style.paint('token', 'dim')} {style.paint(token.id, 'bold')}",
         [
             ("name", one_line(token.name)),
             ("stands for", one_line(token.principal)),
@@ -52,11 +52,11 @@ def token_card(made: NewToken, look: Look) -> list[str]:
             ("secret", Cell(made.secret, ("bold",))),
             ("", "shown this once: keep it where AGENTCTL_AUTH_TOKEN is set from"),
         ],
-        look,
+        style,
     )
 
 
-def token_table(tokens: Sequence[AccessToken], look: Look, now: datetime) -> list[str]:
+def token_table(tokens: Sequence[AccessToken], style: Style, now: datetime) -> list[str]:
     columns = [
         Column("TOKEN"),
         Column("STATE"),
@@ -76,13 +76,13 @@ def token_table(tokens: Sequence[AccessToken], look: Look, now: datetime) -> lis
         ]
         for token in tokens
     ]
-    return table(columns, rows, look) or ["no tokens"]
+    return table(columns, rows, style) or ["no tokens"]
 
 
-def grant_table(grants: Sequence[Grant], look: Look) -> list[str]:
+def grant_table(grants: Sequence[Grant], style: Style) -> list[str]:
     columns = [Column("ROLE"), Column("PRINCIPAL", flexible=True)]
     rows: list[list[str | Cell]] = [[grant.role, one_line(grant.principal)] for grant in grants]
-    return table(columns, rows, look) or ["shared with nobody"]
+    return table(columns, rows, style) or ["shared with nobody"]
 
 
 def _state(token: AccessToken, now: datetime) -> Cell:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agentctl.failures import usage
+from agentctl.failures import usage_failure
 from agentctl.options import given
 from agentctl.output import Output
-from agentctl.settings import Format, InvalidSetting, Settings, resolve
+from agentctl.settings import CallSettings, Format, InvalidSetting, resolve
 
 if TYPE_CHECKING:
-    from agentctl.connection import Connection
+    from agentctl.connection import DaemonConnection
 
 
 def here() -> Path:
@@ -23,7 +23,7 @@ def here() -> Path:
     try:
         return Path.cwd()
     except FileNotFoundError:
-        raise usage(
+        raise usage_failure(
             "the directory you are in is not there any more: change to another one"
         ) from None
 
@@ -31,7 +31,7 @@ def here() -> Path:
 class Call:
     """One call of agentctl."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: CallSettings) -> None:
         self.settings = settings
         self.output = Output(settings)
 
@@ -46,9 +46,9 @@ class Call:
             chosen = given(click.get_current_context())
             return cls(resolve(chosen, default_format=default_format))
         except InvalidSetting as error:
-            raise usage(str(error)) from None
+            raise usage_failure(str(error)) from None
 
-    def run(self, body: "Callable[[Connection], Awaitable[int | None]]") -> None:
+    def run(self, body: "Callable[[DaemonConnection], Awaitable[int | None]]") -> None:
         """Connect, run the body and end with its exit code."""
         from agentctl.connection import run
 

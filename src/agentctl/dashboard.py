@@ -10,10 +10,10 @@ from agent_orchestrator.domain.model import Request, Run, Session
 from agent_orchestrator.operations import DaemonStatus
 from agentctl.questions import expires_soon, request_card, request_table
 from agentctl.tables import Cell, Column, table
-from agentctl.terminal import Look, one_line, truncated
+from agentctl.terminal import Style, one_line, truncated
 from agentctl.times import elapsed, local
 
-LOOK_FIRST_S: Final = 0.5
+MIN_VIEW_S: Final = 0.5
 """Seconds a request must have been in view before a key answers it: a list that moves under the
 finger must not have the wrong one approved."""
 
@@ -27,7 +27,7 @@ _HEALTH: Final = {"ok": "green", "degraded": "yellow", "draining": "yellow", "un
 
 
 @define
-class Answer:
+class KeyAnswer:
     """What a key asked for: a request's answer."""
 
     request: Request
@@ -44,12 +44,12 @@ class Dashboard:
 
     url: str
     status: DaemonStatus | None = None
-    is_away: bool = False
+    is_unreachable: bool = False
     """Whether the daemon went away, and ``status`` is what it said before."""
     runs: Sequence[Run] = ()
     requests: Sequence[Request] = ()
     sessions: dict[str, Session] = field(factory=dict)
-    doing: dict[str, str] = field(factory=dict)
+    activities: dict[str, str] = field(factory=dict)
     """By run, what its agent said or did last."""
     notice: str = ""
     """What went wrong, or was done."""
@@ -77,16 +77,16 @@ class Dashboard:
             self.select(known[0] if known else None)
 
     @property
-    def chosen(self) -> Request | None:
+    def selected_request(self) -> Request | None:
         """The request in view."""
         return next((one for one in self.requests if one.id == self.selected), None)
 
     # --- keys ---------------------------------------------------------------------------------
 
-    def press(self, key: str, now: float) -> Answer | None:
+    def handle_key(self, key: str, now: float) -> KeyAnswer | None:
         """Take a key; return what it answers, if anything.
 
-        :param now: a clock in seconds, the same as :meth:`picture` is given.
+        :param now: a clock in seconds, the same as :meth:`render` is given.
         """
         if self.typing is not None:
             return self._type(key)
@@ -95,8 +95,8 @@ class Dashboard:
         elif key in ("page down", " ", "page up"):
             step = -self._page if key == "page up" else self._page
             self.scroll = max(self.scroll + step, 0)
-        elif key in ("a", "d", "r") and self.chosen is not None:
-            return self._decide(key, self.chosen, now)
+        elif key in ("a", "d", "r") and self.selected_request is not None:
+            return self._decide(key, self.selected_request, now)
         return None
 
     def _move(self, step: int) -> None:
@@ -105,12 +105,12 @@ class Dashboard:
             place = known.index(self.selected) if self.selected in known else 0
             self.select(known[min(max(place + step, 0), len(known) - 1)])
 
-    def _decide(self, key: str, request: Request, now: float) -> Answer | None:
-        if not self._in_view_at or now - self._in_view_at < LOOK_FIRST_S:
+    def _decide(self, key: str, request: Request, now: float) -> KeyAnswer | None:
+        if not self._in_view_at or now - self._in_view_at < MIN_VIEW_S:
             self.notice = "it has only just come: read it first"
             return None
         if key == "d":
-            return Answer(request, "deny")
+            return KeyAnswer(request, "deny")
         if not self._read:
             self.notice = "there is more of it: space shows the rest"
             return None
@@ -123,49 +123,49 @@ class Dashboard:
         if request.kind == "input_request":
             self.notice = "it wants an answer in words: r"
             return None
-        return Answer(request, "approve")
+        return KeyAnswer(request, "approve")
 
-    def _type(self, key: str) -> Answer | None:
+    def _type(self, key: str) -> KeyAnswer | None:
         assert self.typing is not None
         if key == "escape":
             self.typing = None
         elif key == "erase":
             self.typing = self.typing[:-1]
-        elif key == "enter" and self.typing.strip() and self.chosen is not None:
+        elif key == "enter" and self.typing.strip() and self.selected_request is not None:
             text, self.typing = self.typing, None
-            return Answer(self.chosen, "answer", text)
+            return KeyAnswer(self.selected_request, "answer", text)
         elif len(key) == 1 and key.isprintable():
             self.typing += key
         return None
 
     # --- the picture --------------------------------------------------------------------------
 
-    def picture(self, look: Look, rows: int, moment: datetime, now: float) -> list[str]:
+    def render(self, style: Style, rows: int, moment: datetime, now: float) -> list[str]:
         """Return the lines of it, no more than ``rows``.
 
         :param moment: the time of day.
         """
-        columns = look.columns or 100
-        lines = self._head(look, moment)
-        bottom = [look.paint(truncated(self._foot(look), columns), "dim")]
+        columns = style.columns or 100
+        lines = self._head(style, moment)
+        bottom = [style.paint(truncated(self._foot(style), columns), "dim")]
         if self.notice:
-            bottom.insert(0, look.paint(truncated(one_line(self.notice), columns), "yellow"))
+            bottom.insert(0, style.paint(truncated(one_line(self.notice), columns), "yellow"))
         room = rows - len(lines) - len(bottom)
-        asked = self._requests(look, max(room // 2, room - len(self.runs) - 3), moment, now)
-        lines += self._runs(look, room - len(asked), moment)
+        asked = self._requests(style, max(room // 2, room - len(self.runs) - 3), moment, now)
+        lines += self._runs(style, room - len(asked), moment)
         lines += [""] * (room - len(lines) - len(asked) + rows - room - len(bottom))
         return [*lines, *asked, *bottom][:rows]
 
-    def _head(self, look: Look, moment: datetime) -> list[str]:
+    def _head(self, style: Style, moment: datetime) -> list[str]:
         status, time = self.status, f"{local(moment):%H:%M:%S}"
         if status is None:
             return [f"agentd at {one_line(self.url)}  {time}", ""]
         by_status = {name: sum(run.status == name for run in self.runs) for name in _ORDER}
         soon = sum(expires_soon(request, moment) for request in self.requests)
         busy = min(by_status["running"], status.max_concurrency)
-        state = "unreachable" if self.is_away else status.daemon_health
-        health = look.paint(state, _HEALTH[state], "bold")
-        dot = look.symbol(" · ", ", ")
+        state = "unreachable" if self.is_unreachable else status.daemon_health
+        health = style.paint(state, _HEALTH[state], "bold")
+        dot = style.symbol(" · ", ", ")
         counts = dot.join(
             [
                 f"{busy} of {status.alive_workers} workers busy",
@@ -175,16 +175,16 @@ class Dashboard:
             ]
         )
         problems = [
-            look.paint(truncated(one_line(one.message), look.columns or 100), "yellow")
+            style.paint(truncated(one_line(one.message), style.columns or 100), "yellow")
             for one in status.problems[:2]
         ]
         return [f"agentd {status.version} {health}{dot}{counts}{dot}{time}", *problems, ""]
 
-    def _runs(self, look: Look, room: int, moment: datetime) -> list[str]:
+    def _runs(self, style: Style, room: int, moment: datetime) -> list[str]:
         if room < 2:
             return []
         if self.status is None:
-            return [look.paint(look.symbol("connecting …", "connecting ..."), "dim"), ""]
+            return [style.paint(style.symbol("connecting …", "connecting ..."), "dim"), ""]
         ordered = sorted(self.runs, key=lambda run: (_ORDER.get(run.status, 3), run.id))
         more = len(ordered) - (room - 2)
         shown = ordered if more <= 0 else ordered[: max(room - 3, 0)]
@@ -203,32 +203,34 @@ class Dashboard:
                 one_line(run.provider),
                 _since(run, moment),
                 self._name(run.session_id),
-                one_line(self.doing.get(run.id, "")),
+                one_line(self.activities.get(run.id, "")),
             ]
             for run in shown
         ]
-        lines = table(columns, rows, look) or [look.paint("nothing runs and nothing waits", "dim")]
+        lines = table(columns, rows, style) or [
+            style.paint("nothing runs and nothing waits", "dim")
+        ]
         if more > 0:
-            lines.append(look.paint(f"and {len(ordered) - len(shown)} more", "dim"))
+            lines.append(style.paint(f"and {len(ordered) - len(shown)} more", "dim"))
         return [*lines, ""]
 
     def _name(self, session_id: str) -> str:
         session = self.sessions.get(session_id)
         return one_line(session.title) if session is not None and session.title else session_id
 
-    def _requests(self, look: Look, room: int, moment: datetime, now: float) -> list[str]:
+    def _requests(self, style: Style, room: int, moment: datetime, now: float) -> list[str]:
         if not self.requests or room < 4:
             return []
-        lines = request_table(self.requests, look, moment)
+        lines = request_table(self.requests, style, moment)
         place = next((n for n, one in enumerate(self.requests) if one.id == self.selected), 0)
         listed = max(min(len(self.requests), room // 3), 1)
         first = max(min(place - listed // 2, len(self.requests) - listed), 0)
-        mark, rest = look.paint(look.symbol("▸", ">"), "yellow", "bold"), lines[1:]
+        mark, rest = style.paint(style.symbol("▸", ">"), "yellow", "bold"), lines[1:]
         head = [f"{mark if n == place else ' '} {rest[n]}" for n in range(first, first + listed)]
-        chosen = self.chosen
+        chosen = self.selected_request
         if chosen is None:
             return [*head, ""]
-        question, about = _question(chosen, look, moment)
+        question, about = _question(chosen, style, moment)
         card = [f"  {line}" for line in [*question, "", *about]]
         space = room - len(head) - 2
         self.scroll = min(self.scroll, max(len(card) - space, 0))
@@ -238,24 +240,24 @@ class Dashboard:
         if self.scroll + space >= len(question):
             self._read = True
         left = len(card) - self.scroll - len(seen)
-        tail = look.paint(f"  {left} more lines: space", "yellow") if left > 0 else ""
+        tail = style.paint(f"  {left} more lines: space", "yellow") if left > 0 else ""
         return [*head, "", *seen, tail]
 
-    def _foot(self, look: Look) -> str:
+    def _foot(self, style: Style) -> str:
         if self.typing is not None:
             return f"answer (enter sends, escape does not): {self.typing}_"
-        dot = look.symbol(" · ", ", ")
+        dot = style.symbol(" · ", ", ")
         keys = ["q quits"]
-        chosen = self.chosen
+        chosen = self.selected_request
         if chosen is not None:
             answer = "r answers" if chosen.kind == "input_request" else "a approves"
             keys = ["up and down choose", answer, "d denies", *keys]
         return dot.join(keys)
 
 
-def _question(request: Request, look: Look, moment: datetime) -> tuple[list[str], list[str]]:
+def _question(request: Request, style: Style, moment: datetime) -> tuple[list[str], list[str]]:
     """Return what a request asks for, and who asks and how."""
-    narrow = Look(look.colour, look.unicode, (look.columns or 100) - 2)
+    narrow = Style(style.colour, style.unicode, (style.columns or 100) - 2)
     card = request_card(request, narrow, moment)
     end = card.index("")
     return card[end + 1 :], card[:end]

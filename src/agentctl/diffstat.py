@@ -112,7 +112,7 @@ class Diffstat:
             if before is None:
                 self._files[change.path] = change
                 continue
-            kind = _NET.get((before.kind, change.kind), change.kind)
+            kind = _NET_CHANGES.get((before.kind, change.kind), change.kind)
             known = before.lines is not None and change.lines is not None
             lines = before.lines + change.lines if known else None  # type: ignore[operator]
             self._files[change.path] = Change(change.path, kind, lines)
@@ -122,7 +122,7 @@ class Diffstat:
 
         Lines are told where they are known of every file: part of them would pass for all.
         """
-        files = [change for change in self._files.values() if change.kind != _GONE]
+        files = [change for change in self._files.values() if change.kind != _DELETED]
         if not files:
             return ""
         verbs = [change.verb for change in files]
@@ -136,14 +136,14 @@ class Diffstat:
         return f"{text}, {sum(lines, Lines())}" if len(lines) == len(files) else text
 
 
-_GONE: Final = "gone"
+_DELETED: Final = "gone"
 """Of a file the run made and deleted again."""
 
-_NET: Final = {
+_NET_CHANGES: Final = {
     ("add", "update"): "add",
-    ("add", "delete"): _GONE,
-    (_GONE, "add"): "add",
-    (_GONE, "update"): "add",
+    ("add", "delete"): _DELETED,
+    (_DELETED, "add"): "add",
+    (_DELETED, "update"): "add",
     ("delete", "add"): "update",
 }
 """What two changes of a file come to, where it is not the second of them."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from agent_orchestrator.domain.errors import OrchestratorError, Unreachable
-    from agentctl.settings import Settings
+    from agentctl.settings import CallSettings
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -99,7 +99,7 @@ class Failure(Exception):
         self.hint = hint
         self.details = dict(details or {})
 
-    def line(self) -> str:
+    def as_line(self) -> str:
         """Return the error as a person reads it."""
         if not self.hint:
             return self.message
@@ -107,18 +107,18 @@ class Failure(Exception):
             return f"{self.message} {self.hint[0].upper()}{self.hint[1:]}"
         return f"{self.message.rstrip('.')}: {self.hint}"
 
-    def body(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return the error as a program reads it, in the shape of the daemon's own."""
         details = self.details | ({"hint": self.hint} if self.hint else {})
         return {"error": {"code": self.code, "message": self.message, "details": details}}
 
 
-def usage(message: str) -> Failure:
+def usage_failure(message: str) -> Failure:
     """Return the failure of a call that was written wrongly."""
     return Failure("invalid_request", message, exit_code=USAGE)
 
 
-def unusable(error: OSError) -> Failure:
+def file_failure(error: OSError) -> Failure:
     """Return the failure of a call that was refused a file, or the place its answer goes to."""
     reason = error.strerror or str(error)
     if error.filename is not None:
@@ -129,11 +129,11 @@ def unusable(error: OSError) -> Failure:
     return Failure("system", reason)
 
 
-def refused(error: "OrchestratorError") -> Failure:
+def failure_of(error: "OrchestratorError") -> Failure:
     """Return the failure that tells of the daemon's refusal."""
     hint = _HINTS.get(error.code)
     if error.code == "not_found":
-        hint = _where_to_look(error.details)
+        hint = _details_hint(error.details)
     return Failure(
         error.code,
         error.message,
@@ -143,7 +143,7 @@ def refused(error: "OrchestratorError") -> Failure:
     )
 
 
-def unknown_there(error: "OrchestratorError") -> str | None:
+def unknown_to_daemon(error: "OrchestratorError") -> str | None:
     """Return what of a call the daemon does not know, as one of another version may not; None where it
     refused the call for something else.
     """
@@ -158,7 +158,7 @@ def unknown_there(error: "OrchestratorError") -> str | None:
     return "this call" if is_path or isinstance(error, MethodNotAllowed) else None
 
 
-def of_another_version(error: "OrchestratorError", settings: "Settings", theirs: str) -> Failure:
+def version_mismatch(error: "OrchestratorError", settings: "CallSettings", theirs: str) -> Failure:
     """Return the failure of a call that the daemon does not know.
 
     :param theirs: the daemon's version.
@@ -168,7 +168,7 @@ def of_another_version(error: "OrchestratorError", settings: "Settings", theirs:
     ours = version("agent-orchestrator")
     return Failure(
         "version_mismatch",
-        f"agentd at {settings.url} is version {theirs} and does not know {unknown_there(error)}, which"
+        f"agentd at {settings.url} is version {theirs} and does not know {unknown_to_daemon(error)}, which"
         f" this agentctl, version {ours}, sends",
         hint="restart agentd, so that both have one version"
         + (": `agentctl daemon stop --wait`, `agentctl daemon start`" if settings.is_local else ""),
@@ -176,14 +176,14 @@ def of_another_version(error: "OrchestratorError", settings: "Settings", theirs:
     )
 
 
-def _where_to_look(details: Mapping[str, Any]) -> str | None:
+def _details_hint(details: Mapping[str, Any]) -> str | None:
     for kind in ("run", "session", "request"):
         if f"{kind}_id" in details:
             return f"`agentctl {kind} list` shows those there are"
     return None
 
 
-def unreachable(error: "Unreachable", settings: "Settings") -> Failure:
+def unreachable(error: "Unreachable", settings: "CallSettings") -> Failure:
     """Return the failure of a call that got no answer."""
     start = "agentctl daemon start"
     if (problem := _tls_problem(error, settings)) is not None:
@@ -201,7 +201,7 @@ def unreachable(error: "Unreachable", settings: "Settings") -> Failure:
     )
 
 
-def _tls_problem(error: BaseException, settings: "Settings") -> str | None:
+def _tls_problem(error: BaseException, settings: "CallSettings") -> str | None:
     """Return what to do about an answer that is none because of TLS; None where that is no reason."""
     import ssl
 

@@ -10,7 +10,7 @@ import attrs
 import click
 
 from agent_orchestrator.fields import ID_PATTERN, PATH_PATTERN, FieldSpec, specs
-from agentctl.failures import usage
+from agentctl.failures import usage_failure
 from agentctl.options import keeping_name, parse_object, read_id, read_object, read_text
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,7 +27,7 @@ def read_schema(path: str) -> dict[str, Any]:
         said = Path(path).read_text("utf-8")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise usage(f"--output-schema {path} cannot be read: {reason}") from None
+        raise usage_failure(f"--output-schema {path} cannot be read: {reason}") from None
     return parse_object(said, "--output-schema")
 
 
@@ -42,7 +42,7 @@ def read_images(paths: Sequence[str]) -> list[dict[str, str]]:
 
     found = [_image(path) for path in paths]
     if problem := size_problem([len(data) for data in found]):
-        raise usage(f"--image: the images {problem}")
+        raise usage_failure(f"--image: the images {problem}")
     return [{"data": b64encode(data).decode()} for data in found]
 
 
@@ -53,12 +53,12 @@ def _image(path: str) -> bytes:
         # Whoever opens a pipe would wait for its writer, and a device may have no end.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise usage(f"--image {path} is not a regular file")
+                raise usage_failure(f"--image {path} is not a regular file")
             return ImageContent.of(file.read(MAX_IMAGE_BYTES + 1)).data
     except OSError as error:
-        raise usage(f"--image {path} cannot be read: {error.strerror or error}") from None
+        raise usage_failure(f"--image {path} cannot be read: {error.strerror or error}") from None
     except ValueError as problem:
-        raise usage(f"--image {path} {problem}") from None
+        raise usage_failure(f"--image {path} {problem}") from None
 
 
 _TEXTS: Final = ("text", "task", "reason")

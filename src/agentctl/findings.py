@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from agent_orchestrator.operations import Finding
-from agentctl.terminal import Look, one_line, wrapped
+from agentctl.terminal import Style, one_line, wrapped
 
 _MARKS: Final = {
     "error": ("✗", "x", ("red", "bold")),
@@ -14,22 +14,22 @@ _MARKS: Final = {
 }
 
 
-def findings_list(findings: Sequence[Finding], look: Look) -> list[str]:
+def findings_list(findings: Sequence[Finding], style: Style) -> list[str]:
     """Return the findings, the worst first, each with what to do."""
     lines: list[str] = []
     for level, (rich, plain, styles) in _MARKS.items():
         for one in findings:
             if one.level != level:
                 continue
-            mark = look.paint(look.symbol(rich, plain), *styles)
+            mark = style.paint(style.symbol(rich, plain), *styles)
             text = f"{one_line(one.about)}: {one_line(one.message)}"
-            first, *rest = _indented(text, look)
+            first, *rest = _indented(text, style)
             lines += [f"{mark} {first}", *(f"  {line}" for line in rest)]
             if one.hint:
-                hint = _indented(f"{look.symbol('→', '->')} {one_line(one.hint)}", look)
-                lines += [f"  {look.paint(line, 'dim')}" for line in hint]
-    return lines or [look.paint("nothing to tell", "dim")]
+                hint = _indented(f"{style.symbol('→', '->')} {one_line(one.hint)}", style)
+                lines += [f"  {style.paint(line, 'dim')}" for line in hint]
+    return lines or [style.paint("nothing to tell", "dim")]
 
 
-def _indented(text: str, look: Look) -> list[str]:
-    return wrapped(text, None if look.columns is None else max(20, look.columns - 2))
+def _indented(text: str, style: Style) -> list[str]:
+    return wrapped(text, None if style.columns is None else max(20, style.columns - 2))

@@ -7,9 +7,9 @@ from typing import Final, NoReturn
 
 import click
 
-from agentctl.failures import DONE, INTERRUPTED, USAGE, Failure, unusable
+from agentctl.failures import DONE, INTERRUPTED, USAGE, Failure, file_failure
 from agentctl.options import Group
-from agentctl.output import tell
+from agentctl.output import print_failure
 from agentctl.terminal import prepare_streams, put, silence
 
 COMPLETION_VARIABLE: Final = "_AGENTCTL_COMPLETE"
@@ -74,13 +74,13 @@ def main() -> NoReturn:
 
     ensure_utf8()
     prepare_streams()
-    _spare_imports()
+    _skip_unused_imports()
     if COMPLETION_VARIABLE in os.environ:
         cli.main(prog_name="agentctl", complete_var=COMPLETION_VARIABLE)
     raise SystemExit(invoke(sys.argv[1:]))
 
 
-def _spare_imports() -> None:
+def _skip_unused_imports() -> None:
     """Keep httpx and httpcore from importing what they can use but this program does not.
 
     Where they are installed, for whomever, they cost more time than everything else a short call
@@ -102,9 +102,9 @@ def invoke(arguments: Sequence[str]) -> int:
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.UsageError as error:
-        return _told(_usage_failure(error), structured=structured)
+        return _print_failure(_usage_failure(error), structured=structured)
     except Failure as failure:
-        return _told(failure, structured=structured)
+        return _print_failure(failure, structured=structured)
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except BrokenPipeError:
@@ -114,15 +114,15 @@ def invoke(arguments: Sequence[str]) -> int:
         return DONE
     except OSError as error:
         silence(sys.stdout)
-        return _told(unusable(error), structured=structured)
+        return _print_failure(file_failure(error), structured=structured)
     except RecursionError:
         nested = Failure("internal", "the daemon's answer is nested too deeply to be shown")
-        return _told(nested, structured=structured)
+        return _print_failure(nested, structured=structured)
     except Exception as error:
         if os.environ.get("AGENTCTL_DEBUG"):
             raise
         kind = type(error).__name__
-        return _told(
+        return _print_failure(
             Failure("internal", f"{kind}: {error}", hint="AGENTCTL_DEBUG=1 shows where"),
             structured=structured,
         )
@@ -147,9 +147,9 @@ def _usage_failure(error: click.UsageError) -> Failure:
     return Failure("invalid_request", message, exit_code=USAGE, hint=f"try `{command} --help`")
 
 
-def _told(failure: Failure, *, structured: bool) -> int:
+def _print_failure(failure: Failure, *, structured: bool) -> int:
     try:
-        tell(failure, structured=structured)
+        print_failure(failure, structured=structured)
     except BrokenPipeError:
         silence(sys.stderr)
     return failure.exit_code

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 import click
 
-from agentctl.failures import usage
+from agentctl.failures import usage_failure
 
 _GIVEN = "agentctl.given"
 """Where the contexts of one call, which share ``meta``, keep the options given at any of them."""
@@ -187,16 +187,18 @@ def identified(kind: str, *, required: bool = True, then: str | None = None) -> 
             given: list[str] = [*values.pop("arguments")]
             for one in reversed(following):
                 if not given:
-                    raise usage(f"say the {one}: it is missing")
+                    raise usage_failure(f"say the {one}: it is missing")
                 values[one] = given.pop()
             if given[1:]:
-                raise usage(f"got unexpected extra arguments ({' '.join(given[1:])})")
+                raise usage_failure(f"got unexpected extra arguments ({' '.join(given[1:])})")
             argument = given[0] if given else None
             if option and argument and option != argument:
-                raise usage(f"the {kind} is given twice: {option} and {argument}")
+                raise usage_failure(f"the {kind} is given twice: {option} and {argument}")
             chosen = option or argument
             if not chosen and required:
-                raise usage(f"say which {kind}: --{kind}-id ID (- reads it from standard input)")
+                raise usage_failure(
+                    f"say which {kind}: --{kind}-id ID (- reads it from standard input)"
+                )
             return function(**values, **{name: read_id(chosen) if chosen else None})
 
         return wrapper  # type: ignore[return-value]
@@ -226,7 +228,7 @@ def read_id(value: str) -> str:
     # The stream keeps what comes after the line: it may be the message's text.
     line = _read(lambda stream: stream.readline()).decode(errors="replace").strip()
     if not line:
-        raise usage("standard input holds no id")
+        raise usage_failure("standard input holds no id")
     return line
 
 
@@ -240,7 +242,7 @@ def read_text(value: str) -> str:
     try:
         return _read(lambda stream: stream.read()).decode()
     except UnicodeDecodeError as error:
-        raise usage(f"standard input is not UTF-8: byte {error.start}") from None
+        raise usage_failure(f"standard input is not UTF-8: byte {error.start}") from None
 
 
 def read_object(value: str, option: str) -> dict[str, Any]:
@@ -263,16 +265,16 @@ def parse_object(said: str, option: str) -> dict[str, Any]:
     try:
         found = strict_json.loads(said.encode("utf-8", "surrogateescape"), field=option)
     except InvalidRequest as error:
-        raise usage(f"{option} {error.details['fields'][option]}") from None
+        raise usage_failure(f"{option} {error.details['fields'][option]}") from None
     if not isinstance(found, dict):
-        raise usage(f"{option} must be a JSON object")
+        raise usage_failure(f"{option} must be a JSON object")
     return found
 
 
 def _read(take: Callable[[BinaryIO], bytes]) -> bytes:
     if sys.stdin is None:
-        raise usage("standard input is closed")
+        raise usage_failure("standard input is closed")
     try:
         return take(sys.stdin.buffer)
     except OSError as error:
-        raise usage(f"standard input cannot be read: {error.strerror or error}") from None
+        raise usage_failure(f"standard input cannot be read: {error.strerror or error}") from None

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from agentctl.failures import NOT_FOUND, Failure
 from agentctl.pager import page
-from agentctl.settings import Settings
-from agentctl.terminal import Buffer, Look, clean, is_terminal, look_of, put
+from agentctl.settings import CallSettings
+from agentctl.terminal import Buffer, Style, clean, is_terminal, put, style_of
 
-Rendering = Callable[[Look], Iterable[str]]
+Rendering = Callable[[Style], Iterable[str]]
 """Writes an answer as lines for a person."""
 
 _COMMAND: Final = re.compile(r"(?<![\w./-])agentctl(?= [a-z])")
@@ -58,10 +58,10 @@ def value_at(plain: Any, path: str) -> Any:
 class Output:
     """The two streams of a call and the shape its answers take."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: CallSettings) -> None:
         self.settings = settings
-        self.look = look_of(sys.stdout)
-        self.error_look = look_of(sys.stderr)
+        self.style = style_of(sys.stdout)
+        self.error_style = style_of(sys.stderr)
         self.interactive = is_terminal(sys.stderr) and not settings.structured
         """Whether a person watches: progress and hints make sense."""
         self.before_note: Callable[[], None] | None = None
@@ -87,7 +87,7 @@ class Output:
         :raises Failure: if it has no value at the path that was asked for.
         """
         if not self.structured:
-            self.lines(page(rendering(self.look), self.look))
+            self.lines(page(rendering(self.style), self.style))
             return
         plain = to_plain(answer)
         if self.settings.field is None:
@@ -99,7 +99,7 @@ class Output:
             raise self._no_field() from None
         self._value(value)
 
-    def document(self, answer: Any) -> None:
+    def stream_item(self, answer: Any) -> None:
         """Print one document of a stream; one that lacks the field asked for is passed over."""
         plain = to_plain(answer)
         self._streamed += 1
@@ -121,10 +121,10 @@ class Output:
         if self.settings.field is not None and self._streamed and not self._shown:
             raise self._no_field()
 
-    def more(self, cursor: str | int | None) -> None:
+    def note_next_page(self, cursor: str | int | None) -> None:
         """Tell the person that a listing goes on."""
         if cursor is not None:
-            self.note(self.error_look.paint(f"there are more: --cursor {cursor}", "dim"))
+            self.note(self.error_style.paint(f"there are more: --cursor {cursor}", "dim"))
 
     def _value(self, value: Any) -> None:
         if isinstance(value, str):
@@ -172,7 +172,7 @@ class Output:
     def hint(self, text: str) -> None:
         """Suggest what to type next, where a person watches."""
         if self.interactive:
-            self.note(self.error_look.paint(text, "dim"))
+            self.note(self.error_style.paint(text, "dim"))
 
 
 def to_plain(answer: Any) -> Any:
@@ -184,9 +184,13 @@ def to_plain(answer: Any) -> Any:
     return codec.to_plain(answer)
 
 
-def tell(failure: Failure, *, structured: bool) -> None:
+def print_failure(failure: Failure, *, structured: bool) -> None:
     """Write an error to standard error: one line, or the error object."""
-    text = compact(failure.body()) if structured else "agentctl: " + as_typed(_line(failure.line()))
+    text = (
+        compact(failure.as_json())
+        if structured
+        else "agentctl: " + as_typed(_line(failure.as_line()))
+    )
     put(sys.stderr, text + "\n")
 
 

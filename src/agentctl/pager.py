@@ -11,18 +11,18 @@ from contextlib import suppress
 from itertools import chain, islice
 from typing import Final
 
-from agentctl.terminal import Buffer, Look, is_terminal, silence
+from agentctl.terminal import Buffer, Style, is_terminal, silence
 
 _LESS: Final = "FRX"
 """What git tells less, too: end where it fits, show colours, leave the text on the screen."""
 
 
-def page(lines: Iterable[str], look: Look) -> Iterable[str]:
+def page(lines: Iterable[str], style: Style) -> Iterable[str]:
     """Show lines in the pager where a terminal is too short for them; return the lines it did not get.
 
     The pager is ``AGENTCTL_PAGER``, ``PAGER`` or ``less``; an empty one, and ``cat``, is none.
     """
-    if look.columns is None or not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
+    if style.columns is None or not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
         return lines
     rest = iter(lines)
     room = shutil.get_terminal_size().lines

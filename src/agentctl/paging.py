@@ -5,13 +5,13 @@ from typing import Any
 import attrs
 
 from agent_orchestrator.operations import Operation
-from agentctl.connection import Connection
+from agentctl.connection import DaemonConnection
 
 _PAGE: int = 1000
 
 
 async def pages(
-    connection: Connection,
+    connection: DaemonConnection,
     operation: Operation[Any, Any],
     items: str,
     *,

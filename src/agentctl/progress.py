@@ -41,22 +41,22 @@ def waiting(output: Output, what: str) -> Iterator[None]:
 
 class _Line:
     def __init__(self, output: Output, what: str) -> None:
-        self._look = output.error_look
-        self._what = what
+        self._style = output.error_style
+        self._text = what
         self._drawn = False
         self._drawing = threading.Lock()
         self.done = threading.Event()
 
     def draw(self) -> None:
         started = time.monotonic()
-        more = self._look.symbol("…", "...")
+        more = self._style.symbol("…", "...")
         while not self.done.wait(_EVERY_S):
-            text = f"{more} {self._what} ({elapsed(time.monotonic() - started)})"
-            text = truncated(text, (self._look.columns or 80) - 1, ellipsis=more)
+            text = f"{more} {self._text} ({elapsed(time.monotonic() - started)})"
+            text = truncated(text, (self._style.columns or 80) - 1, ellipsis=more)
             with self._drawing:
                 self._drawn = True
                 try:
-                    put(sys.stderr, f"\r{self._look.paint(text, 'dim')}\x1b[K")
+                    put(sys.stderr, f"\r{self._style.paint(text, 'dim')}\x1b[K")
                 except BrokenPipeError:  # nobody looks any more, which the caller meets, too
                     return
 

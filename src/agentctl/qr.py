@@ -6,7 +6,7 @@ from typing import Final
 
 import segno
 
-from agentctl.terminal import Look
+from agentctl.terminal import Style
 
 QUIET_ZONE: Final = 4
 """Empty modules round a code (ISO/IEC 18004, 5.3.8)."""
@@ -19,23 +19,23 @@ def access_text(url: str, secret: str) -> str:
     return json.dumps({"url": url, "token": secret}, separators=(",", ":"))
 
 
-def code(text: str, look: Look) -> list[str]:
+def code(text: str, style: Style) -> list[str]:
     """Return the lines that show a text as a QR code.
 
     Without colours the light modules are drawn: most terminals write light on dark.
     """
     made = segno.make(text, error="L", micro=False)
     rows = [
-        [bool(module) == look.colour for module in row]
+        [bool(module) == style.colour for module in row]
         for row in made.matrix_iter(border=QUIET_ZONE)
     ]
-    columns = len(rows) if look.unicode else 2 * len(rows)
-    if look.columns is not None and look.columns < columns:
-        return [f"the code needs a terminal of {columns} columns, this one has {look.columns}"]
-    if not look.unicode:
+    columns = len(rows) if style.unicode else 2 * len(rows)
+    if style.columns is not None and style.columns < columns:
+        return [f"the code needs a terminal of {columns} columns, this one has {style.columns}"]
+    if not style.unicode:
         return ["".join("##" if inked else "  " for inked in row) for row in rows]
-    lines = _halved(rows, blank=not look.colour)
-    return [_BLACK_ON_WHITE.format(line) if look.colour else line for line in lines]
+    lines = _halved(rows, blank=not style.colour)
+    return [_BLACK_ON_WHITE.format(line) if style.colour else line for line in lines]
 
 
 def _halved(rows: list[list[bool]], *, blank: bool) -> Iterator[str]:

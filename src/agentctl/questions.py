@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from agent_orchestrator.domain.model import Request
 from agent_orchestrator.wire.codec import parse_time
-from agentctl.phrases import text_of
+from agentctl.event_text import text_of
 from agentctl.tables import Cell, Column, card, table
-from agentctl.terminal import Look, clean, one_line, revealed, wrapped
+from agentctl.terminal import Style, clean, one_line, revealed, wrapped
 from agentctl.times import ago, duration, local
 
 _KINDS: Final = {
@@ -49,7 +49,7 @@ def answering(kind: str, request_id: str) -> str:
     return f"agentctl request approve {identity}  (or deny)"
 
 
-def _left(request: Request, now: datetime) -> str:
+def _time_left(request: Request, now: datetime) -> str:
     """Return how long an open request can still be answered."""
     if not request.is_open:
         return ""
@@ -62,7 +62,7 @@ def expires_soon(request: Request, now: datetime) -> bool:
     return request.is_open and request.warn_at is not None and now >= request.warn_at
 
 
-def request_table(requests: Sequence[Request], look: Look, now: datetime) -> list[str]:
+def request_table(requests: Sequence[Request], style: Style, now: datetime) -> list[str]:
     several = any(not request.is_open for request in requests)
     columns = [
         Column("REQUEST"),
@@ -79,51 +79,51 @@ def request_table(requests: Sequence[Request], look: Look, now: datetime) -> lis
             _kind(request.kind),
             Cell(request.status, _STYLES.get(request.status, ())) if several else "",
             ago(request.created_at, now),
-            Cell(_left(request, now), ("red", "bold") if expires_soon(request, now) else ()),
+            Cell(_time_left(request, now), ("red", "bold") if expires_soon(request, now) else ()),
             request.session_id,
             one_line(revealed(request.text[:_LISTED_CHARACTERS])),
         ]
         for request in requests
     ]
-    return table(columns, rows, look) or ["no requests"]
+    return table(columns, rows, style) or ["no requests"]
 
 
-def _asks(request: Request, now: datetime) -> str:
+def _audience_text(request: Request, now: datetime) -> str:
     """Return who is called on to answer."""
     if request.audience != "parent":
         return request.audience or "nobody: the policy decides"
-    seconds = 0.0 if request.people_at is None else (request.people_at - now).total_seconds()
+    seconds = 0.0 if request.human_at is None else (request.human_at - now).total_seconds()
     asks = f"its parent {request.parent_session_id}"
     return f"{asks}, and people in {duration(max(seconds, 0))}" if request.is_open else asks
 
 
-def request_card(request: Request, look: Look, now: datetime) -> list[str]:
+def request_card(request: Request, style: Style, now: datetime) -> list[str]:
     """Return the lines that show a request with all that is asked for."""
-    end = f"{_left(request, now)}  ({local(request.expires_at):%Y-%m-%d %H:%M:%S})"
+    end = f"{_time_left(request, now)}  ({local(request.expires_at):%Y-%m-%d %H:%M:%S})"
     lines = card(
-        f"{look.paint('request', 'dim')} {look.paint(request.id, 'bold')}",
+        f"{style.paint('request', 'dim')} {style.paint(request.id, 'bold')}",
         [
             ("status", Cell(request.status, _STYLES.get(request.status, ()))),
             ("kind", _kind(request.kind)),
             ("session", request.session_id),
             ("run", request.run_id),
-            ("asks", _asks(request, now)),
+            ("asks", _audience_text(request, now)),
             ("policy", request.approvals),
             ("asked", ago(request.created_at, now)),
             ("expires", end if request.is_open else None),
-            ("options", look.symbol(" · ", ", ").join(map(_option, request.options or ()))),
+            ("options", style.symbol(" · ", ", ").join(map(_option, request.options or ()))),
             ("closed", None if request.resolved_at is None else ago(request.resolved_at, now)),
             ("by", one_line(request.decided_by or "")),
             ("scope", request.scope),
         ],
-        look,
+        style,
     )
-    lines += ["", *wrapped(revealed(request.text), look.columns)]
+    lines += ["", *wrapped(revealed(request.text), style.columns)]
     if request.detail:
         detail = json.dumps(request.detail, ensure_ascii=False, indent=2)
-        lines += ["", look.paint("DETAIL", "dim"), *wrapped(revealed(detail), look.columns)]
+        lines += ["", style.paint("DETAIL", "dim"), *wrapped(revealed(detail), style.columns)]
     if request.answer:
-        lines += ["", look.paint("ANSWER", "dim"), *wrapped(clean(request.answer), look.columns)]
+        lines += ["", style.paint("ANSWER", "dim"), *wrapped(clean(request.answer), style.columns)]
     return lines
 
 
@@ -137,14 +137,14 @@ def asked(data: Mapping[str, Any]) -> tuple[str, list[str]]:
     given = data.get("options")
     options = given if isinstance(given, Sequence) and not isinstance(given, str) else ()
     more = [f"options: {', '.join(map(_option, options))}"] if options else []
-    audience = data.get("audience", "people")
+    audience = data.get("audience", "human")
     if audience is not None:
         more.append(f"answer: {answering(kind, text_of(data, 'id') or 'REQUEST_ID')}")
     whom = " its parent" if audience == "parent" else ""
     return f"asks{whom} for {named}: {revealed(text_of(data))}", more
 
 
-def passed_on(data: Mapping[str, Any]) -> tuple[str, list[str]]:
+def escalated(data: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Return that what an agent asked is for people now, and how to answer."""
     question = one_line(revealed(text_of(data)[:_LISTED_CHARACTERS]))
     answer = answering(text_of(data, "kind"), text_of(data, "id") or "REQUEST_ID")

@@ -13,7 +13,7 @@ from typing import Final
 
 import anyio
 
-from agentctl.terminal import Look, look_of, put
+from agentctl.terminal import Style, put, style_of
 
 _KEY: Final = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|O.)|\x1b|.", re.DOTALL)
 _NAMES: Final = {
@@ -31,9 +31,9 @@ class Screen:
         self._size = (0, 0)
 
     @property
-    def look(self) -> Look:
+    def style(self) -> Style:
         """Return how to write to it, as wide as it is now."""
-        return look_of(sys.stdout)
+        return style_of(sys.stdout)
 
     @property
     def rows(self) -> int:
@@ -67,7 +67,7 @@ class Screen:
 
 
 @contextmanager
-def taken() -> Iterator[Screen]:
+def full_screen() -> Iterator[Screen]:
     """Take the terminal while the scope lasts."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
@@ -81,7 +81,7 @@ def taken() -> Iterator[Screen]:
         put(sys.stdout, "\x1b[?7h\x1b[?25h\x1b[?1049l")
 
 
-async def resized(act: Callable[[], None]) -> None:
+async def on_resize(act: Callable[[], None]) -> None:
     """Act whenever the terminal's size has changed."""
     with anyio.open_signal_receiver(signal.SIGWINCH) as signals:
         async for _ in signals:

@@ -21,7 +21,7 @@ class InvalidSetting(ValueError):
 
 
 @frozen
-class Settings:
+class CallSettings:
     """The settings of one call.
 
     :param token: None where neither option nor variable gives one.
@@ -60,7 +60,7 @@ def resolve(
     environ: Mapping[str, str] | None = None,
     *,
     default_format: Format = "text",
-) -> Settings:
+) -> CallSettings:
     """Return the settings from the options that were given and the environment.
 
     :param default_format: the format when none was given.
@@ -82,7 +82,7 @@ def resolve(
     token = given.get("auth_token") or environ.get(TOKEN_VARIABLE) or None
     if token is not None and not (token.isascii() and token.isprintable()):
         raise InvalidSetting("a token holds only printable ASCII characters")
-    return Settings(
+    return CallSettings(
         url=url.rstrip("/"),
         token=token,
         ca_file=given.get("ca_file") or environ.get(CA_VARIABLE) or None,
@@ -99,14 +99,14 @@ def _found_url(environ: Mapping[str, str]) -> str:
 
     :raises InvalidSetting: if none of several is meant.
     """
-    from agent_orchestrator.endpoints import nearest, running
+    from agent_orchestrator.endpoints import endpoint_for, running_endpoints
     from agent_orchestrator.user_state import user_state
 
-    found = running(user_state(environ))
+    found = running_endpoints(user_state(environ))
     try:
-        chosen = nearest(found, Path.cwd())
+        chosen = endpoint_for(found, Path.cwd())
     except FileNotFoundError:  # the directory is gone
-        chosen = nearest(found, Path("/"))
+        chosen = endpoint_for(found, Path("/"))
     if chosen is not None:
         return chosen.url
     if not found or any(one.url == DEFAULT_URL for one in found):

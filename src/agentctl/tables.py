@@ -5,7 +5,7 @@ from typing import Literal
 
 from attrs import frozen
 
-from agentctl.terminal import Look, truncated, width, wrapped
+from agentctl.terminal import Style, truncated, width, wrapped
 
 
 @frozen
@@ -39,19 +39,21 @@ _LEAST = 12
 """Columns a flexible column keeps."""
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], look: Look) -> list[str]:
+def table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], style: Style
+) -> list[str]:
     """Return the lines of a table; without rows there are none."""
     if not rows:
         return []
     cells = [[_cell(value) for value in row] for row in rows]
     kept = [n for n in range(len(columns)) if any(row[n].text for row in cells)]
     widths = {n: max(width(columns[n].title), *(width(row[n].text) for row in cells)) for n in kept}
-    if look.columns is not None:
-        kept = _fit(columns, kept, widths, look.columns)
+    if style.columns is not None:
+        kept = _fit(columns, kept, widths, style.columns)
     header = [Cell(columns[n].title, ("dim",)) for n in kept]
     body = [[row[n] for n in kept] for row in cells]
     return [
-        _line([columns[n] for n in kept], [widths[n] for n in kept], row, look)
+        _line([columns[n] for n in kept], [widths[n] for n in kept], row, style)
         for row in [header, *body]
     ]
 
@@ -80,27 +82,27 @@ def _fit(
     return kept
 
 
-def _line(columns: Sequence[Column], widths: Sequence[int], cells: list[Cell], look: Look) -> str:
+def _line(columns: Sequence[Column], widths: Sequence[int], cells: list[Cell], style: Style) -> str:
     parts = []
     for column, room, cell in zip(columns, widths, cells, strict=True):
         text = cell.text
-        if column.flexible and look.columns is not None:
-            text = truncated(text, room, ellipsis=look.symbol("…", "..."))
+        if column.flexible and style.columns is not None:
+            text = truncated(text, room, ellipsis=style.symbol("…", "..."))
         space = " " * (min(room, _WIDEST) - width(text))
-        shown = look.paint(text, *cell.styles)
+        shown = style.paint(text, *cell.styles)
         parts.append(space + shown if column.align == "right" else shown + space)
     return _GAP.join(parts).rstrip()
 
 
-def card(title: str, pairs: Sequence[tuple[str, str | Cell | None]], look: Look) -> list[str]:
+def card(title: str, pairs: Sequence[tuple[str, str | Cell | None]], style: Style) -> list[str]:
     """Return the lines that show one thing: a title, then names and values; None is left out."""
     shown = [(name, _cell(value)) for name, value in pairs if value not in (None, "")]
     room = max((width(name) for name, _ in shown), default=0)
     lines = [title]
     for name, cell in shown:
-        limit = None if look.columns is None else look.columns - room - 4
+        limit = None if style.columns is None else style.columns - room - 4
         first, *rest = wrapped(cell.text, limit)
-        label = look.paint(name.ljust(room), "dim")
-        lines.append(f"  {label}  {look.paint(first, *cell.styles)}")
-        lines += [f"  {' ' * room}  {look.paint(line, *cell.styles)}" for line in rest]
+        label = style.paint(name.ljust(room), "dim")
+        lines.append(f"  {label}  {style.paint(first, *cell.styles)}")
+        lines += [f"  {' ' * room}  {style.paint(line, *cell.styles)}" for line in rest]
     return lines

@@ -17,7 +17,7 @@ from typing import Final, TextIO
 
 from attrs import frozen
 
-from agentctl.failures import unusable
+from agentctl.failures import file_failure
 
 _SEQUENCES: Final = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor movements (ECMA-48, 5.4)
@@ -31,16 +31,16 @@ _UNSAFE: Final = re.compile(
 _CARETS: Final = {code: "^" + chr(code ^ 0x40) for code in (*range(0x20), 0x7F)}
 
 
-class _Marks(dict[int, str]):
+class _VisibleControls(dict[int, str]):
     def __missing__(self, _: int) -> str:
         return "\N{REPLACEMENT CHARACTER}"
 
 
-_MARKS: Final = _Marks(_CARETS)
+_VISIBLE_CONTROLS: Final = _VisibleControls(_CARETS)
 
 
 def _visible(match: "re.Match[str]") -> str:
-    return match.group().translate(_MARKS)
+    return match.group().translate(_VISIBLE_CONTROLS)
 
 
 _LONG: Final = 2**16
@@ -199,7 +199,7 @@ _CODES: Final = {
 
 
 @frozen
-class Look:
+class Style:
     """How to write to one stream.
 
     :param colour: whether it understands colours.
@@ -230,7 +230,7 @@ def is_terminal(stream: TextIO) -> bool:
         return False
 
 
-def look_of(stream: TextIO) -> Look:
+def style_of(stream: TextIO) -> Style:
     """Return how to write to a stream (NO_COLOR: https://no-color.org)."""
     terminal = is_terminal(stream)
     colour = terminal and os.environ.get("TERM") != "dumb"
@@ -240,7 +240,7 @@ def look_of(stream: TextIO) -> Look:
         colour = False
     encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
     columns = max(40, shutil.get_terminal_size((100, 24)).columns) if terminal else None
-    return Look(colour, encoding == "utf8", columns)
+    return Style(colour, encoding == "utf8", columns)
 
 
 def prepare_streams() -> None:
@@ -291,7 +291,7 @@ def put(stream: TextIO, text: str) -> None:
     except OSError as error:
         silence(stream)
         if stream is not sys.stderr:
-            raise unusable(error) from error
+            raise file_failure(error) from error
 
 
 class Buffer:

@@ -19,34 +19,36 @@ from agent_orchestrator.operations import (
     Draining,
     StreamPart,
 )
-from agentctl.connection import Connection
-from agentctl.dashboard import Answer, Dashboard
-from agentctl.live import activity_of
+from agentctl.connection import DaemonConnection
+from agentctl.dashboard import Dashboard, KeyAnswer
 from agentctl.output import Output
 from agentctl.paging import pages
-from agentctl.screen import Screen, resized
+from agentctl.run_watch import activity_of
+from agentctl.screen import Screen, on_resize
 
-GATHER_S: Final = 0.15
+REDRAW_DELAY_S: Final = 0.15
 """Seconds in which events gather before what they changed is asked for, and drawn."""
 
 STATUS_S: Final = 5.0
 """Seconds the daemon's status holds: it is asked for again with the first change after."""
 
-MOST: Final = 200
+MAX_LISTED: Final = 200
 """Runs of a kind that are asked for."""
 
 
-class Top:
+class TopScreen:
     """Events say that something has changed; what it is now is asked for. Nothing is asked without."""
 
-    def __init__(self, connection: Connection, output: Output, url: str, screen: Screen) -> None:
+    def __init__(
+        self, connection: DaemonConnection, output: Output, url: str, screen: Screen
+    ) -> None:
         self._connection = connection
-        self._board = Dashboard(url)
+        self._dashboard = Dashboard(url)
         self._screen = screen
-        self._news = anyio.Event()
+        self._changed_event = anyio.Event()
         self._dirty = anyio.Event()
         self._status_at = -math.inf
-        output.announcer = self._tell
+        output.announcer = self._notify
 
     async def run(self) -> None:
         """Show until ``q``."""
@@ -54,13 +56,13 @@ class Top:
             tasks.start_soon(self._follow)
             tasks.start_soon(self._refresh)
             tasks.start_soon(self._draw)
-            tasks.start_soon(self._tick)
-            tasks.start_soon(resized, self._redraw)
+            tasks.start_soon(self._redraw_clock)
+            tasks.start_soon(on_resize, self._redraw)
             async for key in self._screen.keys():
-                if key in ("q", "end") and self._board.typing is None:
+                if key in ("q", "end") and self._dashboard.typing is None:
                     break
-                self._board.notice = ""
-                answer = self._board.press(key, anyio.current_time())
+                self._dashboard.notice = ""
+                answer = self._dashboard.handle_key(key, anyio.current_time())
                 if answer is not None:
                     tasks.start_soon(self._answer, answer)
                 self._redraw()
@@ -69,12 +71,12 @@ class Top:
     def _redraw(self) -> None:
         self._dirty.set()
 
-    def _tell(self, text: str) -> None:
-        self._board.notice = text.removeprefix("agentctl: ")
+    def _notify(self, text: str) -> None:
+        self._dashboard.notice = text.removeprefix("agentctl: ")
         self._redraw()
 
     def _changed(self) -> None:
-        self._news.set()
+        self._changed_event.set()
 
     async def _follow(self) -> None:
         def take(item: StreamPart) -> bool:
@@ -84,59 +86,67 @@ class Top:
                 return False
             event = item.event
             if event.run_id is not None and (text := activity_of(event)):
-                self._board.doing[event.run_id] = text
+                self._dashboard.activities[event.run_id] = text
                 self._redraw()
             if event.event_type.startswith(("run.", "request.")):
                 self._changed()
             elif event.event_type == EventType.SESSION_UPDATED:
-                self._board.sessions.pop(event.session_id, None)
+                self._dashboard.sessions.pop(event.session_id, None)
                 self._changed()
             return False
 
         def lose() -> None:
-            self._board.is_away = True
+            self._dashboard.is_unreachable = True
             self._redraw()
 
-        await self._connection.stream((), HEAD, take, patience_s=None, on_lost=lose)
+        await self._connection.stream((), HEAD, take, retry_s=None, on_lost=lose)
 
     async def _refresh(self) -> None:
         while True:
-            await self._news.wait()
-            await anyio.sleep(GATHER_S)
-            self._news = anyio.Event()
+            await self._changed_event.wait()
+            await anyio.sleep(REDRAW_DELAY_S)
+            self._changed_event = anyio.Event()
             try:
-                await self._look()
+                await self._load()
             except (OrchestratorError, Unreachable) as error:
                 # The stream meets it too, comes again, and then all is asked for anew.
-                self._tell(str(error))
+                self._notify(str(error))
             self._redraw()
 
-    async def _look(self) -> None:
-        call, board = self._connection.call, self._board
-        daemon = board.status
+    async def _load(self) -> None:
+        call, dashboard = self._connection.call, self._dashboard
+        daemon = dashboard.status
         if daemon is None or anyio.current_time() - self._status_at > STATUS_S:
             daemon = await call(STATUS)
-            board.is_away = False
+            dashboard.is_unreachable = False
             self._status_at = anyio.current_time()
         found: list[Any] = []
         for status in ("running", "waiting", "queued"):
-            found += (await call(LIST_RUNS, status=status, limit=MOST)).runs
+            found += (await call(LIST_RUNS, status=status, limit=MAX_LISTED)).runs
         page = await pages(
             self._connection, LIST_REQUESTS, "requests", limit=None, cursor=None, status="pending"
         )
         # Shown together: half of an answer would say that nothing runs.
-        board.status, board.runs = daemon, list({run.id: run for run in found}.values())
+        dashboard.status, dashboard.runs = daemon, list({run.id: run for run in found}.values())
         # What people are called on to answer first.
-        board.requests = sorted(page.requests, key=lambda one: (one.audience != "people", one.id))
-        board.settle()
-        known = {run.id for run in board.runs}
-        board.doing = {name: text for name, text in board.doing.items() if name in known}
-        in_view = {run.session_id for run in board.runs[: self._screen.rows]}
-        board.sessions = {name: one for name, one in board.sessions.items() if name in in_view}
-        for session_id in in_view - board.sessions.keys():
-            board.sessions[session_id] = (await call(GET_SESSION, session_id=session_id)).session
+        dashboard.requests = sorted(
+            page.requests, key=lambda one: (one.audience != "human", one.id)
+        )
+        dashboard.settle()
+        known = {run.id for run in dashboard.runs}
+        dashboard.activities = {
+            name: text for name, text in dashboard.activities.items() if name in known
+        }
+        in_view = {run.session_id for run in dashboard.runs[: self._screen.rows]}
+        dashboard.sessions = {
+            name: one for name, one in dashboard.sessions.items() if name in in_view
+        }
+        for session_id in in_view - dashboard.sessions.keys():
+            dashboard.sessions[session_id] = (
+                await call(GET_SESSION, session_id=session_id)
+            ).session
 
-    async def _answer(self, answer: Answer) -> None:
+    async def _answer(self, answer: KeyAnswer) -> None:
         request = answer.request
         try:
             reply = await self._connection.call(
@@ -146,12 +156,12 @@ class Top:
                 text=answer.text,
             )
         except (OrchestratorError, Unreachable) as error:
-            self._tell(str(error))
+            self._notify(str(error))
         else:
-            self._tell(f"request {request.id} is {reply.request.status}")
+            self._notify(f"request {request.id} is {reply.request.status}")
         self._changed()
 
-    async def _tick(self) -> None:
+    async def _redraw_clock(self) -> None:
         """Let times go on: this only draws."""
         while True:
             await anyio.sleep(1)
@@ -159,14 +169,14 @@ class Top:
 
     async def _draw(self) -> None:
         while True:
-            look, rows = self._screen.look, self._screen.rows
+            style, rows = self._screen.style, self._screen.rows
             moment, now = datetime.now(UTC), anyio.current_time()
-            self._screen.draw(self._board.picture(look, rows, moment, now))
-            await anyio.sleep(GATHER_S / 2)
+            self._screen.draw(self._dashboard.render(style, rows, moment, now))
+            await anyio.sleep(REDRAW_DELAY_S / 2)
             await self._dirty.wait()
             self._dirty = anyio.Event()
 
 
-async def show(connection: Connection, output: Output, url: str, screen: Screen) -> None:
+async def show(connection: DaemonConnection, output: Output, url: str, screen: Screen) -> None:
     """Show what goes on until the person has seen enough."""
-    await Top(connection, output, url, screen).run()
+    await TopScreen(connection, output, url, screen).run()

@@ -8,9 +8,9 @@ import attrs
 
 from agent_orchestrator.domain.model import MANUAL, Message, Run, Session
 from agent_orchestrator.operations import DaemonStatus, Diagnostics
-from agentctl.phrases import image_count, usage_parts
+from agentctl.event_text import image_count, usage_parts
 from agentctl.tables import Cell, Column, card, table
-from agentctl.terminal import Look, clean, lines_of, one_line, wrapped
+from agentctl.terminal import Style, clean, lines_of, one_line, wrapped
 from agentctl.times import ago, between, counted, duration, local
 
 STATUS_STYLES: Final[dict[str, tuple[str, ...]]] = {
@@ -60,10 +60,10 @@ def outcome(run: Run) -> str:
 # --- sessions ---------------------------------------------------------------------------------
 
 
-def session_card(session: Session, look: Look, now: datetime) -> list[str]:
+def session_card(session: Session, style: Style, now: datetime) -> list[str]:
     threads = ", ".join(f"{name} {thread}" for name, thread in session.threads.items())
     return card(
-        f"{look.paint('session', 'dim')} {look.paint(session.id, 'bold')}",
+        f"{style.paint('session', 'dim')} {style.paint(session.id, 'bold')}",
         [
             ("title", one_line(session.title or "")),
             ("status", _status(session.status)),
@@ -81,7 +81,7 @@ def session_card(session: Session, look: Look, now: datetime) -> list[str]:
             ("created", _when(session.created_at, now)),
             ("updated", _when(session.updated_at, now)),
         ],
-        look,
+        style,
     )
 
 
@@ -95,7 +95,7 @@ def _limits(session: Session) -> str:
     return told and f"at most {told}"
 
 
-def session_table(sessions: Sequence[Session], look: Look, now: datetime) -> list[str]:
+def session_table(sessions: Sequence[Session], style: Style, now: datetime) -> list[str]:
     columns = [
         Column("SESSION"),
         Column("STATUS"),
@@ -117,13 +117,13 @@ def session_table(sessions: Sequence[Session], look: Look, now: datetime) -> lis
         ]
         for session in sessions
     ]
-    return table(columns, rows, look) or ["no sessions"]
+    return table(columns, rows, style) or ["no sessions"]
 
 
 # --- messages ---------------------------------------------------------------------------------
 
 
-def message_table(messages: Sequence[Message], look: Look, now: datetime) -> list[str]:
+def message_table(messages: Sequence[Message], style: Style, now: datetime) -> list[str]:
     columns = [
         Column("MESSAGE"),
         Column("ROLE"),
@@ -143,7 +143,7 @@ def message_table(messages: Sequence[Message], look: Look, now: datetime) -> lis
         ]
         for message in messages
     ]
-    return table(columns, rows, look) or ["no messages"]
+    return table(columns, rows, style) or ["no messages"]
 
 
 def _pictures(message: Message) -> str:
@@ -157,20 +157,20 @@ def _from(message: Message) -> str:
     return "" if message.source.kind == "client" else message.source.kind
 
 
-def sent_lines(message: Message, run: Run | None, look: Look) -> list[str]:
-    where = f"message {look.paint(message.id, 'bold')}"
+def sent_lines(message: Message, run: Run | None, style: Style) -> list[str]:
+    where = f"message {style.paint(message.id, 'bold')}"
     if run is None:
         return [where]
-    status = look.paint(run.status, *STATUS_STYLES.get(run.status, ()))
-    return [f"{where}, run {look.paint(run.id, 'bold')} {status} for {one_line(run.provider)}"]
+    status = style.paint(run.status, *STATUS_STYLES.get(run.status, ()))
+    return [f"{where}, run {style.paint(run.id, 'bold')} {status} for {one_line(run.provider)}"]
 
 
 # --- runs -------------------------------------------------------------------------------------
 
 
-def run_card(run: Run, look: Look, now: datetime) -> Iterator[str]:
+def run_card(run: Run, style: Style, now: datetime) -> Iterator[str]:
     yield from card(
-        f"{look.paint('run', 'dim')} {look.paint(run.id, 'bold')}",
+        f"{style.paint('run', 'dim')} {style.paint(run.id, 'bold')}",
         [
             ("status", _status(run.status)),
             ("session", run.session_id),
@@ -183,41 +183,41 @@ def run_card(run: Run, look: Look, now: datetime) -> Iterator[str]:
             ("waiting on", run.waiting_on),
             ("created", _when(run.created_at, now)),
             ("took" if run.finished_at else "going for", took(run, now)),
-            ("used", look.symbol(" · ", ", ").join(_usage(run))),
+            ("used", style.symbol(" · ", ", ").join(_usage(run))),
             ("exit code", None if run.exit_code is None else str(run.exit_code)),
             ("cancel", "requested" if run.cancel_requested_at else None),
         ],
-        look,
+        style,
     )
-    yield from outcome_lines(run, look)
+    yield from outcome_lines(run, style)
 
 
 def _usage(run: Run) -> list[str]:
     return usage_parts(attrs.asdict(run.usage)) if run.usage is not None else []
 
 
-def outcome_lines(run: Run, look: Look) -> Iterator[str]:
+def outcome_lines(run: Run, style: Style) -> Iterator[str]:
     """Yield a run's result in full, or why it failed. There can be very many lines."""
     if run.error is not None:
         yield ""
         text = clean(f"{run.error.code}: {run.error.message}")
-        yield from (look.paint(line, "red") for line in lines_of(text, look.columns))
+        yield from (style.paint(line, "red") for line in lines_of(text, style.columns))
     elif run.result is not None and run.result.text:
         yield ""
-        yield from lines_of(clean(run.result.text), look.columns)
+        yield from lines_of(clean(run.result.text), style.columns)
 
 
-def end_line(run: Run, look: Look, now: datetime) -> str:
+def end_line(run: Run, style: Style, now: datetime) -> str:
     """Return how a run stands, on one line."""
     symbols = {"completed": ("✓", "+"), "failed": ("✗", "x"), "canceled": ("■", "x")}
-    symbol = look.symbol(*symbols.get(run.status, ("·", "-")))
-    status = look.paint(f"{symbol} {run.status}", *STATUS_STYLES.get(run.status, ()))
+    symbol = style.symbol(*symbols.get(run.status, ("·", "-")))
+    status = style.paint(f"{symbol} {run.status}", *STATUS_STYLES.get(run.status, ()))
     time = f" after {took(run, now)}" if run.finished_at and run.started_at else ""
-    return look.symbol(" · ", ", ").join([f"run {run.id} {status}{time}", *_usage(run)])
+    return style.symbol(" · ", ", ").join([f"run {run.id} {status}{time}", *_usage(run)])
 
 
 def run_table(
-    runs: Sequence[Run], look: Look, now: datetime, *, with_session: bool = True
+    runs: Sequence[Run], style: Style, now: datetime, *, with_session: bool = True
 ) -> list[str]:
     columns = [
         Column("RUN"),
@@ -240,25 +240,25 @@ def run_table(
         ]
         for run in runs
     ]
-    return table(columns, rows, look) or ["no runs"]
+    return table(columns, rows, style) or ["no runs"]
 
 
-def diagnosis(run: Run, found: Diagnostics, look: Look, now: datetime) -> list[str]:
+def diagnosis(run: Run, found: Diagnostics, style: Style, now: datetime) -> list[str]:
     """Return why a run is as it is: the likely issue first, the evidence under it."""
     issue, counts = found.likely_issue, found.queue_counts
     fine = issue.code == "none"
-    code = look.paint(issue.code, "green" if fine else "red", "bold")
+    code = style.paint(issue.code, "green" if fine else "red", "bold")
     invocation = found.codex_invocation or found.invocation
     worker = found.worker_id
     if worker and run.provider != MANUAL and run.finished_at is None:
         worker += " (alive)" if found.worker_alive else " (gone)"
     lines = [
-        f"{code}  {line}" if n == 0 else line for n, line in enumerate(_texts(issue.message, look))
+        f"{code}  {line}" if n == 0 else line for n, line in enumerate(_texts(issue.message, style))
     ]
     if issue.hint:
-        lines += [look.paint(line, "bold") for line in _texts(issue.hint, look)]
+        lines += [style.paint(line, "bold") for line in _texts(issue.hint, style)]
     lines += ["", *card(
-        f"run {look.paint(run.id, 'bold')}",
+        f"run {style.paint(run.id, 'bold')}",
         [
             ("status", _status(run.status)),
             ("session", run.session_id),
@@ -275,7 +275,7 @@ def diagnosis(run: Run, found: Diagnostics, look: Look, now: datetime) -> list[s
             ("directory", one_line(invocation.cwd) if invocation else None),
             ("command", one_line(_command(invocation.argv)) if invocation else None),
         ],
-        look,
+        style,
     )]  # fmt: skip
     if found.attempts:
         rows: list[list[str | Cell]] = [
@@ -290,22 +290,22 @@ def diagnosis(run: Run, found: Diagnostics, look: Look, now: datetime) -> list[s
             for attempt in found.attempts
         ]
         titles = ("ATTEMPT", "PROVIDER", "WORKER", "PID", "STARTED", "OUTCOME")
-        lines += ["", *table([Column(title) for title in titles], rows, look)]
+        lines += ["", *table([Column(title) for title in titles], rows, style)]
     if found.process_tree:
         processes: list[list[str | Cell]] = [
             [str(process.pid), one_line(process.status), one_line(process.command)]
             for process in found.process_tree
         ]
         columns = [Column("PID", align="right"), Column("STATE"), Column("PROCESS", flexible=True)]
-        lines += ["", *table(columns, processes, look)]
+        lines += ["", *table(columns, processes, style)]
     if found.stderr_tail.strip():
         tail = clean(found.stderr_tail.rstrip()).splitlines()[-20:]
-        lines += ["", look.paint("END OF STDERR", "dim"), *(f"  {line}" for line in tail)]
+        lines += ["", style.paint("END OF STDERR", "dim"), *(f"  {line}" for line in tail)]
     return lines
 
 
-def _texts(text: str, look: Look) -> list[str]:
-    return wrapped(clean(text), look.columns)
+def _texts(text: str, style: Style) -> list[str]:
+    return wrapped(clean(text), style.columns)
 
 
 def _command(argv: Sequence[str]) -> str:
@@ -321,9 +321,9 @@ def _counts(queued: int, running: int, waiting: int) -> str:
 # --- daemon -----------------------------------------------------------------------------------
 
 
-def daemon_overview(status: DaemonStatus, url: str, look: Look) -> list[str]:
+def daemon_overview(status: DaemonStatus, url: str, style: Style) -> list[str]:
     counts, store = status.queue_counts, status.store
-    health = look.paint(status.daemon_health, *STATUS_STYLES.get(status.daemon_health, ()), "bold")
+    health = style.paint(status.daemon_health, *STATUS_STYLES.get(status.daemon_health, ()), "bold")
     where = one_line(store.path or "")
     lines = card(
         f"agentd {one_line(status.version)} at {url}: {health}",
@@ -334,12 +334,12 @@ def daemon_overview(status: DaemonStatus, url: str, look: Look) -> list[str]:
             ("store", f"{one_line(store.backend)} {where}".rstrip()),
             ("", f"{counted(store.events, 'event')}, schema {store.schema_version}"),
         ],
-        look,
+        style,
     )
     rows: list[list[str | Cell]] = [
         [
             Cell(one_line(provider.name), ("bold",)),
-            one_line(provider.means or provider.runner),
+            one_line(provider.mode or provider.runner),
             Cell("yes", ("green",)) if provider.available else Cell("no", ("red",)),
             one_line(provider.version or ""),
             one_line(" ".join(filter(None, [
@@ -349,8 +349,11 @@ def daemon_overview(status: DaemonStatus, url: str, look: Look) -> list[str]:
         for provider in status.providers
     ]  # fmt: skip
     columns = [Column("PROVIDER"), Column("RUNNER"), Column("AVAILABLE"), Column("VERSION")]
-    lines += ["", *table([*columns, Column("NOTE", flexible=True)], rows, look)]
+    lines += ["", *table([*columns, Column("NOTE", flexible=True)], rows, style)]
     for problem in status.problems:
         text = f"{one_line(problem.code)}: {one_line(problem.message)}"
-        lines += ["", *(look.paint(line, "yellow") for line in wrapped(f"! {text}", look.columns))]
+        lines += [
+            "",
+            *(style.paint(line, "yellow") for line in wrapped(f"! {text}", style.columns)),
+        ]
     return lines

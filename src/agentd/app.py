@@ -18,13 +18,13 @@ from agent_orchestrator.wire.openapi import openapi_document
 from agentd import cors
 from agentd.auth import Guard
 from agentd.binding import bind_operations
-from agentd.connections import Connection, SocketConnection
+from agentd.connections import HttpConnection, WebSocketConnection
 from agentd.descriptors import Descriptors
 from agentd.exposition import CONTENT_TYPE
 from agentd.lifetime import Lifetime
 from agentd.mcp import ToolEndpoint
 from agentd.metrics import Metrics
-from agentd.requests import Request, Socket, current, peer_of, query_names
+from agentd.requests import HttpRequest, WebSocket, current_request, peer_of, query_names
 from agentd.responses import (
     STREAM_HEADERS,
     from_http_exception,
@@ -36,9 +36,9 @@ from agentd.streaming import (
     AUTH_FRAME_S,
     MAX_STREAMS,
     QUIET_S,
-    EventStream,
-    Places,
+    EventStreamResponse,
     SocketStream,
+    StreamLimiter,
     stream_request,
 )
 
@@ -54,10 +54,10 @@ _BEARER: Final = "bearer."
 class App(Quart):
     """Quart, telling of every error in the API's own words."""
 
-    request_class = Request
-    websocket_class = Socket
-    asgi_http_class = Connection
-    asgi_websocket_class = SocketConnection
+    request_class = HttpRequest
+    websocket_class = WebSocket
+    asgi_http_class = HttpConnection
+    asgi_websocket_class = WebSocketConnection
 
     metrics: Metrics
 
@@ -75,7 +75,7 @@ class App(Quart):
     async def handle_user_exception(self, error: Exception) -> Response:
         """Return the answer for whatever a request came to."""
         if has_request_context():
-            await current(request, Request).body.linger()
+            await current_request(request, HttpRequest).body.linger()
         if isinstance(error, HTTPException):
             problem, headers = from_http_exception(error)
             return problem_response(problem, headers)
@@ -139,7 +139,7 @@ def create_app(
         lifetime,
         quiet_s,
         auth_frame_s,
-        Places(max_streams, app.metrics, descriptors or Descriptors()),
+        StreamLimiter(max_streams, app.metrics, descriptors or Descriptors()),
     )
     _add_streams(app, sockets)
     _add_tools(app, ToolEndpoint(gateway, lifetime, version=version, quiet_s=quiet_s))
@@ -151,20 +151,22 @@ def create_app(
 def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
     @app.before_request
     async def check_request() -> Response | None:
-        received = current(request, Request)
+        received = current_request(request, HttpRequest)
         headers = received.headers
         peer = peer_of(received)
-        with guard.noting(peer):
-            guard.check_place(headers.getlist("Host"), headers.getlist("Origin"), received.scheme)
+        with guard.logging_refusals(peer):
+            guard.check_host_and_origin(
+                headers.getlist("Host"), headers.getlist("Origin"), received.scheme
+            )
         if received.query_string:
             guard.check_query(query_names(received.query_string))
         if guard.origins and "Origin" in headers and cors.is_preflight(received.method, headers):
             return cors.preflight(headers)
         if received.endpoint != "health":
             authorization = headers.getlist("Authorization")
-            with guard.noting(peer):
+            with guard.logging_refusals(peer):
                 received.principal = await guard.caller(authorization, gateway, peer)
-            peer.known = True
+            peer.is_authenticated = True
         _check_path(received)
         return None
 
@@ -172,17 +174,17 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
 
         @app.after_request
         async def mark(response: Response) -> Response:
-            origins = current(request, Request).headers.getlist("Origin")
-            cors.mark(response, origins, guard.origins)
+            origins = current_request(request, HttpRequest).headers.getlist("Origin")
+            cors.add_cors_headers(response, origins, guard.origins)
             return response
 
     @app.before_websocket
     async def check_socket() -> None:
-        socket = current(websocket, Socket)
+        socket = current_request(websocket, WebSocket)
         headers, peer = socket.headers, peer_of(socket)
         scheme = socket.scheme.replace("ws", "http")
-        with guard.noting(peer):
-            guard.check_place(headers.getlist("Host"), headers.getlist("Origin"), scheme)
+        with guard.logging_refusals(peer):
+            guard.check_host_and_origin(headers.getlist("Host"), headers.getlist("Origin"), scheme)
             guard.check_query(query_names(socket.query_string))
             offered = [name for name in socket.requested_subprotocols if name.startswith(_BEARER)]
             if offered:
@@ -190,16 +192,16 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
             if offered and "Authorization" not in headers:
                 token = offered[0].removeprefix(_BEARER)
                 socket.principal = await guard.holder(token, gateway, peer)
-            elif "Authorization" in headers or await guard.why_token(gateway, peer) is None:
+            elif "Authorization" in headers or await guard.token_reason(gateway, peer) is None:
                 authorization = headers.getlist("Authorization")
                 socket.principal = await guard.caller(authorization, gateway, peer)
-                peer.known = True
+                peer.is_authenticated = True
             elif socket.routing_exception is not None:
                 raise Unauthorized("this call needs a token: Authorization: Bearer …")
         _check_path(socket)
 
 
-def _check_path(received: Request | Socket) -> None:
+def _check_path(received: HttpRequest | WebSocket) -> None:
     # The framework (werkzeug 3) takes any number of slashes at a path's beginning for one, and it is
     # told of the path only once what is escaped is decoded: an escaped slash separates nothing.
     if received.scope["path"].startswith("//") or b"%2f" in received.scope["raw_path"].lower():
@@ -209,38 +211,38 @@ def _check_path(received: Request | Socket) -> None:
 def _add_streams(app: App, sockets: SocketStream) -> None:
     @app.get("/stream")
     async def stream() -> Response:
-        received = current(request, Request)
+        received = current_request(request, HttpRequest)
         asked = stream_request(received.query_string, received.headers.get("Last-Event-ID"))
         if received.method == "HEAD":
             headers = {name.decode(): value.decode() for name, value in STREAM_HEADERS}
             return Response(b"", 200, headers)
-        who = received.principal
-        return EventStream(
-            sockets.gateway.acting_as(who),
+        caller = received.principal
+        return EventStreamResponse(
+            sockets.gateway.acting_as(caller),
             asked,
             sockets.lifetime,
             sockets.quiet_s,
-            sockets.places.taken(who.id),
+            sockets.limiter.slot(caller.id),
             app.metrics,
             peer_of(received),
         )
 
     @app.websocket("/stream")
     async def socket_stream() -> None:
-        await sockets.serve(current(websocket, Socket))
+        await sockets.serve(current_request(websocket, WebSocket))
 
 
 def _add_tools(app: App, tools: ToolEndpoint) -> None:
     @app.post("/mcp")
     async def mcp() -> Response:
-        return await tools.answer(current(request, Request))
+        return await tools.answer(current_request(request, HttpRequest))
 
 
 def _add_metrics(app: App, gateway: Gateway) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         # Who may know the status may know this.
-        caller = gateway.acting_as(current(request, Request).principal)
+        caller = gateway.acting_as(current_request(request, HttpRequest).principal)
         status = (await caller.call(STATUS, GetStatus())).answer
         text = await anyio.to_thread.run_sync(app.metrics.document, status)
         headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}

@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 import anyio
 import anyio.to_thread
 
-from agent_orchestrator.descriptors import Sparingly
+from agent_orchestrator.descriptors import RateLimitedWarning
 from agent_orchestrator.domain.access import LOCAL, Principal
 from agent_orchestrator.domain.errors import (
     ConfigError,
@@ -38,11 +38,11 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 TOKEN_PARAMETERS = ("token", "access_token", "auth_token")
 """Query parameters that every call refuses: URLs end up in histories and logs."""
 
-UNGUESSABLE = 32
+MIN_SAFE_LENGTH = 32
 """Minimum length of tokens that are checked even during a lock-out. Such a token cannot be guessed, and
 its holder must not be locked out by another caller's guesses from the same address."""
 
-LOOKERS = 2
+MAX_PROCESS_SCANS = 2
 """Maximum number of concurrent searches for the program of a connection."""
 
 _HOST = re.compile(
@@ -69,7 +69,7 @@ def is_wildcard(host: str) -> bool:
         return False
 
 
-def one_form(host: str) -> str:
+def normalized_host(host: str) -> str:
     """Return a host in canonical form, for comparison. An IPv6 address has several spellings."""
     try:
         address = ipaddress.ip_address(host)
@@ -90,7 +90,7 @@ def _name(token: str) -> str:
     """
     digest = (
         hashlib.sha256(token.encode()).digest()
-        if len(token) >= UNGUESSABLE
+        if len(token) >= MIN_SAFE_LENGTH
         else hashlib.scrypt(token.encode(), salt=b"agentd configured token", n=2**14, r=8, p=1)
     )
     return f"token-{digest.hex()[:8]}"
@@ -121,9 +121,9 @@ class Guard:
         allowed_origins: Iterable[str] = (),
     ) -> None:
         self._lockout = Lockout()
-        self._refusals: defaultdict[str, Sparingly] = defaultdict(Sparingly)
+        self._refusals: defaultdict[str, RateLimitedWarning] = defaultdict(RateLimitedWarning)
         self._may_be_agents = may_be_agents
-        self._lookers = anyio.CapacityLimiter(LOOKERS)
+        self._scan_limiter = anyio.CapacityLimiter(MAX_PROCESS_SCANS)
         self._local = [] if local_token is None else [(_digest(local_token), LOCAL)]
         self._tokens: list[tuple[bytes, Principal]] = []
         for token in tokens:
@@ -131,17 +131,19 @@ class Guard:
                 raise ConfigError("an auth token must be printable ASCII without blanks")
             digest = _digest(token)
             self._tokens.append((digest, Principal(_name(token), admin=True, kind="configured")))
-        self._hosts = LOOPBACK_NAMES | {one_form(name) for name in (host, *allowed_hosts)}
+        self._hosts = LOOPBACK_NAMES | {normalized_host(name) for name in (host, *allowed_hosts)}
         # DNS rebinding needs a name. With a wildcard bind, an IP address in Host is one of ours.
         self._any_address = is_wildcard(host)
         self.origins = frozenset(_origin(text) for text in allowed_origins)
 
     @property
-    def open(self) -> bool:
+    def is_open(self) -> bool:
         """True if no token is configured."""
         return not self._tokens
 
-    def check_place(self, hosts: list[str], origins: list[str], scheme: str = "http") -> None:
+    def check_host_and_origin(
+        self, hosts: list[str], origins: list[str], scheme: str = "http"
+    ) -> None:
         """Check the Host and Origin headers.
 
         :param scheme: the scheme of the request's URL.
@@ -150,7 +152,7 @@ class Guard:
         """
         if len(hosts) != 1 or not (match := _HOST.fullmatch(hosts[0])):
             raise MisdirectedRequest("the request needs one Host header that names this daemon")
-        name = one_form(match["v6"] or match["name"])
+        name = normalized_host(match["v6"] or match["name"])
         if name not in self._hosts and not (self._any_address and _is_address(name)):
             raise MisdirectedRequest(
                 "the Host header names another server; `allowed_hosts` lists further names"
@@ -171,29 +173,29 @@ class Guard:
             raise InvalidRequest.of(found)
 
     @contextmanager
-    def noting(self, peer: Peer) -> Iterator[None]:
+    def logging_refusals(self, peer: Peer) -> Iterator[None]:
         """Log the refusals in this scope, at most one line a minute for each code.
 
         The line counts the refusals since the line before. Callers decide how often they are
         refused, so the log must not grow with it.
         """
-        peer.is_turned_away = False
+        peer.is_refused = False
         try:
             yield
         except (Unauthorized, Forbidden, MisdirectedRequest, RateLimited) as error:
-            peer.is_turned_away = True
+            peer.is_refused = True
             if count := self._refusals[error.code].due():
                 fields = {"code": error.code, "address": peer.address, "count": count}
                 _log.warning("refused at the door: %s", error, extra={"fields": fields})
             raise
 
-    async def why_token(self, gateway: Gateway, peer: Peer) -> str | None:
+    async def token_reason(self, gateway: Gateway, peer: Peer) -> str | None:
         """Return why a caller needs a token; None if it needs none and is the local principal.
 
         :param gateway: knows whether named tokens exist.
         :param peer: the caller's connection.
         """
-        if not self.open or peer.agents_only:
+        if not self.is_open or peer.agents_only:
             return "this call needs a token: Authorization: Bearer …"
         if gateway.has_tokens():
             return (
@@ -220,7 +222,7 @@ class Guard:
             scheme, _, token = authorization[0].partition(" ")
             if len(authorization) == 1 and scheme.lower() == "bearer":
                 return await self.holder(token.strip(), gateway, peer)
-        if (reason := await self.why_token(gateway, peer)) is None:
+        if (reason := await self.token_reason(gateway, peer)) is None:
             return LOCAL
         if authorization:
             reason = "the Authorization header must be: Bearer …"
@@ -244,11 +246,11 @@ class Guard:
         made_here = token.startswith(MADE_HERE)
         is_random = made_here or token.startswith(LOCAL_TOKEN_PREFIX)
         presented = hashlib.sha256(token.encode(errors="replace")).digest()
-        again = peer.let_in_by is not None and hmac.compare_digest(peer.let_in_by, presented)
+        again = peer.token_digest is not None and hmac.compare_digest(peer.token_digest, presented)
         if peer.agents_only and not token.startswith(RUN_TOKEN_PREFIX):
             raise Unauthorized("this port is for agents: use the one that speaks TLS")
-        is_needed = made_here or not self.open or gateway.has_tokens()
-        if is_needed and not (is_random or again or len(token) >= UNGUESSABLE):
+        is_needed = made_here or not self.is_open or gateway.has_tokens()
+        if is_needed and not (is_random or again or len(token) >= MIN_SAFE_LENGTH):
             self._lockout.check(peer.address)
         found: Principal | None = None
         for digest, principal in (*self._tokens, *self._local):
@@ -256,15 +258,15 @@ class Guard:
                 found = principal
         if found is None and made_here:
             found = await gateway.holder(presented.hex())
-        elif found is None and not is_needed and await self.why_token(gateway, peer) is None:
+        elif found is None and not is_needed and await self.token_reason(gateway, peer) is None:
             return LOCAL
         if found is not None and found.run is None and await self._may_be_an_agent(peer):
             raise Forbidden("an agent's program may call with the token of its run only")
-        peer.known = found is not None
-        peer.let_in_by = presented if peer.known else None
+        peer.is_authenticated = found is not None
+        peer.token_digest = presented if peer.is_authenticated else None
         if found is None:
             if not is_random:
-                self._lockout.failed(peer.address)
+                self._lockout.count_failure(peer.address)
             raise Unauthorized(
                 "the token is unknown, revoked or expired, or its run's attempt has ended"
             )
@@ -276,7 +278,7 @@ class Guard:
             return False
         if peer.may_be_agents is None:
             peer.may_be_agents = peer.ends is None or await anyio.to_thread.run_sync(
-                self._may_be_agents, peer.ends, limiter=self._lookers
+                self._may_be_agents, peer.ends, limiter=self._scan_limiter
             )
         return peer.may_be_agents
 

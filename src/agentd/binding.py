@@ -11,7 +11,7 @@ from agent_orchestrator.operations import OPERATIONS, Operation
 from agent_orchestrator.ports import Gateway
 from agent_orchestrator.wire import codec
 from agentd.lifetime import Lifetime
-from agentd.requests import Request, body_object, current, query_pairs
+from agentd.requests import HttpRequest, body_object, current_request, query_pairs
 from agentd.responses import as_json, json_response
 
 View = Callable[..., Awaitable[Response]]
@@ -37,7 +37,7 @@ def _mutation(operation: Operation[Any, Any], gateway: Gateway, _: Lifetime) -> 
     takes_key = "idempotency_key" in specs(kind)
 
     async def view(**path_values: str) -> Response:
-        received = current(request, Request)
+        received = current_request(request, HttpRequest)
         if received.query_string:
             _refuse_parameters(received.query_string)
         values = await body_object(received)
@@ -58,7 +58,7 @@ def _mutation(operation: Operation[Any, Any], gateway: Gateway, _: Lifetime) -> 
 
 def _query(operation: Operation[Any, Any], gateway: Gateway, lifetime: Lifetime) -> View:
     async def view(**path_values: str) -> Response:
-        received = current(request, Request)
+        received = current_request(request, HttpRequest)
         values = codec.query_values(operation.request, query_pairs(received.query_string))
         _merge(values, path_values)
         command = codec.command(operation.request, values)

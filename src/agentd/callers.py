@@ -1,8 +1,8 @@
 """Find out whether the program at the other end of a connection belongs to an agent.
 
 Linux reports the socket at the other end (sock_diag(7)), and which process has that socket open
-(/proc/PID/fd). A process of an agent always stays below this process, because its keeper adopts
-every orphan (:mod:`agent_orchestrator.runners.guardian`). So descent decides, not the token.
+(/proc/PID/fd). A process of an agent always stays below this process, because its supervisor adopts
+every orphan (:mod:`agent_orchestrator.runners.forkserver`). So descent decides, not the token.
 
 A program that is not below this process can still belong to an agent: to one of another daemon, or
 started by a service (``at`` keeps the environment). Such a program is recognized by the tag that
@@ -20,7 +20,7 @@ from typing import Final
 
 from attrs import frozen
 
-from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.ports import TAG_VARIABLE
 from agent_orchestrator.processes import (
     live_process,
     live_processes,
@@ -29,18 +29,18 @@ from agent_orchestrator.processes import (
     read_proc,
     with_descendants,
 )
-from agent_orchestrator.runners.custody import is_brand
+from agent_orchestrator.runners.orphans import is_tag_limit
 
 Address = tuple[str, int]
 
 Ends = tuple[Address, Address]
 """The addresses of a connection: the remote one, and the local one."""
 
-_LOOKS: Final = 3
+_SCANS: Final = 3
 """Maximum number of searches: a process may end and pass its socket on during one."""
 
-_DEPTH: Final = 3
-"""Generations of processes below this one: guardian, keepers and agents."""
+_MAX_ANCESTORS: Final = 3
+"""Generations of processes below this one: fork server, supervisors and agents."""
 
 
 def ends_of(theirs: object, ours: object) -> Ends | None:
@@ -59,7 +59,7 @@ def may_be_agents(ends: Ends, root: int | None = None) -> bool:
     """
     theirs, ours = ends
     root = os.getpid() if root is None else root
-    for look in range(_LOOKS):
+    for query in range(_SCANS):
         found = _socket_at(theirs, ours)
         if found is None or not found.inode:
             # Closed already, so its owner is unknown; or on another machine.
@@ -72,8 +72,8 @@ def may_be_agents(ends: Ends, root: int | None = None) -> bool:
                 return is_below or (holder != root and _is_tagged(holder, root))
         elif not _has_agents(root):
             return False
-        elif look == _LOOKS - 1:
-            return not _is_anothers(found, root, unreadable)
+        elif query == _SCANS - 1:
+            return not _belongs_to_another_process(found, root, unreadable)
     return True
 
 
@@ -218,15 +218,15 @@ def _is_below(pid: int, root: int) -> bool | None:
 
 
 def _has_agents(root: int) -> bool:
-    """Return whether anything but the guardian and its keepers is below a process."""
+    """Return whether anything but the fork server and its supervisors is below a process."""
     processes = live_processes()
     generation = {root}
-    for _ in range(_DEPTH):
+    for _ in range(_MAX_ANCESTORS):
         generation = {one.pid for one in processes if one.parent in generation}
     return bool(generation)
 
 
-def _is_anothers(found: _Socket, root: int, unreadable: list[int]) -> bool:
+def _belongs_to_another_process(found: _Socket, root: int, unreadable: list[int]) -> bool:
     """Return whether a socket that no process is seen to have is one's that is not below another.
 
     A process that changed its user hides its descriptors: sshd, for the tunnels it makes. An agent's
@@ -237,7 +237,7 @@ def _is_anothers(found: _Socket, root: int, unreadable: list[int]) -> bool:
         return False
     if found.uid != os.geteuid():
         return True
-    return any(_has_become(pid, found.uid) for pid in unreadable)
+    return any(_changed_user(pid, found.uid) for pid in unreadable)
 
 
 def _is_held_by_thread(found: _Socket, tree: set[int]) -> bool:
@@ -251,7 +251,7 @@ def _is_held_by_thread(found: _Socket, tree: set[int]) -> bool:
     return False
 
 
-def _has_become(pid: int, uid: int) -> bool:
+def _changed_user(pid: int, uid: int) -> bool:
     """Return whether a process has become this user's: its parent is another user's."""
     process = live_process(pid)
     if process is None or _owner(pid) != uid:
@@ -274,13 +274,13 @@ def _is_tagged(pid: int, root: int) -> bool:
     The daemon has one itself where an agent has started it.
     """
     limit = lock_limit_of(pid)
-    if limit != lock_limit_of(root) and is_brand(limit):
+    if limit != lock_limit_of(root) and is_tag_limit(limit):
         return True
-    mark = _mark(pid)
-    return mark is not None and mark != _mark(root)
+    tag = _tag_of(pid)
+    return tag is not None and tag != _tag_of(root)
 
 
-def _mark(pid: int) -> bytes | None:
+def _tag_of(pid: int) -> bytes | None:
     environ = read_proc(f"/proc/{pid}/environ") or b""
-    prefix = f"{MARK_VARIABLE}=".encode()
+    prefix = f"{TAG_VARIABLE}=".encode()
     return next((one for one in environ.split(b"\0") if one.startswith(prefix)), None)

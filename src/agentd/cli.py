@@ -111,14 +111,14 @@ def run(
     """Run the daemon in the foreground, or show what it would run with."""
     ensure_utf8()
     if doctor:
-        click.echo(_examined(config, flags))
+        click.echo(_doctor_report(config, flags))
         return
     try:
         settings = settings_module.load(flags, environment(), config)
         if print_config:
-            from agentd.printout import printout
+            from agentd.print_config import render_config
 
-            click.echo(printout(settings))
+            click.echo(render_config(settings))
             return
         # Imported here: --help and --version have no use for a web server.
         from agentd.daemon import run_daemon
@@ -130,7 +130,7 @@ def run(
             log_limit=None if log_max_mb is None else log_max_mb * 2**20,
         )
     except FlagError as error:
-        raise _WrongUse(str(error)) from None
+        raise _UsageError(str(error)) from None
     except UnknownDatabase as error:
         click.echo(f"agentd: {error}. {settings_module.UNKNOWN_DATABASE}", err=True)
         status = 1
@@ -141,29 +141,29 @@ def run(
     sys.exit(status)
 
 
-def _examined(config: str | None, flags: Mapping[str, Any]) -> str:
+def _doctor_report(config: str | None, flags: Mapping[str, Any]) -> str:
     """Return as JSON what is to be said of a daemon with these settings."""
     import anyio
 
-    from agent_orchestrator.operations import Examination, Finding
+    from agent_orchestrator.operations import DoctorReport, Finding
     from agent_orchestrator.wire import codec
     from agentd.daemon import engine_config
-    from agentd.doctor import examine_closed
+    from agentd.doctor import findings_offline
 
     try:
         settings = settings_module.load(flags, environment(), config)
-        found = anyio.run(examine_closed, settings, engine_config(settings))
+        found = anyio.run(findings_offline, settings, engine_config(settings))
     except ConfigError as error:
         hint = "agentd does not start before it is put right"
         lines = str(error).splitlines()
-        found = Examination(
+        found = DoctorReport(
             ok=False,
             findings=tuple(Finding("error", "configuration", line, hint) for line in lines),
         )
     return codec.to_json(found)
 
 
-class _WrongUse(click.UsageError):
+class _UsageError(click.UsageError):
     """A wrong option, told in one line as any other mistake is."""
 
     def show(self, file: IO[Any] | None = None) -> None:
@@ -175,7 +175,7 @@ class _Command(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            raise _WrongUse(error.format_message(), ctx) from None
+            raise _UsageError(error.format_message(), ctx) from None
 
 
 main = _Command(

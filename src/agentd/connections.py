@@ -14,7 +14,7 @@ from agentd import cors
 from agentd.responses import LiveResponse
 
 
-class Connection(ASGIHTTPConnection):
+class HttpConnection(ASGIHTTPConnection):
     """One request."""
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -37,12 +37,12 @@ class Connection(ASGIHTTPConnection):
             instead = await response.send_all(send)
             if instead is None:
                 return
-            instead.headers.update(cors.marks(response))
+            instead.headers.update(cors.cors_headers(response))
             response = instead
         await super()._send_response(send, response)
 
 
-class SocketConnection(ASGIWebsocketConnection):
+class WebSocketConnection(ASGIWebsocketConnection):
     """One WebSocket."""
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:

@@ -20,7 +20,7 @@ _ALLOWED: Final = {
 
 _EXPOSED: Final = "Idempotent-Replayed, Log-Epoch, Retry-After, WWW-Authenticate"
 
-_MARKS: Final = ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary")
+_CORS_HEADERS: Final = ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary")
 
 
 def is_preflight(method: str, headers: Headers) -> bool:
@@ -37,13 +37,13 @@ def preflight(asked: Headers) -> Response:
     return response
 
 
-def mark(response: Response, origins: list[str], listed: frozenset[str]) -> None:
+def add_cors_headers(response: Response, origins: list[str], listed: frozenset[str]) -> None:
     """Let a page read an answer, if its origin is listed."""
     if len(origins) == 1 and origins[0].lower() in listed:
         values = (origins[0], _EXPOSED, "Origin")
-        response.headers.update(zip(_MARKS, values, strict=True))
+        response.headers.update(zip(_CORS_HEADERS, values, strict=True))
 
 
-def marks(response: Response) -> Iterable[tuple[str, str]]:
-    """Return the headers that :func:`mark` has set."""
-    return [(name, response.headers[name]) for name in _MARKS if name in response.headers]
+def cors_headers(response: Response) -> Iterable[tuple[str, str]]:
+    """Return the headers that :func:`add_cors_headers` has set."""
+    return [(name, response.headers[name]) for name in _CORS_HEADERS if name in response.headers]

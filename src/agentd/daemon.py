@@ -38,12 +38,12 @@ from agentd.app import create_app
 from agentd.auth import Guard, is_loopback
 from agentd.callers import may_be_agents
 from agentd.descriptors import Descriptors
-from agentd.doctor import examine
-from agentd.layout import announced, database_judge, protection, remember_database
-from agentd.lifetime import LastResort, Lifetime
+from agentd.doctor import host_findings
+from agentd.lifetime import ExitTimer, Lifetime
 from agentd.local_token import local_token
 from agentd.memory import return_large_blocks
 from agentd.metrics import Metrics
+from agentd.own_files import announced, database_judge, protection, remember_database
 from agentd.server import listen, resolve, serve, url_of
 from agentd.settings import Settings
 from agentd.tls import server_context
@@ -52,10 +52,10 @@ from agentd.traces import agents_environment, tracing
 STOP_S: Final = 2.0
 """Seconds agents are asked to stop in once the grace period is over, before they are killed."""
 
-LAST_S: Final = 4.5
+FORCED_STOP_S: Final = 4.5
 """Seconds after the grace period in which the daemon has ended, whatever does not let go of it."""
 
-HURRIED_S: Final = 3.0
+SECOND_SIGNAL_S: Final = 3.0
 """The same, after a second signal."""
 
 CLOSE_S: Final = 5.0
@@ -82,7 +82,9 @@ def run_daemon(
     """
     hide_memory()
     log_file = logs.bound_output(log_limit)
-    logs.set_up(form=settings.log_format, level=settings.log_level, secrets=settings.auth_tokens)
+    logs.configure_logging(
+        form=settings.log_format, level=settings.log_level, secrets=settings.auth_tokens
+    )
     daemon = Daemon(settings, Path(ready_file) if ready_file else None, accept_loss, log_file)
     return_large_blocks()
     return anyio.run(daemon.run, backend="asyncio")
@@ -100,7 +102,7 @@ class Daemon:
     _stopped: anyio.Event = field(factory=anyio.Event, init=False)
     _status: int = field(default=0, init=False)
     _must_end_at: float = field(default=inf, init=False)
-    _last_resort: LastResort = field(factory=LastResort, init=False)
+    _last_resort: ExitTimer = field(factory=ExitTimer, init=False)
 
     async def run(self) -> int:
         """Serve until a signal, drain, stop; return the exit status."""
@@ -121,7 +123,7 @@ class Daemon:
             is_wanted = not settings.auth_tokens
             kept = local_token(user_state(), port, is_wanted=is_wanted)
             guard = _guard(settings, stack.enter_context(kept))
-            tell_ready = stack.enter_context(_ready(self.ready_file))
+            announce_ready = stack.enter_context(_ready_writer(self.ready_file))
             agents, agents_url = None, url
             if tls is not None:
                 # No agent need trust the certificate, which may well not be for a loopback address.
@@ -149,14 +151,14 @@ class Daemon:
                     metrics=metrics,
                     descriptors=descriptors,
                 )
-                _tell_start(settings, url, guard)
+                _log_start(settings, url, guard)
                 # What is loaded by now stays: the collector need not look through it again and again.
                 gc.freeze()
                 async with anyio.create_task_group() as tasks:
                     await tasks.start(self._watch_signals, engine)
                     # Connections wait in the listening socket until they are served.
                     stack.enter_context(announced(url, settings))
-                    tell_ready(url)
+                    announce_ready(url)
                     tasks.start_soon(self._abandon_server, tasks.cancel_scope)
                     await serve(
                         app,
@@ -167,7 +169,7 @@ class Daemon:
                         descriptors=descriptors,
                     )
                     tasks.cancel_scope.cancel()
-        tell_stopped(settings.db, engine)
+        write_stop_report(settings.db, engine)
         _log.info("stopped")
         return self._status
 
@@ -190,26 +192,28 @@ class Daemon:
                     elif not self.lifetime.draining:
                         self.lifetime.drain()
                         grace = self.settings.grace_s
-                        _log.info("draining", extra=_fields(signal=name, grace_s=grace))
-                        self._end_within(grace + LAST_S)
+                        _log.info("draining", extra=_limit_fields(signal=name, grace_s=grace))
+                        self._set_deadline(grace + FORCED_STOP_S)
                         tasks.start_soon(self._drain, engine)
                     elif not self.lifetime.closing:
-                        _log.warning("second signal: stopping now", extra=_fields(signal=name))
+                        _log.warning(
+                            "second signal: stopping now", extra=_limit_fields(signal=name)
+                        )
                         self._status = 1
-                        self._end_within(HURRIED_S)
-                        engine.hurry()
+                        self._set_deadline(SECOND_SIGNAL_S)
+                        engine.force_stop()
                         tasks.cancel_scope.cancel()
                         self._stop()
 
     async def _drain(self, engine: Orchestrator) -> None:
         report = await engine.drain(self.settings.grace_s, stop_s=STOP_S)
-        counts = _fields(
+        counts = _limit_fields(
             finished=report.finished, released=len(report.released), parked=len(report.parked)
         )
         _log.info("drained", extra=counts)
         self._stop()
 
-    def _end_within(self, seconds: float) -> None:
+    def _set_deadline(self, seconds: float) -> None:
         self._must_end_at = anyio.current_time() + seconds
         self._last_resort.set(seconds)
 
@@ -229,14 +233,14 @@ class Daemon:
 def _reopen(log_file: logs.LogFile) -> None:
     try:
         log_file.reopen()
-        _log.info("the log was opened anew", extra=_fields(path=log_file.path))
+        _log.info("the log was opened anew", extra=_limit_fields(path=log_file.path))
     except OSError as error:
         _log.warning("%s cannot be opened: %s", log_file.path, error.strerror)
 
 
-def tell_stopped(db: str, engine: Orchestrator) -> None:
+def write_stop_report(db: str, engine: Orchestrator) -> None:
     """Write beside the database what the stop came to, for who waits for it; see ``daemon stop``."""
-    report = engine.drained
+    report = engine.is_drained
     if report is None:
         return
     told = {
@@ -295,17 +299,17 @@ def engine_config(settings: Settings) -> EngineConfig:
         **values_of(EngineOptions, settings),
         workspace_roots=settings.workspace_roots,
         version=installed_version("agent-orchestrator"),
-        examine=partial(examine, settings, os.environ),
+        host_findings=partial(host_findings, settings, os.environ),
         protected=protection(settings),
     )
 
 
-def _tell_start(settings: Settings, url: str, guard: Guard) -> None:
-    fields = _fields(
+def _log_start(settings: Settings, url: str, guard: Guard) -> None:
+    fields = _limit_fields(
         pid=os.getpid(),
         db=str(Path(settings.db).absolute()),
         providers=",".join(settings.providers),
-        auth="off" if guard.open else f"token ({settings.sources.get('auth_tokens', 'set')})",
+        auth="off" if guard.is_open else f"token ({settings.sources.get('auth_tokens', 'set')})",
     )
     _log.info("listening on %s", url, extra=fields)
     if any(len(token) < logs.SHORT_SECRET for token in settings.auth_tokens):
@@ -314,12 +318,12 @@ def _tell_start(settings: Settings, url: str, guard: Guard) -> None:
         )
 
 
-def _fields(**fields: object) -> dict[str, object]:
+def _limit_fields(**fields: object) -> dict[str, object]:
     return {"fields": fields}
 
 
 @contextmanager
-def _ready(path: Path | None) -> Iterator[Callable[[str], None]]:
+def _ready_writer(path: Path | None) -> Iterator[Callable[[str], None]]:
     """Return what writes a file that tells where the daemon is, whole whenever it is there.
 
     Whether it can be written shows at once, before anything is opened.
@@ -333,7 +337,7 @@ def _ready(path: Path | None) -> Iterator[Callable[[str], None]]:
 
     told = False
 
-    def tell(url: str) -> None:
+    def announce(url: str) -> None:
         nonlocal told
         fresh.write_text(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
         fresh.replace(path)
@@ -346,7 +350,7 @@ def _ready(path: Path | None) -> Iterator[Callable[[str], None]]:
     except OSError as error:
         raise ConfigError(f"--ready-file {path}: {error.strerror}") from None
     try:
-        yield tell
+        yield announce
     finally:
         fresh.unlink(missing_ok=True)
         if told:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from agent_orchestrator.descriptors import Sparingly, descriptor_limit
+from agent_orchestrator.descriptors import RateLimitedWarning, descriptor_limit
 from agent_orchestrator.domain.errors import Unavailable
 
 RESERVE: Final = 128
@@ -44,7 +44,7 @@ class Descriptors:
         self._clock = clock
         self._others = 0
         self._counted_at: float | None = None
-        self._warning = Sparingly(clock=clock)
+        self._warning = RateLimitedWarning(clock=clock)
 
     @property
     def left(self) -> int:

@@ -12,46 +12,46 @@ from typing import Final
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.engine import EngineConfig, EnvPolicy
 from agent_orchestrator.engine.diagnosis import provider_statuses
-from agent_orchestrator.engine.environment import unusual
-from agent_orchestrator.engine.examination import examination, provider_findings
-from agent_orchestrator.operations import Examination, Finding
+from agent_orchestrator.engine.doctor import doctor_report, provider_findings
+from agent_orchestrator.engine.environment import unusual_variables
+from agent_orchestrator.operations import DoctorReport, Finding
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.probe import environment, home_of
 from agent_orchestrator.stores.sqlite.connection import names_of
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, schema_version
-from agentd.auth import UNGUESSABLE, is_loopback
+from agentd.auth import MIN_SAFE_LENGTH, is_loopback
 from agentd.exposure import possible_with_network, possible_without_sandbox
-from agentd.layout import database_judge
 from agentd.logs import SHORT_SECRET
+from agentd.own_files import database_judge
 from agentd.providers import CODEX_RUNNERS, ProviderSettings
 from agentd.settings import UNKNOWN_DATABASE, Settings
 from agentd.tls import days_left, server_context
 
-LEAST_FREE: Final = 1 << 30
+MIN_FREE_BYTES: Final = 1 << 30
 """Bytes of room below which a disk is told of."""
 
-SOON_DAYS: Final = 21
+EXPIRY_WARNING_DAYS: Final = 21
 """Days before its end from which a certificate is told of."""
 
 _UNCONFINED: Final = ("--dangerously-bypass-approvals-and-sandbox", "--yolo", "danger-full-access")
 """Words among codex's arguments that take its sandbox away (codex 0.169)."""
 
 
-async def examine_closed(settings: Settings, config: EngineConfig) -> Examination:
+async def findings_offline(settings: Settings, config: EngineConfig) -> DoctorReport:
     """Return what is to be said of a daemon that does not run."""
-    return examination(
+    return doctor_report(
         [
             *provider_findings(await provider_statuses(config)),
             *_closed_database(settings),
-            *examine(settings, config.environ),
+            *host_findings(settings, config.environ),
         ]
     )
 
 
-def examine(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
+def host_findings(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     """Return what is to be said of the machine and the settings, however things are in the store."""
     database = Path(settings.db).absolute()
-    looks: Sequence[Callable[[], Iterator[Finding]]] = (
+    checks: Sequence[Callable[[], Iterator[Finding]]] = (
         lambda: _codex_homes(settings, environ),
         lambda: _disk(database),
         lambda: _database_modes(database),
@@ -59,11 +59,11 @@ def examine(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
         lambda: _tls(settings),
         lambda: _tokens(settings),
         lambda: _configuration(settings),
-        lambda: _pages(settings),
+        lambda: _origin_findings(settings),
         lambda: _environment(settings, environ),
         lambda: _agents(settings),
     )
-    return [finding for look in looks for finding in look()]
+    return [finding for query in checks for finding in query()]
 
 
 # --- codex ----------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def _closed_database(settings: Settings) -> Iterator[Finding]:
         with path.open("rb") as file:
             header = file.read(100)
     except FileNotFoundError:
-        yield from _place_for(path)
+        yield from _database_directory(path)
         return
     except OSError as error:
         yield Finding("error", "database", f"{path} cannot be read: {error.strerror}")
@@ -179,7 +179,7 @@ def _closed_database(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "database", f"{path}, schema {version}")
 
 
-def _place_for(path: Path) -> Iterator[Finding]:
+def _database_directory(path: Path) -> Iterator[Finding]:
     folder = path.absolute().parent
     while not folder.exists():
         folder = folder.parent
@@ -213,7 +213,7 @@ def _disk(path: Path) -> Iterator[Finding]:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     room = f"{free / (1 << 30):,.1f} GiB free on the disk of {folder}"
-    if free < LEAST_FREE:
+    if free < MIN_FREE_BYTES:
         yield Finding("warning", "disk", room, "make room: on a full disk no work is accepted")
     else:
         yield Finding("ok", "disk", room)
@@ -305,7 +305,7 @@ def _tls(settings: Settings) -> Iterator[Finding]:
             security=True,
         )
     else:
-        soon = left < SOON_DAYS
+        soon = left < EXPIRY_WARNING_DAYS
         yield Finding(
             "warning" if soon else "ok",
             "TLS",
@@ -318,7 +318,7 @@ def _tls(settings: Settings) -> Iterator[Finding]:
 def _tokens(settings: Settings) -> Iterator[Finding]:
     shortest = min((len(token) for token in settings.auth_tokens), default=None)
     source = settings.sources.get("auth_tokens", "")
-    if shortest is not None and shortest < UNGUESSABLE:
+    if shortest is not None and shortest < MIN_SAFE_LENGTH:
         yield Finding(
             "error" if shortest < SHORT_SECRET else "warning",
             "tokens",
@@ -360,7 +360,7 @@ def _configuration(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _pages(settings: Settings) -> Iterator[Finding]:
+def _origin_findings(settings: Settings) -> Iterator[Finding]:
     for origin in settings.allowed_origins:
         plain, host = origin.startswith("http:"), origin.partition("://")[2].rpartition(":")
         if plain and not is_loopback((host[0] or host[2]).strip("[]")):
@@ -377,7 +377,7 @@ def _pages(settings: Settings) -> Iterator[Finding]:
 
 
 def _environment(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
-    found = unusual(environ)
+    found = unusual_variables(environ)
     if found and any(one.inherit == "all" for one in settings.providers.values()):
         yield Finding(
             "note",

@@ -13,7 +13,7 @@ Labels = tuple[str, ...]
 
 
 @define
-class Family:
+class MetricFamily:
     """A metric of some kind with its series, one for each combination of its labels' values."""
 
     name: str
@@ -74,22 +74,24 @@ class Histogram:
             yield _sample(f"{self.name}_count", labels, seen)
 
 
-def gauge(name: str, doc: str, value: float) -> Family:
+def gauge(name: str, doc: str, value: float) -> MetricFamily:
     """Return a gauge without labels."""
-    return Family(name, doc, "gauge", (), {(): value})
+    return MetricFamily(name, doc, "gauge", (), {(): value})
 
 
-def counter(name: str, doc: str, value: float) -> Family:
+def counter(name: str, doc: str, value: float) -> MetricFamily:
     """Return a counter without labels that somebody else keeps."""
-    return Family(name, doc, "counter", (), {(): value})
+    return MetricFamily(name, doc, "counter", (), {(): value})
 
 
-def gauges(name: str, doc: str, labels: tuple[str, ...], values: Mapping[Labels, float]) -> Family:
+def gauges(
+    name: str, doc: str, labels: tuple[str, ...], values: Mapping[Labels, float]
+) -> MetricFamily:
     """Return a gauge with labels."""
-    return Family(name, doc, "gauge", labels, dict(values))
+    return MetricFamily(name, doc, "gauge", labels, dict(values))
 
 
-def written(families: Iterable[Family | Histogram]) -> str:
+def render(families: Iterable[MetricFamily | Histogram]) -> str:
     """Return all of them as a document."""
     return "".join(f"{line}\n" for family in families for line in family.lines())
 

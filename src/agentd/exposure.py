@@ -12,7 +12,7 @@ Outcome = Literal["refused", "possible"]
 
 
 @frozen
-class Deed:
+class AgentAction:
     """Something that an agent may try.
 
     :param name: what the tests call it.
@@ -29,36 +29,44 @@ class Deed:
     unconfined: Outcome
 
 
-DEEDS: Final = (
-    Deed(
+AGENT_ACTIONS: Final = (
+    AgentAction(
         "state",
         "change agentd's configuration, database, log and tokens",
         "refused",
         "refused",
         "possible",
     ),
-    Deed("secrets", "read its database and its tokens", "refused", "refused", "possible"),
-    Deed("directories", "write in other sessions' directories", "refused", "refused", "possible"),
-    Deed("processes", "signal other agents' processes", "refused", "refused", "possible"),
-    Deed("sockets", "connect to other programs' sockets", "refused", "possible", "possible"),
-    Deed("codex", "change codex's configuration and rules", "refused", "refused", "possible"),
-    Deed("memory", "read agentd's environment and memory", "refused", "refused", "refused"),
-    Deed(
+    AgentAction("secrets", "read its database and its tokens", "refused", "refused", "possible"),
+    AgentAction(
+        "directories", "write in other sessions' directories", "refused", "refused", "possible"
+    ),
+    AgentAction("processes", "signal other agents' processes", "refused", "refused", "possible"),
+    AgentAction("sockets", "connect to other programs' sockets", "refused", "possible", "possible"),
+    AgentAction(
+        "codex", "change codex's configuration and rules", "refused", "refused", "possible"
+    ),
+    AgentAction("memory", "read agentd's environment and memory", "refused", "refused", "refused"),
+    AgentAction(
         "approve", "approve its own request, with whatever token", "refused", "refused", "refused"
     ),
-    Deed("administer", "call agentd as its user or administrator", "refused", "refused", "refused"),
-    Deed("spawn", "spawn a child that may do more than itself", "refused", "refused", "refused"),
+    AgentAction(
+        "administer", "call agentd as its user or administrator", "refused", "refused", "refused"
+    ),
+    AgentAction(
+        "spawn", "spawn a child that may do more than itself", "refused", "refused", "refused"
+    ),
 )
 
 
 def possible_without_sandbox() -> str:
     """Return what agents without a sandbox can do, as what follows "can"."""
-    return "; ".join(deed.text for deed in DEEDS if deed.unconfined == "possible")
+    return "; ".join(action.text for action in AGENT_ACTIONS if action.unconfined == "possible")
 
 
 def possible_with_network() -> str:
     """Return what agents in a sandbox can do that may use the network, as what follows "can"."""
-    return "; ".join(deed.text for deed in DEEDS if deed.networked == "possible")
+    return "; ".join(action.text for action in AGENT_ACTIONS if action.networked == "possible")
 
 
 def table() -> str:
@@ -68,7 +76,7 @@ def table() -> str:
         "| an agent can | in a sandbox | in a sandbox with network | without a sandbox |",
         "|---|---|---|---|",
     ]
-    for deed in DEEDS:
-        cells = (words[one] for one in (deed.confined, deed.networked, deed.unconfined))
-        lines.append(f"| {deed.text} | {' | '.join(cells)} |")
+    for action in AGENT_ACTIONS:
+        cells = (words[one] for one in (action.confined, action.networked, action.unconfined))
+        lines.append(f"| {action.text} | {' | '.join(cells)} |")
     return "\n".join(lines)

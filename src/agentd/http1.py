@@ -58,9 +58,9 @@ from agent_orchestrator.domain import errors
 from agent_orchestrator.wire import problems, strict_json
 from agentd.lockout import Peer
 
-STALLED_S: Final = 60.0
+STALL_S: Final = 60.0
 STALLED_BYTES: Final = 4 * 1024
-"""A reader that takes less than ``STALLED_BYTES`` in ``STALLED_S`` seconds is cut off. Its unread data, up to
+"""A reader that takes less than ``STALLED_BYTES`` in ``STALL_S`` seconds is cut off. Its unread data, up to
 the longest possible event, occupies memory, and its connection a file descriptor."""
 
 CLOSE_S: Final = 1.0
@@ -73,7 +73,7 @@ SECURED_BUFFER: Final = 64 * 1024
 READ_BYTES: Final = 64 * 1024
 """Bytes read at a time from an authenticated caller."""
 
-STRANGER_BYTES: Final = 4 * 1024
+UNAUTHENTICATED_BYTES: Final = 4 * 1024
 """Bytes read at a time from any other caller."""
 
 WRITE_BYTES: Final = 64 * 1024
@@ -96,10 +96,10 @@ _MESSAGES: Final = {
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 _INVALID: Final = "the request is not valid HTTP/1.1"
 _NO_HANDSHAKE: Final = "the WebSocket handshake is not valid, or frames came before its answer"
-_BARE: Final = {(b"content-length", b"0"), (b"connection", b"close")}
+_BARE_LINE_FEED: Final = {(b"content-length", b"0"), (b"connection", b"close")}
 
 
-class Frames(WebsocketBuffer):
+class MessageBuffer(WebsocketBuffer):
     """The buffer for a WebSocket message. A message that is too long is discarded.
 
     :param too_long: called once for such a message.
@@ -138,7 +138,7 @@ class _SocketState(SocketState):
         return super().send(event)
 
 
-class _Received(ReceiveBuffer):
+class _HeadBuffer(ReceiveBuffer):
     """The buffer that h11 reads from."""
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
@@ -163,7 +163,7 @@ class Protocol(H11Protocol):
     def __init__(self, *hypercorns: Any) -> None:
         super().__init__(*hypercorns)
         assert isinstance(self.connection, h11.Connection)
-        self.connection._receive_buffer = _Received()  # noqa: SLF001 - h11 offers no other way
+        self.connection._receive_buffer = _HeadBuffer()  # noqa: SLF001 - h11 offers no other way
 
     async def handle(self, event: Event) -> None:
         """Process data from the network, or its end."""
@@ -217,7 +217,7 @@ class Protocol(H11Protocol):
             # Set before a frame is parsed: a compressed frame is an error.
             self.stream.connection = _SocketState(ConnectionType.SERVER)
             most = self.config.websocket_max_message_size
-            self.stream.buffer = Frames(most, self.cut_soon)
+            self.stream.buffer = MessageBuffer(most, self.cut_soon)
             headers = [one for one in event.headers if one[0] != b"sec-websocket-extensions"]
             event = Response(STREAM_ID, headers, event.status_code)
         await super().stream_send(event)
@@ -228,12 +228,12 @@ class Protocol(H11Protocol):
             not isinstance(event, h11.Response)
             or self._bodiless
             or event.status_code < 400
-            or not _BARE.issubset(event.headers)
+            or not _BARE_LINE_FEED.issubset(event.headers)
         ):
             await super()._send_h11_event(event)
             return
         status, message = event.status_code, _MESSAGES.get(event.status_code, _INVALID)
-        headers = [header for header in event.headers if header not in _BARE]
+        headers = [header for header in event.headers if header not in _BARE_LINE_FEED]
         if isinstance(self.stream, WSStream) and status == 400:
             message = _NO_HANDSHAKE
             if self.stream.handshake.version not in (None, WEBSOCKET_VERSION):
@@ -258,7 +258,7 @@ class Protocol(H11Protocol):
         await super()._send_h11_event(h11.Data(data=body))
 
 
-class Apps(TaskGroup):
+class RequestTasks(TaskGroup):
     """The tasks of a connection. Data left in the queue of a finished request is dropped."""
 
     async def spawn_app(
@@ -282,7 +282,7 @@ class Apps(TaskGroup):
         return put
 
 
-class Connection(TCPServer):
+class TcpConnection(TCPServer):
     """One connection, from its first byte to its end.
 
     :param peer: the caller at its other end.
@@ -327,7 +327,7 @@ class Connection(TCPServer):
                 self.writer.transport.abort()
                 return
         try:
-            async with Apps(self.loop) as tasks:
+            async with RequestTasks(self.loop) as tasks:
                 self._task_group = tasks
                 # As hypercorn's wrapper of it, which only adds the choice between protocols.
                 self.protocol = Protocol(  # type: ignore[assignment]
@@ -351,7 +351,7 @@ class Connection(TCPServer):
         try:
             with suppress(OSError):  # what ssl raises is one, too
                 while not self.reader.at_eof():
-                    size = READ_BYTES if self.peer.known else STRANGER_BYTES
+                    size = READ_BYTES if self.peer.is_authenticated else UNAUTHENTICATED_BYTES
                     data = await self.reader.read(size)
                     await self.protocol.handle(RawData(data))
                     # What has arrived is read without waiting: let others have their turn.
@@ -365,8 +365,8 @@ class Connection(TCPServer):
 
     async def _idle_timeout(self) -> None:
         # Runs from the connection's beginning, or from the end of an answer, until a request is whole.
-        patience = self.config.keep_alive_timeout if self.peer.known else self._first_s
-        with anyio.move_on_after(patience):
+        deadline = self.config.keep_alive_timeout if self.peer.is_authenticated else self._first_s
+        with anyio.move_on_after(deadline):
             await self.context.terminated.wait()
         await asyncio.shield(self._initiate_server_close())
 
@@ -444,7 +444,7 @@ class Connection(TCPServer):
         """
         while left := self.writer.transport.get_write_buffer_size():
             try:
-                async with asyncio.timeout(STALLED_S):
+                async with asyncio.timeout(STALL_S):
                     await self.writer.drain()
             except TimeoutError:
                 # A daemon that was stopped finds the time over first. What was sent since counts.

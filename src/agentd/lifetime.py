@@ -12,10 +12,10 @@ from anyio import CancelScope
 _log = logging.getLogger("agentd")
 
 
-class LastResort:
+class ExitTimer:
     """Ends the process at a set time, as a kill would, whatever does not let go of it: a function that
     takes no notice of its cancellation, a disk that does not answer. Nothing acknowledged is lost by
-    it, the agents' keepers end what is left of them, and the next start takes up their runs.
+    it, the agents' supervisors end what is left of them, and the next start takes up their runs.
 
     A scope: once it is left nothing happens any more. A thread of its own, as the event loop may be
     what hangs.
@@ -61,16 +61,16 @@ class Lifetime:
         self._until_draining: set[CancelScope] = set()
         self._until_closing: set[CancelScope] = set()
 
-    def until_draining(self, *, deadline: float) -> "EndedByLifetime":
+    def until_draining(self, *, deadline: float) -> "LifetimeScope":
         """Return a scope that is left when the daemon begins to drain.
 
         :param deadline: when it is left otherwise, by :func:`anyio.current_time`.
         """
-        return EndedByLifetime(self._until_draining, self.draining, deadline)
+        return LifetimeScope(self._until_draining, self.draining, deadline)
 
-    def until_closing(self) -> "EndedByLifetime":
+    def until_closing(self) -> "LifetimeScope":
         """Return a scope that is left when the daemon closes: ``with lifetime.until_closing():``."""
-        return EndedByLifetime(self._until_closing, self.closing)
+        return LifetimeScope(self._until_closing, self.closing)
 
     def drain(self) -> None:
         """Tell every stream."""
@@ -86,7 +86,7 @@ class Lifetime:
             scope.cancel()
 
 
-class EndedByLifetime:
+class LifetimeScope:
     """A cancel scope among those a draining or a closing daemon cancels."""
 
     def __init__(

@@ -25,7 +25,7 @@ MAX_ADDRESSES: Final = 10_000
 _log = logging.getLogger("agentd.server")
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """Do what there is to do about a connection that is not there."""
 
 
@@ -33,10 +33,10 @@ def _nothing() -> None:
 class Peer:
     """The other end of a connection.
 
-    :param known: whether it was let in, by the last token it presented where tokens are wanted.
-    :param let_in_by: the hash of that token.
+    :param is_authenticated: whether it was let in, by the last token it presented where tokens are wanted.
+    :param token_digest: the hash of that token.
     :param cut: ends the connection, whatever of it was not taken yet.
-    :param is_turned_away: whether its last request was refused before it was let in.
+    :param is_refused: whether its last request was refused before it was let in.
     :param agents_only: whether it came by the port that lets in nobody but runs.
     :param ends: the addresses of the connection, where they are known.
     :param may_be_agents: whether its program may be an agent's; None until somebody asked.
@@ -45,11 +45,11 @@ class Peer:
     address: str = ""
     ends: Ends | None = None
     may_be_agents: bool | None = None
-    known: bool = False
-    let_in_by: bytes | None = None
-    is_turned_away: bool = False
+    is_authenticated: bool = False
+    token_digest: bytes | None = None
+    is_refused: bool = False
     agents_only: bool = False
-    cut: Callable[[], None] = _nothing
+    cut: Callable[[], None] = _do_nothing
 
 
 class Lockout:
@@ -77,7 +77,7 @@ class Lockout:
                 {"retry_after_s": math.ceil(left)},
             )
 
-    def failed(self, address: str) -> None:
+    def count_failure(self, address: str) -> None:
         """Take note of a wrong token; one that comes while the address is locked out prolongs nothing.
 
         :raises RateLimited: if it is locked out.

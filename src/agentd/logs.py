@@ -88,7 +88,7 @@ def _printable(line: str) -> str:
     return line.encode(errors="backslashreplace").decode()
 
 
-def set_up(
+def configure_logging(
     *, form: str, level: str, secrets: Iterable[str] = (), stream: TextIO | None = None
 ) -> logging.Handler:
     """Send the log of the whole process to stderr and return what does it.

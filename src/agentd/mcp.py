@@ -12,12 +12,12 @@ from quart import Response
 from agent_orchestrator.client import Client
 from agent_orchestrator.domain.errors import Forbidden, InvalidRequest, Unavailable
 from agent_orchestrator.mcp.arguments import HOLD_S, MAX_HOLD_S
-from agent_orchestrator.mcp.questions import Untold
+from agent_orchestrator.mcp.questions import UndeliveredQuestions
 from agent_orchestrator.mcp.tools import Agent
 from agent_orchestrator.ports import Gateway
 from agent_orchestrator.wire import sse
 from agentd.lifetime import Lifetime
-from agentd.requests import Request, body_object, query_pairs
+from agentd.requests import HttpRequest, body_object, query_pairs
 from agentd.responses import (
     LiveResponse,
     json_response,
@@ -27,15 +27,15 @@ from agentd.responses import (
 )
 
 if TYPE_CHECKING:
-    from agent_orchestrator.mcp.exchange import Exchanged
+    from agent_orchestrator.mcp.exchange import ExchangeReply
     from agent_orchestrator.mcp.server import AgentServer
 
-PATIENCE_S: Final = 1.0
+LOAD_TIMEOUT_S: Final = 1.0
 """Seconds after which an answer that is still to come is announced by a stream. Until then it can
 be plain JSON."""
 
 Exchange = Callable[
-    ["AgentServer", Agent, Mapping[str, Any], Mapping[str, str]], Awaitable["Exchanged"]
+    ["AgentServer", Agent, Mapping[str, Any], Mapping[str, str]], Awaitable["ExchangeReply"]
 ]
 
 
@@ -55,27 +55,27 @@ class ToolEndpoint:
         self._lifetime = lifetime
         self._version = version
         self._quiet_s = quiet_s
-        self._untold = Untold()
+        self._undelivered = UndeliveredQuestions()
         self._loading = anyio.Lock()
         self._loaded: tuple[AgentServer, Exchange] | None = None
 
-    async def answer(self, received: Request) -> Response:
+    async def answer(self, received: HttpRequest) -> Response:
         """Return the answer to a message.
 
         :raises Forbidden: if its sender is no run.
         """
-        who = received.principal.run
-        if who is None:
+        caller = received.principal.run
+        if caller is None:
             raise Forbidden(
                 "the tools at /mcp are for agents: they act for the run whose token is sent, which "
                 "AGENTCTL_AUTH_TOKEN holds inside of it"
             )
         agent = Agent(
             Client(self._gateway.acting_as(received.principal)),
-            who.run_id,
-            who.session_id,
+            caller.run_id,
+            caller.session_id,
             _hold_s(query_pairs(received.query_string)),
-            self._untold,
+            self._undelivered,
         )
         message = await body_object(received)
         server, exchange = self._loaded or await self._load()
@@ -84,8 +84,8 @@ class ToolEndpoint:
         if message.get("method") != "tools/call" or "text/event-stream" not in headers.get(
             "accept", ""
         ):
-            return _plain(await answering())
-        return HeldAnswer(answering, self._lifetime, self._quiet_s)
+            return _plain_response(await answering())
+        return HeldResponse(answering, self._lifetime, self._quiet_s)
 
     async def _load(self) -> "tuple[AgentServer, Exchange]":
         async with self._loading:
@@ -117,17 +117,20 @@ def _hold_s(query: list[tuple[str, str]]) -> float:
     raise InvalidRequest.of({"hold_s": f"must be an integer between 0 and {MAX_HOLD_S:,}"})
 
 
-def _plain(answer: "Exchanged") -> Response:
+def _plain_response(answer: "ExchangeReply") -> Response:
     if not answer.text:
         return Response(b"", answer.status)
     return json_response(answer.text, answer.status)
 
 
-class HeldAnswer(LiveResponse):
+class HeldResponse(LiveResponse):
     """The answer of a tool: JSON if it comes at once, else a stream that shows it is being held."""
 
     def __init__(
-        self, answering: "Callable[[], Awaitable[Exchanged]]", lifetime: Lifetime, quiet_s: float
+        self,
+        answering: "Callable[[], Awaitable[ExchangeReply]]",
+        lifetime: Lifetime,
+        quiet_s: float,
     ) -> None:
         super().__init__()
         self._answering = answering
@@ -136,7 +139,7 @@ class HeldAnswer(LiveResponse):
 
     async def send_all(self, send: ASGISendCallable) -> Response | None:
         """Send the answer, unless the daemon closes before it is there."""
-        found: list[Exchanged] = []
+        found: list[ExchangeReply] = []
         done = anyio.Event()
         streams = False
 
@@ -147,7 +150,7 @@ class HeldAnswer(LiveResponse):
         with self._lifetime.until_closing():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(work)
-                with anyio.move_on_after(PATIENCE_S):
+                with anyio.move_on_after(LOAD_TIMEOUT_S):
                     await done.wait()
                 if not found:
                     streams = True
@@ -162,7 +165,7 @@ class HeldAnswer(LiveResponse):
             await send(stream_part(b"", more=False))
             return None
         if found:
-            return _plain(found[0])
+            return _plain_response(found[0])
         return problem_response(
             Unavailable("the daemon is stopping: ask again shortly", retry_after_s=5)
         )

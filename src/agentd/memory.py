@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Final
 
 _M_MMAP_THRESHOLD: Final = -3  # mallopt(3)
-_LARGE: Final = 2**20
+_LARGE_BLOCK: Final = 2**20
 
 
 def return_large_blocks() -> None:
@@ -15,4 +15,4 @@ def return_large_blocks() -> None:
     the memory of a process grows to several times what it uses. Other C libraries have no such limit.
     """
     with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)

@@ -11,7 +11,7 @@ from attrs import define, field
 from agent_orchestrator.domain.lifecycle import is_terminal
 from agent_orchestrator.domain.model import Run, Session
 from agent_orchestrator.operations import DaemonStatus, ProviderRuns
-from agentd.exposition import Family, Histogram, Labels, counter, gauge, gauges, written
+from agentd.exposition import Histogram, Labels, MetricFamily, counter, gauge, gauges, render
 
 _HTTP_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _QUEUE_S: Final = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1800, 3600)
@@ -42,8 +42,8 @@ class Metrics:
             ("method", "route", "status"),
         )
     )
-    _streamed: Family = field(
-        factory=lambda: Family(
+    _streamed: MetricFamily = field(
+        factory=lambda: MetricFamily(
             "agentd_stream_items_total",
             "Events handed to the readers of streams.",
             "counter",
@@ -67,24 +67,24 @@ class Metrics:
             ("provider", "status"),
         )
     )
-    _attempts: Family = field(
-        factory=lambda: Family(
+    _attempts: MetricFamily = field(
+        factory=lambda: MetricFamily(
             "agentd_attempts_total",
             "Attempts that are over, by the state they left their run in.",
             "counter",
             ("provider", "left"),
         )
     )
-    _failures: Family = field(
-        factory=lambda: Family(
+    _failures: MetricFamily = field(
+        factory=lambda: MetricFamily(
             "agentd_run_failures_total",
             "Runs that failed, by error code.",
             "counter",
             ("provider", "code"),
         )
     )
-    _tokens: Family = field(
-        factory=lambda: Family(
+    _tokens: MetricFamily = field(
+        factory=lambda: MetricFamily(
             "agentd_run_tokens_total",
             "Tokens used by runs that have ended; cached_input is a part of input.",
             "counter",
@@ -145,7 +145,7 @@ class Metrics:
 
     def document(self, status: DaemonStatus) -> str:
         """Return all of it, with what the daemon's status says now. Looks at the process and files."""
-        return written(
+        return render(
             (
                 *_of_status(status),
                 self._queued,
@@ -175,7 +175,7 @@ class Metrics:
         return size
 
 
-def _of_status(status: DaemonStatus) -> Iterator[Family]:
+def _of_status(status: DaemonStatus) -> Iterator[MetricFamily]:
     runs: dict[Labels, float] = {
         (one.provider, state): float(_count(one, state)) for one in status.runs for state in _STATES
     }
@@ -222,7 +222,7 @@ def _count(runs: ProviderRuns, state: str) -> int:
     return found
 
 
-def _of_process(status: DaemonStatus) -> Iterator[Family]:
+def _of_process(status: DaemonStatus) -> Iterator[MetricFamily]:
     """Tell of the daemon's own process, by the names Prometheus' clients give it."""
     process = psutil.Process()
     with process.oneshot():

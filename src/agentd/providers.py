@@ -32,7 +32,7 @@ class ProviderSettings(ProviderOptions):
 
 
 @frozen
-class Route:
+class RoutingSettings:
     """Where messages go; see :class:`agent_orchestrator.engine.Routing`."""
 
     default: str
@@ -46,7 +46,7 @@ def read_providers(
     place: str,
     codex_profile: str | None,
     codex_extra_args: tuple[str, ...],
-) -> tuple[dict[str, ProviderSettings], Route]:
+) -> tuple[dict[str, ProviderSettings], RoutingSettings]:
     """Return the providers by name and the routes between them.
 
     Without any there are ``codex`` and ``demo``.
@@ -114,7 +114,7 @@ def _environment(table: Any, place: str) -> tuple[Any, dict[str, str]]:
 
 def _routes(
     table: Mapping[str, Any], providers: Mapping[str, ProviderSettings], file: str
-) -> Route:
+) -> RoutingSettings:
     if unknown := table.keys() - {"default", "fallback"}:
         raise ConfigError(f"{file}routing.{min(unknown)}: there are only `default` and `fallback`")
     if "default" in table:
@@ -133,7 +133,7 @@ def _routes(
         if not isinstance(targets, list) or not targets:
             raise ConfigError(f"{place}: must be a list of providers")
         routes[name] = tuple(_text(target, place) for target in targets)
-    return Route(default, routes)
+    return RoutingSettings(default, routes)
 
 
 def _text(value: Any, place: str) -> str:

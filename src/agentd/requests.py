@@ -44,7 +44,7 @@ LINGER_S: Final = 5.0
 something unread is reset, and the refusal lost with it."""
 
 
-class Body(QuartBody):
+class RequestBody(QuartBody):
     """A body that is kept up to a limit; what is longer is dropped as it comes."""
 
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
@@ -82,15 +82,15 @@ def peer_of(received: QuartRequest | Websocket) -> Peer:
     return found if isinstance(found, Peer) else Peer(str(received.remote_addr))
 
 
-class Request(QuartRequest):
+class HttpRequest(QuartRequest):
     """A request, and who sent it."""
 
-    body_class = Body
-    body: Body
+    body_class = RequestBody
+    body: RequestBody
     principal: Principal = LOCAL
 
 
-class Socket(Websocket):
+class WebSocket(Websocket):
     """A WebSocket, who opened it (None: a first frame has yet to tell) and its subprotocol."""
 
     principal: Principal | None = None
@@ -99,7 +99,7 @@ class Socket(Websocket):
     """Whether a message was sent in part: what is sent next belongs to it."""
 
 
-def current(proxy: object, _: type[Received]) -> Received:
+def current_request(proxy: object, _: type[Received]) -> Received:
     """Return the request or socket behind the framework's proxy, as our class of it."""
     return cast("Received", proxy._get_current_object())  # type: ignore[attr-defined]  # noqa: SLF001
 
@@ -140,12 +140,12 @@ def _too_many_fields() -> InvalidRequest:
     return InvalidRequest.of({"query": f"has more than {MAX_QUERY_FIELDS} fields"})
 
 
-STANDSTILL_S: Final = 1.0
+STALL_S: Final = 1.0
 """Seconds for what came in time and was not looked at: a daemon that was stopped (SIGSTOP, a machine
 asleep) finds the time over first, and then the body in its socket."""
 
 
-async def body_object(request: Request) -> dict[str, Any]:
+async def body_object(request: HttpRequest) -> dict[str, Any]:
     """Return the JSON object that is the body; no body at all stands for an empty object.
 
     :raises UnsupportedMediaType: if the body is something else than JSON in UTF-8.
@@ -189,9 +189,9 @@ def _readers() -> anyio.CapacityLimiter:
         return limiter
 
 
-async def _received(request: Request) -> bytes:
-    for patience_s in (request.body_timeout, STANDSTILL_S):
-        with anyio.move_on_after(patience_s):
+async def _received(request: HttpRequest) -> bytes:
+    for timeout_s in (request.body_timeout, STALL_S):
+        with anyio.move_on_after(timeout_s):
             data: bytes = await request.body
             request.body.clear()  # one copy is enough
             return data

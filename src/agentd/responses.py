@@ -61,7 +61,7 @@ def stream_start(response: Response, epoch: str | None = None) -> HTTPResponseSt
 
     :param epoch: in which the log is read.
     """
-    more = [*cors.marks(response), *([] if epoch is None else [(EPOCH_HEADER, epoch)])]
+    more = [*cors.cors_headers(response), *([] if epoch is None else [(EPOCH_HEADER, epoch)])]
     marks = [(name.lower().encode(), value.encode()) for name, value in more]
     headers = (*STREAM_HEADERS, *marks)
     start = {"type": "http.response.start", "status": 200, "headers": headers}

@@ -22,7 +22,7 @@ from agent_orchestrator.domain.errors import ConfigError
 from agentd.auth import is_wildcard
 from agentd.callers import ends_of
 from agentd.descriptors import Descriptors
-from agentd.http1 import Connection
+from agentd.http1 import TcpConnection
 from agentd.lockout import Peer
 from agentd.requests import PEER
 
@@ -40,7 +40,7 @@ ABORT_S: Final = 1.0
 FIRST_REQUEST_S: Final = 15.0
 """Seconds a connection has, from its beginning or its last answer, until a request is let in."""
 
-MAX_STRANGERS: Final = 512
+MAX_UNAUTHENTICATED: Final = 512
 """Connections by which nobody was let in yet, of a low limit of descriptors a quarter. One more, and
 the one that is longest there goes."""
 
@@ -126,7 +126,7 @@ class _Log(Logger):
         # A look at whether it lives comes every second or so, and says nothing.
         # Who is turned away chooses how often; the guard counts them in a line a minute.
         peer = request.get("state", {}).get(PEER)
-        is_turned_away = isinstance(peer, Peer) and peer.is_turned_away
+        is_turned_away = isinstance(peer, Peer) and peer.is_refused
         is_idle = is_turned_away or request["path"] == "/health"
         level = logging.DEBUG if is_idle else logging.INFO
         if not _access.isEnabledFor(level):
@@ -156,34 +156,34 @@ def _config() -> Config:
     return config
 
 
-class _Connections:
+class _ConnectionSet:
     """The connections there are, each with its task."""
 
     def __init__(self, descriptors: Descriptors) -> None:
-        self.all: dict[asyncio.Task[Any], Connection] = {}
-        self._strangers: dict[asyncio.Task[Any], Connection] = {}
+        self.all: dict[asyncio.Task[Any], TcpConnection] = {}
+        self._unauthenticated: dict[asyncio.Task[Any], TcpConnection] = {}
         self._descriptors = descriptors
-        self._most_strangers = min(MAX_STRANGERS, descriptors.limit // 4)
+        self._max_unauthenticated = min(MAX_UNAUTHENTICATED, descriptors.limit // 4)
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: TcpConnection) -> None:
         """Take note of the current task's connection until the task ends, and make room for it."""
         task = asyncio.current_task()
         assert task is not None
-        self.all[task] = self._strangers[task] = connection
+        self.all[task] = self._unauthenticated[task] = connection
         self._descriptors.connections += 1
         task.add_done_callback(self._forget)
         self._make_room()
 
     def _forget(self, task: "asyncio.Task[Any]") -> None:
         self.all.pop(task)
-        self._strangers.pop(task, None)
+        self._unauthenticated.pop(task, None)
         self._descriptors.connections -= 1
 
     def _make_room(self) -> None:
         """End connections that nobody would miss while there are too many."""
-        while len(self._strangers) > self._most_strangers:
-            oldest = self._strangers.pop(next(iter(self._strangers)))
-            if not oldest.peer.known:
+        while len(self._unauthenticated) > self._max_unauthenticated:
+            oldest = self._unauthenticated.pop(next(iter(self._unauthenticated)))
+            if not oldest.peer.is_authenticated:
                 oldest.abort()
         if self._descriptors.short:
             self._descriptors.warn("ended an idle connection")
@@ -191,7 +191,7 @@ class _Connections:
             if idle is not None:
                 idle.abort()
 
-    async def ended(self, seconds: float) -> None:
+    async def wait_ended(self, seconds: float) -> None:
         """Wait until all have ended, but no longer than this."""
         if self.all:
             await asyncio.wait(list(self.all), timeout=seconds)
@@ -218,7 +218,7 @@ async def serve(
     descriptors = descriptors or Descriptors()
     loop.set_exception_handler(partial(_report, descriptors))
     wrapped, config, context = ASGIWrapper(app), _config(), WorkerContext(None)
-    connections = _Connections(descriptors)
+    connections = _ConnectionSet(descriptors)
 
     async def connected(
         reader: asyncio.StreamReader,
@@ -231,7 +231,7 @@ async def serve(
         ends = ends_of(address, writer.get_extra_info("sockname"))
         peer = Peer(str(address[0]), ends, agents_only=agents_only)
         state = {PEER: peer}
-        connection = Connection(
+        connection = TcpConnection(
             wrapped,
             loop,
             config,
@@ -261,16 +261,16 @@ async def serve(
         await stopped()
         _close(servers)
         await context.terminated.set()
-        await connections.ended(GRACEFUL_S)
+        await connections.wait_ended(GRACEFUL_S)
     finally:
         _close(servers)
         for connection in connections.all.values():
             connection.abort()
         with anyio.CancelScope(shield=True):
-            await connections.ended(ABORT_S)
+            await connections.wait_ended(ABORT_S)
             for task in connections.all:
                 task.cancel()
-            await connections.ended(ABORT_S)
+            await connections.wait_ended(ABORT_S)
 
 
 def _close(servers: list[asyncio.Server]) -> None:

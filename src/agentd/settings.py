@@ -18,11 +18,11 @@ from attrs import field, frozen
 
 from agent_orchestrator.configuration import EngineOptions, TreeLimits, check_setting
 from agent_orchestrator.domain.errors import ConfigError
-from agent_orchestrator.encoding import shown_bytes
+from agent_orchestrator.encoding import decode_for_display
 from agent_orchestrator.fields import FieldSpec, Limits, encoding_problem, specs
-from agent_orchestrator.trusted_files import found_file, is_trusted, says_nothing
+from agent_orchestrator.trusted_files import found_file, is_blank, is_trusted
 from agent_orchestrator.user_state import user_state
-from agentd.providers import ProviderSettings, Route, read_providers
+from agentd.providers import ProviderSettings, RoutingSettings, read_providers
 
 DEFAULT_FILE: Final = "agentd.toml"
 """Read from the working directory when it is there, trusted, and no other file is named."""
@@ -170,7 +170,7 @@ class Settings(EngineOptions):
         "needs the extra agent-orchestrator[otel].",
     )
     providers: Mapping[str, ProviderSettings] = field(factory=dict)
-    routing: Route = Route("codex")
+    routing: RoutingSettings = RoutingSettings("codex")
     file: str | None = field(default=None, eq=False)
     """The configuration file that was read."""
     sources: Mapping[str, str] = field(factory=dict, eq=False)
@@ -214,7 +214,7 @@ UNKNOWN_DATABASE: Final = (
 """What follows the refusal of a database that was found."""
 
 
-class Untrusted(ConfigError):
+class UntrustedConfig(ConfigError):
     """A configuration was found that its user has not trusted in this form."""
 
 
@@ -229,14 +229,16 @@ def load(
     :param flags: the options that were given, as texts or lists of texts, by setting.
     :param config: the file; None takes ``AGENTD_CONFIG``, or the default one if it is there.
     :raises FlagError: naming all options that cannot be used.
-    :raises Untrusted: if the file in the working directory is not trusted.
+    :raises UntrustedConfig: if the file in the working directory is not trusted.
     :raises ConfigError: naming all places that cannot be used, each in a line.
     """
     path = config or environ.get("AGENTD_CONFIG") or None
     name = path or DEFAULT_FILE
     if encoding_problem(name):
-        raise ConfigError(f"the name of {shown_bytes(name)} is not UTF-8: give it another one")
-    document = _parsed(name, _named(Path(name)) if path is not None else _found())
+        raise ConfigError(
+            f"the name of {decode_for_display(name)} is not UTF-8: give it another one"
+        )
+    document = _parse_toml(name, _named_file(Path(name)) if path is not None else _found_file())
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     problems = _Problems()
@@ -246,7 +248,7 @@ def load(
     for key, setting in known.items():
         if flags.get(key) not in (None, ()):
             with flag_problems.caught():
-                values[key] = _from_texts(setting, flags[key], setting.flag)
+                values[key] = _parse_texts(setting, flags[key], setting.flag)
                 sources[key] = setting.flag
         elif found := [variable for variable in setting.env if environ.get(variable)]:
             with problems.caught():
@@ -281,7 +283,7 @@ def _of_file(
     in_file: dict[str, tuple[str, Any]] = {}
     for key in document:
         if key not in _TABLES:
-            problems.add(f"{name}: {key}: is no table of this file{_like(key, _TABLES)}")
+            problems.add(f"{name}: {key}: is no table of this file{_suggestion(key, _TABLES)}")
     for table in ("daemon", "limits"):
         keys = {one.key: key for key, one in known.items() if one.table == table}
         with problems.caught():
@@ -289,7 +291,7 @@ def _of_file(
                 if key in keys:
                     in_file[keys[key]] = f"{name}: {table}.{key}", value
                 else:
-                    problems.add(f"{name}: {table}.{key}: is not a setting{_like(key, keys)}")
+                    problems.add(f"{name}: {table}.{key}: is not a setting{_suggestion(key, keys)}")
     return in_file
 
 
@@ -313,14 +315,14 @@ class _Problems:
             self.add(str(error))
 
 
-def _like(key: str, known: Iterable[str]) -> str:
+def _suggestion(key: str, known: Iterable[str]) -> str:
     """Return the end of a message that suggests what was meant; without a guess what there is."""
     names = sorted(known)
     guesses = get_close_matches(key, names, n=1)
     return f"; did you mean {guesses[0]!r}?" if guesses else f"; there are {', '.join(names)}"
 
 
-def _named(path: Path) -> bytes:
+def _named_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -329,7 +331,7 @@ def _named(path: Path) -> bytes:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _found() -> bytes:
+def _found_file() -> bytes:
     """Return the content of the file in the working directory; nothing where there is none."""
     try:
         found = found_file(Path(DEFAULT_FILE))
@@ -337,15 +339,15 @@ def _found() -> bytes:
         return b""
     except OSError as error:
         raise ConfigError(f"{DEFAULT_FILE}: cannot be read: {error.strerror}") from None
-    if says_nothing(found) or is_trusted(user_state(), found):
+    if is_blank(found) or is_trusted(user_state(), found):
         return found.content
-    raise Untrusted(
+    raise UntrustedConfig(
         f"{found.path} is not trusted in this form: look at it with `agentctl config trust`, which "
         f"records that you trust it, or name it with --config {DEFAULT_FILE}"
     )
 
 
-def _parsed(name: str, content: bytes) -> dict[str, Any]:
+def _parse_toml(name: str, content: bytes) -> dict[str, Any]:
     try:
         return tomllib.loads(content.decode())
     except RecursionError:
@@ -364,21 +366,21 @@ def _table(document: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any
 def _from_environment(setting: Setting, environ: Mapping[str, str], variables: list[str]) -> Any:
     place = " and ".join(variables)
     if not setting.many:
-        return _from_texts(setting, environ[variables[0]], place)
+        return _parse_texts(setting, environ[variables[0]], place)
     texts: list[str] = []
     for variable in variables:
         # The plural is a list; the singular is one value, whatever it holds.
         plural = variable.endswith("S")
         parts = environ[variable].split(",") if plural else [environ[variable]]
         texts += [part.strip() for part in parts if part.strip()]
-    return _from_texts(setting, texts, place)
+    return _parse_texts(setting, texts, place)
 
 
 def _checked(setting: Setting, place: str, value: Any) -> Any:
     return check_setting(setting.spec, place, value, is_secret=setting.secret)
 
 
-def _from_texts(setting: Setting, given: Any, place: str) -> Any:
+def _parse_texts(setting: Setting, given: Any, place: str) -> Any:
     if setting.many:
         return tuple(_checked(setting, place, text) for text in given)
     if setting.kind is str:

@@ -32,7 +32,7 @@ from agentd.http1 import Fragment
 from agentd.lifetime import Lifetime
 from agentd.lockout import Peer
 from agentd.metrics import Metrics
-from agentd.requests import Socket, peer_of, query_pairs
+from agentd.requests import WebSocket, peer_of, query_pairs
 from agentd.responses import (
     LiveResponse,
     problem_of,
@@ -56,7 +56,7 @@ CHUNK_BYTES: Final = 64 * 1024
 RETRY_S: Final = 5
 """Seconds after which a reader whose stream was ended is to come again."""
 
-FAREWELL_S: Final = 0.5
+LAST_SEND_S: Final = 0.5
 """Seconds a reader is given to take the end of its stream, before it is cut off."""
 
 _SESSION_NAMES = ("sessionId", "session_id")
@@ -105,49 +105,49 @@ def _cursor_problem(cursor: str, *, single: bool) -> str | None:
     return f"must be an integer between 0 and {MAX_INTEGER}"
 
 
-class Places:
+class StreamLimiter:
     """How many streams each principal has open.
 
-    :param most: how many it may.
+    :param maximum: how many it may.
     :param metrics: told how many there are of all, and what they are handed.
     :param descriptors: asked whether there is room for one more.
     """
 
     def __init__(self, most: int, metrics: Metrics, descriptors: Descriptors) -> None:
-        self._most = most
+        self._maximum = most
         self._descriptors = descriptors
         self.metrics = metrics
-        self._taken: Counter[str] = Counter()
+        self._open_counts: Counter[str] = Counter()
 
     @contextmanager
-    def taken(self, principal: str) -> Iterator[None]:
-        """Take a place while the scope lasts.
+    def slot(self, principal: str) -> Iterator[None]:
+        """Take a stream slot while the scope lasts.
 
         :raises RateLimited: if there is none left.
         :raises Unavailable: if the process has hardly any descriptors left.
         """
         self._descriptors.check_stream()
-        if self._taken[principal] >= self._most:
+        if self._open_counts[principal] >= self._maximum:
             raise errors.RateLimited(
-                f"there are {self._most:,} streams of this principal: end one before the next",
-                {"streams": self._most},
+                f"there are {self._maximum:,} streams of this principal: end one before the next",
+                {"streams": self._maximum},
             )
-        self._taken[principal] += 1
+        self._open_counts[principal] += 1
         self.metrics.streams += 1
         try:
             yield
         finally:
             self.metrics.streams -= 1
-            self._taken[principal] -= 1
-            if not self._taken[principal]:
-                del self._taken[principal]
+            self._open_counts[principal] -= 1
+            if not self._open_counts[principal]:
+                del self._open_counts[principal]
 
 
-class EventStream(LiveResponse):
+class EventStreamResponse(LiveResponse):
     """An answer that goes on: the web framework's connection hands it the line.
 
     :param quiet_s: seconds of silence after which a sign of life is sent.
-    :param place: held while it lasts.
+    :param slot: held while it lasts.
     :param peer: who reads it.
     """
 
@@ -157,16 +157,16 @@ class EventStream(LiveResponse):
         asked: StreamRequest,
         lifetime: Lifetime,
         quiet_s: float,
-        place: AbstractContextManager[None],
+        slot: AbstractContextManager[None],
         metrics: Metrics,
         peer: Peer,
     ) -> None:
         super().__init__()
         self._peer = peer
-        self._place = place
+        self._slot = slot
         self._metrics = metrics
         self._transport = transport
-        self._asked = asked
+        self._stream_request = asked
         self._lifetime = lifetime
         self._quiet_s = quiet_s
 
@@ -178,19 +178,21 @@ class EventStream(LiveResponse):
         started = False
         last = b""
         try:
-            with self._place:
-                async with self._transport.subscribe(self._asked) as subscription:
+            with self._slot:
+                async with self._transport.subscribe(self._stream_request) as subscription:
                     with self._lifetime.until_closing():
                         started = True
                         await send(stream_start(self, subscription.epoch))
-                        await _while_let_in(subscription, partial(self._pump, subscription, send))
+                        await _run_until_revoked(
+                            subscription, partial(self._pump, subscription, send)
+                        )
                     last = sse.STOPPING
         except Exception as error:  # noqa: BLE001 - logged there unless it is an ordinary refusal
             problem = problem_of(error)
             if not started:
                 return problem_response(problem)
             # Nothing more can be said here: the reader comes again and is told in due form.
-        async with _farewell(self._peer):
+        async with _send_last(self._peer):
             await send(stream_part(last, more=False))
         return None
 
@@ -203,11 +205,13 @@ class EventStream(LiveResponse):
                 told |= is_news
                 await send(stream_part(sse.DRAINING if is_news else sse.KEEPALIVE))
             self._metrics.streamed(_events_in(batch))
-            for chunk in _chunks(batch, from_head=self._asked.cursor == HEAD):
+            for chunk in _chunks(batch, from_head=self._stream_request.cursor == HEAD):
                 await send(stream_part(chunk))
 
 
-async def _while_let_in(subscription: Subscription, work: Callable[[], Awaitable[None]]) -> None:
+async def _run_until_revoked(
+    subscription: Subscription, work: Callable[[], Awaitable[None]]
+) -> None:
     """Do some work until it ends, or its reader may not go on: also one that takes nothing."""
     ended: list[Exception] = []
     async with anyio.create_task_group() as tasks:
@@ -219,18 +223,18 @@ async def _while_let_in(subscription: Subscription, work: Callable[[], Awaitable
                 ended.append(error)
             tasks.cancel_scope.cancel()
 
-        tasks.start_soon(do, subscription.over)
+        tasks.start_soon(do, subscription.wait_revoked)
         await do(work)
     if ended:
         raise ended[0]
 
 
 @asynccontextmanager
-async def _farewell(peer: Peer) -> AsyncIterator[None]:
+async def _send_last(peer: Peer) -> AsyncIterator[None]:
     """Say the last thing, and cut off who does not take it: nothing else would end its connection."""
-    with anyio.move_on_after(FAREWELL_S) as patience:
+    with anyio.move_on_after(LAST_SEND_S) as deadline:
         yield
-    if patience.cancelled_caught:
+    if deadline.cancelled_caught:
         peer.cut()
 
 
@@ -255,7 +259,7 @@ def _chunks(batch: Sequence[StreamPart], *, from_head: bool) -> Iterator[bytes]:
     """Yield the frames of a batch, put together or cut so that each part has about one size."""
     chunk = bytearray()
     for item in batch:
-        for piece in _encode(item, from_head=from_head):
+        for piece in _encode_item(item, from_head=from_head):
             for part in _slices(piece):
                 chunk += part
                 if len(chunk) >= CHUNK_BYTES:
@@ -269,7 +273,7 @@ def _slices(data: bytes) -> Iterator[bytes]:
     return (data[place : place + CHUNK_BYTES] for place in range(0, len(data), CHUNK_BYTES))
 
 
-def _encode(item: StreamPart, *, from_head: bool) -> tuple[bytes, ...]:
+def _encode_item(item: StreamPart, *, from_head: bool) -> tuple[bytes, ...]:
     if isinstance(item, CaughtUp) and from_head:
         return f"id: {item.cursor}\n".encode(), sse.CAUGHT_UP
     if isinstance(item, CaughtUp):
@@ -305,13 +309,13 @@ class SocketStream:
     lifetime: Lifetime
     quiet_s: float
     auth_frame_s: float
-    places: Places
+    limiter: StreamLimiter
 
-    async def serve(self, socket: Socket) -> None:
+    async def serve(self, socket: WebSocket) -> None:
         """Serve a socket until its reader leaves (which cancels this) or the daemon closes."""
         await socket.accept(subprotocol=socket.subprotocol)
         error = await self._refusal(socket)
-        async with _farewell(peer_of(socket)):
+        async with _send_last(peer_of(socket)):
             if error is None:
                 stopping = errors.Unavailable(
                     "the daemon is stopping: come again with the cursor", retry_after_s=RETRY_S
@@ -322,25 +326,25 @@ class SocketStream:
                 await _send_error(socket, error)
                 await socket.close(close_code(error), error.code)
 
-    async def _refusal(self, socket: Socket) -> errors.OrchestratorError | None:
+    async def _refusal(self, socket: WebSocket) -> errors.OrchestratorError | None:
         try:
             principal = socket.principal
             if principal is None:
                 with self.lifetime.until_closing():
                     token = await self._token_frame(socket)
                     peer = peer_of(socket)
-                    with self.guard.noting(peer):
+                    with self.guard.logging_refusals(peer):
                         principal = await self.guard.holder(token, self.gateway, peer)
             if principal is None:
                 return None
             asked = stream_request(socket.query_string, socket.headers.get("Last-Event-ID"))
-            with self.places.taken(principal.id):
+            with self.limiter.slot(principal.id):
                 return await self._follow(socket, principal, asked)
         except Exception as raised:  # noqa: BLE001 - logged there unless it is an ordinary refusal
             return problem_of(raised)
 
     async def _follow(
-        self, socket: Socket, principal: Principal, asked: StreamRequest
+        self, socket: WebSocket, principal: Principal, asked: StreamRequest
     ) -> errors.OrchestratorError | None:
         error: errors.OrchestratorError | None = None
         async with (
@@ -349,13 +353,13 @@ class SocketStream:
         ):
             tasks.start_soon(_discard_frames, socket)
             try:
-                await _while_let_in(subscription, partial(self._pump, socket, subscription))
+                await _run_until_revoked(subscription, partial(self._pump, socket, subscription))
             except errors.OrchestratorError as raised:
                 error = raised
             tasks.cancel_scope.cancel()
         return error
 
-    async def _token_frame(self, socket: Socket) -> str:
+    async def _token_frame(self, socket: WebSocket) -> str:
         frame: Any = None
         with anyio.move_on_after(self.auth_frame_s):
             text = await socket.receive()
@@ -371,7 +375,7 @@ class SocketStream:
             )
         return str(frame["token"])
 
-    async def _pump(self, socket: Socket, subscription: Subscription) -> None:
+    async def _pump(self, socket: WebSocket, subscription: Subscription) -> None:
         told = False
         with self.lifetime.until_closing():
             while True:
@@ -380,18 +384,18 @@ class SocketStream:
                     is_news = self.lifetime.draining and not told
                     told |= is_news
                     await socket.send(_frame("draining" if is_news else "ping"))
-                self.places.metrics.streamed(_events_in(batch))
+                self.limiter.metrics.streamed(_events_in(batch))
                 for item in batch:
                     await _send(socket, _item_frame(item, subscription.epoch))
 
 
-async def _discard_frames(socket: Socket) -> None:
+async def _discard_frames(socket: WebSocket) -> None:
     """Take what the reader sends, which the framework would otherwise pile up."""
     while True:
         await socket.receive()
 
 
-async def _send(socket: Socket, pieces: tuple[bytes, ...]) -> None:
+async def _send(socket: WebSocket, pieces: tuple[bytes, ...]) -> None:
     """Send a text message, a long one in fragments (RFC 6455, 5.4)."""
     if len(pieces) == 1:
         await socket.send(pieces[0].decode())
@@ -415,7 +419,7 @@ def _item_frame(item: StreamPart, epoch: str | None) -> tuple[bytes, ...]:
     return (head + event[0] + b"}",) if len(event) == 1 else (head, *event, b"}")
 
 
-async def _send_error(socket: Socket, error: errors.OrchestratorError) -> None:
+async def _send_error(socket: WebSocket, error: errors.OrchestratorError) -> None:
     """Say what went wrong, unless it would be taken for the rest of a message that was broken off."""
     if not socket.is_unfinished:
         await socket.send(_frame("error", **problems.to_body(error)))

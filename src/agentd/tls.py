@@ -36,7 +36,7 @@ def server_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
             "write it without one, readable by you only"
         ) from None
     except (ssl.SSLError, ValueError) as error:
-        raise ConfigError(_what_is_wrong(cert, key, error)) from None
+        raise ConfigError(_certificate_problem(cert, key, error)) from None
     return context
 
 
@@ -84,16 +84,16 @@ def _readable(flag: str, path: str) -> None:
         raise ConfigError(f"{flag} {path}: cannot be read: {error.strerror}") from None
 
 
-def _what_is_wrong(cert: str, key: str, error: Exception) -> str:
+def _certificate_problem(cert: str, key: str, error: Exception) -> str:
     reason = getattr(error, "reason", None) or ""
     if reason == "KEY_VALUES_MISMATCH":
         return f"--tls-key {key}: is not the key of the certificate {cert}"
-    if _holds(cert, b"CERTIFICATE-----") and not _holds(key, b"PRIVATE KEY-----"):
+    if _contains(cert, b"CERTIFICATE-----") and not _contains(key, b"PRIVATE KEY-----"):
         return f"--tls-key {key}: holds no private key in PEM form"
-    if not _holds(cert, b"CERTIFICATE-----"):
+    if not _contains(cert, b"CERTIFICATE-----"):
         return f"--tls-cert {cert}: holds no certificate in PEM form"
     return f"--tls-cert {cert} and --tls-key {key} cannot be used: {reason or error}"
 
 
-def _holds(path: str, mark: bytes) -> bool:
+def _contains(path: str, mark: bytes) -> bool:
     return mark in Path(path).read_bytes()

@@ -51,8 +51,8 @@ FORKS = Forks(
     "agentctl",
     """
 import importlib, pkgutil
-from agentctl.main import _spare_imports, main
-_spare_imports()
+from agentctl.main import _skip_unused_imports, main
+_skip_unused_imports()
 for name in (
     "agent_orchestrator.remote", "agent_orchestrator.encoding", "asyncio", "anyio.to_thread",
     "anyio._backends._asyncio", "httpcore._backends.anyio", "certifi",

@@ -188,7 +188,7 @@ def test_every_error_of_the_daemon_has_an_exit_code() -> None:
     codes = {kind.code: kind for kind in kinds(errors.OrchestratorError)}
     assert set(codes) == set(failures.EXIT_CODES)
     for code, kind in codes.items():
-        exit_code = failures.refused(kind("no")).exit_code
+        exit_code = failures.failure_of(kind("no")).exit_code
         assert (exit_code == failures.CONFLICT) == issubclass(kind, errors.Conflict), code
     assert failures.EXIT_CODES["not_found"] == 4
     assert failures.EXIT_CODES["unauthorized"] == failures.EXIT_CODES["forbidden"] == 5
@@ -235,7 +235,9 @@ def test_value_at() -> None:
 def test_a_field_is_printed_bare(
     value: object, printed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Output(settings.Settings(format="json", field="a.b")).answer({"a": {"b": value}}, lambda _: ())
+    Output(settings.CallSettings(format="json", field="a.b")).answer(
+        {"a": {"b": value}}, lambda _: ()
+    )
     assert capsys.readouterr().out == printed + "\n"
 
 
@@ -304,7 +306,7 @@ def _imported(code: str) -> set[str]:
 def test_what_is_not_needed_is_not_imported() -> None:
     imported = _imported("import agentctl.main")
     assert not imported & {"anyio", "asyncio", "cattrs", "httpx", "psutil", "agent_orchestrator"}
-    imported = _imported("import agentctl.sending, agentctl.tailing, agentctl.commands.daemon")
+    imported = _imported("import agentctl.run_commands, agentctl.tail, agentctl.commands.daemon")
     assert "httpx" in imported
     assert not imported & {
         "quart", "hypercorn", "apsw", "agentd", "psutil", "agent_orchestrator.engine",

@@ -7,7 +7,7 @@ from driving import Ctl, Daemon, free_port
 
 from agent_orchestrator.operations import Finding
 from agentctl.findings import findings_list
-from agentctl.terminal import Look
+from agentctl.terminal import Style
 
 
 def test_a_daemon_that_runs(daemon: Daemon) -> None:
@@ -78,9 +78,9 @@ def test_the_worst_comes_first(columns: int | None) -> None:
         ),
         Finding("warning", "address", "no TLS"),
     ]
-    look = Look(colour=False, unicode=False, columns=columns)
-    lines = findings_list(findings, look)
+    style = Style(colour=False, unicode=False, columns=columns)
+    lines = findings_list(findings, style)
     assert [line[0] for line in lines if line[0] != " "] == ["x", "!", "-", "+"]
     assert "  -> confine them" in lines
     assert not [line for line in lines if "\x1b" in line or len(line) > (columns or 1000)]
-    assert findings_list([], look) == ["nothing to tell"]
+    assert findings_list([], style) == ["nothing to tell"]

@@ -13,7 +13,7 @@ from driving import PATIENCE_S, Ctl, Daemon, Result, wait_until
 
 from agent_orchestrator.domain.model import Request
 from agentctl.questions import request_card, request_table
-from agentctl.terminal import Look
+from agentctl.terminal import Style
 
 APPROVAL = ("--request-kind", "approval_request")
 INPUT = ("--request-kind", "input_request")
@@ -83,7 +83,7 @@ def test_the_escalation_of_a_script(ctl: Ctl) -> None:
         agentctl events list --session-id {parent_session_id}
     """)
     assert done.code == 0, done.err
-    *documents, story = done.out.split("\n", 5)
+    *documents, transcript = done.out.split("\n", 5)
     asked, keyed, again, log, ended = map(json.loads, documents)
     assert asked.keys() == {"message", "parent_session_id", "request"}
     assert asked["parent_session_id"] == parent_session_id
@@ -94,7 +94,7 @@ def test_the_escalation_of_a_script(ctl: Ctl) -> None:
     created = [e["data"]["id"] for e in log["events"] if e["event_type"] == "request.created"]
     assert created == [asked["request"]["id"], keyed["request"]["id"]]
     assert ended["run"]["result"]["text"].startswith("Approved. Proceed with cleanup")
-    assert f"agentctl request approve {created[0]}  (or deny)\n" in story
+    assert f"agentctl request approve {created[0]}  (or deny)\n" in transcript
 
 
 def test_a_question_is_given_more_time_and_answered_with_words(ctl: Ctl, child: Any) -> None:
@@ -286,25 +286,25 @@ CLOSED = evolve(
 
 
 def test_request_table() -> None:
-    assert request_table([REQUEST], Look(), NOW) == [
+    assert request_table([REQUEST], Style(), NOW) == [
         "REQUEST  KIND          ASKED         EXPIRES  SESSION  TEXT",
         "req_1    approval  5 min ago  in 55 min 00 s  ses_2    May I? ^[[2Jrm ^Gx",
     ]
-    assert "denied" in request_table([REQUEST, CLOSED], Look(), NOW)[2]
-    assert "in 55" not in request_table([CLOSED], Look(), NOW)[1]
+    assert "denied" in request_table([REQUEST, CLOSED], Style(), NOW)[2]
+    assert "in 55" not in request_table([CLOSED], Style(), NOW)[1]
     late = evolve(REQUEST, expires_at=NOW - timedelta(seconds=1))
-    assert "  now  " in request_table([late], Look(), NOW)[1]
+    assert "  now  " in request_table([late], Style(), NOW)[1]
 
 
 @pytest.mark.usefixtures("in_utc")
 def test_request_card() -> None:
-    assert request_card(REQUEST, Look(), NOW) == [
+    assert request_card(REQUEST, Style(), NOW) == [
         "request req_1",
         "  status   pending",
         "  kind     approval",
         "  session  ses_2",
         "  run      run_2",
-        "  asks     people",
+        "  asks     human",
         "  policy   ask-parent",
         "  asked    5 min ago",
         "  expires  in 55 min 00 s  (2026-03-04 10:25:00)",
@@ -319,12 +319,12 @@ def test_request_card() -> None:
         '  "why": "\\u001b]0;t\\u0007"',
         "}",
     ]
-    assert request_card(CLOSED, Look(), NOW)[1:] == [
+    assert request_card(CLOSED, Style(), NOW)[1:] == [
         "  status   denied",
         "  kind     approval",
         "  session  ses_2",
         "  run      run_2",
-        "  asks     people",
+        "  asks     human",
         "  policy   ask-parent",
         "  asked    5 min ago",
         "  closed   now",
@@ -340,11 +340,11 @@ def test_request_card() -> None:
 
 def test_request_card_says_who_is_called_on() -> None:
     def asks(**changes: Any) -> str:
-        lines = request_card(evolve(REQUEST, **changes), Look(), NOW)
+        lines = request_card(evolve(REQUEST, **changes), Style(), NOW)
         return next(line for line in lines if line.startswith("  asks"))
 
     soon = NOW + timedelta(seconds=90)
-    assert asks(audience="parent", people_at=soon) == (
+    assert asks(audience="parent", human_at=soon) == (
         "  asks     its parent ses_1, and people in 1 min 30 s"
     )
     assert asks(audience="parent", status="approved") == "  asks     its parent ses_1"
@@ -364,7 +364,7 @@ def test_a_policy_is_given_and_shown(ctl: Ctl) -> None:
     refused = ctl(*spawn, "--approvals", "allow")
     assert refused.code == 2
     assert "approvals: must not be looser than its parent's, ask-human" in refused.err
-    story = ctl("events", "list", session_id).out
-    assert "asks for approval: May I?\n" in story
-    assert "denied by policy" in story
-    assert "agentctl request approve" not in story
+    transcript = ctl("events", "list", session_id).out
+    assert "asks for approval: May I?\n" in transcript
+    assert "denied by policy" in transcript
+    assert "agentctl request approve" not in transcript

@@ -24,15 +24,15 @@ from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Event
 from agentctl import terminal
 from agentctl.diffstat import changes_of
+from agentctl.event_text import bare_command
 from agentctl.failures import EXIT_CODES, FAILED
-from agentctl.live import activity_of
 from agentctl.main import invoke
 from agentctl.output import Output, compact
-from agentctl.phrases import bare_command
-from agentctl.settings import Settings
-from agentctl.story import Story
+from agentctl.run_watch import activity_of
+from agentctl.settings import CallSettings
 from agentctl.tables import Column, card, table
-from agentctl.terminal import Look
+from agentctl.terminal import Style
+from agentctl.transcript import Transcript
 
 SIZE: Final = 10_000
 DOUBLED: Final = 2.5
@@ -70,7 +70,7 @@ UNITS: Final = {
     "digits": "@@ -1,9",
     "shells": "sh -c ",
 }
-LOOK: Final = Look(colour=True, columns=80)
+LOOK: Final = Style(colour=True, columns=80)
 
 SHOWN: Final[dict[str, Callable[[str], Any]]] = {
     "clean": terminal.clean,
@@ -177,10 +177,10 @@ VALUES: Final[dict[str, Any]] = {
 def test_whatever_an_event_holds_it_is_told(event_type: str) -> None:
     for value in VALUES.values():
         told = event(event_type, Everything(value))
-        for look in (LOOK, Look()):
+        for style in (LOOK, Style()):
             for streaming in (False, True):
-                story = Story(look, streaming=streaming)
-                assert isinstance(story.tell(told) + story.tell(told), str)
+                transcript = Transcript(style, streaming=streaming)
+                assert isinstance(transcript.render(told) + transcript.render(told), str)
         activity_of(told)
 
 
@@ -190,7 +190,10 @@ def test_a_long_event_of_each_type_takes_linear_time(unit: str) -> None:
         text = UNITS[unit] * (size // len(UNITS[unit]))
         told = event(event_type, Everything(text))
         listed = event(event_type, Everything([Everything(text)]))
-        return lambda: [Story(LOOK).tell(told), Story(LOOK, streaming=True).tell(listed)]
+        return lambda: [
+            Transcript(LOOK).render(told),
+            Transcript(LOOK, streaming=True).render(listed),
+        ]
 
     assert [one for one in TYPES if not is_linear(partial(telling, one))] == []
 
@@ -198,8 +201,8 @@ def test_a_long_event_of_each_type_takes_linear_time(unit: str) -> None:
 def test_one_wide_cell_does_not_widen_all_rows() -> None:
     columns = [Column("A"), Column("B")]
     rows = [["x" * 100_000, "b"], *[["a", "b"]] * 1000]
-    for look in (LOOK, Look()):
-        lines = table(columns, rows, look)
+    for style in (LOOK, Style()):
+        lines = table(columns, rows, style)
         assert len(lines) == 1002
         assert sum(map(len, lines)) < 100_000 + 1_000 * 400
         assert lines[1].split()[0] == rows[0][0]  # an id can always be copied
@@ -212,7 +215,7 @@ def test_long_lines_are_written_without_copies_of_them(
     lines = ["a", "x" * size, "", "中" * (size // 3), "b"]
     with (tmp_path / "out").open("w", encoding="utf-8") as file:
         monkeypatch.setattr(sys, "stdout", file)
-        output = Output(Settings())
+        output = Output(CallSettings())
         tracemalloc.start()
         output.lines(lines)
         peak = tracemalloc.get_traced_memory()[1]

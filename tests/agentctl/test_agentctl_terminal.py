@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentctl.tables import Cell, Column, card, table
-from agentctl.terminal import Look, clean, one_line, truncated, width, wrapped
+from agentctl.terminal import Style, clean, one_line, truncated, width, wrapped
 
-PLAIN = Look(colour=False, unicode=True, columns=None)
+PLAIN = Style(colour=False, unicode=True, columns=None)
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,13 @@ def test_table_in_a_pipe_is_not_cut() -> None:
 
 
 def test_table_shortens_the_flexible_column() -> None:
-    lines = table(COLUMNS, ROWS, Look(columns=50))
+    lines = table(COLUMNS, ROWS, Style(columns=50))
     assert lines[1] == "run_1      1 s  abcdefgh  a long text about 漢字 …"
     assert all(width(line) <= 50 for line in lines)
 
 
 def test_table_drops_optional_columns_before_it_cuts_an_id() -> None:
-    lines = table(COLUMNS, ROWS, Look(columns=30))
+    lines = table(COLUMNS, ROWS, Style(columns=30))
     assert lines == [
         "ID         AGE  TEXT",
         "run_1      1 s  a long text a…",
@@ -111,7 +111,7 @@ def test_table_without_rows_and_with_an_empty_column() -> None:
 
 
 def test_colour_only_where_it_is_understood() -> None:
-    coloured = table(COLUMNS, ROWS, Look(colour=True))
+    coloured = table(COLUMNS, ROWS, Style(colour=True))
     assert "\x1b[31m" in coloured[1]
     stripped = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in coloured]
     assert stripped == table(COLUMNS, ROWS, PLAIN)

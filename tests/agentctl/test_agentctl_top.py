@@ -21,8 +21,8 @@ from driving import COMMAND, PATIENCE_S, Ctl, Daemon, environment, running, star
 
 from agent_orchestrator.domain.model import Request
 from agent_orchestrator.testing.stores.samples import a_request, a_run
-from agentctl.dashboard import LOOK_FIRST_S, Dashboard
-from agentctl.terminal import Look, width
+from agentctl.dashboard import MIN_VIEW_S, Dashboard
+from agentctl.terminal import Style, width
 
 AGENTS = """
 import anyio
@@ -279,7 +279,7 @@ def request(text: str = "May I?", **more: Any) -> Request:
 
 
 def drawn(board: Dashboard, rows: int = 30, columns: int = 80, now: float = 100.0) -> list[str]:
-    return board.picture(Look(columns=columns), rows, NOW, now)
+    return board.render(Style(columns=columns), rows, NOW, now)
 
 
 def test_a_key_does_not_answer_what_came_under_the_finger() -> None:
@@ -290,8 +290,8 @@ def test_a_key_does_not_answer_what_came_under_the_finger() -> None:
     board.requests = [second]  # somebody else answered the first
     board.settle()
     drawn(board, now=110.0)
-    assert board.press("a", 110.1) is None
-    answer = board.press("a", 110.0 + LOOK_FIRST_S)
+    assert board.handle_key("a", 110.1) is None
+    answer = board.handle_key("a", 110.0 + MIN_VIEW_S)
     assert answer is not None
     assert (answer.request, answer.decision) == (second, "approve")
 
@@ -300,11 +300,11 @@ def test_the_kind_of_answer_fits_the_question() -> None:
     board = Dashboard("http://x", requests=[request(kind="input_request")])
     board.settle()
     drawn(board, now=1.0)
-    assert board.press("a", 9.0) is None
+    assert board.handle_key("a", 9.0) is None
     assert "words" in board.notice
-    board.press("r", 9.0)
+    board.handle_key("r", 9.0)
     for key in ("q", "a", "escape"):  # a word that is typed is no command
-        assert board.press(key, 9.0) is None
+        assert board.handle_key(key, 9.0) is None
     assert board.typing is None
 
 
@@ -316,6 +316,6 @@ def test_it_fits(rows: int, columns: int) -> None:
     for _ in range(5):
         lines = drawn(board, rows, columns)
         assert len(lines) <= rows
-        board.press(" ", 1.0)
+        board.handle_key(" ", 1.0)
     text = [line for line in drawn(board, 60, columns) if "req_" not in line]
     assert all(width(line) <= columns for line in text)

@@ -22,13 +22,13 @@ from agent_orchestrator.operations import (
     SessionTree,
     StoreStatus,
 )
-from agent_orchestrator.processes import birth_of
+from agent_orchestrator.processes import process_start_id
 from agent_orchestrator.testing.stores.samples import a_message
+from agentctl.daemon_process import process_of
 from agentctl.failures import Failure
-from agentctl.starting import process_of
-from agentctl.terminal import Look
+from agentctl.terminal import Style
 from agentctl.times import ago, duration
-from agentctl.trees import tree_table
+from agentctl.tree_view import tree_table
 from agentctl.views import (
     daemon_overview,
     diagnosis,
@@ -40,7 +40,7 @@ from agentctl.views import (
 )
 
 NOW = datetime(2026, 3, 4, 9, 30, tzinfo=UTC)
-LOOK = Look()
+LOOK = Style()
 
 RUN = Run(
     id="run_1", session_id="ses_1", message_id="msg_1", parent_run_id=None, provider="codex",
@@ -156,7 +156,7 @@ def test_tree() -> None:
 
 
 def test_tree_in_ascii() -> None:
-    lines = tree_table(TREE, Look(unicode=False), NOW)
+    lines = tree_table(TREE, Style(unicode=False), NOW)
     assert "".join(lines).isascii()
     assert [line.split("  ses_")[0][:12] for line in lines[1:5]] == [
         "ses_1       ", "|- ses_2    ", "|  |- ses_4 ", "|  `- ses_5 "
@@ -165,7 +165,7 @@ def test_tree_in_ascii() -> None:
 
 
 def test_tree_on_a_narrow_terminal_keeps_its_ids() -> None:
-    lines = tree_table(TREE, Look(columns=60), NOW)
+    lines = tree_table(TREE, Style(columns=60), NOW)
     assert [line.split()[-1] for line in lines][1] == "Release"
     assert "RUNS" not in lines[0]
     assert all(f"ses_{number}" in "".join(lines) for number in range(1, 8))
@@ -250,19 +250,19 @@ def test_ago(seconds: float, text: str) -> None:
 
 
 def test_the_daemons_process_is_known_whatever_the_clock_says() -> None:
-    ours = evolve(STATUS, pid=os.getpid(), pid_birth=birth_of(os.getpid()))
+    ours = evolve(STATUS, pid=os.getpid(), process_start_id=process_start_id(os.getpid()))
     assert ours.started_at == NOW  # years from when this process started
     assert process_of(ours).pid == os.getpid()
-    for born in (None, "another-boot/1", f"{ours.pid_birth}0"):
+    for start_id in (None, "another-boot/1", f"{ours.process_start_id}0"):
         with pytest.raises(Failure, match="not one of this machine") as raised:
-            process_of(evolve(ours, pid_birth=born))
+            process_of(evolve(ours, process_start_id=start_id))
         assert raised.value.code == "not_local"
 
 
 def test_a_message_says_how_many_images_it_has() -> None:
     picture = Image("image/png", 8, "0" * 64)
     pictures = ((), (picture,), (picture, picture))
-    _, *rows = message_table([a_message("ses_1", images=one) for one in pictures], Look(), NOW)
+    _, *rows = message_table([a_message("ses_1", images=one) for one in pictures], Style(), NOW)
     assert [row.rpartition("  ")[2] for row in rows] == [
         "hello",
         "[1 image] hello",
@@ -272,5 +272,5 @@ def test_a_message_says_how_many_images_it_has() -> None:
 
 def test_a_decision_is_marked_among_messages() -> None:
     plain, decision = (a_message("ses_1", request_id=name) for name in (None, "req_1"))
-    _, *rows = message_table([plain, decision], Look(), NOW)
+    _, *rows = message_table([plain, decision], Style(), NOW)
     assert ["decision" in row for row in rows] == [False, True]

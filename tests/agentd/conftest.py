@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from serving import Serving, serving
-from standing import Agents
+from waiting_agents import Agents
 
 
 @pytest.fixture

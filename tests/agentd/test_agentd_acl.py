@@ -13,7 +13,7 @@ import httpx
 import pytest
 from attrs import define, field
 from serving import serving
-from standing import Agents
+from waiting_agents import Agents
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 

@@ -293,9 +293,9 @@ async def test_sockets_without_the_right_token_are_refused(tmp_path: Path) -> No
 def test_a_wildcard_bind_answers_to_its_addresses_but_not_to_names() -> None:
     guard = Guard((TOKEN,), host="0.0.0.0")
     for host in ("192.168.1.2:8765", "[fe80::1]", "localhost"):
-        guard.check_place([host], [])
+        guard.check_host_and_origin([host], [])
     with pytest.raises(Exception, match="names another server"):
-        guard.check_place(["rebound.example"], [])
+        guard.check_host_and_origin(["rebound.example"], [])
 
 
 def test_what_is_loopback() -> None:
@@ -364,7 +364,7 @@ async def test_every_token_is_compared_with_all_of_every_other(
 async def test_a_check_takes_as_long_whatever_was_right() -> None:
     token = "correct-horse-battery-staple-and-more-of-it"
     guard, peer = Guard((token,)), Peer("127.0.0.1")
-    peer.known = True
+    peer.is_authenticated = True
     wrong = {"first": "X" + token[1:], "last": token[:-1] + "X"}
     least = dict.fromkeys(wrong, float("inf"))
 

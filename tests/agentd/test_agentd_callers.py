@@ -17,9 +17,9 @@ import pytest
 from driving import wait_until
 from serving import Process, agentd
 
-from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.ports import TAG_VARIABLE
 from agent_orchestrator.processes import hide_memory
-from agent_orchestrator.runners.custody import brand
+from agent_orchestrator.runners.orphans import tag_limit
 from agentd import callers
 from agentd.callers import ends_of, may_be_agents
 
@@ -119,17 +119,17 @@ def test_its_user_is_let_in_while_agents_are_at_work(tmp_path: Path) -> None:
         assert call(daemon) == "200"
         assert call(daemon, os.setsid) == "200"
         # What a service starts for an agent: `at` keeps its environment.
-        assert call(daemon, **{MARK_VARIABLE: "run_x.1"}) == "401"
+        assert call(daemon, **{TAG_VARIABLE: "run_x.1"}) == "401"
         _, most = resource.getrlimit(10)
-        limit = brand("run_x.1"), most
+        limit = tag_limit("run_x.1"), most
         assert call(daemon, lambda: resource.setrlimit(10, limit)) == "401"
 
 
 def test_a_daemon_that_an_agent_has_started_knows_whose_tag_it_has_itself(tmp_path: Path) -> None:
     # One that is forked has another's first environment.
-    with gateway(tmp_path, ["/usr/bin/env"], **{MARK_VARIABLE: "run_x.1"}) as daemon:
-        assert call(daemon, **{MARK_VARIABLE: "run_x.1"}) == "200"
-        assert call(daemon, **{MARK_VARIABLE: "run_y.1"}) == "401"
+    with gateway(tmp_path, ["/usr/bin/env"], **{TAG_VARIABLE: "run_x.1"}) as daemon:
+        assert call(daemon, **{TAG_VARIABLE: "run_x.1"}) == "200"
+        assert call(daemon, **{TAG_VARIABLE: "run_y.1"}) == "401"
 
 
 def hiding(url: str, *, parents_user: int) -> str:

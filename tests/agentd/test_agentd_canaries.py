@@ -115,7 +115,7 @@ def test_secrets_are_where_they_belong(daemon: Process, tmp_path: Path) -> None:
         for secret in (CONFIGURED, VARIABLE, named, other, HEADER, MESSAGE):
             assert secret not in told, (provider, secret)
     assert environments["tell"]["CODEX_API_KEY"] == CODEX_KEY
-    assert environments["closed"].keys() - {"AGENT_ORCHESTRATOR_MARK"} == {
+    assert environments["closed"].keys() - {"AGENT_ORCHESTRATOR_TAG"} == {
         "PATH", "OWN", "AGENTCTL_URL", "AGENTCTL_AUTH_TOKEN", "AGENTCTL_RUN_ID", "AGENTCTL_SESSION_ID",
     }  # fmt: skip
 

@@ -16,7 +16,7 @@ from loop_cost import loop_cost
 from serving import agentd, serving, sse_reader, until
 from websockets.asyncio.client import connect
 
-from agent_orchestrator.descriptors import Sparingly
+from agent_orchestrator.descriptors import RateLimitedWarning
 from agentd.descriptors import Descriptors
 
 pytestmark = pytest.mark.anyio
@@ -75,7 +75,7 @@ async def test_strangers_and_idle_callers_make_room(tmp_path: Path) -> None:
 
 def test_a_shortage_is_told_once_a_minute_with_how_often() -> None:
     now = [0.0]
-    warning = Sparingly(60, clock=lambda: now[0])
+    warning = RateLimitedWarning(60, clock=lambda: now[0])
     assert [warning.due() for _ in range(1000)] == [1] + [0] * 999
     now[0] = 60.0
     assert warning.due() == 1000

@@ -13,7 +13,7 @@ from certificates import make_certificate
 from serving import agentd, run_agentd
 
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.engine.examination import token_findings
+from agent_orchestrator.engine.doctor import token_findings
 from agent_orchestrator.operations import Finding
 from agentd import doctor
 from agentd.settings import load
@@ -41,7 +41,7 @@ def found(
     environ = {"PATH": os.environ["PATH"], "HOME": str(Path.cwd())} | (environ or {})
     return [
         one
-        for one in doctor.examine(load(flags, environ, "agentd.toml"), environ)
+        for one in doctor.host_findings(load(flags, environ, "agentd.toml"), environ)
         if one.level != "ok"
     ]
 

@@ -18,7 +18,7 @@ import pytest
 from serving import serving, sse_reader, until
 from websockets.asyncio.client import connect
 
-from agentd.server import MAX_STRANGERS
+from agentd.server import MAX_UNAUTHENTICATED
 
 pytestmark = pytest.mark.anyio
 
@@ -129,9 +129,9 @@ async def test_thousands_of_idle_connections(tmp_path: Path, descriptors: None) 
                 # What the full backlog dropped comes again after 1, 3, 7 and 15 s.
                 with anyio.fail_after(40):
                     assert (await anext(frames)).event == "session.updated"
-                    while sum(is_open(one) for one in idle) > MAX_STRANGERS:
+                    while sum(is_open(one) for one in idle) > MAX_UNAUTHENTICATED:
                         await anyio.sleep(0.01)
-                assert sum(is_open(one) for one in idle) > MAX_STRANGERS - 20
+                assert sum(is_open(one) for one in idle) > MAX_UNAUTHENTICATED - 20
 
 
 def is_open(connection: socket.socket) -> bool:

@@ -115,9 +115,9 @@ def test_how_long_it_lasts() -> None:
     now = 0.0
     lockout = Lockout(lambda: now)
     for _ in range(ATTEMPTS):
-        lockout.failed("127.0.0.1")
+        lockout.count_failure("127.0.0.1")
     with pytest.raises(RateLimited):
-        lockout.failed("127.0.0.1")
+        lockout.count_failure("127.0.0.1")
     lockout.check("127.0.0.2")
     now += WINDOW_S - 0.5
     with pytest.raises(RateLimited) as refused:
@@ -126,15 +126,15 @@ def test_how_long_it_lasts() -> None:
     now += 0.5
     lockout.check("127.0.0.1")
     for _ in range(ATTEMPTS + 5):  # few enough a minute are never locked out
-        lockout.failed("127.0.0.1")
+        lockout.count_failure("127.0.0.1")
         now += WINDOW_S / (ATTEMPTS - 1) + 0.1
     for _ in range(ATTEMPTS):
-        lockout.failed("2001:db8::1")
+        lockout.count_failure("2001:db8::1")
     with pytest.raises(RateLimited):
         lockout.check("2001:db8::2")
     lockout.check("2001:db8:0:1::1")
     for number in range(MAX_ADDRESSES):
-        lockout.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+        lockout.count_failure(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     lockout.check("2001:db8::1")
     assert len(lockout._failures) == MAX_ADDRESSES
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from serving import agentd
 
-from agentctl import starting
+from agentctl import daemon_process
 from agentd import logs
 from agentd.cli import main
 from agentd.logs import LogFile
@@ -37,7 +37,7 @@ def restored() -> Iterator[None]:
 
 def set_up(form: str, level: str = "info") -> io.StringIO:
     stream = io.StringIO()
-    logs.set_up(form=form, level=level, secrets=(SECRET, SECRET[:6]), stream=stream)
+    logs.configure_logging(form=form, level=level, secrets=(SECRET, SECRET[:6]), stream=stream)
     return stream
 
 
@@ -60,7 +60,7 @@ def test_secrets_are_hidden_wherever_they_stand(form: str) -> None:
 
 def test_a_secret_of_few_letters_is_hidden_only_where_it_is_told_as_one() -> None:
     stream = io.StringIO()
-    logs.set_up(form="json", level="info", secrets=("e",), stream=stream)
+    logs.configure_logging(form="json", level="info", secrets=("e",), stream=stream)
     log = logging.getLogger("agentd.test")
     log.info("Authorization: Bearer e!x", extra={"fields": {"authorization": "Basic dGU6eA=="}})
     log.info("%s", {"Authorization": "e", "other": "kept"})
@@ -243,4 +243,4 @@ def test_a_daemon_keeps_its_log_short(tmp_path: Path) -> None:
 
 
 def test_a_start_bounds_the_log() -> None:
-    assert starting.LOG_OPTIONS[0] in {option.opts[0] for option in main.params}
+    assert daemon_process.LOG_OPTIONS[0] in {option.opts[0] for option in main.params}

@@ -13,7 +13,7 @@ from serving import Serving, agentd, serving, sse_reader, until
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.model import Usage
 from agent_orchestrator.ports import RunContext
-from agentd.exposition import CONTENT_TYPE, Histogram, gauges, written
+from agentd.exposition import CONTENT_TYPE, Histogram, gauges, render
 from agentd.metrics import Metrics
 
 SAMPLE = re.compile(
@@ -164,7 +164,7 @@ def test_a_daemon_tells_of_its_store_and_process(tmp_path: Path) -> None:
 @given(st.text(), st.floats(allow_nan=False, allow_infinity=False, width=32))
 def test_whatever_a_label_holds_can_be_read_again(label: str, value: float) -> None:
     # A line ends at a line feed only, whatever other characters Unicode has for it.
-    told = written([gauges("x", "An x.", ("name",), {(label,): value})])
+    told = render([gauges("x", "An x.", ("name",), {(label,): value})])
     assert of(parsed(told), "x", name=label) == value
 
 
@@ -172,7 +172,7 @@ def test_a_histogram_counts_what_is_at_most_its_bound() -> None:
     histogram = Histogram("x_seconds", "An x.", (0.5, 1))
     for value in (0.1, 0.5, 0.75, 1, 9):
         histogram.observe(value)
-    found = parsed(written([histogram]))
+    found = parsed(render([histogram]))
     assert [of(found, "x_seconds_bucket", le=bound) for bound in ("0.5", "1", "+Inf")] == [2, 4, 5]
     assert of(found, "x_seconds_sum") == pytest.approx(11.35)
 

@@ -149,9 +149,9 @@ def test_they_end_properly_are_named_and_nobody_else_notices(configured: Path) -
             assert (told["run"]["status"], issue["code"]) == (status, code), (scene, told["run"])
             assert words in issue["message"]
             assert told["diagnostics"]["process_tree"] == []
-        # Nothing of them is alive: what is left are the guardian and its idle keepers.
+        # Nothing of them is alive: what is left are the fork server and its idle supervisors.
         names = {child.name() for child in process.children(recursive=True)}
-        assert names <= {"agent-guardian", "agent-keeper"}, names
+        assert names <= {"agent-forkserv", "agent-supervise"}, names
         assert slowest < allowed(SLOWEST_S)
         print(f"slowest {slowest:.2f} s, memory {peak(daemon.pid) >> 20} MiB")
         assert peak(daemon.pid) < MOST_MEMORY

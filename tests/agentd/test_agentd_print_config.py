@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from serving import run_agentd
 from test_agentd_settings import VALUES
 
-from agentd.printout import _value, printout
+from agentd.print_config import _value, render_config
 from agentd.settings import declared, load
 
 FILE = """
@@ -85,7 +85,7 @@ def test_it_can_be_the_file(directory: Path) -> None:
     visible = FILE.replace('auth_tokens = ["from-the-file-of-the-daemon"]', "")
     (directory / "agentd.toml").write_text(visible.replace("not to be shown", "[hidden]"))
     settings = load({}, {}, "agentd.toml")
-    (directory / "again.toml").write_text(printout(settings))
+    (directory / "again.toml").write_text(render_config(settings))
     assert load({}, {}, "again.toml") == settings
 
 
@@ -94,7 +94,7 @@ def test_each_setting_can_be_read_again(directory: Path, name: str) -> None:
     flag = VALUES[name][2]
     settings = load({name: flag}, {}, "agentd.toml")
     hidden = attrs.evolve(settings, auth_tokens=())
-    (directory / "again.toml").write_text(printout(hidden))
+    (directory / "again.toml").write_text(render_config(hidden))
     assert getattr(load({}, {}, "again.toml"), name) == getattr(settings, name)
 
 

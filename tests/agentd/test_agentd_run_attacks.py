@@ -10,7 +10,7 @@ import httpx
 import pytest
 from attrs import define
 from serving import sse_reader
-from standing import Agents
+from waiting_agents import Agents
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -120,7 +120,7 @@ ROWS: dict[str, Row] = {
     "revoke_token": ({}, NO_AGENT),
     "back_up": ({"path": "/nowhere/copy.db"}, NO_AGENT),
     "check_store": ({}, NO_AGENT),
-    "examine": ({}, NO_AGENT),
+    "doctor": ({}, NO_AGENT),
     "cancel_run": ({}, {"own": 403, "parent": 202}),
 }
 """For each operation what is sent with the target's ids, and the status by who the target is to

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from standing import Agents
+from waiting_agents import Agents
 
 from agent_orchestrator.domain.tokens import token_hash
 

@@ -13,7 +13,7 @@ from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.engine import TreeLimits
 from agentd import cli
 from agentd import settings as settings_module
-from agentd.providers import ProviderSettings, Route
+from agentd.providers import ProviderSettings, RoutingSettings
 from agentd.settings import FlagError, Settings, declared
 
 
@@ -40,7 +40,7 @@ def test_defaults(directory: Path) -> None:
         "codex": ProviderSettings("codex"),
         "demo": ProviderSettings("demo"),
     }
-    assert settings.routing == Route("codex")
+    assert settings.routing == RoutingSettings("codex")
 
 
 VALUES: dict[str, tuple[Any, str, Any]] = {
@@ -202,7 +202,7 @@ def test_codex_settings_are_for_codex_providers_that_have_none(directory: Path) 
         "other": {"profile": "work", "extra_args": ["--search"]},
         "tool": {"argv": ["x"]},
     }
-    assert settings.routing == Route("mine", {"mine": ("other", "tool")})
+    assert settings.routing == RoutingSettings("mine", {"mine": ("other", "tool")})
 
 
 def test_a_provider_in_full(directory: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_provider_in_full(directory: Path) -> None:
                 approvals="ask-human",
             )
         }
-        assert settings.routing == Route("review")
+        assert settings.routing == RoutingSettings("review")
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def stalled_page(server: Serving, session: str) -> socket.socket:
 async def test_readers_that_take_nothing_are_cut_off(
     server: Serving, monkeypatch: pytest.MonkeyPatch, stalled: Callable[..., socket.socket]
 ) -> None:
-    monkeypatch.setattr(http1, "STALLED_S", 0.3)
+    monkeypatch.setattr(http1, "STALL_S", 0.3)
     session = await server.session("talkative")
     await server.say(session, "4000")
     connections = []
@@ -255,7 +255,7 @@ async def test_readers_that_take_nothing_are_cut_off(
 async def test_a_slow_reader_is_not_cut_off(
     server: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http1, "STALLED_S", 0.5)
+    monkeypatch.setattr(http1, "STALL_S", 0.5)
     session = await server.session("talkative")
     await server.say(session, "2000")
     with stalled_reader(server, session) as connection:

@@ -15,13 +15,13 @@ import pytest
 from certificates import Certificate, make_certificate
 from pace import allowed
 from serving import agentd, exchange, run_agentd, serving, sse_reader, until
-from standing import Agents
+from waiting_agents import Agents
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import InvalidStatus
 
 from agent_orchestrator import connect
 from agent_orchestrator.domain.errors import ConfigError, Unreachable
-from agentd.server import MAX_STRANGERS
+from agentd.server import MAX_UNAUTHENTICATED
 
 pytestmark = pytest.mark.anyio
 
@@ -254,7 +254,7 @@ async def test_connections_that_never_shake_hands_are_counted(
     async with secured(tmp_path, certificate) as server:
         with ExitStack() as held:
             idle = []
-            for number in range(MAX_STRANGERS + 200):
+            for number in range(MAX_UNAUTHENTICATED + 200):
                 one = held.enter_context(socket.socket())
                 one.setblocking(False)  # noqa: FBT003
                 one.connect_ex(server.address)
@@ -262,7 +262,8 @@ async def test_connections_that_never_shake_hands_are_counted(
                 if number % 50 == 0:
                     assert (await server.client.get("/sessions")).status_code == 200
             await until(
-                lambda: sum(is_open(one) for one in idle) <= MAX_STRANGERS, "the oldest are closed"
+                lambda: sum(is_open(one) for one in idle) <= MAX_UNAUTHENTICATED,
+                "the oldest are closed",
             )
             assert (await server.client.get("/sessions")).status_code == 200
 

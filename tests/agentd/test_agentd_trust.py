@@ -10,7 +10,7 @@ import pytest
 
 from agent_orchestrator.trusted_files import found_file, is_trusted, trust
 from agent_orchestrator.user_state import user_state
-from agentd.settings import ConfigError, Untrusted, load
+from agentd.settings import ConfigError, UntrustedConfig, load
 
 
 @pytest.fixture
@@ -58,14 +58,14 @@ def test_it_is_trusted_in_one_form_and_at_one_place(directory: Path, tmp_path: P
     state = user_state()
     assert state is not None
     file.write_text("[daemon]\nport = 1\n")
-    with pytest.raises(Untrusted, match="config trust"):
+    with pytest.raises(UntrustedConfig, match="config trust"):
         load({}, {})
     trust(state, found_file(file))
     assert load({}, {}).port == 1
     (directory / "link").symlink_to(directory)
     assert is_trusted(state, found_file(Path("link/agentd.toml")))
     file.write_text("[daemon]\nport = 2\n")
-    with pytest.raises(Untrusted):
+    with pytest.raises(UntrustedConfig):
         load({}, {})
     assert load({}, {}, "agentd.toml").port == 2  # who names it trusts it
     assert load({}, {"AGENTD_CONFIG": str(file)}).port == 2
@@ -82,11 +82,11 @@ def test_a_record_that_others_could_write_is_none(directory: Path) -> None:
     trust(state, found_file(file))
     [record] = state.trusted.iterdir()
     record.chmod(0o666)
-    with pytest.raises(Untrusted):
+    with pytest.raises(UntrustedConfig):
         load({}, {})
     record.chmod(0o600)
     record.write_text("{")
-    with pytest.raises(Untrusted):
+    with pytest.raises(UntrustedConfig):
         load({}, {})
 
 
@@ -112,7 +112,7 @@ def test_without_a_place_for_records_a_file_must_be_named(
 ) -> None:
     (directory / "agentd.toml").write_text("[daemon]\nport = 1\n")
     monkeypatch.setattr("agentd.settings.user_state", lambda: None)
-    with pytest.raises(Untrusted, match="--config"):
+    with pytest.raises(UntrustedConfig, match="--config"):
         load({}, {})
     assert load({}, {}, "agentd.toml").port == 1
 

@@ -23,7 +23,7 @@ FIGURES = {
     "requests": 3,
     "accepts": 1,
     "appends": 1,
-    "keepers": 1,
+    "supervisors": 1,
     "parked": 1,
     "idle": 2,
     "commands": 2,

@@ -20,9 +20,9 @@ import time
 PROMPT = re.compile(r"(k\d+-\d+) (say|talk|slow|child|ask) ?([\d.]*)")
 
 
-def trace(what, mark, key):
+def trace(what, tag, key):
     """Add a line; one write, so that lines of several processes do not mix."""
-    line = json.dumps({"what": what, "mark": mark, "key": key, "pid": os.getpid()}) + "\n"
+    line = json.dumps({"what": what, "mark": tag, "key": key, "pid": os.getpid()}) + "\n"
     file = os.open(os.environ["CHAOS_TRACE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(file, line.encode())
@@ -45,24 +45,24 @@ async def play(context):
     """Be the agent inside the daemon."""
     import anyio
 
-    mark = context.env["AGENT_ORCHESTRATOR_MARK"]
+    tag = context.env["AGENT_ORCHESTRATOR_TAG"]
     key, verb, number = asked(context.prompt)
-    trace("asked", mark, key)
+    trace("asked", tag, key)
     if verb in ("slow", "child"):
         await anyio.sleep(number)
     if verb == "ask" and "Your request was" not in context.prompt:
         await context.ask_parent(f"{key}?", kind="approval_request", expires_in_s=600)
     for line in lines(key, verb, number):
         await context.emit("agent.message", {"text": line})
-    trace("done", mark, key)
+    trace("done", tag, key)
     return f"{key} done"
 
 
 def main():
     """Be the agent as a program."""
-    mark = os.environ["AGENT_ORCHESTRATOR_MARK"]
+    tag = os.environ["AGENT_ORCHESTRATOR_TAG"]
     key, verb, number = asked(sys.stdin.read())
-    trace("asked", mark, key)
+    trace("asked", tag, key)
     if verb == "child" and os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
@@ -75,7 +75,7 @@ def main():
         time.sleep(number)
     for line in lines(key, verb, number):
         print(line, flush=True)
-    trace("done", mark, key)
+    trace("done", tag, key)
 
 
 if __name__ == "__main__":

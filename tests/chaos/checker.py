@@ -194,7 +194,7 @@ def _check_trace(
                 outcome.fault("broken", f"attempt {attempt} of {run_id} is not recorded")
         else:
             done[run_id] = attempt
-    if twice := [mark for mark, count in times.items() if count > 1]:
+    if twice := [tag for tag, count in times.items() if count > 1]:
         outcome.fault("doubled", f"attempts executed twice: {twice[:3]}", len(twice))
 
 

@@ -142,7 +142,7 @@ MUTANTS: Final = (
     Mutant(
         "a client forgets its cursor",
         "agent_orchestrator/transports/http.py",
-        "            self._cursor = frame.id\n",
+        "            self._cursor = cursor\n",
         "",
         ("tests/client/test_http.py", "-k", "broken_off"),
     ),
@@ -156,8 +156,8 @@ MUTANTS: Final = (
     Mutant(
         "a run is taken up beside its living processes",
         _ENGINE + "recovery.py",
-        "if found is not None and not found.alive",
-        "if found is not None",
+        'strict=True) if found.state == "gone"',
+        "strict=True)",
         _RECOVERY,
     ),
     Mutant(
@@ -170,8 +170,8 @@ MUTANTS: Final = (
     Mutant(
         "a cancel asked for before a crash is forgotten",
         _ENGINE + "recovery.py",
-        "if run.cancel_requested_at is not None:\n        return _Verdict",
-        "if False:\n        return _Verdict",
+        "if run.cancel_requested_at is not None:\n        return _Decision",
+        "if False:\n        return _Decision",
         _RECOVERY,
     ),
     Mutant(

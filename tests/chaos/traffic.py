@@ -314,7 +314,7 @@ class Traffic:
             self.unsettled = f"{self._talking} clients still ask"
             return False
 
-        async def look() -> bool:
+        async def query() -> bool:
             for request in (await http.requests(status="pending")).requests:
                 await self._resolve(request.id, http, always=True)
             busy: list[Run] = []
@@ -345,7 +345,7 @@ class Traffic:
                     return False
             return True
 
-        return await self.until_told(look, always=True)
+        return await self.until_told(query, always=True)
 
 
 class Stopped(Exception):

@@ -234,7 +234,7 @@ async def test_an_answer_that_trickles_is_given_up(shape: str) -> None:
 
 async def test_a_long_answer_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "ANSWER_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(http, "SLOWEST", 20)
+    monkeypatch.setattr(http, "MIN_BYTES_PER_S", 20)
     body = b'{"runs":[],"next_cursor":null}'
     answer = [head(b"Content-Length: %d" % len(body)), *(b"%c" % one for one in body)]
     async with answering(lambda: iter(answer), pause_s=0.02) as transport:

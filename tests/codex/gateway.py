@@ -102,8 +102,8 @@ def marked(run_id: str) -> list[int]:
     found = []
     for process in psutil.process_iter():
         try:
-            mark = process.environ().get("AGENT_ORCHESTRATOR_MARK", "")
-            if mark.startswith(f"{run_id}.") and process.status() != psutil.STATUS_ZOMBIE:
+            tag = process.environ().get("AGENT_ORCHESTRATOR_TAG", "")
+            if tag.startswith(f"{run_id}.") and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process.pid)
         except psutil.Error:
             continue

@@ -21,7 +21,7 @@ from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Request, Thread, Usage
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
-from agent_orchestrator.runners.codex.appserver.leftovers import processes_of
+from agent_orchestrator.runners.codex.appserver.strays import processes_of_threads
 from agent_orchestrator.testing.runners import RecordingContext, RunnerContract
 
 pytestmark = [pytest.mark.anyio, pytest.mark.codex]
@@ -236,17 +236,17 @@ async def test_an_idle_thread_can_be_gone_on_with_by_hand(codex, home, record, m
     async with make_runner(codex, home, thread_idle_s=0.05) as runner:
         first = record("say first")
         await run(runner, first)
-        [server] = runner._pool.servers
+        [server] = runner._servers.servers
         with anyio.fail_after(20):
             while server.threads:
                 await anyio.sleep(0.02)
         by_hand = record("say by hand", thread=first.thread)
         exec_runner = CodexExecRunner(command=codex, home=str(home), sandbox="danger-full-access")
         assert (await run(exec_runner, by_hand)).text == "by hand"
-        assert runner._pool.servers == [server]
+        assert runner._servers.servers == [server]
         again = record("say again", thread=first.thread)
         assert (await run(runner, again)).text == "again"
-        assert runner._pool.servers == [server]
+        assert runner._servers.servers == [server]
     assert models.requests[-1].user_texts == ["say first", "say by hand", "say again"]
 
 
@@ -257,7 +257,7 @@ async def test_turns_that_follow_at_once_never_meet_a_thread_that_goes(
     async with make_runner(codex, home, thread_idle_s=thread_idle_s) as runner:
         context = record("say 0")
         await run(runner, context)
-        [server] = runner._pool.servers
+        [server] = runner._servers.servers
         for number in range(1, 4):
             assert bool(server.threads) or thread_idle_s == 0
             context = record(f"say {number}", thread=context.thread)
@@ -323,7 +323,7 @@ async def test_a_killed_process_fails_its_runs_and_the_next_has_another(codex, h
         [failure] = failures
         assert failure.code == "agent_crashed"
         assert "SIGKILL" in failure.message
-        assert processes_of({first.thread.id}) == []
+        assert processes_of_threads({first.thread.id}) == []
         second = record("say second", thread=first.thread)
         assert (await run(runner, second)).text == "second"
         assert second.pid != first.pid
@@ -804,9 +804,9 @@ async def test_cancelling_ends_the_commands_and_nobody_elses(codex, home, record
                     async with anyio.create_task_group() as inner:
                         inner.start_soon(runner.run, context)
                         await context.until(lambda c: "emit tool.started" in c.calls)
-                        assert processes_of({context.thread.id})
+                        assert processes_of_threads({context.thread.id})
                         scope.cancel()
-                assert processes_of({context.thread.id}) == []
+                assert processes_of_threads({context.thread.id}) == []
         assert outcomes[0].text == "other"
         assert other.pid == context.pid
         second = record("say second", thread=context.thread)
@@ -817,7 +817,7 @@ async def test_what_a_command_leaves_running_is_ended_with_the_run(codex, home, 
     async with make_runner(codex, home) as runner:
         context = record("background sleep 300\nshell setsid sleep 300 >/dev/null 2>&1 &\nsay done")
         assert (await run(runner, context)).text == "done"
-        assert processes_of({context.thread.id}) == []
+        assert processes_of_threads({context.thread.id}) == []
         done = of(context, "tool.completed")
         assert [one["status"] for one in done] == ["completed", "failed"]
 
@@ -839,7 +839,7 @@ async def test_a_canceled_end_leaves_nothing_running_either(codex, home, record)
         with anyio.fail_after(30), scope:
             await runner.run(context)
         assert scope.cancel_called
-        assert processes_of({context.thread.id}) == []
+        assert processes_of_threads({context.thread.id}) == []
 
 
 async def test_a_message_for_a_turn_that_has_ended_is_a_turn_of_its_own(
@@ -860,7 +860,7 @@ async def test_a_message_for_a_turn_that_has_ended_is_a_turn_of_its_own(
         script = "shell setsid sleep 300 >/dev/null 2>&1 &\nsay first"
         context = record(script, kind=SteeredAtTheEnd)
         assert (await run(runner, context)).text == "second"
-        assert processes_of({context.thread.id}) == []
+        assert processes_of_threads({context.thread.id}) == []
     assert context.texts() == ["first", "second"]
     assert models.requests[-1].user_texts == [script, "say second"]
 
@@ -1061,10 +1061,10 @@ async def test_a_sub_agent_ends_with_the_run(codex, home, record, models, tmp_pa
                         tasks.start_soon(runner.run, context)
                         await context.until(lambda c: c.calls.count("emit tool.started") == 3)
                         [child] = children_of(context)
-                        assert processes_of({child})
+                        assert processes_of_threads({child})
                         scope.cancel()
         [child] = children_of(context)
-        assert processes_of({child, context.thread.id}) == []
+        assert processes_of_threads({child, context.thread.id}) == []
         second = record("shell sleep 0.5\nsay second", thread=context.thread)
         assert (await run(runner, second)).text == "second"
         assert second.pid == context.pid

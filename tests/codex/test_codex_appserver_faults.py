@@ -11,11 +11,11 @@ from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.ports import Availability
 from agent_orchestrator.runners.codex.appserver import (
     CodexAppServerRunner,
-    conversation,
-    endings,
-    peer,
+    jsonrpc,
+    teardown,
+    turn_driver,
 )
-from agent_orchestrator.runners.codex.versions import aged
+from agent_orchestrator.runners.codex.versions import with_version_note
 from agent_orchestrator.testing.runners import RecordingContext
 
 pytestmark = pytest.mark.anyio
@@ -133,7 +133,7 @@ async def test_a_message_that_no_turn_was_given_is_not_lost_in_silence(command, 
 async def test_a_message_to_a_process_that_has_not_taken_the_prompt_is_given_to_the_next(
     command, record, monkeypatch
 ):
-    monkeypatch.setattr(conversation, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(turn_driver, "TURN_START_TIMEOUT_S", 0.05)
     async with CodexAppServerRunner(command=command) as runner:
         context = record("hello", "steered-not-taken")
         with anyio.fail_after(30):
@@ -151,7 +151,7 @@ async def test_a_process_that_only_closes_its_stdout(command, record, monkeypatc
 
 
 async def test_a_process_that_stands_still_is_ended_when_the_run_is(command, record, monkeypatch):
-    monkeypatch.setattr(endings, "INTERRUPT_S", 0.3)
+    monkeypatch.setattr(teardown, "INTERRUPT_S", 0.3)
     async with CodexAppServerRunner(command=command) as runner:
         context = record("fault", "stuck")
         with anyio.fail_after(30):
@@ -168,8 +168,8 @@ async def test_a_process_that_stands_still_is_ended_when_the_run_is(command, rec
 async def test_a_process_that_stands_still_is_not_waited_for_in_a_hurry(command, record):
     async with CodexAppServerRunner(command=command) as runner:
         context = record("fault", "stuck")
-        context.hurry.set()
-        with anyio.fail_after(min(endings.INTERRUPT_S, 8)):
+        context.force_stop.set()
+        with anyio.fail_after(min(teardown.INTERRUPT_S, 8)):
             with anyio.CancelScope() as scope:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(runner.run, context)
@@ -183,7 +183,7 @@ async def test_a_process_that_stands_still_is_not_waited_for_in_a_hurry(command,
 async def test_a_process_that_does_not_answer_is_not_waited_for_long_when_the_run_is_canceled(
     command, record, monkeypatch, what, is_hurried
 ):
-    monkeypatch.setattr(endings, "INTERRUPT_S", 60 if is_hurried else 0.3)
+    monkeypatch.setattr(teardown, "INTERRUPT_S", 60 if is_hurried else 0.3)
     context = record("unanswered" if what == "the-prompt" else "fault", "steered-deaf")
     async with CodexAppServerRunner(command=command) as runner:
         with anyio.fail_after(30), anyio.CancelScope() as scope:
@@ -194,7 +194,7 @@ async def test_a_process_that_does_not_answer_is_not_waited_for_long_when_the_ru
                     await anyio.sleep(0.01)
                 await anyio.wait_all_tasks_blocked()
                 if is_hurried:
-                    context.hurry.set()
+                    context.force_stop.set()
                 scope.cancel()
         assert scope.cancelled_caught
         again = record("hello")
@@ -203,7 +203,7 @@ async def test_a_process_that_does_not_answer_is_not_waited_for_long_when_the_ru
 
 
 async def test_a_process_that_stops_reading_is_ended(command, record, monkeypatch):
-    monkeypatch.setattr("agent_orchestrator.runners.codex.appserver.peer.WRITE_PATIENCE_S", 0.3)
+    monkeypatch.setattr("agent_orchestrator.runners.codex.appserver.jsonrpc.WRITE_TIMEOUT_S", 0.3)
     async with CodexAppServerRunner(command=command) as runner:
         context = record("fault", "stuck")
         failures = []
@@ -227,7 +227,7 @@ async def test_a_process_that_stops_reading_is_ended(command, record, monkeypatc
 async def test_a_process_that_does_not_read_the_answers_to_what_it_asks_is_ended(
     command, record, monkeypatch
 ):
-    monkeypatch.setattr(peer, "MAX_UNWRITTEN", 100_000)
+    monkeypatch.setattr(jsonrpc, "MAX_UNWRITTEN", 100_000)
     _, end = await faulty(command, record, "unread")
     assert end.code == "provider_error"
     assert "does not read" in end.message
@@ -252,7 +252,7 @@ def test_a_question_that_could_not_be_put_for_so_long_is_refused_as_a_setting(se
     ],
 )
 def test_the_age_of_codex_is_told(version, available, says):
-    found = aged(Availability(available=True, version=version))
+    found = with_version_note(Availability(available=True, version=version))
     assert found.available is available
     assert (found.reason is None) if says is None else (says in found.reason)
 

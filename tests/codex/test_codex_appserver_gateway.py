@@ -16,7 +16,7 @@ from model_server import ModelServer, acknowledgement
 from agent_orchestrator import Client, RunStatus
 from agent_orchestrator.domain.errors import Conflict
 from agent_orchestrator.engine.requests import MAX_PENDING
-from agent_orchestrator.runners.codex.appserver.leftovers import processes_of
+from agent_orchestrator.runners.codex.appserver.strays import processes_of_threads
 
 pytestmark = THROUGH_A_GATEWAY
 
@@ -198,7 +198,7 @@ async def test_a_message_steers_and_another_interrupts(
         await until(client, session.id, "tool.started", after)
         thread_id = (await client.get_run(first.run.id)).thread_id
         assert thread_id is not None
-        assert processes_of({thread_id})
+        assert processes_of_threads({thread_id})
         last = await client.send_message(session.id, "say last", when_busy="interrupt")
         assert last.run is not None
         ended = await client.wait_run(last.run.id, timeout_s=PATIENCE_S)
@@ -206,7 +206,7 @@ async def test_a_message_steers_and_another_interrupts(
     assert interrupted.status is RunStatus.CANCELED
     assert ended.run.result is not None, ended.run.error
     assert ended.run.result.text == "last"
-    assert processes_of({thread_id}) == []
+    assert processes_of_threads({thread_id}) == []
     assert len(app_servers(gateway.daemon.pid)) == 1
 
 
@@ -227,7 +227,7 @@ async def test_nothing_outlives_a_killed_daemon_and_its_run_goes_on(
     with anyio.fail_after(5):
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             await anyio.sleep(0.02)
-        while processes_of({thread_id}):
+        while processes_of_threads({thread_id}):
             await anyio.sleep(0.02)
     gateway.start()
     async with gateway.client() as client:
@@ -352,14 +352,14 @@ async def test_a_prompt_that_codex_had_accepted_and_not_recorded_is_delivered_ag
     program = Path(__file__).parent / "fake_appserver.py"
     fake.write_text(f'#!/bin/sh\nexec {sys.executable} {program} "$@"\n')
     fake.chmod(0o755)
-    mark = directory / "accepted"
-    variables = {"FAKE_FAULT": "not-taken-yet", "FAKE_MARK": str(mark)}
+    tag = directory / "accepted"
+    variables = {"FAKE_FAULT": "not-taken-yet", "FAKE_MARK": str(tag)}
     one = Gateway(directory, str(fake), home, runner="codex-app-server", **variables)
     async with one.client() as client:
         session = await client.create_session(cwd=str(workspace))
         sent = await client.send_message(session.id, "hello")
         with anyio.fail_after(PATIENCE_S):
-            while not mark.exists():
+            while not tag.exists():
                 await anyio.sleep(0.02)
     one.daemon.signal(signal.SIGKILL)
     one.daemon.wait()

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import anyio
 import pytest
 
-from agent_orchestrator.runners.codex.appserver.tools import Tools
+from agent_orchestrator.runners.codex.appserver.dynamic_tools import DynamicTools
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +44,7 @@ async def test_the_tools_of_many_agents_wait_for_each_other():
         "AGENTCTL_URL": f"http://127.0.0.1:{server.server_port}",
         "AGENTCTL_AUTH_TOKEN": "art_x",
     }
-    tools, answers = Tools(), []
+    tools, answers = DynamicTools(), []
 
     async def call():
         answers.append(await tools.call(env, {"tool": "session_wait", "arguments": {}}))

@@ -13,7 +13,7 @@ import pytest
 from agent_orchestrator.domain.events import AGENT_EVENTS
 from agent_orchestrator.runners.codex.appserver import approvals
 from agent_orchestrator.runners.codex.appserver.failures import failure_of
-from agent_orchestrator.runners.codex.appserver.peer import Asked, Notification
+from agent_orchestrator.runners.codex.appserver.jsonrpc import Notification, ServerRequest
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 
 FOLDER = Path(__file__).parent / "transcripts" / "appserver"
@@ -43,7 +43,7 @@ def replayed(recording):
         now = turns[-1]
         if "id" in said:
             item = reader.items.open_item(params.get("itemId"))
-            question = approvals.question(Asked(said["id"], method, params), item)
+            question = approvals.question_for(ServerRequest(said["id"], method, params), item)
             if question is not None:
                 asked = {"text": question.text, "kind": question.kind, "detail": question.detail}
                 now["question"] = {**asked, "options": question.options}
@@ -126,8 +126,8 @@ def test_the_detail_of_a_question_fits_whatever_is_in_it():
         "reason": "\0" * 9_000,
     }
     params = {**said, **{f"more-{number}": "x" * 1_900 for number in range(30)}}
-    asked = Asked(0, "item/commandExecution/requestApproval", params)
-    question = approvals.question(asked, None)
+    asked = ServerRequest(0, "item/commandExecution/requestApproval", params)
+    question = approvals.question_for(asked, None)
     assert len(json.dumps(question.detail)) < 50_000
     assert said["command"] in question.text
     assert question.detail["cwd"] == "/"
@@ -143,8 +143,8 @@ UNKNOWN = {"applyNetworkPolicyAmendment": {"network_policy_amendment": {"host": 
 def asked_to_touch(**more):
     offered = ["accept", "acceptForSession", LASTING, UNKNOWN, "cancel"]
     params = {"command": "touch /x", "cwd": "/", "availableDecisions": offered}
-    return approvals.question(
-        Asked(0, "item/commandExecution/requestApproval", params), None, **more
+    return approvals.question_for(
+        ServerRequest(0, "item/commandExecution/requestApproval", params), None, **more
     )
 
 
@@ -180,8 +180,8 @@ def test_what_codex_keeps_for_good_says_so_and_needs_its_own_word():
 def test_a_rule_too_long_to_be_shown_is_not_offered():
     option = {"acceptWithExecpolicyAmendment": {"execpolicy_amendment": ["x" * 2_000]}}
     params = {"command": "x", "availableDecisions": ["accept", option]}
-    asked = Asked(0, "item/commandExecution/requestApproval", params)
-    assert approvals.question(asked, None, remember=True).options == ("accept",)
+    asked = ServerRequest(0, "item/commandExecution/requestApproval", params)
+    assert approvals.question_for(asked, None, remember=True).options == ("accept",)
 
 
 def test_errors_have_codes():

@@ -9,7 +9,7 @@ from agent_orchestrator.runners.codex.argv import exec_argv, is_thread_id, toml_
 from agent_orchestrator.runners.codex.failures import error_text, startup_failure, turn_failure
 from agent_orchestrator.runners.codex.locate import NotExecutable, NotInstalled, locate
 from agent_orchestrator.runners.codex.runner import usage_between
-from agent_orchestrator.runners.codex.tools import past_proxies, tools_config, tools_url
+from agent_orchestrator.runners.codex.tools import tools_config, tools_url, without_proxy_for
 
 ID = "01a202ef-619b-7890-a3fa-a04dce33eadb"
 
@@ -213,7 +213,7 @@ def test_totals_that_fell_are_taken_as_they_are():
     ],
 )
 def test_the_daemon_is_reached_past_proxies(env, expected):
-    found = past_proxies(env, "http://127.0.0.1:8765")
+    found = without_proxy_for(env, "http://127.0.0.1:8765")
     if expected is None:
         assert found == env
     else:

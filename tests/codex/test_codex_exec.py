@@ -17,12 +17,12 @@ from pictures import BLUE, RED
 
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.model import Thread, Usage
-from agent_orchestrator.ports import CWD_MISSING, MARK_VARIABLE
+from agent_orchestrator.ports import CWD_MISSING, TAG_VARIABLE
 from agent_orchestrator.runners.codex import CodexExecRunner, probe
 from agent_orchestrator.testing.runners import (
     RecordingContext,
     RunnerContract,
-    marked_processes,
+    tagged_processes,
 )
 from agent_orchestrator.user_state import UserState, user_state
 
@@ -62,7 +62,7 @@ async def run(runner, context, seconds=30):
 async def failing(runner, context, seconds=30):
     with pytest.raises(AgentFailed) as caught:
         await run(runner, context, seconds)
-    assert marked_processes(context.mark) == []
+    assert tagged_processes(context.mark) == []
     return caught.value
 
 
@@ -100,7 +100,7 @@ async def test_a_first_turn(runner, record, models, workspace):
     assert Path(context.invocation.argv[0]).name == "codex"
     assert "codex-linux-" in context.invocation.argv[0]
     assert "say hello" not in context.invocation.argv
-    assert marked_processes(context.mark) == []
+    assert tagged_processes(context.mark) == []
 
 
 @ON_ONE_LOOP
@@ -192,7 +192,7 @@ async def test_a_command_that_is_left_running_is_closed_and_ended(runner, record
     [done] = of(context, "tool.completed")
     assert done["status"] == "failed"
     assert done["error"] == "still under way when the turn ended"
-    assert marked_processes(context.mark) == []
+    assert tagged_processes(context.mark) == []
 
 
 @ON_ONE_LOOP
@@ -370,7 +370,7 @@ async def test_a_lock_on_the_directory_of_runs_hangs_no_run(
                 await runner.run(context)
             assert scope.cancelled_caught
         else:
-            monkeypatch.setattr("agent_orchestrator.runners.scratch._LOCK_PATIENCE_S", 0.1)
+            monkeypatch.setattr("agent_orchestrator.runners.scratch._LOCK_TIMEOUT_S", 0.1)
             failure = await failing(runner, context)
             assert failure.code == "provider_error"
             assert f"process {os.getpid()} has it locked" in str(failure)
@@ -665,7 +665,7 @@ async def test_a_thread_another_process_has_is_told_after_some_tries(runner, rec
     assert failure.code == "provider_error"
     assert "another process is using this thread" in failure.message
     assert context.calls.count("report_process") == 5
-    assert marked_processes(holder.mark) == []
+    assert tagged_processes(holder.mark) == []
 
 
 # --- cancelling -----------------------------------------------------------------------------
@@ -676,9 +676,9 @@ async def test_cancelling_while_the_model_thinks(runner, record, models):
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(runner.run, context)
         await anyio.to_thread.run_sync(models.wait_for, 1)
-        assert marked_processes(context.mark) != []
+        assert tagged_processes(context.mark) != []
         tasks.cancel_scope.cancel()
-    assert marked_processes(context.mark) == []
+    assert tagged_processes(context.mark) == []
     again = record("say back", thread=context.thread)
     assert (await run(runner, again)).text == "back"
     assert again.thread.id == context.thread.id
@@ -694,10 +694,10 @@ async def test_cancelling_while_a_command_runs(codex, usual_home, record, worksp
         with anyio.fail_after(20):
             assert await anyio.to_thread.run_sync((workspace / "begun").read_text) == "yes\n"
         with anyio.fail_after(20):
-            while len(marked_processes(context.mark)) < 3:  # it may not have begun its own sleep
+            while len(tagged_processes(context.mark)) < 3:  # it may not have begun its own sleep
                 await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
-    assert marked_processes(context.mark) == []
+    assert tagged_processes(context.mark) == []
 
 
 # --- probe ----------------------------------------------------------------------------------
@@ -814,12 +814,12 @@ async def test_a_version_that_did_not_come_in_time_is_asked_for_again(
     monkeypatch.setattr(probe, "_VERSION_TIMEOUT", 0.5)
     monkeypatch.setattr(probe, "_ASK_AGAIN_S", pause)
     runner = make_runner(str(script), home)
-    env = codex_env(home) | {MARK_VARIABLE: f"{tmp_path}"}
+    env = codex_env(home) | {TAG_VARIABLE: f"{tmp_path}"}
     found = await runner.probe(env)
     assert (found.available, found.version) == (True, None)
     assert found.reason == f"{script} did not tell its version within 0.5 s"
     with anyio.fail_after(10):
-        while marked_processes(f"{tmp_path}"):
+        while tagged_processes(f"{tmp_path}"):
             await anyio.sleep(0.01)
     (tmp_path / "hang").unlink()
     again = await runner.probe(env)

@@ -9,7 +9,7 @@ from model_server import codex_env
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
-from agent_orchestrator.runners.codex.either import EXEC, CodexRunner
+from agent_orchestrator.runners.codex.auto import EXEC, CodexRunner
 from agent_orchestrator.runners.codex.login import identity
 from agent_orchestrator.testing.runners import RecordingContext
 
@@ -169,5 +169,5 @@ async def test_a_key_that_only_exec_takes(codex, tmp_path):
     assert not found.available
     assert "CODEX_API_KEY" in found.reason
     found = await CodexRunner(**options).probe(env)
-    assert (found.available, found.means) == (True, EXEC)
+    assert (found.available, found.mode) == (True, EXEC)
     assert "codex login" in found.reason

@@ -6,9 +6,13 @@ import anyio
 import pytest
 
 from agent_orchestrator.runners.codex.appserver import mailbox
-from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox, TooFarBehind
-from agent_orchestrator.runners.codex.appserver.peer import Asked, Notification, Peer
-from agent_orchestrator.runners.codex.appserver.pieces import Pieces
+from agent_orchestrator.runners.codex.appserver.coalescing import Coalescer
+from agent_orchestrator.runners.codex.appserver.jsonrpc import (
+    JsonRpcPeer,
+    Notification,
+    ServerRequest,
+)
+from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox, MessagesDropped
 from agent_orchestrator.runners.codex.appserver.server import Server, Spec
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.lines import Line
@@ -37,7 +41,7 @@ def said(thread, method, **params):
 
 def serving(channel):
     server = Server(Spec("codex", (), frozenset()), "mark", 60, 30, lambda _: None)
-    server._peer = Peer(channel, server._hear)
+    server._rpc = JsonRpcPeer(channel, server._receive)
     return server
 
 
@@ -59,7 +63,7 @@ async def test_a_run_that_takes_nothing_delays_no_other():
     server = serving(channel)
     with server.route("slow") as slow, server.route("other") as other:
         with anyio.fail_after(20):
-            await server._peer.read()
+            await server._rpc.read()
             assert (await other.take()).method == "turn/completed"
         assert [one.params["n"] for one in await heard(slow)] == list(range(count))
 
@@ -97,7 +101,7 @@ async def test_pieces_of_another_shape_are_kept_apart(delta):
 
 
 async def test_a_run_too_far_behind_hears_of_it_and_leaves_nobody_waiting(monkeypatch):
-    monkeypatch.setattr(mailbox, "MAX_BEHIND", 100_000)
+    monkeypatch.setattr(mailbox, "MAX_WAITING_BYTES", 100_000)
     channel = Channel(
         said("slow", "turn/started", turn={"id": "a"}),
         {"id": 7, **said("slow", "item/commandExecution/requestApproval")},
@@ -108,14 +112,14 @@ async def test_a_run_too_far_behind_hears_of_it_and_leaves_nobody_waiting(monkey
     )
     server = serving(channel)
     with server.route("slow") as slow, server.route("other") as other:
-        await server._peer.read()
+        await server._rpc.read()
         assert [one.method for one in await heard(other)] == ["turn/completed"]
         first, *rest = await heard(slow)
-        assert isinstance(first, TooFarBehind)
+        assert isinstance(first, MessagesDropped)
         assert first.size > 100_000
         assert [one.method for one in rest] == ["turn/started", "turn/completed"]
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(server._peer.write)
+        tasks.start_soon(server._rpc.write)
         with anyio.fail_after(5):
             while len(channel.told) < 2:
                 await anyio.lowlevel.checkpoint()
@@ -126,13 +130,13 @@ async def test_a_run_too_far_behind_hears_of_it_and_leaves_nobody_waiting(monkey
 async def test_a_question_for_a_run_that_has_ended_is_not_kept():
     box = Mailbox()
     box.end()
-    asked = Asked(1, "item/tool/call", {})
+    asked = ServerRequest(1, "item/tool/call", {})
     assert box.put(asked) == [asked]
 
 
 async def test_each_piece_of_output_that_codex_sends_is_told_also_before_the_command():
     """Codex 0.169 sends none for the first instants of a command; what it sends is not lost."""
-    box, pieces, reader = Mailbox(), Pieces(), TurnReader("t")
+    box, pieces, reader = Mailbox(), Coalescer(), TurnReader("t")
     item = {"type": "commandExecution", "id": "c", "command": "x", "status": "inProgress"}
     begun = {"threadId": "t", "item": item}
     ended = {"threadId": "t", "item": {**item, "status": "completed", "aggregatedOutput": "0123"}}
@@ -143,9 +147,9 @@ async def test_each_piece_of_output_that_codex_sends_is_told_also_before_the_com
         ("item/commandExecution/outputDelta", {"threadId": "t", "itemId": "c", "delta": "3"}),
     ):
         box.put(Notification(method, params))
-    told = [one for said in await heard(box) for one in pieces.put(reader.feed(said))]
-    told += pieces.take()
-    told += pieces.put(reader.feed(Notification("item/completed", ended)))
+    told = [one for said in await heard(box) for one in pieces.add(reader.feed(said))]
+    told += pieces.flush()
+    told += pieces.add(reader.feed(Notification("item/completed", ended)))
     texts = [one.data["text"] for one in told if one.event_type == "tool.output"]
     assert "".join(texts) == "123"
     assert (told[-1].event_type, told[-1].data["output"]) == ("tool.completed", "0123")

@@ -20,12 +20,12 @@ from serving import agentd
 
 from agent_orchestrator.user_state import UserState
 from agentd import doctor
-from agentd.exposure import DEEDS, table
+from agentd.exposure import AGENT_ACTIONS, table
 from agentd.settings import load
 
 pytestmark = pytest.mark.codex
 
-SCRIPT = Path(__file__).with_name("deeds.py")
+SCRIPT = Path(__file__).with_name("agent_actions.py")
 SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
 PATIENCE_S = 120
 
@@ -146,9 +146,9 @@ def told(client: httpx.Client, run_id: str) -> dict[str, str]:
 def test_an_agent_can_do_what_the_table_says(
     found: Mapping[str, Mapping[str, str]], agent: str
 ) -> None:
-    assert found[agent].keys() == {deed.name for deed in DEEDS}
+    assert found[agent].keys() == {deed.name for deed in AGENT_ACTIONS}
     wrong = {}
-    for deed in DEEDS:
+    for deed in AGENT_ACTIONS:
         expected = deed.networked if "network" in agent else deed.confined
         expected = expected if is_confined(agent) else deed.unconfined
         if deed.name == "memory" and not is_confined(agent) and os.geteuid() == 0:
@@ -189,11 +189,11 @@ def test_doctor_names_what_agents_without_a_sandbox_can_do(
         '[routing]\ndefault = "bare"\n'
     )
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    findings = doctor.examine(load({}, environ, str(file)), environ)
+    findings = doctor.host_findings(load({}, environ, str(file)), environ)
     column = {"bare": "unconfined", "free": "unconfined", "kept": "confined", "online": "networked"}
     for name, kind in column.items():
         said = " ".join(
             one.message for one in findings if one.about == f"provider {name}" and one.security
         )
-        for deed in DEEDS:
+        for deed in AGENT_ACTIONS:
             assert (deed.text in said) == (getattr(deed, kind) == "possible"), (name, deed.name)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_orchestrator.domain.events import AGENT_EVENTS
-from agent_orchestrator.runners.codex.items import TOOLS
+from agent_orchestrator.runners.codex.items import ITEM_MAPPINGS
 from agent_orchestrator.runners.codex.parser import ExecParser
 from agent_orchestrator.runners.lines import Line, Truncation
 
@@ -162,7 +162,7 @@ names = st.sampled_from(
 )
 items = st.dictionaries(names, json_values, max_size=5).flatmap(
     lambda fields: st.sampled_from(
-        [*TOOLS, "agent_message", "reasoning", "error", "todo_list", "file_change", "?"]
+        [*ITEM_MAPPINGS, "agent_message", "reasoning", "error", "todo_list", "file_change", "?"]
     ).map(lambda kind: {**fields, "type": kind})
 )
 CONTROLS = ("thread.started", "turn.started", "turn.completed", "turn.failed", "error", "?", 7)

@@ -14,7 +14,7 @@ from agent_orchestrator.ports import Capabilities, Outcome
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
 from agent_orchestrator.runners.codex.appserver.requirements import Requirements
-from agent_orchestrator.runners.codex.appserver.threads import Opened
+from agent_orchestrator.runners.codex.appserver.threads import LoadedThread
 from agent_orchestrator.testing.runners import RecordingContext
 
 REQUIREMENTS = """\
@@ -24,7 +24,7 @@ allowed_approval_policies = ["never"]
 
 
 def wanted(sandbox="workspace-write", approval_policy="on-request"):
-    return Opened("/w", (), None, approval_policy, sandbox)
+    return LoadedThread("/w", (), None, approval_policy, sandbox)
 
 
 def answer(sandboxes, policies):

@@ -13,25 +13,30 @@ import anyio
 import pytest
 
 from agent_orchestrator.fields import MAX_DIGITS, MAX_METADATA, MAX_QUESTION
-from agent_orchestrator.runners.bulk import Text, object_of
-from agent_orchestrator.runners.codex import items, parser, reading
+from agent_orchestrator.runners.bulk import Text, read_object
+from agent_orchestrator.runners.codex import item_events, items, parser
 from agent_orchestrator.runners.codex.appserver import (
     approvals,
-    conversation,
-    peer,
+    jsonrpc,
+    turn_driver,
     turns,
 )
-from agent_orchestrator.runners.codex.appserver import items as app_items
-from agent_orchestrator.runners.codex.appserver.peer import Asked, Notification, Peer, Unreadable
+from agent_orchestrator.runners.codex.appserver import exec_items as app_items
+from agent_orchestrator.runners.codex.appserver.jsonrpc import (
+    JsonRpcPeer,
+    Malformed,
+    Notification,
+    ServerRequest,
+)
 from agent_orchestrator.runners.codex.appserver.server import Server, Spec
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.codex.parser import ExecParser
-from agent_orchestrator.runners.lines import MAX_DEPTH, Line
+from agent_orchestrator.runners.lines import MAX_JSON_DEPTH, Line
 from agent_orchestrator.wire import strict_json
 
 pytestmark = pytest.mark.anyio
 
-MODULES = (items, parser, reading, app_items, approvals, conversation, peer, turns)
+MODULES = (items, parser, item_events, app_items, approvals, turn_driver, jsonrpc, turns)
 TREES = [ast.parse(inspect.getsource(module)) for module in MODULES]
 
 
@@ -60,7 +65,7 @@ def fields_in(trees):
 
 FIELDS = fields_in(TREES)
 METHODS = [name for name in texts_in(TREES, ast.match_case) if "/" in name] + [
-    *turns.REPEATED,
+    *turns.REPEATED_METHODS,
     "error",
     "warning",
     "some/invented",
@@ -70,7 +75,7 @@ EXEC_KINDS = [one for one in texts_in([TREES[1]], ast.match_case) if "." in one]
     "error",
     "invented",
 ]
-EXEC_ITEMS = [*texts_in([TREES[2]], ast.match_case), *items.TOOLS, "invented"]
+EXEC_ITEMS = [*texts_in([TREES[2]], ast.match_case), *items.ITEM_MAPPINGS, "invented"]
 
 
 def test_the_readers_are_looked_into():
@@ -160,7 +165,7 @@ def check_storable(events, size):
         text = strict_json.dumps(event.data)
         strict_json.loads(text.encode())
         told += len(text)
-        assert depth_of(event.data) <= MAX_DEPTH + 1
+        assert depth_of(event.data) <= MAX_JSON_DEPTH + 1
     assert told <= 4 * size + 2_000
 
 
@@ -208,10 +213,10 @@ async def test_whatever_the_app_server_says_is_taken(shape, monkeypatch):
     lines = [*app_lines(SHAPES[shape](SMALL))]
     server = Server(Spec("codex", (), frozenset()), "mark", 60, 30, lambda _: None)
     channel = Channel(lines)
-    server._peer = Peer(channel, server._hear)
+    server._rpc = JsonRpcPeer(channel, server._receive)
     heard = []
-    with server.route("t") as route, anyio.fail_after(60):
-        await server._peer.read()
+    with server.open_mailbox("t") as route, anyio.fail_after(60):
+        await server._rpc.read()
         route.end()
         try:
             while True:
@@ -227,9 +232,9 @@ async def test_whatever_the_app_server_says_is_taken(shape, monkeypatch):
                 reader.is_stale(one)
                 check_storable(reader.feed(one), largest)
                 _ = reader.threads
-            case Asked():
+            case ServerRequest():
                 check_question(one, reader)
-            case Unreadable():
+            case Malformed():
                 assert isinstance(one.text, Text)
     check_storable(reader.finish(), sum(map(len, lines)))
     assert len(reader.children) <= turns._MAX_CHILDREN
@@ -238,7 +243,7 @@ async def test_whatever_the_app_server_says_is_taken(shape, monkeypatch):
 def check_question(asked, reader):
     try:
         item = reader.items.open_item(items.text(asked.params.get("itemId")))
-        made = approvals.question(asked, item, remember=True)
+        made = approvals.question_for(asked, item, remember=True)
     except items.UnexpectedShape:
         return
     if made is not None:
@@ -270,9 +275,9 @@ def is_linear(work, size):
 
 def asking(method, field, shape, size):
     line = f'{{"threadId":"t","itemId":"i","{field}":{SHAPES[shape](size)}}}'
-    params = object_of(Line(line.encode()))
+    params = read_object(Line(line.encode()))
     assert isinstance(params, dict)
-    asked = Asked(1, method, params, len(line))
+    asked = ServerRequest(1, method, params, len(line))
 
     def work():
         check_question(asked, TurnReader("t"))
@@ -298,7 +303,7 @@ def test_a_question_takes_linear_time(method):
 def test_a_question_of_many_fields_takes_linear_time():
     def work(count):
         params = {"threadId": "t", **{f"field {n}": n for n in range(count)}}
-        asked = Asked(1, ASKING[0], params, 20 * count)
+        asked = ServerRequest(1, ASKING[0], params, 20 * count)
         return lambda: check_question(asked, TurnReader("t"))
 
     assert is_linear(work, 5_000)

@@ -14,7 +14,12 @@ from model_server import codex_env
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
-from agent_orchestrator.runners.codex.trust import check_home, config_of, distrusted, environment_of
+from agent_orchestrator.runners.codex.trust import (
+    check_home,
+    untrusted_config,
+    untrusted_directories,
+    untrusted_environment,
+)
 from agent_orchestrator.testing.runners import RecordingContext
 
 SANDBOXES = ("read-only", "workspace-write", "danger-full-access")
@@ -272,19 +277,25 @@ def test_what_is_below_the_shared_directory_is_distrusted(tmp_path):
     repo = tmp_path / "repo"
     below = repo / "a" / "b"
     below.mkdir(parents=True)
-    assert distrusted(str(repo), str(repo)) == ()
-    assert distrusted(str(below), str(repo)) == (str(repo / "a"), str(below))
-    assert str(tmp_path) not in distrusted(str(below), str(tmp_path))
-    assert set(distrusted(str(below), "/")) == {str(below), *map(str, below.parents)} - {"/"}
+    assert untrusted_directories(str(repo), str(repo)) == ()
+    assert untrusted_directories(str(below), str(repo)) == (str(repo / "a"), str(below))
+    assert str(tmp_path) not in untrusted_directories(str(below), str(tmp_path))
+    assert set(untrusted_directories(str(below), "/")) == {str(below), *map(str, below.parents)} - {
+        "/"
+    }
     link = tmp_path / "link"
     link.symlink_to(below)
-    assert set(distrusted(str(link), str(repo))) >= {str(link), str(below), str(repo / "a")}
-    assert distrusted(str(link), str(below)) == ()
+    assert set(untrusted_directories(str(link), str(repo))) >= {
+        str(link),
+        str(below),
+        str(repo / "a"),
+    }
+    assert untrusted_directories(str(link), str(below)) == ()
 
 
 def test_what_a_provider_trusts_stays_trusted_above():
     config = {"projects": {"/r": {"trust_level": "trusted"}, "/r/a": {"trust_level": "trusted"}}}
-    found = config_of(("/r/a",), config, ())
+    found = untrusted_config(("/r/a",), config, ())
     levels = {path: one["trust_level"] for path, one in found["projects"].items()}
     assert levels == {"/r": "trusted", "/r/a": "untrusted"}
 
@@ -297,11 +308,11 @@ def test_what_a_provider_trusts_stays_trusted_above():
     ],
 )
 def test_what_would_be_lost_is_not_trusted(config, extra_args):
-    found = config_of(("/r/a", "/r/a/b"), config, extra_args)
+    found = untrusted_config(("/r/a", "/r/a/b"), config, extra_args)
     assert set(found["projects"]) == {"/r/a/b", "/r/a", "/r", "/"}
     assert {one["trust_level"] for one in found["projects"].values()} == {"untrusted"}
 
 
 def test_nothing_is_said_where_all_work_in_the_same_directory():
-    assert config_of((), {"projects": {}}, ()) == {}
-    assert environment_of({"A": "b"}, ()) == {"A": "b"}
+    assert untrusted_config((), {"projects": {}}, ()) == {}
+    assert untrusted_environment({"A": "b"}, ()) == {"A": "b"}

@@ -20,9 +20,9 @@ async def test_a_child_executes_nothing_that_its_parent_wrote(
     gateways, workspace: Path, home: Path, runner: str, is_trusted: bool
 ) -> None:
     """A confined agent writes a configuration into a directory below and has a child begin there."""
-    mark = home / "MARK"
+    tag = home / "MARK"
     armed = workspace / "sub" / ".codex"
-    command = ["-c", f"echo ran > {shlex.quote(str(mark))}"]
+    command = ["-c", f"echo ran > {shlex.quote(str(tag))}"]
     server = f'[mcp_servers.e]\ncommand = "/bin/sh"\nargs = {json.dumps(command)}\n'
     encoded = base64.b64encode(server.encode()).decode()
     write = f"mkdir -p {armed} && echo {encoded} | base64 -d > {armed}/config.toml"
@@ -48,11 +48,11 @@ async def test_a_child_executes_nothing_that_its_parent_wrote(
         assert ended.result.text == "hello"
         assert (armed / "config.toml").read_text() == server
         assert child.session.cwd == str(workspace / "sub")
-        assert not mark.exists()
+        assert not tag.exists()
         assert not (await client.requests()).requests
         if is_trusted:
             # Executed where its user begins a session of its own there: what was written would work.
             own = await client.create_session(cwd=str(workspace / "sub"))
             assert (await turn(client, own.id, "say hello")).result is not None
-            assert mark.exists()
+            assert tag.exists()
     assert config.read_bytes() == before

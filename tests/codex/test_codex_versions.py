@@ -78,7 +78,7 @@ async def test_the_age_of_codex_is_said(
     url = daemons(runner, version)
     async with connect(url) as client:
         provider = await told(client)
-    assert (provider.available, provider.version, provider.means) == (available, version, means)
+    assert (provider.available, provider.version, provider.mode) == (available, version, means)
     code, finding = await doctor(url)
     if says is None:
         assert (provider.reason, finding["level"]) == (None, "ok")

@@ -92,7 +92,7 @@ class Conversation:
         text = re.sub(
             r'"epoch": ?"[0-9a-f]{12}"', lambda found: found[0][:-13] + '5f0c9a31d2e4"', text
         )
-        text = re.sub(r'"pid_birth": "[^"]+"', '"pid_birth": "9f0c…/4711"', text)
+        text = re.sub(r'"process_start_id": "[^"]+"', '"process_start_id": "9f0c…/4711"', text)
         return re.sub(r'"uptime_s": [\d.]+', '"uptime_s": 60.0', text)
 
     def known_as(self, name: str) -> str:
@@ -165,7 +165,7 @@ async def hold(conversation: Conversation) -> None:
     await call("back_up", path=f"{here}/backup.db")
     await call("back_up", path=f"{here}/backup.db")
     await call("check_store")
-    await call("examine")
+    await call("doctor")
     token = await call("create_token", name="ann", scopes=["read", "write"], expires_in_s=86400)
     await call("list_tokens")
     await call("revoke_token", token_id=token["token"]["id"])

@@ -15,7 +15,7 @@ import click
 
 from agent_orchestrator.configuration import ProviderOptions
 from agent_orchestrator.domain import events as domain_events
-from agent_orchestrator.domain.access import ALLOWED, Action, Standing
+from agent_orchestrator.domain.access import ALLOWED, Action, Relation
 from agent_orchestrator.domain.lifecycle import STEPS, TERMINAL, RunStatus, Signal
 from agent_orchestrator.domain.model import FAILURE_CODES
 from agent_orchestrator.engine.diagnosis import _FAILURES
@@ -355,7 +355,7 @@ def _type(hint: Any) -> str:
 
 def access() -> str:
     """Return who may do what."""
-    standings = list(Standing)
+    standings = list(Relation)
     rows = [
         f"| {action} | "
         + " | ".join("yes" if action in ALLOWED[standing] else "" for standing in standings)

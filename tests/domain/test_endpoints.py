@@ -9,7 +9,7 @@ from attrs import asdict, evolve
 
 from agent_orchestrator import endpoints
 from agent_orchestrator.endpoints import Endpoint
-from agent_orchestrator.processes import birth_of
+from agent_orchestrator.processes import process_start_id
 from agent_orchestrator.user_state import UserState, write_private
 
 
@@ -24,37 +24,37 @@ def _other(directory: str, **more: object) -> Endpoint:
 
 
 def test_a_daemon_is_found_while_it_runs(state: UserState) -> None:
-    assert endpoints.running(state) == endpoints.running(None) == []
+    assert endpoints.running_endpoints(state) == endpoints.running_endpoints(None) == []
     ours = endpoints.this_process("http://127.0.0.1:8770", Path("/d/a.db"))
-    endpoints.write(state, ours)
-    assert endpoints.running(state) == [ours]
-    endpoints.remove(state, ours)
-    assert endpoints.running(state) == []
-    assert endpoints.last(state) == ours
+    endpoints.write_endpoint(state, ours)
+    assert endpoints.running_endpoints(state) == [ours]
+    endpoints.remove_endpoint(state, ours)
+    assert endpoints.running_endpoints(state) == []
+    assert endpoints.last_endpoint(state) == ours
 
 
 def test_what_a_killed_daemon_left_is_removed_and_what_another_machine_wrote_is_not(
     state: UserState,
 ) -> None:
     ours = endpoints.this_process("http://127.0.0.1:1", Path("/d/a.db"))
-    boot, _, tick = (birth_of(os.getpid()) or "").partition("/")
-    for name, birth in (("1", f"{boot}/{int(tick) + 1}"), ("2", f"another-boot/{tick}")):
-        endpoints.write(state, ours)
-        text = json.dumps(asdict(evolve(ours, pid_birth=birth))).encode()
+    boot, _, tick = (process_start_id(os.getpid()) or "").partition("/")
+    for name, start_id in (("1", f"{boot}/{int(tick) + 1}"), ("2", f"another-boot/{tick}")):
+        endpoints.write_endpoint(state, ours)
+        text = json.dumps(asdict(evolve(ours, process_start_id=start_id))).encode()
         write_private(state.daemons / f"{name}.json", text)
-    assert endpoints.running(state) == [ours]
+    assert endpoints.running_endpoints(state) == [ours]
     assert {path.name for path in state.daemons.iterdir()} == {"2.json", f"{os.getpid()}.json"}
 
 
 def test_what_is_no_endpoint_file_is_passed_over(state: UserState) -> None:
-    endpoints.write(state, endpoints.this_process("http://127.0.0.1:1", Path("/d/a.db")))
+    endpoints.write_endpoint(state, endpoints.this_process("http://127.0.0.1:1", Path("/d/a.db")))
     [good] = state.daemons.iterdir()
     told = json.loads(good.read_text())
     for number, odd in enumerate([b"", b"[]", b"{", json.dumps({**told, "url": 1}).encode()]):
         write_private(state.daemons / f"odd{number}.json", odd)
     (state.daemons / "loose.json").write_text(good.read_text())
     (state.daemons / "loose.json").chmod(0o666)
-    assert len(endpoints.running(state)) == 1
+    assert len(endpoints.running_endpoints(state)) == 1
 
 
 @pytest.mark.parametrize(
@@ -70,5 +70,5 @@ def test_what_is_no_endpoint_file_is_passed_over(state: UserState) -> None:
     ],
 )
 def test_the_nearest_is_meant(directories: list[str], here: str, expected: str | None) -> None:
-    found = endpoints.nearest([_other(one) for one in directories], Path(here))
+    found = endpoints.endpoint_for([_other(one) for one in directories], Path(here))
     assert (found and found.directory) == expected

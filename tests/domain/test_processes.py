@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from agent_orchestrator.processes import birth, birth_of, is_running
+from agent_orchestrator.processes import is_running, process_start_id, start_id
 
 
 def test_a_process_is_known_by_the_boot_and_the_tick_it_started_in() -> None:
@@ -12,11 +12,11 @@ def test_a_process_is_known_by_the_boot_and_the_tick_it_started_in() -> None:
     with subprocess.Popen(
         [sys.executable, "-S", "-c", odd], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
-        before = birth_of(process.pid)
+        before = process_start_id(process.pid)
         assert process.stdout is not None
         process.stdout.readline()
-        boot, _, ticks = (birth_of(process.pid) or "").partition("/")
-        assert f"{boot}/{ticks}" == before == birth(int(ticks))
+        boot, _, ticks = (process_start_id(process.pid) or "").partition("/")
+        assert f"{boot}/{ticks}" == before == start_id(int(ticks))
         assert len(boot) == 36
         assert is_running(process.pid, before)
         assert not is_running(process.pid, f"{boot}/1")
@@ -25,4 +25,4 @@ def test_a_process_is_known_by_the_boot_and_the_tick_it_started_in() -> None:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert not is_running(process.pid, before)  # it has ended, and is not reaped yet
         process.wait(10)
-    assert birth_of(process.pid) is None
+    assert process_start_id(process.pid) is None

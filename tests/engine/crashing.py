@@ -72,9 +72,9 @@ class Handle:
             raise Unavailable("committed, and then told otherwise")
         return value
 
-    async def read(self, look: Callable[[View], T]) -> T:
+    async def read(self, query: Callable[[View], T]) -> T:
         await self._going.wait()
-        return await self._store.read(look)
+        return await self._store.read(query)
 
 
 async def lose(store: Store, body: Callable[[Client], Awaitable[None]], **settings: Any) -> None:

@@ -342,13 +342,13 @@ class Family:
                 self.faults.append(f"lost: {request.text}, {request.status}, told {count}")
 
     def _judge_cancels(self, told: History, runs: dict[str, Run]) -> None:
-        born = {session.id: session.created_at for session in told.sessions}
+        start_id = {session.id: session.created_at for session in told.sessions}
         for session in told.sessions:
             parent = runs.get(session.parent_run_id or "")
             if (
                 parent is not None
                 and parent.cancel_requested_at is not None
-                and born[session.id] > parent.cancel_requested_at
+                and start_id[session.id] > parent.cancel_requested_at
             ):
                 self.faults.append(f"spawned: {session.id} after the cancel of {parent.id}")
         setters = {

@@ -271,12 +271,12 @@ class After(trio.abc.Instrument):
 
     def __init__(self, steps: int, what: Callable[[], None]) -> None:
         self._left = steps
-        self._what = what
+        self._text = what
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         self._left -= 1
         if self._left == 0:
-            self._what()
+            self._text()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from agent_orchestrator import (
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Conflict, Forbidden
 from agent_orchestrator.domain.model import MANUAL, Approvals, Request
-from agent_orchestrator.engine.core import MAX_LOOK
+from agent_orchestrator.engine.core import MAX_READ_ROWS
 from agent_orchestrator.engine.requests import MAX_PENDING
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.stores.memory import MemoryStore
@@ -74,7 +74,7 @@ async def test_a_providers_policy_holds_for_its_runs() -> None:
             assert run.result.text == said
         sent = await client.send_message(session.id, "ask May I?", provider="plain")
         assert sent.run is not None
-        assert (await asked(client, sent.run)).audience == "people"
+        assert (await asked(client, sent.run)).audience == "human"
 
 
 async def test_the_stricter_of_session_and_provider_holds() -> None:
@@ -115,9 +115,9 @@ async def test_people_are_asked_when_the_parent_does_not_answer_in_time() -> Non
         _, child = await family(client)
         request = await asked(client, child)
         passed = await people_asked(client, request)
-        assert (passed.status, passed.audience) == ("pending", "people")
-        assert passed.people_at is not None
-        assert passed.people_at - passed.created_at >= timedelta(seconds=0.05)
+        assert (passed.status, passed.audience) == ("pending", "human")
+        assert passed.human_at is not None
+        assert passed.human_at - passed.created_at >= timedelta(seconds=0.05)
         assert (await client.get_run(child.id)).status is RunStatus.WAITING
         await client.resolve_request(request.id, "approve")
         run = (await client.wait_run(child.id, timeout_s=PATIENCE_S)).run
@@ -132,9 +132,9 @@ async def test_of_a_short_question_the_parent_has_half_of_the_time() -> None:
             child.id, "?", request_kind="approval_request", expires_in_s=0.2
         )
         assert reply.request is not None
-        assert reply.request.people_at is not None
-        assert reply.request.people_at - reply.request.created_at == timedelta(seconds=0.1)
-        assert (await people_asked(client, reply.request)).audience == "people"
+        assert reply.request.human_at is not None
+        assert reply.request.human_at - reply.request.created_at == timedelta(seconds=0.1)
+        assert (await people_asked(client, reply.request)).audience == "human"
         assert (await client.get_request(reply.request.id, wait_s=PATIENCE_S)).status == "expired"
 
 
@@ -159,7 +159,7 @@ async def test_the_parents_time_goes_on_over_a_restart(tmp_path: Path) -> None:
         request = await asked(client, child)
     async with open_embedded(tmp_path / "d.db", runners=[ScriptedRunner()]) as client:
         passed = await people_asked(client, request)
-        assert (passed.audience, passed.status) == ("people", "pending")
+        assert (passed.audience, passed.status) == ("human", "pending")
 
 
 async def test_people_are_asked_when_the_parent_is_canceled_alone() -> None:
@@ -168,7 +168,7 @@ async def test_people_are_asked_when_the_parent_is_canceled_alone() -> None:
         request = await asked(client, child)
         assert request.audience == "parent"
         await client.cancel_run(parent.id, cascade=False)
-        assert (await client.get_request(request.id)).audience == "people"
+        assert (await client.get_request(request.id)).audience == "human"
 
 
 async def test_a_parent_that_is_woken_by_the_question_is_asked() -> None:
@@ -184,7 +184,7 @@ async def test_a_parent_that_is_woken_by_the_question_is_asked() -> None:
                 approvals=policy,
             )
             audiences.append((await asked(client, child.run)).audience)
-        assert audiences == ["parent", "people"]
+        assert audiences == ["parent", "human"]
         # What people decide wakes no agent.
         assert len((await client.list_runs(session_id=parent.id)).runs) == 1
 
@@ -243,7 +243,7 @@ async def test_a_run_has_so_many_questions_open_and_its_end_closes_all() -> None
 async def test_many_questions_elsewhere_in_the_tree_hide_none() -> None:
     async with open_embedded(":memory:", runners=[ScriptedRunner()]) as client:
         root = await client.create_session(provider=MANUAL)
-        for _ in range(MAX_LOOK // MAX_PENDING + 1):
+        for _ in range(MAX_READ_ROWS // MAX_PENDING + 1):
             run = await client.create_run(root.id)
             for _ in range(MAX_PENDING):
                 await client.reply_parent(run.id, "?", request_kind="input_request")

@@ -56,16 +56,16 @@ async def test_the_first_reason_of_the_strongest_course_is_kept() -> None:
     one.park(NOW)
     one.release("first", NOW)
     one.release("second", NOW)
-    assert one.ending is not None
-    assert (one.ending.signal, one.ending.reason) == (Signal.RELEASE, "first")
+    assert one.attempt_end is not None
+    assert (one.attempt_end.signal, one.attempt_end.reason) == (Signal.RELEASE, "first")
     one.fail(RunError("timeout", "it took too long"))
     one.park(NOW)
-    assert one.ending is not None
-    assert one.ending.signal is Signal.FAIL
+    assert one.attempt_end is not None
+    assert one.attempt_end.signal is Signal.FAIL
     one.cancel()
     one.fail(RunError("timeout", "it took too long"))
-    assert one.ending is not None
-    assert one.ending.signal is Signal.CANCEL
+    assert one.attempt_end is not None
+    assert one.attempt_end.signal is Signal.CANCEL
     assert one.scope.cancel_called
 
 

@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 
 from agent_orchestrator.engine import EnvPolicy
-from agent_orchestrator.engine.environment import TIES, is_tied, unusual
+from agent_orchestrator.engine.environment import (
+    HOST_VARIABLES,
+    is_host_variable,
+    unusual_variables,
+)
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "providers.md"
 
-TIED = {name: "x" for tie in TIES for name in tie.names}
+TIED = {name: "x" for tie in HOST_VARIABLES for name in tie.names}
 KEPT = {
     "PATH": "/bin",
     "HOME": "/h",
@@ -37,15 +41,18 @@ def test_all_that_git_calls_local_is_held_back() -> None:
     told = subprocess.run(["git", "rev-parse", "--local-env-vars"], capture_output=True, check=True)
     names = told.stdout.decode().split()
     assert names
-    assert [name for name in names if not is_tied(name)] == []
+    assert [name for name in names if not is_host_variable(name)] == []
 
 
 def test_what_every_shell_has_is_not_worth_a_word() -> None:
-    assert unusual(["PWD", "TMUX", "PATH", "VIRTUAL_ENV", "GIT_DIR"]) == ["GIT_DIR", "VIRTUAL_ENV"]
+    assert unusual_variables(["PWD", "TMUX", "PATH", "VIRTUAL_ENV", "GIT_DIR"]) == [
+        "GIT_DIR",
+        "VIRTUAL_ENV",
+    ]
 
 
 def test_the_document_has_them_all() -> None:
     text = DOCUMENT.read_text()
-    for tie in TIES:
+    for tie in HOST_VARIABLES:
         named = [f"`{name}`" for name in tie.names] + [f"`{name}…`" for name in tie.prefixes]
-        assert f"| {tie.to} | {', '.join(named)} |" in text
+        assert f"| {tie.what} | {', '.join(named)} |" in text

@@ -28,7 +28,7 @@ from agent_orchestrator.engine import EngineConfig, Orchestrator
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.operations import CREATE_SESSION as CREATE
 from agent_orchestrator.operations import SEND_MESSAGE, CreateSession, SendMessage
-from agent_orchestrator.ports import MARK_VARIABLE, Transaction
+from agent_orchestrator.ports import TAG_VARIABLE, Transaction
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.scripted import ScriptedRunner
@@ -153,7 +153,7 @@ async def test_an_agent_gets_the_environment_its_provider_allows() -> None:
         "OPENAI_API_KEY": "k",
         "AGENTD_AUTH_TOKEN": "secret",
         "AGENTCTL_AUTH_TOKEN": "secret",
-        MARK_VARIABLE: "outer",
+        TAG_VARIABLE: "outer",
     }
     policies: Mapping[str, EnvPolicy] = {
         "all": EnvPolicy(),
@@ -176,10 +176,10 @@ async def test_an_agent_gets_the_environment_its_provider_allows() -> None:
             await client.wait_run(sent.run.id)
     assert "secret" not in {value for context in runner.seen for value in context.env.values()}
     own = {f"AGENTCTL_{name}" for name in ("RUN_ID", "SESSION_ID", "URL", "AUTH_TOKEN")}
-    own.add(MARK_VARIABLE)
+    own.add(TAG_VARIABLE)
     kept = [set(context.env) - own for context in runner.seen]
     assert kept == [{"PATH", "OPENAI_API_KEY"}, {"A"}, {"PATH"}]
-    assert len({context.env[MARK_VARIABLE] for context in runner.seen}) == 3
+    assert len({context.env[TAG_VARIABLE] for context in runner.seen}) == 3
     assert {context.env["AGENTCTL_URL"] for context in runner.seen} == {"http://127.0.0.1:1"}
     assert all("secret" not in context.env.values() for context in runner.seen)
 
@@ -423,12 +423,12 @@ async def test_what_a_moved_on_attempt_says_is_refused(status: RunStatus) -> Non
             run = tx.run(run_id)
             tx.put_run(evolve(run, attempt=2, status=status))
 
-        await engine.pool.stop_taking()
+        await engine.pool.stop_starting()
         await store.transact(move_on)
         engine.pool.release("test")
         runner.stopped.set()
         with anyio.fail_after(20):
-            await engine.pool.idle()
+            await engine.pool.wait_idle()
         run = await store.read(lambda view: view.run(run_id))
         events = await store.read(lambda view: view.events(session.id, after=0, limit=100))
     assert run is not None

@@ -104,7 +104,7 @@ async def test_a_stopped_and_continued_worker_writes_nothing(
                 late.go.set()
                 await late.over.wait()
                 with anyio.fail_after(PATIENCE_S):
-                    while client.transport.engine.pool.live:  # type: ignore[attr-defined]
+                    while client.transport.engine.pool.running:  # type: ignore[attr-defined]
                         await anyio.sleep(0.001)
                 done.set()
                 handle.crashed = True

@@ -285,13 +285,13 @@ async def test_the_many_keys_of_a_run_are_deleted_in_small_changes(
 
     with monkeypatch.context() as patch:
         if restarts:
-            patch.setattr(retention, "forget_due", no_pass)  # it stops before the rest is deleted
+            patch.setattr(retention, "delete_due", no_pass)  # it stops before the rest is deleted
         async with kept.engine() as engine:
             tree = await a_tree(engine)
             for number in range(count):
                 record = a_record(caller=tree.run_id, call="c", key=str(number))
                 await kept.store.transact(
-                    lambda tx, record=record: tx.remember(record, most=999, most_size=99_999)  # type: ignore[misc]
+                    lambda tx, record=record: tx.add_record(record, most=999, most_size=99_999)  # type: ignore[misc]
                 )
             transact = kept.store.transact
 
@@ -369,7 +369,7 @@ async def test_a_pass_that_fails_ends_nothing(kept: Kept, monkeypatch: pytest.Mo
         tries.append(1)
         raise ZeroDivisionError if len(tries) == 1 else Unavailable("the disk is full")
 
-    monkeypatch.setattr(retention, "forget_due", failing)
+    monkeypatch.setattr(retention, "delete_due", failing)
     async with kept.engine() as engine:
         with anyio.fail_after(30):
             while len(tries) <= 3:
@@ -379,10 +379,10 @@ async def test_a_pass_that_fails_ends_nothing(kept: Kept, monkeypatch: pytest.Mo
 
 def test_a_pass_comes_when_something_is_due() -> None:
     hour, day = 3600, 86400
-    assert retention.pause(None, NOW) == day
-    assert retention.pause(NOW + timedelta(hours=5), NOW) == 5 * hour
-    assert retention.pause(NOW - timedelta(hours=5), NOW) == hour
-    assert retention.pause(NOW + timedelta(days=5), NOW) == day
+    assert retention.seconds_until(None, NOW) == day
+    assert retention.seconds_until(NOW + timedelta(hours=5), NOW) == 5 * hour
+    assert retention.seconds_until(NOW - timedelta(hours=5), NOW) == hour
+    assert retention.seconds_until(NOW + timedelta(days=5), NOW) == day
 
 
 @pytest.mark.parametrize("batch", [1, 2, 500])
@@ -406,12 +406,12 @@ async def test_tokens_that_ended_long_ago_are_forgotten(
 
     clock.now = NOW + timedelta(days=30)
     async with kept.engine(clock) as engine:
-        due = await retention.forget_due(engine.core)
+        due = await retention.delete_due(engine.core)
         assert due == NOW + retention.TOKEN_LIFETIME
         assert len(await names(Client(engine))) == 4
     clock.now += timedelta(days=9)
     async with kept.engine(clock) as engine:
-        assert await retention.forget_due(engine.core) is None
+        assert await retention.delete_due(engine.core) is None
         assert await names(Client(engine)) == {"lasts", "newest"}
         # The newest stays, though it has ended: nobody is let in without a token.
         assert engine.has_tokens()

@@ -198,7 +198,7 @@ async def test_a_message_with_images_does_not_steer(opened: Opened) -> None:
 async def test_the_largest_image_sent_to_many_sessions_is_kept_once(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "MAX_KEPT", len(LARGE) + len(PNG))
+    monkeypatch.setattr(images, "MAX_STORED", len(LARGE) + len(PNG))
     runner = Seeing()
     store = opened()
     async with open_embedded(store, runners=[runner], max_concurrency=1) as client:
@@ -210,8 +210,8 @@ async def test_the_largest_image_sent_to_many_sessions_is_kept_once(
         again = await client.send_message(started.session.id, "x", images=[PNG])
         with pytest.raises(Unavailable) as caught:
             await client.send_message(started.session.id, "x", images=[GIF])
-        assert caught.value.details["max_bytes"] == images.MAX_KEPT
-        assert await kept(store) == images.MAX_KEPT
+        assert caught.value.details["max_bytes"] == images.MAX_STORED
+        assert await kept(store) == images.MAX_STORED
         assert len((await client.list_messages(started.session.id)).messages) == 2
         runner.go.set()
         for run in [*runs, again.run]:

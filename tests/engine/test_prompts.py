@@ -19,7 +19,7 @@ from agent_orchestrator import (
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.model import MANUAL, Message, Run
 from agent_orchestrator.engine import Routing
-from agent_orchestrator.engine.prompts import cut, fitting
+from agent_orchestrator.engine.prompts import count_fitting, cut_to_limit
 from agent_orchestrator.ports import Capabilities, InputLimit
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
@@ -401,8 +401,8 @@ def test_runners_state_their_limits() -> None:
 
 def test_texts_are_cut_at_characters_and_together_they_fit() -> None:
     for limit in (InputLimit(size=101), InputLimit(characters=60, size=100)):
-        short = cut("é" * 200, limit, "more elsewhere")
+        short = cut_to_limit("é" * 200, limit, "more elsewhere")
         assert limit.excess(short) is None
         assert short.endswith("[more elsewhere]")
-        assert cut("é" * 30, limit, "more elsewhere") == "é" * 30
-    assert fitting([], InputLimit(characters=1)) == 0
+        assert cut_to_limit("é" * 30, limit, "more elsewhere") == "é" * 30
+    assert count_fitting([], InputLimit(characters=1)) == 0

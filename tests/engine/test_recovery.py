@@ -420,7 +420,7 @@ async def test_what_a_conversation_has_is_not_given_again(settings: dict[str, An
     assert agent.prompts[2].startswith(answer + "\n\n")
     assert "lost" in agent.prompts[2]
     assert len(agent.prompts) == 3
-    assert [message.given_in for message in messages] == [1, 3, 3]
+    assert [message.delivered_attempt for message in messages] == [1, 3, 3]
 
 
 async def test_a_recovery_that_fails_is_tried_again_and_stands_in_the_status(
@@ -443,7 +443,7 @@ async def test_a_recovery_that_fails_is_tried_again_and_stands_in_the_status(
     run, other = runs
     broken = True
     tries = 0
-    take_up = recovery._take_up_one
+    take_up = recovery._recover_run
 
     def failing(core: Core, tx: Transaction, one: Run, remains: Remains) -> None:
         nonlocal tries
@@ -453,7 +453,7 @@ async def test_a_recovery_that_fails_is_tried_again_and_stands_in_the_status(
                 raise RuntimeError("injected")
         take_up(core, tx, one, remains)
 
-    monkeypatch.setattr(recovery, "_take_up_one", failing)
+    monkeypatch.setattr(recovery, "_recover_run", failing)
     async with open_embedded(store, runners=[ScriptedRunner()]) as client:
         # The other is taken up all the same, and new work goes on.
         assert (await end_of(client, other.id)).status is RunStatus.COMPLETED
@@ -478,7 +478,7 @@ async def test_a_search_for_lost_runs_that_fails_is_tried_again(
     store = MemoryStore()
     run = await at_work(store, "thread t-1\nhold")
     failures = 3
-    lost = recovery._lost
+    lost = recovery._lost_attempts
 
     def failing(view: View, instance: str) -> Any:
         nonlocal failures
@@ -487,7 +487,7 @@ async def test_a_search_for_lost_runs_that_fails_is_tried_again(
             raise RuntimeError("injected")
         return lost(view, instance)
 
-    monkeypatch.setattr(recovery, "_lost", failing)
+    monkeypatch.setattr(recovery, "_lost_attempts", failing)
     async with open_embedded(store, runners=[ScriptedRunner()]) as client:
         assert (await end_of(client, run.id)).status is RunStatus.COMPLETED
         assert (await client.status()).problems == ()

@@ -145,7 +145,7 @@ async def test_a_closed_tree_leaves_nothing_of_what_its_agent_has_not_taken() ->
         queued = await client.send_message(session.id, "later")
         assert sent.run is not None
         assert queued.run is not None
-        assert steered.message.steers
+        assert steered.message.is_steering
         closed = await client.close_session(session.id, cascade=True)
         assert closed.canceled == (sent.run.id, queued.run.id)
         for run in (sent.run, queued.run):
@@ -251,7 +251,7 @@ class Slow(MemoryStore):
         def look(tx: Transaction) -> tuple[T, bool]:
             value = change(tx)
             rows = self._state.messages.rows.values()
-            return value, any(one.steers and one.delivery == "delivered" for one in rows)
+            return value, any(one.is_steering and one.delivery == "delivered" for one in rows)
 
         value, is_taken = await super().transact(look, reserve=reserve)
         if is_taken and not self.taken.is_set():

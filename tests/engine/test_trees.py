@@ -14,8 +14,8 @@ from agent_orchestrator.engine.trees import MAX_RUNS
 from agent_orchestrator.mcp.tools import TOOLS, Agent, use
 from agent_orchestrator.operations import SessionTree, TreePage
 from agent_orchestrator.testing import ScriptedRunner
-from agentctl.connection import Connection
-from agentctl.trees import tree_pages
+from agentctl.connection import DaemonConnection
+from agentctl.tree_view import tree_pages
 
 pytestmark = pytest.mark.anyio
 
@@ -178,10 +178,10 @@ async def test_the_command_line_puts_the_pages_together() -> None:
             for _ in range(3):
                 await ended_child(client, await ended_child(client, child))
         connection = Bounded(client)
-        whole = await tree_pages(cast(Connection, connection), root, None, None)
+        whole = await tree_pages(cast(DaemonConnection, connection), root, None, None)
         assert connection.calls == 11  # of 21 sessions
         assert whole == await client.get_tree(root)
-        page = await tree_pages(cast(Connection, connection), root, 3, None)
+        page = await tree_pages(cast(DaemonConnection, connection), root, 3, None)
         assert page == await client.get_tree(root, limit=3)
 
 

@@ -11,7 +11,7 @@ from agent_orchestrator import Client, EngineConfig, Orchestrator, ProviderConfi
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.model import MANUAL, Chosen, Run
-from agent_orchestrator.engine.turn_options import together
+from agent_orchestrator.engine.turn_options import combined
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.ports import Availability, Capabilities, Outcome, RunContext
 from agent_orchestrator.stores.memory import MemoryStore
@@ -252,4 +252,4 @@ async def test_a_fallback_changes_no_choice(desk: Desk) -> None:
     ],
 )
 def test_of_two_choices_the_stricter_holds(first: Chosen, second: Chosen, both: Chosen) -> None:
-    assert together(first, second) == both
+    assert combined(first, second) == both

@@ -57,7 +57,7 @@ async def agent(context: RunContext) -> Outcome:
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent_orchestrator.engine.persistence.STORE_RETRY_S", (0.001,))
-    monkeypatch.setattr("agent_orchestrator.engine.pool.TAKE_RETRY_S", 0.01)
+    monkeypatch.setattr("agent_orchestrator.engine.worker_pool.START_RETRY_S", 0.01)
 
 
 @pytest.mark.parametrize(("first", "every"), [(2, 2), (1, 3), (2, 3), (3, 3)])

@@ -7,7 +7,7 @@ import pytest
 from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.hosts.linux.host import LinuxHost
 from agent_orchestrator.runners import reaper
-from agent_orchestrator.runners.custody import Survivors
+from agent_orchestrator.runners.orphans import Orphans
 from agent_orchestrator.testing.stores.samples import NOW
 
 pytestmark = pytest.mark.anyio
@@ -25,10 +25,10 @@ async def test_without_a_process_table_nothing_is_known(monkeypatch: pytest.Monk
 
 
 async def test_each_attempt_is_answered_for_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def end(mark: str | None, *_: object) -> Survivors:
-        if mark == ATTEMPTS[0].mark:
+    async def end(mark: str | None, *_: object) -> Orphans:
+        if mark == ATTEMPTS[0].tag:
             raise PermissionError("no access")
-        return Survivors((7,), (8,)) if mark == ATTEMPTS[1].mark else Survivors((7,))
+        return Orphans((7,), (8,)) if mark == ATTEMPTS[1].tag else Orphans((7,))
 
-    monkeypatch.setattr(reaper, "end_survivors", end)
+    monkeypatch.setattr(reaper, "kill_orphans", end)
     assert await states(LinuxHost()) == {"run_0": "unknown", "run_1": "alive", "run_2": "gone"}

@@ -11,8 +11,8 @@ import sys
 
 import anyio
 
-from agent_orchestrator.runners.keepers import guardian
 from agent_orchestrator.runners.process import agent_process
+from agent_orchestrator.runners.supervisor import fork_server
 
 
 async def hold(agent, pids, ready):
@@ -29,8 +29,8 @@ async def hold(agent, pids, ready):
 async def main():
     agents = json.load(sys.stdin)
     pids, waits = [], []
-    async with guardian() as held, anyio.create_task_group() as tasks:
-        await held.open()
+    async with fork_server() as held, anyio.create_task_group() as tasks:
+        await held.prepare()
         for agent in agents:
             waits.append(anyio.Event())
             tasks.start_soon(hold, agent, pids, waits[-1])

@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent_orchestrator.runners import bulk
-from agent_orchestrator.runners.bulk import MAX_STRUCTURE, Text, object_of, text_of
-from agent_orchestrator.runners.codex.appserver.peer import Notification
+from agent_orchestrator.runners.bulk import MAX_STRUCTURE, Text, read_object, read_text
+from agent_orchestrator.runners.codex.appserver.jsonrpc import Notification
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 from agent_orchestrator.runners.command import CommandRunner, Rule
 from agent_orchestrator.runners.lines import MAX_LINE, Line, json_object
@@ -39,10 +39,10 @@ def test_a_line_is_read_in_slices_as_it_is_in_one(value, ascii_only, size, cut):
         data = data[:place] + cut.draw(st.sampled_from([b"", b'"', b"\\", b"\xff", b"1."])) + data
     whole = json_object(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bulk, "LONG", 1)
-        patch.setattr(bulk, "SLICE", size)
-        found = object_of(Line(data))
-        assert text_of(Line(data)) == Text(data.decode("utf-8", "replace"))
+        patch.setattr(bulk, "LONG_LINE", 1)
+        patch.setattr(bulk, "SLICE_SIZE", size)
+        found = read_object(Line(data))
+        assert read_text(Line(data)) == Text(data.decode("utf-8", "replace"))
     assert found == (Text(data.decode("utf-8", "replace")) if whole is None else whole)
 
 
@@ -58,7 +58,7 @@ def test_a_value_is_written_in_slices_as_it_is_in_one(value, size):
         return text
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strict_json, "SLICE", size)
+        patch.setattr(strict_json, "SLICE_SIZE", size)
         assert said(strict_json.text_of) == said(strict_json.dumps)
 
 
@@ -80,12 +80,12 @@ def cut(data):
     ],
 )
 def test_a_line_that_would_take_much_memory_is_cut_and_says_so(data):
-    assert object_of(Line(data)) == cut(data)
+    assert read_object(Line(data)) == cut(data)
 
 
 def test_a_long_line_of_as_many_values_as_may_be_is_read():
     data = b'{"a":[' + b"1," * (MAX_STRUCTURE - 20) + b"1]}"
-    assert object_of(Line(data)) == json.loads(data)
+    assert read_object(Line(data)) == json.loads(data)
 
 
 # --- what the event loop sees of it ---------------------------------------------------------
@@ -113,14 +113,14 @@ async def longest_stretch(work):
     longest = 0.0
     async with anyio.create_task_group() as tasks:
 
-        async def look():
+        async def query():
             nonlocal longest
             while True:
                 began = time.process_time()
                 await anyio.sleep(0.005)
                 longest = max(longest, time.process_time() - began)
 
-        tasks.start_soon(look)
+        tasks.start_soon(query)
         await work()
         tasks.cancel_scope.cancel()
     return longest
@@ -220,14 +220,14 @@ async def test_a_short_line_of_many_values_is_read_beside_the_event_loop(shape):
     loop = threading.get_ident()
 
     def reader(line):
-        object_of(line)
+        read_object(line)
         return threading.get_ident()
 
     data = b'{"a":[' + WORST[shape] + b"]}"
-    assert len(data) < bulk.LONG
+    assert len(data) < bulk.LONG_LINE
     assert await bulk.read(Line(data), reader) != loop
     assert await bulk.read(Line(data[:600]), reader) == loop
-    assert Notification("m", object_of(Line(data)), len(data)).is_long
+    assert Notification("m", read_object(Line(data)), len(data)).is_long
     assert not Notification("m", {"a": "x" * 600}, 600).is_long
 
 
@@ -239,7 +239,7 @@ def test_what_is_read_in_the_event_loop_takes_little_time(shape):
 
     def seconds():
         began = time.thread_time()
-        object_of(Line(data))
+        read_object(Line(data))
         return time.thread_time() - began
 
     assert min(seconds() for _ in range(5)) < 0.02

@@ -9,12 +9,12 @@ import pytest
 from agent_orchestrator import open_embedded
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.model import Thread, Usage
-from agent_orchestrator.runners.command import CommandRunner, Fail, Rule, UsagePaths
+from agent_orchestrator.runners.command import CommandRunner, FailRule, Rule, UsagePaths
 from agent_orchestrator.runners.command.runner import MAX_RESULT
 from agent_orchestrator.testing.runners import (
     RecordingContext,
     RunnerContract,
-    marked_processes,
+    tagged_processes,
 )
 
 AGENT = (sys.executable, "-S", str(Path(__file__).parent / "agents.py"))
@@ -51,7 +51,7 @@ MAP = (
         result="$.text",
         usage=UsagePaths(input_tokens="$.usage.in", output_tokens="$.usage.out"),
     ),
-    Rule({"type": "error"}, fail=Fail("rate_limited", "$.error")),
+    Rule({"type": "error"}, fail=FailRule("rate_limited", "$.error")),
 )
 
 
@@ -74,7 +74,7 @@ async def execute(tmp_path):
                 context.outcome = await runner.run(context)
             except AgentFailed as failure:
                 context.outcome, context.failure = None, failure
-        assert marked_processes(context.mark) == []
+        assert tagged_processes(context.tag) == []
         return context
 
     return execute
@@ -410,7 +410,7 @@ BLOCKS = (
             Rule({"type": "text"}, emit="agent.message", data={"text": "$.text"}),
             Rule({"type": "tool_use"}, emit="tool.started", data={"tool_id": "$.id"}),
             Rule({"type": "list"}, each="$.parts", map=(Rule({"k": 1}, result="$.v"),)),
-            Rule({"type": "fail"}, fail=Fail("rate_limited", "$.why")),
+            Rule({"type": "fail"}, fail=FailRule("rate_limited", "$.why")),
         ),
         usage=UsagePaths(input_tokens="$.in"),
     ),
@@ -590,7 +590,7 @@ async def test_a_reported_failure_wins_and_what_follows_it_is_kept(execute):
         (Rule({"a.[": 1}, thread="$.a"), r"map\[0\].when"),
         (Rule(data={"a": 1}, thread="$.a"), r"map\[0\].data: is of no use"),
         (Rule(emit="plan.updated", data={"a": ["$.["]}), r"map\[0\].data.a\[0\]"),
-        (Rule(fail=Fail("oops")), r"map\[0\].fail.code: must be one of"),
+        (Rule(fail=FailRule("oops")), r"map\[0\].fail.code: must be one of"),
         (Rule(usage=UsagePaths(cost_usd="cost")), r"map\[0\].usage.cost_usd"),
     ],
 )

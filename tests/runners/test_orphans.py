@@ -15,9 +15,9 @@ import psutil
 import pytest
 from pace import allowed
 
-from agent_orchestrator.ports import MARK_VARIABLE
-from agent_orchestrator.runners.custody import end_survivors
-from agent_orchestrator.testing.runners import marked_processes
+from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.runners.orphans import kill_orphans
+from agent_orchestrator.testing.runners import tagged_processes
 
 HERE = Path(__file__).parent
 AGENT = [sys.executable, "-S", str(HERE / "agents.py")]
@@ -33,12 +33,12 @@ class Holding:
     def __init__(self, process, marks):
         self.process = psutil.Process(process.pid)
         self.marks = marks
-        [self.guardian] = [
-            one for one in self.process.children() if "guardian.py" in " ".join(one.cmdline())
+        [self.fork_server] = [
+            one for one in self.process.children() if "forkserver.py" in " ".join(one.cmdline())
         ]
-        self.keepers = self.guardian.children()
-        self.all = [*self.guardian.children(recursive=True), self.guardian]
-        self.agents = [one for one in self.all if one not in (*self.keepers, self.guardian)]
+        self.supervisors = self.fork_server.children()
+        self.all = [*self.fork_server.children(recursive=True), self.fork_server]
+        self.agents = [one for one in self.all if one not in (*self.supervisors, self.fork_server)]
 
     def survivors(self, processes=None):
         """Return those of the processes that are alive after as long as they may take to die."""
@@ -46,7 +46,7 @@ class Holding:
         alive = processes or self.all
         while (alive := [one for one in alive if is_alive(one)]) and time.monotonic() < end:
             time.sleep(0.01)
-        return alive, [pid for mark in self.marks for pid in marked_processes(mark)]
+        return alive, [pid for tag in self.marks for pid in tagged_processes(tag)]
 
 
 def is_alive(process):
@@ -60,8 +60,8 @@ def is_alive(process):
 def holding(*agents, backend="asyncio", env=None):
     """Run a holder of these agents; whatever is left of them afterwards is killed."""
     marks = [uuid.uuid4().hex for _ in agents]
-    for agent, mark in zip(agents, marks, strict=True):
-        agent.setdefault("env", dict(os.environ))[MARK_VARIABLE] = mark
+    for agent, tag in zip(agents, marks, strict=True):
+        agent.setdefault("env", dict(os.environ))[TAG_VARIABLE] = tag
     known = None
     holder = subprocess.Popen(
         [sys.executable, str(HERE / "holder.py"), backend],
@@ -91,7 +91,7 @@ def scene(name, tmp_path):
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_nothing_outlives_who_embeds_the_library(tmp_path, backend):
     with holding(*(scene(name, tmp_path) for name in SCENES), backend=backend) as held:
-        assert len(held.keepers) == len(SCENES)
+        assert len(held.supervisors) == len(SCENES)
         assert len(held.agents) > 55
         held.process.kill()
         assert held.survivors() == ([], [])
@@ -106,7 +106,7 @@ def test_a_storm_of_forks_is_over_too(tmp_path):
 
 def test_a_child_of_the_owner_that_holds_its_sockets_changes_nothing(tmp_path):
     with holding(scene("escaped", tmp_path), env={"FORKED": "1"}) as held:
-        [child] = [one for one in held.process.children() if one != held.guardian]
+        [child] = [one for one in held.process.children() if one != held.fork_server]
         try:
             held.process.kill()
             assert held.survivors() == ([], [])
@@ -117,46 +117,46 @@ def test_a_child_of_the_owner_that_holds_its_sockets_changes_nothing(tmp_path):
 
 def test_what_stops_the_whole_group_leaves_nothing(tmp_path):
     with holding(scene("stubborn", tmp_path), scene("escaped", tmp_path)) as held:
-        for process in (*held.keepers, held.guardian):
+        for process in (*held.supervisors, held.fork_server):
             process.terminate()
             process.send_signal(signal.SIGINT)
         held.process.terminate()
         assert held.survivors() == ([], [])
 
 
-def test_a_killed_keeper_leaves_nothing(tmp_path):
+def test_a_killed_supervisor_leaves_nothing(tmp_path):
     with holding(scene("escaped", tmp_path), scene("escaped", tmp_path)) as held:
-        killed, other = held.keepers
+        killed, other = held.supervisors
         of_killed, of_other = killed.children(recursive=True), other.children(recursive=True)
         killed.kill()
         assert held.survivors(of_killed)[0] == []
         assert all(is_alive(one) for one in (other, *of_other))
 
 
-def test_keepers_outlive_the_guardian_and_do_their_work(tmp_path):
+def test_supervisors_outlive_the_fork_server_and_do_their_work(tmp_path):
     with holding(*(scene(name, tmp_path) for name in SCENES)) as held:
-        held.guardian.kill()
+        held.fork_server.kill()
         time.sleep(0.2)  # in which they would die of it
-        assert all(is_alive(one) for one in (*held.keepers, *held.agents))
+        assert all(is_alive(one) for one in (*held.supervisors, *held.agents))
         held.process.kill()
         assert held.survivors() == ([], [])
 
 
 @pytest.mark.parametrize("what", ["stopped", "killed"])
 @pytest.mark.anyio
-async def test_custody_finds_what_nobody_was_left_to_end(tmp_path, what):
+async def test_the_orphan_scan_finds_what_nobody_was_left_to_end(tmp_path, what):
     with holding(*(scene(name, tmp_path) for name in SCENES)) as held:
-        for process in (held.guardian, *held.keepers):
+        for process in (held.fork_server, *held.supervisors):
             process.suspend()
         held.process.kill()
         if what == "killed":
-            for process in (held.guardian, *held.keepers):
+            for process in (held.fork_server, *held.supervisors):
                 process.kill()
         assert all(is_alive(one) for one in held.agents)
         began = time.monotonic()
-        for mark in held.marks:
-            assert (await end_survivors(mark)).alive == ()
+        for tag in held.marks:
+            assert (await kill_orphans(tag)).alive == ()
         assert time.monotonic() - began < allowed(TIME_TO_DIE)
         assert [one for one in held.agents if is_alive(one)] == []
         if what == "stopped":
-            assert [one for one in held.keepers if is_alive(one)] == []
+            assert [one for one in held.supervisors if is_alive(one)] == []

@@ -13,11 +13,11 @@ import pytest
 from pace import allowed
 
 from agent_orchestrator.domain.errors import AgentFailed
-from agent_orchestrator.ports import MARK_VARIABLE
-from agent_orchestrator.processes import birth_of
-from agent_orchestrator.runners.keepers import guardian
+from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.processes import process_start_id
 from agent_orchestrator.runners.process import STDERR_TAIL, agent_process
-from agent_orchestrator.testing.runners import marked_processes
+from agent_orchestrator.runners.supervisor import fork_server
+from agent_orchestrator.testing.runners import tagged_processes
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +29,7 @@ class Stage:
 
     def __init__(self, cwd):
         self.mark = uuid.uuid4().hex
-        self.env = {**os.environ, MARK_VARIABLE: self.mark}
+        self.env = {**os.environ, TAG_VARIABLE: self.mark}
         self.cwd = str(cwd)
 
     @asynccontextmanager
@@ -50,7 +50,7 @@ class Stage:
 async def stage(tmp_path):
     stage = Stage(tmp_path)
     yield stage
-    assert marked_processes(stage.mark) == []
+    assert tagged_processes(stage.mark) == []
 
 
 async def first_line(process):
@@ -65,7 +65,7 @@ def gone(pid):
 
 async def test_prompt_lines_exit_code_and_identity(stage):
     async with stage.play("echo", stdin=b"one\ntwo\n") as process:
-        assert process.born == birth_of(process.pid)
+        assert process.start_id == process_start_id(process.pid)
         assert os.getsid(process.pid) == process.pid
         assert process.returncode is None
         assert [line.data async for line in process.lines()] == [b"one", b"two"]
@@ -193,10 +193,10 @@ async def test_death_by_signal(stage, number):
 async def test_a_normal_end_leaves_nothing(stage, scene):
     async with stage.play(scene, stdin=None) as process:
         await first_line(process)
-        assert len(marked_processes(stage.mark)) >= 1
+        assert len(tagged_processes(stage.mark)) >= 1
         await process.write(b"go on\n")  # the agent exits only now
         await process.wait()
-    assert marked_processes(stage.mark) == []
+    assert tagged_processes(stage.mark) == []
 
 
 @pytest.mark.parametrize("scene", ["forks", "last", "stubborn", "polite"])
@@ -214,7 +214,7 @@ async def test_leaving_early_leaves_nothing(stage, scene, how):
                 raise KeyError("mine")
     assert scope.cancelled_caught == (how == "cancel")
     assert gone(process.pid)
-    assert marked_processes(stage.mark) == []
+    assert tagged_processes(stage.mark) == []
     assert process.returncode is not None
     assert (process.returncode == -signal.SIGKILL) == (scene == "stubborn")
 
@@ -241,7 +241,7 @@ async def test_a_child_with_a_clean_environment_and_a_session_of_its_own(stage):
         [child] = psutil.Process(process.pid).children()
         while child.name() != "sleep":  # nothing tells of an execve
             await anyio.sleep(0.001)
-        assert MARK_VARIABLE not in child.environ()
+        assert TAG_VARIABLE not in child.environ()
     assert gone(child.pid)
 
 
@@ -262,18 +262,20 @@ async def test_cancelled_while_it_starts(stage, turns):
 
 
 @pytest.mark.parametrize("when", ["before", "while it is asked"])
-async def test_who_is_in_a_hurry_does_not_wait_for_the_ladder(stage, when):
-    hurry = anyio.Event()
+async def test_a_forced_stop_does_not_wait_for_the_stop_sequence(stage, when):
+    force_stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
         with anyio.fail_after(10):
             async with stage.play(
-                "stubborn", stop=[(signal.SIGINT, 60), (signal.SIGTERM, 60)], hurry=hurry.wait
+                "stubborn",
+                stop=[(signal.SIGINT, 60), (signal.SIGTERM, 60)],
+                force_stop=force_stop.wait,
             ) as process:
                 assert await first_line(process)
                 if when == "before":
-                    hurry.set()
+                    force_stop.set()
                 else:
-                    tasks.start_soon(_after, 0.3, hurry.set)
+                    tasks.start_soon(_after, 0.3, force_stop.set)
     assert process.returncode == -signal.SIGKILL
 
 
@@ -299,8 +301,8 @@ async def test_twenty_at_once_and_no_descriptor_is_left(stage):
 
 async def test_without_descriptors_an_agent_waits_to_be_started(stage, caplog):
     usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    async with guardian() as held:
-        await held.open()
+    async with fork_server() as held:
+        await held.prepare()
         await stage.all("echo")
         before = psutil.Process().num_fds()
         free = os.dup(0)
@@ -350,7 +352,7 @@ async def test_a_resolved_directory_leads_through_no_link(stage, tmp_path):
             return [line.data.decode() async for line in process.lines()]
 
     with anyio.fail_after(30):
-        async with guardian():  # one keeper for all: a refusal leaves nothing behind in it
+        async with fork_server():  # one supervisor for all: a refusal leaves nothing behind in it
             below = tmp_path / "real/below"
             assert await where(below, is_cwd_resolved=True) == [str(below)]
             assert await where(tmp_path / "link/below") == [str(below)]

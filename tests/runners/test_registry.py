@@ -8,7 +8,7 @@ import pytest
 
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.ports import Runner
-from agent_orchestrator.runners.command import CommandRunner, Fail, Rule
+from agent_orchestrator.runners.command import CommandRunner, FailRule, Rule
 from agent_orchestrator.runners.demo import DemoRunner
 from agent_orchestrator.runners.registry import BUILT_IN, GROUP, build_runner, kinds
 
@@ -39,7 +39,7 @@ def test_options_become_arguments():
     assert isinstance(runner, CommandRunner)
     assert isinstance(runner, Runner)
     assert (runner.name, runner.argv, runner.stop_grace_s) == ("review", ("agent", "--json"), 5.0)
-    assert runner.map == (Rule({"type": ["e"]}, fail=Fail("denied", "$.m")),)
+    assert runner.map == (Rule({"type": ["e"]}, fail=FailRule("denied", "$.m")),)
     assert build_runner("demo", "demo", {}) == DemoRunner("demo")
 
 

@@ -67,11 +67,11 @@ async def test_only_what_a_killed_process_has_left_is_removed() -> None:
             assert holder.stdout is not None
             other = Path(holder.stdout.readline().strip())
             assert (other / "x").read_bytes() == b"x"
-            scratch.remove_leftovers()
+            scratch.remove_stale()
             assert names() == {own.name, other.name}
             holder.kill()
             holder.wait()
-            scratch.remove_leftovers()
+            scratch.remove_stale()
             assert names() == {own.name}
         assert not names()
 
@@ -92,7 +92,7 @@ async def test_without_a_state_directory_it_is_a_temporary_one(
 ) -> None:
     monkeypatch.setattr(scratch, "user_state", lambda: None)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    scratch.remove_leftovers()
+    scratch.remove_stale()
     async with scratch.private_directory() as own:
         scratch.write(own / "x", b"x")
         assert own.parent == tmp_path
@@ -106,7 +106,7 @@ async def test_a_link_in_the_place_of_a_run_is_not_followed(tmp_path: Path) -> N
         (tmp_path / "kept").mkdir()
         (tmp_path / "kept" / "x").touch()
         (state.runs / "run-link").symlink_to(tmp_path / "kept")
-        scratch.remove_leftovers()
+        scratch.remove_stale()
     assert (tmp_path / "kept" / "x").exists()
 
 
@@ -153,7 +153,7 @@ async def test_a_cancel_is_heard_while_others_hold_the_lock() -> None:
 async def test_a_lock_that_others_keep_is_an_error_that_names_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scratch, "_LOCK_PATIENCE_S", 0.1)
+    monkeypatch.setattr(scratch, "_LOCK_TIMEOUT_S", 0.1)
     state = user_state()
     assert state is not None
     with locked_by_another() as locker:
@@ -206,7 +206,7 @@ async def test_no_tree_that_was_left_ends_a_start_or_stays() -> None:
         inner.chmod(0)
         (state.runs / "run-shut" / "x").mkdir(parents=True)
         (state.runs / "run-shut").chmod(0)
-        scratch.remove_leftovers()
+        scratch.remove_stale()
         assert names() == before
 
 
@@ -225,12 +225,12 @@ async def test_links_in_a_tree_are_removed_and_not_followed(tmp_path: Path) -> N
 
 
 async def test_a_tree_that_takes_too_long_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "PATIENCE_S", -1.0)
+    monkeypatch.setattr(trees, "REMOVE_TIMEOUT_S", -1.0)
     async with scratch.private_directory() as own:
         (own / "d").mkdir()
     assert own.exists()
-    monkeypatch.setattr(trees, "PATIENCE_S", 10.0)
-    scratch.remove_leftovers()
+    monkeypatch.setattr(trees, "REMOVE_TIMEOUT_S", 10.0)
+    scratch.remove_stale()
     assert not own.exists()
 
 

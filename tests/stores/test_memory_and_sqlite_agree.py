@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent_orchestrator.domain.access import Grant, Reach
+from agent_orchestrator.domain.access import Grant, Visibility
 from agent_orchestrator.domain.errors import Conflict, CursorAhead, NotFound
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Attempt, RunError, RunResult, Thread, Usage
@@ -62,7 +62,7 @@ run_values = st.builds(
     error=st.none() | st.builds(RunError, text, text),
     usage=st.none() | st.builds(Usage, number, number, number, st.none() | st.floats(0, 9)),
     started_at=st.none() | times,
-    interrupts=st.booleans(),
+    priority=st.booleans(),
 )
 message_values = st.builds(
     a_message, session_id=sessions, id=messages, text=text, run_id=st.none() | runs
@@ -92,16 +92,16 @@ steps = st.one_of(
     st.tuples(st.just("put_attempt"), attempt_values),
     st.tuples(st.just("put_thread"), sessions, providers, st.builds(Thread, text, json_objects)),
     st.tuples(
-        st.just("remember"),
+        st.just("add_record"),
         record_values,
         st.fixed_dictionaries({"most": st.integers(1, 3), "most_size": st.integers(1, 9)}),
     ),
     st.tuples(
-        st.just("forget_records"),
+        st.just("delete_records"),
         st.fixed_dictionaries({"before": times, "limit": st.integers(1, 3)}),
     ),
     st.tuples(
-        st.just("forget_records_of"),
+        st.just("delete_records_of"),
         callers,
         st.fixed_dictionaries({"limit": st.integers(1, 3)}),
     ),
@@ -115,7 +115,7 @@ REFUSED = "refused"
 """What is wrong twice (a session that is not there, an id that is) may be refused for either."""
 
 
-TAKE_KEYWORDS = ("remember", "forget_records", "forget_records_of")
+TAKE_KEYWORDS = ("add_record", "delete_records", "delete_records_of")
 
 
 def play(transaction, change):
@@ -135,7 +135,7 @@ def play(transaction, change):
     return answers
 
 
-REACHES = [Reach(owner, tree) for owner in (None, "ann", "nobody") for tree in (None, "ses_1")]
+REACHES = [Visibility(owner, tree) for owner in (None, "ann", "nobody") for tree in (None, "ses_1")]
 
 
 def everything(view):

@@ -29,7 +29,7 @@ async def main():
         await put(store, session)
         for number in range(40):
             await store.transact(lambda tx: tx.append(session.id, drafts(str(number)), NOW))
-        while store._noted != store._condition.mark:
+        while store._noted_watermark != store._health.watermark:
             await anyio.sleep(0.01)
         print(session.id, flush=True)
         await anyio.sleep_forever()
@@ -61,12 +61,12 @@ async def make(path: Path, *texts: str) -> str:
     return session.id
 
 
-def mirror(path: Path) -> Path:
+def watermark_file(path: Path) -> Path:
     return path.with_name(path.name + ".commits")
 
 
 def commits(path: Path) -> int:
-    count = json.loads(mirror(path).read_text())["commits"]
+    count = json.loads(watermark_file(path).read_text())["commits"]
     assert isinstance(count, int)
     return count
 
@@ -85,11 +85,11 @@ async def test_a_commit_counts_once_and_a_change_of_nothing_not_at_all(tmp_path)
         async with SqliteStore(path) as store:
             await store.transact(lambda tx: tx.session(session_id))
             await store.transact(lambda tx: tx.notify("x"))
-            assert store._condition.mark.commits == 3
+            assert store._health.watermark.commits == 3
             await store.transact(lambda tx: tx.append(session_id, drafts("c"), NOW))
-            assert store._condition.mark.commits == 4
+            assert store._health.watermark.commits == 4
     assert commits(path) == 4
-    assert mirror(path).stat().st_mode & 0o777 == 0o600
+    assert watermark_file(path).stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("where", [0.0, 0.5, 0.9])
@@ -102,13 +102,13 @@ async def test_a_damaged_write_ahead_log_is_found_out(tmp_path, where):
     place = int(len(text) * where)
     text[place : place + 64] = bytes(byte ^ 0xFF for byte in text[place : place + 64])
     log.write_bytes(text)
-    before = path.read_bytes(), log.read_bytes(), mirror(path).read_bytes()
+    before = path.read_bytes(), log.read_bytes(), watermark_file(path).read_bytes()
     for _ in range(2):
         with pytest.raises(CommitsLost, match=r"[1-9]\d* commits lost .*--accept-loss") as raised:
             async with SqliteStore(path):
                 pytest.fail("opened")
         assert str(path) in str(raised.value)
-        assert (path.read_bytes(), log.read_bytes(), mirror(path).read_bytes()) == before
+        assert (path.read_bytes(), log.read_bytes(), watermark_file(path).read_bytes()) == before
     with anyio.fail_after(30):
         async with SqliteStore(path, accept_loss=True) as store:
             assert [problem.code for problem in await store.problems()] == ["commits_lost"]
@@ -148,7 +148,7 @@ async def test_an_older_copy_in_its_place_is_found_out(tmp_path):
 async def test_a_damaged_mirror_is_a_problem_until_the_next_start(tmp_path, text):
     path = tmp_path / "data.db"
     await make(path, "a")
-    mirror(path).write_bytes(text)
+    watermark_file(path).write_bytes(text)
     assert await problems(path) == ["mirror_unusable"]
     assert commits(path) == 2
     assert await problems(path) == []
@@ -158,7 +158,7 @@ async def test_a_mirror_of_another_database_is_a_problem_until_the_next_start(tm
     path, other = tmp_path / "data.db", tmp_path / "other.db"
     await make(path, "a")
     await make(other, "a", "b", "c")
-    shutil.copy(mirror(other), mirror(path))
+    shutil.copy(watermark_file(other), watermark_file(path))
     assert await problems(path) == ["mirror_unusable"]
     assert await problems(path) == []
 
@@ -179,7 +179,7 @@ async def test_a_database_emptied_behind_our_back_is_found_out_and_one_removed_i
 async def test_without_a_mirror_it_is_told_that_nothing_can_be(tmp_path):
     path = tmp_path / "data.db"
     await make(path, "a")
-    mirror(path).unlink()
+    watermark_file(path).unlink()
     assert await problems(path) == ["mirror_unusable"]
     assert commits(path) == 2
     assert await problems(path) == []
@@ -190,7 +190,7 @@ async def test_a_log_that_is_gone_together_with_the_mirror_is_told_of(tmp_path):
     await make(path, "a")
     await killed(path)
     (tmp_path / "data.db-wal").unlink()
-    mirror(path).unlink()
+    watermark_file(path).unlink()
     assert await problems(path) == ["mirror_unusable"]
 
 
@@ -198,7 +198,7 @@ async def test_a_new_database_has_a_mirror_from_the_start(tmp_path):
     path = tmp_path / "data.db"
     with anyio.fail_after(30):
         async with SqliteStore(path):
-            assert mirror(path).exists()
+            assert watermark_file(path).exists()
     assert await problems(path) == []
 
 
@@ -210,19 +210,19 @@ async def test_a_copy_put_elsewhere_is_a_database_of_its_own(tmp_path):
         async with SqliteStore(path) as store:
             await store.back_up(other, replace=False)
     assert await problems(other) == []
-    mirror(other).unlink()
+    watermark_file(other).unlink()
     assert await problems(other) == ["mirror_unusable"]
 
 
 async def test_a_mirror_that_cannot_be_written_is_a_problem(tmp_path):
     path = tmp_path / "data.db"
-    mirror(path).with_name("data.db.commits.new").mkdir()
+    watermark_file(path).with_name("data.db.commits.new").mkdir()
     with anyio.fail_after(30):
         async with SqliteStore(path) as store:
             while not (found := await store.problems()):
                 await anyio.sleep(0.01)
             assert [problem.code for problem in found] == ["mirror_failed"]
-            mirror(path).with_name("data.db.commits.new").rmdir()
+            watermark_file(path).with_name("data.db.commits.new").rmdir()
             await put(store, a_session())
     assert commits(path) == 1
 

@@ -45,7 +45,7 @@ async def common(path, session, epoch, cursor):
     """Return how far a reader's log and this one are the same, by session and by place in all."""
     async with SqliteStore(path) as store:
 
-        def look(view):
+        def query(view):
             seq = view.last_common_seq(session.id, epoch)
             try:
                 view.feed(after=cursor, limit=1)
@@ -55,7 +55,7 @@ async def common(path, session, epoch, cursor):
                 return seq, int(resume)
             return seq, int(cursor.partition(".")[0])
 
-        return await store.read(look)
+        return await store.read(query)
 
 
 async def test_starts_alone_keep_every_cursor(path):
@@ -159,7 +159,9 @@ async def test_a_crash_right_after_a_restore_leaves_a_database_that_opens(
         await store.back_up(tmp_path / "backup.db", replace=False)
     shutil.copy(tmp_path / "backup.db", path)
     with monkeypatch.context() as patched:
-        patched.setattr("agent_orchestrator.stores.sqlite.connection._note_first", interrupted)
+        patched.setattr(
+            "agent_orchestrator.stores.sqlite.connection._write_first_watermark", interrupted
+        )
         with pytest.raises(KeyboardInterrupt):
             open_database(path)
     async with SqliteStore(path) as store:
@@ -198,11 +200,11 @@ async def test_finding_the_common_end_looks_at_few_events(path, tmp_path):
             await say(store, session, *["y"] * 500)
         looked = []
 
-        def look(view):
+        def query(view):
             execute = view._execute
             view._execute = lambda *a: looked.append(a) or execute(*a)
             return view.last_common_seq(session.id, epoch)
 
         with anyio.fail_after(10):
-            assert await store.read(look) == 100
+            assert await store.read(query) == 100
         assert len(looked) < 25

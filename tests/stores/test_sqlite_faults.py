@@ -195,7 +195,7 @@ async def test_closing_finishes_what_is_queued_and_refuses_what_comes_later(tmp_
                         await store.transact(lambda tx: tx.append(session.id, drafts(text), NOW))
                     )
 
-                async def look():
+                async def query():
                     await store.read(looks)
                     answered.append("look")
 
@@ -211,7 +211,7 @@ async def test_closing_finishes_what_is_queued_and_refuses_what_comes_later(tmp_
 
                 tasks.start_soon(store.transact, gate)
                 for _ in range(6):
-                    tasks.start_soon(look)
+                    tasks.start_soon(query)
                 for number in range(150):
                     tasks.start_soon(append, str(number))
                 await anyio.wait_all_tasks_blocked()
@@ -236,8 +236,8 @@ async def test_a_look_cancelled_by_asyncio_itself_keeps_its_connection_to_the_en
         async with SqliteStore(tmp_path / "data.db") as store:
             looks = [asyncio.ensure_future(store.read(gate)) for _ in range(4)]
             await anyio.wait_all_tasks_blocked()
-            for look in looks:
-                look.cancel()
+            for query in looks:
+                query.cancel()
             await asyncio.gather(*looks, return_exceptions=True)
             late = asyncio.ensure_future(store.read(lambda view: view.event_count()))
             await asyncio.sleep(0)

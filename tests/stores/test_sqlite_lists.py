@@ -12,7 +12,7 @@ import pytest
 from attrs import evolve
 from older import insert
 
-from agent_orchestrator.domain.access import Grant, Reach
+from agent_orchestrator.domain.access import Grant, Visibility
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Request, Session
 from agent_orchestrator.ports import Store, Transaction, View
@@ -31,10 +31,10 @@ pytestmark = pytest.mark.anyio
 
 FEW, MANY = 200, 2000
 
-ANN, TREE = Reach("ann"), "ses_of_ann"
-REACHES = {"own": ANN, "granted": Reach("bob"), "below": Reach(tree=TREE)}
+ANN, TREE = Visibility("ann"), "ses_of_ann"
+REACHES = {"own": ANN, "granted": Visibility("bob"), "below": Visibility(tree=TREE)}
 STATES = (None, RunStatus.QUEUED, RunStatus.COMPLETED, RunStatus.FAILED)
-Look = Callable[[View, Reach, Any], Sequence[object]]
+Look = Callable[[View, Visibility, Any], Sequence[object]]
 LOOKS: dict[str, Look] = {
     "sessions": lambda view, within, after: view.sessions(within=within, after=after, limit=50),
     "open": lambda view, within, after: view.sessions(
@@ -134,12 +134,12 @@ async def put_family(store: Store) -> None:
     await store.transact(change)
 
 
-async def costs(store: Store, steps: list[int], within: Reach) -> dict[str, tuple[int, int]]:
+async def costs(store: Store, steps: list[int], within: Visibility) -> dict[str, tuple[int, int]]:
     """Return for each list how many steps its first page takes, and how many items it has."""
     found = {}
-    for name, look in LOOKS.items():
+    for name, query in LOOKS.items():
         steps.clear()
-        page = await store.read(lambda view, look=look: look(view, within, None))
+        page = await store.read(lambda view, query=query: query(view, within, None))
         found[name] = sum(steps), len(page)
     return found
 
@@ -163,7 +163,7 @@ async def test_in_memory_either(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     is_within = MemoryView._is_within
 
-    def noted(view: MemoryView, session_id: str, within: Reach) -> bool:
+    def noted(view: MemoryView, session_id: str, within: Visibility) -> bool:
         looked.append(session_id)
         return is_within(view, session_id, within)
 
@@ -172,9 +172,9 @@ async def test_in_memory_either(monkeypatch: pytest.MonkeyPatch) -> None:
         await fill(store, "eve", 30)
         await put_family(store)
         await fill(store, "eve", 30)
-        for within, look in itertools.product(REACHES.values(), LOOKS.values()):
+        for within, query in itertools.product(REACHES.values(), LOOKS.values()):
             looked.clear()
-            await store.read(partial(look, within=within, after=None))
+            await store.read(partial(query, within=within, after=None))
             assert len(looked) <= 7
 
 
@@ -209,14 +209,14 @@ async def test_pages_of_what_one_owns_and_was_granted_are_complete(
                 tx.put_grants(session.id, [Grant("bob", "reader")])
 
         await store.transact(share)
-        look = LOOKS[listing]
-        bob = Reach("bob")
+        query = LOOKS[listing]
+        bob = Visibility("bob")
         everything = await store.read(
             lambda view: [one.id for one in all_of(view, listing) if seen(view, one)]
         )
         found: list[str] = []
         after = None
-        while page := await store.read(partial(look, within=bob, after=after)):
+        while page := await store.read(partial(query, within=bob, after=after)):
             assert len(page) <= 50
             found += [one.id for one in page]  # type: ignore[attr-defined]
             after = found[-1]
@@ -242,7 +242,7 @@ async def test_rows_of_an_older_database_have_their_owner(tmp_path: Path) -> Non
             insert(connection, table, names, values)
     async with SqliteStore(path) as store:
         for owner, count in (("ann", 1), ("bob", 0)):
-            within = Reach(owner)
+            within = Visibility(owner)
             found = await store.read(
                 lambda view, w=within: (
                     *view.runs(within=w, limit=9),
@@ -252,7 +252,28 @@ async def test_rows_of_an_older_database_have_their_owner(tmp_path: Path) -> Non
             assert len(found) == 2 * count
         await store.transact(lambda tx: tx.put_session(evolve(session, owner="cid")))
         assert await store.read(lambda view: view.runs(within=ANN, limit=9)) == []
-        assert len(await store.read(lambda view: view.runs(within=Reach("cid"), limit=9))) == 1
+        assert len(await store.read(lambda view: view.runs(within=Visibility("cid"), limit=9))) == 1
+
+
+async def test_requests_of_an_older_database_are_for_humans(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+    session = a_session()
+    run = a_run(session.id)
+    given = {who: a_request(run, audience=who) for who in ("people", "parent", None)}
+    with contextlib.closing(apsw.Connection(str(path))) as connection:
+        connection.pragma("application_id", APPLICATION_ID)
+        for script in migrations()[:28]:
+            connection.execute(script)
+        connection.pragma("user_version", 28)
+        insert(connection, "sessions", SESSIONS.columns, SESSIONS.values(session))
+        insert(connection, "runs", RUNS.columns, RUNS.values(run))
+        for request in given.values():
+            insert(connection, "requests", REQUESTS.columns, REQUESTS.values(request))
+    async with SqliteStore(path) as store:
+        found = await store.read(lambda view: {one.id: one for one in view.requests(limit=9)})
+    for who, request in given.items():
+        audience = "human" if who == "people" else who
+        assert found[request.id] == evolve(request, audience=audience)  # type: ignore[arg-type]
 
 
 def all_of(view: View, listing: str) -> Sequence[Any]:

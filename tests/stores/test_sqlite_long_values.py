@@ -57,12 +57,12 @@ async def test_finding_a_run_does_not_read_the_long_results_of_others(tmp_path):
         async def pages_read():
             """Return how many pages it takes to find the runs without a result."""
 
-            def look(view):
+            def query(view):
                 before = page_looks(view)
                 assert [view.run(run.id).result for run in runs[::2]] == [None] * 25
                 return page_looks(view) - before
 
-            return await store.read(look)
+            return await store.read(query)
 
         def page_looks(view):
             codes = 7, 8  # SQLITE_DBSTATUS_CACHE_HIT and _MISS

@@ -307,7 +307,7 @@ async def test_a_disk_that_is_really_full_and_has_room_again(small_disk):
                     file.write(b"x" * (free.f_bavail * free.f_frsize - 2 * 1024 * 1024))
                 except OSError:
                     pytest.fail("it was to fit")
-            assert "disk_full" in await codes(store)  # the mirror beside it may fail, too
+            assert "disk_full" in await codes(store)  # the watermark beside it may fail, too
             with pytest.raises(Unavailable):
                 await append(store, session, "new")
             seq = await append(store, session, "outcome", reserve=True)
@@ -342,7 +342,7 @@ async def test_a_start_on_a_full_disk_reads_and_refuses(small_disk, has_ballast)
             (small_disk / "data.db.ballast").unlink()
             stuff(small_disk, leave=512 * 1024)
         async with SqliteStore(path) as store:
-            assert "disk_full" in await codes(store)  # the mirror beside it may fail, too
+            assert "disk_full" in await codes(store)  # the watermark beside it may fail, too
             assert await texts(store, session) == ["a"]
             with pytest.raises(Unavailable):
                 await append(store, session, "b")

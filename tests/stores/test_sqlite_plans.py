@@ -18,7 +18,7 @@ from typing import Any
 import apsw
 import pytest
 
-from agent_orchestrator.domain.access import EVERYTHING, Grant, Reach
+from agent_orchestrator.domain.access import EVERYTHING, Grant, Visibility
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Attempt, Thread
@@ -59,7 +59,12 @@ REQUEST = a_request(RUN)
 MESSAGE = a_message(SESSION.id)
 ATTEMPT = Attempt(RUN.id, 1, "dmn_1/1", "codex", NOW, token_hash="hash")
 TOKEN = AccessToken("tok_1", "phone", "bob", ("read",), "local", NOW, None)
-REACHES = (EVERYTHING, Reach("ann"), Reach(tree=SESSION.id), Reach("ann", SESSION.id))
+REACHES = (
+    EVERYTHING,
+    Visibility("ann"),
+    Visibility(tree=SESSION.id),
+    Visibility("ann", SESSION.id),
+)
 
 DAY = timedelta(days=1)
 
@@ -122,7 +127,7 @@ OWN: dict[tuple[str, str], tuple[Any, ...]] = {
 }
 """Values of a parameter of one method, where they are not those of the others."""
 
-IN_ORDER = ("add_session", "add_run", "add_message", "add_request", "add_token", "keep_image")
+IN_ORDER = ("add_session", "add_run", "add_message", "add_request", "add_token", "add_image")
 """What is added before anything else can be."""
 
 
@@ -186,7 +191,7 @@ async def ask_everything(path: Path) -> None:
         for name in sorted(own, key=lambda one: (one not in IN_ORDER, _place(one), one)):
             for keywords in calls(Transaction, name):
                 await store.transact(partial(call, name, keywords))
-        await store.transact(lambda tx: tx.remember(a_record(key="2"), most=1, most_size=1))
+        await store.transact(lambda tx: tx.add_record(a_record(key="2"), most=1, most_size=1))
         for name in methods(View):
             for keywords in calls(View, name):
                 await store.read(partial(call, name, keywords))
@@ -195,7 +200,7 @@ async def ask_everything(path: Path) -> None:
             # So far behind that the logs of the sessions are merged.
             await store.read(
                 lambda view, s=sessions: view.feed(
-                    after=None, sessions=s, within=Reach("ann"), limit=9
+                    after=None, sessions=s, within=Visibility("ann"), limit=9
                 )
             )
         await store.check()

@@ -60,7 +60,7 @@ FULL_RUN = evolve(
 VALUES: list[tuple[str, Table[Any], Any]] = [
     ("sessions", SESSIONS, SESSION),
     ("messages", MESSAGES, a_message(SESSION.id)),
-    ("messages", MESSAGES, evolve(a_message(SESSION.id), images=IMAGES, steers=True)),
+    ("messages", MESSAGES, evolve(a_message(SESSION.id), images=IMAGES, is_steering=True)),
     ("runs", RUNS, RUN),
     ("runs", RUNS, FULL_RUN),
     ("attempts", ATTEMPTS, Attempt(RUN.id, 1, "w", "codex", NOW)),

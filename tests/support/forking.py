@@ -166,8 +166,8 @@ AGENTD = Forks(
     "agentd",
     """
 from agentd.cli import main
-import agentd.daemon, agentd.doctor, agentd.printout
-import agent_orchestrator.runners.codex.either, agent_orchestrator.runners.codex.appserver.pool
+import agentd.daemon, agentd.doctor, agentd.print_config
+import agent_orchestrator.runners.codex.auto, agent_orchestrator.runners.codex.appserver.server_pool
 import agent_orchestrator.runners.command, agent_orchestrator.runners.demo
 import anyio._backends._asyncio, anyio._core._signals, encodings.idna
 import pytest, shortcuts

@@ -35,7 +35,7 @@ AT_LENGTH = frozenset(
         "runners/test_bulk.py",
         "runners/test_command.py",
         "runners/test_process.py",
-        "stores/test_sqlite_place.py",
+        "stores/test_sqlite_file_locations.py",
         "tools/test_mcp_http.py",
         "tools/test_mcp_sizes.py",
         "tools/test_mcp_stdio.py",

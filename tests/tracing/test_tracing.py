@@ -168,7 +168,7 @@ async def test_attempts_are_linked(traces: Traces, tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_what_is_kept_is_bounded(traces: Traces, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracing_module, "REMEMBERED", 2)
+    monkeypatch.setattr(tracing_module, "MAX_REMEMBERED", 2)
     async with open_embedded(":memory:", runners=RUNNERS, observers=[traces.observer]) as client:
         session = await client.create_session(provider="worker")
         for _ in range(5):

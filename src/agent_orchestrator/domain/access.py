@@ -10,7 +10,7 @@ from attrs import frozen
 from agent_orchestrator.domain.model import Session
 
 Scope = Literal["read", "write", "approve", "admin"]
-Role = Literal["reader", "writer", "owner"]
+GrantRole = Literal["reader", "writer", "owner"]
 TokenKind = Literal["none", "configured", "named", "run"]
 
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
@@ -36,7 +36,7 @@ class Action(StrEnum):
     """Read and set who else may do what with it."""
 
 
-class Standing(StrEnum):
+class Relation(StrEnum):
     """How a caller stands to what it wants to act on."""
 
     STRANGER = "stranger"
@@ -46,22 +46,22 @@ class Standing(StrEnum):
     """It has a grant to work with the session."""
     READER = "reader"
     """It has a grant to look at the session."""
-    ITSELF = "itself"
+    SELF = "itself"
     """It is that run."""
-    HOME = "home"
+    OWN_SESSION = "home"
     """It is a run, and this is its session or another of its runs."""
-    ABOVE = "above"
+    ANCESTOR = "above"
     """It is a run, and this descends from its session."""
 
 
-ALLOWED: Final[Mapping[Standing, frozenset[Action]]] = {
-    Standing.STRANGER: frozenset(),
-    Standing.OWNER: frozenset(Action),
-    Standing.WRITER: frozenset(Action) - {Action.MANAGE, Action.SHARE},
-    Standing.READER: frozenset({Action.READ}),
-    Standing.ITSELF: frozenset({Action.READ, Action.SPEAK}),
-    Standing.HOME: frozenset({Action.READ}),
-    Standing.ABOVE: frozenset({Action.READ, Action.SEND, Action.CANCEL, Action.RESOLVE}),
+ALLOWED: Final[Mapping[Relation, frozenset[Action]]] = {
+    Relation.STRANGER: frozenset(),
+    Relation.OWNER: frozenset(Action),
+    Relation.WRITER: frozenset(Action) - {Action.MANAGE, Action.SHARE},
+    Relation.READER: frozenset({Action.READ}),
+    Relation.SELF: frozenset({Action.READ, Action.SPEAK}),
+    Relation.OWN_SESSION: frozenset({Action.READ}),
+    Relation.ANCESTOR: frozenset({Action.READ, Action.SEND, Action.CANCEL, Action.RESOLVE}),
 }
 
 
@@ -70,7 +70,7 @@ class Grant:
     """What somebody else than its owner may do with a session."""
 
     principal: str
-    role: Role
+    role: GrantRole
 
 
 @frozen
@@ -113,30 +113,30 @@ LOCAL: Final = Principal("local", admin=True)
 """The caller of an engine embedded in the same process, or of a daemon without tokens."""
 
 
-def standing(
-    who: Principal,
+def relation_of(
+    caller: Principal,
     session: Session,
     *,
     run_id: str | None = None,
     is_below: bool = False,
-    role: Role | None = None,
-) -> Standing:
+    role: GrantRole | None = None,
+) -> Relation:
     """Tell how a caller stands to a session, or to one run of it.
 
     :param is_below: whether the session descends from the caller's own, where that is a run.
     :param role: what the caller is granted on the session, where it is none.
     """
-    if who.run is not None:
-        if session.id == who.run.session_id:
-            return Standing.ITSELF if run_id == who.run.run_id else Standing.HOME
-        return Standing.ABOVE if is_below else Standing.STRANGER
-    if who.admin or session.owner == who.id:
-        return Standing.OWNER
-    return Standing.STRANGER if role is None else Standing(role)
+    if caller.run is not None:
+        if session.id == caller.run.session_id:
+            return Relation.SELF if run_id == caller.run.run_id else Relation.OWN_SESSION
+        return Relation.ANCESTOR if is_below else Relation.STRANGER
+    if caller.admin or session.owner == caller.id:
+        return Relation.OWNER
+    return Relation.STRANGER if role is None else Relation(role)
 
 
 @frozen
-class Reach:
+class Visibility:
     """What of all sessions a list may show: those for which all that is given holds.
 
     :param principal: only sessions this one owns or has a grant on.
@@ -147,11 +147,11 @@ class Reach:
     tree: str | None = None
 
 
-EVERYTHING: Final = Reach()
+EVERYTHING: Final = Visibility()
 
 
-def reach(who: Principal) -> Reach:
+def visibility_of(caller: Principal) -> Visibility:
     """Return what a list may show a caller: just what it may read."""
-    if who.run is not None:
-        return Reach(tree=who.run.session_id)
-    return EVERYTHING if who.admin else Reach(principal=who.id)
+    if caller.run is not None:
+        return Visibility(tree=caller.run.session_id)
+    return EVERYTHING if caller.admin else Visibility(principal=caller.id)

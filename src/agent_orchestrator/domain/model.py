@@ -9,7 +9,7 @@ from attrs import field, frozen
 from agent_orchestrator.domain.lifecycle import RunStatus
 
 SessionStatus = Literal["open", "closed"]
-Role = Literal["user", "assistant", "system"]
+MessageRole = Literal["user", "assistant", "system"]
 SourceKind = Literal["client", "session", "parent", "child"]
 Delivery = Literal["queued", "delivered", "undeliverable"]
 NotifyParent = Literal["record", "wake"]
@@ -17,7 +17,7 @@ RequestKind = Literal["approval_request", "permission_request", "input_request"]
 Approvals = Literal["allow", "ask-parent", "ask-human", "deny"]
 ApprovalPolicy = Literal["untrusted", "on-request", "never"]
 Sandbox = Literal["read-only", "workspace-write", "danger-full-access"]
-Audience = Literal["parent", "people"]
+Audience = Literal["parent", "human"]
 Decision = Literal["approve", "deny", "answer"]
 RequestStatus = Literal["pending", "approved", "denied", "answered", "expired", "canceled"]
 
@@ -110,16 +110,16 @@ class Message:
 
     id: str
     session_id: str
-    role: Role
+    role: MessageRole
     source: Source
     text: str
     run_id: str | None
     """The run that delivers it."""
     delivery: Delivery
     created_at: datetime
-    steers: bool = False
+    is_steering: bool = False
     """Whether it is for an agent that is at work; not taken, it becomes a run of its own."""
-    given_in: int | None = None
+    delivered_attempt: int | None = None
     """The attempt of its run that gave it to the agent."""
     own_run_id: str | None = None
     """The run it becomes if the agent at work does not take it; before what is queued later."""
@@ -192,7 +192,7 @@ class Run:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    interrupts: bool = False
+    priority: bool = False
     """Whether it goes before the runs its session had queued: its message interrupted one."""
     approval_policy: ApprovalPolicy | None = None
     """When its agent asks: as its message says, else its session; None leaves that, and the
@@ -207,7 +207,7 @@ class Run:
     """What was chosen for its agent, by its message, its session or whoever set it to work."""
 
 
-REACHES: Final = "reaches"
+OPTION_SCOPES: Final = "reaches"
 """The key in the ``detail`` of a request that says in words what an option allows beyond this once:
 a map from options, and from :data:`SESSION_SCOPE`."""
 
@@ -242,9 +242,9 @@ class Request:
     resolved_at: datetime | None
     approvals: Approvals = "ask-parent"
     """The policy it was asked under."""
-    audience: Audience | None = "people"
+    audience: Audience | None = "human"
     """Who is called on to answer it: the parent's agent, or people. None: the policy decided."""
-    people_at: datetime | None = None
+    human_at: datetime | None = None
     """When people are called on, if the parent has not answered by then; or when they were."""
     wait: bool = False
     """Whether its run cannot go on without the answer."""
@@ -297,8 +297,8 @@ class Attempt:
     outcome: str | None = None
     """The state the run went to when the attempt ended; ``worker_lost`` where its engine was lost."""
     pid: int | None = None
-    pid_birth: str | None = None
-    """When the process started (:func:`agent_orchestrator.processes.birth_of`): pids are reused, the
+    process_start_id: str | None = None
+    """When the process started (:func:`agent_orchestrator.processes.process_start_id`): pids are reused, the
     pair is not."""
     invocation: Invocation | None = None
     delivered_at: datetime | None = None
@@ -315,12 +315,12 @@ class Attempt:
     version made have none."""
 
     @property
-    def mark(self) -> str:
+    def tag(self) -> str:
         """What its processes, and no others, bear in their environment."""
-        return mark_of(self.run_id, self.attempt)
+        return attempt_tag(self.run_id, self.attempt)
 
 
-def mark_of(run_id: str, attempt: int) -> str:
+def attempt_tag(run_id: str, attempt: int) -> str:
     """Return the mark of an attempt's processes."""
     return f"{run_id}.{attempt}"
 

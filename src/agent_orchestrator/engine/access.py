@@ -5,7 +5,14 @@ forbidden. A caller whose token has ended meanwhile is nobody.
 """
 
 from agent_orchestrator.domain import access
-from agent_orchestrator.domain.access import ALLOWED, EVERYTHING, Action, Principal, Reach, Scope
+from agent_orchestrator.domain.access import (
+    ALLOWED,
+    EVERYTHING,
+    Action,
+    Principal,
+    Scope,
+    Visibility,
+)
 from agent_orchestrator.domain.errors import Forbidden, NotFound, Unauthorized
 from agent_orchestrator.domain.lifecycle import ACTIVE
 from agent_orchestrator.domain.model import Request, Run, Session
@@ -21,147 +28,153 @@ def holder(view: View, token_hash: str) -> tuple[Principal | None, Principal | N
     run = None if attempt is None else view.run(attempt.run_id)
     if attempt is None or run is None:
         return None, None
-    who = Principal.of_run(run.id, attempt.attempt, run.session_id)
-    return (who, None) if _lasts(run, attempt.attempt) else (None, who)
+    caller = Principal.of_run(run.id, attempt.attempt, run.session_id)
+    return (caller, None) if _is_current(run, attempt.attempt) else (None, caller)
 
 
-def present(view: View, who: Principal) -> None:
+def require_active(view: View, caller: Principal) -> None:
     """Do nothing, or refuse a caller that is no longer there.
 
     :raises Unauthorized: if its token is revoked.
     :raises Forbidden: if the attempt it acted as is over.
     """
-    if who.token_id is not None:
-        token = view.token(who.token_id)
+    if caller.token_id is not None:
+        token = view.token(caller.token_id)
         if token is None or token.revoked_at is not None:
             raise Unauthorized("the token is revoked")
-    if who.run is None:
+    if caller.run is None:
         return
-    run = view.run(who.run.run_id)
-    if run is None or not _lasts(run, who.run.attempt):
+    run = view.run(caller.run.run_id)
+    if run is None or not _is_current(run, caller.run.attempt):
         raise Forbidden("the attempt this token was for is over")
 
 
-def _lasts(run: Run, attempt: int) -> bool:
+def _is_current(run: Run, attempt: int) -> bool:
     # An attempt that was parked or released has raised the number already.
     return run.attempt == attempt and run.status in ACTIVE
 
 
-def topics(who: Principal) -> tuple[str, ...]:
+def access_topics(caller: Principal) -> tuple[str, ...]:
     """Return the topics of changes to a caller's access."""
-    if who.run is not None:
-        return (f"run:{who.run.run_id}",)
-    granted = () if who.admin else (f"access:{who.id}",)
-    return granted if who.token_id is None else (*granted, f"token:{who.token_id}")
+    if caller.run is not None:
+        return (f"run:{caller.run.run_id}",)
+    granted = () if caller.admin else (f"access:{caller.id}",)
+    return granted if caller.token_id is None else (*granted, f"token:{caller.token_id}")
 
 
-def remaining(core: Core, who: Principal) -> float | None:
+def seconds_left(core: Core, caller: Principal) -> float | None:
     """Return the seconds a caller may go on; None means until something ends it.
 
     :raises Unauthorized: if its time is up.
     """
-    if who.expires_at is None:
+    if caller.expires_at is None:
         return None
-    left = (who.expires_at - core.now()).total_seconds()
+    left = (caller.expires_at - core.now()).total_seconds()
     if left <= 0:
         raise Unauthorized("the token has expired")
     return left
 
 
-def in_scope(core: Core, who: Principal, scope: Scope) -> None:
+def require_scope(core: Core, caller: Principal, scope: Scope) -> None:
     """Do nothing, or refuse.
 
     :raises Unauthorized: if the caller's time is up.
     :raises Forbidden: if its token is not good for this.
     """
-    remaining(core, who)
-    if not who.admin and scope not in who.scopes:
+    seconds_left(core, caller)
+    if not caller.admin and scope not in caller.scopes:
         raise Forbidden(f"this needs a token with the scope {scope}", {"scope": scope})
 
 
-def no_run(who: Principal) -> None:
+def forbid_runs(caller: Principal) -> None:
     """Do nothing, or refuse what is not for agents, on whichever session.
 
     :raises Forbidden: if the caller is a run.
     """
-    if who.run is not None:
+    if caller.run is not None:
         raise Forbidden("an agent may not do this with its run's token")
 
 
-def administrator(view: View, who: Principal) -> None:
+def require_admin(view: View, caller: Principal) -> None:
     """Do nothing, or refuse what is for administrators.
 
     :raises Forbidden: if the caller is none.
     :raises Unauthorized: if it is no longer there.
     """
-    present(view, who)
-    if not who.admin:
+    require_active(view, caller)
+    if not caller.admin:
         raise Forbidden("only an administrator may do this")
 
 
-def session_for(view: View, who: Principal, action: Action, session_id: str) -> Session:
+def session_for(view: View, caller: Principal, action: Action, session_id: str) -> Session:
     """Return a session the caller may do this with.
 
     :raises NotFound: if there is none, or the caller may not know of it: one answer for both.
     :raises Forbidden: if it may only see it.
     :raises Unauthorized: if the caller is no longer there.
     """
-    present(view, who)
+    require_active(view, caller)
     session = view.session(session_id)
-    if session is None or not _may(view, who, action, session):
+    if session is None or not _is_allowed(view, caller, action, session):
         raise NotFound(f"no session {session_id}", {"session_id": session_id})
     return session
 
 
-def run_for(view: View, who: Principal, action: Action, run_id: str) -> tuple[Run, Session]:
+def run_for(view: View, caller: Principal, action: Action, run_id: str) -> tuple[Run, Session]:
     """Return a run the caller may do this with, and its session; see :func:`session_for`."""
-    present(view, who)
+    require_active(view, caller)
     run = view.run(run_id)
     session = None if run is None else view.session(run.session_id)
-    if run is None or session is None or not _may(view, who, action, session, run_id):
+    if run is None or session is None or not _is_allowed(view, caller, action, session, run_id):
         raise NotFound(f"no run {run_id}", {"run_id": run_id})
     return run, session
 
 
-def request_for(view: View, who: Principal, action: Action, request_id: str) -> Request:
+def request_for(view: View, caller: Principal, action: Action, request_id: str) -> Request:
     """Return a request the caller may do this with; see :func:`session_for`."""
-    present(view, who)
+    require_active(view, caller)
     request = view.request(request_id)
     session = None if request is None else view.session(request.session_id)
-    if request is None or session is None or not _may(view, who, action, session, request.run_id):
+    if (
+        request is None
+        or session is None
+        or not _is_allowed(view, caller, action, session, request.run_id)
+    ):
         raise NotFound(f"no request {request_id}", {"request_id": request_id})
     return request
 
 
-def reach(view: View, who: Principal) -> Reach:
+def visibility(view: View, caller: Principal) -> Visibility:
     """Return what a list may show the caller.
 
     :raises Unauthorized: if it is no longer there.
     """
-    present(view, who)
-    return access.reach(who)
+    require_active(view, caller)
+    return access.visibility_of(caller)
 
 
-def reach_below(view: View, who: Principal) -> Reach:
+def visibility_below(view: View, caller: Principal) -> Visibility:
     """Return what an answer about the sessions below one the caller may see may show of them.
 
     An agent sees all of them. To people the one may be shown and another, further down, not.
     """
-    return EVERYTHING if who.run is not None else reach(view, who)
+    return EVERYTHING if caller.run is not None else visibility(view, caller)
 
 
-def _may(
-    view: View, who: Principal, action: Action, session: Session, run_id: str | None = None
+def _is_allowed(
+    view: View, caller: Principal, action: Action, session: Session, run_id: str | None = None
 ) -> bool:
     """Tell whether a caller may do this; False where it may not even see it.
 
     :raises Forbidden: if it may see it.
     """
-    is_below = who.run is not None and _descends(view, session, who.run.session_id)
+    is_below = caller.run is not None and _descends(view, session, caller.run.session_id)
     role = None
-    if who.run is None and not who.admin and session.owner != who.id:
-        role = view.role(session.id, who.id)
-    allowed = ALLOWED[access.standing(who, session, run_id=run_id, is_below=is_below, role=role)]
+    if caller.run is None and not caller.admin and session.owner != caller.id:
+        role = view.role(session.id, caller.id)
+    allowed = ALLOWED[
+        access.relation_of(caller, session, run_id=run_id, is_below=is_below, role=role)
+    ]
     if action not in allowed and Action.READ in allowed:
         target = run_id or session.id
         raise Forbidden(f"this caller may not {action} {target}", {"action": action.name.lower()})

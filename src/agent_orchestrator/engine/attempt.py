@@ -27,13 +27,13 @@ from agent_orchestrator.domain.model import (
     is_thread_id,
 )
 from agent_orchestrator.engine import questions, requests, run_changes, steering
-from agent_orchestrator.engine.calls import carry_out
+from agent_orchestrator.engine.calls import dispatch
 from agent_orchestrator.engine.confinement import Confinement
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.notifier import Waiter
-from agent_orchestrator.engine.persistence import looked, persistently
-from agent_orchestrator.engine.prompts import joined
-from agent_orchestrator.engine.recorder import UNHURRIED_S, Recorder
+from agent_orchestrator.engine.persistence import read_with_retry, transact_with_retry
+from agent_orchestrator.engine.prompts import join_messages
+from agent_orchestrator.engine.recorder import IDLE_DELAY_S, Recorder
 from agent_orchestrator.fields import MAX_INTEGER, check, shared, takes
 from agent_orchestrator.operations import (
     SEND_TO_SESSION,
@@ -87,7 +87,7 @@ class AttemptContext:
         self.is_cwd_resolved = bool(core.config.workspace_roots)
         self.protected = core.config.protected(session.cwd)
         self._messages = tuple(message.id for message in messages)
-        self.prompt = joined(messages)
+        self.prompt = join_messages(messages)
         self.images = images
         self.thread = thread
         self.env = env
@@ -96,8 +96,8 @@ class AttemptContext:
         self.has_begun = False
         """Whether the agent may have done something: no other may then take its place."""
         self._delivered = False
-        self._is_thread_told = thread is not None and run.thread_id == thread.id
-        self._asking = anyio.Lock()
+        self._is_thread_recorded = thread is not None and run.thread_id == thread.id
+        self._asked_at = anyio.Lock()
         """One question at a time: a run waits for one."""
 
     async def emit(self, event_type: str, data: Mapping[str, Any]) -> None:
@@ -106,7 +106,7 @@ class AttemptContext:
         if not isinstance(data, Mapping):
             raise InvalidEvent(f"{event_type}: the data must be an object")
         self.has_begun |= event_type != EventType.RUN_ERROR
-        self._recorder.heard_at = anyio.current_time()
+        self._recorder.last_activity_at = anyio.current_time()
         if strict_json.is_long(data):
             with anyio.CancelScope(shield=True):  # what an agent said is kept, also at its end
                 encoded = await run_sync(_encoded, data, event_type)
@@ -135,17 +135,17 @@ class AttemptContext:
     async def set_thread(self, thread_id: str, state: Mapping[str, Any] | None = None) -> None:
         _check_thread(thread_id, state)
         _as_json({"id": thread_id, "state": state}, "a thread")
-        self._recorder.heard_at = anyio.current_time()
+        self._recorder.last_activity_at = anyio.current_time()
         self.has_begun = True
         known = self.thread
         if state is None:
             state = known.state if known is not None and known.id == thread_id else {}
         thread = Thread(thread_id, json_copy(state))
-        if thread == known and self._is_thread_told:
+        if thread == known and self._is_thread_recorded:
             return
         is_new = known is None or known.id != thread_id
         self.thread = thread
-        self._is_thread_told = True
+        self._is_thread_recorded = True
         provider = self.run.provider
 
         def write(tx: Transaction, run: Run) -> None:
@@ -168,7 +168,7 @@ class AttemptContext:
     async def report_usage(self, usage: Usage) -> None:
         _check_usage(usage)
         _as_json(to_plain(usage), "usage")
-        self._recorder.heard_at = anyio.current_time()
+        self._recorder.last_activity_at = anyio.current_time()
 
         def write(tx: Transaction, run: Run) -> None:
             tx.put_run(evolve(run, usage=usage))
@@ -178,18 +178,20 @@ class AttemptContext:
 
     async def report_process(self, pid: int, invocation: Invocation) -> None:
         self.has_begun = True
-        born = self._core.config.host.process_start_id(pid)
+        start_id = self._core.config.host.process_start_id(pid)
 
         def write(tx: Transaction, run: Run) -> None:
-            run_changes.amend_attempt(tx, run, pid=pid, pid_birth=born, invocation=invocation)
+            run_changes.amend_attempt(
+                tx, run, pid=pid, process_start_id=start_id, invocation=invocation
+            )
 
-        await self._recorder.put(write, within_s=UNHURRIED_S)
+        await self._recorder.put(write, within_s=IDLE_DELAY_S)
 
     async def report_confinement(
         self, *, sandbox: str | None = None, approval_policy: str | None = None
     ) -> None:
-        told = Confinement.told(approval_policy, sandbox)
-        held = told.over(Confinement.of(self.run))
+        told = Confinement.reported(approval_policy, sandbox)
+        held = told.or_else(Confinement.of(self.run))
         if held == Confinement.of(self.run):
             return
         self.run = evolve(self.run, sandbox=held.sandbox, approval_policy=held.approval_policy)
@@ -205,13 +207,13 @@ class AttemptContext:
 
     def note_stderr(self, tail: str) -> None:
         self.stderr_tail = storable(tail)
-        self.heard()
+        self.touch()
 
-    def heard(self) -> None:
-        self._recorder.heard_at = anyio.current_time()
+    def touch(self) -> None:
+        self._recorder.last_activity_at = anyio.current_time()
 
-    async def out_of_patience(self) -> None:
-        await self._core.patience.over()
+    async def stop_deadline(self) -> None:
+        await self._core.stop_deadline.wait()
 
     @takes(SpawnOptions)
     async def spawn(self, options: SpawnOptions) -> SpawnReply:
@@ -244,9 +246,9 @@ class AttemptContext:
         """
         self.has_begun = True
         await self._recorder.settle()
-        who = Principal.of_run(self.run.id, self.run.attempt, self.session.id)
+        caller = Principal.of_run(self.run.id, self.run.attempt, self.session.id)
         try:
-            return (await carry_out(self._core, who, operation, command)).answer
+            return (await dispatch(self._core, caller, operation, command)).answer
         except Unavailable:
             if not self._core.draining:
                 raise
@@ -275,7 +277,7 @@ class AttemptContext:
             wait=True,
         )
         check(ReplyParent, question)
-        async with self._asking:
+        async with self._asked_at:
             return await self._ask(question)
 
     async def _ask(self, question: ReplyParent) -> Request:
@@ -285,30 +287,30 @@ class AttemptContext:
         def change(tx: Transaction) -> None:
             if tx.request(request_id) is not None:
                 return  # asked by a try that the store said had failed
-            questions.withdraw_requests(self._core, tx, self._recorder.abandoned)
+            questions.withdraw_requests(self._core, tx, self._recorder.withdrawn)
             run = run_changes.require_current_attempt(tx, self.run.id, self.run.attempt)
             session = tx.session(run.session_id)
             assert session is not None
-            requests.tell(self._core, tx, run, session, question, request_id=request_id)
+            requests.send_to_parent(self._core, tx, run, session, question, request_id=request_id)
 
         self._recorder.asking = request_id
         try:
-            await persistently(self._core, change)
+            await transact_with_retry(self._core, change)
             request = await self._resolution(request_id)
         except anyio.get_cancelled_exc_class():
             # Given up, or stopped with the whole attempt: who watches over that knows which.
-            self._recorder.abandoned.append(request_id)
+            self._recorder.withdrawn.append(request_id)
             self._core.notifier.notify([f"run:{self.run.id}"])
             raise
         self._recorder.asking = None
-        self._recorder.told.add(request_id)
+        self._recorder.is_reported.add(request_id)
         return request
 
     async def _resolution(self, request_id: str) -> Request:
         with self._core.notifier.subscribe(f"request:{request_id}") as waiter:
             while True:
                 waiter.clear()
-                request = await looked(self._core, lambda view: view.request(request_id))
+                request = await read_with_retry(self._core, lambda view: view.request(request_id))
                 if request is not None and not request.is_open:
                     return request
                 await waiter.wait()
@@ -339,46 +341,49 @@ class _Steering:
         self._recorder = recorder
         self._run = run
         self._waiter = waiter
-        self._has_heard = False
+        self._has_received = False
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self
 
     async def __anext__(self) -> str:
-        if not self._has_heard:
+        if not self._has_received:
             await self._waiter.wait()  # nobody could send it any before it was steerable
-            self._has_heard = True
+            self._has_received = True
         while True:
             self._waiter.clear()
-            if (message := await looked(self._core, self._next)) is not None:
-                await self._taken(message.id)
+            if (message := await read_with_retry(self._core, self._next)) is not None:
+                await self._take(message.id)
                 return message.text
             await self._waiter.wait()
 
-    async def _taken(self, message_id: str) -> None:
+    async def _take(self, message_id: str) -> None:
         """Take a message. Who is cancelled here has not taken it: it is there for the next who asks."""
         try:
             with anyio.CancelScope(shield=True):
-                await self._recorder.put(partial(_take, message_id))
+                await self._recorder.put(partial(_mark_taken, message_id))
                 await self._recorder.settle()
             await anyio.lowlevel.checkpoint_if_cancelled()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
-                await self._recorder.put(partial(_give_back, message_id))
+                await self._recorder.put(partial(_mark_untaken, message_id))
             raise
 
     def _next(self, view: View) -> Message | None:
         return next(iter(steering.undelivered_messages(view, self._run.id)), None)
 
 
-def _take(message_id: str, tx: Transaction, run: Run) -> None:
+def _mark_taken(message_id: str, tx: Transaction, run: Run) -> None:
     steering.mark_delivered(tx, message_id, run.attempt)
 
 
-def _give_back(message_id: str, tx: Transaction, run: Run) -> None:
+def _mark_untaken(message_id: str, tx: Transaction, run: Run) -> None:
     message = tx.message(message_id)
-    if message is not None and (message.delivery, message.given_in) == ("delivered", run.attempt):
-        tx.put_message(evolve(message, delivery="queued", given_in=None))
+    if message is not None and (message.delivery, message.delivered_attempt) == (
+        "delivered",
+        run.attempt,
+    ):
+        tx.put_message(evolve(message, delivery="queued", delivered_attempt=None))
 
 
 def _check_thread(thread_id: Any, state: Any) -> None:
@@ -437,6 +442,6 @@ def storable(text: str) -> str:
     """Return the text with what is no character (half of a surrogate pair) replaced."""
     if text.isascii():
         return text
-    places = range(0, len(text), strict_json.SLICE)
-    slices = (text[place : place + strict_json.SLICE] for place in places)
+    places = range(0, len(text), strict_json.SLICE_SIZE)
+    slices = (text[place : place + strict_json.SLICE_SIZE] for place in places)
     return "".join(part.encode("utf-8", "replace").decode() for part in slices)

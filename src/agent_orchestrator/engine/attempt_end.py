@@ -10,7 +10,7 @@ from agent_orchestrator.domain.lifecycle import RunStatus, Signal
 from agent_orchestrator.domain.model import Run, RunError
 from agent_orchestrator.engine import questions, recovery, run_changes, transitions
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.engine.persistence import persistently
+from agent_orchestrator.engine.persistence import transact_with_retry
 from agent_orchestrator.engine.recorder import Recorder
 from agent_orchestrator.engine.running_attempt import RunningAttempt
 from agent_orchestrator.ports import Transaction
@@ -24,9 +24,9 @@ RECORDING_FAILED = transitions.AttemptEnd(
 
 async def record_end(
     core: Core,
-    live: RunningAttempt,
+    running: RunningAttempt,
     recorder: Recorder,
-    ending: transitions.AttemptEnd,
+    attempt_end: transitions.AttemptEnd,
     *,
     tries: int | None = None,
 ) -> None:
@@ -39,22 +39,22 @@ async def record_end(
 
     def change(tx: Transaction) -> Run:
         recorder.apply(tx, rest)
-        return _finish(core, live, tx, ending, recorder)
+        return _finish(core, running, tx, attempt_end, recorder)
 
     def change_alone(tx: Transaction) -> Run:
-        return _finish(core, live, tx, RECORDING_FAILED, recorder)
+        return _finish(core, running, tx, RECORDING_FAILED, recorder)
 
     try:
-        live.end(await _record(core, live, change, tries))
+        running.end(await _record(core, running, change, tries))
     except (run_changes.StaleAttempt, Unavailable):
         raise
     except Exception:
-        logger.exception("run %s: what it said last cannot be recorded", live.run.id)
-        live.end(await _record(core, live, change_alone, tries))
+        logger.exception("run %s: what it said last cannot be recorded", running.run.id)
+        running.end(await _record(core, running, change_alone, tries))
 
 
 async def _record(
-    core: Core, live: RunningAttempt, end: Callable[[Transaction], Run], tries: int | None = None
+    core: Core, running: RunningAttempt, end: Callable[[Transaction], Run], tries: int | None = None
 ) -> Run:
     """Make a change that ends an attempt, and return the run as that left it.
 
@@ -66,16 +66,16 @@ async def _record(
         try:
             return end(tx)
         except run_changes.StaleAttempt:
-            if (run := tx.run(live.run.id)) is None:
+            if (run := tx.run(running.run.id)) is None:
                 raise
             return run
 
-    return await persistently(
+    return await transact_with_retry(
         core, end, again=again, tries=tries, reserve=True, is_dropped_in_drain=True
     )
 
 
-async def give_up(core: Core, live: RunningAttempt) -> None:
+async def give_up(core: Core, running: RunningAttempt) -> None:
     """End a run whose worker failed in a way it should not: nothing is executing it any more.
 
     Of what the attempt had to say nothing more is recorded, which may be what it failed with. Where
@@ -84,37 +84,37 @@ async def give_up(core: Core, live: RunningAttempt) -> None:
     error = RunError("worker_lost", "the daemon failed at bringing it to its end: see its log")
 
     def change(tx: Transaction) -> Run:
-        run = run_changes.require_current_attempt(tx, live.run.id, live.run.attempt)
+        run = run_changes.require_current_attempt(tx, running.run.id, running.run.attempt)
         is_canceled = run.cancel_requested_at is not None
-        ending = (
+        attempt_end = (
             transitions.AttemptEnd(Signal.CANCEL)
             if is_canceled
             else transitions.AttemptEnd(Signal.FAIL, error=error)
         )
-        return transitions.finish(core, tx, run, ending)
+        return transitions.finish(core, tx, run, attempt_end)
 
     try:
-        live.end(await _record(core, live, change))
+        running.end(await _record(core, running, change))
     except run_changes.StaleAttempt:
         pass  # it went on without this attempt
     except Exception:
-        logger.exception("run %s is left to the next start", live.run.id)
+        logger.exception("run %s is left to the next start", running.run.id)
 
 
 def _finish(
     core: Core,
-    live: RunningAttempt,
+    running: RunningAttempt,
     tx: Transaction,
-    ending: transitions.AttemptEnd,
+    attempt_end: transitions.AttemptEnd,
     recorder: Recorder,
 ) -> Run:
-    run = run_changes.require_current_attempt(tx, live.run.id, live.run.attempt)
-    if run.cancel_requested_at is not None and ending.signal in (Signal.RELEASE, Signal.FAIL):
-        ending = evolve(ending, signal=Signal.CANCEL, error=None)
-    if ending.signal is not Signal.RELEASE:
-        return transitions.finish(core, tx, run, ending)
+    run = run_changes.require_current_attempt(tx, running.run.id, running.run.attempt)
+    if run.cancel_requested_at is not None and attempt_end.signal in (Signal.RELEASE, Signal.FAIL):
+        attempt_end = evolve(attempt_end, signal=Signal.CANCEL, error=None)
+    if attempt_end.signal is not Signal.RELEASE:
+        return transitions.finish(core, tx, run, attempt_end)
     if run.status is RunStatus.WAITING:
-        return transitions.park(core, tx, run, stderr_tail=ending.stderr_tail)
+        return transitions.park(core, tx, run, stderr_tail=attempt_end.stderr_tail)
     attempt = run_changes.current_attempt(tx, run)
     goes_on = (
         attempt is not None
@@ -123,10 +123,12 @@ def _finish(
     )
     untold = tx.request(recorder.asking) if recorder.asking is not None else None
     if untold is None or untold.status not in questions.DECIDED:
-        untold = questions.undelivered_answer(tx, run, recorder.told, live.stopped_at or core.now())
-    released = transitions.finish(core, tx, run, ending)
+        untold = questions.undelivered_answer(
+            tx, run, recorder.is_reported, running.stopped_at or core.now()
+        )
+    released = transitions.finish(core, tx, run, attempt_end)
     if attempt is not None and goes_on:
-        recovery.owe_note(core, tx, released, attempt, "The program that runs you was stopped")
+        recovery.queue_note(core, tx, released, attempt, "The program that runs you was stopped")
     if untold is not None:
         # Decided while its agent was being stopped: the next attempt is told.
         questions.queue_answer(core, tx, released, untold)

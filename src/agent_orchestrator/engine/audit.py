@@ -20,8 +20,8 @@ from agent_orchestrator.domain.errors import (
     Unauthorized,
     Unavailable,
 )
-from agent_orchestrator.domain.model import REACHES, SESSION_SCOPE, Request
-from agent_orchestrator.engine.access import administrator
+from agent_orchestrator.domain.model import OPTION_SCOPES, SESSION_SCOPE, Request
+from agent_orchestrator.engine.access import require_admin
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.operations import AuditPage, ListAudit, Operation
@@ -54,10 +54,10 @@ _MAX_REACHES: Final = 2_000
 _REFUSALS: Final = (Unauthorized, Forbidden, NotFound)
 
 
-def note(
+def add_entry(
     core: Core,
     tx: Transaction,
-    who: Principal,
+    caller: Principal,
     operation: str,
     target: str | None,
     *,
@@ -68,7 +68,9 @@ def note(
     last = tx.last_audit()
     seq, previous = (last.seq + 1, last.hash) if last is not None else (1, "")
     kept = json_copy(detail or {})
-    entry = AuditEntry(seq, core.now(), who.id, who.kind, operation, target, decision, kept, "")
+    entry = AuditEntry(
+        seq, core.now(), caller.id, caller.kind, operation, target, decision, kept, ""
+    )
     tx.add_audit(evolve(entry, hash=entry_hash(previous, entry)))
 
 
@@ -77,16 +79,16 @@ def target_of(operation: Operation[Any, Any], request: object) -> str | None:
     return "/".join(str(getattr(request, name)) for name in operation.path_fields) or None
 
 
-def noted(
+def audited(
     core: Core,
-    who: Principal,
+    caller: Principal,
     operation: Operation[Any, Any],
     request: object,
     change: Change[Any],
 ) -> Change[Any]:
     """Return the change that also leaves an entry, where the operation is one that does.
 
-    An agent's repeats of a call on the same target are coalesced, as refusals are (:func:`refused`). The
+    An agent's repeats of a call on the same target are coalesced, as refusals are (:func:`record_refusal`). The
     audited fields must be equal, free text aside. Of one call on one target, only the first
     :data:`~agent_orchestrator.engine.core.MAX_VARIANTS` different ones are counted apart: who makes up values
     does not fill the trail.
@@ -95,9 +97,9 @@ def noted(
     if fields is None:
         return change
     times = 1
-    if who.run is not None:  # each call of a person is on record
-        times += core.repeats.so_far(*_done_kind(who, who.run, operation, request))
-    if not _is_told(times):
+    if caller.run is not None:  # each call of a person is on record
+        times += core.repeats.count_of(*_repeat_key(caller, caller.run, operation, request))
+    if not _is_recorded(times):
         return change
 
     def audited(tx: Transaction) -> Any:
@@ -110,32 +112,34 @@ def noted(
             target = answer.token.id
         if times > 1:
             detail["times"] = times
-        note(core, tx, who, operation.name, target, detail=detail)
+        add_entry(core, tx, caller, operation.name, target, detail=detail)
         return answer
 
     return audited
 
 
-def count_done(core: Core, who: Principal, operation: Operation[Any, Any], request: object) -> None:
+def count_call(
+    core: Core, caller: Principal, operation: Operation[Any, Any], request: object
+) -> None:
     """Count an agent's call that was carried out.
 
     It is called once the change is committed, and not where an earlier answer was given again.
     """
-    if operation.name in AUDITED and who.run is not None:
-        core.repeats.count(*_done_kind(who, who.run, operation, request))
+    if operation.name in AUDITED and caller.run is not None:
+        core.repeats.count(*_repeat_key(caller, caller.run, operation, request))
 
 
-def _done_kind(
-    who: Principal, run: RunIdentity, operation: Operation[Any, Any], request: object
+def _repeat_key(
+    caller: Principal, run: RunIdentity, operation: Operation[Any, Any], request: object
 ) -> tuple[Hashable, bytes]:
     """Return what makes an agent's call one on the same target, and what makes it the same call."""
-    kind = who.id, run.attempt, operation.name, DONE, target_of(operation, request)
+    kind = caller.id, run.attempt, operation.name, DONE, target_of(operation, request)
     fields = [name for name in AUDITED[operation.name] if name not in _FREE_TEXT]
     values = canonical([to_plain(getattr(request, name)) for name in fields])
     return kind, hashlib.sha256(values.encode()).digest()
 
 
-def _is_told(times: int) -> bool:
+def _is_recorded(times: int) -> bool:
     """Return whether the call with this number leaves an entry: the 1st, 2nd, 4th, 8th … do."""
     return times & (times - 1) == 0
 
@@ -147,13 +151,13 @@ def _allowed(request: Request) -> dict[str, str]:
     found = {} if option is None else {"option": option}
     if option is None and request.status == "approved" and request.scope == SESSION_SCOPE:
         option = SESSION_SCOPE
-    reaches = (request.detail or {}).get(REACHES)
+    reaches = (request.detail or {}).get(OPTION_SCOPES)
     words = reaches.get(option) if isinstance(reaches, Mapping) else None
-    return found | {REACHES: words[:_MAX_REACHES]} if isinstance(words, str) else found
+    return found | {OPTION_SCOPES: words[:_MAX_REACHES]} if isinstance(words, str) else found
 
 
-async def refused(
-    core: Core, who: Principal, operation: str, target: str | None, error: OrchestratorError
+async def record_refusal(
+    core: Core, caller: Principal, operation: str, target: str | None, error: OrchestratorError
 ) -> None:
     """Leave an entry where an agent was refused something by who it is, or by a limit on agents.
 
@@ -161,39 +165,41 @@ async def refused(
     agent that repeats a refused call does not fill the trail. The refusal stands whether or not the entry can be written.
     """
     limit = error.details.get("limit") if isinstance(error, (Conflict, Forbidden)) else None
-    if who.run is None or not (isinstance(error, _REFUSALS) or limit):
+    if caller.run is None or not (isinstance(error, _REFUSALS) or limit):
         return
-    detail: dict[str, Any] = {"attempt": who.run.attempt, "session_id": who.run.session_id}
+    detail: dict[str, Any] = {"attempt": caller.run.attempt, "session_id": caller.run.session_id}
     if limit:
         detail["limit"] = limit
-    times = core.repeats.count((who.id, who.run.attempt, operation, error.code, limit))
-    if not _is_told(times):
+    times = core.repeats.count((caller.id, caller.run.attempt, operation, error.code, limit))
+    if not _is_recorded(times):
         return
     if times > 1:
         detail["times"] = times
-    entry = partial(_note_refusal, core, who, operation, target, error.code, detail)
+    entry = partial(_note_refusal, core, caller, operation, target, error.code, detail)
     with anyio.CancelScope(shield=True):
         try:
             await core.store.transact(entry)
         except Unavailable as problem:
-            logger.warning("a refusal of %s to %s is not on record: %s", operation, who.id, problem)
+            logger.warning(
+                "a refusal of %s to %s is not on record: %s", operation, caller.id, problem
+            )
 
 
 def _note_refusal(
     core: Core,
-    who: Principal,
+    caller: Principal,
     operation: str,
     target: str | None,
     decision: str,
     detail: Mapping[str, Any],
     tx: Transaction,
 ) -> None:
-    note(core, tx, who, operation, target, decision=decision, detail=detail)
+    add_entry(core, tx, caller, operation, target, decision=decision, detail=detail)
 
 
-async def list_(core: Core, who: Principal, command: ListAudit) -> AuditPage:
-    def look(view: View) -> AuditPage:
-        administrator(view, who)
+async def list_(core: Core, caller: Principal, command: ListAudit) -> AuditPage:
+    def query(view: View) -> AuditPage:
+        require_admin(view, caller)
 
         def entries(after: str | None, limit: int) -> list[AuditEntry]:
             return view.audit(after=int(after or 0), limit=limit, size=PAGE_SIZE)
@@ -201,7 +207,7 @@ async def list_(core: Core, who: Principal, command: ListAudit) -> AuditPage:
         found = page(entries, command.cursor, command.limit, cursor_of=lambda entry: str(entry.seq))
         return AuditPage(*found)
 
-    return await core.store.read(look)
+    return await core.store.read(query)
 
 
 async def check(core: Core) -> list[str]:

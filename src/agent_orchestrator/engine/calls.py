@@ -15,9 +15,10 @@ from agent_orchestrator.engine import (
     audit,
     children,
     diagnosis,
-    examination,
+    doctor,
     feed,
     grants,
+    maintenance,
     messages,
     requests,
     retention,
@@ -25,9 +26,8 @@ from agent_orchestrator.engine import (
     sessions,
     tokens,
     trees,
-    upkeep,
 )
-from agent_orchestrator.engine.access import in_scope, present, remaining
+from agent_orchestrator.engine.access import require_active, require_scope, seconds_left
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.fields import check
 from agent_orchestrator.operations import Operation
@@ -37,7 +37,7 @@ from agent_orchestrator.wire import codec, strict_json
 Req = TypeVar("Req")
 Res = TypeVar("Res")
 
-Look = Callable[[Core, Principal, Any], Awaitable[Any]]
+Query = Callable[[Core, Principal, Any], Awaitable[Any]]
 Mutation = Callable[[Core, Principal, Any], Awaitable[Change[Any]]]
 
 MUTATIONS: Final[dict[str, Mutation]] = {
@@ -60,10 +60,10 @@ MUTATIONS: Final[dict[str, Mutation]] = {
 }
 """What returns a change, for the store to make together with the record of the key."""
 
-ENDINGS: Final = frozenset({ops.CANCEL_RUN.name})
+ALLOWED_WHEN_FULL: Final = frozenset({ops.CANCEL_RUN.name})
 """The mutations a full disk does not keep out: what fills it may be what is to end."""
 
-LOOKS: Final[dict[str, Look]] = {
+QUERIES: Final[dict[str, Query]] = {
     ops.LIST_SESSIONS.name: sessions.list_,
     ops.GET_SESSION.name: sessions.get,
     ops.GET_ACCESS.name: grants.get,
@@ -77,66 +77,68 @@ LOOKS: Final[dict[str, Look]] = {
     ops.WAIT_RUN.name: runs.wait,
     ops.DIAGNOSE_RUN.name: diagnosis.diagnose,
     ops.STATUS.name: diagnosis.status,
-    ops.BACK_UP.name: upkeep.back_up,
-    ops.CHECK_STORE.name: upkeep.check_store,
-    ops.EXAMINE.name: examination.examine,
+    ops.BACK_UP.name: maintenance.back_up,
+    ops.CHECK_STORE.name: maintenance.check_store,
+    ops.DOCTOR.name: doctor.run_doctor,
     ops.LIST_TOKENS.name: tokens.list_,
     ops.LIST_AUDIT.name: audit.list_,
 }
 
 
-async def carry_out(
-    core: Core, who: Principal, operation: Operation[Req, Res], request: Req
+async def dispatch(
+    core: Core, caller: Principal, operation: Operation[Req, Res], request: Req
 ) -> Reply[Res]:
     """Carry out one operation for a caller.
 
     :raises OrchestratorError: if it is refused.
     """
-    core.check_process()
+    core.require_own_process()
     try:
-        return await _carry_out(core, who, operation, request)
+        return await _dispatch(core, caller, operation, request)
     except OrchestratorError as error:
-        await audit.refused(core, who, operation.name, audit.target_of(operation, request), error)
+        await audit.record_refusal(
+            core, caller, operation.name, audit.target_of(operation, request), error
+        )
         raise
 
 
-async def _carry_out(
-    core: Core, who: Principal, operation: Operation[Req, Res], request: Req
+async def _dispatch(
+    core: Core, caller: Principal, operation: Operation[Req, Res], request: Req
 ) -> Reply[Res]:
     check(operation.request, request)
-    in_scope(core, who, operation.scope)
-    if look := LOOKS.get(operation.name):
+    require_scope(core, caller, operation.scope)
+    if query := QUERIES.get(operation.name):
         # A look may wait, and what it then finds is for nobody whose token has ended meanwhile.
-        with anyio.move_on_after(remaining(core, who)):
-            return Reply(await look(core, who, request))
+        with anyio.move_on_after(seconds_left(core, caller)):
+            return Reply(await query(core, caller, request))
         raise Unauthorized("the token has expired")
     key: str | None = getattr(request, "idempotency_key", None)
-    once = _Once.of(who, operation, request, key) if key is not None else None
+    once = _IdempotentCall.of(caller, operation, request, key) if key is not None else None
     try:
-        change = await MUTATIONS[operation.name](core, who, request)
+        change = await MUTATIONS[operation.name](core, caller, request)
     except OrchestratorError:
         # What is refused now may have been done before: then its first answer stands.
         if once is not None and (reply := await core.store.read(once.replay)) is not None:
             return reply
         raise
-    change = audit.noted(core, who, operation, request, change)
-    reserve = operation.name in ENDINGS
+    change = audit.audited(core, caller, operation, request, change)
+    reserve = operation.name in ALLOWED_WHEN_FULL
     if once is None:
         reply = Reply(await core.workers.transact(core.store, change, reserve=reserve))
     else:
-        making = partial(once.make, core, change)
+        making = partial(once.apply, core, change)
         reply = await core.workers.transact(core.store, making, reserve=reserve)
     if not reply.replayed:
-        audit.count_done(core, who, operation, request)
+        audit.count_call(core, caller, operation, request)
     return reply
 
 
-def _short(image: Mapping[str, Any]) -> dict[str, Any]:
+def _image_fingerprint(image: Mapping[str, Any]) -> dict[str, Any]:
     return {**image, "data": hashlib.sha256(image["data"].encode()).hexdigest()}
 
 
 @frozen
-class _Once(Generic[Res]):
+class _IdempotentCall(Generic[Res]):
     """What is done once for an idempotency key, and answered the same ever after."""
 
     caller: Principal
@@ -147,23 +149,23 @@ class _Once(Generic[Res]):
 
     @classmethod
     def of(
-        cls, who: Principal, operation: Operation[Req, Res], request: Req, key: str
-    ) -> "_Once[Res]":
-        content = codec.own_values(request)
+        cls, caller: Principal, operation: Operation[Req, Res], request: Req, key: str
+    ) -> "_IdempotentCall[Res]":
+        content = codec.explicit_values(request)
         content.pop("idempotency_key")
         if "images" in content:
             # As JSON, so long a text would hold the event loop.
-            content["images"] = [_short(image) for image in content["images"]]
+            content["images"] = [_image_fingerprint(image) for image in content["images"]]
         place = "/".join(str(content.pop(name)) for name in operation.path_fields)
         fingerprint = hashlib.sha256(strict_json.canonical(content).encode()).hexdigest()
-        return cls(who, f"{operation.name} {place}", key, fingerprint, operation.answer)
+        return cls(caller, f"{operation.name} {place}", key, fingerprint, operation.answer)
 
     def replay(self, view: View) -> Reply[Res] | None:
         """Return the first answer; None if there was none yet.
 
         :raises IdempotencyConflict: if the key was used for another request.
         """
-        present(view, self.caller)
+        require_active(view, self.caller)
         record = view.idempotency(self.caller.id, self.call, self.key)
         if record is None:
             return None
@@ -174,7 +176,7 @@ class _Once(Generic[Res]):
         plain = strict_json.loads(record.answer.encode())
         return Reply(codec.from_plain(self.answer, plain), replayed=True, text=record.answer)
 
-    def make(self, core: Core, change: Change[Res], tx: Transaction) -> Reply[Res]:
+    def apply(self, core: Core, change: Change[Res], tx: Transaction) -> Reply[Res]:
         """Make the change and keep its answer, unless that was done before."""
         if (reply := self.replay(tx)) is not None:
             return reply
@@ -183,6 +185,6 @@ class _Once(Generic[Res]):
         record = IdempotencyRecord(
             self.caller.id, self.call, self.key, self.fingerprint, text, core.now()
         )
-        most, most_size = retention.most_records(self.caller)
-        tx.remember(record, most=most, most_size=most_size)
+        most, most_size = retention.record_limits(self.caller)
+        tx.add_record(record, most=most, most_size=most_size)
         return Reply(answer, text=text)

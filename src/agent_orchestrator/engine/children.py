@@ -31,41 +31,46 @@ MAX_QUEUED: Final = 16
 
 
 async def spawn_from_session(
-    core: Core, who: Principal, command: SpawnFromSession
+    core: Core, caller: Principal, command: SpawnFromSession
 ) -> Change[SpawnReply]:
-    core.accept_work()
-    cwd = await _cwd(
+    core.require_accepting()
+    cwd = await _child_cwd(
         core,
-        who,
+        caller,
         command.cwd,
-        lambda view: session_for(view, who, Action.SPAWN, command.session_id),
+        lambda view: session_for(view, caller, Action.SPAWN, command.session_id),
     )
 
     def change(tx: Transaction) -> SpawnReply:
-        parent = messages.open_session(tx, who, Action.SPAWN, command.session_id)
-        return _spawn(core, tx, who, parent, None, command, cwd)
+        parent = messages.open_session(tx, caller, Action.SPAWN, command.session_id)
+        return _spawn(core, tx, caller, parent, None, command, cwd)
 
     return change
 
 
-async def spawn_from_run(core: Core, who: Principal, command: SpawnFromRun) -> Change[SpawnReply]:
-    core.accept_work()
-    cwd = await _cwd(
-        core, who, command.cwd, lambda view: run_for(view, who, Action.SPEAK, command.run_id)[1]
+async def spawn_from_run(
+    core: Core, caller: Principal, command: SpawnFromRun
+) -> Change[SpawnReply]:
+    core.require_accepting()
+    cwd = await _child_cwd(
+        core,
+        caller,
+        command.cwd,
+        lambda view: run_for(view, caller, Action.SPEAK, command.run_id)[1],
     )
 
     def change(tx: Transaction) -> SpawnReply:
-        run, parent = run_for(tx, who, Action.SPEAK, command.run_id)
+        run, parent = run_for(tx, caller, Action.SPEAK, command.run_id)
         if run.cancel_requested_at is not None or run.status is RunStatus.CANCELED:
             raise Conflict(f"run {run.id} is canceled: it spawns no more", {"run_id": run.id})
-        messages.check_open(parent)
-        return _spawn(core, tx, who, parent, run, command, cwd)
+        messages.require_open(parent)
+        return _spawn(core, tx, caller, parent, run, command, cwd)
 
     return change
 
 
-async def _cwd(
-    core: Core, who: Principal, cwd: str | None, parent_of: Callable[[View], Session]
+async def _child_cwd(
+    core: Core, caller: Principal, cwd: str | None, parent_of: Callable[[View], Session]
 ) -> str | None:
     """Return where a new child shall work; None where it names no directory.
 
@@ -73,17 +78,17 @@ async def _cwd(
     """
     if cwd is None:
         return None
-    return await workspace_below(core, who, cwd, await core.store.read(parent_of))
+    return await child_workspace(core, caller, cwd, await core.store.read(parent_of))
 
 
-async def workspace_below(core: Core, who: Principal, cwd: str, parent: Session) -> str:
+async def child_workspace(core: Core, caller: Principal, cwd: str, parent: Session) -> str:
     """Return where a child may work, with no symbolic link left in it where that is confined.
 
     :raises Forbidden: if an agent asks for a directory, or workspaces are confined, and it is not
         where the parent works, or below.
     :raises InvalidRequest: naming ``cwd``, if it is no directory, or agents may not work there.
     """
-    if who.run is None:
+    if caller.run is None:
         cwd = await core.workspace(cwd)
         if not core.config.workspace_roots:
             return cwd
@@ -96,7 +101,7 @@ async def workspace_below(core: Core, who: Principal, cwd: str, parent: Session)
 def _spawn(
     core: Core,
     tx: Transaction,
-    who: Principal,
+    caller: Principal,
     parent: Session,
     run: Run | None,
     command: SpawnOptions,
@@ -104,8 +109,8 @@ def _spawn(
 ) -> SpawnReply:
     if command.provider is not None:
         core.known_provider(command.provider)
-    limits.check_depth(core, who, parent)
-    limits.check_counts(core, tx, parent, run.id if run else None)
+    limits.require_depth(core, caller, parent)
+    limits.require_child_counts(core, tx, parent, run.id if run else None)
     now = core.now()
     inherited = run.provider if run is not None and run.provider != MANUAL else parent.provider
     provider = command.provider or inherited
@@ -115,7 +120,7 @@ def _spawn(
         raise InvalidRequest.of({"approvals": f"must not be looser than its parent's, {floor}"})
     confined = (
         Confinement.of(run or parent)
-        if who.run is None
+        if caller.run is None
         else of_child(core, run or parent, inherited, provider)
     )
     session = Session(
@@ -139,7 +144,7 @@ def _spawn(
         approvals=command.approvals or floor,
         approval_policy=confined.approval_policy,
         sandbox=confined.sandbox,
-        **limits.narrowed(core, command, parent),
+        **limits.session_limits(core, command, parent),
     )
     tx.add_session(session)
     if granted := tx.grants(parent.id):
@@ -161,7 +166,7 @@ def _spawn(
         command.task,
         "queue",
         options=TurnOptions.of(command),
-        above=NOTHING_CHOSEN if run is None or who.run is None else run.chosen,
+        above=NOTHING_CHOSEN if run is None or caller.run is None else run.chosen,
         field="task",
     )
     assert reply.run is not None
@@ -178,26 +183,26 @@ def _spawn(
     return SpawnReply(made, reply.message, reply.run)
 
 
-async def send(core: Core, who: Principal, command: SendToSession) -> Change[MessageReply]:
-    core.accept_work()
+async def send(core: Core, caller: Principal, command: SendToSession) -> Change[MessageReply]:
+    core.require_accepting()
 
     def change(tx: Transaction) -> MessageReply:
-        session = messages.open_session(tx, who, Action.SEND, command.session_id)
-        source = Source("client", principal=who.id)
+        session = messages.open_session(tx, caller, Action.SEND, command.session_id)
+        source = Source("client", principal=caller.id)
         above = NOTHING_CHOSEN
         from_run_id = command.from_run_id
-        if from_run_id is None and who.run is not None:
-            from_run_id = who.run.run_id
+        if from_run_id is None and caller.run is not None:
+            from_run_id = caller.run.run_id
         if from_run_id is not None:
-            run, sender = run_for(tx, who, Action.SPEAK, from_run_id)
+            run, sender = run_for(tx, caller, Action.SPEAK, from_run_id)
             if sender.id == session.id:
                 raise InvalidRequest.of({"from_run_id": "is a run of the session itself"})
             if run.cancel_requested_at is not None:
                 raise Conflict(f"run {run.id} is canceled: it sends no more", {"run_id": run.id})
-            source = Source(_kinship(sender, session), session_id=sender.id, run_id=run.id)
-            if who.run is not None:
+            source = Source(_relation(sender, session), session_id=sender.id, run_id=run.id)
+            if caller.run is not None:
                 above = run.chosen
-        _check_revival(core, tx, session)
+        _require_restartable(core, tx, session)
         reply = messages.deliver(
             core,
             tx,
@@ -209,13 +214,13 @@ async def send(core: Core, who: Principal, command: SendToSession) -> Change[Mes
             above=above,
         )
         if from_run_id is not None:
-            _check_queue(tx, session, reply)
+            _require_queue_room(tx, session, reply)
         return reply
 
     return change
 
 
-def _check_queue(tx: Transaction, session: Session, reply: MessageReply) -> None:
+def _require_queue_room(tx: Transaction, session: Session, reply: MessageReply) -> None:
     """Do nothing, or refuse what an agent has just queued: else one could fill the queue of all.
 
     What the running agent has not taken yet counts too: when it ends, each becomes a run.
@@ -223,7 +228,7 @@ def _check_queue(tx: Transaction, session: Session, reply: MessageReply) -> None
     :raises Conflict: naming the limit that is passed.
     """
     queued = len(tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_QUEUED + 1))
-    if reply.message.steers and reply.run is not None:
+    if reply.message.is_steering and reply.run is not None:
         queued += len(steering.undelivered_messages(tx, reply.run.id))
     if queued > MAX_QUEUED:
         raise Conflict(
@@ -232,7 +237,7 @@ def _check_queue(tx: Transaction, session: Session, reply: MessageReply) -> None
         )
 
 
-def _check_revival(core: Core, tx: Transaction, session: Session) -> None:
+def _require_restartable(core: Core, tx: Transaction, session: Session) -> None:
     """Do nothing, or refuse to set a child to work again that nothing is queued for.
 
     It counts like a new one: otherwise a tree would grow over its limits by finishing first.
@@ -242,10 +247,10 @@ def _check_revival(core: Core, tx: Transaction, session: Session) -> None:
     above = session.parent_session_id
     parent = tx.session(above) if above is not None else None
     if parent is not None and not questions.has_active_agent(tx, session):
-        limits.check_counts(core, tx, parent, session.parent_run_id)
+        limits.require_child_counts(core, tx, parent, session.parent_run_id)
 
 
-def _kinship(sender: Session, receiver: Session) -> SourceKind:
+def _relation(sender: Session, receiver: Session) -> SourceKind:
     if receiver.parent_session_id == sender.id:
         return "parent"
     if sender.parent_session_id == receiver.id:

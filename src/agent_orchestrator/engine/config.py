@@ -15,12 +15,12 @@ from agent_orchestrator.configuration import (
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.ids import IdSource, SortableIds
 from agent_orchestrator.domain.model import MANUAL
-from agent_orchestrator.encoding import shown_bytes
-from agent_orchestrator.engine.environment import is_tied
+from agent_orchestrator.encoding import decode_for_display
+from agent_orchestrator.engine.environment import is_host_variable
 from agent_orchestrator.fields import encoding_problem, values_of
 from agent_orchestrator.host import Host
 from agent_orchestrator.operations import Finding
-from agent_orchestrator.ports import MARK_VARIABLE, Clock, Observer, ProtectedPaths, Runner
+from agent_orchestrator.ports import TAG_VARIABLE, Clock, Observer, ProtectedPaths, Runner
 
 
 @frozen
@@ -41,13 +41,13 @@ class EnvPolicy:
         if self.inherit == "none":
             kept: dict[str, str] = {}
         else:
-            free = (name for name in environ if not is_tied(name))
+            free = (name for name in environ if not is_host_variable(name))
             names = free if self.inherit == "all" else self.inherit
             kept = {
                 name: environ[name]
                 for name in names
                 if name in environ
-                and name != MARK_VARIABLE
+                and name != TAG_VARIABLE
                 and not name.startswith(("AGENTD_", "AGENTCTL_"))
             }
         return kept | dict(self.set)
@@ -102,7 +102,7 @@ def _environment(config: "EngineConfig") -> Mapping[str, str]:
 def _check_name(place: str, path: str) -> None:
     if encoding_problem(path):
         raise ConfigError(
-            f"{place}: the name of {shown_bytes(path)} is not UTF-8: name another one"
+            f"{place}: the name of {decode_for_display(path)} is not UTF-8: name another one"
         )
 
 
@@ -130,7 +130,7 @@ class EngineConfig(EngineOptions):
     version: str = "0"
     url: str | None = None
     """Where agents reach the engine's daemon; they find it as ``AGENTCTL_URL``."""
-    examine: Callable[[], Sequence[Finding]] | None = None
+    host_findings: Callable[[], Sequence[Finding]] | None = None
     """Tells what the host knows of itself, for its administrator. May block."""
     protected: Callable[[str], ProtectedPaths] = lambda _: ProtectedPaths()
     """Tells what an agent that works in a directory is kept from. Must be quick."""

@@ -9,9 +9,9 @@ from attrs import frozen
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Forbidden, InvalidRequest
 from agent_orchestrator.domain.model import MANUAL, ApprovalPolicy, Run, Sandbox, Session
-from agent_orchestrator.engine.access import in_scope
+from agent_orchestrator.engine.access import require_scope
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.engine.persistence import looked
+from agent_orchestrator.engine.persistence import read_with_retry
 from agent_orchestrator.operations import ConfinementOptions
 from agent_orchestrator.ports import Capabilities, Runner, View, capabilities_of
 
@@ -29,7 +29,7 @@ class Confinement:
         return cls(said.approval_policy, said.sandbox)
 
     @classmethod
-    def told(cls, approval_policy: str | None, sandbox: str | None) -> "Confinement":
+    def reported(cls, approval_policy: str | None, sandbox: str | None) -> "Confinement":
         """Return what a runner says of it.
 
         :raises ValueError: for a word that there is not.
@@ -39,7 +39,7 @@ class Confinement:
                 raise ValueError(f"{word!r} is none of {', '.join(get_args(words))}")
         return cls(cast(ApprovalPolicy | None, approval_policy), cast(Sandbox | None, sandbox))
 
-    def over(self, other: "Confinement") -> "Confinement":
+    def or_else(self, other: "Confinement") -> "Confinement":
         """Return this, and where it says nothing the other."""
         return Confinement(
             self.approval_policy or other.approval_policy, self.sandbox or other.sandbox
@@ -49,7 +49,7 @@ class Confinement:
         return self != Confinement()
 
 
-def check_asked(core: Core, who: Principal, command: ConfinementOptions) -> None:
+def require_permitted(core: Core, caller: Principal, command: ConfinementOptions) -> None:
     """Do nothing, or refuse.
 
     :raises Forbidden: if the caller is an agent, or what it asks for lets one do more than read and
@@ -58,25 +58,31 @@ def check_asked(core: Core, who: Principal, command: ConfinementOptions) -> None
     asked = Confinement.of(command)
     if not asked:
         return
-    if who.run is not None:
-        raise Forbidden("an agent may not say how agents are confined", {"run_id": who.run.run_id})
+    if caller.run is not None:
+        raise Forbidden(
+            "an agent may not say how agents are confined", {"run_id": caller.run.run_id}
+        )
     if asked.sandbox not in (None, "read-only"):
-        in_scope(core, who, "approve")
+        require_scope(core, caller, "approve")
 
 
-def check_kept(core: Core, provider: str, asked: Confinement) -> None:
+def require_supported(core: Core, provider: str, asked: Confinement) -> None:
     """Do nothing, or refuse.
 
     :raises InvalidRequest: if the provider cannot keep to it.
     """
     config = core.config.providers.get(provider)
-    if config is not None and provider != MANUAL and not keeps(config.runner, asked):
+    if config is not None and provider != MANUAL and not is_supported_by(config.runner, asked):
         problem = f"{provider} cannot keep to it"
         names = ("approval_policy", "sandbox")
         raise InvalidRequest.of({name: problem for name in names if getattr(asked, name)})
 
 
-_LOOSENESS: Final[tuple[Sandbox, ...]] = ("read-only", "workspace-write", "danger-full-access")
+_STRICTEST_FIRST: Final[tuple[Sandbox, ...]] = (
+    "read-only",
+    "workspace-write",
+    "danger-full-access",
+)
 
 
 def of_child(
@@ -97,16 +103,16 @@ def of_child(
     config = core.config.providers[other]
     if most == "danger-full-access" or config.open_to_agents:
         return asked
-    if not keeps(config.runner, Confinement(sandbox=most)):
+    if not is_supported_by(config.runner, Confinement(sandbox=most)):
         raise Forbidden(
             f"agents of {own} have a sandbox ({most}) and those of {other} have none: an agent may not "
             "spawn one that may do more; `open_to_agents` of a provider allows it",
             {"provider": other},
         )
     usual = asked.sandbox or _sandbox(core, other, None)
-    if usual is not None and _LOOSENESS.index(usual) <= _LOOSENESS.index(most):
+    if usual is not None and _STRICTEST_FIRST.index(usual) <= _STRICTEST_FIRST.index(most):
         return asked
-    return Confinement(sandbox=most).over(asked)
+    return Confinement(sandbox=most).or_else(asked)
 
 
 def _sandbox(core: Core, provider: str, asked: Sandbox | None) -> Sandbox | None:
@@ -116,7 +122,7 @@ def _sandbox(core: Core, provider: str, asked: Sandbox | None) -> Sandbox | None
     return asked or able.sandbox if able.confines else "danger-full-access"
 
 
-def keeps(runner: Runner, asked: Confinement) -> bool:
+def is_supported_by(runner: Runner, asked: Confinement) -> bool:
     """Tell whether a runner's agents are confined as asked."""
     return not asked or capabilities_of(runner).confines
 
@@ -128,7 +134,7 @@ async def shared_cwd(core: Core, session: Session) -> str:
     """
     if session.parent_session_id is None:
         return session.cwd
-    places = await looked(core, lambda view: {*_places(view, session)})
+    places = await read_with_retry(core, lambda view: {*_directories(view, session)})
     return (
         session.cwd
         if len(places) == 1
@@ -136,7 +142,7 @@ async def shared_cwd(core: Core, session: Session) -> str:
     )
 
 
-def _places(view: View, session: Session) -> Iterator[str]:
+def _directories(view: View, session: Session) -> Iterator[str]:
     yield session.cwd
     above: Session | None = session
     while above is not None and above.parent_session_id is not None:

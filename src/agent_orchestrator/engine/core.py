@@ -15,7 +15,7 @@ from attrs import define, field
 from agent_orchestrator.domain.approvals import strictest
 from agent_orchestrator.domain.errors import InvalidRequest, Unavailable
 from agent_orchestrator.domain.model import MANUAL, Approvals, Session
-from agent_orchestrator.encoding import shown_bytes
+from agent_orchestrator.encoding import decode_for_display
 from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.engine.notifier import Notifier
 from agent_orchestrator.fields import encoding_problem
@@ -30,7 +30,7 @@ Change = Callable[[Transaction], Answer]
 DRAIN_RETRY_S = 5
 QUEUE_RETRY_S = 2
 
-MAX_LOOK = 1_000
+MAX_READ_ROWS = 1_000
 """How many of a session's queued runs are looked at; they are counted by ``max_queue``, too."""
 
 
@@ -48,11 +48,11 @@ class Workers(Protocol):
         ...
 
     @property
-    def live(self) -> Mapping[str, object]:
+    def running(self) -> Mapping[str, object]:
         """The runs being executed in this process, by id."""
         ...
 
-    def lent(self, run_id: str) -> AbstractContextManager[None]:
+    def released(self, run_id: str) -> AbstractContextManager[None]:
         """Lend a run's worker to others while the run stands still in this scope."""
         ...
 
@@ -64,27 +64,27 @@ class Workers(Protocol):
 
 
 @define
-class Patience:
+class StopDeadline:
     """How long agents that are being stopped may take: for as long as their runner allows, but not
     beyond a moment that may still be set, or be put earlier.
     """
 
     ends_at: float = inf
     """By :func:`anyio.current_time`."""
-    _sooner: anyio.Event = field(factory=anyio.Event)
+    _moved: anyio.Event = field(factory=anyio.Event)
 
-    def end_at(self, moment: float) -> None:
+    def move_to(self, moment: float) -> None:
         """Have it end then, or when it was to end before."""
         if moment < self.ends_at:
             self.ends_at = moment
-            self._sooner.set()
-            self._sooner = anyio.Event()
+            self._moved.set()
+            self._moved = anyio.Event()
 
-    async def over(self) -> None:
+    async def wait(self) -> None:
         """Return when it has ended."""
         while self.ends_at > anyio.current_time():
             with anyio.CancelScope(deadline=self.ends_at):
-                await self._sooner.wait()
+                await self._moved.wait()
 
 
 MAX_REPEATS = 10_000
@@ -101,22 +101,22 @@ class Repeats:
     _counts: OrderedDict[Hashable, dict[Hashable, int]] = field(factory=OrderedDict)
     """By kind, then by variant; None is for variants that are counted together."""
 
-    def so_far(self, kind: Hashable, variant: Hashable = None) -> int:
+    def count_of(self, kind: Hashable, variant: Hashable = None) -> int:
         """Return how many calls of a kind and variant there were."""
         variants = self._counts.get(kind, {})
-        return variants.get(_counted_as(variants, variant), 0)
+        return variants.get(_variant_key(variants, variant), 0)
 
     def count(self, kind: Hashable, variant: Hashable = None) -> int:
         """Count one more call of a kind and variant; return how many there were."""
         variants = self._counts[kind] = self._counts.pop(kind, {})
-        name = _counted_as(variants, variant)
+        name = _variant_key(variants, variant)
         times = variants[name] = variants.get(name, 0) + 1
         if len(self._counts) > MAX_REPEATS:
             self._counts.popitem(last=False)
         return times
 
 
-def _counted_as(variants: Mapping[Hashable, int], variant: Hashable) -> Hashable:
+def _variant_key(variants: Mapping[Hashable, int], variant: Hashable) -> Hashable:
     is_counted = variant in variants or len(variants) < MAX_VARIANTS
     return variant if is_counted else None
 
@@ -124,9 +124,9 @@ def _counted_as(variants: Mapping[Hashable, int], variant: Hashable) -> Hashable
 class _NoWorkers:
     alive_workers = 0
     busy_workers = 0
-    live: ClassVar[Mapping[str, object]] = {}
+    running: ClassVar[Mapping[str, object]] = {}
 
-    def lent(self, run_id: str) -> AbstractContextManager[None]:  # noqa: ARG002
+    def released(self, run_id: str) -> AbstractContextManager[None]:  # noqa: ARG002
         return nullcontext()
 
     async def transact(
@@ -148,7 +148,7 @@ class Core:
     started_at: datetime
     notifier: Notifier = field(factory=Notifier)
     workers: Workers = field(factory=_NoWorkers)
-    patience: Patience = field(factory=Patience)
+    stop_deadline: StopDeadline = field(factory=StopDeadline)
     """With agents that are being stopped."""
     repeats: Repeats = field(factory=Repeats)
     draining: bool = False
@@ -160,7 +160,7 @@ class Core:
     def __attrs_post_init__(self) -> None:
         self.process = self.config.host.process_id()
 
-    def check_process(self) -> None:
+    def require_own_process(self) -> None:
         """Refuse a call in a forked child: it has a copy of the engine, but none of the engine's tasks.
 
         :raises Unavailable: in a process that was forked from the engine's.
@@ -174,7 +174,7 @@ class Core:
     def now(self) -> datetime:
         return self.config.clock()
 
-    def accept_work(self) -> None:
+    def require_accepting(self) -> None:
         """Do nothing, or refuse.
 
         :raises Unavailable: if the engine is draining.
@@ -231,7 +231,7 @@ class Core:
         except (OSError, RuntimeError):  # which of them depends on the Python
             raise InvalidRequest.of({"cwd": f"leads nowhere: {cwd}"}) from None
         if encoding_problem(found):
-            problem = f"leads to {shown_bytes(found)}, whose name is not UTF-8"
+            problem = f"leads to {decode_for_display(found)}, whose name is not UTF-8"
             raise InvalidRequest.of({"cwd": problem})
         return PurePath(found)
 

@@ -13,7 +13,7 @@ from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import MANUAL, Attempt, Invocation, Request, Run
-from agent_orchestrator.engine.access import no_run, present, run_for
+from agent_orchestrator.engine.access import forbid_runs, require_active, run_for
 from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.providers import probe
@@ -43,19 +43,19 @@ SILENCE_S = 120.0
 MAX_PROCESSES = 200
 
 
-async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus:
+async def status(core: Core, caller: Principal, command: GetStatus) -> DaemonStatus:
     """Return how the daemon is. Every caller may know it, but for agents."""
-    no_run(who)
+    forbid_runs(caller)
 
-    def look(view: View) -> tuple[dict[str, dict[RunStatus, int]], int]:
-        present(view, who)
+    def query(view: View) -> tuple[dict[str, dict[RunStatus, int]], int]:
+        require_active(view, caller)
         return view.live_runs(), view.event_count()
 
     unread: list[Problem] = []
-    live: dict[str, dict[RunStatus, int]] = {}
+    running: dict[str, dict[RunStatus, int]] = {}
     events = 0
     try:
-        live, events = await core.store.read(look)
+        running, events = await core.store.read(query)
     except Unavailable as error:
         if "problem" not in error.details:
             raise
@@ -79,13 +79,13 @@ async def status(core: Core, who: Principal, command: GetStatus) -> DaemonStatus
         daemon_health="draining" if core.draining else "degraded" if problems else "ok",
         version=core.config.version,
         pid=core.process,
-        pid_birth=core.config.host.process_start_id(core.process),
+        process_start_id=core.config.host.process_start_id(core.process),
         uptime_s=max(0.0, round((now - core.started_at).total_seconds(), 3)),  # it may be set back
         started_at=core.started_at,
         alive_workers=core.workers.alive_workers,
         max_concurrency=core.config.max_concurrency,
-        queue_counts=_counts(live),
-        runs=tuple(_provider_runs(name, live[name]) for name in sorted(live)),
+        queue_counts=_counts(running),
+        runs=tuple(_provider_runs(name, running[name]) for name in sorted(running)),
         providers=tuple(providers),
         store=StoreStatus(
             core.store.backend, core.store.location, core.store.schema_version, events
@@ -114,13 +114,13 @@ async def provider_statuses(config: EngineConfig) -> list[ProviderStatus]:
     """Return whether each provider would work now."""
     found: dict[str, Availability] = {}
 
-    async def look(name: str) -> None:
+    async def query(name: str) -> None:
         provider = config.providers[name]
         found[name] = await probe(provider.runner, provider.env.apply(config.environ))
 
     async with anyio.create_task_group() as tasks:
         for name in config.providers:
-            tasks.start_soon(look, name)
+            tasks.start_soon(query, name)
     return [
         ProviderStatus(
             name,
@@ -129,7 +129,7 @@ async def provider_statuses(config: EngineConfig) -> list[ProviderStatus]:
             found[name].reason,
             found[name].version,
             default=name == config.routing.default,
-            means=found[name].means,
+            mode=found[name].mode,
         )
         for name, provider in config.providers.items()
     ]
@@ -138,9 +138,9 @@ async def provider_statuses(config: EngineConfig) -> list[ProviderStatus]:
 _COUNTED: Final = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING)
 
 
-def _counts(live: Mapping[str, Mapping[RunStatus, int]]) -> QueueCounts:
+def _counts(running: Mapping[str, Mapping[RunStatus, int]]) -> QueueCounts:
     return QueueCounts(
-        *(sum(counts.get(status, 0) for counts in live.values()) for status in _COUNTED)
+        *(sum(counts.get(status, 0) for counts in running.values()) for status in _COUNTED)
     )
 
 
@@ -148,9 +148,9 @@ def _provider_runs(name: str, counts: Mapping[RunStatus, int]) -> ProviderRuns:
     return ProviderRuns(name, *(counts.get(status, 0) for status in _COUNTED))
 
 
-async def diagnose(core: Core, who: Principal, command: DiagnoseRun) -> DiagnosisReply:
+async def diagnose(core: Core, caller: Principal, command: DiagnoseRun) -> DiagnosisReply:
     """Return what is known of a run, and the likeliest reason for its state."""
-    facts = await core.store.read(lambda view: _facts(view, who, command.run_id))
+    facts = await core.store.read(lambda view: _facts(view, caller, command.run_id))
     run = facts.run
     attempt = facts.attempts[-1] if facts.attempts else None
     tree = await _process_tree(core, run, attempt)
@@ -162,7 +162,7 @@ async def diagnose(core: Core, who: Principal, command: DiagnoseRun) -> Diagnosi
     )
     invocation = _invocation(attempt.invocation if attempt else None)
     is_codex = provider is not None and provider.kind.startswith("codex")
-    worker_alive = run.worker_id is not None and run.id in core.workers.live
+    worker_alive = run.worker_id is not None and run.id in core.workers.running
     issue = _issue(core, facts, availability, worker_alive, bool(tree))
     if _may_wait_for_the_store(run, issue) and (fault := await _store_fault(core)) is not None:
         hint = "see `agentctl daemon status`; it goes on by itself once the store does"
@@ -181,7 +181,7 @@ async def diagnose(core: Core, who: Principal, command: DiagnoseRun) -> Diagnosi
             process_tree=tuple(tree),
             last_event_at=facts.last_event_at,
             last_output_at=facts.last_output_at,
-            blocked_by_run_id=facts.blocker.id if facts.blocker else None,
+            blocked_by_run_id=facts.blocked_by.id if facts.blocked_by else None,
             pending_request=facts.request,
             thread_id=run.thread_id,
             attempts=tuple(_attempt_view(attempt) for attempt in facts.attempts),
@@ -197,7 +197,7 @@ class _Facts:
     run: Run
     counts: QueueCounts
     position: int | None
-    blocker: Run | None
+    blocked_by: Run | None
     attempts: Sequence[Attempt]
     last_event_at: datetime | None
     last_output_at: datetime | None
@@ -209,8 +209,8 @@ class _Facts:
         return (until - last).total_seconds()
 
 
-def _facts(view: View, who: Principal, run_id: str) -> _Facts:
-    run, _ = run_for(view, who, Action.READ, run_id)
+def _facts(view: View, caller: Principal, run_id: str) -> _Facts:
+    run, _ = run_for(view, caller, Action.READ, run_id)
     return _Facts(
         run,
         _counts(view.live_runs()),
@@ -275,7 +275,7 @@ def _issue(
         return Issue(code, f"{run.error.code}: {run.error.message}", hint)
     if run.status is RunStatus.CANCELED:
         asked_at = run.cancel_requested_at
-        asked = "" if asked_at is None else f"; asked for at {_shown_time(asked_at)}"
+        asked = "" if asked_at is None else f"; asked for at {_format_time(asked_at)}"
         return Issue("canceled", f"canceled{asked}", "")
     if is_terminal(run.status):
         return Issue("none", f"it ended as {run.status}", "")
@@ -292,7 +292,7 @@ def _issue(
     return _running_issue(core, facts, worker_alive, has_process)
 
 
-def _shown_time(moment: datetime) -> str:
+def _format_time(moment: datetime) -> str:
     """Return a time in UTC for people: RFC 3339, whole seconds."""
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
@@ -313,8 +313,8 @@ async def _store_fault(core: Core) -> Problem | None:
 
 def _queue_issue(core: Core, facts: _Facts, availability: Availability) -> Issue:
     run = facts.run
-    if facts.blocker is not None:
-        blocker = facts.blocker
+    if facts.blocked_by is not None:
+        blocker = facts.blocked_by
         return Issue(
             "queued_behind_run",
             f"run {blocker.id} of the same session is {blocker.status}",
@@ -342,7 +342,7 @@ def _running_issue(core: Core, facts: _Facts, worker_alive: bool, has_process: b
     if facts.run.cancel_requested_at is not None:
         return Issue(
             "canceled",
-            f"a cancel was asked for at {_shown_time(facts.run.cancel_requested_at)}; its agent is "
+            f"a cancel was asked for at {_format_time(facts.run.cancel_requested_at)}; its agent is "
             "being ended",
             "it is killed when its provider's time to stop is over",
         )
@@ -364,8 +364,10 @@ def _running_issue(core: Core, facts: _Facts, worker_alive: bool, has_process: b
 async def _process_tree(core: Core, run: Run, attempt: Attempt | None) -> Sequence[ProcessView]:
     if run.status not in ACTIVE or attempt is None or attempt.pid is None:
         return ()
-    look = partial(core.config.host.process_tree, attempt.pid, attempt.pid_birth, MAX_PROCESSES)
-    return await anyio.to_thread.run_sync(look)
+    query = partial(
+        core.config.host.process_tree, attempt.pid, attempt.process_start_id, MAX_PROCESSES
+    )
+    return await anyio.to_thread.run_sync(query)
 
 
 def _invocation(invocation: Invocation | None) -> InvocationView | None:

@@ -11,23 +11,23 @@ from attrs import frozen
 
 
 @frozen
-class Tie:
+class HostVariables:
     """Variables that tie a program to one thing.
 
-    :param to: that thing.
+    :param what: that thing.
     :param names: the variables.
     :param prefixes: what the names of further ones begin with.
     :param is_usual: whether a shell or a service has them in any case.
     """
 
-    to: str
+    what: str
     names: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     is_usual: bool = False
 
 
-TIES: Final = (
-    Tie(
+HOST_VARIABLES: Final = (
+    HostVariables(
         "one git repository, or one run of git (`git rev-parse --local-env-vars`, githooks(5))",
         (
             "GIT_ALTERNATE_OBJECT_DIRECTORIES",
@@ -54,7 +54,7 @@ TIES: Final = (
         ),
         ("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_", "GIT_PUSH_OPTION_"),
     ),
-    Tie(
+    HostVariables(
         "one Python environment: `pip`, `uv` and `poetry` install into it",
         (
             "PIPENV_ACTIVE",
@@ -65,7 +65,7 @@ TIES: Final = (
             "VIRTUAL_ENV_PROMPT",
         ),
     ),
-    Tie(
+    HostVariables(
         "one directory, or one build in it",
         (
             "DIRENV_DIFF",
@@ -80,8 +80,8 @@ TIES: Final = (
         ),
         ("npm_lifecycle_", "npm_package_", "__MISE_"),
     ),
-    Tie("the directory of a shell", ("OLDPWD", "PWD", "_"), is_usual=True),
-    Tie(
+    HostVariables("the directory of a shell", ("OLDPWD", "PWD", "_"), is_usual=True),
+    HostVariables(
         "one service of systemd, and its sockets and secrets",
         (
             "CACHE_DIRECTORY",
@@ -107,7 +107,7 @@ TIES: Final = (
         ),
         is_usual=True,
     ),
-    Tie(
+    HostVariables(
         "one terminal, or one login: a multiplexer or an editor could be controlled by them",
         (
             "GPG_TTY",
@@ -126,7 +126,7 @@ TIES: Final = (
         ),
         is_usual=True,
     ),
-    Tie(
+    HostVariables(
         "one conversation of an agent, where that has started the daemon",
         (
             "CLAUDECODE",
@@ -140,16 +140,16 @@ TIES: Final = (
     ),
 )
 
-_NAMES: Final = frozenset(name for tie in TIES for name in tie.names)
-_PREFIXES: Final = tuple(prefix for tie in TIES for prefix in tie.prefixes)
+_NAMES: Final = frozenset(name for tie in HOST_VARIABLES for name in tie.names)
+_PREFIXES: Final = tuple(prefix for tie in HOST_VARIABLES for prefix in tie.prefixes)
 
 
-def is_tied(name: str) -> bool:
+def is_host_variable(name: str) -> bool:
     """Return whether a variable is not handed on to agents by itself."""
     return name in _NAMES or name.startswith(_PREFIXES)
 
 
-def unusual(names: Iterable[str]) -> list[str]:
+def unusual_variables(names: Iterable[str]) -> list[str]:
     """Return those that are not handed on and that not any shell or service has, in order."""
-    usual = {name for tie in TIES if tie.is_usual for name in tie.names}
-    return sorted(name for name in names if is_tied(name) and name not in usual)
+    usual = {name for tie in HOST_VARIABLES if tie.is_usual for name in tie.names}
+    return sorted(name for name in names if is_host_variable(name) and name not in usual)

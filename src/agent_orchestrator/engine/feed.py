@@ -10,12 +10,12 @@ from agent_orchestrator.domain.errors import CursorAhead, InvalidRequest, Orches
 from agent_orchestrator.domain.model import Event
 from agent_orchestrator.engine import audit
 from agent_orchestrator.engine.access import (
-    in_scope,
-    present,
-    reach,
-    remaining,
+    access_topics,
+    require_active,
+    require_scope,
+    seconds_left,
     session_for,
-    topics,
+    visibility,
 )
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.notifier import Waiter
@@ -37,9 +37,9 @@ BATCH = 200
 MAX_STREAM_SESSIONS = 100
 
 
-def _after(
+def _page_after(
     view: View,
-    who: Principal,
+    caller: Principal,
     session_id: str,
     cursor: int,
     limit: int,
@@ -52,7 +52,7 @@ def _after(
     :param epoch: in which the cursor, or one before it, was read.
     :raises CursorAhead: if the log has no such place, or went on otherwise since that epoch.
     """
-    session = session_for(view, who, Action.READ, session_id)
+    session = session_for(view, caller, Action.READ, session_id)
     common = 0
     if epoch is not None and cursor > (common := view.last_common_seq(session_id, epoch)):
         details = {"cursor": cursor, "last_seq": session.last_seq, "resume_cursor": common}
@@ -66,29 +66,29 @@ def _after(
     return events, session.last_seq
 
 
-async def list_events(core: Core, who: Principal, command: ListEvents) -> EventPage:
-    def look(view: View) -> tuple[list[Event], int, str | None]:
+async def list_events(core: Core, caller: Principal, command: ListEvents) -> EventPage:
+    def query(view: View) -> tuple[list[Event], int, str | None]:
         at, most, epoch = command.cursor, command.limit, command.epoch
         return (
-            *_after(view, who, command.session_id, at, most, PAGE_SIZE, epoch=epoch),
+            *_page_after(view, caller, command.session_id, at, most, PAGE_SIZE, epoch=epoch),
             view.epoch(),
         )
 
-    with core.notifier.subscribe(f"session:{command.session_id}", *topics(who)) as waiter:
-        found, last_seq, epoch = await core.store.read(look)
+    with core.notifier.subscribe(f"session:{command.session_id}", *access_topics(caller)) as waiter:
+        found, last_seq, epoch = await core.store.read(query)
         if not found and command.wait_s:
             with anyio.move_on_after(command.wait_s):
                 while not found:
                     await waiter.wait()
                     waiter.clear()
-                    found, last_seq, epoch = await core.store.read(look)
+                    found, last_seq, epoch = await core.store.read(query)
     next_cursor = found[-1].seq if found else command.cursor
     return EventPage(tuple(found), next_cursor, has_more=next_cursor < last_seq, epoch=epoch)
 
 
 @asynccontextmanager
 async def subscribe(
-    core: Core, who: Principal, request: StreamRequest
+    core: Core, caller: Principal, request: StreamRequest
 ) -> AsyncIterator[Subscription]:
     """Open a stream of one, several or all sessions the caller may read.
 
@@ -99,19 +99,19 @@ async def subscribe(
         raise InvalidRequest.of({"sessionId": f"must be at most {MAX_STREAM_SESSIONS} sessions"})
     if any(len(session_id) > MAX_ID for session_id in ids):
         raise InvalidRequest.of({"sessionId": f"must be at most {MAX_ID} characters"})
-    in_scope(core, who, "read")
-    heard = [f"session:{session_id}" for session_id in ids] or ["events"]
-    with core.notifier.subscribe(*heard, *topics(who)) as waiter:
+    require_scope(core, caller, "read")
+    topics = [f"session:{session_id}" for session_id in ids] or ["events"]
+    with core.notifier.subscribe(*topics, *access_topics(caller)) as waiter:
         reader: _SessionReader | _FeedReader
         if len(ids) == 1:
             after = None if request.cursor == HEAD else _sequence(request.cursor)
-            reader = _SessionReader(core, who, waiter, ids[0], after, request.epoch)
+            reader = _SessionReader(core, caller, waiter, ids[0], after, request.epoch)
         else:
-            reader = _FeedReader(core, who, waiter, ids, request.cursor)
+            reader = _FeedReader(core, caller, waiter, ids, request.cursor)
         try:
-            await reader.check()
+            await reader.open()
         except OrchestratorError as error:
-            await audit.refused(core, who, "stream", ",".join(ids) or None, error)
+            await audit.record_refusal(core, caller, "stream", ",".join(ids) or None, error)
             raise
         yield reader
 
@@ -124,32 +124,32 @@ def _sequence(cursor: str | None) -> int:
     return min(int(cursor), MAX_INTEGER)
 
 
-async def _until_over(core: Core, who: Principal, may: Callable[[View], object]) -> None:
+async def _wait_revoked(core: Core, caller: Principal, may: Callable[[View], object]) -> None:
     """Wait until a reader may not go on, however much it has yet to read.
 
     :param may: a look that is refused then.
     :raises OrchestratorError: when it is so.
     """
-    if who.expires_at is None and not topics(who):
+    if caller.expires_at is None and not access_topics(caller):
         await anyio.sleep_forever()
-    with core.notifier.subscribe(*topics(who)) as waiter:
+    with core.notifier.subscribe(*access_topics(caller)) as waiter:
         while True:
             waiter.clear()
             await core.store.read(may)
-            await _next_notification(core, who, waiter)
+            await _next_notification(core, caller, waiter)
 
 
-async def _next_notification(core: Core, who: Principal, waiter: Waiter) -> None:
+async def _next_notification(core: Core, caller: Principal, waiter: Waiter) -> None:
     """Wait until there may be something new to read.
 
     :raises Unauthorized: if the reader's time is up.
     """
-    if (left := remaining(core, who)) is None:
+    if (left := seconds_left(core, caller)) is None:
         await waiter.wait()
     else:
         with anyio.move_on_after(left):
             await waiter.wait()
-        remaining(core, who)
+        seconds_left(core, caller)
 
 
 class _SessionReader:
@@ -158,7 +158,7 @@ class _SessionReader:
     def __init__(
         self,
         core: Core,
-        who: Principal,
+        caller: Principal,
         waiter: Waiter,
         session_id: str,
         cursor: int | None,
@@ -169,50 +169,50 @@ class _SessionReader:
         """
         self.epoch = epoch
         self._core = core
-        self._who = who
+        self._caller = caller
         self._waiter = waiter
         self._session_id = session_id
         self._cursor = cursor or 0
-        self._from_head = cursor is None
-        self._goal = 0
+        self._starts_at_head = cursor is None
+        self._head_at_start = 0
         self._caught_up = False
 
-    async def check(self) -> None:
+    async def open(self) -> None:
         """Refuse a stream that may not be read, and note how far the log goes now."""
 
-        def look(view: View) -> tuple[int, str | None]:
-            last_seq = _after(view, self._who, self._session_id, self._cursor, 0, epoch=self.epoch)[
-                1
-            ]
+        def query(view: View) -> tuple[int, str | None]:
+            last_seq = _page_after(
+                view, self._caller, self._session_id, self._cursor, 0, epoch=self.epoch
+            )[1]
             return last_seq, view.epoch()
 
         # Checked once: the log of a store that is open does not go back.
-        self._goal, self.epoch = await self._core.store.read(look)
-        if self._from_head:
-            self._cursor = self._goal
+        self._head_at_start, self.epoch = await self._core.store.read(query)
+        if self._starts_at_head:
+            self._cursor = self._head_at_start
 
     async def receive(self) -> Sequence[StreamItem | CaughtUp]:
         while True:
-            remaining(self._core, self._who)
+            seconds_left(self._core, self._caller)
             self._waiter.clear()
             events = await self._read(BATCH)
             items: list[StreamItem | CaughtUp] = []
-            if not self._caught_up and self._cursor >= self._goal:
+            if not self._caught_up and self._cursor >= self._head_at_start:
                 items.append(self._catch_up())
             for event in events:
                 self._cursor = event.seq
                 items.append(StreamItem(str(event.seq), event))
-                if not self._caught_up and event.seq >= self._goal:
+                if not self._caught_up and event.seq >= self._head_at_start:
                     items.append(self._catch_up())
             if items:
                 return items
-            await _next_notification(self._core, self._who, self._waiter)
+            await _next_notification(self._core, self._caller, self._waiter)
 
-    async def over(self) -> None:
-        await _until_over(self._core, self._who, self._may)
+    async def wait_revoked(self) -> None:
+        await _wait_revoked(self._core, self._caller, self._require_access)
 
-    def _may(self, view: View) -> None:
-        session_for(view, self._who, Action.READ, self._session_id)
+    def _require_access(self, view: View) -> None:
+        session_for(view, self._caller, Action.READ, self._session_id)
 
     def _catch_up(self) -> CaughtUp:
         self._caught_up = True
@@ -220,7 +220,7 @@ class _SessionReader:
 
     async def _read(self, limit: int) -> list[Event]:
         return await self._core.store.read(
-            lambda view: _after(view, self._who, self._session_id, self._cursor, limit)[0]
+            lambda view: _page_after(view, self._caller, self._session_id, self._cursor, limit)[0]
         )
 
 
@@ -230,55 +230,55 @@ class _FeedReader:
     def __init__(
         self,
         core: Core,
-        who: Principal,
+        caller: Principal,
         waiter: Waiter,
         session_ids: tuple[str, ...],
         cursor: str | None,
     ) -> None:
         self._core = core
-        self._who = who
+        self._caller = caller
         self._waiter = waiter
         self.epoch: str | None = None
         self._session_ids = session_ids
         self._cursor = None if cursor == HEAD else cursor
-        self._from_head = cursor == HEAD
-        self._goal: str | None = None
+        self._starts_at_head = cursor == HEAD
+        self._head_at_start: str | None = None
         """The head when the reader came, until that is passed."""
 
-    async def check(self) -> None:
+    async def open(self) -> None:
         """Refuse a stream that may not be read, and note how far the log goes now."""
 
-        def look(view: View) -> tuple[str, str | None]:
+        def query(view: View) -> tuple[str, str | None]:
             self._next(view)
             return view.feed_head(), view.epoch()
 
-        self._goal, self.epoch = await self._core.store.read(look)
-        if self._from_head:
-            self._cursor = self._goal
+        self._head_at_start, self.epoch = await self._core.store.read(query)
+        if self._starts_at_head:
+            self._cursor = self._head_at_start
 
-    async def over(self) -> None:
-        await _until_over(self._core, self._who, self._may)
+    async def wait_revoked(self) -> None:
+        await _wait_revoked(self._core, self._caller, self._require_access)
 
-    def _may(self, view: View) -> None:
-        present(view, self._who)
+    def _require_access(self, view: View) -> None:
+        require_active(view, self._caller)
         for session_id in self._session_ids:
-            session_for(view, self._who, Action.READ, session_id)
+            session_for(view, self._caller, Action.READ, session_id)
 
     def _next(self, view: View) -> tuple[list[StreamItem], str]:
-        self._may(view)
+        self._require_access(view)
         items = view.feed(
             after=self._cursor,
-            until=self._goal,
+            until=self._head_at_start,
             sessions=self._session_ids,
-            within=reach(view, self._who),
+            within=visibility(view, self._caller),
             limit=BATCH,
             size=BATCH_SIZE,
         )
-        return items, self._goal or view.feed_head()
+        return items, self._head_at_start or view.feed_head()
 
     async def receive(self) -> Sequence[StreamItem | CaughtUp]:
         while True:
-            remaining(self._core, self._who)
+            seconds_left(self._core, self._caller)
             self._waiter.clear()
             items, head = await self._core.store.read(self._next)
             if items:
@@ -286,7 +286,7 @@ class _FeedReader:
                 return items
             # Nothing of ours is left up to the head: the next look need not pass over it again.
             self._cursor = head
-            if self._goal is not None:
-                self._goal = None
+            if self._head_at_start is not None:
+                self._head_at_start = None
                 return [CaughtUp(head)]
-            await _next_notification(self._core, self._who, self._waiter)
+            await _next_notification(self._core, self._caller, self._waiter)

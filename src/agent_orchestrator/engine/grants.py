@@ -14,15 +14,15 @@ from agent_orchestrator.ports import Transaction, View
 _NAME: Final = specs(CreateToken)["principal"].limits
 
 
-async def get(core: Core, who: Principal, command: GetAccess) -> AccessReply:
-    def look(view: View) -> AccessReply:
-        session_for(view, who, Action.SHARE, command.session_id)
+async def get(core: Core, caller: Principal, command: GetAccess) -> AccessReply:
+    def query(view: View) -> AccessReply:
+        session_for(view, caller, Action.SHARE, command.session_id)
         return AccessReply(tuple(view.grants(command.session_id)))
 
-    return await core.store.read(look)
+    return await core.store.read(query)
 
 
-async def set_(core: Core, who: Principal, command: SetAccess) -> Change[AccessReply]:
+async def set_(core: Core, caller: Principal, command: SetAccess) -> Change[AccessReply]:
     del core
     names: set[str] = set()
     for place, name in enumerate(grant.principal for grant in command.grants):
@@ -31,7 +31,7 @@ async def set_(core: Core, who: Principal, command: SetAccess) -> Change[AccessR
         names.add(name)
 
     def change(tx: Transaction) -> AccessReply:
-        session = session_for(tx, who, Action.SHARE, command.session_id)
+        session = session_for(tx, caller, Action.SHARE, command.session_id)
         for place, grant in enumerate(command.grants):
             if grant.principal == session.owner and grant.role != "owner":
                 problem = f"{session.owner} owns the session"

@@ -16,11 +16,11 @@ from agent_orchestrator.engine.core import QUEUE_RETRY_S
 from agent_orchestrator.operations import ImageUpload
 from agent_orchestrator.ports import Transaction, View
 
-MAX_KEPT: Final = 256 * 2**20
+MAX_STORED: Final = 256 * 2**20
 """Bytes of the images of all runs that have not ended."""
 
 
-async def received(uploads: Sequence[ImageUpload | bytes]) -> tuple[ImageContent, ...]:
+async def decode_uploads(uploads: Sequence[ImageUpload | bytes]) -> tuple[ImageContent, ...]:
     """Return the images that a command gives.
 
     :raises InvalidRequest: naming an entry that is no image, or ``images`` if they are too large.
@@ -51,26 +51,26 @@ def _decoded(uploads: Sequence[ImageUpload | bytes]) -> tuple[ImageContent, ...]
     return tuple(images)
 
 
-def keep(tx: Transaction, message: Message, images: Sequence[ImageContent]) -> None:
+def store_images(tx: Transaction, message: Message, images: Sequence[ImageContent]) -> None:
     """Keep the bytes of a message's images.
 
     :raises Unavailable: if those that wait already leave no room.
     """
     for content in images:
-        tx.keep_image(message.id, content.image.digest, content.data)
-    if images and tx.image_space() > MAX_KEPT:
+        tx.add_image(message.id, content.image.digest, content.data)
+    if images and tx.image_space() > MAX_STORED:
         raise Unavailable(
-            f"the images of runs that have not ended take more than {MAX_KEPT:,} bytes",
-            {"max_bytes": MAX_KEPT},
+            f"the images of runs that have not ended take more than {MAX_STORED:,} bytes",
+            {"max_bytes": MAX_STORED},
             retry_after_s=QUEUE_RETRY_S,
         )
 
 
-def forget(tx: Transaction, messages: Iterable[Message]) -> None:
+def delete_images(tx: Transaction, messages: Iterable[Message]) -> None:
     """Forget the bytes of the images of messages whose run has ended."""
     for message in messages:
         if message.images:
-            tx.drop_images(message.id)
+            tx.remove_images(message.id)
 
 
 def contents(view: View, messages: Iterable[Message]) -> tuple[ImageContent, ...]:

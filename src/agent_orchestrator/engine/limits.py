@@ -26,13 +26,13 @@ _NAMES: Final = {
 }
 
 
-def narrowed(core: Core, command: SessionLimits, parent: Session | None) -> Limits:
+def session_limits(core: Core, command: SessionLimits, parent: Session | None) -> Limits:
     """Return the limits of a new session: those asked for, else its parent's.
 
     :raises InvalidRequest: naming each that is larger than what holds without it: refused, as an
         agent that believes its child may spawn more would plan on it.
     """
-    most = core.config.limits if parent is None else _below(core, parent)
+    most = core.config.limits if parent is None else _child_limits(core, parent)
     inherited: Limits = dict.fromkeys(_NAMES)
     if parent is not None:
         inherited = {name: getattr(parent, name) for name in _NAMES}
@@ -52,47 +52,47 @@ def narrowed(core: Core, command: SessionLimits, parent: Session | None) -> Limi
     return inherited
 
 
-def check_depth(core: Core, who: Principal, parent: Session) -> None:
+def require_depth(core: Core, caller: Principal, parent: Session) -> None:
     """Do nothing, or refuse a child of this session, however few there are.
 
     :raises Forbidden: naming the limit, if an agent asks: its token reaches no deeper.
     :raises Conflict: naming the limit, if somebody else does.
     """
-    if _of(core, parent).depth >= 1:
+    if _limits_of(core, parent).depth >= 1:
         return
     most = core.config.limits.depth if parent.max_depth is None else 0
     whose = "" if parent.max_depth is None else f" below session {parent.id}"
-    kind = Conflict if who.run is None else Forbidden
-    raise _reached("depth", most, f"generations of children{whose}", kind)
+    kind = Conflict if caller.run is None else Forbidden
+    raise _limit_reached("depth", most, f"generations of children{whose}", kind)
 
 
-def check_counts(core: Core, tx: Transaction, parent: Session, run_id: str | None) -> None:
+def require_child_counts(core: Core, tx: Transaction, parent: Session, run_id: str | None) -> None:
     """Do nothing, or refuse another child at work.
 
     :param run_id: the run of the parent whose child it is, if any.
     :raises Conflict: naming the limit that is reached.
     """
-    limits = _of(core, parent)
+    limits = _limits_of(core, parent)
     if tx.live_children(parent.id, run_id) >= limits.children:
-        raise _reached("children", limits.children, "children of one run may be at work")
+        raise _limit_reached("children", limits.children, "children of one run may be at work")
     for session_id, most in _counted(core, tx, parent):
         if tx.live_descendants(session_id) >= most:
-            raise _reached("descendants", most, f"sessions below {session_id} may be at work")
+            raise _limit_reached("descendants", most, f"sessions below {session_id} may be at work")
 
 
-def _of(core: Core, session: Session) -> TreeLimits:
+def _limits_of(core: Core, session: Session) -> TreeLimits:
     """Return what holds for the children of a session."""
     limits = core.config.limits
     return TreeLimits(
-        depth=_least(max(0, limits.depth - session.depth), session.max_depth),
-        children=_least(limits.children, session.max_children),
-        descendants=_least(limits.descendants, session.max_descendants),
+        depth=_minimum(max(0, limits.depth - session.depth), session.max_depth),
+        children=_minimum(limits.children, session.max_children),
+        descendants=_minimum(limits.descendants, session.max_descendants),
     )
 
 
-def _below(core: Core, parent: Session) -> TreeLimits:
+def _child_limits(core: Core, parent: Session) -> TreeLimits:
     """Return what holds for the children of a session's child that sets no limits of its own."""
-    limits = _of(core, parent)
+    limits = _limits_of(core, parent)
     return TreeLimits(max(0, limits.depth - 1), limits.children, limits.descendants)
 
 
@@ -112,11 +112,11 @@ def _counted(core: Core, tx: Transaction, parent: Session) -> Iterator[tuple[str
     yield parent.root_session_id, most
 
 
-def _least(most: int, own: int | None) -> int:
+def _minimum(most: int, own: int | None) -> int:
     return most if own is None else min(most, own)
 
 
-def _reached(
+def _limit_reached(
     name: str, most: int, what: str, kind: type[OrchestratorError] = Conflict
 ) -> OrchestratorError:
     return kind(f"no further child: at most {most} {what}", {"limit": name, "most": most})

@@ -11,9 +11,9 @@ from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Chosen, Message, Run, Session, Source
 from agent_orchestrator.engine import queueing, run_changes, transitions
 from agent_orchestrator.engine.access import session_for
-from agent_orchestrator.engine.confinement import Confinement, check_asked, check_kept
-from agent_orchestrator.engine.core import MAX_LOOK, QUEUE_RETRY_S, Change, Core
-from agent_orchestrator.engine.images import keep, received
+from agent_orchestrator.engine.confinement import Confinement, require_permitted, require_supported
+from agent_orchestrator.engine.core import MAX_READ_ROWS, QUEUE_RETRY_S, Change, Core
+from agent_orchestrator.engine.images import decode_uploads, store_images
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.engine.prompts import limit_of
 from agent_orchestrator.engine.turn_options import (
@@ -21,9 +21,9 @@ from agent_orchestrator.engine.turn_options import (
     NOTHING_CHOSEN,
     TurnOptions,
     check_options,
-    chosen_for,
-    completed,
-    is_within,
+    chosen_options,
+    is_at_most,
+    with_inherited,
 )
 from agent_orchestrator.operations import (
     ListMessages,
@@ -35,21 +35,21 @@ from agent_orchestrator.operations import (
 from agent_orchestrator.ports import Transaction, View
 
 
-async def send(core: Core, who: Principal, command: SendMessage) -> Change[MessageReply]:
-    core.accept_work()
-    check_asked(core, who, command)
+async def send(core: Core, caller: Principal, command: SendMessage) -> Change[MessageReply]:
+    core.require_accepting()
+    require_permitted(core, caller, command)
     asked = Confinement.of(command)
     if command.provider is not None:
         core.known_provider(command.provider)
-    options = TurnOptions.of(command, await received(command.images))
+    options = TurnOptions.of(command, await decode_uploads(command.images))
     if command.role != "user" and options.given:
         raise InvalidRequest.of(dict.fromkeys(sorted(options.given), "goes with the role user"))
 
     def change(tx: Transaction) -> MessageReply:
-        session = open_session(tx, who, Action.CONVERSE, command.session_id)
-        source = Source("client", principal=who.id)
+        session = open_session(tx, caller, Action.CONVERSE, command.session_id)
+        source = Source("client", principal=caller.id)
         if command.role != "user":
-            return MessageReply(_record(core, tx, session, source, command), None)
+            return MessageReply(_add_message(core, tx, session, source, command), None)
         return deliver(
             core,
             tx,
@@ -92,15 +92,15 @@ def deliver(
     """
     whole = options
     if above != NOTHING_CHOSEN:
-        whole = completed(core, core.provider_for(session, provider), options, above)
+        whole = with_inherited(core, core.provider_for(session, provider), options, above)
     active = None if busy == "queue" else tx.active_run(session.id)
     if (
         active is not None
         and busy == "steer"
-        and _steers(tx, active, provider, asked, options)
-        and is_within(active, above)
+        and _can_steer(tx, active, provider, asked, options)
+        and is_at_most(active, above)
     ):
-        check_length(core, active.provider, text, field)
+        require_length(core, active.provider, text, field)
         own_run_id = core.config.ids("run")
         message = user_message(core, session, source, text, active.id, own_run_id=own_run_id)
         tx.add_message(message)
@@ -123,7 +123,7 @@ def deliver(
         session,
         message,
         provider,
-        interrupts=is_next,
+        priority=is_next,
         asked=asked,
         options=whole,
         above=above,
@@ -132,31 +132,31 @@ def deliver(
     return MessageReply(message, run)
 
 
-async def list_(core: Core, who: Principal, command: ListMessages) -> MessagePage:
-    def look(view: View) -> MessagePage:
-        session_for(view, who, Action.READ, command.session_id)
+async def list_(core: Core, caller: Principal, command: ListMessages) -> MessagePage:
+    def query(view: View) -> MessagePage:
+        session_for(view, caller, Action.READ, command.session_id)
 
         def messages(after: str | None, limit: int) -> list[Message]:
             return view.messages(command.session_id, after=after, limit=limit, size=PAGE_SIZE)
 
         return MessagePage(*page(messages, command.cursor, command.limit))
 
-    return await core.store.read(look)
+    return await core.store.read(query)
 
 
-def open_session(tx: Transaction, who: Principal, action: Action, session_id: str) -> Session:
+def open_session(tx: Transaction, caller: Principal, action: Action, session_id: str) -> Session:
     """Return a session that takes messages, and that the caller may do this with.
 
     :raises NotFound: if the caller may not know of it.
     :raises Forbidden: if it may only see it.
     :raises SessionClosed: if it is closed.
     """
-    session = session_for(tx, who, action, session_id)
-    check_open(session)
+    session = session_for(tx, caller, action, session_id)
+    require_open(session)
     return session
 
 
-def check_open(session: Session) -> None:
+def require_open(session: Session) -> None:
     """Do nothing, or refuse.
 
     :raises SessionClosed: if the session takes no messages.
@@ -172,7 +172,7 @@ def queue_run(
     message: Message,
     provider: str | None,
     *,
-    interrupts: bool = False,
+    priority: bool = False,
     asked: Confinement = Confinement(),  # noqa: B008 - it never changes
     options: TurnOptions = NO_OPTIONS,
     above: Chosen = NOTHING_CHOSEN,
@@ -190,11 +190,11 @@ def queue_run(
     """
     assert message.run_id is not None
     provider = core.provider_for(session, provider)
-    check_length(core, provider, message.text, field)
-    if wanted := asked.over(Confinement.of(session)):
-        check_kept(core, provider, wanted)
+    require_length(core, provider, message.text, field)
+    if wanted := asked.or_else(Confinement.of(session)):
+        require_supported(core, provider, wanted)
     check_options(core, provider, options)
-    check_room(core, tx, provider)
+    require_queue_room(core, tx, provider)
     run = queueing.enqueue(
         tx,
         session,
@@ -203,18 +203,18 @@ def queue_run(
         provider=provider,
         model=options.model or core.model_of(session, provider),
         at=message.created_at,
-        interrupts=interrupts,
+        priority=priority,
         approval_policy=asked.approval_policy,
         sandbox=asked.sandbox,
         effort=options.effort,
         output_schema=options.output_schema,
-        chosen=chosen_for(session, provider, options, above),
+        chosen=chosen_options(session, provider, options, above),
     )
-    keep(tx, message, options.images)
+    store_images(tx, message, options.images)
     return run
 
 
-def check_length(core: Core, provider: str, text: str, field: str) -> None:
+def require_length(core: Core, provider: str, text: str, field: str) -> None:
     """Do nothing, or refuse a text that no agent of the provider could be given.
 
     :raises InvalidRequest: naming the field.
@@ -223,7 +223,7 @@ def check_length(core: Core, provider: str, text: str, field: str) -> None:
         raise InvalidRequest.of({field: f"is too long for the provider {provider!r}: {excess}"})
 
 
-def check_room(core: Core, tx: Transaction, provider: str) -> None:
+def require_queue_room(core: Core, tx: Transaction, provider: str) -> None:
     """Do nothing, or refuse another run.
 
     :raises Unavailable: if the queue is full; manual runs wait for nobody's worker.
@@ -261,13 +261,13 @@ def user_message(
         run_id=run_id,
         delivery="queued",
         created_at=core.now(),
-        steers=own_run_id is not None,
+        is_steering=own_run_id is not None,
         own_run_id=own_run_id,
         images=tuple(content.image for content in images),
     )
 
 
-def _record(
+def _add_message(
     core: Core, tx: Transaction, session: Session, source: Source, command: SendMessage
 ) -> Message:
     note = user_message(core, session, source, command.text, "")
@@ -278,7 +278,7 @@ def _record(
     return message
 
 
-def _steers(
+def _can_steer(
     tx: Transaction, run: Run, provider: str | None, asked: Confinement, options: TurnOptions
 ) -> bool:
     """Return whether the running agent takes the message.
@@ -291,8 +291,8 @@ def _steers(
         run.status is RunStatus.RUNNING
         and run.cancel_requested_at is None
         and provider in (None, run.provider)
-        and asked.over(Confinement.of(run)) == Confinement.of(run)
-        and options.fit(run)
+        and asked.or_else(Confinement.of(run)) == Confinement.of(run)
+        and options.fits(run)
         and attempt is not None
         and attempt.steerable
     )
@@ -302,7 +302,7 @@ def _interrupt(core: Core, tx: Transaction, session: Session) -> None:
     """Cancel the run that is under way, also one that is queued to go on, and what was to run in
     its place by an earlier interrupt.
     """
-    waiting = [run for run in _queued(tx, session) if run.interrupts and run.attempt == 1]
+    waiting = [run for run in _queued(tx, session) if run.priority and run.attempt == 1]
     for run in [*transitions.started_runs(tx, session), *waiting]:
         transitions.request_cancel(
             core, tx, run, reason="interrupted by a newer message", cascade=True
@@ -310,4 +310,4 @@ def _interrupt(core: Core, tx: Transaction, session: Session) -> None:
 
 
 def _queued(tx: Transaction, session: Session) -> list[Run]:
-    return tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK)
+    return tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_READ_ROWS)

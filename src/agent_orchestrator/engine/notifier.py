@@ -1,6 +1,6 @@
-"""Notifications of changes. They carry no data: a task that is woken reads the store.
+"""Wake tasks that wait for a change. A notification carries no data: whoever gets it reads the store.
 
-Subscribe, read, then wait. A commit after the read notifies a waiter that is already subscribed, so no
+Subscribe, read, then wait. A commit after the read notifies a waiter that exists already, so no
 change is missed.
 """
 

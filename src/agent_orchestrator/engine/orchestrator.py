@@ -15,11 +15,11 @@ from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.ids import SortableIds
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.engine import audit, feed, recovery, requests, retention, tokens
-from agent_orchestrator.engine.access import holder, remaining
-from agent_orchestrator.engine.calls import carry_out
+from agent_orchestrator.engine.access import holder, seconds_left
+from agent_orchestrator.engine.calls import dispatch
 from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.engine.pool import Pool
+from agent_orchestrator.engine.worker_pool import WorkerPool
 from agent_orchestrator.operations import Operation, StreamRequest
 from agent_orchestrator.ports import Reply, Runner, Store, Subscription
 
@@ -61,9 +61,9 @@ class Orchestrator:
             instance=config.ids("dmn"),
             started_at=config.clock(),
         )
-        self.pool = Pool(self.core)
+        self.pool = WorkerPool(self.core)
         self.core.workers = self.pool
-        self.drained: DrainReport | None = None
+        self.is_drained: DrainReport | None = None
         """What the drain came to, once there was one."""
         self._stack = AsyncExitStack()
         self._has_tokens = False
@@ -72,7 +72,7 @@ class Orchestrator:
         async with AsyncExitStack() as stack:
             stack.enter_context(self.core.store.listen(self.core.notifier.notify))
             stack.enter_context(self.core.store.listen(self._note))
-            for runner in _distinct(self.core.config.providers.values()):
+            for runner in _distinct_runners(self.core.config.providers.values()):
                 if isinstance(runner, AbstractAsyncContextManager):
                     await stack.enter_async_context(runner)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
@@ -80,10 +80,10 @@ class Orchestrator:
                 ids.follow(await self.core.store.read(lambda view: view.newest_ids()))
             # After listening, so that none is missed that is made meanwhile.
             self._has_tokens |= await self.core.store.read(lambda view: bool(view.tokens(limit=1)))
-            await self._recover()
-            self._tasks.start_soon(self.pool.work, self._tasks)
-            self._tasks.start_soon(requests.keep_times, self.core)
-            self._tasks.start_soon(retention.keep, self.core)
+            await self._recover_lost_runs()
+            self._tasks.start_soon(self.pool.serve, self._tasks)
+            self._tasks.start_soon(requests.watch_deadlines, self.core)
+            self._tasks.start_soon(retention.delete_expired, self.core)
             self._stack = stack.pop_all()
         return self
 
@@ -115,10 +115,10 @@ class Orchestrator:
         found, ended = await self.core.store.read(lambda view: holder(view, token_hash))
         if ended is not None:
             over = Forbidden("the attempt this token was for is over")
-            await audit.refused(self.core, ended, "authenticate", ended.id, over)
+            await audit.record_refusal(self.core, ended, "authenticate", ended.id, over)
             raise over
         if found is not None:
-            remaining(self.core, found)
+            seconds_left(self.core, found)
         return found
 
     def has_tokens(self) -> bool:
@@ -130,7 +130,7 @@ class Orchestrator:
 
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
         """Carry out one operation for the local principal."""
-        return await carry_out(self.core, LOCAL, operation, request)
+        return await dispatch(self.core, LOCAL, operation, request)
 
     def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
         """Open a stream for the local principal."""
@@ -144,29 +144,29 @@ class Orchestrator:
             give them longer; then they are killed.
         """
         self.core.draining = True
-        self.core.patience.end_at(anyio.current_time() + grace_s + stop_s)
-        await self.pool.stop_taking()
-        under_way = tuple(self.pool.live.values())
-        for live in under_way:
-            if live.request_id is not None:
-                live.park(self.core.now())  # an answer may take longer
+        self.core.stop_deadline.move_to(anyio.current_time() + grace_s + stop_s)
+        await self.pool.stop_starting()
+        under_way = tuple(self.pool.running.values())
+        for running in under_way:
+            if running.request_id is not None:
+                running.park(self.core.now())  # an answer may take longer
         with anyio.move_on_after(grace_s):
-            await self.pool.idle()
+            await self.pool.wait_idle()
         stopped = self.pool.release("the daemon is shutting down")
-        await self.pool.idle()
-        ended = {live.run.id: live.final_status for live in (*under_way, *stopped)}
+        await self.pool.wait_idle()
+        ended = {running.run.id: running.final_status for running in (*under_way, *stopped)}
         released = tuple(run_id for run_id, end in ended.items() if end is RunStatus.QUEUED)
         parked = tuple(run_id for run_id, end in ended.items() if end is RunStatus.WAITING)
         report = DrainReport(len(ended) - len(released) - len(parked), released, parked)
         # The last drain, on leaving, finds nothing to do where there was one before.
-        self.drained = self.drained or report
+        self.is_drained = self.is_drained or report
         return report
 
-    def hurry(self) -> None:
+    def force_stop(self) -> None:
         """Kill agents that are being stopped, now and from now on, without asking them first."""
-        self.core.patience.end_at(anyio.current_time())
+        self.core.stop_deadline.move_to(anyio.current_time())
 
-    async def _recover(self) -> None:
+    async def _recover_lost_runs(self) -> None:
         """Take up what a lost engine was executing; what takes long goes on beside."""
         done = anyio.Event()
         self._tasks.start_soon(recovery.recover, self.core, done)
@@ -174,7 +174,7 @@ class Orchestrator:
             await done.wait()
 
 
-def _distinct(providers: Iterable[ProviderConfig]) -> list[Runner]:
+def _distinct_runners(providers: Iterable[ProviderConfig]) -> list[Runner]:
     """Return each runner once: two providers may share one."""
     runners: dict[int, Runner] = {id(provider.runner): provider.runner for provider in providers}
     return list(runners.values())
@@ -188,7 +188,7 @@ class Caller:
     principal: Principal
 
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
-        return await carry_out(self.core, self.principal, operation, request)
+        return await dispatch(self.core, self.principal, operation, request)
 
     def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
         return feed.subscribe(self.core, self.principal, request)

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def page(
-    look: Callable[[str | None, int], Sequence[T]],
+    query: Callable[[str | None, int], Sequence[T]],
     after: str | None,
     limit: int,
     *,
@@ -24,14 +24,14 @@ def page(
 ) -> tuple[tuple[T, ...], str | None]:
     """Return a page, and the cursor of the next one where there is more.
 
-    :param look: returns what comes after a cursor, at most so many and so large.
+    :param query: returns what comes after a cursor, at most so many and so large.
     :param cursor_of: returns the cursor after an item.
     """
-    found = look(after, limit + 1)
+    found = query(after, limit + 1)
     items = tuple(found[:limit])
     if not items:
         return (), None
     # Where there are too few for the limit, the page may have ended for its size.
     last = cursor_of(items[-1])
-    more = len(found) > limit or bool(look(last, 1))
+    more = len(found) > limit or bool(query(last, 1))
     return items, last if more else None

@@ -19,7 +19,7 @@ STORE_RETRY_S = (0.1, 0.5, 2.0, 5.0)
 """Pauses between tries of a write the store cannot take now; the last one repeats."""
 
 
-async def persistently(
+async def transact_with_retry(
     core: Core,
     change: Callable[[Transaction], T],
     *,
@@ -53,11 +53,11 @@ async def persistently(
     raise AssertionError("pauses never end")
 
 
-async def looked(core: Core, look: Callable[[View], T]) -> T:
+async def read_with_retry(core: Core, query: Callable[[View], T]) -> T:
     """Look, again and again while the store cannot be read."""
     for pause in itertools.chain(STORE_RETRY_S, itertools.repeat(STORE_RETRY_S[-1])):
         try:
-            return await core.store.read(look)
+            return await core.store.read(query)
         except Unavailable as error:
             logger.warning("the store cannot be read now, trying again: %s", error)
             await anyio.sleep(pause)

@@ -10,12 +10,12 @@ from agent_orchestrator.ports import InputLimit, capabilities_of
 
 NO_LIMIT: Final = InputLimit()
 
-_BETWEEN: Final = "\n\n"
+_SEPARATOR: Final = "\n\n"
 
 
-def joined(messages: Sequence[Message]) -> str:
+def join_messages(messages: Sequence[Message]) -> str:
     """Return the messages as one prompt."""
-    return _BETWEEN.join(message.text for message in messages)
+    return _SEPARATOR.join(message.text for message in messages)
 
 
 def limit_of(core: Core, provider: str) -> InputLimit:
@@ -26,13 +26,13 @@ def limit_of(core: Core, provider: str) -> InputLimit:
     return capabilities_of(config.runner).max_input
 
 
-def fitting(messages: Sequence[Message], limit: InputLimit) -> int:
+def count_fitting(messages: Sequence[Message], limit: InputLimit) -> int:
     """Return how many of the messages, from the first on, an agent takes together: at least one."""
-    characters = size = -len(_BETWEEN)
+    characters = size = -len(_SEPARATOR)
     for count, message in enumerate(messages):
-        characters += len(_BETWEEN) + len(message.text)
+        characters += len(_SEPARATOR) + len(message.text)
         if limit.size is not None:
-            size += len(_BETWEEN) + len(message.text.encode("utf-8", "replace"))
+            size += len(_SEPARATOR) + len(message.text.encode("utf-8", "replace"))
         is_over = (limit.characters is not None and characters > limit.characters) or (
             limit.size is not None and size > limit.size
         )
@@ -41,11 +41,11 @@ def fitting(messages: Sequence[Message], limit: InputLimit) -> int:
     return len(messages)
 
 
-def cut(text: str, limit: InputLimit, note: str) -> str:
+def cut_to_limit(text: str, limit: InputLimit, note: str) -> str:
     """Return a text, or as much of it as the limit holds together with a note at its end."""
     if limit.excess(text) is None:
         return text
-    end = f"{_BETWEEN}[{note}]"
+    end = f"{_SEPARATOR}[{note}]"
     if limit.characters is not None:
         text = text[: max(0, limit.characters - len(end))]
     if limit.size is not None:
@@ -57,5 +57,5 @@ def cut(text: str, limit: InputLimit, note: str) -> str:
 def fit_prompt(core: Core, provider: str, text: str, where: str) -> str:
     """Return a text as long as a message may be, and as an agent of the provider takes it."""
     note = f"cut here; {where}"
-    text = cut(text, InputLimit(characters=MAX_TEXT), note)
-    return cut(text, limit_of(core, provider), note)
+    text = cut_to_limit(text, InputLimit(characters=MAX_TEXT), note)
+    return cut_to_limit(text, limit_of(core, provider), note)

@@ -16,7 +16,7 @@ from agent_orchestrator.domain.model import (
     Session,
     Source,
 )
-from agent_orchestrator.engine.core import MAX_LOOK, Core
+from agent_orchestrator.engine.core import MAX_READ_ROWS, Core
 from agent_orchestrator.engine.paging import BATCH_SIZE
 from agent_orchestrator.engine.prompts import fit_prompt
 from agent_orchestrator.engine.run_changes import (
@@ -53,7 +53,7 @@ def _set_waiting(core: Core, tx: Transaction, run: Run, request: Request) -> Non
 
 def blocking_requests(tx: Transaction, run: Run) -> list[Request]:
     """Return the open requests the run cannot go on without, the oldest first."""
-    pending = tx.requests(run_id=run.id, status="pending", limit=MAX_LOOK)
+    pending = tx.requests(run_id=run.id, status="pending", limit=MAX_READ_ROWS)
     return [request for request in pending if request.wait]
 
 
@@ -160,8 +160,8 @@ def undelivered_answer(
     if said_at <= stopped_at:
         return None
     # It said something while it was being stopped; whether also before, its last events tell.
-    after = max(0, session_of(tx, run).last_seq - MAX_LOOK)
-    while recent := tx.events(run.session_id, after=after, limit=MAX_LOOK, size=BATCH_SIZE):
+    after = max(0, session_of(tx, run).last_seq - MAX_READ_ROWS)
+    while recent := tx.events(run.session_id, after=after, limit=MAX_READ_ROWS, size=BATCH_SIZE):
         if any(
             (event.run_id, event.attempt) == (run.id, run.attempt)
             and event.event_type in AGENT_EVENTS
@@ -191,14 +191,14 @@ def has_active_agent(tx: View, session: Session) -> bool:
 
 def escalate(core: Core, tx: Transaction, request: Request) -> None:
     """Call on people to answer a request that its parent's agent has not answered."""
-    asked: Request = evolve(request, audience="people", people_at=core.now())
+    asked: Request = evolve(request, audience="human", human_at=core.now())
     tx.put_request(asked)
     log_request(core, tx, asked, EventType.REQUEST_UPDATED)
 
 
 def escalate_open_requests(core: Core, tx: Transaction, session: Session) -> None:
     """Put what a session's agent was asked to people, if that agent is there no more."""
-    while (asked := tx.parent_requests(session.id, limit=MAX_LOOK)) and not has_active_agent(
+    while (asked := tx.parent_requests(session.id, limit=MAX_READ_ROWS)) and not has_active_agent(
         tx, session
     ):
         for request in asked:

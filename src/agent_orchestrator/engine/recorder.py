@@ -9,7 +9,7 @@ import anyio.lowlevel
 from agent_orchestrator.domain.model import Run
 from agent_orchestrator.engine import run_changes
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.engine.persistence import persistently
+from agent_orchestrator.engine.persistence import transact_with_retry
 from agent_orchestrator.ports import Draft, Transaction
 from agent_orchestrator.wire.encoded import Encoded
 
@@ -22,11 +22,11 @@ MAX_PENDING = 2_000
 MAX_PENDING_SIZE = 16 * 2**20
 """Characters of events likewise."""
 
-LINGER_S = 0.05
+GROUP_DELAY_S = 0.05
 """Seconds a write waits for others to be committed with, where nobody waits for it: an agent says most
 of what it says in one go, the last of it right before its end, whose commit then takes it along."""
 
-UNHURRIED_S = 0.5
+IDLE_DELAY_S = 0.5
 """Seconds likewise for what only a person looks up: a commit of its own would cost an agent that is just
 starting several milliseconds of the processor and the disk."""
 
@@ -67,21 +67,21 @@ class Recorder:
         """How many writes are committed."""
         self.asking: str | None = None
         """The request whose answer the agent has not got yet."""
-        self.told: set[str] = set()
+        self.is_reported: set[str] = set()
         """The requests whose answers it has got."""
-        self.abandoned: list[str] = []
+        self.withdrawn: list[str] = []
         """The requests it has given up, or that were stopped together with it."""
-        self.heard_at = anyio.current_time()
+        self.last_activity_at = anyio.current_time()
         """When the agent last said something, by :func:`anyio.current_time`."""
 
-    async def put(self, write: Draft | Write, *, within_s: float = LINGER_S) -> None:
+    async def put(self, write: Draft | Write, *, within_s: float = GROUP_DELAY_S) -> None:
         """Put a write behind all before it; waits only while too many are under way.
 
         :param within_s: seconds it may wait for others to be committed with.
         """
         self._pending.append(write)
         self._size += _size([write])
-        self._hurry(within_s)
+        self._schedule(within_s)
         if len(self._pending) >= MAX_PENDING or self._size >= MAX_PENDING_SIZE:
             await self.settle()
         else:
@@ -93,20 +93,20 @@ class Recorder:
         # Not what comes after: an agent may go on saying something all the time.
         goal = self._written + len(self._pending)
         while self._written < goal and not self._closed:
-            self._hurry(0)
+            self._schedule(0)
             await self._settled.wait()
         if self._closed:
             # Cancelled, where the run has moved on: nothing may be done for what is not recorded.
             await anyio.lowlevel.checkpoint()
 
-    def _hurry(self, within_s: float) -> None:
+    def _schedule(self, within_s: float) -> None:
         """Have what is put committed in so many seconds, if not before."""
         due = anyio.current_time() + within_s
         if due < self._due:
             self._due = due
             self._work.set()
 
-    async def _called(self) -> None:
+    async def _wait_due(self) -> None:
         """Wait until something is due."""
         while not self._closed:
             self._work = anyio.Event()
@@ -122,10 +122,13 @@ class Recorder:
         """
         try:
             while not self._closed:
-                await self._called()
+                await self._wait_due()
                 while self._pending and not self._closed:
                     batch = self._next_batch()
-                    await persistently(self._core, lambda tx, batch=batch: self._commit(tx, batch))  # type: ignore[misc]
+                    await transact_with_retry(
+                        self._core,
+                        lambda tx, batch=batch: self._commit(tx, batch),  # type: ignore[misc]
+                    )
                     del self._pending[: len(batch)]
                     self._written += len(batch)
                     self._size -= _size(batch)

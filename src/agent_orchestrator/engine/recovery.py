@@ -27,17 +27,17 @@ from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, Signal
 from agent_orchestrator.domain.model import Attempt, Message, Run, RunError, Source
 from agent_orchestrator.engine import questions, run_changes, steering, transitions
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.engine.persistence import looked, persistently
+from agent_orchestrator.engine.persistence import read_with_retry, transact_with_retry
 from agent_orchestrator.host import Remains
 from agent_orchestrator.operations import Problem
 from agent_orchestrator.ports import Transaction, View, capabilities_of
 
 logger = logging.getLogger("agent_orchestrator.recovery")
 
-LOST: Final = "worker_lost"
+LOST_OUTCOME: Final = "worker_lost"
 """The outcome of an attempt whose engine was lost."""
 
-PARKING: Final = "parking"
+PARKED_OUTCOME: Final = "parking"
 """The outcome, for now, of an attempt whose agent is being stopped while it waits."""
 
 BATCH: Final = 50
@@ -50,7 +50,7 @@ LONGEST_RETRY_S: Final = 60.0
 
 Action = Literal["canceled", "parked", "queued", "resumed", "failed"]
 
-_NOTE: Final = (
+_RECOVERY_NOTE: Final = (
     "{cause} while you were working on this, and you with it. This is the same conversation, "
     "continued. A command that was running has been ended. Look at what is already done before you "
     "do it again, then finish."
@@ -58,7 +58,7 @@ _NOTE: Final = (
 
 
 @frozen
-class _Verdict:
+class _Decision:
     action: Action
     reason: str
 
@@ -77,7 +77,7 @@ async def recover(core: Core, done: anyio.Event) -> None:
             left = await _try(core)
         except Exception as error:
             logger.exception("runs of a lost daemon could not be looked for")
-            left = _Left(failure=error)
+            left = _Remaining(failure=error)
         core.recovery_problem = left.problem
         done.set()
         if left.problem is None:
@@ -89,7 +89,7 @@ async def recover(core: Core, done: anyio.Event) -> None:
 
 
 @frozen
-class _Left:
+class _Remaining:
     """What one try has left.
 
     :param alive: runs whose processes are not known to be gone.
@@ -116,9 +116,9 @@ class _Left:
         return Problem("recovery_pending", f"runs of a lost daemon: {'; '.join(parts)}")
 
 
-async def _try(core: Core) -> _Left:
-    lost = await looked(core, lambda view: _lost(view, core.instance))
-    remains = await _end(core, [attempt for _, attempt in lost])
+async def _try(core: Core) -> _Remaining:
+    lost = await read_with_retry(core, lambda view: _lost_attempts(view, core.instance))
+    remains = await _reap(core, [attempt for _, attempt in lost])
     gone = [
         (run, found) for (run, _), found in zip(lost, remains, strict=True) if found.state == "gone"
     ]
@@ -127,25 +127,27 @@ async def _try(core: Core) -> _Left:
     for start in range(0, len(gone), BATCH):
         batch = gone[start : start + BATCH]
         try:
-            await persistently(core, partial(_take_up, core, batch), reserve=True)
+            await transact_with_retry(core, partial(_recover_batch, core, batch), reserve=True)
         except Exception:
             logger.exception("runs of a lost daemon could not be taken up together")
             # One that cannot be must not keep back the others.
             for one in batch:
                 try:
-                    await persistently(core, partial(_take_up, core, [one]), reserve=True)
+                    await transact_with_retry(
+                        core, partial(_recover_batch, core, [one]), reserve=True
+                    )
                 except Exception as error:
                     logger.exception("run %s of a lost daemon could not be taken up", one[0].id)
                     failed, failure = failed + 1, error
     reasons = {found.reason for found in remains if found.reason}
-    return _Left(len(lost) - len(gone), tuple(sorted(reasons)), failed, failure)
+    return _Remaining(len(lost) - len(gone), tuple(sorted(reasons)), failed, failure)
 
 
-def _lost(view: View, instance: str) -> list[tuple[Run, Attempt | None]]:
+def _lost_attempts(view: View, instance: str) -> list[tuple[Run, Attempt | None]]:
     return [(run, run_changes.current_attempt(view, run)) for run in view.lost_runs(instance)]
 
 
-async def _end(core: Core, attempts: Sequence[Attempt | None]) -> Sequence[Remains]:
+async def _reap(core: Core, attempts: Sequence[Attempt | None]) -> Sequence[Remains]:
     """End what is left of these attempts. A run without an attempt never had a process."""
     host = core.config.host
     ours = [one for one in attempts if one is not None and one.host in (None, host.id)]
@@ -167,18 +169,18 @@ async def _end(core: Core, attempts: Sequence[Attempt | None]) -> Sequence[Remai
     return [remains_of(attempt) for attempt in attempts]
 
 
-def _take_up(core: Core, gone: Sequence[tuple[Run, Remains]], tx: Transaction) -> None:
+def _recover_batch(core: Core, gone: Sequence[tuple[Run, Remains]], tx: Transaction) -> None:
     for before, remains in gone:
         run = tx.run(before.id)
         if run is None or run.status not in ACTIVE or run.worker_id != before.worker_id:
             continue  # another engine was faster
-        _take_up_one(core, tx, run, remains)
+        _recover_run(core, tx, run, remains)
 
 
-def _take_up_one(core: Core, tx: Transaction, run: Run, remains: Remains) -> None:
+def _recover_run(core: Core, tx: Transaction, run: Run, remains: Remains) -> None:
     attempt = run_changes.current_attempt(tx, run)
     is_handed_over = attempt is not None and has_begun(tx, run, attempt)
-    verdict = _verdict(core, tx, run, is_handed_over=is_handed_over)
+    verdict = _decide(core, tx, run, is_handed_over=is_handed_over)
     data = {
         "attempt": run.attempt,
         "action": verdict.action,
@@ -191,57 +193,64 @@ def _take_up_one(core: Core, tx: Transaction, run: Run, remains: Remains) -> Non
     logger.warning("run %s: %s: %s", run.id, verdict.action, verdict.reason)
     match verdict.action:
         case "canceled":
-            transitions.finish(core, tx, run, transitions.AttemptEnd(Signal.CANCEL, outcome=LOST))
-        case "parked":
-            transitions.park(core, tx, run, outcome=LOST)
-        case "failed":
-            error = RunError(LOST, verdict.reason)
             transitions.finish(
-                core, tx, run, transitions.AttemptEnd(Signal.FAIL, error=error, outcome=LOST)
+                core, tx, run, transitions.AttemptEnd(Signal.CANCEL, outcome=LOST_OUTCOME)
+            )
+        case "parked":
+            transitions.park(core, tx, run, outcome=LOST_OUTCOME)
+        case "failed":
+            error = RunError(LOST_OUTCOME, verdict.reason)
+            transitions.finish(
+                core,
+                tx,
+                run,
+                transitions.AttemptEnd(Signal.FAIL, error=error, outcome=LOST_OUTCOME),
             )
         case "queued" | "resumed":
-            ending = transitions.AttemptEnd(Signal.RELEASE, reason=verdict.reason, outcome=LOST)
+            attempt_end = transitions.AttemptEnd(
+                Signal.RELEASE, reason=verdict.reason, outcome=LOST_OUTCOME
+            )
             untold = None
             if attempt is not None:
                 # What an agent says while it is stopped to be parked, it says without the answer.
-                until = attempt.started_at if attempt.outcome == PARKING else core.now()
+                until = attempt.started_at if attempt.outcome == PARKED_OUTCOME else core.now()
                 untold = questions.undelivered_answer(tx, run, (), until)
-            released = transitions.finish(core, tx, run, ending)
+            released = transitions.finish(core, tx, run, attempt_end)
             if verdict.action == "resumed" and attempt is not None:
-                owe_note(core, tx, released, attempt, "The program that runs you was lost")
+                queue_note(core, tx, released, attempt, "The program that runs you was lost")
             if untold is not None:
                 questions.queue_answer(core, tx, released, untold)
 
 
-def _verdict(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> _Verdict:
+def _decide(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> _Decision:
     if run.cancel_requested_at is not None:
-        return _Verdict("canceled", "its cancel had been asked for")
+        return _Decision("canceled", "its cancel had been asked for")
     if run.status is RunStatus.WAITING:
-        return _Verdict("parked", f"it waits for an answer to {run.waiting_on}")
+        return _Decision("parked", f"it waits for an answer to {run.waiting_on}")
     provider = core.config.providers.get(run.provider)
-    lost = 1 + sum(one.outcome == LOST for one in tx.attempts(run.id))
+    lost = 1 + sum(one.outcome == LOST_OUTCOME for one in tx.attempts(run.id))
     most = MAX_ATTEMPTS if provider is None else provider.max_attempts
     if lost >= most:
         times = "time" if lost == 1 else "times"
-        return _Verdict(
+        return _Decision(
             "failed", f"the daemon stopped {lost} {times} while this run was being executed"
         )
     if not is_handed_over:
-        return _Verdict("queued", "the daemon stopped before the agent was given the message")
+        return _Decision("queued", "the daemon stopped before the agent was given the message")
     stopped = "the daemon stopped while the agent was at work"
     if provider is not None and provider.on_crash == "fail":
-        return _Verdict("failed", f"{stopped}, and on_crash is fail")
+        return _Decision("failed", f"{stopped}, and on_crash is fail")
     if resumes(core, tx, run):
-        return _Verdict("resumed", f"{stopped}; it goes on with its conversation")
-    return _Verdict("failed", f"{stopped}, and it has no conversation to go on with")
+        return _Decision("resumed", f"{stopped}; it goes on with its conversation")
+    return _Decision("failed", f"{stopped}, and it has no conversation to go on with")
 
 
 def has_begun(view: View, run: Run, attempt: Attempt) -> bool:
     """Tell whether an attempt's agent was given the message, or did something all the same."""
-    return attempt.delivered_at is not None or _spoke_at(view, run, attempt) is not None
+    return attempt.delivered_at is not None or _last_activity_at(view, run, attempt) is not None
 
 
-def _spoke_at(view: View, run: Run, attempt: Attempt) -> datetime | None:
+def _last_activity_at(view: View, run: Run, attempt: Attempt) -> datetime | None:
     """Return when the agent of an attempt last showed that it was at work, if it did.
 
     By the attempt's number: it may have begun in the instant in which the one before said its last
@@ -262,7 +271,7 @@ def resumes(core: Core, view: View, run: Run | None) -> bool:
     )
 
 
-def owe_note(core: Core, tx: Transaction, released: Run, attempt: Attempt, cause: str) -> None:
+def queue_note(core: Core, tx: Transaction, released: Run, attempt: Attempt, cause: str) -> None:
     """Make a note of what happened the next message of a run that goes on with a conversation.
 
     Where the agent showed nothing of having what this attempt gave it, that is given again, before
@@ -271,18 +280,18 @@ def owe_note(core: Core, tx: Transaction, released: Run, attempt: Attempt, cause
 
     :param attempt: the one that was stopped.
     """
-    spoke_at = _spoke_at(tx, released, attempt)
+    spoke_at = _last_activity_at(tx, released, attempt)
     for given in tx.run_messages(released.id):
-        is_unheard = spoke_at is None or (given.steers and spoke_at <= given.created_at)
-        is_its_own = given.given_in in (None, attempt.attempt)
+        is_unheard = spoke_at is None or (given.is_steering and spoke_at <= given.created_at)
+        is_its_own = given.delivered_attempt in (None, attempt.attempt)
         if is_unheard and is_its_own and not steering.is_recovery_note(given):
-            tx.put_message(evolve(given, delivery="queued", steers=False))
+            tx.put_message(evolve(given, delivery="queued", is_steering=False))
     message = Message(
         id=core.config.ids("msg"),
         session_id=released.session_id,
         role="system",
         source=Source("client"),
-        text=_NOTE.format(cause=cause),
+        text=_RECOVERY_NOTE.format(cause=cause),
         run_id=released.id,
         delivery="queued",
         created_at=core.now(),

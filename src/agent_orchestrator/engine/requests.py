@@ -9,7 +9,7 @@ from typing import Final
 import anyio
 from attrs import evolve
 
-from agent_orchestrator.domain.access import Action, Principal, Reach
+from agent_orchestrator.domain.access import Action, Principal, Visibility
 from agent_orchestrator.domain.approvals import RESOLUTIONS, policy_for
 from agent_orchestrator.domain.errors import (
     AlreadyResolved,
@@ -28,14 +28,14 @@ from agent_orchestrator.domain.model import (
 )
 from agent_orchestrator.engine import questions, results
 from agent_orchestrator.engine.access import (
-    reach,
-    reach_below,
+    access_topics,
     request_for,
     run_for,
     session_for,
-    topics,
+    visibility,
+    visibility_below,
 )
-from agent_orchestrator.engine.core import MAX_LOOK, Change, Core
+from agent_orchestrator.engine.core import MAX_READ_ROWS, Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.fields import MAX_QUESTION
 from agent_orchestrator.operations import (
@@ -87,7 +87,7 @@ _BY_POLICY: Final[Mapping[Approvals, Decision]] = {"allow": "approve", "deny": "
 
 
 async def reply_parent(
-    core: Core, who: Principal, command: ReplyParent
+    core: Core, caller: Principal, command: ReplyParent
 ) -> Change[ReplyParentReply]:
     if command.request_kind is None:
         for name in ("detail", "options", "wait"):
@@ -95,13 +95,13 @@ async def reply_parent(
                 raise InvalidRequest.of({name: "goes with a request_kind"})
 
     def change(tx: Transaction) -> ReplyParentReply:
-        run, session = run_for(tx, who, Action.SPEAK, command.run_id)
-        return tell(core, tx, run, session, command)
+        run, session = run_for(tx, caller, Action.SPEAK, command.run_id)
+        return send_to_parent(core, tx, run, session, command)
 
     return change
 
 
-def tell(
+def send_to_parent(
     core: Core,
     tx: Transaction,
     run: Run,
@@ -122,7 +122,7 @@ def tell(
         raise Conflict(f"run {run.id} has no parent to tell", {"run_id": run.id})
     if command.request_kind is None:
         assert parent is not None
-        _check_told(tx, run, "notes", MAX_NOTES)
+        _check_message_limit(tx, run, "notes", MAX_NOTES)
         message = results.send_to_parent(core, tx, parent, session, run, command.text)
         return ReplyParentReply(message, parent.id, None)
     if len(command.text) > MAX_QUESTION:
@@ -131,7 +131,7 @@ def tell(
     policy = policy_for(command.request_kind, core.approvals_of(session, run.provider))
     told = None
     if parent is not None:
-        _check_told(tx, run, "questions", MAX_QUESTIONS)
+        _check_message_limit(tx, run, "questions", MAX_QUESTIONS)
         told = results.send_to_parent(
             core, tx, parent, session, run, command.text, for_record=policy != "ask-parent"
         )
@@ -181,8 +181,8 @@ def _open(
         warn_at=_warn_at(now, command.expires_in_s),
         resolved_at=None,
         approvals=policy,
-        audience=None if by_policy else "parent" if by_parent else "people",
-        people_at=None if by_policy else now + timedelta(seconds=parent_s),
+        audience=None if by_policy else "parent" if by_parent else "human",
+        human_at=None if by_policy else now + timedelta(seconds=parent_s),
         wait=command.wait and by_policy is None,
     )
     if by_policy is not None:
@@ -205,7 +205,7 @@ def _warn_at(now: datetime, expires_in_s: float) -> datetime:
     return now + timedelta(seconds=expires_in_s - min(expires_in_s / 4, WARNING_S))
 
 
-def _check_told(tx: Transaction, run: Run, limit: str, most: int) -> None:
+def _check_message_limit(tx: Transaction, run: Run, limit: str, most: int) -> None:
     """Raise ``Conflict``, naming the limit, if the run has sent its parent that many messages."""
     if tx.child_message_count(run.id, limit=most) >= most:
         raise Conflict(
@@ -226,12 +226,12 @@ def _check_pending(tx: Transaction, run: Run) -> None:
         )
 
 
-async def list_(core: Core, who: Principal, command: ListRequests) -> RequestPage:
-    def look(view: View) -> RequestPage:
+async def list_(core: Core, caller: Principal, command: ListRequests) -> RequestPage:
+    def query(view: View) -> RequestPage:
         for session_id in (command.session_id, command.root_session_id):
             if session_id is not None:
-                session_for(view, who, Action.READ, session_id)
-        within = reach(view, who)
+                session_for(view, caller, Action.READ, session_id)
+        within = visibility(view, caller)
         resolvable = command.resolvable
         if resolvable is None:
             resolvable = command.session_id is None and command.root_session_id is None
@@ -250,29 +250,29 @@ async def list_(core: Core, who: Principal, command: ListRequests) -> RequestPag
 
         return RequestPage(*page(found, command.cursor, command.limit))
 
-    return await core.store.read(look)
+    return await core.store.read(query)
 
 
-async def get(core: Core, who: Principal, command: GetRequest) -> RequestReply:
-    def look(view: View) -> Request:
-        return request_for(view, who, Action.READ, command.request_id)
+async def get(core: Core, caller: Principal, command: GetRequest) -> RequestReply:
+    def query(view: View) -> Request:
+        return request_for(view, caller, Action.READ, command.request_id)
 
-    with core.notifier.subscribe(f"request:{command.request_id}", *topics(who)) as waiter:
-        request = await core.store.read(look)
+    with core.notifier.subscribe(f"request:{command.request_id}", *access_topics(caller)) as waiter:
+        request = await core.store.read(query)
         if request.is_open and command.wait_s:
-            is_own = who.run is not None and who.run.run_id == request.run_id
-            lent = core.workers.lent(request.run_id) if is_own else nullcontext()
-            with lent, anyio.move_on_after(command.wait_s):
+            is_own = caller.run is not None and caller.run.run_id == request.run_id
+            released = core.workers.released(request.run_id) if is_own else nullcontext()
+            with released, anyio.move_on_after(command.wait_s):
                 while request.is_open:
                     await waiter.wait()
                     waiter.clear()
-                    request = await core.store.read(look)
+                    request = await core.store.read(query)
     return RequestReply(request)
 
 
-async def resolve(core: Core, who: Principal, command: ResolveRequest) -> Change[RequestReply]:
+async def resolve(core: Core, caller: Principal, command: ResolveRequest) -> Change[RequestReply]:
     def change(tx: Transaction) -> RequestReply:
-        request = _decidable(tx, who, command.request_id)
+        request = _request_to_decide(tx, caller, command.request_id)
         if not request.is_open:
             before = request.decision, request.answer, request.scope
             if before == (command.decision, command.text, command.scope):
@@ -287,16 +287,16 @@ async def resolve(core: Core, who: Principal, command: ResolveRequest) -> Change
             decision=command.decision,
             answer=command.text,
             scope=command.scope,
-            decided_by=who.id,
+            decided_by=caller.id,
         )
         return RequestReply(questions.close_request(core, tx, decided, resolution.status))
 
     return change
 
 
-async def extend(core: Core, who: Principal, command: ExtendRequest) -> Change[RequestReply]:
+async def extend(core: Core, caller: Principal, command: ExtendRequest) -> Change[RequestReply]:
     def change(tx: Transaction) -> RequestReply:
-        request = _decidable(tx, who, command.request_id)
+        request = _request_to_decide(tx, caller, command.request_id)
         if not request.is_open:
             raise _closed(request)
         now = core.now()
@@ -313,14 +313,14 @@ async def extend(core: Core, who: Principal, command: ExtendRequest) -> Change[R
     return change
 
 
-def _decidable(tx: Transaction, who: Principal, request_id: str) -> Request:
+def _request_to_decide(tx: Transaction, caller: Principal, request_id: str) -> Request:
     """Return a request that is the caller's to decide.
 
     :raises NotFound: if the caller may not know of it.
     :raises Forbidden: if it may only see it.
     """
-    request = request_for(tx, who, Action.RESOLVE, request_id)
-    if who.run is not None and request.approvals == "ask-human":
+    request = request_for(tx, caller, Action.RESOLVE, request_id)
+    if caller.run is not None and request.approvals == "ask-human":
         raise Forbidden(f"request {request.id} is for people to decide", {"request_id": request.id})
     return request
 
@@ -332,7 +332,7 @@ def _closed(request: Request) -> AlreadyResolved:
     )
 
 
-async def keep_times(core: Core) -> None:
+async def watch_deadlines(core: Core) -> None:
     """Put requests to people, warn of their end and close them, for as long as the engine runs."""
     with core.notifier.subscribe("requests") as waiter:
         while True:
@@ -354,24 +354,24 @@ async def _next_due(core: Core) -> float:
     while (moment := await core.store.read(lambda view: view.next_due())) is not None:
         if (delay := (moment - core.now()).total_seconds()) > 0:
             return delay
-        await core.store.transact(lambda tx: _see_to_due(core, tx))
+        await core.store.transact(lambda tx: _handle_due(core, tx))
     return float("inf")
 
 
-def _see_to_due(core: Core, tx: Transaction) -> None:
+def _handle_due(core: Core, tx: Transaction) -> None:
     now = core.now()
-    for request in tx.due_requests(now, DUE_BATCH):
+    for request in tx.expired_requests(now, DUE_BATCH):
         questions.close_request(core, tx, request, "expired")
-    for request in tx.unanswered_requests(now, DUE_BATCH):
+    for request in tx.requests_to_escalate(now, DUE_BATCH):
         questions.escalate(core, tx, request)
-    for request in tx.expiring_requests(now, DUE_BATCH):
+    for request in tx.requests_to_warn(now, DUE_BATCH):
         warned = evolve(request, warned=True)
         tx.put_request(warned)
         questions.log_request(core, tx, warned, EventType.REQUEST_EXPIRING)
 
 
 def attention(
-    view: View, run: Run, who: Principal, ignored: Collection[str] = ()
+    view: View, run: Run, caller: Principal, ignored: Collection[str] = ()
 ) -> Request | None:
     """Return the oldest open request of a run or of what descends from its session.
 
@@ -382,11 +382,11 @@ def attention(
     session = view.session(run.session_id)
     if session is None:
         return None
-    for request in view.requests(status="pending", run_id=run.id, limit=MAX_LOOK):
-        if _concerns(who, request) and request.id not in ignored:
+    for request in view.requests(status="pending", run_id=run.id, limit=MAX_READ_ROWS):
+        if _is_shown_to(caller, request) and request.id not in ignored:
             return request
-    for request in _pending(view, reach_below(view, who), session.root_session_id):
-        if not _concerns(who, request) or request.id in ignored:
+    for request in _pending(view, visibility_below(view, caller), session.root_session_id):
+        if not _is_shown_to(caller, request) or request.id in ignored:
             continue
         above: str | None = request.parent_session_id
         while above is not None:
@@ -397,11 +397,11 @@ def attention(
     return None
 
 
-def _concerns(who: Principal, request: Request) -> bool:
-    return who.run is None or request.approvals != "ask-human"
+def _is_shown_to(caller: Principal, request: Request) -> bool:
+    return caller.run is None or request.approvals != "ask-human"
 
 
-def _pending(view: View, within: Reach, root_session_id: str) -> Iterator[Request]:
+def _pending(view: View, within: Visibility, root_session_id: str) -> Iterator[Request]:
     """Return what is open in a tree, the oldest first."""
     after = None
     while page := view.requests(
@@ -409,7 +409,7 @@ def _pending(view: View, within: Reach, root_session_id: str) -> Iterator[Reques
         status="pending",
         root_session_id=root_session_id,
         after=after,
-        limit=MAX_LOOK,
+        limit=MAX_READ_ROWS,
     ):
         yield from page
         after = page[-1].id

@@ -16,8 +16,8 @@ from agent_orchestrator.domain.model import (
     Session,
     Source,
 )
-from agent_orchestrator.engine.core import MAX_LOOK, Core
-from agent_orchestrator.engine.prompts import fit_prompt, fitting, limit_of
+from agent_orchestrator.engine.core import MAX_READ_ROWS, Core
+from agent_orchestrator.engine.prompts import count_fitting, fit_prompt, limit_of
 from agent_orchestrator.engine.queueing import enqueue
 from agent_orchestrator.engine.run_changes import (
     default_provider,
@@ -25,7 +25,12 @@ from agent_orchestrator.engine.run_changes import (
     session_of,
 )
 from agent_orchestrator.engine.summaries import text_summary
-from agent_orchestrator.engine.turn_options import NO_OPTIONS, chosen_for, completed, together
+from agent_orchestrator.engine.turn_options import (
+    NO_OPTIONS,
+    chosen_options,
+    combined,
+    with_inherited,
+)
 from agent_orchestrator.fields import MAX_TEXT
 from agent_orchestrator.ports import Draft, Transaction
 
@@ -142,7 +147,7 @@ def deliver_child_results(core: Core, tx: Transaction, session: Session, at: dat
     if session.status != "open":
         return
     waiting = tx.waiting_messages(session.id, limit=1)
-    queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK)
+    queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_READ_ROWS)
     if not waiting or any(_carries_results(core, session, run) for run in queued):
         return
     run_id = waiting[0].own_run_id
@@ -150,7 +155,7 @@ def deliver_child_results(core: Core, tx: Transaction, session: Session, at: dat
         run_id = core.config.ids("run")  # the run of that name did not deliver it
     provider = default_provider(core, session)
     above = _chosen_for_waiting_results(tx, session)
-    options = completed(core, provider, NO_OPTIONS, above)
+    options = with_inherited(core, provider, NO_OPTIONS, above)
     wake = enqueue(
         tx,
         session,
@@ -161,7 +166,7 @@ def deliver_child_results(core: Core, tx: Transaction, session: Session, at: dat
         at=at,
         is_new=False,
         effort=options.effort,
-        chosen=chosen_for(session, provider, options, above),
+        chosen=chosen_options(session, provider, options, above),
     )
     attach_results(core, tx, wake, session)
 
@@ -173,11 +178,11 @@ def _chosen_for_waiting_results(tx: Transaction, session: Session) -> Chosen:
     """
     waiting = tx.waiting_messages(session.id, limit=MAX_RESULTS, size=MAX_RESULTS_SIZE)
     chosen = Chosen()
-    for told_by in dict.fromkeys(message.source.run_id for message in waiting):
-        child = tx.run(told_by) if told_by is not None else None
+    for child_run_id in dict.fromkeys(message.source.run_id for message in waiting):
+        child = tx.run(child_run_id) if child_run_id is not None else None
         above = tx.run(child.parent_run_id) if child and child.parent_run_id else None
         if above is not None and above.session_id == session.id:
-            chosen = together(chosen, above.chosen)
+            chosen = combined(chosen, above.chosen)
     return chosen
 
 
@@ -195,11 +200,11 @@ def attach_results(core: Core, tx: Transaction, run: Run, session: Session) -> N
     waiting = tx.waiting_messages(session.id, limit=MAX_RESULTS, size=MAX_RESULTS_SIZE)
     if not waiting or not _carries_results(core, session, run):
         return
-    queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK)
+    queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_READ_ROWS)
     if any(other.id != run.id and _is_child_result(tx, other) for other in queued):
         return
     given = tx.run_messages(run.id)
-    count = fitting([*given, *waiting][:MAX_RESULTS], limit_of(core, run.provider))
+    count = count_fitting([*given, *waiting][:MAX_RESULTS], limit_of(core, run.provider))
     for message in waiting[: max(0, count - len(given))]:
         tx.put_message(evolve(message, run_id=run.id))
 

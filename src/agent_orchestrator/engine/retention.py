@@ -42,40 +42,40 @@ RECORDS_TOPIC: Final = "records"
 """Notified when a run has ended and has more records than its last change deleted."""
 
 
-def most_records(caller: Principal) -> tuple[int, int]:
+def record_limits(caller: Principal) -> tuple[int, int]:
     """Return how many records of a caller are kept, and how many bytes of their answers."""
     if caller.run is not None:
         return MAX_RUN_RECORDS, MAX_RUN_RECORDS_SIZE
     return MAX_RECORDS, MAX_RECORDS_SIZE
 
 
-async def keep(core: Core) -> None:
+async def delete_expired(core: Core) -> None:
     """Delete what is due, for as long as the engine runs."""
     with core.notifier.subscribe(RECORDS_TOPIC) as waiter:
         while True:
             waiter.clear()
             try:
-                due = await forget_due(core)
+                due = await delete_due(core)
             except Exception as error:
                 is_known = isinstance(error, Unavailable)
                 told = "what is over cannot be deleted now, trying again: %s"
                 logger.warning(told, error, exc_info=not is_known)
                 await anyio.sleep(RETRY_S)
                 continue
-            with anyio.move_on_after(pause(due, core.now())):
+            with anyio.move_on_after(seconds_until(due, core.now())):
                 await waiter.wait()
 
 
 def forget_run(tx: Transaction, run_id: str) -> None:
     """Delete records of a run that ends: nobody can call as this run any more.
 
-    At most :data:`BATCH` go in this change. :func:`keep` deletes the rest.
+    At most :data:`BATCH` go in this change. :func:`delete_expired` deletes the rest.
     """
-    if tx.forget_records_of(run_id, limit=BATCH) == BATCH:
+    if tx.delete_records_of(run_id, limit=BATCH) == BATCH:
         tx.notify(RECORDS_TOPIC)
 
 
-def pause(due: datetime | None, now: datetime) -> float:
+def seconds_until(due: datetime | None, now: datetime) -> float:
     """Return the seconds until the next pass.
 
     :param due: when something is due; None if nothing is there.
@@ -84,13 +84,13 @@ def pause(due: datetime | None, now: datetime) -> float:
     return min(max(seconds, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
 
 
-async def forget_due(core: Core) -> datetime | None:
+async def delete_due(core: Core) -> datetime | None:
     """Delete what is due now; return when something is due next.
 
     :raises Unavailable: if the store cannot be read or written to.
     """
     await _forget_ended(core)
-    moments = (await _forget_records(core), await _forget_tokens(core))
+    moments = (await _delete_records(core), await _delete_tokens(core))
     return min((moment for moment in moments if moment is not None), default=None)
 
 
@@ -98,22 +98,22 @@ async def _forget_ended(core: Core) -> None:
     """Delete the records of runs that have ended."""
     while callers := await core.store.read(lambda view: view.ended_callers(limit=BATCH)):
         for caller in callers:
-            forget = methodcaller("forget_records_of", caller, limit=BATCH)
+            forget = methodcaller("delete_records_of", caller, limit=BATCH)
             while await core.store.transact(forget) == BATCH:
                 pass
 
 
-async def _forget_records(core: Core) -> datetime | None:
+async def _delete_records(core: Core) -> datetime | None:
     before = core.now() - KEY_LIFETIME
     oldest = await core.store.read(lambda view: view.oldest_record_at())
     while oldest is not None and oldest < before:
-        if not await core.store.transact(lambda tx: tx.forget_records(before=before, limit=BATCH)):
+        if not await core.store.transact(lambda tx: tx.delete_records(before=before, limit=BATCH)):
             break
         oldest = await core.store.read(lambda view: view.oldest_record_at())
     return None if oldest is None else oldest + KEY_LIFETIME
 
 
-async def _forget_tokens(core: Core) -> datetime | None:
+async def _delete_tokens(core: Core) -> datetime | None:
     """Delete the tokens that ended long ago, but for the newest of all: while there is one, no caller
     is let in without a token.
     """

@@ -12,19 +12,19 @@ from attrs import evolve
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.images import ImageContent
-from agent_orchestrator.domain.model import Run, Session, mark_of
+from agent_orchestrator.domain.model import Run, Session, attempt_tag
 from agent_orchestrator.engine import images, run_changes, steering, timing
 from agent_orchestrator.engine.attempt import AttemptContext, storable
 from agent_orchestrator.engine.config import ProviderConfig
-from agent_orchestrator.engine.confinement import Confinement, keeps, shared_cwd
+from agent_orchestrator.engine.confinement import Confinement, is_supported_by, shared_cwd
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.engine.persistence import looked
+from agent_orchestrator.engine.persistence import read_with_retry
 from agent_orchestrator.engine.prompts import limit_of
 from agent_orchestrator.engine.providers import probe
 from agent_orchestrator.engine.recorder import Recorder
 from agent_orchestrator.engine.running_attempt import Assignment, RunningAttempt
 from agent_orchestrator.engine.turn_options import TurnOptions, accepted_options
-from agent_orchestrator.ports import MARK_VARIABLE, Draft, Outcome, Runner, Transaction
+from agent_orchestrator.ports import TAG_VARIABLE, Draft, Outcome, Runner, Transaction
 
 MAX_EXIT_CODE: Final = 2**32 - 1
 """Windows has exit codes of 32 bits; elsewhere they are smaller."""
@@ -34,14 +34,14 @@ logger = logging.getLogger("agent_orchestrator.worker")
 
 async def run_with_fallback(
     core: Core,
-    live: RunningAttempt,
+    running: RunningAttempt,
     recorder: Recorder,
     contexts: list[AttemptContext],
     tasks: TaskGroup,
 ) -> Outcome | AgentFailed:
     """Try the run's provider and, while nothing has begun, those that stand in for it."""
-    run = live.run
-    problem = await core.cwd_problem(live.assignment.session.cwd)
+    run = running.run
+    problem = await core.cwd_problem(running.assignment.session.cwd)
     if problem is not None:
         return AgentFailed("invalid_config", problem)
     names = [run.provider, *core.config.routing.fallback.get(run.provider, ())]
@@ -51,16 +51,16 @@ async def run_with_fallback(
         if provider is None:
             break
         if name != run.provider:
-            run = await _reroute(recorder, live.assignment.session, run, name, provider)
-        if not keeps(provider.runner, Confinement.of(run)):
+            run = await _reroute(recorder, running.assignment.session, run, name, provider)
+        if not is_supported_by(provider.runner, Confinement.of(run)):
             note = f"{name} cannot keep to the sandbox or approval policy that is asked for"
             return AgentFailed("invalid_config", note)
-        live.provider = provider
+        running.provider = provider
         if provider.run_timeout_s is not None or provider.silence_timeout_s is not None:
-            tasks.start_soon(timing.watch, live, recorder, provider)
-        context = await _context(core, recorder, live.assignment, run, provider)
+            tasks.start_soon(timing.enforce_time_limits, running, recorder, provider)
+        context = await _context(core, recorder, running.assignment, run, provider)
         contexts.append(context)
-        options = TurnOptions.kept_by(run, context.images)
+        options = TurnOptions.required_by(run, context.images)
         if missing := options.given - accepted_options(provider.runner):
             note = f"{name} does not take {', '.join(sorted(missing))}"
             return AgentFailed("invalid_config", note)
@@ -170,11 +170,11 @@ async def _context(
     session = assignment.session
     thread = assignment.thread
     if run.provider != assignment.run.provider:
-        thread = await looked(core, lambda view: view.thread(session.id, run.provider))
+        thread = await read_with_retry(core, lambda view: view.thread(session.id, run.provider))
     env = provider.env.apply(core.config.environ) | {
         "AGENTCTL_RUN_ID": run.id,
         "AGENTCTL_SESSION_ID": session.id,
-        MARK_VARIABLE: mark_of(run.id, run.attempt),
+        TAG_VARIABLE: attempt_tag(run.id, run.attempt),
     }
     if core.config.url is not None:
         env["AGENTCTL_URL"] = core.config.url
@@ -183,7 +183,7 @@ async def _context(
     messages = steering.unseen_messages(assignment.messages, thread, provider.runner)
     seen: Sequence[ImageContent] = ()
     if any(message.images for message in messages):
-        seen = await looked(core, lambda view: images.contents(view, messages))
+        seen = await read_with_retry(core, lambda view: images.contents(view, messages))
     return AttemptContext(
         core,
         recorder,

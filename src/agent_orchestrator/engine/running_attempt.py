@@ -36,7 +36,7 @@ class BlockedTime:
     """When it was last unblocked."""
     total_s: float = 0.0
     """Seconds it was blocked before."""
-    _over: anyio.Event = field(factory=anyio.Event)
+    _ended: anyio.Event = field(factory=anyio.Event)
 
     def begin(self) -> None:
         self.since = anyio.current_time()
@@ -46,13 +46,13 @@ class BlockedTime:
         self.ended_at = anyio.current_time()
         self.total_s += self.ended_at - self.since
         self.since = None
-        self._over.set()
-        self._over = anyio.Event()
+        self._ended.set()
+        self._ended = anyio.Event()
 
     async def wait_over(self) -> None:
         """Wait until the agent is not blocked."""
         while self.since is not None:
-            await self._over.wait()
+            await self._ended.wait()
 
 
 @define(eq=False)
@@ -67,7 +67,7 @@ class RunningAttempt:
     """What executes it now."""
     request_id: str | None = None
     """The request it cannot go on without the answer to."""
-    ending: AttemptEnd | None = None
+    attempt_end: AttemptEnd | None = None
     """How it is to end, if it is being stopped."""
     stopped_at: datetime | None = None
     """When it was first to be parked or released."""
@@ -137,10 +137,10 @@ class RunningAttempt:
         """Stop it for good."""
         self._stop(Order.CANCEL, AttemptEnd(Signal.CANCEL))
 
-    def _stop(self, order: Order, ending: AttemptEnd) -> None:
+    def _stop(self, order: Order, attempt_end: AttemptEnd) -> None:
         before, self.course = self.course, advance(self.course, order)
         if self.course is not before:
-            self.ending = ending
+            self.attempt_end = attempt_end
         self.scope.cancel()
 
     def end(self, run: Run) -> None:

@@ -18,18 +18,18 @@ from agent_orchestrator.domain.model import (
     Source,
 )
 from agent_orchestrator.engine import queueing, requests, steering, transitions
-from agent_orchestrator.engine.access import reach, run_for, session_for, topics
+from agent_orchestrator.engine.access import access_topics, run_for, session_for, visibility
 from agent_orchestrator.engine.core import Change, Core
-from agent_orchestrator.engine.images import received
+from agent_orchestrator.engine.images import decode_uploads
 from agent_orchestrator.engine.messages import (
-    check_room,
     open_session,
     queue_run,
+    require_queue_room,
     user_message,
 )
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
-from agent_orchestrator.engine.turn_options import TurnOptions, check_options, chosen_for
-from agent_orchestrator.fields import MAX_NAMED, MAX_TEXT, encoding_problem, shown
+from agent_orchestrator.engine.turn_options import TurnOptions, check_options, chosen_options
+from agent_orchestrator.fields import MAX_NAMED_PROBLEMS, MAX_TEXT, encoding_problem, shown
 from agent_orchestrator.operations import (
     CancelReply,
     CancelRun,
@@ -45,17 +45,17 @@ from agent_orchestrator.operations import (
 from agent_orchestrator.ports import Transaction, View
 
 
-async def create(core: Core, who: Principal, command: CreateRun) -> Change[RunReply]:
-    core.accept_work()
+async def create(core: Core, caller: Principal, command: CreateRun) -> Change[RunReply]:
+    core.require_accepting()
     if command.provider is not None:
         core.known_provider(command.provider)
-    options = TurnOptions.of(command, await received(command.images))
+    options = TurnOptions.of(command, await decode_uploads(command.images))
 
     def change(tx: Transaction) -> RunReply:
-        session = open_session(tx, who, Action.CONVERSE, command.session_id)
+        session = open_session(tx, caller, Action.CONVERSE, command.session_id)
         run_id = core.config.ids("run")
         if command.text is not None:
-            source = Source("client", principal=who.id)
+            source = Source("client", principal=caller.id)
             message = user_message(
                 core, session, source, command.text, run_id, images=options.images
             )
@@ -65,7 +65,7 @@ async def create(core: Core, who: Principal, command: CreateRun) -> Change[RunRe
         if provider != MANUAL:
             raise InvalidRequest.of({"text": f"is required: {provider} has nothing to do without"})
         check_options(core, provider, options)
-        check_room(core, tx, provider)
+        require_queue_room(core, tx, provider)
         run = queueing.enqueue(
             tx,
             session,
@@ -76,24 +76,24 @@ async def create(core: Core, who: Principal, command: CreateRun) -> Change[RunRe
             at=core.now(),
             effort=options.effort,
             output_schema=options.output_schema,
-            chosen=chosen_for(session, provider, options),
+            chosen=chosen_options(session, provider, options),
         )
         return RunReply(run)
 
     return change
 
 
-async def get(core: Core, who: Principal, command: GetRun) -> RunReply:
+async def get(core: Core, caller: Principal, command: GetRun) -> RunReply:
     return await core.store.read(
-        lambda view: RunReply(run_for(view, who, Action.READ, command.run_id)[0])
+        lambda view: RunReply(run_for(view, caller, Action.READ, command.run_id)[0])
     )
 
 
-async def list_(core: Core, who: Principal, command: ListRuns) -> RunPage:
-    def look(view: View) -> RunPage:
+async def list_(core: Core, caller: Principal, command: ListRuns) -> RunPage:
+    def query(view: View) -> RunPage:
         if command.session_id is not None:
-            session_for(view, who, Action.READ, command.session_id)
-        within = reach(view, who)
+            session_for(view, caller, Action.READ, command.session_id)
+        within = visibility(view, caller)
 
         def runs(after: str | None, limit: int) -> list[Run]:
             return view.runs(
@@ -107,42 +107,46 @@ async def list_(core: Core, who: Principal, command: ListRuns) -> RunPage:
 
         return RunPage(*page(runs, command.cursor, command.limit))
 
-    return await core.store.read(look)
+    return await core.store.read(query)
 
 
-async def wait(core: Core, who: Principal, command: WaitRun) -> WaitReply:
-    heard = [f"run:{command.run_id}", *topics(who)]
+async def wait(core: Core, caller: Principal, command: WaitRun) -> WaitReply:
+    topics = [f"run:{command.run_id}", *access_topics(caller)]
     if command.until == "attention":
-        heard.append("requests")
-    is_own = who.run is not None and who.run.run_id == command.run_id
+        topics.append("requests")
+    is_own = caller.run is not None and caller.run.run_id == command.run_id
 
-    def look(view: View) -> WaitReply:
-        run, _ = run_for(view, who, Action.READ, command.run_id)
+    def query(view: View) -> WaitReply:
+        run, _ = run_for(view, caller, Action.READ, command.run_id)
         if is_own and command.until == "terminal":
             raise InvalidRequest.of(
                 {"run_id": "is your own run, which does not end while you wait for it"}
             )
         request = None
         if command.until == "attention":
-            request = requests.attention(view, run, who, frozenset(command.ignore))
+            request = requests.attention(view, run, caller, frozenset(command.ignore))
         return WaitReply(run, not is_terminal(run.status) and request is None, request)
 
-    with core.notifier.subscribe(*heard) as waiter:
-        reply = await core.store.read(look)
+    with core.notifier.subscribe(*topics) as waiter:
+        reply = await core.store.read(query)
         if reply.timed_out and command.timeout_s:
             # An agent that waits for what its own run is asked may be at work all the same.
-            lent = nullcontext() if who.run is None or is_own else core.workers.lent(who.run.run_id)
-            with lent, anyio.move_on_after(command.timeout_s):
+            released = (
+                nullcontext()
+                if caller.run is None or is_own
+                else core.workers.released(caller.run.run_id)
+            )
+            with released, anyio.move_on_after(command.timeout_s):
                 while reply.timed_out:
                     await waiter.wait()
                     waiter.clear()
-                    reply = await core.store.read(look)
+                    reply = await core.store.read(query)
     return reply
 
 
-async def cancel(core: Core, who: Principal, command: CancelRun) -> Change[CancelReply]:
+async def cancel(core: Core, caller: Principal, command: CancelRun) -> Change[CancelReply]:
     def change(tx: Transaction) -> CancelReply:
-        run, _ = run_for(tx, who, Action.CANCEL, command.run_id)
+        run, _ = run_for(tx, caller, Action.CANCEL, command.run_id)
         reached = transitions.request_cancel(
             core, tx, run, reason=command.reason, cascade=command.cascade
         )
@@ -151,22 +155,22 @@ async def cancel(core: Core, who: Principal, command: CancelRun) -> Change[Cance
     return change
 
 
-_BY_HAND = frozenset({Signal.START, Signal.RELEASE, Signal.COMPLETE, Signal.FAIL})
+_MANUAL_SIGNALS = frozenset({Signal.START, Signal.RELEASE, Signal.COMPLETE, Signal.FAIL})
 """The signals the holder of a manual run gives; waiting belongs to an open request."""
 
 
-async def transition(core: Core, who: Principal, command: TransitionRun) -> Change[RunReply]:
+async def transition(core: Core, caller: Principal, command: TransitionRun) -> Change[RunReply]:
     to_status = RunStatus(command.to_status)
     result = _result(to_status, command.result)
     error = _error(to_status, command.error)
 
     def change(tx: Transaction) -> RunReply:
-        run, _ = run_for(tx, who, Action.CONVERSE, command.run_id)
+        run, _ = run_for(tx, caller, Action.CONVERSE, command.run_id)
         signal = signal_between(run.status, to_status)
         if signal is Signal.CANCEL:
             transitions.request_cancel(core, tx, run, reason=command.reason, cascade=True)
             return RunReply(tx.run(run.id) or run)
-        if run.provider != MANUAL or signal not in _BY_HAND:
+        if run.provider != MANUAL or signal not in _MANUAL_SIGNALS:
             raise InvalidTransition(
                 f"run {run.id} is executed by {run.provider}: only a cancel can be asked for"
                 if run.provider != MANUAL
@@ -174,9 +178,11 @@ async def transition(core: Core, who: Principal, command: TransitionRun) -> Chan
                 {"from": run.status, "to": to_status},
             )
         if signal is Signal.START:
-            return RunReply(_start(tx, run, f"{MANUAL}/{who.id}", core))
-        ending = transitions.AttemptEnd(signal, result=result, error=error, reason=command.reason)
-        return RunReply(transitions.finish(core, tx, run, ending))
+            return RunReply(_start(tx, run, f"{MANUAL}/{caller.id}", core))
+        attempt_end = transitions.AttemptEnd(
+            signal, result=result, error=error, reason=command.reason
+        )
+        return RunReply(transitions.finish(core, tx, run, attempt_end))
 
     return change
 
@@ -224,7 +230,8 @@ def _texts(
 ) -> dict[str, str]:
     unknown = [name for name in given if name not in required + optional]
     problems = {
-        f"{place}.{shown(name)}": "is not a field of this call" for name in unknown[:MAX_NAMED]
+        f"{place}.{shown(name)}": "is not a field of this call"
+        for name in unknown[:MAX_NAMED_PROBLEMS]
     }
     for name in required + optional:
         value = given.get(name)

@@ -12,11 +12,17 @@ from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Run, Session, Source
 from agent_orchestrator.engine import limits, messages, questions, results, steering, transitions
-from agent_orchestrator.engine.access import in_scope, no_run, present, reach, session_for
-from agent_orchestrator.engine.children import workspace_below
-from agent_orchestrator.engine.confinement import Confinement, check_asked, check_kept
-from agent_orchestrator.engine.core import MAX_LOOK, Change, Core
-from agent_orchestrator.engine.images import received
+from agent_orchestrator.engine.access import (
+    forbid_runs,
+    require_active,
+    require_scope,
+    session_for,
+    visibility,
+)
+from agent_orchestrator.engine.children import child_workspace
+from agent_orchestrator.engine.confinement import Confinement, require_permitted, require_supported
+from agent_orchestrator.engine.core import MAX_READ_ROWS, Change, Core
+from agent_orchestrator.engine.images import decode_uploads
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.engine.turn_options import TurnOptions
 from agent_orchestrator.operations import (
@@ -37,30 +43,32 @@ CLOSE_REASON: Final = "its session was closed"
 """Why the runs of a closed tree are canceled."""
 
 
-async def create(core: Core, who: Principal, command: CreateSession) -> Change[CreateSessionReply]:
-    no_run(who)
-    core.accept_work()
+async def create(
+    core: Core, caller: Principal, command: CreateSession
+) -> Change[CreateSessionReply]:
+    forbid_runs(caller)
+    core.require_accepting()
     if command.approvals is not None and is_looser(command.approvals, DEFAULT):
         # It approves beforehand whatever the session's agents will ask for.
-        in_scope(core, who, "approve")
-    check_asked(core, who, command)
+        require_scope(core, caller, "approve")
+    require_permitted(core, caller, command)
     if command.provider is not None:
-        check_kept(core, core.known_provider(command.provider), Confinement.of(command))
-    options = TurnOptions.of_first_message(command, await received(command.images))
+        require_supported(core, core.known_provider(command.provider), Confinement.of(command))
+    options = TurnOptions.of_first_message(command, await decode_uploads(command.images))
     if command.text is None and options.given:
         problem = "needs a text: it is for the first message"
         raise InvalidRequest.of(dict.fromkeys(sorted(options.given), problem))
-    given = limits.narrowed(core, command, None)
+    given = limits.session_limits(core, command, None)
     cwd = await core.workspace(command.cwd or core.config.cwd)
 
     def change(tx: Transaction) -> CreateSessionReply:
-        present(tx, who)
+        require_active(tx, caller)
         now = core.now()
         session_id = core.config.ids("ses")
         session = Session(
             id=session_id,
             title=command.title,
-            owner=who.id,
+            owner=caller.id,
             provider=command.provider,
             model=command.model,
             cwd=cwd,
@@ -84,7 +92,7 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[C
         last_seq = tx.append(session_id, [Draft(EventType.SESSION_CREATED, data)], now)
         if command.text is None:
             return CreateSessionReply(evolve(session, last_seq=last_seq))
-        source = Source("client", principal=who.id)
+        source = Source("client", principal=caller.id)
         first = messages.deliver(core, tx, session, source, command.text, "queue", options=options)
         made = tx.session(session_id)
         assert made is not None
@@ -93,15 +101,15 @@ async def create(core: Core, who: Principal, command: CreateSession) -> Change[C
     return change
 
 
-async def get(core: Core, who: Principal, command: GetSession) -> SessionReply:
+async def get(core: Core, caller: Principal, command: GetSession) -> SessionReply:
     return await core.store.read(
-        lambda view: SessionReply(session_for(view, who, Action.READ, command.session_id))
+        lambda view: SessionReply(session_for(view, caller, Action.READ, command.session_id))
     )
 
 
-async def list_(core: Core, who: Principal, command: ListSessions) -> SessionPage:
-    def look(view: View) -> SessionPage:
-        within = reach(view, who)
+async def list_(core: Core, caller: Principal, command: ListSessions) -> SessionPage:
+    def query(view: View) -> SessionPage:
+        within = visibility(view, caller)
 
         def sessions(after: str | None, limit: int) -> list[Session]:
             return view.sessions(
@@ -115,15 +123,15 @@ async def list_(core: Core, who: Principal, command: ListSessions) -> SessionPag
 
         return SessionPage(*page(sessions, command.cursor, command.limit))
 
-    return await core.store.read(look)
+    return await core.store.read(query)
 
 
-async def update(core: Core, who: Principal, command: UpdateSession) -> Change[SessionReply]:
-    check_asked(core, who, command)
-    cwd = await _new_place(core, who, command)
+async def update(core: Core, caller: Principal, command: UpdateSession) -> Change[SessionReply]:
+    require_permitted(core, caller, command)
+    cwd = await _new_directory(core, caller, command)
 
     def change(tx: Transaction) -> SessionReply:
-        session = session_for(tx, who, Action.MANAGE, command.session_id)
+        session = session_for(tx, caller, Action.MANAGE, command.session_id)
         changes: dict[str, Any] = {}
         if command.title is not None and command.title != session.title:
             changes["title"] = command.title
@@ -136,11 +144,11 @@ async def update(core: Core, who: Principal, command: UpdateSession) -> Change[S
             if wanted is not None and wanted != getattr(session, name):
                 changes[name] = wanted
         if cwd is not None and cwd != session.cwd:
-            _check_at_rest(tx, session)
+            _require_idle(tx, session)
             changes["cwd"] = cwd
         if not changes:
             return SessionReply(session)
-        updated = _change(core, tx, session, changes)
+        updated = _write_changes(core, tx, session, changes)
         if changes.get("status") == "closed":
             questions.escalate_open_requests(core, tx, updated)
         if changes.get("status") == "open" and tx.active_run(session.id) is None:
@@ -150,7 +158,7 @@ async def update(core: Core, who: Principal, command: UpdateSession) -> Change[S
     return change
 
 
-async def _new_place(core: Core, who: Principal, command: UpdateSession) -> str | None:
+async def _new_directory(core: Core, caller: Principal, command: UpdateSession) -> str | None:
     """Return the directory a session is to be moved to; None where it is not.
 
     It is checked as for a new session. Who may not change the session does not learn whether there is
@@ -159,18 +167,18 @@ async def _new_place(core: Core, who: Principal, command: UpdateSession) -> str 
     if command.cwd is None:
         return None
 
-    def look(view: View) -> Session | None:
-        session = session_for(view, who, Action.MANAGE, command.session_id)
+    def query(view: View) -> Session | None:
+        session = session_for(view, caller, Action.MANAGE, command.session_id)
         above = session.parent_session_id
         return None if above is None else view.session(above)
 
-    parent = await core.store.read(look)
+    parent = await core.store.read(query)
     if parent is None:
         return await core.workspace(command.cwd)
-    return await workspace_below(core, who, command.cwd, parent)
+    return await child_workspace(core, caller, command.cwd, parent)
 
 
-def _check_at_rest(tx: Transaction, session: Session) -> None:
+def _require_idle(tx: Transaction, session: Session) -> None:
     """Raise `SessionBusy` if a run of the session has begun and not ended: its agent works in the old
     directory.
     """
@@ -182,16 +190,18 @@ def _check_at_rest(tx: Transaction, session: Session) -> None:
         )
 
 
-async def close(core: Core, who: Principal, command: CloseSession) -> Change[CloseSessionReply]:
+async def close(core: Core, caller: Principal, command: CloseSession) -> Change[CloseSessionReply]:
     def change(tx: Transaction) -> CloseSessionReply:
-        session = session_for(tx, who, Action.MANAGE, command.session_id)
+        session = session_for(tx, caller, Action.MANAGE, command.session_id)
         tree = [session, *_below(tx, session)] if command.cascade else [session]
         still_open = [one for one in tree if one.status == "open"]
         for one in still_open:
-            _change(core, tx, one, {"status": "closed"})
+            _write_changes(core, tx, one, {"status": "closed"})
         # All are closed by now, so no cancel sets another of them to work. Children come first, so
         # that no person is asked what a canceled child wanted to know.
-        canceled = [_cancel(core, tx, one) for one in reversed(tree)] if command.cascade else []
+        canceled = (
+            [_cancel_runs(core, tx, one) for one in reversed(tree)] if command.cascade else []
+        )
         for one in still_open:
             questions.escalate_open_requests(core, tx, tx.session(one.id) or one)
         return CloseSessionReply(
@@ -204,7 +214,9 @@ async def close(core: Core, who: Principal, command: CloseSession) -> Change[Clo
     return change
 
 
-def _change(core: Core, tx: Transaction, session: Session, changes: Mapping[str, Any]) -> Session:
+def _write_changes(
+    core: Core, tx: Transaction, session: Session, changes: Mapping[str, Any]
+) -> Session:
     """Write new values of a session, and the event that tells of them."""
     now = core.now()
     updated: Session = evolve(session, updated_at=now, **changes)
@@ -222,14 +234,16 @@ def _below(tx: Transaction, session: Session) -> list[Session]:
     parents = [session]
     for parent in parents:
         after = None
-        while children := tx.sessions(parent_session_id=parent.id, after=after, limit=MAX_LOOK):
+        while children := tx.sessions(
+            parent_session_id=parent.id, after=after, limit=MAX_READ_ROWS
+        ):
             found += children
             parents += children
             after = children[-1].id
     return found
 
 
-def _cancel(core: Core, tx: Transaction, session: Session) -> list[str]:
+def _cancel_runs(core: Core, tx: Transaction, session: Session) -> list[str]:
     """Ask every run of a session to end; return those that had not. What is queued ends at once."""
 
     def end(run: Run) -> list[str]:
@@ -239,7 +253,7 @@ def _cancel(core: Core, tx: Transaction, session: Session) -> list[str]:
         return transitions.request_cancel(core, tx, run, reason=CLOSE_REASON, cascade=False)
 
     reached: list[str] = []
-    while queued := tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK):
+    while queued := tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_READ_ROWS):
         for run in queued:
             reached += end(run)
     active = tx.active_run(session.id)

@@ -14,7 +14,7 @@ from agent_orchestrator.domain.model import (
 )
 from agent_orchestrator.engine import images
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.engine.prompts import fitting, limit_of
+from agent_orchestrator.engine.prompts import count_fitting, limit_of
 from agent_orchestrator.engine.queueing import requeue, spawning_run
 from agent_orchestrator.engine.run_changes import session_of
 from agent_orchestrator.ports import Runner, Transaction, View, capabilities_of
@@ -29,12 +29,12 @@ def settle_messages(core: Core, tx: Transaction, run: Run, at: datetime) -> set[
     returned = set()
     delivery: Delivery = "delivered" if run.status is RunStatus.COMPLETED else "undeliverable"
     messages = tx.run_messages(run.id)
-    images.forget(tx, messages)
+    images.delete_images(tx, messages)
     for message in messages:
         if message.delivery != "queued":
             continue
-        if message.steers:
-            requeue(core, tx, run, evolve(message, steers=False), at)
+        if message.is_steering:
+            requeue(core, tx, run, evolve(message, is_steering=False), at)
         elif delivery == "undeliverable" and message.source.kind == "child":
             tx.put_message(evolve(message, run_id=None))  # it goes with the next turn
             returned.add(message.id)
@@ -54,7 +54,7 @@ def undelivered_messages(view: View, run_id: str) -> list[Message]:
 
 
 def _is_undelivered(message: Message) -> bool:
-    return message.steers and message.delivery == "queued"
+    return message.is_steering and message.delivery == "queued"
 
 
 def prompt_messages(core: Core, tx: Transaction, run: Run, thread: Thread | None) -> list[Message]:
@@ -68,15 +68,15 @@ def prompt_messages(core: Core, tx: Transaction, run: Run, thread: Thread | None
     messages = []
     for message in tx.run_messages(run.id):
         if _is_undelivered(message):
-            message = evolve(message, steers=False)  # noqa: PLW2901
+            message = evolve(message, is_steering=False)  # noqa: PLW2901
             tx.put_message(message)
         messages.append(message)
     config = core.config.providers.get(run.provider)
     given = messages if config is None else unseen_messages(messages, thread, config.runner)
-    fit = fitting(given, limit_of(core, run.provider))
+    fit = count_fitting(given, limit_of(core, run.provider))
     later = given[fit:]
     for message in later:
-        put_off = evolve(message, delivery="queued", given_in=None)
+        put_off = evolve(message, delivery="queued", delivered_attempt=None)
         if message.source.kind == "child":
             tx.put_message(evolve(put_off, run_id=None))
         elif is_recovery_note(message):  # of no use by itself
@@ -101,7 +101,7 @@ def mark_delivered(tx: Transaction, message_id: str | None, attempt: int) -> Non
     """Record that the agent has the message, and by which attempt of its run."""
     message = tx.message(message_id) if message_id else None
     if message is not None and message.delivery != "delivered":
-        tx.put_message(evolve(message, delivery="delivered", given_in=attempt))
+        tx.put_message(evolve(message, delivery="delivered", delivered_attempt=attempt))
 
 
 def drop_steering(tx: Transaction, run: Run, canceled: Collection[str]) -> None:

@@ -10,11 +10,11 @@ from typing import Any, Final
 MAX_SUMMARY: Final = 1_000
 """Characters that a log above keeps of a text."""
 
-_LEFT_OUT: Final = ("detail", "options")
-_CUT: Final = ("text", "answer")
+_OMITTED: Final = ("detail", "options")
+_SHORTENED: Final = ("text", "answer")
 
 
-def beginning(text: str) -> str:
+def shortened(text: str) -> str:
     """Return the text, or its first characters and an ellipsis."""
     return text if len(text) <= MAX_SUMMARY else text[:MAX_SUMMARY] + "…"
 
@@ -26,18 +26,18 @@ def request_summary(request: Mapping[str, Any]) -> dict[str, Any]:
         those that differ.
     """
     found = dict(request)
-    for name in _LEFT_OUT:
+    for name in _OMITTED:
         found[name] = None
-    for name in _CUT:
+    for name in _SHORTENED:
         if found[name] is not None:
-            found[name] = beginning(found[name])
-    if cut := [name for name in (*_CUT, *_LEFT_OUT) if found[name] != request[name]]:
+            found[name] = shortened(found[name])
+    if cut := [name for name in (*_SHORTENED, *_OMITTED) if found[name] != request[name]]:
         found["cut"] = cut
     return found
 
 
 def text_summary(name: str, text: str | None) -> dict[str, Any]:
     """Return a text by its name, and ``cut`` with that name where it is not the whole text."""
-    if text is None or (kept := beginning(text)) == text:
+    if text is None or (kept := shortened(text)) == text:
         return {name: text}
     return {name: kept, "cut": [name]}

@@ -18,42 +18,46 @@ SILENCE_LIMIT: Final = "(silence_timeout_s)"
 """How the error of a run ends that was failed for its silence."""
 
 
-async def watch(live: RunningAttempt, recorder: Recorder, provider: ProviderConfig) -> None:
+async def enforce_time_limits(
+    running: RunningAttempt, recorder: Recorder, provider: ProviderConfig
+) -> None:
     """Fail a run that takes too long or has become silent, while this provider executes it.
 
     Warn at half the time of silence.
     """
     most = inf if provider.run_timeout_s is None else provider.run_timeout_s
     quiet = inf if provider.silence_timeout_s is None else provider.silence_timeout_s
-    began_at = recorder.heard_at = anyio.current_time()
-    still_before_s = live.blocked.total_s
+    began_at = recorder.last_activity_at = anyio.current_time()
+    still_before_s = running.blocked.total_s
     warned_of = -inf
-    while live.provider is provider:
+    while running.provider is provider:
         now = anyio.current_time()
-        heard_at = max(recorder.heard_at, live.blocked.ended_at)
-        must_end_at = began_at + live.blocked.total_s - still_before_s + most
+        last_activity_at = max(recorder.last_activity_at, running.blocked.ended_at)
+        must_end_at = began_at + running.blocked.total_s - still_before_s + most
         if now >= must_end_at:
             message = f"it was not done within {most:g} s (run_timeout_s)"
-        elif now >= heard_at + quiet:
-            if warned_of < heard_at:  # a machine that was too busy for the warning gives it now
-                await recorder.put(_warning(live, now - heard_at, quiet))
+        elif now >= last_activity_at + quiet:
+            if (
+                warned_of < last_activity_at
+            ):  # a machine that was too busy for the warning gives it now
+                await recorder.put(_warning(running, now - last_activity_at, quiet))
             message = f"it said nothing for {quiet:g} s {SILENCE_LIMIT}"
         else:
-            due = heard_at + (quiet if warned_of >= heard_at else quiet / 2)
+            due = last_activity_at + (quiet if warned_of >= last_activity_at else quiet / 2)
             if now >= due:
-                warned_of, due = heard_at, heard_at + quiet
-                await recorder.put(_warning(live, now - heard_at, quiet))
+                warned_of, due = last_activity_at, last_activity_at + quiet
+                await recorder.put(_warning(running, now - last_activity_at, quiet))
             await anyio.sleep_until(min(due, must_end_at))
-            await live.blocked.wait_over()
+            await running.blocked.wait_over()
             continue
-        live.fail(RunError("timeout", message))
+        running.fail(RunError("timeout", message))
         return
 
 
-def _warning(live: RunningAttempt, silent_s: float, quiet: float) -> Draft:
+def _warning(running: RunningAttempt, silent_s: float, quiet: float) -> Draft:
     data = {
         "code": "agent_silent",
         "message": f"the agent has said nothing for {silent_s:.3g} s; it fails after {quiet:g} s",
         "silent_s": round(silent_s, 3),
     }
-    return Draft(EventType.RUN_ERROR, data, live.run.id, live.run.attempt)
+    return Draft(EventType.RUN_ERROR, data, running.run.id, running.run.attempt)

@@ -14,7 +14,7 @@ from agent_orchestrator.domain.tokens import (
     new_token,
     token_hash,
 )
-from agent_orchestrator.engine.access import administrator
+from agent_orchestrator.engine.access import require_admin
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.fields import specs
@@ -35,13 +35,13 @@ _RESERVED: Final = ("run_", "token-")
 """Begin the names of principals that come by themselves, as ``local`` is one."""
 
 
-async def create(core: Core, who: Principal, command: CreateToken) -> Change[NewToken]:
+async def create(core: Core, caller: Principal, command: CreateToken) -> Change[NewToken]:
     principal = _principal(command)
     scopes = _scopes(command)
     secret = new_token(NAMED_TOKEN_PREFIX)
 
     def change(tx: Transaction) -> NewToken:
-        administrator(tx, who)
+        require_admin(tx, caller)
         now = core.now()
         lasts = command.expires_in_s
         token = AccessToken(
@@ -49,7 +49,7 @@ async def create(core: Core, who: Principal, command: CreateToken) -> Change[New
             name=command.name,
             principal=principal,
             scopes=scopes,
-            created_by=who.id,
+            created_by=caller.id,
             created_at=now,
             expires_at=None if lasts is None else now + timedelta(seconds=lasts),
         )
@@ -78,21 +78,21 @@ def _scopes(command: CreateToken) -> tuple[Scope, ...]:
     return tuple(scope for scope in SCOPES if scope in command.scopes)
 
 
-async def list_(core: Core, who: Principal, command: ListTokens) -> TokenPage:
-    def look(view: View) -> TokenPage:
-        administrator(view, who)
+async def list_(core: Core, caller: Principal, command: ListTokens) -> TokenPage:
+    def query(view: View) -> TokenPage:
+        require_admin(view, caller)
 
         def tokens(after: str | None, limit: int) -> list[AccessToken]:
             return view.tokens(after=after, limit=limit, size=PAGE_SIZE)
 
         return TokenPage(*page(tokens, command.cursor, command.limit))
 
-    return await core.store.read(look)
+    return await core.store.read(query)
 
 
-async def revoke(core: Core, who: Principal, command: RevokeToken) -> Change[TokenReply]:
+async def revoke(core: Core, caller: Principal, command: RevokeToken) -> Change[TokenReply]:
     def change(tx: Transaction) -> TokenReply:
-        administrator(tx, who)
+        require_admin(tx, caller)
         token = tx.token(command.token_id)
         if token is None:
             raise NotFound(f"no token {command.token_id}", {"token_id": command.token_id})

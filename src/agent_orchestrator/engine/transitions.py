@@ -16,7 +16,7 @@ from agent_orchestrator.domain.model import (
     Session,
 )
 from agent_orchestrator.engine import retention
-from agent_orchestrator.engine.core import MAX_LOOK, Core
+from agent_orchestrator.engine.core import MAX_READ_ROWS, Core
 from agent_orchestrator.engine.questions import (
     blocking_requests,
     close,
@@ -91,38 +91,38 @@ _END_EVENTS = {
 }
 
 
-def finish(core: Core, tx: Transaction, run: Run, ending: AttemptEnd) -> Run:
+def finish(core: Core, tx: Transaction, run: Run, attempt_end: AttemptEnd) -> Run:
     """End an attempt: the run goes to a terminal state, or back to the queue."""
     at = core.now()
-    if run.status is RunStatus.WAITING and ending.signal is Signal.COMPLETE:
+    if run.status is RunStatus.WAITING and attempt_end.signal is Signal.COMPLETE:
         run = resume_run(core, tx, run)  # its agent went on without the answer
-    after = step(run.status, ending.signal)
-    outcome = ending.outcome or str(after)
-    amend_attempt(tx, run, ended_at=at, outcome=outcome, stderr_tail=ending.stderr_tail)
+    after = step(run.status, attempt_end.signal)
+    outcome = attempt_end.outcome or str(after)
+    amend_attempt(tx, run, ended_at=at, outcome=outcome, stderr_tail=attempt_end.stderr_tail)
     if after is RunStatus.QUEUED:
-        return _release(core, tx, run, ending, at)
-    while pending := tx.requests(run_id=run.id, status="pending", limit=MAX_LOOK):
+        return _release(core, tx, run, attempt_end, at)
+    while pending := tx.requests(run_id=run.id, status="pending", limit=MAX_READ_ROWS):
         for request in pending:
             close(core, tx, request, "canceled")
     ended = evolve(
         run,
         status=after,
-        result=ending.result,
-        error=ending.error,
-        exit_code=ending.exit_code,
+        result=attempt_end.result,
+        error=attempt_end.error,
+        exit_code=attempt_end.exit_code,
         waiting_on=None,
         finished_at=at,
     )
     tx.put_run(ended)
     retention.forget_run(tx, run.id)
     data: dict[str, Any] = {"attempt": run.attempt}
-    if ending.result is not None:
-        data["result"] = to_plain(ending.result)
-    if ending.error is not None:
-        data["error"] = to_plain(ending.error)
-    if ending.exit_code is not None:
-        data["exit_code"] = ending.exit_code
-    reason = run.cancel_reason if after is RunStatus.CANCELED else ending.reason
+    if attempt_end.result is not None:
+        data["result"] = to_plain(attempt_end.result)
+    if attempt_end.error is not None:
+        data["error"] = to_plain(attempt_end.error)
+    if attempt_end.exit_code is not None:
+        data["exit_code"] = attempt_end.exit_code
+    reason = run.cancel_reason if after is RunStatus.CANCELED else attempt_end.reason
     if reason is not None:
         data["reason"] = reason
     if run.usage is not None:
@@ -143,7 +143,7 @@ def finish(core: Core, tx: Transaction, run: Run, ending: AttemptEnd) -> Run:
     return ended
 
 
-def _release(core: Core, tx: Transaction, run: Run, ending: AttemptEnd, at: datetime) -> Run:
+def _release(core: Core, tx: Transaction, run: Run, attempt_end: AttemptEnd, at: datetime) -> Run:
     if run.status is RunStatus.WAITING:
         for request in blocking_requests(tx, run):
             close(core, tx, request, "canceled")
@@ -161,7 +161,7 @@ def _release(core: Core, tx: Transaction, run: Run, ending: AttemptEnd, at: date
         "provider": run.provider,
         "message_id": run.message_id,
         "attempt": released.attempt,
-        "reason": ending.reason,
+        "reason": attempt_end.reason,
     }
     log(tx, released, EventType.RUN_QUEUED, data, at)
     tx.notify(QUEUE_TOPIC)
@@ -171,7 +171,7 @@ def _release(core: Core, tx: Transaction, run: Run, ending: AttemptEnd, at: date
 def started_runs(tx: View, session: Session) -> list[Run]:
     """Return the runs of a session that have begun: the active one, and one queued to go on."""
     active = tx.active_run(session.id)
-    queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_LOOK)
+    queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_READ_ROWS)
     goes_on = [run for run in queued if run.attempt > 1]
     return goes_on if active is None else [active, *goes_on]
 

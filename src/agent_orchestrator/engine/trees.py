@@ -11,13 +11,13 @@ from typing import Final
 
 from attrs import define, evolve, field
 
-from agent_orchestrator.domain.access import Action, Principal, Reach
+from agent_orchestrator.domain.access import Action, Principal, Visibility
 from agent_orchestrator.domain.errors import Forbidden, InvalidRequest, NotFound
 from agent_orchestrator.domain.model import Run, RunError, RunResult, Session
-from agent_orchestrator.engine.access import reach_below, session_for
+from agent_orchestrator.engine.access import session_for, visibility_below
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.paging import PAGE_SIZE
-from agent_orchestrator.engine.summaries import MAX_SUMMARY, beginning
+from agent_orchestrator.engine.summaries import MAX_SUMMARY, shortened
 from agent_orchestrator.operations import GetTree, SessionTree, TreePage
 from agent_orchestrator.ports import View
 from agent_orchestrator.wire import strict_json
@@ -35,26 +35,26 @@ _BATCH: Final = 100
 """Children looked for at once."""
 
 
-async def tree(core: Core, who: Principal, command: GetTree) -> TreePage:
-    def look(view: View) -> TreePage:
-        root = session_for(view, who, Action.READ, command.session_id)
+async def tree(core: Core, caller: Principal, command: GetTree) -> TreePage:
+    def query(view: View) -> TreePage:
+        root = session_for(view, caller, Action.READ, command.session_id)
         above = [root]
         if command.cursor is not None:
-            above = _lineage(view, who, root, command.cursor)
-        return _Page(view, reach_below(view, who), command.limit).after(above)
+            above = _lineage(view, caller, root, command.cursor)
+        return _Page(view, visibility_below(view, caller), command.limit).after(above)
 
-    return await core.store.read(look)
+    return await core.store.read(query)
 
 
-def _lineage(view: View, who: Principal, root: Session, cursor: str) -> list[Session]:
+def _lineage(view: View, caller: Principal, root: Session, cursor: str) -> list[Session]:
     """Return the sessions from the root to the one a cursor names.
 
     :raises InvalidRequest: if that is none the caller may see below the root.
     """
     try:
-        found = [session_for(view, who, Action.READ, cursor)]
+        found = [session_for(view, caller, Action.READ, cursor)]
         while found[-1].id != root.id and (above := found[-1].parent_session_id) is not None:
-            found.append(session_for(view, who, Action.READ, above))
+            found.append(session_for(view, caller, Action.READ, above))
     except (NotFound, Forbidden):
         found = []
     if not found or found[-1].id != root.id:
@@ -70,18 +70,18 @@ class _Node:
     runs: tuple[Run, ...]
     runs_count: int
     children_count: int
-    cut: tuple[str, ...]
+    shortened: tuple[str, ...]
     repeated: bool
     children: "list[_Node]" = field(factory=list)
 
-    def told(self) -> SessionTree:
+    def to_reply(self) -> SessionTree:
         return SessionTree(
             self.session,
             self.runs,
-            tuple(child.told() for child in self.children),
+            tuple(child.to_reply() for child in self.children),
             self.runs_count,
             self.children_count,
-            self.cut,
+            self.shortened,
             self.repeated,
         )
 
@@ -89,7 +89,7 @@ class _Node:
 @define
 class _Page:
     _view: View
-    _within: Reach
+    _within: Visibility
     _limit: int
     _size: int = 0
     _read: int = 0
@@ -117,7 +117,7 @@ class _Page:
         for parent, child in reversed([*pairwise(repeated)]):
             if not child.children:
                 parent.children.remove(child)  # nothing of it is on this page
-        root = repeated[0].told()
+        root = repeated[0].to_reply()
         return TreePage(
             root.session,
             root.runs,
@@ -166,22 +166,22 @@ class _Page:
         children_count = view.child_count(session.id, self._within)
         if not children_count:
             self._childless.add(session.id)
-        runs = [_in_short(run) for run in found]
+        runs = [_shortened_run(run) for run in found]
         self._read += read
         self._size += len(strict_json.dumps(session.metadata)) + _NODE_SIZE
-        self._size += sum(_NODE_SIZE + _length(run) for run in runs)
+        self._size += sum(_NODE_SIZE + _text_length(run) for run in runs)
         cut = tuple(run.id for run, whole in zip(runs, found, strict=True) if run != whole)
         return _Node(session, tuple(runs), runs_count, children_count, cut, repeated)
 
 
-def _in_short(run: Run) -> Run:
+def _shortened_run(run: Run) -> Run:
     result, error = run.result, run.error
     if result is not None:
-        result = RunResult(beginning(result.text))
+        result = RunResult(shortened(result.text))
     if error is not None:
-        error = RunError(error.code, beginning(error.message))
+        error = RunError(error.code, shortened(error.message))
     return evolve(run, result=result, error=error)
 
 
-def _length(run: Run) -> int:
+def _text_length(run: Run) -> int:
     return len(run.result.text if run.result else "") + len(run.error.message if run.error else "")

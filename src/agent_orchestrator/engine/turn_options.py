@@ -42,7 +42,7 @@ class TurnOptions:
         return cls(None, command.effort, _copy(command.output_schema), images)
 
     @classmethod
-    def kept_by(cls, run: Run, images: Sequence[ImageContent]) -> "TurnOptions":
+    def required_by(cls, run: Run, images: Sequence[ImageContent]) -> "TurnOptions":
         """Return the options that whichever provider runs it must take; a model is one provider's."""
         return cls(None, run.effort, run.output_schema, images)
 
@@ -55,7 +55,7 @@ class TurnOptions:
             if value is not None and value != ()
         )
 
-    def over(self, other: "TurnOptions") -> "TurnOptions":
+    def or_else(self, other: "TurnOptions") -> "TurnOptions":
         """Return these options, and those of the other where these leave them out."""
         return TurnOptions(
             self.model or other.model,
@@ -64,7 +64,7 @@ class TurnOptions:
             self.images or other.images,
         )
 
-    def fit(self, run: Run) -> bool:
+    def fits(self, run: Run) -> bool:
         """Return whether a run under way can take a message with these options.
 
         A schema is for the answer to that message alone, and the text that steers comes without
@@ -104,7 +104,7 @@ EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh")
 """Reasoning efforts that can be compared, the least first."""
 
 
-def completed(core: Core, provider: str, asked: TurnOptions, above: Chosen) -> TurnOptions:
+def with_inherited(core: Core, provider: str, asked: TurnOptions, above: Chosen) -> TurnOptions:
     """Return a message's options, and where it names none, those that were chosen for its sender.
 
     :param provider: the provider of the message; a model is one provider's.
@@ -125,7 +125,7 @@ def completed(core: Core, provider: str, asked: TurnOptions, above: Chosen) -> T
         )
     config = core.config.providers.get(provider)
     accepted = accepted_options(config.runner) if config is not None else frozenset()
-    return asked.over(
+    return asked.or_else(
         TurnOptions(
             model=model if "model" in accepted else None,
             effort=effort if "effort" in accepted else None,
@@ -133,7 +133,7 @@ def completed(core: Core, provider: str, asked: TurnOptions, above: Chosen) -> T
     )
 
 
-def chosen_for(
+def chosen_options(
     session: Session, provider: str, options: TurnOptions, above: Chosen = NOTHING_CHOSEN
 ) -> Chosen:
     """Return what is chosen for the agent of a run.
@@ -147,7 +147,7 @@ def chosen_for(
     return Chosen(options.effort or above.effort, models)
 
 
-def is_within(run: Run, above: Chosen) -> bool:
+def is_at_most(run: Run, above: Chosen) -> bool:
     """Return whether a run's agent may do no more than another agent for which this was chosen."""
     has_no_more = above.effort is None or (
         run.chosen.effort is not None and _at_most(run.chosen.effort, above.effort)
@@ -156,7 +156,7 @@ def is_within(run: Run, above: Chosen) -> bool:
     return has_no_more and all(models.get(name) == one for name, one in above.models.items())
 
 
-def together(first: Chosen, second: Chosen) -> Chosen:
+def combined(first: Chosen, second: Chosen) -> Chosen:
     """Return what holds where two choices do: less effort, and of two models the first."""
     efforts = [one for one in (first.effort, second.effort) if one is not None]
     if len(efforts) == 2 and _at_most(efforts[1], efforts[0]):

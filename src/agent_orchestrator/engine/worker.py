@@ -20,7 +20,11 @@ from agent_orchestrator.engine.attempt import AttemptContext, storable
 from agent_orchestrator.engine.attempt_end import RECORDING_FAILED, record_end
 from agent_orchestrator.engine.attempt_state import Course
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.engine.persistence import STORE_RETRY_S, looked, persistently
+from agent_orchestrator.engine.persistence import (
+    STORE_RETRY_S,
+    read_with_retry,
+    transact_with_retry,
+)
 from agent_orchestrator.engine.recorder import Recorder
 from agent_orchestrator.engine.routing import crash, failures_in, is_exit_code, run_with_fallback
 from agent_orchestrator.engine.running_attempt import RunningAttempt
@@ -33,128 +37,139 @@ MAX_ERROR = 64 * 2**10
 """Characters of what an agent said that are kept as its run's error."""
 
 
-async def execute(core: Core, live: RunningAttempt) -> None:
+async def execute(core: Core, running: RunningAttempt) -> None:
     """Execute a run that was started, to the end of this attempt.
 
     Whatever happens, the run is left in a state that says so: ended, or back in the queue.
     """
-    recorder = Recorder(core, live.run)
-    ending: transitions.AttemptEnd | None = None
+    recorder = Recorder(core, running.run)
+    attempt_end: transitions.AttemptEnd | None = None
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_record, core, recorder, live)
-            tasks.start_soon(_heed, core, live, recorder)
-            ending = await _attempt(core, live, recorder, tasks)
+            tasks.start_soon(_record, core, recorder, running)
+            tasks.start_soon(_watch_requests, core, running, recorder)
+            attempt_end = await _attempt(core, running, recorder, tasks)
             recorder.close()
             tasks.cancel_scope.cancel()
-        await record_end(core, live, recorder, ending or RECORDING_FAILED)
+        await record_end(core, running, recorder, attempt_end or RECORDING_FAILED)
     except anyio.get_cancelled_exc_class():
         # The whole engine is being cancelled: what was done is kept, the rest is for the next start.
-        ending = ending or live.ending or transitions.AttemptEnd(Signal.RELEASE, reason="stopped")
+        attempt_end = (
+            attempt_end
+            or running.attempt_end
+            or transitions.AttemptEnd(Signal.RELEASE, reason="stopped")
+        )
         with anyio.CancelScope(shield=True):
-            await record_end(core, live, recorder, ending, tries=len(STORE_RETRY_S))
+            await record_end(core, running, recorder, attempt_end, tries=len(STORE_RETRY_S))
         raise
 
 
-async def _record(core: Core, recorder: Recorder, live: RunningAttempt) -> None:
+async def _record(core: Core, recorder: Recorder, running: RunningAttempt) -> None:
     try:
         await recorder.write()
     except run_changes.StaleAttempt:
-        logger.warning("run %s has moved on from attempt %d", live.run.id, live.run.attempt)
-        live.release("the run has moved on", core.now())
+        logger.warning("run %s has moved on from attempt %d", running.run.id, running.run.attempt)
+        running.release("the run has moved on", core.now())
     except Exception:
         # What the attempt said cannot be written; its end is tried without.
-        logger.exception("run %s cannot be recorded", live.run.id)
-        live.scope.cancel()
+        logger.exception("run %s cannot be recorded", running.run.id)
+        running.scope.cancel()
 
 
-async def _heed(core: Core, live: RunningAttempt, recorder: Recorder) -> None:
+async def _watch_requests(core: Core, running: RunningAttempt, recorder: Recorder) -> None:
     """Stop the run when its cancel is asked for; tell the pool while it waits for an answer, and
     park it when that takes long.
     """
     with core.notifier.subscribe(
-        run_changes.cancel_topic(live.run.id), f"run:{live.run.id}"
+        run_changes.cancel_topic(running.run.id), f"run:{running.run.id}"
     ) as waiter:
         while True:
             waiter.clear()
-            run = await looked(core, lambda view: view.run(live.run.id))
+            run = await read_with_retry(core, lambda view: view.run(running.run.id))
             if run is not None and run.cancel_requested_at is not None:
-                live.set_request(None)  # what it still does takes its worker
-                live.cancel()
+                running.set_request(None)  # what it still does takes its worker
+                running.cancel()
                 return
             is_waiting = run is not None and run.status is RunStatus.WAITING
-            if live.set_request(run.waiting_on if run is not None and is_waiting else None):
+            if running.set_request(run.waiting_on if run is not None and is_waiting else None):
                 core.notifier.notify([run_changes.QUEUE_TOPIC])
-            with anyio.move_on_after(await _until_parked(core, live)):
+            with anyio.move_on_after(await _until_parked(core, running)):
                 await waiter.wait()
             # What is stopped with its agent stays open for the next attempt.
-            if recorder.abandoned and not live.scope.cancel_called:
-                await _withdraw(core, live, recorder)
+            if recorder.withdrawn and not running.scope.cancel_called:
+                await _withdraw(core, running, recorder)
 
 
-async def _withdraw(core: Core, live: RunningAttempt, recorder: Recorder) -> None:
+async def _withdraw(core: Core, running: RunningAttempt, recorder: Recorder) -> None:
     """Close what the agent has asked and given up."""
-    given_up = tuple(recorder.abandoned)
+    given_up = tuple(recorder.withdrawn)
 
     def change(tx: Transaction) -> None:
-        run_changes.require_current_attempt(tx, live.run.id, live.run.attempt)
+        run_changes.require_current_attempt(tx, running.run.id, running.run.attempt)
         questions.withdraw_requests(core, tx, given_up)
 
     await anyio.lowlevel.checkpoint()  # where the engine itself is being cancelled, this is its end
     try:
-        await persistently(core, change)
+        await transact_with_retry(core, change)
     except run_changes.StaleAttempt:
         return
-    del recorder.abandoned[: len(given_up)]
+    del recorder.withdrawn[: len(given_up)]
 
 
-async def _until_parked(core: Core, live: RunningAttempt) -> float:
+async def _until_parked(core: Core, running: RunningAttempt) -> float:
     """Return the seconds until a waiting run is to be parked; park it where that is now."""
-    if live.request_id is None or live.blocked.since is None or live.course is not Course.WORKING:
+    if (
+        running.request_id is None
+        or running.blocked.since is None
+        or running.course is not Course.WORKING
+    ):
         return inf
-    due = live.blocked.since + core.config.park_after_s - anyio.current_time()
+    due = running.blocked.since + core.config.park_after_s - anyio.current_time()
     if due > 0:
         return due
 
     def change(tx: Transaction) -> bool:
-        run = tx.run(live.run.id)
-        if run is None or (run.attempt, run.waiting_on) != (live.run.attempt, live.request_id):
+        run = tx.run(running.run.id)
+        if run is None or (run.attempt, run.waiting_on) != (
+            running.run.attempt,
+            running.request_id,
+        ):
             return False
         if not recovery.resumes(core, tx, run):
             return False  # its agent could not go on: the process is kept
         # Kept before the agent is stopped: an answer that comes now is for the next attempt.
-        run_changes.amend_attempt(tx, run, outcome=recovery.PARKING)
+        run_changes.amend_attempt(tx, run, outcome=recovery.PARKED_OUTCOME)
         return True
 
-    if await persistently(core, change):
-        live.park(core.now())
+    if await transact_with_retry(core, change):
+        running.park(core.now())
     return inf
 
 
 async def _attempt(
-    core: Core, live: RunningAttempt, recorder: Recorder, tasks: TaskGroup
+    core: Core, running: RunningAttempt, recorder: Recorder, tasks: TaskGroup
 ) -> transitions.AttemptEnd:
     """Run the agent; return how the attempt ended."""
     outcome: Outcome | AgentFailed | None = None
     contexts: list[AttemptContext] = []
     try:
-        with live.scope:
-            outcome = await run_with_fallback(core, live, recorder, contexts, tasks)
+        with running.scope:
+            outcome = await run_with_fallback(core, running, recorder, contexts, tasks)
     except Exception as error:
         # trio lets a cancellation out in one group with what a runner's other task raised.
         failures = failures_in(error)
         if not failures:
-            logger.exception("run %s: its worker failed", live.run.id)
+            logger.exception("run %s: its worker failed", running.run.id)
         outcome = failures[0] if failures else crash(error)
     if isinstance(outcome, Outcome):
         outcome = await _stored(outcome)
     tail = contexts[-1].stderr_tail if contexts else ""
-    return evolve(_ending(live, outcome), stderr_tail=tail)
+    return evolve(_end_of_attempt(running, outcome), stderr_tail=tail)
 
 
 async def _stored(outcome: Outcome) -> Outcome | AgentFailed:
     """Return an outcome that can be stored and read, or the failure to come to one."""
-    if len(outcome.text) <= strict_json.SLICE:
+    if len(outcome.text) <= strict_json.SLICE_SIZE:
         return evolve(outcome, text=storable(outcome.text))
     with anyio.CancelScope(shield=True):
         stored: Outcome | AgentFailed = await run_sync(_checked, outcome)
@@ -170,13 +185,15 @@ def _checked(outcome: Outcome) -> Outcome | AgentFailed:
     return AgentFailed("agent_crashed", problem)
 
 
-def _ending(live: RunningAttempt, outcome: Outcome | AgentFailed | None) -> transitions.AttemptEnd:
+def _end_of_attempt(
+    running: RunningAttempt, outcome: Outcome | AgentFailed | None
+) -> transitions.AttemptEnd:
     if isinstance(outcome, Outcome):
         # An agent that finished first has completed, whatever was asked for meanwhile.
         result = RunResult(outcome.text)
         return transitions.AttemptEnd(Signal.COMPLETE, result=result, exit_code=outcome.exit_code)
-    if live.ending is not None:
-        return live.ending
+    if running.attempt_end is not None:
+        return running.attempt_end
     if outcome is None:
         return RECORDING_FAILED
     message = outcome.message

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import psutil
 
-from agent_orchestrator.encoding import shown_bytes
+from agent_orchestrator.encoding import decode_for_display
 from agent_orchestrator.operations import ProcessView
-from agent_orchestrator.processes import birth_of
+from agent_orchestrator.processes import process_start_id
 
 _COMMAND_LENGTH = 500
 """Characters of a command that are shown."""
@@ -21,7 +21,7 @@ def process_tree(pid: int, start_id: str | None, limit: int) -> Sequence[Process
     try:
         root = psutil.Process(pid)
         # Compared after psutil has the process. From then on psutil notices another process with its pid.
-        if birth_of(pid) != start_id or root.status() == psutil.STATUS_ZOMBIE:
+        if process_start_id(pid) != start_id or root.status() == psutil.STATUS_ZOMBIE:
             return ()
         processes = [root, *root.children(recursive=True)]
     except psutil.Error:
@@ -31,7 +31,9 @@ def process_tree(pid: int, start_id: str | None, limit: int) -> Sequence[Process
 
 def _view(process: psutil.Process) -> ProcessView | None:
     try:
-        command = shown_bytes(" ".join(process.cmdline())[:_COMMAND_LENGTH] or process.name())
+        command = decode_for_display(
+            " ".join(process.cmdline())[:_COMMAND_LENGTH] or process.name()
+        )
         return ProcessView(process.pid, process.ppid(), command, process.status())
     except psutil.Error:
         return None

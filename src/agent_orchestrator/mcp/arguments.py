@@ -46,7 +46,7 @@ class Held:
 
 
 @command
-class Wait(Held):
+class WaitArguments(Held):
     run_id: str | None = param(
         "The run to wait for, from session_spawn or session_send.",
         default=None,
@@ -69,7 +69,7 @@ class Wait(Held):
 
 
 @command
-class ReplyParent(QuestionOptions, Held):
+class ReplyParentArguments(QuestionOptions, Held):
     text: str | None = param(
         "What to tell, or to ask. For an approval: exactly what you are about to do. A question has"
         " at most 65,536 characters.",
@@ -88,12 +88,12 @@ class ReplyParent(QuestionOptions, Held):
 
 
 @command
-class List(Page):
+class ListArguments(Page):
     limit: int = param("How many to return at most.", default=50, minimum=1, maximum=200)
 
 
 @command
-class Resolve(ResolveOptions, Keyed, OfRequest):
+class ResolveArguments(ResolveOptions, Keyed, OfRequest):
     pass
 
 
@@ -102,7 +102,7 @@ def fields(kind: type) -> list[FieldSpec]:
     return [spec for spec in specs(kind).values() if spec.limits.for_agents]
 
 
-def _told(default: str | float) -> str:
+def _described_default(default: str | float) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default).lower()
 
 
@@ -124,7 +124,7 @@ def input_schema(kind: type, hold_s: float = HOLD_S) -> Schema:
         if spec.name == "timeout_s":
             schema["default"] = hold_s
         if "default" in schema:  # not every client hands that on
-            schema["description"] += f" Default: {_told(schema['default'])}."
+            schema["description"] += f" Default: {_described_default(schema['default'])}."
         properties[spec.name] = schema
     return {
         "type": "object",

@@ -30,7 +30,7 @@ from agent_orchestrator.wire import strict_json
 
 
 @frozen
-class Exchanged:
+class ExchangeReply:
     """What a message is answered with; no text where none is due.
 
     :param status: the HTTP status, where it can still be said.
@@ -41,14 +41,14 @@ class Exchanged:
     text: bytes = b""
 
 
-def is_held(message: Mapping[str, Any]) -> bool:
+def may_take_long(message: Mapping[str, Any]) -> bool:
     """Tell whether the answer to a message may take its time: that of a tool may."""
     return message.get("method") == "tools/call"
 
 
 async def exchange(
     server: AgentServer, agent: Agent, message: Mapping[str, Any], headers: Mapping[str, str]
-) -> Exchanged:
+) -> ExchangeReply:
     """Answer a message.
 
     :param headers: of the HTTP request, by their names in lower case.
@@ -59,7 +59,7 @@ async def exchange(
             types.jsonrpc_message_adapter.validate_python(dict(message), by_name=False)
         except ValidationError:
             return _refusal(None, types.INVALID_REQUEST, "not a JSON-RPC 2.0 message")
-        return Exchanged(202)
+        return ExchangeReply(202)
     try:
         request = types.JSONRPCRequest.model_validate(message)
     except ValidationError:
@@ -82,11 +82,11 @@ async def exchange(
         told = modern_error_data(error)
         refused = _refusal(request.id, told.code, told.message, told.data)
         # Before 2026-07-28 an error in the protocol is no error of HTTP.
-        return refused if is_modern else Exchanged(200, refused.text)
+        return refused if is_modern else ExchangeReply(200, refused.text)
     answer = {"jsonrpc": "2.0", "id": request.id, "result": result}
     if not strict_json.is_long(answer):
-        return Exchanged(200, strict_json.dumps(answer).encode())
-    return Exchanged(200, await anyio.to_thread.run_sync(strict_json.encode_in_slices, answer))
+        return ExchangeReply(200, strict_json.dumps(answer).encode())
+    return ExchangeReply(200, await anyio.to_thread.run_sync(strict_json.encode_in_slices, answer))
 
 
 def _connection(
@@ -104,10 +104,10 @@ def _connection(
     )
 
 
-def _refusal(id_: int | str | None, code: int, message: str, data: Any = None) -> Exchanged:
+def _refusal(id_: int | str | None, code: int, message: str, data: Any = None) -> ExchangeReply:
     error = {"code": code, "message": message} | ({} if data is None else {"data": data})
     text = strict_json.dumps({"jsonrpc": "2.0", "id": id_, "error": error}).encode()
-    return Exchanged(ERROR_CODE_HTTP_STATUS.get(code, 400), text)
+    return ExchangeReply(ERROR_CODE_HTTP_STATUS.get(code, 400), text)
 
 
 @define

@@ -11,11 +11,11 @@ from attrs import frozen
 from agent_orchestrator.client import Client
 from agent_orchestrator.domain.errors import NotFound
 from agent_orchestrator.domain.model import Request
-from agent_orchestrator.mcp.arguments import ReplyParent
+from agent_orchestrator.mcp.arguments import ReplyParentArguments
 from agent_orchestrator.mcp.views import request_view
 from agent_orchestrator.wire import strict_json
 
-MAX_UNTOLD: Final = 200
+MAX_UNDELIVERED: Final = 200
 """Questions of one run that are kept; it may have 64 open."""
 
 MAX_RUNS: Final = 1000
@@ -24,7 +24,7 @@ _DECISIONS: Final = {"approved": "approve", "answered": "answer"}
 """What a closed question came to; whatever else became of it means no."""
 
 
-class OfRun:
+class RunQuestions:
     """The questions of one run whose end its agent has not been told of, by their words.
 
     Asked again in the same words, such a question is the same one, though it may have been decided
@@ -44,7 +44,7 @@ class OfRun:
     def add(self, words: str, request_id: str) -> None:
         """Keep one; of very many the oldest are forgotten."""
         self._ids[words] = request_id
-        if len(self._ids) > MAX_UNTOLD:
+        if len(self._ids) > MAX_UNDELIVERED:
             self._ids.popitem(last=False)
 
     def discard(self, request_id: str) -> None:
@@ -55,15 +55,15 @@ class OfRun:
                 return
 
 
-class Untold:
+class UndeliveredQuestions:
     """The same for all runs; of very many the ones that asked longest ago are forgotten."""
 
     def __init__(self) -> None:
-        self._runs: OrderedDict[str, OfRun] = OrderedDict()
+        self._runs: OrderedDict[str, RunQuestions] = OrderedDict()
 
-    def of(self, run_id: str) -> OfRun:
+    def of(self, run_id: str) -> RunQuestions:
         """Return what is kept of a run."""
-        found = self._runs.setdefault(run_id, OfRun())
+        found = self._runs.setdefault(run_id, RunQuestions())
         self._runs.move_to_end(run_id)
         if len(self._runs) > MAX_RUNS:
             self._runs.popitem(last=False)
@@ -71,21 +71,21 @@ class Untold:
 
 
 @frozen
-class Asker:
+class QuestionCaller:
     """Asks for a run, and waits for its answers."""
 
     client: Client
     run_id: str
     session_id: str
-    untold: OfRun
+    undelivered: RunQuestions
 
-    async def ask(self, question: ReplyParent, hold_s: float) -> dict[str, Any]:
+    async def ask(self, question: ReplyParentArguments, hold_s: float) -> dict[str, Any]:
         """Open a request, or find the one this question opened before, and wait for its answer."""
-        async with self.untold.asking:
-            request = await self._asked(question) or await self._open(question)
+        async with self.undelivered.asking:
+            request = await self._repeated_question(question) or await self._open(question)
         return await self._answer(request, hold_s if question.wait else 0)
 
-    async def _open(self, question: ReplyParent) -> Request:
+    async def _open(self, question: ReplyParentArguments) -> Request:
         assert question.text is not None
         reply = await self.client.reply_parent(
             self.run_id,
@@ -98,10 +98,10 @@ class Asker:
             idempotency_key=f"mcp-{uuid4().hex}",
         )
         assert reply.request is not None
-        self.untold.add(_words(question), reply.request.id)
+        self.undelivered.add(_question_key(question), reply.request.id)
         return reply.request
 
-    async def go_on(self, request_id: str, hold_s: float) -> dict[str, Any]:
+    async def wait_for(self, request_id: str, hold_s: float) -> dict[str, Any]:
         """Wait for the answer to a question of this run.
 
         :raises NotFound: if it asked no such question.
@@ -115,17 +115,17 @@ class Asker:
         if request.is_open and hold_s:
             request = await self.client.get_request(request.id, wait_s=hold_s)
         if not request.is_open:
-            self.untold.discard(request.id)
-        return _told(request)
+            self.undelivered.discard(request.id)
+        return _shown_request(request)
 
-    async def _asked(self, question: ReplyParent) -> Request | None:
+    async def _repeated_question(self, question: ReplyParentArguments) -> Request | None:
         """Return the question that this one repeats, if any.
 
         Looked for among what is open, which is little, and what the agent has not been told of: not
         among all that was ever asked.
         """
-        words = _words(question)
-        if (known := self.untold.find(words)) is not None:
+        words = _question_key(question)
+        if (known := self.undelivered.find(words)) is not None:
             return await self.client.get_request(known)
         cursor: str | None = None
         while True:
@@ -134,12 +134,12 @@ class Asker:
             )
             for one in page.requests:
                 if self._is_same(one, question):
-                    self.untold.add(words, one.id)
+                    self.undelivered.add(words, one.id)
                     return one
             if (cursor := page.next_cursor) is None:
                 return None
 
-    def _is_same(self, request: Request, question: ReplyParent) -> bool:
+    def _is_same(self, request: Request, question: ReplyParentArguments) -> bool:
         return (
             request.run_id == self.run_id
             and request.kind == question.request_kind
@@ -149,7 +149,7 @@ class Asker:
         )
 
 
-def _words(question: ReplyParent) -> str:
+def _question_key(question: ReplyParentArguments) -> str:
     """Return what a question is known again by."""
     words = {
         "kind": question.request_kind,
@@ -160,7 +160,7 @@ def _words(question: ReplyParent) -> str:
     return hashlib.sha256(strict_json.canonical(words).encode()).hexdigest()
 
 
-def _told(request: Request) -> dict[str, Any]:
+def _shown_request(request: Request) -> dict[str, Any]:
     """Return what an agent is told of a question of its own."""
     told: dict[str, Any] = {
         "parent_session_id": request.parent_session_id,

@@ -61,7 +61,7 @@ def _described(tool: Tool, hold_s: float) -> types.Tool:
         description=tool.description,
         input_schema=input_schema(tool.arguments, hold_s),
         annotations=types.ToolAnnotations(
-            read_only_hint=tool.looks_only, destructive_hint=False, open_world_hint=False
+            read_only_hint=tool.read_only, destructive_hint=False, open_world_hint=False
         ),
     )
 

@@ -9,7 +9,7 @@ from attrs import define, field, frozen
 from agent_orchestrator.client import Client
 from agent_orchestrator.domain.errors import InvalidRequest, OrchestratorError, Unreachable
 from agent_orchestrator.fields import ID_PATTERN, MAX_ID, NOT_A_FIELD, check, shared, specs
-from agent_orchestrator.mcp import arguments, questions, waiting
+from agent_orchestrator.mcp import arguments, questions, wait_any
 from agent_orchestrator.mcp.arguments import HOLD_S
 from agent_orchestrator.mcp.views import message_view, request_view, run_view, session_view
 from agent_orchestrator.operations import (
@@ -40,14 +40,14 @@ class Agent:
 
     :param client: acts as that run; what it may do is decided behind it.
     :param hold_s: seconds a call is held unless the agent says otherwise.
-    :param untold: outlives a single call.
+    :param undelivered: outlives a single call.
     """
 
     client: Client
     run_id: str
     session_id: str
     hold_s: float = HOLD_S
-    untold: questions.Untold = field(factory=questions.Untold)
+    undelivered: questions.UndeliveredQuestions = field(factory=questions.UndeliveredQuestions)
 
 
 async def _spawn(agent: Agent, given: SpawnOptions) -> dict[str, Any]:
@@ -69,7 +69,7 @@ async def _send(agent: Agent, given: SendOptions) -> dict[str, Any]:
     }
 
 
-async def _wait(agent: Agent, given: arguments.Wait) -> dict[str, Any]:
+async def _wait(agent: Agent, given: arguments.WaitArguments) -> dict[str, Any]:
     run_ids = list(
         dict.fromkeys([*([given.run_id] if given.run_id else []), *(given.run_ids or ())])
     )
@@ -85,20 +85,20 @@ async def _wait(agent: Agent, given: arguments.Wait) -> dict[str, Any]:
     if found:
         raise InvalidRequest.of(found)
     hold_s = agent.hold_s if given.timeout_s is None else given.timeout_s
-    return await waiting.first_of(
+    return await wait_any.wait_for_any(
         agent.client, run_ids, until=given.until, ignore=given.ignore or (), hold_s=hold_s
     )
 
 
-async def _reply_parent(agent: Agent, given: arguments.ReplyParent) -> dict[str, Any]:
+async def _reply_parent(agent: Agent, given: arguments.ReplyParentArguments) -> dict[str, Any]:
     hold_s = agent.hold_s if given.timeout_s is None else given.timeout_s
-    asker = questions.Asker(
-        agent.client, agent.run_id, agent.session_id, agent.untold.of(agent.run_id)
+    asker = questions.QuestionCaller(
+        agent.client, agent.run_id, agent.session_id, agent.undelivered.of(agent.run_id)
     )
     if given.request_id is not None:
         if given.text is not None or given.request_kind is not None:
             raise InvalidRequest.of({"request_id": "goes on waiting; give no text and no kind"})
-        return await asker.go_on(given.request_id, hold_s)
+        return await asker.wait_for(given.request_id, hold_s)
     if given.text is None:
         raise InvalidRequest.of({"text": "is required, or request_id"})
     if given.request_kind is None:
@@ -110,7 +110,7 @@ async def _reply_parent(agent: Agent, given: arguments.ReplyParent) -> dict[str,
     return await asker.ask(given, hold_s)
 
 
-async def _list(agent: Agent, given: arguments.List) -> dict[str, Any]:
+async def _list(agent: Agent, given: arguments.ListArguments) -> dict[str, Any]:
     tree = await agent.client.get_tree(agent.session_id, limit=given.limit, cursor=given.cursor)
     children: list[dict[str, Any]] = []
     pending = list(reversed(tree.children))
@@ -144,7 +144,7 @@ async def _child(agent: Agent, node: SessionTree) -> dict[str, Any]:
     }
 
 
-async def _resolve(agent: Agent, given: arguments.Resolve) -> dict[str, Any]:
+async def _resolve(agent: Agent, given: arguments.ResolveArguments) -> dict[str, Any]:
     command = shared(ResolveRequest, given)
     request = (await agent.client.transport.call(RESOLVE_REQUEST, command)).answer.request
     return {"request": request_view(request)}
@@ -155,7 +155,7 @@ class Tool:
     """One tool.
 
     :param description: for an agent: what it does and when to use it.
-    :param looks_only: it changes nothing.
+    :param read_only: it changes nothing.
     :param waits: a call may be held.
     """
 
@@ -164,7 +164,7 @@ class Tool:
     description: str
     arguments: type
     run: Callable[[Agent, Any], Awaitable[dict[str, Any]]]
-    looks_only: bool = False
+    read_only: bool = False
     waits: bool = False
 
 
@@ -196,9 +196,9 @@ TOOLS: Final[Mapping[str, Tool]] = {
             "completed has `run.result`; failed has `run.error`; with a `request` a child asks "
             "something: decide with request_resolve, then wait again. `timed_out` true: it still "
             "works, call again with the same arguments. Do not poll with session_list instead.",
-            arguments.Wait,
+            arguments.WaitArguments,
             _wait,
-            looks_only=True,
+            read_only=True,
             waits=True,
         ),
         Tool(
@@ -208,7 +208,7 @@ TOOLS: Final[Mapping[str, Tool]] = {
             "request_kind the call is held until somebody decides; go on only if `decision` is "
             "approve or answer, and take anything else as no. `timed_out` true: not decided yet, "
             "call again with only the request_id. Without a parent, a person is asked.",
-            arguments.ReplyParent,
+            arguments.ReplyParentArguments,
             _reply_parent,
             waits=True,
         ),
@@ -218,9 +218,9 @@ TOOLS: Final[Mapping[str, Tool]] = {
             "See the agents below you: their sessions, what their runs are doing, and what they "
             "ask, oldest first. Use it to find your way back, for ids you no longer have. "
             "`children_count` is how many there are directly below; with `next_cursor` call again.",
-            arguments.List,
+            arguments.ListArguments,
             _list,
-            looks_only=True,
+            read_only=True,
         ),
         Tool(
             "request_resolve",
@@ -229,7 +229,7 @@ TOOLS: Final[Mapping[str, Tool]] = {
             "permission_request, answer an input_request with a text. Approve only what your own "
             "task covers; otherwise deny, or leave it to a person: session_wait with it in `ignore`. "
             "The first decision stands.",
-            arguments.Resolve,
+            arguments.ResolveArguments,
             _resolve,
         ),
     )

@@ -20,8 +20,8 @@ from anyio.to_thread import run_sync
 from attrs import frozen
 
 from agent_orchestrator.runners.lines import (
-    HEAD,
-    MAX_DEPTH,
+    HEAD_SIZE,
+    MAX_JSON_DEPTH,
     MAX_LINE,
     Line,
     Truncation,
@@ -29,18 +29,18 @@ from agent_orchestrator.runners.lines import (
     json_integer,
     json_number,
     json_object,
-    mended,
-    shallow,
+    limit_depth,
+    replace_surrogates,
 )
 
-LONG: Final = 64 * 2**10
+LONG_LINE: Final = 64 * 2**10
 """Bytes of a line from which on it is read in a worker thread, a slice at a time."""
 
 MANY: Final = 2_000
 """Brackets, commas and colons of a line from which on it is read in a worker thread, too. To read each
 takes some microseconds."""
 
-SLICE: Final = 64 * 2**10
+SLICE_SIZE: Final = 64 * 2**10
 """Bytes handled in one call of C code."""
 
 MAX_STRUCTURE: Final = 2**17
@@ -53,7 +53,7 @@ MAX_SKELETON: Final = 4 * 2**20
 _SHORT: Final = 32
 """Bytes of a string up to which it is read together with what is around it."""
 
-_AT_ONCE: Final = 2
+_MAX_READERS: Final = 2
 """Long lines that are read at the same time."""
 
 
@@ -84,21 +84,21 @@ Read = TypeVar("Read")
 
 async def read(line: Line, reader: Callable[[Line], Read]) -> Read:
     """Return what the reader makes of a line; it is called in a worker thread if that takes long."""
-    return await in_thread(reader, line) if _takes_long(line.data) else reader(line)
+    return await run_in_thread(reader, line) if _takes_long(line.data) else reader(line)
 
 
 def _takes_long(data: bytes | bytearray) -> bool:
-    return len(data) >= LONG or (
+    return len(data) >= LONG_LINE or (
         len(data) >= MANY and sum(data.count(sign) for sign in _STRUCTURE) >= MANY
     )
 
 
-async def in_thread(reader: Callable[[Said], Read], said: Said) -> Read:
+async def run_in_thread(reader: Callable[[Said], Read], said: Said) -> Read:
     """Return what the reader makes of something long. It is called in a worker thread."""
     try:
         limiter = _limiter.get()
     except LookupError:
-        limiter = CapacityLimiter(_AT_ONCE)
+        limiter = CapacityLimiter(_MAX_READERS)
         _limiter.set(limiter)
     return await run_sync(reader, said, limiter=limiter)
 
@@ -106,40 +106,40 @@ async def in_thread(reader: Callable[[Said], Read], said: Said) -> Read:
 # --- JSON -----------------------------------------------------------------------------------
 
 
-class _TooMuch(Exception):
+class _TooLarge(Exception):
     pass
 
 
-def object_of(line: Line) -> dict[str, Any] | Text:
+def read_object(line: Line) -> dict[str, Any] | Text:
     """Return the JSON object that a line holds, or the line as text if it holds none.
 
     Call it with :func:`read`: it blocks for a long line. A long line of more values than
     :data:`MAX_STRUCTURE` makes is cut.
     """
     data = line.data
-    if line.truncation is not None or data[:LONG].lstrip()[:1] != b"{":
-        return text_of(line)
+    if line.truncation is not None or data[:LONG_LINE].lstrip()[:1] != b"{":
+        return read_text(line)
     try:
-        found = _short_object(data) if len(data) < LONG else _long_object(data)
-    except _TooMuch:
+        found = _short_object(data) if len(data) < LONG_LINE else _long_object(data)
+    except _TooLarge:
         return _cut(data)
     except (ValueError, RecursionError):
         found = None
-    return text_of(line) if found is None else found
+    return read_text(line) if found is None else found
 
 
-_MAX_DEPTH: Final = MAX_DEPTH - 8
+_MAX_JSON_DEPTH: Final = MAX_JSON_DEPTH - 8
 """Less deep than an event may be: so that nobody has to look for what lies too deep again."""
 
 
 def _short_object(data: bytes | bytearray) -> dict[str, Any] | None:
     found = json_object(data)
-    if found is None or data.count(b"{") + data.count(b"[") <= _MAX_DEPTH:
+    if found is None or data.count(b"{") + data.count(b"[") <= _MAX_JSON_DEPTH:
         return found
-    return cast(dict[str, Any], shallow(found, _MAX_DEPTH))
+    return cast(dict[str, Any], limit_depth(found, _MAX_JSON_DEPTH))
 
 
-_INSIDE: Final = re.compile(rb'(?:[^"\\]++|\\u[0-9a-fA-F]{4}|\\[^u])*+', re.DOTALL)
+_STRING_END: Final = re.compile(rb'(?:[^"\\]++|\\u[0-9a-fA-F]{4}|\\[^u])*+', re.DOTALL)
 """What a string may hold, escapes whole."""
 
 _KEY: Final = re.compile(rb"[ \t\r]*+:")
@@ -152,7 +152,7 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 def _long_object(data: bytes | bytearray) -> dict[str, Any] | None:
     """Return the object. Its strings are read one by one, and then the rest, which is small.
 
-    :raises _TooMuch: if it would take too much memory.
+    :raises _TooLarge: if it would take too much memory.
     :raises ValueError: if it is not JSON.
     """
     skeleton: list[bytes | bytearray] = []
@@ -160,14 +160,14 @@ def _long_object(data: bytes | bytearray) -> dict[str, Any] | None:
     key = secrets.randbelow(10**12)  # no number in the line is likely to begin so
     size = structure = place = 0
     while place < len(data):
-        quote = data.find(b'"', place, place + SLICE)
-        end = quote if quote >= 0 else min(place + SLICE, len(data))
+        quote = data.find(b'"', place, place + SLICE_SIZE)
+        end = quote if quote >= 0 else min(place + SLICE_SIZE, len(data))
         outside = data[place:end]
         structure += len(outside) - len(outside.translate(None, _STRUCTURE))
         skeleton.append(outside)
         place = end
         if quote >= 0:
-            ends = list(_inside(data, quote + 1))
+            ends = list(_string_slices(data, quote + 1))
             place = ends[-1] + 1
             if place - quote <= _SHORT or _KEY.match(data, place):
                 skeleton.append(data[quote:place])
@@ -179,7 +179,7 @@ def _long_object(data: bytes | bytearray) -> dict[str, Any] | None:
             size += len(skeleton[-1])
         size += len(outside)
         if structure > MAX_STRUCTURE or size > MAX_SKELETON:
-            raise _TooMuch
+            raise _TooLarge
 
     def number_or_string(digits: str) -> Any:
         return strings[digits] if digits in strings else json_number(digits)
@@ -191,16 +191,19 @@ def _long_object(data: bytes | bytearray) -> dict[str, Any] | None:
     value = decoder.decode(text)
     if not isinstance(value, dict):
         return None
-    return cast(dict[str, Any], shallow(mended(value) if "\\u" in text else value, _MAX_DEPTH))
+    return cast(
+        dict[str, Any],
+        limit_depth(replace_surrogates(value) if "\\u" in text else value, _MAX_JSON_DEPTH),
+    )
 
 
-def _inside(data: bytes | bytearray, place: int) -> Iterator[int]:
+def _string_slices(data: bytes | bytearray, place: int) -> Iterator[int]:
     """Yield the ends of a string's slices, the last of them where its closing quote is.
 
     :raises ValueError: if the string has no end.
     """
     while True:
-        found = _INSIDE.match(data, place, place + SLICE)
+        found = _STRING_END.match(data, place, place + SLICE_SIZE)
         end = place if found is None else found.end()
         if end == place and data[end : end + 1] != b'"':
             raise ValueError("a string without an end")
@@ -221,12 +224,12 @@ def _string(data: bytes | bytearray, place: int, ends: list[int]) -> str:
         text = half + scanstring(f'{raw}"', 0)[0]
         # The halves of a surrogate pair may be on both sides of a border.
         half = text[-1:] if end != ends[-1] and "\ud800" <= text[-1:] <= "\udbff" else ""
-        pieces.append(_paired(text[: len(text) - len(half)]))
+        pieces.append(_join_surrogates(text[: len(text) - len(half)]))
     _check_memory(pieces)
     return "".join(pieces)
 
 
-def _paired(text: str) -> str:
+def _join_surrogates(text: str) -> str:
     """Return text with its surrogates put together, and U+FFFD for those that are alone."""
     if not _SURROGATE.search(text):
         return text
@@ -236,17 +239,17 @@ def _paired(text: str) -> str:
 # --- text -----------------------------------------------------------------------------------
 
 
-def text_of(line: Line) -> Text:
+def read_text(line: Line) -> Text:
     """Return a line as text.
 
     Call it with :func:`read`: it blocks for a long line. One whose text would take more memory than
     :data:`~agent_orchestrator.runners.lines.MAX_LINE` is cut.
     """
-    if len(line.data) < LONG or line.truncation is not None:
+    if len(line.data) < LONG_LINE or line.truncation is not None:
         return Text(decoded(line.data), line.truncation)
     try:
         return Text(_decoded(line.data, escaped=True))
-    except _TooMuch:
+    except _TooLarge:
         return _cut(line.data)
 
 
@@ -261,13 +264,13 @@ def _decoded(data: bytes | bytearray, *, escaped: bool = False) -> str:
     """Return the text.
 
     :param escaped: whether it must also fit as a JSON string.
-    :raises _TooMuch: if it takes too much memory.
+    :raises _TooLarge: if it takes too much memory.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     pieces = []
     controls = 0
-    for place in range(0, len(data), SLICE):
-        piece = data[place : place + SLICE]
+    for place in range(0, len(data), SLICE_SIZE):
+        piece = data[place : place + SLICE_SIZE]
         if escaped:
             controls += len(piece) - len(piece.translate(None, _CONTROL))
         pieces.append(decoder.decode(piece))
@@ -277,7 +280,7 @@ def _decoded(data: bytes | bytearray, *, escaped: bool = False) -> str:
 
 
 def _check_memory(pieces: list[str], more: int = 0) -> None:
-    """Raise :exc:`_TooMuch` if the pieces joined, and so many characters more, take too much memory.
+    """Raise :exc:`_TooLarge` if the pieces joined, and so many characters more, take too much memory.
 
     Each character of a Python string takes as much as its widest one.
     """
@@ -289,8 +292,8 @@ def _check_memory(pieces: list[str], more: int = 0) -> None:
             elif width < 2 and _MIDDLE.search(piece):
                 width = 2
     if (sum(map(len, pieces)) + more) * width > MAX_LINE:
-        raise _TooMuch
+        raise _TooLarge
 
 
 def _cut(data: bytes | bytearray) -> Text:
-    return Text(decoded(data[:HEAD]), Truncation(len(data), hashlib.sha256(data).hexdigest()))
+    return Text(decoded(data[:HEAD_SIZE]), Truncation(len(data), hashlib.sha256(data).hexdigest()))

@@ -45,7 +45,7 @@ class DemoRunner:
             },
         )
         await self._plan(context, 0)
-        await self._look(context)
+        await self._list_files(context)
         await self._plan(context, 1)
         wrote = await self._write(context, count)
         await self._plan(context, 2)
@@ -81,7 +81,7 @@ class DemoRunner:
         await context.emit(EventType.PLAN_UPDATED, {"steps": steps})
         await anyio.sleep(self.pause_s)
 
-    async def _look(self, context: RunContext) -> None:
+    async def _list_files(self, context: RunContext) -> None:
         tool = {
             "tool_id": "look",
             "kind": "function",

@@ -19,13 +19,13 @@ from agent_orchestrator.wire import strict_json
 MAX_LINE: Final = 64 * 2**20
 """Bytes of a line that is delivered whole."""
 
-HEAD: Final = 64 * 2**10
+HEAD_SIZE: Final = 64 * 2**10
 """Bytes kept of a longer one."""
 
 _SHORT: Final = 2**20
 """Bytes of a line up to which it is put together at its end."""
 
-MAX_DEPTH: Final = 32
+MAX_JSON_DEPTH: Final = 32
 """Beyond it a value is kept as its JSON text: encoders recurse."""
 
 
@@ -56,7 +56,7 @@ class LineFramer:
     :param head: bytes delivered of a longer one.
     """
 
-    def __init__(self, max_line: int = MAX_LINE, head: int = HEAD) -> None:
+    def __init__(self, max_line: int = MAX_LINE, head: int = HEAD_SIZE) -> None:
         self._max_line = max_line
         self._head = head
         self._parts: list[bytes] = []
@@ -133,13 +133,13 @@ def json_object(data: bytes | bytearray) -> dict[str, Any] | None:
         value = _DECODER.decode(decoded(data))
         if not isinstance(value, dict):
             return None
-        return mended(value) if _SURROGATE.search(data) else value
+        return replace_surrogates(value) if _SURROGATE.search(data) else value
     except (ValueError, RecursionError):
         return None
 
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_LONE = re.compile("[\ud800-\udfff]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def json_number(digits: str) -> float | str:
@@ -157,18 +157,18 @@ def json_integer(digits: str) -> int | str:
 _DECODER = json.JSONDecoder(parse_float=json_number, parse_int=json_integer, parse_constant=str)
 
 
-def mended(value: Any) -> Any:
+def replace_surrogates(value: Any) -> Any:
     """Return a value with U+FFFD for each half of a surrogate pair."""
     if isinstance(value, str):
-        return _LONE.sub("\ufffd", value)
+        return _LONE_SURROGATE.sub("\ufffd", value)
     if isinstance(value, list):
-        return [mended(entry) for entry in value]
+        return [replace_surrogates(entry) for entry in value]
     if isinstance(value, dict):
-        return {mended(key): mended(entry) for key, entry in value.items()}
+        return {replace_surrogates(key): replace_surrogates(entry) for key, entry in value.items()}
     return value
 
 
-def shallow(value: Any, max_depth: int = MAX_DEPTH) -> Any:
+def limit_depth(value: Any, max_depth: int = MAX_JSON_DEPTH) -> Any:
     """Return the value with whatever lies too deep replaced by its JSON text."""
     return _cut(value, max_depth) if _is_deep(value, max_depth) else value
 

@@ -1,6 +1,6 @@
 """An agent's process as a scope: when the scope is left, nothing the agent started is alive.
 
-Each agent has a keeper (:mod:`agent_orchestrator.runners.guardian`), which adopts whatever comes of
+Each agent has a supervisor (:mod:`agent_orchestrator.runners.forkserver`), which adopts whatever comes of
 it, ends all of that when this process dies, and says when there is nothing left. The pipes are
 worked with :func:`anyio.wait_readable`: no thread per process, and an exit is seen although a
 grandchild holds them.
@@ -21,20 +21,20 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from agent_orchestrator.descriptors import SHORTAGES, Sparingly
+from agent_orchestrator.descriptors import SHORTAGES, RateLimitedWarning
 from agent_orchestrator.domain.errors import AgentFailed
-from agent_orchestrator.ports import CWD_MISSING, MARK_VARIABLE
-from agent_orchestrator.runners.custody import brand, end_survivors
-from agent_orchestrator.runners.keepers import Kept, guardian
+from agent_orchestrator.ports import CWD_MISSING, TAG_VARIABLE
 from agent_orchestrator.runners.lines import Line, LineFramer, decoded
+from agent_orchestrator.runners.orphans import kill_orphans, tag_limit
+from agent_orchestrator.runners.supervisor import SupervisedAgent, fork_server
 
 _log = logging.getLogger(__name__)
 
-Ladder = Sequence[tuple[signal.Signals, float]]
+StopSequence = Sequence[tuple[signal.Signals, float]]
 """How to ask an agent to stop: signals for its process group, each with the seconds it has to end
 before the next. After the last, whatever is left is killed."""
 
-DEFAULT_STOP: Final[Ladder] = ((signal.SIGINT, 2.0),)
+DEFAULT_STOP: Final[StopSequence] = ((signal.SIGINT, 2.0),)
 
 STDERR_TAIL: Final = 64 * 2**10
 """Bytes kept of the end of stderr."""
@@ -45,10 +45,10 @@ MAX_ARGUMENT: Final = 131_071
 _REPORT_S: Final = 0.1
 """Seconds between reports of stderr: each has its whole tail."""
 
-SHORTAGE_S: Final = 0.5
+SHORTAGE_RETRY_S: Final = 0.5
 """Seconds between tries to start an agent while this process may open no more files."""
 
-_shortage: Final = Sparingly()
+_shortage: Final = RateLimitedWarning()
 
 _CHUNK: Final = 2**16
 _PIPE_GRACE: Final = 1.0
@@ -56,47 +56,47 @@ _PIPE_GRACE: Final = 1.0
 again before it is given up."""
 
 _KILL_GRACE: Final = 3.0
-"""Seconds for the keeper to end what is left, before that is looked for without it."""
+"""Seconds for the supervisor to end what is left, before that is looked for without it."""
 
 
 class AgentProcess:
     """A running agent; see :func:`agent_process`.
 
     :ivar pid: its process, process group and session.
-    :ivar born: when it started: :func:`agent_orchestrator.processes.birth_of`.
+    :ivar start_id: when it started: :func:`agent_orchestrator.processes.process_start_id`.
     """
 
     def __init__(
         self,
-        kept: Kept,
+        agent: SupervisedAgent,
         pipes: "_Pipes",
         stdin: bytes | None,
-        mark: str | None,
+        tag: str | None,
         on_stderr: Callable[[str], None] | None,
         on_stdout: Callable[[], None] | None,
         tasks: TaskGroup,
     ) -> None:
-        self.pid = kept.pid
-        self.born = kept.born
-        self._keeper = kept.keeper
+        self.pid = agent.pid
+        self.start_id = agent.start_id
+        self._supervisor = agent.supervisor
         self._pipes = pipes
         self._stdout = pipes.stdout
         self._stderr = pipes.stderr
-        self._mark = mark
+        self._tag = tag
         self._pending = memoryview(stdin or b"")
         self._tasks = tasks
-        self._shields: list[anyio.CancelScope] = []
-        self._over = False
-        self._fed = stdin is None
+        self._shielded_tasks: list[anyio.CancelScope] = []
+        self._has_ended = False
+        self._stdin_written = stdin is None
         self._returncode: int | None = None
         self._exited = anyio.Event()
-        """Set, too, when the keeper was lost and with it the exit code."""
-        self._gone = anyio.Event()
+        """Set, too, when the supervisor was lost and with it the exit code."""
+        self._all_ended = anyio.Event()
         """Nothing is left of the agent, or nothing that would die."""
-        self.is_free = False
-        """Whether the keeper has said that nothing is left, and waits for another agent."""
+        self.is_reusable = False
+        """Whether the supervisor has said that nothing is left, and waits for another agent."""
         self._stdout_ended = anyio.Event()
-        self._spare = 0
+        self._write_descriptor = 0
         """Bytes that may still be in stdout's pipe once its end is no longer waited for."""
         self._reading: anyio.CancelScope | None = None
         self._given_up = False
@@ -105,10 +105,10 @@ class AgentProcess:
         self._has_spoken = anyio.Event()
         """Set while the agent has written on stderr what is not reported."""
         self._on_stdout = on_stdout
-        self._beside(self._drain_stderr)
+        self._run_until_end(self._drain_stderr)
         if on_stderr is not None:
-            self._beside(self._report_stderr)
-        self._beside(self._watch)
+            self._run_until_end(self._report_stderr)
+        self._run_until_end(self._watch)
 
     @property
     def returncode(self) -> int | None:
@@ -127,7 +127,7 @@ class AgentProcess:
         something the agent left behind holds stdout open, it ends about a second after the agent.
         """
         self._feed_stdin()
-        return _Lines(self)
+        return _StdoutLines(self)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield stdout as it comes, byte for byte, instead of its :meth:`lines`."""
@@ -139,12 +139,12 @@ class AgentProcess:
         """Return the exit code, negative for a signal, once the agent has exited. What it wrote on
         stderr has been read by then. Read :meth:`lines` first: an agent waits for its reader.
 
-        :raises AgentFailed: ``agent_crashed`` if its keeper was killed, which ends the agent.
+        :raises AgentFailed: ``agent_crashed`` if its supervisor was killed, which ends the agent.
         """
         self._feed_stdin()
         await self._exited.wait()
         if self._returncode is None:
-            raise AgentFailed("agent_crashed", "the keeper of the agent's process was killed")
+            raise AgentFailed("agent_crashed", "the supervisor of the agent's process was killed")
         return self._returncode
 
     async def write(self, data: bytes) -> None:
@@ -177,8 +177,8 @@ class AgentProcess:
                 if not self._given_up:
                     continue
             if self._given_up:
-                self._spare -= len(chunk)
-            if not chunk or (self._given_up and self._spare <= 0):
+                self._write_descriptor -= len(chunk)
+            if not chunk or (self._given_up and self._write_descriptor <= 0):
                 self._stdout_ended.set()
             if chunk:
                 if self._on_stdout is not None:
@@ -188,20 +188,20 @@ class AgentProcess:
 
     # --- what goes on beside the reader -----------------------------------------------------
 
-    def _beside(self, work: Callable[[], Awaitable[None]]) -> None:
+    def _run_until_end(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run it until the process is over: a cancelled scope still stops its agent with its help."""
         self._tasks.start_soon(self._shielded, work)
 
     async def _shielded(self, work: Callable[[], Awaitable[None]]) -> None:
         with anyio.CancelScope(shield=True) as shield:
-            self._shields.append(shield)
-            if not self._over:
+            self._shielded_tasks.append(shield)
+            if not self._has_ended:
                 await work()
 
     def _feed_stdin(self) -> None:
-        if not self._fed:
-            self._fed = True
-            self._beside(self._feed)
+        if not self._stdin_written:
+            self._stdin_written = True
+            self._run_until_end(self._feed)
 
     async def _feed(self) -> None:
         fd = self._pipes.stdin
@@ -245,9 +245,9 @@ class AgentProcess:
             self._on_stderr(self.stderr_tail)
 
     async def _watch(self) -> None:
-        """Hear the keeper: the agent's exit, then that nothing is left of it."""
+        """Hear the supervisor: the agent's exit, then that nothing is left of it."""
         while True:
-            match await self._keeper.word():
+            match await self._supervisor.receive():
                 case ["exit", code]:
                     # All the dead agent wrote is in the pipe; who else holds it is not waited for.
                     spare = fcntl.fcntl(self._stderr, fcntl.F_GETPIPE_SZ)
@@ -256,37 +256,37 @@ class AgentProcess:
                     self._report_now()
                     self._returncode = int(code)
                     self._exited.set()
-                    self._beside(self._end_stdout)
+                    self._run_until_end(self._end_stdout)
                 case ["gone"]:
-                    self.is_free = True
-                    self._gone.set()
+                    self.is_reusable = True
+                    self._all_ended.set()
                     return
                 case _:
-                    await self._look_for_survivors()
+                    await self._kill_orphans()
                     if not self._exited.is_set():
                         self._exited.set()
-                        self._beside(self._end_stdout)
+                        self._run_until_end(self._end_stdout)
                     return
 
-    async def _look_for_survivors(self) -> None:
-        """End what is left without the keeper, which was killed or does not answer."""
-        survivors = await end_survivors(self._mark, self.pid, self.born)
+    async def _kill_orphans(self) -> None:
+        """End what is left without the supervisor, which was killed or does not answer."""
+        survivors = await kill_orphans(self._tag, self.pid, self.start_id)
         if survivors.alive:
             pids = ", ".join(map(str, survivors.alive))
             _log.warning("processes of agent %d do not die: %s", self.pid, pids)
-        self._gone.set()
+        self._all_ended.set()
 
     async def _end_stdout(self) -> None:
         """See to it that stdout ends, as the agent has exited."""
         with anyio.move_on_after(_PIPE_GRACE):
             await self._stdout_ended.wait()
             return
-        self._keeper.kill()
+        self._supervisor.kill()
         with anyio.move_on_after(_PIPE_GRACE):
             await self._stdout_ended.wait()
             return
         # Somebody holds it who was given it, or who does not die.
-        self._spare = fcntl.fcntl(self._stdout, fcntl.F_GETPIPE_SZ)
+        self._write_descriptor = fcntl.fcntl(self._stdout, fcntl.F_GETPIPE_SZ)
         self._given_up = True
         if self._reading is not None:
             self._reading.cancel()
@@ -295,34 +295,36 @@ class AgentProcess:
         while await self.read():
             pass
 
-    async def _stop(self, ladder: Ladder, hurry: Callable[[], Awaitable[None]] | None) -> None:
+    async def _stop(
+        self, stop_sequence: StopSequence, force_stop: Callable[[], Awaitable[None]] | None
+    ) -> None:
         """End the agent and all it started; it may be gone already."""
-        if not self._gone.is_set():
-            self._beside(self._discard)  # an agent that blocks on stdout cannot obey
+        if not self._all_ended.is_set():
+            self._run_until_end(self._discard)  # an agent that blocks on stdout cannot obey
             with anyio.CancelScope() as asking:
-                if hurry is not None:
-                    self._beside(partial(_cancel_upon, hurry, asking))
-                await self._ask_to_stop(ladder)
-            self._keeper.kill()
+                if force_stop is not None:
+                    self._run_until_end(partial(_cancel_on, force_stop, asking))
+                await self._signal_stop(stop_sequence)
+            self._supervisor.kill()
             with anyio.move_on_after(_KILL_GRACE):
-                await self._gone.wait()
-        if not self._gone.is_set():
-            await self._look_for_survivors()
+                await self._all_ended.wait()
+        if not self._all_ended.is_set():
+            await self._kill_orphans()
         self._report_now()
-        self._over = True
-        for shield in self._shields:
+        self._has_ended = True
+        for shield in self._shielded_tasks:
             shield.cancel()
 
-    async def _ask_to_stop(self, ladder: Ladder) -> None:
-        for number, grace in ladder:
+    async def _signal_stop(self, stop_sequence: StopSequence) -> None:
+        for number, grace in stop_sequence:
             if self._exited.is_set():
                 return
-            self._keeper.signal(number)
+            self._supervisor.signal(number)
             with anyio.move_on_after(grace):
                 await self._exited.wait()
 
 
-async def _cancel_upon(event: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+async def _cancel_on(event: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
     await event()
     scope.cancel()
 
@@ -331,7 +333,7 @@ _TURN: Final = 256
 """Lines after which others have their turn: a chunk may be nothing but line ends."""
 
 
-class _Lines:
+class _StdoutLines:
     """The lines of a process's stdout: an iterator object, which unlike an async generator may be
     dropped half-way without ado.
     """
@@ -343,7 +345,7 @@ class _Lines:
         self._ended = False
         self._given = 0
 
-    def __aiter__(self) -> "_Lines":
+    def __aiter__(self) -> "_StdoutLines":
         return self
 
     async def __anext__(self) -> Line:
@@ -369,19 +371,19 @@ async def agent_process(
     env: Mapping[str, str],
     is_cwd_resolved: bool = False,
     stdin: bytes | None = b"",
-    stop: Ladder = DEFAULT_STOP,
+    stop: StopSequence = DEFAULT_STOP,
     on_stderr: Callable[[str], None] | None = None,
     on_stdout: Callable[[], None] | None = None,
-    hurry: Callable[[], Awaitable[None]] | None = None,
+    force_stop: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[AgentProcess]:
     """Run a program in a session of its own; leaving the scope, however, ends all it started.
 
     On leaving, an agent that still runs is sent the signals of ``stop``; then all that is left of it
-    is killed, whatever it did to get away: its keeper is the parent of every orphan below it. The
-    scope is left when the keeper has no child any more.
+    is killed, whatever it did to get away: its supervisor is the parent of every orphan below it. The
+    scope is left when the supervisor has no child any more.
 
     Agents start faster while somebody holds the
-    :func:`~agent_orchestrator.runners.keepers.guardian`, as the runners of this package do.
+    :func:`~agent_orchestrator.runners.supervisor.fork_server`, as the runners of this package do.
 
     :param env: the whole environment.
     :param is_cwd_resolved: start nothing where ``cwd`` leads through a symbolic link: see
@@ -392,26 +394,29 @@ async def agent_process(
     :param on_stderr: called with the end of stderr when the agent has written more of it, at most
         ten times a second, and at the end.
     :param on_stdout: called when the agent has written on stdout, be it half a line.
-    :param hurry: returns when an agent that is being stopped is to be killed without waiting for
+    :param force_stop: returns when an agent that is being stopped is to be killed without waiting for
         what is left of ``stop``; called on leaving.
     Where no more files can be opened it waits until they can.
 
     :raises AgentFailed: ``provider_unavailable`` if the program cannot be started, or
         ``invalid_config`` if what it was to be given cannot be.
     """
-    mark = env.get(MARK_VARIABLE)
+    tag = env.get(TAG_VARIABLE)
     program = argv[0]
     try:
         request = _encoded(argv, cwd, env)
     except ValueError as error:
         raise AgentFailed("invalid_config", f"{program!r} cannot be given this: {error}") from error
     failure: Exception | None = None
-    async with guardian() as starter:
+    async with fork_server() as launcher:
         start = partial(
-            starter.start, *request, brand=brand(mark) if mark else 0, is_resolved=is_cwd_resolved
+            launcher.start,
+            *request,
+            tag_limit=tag_limit(tag) if tag else 0,
+            is_resolved=is_cwd_resolved,
         )
         try:
-            pipes, kept = await _started(start, mark)
+            pipes, agent = await _started(start, tag)
         except OSError as error:
             code, reason = _start_problem(error, program, cwd)
             raise AgentFailed(code, reason) from error
@@ -420,19 +425,19 @@ async def agent_process(
             process: AgentProcess | None = None
             try:
                 async with anyio.create_task_group() as tasks:
-                    process = AgentProcess(kept, pipes, stdin, mark, on_stderr, on_stdout, tasks)
+                    process = AgentProcess(agent, pipes, stdin, tag, on_stderr, on_stdout, tasks)
                     try:
                         yield process
                     except Exception as error:  # noqa: BLE001 - the task group would wrap it; see below
                         failure = error
                     finally:
                         with anyio.CancelScope(shield=True):
-                            await process._stop(stop, hurry)  # noqa: SLF001 - the scope owns the process
+                            await process._stop(stop, force_stop)  # noqa: SLF001 - the scope owns the process
             finally:
-                if process is not None and process.is_free:
-                    starter.take_back(kept.keeper)
+                if process is not None and process.is_reusable:
+                    launcher.reuse(agent.supervisor)
                 else:
-                    kept.keeper.close()
+                    agent.supervisor.close()
     if failure is not None:
         raise failure
 
@@ -442,8 +447,8 @@ _START_GRACE: Final = 2.0
 
 
 async def _started(
-    start: Callable[..., Awaitable[Kept]], mark: str | None
-) -> "tuple[_Pipes, Kept]":
+    start: Callable[..., Awaitable[SupervisedAgent]], tag: str | None
+) -> "tuple[_Pipes, SupervisedAgent]":
     """Start an agent with new pipes; where descriptors are short, wait until there are some.
 
     When it is cancelled, nothing of the agent is left.
@@ -454,35 +459,35 @@ async def _started(
         try:
             with ExitStack() as stack:
                 pipes = stack.enter_context(_Pipes())
-                kept = await _Start(partial(start, stdio=pipes.of_agent), mark).finish()
+                agent = await _Start(partial(start, stdio=pipes.of_agent), tag).finish()
                 stack.pop_all()
-                return pipes, kept
+                return pipes, agent
         except OSError as error:
             if error.errno not in SHORTAGES or error.filename is not None:
                 raise
             if count := _shortage.due():
                 _log.warning("an agent waits to be started: %s (%d times)", error.strerror, count)
-        await anyio.sleep(SHORTAGE_S)
+        await anyio.sleep(SHORTAGE_RETRY_S)
 
 
 class _Start:
     """A start that is under way. It must not be cancelled in the middle: the agent may run by then."""
 
-    def __init__(self, step: Callable[[], Awaitable[Kept]], mark: str | None) -> None:
+    def __init__(self, step: Callable[[], Awaitable[SupervisedAgent]], tag: str | None) -> None:
         self._step = step
-        self._mark = mark
-        self._kept: Kept | None = None
+        self._tag = tag
+        self._agent: SupervisedAgent | None = None
         self._failure: Exception | None = None
-        self._over = anyio.Event()
+        self._finished = anyio.Event()
         self._shield = anyio.CancelScope(shield=True)
 
-    async def finish(self) -> Kept:
+    async def finish(self) -> SupervisedAgent:
         """Return the agent; when cancelled, end what was started."""
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._run)
                 try:
-                    await self._over.wait()
+                    await self._finished.wait()
                 finally:
                     self._shield.deadline = anyio.current_time() + _START_GRACE
         except BaseException:
@@ -491,25 +496,25 @@ class _Start:
             raise
         if self._failure is not None:
             raise self._failure
-        assert self._kept is not None
-        return self._kept
+        assert self._agent is not None
+        return self._agent
 
     async def _run(self) -> None:
         with self._shield:
             try:
-                self._kept = await self._step()
+                self._agent = await self._step()
             except Exception as failure:  # noqa: BLE001 - the task group would wrap it
                 self._failure = failure
-        self._over.set()
+        self._finished.set()
 
     async def _undo(self) -> None:
         if self._failure is not None:
             return
-        if self._kept is None:
-            await end_survivors(self._mark)
+        if self._agent is None:
+            await kill_orphans(self._tag)
         else:
-            self._kept.keeper.close()  # which has all of the agent killed
-            await end_survivors(self._mark, self._kept.pid, self._kept.born)
+            self._agent.supervisor.close()  # which has all of the agent killed
+            await kill_orphans(self._tag, self._agent.pid, self._agent.start_id)
 
 
 class _Pipes:
@@ -563,7 +568,7 @@ def _encoded(
     return arguments, directory, variables
 
 
-_ASTRAY: Final = {
+_DIRECTORY_REPLACED: Final = {
     errno.ESTALE: "leads elsewhere by now, through a symbolic link",
     errno.ELOOP: "leads in a circle",
     errno.EACCES: "may not be entered",
@@ -574,7 +579,7 @@ def _start_problem(error: OSError, program: str, cwd: str) -> tuple[str, str]:
     if error.filename is not None:  # the directory, and not the program
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return "invalid_config", f"{CWD_MISSING}: {cwd}"
-        found = _ASTRAY.get(error.errno or 0, f"cannot be entered: {error.strerror}")
+        found = _DIRECTORY_REPLACED.get(error.errno or 0, f"cannot be entered: {error.strerror}")
         return "invalid_config", f"the working directory {cwd} {found}"
     if error.errno == errno.E2BIG:
         return "invalid_config", f"the arguments for {program} are too long"

@@ -10,18 +10,18 @@ import anyio
 from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.host import Remains
 from agent_orchestrator.processes import live_process
-from agent_orchestrator.runners.custody import end_survivors
+from agent_orchestrator.runners.orphans import kill_orphans
 
 _log = logging.getLogger(__name__)
 
-AT_ONCE: Final = 8
+MAX_CONCURRENT: Final = 8
 """Attempts looked for at once: each look reads the process table."""
 
 
 async def reap(attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
     """End all processes of these attempts; see :meth:`agent_orchestrator.host.Host.reap`."""
     found: dict[tuple[str, int], Remains] = {}
-    places = anyio.CapacityLimiter(AT_ONCE)
+    places = anyio.CapacityLimiter(MAX_CONCURRENT)
 
     async def end(attempt: Attempt) -> None:
         async with places:
@@ -37,8 +37,8 @@ async def _remains_of(attempt: Attempt) -> Remains:
     if live_process(os.getpid()) is None:
         return Remains("unknown", reason="/proc does not show the processes of this machine")
     try:
-        left = await end_survivors(attempt.mark, attempt.pid, attempt.pid_birth)
+        left = await kill_orphans(attempt.tag, attempt.pid, attempt.process_start_id)
     except Exception as error:  # noqa: BLE001 - one attempt must not keep back the others
-        _log.exception("looking for processes of %s failed", attempt.mark)
+        _log.exception("looking for processes of %s failed", attempt.tag)
         return Remains("unknown", reason=f"looking for them failed: {error!r}")
     return Remains("alive" if left.alive else "gone", left.killed, left.alive)

@@ -19,14 +19,14 @@ from agent_orchestrator.runners.options import arguments
 
 GROUP: Final = "agent_orchestrator.runners"
 
-_OWN: Final = "agent_orchestrator.runners"
+_PACKAGE: Final = "agent_orchestrator.runners"
 BUILT_IN: Final = {
-    "codex": f"{_OWN}.codex.either:CodexRunner",
-    "codex-exec": f"{_OWN}.codex:CodexExecRunner",
-    "codex-app-server": f"{_OWN}.codex.appserver:CodexAppServerRunner",
-    "command": f"{_OWN}.command:CommandRunner",
-    "function": f"{_OWN}.function:FunctionRunner",
-    "demo": f"{_OWN}.demo:DemoRunner",
+    "codex": f"{_PACKAGE}.codex.auto:CodexRunner",
+    "codex-exec": f"{_PACKAGE}.codex:CodexExecRunner",
+    "codex-app-server": f"{_PACKAGE}.codex.appserver:CodexAppServerRunner",
+    "command": f"{_PACKAGE}.command:CommandRunner",
+    "function": f"{_PACKAGE}.function:FunctionRunner",
+    "demo": f"{_PACKAGE}.demo:DemoRunner",
 }
 """The runners this package brings, for a source tree that is not installed. An entry point cannot
 replace them."""

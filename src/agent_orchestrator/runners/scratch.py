@@ -22,7 +22,7 @@ from agent_orchestrator.user_state import make_private_directory, user_state
 _PREFIX: Final = "run-"
 
 
-_LOCK_PATIENCE_S: Final = 5.0
+_LOCK_TIMEOUT_S: Final = 5.0
 """How long another program may have the directory of all runs locked. A daemon that starts needs it for a
 moment, to remove what is left there."""
 
@@ -47,7 +47,7 @@ async def private_directory() -> AsyncIterator[Path]:
 
 
 async def _made(made: ExitStack) -> Path:
-    give_up_at = anyio.current_time() + _LOCK_PATIENCE_S
+    give_up_at = anyio.current_time() + _LOCK_TIMEOUT_S
     while True:
         try:
             return await run_sync(made.enter_context, _directory())
@@ -100,7 +100,7 @@ def write(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def remove_leftovers() -> None:
+def remove_stale() -> None:
     """Remove the directories of runs whose daemon is gone.
 
     Where a run makes its own at that moment, they are left to the next start.
@@ -136,8 +136,8 @@ def _lock(path: Path, how: int) -> int:
         found = os.fstat(descriptor)
         os.close(descriptor)
         holder = flock_holder(found.st_dev, found.st_ino)
-        who = f"process {holder}" if holder else "another process"
-        raise BlockingIOError(error.errno, f"{who} has it locked", str(path)) from None
+        caller = f"process {holder}" if holder else "another process"
+        raise BlockingIOError(error.errno, f"{caller} has it locked", str(path)) from None
     except OSError:
         os.close(descriptor)
         raise

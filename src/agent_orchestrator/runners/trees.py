@@ -8,20 +8,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-PATIENCE_S: Final = 10.0
+REMOVE_TIMEOUT_S: Final = 10.0
 """Seconds for one tree. A process that still fills it must not hold up who removes it."""
 
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove(path: Path) -> None:
-    """Remove a directory and what is in it, as far as that can be done within :data:`PATIENCE_S`.
+    """Remove a directory and what is in it, as far as that can be done within :data:`REMOVE_TIMEOUT_S`.
 
     It does not recurse: what is deeper is moved up to the top first. So two descriptors and little memory
     are enough for every depth. Directories without permissions are given them. Links are removed, not
     followed. What cannot be removed stays there.
     """
-    give_up_at = time.monotonic() + PATIENCE_S
+    give_up_at = time.monotonic() + REMOVE_TIMEOUT_S
     with suppress(OSError), opened(path) as top:
         has_moved = True
         while has_moved and time.monotonic() < give_up_at:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from agent_orchestrator.testing.runners import (
         RecordingContext,
         RunnerContract,
-        marked_processes,
+        tagged_processes,
     )
     from agent_orchestrator.testing.scripted import ScriptedRunner
     from agent_orchestrator.testing.stores import StoreContract
@@ -25,7 +25,7 @@ _ROOMS = {
     "RunnerContract": "runners",
     "ScriptedRunner": "scripted",
     "StoreContract": "stores",
-    "marked_processes": "runners",
+    "tagged_processes": "runners",
 }
 
 
@@ -42,5 +42,5 @@ __all__ = [
     "RunnerContract",
     "ScriptedRunner",
     "StoreContract",
-    "marked_processes",
+    "tagged_processes",
 ]

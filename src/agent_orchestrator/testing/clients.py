@@ -47,7 +47,7 @@ from agent_orchestrator.testing.scripted import PROVIDER
 PNG = b"\x89PNG\r\n\x1a\n"
 """The first bytes of a picture: all that is looked at."""
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 """How long anything may take before the contract is taken as broken."""
 
 
@@ -320,7 +320,7 @@ class ClientContract:
     async def test_create_run_queues_one(self, client: Client) -> None:
         session = await client.create_session()
         run = await client.create_run(session.id, text="say by hand")
-        ended = (await client.wait_run(run.id, timeout_s=PATIENCE_S)).run
+        ended = (await client.wait_run(run.id, timeout_s=TIMEOUT_S)).run
         assert ended.result is not None
         assert ended.result.text == "by hand"
         with pytest.raises(InvalidRequest) as refusal:
@@ -437,7 +437,7 @@ class ClientContract:
         reply = await client.cancel_run(held.id, reason="enough")
         assert reply.canceled == (held.id,)
         assert reply.run.cancel_requested_at is not None
-        run = (await client.wait_run(held.id, timeout_s=PATIENCE_S)).run
+        run = (await client.wait_run(held.id, timeout_s=TIMEOUT_S)).run
         assert (run.status, run.result, run.error) == (RunStatus.CANCELED, None, None)
         diagnosis = (await client.diagnose_run(held.id)).diagnostics
         assert diagnosis.likely_issue.code == "canceled"
@@ -688,7 +688,7 @@ class ClientContract:
     async def test_a_child_asks_and_its_parent_answers(self, client: Client) -> None:
         parent = await client.create_session()
         child = await client.spawn("ask May I?\nsay done", session_id=parent.id)
-        reply = await client.wait_run(child.run.id, timeout_s=PATIENCE_S, until="attention")
+        reply = await client.wait_run(child.run.id, timeout_s=TIMEOUT_S, until="attention")
         request = reply.request
         assert request is not None
         assert not reply.timed_out
@@ -750,12 +750,12 @@ class ClientContract:
         assert await told([first.id], children[0].run.id) is None
         news: list[Request | None] = []
         async with anyio.create_task_group() as tasks:
-            with anyio.fail_after(PATIENCE_S):
+            with anyio.fail_after(TIMEOUT_S):
 
                 async def wait() -> None:
                     reply = await client.wait_run(
                         watched.id,
-                        timeout_s=PATIENCE_S,
+                        timeout_s=TIMEOUT_S,
                         until="attention",
                         ignore=[first.id, second.id],
                     )
@@ -791,7 +791,7 @@ class ClientContract:
     async def test_a_run_without_a_parent_asks_people(self, client: Client) -> None:
         session = await client.create_session()
         sent = await client.send_message(session.id, "ask Anyone?")
-        reply = await client.wait_run(_run_of(sent).id, timeout_s=PATIENCE_S, until="attention")
+        reply = await client.wait_run(_run_of(sent).id, timeout_s=TIMEOUT_S, until="attention")
         assert reply.request is not None
         assert reply.request.parent_session_id is None
         await client.resolve_request(reply.request.id, "deny")
@@ -822,7 +822,7 @@ class ClientContract:
             run.id, "Quick?", request_kind="input_request", expires_in_s=0.05, wait=True
         )
         assert asked.request is not None
-        expired = await client.get_request(asked.request.id, wait_s=PATIENCE_S)
+        expired = await client.get_request(asked.request.id, wait_s=TIMEOUT_S)
         assert expired.status == "expired"
         assert (await client.get_run(run.id)).status is RunStatus.RUNNING
         with pytest.raises(AlreadyResolved):
@@ -965,7 +965,7 @@ class ClientContract:
             ids = scope[0] if scope else None
             assert [event async for event in client.events(ids, cursor="head")] == []
             request = StreamRequest(scope, "head")
-            with anyio.fail_after(PATIENCE_S):
+            with anyio.fail_after(TIMEOUT_S):
                 async with client.transport.subscribe(request) as subscription:
                     (caught_up,) = await subscription.receive()
                     assert isinstance(caught_up, CaughtUp)
@@ -979,7 +979,7 @@ class ClientContract:
     async def test_a_reading_that_was_broken_off_goes_on_where_it_was(self, client: Client) -> None:
         session = await client.create_session()
         for scope in ((session.id,), ()):
-            with anyio.fail_after(PATIENCE_S):
+            with anyio.fail_after(TIMEOUT_S):
                 async with client.transport.subscribe(StreamRequest(scope)) as subscription:
                     items: list[object] = []
                     while not items or not isinstance(items[-1], CaughtUp):
@@ -1020,7 +1020,7 @@ class ClientContract:
             assert (await client.requests(status="pending")).requests == ()
 
     async def test_a_question_is_not_answered_by_allowing(self, client: Client) -> None:
-        for policy, status, audience in (("allow", "pending", "people"), ("deny", "denied", None)):
+        for policy, status, audience in (("allow", "pending", "human"), ("deny", "denied", None)):
             session = await client.create_session(provider=MANUAL, approvals=policy)  # type: ignore[arg-type]
             run = await client.create_run(session.id)
             asked = await client.reply_parent(run.id, "Which?", request_kind="input_request")
@@ -1292,13 +1292,13 @@ class ClientContract:
 
         request = await ask(child.run.id)
         assert (request.audience, request.approvals) == ("parent", "ask-parent")
-        assert request.people_at is not None
-        assert request.created_at < request.people_at < request.expires_at
+        assert request.human_at is not None
+        assert request.created_at < request.human_at < request.expires_at
         strict = await client.spawn("x", run_id=parent_run.id, approvals="ask-human")
-        assert (await ask(strict.run.id)).audience == "people"
+        assert (await ask(strict.run.id)).audience == "human"
         await client.transition_run(parent_run.id, "completed")
         asked = await client.get_request(request.id)
-        assert (asked.audience, asked.status) == ("people", "pending")
+        assert (asked.audience, asked.status) == ("human", "pending")
         for session_id in (parent.id, child.session.id):
             passed = [
                 event
@@ -1306,13 +1306,13 @@ class ClientContract:
                 if event.event_type == "request.updated"
             ]
             assert [event.data["id"] for event in passed] == [request.id]
-            assert passed[0].data["audience"] == "people"
-        assert (await ask(child.run.id)).audience == "people"
+            assert passed[0].data["audience"] == "human"
+        assert (await ask(child.run.id)).audience == "human"
         await client.create_run(parent.id)
         again = await ask(child.run.id)
         assert again.audience == "parent"
         await client.update_session(parent.id, status="closed")
-        assert (await client.get_request(again.id)).audience == "people"
+        assert (await client.get_request(again.id)).audience == "human"
         assert (await client.resolve_request(again.id, "approve")).status == "approved"
 
     async def test_an_outcome_waits_for_a_parent_that_is_closed(self, client: Client) -> None:
@@ -1392,8 +1392,8 @@ class ClientContract:
         await client.transition_run(run.id, "running")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._complete_soon, client, run.id)
-            with anyio.fail_after(PATIENCE_S):
-                reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+            with anyio.fail_after(TIMEOUT_S):
+                reply = await client.wait_run(run.id, timeout_s=TIMEOUT_S)
         assert (reply.timed_out, reply.run.status) == (False, RunStatus.COMPLETED)
 
     @staticmethod
@@ -1410,7 +1410,7 @@ class ClientContract:
             reply = await client.send_message(session.id, "say once", idempotency_key="k-1")
             replies.append(reply)
 
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             async with anyio.create_task_group() as tasks:
                 for _ in range(50):
                     tasks.start_soon(send)
@@ -1479,8 +1479,8 @@ class ClientContract:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(client.send_message, session.id, "say hi")
-            with anyio.fail_after(PATIENCE_S):
-                page = await client.list_events(session.id, cursor=1, wait_s=PATIENCE_S)
+            with anyio.fail_after(TIMEOUT_S):
+                page = await client.list_events(session.id, cursor=1, wait_s=TIMEOUT_S)
         assert page.events[0].event_type == "message.created"
 
     async def test_a_follower_gets_everything_once_while_it_happens(self, client: Client) -> None:
@@ -1494,7 +1494,7 @@ class ClientContract:
                     if event.event_type == "run.completed" and len(seen) > 400:
                         return
 
-        with anyio.fail_after(PATIENCE_S):
+        with anyio.fail_after(TIMEOUT_S):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(follow)
                 await _turn(client, session.id, "count 100")
@@ -1600,7 +1600,7 @@ class ClientContract:
 
     async def test_it_is_examined(self, client: Client) -> None:
         await client.create_token("forever", scopes=["admin"])
-        found = await client.examine()
+        found = await client.doctor()
         by_about = {one.about: one for one in found.findings}
         assert by_about[f"provider {PROVIDER}"].level == "ok"
         assert by_about["database"].level == "ok"
@@ -1779,7 +1779,7 @@ async def _family(client: Client) -> tuple[Session, SpawnReply]:
 
 
 async def _log(client: Client, session_id: str, cursor: int = 0) -> list[Event]:
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(TIMEOUT_S):
         return [event async for event in client.events(session_id, cursor=cursor)]
 
 
@@ -1789,13 +1789,13 @@ def _run_of(sent: MessageReply) -> Run:
 
 
 async def _end(client: Client, sent: MessageReply) -> Run:
-    reply = await client.wait_run(_run_of(sent).id, timeout_s=PATIENCE_S)
+    reply = await client.wait_run(_run_of(sent).id, timeout_s=TIMEOUT_S)
     assert not reply.timed_out
     return reply.run
 
 
 async def _end_run(client: Client, run: Run) -> Run:
-    reply = await client.wait_run(run.id, timeout_s=PATIENCE_S)
+    reply = await client.wait_run(run.id, timeout_s=TIMEOUT_S)
     assert not reply.timed_out
     return reply.run
 
@@ -1833,7 +1833,7 @@ async def _waiting(client: Client, count: int) -> bool:
 
 
 async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
-    with anyio.fail_after(PATIENCE_S):
+    with anyio.fail_after(TIMEOUT_S):
         while not await holds():  # noqa: ASYNC110  # what is waited for may be in another process
             await anyio.sleep(0.01)
 

@@ -18,7 +18,7 @@ from attrs import evolve
 
 from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.host import Host
-from agent_orchestrator.ports import MARK_VARIABLE
+from agent_orchestrator.ports import TAG_VARIABLE
 
 _PARENT = """
 import subprocess, sys, time
@@ -37,7 +37,7 @@ def _family(attempt: Attempt) -> "Iterator[tuple[subprocess.Popen[str], int]]":
         [sys.executable, "-c", _PARENT],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, MARK_VARIABLE: attempt.mark},
+        env={**os.environ, TAG_VARIABLE: attempt.tag},
         start_new_session=True,
     )
     assert process.stdout is not None
@@ -125,7 +125,9 @@ class HostContract:
     async def test_what_is_left_is_ended(self) -> None:
         host, attempt = self.make_host(), self.an_attempt()
         with _family(attempt) as (process, child), anyio.fail_after(_LIMIT_S):
-            started = evolve(attempt, pid=process.pid, pid_birth=host.process_start_id(process.pid))
+            started = evolve(
+                attempt, pid=process.pid, process_start_id=host.process_start_id(process.pid)
+            )
             remains = (await host.reap([started]))[attempt.run_id, 1]
             assert (remains.state, remains.alive) == ("gone", ())
             assert {process.pid, child} <= {*remains.ended}
@@ -141,7 +143,7 @@ class HostContract:
     async def test_a_stranger_with_the_same_process_id_is_left_alone(self) -> None:
         host, attempt, other = self.make_host(), self.an_attempt(), self.an_attempt()
         with _family(other) as (process, _), anyio.fail_after(_LIMIT_S):
-            mistaken = evolve(attempt, pid=process.pid, pid_birth="another")
+            mistaken = evolve(attempt, pid=process.pid, process_start_id="another")
             remains = (await host.reap([mistaken]))[attempt.run_id, 1]
             assert (remains.state, remains.ended) == ("gone", ())
             assert process.poll() is None

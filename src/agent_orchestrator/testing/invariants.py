@@ -195,7 +195,8 @@ def _session(session: Session, log: Sequence[Event]) -> Iterator[Violation]:
     seqs = [event.seq for event in log]
     if seqs != list(range(1, len(log) + 1)) or session.last_seq != len(log):
         yield Violation(
-            "gap", f"the log of {session.id} is not 1 … {session.last_seq}: {_odd(seqs)}"
+            "gap",
+            f"the log of {session.id} is not 1 … {session.last_seq}: {_sequence_breaks(seqs)}",
         )
     if any(event.session_id != session.id for event in log):
         yield Violation("replay", f"the log of {session.id} holds another's events")
@@ -213,7 +214,7 @@ def _session(session: Session, log: Sequence[Event]) -> Iterator[Violation]:
         yield Violation("replay", f"session {session.id} is {rows}, its log says {said}")
 
 
-def _odd(seqs: Sequence[int]) -> str:
+def _sequence_breaks(seqs: Sequence[int]) -> str:
     """Return where a sequence leaves the natural numbers."""
     for place, seq in enumerate(seqs, 1):
         if seq != place:
@@ -263,10 +264,10 @@ def _order(told: History) -> Iterator[Violation]:
             if run.provider == MANUAL or run.message_id is None or run.message_id in begun:
                 continue
             begun.add(run.message_id)
-            before = latest[run.interrupts]
+            before = latest[run.priority]
             if run.message_id < before:
                 yield Violation("order", f"message {run.message_id} began after {before}")
-            latest[run.interrupts] = max(before, run.message_id)
+            latest[run.priority] = max(before, run.message_id)
 
 
 def _replayed(log: Sequence[Event]) -> dict[str, Any]:
@@ -318,7 +319,9 @@ def stream_violations(
     found = []
     if seqs != [event.seq for event in due[: len(seqs)]]:
         found.append(
-            Violation("gap", f"a subscriber at {after} was given {_odd_after(seqs, after)}")
+            Violation(
+                "gap", f"a subscriber at {after} was given {_sequence_breaks_after(seqs, after)}"
+            )
         )
     elif list(seen) != due[: len(seen)]:
         found.append(Violation("replay", "a subscriber was given other events than the log holds"))
@@ -328,5 +331,5 @@ def stream_violations(
     return found
 
 
-def _odd_after(seqs: Sequence[int], after: int) -> str:
-    return _odd([seq - after for seq in seqs]) + f" (counted from {after})"
+def _sequence_breaks_after(seqs: Sequence[int], after: int) -> str:
+    return _sequence_breaks([seq - after for seq in seqs]) + f" (counted from {after})"

@@ -54,7 +54,7 @@ from agent_orchestrator.operations import (
     SpawnReply,
     WaitReply,
 )
-from agent_orchestrator.ports import MARK_VARIABLE, Probing, ProtectedPaths, Runner
+from agent_orchestrator.ports import TAG_VARIABLE, Probing, ProtectedPaths, Runner
 from agent_orchestrator.wire import strict_json
 
 _THEN = datetime(2030, 1, 1, tzinfo=UTC)
@@ -69,12 +69,12 @@ class RecordingContext:
     :param protected: what its agent is to be kept from.
     :param env: added to this process's environment and the mark.
     :param images: what its agent is to see with the prompt.
-    :ivar mark: what the attempt's processes bear in :data:`MARK_VARIABLE`.
+    :ivar tag: what the attempt's processes bear in :data:`TAG_VARIABLE`.
     :ivar calls: the names of the methods called, in order; ``emit`` with the event's type.
     :ivar events: the events emitted, in order.
     :ivar children: what was spawned.
     :ivar sent: what was sent to children: session and text.
-    :ivar hurry: set it, and an agent that is being stopped is to be killed at once.
+    :ivar force_stop: set it, and an agent that is being stopped is to be killed at once.
     """
 
     def __init__(
@@ -94,12 +94,12 @@ class RecordingContext:
         self.protected = protected or ProtectedPaths()
         self.is_cwd_resolved = is_cwd_resolved
         self.shared_cwd = str(cwd if shared_cwd is None else shared_cwd)
-        self.mark = uuid.uuid4().hex
+        self.tag = uuid.uuid4().hex
         self.prompt = prompt
         self.images = images
         self.thread = thread
         self.model = model
-        self.env = {**os.environ, **(env or {}), MARK_VARIABLE: self.mark}
+        self.env = {**os.environ, **(env or {}), TAG_VARIABLE: self.tag}
         self.session = _session(str(cwd))
         self.run = _run(provider, model)
         self.calls: list[str] = []
@@ -111,7 +111,7 @@ class RecordingContext:
         self.invocation: Invocation | None = None
         self.confinement: dict[str, str | None] | None = None
         self.stderr = ""
-        self.hurry = anyio.Event()
+        self.force_stop = anyio.Event()
         self._changed = anyio.Event()
         self._steered: list[str] = []
         self._steering: MemoryObjectSendStream[str] | None = None
@@ -177,14 +177,14 @@ class RecordingContext:
     def note_stderr(self, tail: str) -> None:
         """Keep the end of stderr."""
         self.stderr = tail
-        self._ring()
+        self._notify()
 
-    def heard(self) -> None:
+    def touch(self) -> None:
         """Do nothing: nobody watches the time here."""
 
-    async def out_of_patience(self) -> None:
-        """Return once ``hurry`` is set."""
-        await self.hurry.wait()
+    async def stop_deadline(self) -> None:
+        """Return once ``force_stop`` is set."""
+        await self.force_stop.wait()
 
     @takes(SpawnOptions)
     async def spawn(self, options: SpawnOptions) -> SpawnReply:
@@ -311,17 +311,17 @@ class RecordingContext:
 
     async def _note(self, call: str) -> None:
         self.calls.append(call)
-        self._ring()
+        self._notify()
         await anyio.lowlevel.checkpoint()
 
-    def _ring(self) -> None:
+    def _notify(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
 
 
-def marked_processes(mark: str) -> list[int]:
+def tagged_processes(tag: str) -> list[int]:
     """Return the pids of the live processes that bear the mark in their environment."""
-    entry = f"{MARK_VARIABLE}={mark}".encode()
+    entry = f"{TAG_VARIABLE}={tag}".encode()
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -423,7 +423,7 @@ class RunnerContract:
         context = self.make_context(self.succeeding, tmp_path)
         async with self.opened() as runner:
             await runner.run(context)
-            assert marked_processes(context.mark) == []
+            assert tagged_processes(context.tag) == []
 
     async def test_cancelling_ends_it_and_leaves_nothing(self, tmp_path: Path) -> None:
         if self.lasting is None:
@@ -445,7 +445,7 @@ class RunnerContract:
                 with anyio.fail_after(10):
                     await ended.wait()
             assert scope.cancelled_caught, "the run ended by itself"
-            assert marked_processes(context.mark) == []
+            assert tagged_processes(context.tag) == []
             await runner.run(self.make_context(self.succeeding, tmp_path))
 
     async def test_cancelled_before_it_begins(self, tmp_path: Path) -> None:
@@ -455,7 +455,7 @@ class RunnerContract:
                 scope.cancel()
                 await runner.run(context)
             assert scope.cancelled_caught
-            assert marked_processes(context.mark) == []
+            assert tagged_processes(context.tag) == []
 
     async def test_two_runs_at_once_do_not_mix(self, tmp_path: Path) -> None:
         contexts = []
@@ -466,12 +466,12 @@ class RunnerContract:
         async with self.opened() as runner, anyio.create_task_group() as tasks:
 
             async def execute(context: RecordingContext) -> None:
-                texts[context.mark] = (await runner.run(context)).text
+                texts[context.tag] = (await runner.run(context)).text
 
             for context in contexts:
                 tasks.start_soon(execute, context)
         first, second = contexts
-        assert set(texts) == {first.mark, second.mark}
+        assert set(texts) == {first.tag, second.tag}
         assert [kind for kind, _ in first.events] == [kind for kind, _ in second.events]
         if self.answer is not None:
             assert set(texts.values()) == {self.answer}
@@ -489,7 +489,7 @@ class RunnerContract:
         assert caught.value.message
         if self.failure_code is not None:
             assert caught.value.code == self.failure_code
-        assert marked_processes(context.mark) == []
+        assert tagged_processes(context.tag) == []
 
     async def test_the_probe_finds_it_available(self) -> None:
         async with self.opened() as runner:

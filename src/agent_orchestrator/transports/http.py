@@ -40,7 +40,7 @@ ANSWER_TIMEOUT_S: Final = 60.0
 SILENCE_S: Final = 45.0
 """A stream silent for so long is broken: the server sends a comment every 15 s."""
 
-SLOWEST: Final = 64 * 2**10
+MIN_BYTES_PER_S: Final = 64 * 2**10
 """Bytes per second that must come of a long answer or frame, beyond the time that it has anyway.
 Otherwise a server that sends one byte now and then holds its caller for ever."""
 
@@ -71,7 +71,7 @@ class HttpTransport:
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
         check(operation.request, request)
         path, query, body = codec.request_parts(operation, request)
-        headers = self._headers() | _UNCODED
+        headers = self._headers() | _PLAIN_ENCODINGS
         content = None
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -109,7 +109,9 @@ class HttpTransport:
 
     async def version(self) -> str | None:
         """Return the version of the daemon there; None where none says it."""
-        sent = self._http.stream("GET", "/health", headers=_UNCODED, timeout=CONNECT_TIMEOUT_S)
+        sent = self._http.stream(
+            "GET", "/health", headers=_PLAIN_ENCODINGS, timeout=CONNECT_TIMEOUT_S
+        )
         try:
             with _timed(CONNECT_TIMEOUT_S) as pace:
                 async with sent as response:
@@ -136,11 +138,11 @@ def _unreachable(http: httpx.AsyncClient, error: httpx.TransportError) -> Unreac
     return Unreachable(f"no answer from {http.base_url}: {reason or type(error).__name__}")
 
 
-_UNCODED: Final = {"Accept-Encoding": "identity"}
+_PLAIN_ENCODINGS: Final = {"Accept-Encoding": "identity"}
 """Asks the server not to compress: a few bytes of a compressed answer can become gigabytes."""
 
 
-class _Pace:
+class _ProgressDeadline:
     """The time in which something must have come. It grows with what has come.
 
     :param limit_s: seconds for what is short; None is no limit.
@@ -152,20 +154,20 @@ class _Pace:
 
     def note(self, size: int) -> None:
         """Take note that so many bytes have come."""
-        self.scope.deadline = self._end + size / SLOWEST
+        self.scope.deadline = self._end + size / MIN_BYTES_PER_S
 
 
 @contextlib.contextmanager
-def _timed(limit_s: float | None) -> Iterator[_Pace]:
+def _timed(limit_s: float | None) -> Iterator[_ProgressDeadline]:
     """Raise :exc:`httpx.ReadTimeout` if what is in the scope takes longer than its limit."""
-    pace = _Pace(limit_s)
+    pace = _ProgressDeadline(limit_s)
     with pace.scope:
         yield pace
     if pace.scope.cancelled_caught:
         raise httpx.ReadTimeout(_TOO_SLOW)
 
 
-_TOO_SLOW: Final = f"the answer comes too slowly: less than {SLOWEST:,} bytes per second"
+_TOO_SLOW: Final = f"the answer comes too slowly: less than {MIN_BYTES_PER_S:,} bytes per second"
 
 
 def _check_coding(response: httpx.Response) -> None:
@@ -174,7 +176,7 @@ def _check_coding(response: httpx.Response) -> None:
         raise Internal(f"the server's answer is encoded ({shown(coding)}), which was not asked for")
 
 
-async def _body(response: httpx.Response, pace: _Pace) -> Any:
+async def _body(response: httpx.Response, pace: _ProgressDeadline) -> Any:
     """Return the JSON value that an answer holds; None if it is an error without one.
 
     :raises Internal: if it is compressed, is not strict JSON, or has more than :data:`MAX_ANSWER` bytes or
@@ -196,7 +198,7 @@ async def _body(response: httpx.Response, pace: _Pace) -> Any:
         if not is_whole:
             with anyio.CancelScope(shield=True):
                 await response.aclose()
-                await _exhaust(chunks)
+                await _drain(chunks)
     if not is_whole:
         raise Internal(f"the server's answer has more than {MAX_ANSWER:,} bytes")
     try:
@@ -207,7 +209,7 @@ async def _body(response: httpx.Response, pace: _Pace) -> Any:
         raise
 
 
-async def _exhaust(chunks: AsyncIterator[bytes]) -> None:
+async def _drain(chunks: AsyncIterator[bytes]) -> None:
     """Let the chunks of a response that was closed come to their end.
 
     httpx reads through generators within generators. Asked for the rest, each finds the response closed
@@ -270,7 +272,9 @@ class _SseSubscription:
                         "GET",
                         "/stream",
                         params=params,
-                        headers=self._headers() | _UNCODED | {"Accept": "text/event-stream"},
+                        headers=self._headers()
+                        | _PLAIN_ENCODINGS
+                        | {"Accept": "text/event-stream"},
                         timeout=timeout,
                     )
                 )
@@ -284,7 +288,7 @@ class _SseSubscription:
         except OrchestratorError:
             await self.aclose()
             raise
-        self.epoch = _short(response.headers.get(sse.EPOCH_HEADER), "epoch") or self.epoch
+        self.epoch = _short_text(response.headers.get(sse.EPOCH_HEADER), "epoch") or self.epoch
         self._decoder = sse.Decoder()
         self._frame_due = math.inf
         self._chunks = response.aiter_bytes()
@@ -294,9 +298,9 @@ class _SseSubscription:
         with anyio.CancelScope(shield=True):
             await self._stack.aclose()
             if chunks is not None:
-                await _exhaust(chunks)
+                await _drain(chunks)
 
-    async def over(self) -> None:
+    async def wait_revoked(self) -> None:
         # Whoever sends ends what is sent: that is told by receiving it.
         await anyio.sleep_forever()
 
@@ -312,7 +316,7 @@ class _SseSubscription:
         assert self._chunks is not None
         done = False
         try:
-            due = self._frame_due + self._decoder.pending / SLOWEST
+            due = self._frame_due + self._decoder.pending / MIN_BYTES_PER_S
             with anyio.CancelScope(deadline=due) as scope:
                 chunk = await anext(self._chunks)
                 done = True
@@ -342,7 +346,7 @@ class _SseSubscription:
 
         :raises Internal: if it is none of this API's.
         """
-        cursor = _short(frame.id, "cursor")
+        cursor = _short_text(frame.id, "cursor")
         if frame.comment == sse.CAUGHT_UP_COMMENT:
             self._cursor = cursor or self._cursor
             self._ready.append(CaughtUp(self._cursor or "0"))
@@ -357,7 +361,7 @@ class _SseSubscription:
             self._ready.append(StreamItem(cursor, event))
 
 
-def _short(given: str | None, name: str) -> str | None:
+def _short_text(given: str | None, name: str) -> str | None:
     """Return a text of the server, such as a cursor. The client sends it back in a URL, so it must be short.
 
     :raises Internal: if it is longer than a name may be.

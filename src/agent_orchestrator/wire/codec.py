@@ -64,11 +64,11 @@ def _make_converter() -> Converter:
     converter.register_structure_hook_func(_is_mapping, lambda value, _: value)
     converter.register_unstructure_hook(types.NoneType, lambda value: value)
     # A word that came later stays as it is: who shows it need not know it.
-    converter.register_structure_hook(StrEnum, _word)
+    converter.register_structure_hook(StrEnum, _literal_value)
     converter.register_unstructure_hook(StrEnum, str)
-    converter.register_structure_hook_func(_is_literal, _word)
+    converter.register_structure_hook_func(_is_literal, _literal_value)
     converter.register_structure_hook_factory(
-        attrs.has, lambda kind: _lenient(kind, make_dict_structure_fn(kind, converter))
+        attrs.has, lambda kind: _lenient_reader(kind, make_dict_structure_fn(kind, converter))
     )
     return converter
 
@@ -77,7 +77,7 @@ def _is_literal(hint: Any) -> bool:
     return typing.get_origin(hint) is typing.Literal
 
 
-def _word(text: Any, hint: Any) -> Any:
+def _literal_value(text: Any, hint: Any) -> Any:
     if not isinstance(text, str):
         raise TypeError(f"{text!r} is not a word")
     if isinstance(hint, type) and issubclass(hint, StrEnum):
@@ -86,7 +86,7 @@ def _word(text: Any, hint: Any) -> Any:
     return text
 
 
-def _lenient(kind: type, strict: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def _lenient_reader(kind: type, strict: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """Return what reads an object of which fields may be missing; it must have one of its own."""
 
     def read(plain: Any, _: Any) -> Any:
@@ -96,7 +96,7 @@ def _lenient(kind: type, strict: Callable[[Any, Any], Any]) -> Callable[[Any, An
             known = {one.name for one in attrs.fields(kind)}
             if not isinstance(plain, Mapping) or known.isdisjoint(plain):
                 raise
-            return strict({**_empty(kind), **plain}, kind)
+            return strict({**_null_value(kind), **plain}, kind)
 
     return read
 
@@ -109,14 +109,14 @@ def _required(kind: type) -> dict[str, Any]:
     return {one.name: hints[one.name] for one in fields if one.default is attrs.NOTHING}
 
 
-def _empty(hint: Any) -> Any:
+def _null_value(hint: Any) -> Any:
     """Return the JSON value of a field that was not sent: null where that may be."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         parts = typing.get_args(hint)
-        return None if types.NoneType in parts else _empty(parts[0])
+        return None if types.NoneType in parts else _null_value(parts[0])
     if attrs.has(hint):
-        return {name: _empty(inner) for name, inner in _required(hint).items()}
+        return {name: _null_value(inner) for name, inner in _required(hint).items()}
     if hint is datetime:
         return format_time(_UNKNOWN_TIME)
     if _is_mapping(hint):
@@ -279,7 +279,7 @@ def request_parts(
     operation: Operation[Any, Any], request: Any
 ) -> tuple[str, tuple[tuple[str, str], ...], dict[str, Any] | None]:
     """Return path, query and JSON body that stand for a command; defaults are left out."""
-    values = own_values(request, keep=operation.path_fields)
+    values = explicit_values(request, keep=operation.path_fields)
     path = operation.path
     for name in operation.path_fields:
         path = path.replace(f"{{{name}}}", quote(str(values.pop(name)), safe=""))
@@ -293,7 +293,7 @@ def request_parts(
     return path, query, None
 
 
-def own_values(request: Any, *, keep: Sequence[str] = ()) -> dict[str, Any]:
+def explicit_values(request: Any, *, keep: Sequence[str] = ()) -> dict[str, Any]:
     """Return a command's values that are not the defaults, and those of the fields to keep."""
     values = {
         name: value

@@ -13,7 +13,7 @@ from agent_orchestrator.wire.schema import Components, Schema, body_schema, fiel
 _JSON: Final = "application/json"
 _ERROR: Final = {"$ref": "#/components/schemas/Error"}
 
-_ALWAYS: Final = (400, 401, 403, 421, 429, 500, 503)
+_COMMON_STATUSES: Final = (400, 401, 403, 421, 429, 500, 503)
 """What any call may be refused with."""
 
 _TEXT: Final = """\
@@ -67,7 +67,7 @@ def _operation(operation: Operation[Any, Any], components: Components) -> dict[s
         "summary": operation.summary,
         "parameters": [_parameter(fields[name], "path") for name in operation.path_fields],
     }
-    refusals = {*_ALWAYS, *_refusals_of(operation)}
+    refusals = {*_COMMON_STATUSES, *_refusals_of(operation)}
     if operation.is_mutation:
         schema = body_schema(command, operation.path_fields)
         described["requestBody"] = {
@@ -90,7 +90,7 @@ def _operation(operation: Operation[Any, Any], components: Components) -> dict[s
             "content": {_JSON: success},
         }
         for status in operation.statuses
-    } | _refusals(refusals)
+    } | _error_answers(refusals)
     return described
 
 
@@ -175,7 +175,7 @@ def _stream(components: Components) -> dict[str, Any]:
                 "content": {"text/event-stream": {"schema": event}},
             }
         }
-        | _refusals({*_ALWAYS, 404, 409, 410}),
+        | _error_answers({*_COMMON_STATUSES, 404, 409, 410}),
     }
 
 
@@ -205,7 +205,7 @@ def _mcp() -> dict[str, Any]:
             },
             "202": {"description": "A notification was taken."},
         }
-        | _refusals({*_ALWAYS, 413, 415})
+        | _error_answers({*_COMMON_STATUSES, 413, 415})
         | {
             "400": {
                 "description": "Bad Request: of HTTP's, or a JSON-RPC message that is none.",
@@ -230,7 +230,7 @@ def _health() -> dict[str, Any]:
                 "required": ["status", "version"],
             }
         )
-        | _refusals({400, 403, 421, 500}),
+        | _error_answers({400, 403, 421, 500}),
     }
 
 
@@ -241,7 +241,7 @@ def _metrics() -> dict[str, Any]:
         "summary": "Tell how the daemon is doing, as Prometheus' text format 0.0.4.",
         "description": "For whoever may know the daemon's status; not for runs.",
         "responses": {"200": {"description": "OK", "content": {"text/plain": {"schema": text}}}}
-        | _refusals(_ALWAYS),
+        | _error_answers(_COMMON_STATUSES),
     }
 
 
@@ -249,7 +249,7 @@ def _description() -> dict[str, Any]:
     return {
         "operationId": "openapi",
         "summary": "Return this description.",
-        "responses": _answer({"type": "object"}) | _refusals({400, 401, 403, 421, 429, 500}),
+        "responses": _answer({"type": "object"}) | _error_answers({400, 401, 403, 421, 429, 500}),
     }
 
 
@@ -257,7 +257,7 @@ def _answer(schema: Schema) -> dict[str, Any]:
     return {"200": {"description": "OK", "content": {_JSON: {"schema": schema}}}}
 
 
-def _refusals(statuses: Iterable[int]) -> dict[str, Any]:
+def _error_answers(statuses: Iterable[int]) -> dict[str, Any]:
     return {
         str(status): {"$ref": f"#/components/responses/Error{status}"}
         for status in sorted(statuses)

@@ -36,17 +36,17 @@ def dumps(value: Any) -> str:
     return _ENCODE(value)
 
 
-SLICE: Final = 64 * 2**10
+SLICE_SIZE: Final = 64 * 2**10
 """Characters of a string that are encoded in one call of C code, which no other thread can interrupt."""
 
-_MANY: Final = 1_000
+_LONG_VALUE: Final = 1_000
 _SCALARS: Final = frozenset({int, float, bool, type(None)})
 
 
 def is_long(value: Any) -> bool:
     """Return whether a value is so long that :func:`encode_in_slices` shall encode it, in a worker thread.
 
-    It is where its texts have more characters than :data:`SLICE`, or it has parts by the thousand.
+    It is where its texts have more characters than :data:`SLICE_SIZE`, or it has parts by the thousand.
     """
     parts = [value]
     size = 0
@@ -57,11 +57,11 @@ def is_long(value: Any) -> bool:
         elif kind is Encoded:
             size += len(part.text)
         elif kind is list or kind is tuple:
-            parts += part[:_MANY]
+            parts += part[:_LONG_VALUE]
         elif kind is dict or (kind not in _SCALARS and isinstance(part, Mapping)):
             parts += part
             parts += part.values()
-        if size > SLICE or len(parts) > _MANY:
+        if size > SLICE_SIZE or len(parts) > _LONG_VALUE:
             return True
     return False
 
@@ -69,8 +69,8 @@ def is_long(value: Any) -> bool:
 def check_unicode(text: str) -> None:
     """Raise :exc:`UnicodeEncodeError` if a text holds half a surrogate pair."""
     if not text.isascii():
-        for place in range(0, len(text), SLICE):
-            text[place : place + SLICE].encode()
+        for place in range(0, len(text), SLICE_SIZE):
+            text[place : place + SLICE_SIZE].encode()
 
 
 def encode_in_slices(value: Any) -> bytes:
@@ -144,12 +144,12 @@ def write_in_slices(value: Any, write: Callable[[Any], object]) -> None:
 
 
 def _write_text(text: str, write: Callable[[Any], object]) -> None:
-    if len(text) <= SLICE:
+    if len(text) <= SLICE_SIZE:
         write(_ENCODE(text))
         return
     write('"')
-    for place in range(0, len(text), SLICE):
-        write(_ENCODE(text[place : place + SLICE])[1:-1])
+    for place in range(0, len(text), SLICE_SIZE):
+        write(_ENCODE(text[place : place + SLICE_SIZE])[1:-1])
     write('"')
 
 
@@ -237,7 +237,7 @@ def loads(
         values are made, to spare memory.
     :raises InvalidRequest: if it is not strict JSON in UTF-8, or holds more.
     """
-    if most is not None and holds_more(data, most):
+    if most is not None and has_more_values(data, most):
         raise InvalidRequest.of({field: f"holds more than {most:,} values"})
     try:
         text = data.decode()
@@ -277,7 +277,7 @@ class _NotStrictError(Exception):
     pass
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
@@ -288,7 +288,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def holds_more(data: bytes | bytearray, most: int) -> bool:
+def has_more_values(data: bytes | bytearray, most: int) -> bool:
     """Tell whether a JSON text holds more values than that, without reading it.
 
     Values are the costly part of a document: a megabyte of text is read in a moment, a megabyte of
@@ -319,5 +319,5 @@ def _no_constant(name: str) -> NoReturn:
 
 
 _DECODE = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_integer
+    object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_int=_integer
 ).decode

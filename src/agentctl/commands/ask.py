@@ -52,9 +52,9 @@ def ask(text: str, session_id: str | None, cwd: str | None, **values: Any) -> No
     directory = working_directory(cwd, local=call.settings.is_local)
 
     async def body(connection: Any) -> int:
-        from agentctl import sending
+        from agentctl import run_commands
 
-        return await sending.ask(
+        return await run_commands.ask(
             connection, call.output, text, session_id=session_id, cwd=directory, **values
         )
 

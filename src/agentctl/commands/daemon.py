@@ -54,7 +54,7 @@ def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
     call = Call.current()
     from agent_orchestrator import endpoints
     from agent_orchestrator.user_state import user_state
-    from agentctl import starting
+    from agentctl import daemon_process
     from agentctl.progress import waiting
 
     if not call.settings.is_local:
@@ -63,7 +63,7 @@ def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
             f"{call.settings.url} is on another machine",
             hint="start agentd there",
         )
-    if not starting.names_address(options) and (status := _running(call)) is not None:
+    if not daemon_process.names_address(options) and (status := _running(call)) is not None:
         database = status.store.path
         answer = {
             "url": call.settings.url,
@@ -74,12 +74,17 @@ def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
         line = f"agentd runs already at {call.settings.url}, pid {status.pid}, database {database}"
         call.output.answer(answer, lambda _: [line])
         return
-    before = endpoints.last(user_state())
+    before = endpoints.last_endpoint(user_state())
     with waiting(call.output, "agentd is starting"):
-        started = starting.start(call.settings, options, timeout_s if wait else None)
+        started = daemon_process.start(call.settings, options, timeout_s if wait else None)
     url = started.url or call.settings.url
     database = next(
-        (one.database for one in endpoints.running(user_state()) if one.pid == started.pid), None
+        (
+            one.database
+            for one in endpoints.running_endpoints(user_state())
+            if one.pid == started.pid
+        ),
+        None,
     )
     answer = {
         "url": url,
@@ -89,7 +94,7 @@ def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
         "already_running": False,
     }
 
-    def rendering(look: Any) -> list[str]:
+    def rendering(style: Any) -> list[str]:
         from agentctl.tables import card
 
         pairs = [
@@ -98,7 +103,7 @@ def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
             ("database", database),
             ("log", started.log),
         ]
-        return card("agentd started", pairs, look)
+        return card("agentd started", pairs, style)
 
     call.output.answer(answer, rendering)
     if database is not None and before is not None and before.database != database:
@@ -144,15 +149,15 @@ def stop(*, wait: bool, now: bool, timeout_s: float) -> None:
     runs under way: how many finished, went back to the queue, or go on waiting for an answer.
     """
     call = Call.current()
-    from agentctl import starting
+    from agentctl import daemon_process
     from agentctl.progress import waiting
 
     status = _status(call)
-    process = starting.process_of(status)
-    starting.terminate(process, now=now)
+    process = daemon_process.process_of(status)
+    daemon_process.terminate(process, now=now)
     with waiting(call.output, "agentd is stopping"):
-        stopped = wait and starting.await_end(process, timeout_s)
-    report = starting.stop_report(status) if stopped else None
+        stopped = wait and daemon_process.await_end(process, timeout_s)
+    report = daemon_process.stop_report(status) if stopped else None
     running = status.queue_counts.running_count
     answer = {"pid": status.pid, "stopped": stopped, "running_count": running, "drain": report}
     line = _stopped(status.pid, report) if stopped else _stopping(status.pid, running)
@@ -220,10 +225,10 @@ def status() -> None:
     call = Call.current()
     found = _status(call)
 
-    def rendering(look: Any) -> list[str]:
+    def rendering(style: Any) -> list[str]:
         from agentctl.views import daemon_overview
 
-        return daemon_overview(found, call.settings.url, look)
+        return daemon_overview(found, call.settings.url, style)
 
     call.output.answer(found, rendering)
 
@@ -305,7 +310,7 @@ def audit(**values: Any) -> None:
         from agentctl.paging import pages
 
         page = await pages(connection, LIST_AUDIT, "entries", **values)
-        call.output.answer(page, lambda look: audit_table(page.entries, look))
-        call.output.more(page.next_cursor)
+        call.output.answer(page, lambda style: audit_table(page.entries, style))
+        call.output.note_next_page(page.next_cursor)
 
     call.run(body)

@@ -28,70 +28,70 @@ def doctor(*, security: bool, options: tuple[str, ...]) -> None:
     what would be started here with these options is looked at. Exit code 1 when something is wrong.
     """
     call = Call.current()
-    found = _asked(call)
+    found = _daemon_report(call)
     if found is None:
-        found = _looked_at(call, options)
-    findings = [*_own(call), *found.findings]
+        found = _offline_report(call, options)
+    findings = [*_client_findings(call), *found.findings]
     if security:
         findings = [one for one in findings if one.security]
     wrong = sum(one.level == "error" for one in findings)
-    from agent_orchestrator.operations import Examination
+    from agent_orchestrator.operations import DoctorReport
     from agentctl.times import counted
 
-    def rendering(look: Any) -> list[str]:
+    def rendering(style: Any) -> list[str]:
         from agentctl.findings import findings_list
 
-        return findings_list(findings, look)
+        return findings_list(findings, style)
 
-    call.output.answer(Examination(not wrong, tuple(findings)), rendering)
+    call.output.answer(DoctorReport(not wrong, tuple(findings)), rendering)
     if wrong:
         raise Failure(
             "unsound", f"{counted(wrong, 'thing')} to put right", exit_code=FAILED, hint=None
         )
 
 
-def _asked(call: Call) -> Any:
+def _daemon_report(call: Call) -> Any:
     """Return what the daemon says of itself; None where none runs on this machine."""
     found: list[Any] = []
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import EXAMINE
+        from agent_orchestrator.operations import DOCTOR
 
-        found.append(await connection.call(EXAMINE))
+        found.append(await connection.call(DOCTOR))
 
     try:
         call.run(body)
     except Failure as failure:
-        if failure.code != "unreachable" or not call.settings.is_local or _answers(failure):
+        if failure.code != "unreachable" or not call.settings.is_local or _is_answering(failure):
             raise
         return None
     return found[0]
 
 
-def _answers(failure: Failure) -> bool:
+def _is_answering(failure: Failure) -> bool:
     """Tell whether something is there, though it cannot be talked to."""
     return "--ca-file" in (failure.hint or "") or "://" in (failure.hint or "")
 
 
-def _looked_at(call: Call, options: tuple[str, ...]) -> Any:
+def _offline_report(call: Call, options: tuple[str, ...]) -> Any:
     """Return what agentd, started here with these options, would find."""
     from attrs import evolve
 
-    from agent_orchestrator.operations import Examination, Finding
+    from agent_orchestrator.operations import DoctorReport, Finding
     from agent_orchestrator.wire import codec, strict_json
-    from agentctl import starting
+    from agentctl import daemon_process
     from agentctl.progress import waiting
 
     with waiting(call.output, "agentd looks around"):
-        text = starting.examine(call.settings, options)
-    told = codec.from_plain(Examination, strict_json.loads(text.encode()))
+        text = daemon_process.offline_doctor(call.settings, options)
+    told = codec.from_plain(DoctorReport, strict_json.loads(text.encode()))
     absent = Finding(
         "note", "agentd", f"does not run at {call.settings.url}", "agentctl daemon start"
     )
     return evolve(told, findings=(absent, *told.findings))
 
 
-def _own(call: Call) -> list[Any]:
+def _client_findings(call: Call) -> list[Any]:
     """Return what the daemon cannot know: how it is called from here."""
     from agent_orchestrator.operations import Finding
 

@@ -36,16 +36,16 @@ def list_(**values: Any) -> None:
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agentctl.story import Story
         from agentctl.times import today
+        from agentctl.transcript import Transcript
 
         page = await connection.call(LIST_EVENTS, **values)
 
-        def rendering(look: Any) -> Iterator[str]:
-            story = Story(look, today=today())
+        def rendering(style: Any) -> Iterator[str]:
+            transcript = Transcript(style, today=today())
             is_told = False
             for event in page.events:
-                for line in story.lines(event):
+                for line in transcript.lines(event):
                     is_told = True
                     yield line
             if not is_told:
@@ -53,7 +53,7 @@ def list_(**values: Any) -> None:
 
         call.output.answer(page, rendering)
         if page.has_more:
-            call.output.more(page.next_cursor)
+            call.output.note_next_page(page.next_cursor)
 
     call.run(body)
 
@@ -78,7 +78,7 @@ def tail(session_id: str, *, follow: bool, **given: Any) -> None:
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agentctl.tailing import tail_events
+        from agentctl.tail import tail_events
 
         await tail_events(connection, call.output, session_id, follow=follow, **given)
 

@@ -8,7 +8,7 @@ import click
 
 from agentctl.call import Call
 from agentctl.commands.tool import RUN_VARIABLE, SESSION_VARIABLE
-from agentctl.failures import usage
+from agentctl.failures import usage_failure
 from agentctl.options import Command, read_id
 
 
@@ -36,7 +36,7 @@ def mcp(run_id: str | None, timeout_s: float | None) -> None:
     call = Call.current(default_format="json")
     named = read_id(run_id) if run_id else os.environ.get(RUN_VARIABLE)
     if not named:
-        raise usage("say which run the tools act for: --run-id ID")
+        raise usage_failure("say which run the tools act for: --run-id ID")
 
     async def body(connection: Any) -> None:
         from importlib.metadata import version

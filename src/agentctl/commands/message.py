@@ -7,7 +7,7 @@ import click
 
 from agent_orchestrator.operations import LIST_MESSAGES, ListMessages, SendMessage
 from agentctl.call import Call
-from agentctl.failures import usage
+from agentctl.failures import usage_failure
 from agentctl.fields import ALL, options_of
 from agentctl.options import Group, identified
 
@@ -40,10 +40,10 @@ def send(*, wait: bool, follow: bool, **values: Any) -> None:
     """
     call = Call.current()
     if wait and follow:
-        raise usage("--wait and --follow: give one of them")
+        raise usage_failure("--wait and --follow: give one of them")
 
     async def body(connection: Any) -> int:
-        from agentctl.sending import send_message
+        from agentctl.run_commands import send_message
 
         return await send_message(connection, call.output, values, wait=wait, follow=follow)
 
@@ -68,7 +68,7 @@ def list_(**values: Any) -> None:
 
         page = await pages(connection, LIST_MESSAGES, "messages", **values)
         now = datetime.now(UTC)
-        call.output.answer(page, lambda look: message_table(page.messages, look, now))
-        call.output.more(page.next_cursor)
+        call.output.answer(page, lambda style: message_table(page.messages, style, now))
+        call.output.note_next_page(page.next_cursor)
 
     call.run(body)

@@ -17,7 +17,7 @@ from agent_orchestrator.operations import (
     ResolveRequest,
 )
 from agentctl.call import Call
-from agentctl.failures import usage
+from agentctl.failures import usage_failure
 from agentctl.fields import ALL, options_of
 from agentctl.options import Group, identified
 
@@ -50,7 +50,7 @@ def list_(status: str | None, *, every: bool, **values: Any) -> None:
     """List requests, oldest first: those that are open, without --all or --status."""
     call = Call.current()
     if every and status:
-        raise usage("--all and --status: give one of them")
+        raise usage_failure("--all and --status: give one of them")
     values["status"] = None if every else status or "pending"
 
     async def body(connection: Any) -> None:
@@ -59,8 +59,8 @@ def list_(status: str | None, *, every: bool, **values: Any) -> None:
 
         page = await pages(connection, LIST_REQUESTS, "requests", **values)
         now = datetime.now(UTC)
-        call.output.answer(page, lambda look: request_table(page.requests, look, now))
-        call.output.more(page.next_cursor)
+        call.output.answer(page, lambda style: request_table(page.requests, style, now))
+        call.output.note_next_page(page.next_cursor)
         if any(one.is_open for one in page.requests):
             call.output.hint("read one in full: agentctl request show REQUEST_ID")
         if soon := sum(expires_soon(one, now) for one in page.requests):
@@ -85,7 +85,7 @@ def show(request_id: str) -> None:
 
         reply = await connection.call(GET_REQUEST, request_id=request_id)
         found = reply.request
-        call.output.answer(reply, lambda look: request_card(found, look, datetime.now(UTC)))
+        call.output.answer(reply, lambda style: request_card(found, style, datetime.now(UTC)))
         if found.is_open:
             call.output.hint(f"next: {answering(found.kind, found.id)}")
 
@@ -116,7 +116,7 @@ def watch(hook: str | None, *, every: bool, once: bool) -> None:
     argv = None if hook is None else program(hook)
 
     async def body(connection: Any) -> None:
-        from agentctl.watching import Hook, watch_requests
+        from agentctl.request_watch import Hook, watch_requests
 
         hooked = (
             None
@@ -136,9 +136,9 @@ def program(line: str) -> list[str]:
     try:
         argv = shlex.split(line)
     except ValueError as error:
-        raise usage(f"--exec: {error}") from None
+        raise usage_failure(f"--exec: {error}") from None
     if not argv or shutil.which(argv[0]) is None:
-        raise usage(f"--exec: there is no program {argv[0] if argv else line}")
+        raise usage_failure(f"--exec: there is no program {argv[0] if argv else line}")
     return argv
 
 

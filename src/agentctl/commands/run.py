@@ -53,7 +53,7 @@ def create(**values: Any) -> None:
         from agentctl.views import run_card
 
         reply = await connection.call(CREATE_RUN, **values)
-        call.output.answer(reply, lambda look: run_card(reply.run, look, datetime.now(UTC)))
+        call.output.answer(reply, lambda style: run_card(reply.run, style, datetime.now(UTC)))
 
     call.run(body)
 
@@ -73,10 +73,10 @@ def get(run_id: str) -> None:
 
         reply = await connection.call(GET_RUN, run_id=run_id)
 
-        def rendering(look: Any) -> Iterator[str]:
+        def rendering(style: Any) -> Iterator[str]:
             from agentctl.views import run_card
 
-            return run_card(reply.run, look, datetime.now(UTC))
+            return run_card(reply.run, style, datetime.now(UTC))
 
         call.output.answer(reply, rendering)
 
@@ -101,8 +101,10 @@ def list_(session_id: str | None, **values: Any) -> None:
 
         page = await pages(connection, LIST_RUNS, "runs", session_id=session_id, **values)
         now, several = datetime.now(UTC), session_id is None
-        call.output.answer(page, lambda look: run_table(page.runs, look, now, with_session=several))
-        call.output.more(page.next_cursor)
+        call.output.answer(
+            page, lambda style: run_table(page.runs, style, now, with_session=several)
+        )
+        call.output.note_next_page(page.next_cursor)
 
     call.run(body)
 
@@ -130,9 +132,9 @@ def wait(run_id: str, timeout_s: float | None, **values: Any) -> None:
     call = Call.current()
 
     async def body(connection: Any) -> int:
-        from agentctl.sending import see_run_end
+        from agentctl.run_commands import finish_run
 
-        return await see_run_end(connection, call.output, run_id, timeout_s, **values)
+        return await finish_run(connection, call.output, run_id, timeout_s, **values)
 
     call.run(body)
 
@@ -220,7 +222,7 @@ def diagnose(run_id: str) -> None:
 
         reply = await connection.call(DIAGNOSE_RUN, run_id=run_id)
         now = datetime.now(UTC)
-        call.output.answer(reply, lambda look: diagnosis(reply.run, reply.diagnostics, look, now))
+        call.output.answer(reply, lambda style: diagnosis(reply.run, reply.diagnostics, style, now))
         return DONE
 
     call.run(body)

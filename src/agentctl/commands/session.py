@@ -22,7 +22,7 @@ from agent_orchestrator.operations import (
     SetAccess,
 )
 from agentctl.call import Call, here
-from agentctl.failures import usage
+from agentctl.failures import usage_failure
 from agentctl.fields import ALL, options_of
 from agentctl.options import Group, identified
 
@@ -65,7 +65,7 @@ def create(cwd: str | None, **values: Any) -> None:
 
         reply = await connection.call(CREATE_SESSION, **values)
         made = reply.session
-        call.output.answer(reply, lambda look: session_card(made, look, datetime.now(UTC)))
+        call.output.answer(reply, lambda style: session_card(made, style, datetime.now(UTC)))
         call.output.hint(f'next: agentctl ask --session-id {made.id} "…"')
 
     call.run(body)
@@ -89,8 +89,8 @@ def list_(**values: Any) -> None:
 
         page = await pages(connection, LIST_SESSIONS, "sessions", **values)
         now = datetime.now(UTC)
-        call.output.answer(page, lambda look: session_table(page.sessions, look, now))
-        call.output.more(page.next_cursor)
+        call.output.answer(page, lambda style: session_table(page.sessions, style, now))
+        call.output.note_next_page(page.next_cursor)
 
     call.run(body)
 
@@ -111,7 +111,7 @@ def get(session_id: str) -> None:
 
         reply = await connection.call(GET_SESSION, session_id=session_id)
         now = datetime.now(UTC)
-        call.output.answer(reply, lambda look: session_card(reply.session, look, now))
+        call.output.answer(reply, lambda style: session_card(reply.session, style, now))
 
     call.run(body)
 
@@ -192,12 +192,12 @@ def tree(**values: Any) -> None:
     call = Call.current()
 
     async def body(connection: Any) -> None:
-        from agentctl.trees import tree_pages, tree_table
+        from agentctl.tree_view import tree_pages, tree_table
 
         reply = await tree_pages(connection, **values)
         now = datetime.now(UTC)
-        call.output.answer(reply, lambda look: tree_table(reply, look, now))
-        call.output.more(reply.next_cursor)
+        call.output.answer(reply, lambda style: tree_table(reply, style, now))
+        call.output.note_next_page(reply.next_cursor)
 
     call.run(body)
 
@@ -236,7 +236,7 @@ def share(
     ):
         for name in names:
             if chosen.setdefault(name, role) != role:
-                raise usage(f"{name} is named for two things: say one")
+                raise usage_failure(f"{name} is named for two things: say one")
 
     async def body(connection: Any) -> None:
         from agent_orchestrator.domain.access import Grant
@@ -248,6 +248,6 @@ def share(
             grants = tuple(Grant(name, role) for name, role in roles.items() if role is not None)
             request = SetAccess(session_id, grants, idempotency_key=idempotency_key)
             reply = (await connection.perform(SET_ACCESS, request)).answer
-        call.output.answer(reply, lambda look: grant_table(reply.grants, look))
+        call.output.answer(reply, lambda style: grant_table(reply.grants, style))
 
     call.run(body)

@@ -13,7 +13,7 @@ from agent_orchestrator.operations import (
     ListTokens,
 )
 from agentctl.call import Call
-from agentctl.failures import usage
+from agentctl.failures import usage_failure
 from agentctl.fields import ALL, options_of
 from agentctl.options import Group, identified
 
@@ -58,7 +58,7 @@ def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
     """
     call = Call.current()
     if qr and call.settings.structured:
-        raise usage("--qr is for people: leave out --format json and --field")
+        raise usage_failure("--qr is for people: leave out --format json and --field")
 
     async def body(connection: Any) -> None:
         from agentctl.access import token_card
@@ -71,12 +71,12 @@ def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
                 "on agentd's own machine, agentctl of its user finds one by itself"
             )
         if not qr:
-            call.output.answer(reply, lambda look: token_card(reply, look))
+            call.output.answer(reply, lambda style: token_card(reply, style))
             return
         from agentctl.qr import access_text, code
 
         text = access_text(call.settings.url, reply.secret)
-        call.output.answer(reply, lambda look: [*token_card(reply, look), "", *code(text, look)])
+        call.output.answer(reply, lambda style: [*token_card(reply, style), "", *code(text, style)])
         if call.settings.is_local:
             call.output.note(
                 f"agentctl: the code says {call.settings.url}, which is this machine only: "
@@ -104,8 +104,8 @@ def list_(**values: Any) -> None:
 
         page = await pages(connection, LIST_TOKENS, "tokens", **values)
         now = datetime.now(UTC)
-        call.output.answer(page, lambda look: token_table(page.tokens, look, now))
-        call.output.more(page.next_cursor)
+        call.output.answer(page, lambda style: token_table(page.tokens, style, now))
+        call.output.note_next_page(page.next_cursor)
 
     call.run(body)
 
@@ -126,6 +126,6 @@ def revoke(token_id: str) -> None:
 
         reply = await connection.call(REVOKE_TOKEN, token_id=token_id)
         now = datetime.now(UTC)
-        call.output.answer(reply, lambda look: token_table([reply.token], look, now))
+        call.output.answer(reply, lambda style: token_table([reply.token], style, now))
 
     call.run(body)

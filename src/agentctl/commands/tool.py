@@ -18,7 +18,7 @@ from agent_orchestrator.operations import (
 )
 from agentctl.call import Call
 from agentctl.commands.session import working_directory
-from agentctl.failures import usage
+from agentctl.failures import usage_failure
 from agentctl.fields import ALL, options_of
 from agentctl.options import Group, identified, read_id
 
@@ -48,13 +48,13 @@ def tool() -> None:
     """
 
 
-def _own(variable: str) -> str | None:
+def _own_id(variable: str) -> str | None:
     """Return an id of the run this call is made in; None outside of runs."""
     return os.environ.get(variable) or None
 
 
-def _given_or_own(value: str | None, variable: str) -> str | None:
-    return read_id(value) if value else _own(variable)
+def _required_id(value: str | None, variable: str) -> str | None:
+    return read_id(value) if value else _own_id(variable)
 
 
 @tool.command(
@@ -84,19 +84,19 @@ def session_spawn(
     """
     call = Call.current(default_format="json")
     if parent_run_id and parent_session_id:
-        raise usage("--parent-run-id and --parent-session-id: give one of them")
+        raise usage_failure("--parent-run-id and --parent-session-id: give one of them")
     if parent_session_id:
         parent = {"session_id": read_id(parent_session_id)}
-    elif run_id := _given_or_own(parent_run_id, RUN_VARIABLE):
+    elif run_id := _required_id(parent_run_id, RUN_VARIABLE):
         parent = {"run_id": run_id}
     else:
-        raise usage("say which parent: --parent-run-id or --parent-session-id ID")
+        raise usage_failure("say which parent: --parent-run-id or --parent-session-id ID")
     if cwd is not None:
         cwd = working_directory(cwd, local=call.settings.is_local)
     values |= parent | {"cwd": cwd}
 
     async def body(connection: Any) -> int:
-        from agentctl.sending import spawn
+        from agentctl.run_commands import spawn
 
         return await spawn(connection, call.output, values, wait=wait)
 
@@ -117,13 +117,13 @@ def session_spawn(
 def session_send(**values: Any) -> None:
     """Send a message to the agent of another session."""
     call = Call.current(default_format="json")
-    values["from_run_id"] = values["from_run_id"] or _own(RUN_VARIABLE)
+    values["from_run_id"] = values["from_run_id"] or _own_id(RUN_VARIABLE)
 
     async def body(connection: Any) -> None:
         from agentctl.views import sent_lines
 
         reply = await connection.call(SEND_TO_SESSION, **values)
-        call.output.answer(reply, lambda look: sent_lines(reply.message, reply.run, look))
+        call.output.answer(reply, lambda style: sent_lines(reply.message, reply.run, style))
 
     call.run(body)
 
@@ -153,9 +153,9 @@ def session_wait(run_id: str, timeout_s: float | None, **values: Any) -> None:
     call = Call.current(default_format="json")
 
     async def body(connection: Any) -> int:
-        from agentctl.sending import see_run_end
+        from agentctl.run_commands import finish_run
 
-        return await see_run_end(connection, call.output, run_id, timeout_s, **values)
+        return await finish_run(connection, call.output, run_id, timeout_s, **values)
 
     call.run(body)
 
@@ -198,17 +198,19 @@ def session_reply_parent(
     if values["request_kind"] is None and (
         values["detail"] is not None or values["options"] or wait
     ):
-        raise usage("--detail, --option and --wait go with --request-kind")
+        raise usage_failure("--detail, --option and --wait go with --request-kind")
     if values["expires_in_s"] is not None and values["request_kind"] is None:
-        raise usage("--expires-in-s goes with --request-kind")
+        raise usage_failure("--expires-in-s goes with --request-kind")
     if timeout_s is not None and not wait:
-        raise usage("--timeout-s goes with --wait; --expires-in-s says when the question expires")
-    values["run_id"] = values["run_id"] or _own(RUN_VARIABLE)
+        raise usage_failure(
+            "--timeout-s goes with --wait; --expires-in-s says when the question expires"
+        )
+    values["run_id"] = values["run_id"] or _own_id(RUN_VARIABLE)
     if values["run_id"] is None:
-        raise usage("say which run speaks: --run-id ID")
+        raise usage_failure("say which run speaks: --run-id ID")
 
     async def body(connection: Any) -> int:
-        from agentctl.sending import reply_parent
+        from agentctl.run_commands import reply_parent
 
         return await reply_parent(connection, call.output, values, wait=wait, timeout_s=timeout_s)
 
@@ -231,9 +233,9 @@ def session_reply_parent(
 def session_list(parent_session_id: str | None, **values: Any) -> None:
     """List the children of a session, oldest first."""
     call = Call.current(default_format="json")
-    parent_id = parent_session_id or _own(SESSION_VARIABLE)
+    parent_id = parent_session_id or _own_id(SESSION_VARIABLE)
     if parent_id is None:
-        raise usage("say whose children: --parent-session-id ID")
+        raise usage_failure("say whose children: --parent-session-id ID")
 
     async def body(connection: Any) -> None:
         from agentctl.paging import pages
@@ -243,7 +245,7 @@ def session_list(parent_session_id: str | None, **values: Any) -> None:
             connection, LIST_SESSIONS, "sessions", parent_session_id=parent_id, **values
         )
         now = datetime.now(UTC)
-        call.output.answer(page, lambda look: session_table(page.sessions, look, now))
-        call.output.more(page.next_cursor)
+        call.output.answer(page, lambda style: session_table(page.sessions, style, now))
+        call.output.note_next_page(page.next_cursor)
 
     call.run(body)

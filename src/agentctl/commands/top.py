@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from agentctl.call import Call
-from agentctl.failures import usage
+from agentctl.failures import usage_failure
 from agentctl.options import Command
 from agentctl.terminal import is_terminal
 
@@ -26,12 +26,12 @@ def top() -> None:
     """
     call = Call.current()
     if call.settings.structured or not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
-        raise usage(
+        raise usage_failure(
             "top needs a terminal; a script has `run list`, `request list` and `events tail`"
         )
-    from agentctl.screen import taken
+    from agentctl.screen import full_screen
 
-    with taken() as screen:
+    with full_screen() as screen:
 
         async def body(connection: Any) -> None:
             from agentctl.top import show

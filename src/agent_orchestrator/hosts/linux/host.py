@@ -9,7 +9,7 @@ from agent_orchestrator.host import Remains
 from agent_orchestrator.hosts.files import LocalFiles
 from agent_orchestrator.hosts.process_tree import process_tree
 from agent_orchestrator.operations import ProcessView
-from agent_orchestrator.processes import birth_of
+from agent_orchestrator.processes import process_start_id
 from agent_orchestrator.runners.reaper import reap
 
 
@@ -23,7 +23,7 @@ class LinuxHost(LocalFiles):
     id: str = "local"
 
     def process_start_id(self, pid: int) -> str | None:
-        return birth_of(pid)
+        return process_start_id(pid)
 
     def process_tree(self, pid: int, start_id: str | None, limit: int) -> Sequence[ProcessView]:
         return process_tree(pid, start_id, limit)

@@ -63,13 +63,13 @@ def profiles(
             "extends": _EXTENDS["read-only"],
             "filesystem": _entries(protected),
         },
-        f"permissions.{profile_name('workspace-write')}": _writing(
+        f"permissions.{profile_name('workspace-write')}": _writable_profile(
             protected, cwd, workspace, tmpdir
         ),
     }
 
 
-def _writing(
+def _writable_profile(
     protected: ProtectedPaths, cwd: str, workspace: Workspace, tmpdir: str | None
 ) -> dict[str, Any]:
     entries = _entries(protected)
@@ -82,7 +82,7 @@ def _writing(
             entries[name] = "read"
         elif path:
             roots.append(path)
-    for folder in _between(entries, [os.path.realpath(root) for root in roots]):
+    for folder in _parent_directories(entries, [os.path.realpath(root) for root in roots]):
         entries.setdefault(folder, "write")
     found: dict[str, Any] = {"extends": _EXTENDS["workspace-write"], "filesystem": entries}
     if workspace.writable_roots:
@@ -96,7 +96,7 @@ def _entries(protected: ProtectedPaths) -> dict[str, str]:
     return dict.fromkeys(protected.read_only, "read") | dict.fromkeys(protected.secret, "deny")
 
 
-def _between(entries: Mapping[str, str], roots: Sequence[str]) -> list[str]:
+def _parent_directories(entries: Mapping[str, str], roots: Sequence[str]) -> list[str]:
     """Return the directories between writable roots and what is kept in them.
 
     Codex mounts what a profile names. A directory that is no mount could be moved away, with what
@@ -144,12 +144,12 @@ def exec_confinement(
     :param settings: codex's configuration.
     """
     if sandbox is not None:
-        rest, named = _without_sandbox(extra_args)
+        rest, named = _strip_sandbox_arguments(extra_args)
         if named in (None, *_SANDBOXES):  # codex refuses any other
             extra_args = rest
     if not protected or any(word in _NO_SANDBOX for word in extra_args):
         return ExecConfinement(sandbox, {}, tuple(extra_args))
-    args, asked = _without_sandbox(extra_args)
+    args, asked = _strip_sandbox_arguments(extra_args)
     own = settings.get("default_permissions")
     mode = sandbox or asked or settings.get("sandbox_mode")
     if mode is None and isinstance(own, str) and not own.startswith(":"):
@@ -184,7 +184,7 @@ _CHOOSING_KEYS: Final = ("sandbox_mode", "default_permissions")
 _TAKING_VALUES: Final = ("--enable", "--disable", "-p", "--profile", "-m", "--model")
 
 
-def _without_sandbox(extra_args: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
+def _strip_sandbox_arguments(extra_args: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
     """Return arguments without those that choose a sandbox, and the mode of ``-s`` or ``--sandbox``."""
     kept: list[str] = []
     mode: str | None = None
@@ -198,10 +198,10 @@ def _without_sandbox(extra_args: Sequence[str]) -> tuple[tuple[str, ...], str | 
             mode = word[2:].removeprefix("=")
         elif word in ("-c", "--config"):
             pair = [value for value in [next(words, None)] if value is not None]
-            kept += [] if pair and _chooses(pair[0]) else [word, *pair]
+            kept += [] if pair and _chooses_sandbox(pair[0]) else [word, *pair]
         elif word.startswith(("-c", "--config=")):
             pair_text = word.removeprefix("--config=").removeprefix("-c").removeprefix("=")
-            kept += [] if _chooses(pair_text) else [word]
+            kept += [] if _chooses_sandbox(pair_text) else [word]
         elif word == "--full-auto":
             mode = mode or "workspace-write"
         elif word not in _NO_SANDBOX:
@@ -211,6 +211,6 @@ def _without_sandbox(extra_args: Sequence[str]) -> tuple[tuple[str, ...], str | 
     return tuple(kept), mode
 
 
-def _chooses(pair: str) -> bool:
+def _chooses_sandbox(pair: str) -> bool:
     """Return whether an override of codex's configuration, ``key=value``, chooses a sandbox."""
     return pair.partition("=")[0].strip().strip("\"'") in _CHOOSING_KEYS

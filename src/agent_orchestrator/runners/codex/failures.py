@@ -46,12 +46,12 @@ _STARTUP: Final = (
     ),
 )
 
-_PLAIN: Final = re.compile(r"(?:^|\s)(?:Error|error|fatal)\b", re.MULTILINE)
+_KNOWN_TEXTS: Final = re.compile(r"(?:^|\s)(?:Error|error|fatal)\b", re.MULTILINE)
 _LOG_LINE: Final = re.compile(r"\d{4}-\d\d-\d\dT\S+\s+(?:ERROR|WARN|INFO|DEBUG|TRACE)\s|WARNING: ")
 _COLOR: Final = re.compile("\x1b\\[[0-9;]*m")
 """How an app-server's log lines are coloured, although nobody looks."""
 
-_LOOKED_AT: Final = 16 * 2**10
+_STDERR_TAIL: Final = 16 * 2**10
 """Characters of a message in which the words are looked for."""
 
 _BUSY: Final = "already has an active writer"
@@ -59,11 +59,11 @@ _BUSY: Final = "already has an active writer"
 
 def turn_failure(message: str) -> str:
     """Return the code for the message of ``turn.failed``."""
-    found = _first(_TURN[:2], message)
-    status = _STATUS.search(message[:_LOOKED_AT])
+    found = _first_match(_TURN[:2], message)
+    status = _STATUS.search(message[:_STDERR_TAIL])
     if found is None and status is not None:
         return _STATUS_CODES.get(status[1] or status[2], "provider_error")
-    return found or _first(_TURN[2:], message) or "provider_error"
+    return found or _first_match(_TURN[2:], message) or "provider_error"
 
 
 def startup_failure(exit_code: int | None, stderr: str) -> tuple[str, str]:
@@ -73,23 +73,27 @@ def startup_failure(exit_code: int | None, stderr: str) -> tuple[str, str]:
     """
     said = error_text(stderr)
     if exit_code is not None and exit_code < 0:
-        return "agent_crashed", _with(f"codex was killed by {_signal_name(-exit_code)}", said)
+        return "agent_crashed", _append_detail(
+            f"codex was killed by {_signal_name(-exit_code)}", said
+        )
     if exit_code == 101:  # Rust's exit code for a panic
-        return "agent_crashed", _with("codex panicked", said)
+        return "agent_crashed", _append_detail("codex panicked", said)
     if exit_code == 2 and said:  # its command line parser's, with the usage under it
         refusal = " ".join(said.partition("\n\n")[0].split())
         return "invalid_config", f"codex refused its arguments: {refusal.removeprefix('error: ')}"
     if exit_code and said:
         if is_busy(said):
             return "provider_error", f"another process is using this thread: {said}"
-        if code := _first(_STARTUP, said):
+        if code := _first_match(_STARTUP, said):
             return code, said
-    return "agent_crashed", _with(f"codex ended (exit code {exit_code}) in the middle of it", said)
+    return "agent_crashed", _append_detail(
+        f"codex ended (exit code {exit_code}) in the middle of it", said
+    )
 
 
 def refusal_code(message: str) -> str:
     """Return the code for the message of a request that codex refused."""
-    return _first(_STARTUP, message) or _first(_TURN, message) or "provider_error"
+    return _first_match(_STARTUP, message) or _first_match(_TURN, message) or "provider_error"
 
 
 def is_busy(stderr: str) -> bool:
@@ -105,18 +109,18 @@ def error_text(stderr: str) -> str:
     plain = _COLOR.sub("", stderr)
     lines = [line for line in plain.splitlines() if not _LOG_LINE.match(line)]
     text = "\n".join(lines).strip()
-    start = next((match.start() for match in _PLAIN.finditer(text)), 0)
+    start = next((match.start() for match in _KNOWN_TEXTS.finditer(text)), 0)
     return text[start:].strip()
 
 
-def _first(table: tuple[tuple[str, str], ...], message: str) -> str | None:
-    message = message[:_LOOKED_AT]
+def _first_match(table: tuple[tuple[str, str], ...], message: str) -> str | None:
+    message = message[:_STDERR_TAIL]
     return next(
         (code for code, pattern in table if re.search(pattern, message, re.IGNORECASE)), None
     )
 
 
-def _with(text: str, said: str) -> str:
+def _append_detail(text: str, said: str) -> str:
     return f"{text}: {said}" if said else text
 
 

@@ -1,6 +1,6 @@
 """The items of ``codex exec --json``, read as tools: what was asked, and what came of it.
 
-Shapes are those of codex 0.169. A field that has no place in an event's data goes to ``extra``.
+Shapes are those of codex 0.169. A field that has no place in an event's data goes to ``unknown_fields``.
 """
 
 import json
@@ -28,7 +28,7 @@ def _command_result(item: JsonObject) -> dict[str, Any]:
     data: dict[str, Any] = {"output": text(item.get("aggregated_output"))}
     if item.get("exit_code") is not None:
         data["exit_code"] = item["exit_code"]
-    return data | extra(item, "command", "aggregated_output", "exit_code")
+    return data | unknown_fields(item, "command", "aggregated_output", "exit_code")
 
 
 def _mcp(item: JsonObject) -> dict[str, Any]:
@@ -43,8 +43,8 @@ def _mcp(item: JsonObject) -> dict[str, Any]:
 def _mcp_result(item: JsonObject) -> dict[str, Any]:
     """``result`` is there when it says more than the text in ``output``."""
     result, error = item.get("result"), item.get("error")
-    content = a_list(result.get("content")) if isinstance(result, dict) else []
-    texts = [text(an_object(part).get("text")) for part in content if _is_text(part)]
+    content = require_list(result.get("content")) if isinstance(result, dict) else []
+    texts = [text(require_object(part).get("text")) for part in content if _is_text(part)]
     data: dict[str, Any] = {"output": "\n".join(texts)}
     if error is not None:
         data["error"] = text(error.get("message") if isinstance(error, dict) else error)
@@ -54,7 +54,7 @@ def _mcp_result(item: JsonObject) -> dict[str, Any]:
             data["result"] = result
     elif result is not None:
         data["result"] = result
-    return data | extra(item, "server", "tool", "arguments", "result", "error")
+    return data | unknown_fields(item, "server", "tool", "arguments", "result", "error")
 
 
 def _is_text(part: Any) -> bool:
@@ -68,7 +68,7 @@ def _search(item: JsonObject) -> dict[str, Any]:
 
 
 def _search_result(item: JsonObject) -> dict[str, Any]:
-    return {"output": "", **extra(item, "query", "action")}
+    return {"output": "", **unknown_fields(item, "query", "action")}
 
 
 def _agent(item: JsonObject) -> dict[str, Any]:
@@ -80,14 +80,14 @@ def _agent(item: JsonObject) -> dict[str, Any]:
 def _agent_result(item: JsonObject) -> dict[str, Any]:
     states = item.get("agents_states")
     messages = [
-        text(an_object(state).get("message"))
+        text(require_object(state).get("message"))
         for state in (states.values() if isinstance(states, dict) else ())
     ]
     known = ("tool", "prompt", "receiver_thread_ids", "sender_thread_id", "agents_states")
     return {
         "output": "\n".join(message for message in messages if message),
         "result": {"agents_states": states},
-        **extra(item, *known),
+        **unknown_fields(item, *known),
     }
 
 
@@ -102,32 +102,32 @@ def _dynamic(item: JsonObject) -> dict[str, Any]:
 
 def _dynamic_result(item: JsonObject) -> dict[str, Any]:
     content = item.get("content_items")
-    parts = [an_object(part) for part in content] if isinstance(content, list) else []
+    parts = [require_object(part) for part in content] if isinstance(content, list) else []
     texts = [text(part["text"]) for part in parts if isinstance(part.get("text"), str)]
     data: dict[str, Any] = {"output": "\n".join(texts)}
     if len(texts) < len(parts):
         data["result"] = {"content_items": parts}
-    return data | extra(item, "tool", "arguments", "content_items", "success")
+    return data | unknown_fields(item, "tool", "arguments", "content_items", "success")
 
 
 @frozen
-class Tool:
+class ItemMapping:
     """How the items of one type are read: the part of a call, and the part of its end."""
 
     call: Callable[[JsonObject], dict[str, Any]]
     outcome: Callable[[JsonObject], dict[str, Any]]
 
 
-TOOLS: Final = {
-    "command_execution": Tool(_command, _command_result),
-    "mcp_tool_call": Tool(_mcp, _mcp_result),
-    "web_search": Tool(_search, _search_result),
-    "collab_tool_call": Tool(_agent, _agent_result),
-    "dynamic_tool_call": Tool(_dynamic, _dynamic_result),
+ITEM_MAPPINGS: Final = {
+    "command_execution": ItemMapping(_command, _command_result),
+    "mcp_tool_call": ItemMapping(_mcp, _mcp_result),
+    "web_search": ItemMapping(_search, _search_result),
+    "collab_tool_call": ItemMapping(_agent, _agent_result),
+    "dynamic_tool_call": ItemMapping(_dynamic, _dynamic_result),
 }
 
 
-def extra(item: JsonObject, *known: str) -> dict[str, Any]:
+def unknown_fields(item: JsonObject, *known: str) -> dict[str, Any]:
     """Return what the item says beyond the known fields, under the one name for that."""
     rest = {name: value for name, value in item.items() if name not in {"id", "type", *known}}
     if rest.get("status") in _STATUSES:
@@ -155,7 +155,7 @@ def text(value: Any) -> str:
     return strict_json.text_of(value) if strict_json.is_long(value) else json.dumps(value)
 
 
-def an_object(value: Any) -> JsonObject:
+def require_object(value: Any) -> JsonObject:
     """Return the value.
 
     :raises UnexpectedShape: if it is no object.
@@ -165,7 +165,7 @@ def an_object(value: Any) -> JsonObject:
     return value
 
 
-def a_list(value: Any) -> Sequence[Any]:
+def require_list(value: Any) -> Sequence[Any]:
     """Return the value.
 
     :raises UnexpectedShape: if it is no list.

@@ -32,14 +32,14 @@ from typing import Any
 from attrs import define, field
 
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.runners.bulk import Text, object_of, text_of
+from agent_orchestrator.runners.bulk import Text, read_object, read_text
+from agent_orchestrator.runners.codex.item_events import AgentEvent, ItemReader, agent_event
 from agent_orchestrator.runners.codex.items import (
     JsonObject,
     UnexpectedShape,
-    extra,
     text,
+    unknown_fields,
 )
-from agent_orchestrator.runners.codex.reading import AgentEvent, ItemReader, event
 from agent_orchestrator.runners.codex.usage import counts
 from agent_orchestrator.runners.lines import Line
 
@@ -67,18 +67,18 @@ class ExecParser:
 
     def feed(self, line: Line) -> Sequence[AgentEvent]:
         """Return the events a line makes. Never raises for what is in it."""
-        said = object_of(line)
+        said = read_object(line)
         if isinstance(said, Text):
             return _stdout(said)
         try:
             events = self._read(said)
         except RecursionError:
-            return _stdout(text_of(line))
+            return _stdout(read_text(line))
         except UnexpectedShape:
             events = None
         if events is None:
             kind = text(said.get("type")) or "stdout"
-            events = [event(EventType.BACKEND_EVENT, kind=kind, payload=said)]
+            events = [agent_event(EventType.BACKEND_EVENT, kind=kind, payload=said)]
         return events
 
     def _read(self, said: JsonObject) -> list[AgentEvent] | None:
@@ -87,14 +87,18 @@ class ExecParser:
             case "thread.started", None:
                 return self._thread_started(said)
             case "turn.started", None:
-                return _rest(said)
+                return _unknown_rest(said)
             case "turn.completed", None:
                 return self._turn_completed(said)
             case "turn.failed", None:
                 return self._turn_failed(said)
             case "error", None:
                 message = text(said.get("message"))
-                return [event(EventType.RUN_ERROR, message=message, **extra(said, "message"))]
+                return [
+                    agent_event(
+                        EventType.RUN_ERROR, message=message, **unknown_fields(said, "message")
+                    )
+                ]
             case ("item.started" | "item.updated" | "item.completed") as kind, {"type": str()}:
                 return self._items.read(kind.removeprefix("item."), said["item"])
         return None
@@ -110,20 +114,20 @@ class ExecParser:
         if not isinstance(thread_id, str):
             return None
         self.thread_id = thread_id
-        return _rest(said, "thread_id")
+        return _unknown_rest(said, "thread_id")
 
     def _turn_completed(self, said: JsonObject) -> list[AgentEvent]:
         self.completed = True
         usage = said.get("usage")
         if isinstance(usage, dict):
             self.totals = counts(usage)
-        return _rest(said, "usage")
+        return _unknown_rest(said, "usage")
 
     def _turn_failed(self, said: JsonObject) -> list[AgentEvent]:
         error = said.get("error")
         message = error.get("message") if isinstance(error, dict) else error
         self.failure = text(message) or "codex says only that the turn failed"
-        return _rest(said, "error")
+        return _unknown_rest(said, "error")
 
 
 def _stdout(said: Text) -> list[AgentEvent]:
@@ -133,11 +137,11 @@ def _stdout(said: Text) -> list[AgentEvent]:
         payload |= {"truncated": True, "size": size, "sha256": sha256}
     elif not said.text.strip():
         return []
-    return [event(EventType.BACKEND_EVENT, kind="stdout", payload=payload)]
+    return [agent_event(EventType.BACKEND_EVENT, kind="stdout", payload=payload)]
 
 
-def _rest(said: JsonObject, *known: str) -> list[AgentEvent]:
+def _unknown_rest(said: JsonObject, *known: str) -> list[AgentEvent]:
     """Keep a control line whole when it says more than is known of it."""
     if set(said) <= {"type", *known}:
         return []
-    return [event(EventType.BACKEND_EVENT, kind=said["type"], payload=said)]
+    return [agent_event(EventType.BACKEND_EVENT, kind=said["type"], payload=said)]

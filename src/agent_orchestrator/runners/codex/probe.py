@@ -22,7 +22,7 @@ _ASK_AGAIN_S = 60.0
 """Seconds after which a program that did not tell its version in time, which a busy machine may be
 the reason of, is asked again."""
 
-_HOMELESS = (
+_NO_HOME = (
     "codex has no home: this user has no home directory (no HOME, no entry in passwd); set CODEX_HOME, "
     "or `home` in the provider's settings"
 )
@@ -38,7 +38,7 @@ def home_of(env: Mapping[str, str]) -> Path:
     try:
         return Path(env.get("CODEX_HOME") or Path(env.get("HOME") or Path.home(), ".codex"))
     except RuntimeError:
-        raise NotInstalled(_HOMELESS) from None
+        raise NotInstalled(_NO_HOME) from None
 
 
 def profile_warning(profile: str | None, env: Mapping[str, str]) -> str | None:
@@ -58,12 +58,12 @@ class Probe:
     """
 
     _versions: dict[tuple[Path, int], str | None] = field(factory=dict, init=False)
-    _silent: dict[tuple[Path, int], float] = field(factory=dict, init=False)
+    _unanswered: dict[tuple[Path, int], float] = field(factory=dict, init=False)
     """Until when a program is not asked again, by :func:`time.monotonic`."""
     _layers: dict[Path, tuple[tuple[int, ...], Mapping[str, Any]]] = field(factory=dict, init=False)
     """What was read of each file, and which state of it."""
 
-    def knows(self, command: str, env: Mapping[str, str]) -> bool:
+    def is_cached(self, command: str, env: Mapping[str, str]) -> bool:
         """Tell whether a look would be at a few small files only, with no program to be asked."""
         try:
             program = locate(command, env)
@@ -106,18 +106,18 @@ class Probe:
         How it logs in is its own business.
         """
         reason = profile_warning(profile, env)
-        if program in (silent for silent, _ in self._silent):
+        if program in (silent for silent, _ in self._unanswered):
             reason = f"{program} did not tell its version within {_VERSION_TIMEOUT:g} s"
         return Availability(available=True, reason=reason)
 
     def _version(self, program: Path, env: Mapping[str, str]) -> str | None:
         key = program, program.stat().st_mtime_ns
-        if key not in self._versions and time.monotonic() >= self._silent.get(key, 0.0):
+        if key not in self._versions and time.monotonic() >= self._unanswered.get(key, 0.0):
             try:
                 self._versions[key] = _ask_version(program, env)
-                self._silent.pop(key, None)
+                self._unanswered.pop(key, None)
             except subprocess.TimeoutExpired:
-                self._silent[key] = time.monotonic() + _ASK_AGAIN_S
+                self._unanswered[key] = time.monotonic() + _ASK_AGAIN_S
         return self._versions.get(key)
 
     def settings(
@@ -130,7 +130,7 @@ class Probe:
         """Return codex's settings as far as files of its home and overrides say, and what is wrong."""
         settings, unreadable = self._files(home_of(env), profile)
         for key, value in {**(config or {}), **_overrides(extra_args)}.items():
-            _put(settings, key.split("."), value)
+            _set_path(settings, key.split("."), value)
         return settings, unreadable
 
     def _files(self, home: Path, profile: str | None) -> tuple[dict[str, Any], str | None]:
@@ -246,8 +246,8 @@ def _overrides(extra_args: Sequence[str]) -> dict[str, Any]:
             pair = argument.removeprefix("-c").removeprefix("=")
         else:
             continue
-        key, mark, text = pair.partition("=")
-        if mark:
+        key, tag, text = pair.partition("=")
+        if tag:
             try:
                 found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
             except tomllib.TOMLDecodeError:
@@ -255,7 +255,7 @@ def _overrides(extra_args: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _put(settings: dict[str, Any], path: Sequence[str], value: Any) -> None:
+def _set_path(settings: dict[str, Any], path: Sequence[str], value: Any) -> None:
     for key in path[:-1]:
         inner = settings.get(key)
         if not isinstance(inner, dict):

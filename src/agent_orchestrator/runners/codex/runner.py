@@ -31,17 +31,22 @@ from agent_orchestrator.runners.codex.argv import (
 from agent_orchestrator.runners.codex.capabilities import codex_capabilities
 from agent_orchestrator.runners.codex.confinement import ExecConfinement, exec_confinement
 from agent_orchestrator.runners.codex.failures import is_busy, startup_failure, turn_failure
+from agent_orchestrator.runners.codex.item_events import AgentEvent
 from agent_orchestrator.runners.codex.items import text
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.parser import ExecParser
 from agent_orchestrator.runners.codex.probe import Probe, environment, home_of, profile_warning
-from agent_orchestrator.runners.codex.reading import AgentEvent
-from agent_orchestrator.runners.codex.tools import past_proxies, tools_config, tools_url
-from agent_orchestrator.runners.codex.trust import check_home, config_of, distrusted, environment_of
+from agent_orchestrator.runners.codex.tools import tools_config, tools_url, without_proxy_for
+from agent_orchestrator.runners.codex.trust import (
+    check_home,
+    untrusted_config,
+    untrusted_directories,
+    untrusted_environment,
+)
 from agent_orchestrator.runners.codex.usage import usage_between
 from agent_orchestrator.runners.codex.versions import has_profiles
-from agent_orchestrator.runners.keepers import Guarded
 from agent_orchestrator.runners.process import AgentProcess, agent_process
+from agent_orchestrator.runners.supervisor import UsesForkServer
 
 _BUSY_DELAYS: Final = (0.1, 0.2, 0.4, 0.8)
 """Seconds before each new try of a thread that another process has open: the lock of one that was
@@ -56,7 +61,7 @@ class _ThreadMissing(Exception):
 
 
 @frozen
-class _Ended:
+class _ProcessResult:
     """How a codex process ended."""
 
     parser: ExecParser
@@ -65,7 +70,7 @@ class _Ended:
 
 
 @frozen(kw_only=True, eq=False)
-class CodexExecRunner(Guarded):
+class CodexExecRunner(UsesForkServer):
     """Runs each message as one ``codex exec``, going on with the session's thread.
 
     :param name: the provider's name.
@@ -104,12 +109,12 @@ class CodexExecRunner(Guarded):
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Look whether codex is there and logged in."""
         own = environment(env, self.home)
-        if self._probe.knows(self.command, own):
+        if self._probe.is_cached(self.command, own):
             # In this thread: less than the way to another one and back, which the agent would wait for.
-            return self.look(own)
-        return await anyio.to_thread.run_sync(self.look, own)
+            return self.probe_now(own)
+        return await anyio.to_thread.run_sync(self.probe_now, own)
 
-    def look(self, env: Mapping[str, str]) -> Availability:
+    def probe_now(self, env: Mapping[str, str]) -> Availability:
         """Return what :meth:`probe` does. Blocks."""
         return self._probe(
             self.command,
@@ -125,8 +130,8 @@ class CodexExecRunner(Guarded):
         :raises AgentFailed: if codex cannot be started, fails, or ends before its turn does.
         """
         # In this thread: the probe has just had the same files looked at by another.
-        without = distrusted(context.session.cwd, context.shared_cwd)
-        env = environment_of(environment(context.env, self.home), without)
+        without = untrusted_directories(context.session.cwd, context.shared_cwd)
+        env = untrusted_environment(environment(context.env, self.home), without)
         config = self._config(env, without)
         sandbox = context.run.sandbox or self.sandbox
         check_home(str(home_of(env)), context.session.cwd, sandbox)
@@ -173,7 +178,7 @@ class CodexExecRunner(Guarded):
         """Return the overrides of codex's configuration; of two for one setting the later one holds."""
         url = tools_url(env) if self.tools else None
         tools = {} if url is None else tools_config(url)
-        last = config_of(without, self.config, self.extra_args)
+        last = untrusted_config(without, self.config, self.extra_args)
         own = {name: value for name, value in self.config.items() if name not in last}
         return {**tools, **own, **last}
 
@@ -184,9 +189,9 @@ class CodexExecRunner(Guarded):
         env: Mapping[str, str],
         config: Mapping[str, Any],
         resume: str | None,
-    ) -> _Ended:
+    ) -> _ProcessResult:
         if self.tools and (url := tools_url(env)) is not None:
-            env = past_proxies(env, url)
+            env = without_proxy_for(env, url)
         confinement = self._confinement(context, env)
         parser = ExecParser()
         exit_code = None
@@ -211,8 +216,8 @@ class CodexExecRunner(Guarded):
                 is_cwd_resolved=context.is_cwd_resolved,
                 env=env,
                 stdin=_stdin(context.prompt),
-                on_stdout=context.heard,
-                hurry=context.out_of_patience,
+                on_stdout=context.touch,
+                force_stop=context.stop_deadline,
             ) as process:
                 await context.report_process(process.pid, invocation)
                 try:
@@ -220,11 +225,11 @@ class CodexExecRunner(Guarded):
                 finally:
                     context.note_stderr(process.stderr_tail)
         await _emit(context, parser.finish())
-        return _Ended(parser, exit_code, process.stderr_tail)
+        return _ProcessResult(parser, exit_code, process.stderr_tail)
 
     def _confinement(self, context: RunContext, env: Mapping[str, str]) -> ExecConfinement:
         protected, settings = ProtectedPaths(), dict[str, Any]()
-        if has_profiles(self.look(env).version):
+        if has_profiles(self.probe_now(env).version):
             protected = context.protected
             settings, _ = self._probe.settings(env, self.profile, self.config, self.extra_args)
         return exec_confinement(
@@ -244,7 +249,7 @@ class CodexExecRunner(Guarded):
         Codex 0.169 names the thread once it has read the prompt, and then asks the model.
         """
         delivered = False
-        with anyio.CancelScope() as patience:
+        with anyio.CancelScope() as exit_scope:
             async for line in process.lines():
                 had_ended = parser.ended
                 events = await read(line, parser.feed)
@@ -256,9 +261,9 @@ class CodexExecRunner(Guarded):
                 if any(_is_sandbox_refused(event) for event in events):
                     await context.report_confinement(sandbox="read-only")
                 if parser.ended and not had_ended:
-                    patience.deadline = anyio.current_time() + _EXIT_GRACE
+                    exit_scope.deadline = anyio.current_time() + _EXIT_GRACE
                     # Now rather than at its exit: what is written by then need not be waited for.
-                    await _account(context, parser)
+                    await _report_usage(context, parser)
             return await process.wait()
         return None
 
@@ -281,7 +286,7 @@ class CodexExecRunner(Guarded):
             both.start_soon(context.set_thread, thread_id)
             await context.delivered()
 
-    def _conclude(self, ended: _Ended, resume: str | None) -> Outcome:
+    def _conclude(self, ended: _ProcessResult, resume: str | None) -> Outcome:
         parser = ended.parser
         if parser.failure is not None:
             code = turn_failure(parser.failure)
@@ -294,7 +299,7 @@ class CodexExecRunner(Guarded):
         raise AgentFailed(code, message, exit_code=ended.exit_code)
 
 
-async def _account(context: RunContext, parser: ExecParser) -> None:
+async def _report_usage(context: RunContext, parser: ExecParser) -> None:
     """Record what the turn used, and what its thread has by now (codex 0.169 counts per thread)."""
     if parser.totals is None or parser.thread_id is None:
         return

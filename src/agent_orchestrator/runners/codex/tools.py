@@ -47,7 +47,7 @@ def tools_config(url: str, token: str | None = None) -> dict[str, Any]:
     }
 
 
-def past_proxies(env: Mapping[str, str], url: str) -> dict[str, str]:
+def without_proxy_for(env: Mapping[str, str], url: str) -> dict[str, str]:
     """Return an environment in which the daemon is reached directly.
 
     Codex 0.169 sends what goes to an MCP server, on loopback too, to the proxy the environment

@@ -26,7 +26,7 @@ nothing of its configuration. It is for codex itself; its agents' commands have 
 _COMMANDS: Final = "shell_environment_policy.set"
 
 
-def distrusted(cwd: str, shared: str) -> tuple[str, ...]:
+def untrusted_directories(cwd: str, shared: str) -> tuple[str, ...]:
     """Return the directories whose configuration is not to be loaded: each from ``cwd`` up to where an
     agent's directory is also that of those above it, as written and without symbolic links.
 
@@ -56,12 +56,12 @@ def check_home(home: str, cwd: str, sandbox: str | None) -> None:
         raise AgentFailed("invalid_config", f"{problem}: let it work elsewhere, or read-only")
 
 
-def environment_of(env: Mapping[str, str], distrusted: Sequence[str]) -> dict[str, str]:
+def untrusted_environment(env: Mapping[str, str], distrusted: Sequence[str]) -> dict[str, str]:
     """Return the environment of a codex that works in such a directory."""
     return {**env, _GIT: "1"} if distrusted else dict(env)
 
 
-def config_of(
+def untrusted_config(
     distrusted: Sequence[str], config: Mapping[str, Any], extra_args: Sequence[str]
 ) -> dict[str, Any]:
     """Return the configuration, by dotted key, with which codex executes nothing that lies in these

@@ -13,7 +13,7 @@ _NEWEST: Final = (0, 169)
 """The newest one that was tried."""
 
 
-def aged(found: Availability) -> Availability:
+def with_version_note(found: Availability) -> Availability:
     """Return the availability of a codex, with its version held against those that were tried."""
     version = _numbers(found.version)
     if version is None:

@@ -1,6 +1,6 @@
 """Any program as an agent, told by the configuration alone."""
 
-from agent_orchestrator.runners.command.mapping import Fail, Rule, UsagePaths
+from agent_orchestrator.runners.command.mapping import FailRule, Rule, UsagePaths
 from agent_orchestrator.runners.command.runner import CommandRunner
 
-__all__ = ["CommandRunner", "Fail", "Rule", "UsagePaths"]
+__all__ = ["CommandRunner", "FailRule", "Rule", "UsagePaths"]

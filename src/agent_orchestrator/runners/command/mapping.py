@@ -37,13 +37,13 @@ from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
 from agent_orchestrator.domain.model import FAILURE_CODES, is_thread_id
 
-NOTHING: Final = object()
+MISSING: Final = object()
 """What a path that leads nowhere leads to."""
 
 MAX_ENTRIES: Final = 1_000
 """Entries of the lists in one object that are events of their own."""
 
-MAX_NESTING: Final = 8
+MAX_RULE_DEPTH: Final = 8
 """Rules with ``each`` inside each other."""
 
 _ABOUT_TEXT: Final = {
@@ -56,7 +56,7 @@ _STEP: Final = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 
 
 @frozen
-class Fail:
+class FailRule:
     """How the run fails: one of :data:`FAILURE_CODES` and a text or template."""
 
     code: str = "provider_error"
@@ -95,17 +95,17 @@ class Rule:
     thread: str | None = None
     result: str | None = None
     usage: UsagePaths | None = None
-    fail: Fail | None = None
+    fail: FailRule | None = None
     each: str | None = None
     map: Sequence["Rule"] = field(default=(), converter=tuple)
 
-    def fits(self, value: Any) -> bool:
+    def matches(self, value: Any) -> bool:
         """Tell whether ``when`` holds for the object."""
-        return all(_stands(lookup(value, path), wanted) for path, wanted in self.when.items())
+        return all(_matches(lookup(value, path), wanted) for path, wanted in self.when.items())
 
 
 @frozen
-class Meaning:
+class MappedEvent:
     """What an object came to; None and empty is what it says nothing of."""
 
     event_type: str | None = None
@@ -158,13 +158,13 @@ def _check_each(rule: Rule, where: str, nesting: int) -> None:
         raise ConfigError(f"{where}.map: is required beside each")
     if not rule.each.startswith("$."):
         raise ConfigError(f"{where}.each: must be a path such as $.content")
-    if nesting == MAX_NESTING:
-        raise ConfigError(f"{where}.each: is more than {MAX_NESTING} deep")
+    if nesting == MAX_RULE_DEPTH:
+        raise ConfigError(f"{where}.each: is more than {MAX_RULE_DEPTH} deep")
     _check_templates(rule.each, f"{where}.each")
     check_rules(rule.map, f"{where}.map", nesting + 1)
 
 
-def meanings(rules: Sequence[Rule], value: Any) -> list[Meaning]:
+def map_object(rules: Sequence[Rule], value: Any) -> list[MappedEvent]:
     """Return what the first rule that fits makes of the object: one meaning, or one for each thing in
     it.
     """
@@ -180,54 +180,54 @@ class _Reader:
 
     room: int = MAX_ENTRIES
 
-    def read(self, rules: Sequence[Rule], value: Any) -> list[Meaning]:
-        rule = next((rule for rule in rules if rule.fits(value)), None)
+    def read(self, rules: Sequence[Rule], value: Any) -> list[MappedEvent]:
+        rule = next((rule for rule in rules if rule.matches(value)), None)
         if rule is None:
-            return [Meaning(*_unnamed(value))]
+            return [MappedEvent(*_backend_event(value))]
         if rule.each is None:
-            return [_applied(rule, value)]
+            return [_apply_rule(rule, value)]
         entries = lookup(value, rule.each)
         if not isinstance(entries, list) or not entries:
-            first = _applied(rule, value)
+            first = _apply_rule(rule, value)
             return [first if first.event_type is not None else _with_whole(first, value)]
-        first = _applied(rule, value, is_kept=True)
-        found = [first] if first != Meaning() else []
+        first = _apply_rule(rule, value, is_kept=True)
+        found = [first] if first != MappedEvent() else []
         for place, entry in enumerate(entries):
             if self.room == 0:
                 rest = {"kind": "rest", "payload": {"entries": entries[place:]}}
-                return [*found, Meaning(EventType.BACKEND_EVENT, rest)]
+                return [*found, MappedEvent(EventType.BACKEND_EVENT, rest)]
             self.room -= 1
             found += self.read(rule.map, entry)
         return found
 
 
 def lookup(value: Any, path: str) -> Any:
-    """Return what is at a path of a JSON value, or :data:`NOTHING`."""
+    """Return what is at a path of a JSON value, or :data:`MISSING`."""
     for place, name in _STEP.findall(path.removeprefix("$.")):
         if place and isinstance(value, list) and int(place) < len(value):
             value = value[int(place)]
         elif name and isinstance(value, Mapping) and name in value:
             value = value[name]
         else:
-            return NOTHING
+            return MISSING
     return value
 
 
-def _with_whole(found: Meaning, value: Any) -> Meaning:
-    event_type, data = _unnamed(value)
+def _with_whole(found: MappedEvent, value: Any) -> MappedEvent:
+    event_type, data = _backend_event(value)
     return evolve(found, event_type=event_type, data=data)
 
 
-def _applied(rule: Rule, value: Any, *, is_kept: bool = False) -> Meaning:
+def _apply_rule(rule: Rule, value: Any, *, is_kept: bool = False) -> MappedEvent:
     """Return what a rule makes of the object.
 
     :param is_kept: whether the object is kept also where it lacks what the rule names.
     """
     event_type, data = rule.emit, {}
     if rule.emit is not None:
-        data = _filled(rule.data, value)
+        data = _fill_template(rule.data, value)
         if rule.emit in _ABOUT_TEXT and not isinstance(data.get("text"), str):
-            event_type, data = _unnamed(value)
+            event_type, data = _backend_event(value)
     message = None if rule.fail is None else _text(rule.fail.message, value)
     fail = None
     if rule.fail is not None:
@@ -247,11 +247,11 @@ def _applied(rule: Rule, value: Any, *, is_kept: bool = False) -> Meaning:
             or (rule.usage is not None and not usage)
         )
     ):
-        event_type, data = _unnamed(value)
-    return Meaning(event_type, data, thread, result, usage, fail)
+        event_type, data = _backend_event(value)
+    return MappedEvent(event_type, data, thread, result, usage, fail)
 
 
-def _unnamed(value: Any) -> tuple[str, dict[str, Any]]:
+def _backend_event(value: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(value, Mapping):  # an entry of a list
         value = {"entry": value}
     kind = value.get("type")
@@ -259,21 +259,21 @@ def _unnamed(value: Any) -> tuple[str, dict[str, Any]]:
     return EventType.BACKEND_EVENT, {"kind": kind, "payload": dict(value)}
 
 
-def _filled(template: Any, value: Any) -> Any:
+def _fill_template(template: Any, value: Any) -> Any:
     if isinstance(template, str) and template.startswith("$"):
         if template.startswith("$$"):
             return template[1:]
         return value if template == "$" else lookup(value, template)
     if isinstance(template, Mapping):
-        filled = {name: _filled(part, value) for name, part in template.items()}
-        return {name: part for name, part in filled.items() if part is not NOTHING}
+        filled = {name: _fill_template(part, value) for name, part in template.items()}
+        return {name: part for name, part in filled.items() if part is not MISSING}
     if isinstance(template, (list, tuple)):
-        return [part for entry in template if (part := _filled(entry, value)) is not NOTHING]
+        return [part for entry in template if (part := _fill_template(entry, value)) is not MISSING]
     return template
 
 
 def _text(template: str, value: Any) -> str | None:
-    filled = _filled(template, value)
+    filled = _fill_template(template, value)
     if isinstance(filled, str):
         return filled
     if isinstance(filled, int) and not isinstance(filled, bool):
@@ -299,9 +299,9 @@ def _number(path: str | None, value: Any) -> float | None:
     return None
 
 
-def _stands(found: Any, wanted: Any) -> bool:
+def _matches(found: Any, wanted: Any) -> bool:
     if isinstance(wanted, (list, tuple)):
-        return any(_stands(found, choice) for choice in wanted)
+        return any(_matches(found, choice) for choice in wanted)
     return type(found) is type(wanted) and bool(found == wanted)
 
 

@@ -18,7 +18,7 @@ class NotRunnable(Exception):
     """The program cannot be run; the message says why."""
 
 
-def anchored(argv: Sequence[str]) -> tuple[str, ...]:
+def absolute_program(argv: Sequence[str]) -> tuple[str, ...]:
     """Return the arguments with a relative path of the program made absolute, from where we are.
 
     A name without ``/`` is left to the PATH. Otherwise the path would mean one file to who looks

@@ -15,12 +15,12 @@ from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation, Usage
 from agent_orchestrator.fields import runner_option
 from agent_orchestrator.ports import Availability, Capabilities, InputLimit, Outcome, RunContext
-from agent_orchestrator.runners.bulk import Text, in_thread, object_of, read, text_of
-from agent_orchestrator.runners.command.mapping import Meaning, Rule, check_rules, meanings
-from agent_orchestrator.runners.command.program import NotRunnable, anchored, locate
-from agent_orchestrator.runners.keepers import Guarded
-from agent_orchestrator.runners.lines import MAX_LINE, Line, Truncation, decoded, shallow
+from agent_orchestrator.runners.bulk import Text, read, read_object, read_text, run_in_thread
+from agent_orchestrator.runners.command.mapping import MappedEvent, Rule, check_rules, map_object
+from agent_orchestrator.runners.command.program import NotRunnable, absolute_program, locate
+from agent_orchestrator.runners.lines import MAX_LINE, Line, Truncation, decoded, limit_depth
 from agent_orchestrator.runners.process import MAX_ARGUMENT, AgentProcess, agent_process
+from agent_orchestrator.runners.supervisor import UsesForkServer
 
 _PLACEHOLDER: Final = re.compile(r"\{(prompt|thread)\}")
 MAX_THREAD_ID: Final = 128
@@ -36,7 +36,7 @@ MAX_RESULT: Final = MAX_LINE
 
 
 @define(eq=False)
-class CommandRunner(Guarded):
+class CommandRunner(UsesForkServer):
     """Any program as an agent.
 
     :param argv: the program and its arguments. The program is a name on the agent's PATH, or a
@@ -84,7 +84,7 @@ class CommandRunner(Guarded):
             for index, part in enumerate(argv or ()):
                 _check_argument(part, f"{option}[{index}]")
             if argv is not None:
-                setattr(self, option, anchored(argv))
+                setattr(self, option, absolute_program(argv))
         for option in ("argv", "resume_argv"):
             argv = getattr(self, option) or ()
             if self.prompt == "stdin" and any("{prompt}" in part for part in argv):
@@ -113,7 +113,7 @@ class CommandRunner(Guarded):
             for part in (*argv, "{prompt}")
             if "{prompt}" in part
         ]
-        return InputLimit(size=min(map(_room, parts)))
+        return InputLimit(size=min(map(_argument_space, parts)))
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Tell whether the program is there, and its version where ``version_argv`` asks for it."""
@@ -124,7 +124,7 @@ class CommandRunner(Guarded):
         if self.version_argv is None:
             return Availability(available=True)
         if found not in self._known:
-            self._known[found] = await _versioned(self.version_argv, env)
+            self._known[found] = await _with_version(self.version_argv, env)
         return self._known[found]
 
     async def run(self, context: RunContext) -> Outcome:
@@ -143,8 +143,8 @@ class CommandRunner(Guarded):
             stdin=context.prompt.encode("utf-8", "replace") if self.prompt == "stdin" else b"",
             stop=((signal.Signals[f"SIG{self.stop_signal}"], self.stop_grace_s),),
             on_stderr=context.note_stderr,
-            on_stdout=context.heard,
-            hurry=context.out_of_patience,
+            on_stdout=context.touch,
+            force_stop=context.stop_deadline,
         ) as process:
             # The prompt itself is in the message; the record needs only its place.
             invocation = Invocation(argv[0], tuple(template), context.session.cwd)
@@ -152,14 +152,14 @@ class CommandRunner(Guarded):
             # Said before the program can read it: whoever recovers the run must not take it for
             # one that never began.
             await context.delivered()
-            reading = _READINGS[self.output](self, context)
-            text = await reading.follow(process)
+            reader = _READERS[self.output](self, context)
+            text = await reader.follow(process)
             code = await process.wait()
-            if reading.failure is not None:
-                raise AgentFailed(*reading.failure, exit_code=code)
+            if reader.failure is not None:
+                raise AgentFailed(*reader.failure, exit_code=code)
             if code != 0:
                 raise AgentFailed(
-                    "agent_crashed", _last_words(process.stderr_tail, code), exit_code=code
+                    "agent_crashed", _stderr_message(process.stderr_tail, code), exit_code=code
                 )
         return Outcome(text, exit_code=code)
 
@@ -195,14 +195,14 @@ class CommandRunner(Guarded):
         return argv
 
 
-def _room(part: str) -> int:
+def _argument_space(part: str) -> int:
     """Return the bytes that a prompt may have in an argument."""
     beside = len(_PLACEHOLDER.sub("", part).encode("utf-8", "replace"))
     beside += part.count("{thread}") * MAX_THREAD_ID
     return max(1, (MAX_ARGUMENT - beside) // part.count("{prompt}"))
 
 
-class _Reading:
+class _OutputReader:
     """What stdout comes to, for one way to read it."""
 
     def __init__(self, runner: CommandRunner, context: RunContext) -> None:
@@ -215,7 +215,7 @@ class _Reading:
         raise NotImplementedError
 
 
-class _Kept:
+class _BoundedOutput:
     """The bytes of an output, as many as a result may have."""
 
     def __init__(self) -> None:
@@ -230,40 +230,40 @@ class _Kept:
 
     async def text(self) -> Text:
         """Return the output; one that is too long is cut, and says so at its end."""
-        return await in_thread(self._text, None)
+        return await run_in_thread(self._text, None)
 
     def _text(self, _: None) -> Text:
         if self._size == len(self._data):
-            said = text_of(Line(self._data))
+            said = read_text(Line(self._data))
             if said.truncation is None:
                 return said
             # Its characters are so wide that no more of them is kept.
             del self._data[MAX_RESULT // 8 :]
-        cut = text_of(Line(self._data)).text
+        cut = read_text(Line(self._data)).text
         note = f"\n[cut: the output had {self._size:,} bytes]"
         return Text(cut + note, Truncation(self._size, self._digest.hexdigest()))
 
 
-class _Lines(_Reading):
+class _LineReader(_OutputReader):
     """Each line is a message."""
 
     async def follow(self, process: AgentProcess) -> str:
-        kept = _Kept()
-        mark = b""
+        kept = _BoundedOutput()
+        tag = b""
         async for line in process.lines():
-            kept.add(mark)
+            kept.add(tag)
             kept.add(line.data)
-            mark = b"\n"
-            said = await read(line, text_of)
+            tag = b"\n"
+            said = await read(line, read_text)
             await self.context.emit(EventType.AGENT_MESSAGE, {"text": said.text, **said.note})
         return (await kept.text()).text
 
 
-class _Text(_Reading):
+class _TextReader(_OutputReader):
     """All of it is one message, byte for byte."""
 
     async def follow(self, process: AgentProcess) -> str:
-        kept = _Kept()
+        kept = _BoundedOutput()
         async for chunk in process.chunks():
             kept.add(chunk)
         said = await kept.text()
@@ -272,7 +272,7 @@ class _Text(_Reading):
         return said.text
 
 
-class _Objects(_Reading):
+class _ObjectReader(_OutputReader):
     """Each line is an object that means what the table says."""
 
     def __init__(self, runner: CommandRunner, context: RunContext) -> None:
@@ -283,7 +283,7 @@ class _Objects(_Reading):
 
     async def follow(self, process: AgentProcess) -> str:
         async for line in process.lines():
-            found = await read(line, self._meanings)
+            found = await read(line, self._events_of)
             del line  # may be large, and so may what follows
             if not isinstance(found, Text):
                 for meaning in found:
@@ -294,7 +294,7 @@ class _Objects(_Reading):
                 await self.context.emit(EventType.BACKEND_EVENT, data)
         return self.last_message if self.result is None else self.result
 
-    async def _take(self, found: Meaning) -> None:
+    async def _take(self, found: MappedEvent) -> None:
         if found.thread is not None:
             await self._thread(found.thread)
         if found.event_type is not None:
@@ -309,16 +309,16 @@ class _Objects(_Reading):
         if found.fail is not None:
             self.failure = found.fail
 
-    def _meanings(self, line: Line) -> Sequence[Meaning] | Text:
+    def _events_of(self, line: Line) -> Sequence[MappedEvent] | Text:
         """Return what an object comes to, or a line that holds none as text."""
-        said = object_of(line)
+        said = read_object(line)
         if isinstance(said, Text):
             return said
         try:
-            found = meanings(self.runner.map, said)
-            return [evolve(one, data=shallow(one.data)) for one in found]
+            found = map_object(self.runner.map, said)
+            return [evolve(one, data=limit_depth(one.data)) for one in found]
         except RecursionError:
-            return text_of(line)
+            return read_text(line)
 
     async def _thread(self, thread_id: str) -> None:
         if _THREAD_ID.fullmatch(thread_id):
@@ -328,13 +328,13 @@ class _Objects(_Reading):
             await self.context.emit(EventType.RUN_ERROR, {"message": message})
 
 
-_READINGS: Final = {"lines": _Lines, "text": _Text, "jsonl": _Objects}
+_READERS: Final = {"lines": _LineReader, "text": _TextReader, "jsonl": _ObjectReader}
 
 
-async def _versioned(argv: tuple[str, ...], env: Mapping[str, str]) -> Availability:
+async def _with_version(argv: tuple[str, ...], env: Mapping[str, str]) -> Availability:
     """Ask a program that can be run for its version, and say when it does not tell."""
     version, reason = None, "it printed none"
-    with anyio.move_on_after(_VERSION_S) as patience:
+    with anyio.move_on_after(_VERSION_S) as time_limit:
         try:
             # Who only prints a version has nothing to clean up: it is killed without asking.
             async with agent_process(argv, cwd="/", env=env, stop=()) as process:
@@ -344,7 +344,7 @@ async def _versioned(argv: tuple[str, ...], env: Mapping[str, str]) -> Availabil
             reason = failure.message
     if version is not None:
         return Availability(available=True, version=version)
-    if patience.cancelled_caught:
+    if time_limit.cancelled_caught:
         reason = f"it did not answer within {_VERSION_S:g} s"
     asked = " ".join(argv)[:200]
     return Availability(available=True, reason=f"`{asked}` did not tell its version: {reason}")
@@ -357,7 +357,7 @@ def _check_argument(argument: str, place: str) -> None:
         raise ConfigError(f"{place}: is longer than the {MAX_ARGUMENT:,} bytes of an argument")
 
 
-def _last_words(stderr: str, code: int) -> str:
+def _stderr_message(stderr: str, code: int) -> str:
     spoken = [line.strip() for line in stderr.split("\n") if line.strip()]
     if spoken:
         return spoken[-1][:2000]

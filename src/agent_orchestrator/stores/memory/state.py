@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from attrs import frozen
 
-from agent_orchestrator.domain.access import Role
+from agent_orchestrator.domain.access import GrantRole
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus
 from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
@@ -61,7 +61,7 @@ class Table(Generic[Row]):
 
 
 @frozen
-class Activity:
+class AttemptActivity:
     """When an attempt wrote its last event and its last output."""
 
     last_seq: int
@@ -70,7 +70,7 @@ class Activity:
 
 
 @frozen
-class Granted:
+class StoredGrant:
     """That a principal has a grant on a session."""
 
     session_id: str
@@ -82,7 +82,7 @@ class Granted:
 
 
 @frozen
-class Remembered:
+class StoredRecord:
     """An idempotency record, and its place among all that were ever added."""
 
     number: int
@@ -124,23 +124,23 @@ class State:
             run=lambda request: request.run_id,
             session=lambda request: request.session_id,
             pending=lambda request: request.is_open or None,
-            asked=_asked,
+            asked=_asked_session,
         )
         self.log: list[Event] = []
         self.logs: dict[str, list[Event]] = {}
         self.places: dict[str, list[int]] = {}
         """For each event of a session's log, its position in the log of all sessions."""
-        self.activity: dict[tuple[str, int], Activity] = {}
+        self.activity: dict[tuple[str, int], AttemptActivity] = {}
         """By run and attempt; 0 stands for events that no attempt wrote."""
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.audit: dict[int, AuditEntry] = {}
         self.access_tokens = Table[AccessToken]()
         self.token_ids: dict[str, str] = {}
         self.tokens: dict[str, tuple[str, int]] = {}
-        self.grants: dict[str, dict[str, Role]] = {}
-        self.granted = Table[Granted](principal=lambda grant: grant.principal)
+        self.grants: dict[str, dict[str, GrantRole]] = {}
+        self.granted = Table[StoredGrant](principal=lambda grant: grant.principal)
         self.threads: dict[tuple[str, str], Thread] = {}
-        self.records = Table[Remembered](
+        self.records = Table[StoredRecord](
             caller=lambda kept: kept.record.caller,
             key=lambda kept: (kept.record.caller, kept.record.call, kept.record.key),
         )
@@ -154,7 +154,7 @@ def _waits(message: Message) -> bool:
     return message.run_id is None and message.delivery == "queued"
 
 
-def _asked(request: Request) -> str | None:
+def _asked_session(request: Request) -> str | None:
     """Return the session whose agent is called on to answer a request now."""
     asked = request.is_open and request.audience == "parent"
     return request.parent_session_id if asked else None

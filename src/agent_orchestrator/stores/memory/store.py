@@ -66,10 +66,10 @@ class MemoryStore:
         self._listeners.notify(frozenset(transaction.topics))
         return value
 
-    async def read(self, look: Callable[[View], T]) -> T:
+    async def read(self, query: Callable[[View], T]) -> T:
         await anyio.lowlevel.checkpoint()
         self._check_open()
-        return look(MemoryView(self._state))
+        return query(MemoryView(self._state))
 
     async def problems(self) -> Sequence[Problem]:
         return ()

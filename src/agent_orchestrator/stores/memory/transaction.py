@@ -16,9 +16,16 @@ from agent_orchestrator.domain.events import OUTPUT_EVENTS
 from agent_orchestrator.domain.lifecycle import ACTIVE
 from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports import Draft, IdempotencyRecord, most_forgotten
+from agent_orchestrator.ports import Draft, IdempotencyRecord, max_deleted_records
 from agent_orchestrator.stores.encoding import plain
-from agent_orchestrator.stores.memory.state import Activity, Granted, Remembered, Row, State, Table
+from agent_orchestrator.stores.memory.state import (
+    AttemptActivity,
+    Row,
+    State,
+    StoredGrant,
+    StoredRecord,
+    Table,
+)
 from agent_orchestrator.stores.memory.view import MemoryView
 from agent_orchestrator.wire.encoded import Encoded
 from agent_orchestrator.wire.strict_json import encode_in_slices, is_long
@@ -32,31 +39,31 @@ class MemoryTransaction(MemoryView):
 
     def __init__(self, state: State) -> None:
         super().__init__(state)
-        self._back: list[Callable[[], object]] = []
+        self._undo_steps: list[Callable[[], object]] = []
         self.topics: set[str] = set()
 
     def undo(self) -> None:
-        while self._back:
-            self._back.pop()()
+        while self._undo_steps:
+            self._undo_steps.pop()()
 
     def _set(self, table: Table[Row], row: Row) -> None:
         self._set_or_remove(table, row.id, row)
 
     def _set_or_remove(self, table: Table[Row], row_id: str, row: Row | None) -> None:
-        self._back.append(partial(table.set, row_id, table.rows.get(row_id)))
+        self._undo_steps.append(partial(table.set, row_id, table.rows.get(row_id)))
         table.set(row_id, row)
 
     def _assign(self, mapping: dict[K, V], key: K, value: V) -> None:
         if key in mapping:
-            self._back.append(partial(mapping.__setitem__, key, mapping[key]))
+            self._undo_steps.append(partial(mapping.__setitem__, key, mapping[key]))
         else:
-            self._back.append(partial(mapping.__delitem__, key))
+            self._undo_steps.append(partial(mapping.__delitem__, key))
         mapping[key] = value
 
     def _remove(self, mapping: dict[K, V], key: K) -> None:
         # Dictionaries keep their order of insertion, and readers sort: the way back may append.
         if key in mapping:
-            self._back.append(partial(mapping.__setitem__, key, mapping.pop(key)))
+            self._undo_steps.append(partial(mapping.__setitem__, key, mapping.pop(key)))
 
     def _known(self, session_id: str) -> Session:
         session = self.session(session_id)
@@ -100,7 +107,7 @@ class MemoryTransaction(MemoryView):
         message.text.encode()
         self._replace(self._state.messages, message)
 
-    def keep_image(self, message_id: str, digest: str, data: bytes) -> None:
+    def add_image(self, message_id: str, digest: str, data: bytes) -> None:
         if message_id not in self._state.messages.rows:
             raise NotFound(f"no message {message_id}", {"message_id": message_id})
         uses = self._state.image_uses.get(message_id, frozenset())
@@ -112,7 +119,7 @@ class MemoryTransaction(MemoryView):
         if not users:
             self._assign(self._state.images, digest, data)
 
-    def drop_images(self, message_id: str) -> None:
+    def remove_images(self, message_id: str) -> None:
         uses = self._state.image_uses.get(message_id, frozenset())
         self._remove(self._state.image_uses, message_id)
         for digest in uses:
@@ -144,7 +151,7 @@ class MemoryTransaction(MemoryView):
         session = self._known(session_id)
         log = self._state.logs.setdefault(session_id, [])
         places = self._state.places.setdefault(session_id, [])
-        self._back.append(partial(_truncate, places, len(places)))
+        self._undo_steps.append(partial(_truncate, places, len(places)))
         first = len(self._state.log)
         places.extend(range(first, first + len(drafts)))
         events = [
@@ -154,7 +161,7 @@ class MemoryTransaction(MemoryView):
                 run_id=draft.run_id,
                 attempt=draft.attempt,
                 event_type=str(draft.event_type),
-                data=_kept(draft),
+                data=_stored_data(draft),
                 created_at=at,
             )
             for seq, draft in enumerate(drafts, session.last_seq + 1)
@@ -162,7 +169,7 @@ class MemoryTransaction(MemoryView):
         last_seq = session.last_seq + len(events)
         self._set(self._state.sessions, evolve(session, last_seq=last_seq, updated_at=at))
         for entries in (log, self._state.log):
-            self._back.append(partial(_truncate, entries, len(entries)))
+            self._undo_steps.append(partial(_truncate, entries, len(entries)))
             entries.extend(events)
         for event in events:
             if event.run_id is not None:
@@ -175,7 +182,7 @@ class MemoryTransaction(MemoryView):
         before = self._state.activity.get(key)
         said = event.created_at if event.event_type in OUTPUT_EVENTS else None
         last = said or (None if before is None else before.output_at)
-        self._assign(self._state.activity, key, Activity(event.seq, event.created_at, last))
+        self._assign(self._state.activity, key, AttemptActivity(event.seq, event.created_at, last))
 
     def add_request(self, request: Request) -> None:
         self._known(request.session_id)
@@ -226,7 +233,7 @@ class MemoryTransaction(MemoryView):
             pending += [child.id for child in children if child.id not in seen]
             named = self._state.grants.get(one, {}).keys() | granted.keys()
             for principal in named:
-                row = Granted(one, principal)
+                row = StoredGrant(one, principal)
                 kept = row if principal in granted else None
                 self._set_or_remove(self._state.granted, row.id, kept)
             self.topics.update(f"access:{principal}" for principal in named)
@@ -250,28 +257,28 @@ class MemoryTransaction(MemoryView):
     def remove_token(self, token_id: str) -> None:
         hashes = self._state.token_ids
         for token_hash in [one for one, of_id in hashes.items() if of_id == token_id]:
-            self._back.append(partial(hashes.__setitem__, token_hash, hashes.pop(token_hash)))
+            self._undo_steps.append(partial(hashes.__setitem__, token_hash, hashes.pop(token_hash)))
         self._set_or_remove(self._state.access_tokens, token_id, None)
 
-    def remember(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
+    def add_record(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
         state, caller = self._state, record.caller
         if self.idempotency(caller, record.call, record.key) is not None:
             raise Conflict("the idempotency key has a record already", {"key": record.key})
         state.record_count += 1  # not undone: a number may be left out
-        kept = Remembered(state.record_count, record, len(record.answer.encode()))
+        kept = StoredRecord(state.record_count, record, len(record.answer.encode()))
         self._set(state.records, kept)
         size = state.record_sizes.get(caller, 0) + kept.size
         self._assign(state.record_sizes, caller, size)
-        for _ in range(most_forgotten(kept.size)):
+        for _ in range(max_deleted_records(kept.size)):
             first = next(state.records.find("caller", caller))
             younger = state.record_sizes[caller] - first.size
             if state.records.count("caller", caller) <= most and younger < most_size:
                 break
             if first is kept:
                 break
-            self._forget(first)
+            self._delete_record(first)
 
-    def _forget(self, kept: Remembered) -> None:
+    def _delete_record(self, kept: StoredRecord) -> None:
         caller = kept.record.caller
         self._set_or_remove(self._state.records, kept.id, None)
         left = self._state.record_sizes[caller] - kept.size
@@ -280,17 +287,17 @@ class MemoryTransaction(MemoryView):
         else:
             self._remove(self._state.record_sizes, caller)
 
-    def forget_records(self, *, before: datetime, limit: int) -> int:
+    def delete_records(self, *, before: datetime, limit: int) -> int:
         first = islice(self._state.records.find("all"), limit)
         old = [kept for kept in first if kept.record.created_at < before]
         for kept in old:
-            self._forget(kept)
+            self._delete_record(kept)
         return len(old)
 
-    def forget_records_of(self, caller: str, *, limit: int) -> int:
+    def delete_records_of(self, caller: str, *, limit: int) -> int:
         oldest = list(islice(self._state.records.find("caller", caller), limit))
         for kept in oldest:
-            self._forget(kept)
+            self._delete_record(kept)
         return len(oldest)
 
     def notify(self, topic: str) -> None:
@@ -306,7 +313,7 @@ def _truncate(entries: list[Any], length: int) -> None:
     del entries[length:]
 
 
-def _kept(draft: Draft) -> Mapping[str, Any]:
+def _stored_data(draft: Draft) -> Mapping[str, Any]:
     if draft.text is not None:
         return dict(json.loads(draft.text))
     return Encoded(encode_in_slices(draft.data)) if is_long(draft.data) else plain(draft.data)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import attrs
 from attrs import evolve
 
-from agent_orchestrator.domain.access import EVERYTHING, Grant, Reach, Role
+from agent_orchestrator.domain.access import EVERYTHING, Grant, GrantRole, Visibility
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import (
@@ -29,38 +29,38 @@ from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.operations import StreamItem
 from agent_orchestrator.ports import IdempotencyRecord
 from agent_orchestrator.stores.encoding import feed_cursor, position_after
-from agent_orchestrator.stores.memory.state import Activity, Row, State, Table
+from agent_orchestrator.stores.memory.state import AttemptActivity, Row, State, Table
 from agent_orchestrator.wire.encoded import Encoded
 
 T = TypeVar("T")
 
 
-def _turn(run: Run) -> tuple[bool, str]:
+def _queue_key(run: Run) -> tuple[bool, str]:
     """Return what a session's queue is sorted by."""
-    return not run.interrupts, run.id
+    return not run.priority, run.id
 
 
 def _first(rows: Iterable[T], limit: int, size: int | None = None) -> list[T]:
     found = []
     for row, _ in zip(rows, range(limit), strict=False):
         found.append(row)
-        if size is not None and (size := size - _extent(row)) <= 0:
+        if size is not None and (size := size - _text_size(row)) <= 0:
             break
     return found
 
 
-def _extent(value: Any) -> int:
+def _text_size(value: Any) -> int:
     """Return about how many characters of text there are in a value."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Encoded):
         return len(value.text)
     if isinstance(value, Mapping):
-        return sum(len(name) + _extent(part) for name, part in value.items())
+        return sum(len(name) + _text_size(part) for name, part in value.items())
     if isinstance(value, list | tuple):
-        return sum(map(_extent, value))
+        return sum(map(_text_size, value))
     if attrs.has(type(value)):
-        return sum(_extent(getattr(value, one.name)) for one in attrs.fields(type(value)))
+        return sum(_text_size(getattr(value, one.name)) for one in attrs.fields(type(value)))
     return 0
 
 
@@ -80,7 +80,7 @@ class MemoryView:
     def sessions(
         self,
         *,
-        within: Reach = EVERYTHING,
+        within: Visibility = EVERYTHING,
         status: str | None = None,
         parent_session_id: str | None = None,
         after: str | None = None,
@@ -108,7 +108,7 @@ class MemoryView:
             size,
         )
 
-    def _members(self, within: Reach) -> set[str]:
+    def _members(self, within: Visibility) -> set[str]:
         """Return the sessions that a principal owns or was granted, or all of a tree."""
         state = self._state
         if within.tree is not None:
@@ -128,12 +128,14 @@ class MemoryView:
                     tree.append(child.id)
         return tree
 
-    def _of_members(self, table: Table[Row], within: Reach, after: str | None) -> Iterator[Row]:
+    def _of_members(
+        self, table: Table[Row], within: Visibility, after: str | None
+    ) -> Iterator[Row]:
         """Yield the rows of the sessions within, in the order of their ids."""
         found = (table.find("session", one, after=after) for one in self._members(within))
         return merge(*found, key=lambda row: row.id)
 
-    def _is_within(self, session_id: str, within: Reach) -> bool:
+    def _is_within(self, session_id: str, within: Visibility) -> bool:
         sessions = self._state.sessions.rows
         if within.principal not in (
             None,
@@ -142,7 +144,7 @@ class MemoryView:
             return False
         return within.tree is None or within.tree in self._lineage(session_id)
 
-    def _is_resolvable(self, request: Request, within: Reach) -> bool:
+    def _is_resolvable(self, request: Request, within: Visibility) -> bool:
         """Tell whether what may be read may also be resolved."""
         if within.tree is not None and (
             request.session_id == within.tree or request.approvals == "ask-human"
@@ -187,7 +189,7 @@ class MemoryView:
     def runs(
         self,
         *,
-        within: Reach = EVERYTHING,
+        within: Visibility = EVERYTHING,
         session_id: str | None = None,
         status: RunStatus | None = None,
         after: str | None = None,
@@ -232,7 +234,7 @@ class MemoryView:
     def run_count(self, session_id: str) -> int:
         return sum(1 for _ in self._state.runs.find("session", session_id))
 
-    def child_count(self, session_id: str, within: Reach = EVERYTHING) -> int:
+    def child_count(self, session_id: str, within: Visibility = EVERYTHING) -> int:
         found = self._state.sessions.find("parent", session_id)
         return sum(self._is_within(session.id, within) for session in found)
 
@@ -245,7 +247,7 @@ class MemoryView:
     def requests(
         self,
         *,
-        within: Reach = EVERYTHING,
+        within: Visibility = EVERYTHING,
         status: str | None = None,
         session_id: str | None = None,
         root_session_id: str | None = None,
@@ -272,7 +274,7 @@ class MemoryView:
 
     def _candidates(
         self,
-        within: Reach,
+        within: Visibility,
         run_id: str | None,
         session_id: str | None,
         status: str | None,
@@ -298,19 +300,19 @@ class MemoryView:
         ]
         return max(found)[2] if found else None
 
-    def due_requests(self, now: datetime, limit: int) -> list[Request]:
+    def expired_requests(self, now: datetime, limit: int) -> list[Request]:
         due = [one for one in self._state.requests.find("pending") if one.expires_at <= now]
         return sorted(due, key=lambda request: request.expires_at)[:limit]
 
-    def unanswered_requests(self, now: datetime, limit: int) -> list[Request]:
+    def requests_to_escalate(self, now: datetime, limit: int) -> list[Request]:
         due = [
-            (one.people_at, one)
+            (one.human_at, one)
             for one in self._state.requests.find("pending")
-            if one.audience == "parent" and one.people_at is not None and one.people_at <= now
+            if one.audience == "parent" and one.human_at is not None and one.human_at <= now
         ]
         return [one for _, one in sorted(due, key=lambda pair: pair[0])[:limit]]
 
-    def expiring_requests(self, now: datetime, limit: int) -> list[Request]:
+    def requests_to_warn(self, now: datetime, limit: int) -> list[Request]:
         due = [
             (one.warn_at, one)
             for one in self._state.requests.find("pending")
@@ -325,8 +327,8 @@ class MemoryView:
         moments = []
         for one in self._state.requests.find("pending"):
             moments.append(one.expires_at)
-            if one.audience == "parent" and one.people_at is not None:
-                moments.append(one.people_at)
+            if one.audience == "parent" and one.human_at is not None:
+                moments.append(one.human_at)
             if one.warn_at is not None and not one.warned:
                 moments.append(one.warn_at)
         return min(moments, default=None)
@@ -376,14 +378,14 @@ class MemoryView:
         earlier = [
             other
             for other in self._state.runs.find("queue", stored.session_id)
-            if _turn(other) < _turn(run)
+            if _queue_key(other) < _queue_key(run)
         ]
-        return max(earlier, key=_turn, default=None)
+        return max(earlier, key=_queue_key, default=None)
 
     def _is_startable(self, run: Run) -> bool:
         return (
             self.active_run(run.session_id) is None
-            and run.id == min(self._state.runs.find("queue", run.session_id), key=_turn).id
+            and run.id == min(self._state.runs.find("queue", run.session_id), key=_queue_key).id
         )
 
     def live_runs(self) -> dict[str, dict[RunStatus, int]]:
@@ -411,7 +413,7 @@ class MemoryView:
         # seq n stands at place n - 1: the log has no gap.
         return _first(self._state.logs.get(session_id, [])[after : after + limit], limit, size)
 
-    def _activity(self, run: Run, attempt: int | None) -> list[Activity]:
+    def _activity(self, run: Run, attempt: int | None) -> list[AttemptActivity]:
         """Return what attempts of a run did last, the latest first."""
         numbers = range((self._state.runs.rows.get(run.id) or run).attempt + 1)
         found = [
@@ -432,7 +434,7 @@ class MemoryView:
         after: str | None,
         until: str | None = None,
         sessions: Sequence[str] = (),
-        within: Reach = EVERYTHING,
+        within: Visibility = EVERYTHING,
         limit: int,
         size: int | None = None,
     ) -> list[StreamItem]:
@@ -492,7 +494,7 @@ class MemoryView:
         granted = self._state.grants.get(session_id, {})
         return [Grant(principal, role) for principal, role in sorted(granted.items())]
 
-    def role(self, session_id: str, principal: str) -> Role | None:
+    def role(self, session_id: str, principal: str) -> GrantRole | None:
         return self._state.grants.get(session_id, {}).get(principal)
 
     def token(self, token_id: str) -> AccessToken | None:

@@ -26,8 +26,8 @@ from agent_orchestrator.stores.sqlite.ballast import Ballast
 from agent_orchestrator.stores.sqlite.epochs import begin_epoch
 from agent_orchestrator.stores.sqlite.identity import Files, refuse_own_mount
 from agent_orchestrator.stores.sqlite.lock import FileLock
-from agent_orchestrator.stores.sqlite.mirror import Mark, Mirror, read_mark
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrate, schema_version
+from agent_orchestrator.stores.sqlite.watermark import Watermark, WatermarkFile, read_watermark
 
 _log = logging.getLogger("agent_orchestrator.store")
 
@@ -43,7 +43,7 @@ _CHECKPOINT_PAGES: Final = 4000
 """Pages in the write-ahead log (16 MiB) before a checkpoint. A page that many commits change is then
 written to the database once. With SQLite's default of 1000, an accepted message costs an eighth more."""
 
-LOOK_S: Final = 1.0
+CHECK_LIMIT_S: Final = 1.0
 """Maximum seconds of the check for damage at a start."""
 
 _WRITER_CACHE_KIB: Final = 16 * 1024
@@ -53,11 +53,11 @@ _WRITER_CACHE_KIB: Final = 16 * 1024
 class Database:
     """An open database: a connection for writes, some for reads, and the locks.
 
-    :param aside: a connection for long tasks. It is opened with the others, so a check or
+    :param maintenance: a connection for long tasks. It is opened with the others, so a check or
         backup always uses the open file, even if another file has its path by then.
     :param files: the identities of its files.
     :param locks: the locks on the database file and on its path.
-    :param mark: the commit counter at the opening.
+    :param watermark: the commit counter at the opening.
     :param epoch: the id of this opening; None if it could not be written.
     :param found: problems found at the opening, for the daemon's status.
     """
@@ -65,16 +65,16 @@ class Database:
     path: Path
     writer: apsw.Connection
     readers: tuple[apsw.Connection, ...]
-    aside: apsw.Connection
+    maintenance: apsw.Connection
     files: Files
     locks: tuple[FileLock, ...]
-    mark: Mark
+    watermark: Watermark
     epoch: str | None
     found: tuple[Problem, ...] = ()
-    noted: Mark | None = None
+    noted_watermark: Watermark | None = None
     """The copy of the commit counter that was written at the opening, if one was."""
 
-    def reopen(self) -> Mark:
+    def reopen(self) -> Watermark:
         """Replace the writing connection, and return the commit counter.
 
         The readers stay open. As long as they do, SQLite does not take the remains of a failed
@@ -88,21 +88,21 @@ class Database:
         writer = _connect(self.path)
         try:
             _prepare(self.path, writer)
-            mark = read_mark(writer)
+            watermark = read_watermark(writer)
         except BaseException:
             writer.close()
             raise
-        assert mark is not None, "this schema counts commits"
+        assert watermark is not None, "this schema counts commits"
         self.writer = writer
-        return mark
+        return watermark
 
     def close(self) -> None:
         """Checkpoint the write-ahead log, close all connections and release the locks."""
         try:
-            for connection in (self.aside, *self.readers):
+            for connection in (self.maintenance, *self.readers):
                 connection.close()
             self.writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            if self.files.misplaced() is None:
+            if self.files.moved_file() is None:
                 _keep_log(self.writer, keep=False)
         except apsw.Error as error:
             # Nothing is lost: the next start reads the log.
@@ -114,12 +114,12 @@ class Database:
                 lock.release()
 
 
-Judge = Callable[[tuple[str, ...]], bool]
+DatabaseJudge = Callable[[tuple[str, ...]], bool]
 """Decides whether a database with these names may be used."""
 
 
 def open_database(
-    path: Path, *, accept_loss: bool = False, may_use: Judge | None = None
+    path: Path, *, accept_loss: bool = False, may_use: DatabaseJudge | None = None
 ) -> Database:
     """Open the database at a path, and migrate it to the present schema. Create it if it is missing.
 
@@ -153,7 +153,7 @@ def _open_locked(
     opening: contextlib.ExitStack,
     *,
     accept_loss: bool,
-    may_use: Judge | None,
+    may_use: DatabaseJudge | None,
 ) -> Database:
     """Lock the file and its path, then open the database.
 
@@ -173,18 +173,18 @@ def _open_locked(
         # The file first: another process may have it open by another path.
         refuse_own_mount(path, take(path))
         if may_use is not None and path.stat().st_size and not may_use(names_of(path)):
-            _look_first(path)  # a file of another program gets its own message
+            _inspect(path)  # a file of another program gets its own message
             raise UnknownDatabase(f"there is no record that you made or used the database {path}")
-        _set_aside_journal(path)
+        _move_journal(path)
         if not lock_path.exists():
-            _look_first(path)  # create no files beside a file of another program
+            _inspect(path)  # create no files beside a file of another program
     named = take(lock_path, create=True)
     ballast = Ballast(path)
     if not ballast.has_room():
         ballast.release()  # opening the database needs space
     # Compared before any write: lost commits may still be in the write-ahead log.
-    mark = _look_first(path)
-    history = Mirror(path).compare(path, mark, accept_loss=accept_loss)
+    watermark = _inspect(path)
+    history = WatermarkFile(path).compare(path, watermark, accept_loss=accept_loss)
     named.sign()
     if is_new:
         take(path, create=True)
@@ -199,12 +199,12 @@ def _open_locked(
     aside, *readers = (connect() for _ in range(1 + READERS))
     for reader in readers:
         reader.pragma("query_only", True)  # noqa: FBT003 - the setting's value
-    is_restored = mark is not None and not history.is_unbroken
+    is_restored = watermark is not None and not history.is_complete
     files = Files.of(given, path, next(lock for lock in locks if lock is not named))
     epoch = begin_epoch(writer, is_restored=is_restored)
-    mark = read_mark(writer)
-    assert mark is not None, "this schema counts commits"
-    noted = _note_first(path, writer, mark)
+    watermark = read_watermark(writer)
+    assert watermark is not None, "this schema counts commits"
+    noted = _write_first_watermark(path, writer, watermark)
     return Database(
         path,
         writer,
@@ -212,7 +212,7 @@ def _open_locked(
         aside,
         files,
         tuple(locks),
-        evolve(mark, backup_of=None),
+        evolve(watermark, backup_of=None),
         epoch,
         () if history.problem is None else (history.problem,),
         noted,
@@ -223,42 +223,44 @@ def names_of(path: Path) -> tuple[str, ...]:
     """Return the name of a database and of the one it is a backup of; nothing if it has none."""
     opened = partial(open_existing if _has_log(path) else _opened_immutable, path)
     with contextlib.suppress(apsw.Error), contextlib.closing(opened()) as connection:
-        if (mark := read_mark(connection)) is not None:
-            names = (mark.database, mark.backup_of)
+        if (watermark := read_watermark(connection)) is not None:
+            names = (watermark.database, watermark.backup_of)
             return tuple(name for name in names if isinstance(name, str))
     return ()
 
 
-def _set_aside_journal(path: Path) -> None:
+def _move_journal(path: Path) -> None:
     """Rename a rollback journal beside a database that was used before.
 
     SQLite plays back any journal it finds (https://sqlite.org/lockingv3.html, "hot journals"). From its
     first opening on, our database uses a write-ahead log, so the journal belongs to something else.
     """
     journal = path.with_name(path.name + "-journal")
-    if Mirror(path).path.exists() and os.path.lexists(journal):
+    if WatermarkFile(path).path.exists() and os.path.lexists(journal):
         aside = path.with_name(journal.name + ".unknown")
         journal.replace(aside)
         _log.warning("%s does not belong to this database; renamed to %s", journal, aside.name)
 
 
-def _note_first(path: Path, writer: apsw.Connection, mark: Mark) -> Mark | None:
+def _write_first_watermark(
+    path: Path, writer: apsw.Connection, watermark: Watermark
+) -> Watermark | None:
     """Write the copy of the commit counter before the first use. If the copy is missing later, it was
     removed. A backup becomes an ordinary database at its first opening.
 
     :return: the written copy; None if it was not needed or could not be written.
     """
-    mirror = Mirror(path)
-    if mark.backup_of is None and mirror.path.exists():
+    watermark_file = WatermarkFile(path)
+    if watermark.backup_of is None and watermark_file.path.exists():
         return None
     try:
-        mirror.write(mark)
+        watermark_file.write(watermark)
     except OSError:
         return None  # reported when the next write fails, too
-    if mark.backup_of is not None:
+    if watermark.backup_of is not None:
         with contextlib.suppress(apsw.FullError, apsw.IOError):
             writer.execute("UPDATE commits SET backup_of = NULL")
-    return evolve(mark, backup_of=None)
+    return evolve(watermark, backup_of=None)
 
 
 def _prepare(path: Path, writer: apsw.Connection) -> None:
@@ -306,7 +308,7 @@ def _connect(path: Path) -> apsw.Connection:
     return connection
 
 
-def _look_first(path: Path) -> Mark | None:
+def _inspect(path: Path) -> Watermark | None:
     """Refuse a file of another program, a newer schema or a damaged database, without changing it.
 
     An ``immutable`` connection takes no locks and writes nothing, but ignores the write-ahead
@@ -320,18 +322,22 @@ def _look_first(path: Path) -> Mark | None:
         return None
     has_log = _has_log(path)
     try:
-        mark = _check(path, partial(_opened_immutable, path), whole=not has_log)
+        watermark = _check(path, partial(_opened_immutable, path), whole=not has_log)
     except StoreDamaged:
         if not has_log:
             raise
-        mark = None
+        watermark = None
     if has_log:
-        behind, mark = mark, _check(path, partial(open_existing, path), whole=True)
-        if behind and mark and behind.database not in (mark.database, mark.backup_of):
+        behind, watermark = watermark, _check(path, partial(open_existing, path), whole=True)
+        if (
+            behind
+            and watermark
+            and behind.database not in (watermark.database, watermark.backup_of)
+        ):
             raise StoreDamaged(
                 f"{path}-wal is the write-ahead log of another database: move it and {path}-shm away"
             )
-    return mark
+    return watermark
 
 
 def _opened_immutable(path: Path) -> apsw.Connection:
@@ -346,9 +352,9 @@ def _has_log(path: Path) -> bool:
     return log.exists() and log.stat().st_size > 0
 
 
-def _check(path: Path, opened: Callable[[], apsw.Connection], *, whole: bool) -> Mark | None:
+def _check(path: Path, opened: Callable[[], apsw.Connection], *, whole: bool) -> Watermark | None:
     try:
-        return _looked(path, opened, whole=whole)
+        return _integrity_findings(path, opened, whole=whole)
     except StoreDamaged:
         if is_damaged(opened):
             raise
@@ -365,7 +371,7 @@ def is_damaged(opened: Callable[[], apsw.Connection]) -> bool:
 
     :param opened: opens a connection that has not read anything yet.
     """
-    end = time.monotonic() + LOOK_S
+    end = time.monotonic() + CHECK_LIMIT_S
     try:
         with contextlib.closing(opened()) as connection:
             connection.set_progress_handler(lambda: time.monotonic() > end, 1000)
@@ -382,16 +388,18 @@ def is_unreadable(finding: str) -> bool:
     return f"error code={apsw.SQLITE_IOERR_CORRUPTFS}" in finding or "disk I/O error" in finding
 
 
-def _looked(path: Path, opened: Callable[[], apsw.Connection], *, whole: bool) -> Mark | None:
+def _integrity_findings(
+    path: Path, opened: Callable[[], apsw.Connection], *, whole: bool
+) -> Watermark | None:
     connection = opened()
     try:
         try:
-            mark = connection.pragma("application_id")
+            watermark = connection.pragma("application_id")
         except (apsw.NotADBError, apsw.CorruptError) as error:
             if header_is_ours(path):
                 raise StoreDamaged(f"{path} is damaged: {error}") from None
             raise ForeignDatabase(f"{path} is not an SQLite database") from None
-        if mark != APPLICATION_ID:
+        if watermark != APPLICATION_ID:
             raise ForeignDatabase(f"{path} is a database of another program")
         if (version := connection.pragma("user_version")) > schema_version():
             raise SchemaTooNew(
@@ -401,7 +409,7 @@ def _looked(path: Path, opened: Callable[[], apsw.Connection], *, whole: bool) -
         if whole:
             _check_whole(path, connection)
         try:
-            return read_mark(connection)
+            return read_watermark(connection)
         except apsw.Error as error:
             if not whole:
                 return None  # without its log, the file may contain inconsistent pages
@@ -421,8 +429,8 @@ def header_is_ours(path: Path) -> bool:
 
 
 def _check_whole(path: Path, connection: apsw.Connection) -> None:
-    """Check for damage, for at most ``LOOK_S``. ``agentctl daemon check`` checks everything."""
-    end = time.monotonic() + LOOK_S
+    """Check for damage, for at most ``CHECK_LIMIT_S``. ``agentctl daemon check`` checks everything."""
+    end = time.monotonic() + CHECK_LIMIT_S
     connection.set_progress_handler(lambda: time.monotonic() > end, 1000)
     try:
         connection.pragma("cell_size_check", 1)

@@ -4,7 +4,7 @@ After a restore, other events follow under the same numbers, so a cursor alone i
 reader therefore also keeps the epoch in which it read. Each opening of the database begins an
 epoch, and epochs belong to timelines. A new timeline begins when the database may lack events
 that it once had: at the first opening of a backup, and of a database that may have lost commits
-(see :mod:`agent_orchestrator.stores.sqlite.mirror`).
+(see :mod:`agent_orchestrator.stores.sqlite.watermark`).
 """
 
 import contextlib

@@ -36,7 +36,7 @@ class Files:
             raise StoreOpenError(f"{path} was replaced while it was being opened")
         return files
 
-    def misplaced(self) -> str | None:
+    def moved_file(self) -> str | None:
         """Return a message about a file that was removed, renamed or replaced, else None.
 
         Calls ``stat`` for each file, which takes some microseconds in all.

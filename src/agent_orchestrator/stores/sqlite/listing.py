@@ -9,7 +9,7 @@ ORDER BY in a priority queue (https://sqlite.org/lang_with.html), which is just 
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from agent_orchestrator.domain.access import Reach
+from agent_orchestrator.domain.access import Visibility
 
 Listed = Literal["sessions", "runs", "requests"]
 Statement = tuple[str, tuple[Any, ...]]
@@ -37,7 +37,9 @@ def where_all(parts: Mapping[str, Any]) -> Statement:
     return (" WHERE " + " AND ".join(given) if given else ""), tuple(given.values())
 
 
-def ways_in(within: Reach, column: str, *, to_work: bool = False) -> tuple[dict[str, Any], ...]:
+def visibility_conditions(
+    within: Visibility, column: str, *, to_work: bool = False
+) -> tuple[dict[str, Any], ...]:
     """Return conditions on a table with an owner, of which one holds for each row that may be seen.
 
     They serve where another condition finds the rows, and there are few.
@@ -55,13 +57,15 @@ def ways_in(within: Reach, column: str, *, to_work: bool = False) -> tuple[dict[
     )
 
 
-def sessions_within(within: Reach, status: str | None, after: str | None) -> tuple[Statement, ...]:
+def sessions_within(
+    within: Visibility, status: str | None, after: str | None
+) -> tuple[Statement, ...]:
     """Return statements that find ids of sessions; each takes a limit last."""
     if within.tree is not None:
         found = {"id > ?": after, f"id IN ({TREE})": within.tree, "+status = ?": status}
         return tuple(
             _in_order("SELECT id FROM sessions", {**found, **way})
-            for way in ways_in(Reach(principal=within.principal), "id")
+            for way in visibility_conditions(Visibility(principal=within.principal), "id")
         )
     own = {"owner = ?": within.principal, "status = ?": status, "id > ?": after}
     granted = {"principal = ?": within.principal, "session_id > ?": after, "status = ?": status}
@@ -75,7 +79,7 @@ def sessions_within(within: Reach, status: str | None, after: str | None) -> tup
 
 def rows_within(
     table: Literal["runs", "requests"],
-    within: Reach,
+    within: Visibility,
     status: str | None,
     after: str | None,
     others: Mapping[str, Any] | None = None,
@@ -93,7 +97,8 @@ def rows_within(
         if within.principal is None:
             return (_walk(table, source, source_values, status, after, more),)
         members = [
-            where_all(way) for way in ways_in(Reach(within.principal), "id", to_work=to_work)
+            where_all(way)
+            for way in visibility_conditions(Visibility(within.principal), "id", to_work=to_work)
         ]
         return tuple(
             _walk(

@@ -20,12 +20,12 @@ from agent_orchestrator.ports import IdempotencyRecord
 from agent_orchestrator.stores.sqlite.tables import Cell, Row, always_json, table
 from agent_orchestrator.wire.codec import parse_time
 from agent_orchestrator.wire.encoded import Encoded
-from agent_orchestrator.wire.strict_json import SLICE
+from agent_orchestrator.wire.strict_json import SLICE_SIZE
 
 
 def is_long_result(text: str) -> bool:
     """Return whether a result is kept in the table of long results."""
-    return len(text) > SLICE
+    return len(text) > SLICE_SIZE
 
 
 def slices(text: str | bytes) -> Iterator[bytes]:
@@ -33,8 +33,8 @@ def slices(text: str | bytes) -> Iterator[bytes]:
 
     :raises UnicodeEncodeError: if it holds half a surrogate pair.
     """
-    for place in range(0, len(text), SLICE):
-        piece = text[place : place + SLICE]
+    for place in range(0, len(text), SLICE_SIZE):
+        piece = text[place : place + SLICE_SIZE]
         yield piece.encode() if isinstance(piece, str) else piece
 
 
@@ -43,7 +43,9 @@ def text_from(cell: str | bytes) -> str:
     if isinstance(cell, str):
         return cell
     decode = getincrementaldecoder("utf-8")("replace").decode  # it may be cut within a character
-    return "".join(decode(cell[place : place + SLICE]) for place in range(0, len(cell), SLICE))
+    return "".join(
+        decode(cell[place : place + SLICE_SIZE]) for place in range(0, len(cell), SLICE_SIZE)
+    )
 
 
 def _result_cell(result: RunResult) -> str | None:
@@ -57,7 +59,6 @@ def _result_from(cell: str | bytes) -> RunResult:
 _OTHER_NAMES: Final = (
     "is_steering=steers",
     "delivered_attempt=given_in",
-    "fallback_run_id=own_run_id",
     "priority=interrupts",
     "human_at=people_at",
     "process_start_id=pid_birth",
@@ -83,7 +84,7 @@ REQUESTS: Final = table(
 
 EVENT_COLUMNS: Final = (
     "e.seq, e.run_id, e.attempt, e.event_type,"
-    f" coalesce(e.long_data, iif(octet_length(e.data) > {SLICE}, CAST(e.data AS BLOB), e.data)),"
+    f" coalesce(e.long_data, iif(octet_length(e.data) > {SLICE_SIZE}, CAST(e.data AS BLOB), e.data)),"
     " e.created_at"
 )
 """Of ``events e``. Long data comes as bytes: most who read it hand it on as it is."""

@@ -19,25 +19,25 @@ from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.operations import Problem
 from agent_orchestrator.ports import Transaction, View
 from agent_orchestrator.stores.listeners import CommitListeners
-from agent_orchestrator.stores.sqlite.condition import Condition, Fault
 from agent_orchestrator.stores.sqlite.connection import (
     READERS,
     Database,
-    Judge,
+    DatabaseJudge,
     open_database,
 )
-from agent_orchestrator.stores.sqlite.mirror import Mark, Mirror
+from agent_orchestrator.stores.sqlite.health import Fault, Health
+from agent_orchestrator.stores.sqlite.maintenance import check_target, copy, findings
 from agent_orchestrator.stores.sqlite.schema import schema_version
-from agent_orchestrator.stores.sqlite.upkeep import check_target, copy, findings
 from agent_orchestrator.stores.sqlite.view import SqliteView
+from agent_orchestrator.stores.sqlite.watermark import Watermark, WatermarkFile
 from agent_orchestrator.stores.sqlite.writer import GroupWriter, OnCommit, Pending, is_failure
 
 T = TypeVar("T")
 
-ASIDE_STEPS: Final = 20_000
+MAINTENANCE_STEPS: Final = 20_000
 """Instructions of SQLite's virtual machine between two checks whether a long task was cancelled."""
 
-MIRROR_S: Final = 1.0
+WATERMARK_S: Final = 1.0
 """Minimum seconds between two writes of the commit counter's copy."""
 
 
@@ -61,7 +61,7 @@ class SqliteStore:
         path: str | os.PathLike[str],
         *,
         accept_loss: bool = False,
-        may_use: Judge | None = None,
+        may_use: DatabaseJudge | None = None,
         on_commit: OnCommit | None = None,
     ) -> None:
         self._path = Path(path).absolute()
@@ -71,9 +71,9 @@ class SqliteStore:
         self._listeners = CommitListeners()
         self._accepting = False
         self._process = os.getpid()
-        self._noted: Mark | None = None
+        self._noted_watermark: Watermark | None = None
         """The last copy of the commit counter that this process wrote or read."""
-        self._noting = threading.Lock()
+        self._watermark_lock = threading.Lock()
 
     @property
     def backend(self) -> str:
@@ -86,7 +86,7 @@ class SqliteStore:
     @property
     def database(self) -> str:
         """The random name of the open database. Every backup gets a new one."""
-        return self._database.mark.database
+        return self._database.watermark.database
 
     @property
     def schema_version(self) -> int:
@@ -99,28 +99,28 @@ class SqliteStore:
         """
         self._process = os.getpid()
         self._threads = anyio.CapacityLimiter(1)
-        self._looks = anyio.CapacityLimiter(READERS)
-        self._asides = anyio.Lock()
+        self._readers = anyio.CapacityLimiter(READERS)
+        self._aside_lock = anyio.Lock()
         self._database = await anyio.to_thread.run_sync(
             partial(
                 open_database, self._path, accept_loss=self._accept_loss, may_use=self._may_use
             ),
             limiter=self._threads,
         )
-        self._condition = await anyio.to_thread.run_sync(
-            Condition, self._database, limiter=self._threads
-        )
-        self._noted = self._database.noted
+        self._health = await anyio.to_thread.run_sync(Health, self._database, limiter=self._threads)
+        self._noted_watermark = self._database.noted_watermark
         self._idle: SimpleQueue[apsw.Connection | None] = SimpleQueue()
         for reader in self._database.readers:
             self._idle.put(reader)
-        self._writer = GroupWriter(self._listeners, self._condition, self._on_commit)
+        self._writer = GroupWriter(self._listeners, self._health, self._on_commit)
         self._closing = anyio.Event()
         self._scope: TaskGroup = anyio.create_task_group()
         await self._scope.__aenter__()
         self._scope.start_soon(self._writer.gather, name="sqlite gatherer")
         self._scope.start_soon(self._write, self._database, name="sqlite writer")
-        self._scope.start_soon(self._reflect, Mirror(self._database.path), name="sqlite mirror")
+        self._scope.start_soon(
+            self._write_watermarks, WatermarkFile(self._database.path), name="sqlite watermark"
+        )
         self._accepting = True
         return self
 
@@ -142,45 +142,45 @@ class SqliteStore:
             finally:
                 self._accepting = False
                 self._writer.refuse_queued()
-                await self._asides.acquire()
+                await self._aside_lock.acquire()
                 for _ in range(READERS):  # after the reads that already wait for their turn
-                    await self._looks.acquire_on_behalf_of(object())
+                    await self._readers.acquire_on_behalf_of(object())
                 await anyio.to_thread.run_sync(self._close, database, limiter=self._threads)
 
     def _close(self, database: Database) -> None:
         for _ in range(READERS):
             self._idle.get()  # waits for running reads whose tasks were cancelled
         try:
-            self._note(Mirror(database.path))
+            self._write_watermark(WatermarkFile(database.path))
             database.close()
         finally:
             self._idle.put(None)
 
-    async def _reflect(self, mirror: Mirror) -> None:
+    async def _write_watermarks(self, watermark_file: WatermarkFile) -> None:
         """Write the copy of the commit counter after commits, at most once a second."""
         alone = anyio.CapacityLimiter(1)
         while not self._closing.is_set():
             self._writer.committed = anyio.Event()
-            await anyio.to_thread.run_sync(self._note, mirror, limiter=alone)
-            with anyio.move_on_after(MIRROR_S):
+            await anyio.to_thread.run_sync(self._write_watermark, watermark_file, limiter=alone)
+            with anyio.move_on_after(WATERMARK_S):
                 await self._closing.wait()
             await self._writer.committed.wait()
 
-    def _note(self, mirror: Mirror) -> None:
-        with self._noting:
-            mark = self._condition.mark
-            if mark == self._noted or self._condition.misplaced():
+    def _write_watermark(self, watermark_file: WatermarkFile) -> None:
+        with self._watermark_lock:
+            watermark = self._health.watermark
+            if watermark == self._noted_watermark or self._health.files_fault():
                 return  # the copy beside another file is not ours to overwrite
             try:
-                mirror.write(mark)
+                watermark_file.write(watermark)
             except OSError as error:
-                if self._condition.misplaced():
+                if self._health.files_fault():
                     return  # the database was removed meanwhile: that is the problem to report
-                text = f"{mirror.path} cannot be written: {error.strerror}"
-                self._condition.problems["mirror_failed"] = Problem("mirror_failed", text)
+                text = f"{watermark_file.path} cannot be written: {error.strerror}"
+                self._health.problems["mirror_failed"] = Problem("mirror_failed", text)
             else:
-                self._noted = mark
-                self._condition.problems.pop("mirror_failed", None)
+                self._noted_watermark = watermark
+                self._health.problems.pop("mirror_failed", None)
 
     async def transact(self, change: Callable[[Transaction], T], *, reserve: bool = False) -> T:
         self._check_accepting()
@@ -195,11 +195,11 @@ class SqliteStore:
         value: T = pending.value
         return value
 
-    async def read(self, look: Callable[[View], T]) -> T:
+    async def read(self, query: Callable[[View], T]) -> T:
         self._check_accepting()
-        return await anyio.to_thread.run_sync(self._look, look, limiter=self._looks)
+        return await anyio.to_thread.run_sync(self._read, query, limiter=self._readers)
 
-    def _look(self, look: Callable[[View], T]) -> T:
+    def _read(self, query: Callable[[View], T]) -> T:
         # Taken and returned in the thread: asyncio cancels a task while its thread goes on.
         connection = self._idle.get()
         try:
@@ -207,57 +207,57 @@ class SqliteStore:
                 raise Unavailable("the store is closed")
             connection.execute("BEGIN")
             try:
-                return look(SqliteView(connection, self._database.epoch))
+                return query(SqliteView(connection, self._database.epoch))
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
         except apsw.Error as error:
             if is_failure(error):
-                raise self._condition.unreadable(error) from error
+                raise self._health.note_unreadable(error) from error
             raise
         finally:
             self._idle.put(connection)
 
     async def back_up(self, path: Path, *, replace: bool) -> int:
         target = await anyio.to_thread.run_sync(check_target, self._database.path, path)
-        return await self._aside(partial(copy, target=target, replace=replace))
+        return await self._run_aside(partial(copy, target=target, replace=replace))
 
     async def check(self) -> Sequence[str]:
         try:
-            found = await self._aside(findings)
+            found = await self._run_aside(findings)
         except Unavailable as error:
             if "problem" not in error.details:
                 raise
             found = [error.message]
-        self._condition.checked(found)
-        misplaced = await self._misplaced()
+        self._health.note_findings(found)
+        misplaced = await self._check_files()
         return found if misplaced is None else [misplaced.message, *found]
 
-    async def _misplaced(self) -> Fault | None:
+    async def _check_files(self) -> Fault | None:
         return await anyio.to_thread.run_sync(
-            self._condition.misplaced, limiter=anyio.CapacityLimiter(1)
+            self._health.files_fault, limiter=anyio.CapacityLimiter(1)
         )
 
-    async def _aside(self, work: Callable[[apsw.Connection], T]) -> T:
+    async def _run_aside(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run a long task on its separate connection. It is interrupted when its caller or the store ends."""
         stop, ended = threading.Event(), threading.Event()
-        connection = self._database.aside
+        connection = self._database.maintenance
 
         def run() -> T:
             try:
                 connection.release_memory()  # so that a check reads the disk, not the cache
                 connection.set_progress_handler(
-                    lambda: stop.is_set() or not self._accepting, ASIDE_STEPS
+                    lambda: stop.is_set() or not self._accepting, MAINTENANCE_STEPS
                 )
                 return work(connection)
             except apsw.InterruptError:
                 raise Unavailable("the store is closing") from None
             except apsw.Error as error:
-                raise self._condition.unreadable(error) from error
+                raise self._health.note_unreadable(error) from error
             finally:
                 ended.set()
 
-        async with self._asides:
+        async with self._aside_lock:
             self._check_accepting()
             try:
                 return await anyio.to_thread.run_sync(
@@ -270,11 +270,11 @@ class SqliteStore:
                 raise
 
     async def problems(self) -> Sequence[Problem]:
-        if self._condition.fault is not None:
+        if self._health.fault is not None:
             with contextlib.suppress(Unavailable):
                 await self.transact(lambda _: None)  # ends the fault if it is over
-        told = self._condition.told()
-        if self._condition.fault is None and (found := await self._misplaced()) is not None:
+        told = self._health.all_problems()
+        if self._health.fault is None and (found := await self._check_files()) is not None:
             return (Problem(found.code, found.message), *told)
         return told
 

@@ -12,7 +12,7 @@ from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.events import OUTPUT_EVENTS
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports import Draft, IdempotencyRecord, most_forgotten
+from agent_orchestrator.ports import Draft, IdempotencyRecord, max_deleted_records
 from agent_orchestrator.stores.sqlite.listing import TREE
 from agent_orchestrator.stores.sqlite.rows import (
     ATTEMPTS,
@@ -156,18 +156,18 @@ class SqliteTransaction(SqliteView):
     def put_message(self, message: Message) -> None:
         self._replace(_PUT_MESSAGE, MESSAGES.values(message))
 
-    def keep_image(self, message_id: str, digest: str, data: bytes) -> None:
-        if self._one("SELECT 1 FROM images WHERE digest = ?", digest) is None:
-            number = self._one(_ADD_IMAGE, digest, len(data))[0]
+    def add_image(self, message_id: str, digest: str, data: bytes) -> None:
+        if self._first_row("SELECT 1 FROM images WHERE digest = ?", digest) is None:
+            number = self._first_row(_ADD_IMAGE, digest, len(data))[0]
             self._fill("images", "data", number, slices(data))
             self._execute(_USE_SPACE, (len(data),))
         self._write(_USE_IMAGE, (message_id, digest))
 
-    def drop_images(self, message_id: str) -> None:
+    def remove_images(self, message_id: str) -> None:
         digests = self._execute(_IMAGES_OF, (message_id,)).fetchall()
         self._execute(_STOP_USES, (message_id,))
         for (digest,) in digests:
-            if (dropped := self._one(_DROP_UNUSED, digest)) is not None:
+            if (dropped := self._first_row(_DROP_UNUSED, digest)) is not None:
                 self._execute(_USE_SPACE, (-dropped[0],))
 
     def add_run(self, run: Run) -> None:
@@ -188,7 +188,7 @@ class SqliteTransaction(SqliteView):
             self._execute(_DROP_LONG_RESULT, (run.id,))
             return
         size = sum(len(piece) for piece in slices(text))
-        number = self._one(_PUT_LONG_RESULT, run.id, size)[0]
+        number = self._first_row(_PUT_LONG_RESULT, run.id, size)[0]
         self._fill("long_results", "result", number, slices(text))
 
     def add_request(self, request: Request) -> None:
@@ -207,7 +207,7 @@ class SqliteTransaction(SqliteView):
         for text in texts:
             if isinstance(text, str):
                 check_unicode(text)
-        advanced = self._one(_ADVANCE, count, when, session_id)
+        advanced = self._first_row(_ADVANCE, count, when, session_id)
         if advanced is None:
             raise NotFound(f"no session {session_id}", {"session_id": session_id})
         session, last_seq, position = advanced
@@ -266,7 +266,7 @@ class SqliteTransaction(SqliteView):
         self._write(_PUT_THREAD, (session_id, provider, thread.id, dumps(thread.state)))
 
     def put_grants(self, session_id: str, grants: Sequence[Grant]) -> None:
-        if self._one("SELECT 1 FROM sessions WHERE id = ?", session_id) is None:
+        if self._first_row("SELECT 1 FROM sessions WHERE id = ?", session_id) is None:
             raise NotFound(f"no session {session_id}", {"session_id": session_id})
         granted = {grant.principal for grant in grants}
         if len(granted) < len(grants):
@@ -290,8 +290,8 @@ class SqliteTransaction(SqliteView):
     def remove_token(self, token_id: str) -> None:
         self._execute(_REMOVE_TOKEN, (token_id,))
 
-    def remember(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
-        before = self._one(_LAST_OF_CALLER, record.caller)
+    def add_record(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
+        before = self._first_row(_LAST_OF_CALLER, record.caller)
         place, total = (1, 0) if before is None else (before[0] + 1, before[1])
         size = len(record.answer.encode())
         total += size
@@ -303,17 +303,17 @@ class SqliteTransaction(SqliteView):
             ) from None
         if place <= most and total < most_size:
             return  # no bound was ever reached, so there is nothing to look for
-        for _ in range(most_forgotten(size)):
-            number, first, first_total = self._one(_FIRST_OF_CALLER, record.caller)
+        for _ in range(max_deleted_records(size)):
+            number, first, first_total = self._first_row(_FIRST_OF_CALLER, record.caller)
             if first == place or (place - first < most and total - first_total < most_size):
                 return
             self._execute(_FORGET_ONE, (number,))
 
-    def forget_records(self, *, before: datetime, limit: int) -> int:
+    def delete_records(self, *, before: datetime, limit: int) -> int:
         self._execute(_FORGET_OLD, (limit, format_time(before)))
         return self._connection.changes()
 
-    def forget_records_of(self, caller: str, *, limit: int) -> int:
+    def delete_records_of(self, caller: str, *, limit: int) -> int:
         self._execute(_FORGET_CALLER, (caller, limit))
         return self._connection.changes()
 

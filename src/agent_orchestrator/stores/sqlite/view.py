@@ -11,7 +11,7 @@ from typing import Any, Final
 import apsw
 from attrs import evolve
 
-from agent_orchestrator.domain.access import EVERYTHING, Grant, Reach, Role
+from agent_orchestrator.domain.access import EVERYTHING, Grant, GrantRole, Visibility
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import TERMINAL, RunStatus
 from agent_orchestrator.domain.model import (
@@ -37,7 +37,7 @@ from agent_orchestrator.stores.sqlite.listing import (
     Statement,
     rows_within,
     sessions_within,
-    ways_in,
+    visibility_conditions,
     where_all,
 )
 from agent_orchestrator.stores.sqlite.rows import (
@@ -152,17 +152,17 @@ class SqliteView:
         self._epoch = epoch
         self._execute = connection.execute
 
-    def _one(self, sql: str, *values: Any) -> Any:
+    def _first_row(self, sql: str, *values: Any) -> Any:
         return self._execute(sql, values).fetchone()
 
     def session(self, session_id: str) -> Session | None:
-        row = self._one(_SESSION + " WHERE id = ?", session_id)
+        row = self._first_row(_SESSION + " WHERE id = ?", session_id)
         return None if row is None else SESSIONS.read(row)
 
     def sessions(
         self,
         *,
-        within: Reach = EVERYTHING,
+        within: Visibility = EVERYTHING,
         status: str | None = None,
         parent_session_id: str | None = None,
         after: str | None = None,
@@ -176,20 +176,20 @@ class SqliteView:
                 "+status = ?": status,
                 "id > ?": after or "",
             }
-            ways = self._among("sessions", conditions, within, "id")
+            ways = self._filtered("sessions", conditions, within, "id")
         elif within == EVERYTHING:
-            ways = self._among(
+            ways = self._filtered(
                 "sessions", {"status = ?": status, "id > ?": after or ""}, within, "id"
             )
         else:
             ways = sessions_within(within, status, after)
         return [SESSIONS.read(row) for row in self._page(_SESSION, ways, limit, size)]
 
-    def _among(
+    def _filtered(
         self,
         table: str,
         conditions: Mapping[str, Any],
-        within: Reach,
+        within: Visibility,
         column: str,
         *,
         to_work: bool = False,
@@ -198,7 +198,8 @@ class SqliteView:
         them may be seen.
         """
         found = (
-            where_all({**conditions, **way}) for way in ways_in(within, column, to_work=to_work)
+            where_all({**conditions, **way})
+            for way in visibility_conditions(within, column, to_work=to_work)
         )
         return tuple(
             (f"SELECT id FROM {table}{text} ORDER BY id LIMIT ?", values) for text, values in found
@@ -214,34 +215,34 @@ class SqliteView:
         ids: set[str] = set()
         for statement, values in ways:
             ids.update(row[0] for row in self._execute(statement, (*values, limit)))
-        rows = (self._one(f"{select} WHERE id = ?", one) for one in sorted(ids)[:limit])
+        rows = (self._first_row(f"{select} WHERE id = ?", one) for one in sorted(ids)[:limit])
         return _up_to(size, rows)
 
-    def _sees(self, within: Reach, session_id: str, *, to_work: bool = False) -> bool:
+    def _is_visible(self, within: Visibility, session_id: str, *, to_work: bool = False) -> bool:
         """Return whether a list may show what belongs to a session."""
         if (
             within.tree is not None
-            and not self._one(f"SELECT ? IN ({LINEAGE})", within.tree, session_id)[0]
+            and not self._first_row(f"SELECT ? IN ({LINEAGE})", within.tree, session_id)[0]
         ):
             return False
         if within.principal is None:
             return True
-        row = self._one("SELECT owner FROM sessions WHERE id = ?", session_id)
+        row = self._first_row("SELECT owner FROM sessions WHERE id = ?", session_id)
         if row is not None and row[0] == within.principal:
             return True
         role = self.role(session_id, within.principal)
         return role is not None and not (to_work and role == "reader")
 
     def message(self, message_id: str) -> Message | None:
-        row = self._one(_MESSAGE + " WHERE id = ?", message_id)
+        row = self._first_row(_MESSAGE + " WHERE id = ?", message_id)
         return None if row is None else MESSAGES.read(row)
 
     def image(self, digest: str) -> bytes | None:
-        row = self._one("SELECT data FROM images WHERE digest = ?", digest)
+        row = self._first_row("SELECT data FROM images WHERE digest = ?", digest)
         return None if row is None else row[0]
 
     def image_space(self) -> int:
-        return int(self._one("SELECT bytes FROM image_space WHERE id = 1")[0])
+        return int(self._first_row("SELECT bytes FROM image_space WHERE id = 1")[0])
 
     def messages(
         self, session_id: str, *, after: str | None = None, limit: int, size: int | None = None
@@ -257,7 +258,7 @@ class SqliteView:
         return [MESSAGES.read(row) for row in rows]
 
     def child_message_count(self, run_id: str, *, limit: int) -> int:
-        return int(self._one(_CHILD_MESSAGE_COUNT, run_id, limit)[0])
+        return int(self._first_row(_CHILD_MESSAGE_COUNT, run_id, limit)[0])
 
     def waiting_messages(
         self, session_id: str, *, limit: int, size: int | None = None
@@ -270,13 +271,13 @@ class SqliteView:
         return [MESSAGES.read(row) for row in _up_to(size, rows)]
 
     def run(self, run_id: str) -> Run | None:
-        row = self._one(_RUN + " WHERE id = ?", run_id)
+        row = self._first_row(_RUN + " WHERE id = ?", run_id)
         return None if row is None else RUNS.read(row)
 
     def runs(
         self,
         *,
-        within: Reach = EVERYTHING,
+        within: Visibility = EVERYTHING,
         session_id: str | None = None,
         status: RunStatus | None = None,
         after: str | None = None,
@@ -285,10 +286,10 @@ class SqliteView:
     ) -> list[Run]:
         ways: tuple[Statement, ...]
         if session_id is not None or within == EVERYTHING:
-            if session_id is not None and not self._sees(within, session_id):
+            if session_id is not None and not self._is_visible(within, session_id):
                 return []
             conditions = {"session_id = ?": session_id, "status = ?": status, "id > ?": after or ""}
-            ways = self._among("runs", conditions, EVERYTHING, "session_id")
+            ways = self._filtered("runs", conditions, EVERYTHING, "session_id")
         else:
             ways = rows_within("runs", within, status, after)
         return [RUNS.read(row) for row in self._page(_RUN, ways, limit, size)]
@@ -309,28 +310,29 @@ class SqliteView:
         return runs[::-1], read
 
     def run_count(self, session_id: str) -> int:
-        return int(self._one("SELECT count(*) FROM runs WHERE session_id = ?", session_id)[0])
+        return int(self._first_row("SELECT count(*) FROM runs WHERE session_id = ?", session_id)[0])
 
-    def child_count(self, session_id: str, within: Reach = EVERYTHING) -> int:
+    def child_count(self, session_id: str, within: Visibility = EVERYTHING) -> int:
         found = [
-            where_all({"parent_session_id = ?": session_id, **way}) for way in ways_in(within, "id")
+            where_all({"parent_session_id = ?": session_id, **way})
+            for way in visibility_conditions(within, "id")
         ]
         children = " UNION ".join(f"SELECT id FROM sessions{where}" for where, _ in found)
         values = chain.from_iterable(values for _, values in found)
-        return int(self._one(f"SELECT count(*) FROM ({children})", *values)[0])
+        return int(self._first_row(f"SELECT count(*) FROM ({children})", *values)[0])
 
     def active_run(self, session_id: str) -> Run | None:
-        row = self._one(f"{_RUN} WHERE session_id = ? AND {_ACTIVE}", session_id)
+        row = self._first_row(f"{_RUN} WHERE session_id = ? AND {_ACTIVE}", session_id)
         return None if row is None else RUNS.read(row)
 
     def request(self, request_id: str) -> Request | None:
-        row = self._one(_REQUEST + " WHERE id = ?", request_id)
+        row = self._first_row(_REQUEST + " WHERE id = ?", request_id)
         return None if row is None else REQUESTS.read(row)
 
     def requests(
         self,
         *,
-        within: Reach = EVERYTHING,
+        within: Visibility = EVERYTHING,
         status: str | None = None,
         session_id: str | None = None,
         root_session_id: str | None = None,
@@ -352,7 +354,7 @@ class SqliteView:
             ways = rows_within("requests", within, status, after, mine, to_work=resolvable)
         else:
             if session_id is not None:
-                if not self._sees(within, session_id, to_work=resolvable):
+                if not self._is_visible(within, session_id, to_work=resolvable):
                     return []
                 within = EVERYTHING
             conditions = {
@@ -364,7 +366,7 @@ class SqliteView:
                 "id > ?": after or "",
                 **mine,
             }
-            ways = self._among("requests", conditions, within, "session_id", to_work=resolvable)
+            ways = self._filtered("requests", conditions, within, "session_id", to_work=resolvable)
         return [REQUESTS.read(row) for row in self._page(_REQUEST, ways, limit, size)]
 
     def last_resolved(
@@ -379,7 +381,7 @@ class SqliteView:
         request_id = next(found, None)
         return None if request_id is None else self.request(request_id)
 
-    def due_requests(self, now: datetime, limit: int) -> list[Request]:
+    def expired_requests(self, now: datetime, limit: int) -> list[Request]:
         rows = self._execute(
             _REQUEST + " INDEXED BY requests_to_expire WHERE status = 'pending'"
             " AND expires_at <= ? ORDER BY expires_at LIMIT ?",
@@ -387,7 +389,7 @@ class SqliteView:
         )
         return [REQUESTS.read(row) for row in rows]
 
-    def unanswered_requests(self, now: datetime, limit: int) -> list[Request]:
+    def requests_to_escalate(self, now: datetime, limit: int) -> list[Request]:
         rows = self._execute(
             f"{_REQUEST} INDEXED BY requests_for_people WHERE {_FOR_PARENT}"
             " AND people_at <= ? ORDER BY people_at LIMIT ?",
@@ -395,7 +397,7 @@ class SqliteView:
         )
         return [REQUESTS.read(row) for row in rows]
 
-    def expiring_requests(self, now: datetime, limit: int) -> list[Request]:
+    def requests_to_warn(self, now: datetime, limit: int) -> list[Request]:
         rows = self._execute(
             f"{_REQUEST} INDEXED BY requests_to_warn WHERE {_TO_WARN}"
             " AND warn_at <= ? ORDER BY warn_at LIMIT ?",
@@ -412,7 +414,7 @@ class SqliteView:
         return [REQUESTS.read(row) for row in rows]
 
     def next_due(self) -> datetime | None:
-        row = self._one(_NEXT_DUE)
+        row = self._first_row(_NEXT_DUE)
         return None if row is None or row[0] is None else parse_time(row[0])
 
     def child_runs(self, run_id: str) -> list[Run]:
@@ -421,7 +423,7 @@ class SqliteView:
 
     def live_children(self, session_id: str, parent_run_id: str | None) -> int:
         return int(
-            self._one(
+            self._first_row(
                 f"SELECT count(*) FROM sessions s WHERE s.parent_session_id = ?"
                 f" AND s.parent_run_id IS ? AND {_IS_LIVE}",
                 session_id,
@@ -431,7 +433,7 @@ class SqliteView:
 
     def live_descendants(self, session_id: str) -> int:
         return int(
-            self._one(
+            self._first_row(
                 f"SELECT count(*) FROM sessions s WHERE s.id IN ({TREE}) AND s.id <> ? AND {_IS_LIVE}",
                 session_id,
                 session_id,
@@ -443,30 +445,31 @@ class SqliteView:
 
     def queue_is_full(self, limit: int) -> bool:
         counted = f"SELECT count(*) FROM (SELECT 1 FROM runs WHERE {_FOR_WORKERS} LIMIT ?)"
-        return bool(self._one(counted, limit)[0] >= limit)
+        return bool(self._first_row(counted, limit)[0] >= limit)
 
     def queue_position(self, run: Run) -> int | None:
         if not self._is_queued(run):
             return None
-        return int(self._one(_BEFORE, run.id, run.session_id)[0]) + 1
+        return int(self._first_row(_BEFORE, run.id, run.session_id)[0]) + 1
 
     def queued_before(self, run: Run) -> Run | None:
         if not self._is_queued(run):
             return None
         if active := self.active_run(run.session_id):
             return active
-        row = self._one(
+        row = self._first_row(
             _RUN + " WHERE session_id = ? AND status = 'queued'"
             " AND (NOT interrupts, id) < (?, ?) ORDER BY NOT interrupts DESC, id DESC LIMIT 1",
             run.session_id,
-            not run.interrupts,
+            not run.priority,
             run.id,
         )
         return None if row is None else RUNS.read(row)
 
     def _is_queued(self, run: Run) -> bool:
         return (
-            self._one("SELECT 1 FROM runs WHERE id = ? AND status = 'queued'", run.id) is not None
+            self._first_row("SELECT 1 FROM runs WHERE id = ? AND status = 'queued'", run.id)
+            is not None
         )
 
     def live_runs(self) -> dict[str, dict[RunStatus, int]]:
@@ -497,14 +500,14 @@ class SqliteView:
         return [event_from(row, session_id) for row in _up_to(size, rows)]
 
     def last_event_at(self, run: Run) -> datetime | None:
-        row = self._one(
+        row = self._first_row(
             "SELECT event_at FROM activity WHERE run_id = ? ORDER BY last_seq DESC LIMIT 1", run.id
         )
         return None if row is None else parse_time(row[0])
 
     def last_output_at(self, run: Run, *, attempt: int | None = None) -> datetime | None:
         where, values = where_all({"run_id = ?": run.id, "attempt = ?": attempt})
-        row = self._one(
+        row = self._first_row(
             f"SELECT output_at FROM activity{where} AND output_at IS NOT NULL"
             " ORDER BY last_seq DESC LIMIT 1",
             *values,
@@ -517,7 +520,7 @@ class SqliteView:
         after: str | None,
         until: str | None = None,
         sessions: Sequence[str] = (),
-        within: Reach = EVERYTHING,
+        within: Visibility = EVERYTHING,
         limit: int,
         size: int | None = None,
     ) -> list[StreamItem]:
@@ -528,7 +531,7 @@ class SqliteView:
             rows = self._execute(_FEED + " ORDER BY e.position LIMIT ?", (position, last, limit))
             return self._items(_up_to(size, rows))
         # Only a session with something new is looked for, so that a quiet reader costs nothing.
-        numbers = self._with_news(position, sessions, within)
+        numbers = self._sessions_with_events(position, sessions, within)
         if not numbers:
             return []
         if last - position > _SCAN_PER_SESSION * len(numbers):
@@ -557,12 +560,12 @@ class SqliteView:
             place, number, seq = heappop(heads)
             if place > last:
                 return
-            yield self._one(_FEED_AT, place)
+            yield self._first_row(_FEED_AT, place)
             limit -= 1
             self._add_head(heads, number, seq + 1)
 
     def _add_head(self, heads: list[tuple[int, int, int]], number: int, seq: int) -> None:
-        if (row := self._one(_POSITION, number, seq)) is not None:
+        if (row := self._first_row(_POSITION, number, seq)) is not None:
             heappush(heads, (row[0], number, seq))
 
     def _first_after(self, session: int, last_seq: int, position: int) -> int:
@@ -570,7 +573,7 @@ class SqliteView:
         return 1 + bisect_right(
             range(1, last_seq + 1),
             position,
-            key=lambda seq: self._one(_POSITION, session, seq)[0],
+            key=lambda seq: self._first_row(_POSITION, session, seq)[0],
         )
 
     def _items(self, rows: Iterable[Any]) -> list[StreamItem]:
@@ -578,12 +581,15 @@ class SqliteView:
             StreamItem(feed_cursor(row[6], self._epoch), event_from(row, row[7])) for row in rows
         ]
 
-    def _with_news(self, position: int, sessions: Sequence[str], within: Reach) -> dict[int, int]:
+    def _sessions_with_events(
+        self, position: int, sessions: Sequence[str], within: Visibility
+    ) -> dict[int, int]:
         """Return the numbers of the sessions with events beyond a position, and their last ``seq``."""
         if sessions:
             named = {"id IN (SELECT value FROM json_each(?))": json.dumps(list(sessions))}
             ways = [
-                {**named, "+last_position > ?": position, **way} for way in ways_in(within, "id")
+                {**named, "+last_position > ?": position, **way}
+                for way in visibility_conditions(within, "id")
             ]
         else:
             new = {f"id IN ({TREE})": within.tree, "last_position > ?": position}
@@ -609,7 +615,7 @@ class SqliteView:
             return 0
         if end >= NO_END:
             return session.last_seq
-        number = self._one("SELECT number FROM sessions WHERE id = ?", session_id)[0]
+        number = self._first_row("SELECT number FROM sessions WHERE id = ?", session_id)[0]
         return self._first_after(number, session.last_seq, end) - 1
 
     def _end_of(self, epoch: str) -> int | None:
@@ -617,11 +623,11 @@ class SqliteView:
 
     def event_count(self) -> int:
         # Positions have no gap, so the last one is the count; counting would read the whole table.
-        return int(self._one("SELECT coalesce(max(position), 0) FROM events")[0])
+        return int(self._first_row("SELECT coalesce(max(position), 0) FROM events")[0])
 
     def newest_ids(self) -> list[str]:
         tables = ("sessions", "messages", "runs", "requests")
-        rows = [self._one(f"SELECT max(id) FROM {table}") for table in tables]
+        rows = [self._first_row(f"SELECT max(id) FROM {table}") for table in tables]
         return [row[0] for row in rows if row[0] is not None]
 
     def attempts(self, run_id: str) -> list[Attempt]:
@@ -631,11 +637,13 @@ class SqliteView:
         return [ATTEMPTS.read(row) for row in rows]
 
     def attempt_of_token(self, token_hash: str) -> Attempt | None:
-        row = self._one(f"SELECT {ATTEMPTS.columns} FROM attempts WHERE token_hash = ?", token_hash)
+        row = self._first_row(
+            f"SELECT {ATTEMPTS.columns} FROM attempts WHERE token_hash = ?", token_hash
+        )
         return None if row is None else ATTEMPTS.read(row)
 
     def thread(self, session_id: str, provider: str) -> Thread | None:
-        row = self._one(
+        row = self._first_row(
             "SELECT thread_id, state FROM threads WHERE session_id = ? AND provider = ?",
             session_id,
             provider,
@@ -649,18 +657,18 @@ class SqliteView:
         )
         return [Grant(*row) for row in rows]
 
-    def role(self, session_id: str, principal: str) -> Role | None:
+    def role(self, session_id: str, principal: str) -> GrantRole | None:
         found = "SELECT role FROM grants WHERE session_id = ? AND principal = ?"
-        row = self._one(found, session_id, principal)
+        row = self._first_row(found, session_id, principal)
         return None if row is None else row[0]
 
     def token(self, token_id: str) -> AccessToken | None:
-        row = self._one(f"SELECT {TOKENS.columns} FROM access_tokens WHERE id = ?", token_id)
+        row = self._first_row(f"SELECT {TOKENS.columns} FROM access_tokens WHERE id = ?", token_id)
         return None if row is None else TOKENS.read(row)
 
     def token_of_hash(self, token_hash: str) -> AccessToken | None:
         found = f"SELECT {TOKENS.columns} FROM access_tokens WHERE token_hash = ?"
-        row = self._one(found, token_hash)
+        row = self._first_row(found, token_hash)
         return None if row is None else TOKENS.read(row)
 
     def tokens(
@@ -679,13 +687,13 @@ class SqliteView:
         return [AUDIT.read(row) for row in _up_to(size, rows)]
 
     def last_audit(self) -> AuditEntry | None:
-        row = self._one(
+        row = self._first_row(
             f"SELECT {AUDIT.columns} FROM audit WHERE seq = (SELECT max(seq) FROM audit)"
         )
         return None if row is None else AUDIT.read(row)
 
     def idempotency(self, caller: str, call: str, key: str) -> IdempotencyRecord | None:
-        row = self._one(
+        row = self._first_row(
             f"SELECT {RECORDS.columns} FROM idempotency WHERE caller = ? AND call = ? AND key = ?",
             caller,
             call,
@@ -694,7 +702,7 @@ class SqliteView:
         return None if row is None else RECORDS.read(row)
 
     def oldest_record_at(self) -> datetime | None:
-        row = self._one("SELECT created_at FROM idempotency ORDER BY number LIMIT 1")
+        row = self._first_row("SELECT created_at FROM idempotency ORDER BY number LIMIT 1")
         return None if row is None else parse_time(row[0])
 
     def ended_callers(self, *, limit: int) -> list[str]:

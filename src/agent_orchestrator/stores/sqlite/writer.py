@@ -14,14 +14,14 @@ import apsw
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.ports import Transaction
 from agent_orchestrator.stores.listeners import CommitListeners
-from agent_orchestrator.stores.sqlite.condition import Condition, Fault
-from agent_orchestrator.stores.sqlite.mirror import COUNT_UP
+from agent_orchestrator.stores.sqlite.health import Fault, Health
 from agent_orchestrator.stores.sqlite.transaction import SqliteTransaction
+from agent_orchestrator.stores.sqlite.watermark import COUNT_COMMIT
 
 BATCH: Final = 64
 """Maximum number of changes in one commit. A larger batch delays its callers more than it saves."""
 
-_ROUNDS: Final = 2
+_GATHER_ROUNDS: Final = 2
 """Turns of the event loop without a new change after which a batch is complete: one to receive a
 request, one for the task that answers it."""
 
@@ -51,15 +51,15 @@ class GroupWriter:
     """
 
     def __init__(
-        self, listeners: CommitListeners, condition: Condition, on_commit: OnCommit | None = None
+        self, listeners: CommitListeners, health: Health, on_commit: OnCommit | None = None
     ) -> None:
         self._queue: SimpleQueue[Pending | None] = SimpleQueue()
         self._listeners = listeners
-        self._condition = condition
+        self._health = health
         self._on_commit = on_commit
-        self._crowd: list[Pending] = []
-        self._came = anyio.Event()
-        self._is_crowded = False
+        self._arriving: list[Pending] = []
+        self._arrived = anyio.Event()
+        self._is_gathering = False
         """True if the last commit had changes of more than one caller."""
         self._finishing = False
         self.committed = anyio.Event()
@@ -67,9 +67,9 @@ class GroupWriter:
 
     def submit(self, pending: Pending) -> None:
         """Queue a change, without waiting."""
-        if self._is_crowded:
-            self._crowd.append(pending)
-            self._came.set()
+        if self._is_gathering:
+            self._arriving.append(pending)
+            self._arrived.set()
         else:
             self._queue.put(pending)
 
@@ -84,25 +84,25 @@ class GroupWriter:
             shield=True
         ):  # changes that are queued at a cancellation are still written
             while not self._finishing:
-                await self._came.wait()
-                self._came = anyio.Event()
+                await self._arrived.wait()
+                self._arrived = anyio.Event()
                 count = 0
-                while count < len(self._crowd) < BATCH:
-                    count = len(self._crowd)
-                    for _ in range(_ROUNDS):
+                while count < len(self._arriving) < BATCH:
+                    count = len(self._arriving)
+                    for _ in range(_GATHER_ROUNDS):
                         await anyio.lowlevel.checkpoint()
-                self._send_crowd()
+                self._flush_arriving()
 
-    def _send_crowd(self) -> None:
-        for pending in self._crowd:
+    def _flush_arriving(self) -> None:
+        for pending in self._arriving:
             self._queue.put(pending)
-        self._crowd.clear()
+        self._arriving.clear()
 
     def finish(self) -> None:
         """End the writer after the changes that are queued now."""
         self._finishing = True
-        self._came.set()
-        self._send_crowd()
+        self._arrived.set()
+        self._flush_arriving()
         self._queue.put(None)
 
     def run(self) -> None:
@@ -131,7 +131,7 @@ class GroupWriter:
         return batch, True
 
     def _answer(self, topics: frozenset[str], batch: list[Pending]) -> None:
-        self._is_crowded = len(batch) > 1
+        self._is_gathering = len(batch) > 1
         self.committed.set()
         try:
             self._listeners.notify(topics)
@@ -149,12 +149,12 @@ class GroupWriter:
 
     def _commit(self, batch: list[Pending]) -> frozenset[str]:
         """Commit the changes that can be made, answer all of them, and return the topics to notify."""
-        if self._condition.fault is not None or self._condition.find_misplaced(is_written=False):
-            batch = _admitted(batch, self._condition.heal())
+        if self._health.fault is not None or self._health.check_files(is_written=False):
+            batch = _allowed_in_fault(batch, self._health.recheck())
         notified: set[str] = set()
         if not self._transact(batch, notified):
             # A change that failed on a full disk is retried if it may use the reserved space.
-            self._transact(_admitted(batch, self._condition.fault), notified)
+            self._transact(_allowed_in_fault(batch, self._health.fault), notified)
         return frozenset(notified)
 
     def _transact(self, batch: list[Pending], notified: set[str]) -> bool:
@@ -165,7 +165,7 @@ class GroupWriter:
         """
         if not batch:
             return True
-        connection = self._condition.writer
+        connection = self._health.writer
         is_committing = False
         try:
             written = connection.total_changes()
@@ -179,17 +179,17 @@ class GroupWriter:
                     topics |= self._apply_apart(connection, pending)
             counts = connection.total_changes() != written
             if counts:
-                connection.execute(COUNT_UP)
+                connection.execute(COUNT_COMMIT)
             is_committing = True
             connection.execute("COMMIT")
             notified |= topics
             if counts:
-                self._condition.counted()
-                if self._condition.find_misplaced(is_written=True):
-                    _refuse(batch, self._condition.fault)
+                self._health.note_commit()
+                if self._health.check_files(is_written=True):
+                    _refuse(batch, self._health.fault)
                     return False
         except apsw.Error as error:
-            fault = self._condition.failed(error, is_outcome_known=not is_committing)
+            fault = self._health.note_failure(error, is_outcome_known=not is_committing)
             with contextlib.suppress(apsw.Error):
                 _roll_back(connection)
             # Even a refusal may depend on another change of the batch, which was rolled back.
@@ -205,7 +205,7 @@ class GroupWriter:
         """
         topics: set[str] = set()
         for pending in batch:
-            transaction = SqliteTransaction(connection, self._condition.epoch)
+            transaction = SqliteTransaction(connection, self._health.epoch)
             written = connection.total_changes()
             try:
                 pending.value = pending.change(transaction)
@@ -224,14 +224,14 @@ class GroupWriter:
         """
         pending.value = pending.error = None
         connection.execute("SAVEPOINT change")
-        transaction = SqliteTransaction(connection, self._condition.epoch)
+        transaction = SqliteTransaction(connection, self._health.epoch)
         try:
             pending.value = pending.change(transaction)
         except BaseException as error:
             if isinstance(error, apsw.FullError | apsw.IOError) or not connection.in_transaction:
                 raise  # SQLite may have rolled back the whole transaction
             if is_failure(error):
-                pending.error = self._condition.unreadable(error)
+                pending.error = self._health.note_unreadable(error)
                 pending.error.__cause__ = error
             else:
                 pending.error = error
@@ -242,7 +242,7 @@ class GroupWriter:
         return transaction.topics
 
 
-def _admitted(batch: list[Pending], fault: Fault | None) -> list[Pending]:
+def _allowed_in_fault(batch: list[Pending], fault: Fault | None) -> list[Pending]:
     """Return the changes that may be tried despite the fault. The others get its refusal."""
     if fault is None:
         return batch

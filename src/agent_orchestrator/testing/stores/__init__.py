@@ -2,13 +2,13 @@
 
 from agent_orchestrator.testing.stores.changes import Changes
 from agent_orchestrator.testing.stores.family import Family
-from agent_orchestrator.testing.stores.looks import Looks
 from agent_orchestrator.testing.stores.queue import Queue
+from agent_orchestrator.testing.stores.reads import Reads
 from agent_orchestrator.testing.stores.sharing import Sharing
 from agent_orchestrator.testing.stores.values import Values
 
 
-class StoreContract(Values, Changes, Looks, Queue, Family, Sharing):
+class StoreContract(Values, Changes, Reads, Queue, Family, Sharing):
     """All of the contract, for a test module that has ``pytestmark = pytest.mark.anyio``.
 
     For example::

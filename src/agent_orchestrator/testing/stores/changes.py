@@ -44,7 +44,7 @@ class Changes(Opening):
             await store.transact(lambda tx: tx.append(session.id, drafts("kept"), NOW))
             await store.transact(lambda tx: tx.put_thread(session.id, "codex", Thread("t", {})))
 
-            def look(view: View) -> object:
+            def query(view: View) -> object:
                 return (
                     view.sessions(limit=9),
                     view.runs(limit=9),
@@ -58,7 +58,7 @@ class Changes(Opening):
                     view.active_run(session.id),
                 )
 
-            before = await store.read(look)
+            before = await store.read(query)
             notified: list[frozenset[str]] = []
 
             def change(tx: Transaction) -> None:
@@ -71,15 +71,15 @@ class Changes(Opening):
                 tx.append(session.id, drafts("a", "b", run_id=run.id), NOW + timedelta(hours=1))
                 tx.put_attempt(Attempt(run.id, 1, "w", "codex", NOW))
                 tx.put_thread(session.id, "codex", Thread("gone", {}))
-                tx.remember(a_record(), most=9, most_size=99)
+                tx.add_record(a_record(), most=9, most_size=99)
                 tx.notify("gone")
-                assert look(tx) != before
+                assert query(tx) != before
                 raise LookupError("no")
 
             with store.listen(notified.append):
                 with pytest.raises(LookupError, match="no"):
                     await store.transact(change)
-                assert await store.read(look) == before
+                assert await store.read(query) == before
                 assert (
                     await store.transact(lambda tx: tx.append(session.id, drafts("next"), NOW)) == 2
                 )
@@ -127,15 +127,15 @@ class Changes(Opening):
             assert await store.read(lambda view: view.message(second.id)) == second
 
             def keep(tx: Transaction) -> None:
-                tx.keep_image(first.id, digest, data)
-                tx.keep_image(second.id, digest, data)
-                tx.keep_image(second.id, digest, data)
-                tx.keep_image(second.id, "0" * 64, b"x")
+                tx.add_image(first.id, digest, data)
+                tx.add_image(second.id, digest, data)
+                tx.add_image(second.id, digest, data)
+                tx.add_image(second.id, "0" * 64, b"x")
                 assert tx.image_space() == len(data) + 1
 
             def fail(tx: Transaction) -> None:
                 keep(tx)
-                tx.drop_images(second.id)
+                tx.remove_images(second.id)
                 raise LookupError
 
             def kept(view: View) -> tuple[int, bytes | None, bytes | None]:
@@ -147,11 +147,11 @@ class Changes(Opening):
             await store.transact(keep)
             assert await store.read(kept) == (len(data) + 1, data, b"x")
             with pytest.raises(NotFound):
-                await store.transact(lambda tx: tx.keep_image("msg_nobody", digest, data))
-            await store.transact(methodcaller("drop_images", second.id))
+                await store.transact(lambda tx: tx.add_image("msg_nobody", digest, data))
+            await store.transact(methodcaller("remove_images", second.id))
             assert await store.read(kept) == (len(data), data, None)
-            await store.transact(methodcaller("drop_images", second.id))
-            await store.transact(methodcaller("drop_images", first.id))
+            await store.transact(methodcaller("remove_images", second.id))
+            await store.transact(methodcaller("remove_images", first.id))
             assert await store.read(kept) == (0, None, None)
 
     async def test_one_refusal_does_not_take_the_others_along(self, tmp_path: Path) -> None:
@@ -330,16 +330,16 @@ class Changes(Opening):
             run = a_run(session.id)
             await put(store, session)
             thread = threading.get_ident()
-            heard: list[frozenset[str]] = []
+            notified: list[frozenset[str]] = []
 
             def listener(topics: frozenset[str]) -> None:
                 assert threading.get_ident() == thread
-                heard.append(topics)
+                notified.append(topics)
 
             with store.listen(listener), store.listen(listener):
 
                 async def read_when_notified() -> None:
-                    while not heard:
+                    while not notified:
                         await anyio.lowlevel.checkpoint()
                     assert await store.read(lambda view: view.run(run.id)) is not None
 
@@ -352,19 +352,19 @@ class Changes(Opening):
                     tx.notify("taken back")
                     assert tx.suppress("taken back")
                     assert not tx.suppress("taken back")
-                    assert not heard
+                    assert not notified
 
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(read_when_notified)
                     await store.transact(change)
                     topics = frozenset({f"run:{run.id}", f"session:{session.id}", "events", "mine"})
-                    assert heard == [topics, topics]
-                heard.clear()
+                    assert notified == [topics, topics]
+                notified.clear()
                 await store.transact(lambda tx: tx.put_run(run))
-                assert heard == [frozenset({f"run:{run.id}"})] * 2
-                heard.clear()
-                await store.transact(lambda tx: tx.remember(a_record(), most=9, most_size=99))
+                assert notified == [frozenset({f"run:{run.id}"})] * 2
+                notified.clear()
+                await store.transact(lambda tx: tx.add_record(a_record(), most=9, most_size=99))
                 await store.read(lambda view: view.run(run.id))
-                assert heard == []
+                assert notified == []
             await store.transact(lambda tx: tx.notify("late"))
-            assert heard == []
+            assert notified == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from agent_orchestrator.domain.access import Grant, Reach
+from agent_orchestrator.domain.access import Grant, Visibility
 from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Request
@@ -41,7 +41,7 @@ class Family(Opening):
             waiting = a_run(grandchild.id, status=RunStatus.WAITING)
             await put(store, root, *of_run, of_session, grandchild, run, *runs, waiting)
 
-            def look(view: View) -> tuple[int, int, int, int]:
+            def query(view: View) -> tuple[int, int, int, int]:
                 return (
                     view.live_children(root.id, run.id),
                     view.live_children(root.id, None),
@@ -49,7 +49,7 @@ class Family(Opening):
                     view.live_descendants(root.id),
                 )
 
-            assert await store.read(look) == (2, 0, 1, 3)
+            assert await store.read(query) == (2, 0, 1, 3)
             assert await store.read(lambda view: view.live_descendants(of_session.id)) == 1
             assert await store.read(lambda view: view.live_descendants(grandchild.id)) == 0
 
@@ -76,9 +76,9 @@ class Family(Opening):
                 (other, [other]),
             ):
                 ids = [one.id for one in members]
-                within = Reach(tree=top.id)
+                within = Visibility(tree=top.id)
 
-                def look(view: View, within: Reach = within) -> list[object]:
+                def query(view: View, within: Visibility = within) -> list[object]:
                     return [
                         [one.id for one in view.sessions(within=within, limit=9)],
                         view.runs(within=within, limit=9),
@@ -93,7 +93,7 @@ class Family(Opening):
                     ]
 
                 children = [one for one in members if one.parent_session_id == root.id]
-                assert await store.read(look) == [
+                assert await store.read(query) == [
                     ids,
                     [runs[one] for one in ids],
                     [questions[one] for one in ids],
@@ -119,7 +119,7 @@ class Family(Opening):
             for one in (*asked, a_request(run, attempt=2)):
                 await store.transact(lambda tx, one=one: tx.add_request(one))  # type: ignore[misc]
 
-            def look(view: View) -> list[Request | None]:
+            def query(view: View) -> list[Request | None]:
                 statuses = {"answered", "approved"}
                 first, second = asked[0].id, asked[1].id
                 return [
@@ -127,7 +127,7 @@ class Family(Opening):
                     for told in ((), (second,), (first, second))
                 ]
 
-            assert await store.read(look) == [asked[1], asked[0], None]
+            assert await store.read(query) == [asked[1], asked[0], None]
 
     async def test_messages_no_run_delivers_wait(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
@@ -177,11 +177,11 @@ class Family(Opening):
                     await store.transact(lambda tx, one=request: tx.add_request(one))  # type: ignore[misc]
             assert frozenset({f"request:{plain.id}", "requests"}) in notified
 
-            def look(view: View) -> list[object]:
+            def query(view: View) -> list[object]:
                 return [
                     view.request(full.id),
                     view.requests(limit=9),
-                    view.requests(within=Reach(principal="ann"), limit=9),
+                    view.requests(within=Visibility(principal="ann"), limit=9),
                     view.requests(session_id=other.id, limit=9),
                     view.requests(root_session_id=other.id, limit=9),
                     view.requests(run_id=run.id, after=plain.id, limit=9),
@@ -189,7 +189,7 @@ class Family(Opening):
                     view.next_due(),
                 ]
 
-            assert await store.read(look) == [
+            assert await store.read(query) == [
                 full,
                 [plain, full, theirs],
                 [plain, full],
@@ -233,12 +233,12 @@ class Family(Opening):
             await store.transact(lambda tx: tx.put_grants(granted.id, [Grant("ann", "writer")]))
             await store.transact(lambda tx: tx.put_grants(shown.id, [Grant("ann", "reader")]))
 
-            def found(within: Reach, *, resolvable: bool) -> Callable[[View], list[Request]]:
+            def found(within: Visibility, *, resolvable: bool) -> Callable[[View], list[Request]]:
                 return lambda view: view.requests(within=within, resolvable=resolvable, limit=9)
 
-            ann, tree = Reach(principal="ann"), Reach(tree=own.id)
+            ann, tree = Visibility(principal="ann"), Visibility(tree=own.id)
             for within, all_, resolvable in (
-                (Reach(), requests, requests),
+                (Visibility(), requests, requests),
                 (ann, [of_own, of_granted, of_shown], [of_own, of_granted]),
                 (tree, [of_own, of_below, peoples], [of_below]),
             ):
@@ -257,36 +257,36 @@ class Family(Opening):
                     parent_session_id=parent.id,
                     audience="parent",
                     approvals="ask-parent",
-                    people_at=NOW + timedelta(seconds=seconds),
+                    human_at=NOW + timedelta(seconds=seconds),
                 )
                 for seconds in (20, 10)
             )
             decided = a_request(run, approvals="allow", audience=None, status="approved")
-            peoples = a_request(run, parent_session_id=parent.id, people_at=NOW)
-            closed = evolve(first, id="req_closed", status="denied", people_at=NOW)
+            peoples = a_request(run, parent_session_id=parent.id, human_at=NOW)
+            closed = evolve(first, id="req_closed", status="denied", human_at=NOW)
             requests = [first, second, decided, peoples, closed]
             for request in requests:
                 await store.transact(lambda tx, one=request: tx.add_request(one))  # type: ignore[misc]
 
-            def look(view: View) -> tuple[object, ...]:
+            def query(view: View) -> tuple[object, ...]:
                 return (
                     view.parent_requests(parent.id, 9),
                     view.parent_requests(parent.id, 1),
                     view.parent_requests(other.id, 9),
-                    view.unanswered_requests(NOW + timedelta(seconds=15), 9),
-                    view.unanswered_requests(NOW + timedelta(seconds=20), 9),
-                    view.unanswered_requests(NOW + timedelta(seconds=20), 1),
+                    view.requests_to_escalate(NOW + timedelta(seconds=15), 9),
+                    view.requests_to_escalate(NOW + timedelta(seconds=20), 9),
+                    view.requests_to_escalate(NOW + timedelta(seconds=20), 1),
                     view.next_due(),
                 )
 
-            assert await store.read(look) == (
+            assert await store.read(query) == (
                 [first, second],
                 [first],
                 [],
                 [second],
                 [second, first],
                 [second],
-                second.people_at,
+                second.human_at,
             )
             for request in requests:
                 found = await store.read(lambda view, one=request: view.request(one.id))  # type: ignore[misc]
@@ -295,9 +295,9 @@ class Family(Opening):
             assert kept is not None
             assert kept.approvals == "ask-human"
             for request in (first, second):
-                asked = evolve(request, audience="people")
+                asked = evolve(request, audience="human")
                 await store.transact(lambda tx, one=asked: tx.put_request(one))  # type: ignore[misc]
-            assert await store.read(look) == ([], [], [], [], [], [], first.expires_at)
+            assert await store.read(query) == ([], [], [], [], [], [], first.expires_at)
 
     async def test_requests_warn_once_of_their_end(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
@@ -311,16 +311,16 @@ class Family(Opening):
             for request in (late, soon, silent, closed):
                 await store.transact(lambda tx, one=request: tx.add_request(one))  # type: ignore[misc]
 
-            def look(view: View) -> tuple[object, ...]:
+            def query(view: View) -> tuple[object, ...]:
                 moments = [NOW + timedelta(seconds=seconds) for seconds in (9, 10, 20)]
                 return (
-                    *(view.expiring_requests(moment, 9) for moment in moments),
-                    view.expiring_requests(moments[-1], 1),
+                    *(view.requests_to_warn(moment, 9) for moment in moments),
+                    view.requests_to_warn(moments[-1], 1),
                     view.next_due(),
                 )
 
-            assert await store.read(look) == ([], [soon], [soon, late], [soon], soon.warn_at)
+            assert await store.read(query) == ([], [soon], [soon, late], [soon], soon.warn_at)
             warned = evolve(soon, warned=True)
             await store.transact(lambda tx: tx.put_request(warned))
-            assert await store.read(look) == ([], [], [late], [late], late.warn_at)
+            assert await store.read(query) == ([], [], [late], [late], late.warn_at)
             assert await store.read(lambda view: view.request(soon.id)) == warned

@@ -31,14 +31,14 @@ class Queue(Opening):
             runs = [first, second, busy, behind, manual, blocked, free]
             await put(store, one, two, three, four, *reversed(runs))
 
-            def look(view: View) -> tuple[list[Run], list[int | None], list[Run | None]]:
+            def query(view: View) -> tuple[list[Run], list[int | None], list[Run | None]]:
                 return (
                     view.next_runs(9),
                     [view.queue_position(run) for run in runs],
                     [view.queued_before(run) for run in runs],
                 )
 
-            startable, positions, before = await store.read(look)
+            startable, positions, before = await store.read(query)
             assert startable == [first, free]
             assert positions == [1, 2, None, 2, 2, 2, 2]
             assert before == [None, first, None, busy, None, manual, None]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_orchestrator.domain.access import Grant, Reach
+from agent_orchestrator.domain.access import Grant, Visibility
 from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.ports import Transaction, View
 from agent_orchestrator.testing.stores.opening import Opening
@@ -37,23 +37,23 @@ class Sharing(Opening):
                     await store.transact(methodcaller("put_grants", session_id, grants))
                 return set().union(*notified)
 
-            def look(view: View) -> list[list[Grant]]:
+            def query(view: View) -> list[list[Grant]]:
                 return [view.grants(one.id) for one in (root, child, grandchild, other)]
 
-            assert await store.read(look) == [[], [], [], []]
+            assert await store.read(query) == [[], [], [], []]
             assert await set_grants(child.id, CAROL, BOB) == {"access:bob", "access:carol"}
-            assert await store.read(look) == [[], [BOB, CAROL], [BOB, CAROL], []]
+            assert await store.read(query) == [[], [BOB, CAROL], [BOB, CAROL], []]
             assert await set_grants(root.id, BOB) == {"access:bob", "access:carol"}
-            assert await store.read(look) == [[BOB], [BOB], [BOB], []]
+            assert await store.read(query) == [[BOB], [BOB], [BOB], []]
             assert await store.read(lambda view: view.role(child.id, "bob")) == "reader"
             assert await store.read(lambda view: view.role(child.id, "carol")) is None
             assert await set_grants(grandchild.id) == {"access:bob"}
-            assert await store.read(look) == [[BOB], [BOB], [], []]
+            assert await store.read(query) == [[BOB], [BOB], [], []]
             with pytest.raises(NotFound):
                 await set_grants("ses_none", BOB)
             with pytest.raises(Conflict):
                 await set_grants(root.id, CAROL, BOB, Grant("bob", "owner"))
-            assert await store.read(look) == [[BOB], [BOB], [], []]
+            assert await store.read(query) == [[BOB], [BOB], [], []]
 
             def undone(tx: Transaction) -> None:
                 tx.put_grants(root.id, ())
@@ -61,7 +61,7 @@ class Sharing(Opening):
 
             with pytest.raises(LookupError):
                 await store.transact(undone)
-            assert await store.read(look) == [[BOB], [BOB], [], []]
+            assert await store.read(query) == [[BOB], [BOB], [], []]
 
     async def test_lists_hold_what_one_is_let_in_to(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
@@ -77,7 +77,7 @@ class Sharing(Opening):
                 await store.transact(methodcaller("put_grants", sessions[place].id, [BOB]))
             seen = {1, 3, 4, 6, 7, 8}
             ids = [one.id for n, one in enumerate(sessions) if n in seen]
-            within = Reach("bob")
+            within = Visibility("bob")
 
             async def pages(listing: str) -> list[str]:
                 found: list[str] = []

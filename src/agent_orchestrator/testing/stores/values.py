@@ -244,7 +244,7 @@ class Values(Opening):
                 ended_at=NOW + timedelta(seconds=2),
                 outcome="failed",
                 pid=4711,
-                pid_birth="boot/4711",
+                process_start_id="boot/4711",
                 invocation=Invocation("codex", ("codex", "-x", "ü"), "/", "p", ("-x",)),
                 delivered_at=NOW,
                 stderr_tail=HARD_TEXT,
@@ -271,7 +271,7 @@ class Values(Opening):
                 await store.transact(methodcaller("put_attempt", attempt))
             await store.transact(lambda tx: tx.put_attempt(evolve(second, token_hash=None)))
             looked = [methodcaller("attempt_of_token", digit * 64) for digit in "123"]
-            assert [await store.read(look) for look in looked] == [first, second, None]
+            assert [await store.read(query) for query in looked] == [first, second, None]
             with pytest.raises(Conflict):
                 await store.transact(lambda tx: tx.put_attempt(evolve(first, attempt=4)))
 
@@ -293,7 +293,7 @@ class Values(Opening):
             assert notified == [frozenset({"token:tok_1"})]
             assert await store.read(lambda view: view.token("tok_1")) == ended
             looked = [methodcaller("token_of_hash", digit * 64) for digit in "123"]
-            assert [await store.read(look) for look in looked] == [ended, full, None]
+            assert [await store.read(query) for query in looked] == [ended, full, None]
             with pytest.raises(NotFound):
                 await store.transact(methodcaller("put_token", evolve(plain, id="tok_none")))
 
@@ -341,12 +341,12 @@ class Values(Opening):
             await store.transact(lambda tx: tx.put_thread(session.id, "codex", thread))
             await store.transact(lambda tx: tx.put_thread(session.id, "more", Thread("t-2", {})))
 
-            def look(view: View) -> object:
+            def query(view: View) -> object:
                 found = view.session(session.id)
                 assert found is not None
                 return view.thread(session.id, "codex"), dict(found.threads)
 
-            assert await store.read(look) == (thread, {"codex": "t-1", "more": "t-2"})
+            assert await store.read(query) == (thread, {"codex": "t-1", "more": "t-2"})
             assert await store.read(lambda view: view.thread(other.id, "codex")) is None
 
     async def test_a_token_is_removed(self, tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ class Values(Opening):
         async with self.opened(tmp_path) as store:
             assert await store.read(methodcaller("oldest_record_at")) is None
             record = a_record(answer=HARD_TEXT, key=HARD_TEXT)
-            await store.transact(methodcaller("remember", record, most=9, most_size=99))
+            await store.transact(methodcaller("add_record", record, most=9, most_size=99))
             found = await store.read(
                 lambda view: [
                     view.idempotency(*key)
@@ -386,11 +386,11 @@ class Values(Opening):
             assert await store.read(methodcaller("oldest_record_at")) == NOW
             again = evolve(record, answer="second")
             with pytest.raises(Conflict):
-                await store.transact(methodcaller("remember", again, most=9, most_size=99))
-            assert await store.transact(methodcaller("forget_records_of", "other", limit=9)) == 0
+                await store.transact(methodcaller("add_record", again, most=9, most_size=99))
+            assert await store.transact(methodcaller("delete_records_of", "other", limit=9)) == 0
             assert await self._kept(store, record.key) == {("local", record.key)}
-            assert await store.transact(methodcaller("forget_records_of", "local", limit=9)) == 1
-            await store.transact(methodcaller("remember", again, most=9, most_size=99))
+            assert await store.transact(methodcaller("delete_records_of", "local", limit=9)) == 1
+            await store.transact(methodcaller("add_record", again, most=9, most_size=99))
 
     async def test_the_records_of_runs_that_ended(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
@@ -404,10 +404,10 @@ class Values(Opening):
             for caller in callers:
                 for key in "312":
                     record = a_record(caller=caller, key=key)
-                    await store.transact(methodcaller("remember", record, most=9, most_size=99))
+                    await store.transact(methodcaller("add_record", record, most=9, most_size=99))
             assert await store.read(methodcaller("ended_callers", limit=9)) == ended
             assert await store.read(methodcaller("ended_callers", limit=1)) == ended[:1]
-            forget = methodcaller("forget_records_of", ended[0], limit=2)
+            forget = methodcaller("delete_records_of", ended[0], limit=2)
             with pytest.raises(LookupError):
                 await store.transact(_undone(forget))
             assert await store.transact(forget) == 2
@@ -430,14 +430,16 @@ class Values(Opening):
                 ):
                     record = a_record(caller=caller, key=key, answer="éééé")  # 8 bytes
                     await store.transact(
-                        methodcaller("remember", record, most=most, most_size=most_size)
+                        methodcaller("add_record", record, most=most, most_size=most_size)
                     )
             kept = await self._kept(store, *keys, callers=("many", "long", "one", "all"))
             expected = {"many": keys[-3:], "long": keys[-3:], "one": keys[-1:], "all": keys}
             assert kept == {(caller, key) for caller, some in expected.items() for key in some}
             record = a_record(caller="many", key="new")
             with pytest.raises(LookupError):
-                await store.transact(_undone(methodcaller("remember", record, most=1, most_size=9)))
+                await store.transact(
+                    _undone(methodcaller("add_record", record, most=1, most_size=9))
+                )
             assert kept == await self._kept(
                 store, *keys, "new", callers=("many", "long", "one", "all")
             )
@@ -448,7 +450,7 @@ class Values(Opening):
 
             async def remember(key: str, answer: str) -> None:
                 record = a_record(key=key, answer=answer)
-                await store.transact(methodcaller("remember", record, most=999, most_size=1000))
+                await store.transact(methodcaller("add_record", record, most=999, most_size=1000))
 
             for key in keys:
                 await remember(key, "{}")
@@ -464,9 +466,9 @@ class Values(Opening):
             size = 32 * 2**14
             for key in keys:
                 record = a_record(key=key, answer="{}")
-                await store.transact(methodcaller("remember", record, most=999, most_size=size))
+                await store.transact(methodcaller("add_record", record, most=999, most_size=size))
             record = a_record(key="long", answer="x" * size)
-            await store.transact(methodcaller("remember", record, most=999, most_size=size))
+            await store.transact(methodcaller("add_record", record, most=999, most_size=size))
             assert await self._kept(store, *keys) == {("local", key) for key in keys[64 + 32 :]}
 
     async def test_old_records_are_forgotten_and_new_ones_are_not(self, tmp_path: Path) -> None:
@@ -474,8 +476,8 @@ class Values(Opening):
             keys = [str(number) for number in range(40)]
             for number, key in enumerate(keys):
                 record = a_record(key=key, created_at=NOW + timedelta(hours=number))
-                await store.transact(methodcaller("remember", record, most=99, most_size=999))
-            forget = methodcaller("forget_records", before=NOW + timedelta(hours=25), limit=10)
+                await store.transact(methodcaller("add_record", record, most=99, most_size=999))
+            forget = methodcaller("delete_records", before=NOW + timedelta(hours=25), limit=10)
             assert [await store.transact(forget) for _ in range(4)] == [10, 10, 5, 0]
             assert await self._kept(store, *keys) == {("local", key) for key in keys[25:]}
             assert await store.read(methodcaller("oldest_record_at")) == NOW + timedelta(hours=25)

@@ -27,10 +27,16 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from agent_orchestrator.domain.model import REACHES, SESSION_SCOPE, Request, RequestKind
-from agent_orchestrator.fields import MAX_NAMED, MAX_OPTION, MAX_OPTIONS, MAX_QUESTION, shown
-from agent_orchestrator.runners.codex.appserver.peer import Asked
-from agent_orchestrator.runners.codex.items import JsonObject, a_list, an_object, text
+from agent_orchestrator.domain.model import OPTION_SCOPES, SESSION_SCOPE, Request, RequestKind
+from agent_orchestrator.fields import (
+    MAX_NAMED_PROBLEMS,
+    MAX_OPTION,
+    MAX_OPTIONS,
+    MAX_QUESTION,
+    shown,
+)
+from agent_orchestrator.runners.codex.appserver.jsonrpc import ServerRequest
+from agent_orchestrator.runners.codex.items import JsonObject, require_list, require_object, text
 from agent_orchestrator.runners.lines import json_object
 
 Answer = Mapping[str, Any]
@@ -41,7 +47,7 @@ _DECISIONS: Final = ("accept", "acceptForSession", "decline", CANCEL)
 
 _SESSION: Final = "without asking again, until codex unloads the conversation"
 
-_FOR_GOOD: Final = (
+_PERMANENT: Final = (
     "without asking again, in every directory and for good: codex keeps it in the files of its home, "
     "such as rules/default.rules"
 )
@@ -60,7 +66,7 @@ def _cut(said: str) -> str:
     return said[:MAX_QUESTION]
 
 
-def _offered(options: tuple[str, ...] | None) -> tuple[str, ...] | None:
+def _valid_options(options: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """Return the options, or None where they are more than a request may offer.
 
     They may then be given in words all the same.
@@ -84,7 +90,7 @@ class Question:
     kind: RequestKind
     text: str = field(converter=_cut)
     detail: Mapping[str, Any]
-    options: tuple[str, ...] | None = field(converter=_offered)
+    options: tuple[str, ...] | None = field(converter=_valid_options)
     answer: Callable[[Request | None], Answer]
 
     def words(self, request: Request | None) -> str | None:
@@ -96,24 +102,26 @@ class Question:
         return f"Your request was {verdict}, with these words: {said}"
 
 
-def question(asked: Asked, item: JsonObject | None, *, remember: bool = False) -> Question | None:
+def question_for(
+    request: ServerRequest, item: JsonObject | None, *, remember: bool = False
+) -> Question | None:
     """Return the request for what codex asks; None where it is nothing we know.
 
     :param item: the tool call or file change it is about, as it was told when it began.
     :param remember: whether to offer what codex keeps for good in its user's files.
     :raises UnexpectedShape: if it is known and has a shape that is not.
     """
-    match asked.method:
+    match request.method:
         case "item/commandExecution/requestApproval":
-            return _command(asked.params, remember)
+            return _command(request.params, remember)
         case "item/fileChange/requestApproval":
-            return _file_change(asked.params, item or {}, remember)
+            return _file_change(request.params, item or {}, remember)
         case "item/permissions/requestApproval":
-            return _permissions(asked.params)
+            return _permissions(request.params)
         case "mcpServer/elicitation/request":
-            return _elicitation(asked.params)
+            return _elicitation(request.params)
         case "item/tool/requestUserInput":
-            return _user_input(asked.params)
+            return _user_input(request.params)
     return None
 
 
@@ -125,15 +133,15 @@ def _command(params: JsonObject, remember: bool) -> Question:
     reason = text(params.get("reason"))
     network = params.get("networkApprovalContext")
     what = f"run: {command}" if command else f"use the network: {text(network)}"
-    detail = {"command": command, **_given(params)}
+    detail = {"command": command, **_shown_detail(params)}
     return _approval(params, what, reason, detail, f"the same {_SESSION}", remember)
 
 
 def _file_change(params: JsonObject, item: JsonObject, remember: bool) -> Question:
-    changes = [an_object(change) for change in a_list(item.get("changes", []))]
+    changes = [require_object(change) for change in require_list(item.get("changes", []))]
     paths = [f"{text(change.get('kind'))} {text(change.get('path'))}" for change in changes]
     what = f"change files: {', '.join(paths)}"
-    detail = {"changes": changes, **_given(params)}
+    detail = {"changes": changes, **_shown_detail(params)}
     if grant := text(params.get("grantRoot")):
         what += f"; and from then on anything under {grant}"
     reaches = f"changes of {f'anything under {grant}' if grant else 'the same files'} {_SESSION}"
@@ -154,14 +162,14 @@ def _approval(
     """
     given = params.get("availableDecisions")
     offered = given if isinstance(given, list) else list(_DECISIONS)
-    lasting = {_name(one): _lasting(one) for one in offered if _name(one) not in _DECISIONS}
+    lasting = {_name(one): _lasting_scope(one) for one in offered if _name(one) not in _DECISIONS}
     known = {
         _name(one): one
         for one in offered
         if _name(one) not in lasting or (remember and len(lasting[_name(one)]) <= _LONGEST_RULE)
     }
     options = tuple(known)
-    reaches = {name: f"{lasting[name]} {_FOR_GOOD}" for name in options if name in lasting}
+    reaches = {name: f"{lasting[name]} {_PERMANENT}" for name in options if name in lasting}
     lasts = "".join(f"\n\n{name} allows {words}." for name, words in reaches.items())
     reaches = {SESSION_SCOPE: session, "acceptForSession": session, **reaches}
 
@@ -175,12 +183,12 @@ def _approval(
                 decision = known.get(said, said)
         return {"decision": decision}
 
-    said = (f"{_capital(what)}\n\nReason: {reason}" if reason else _capital(what)) + lasts
-    detail = {**detail, REACHES: reaches}
-    return Question("approval_request", said, _fitting(detail), options, answer)
+    said = (f"{_capitalized(what)}\n\nReason: {reason}" if reason else _capitalized(what)) + lasts
+    detail = {**detail, OPTION_SCOPES: reaches}
+    return Question("approval_request", said, _fit_detail(detail), options, answer)
 
 
-def _lasting(decision: Any) -> str:
+def _lasting_scope(decision: Any) -> str:
     """Return what a decision allows that codex keeps for good, in words."""
     if isinstance(decision, Mapping) and len(decision) == 1:
         (what,) = decision.values()
@@ -196,7 +204,7 @@ def _name(decision: Any) -> str:
 
 
 def _permissions(params: JsonObject) -> Question:
-    wanted = an_object(params.get("permissions"))
+    wanted = require_object(params.get("permissions"))
     reason = text(params.get("reason"))
 
     def answer(request: Request | None) -> Answer:
@@ -208,8 +216,11 @@ def _permissions(params: JsonObject) -> Question:
 
     what = f"Permissions: {json.dumps(wanted, ensure_ascii=False)}"
     said = f"{what}\n\nReason: {reason}" if reason else what
-    detail = {**_given(params), REACHES: {SESSION_SCOPE: f"these permissions {_SESSION}"}}
-    return Question("permission_request", said, _fitting(detail), None, answer)
+    detail = {
+        **_shown_detail(params),
+        OPTION_SCOPES: {SESSION_SCOPE: f"these permissions {_SESSION}"},
+    }
+    return Question("permission_request", said, _fit_detail(detail), None, answer)
 
 
 def _elicitation(params: JsonObject) -> Question:
@@ -233,10 +244,10 @@ def _elicitation(params: JsonObject) -> Question:
             return _action(said)
         return _action("accept", content=_form(said, schema) if said else {})
 
-    said = _told(params)
+    said = _shown_params(params)
     if url := text(params.get("url")):
         said += f"\n\n{url}"
-    return Question("input_request", said, _fitting(_given(params)), options, answer)
+    return Question("input_request", said, _fit_detail(_shown_detail(params)), options, answer)
 
 
 def _tool(params: JsonObject, meta: JsonObject) -> Question:
@@ -258,17 +269,17 @@ def _tool(params: JsonObject, meta: JsonObject) -> Question:
             )
         return _action(decision, content={} if decision == "accept" else None)
 
-    said = _told(params)
+    said = _shown_params(params)
     if arguments:
         said += f"\n\nArguments: {json.dumps(arguments, ensure_ascii=False)}"
-    detail = {"tool": text(meta.get("tool_name")), "arguments": arguments, **_given(params)}
+    detail = {"tool": text(meta.get("tool_name")), "arguments": arguments, **_shown_detail(params)}
     reaches = f"every use of this tool {_SESSION}"
     lasts = {SESSION_SCOPE: reaches, "acceptForSession": reaches} if is_lasting else {}
-    detail = {**detail, REACHES: lasts}
-    return Question("approval_request", said, _fitting(detail), options, answer)
+    detail = {**detail, OPTION_SCOPES: lasts}
+    return Question("approval_request", said, _fit_detail(detail), options, answer)
 
 
-def _told(params: JsonObject) -> str:
+def _shown_params(params: JsonObject) -> str:
     server = text(params.get("serverName"))
     message = text(params.get("message") or params.get("title") or params.get("description"))
     return f"{server}: {message}" if message else f"{server} asks"
@@ -301,12 +312,12 @@ def _form(said: str, schema: Any) -> Any:
 
 
 def _user_input(params: JsonObject) -> Question:
-    questions = [an_object(one) for one in a_list(params.get("questions"))]
+    questions = [require_object(one) for one in require_list(params.get("questions"))]
     ids = [text(one.get("id")) for one in questions]
-    said = "\n\n".join(_asked(one) for one in questions)
+    said = "\n\n".join(_shown_question(one) for one in questions)
     options: tuple[str, ...] | None = None
     if len(questions) == 1 and isinstance(offered := questions[0].get("options"), list):
-        options = tuple(text(an_object(one).get("label")) for one in offered)
+        options = tuple(text(require_object(one).get("label")) for one in offered)
 
     def answer(request: Request | None) -> Answer:
         if request is None or request.status not in ("approved", "answered") or not request.answer:
@@ -314,19 +325,21 @@ def _user_input(params: JsonObject) -> Question:
         given = json_object(request.answer.encode())
         if given is None or not set(given) <= set(ids):
             given = dict.fromkeys(ids, request.answer)
-        return {"answers": {name: {"answers": _texts(value)} for name, value in given.items()}}
+        return {"answers": {name: {"answers": _text_list(value)} for name, value in given.items()}}
 
-    return Question("input_request", said or "?", _fitting(_given(params)), options, answer)
+    return Question(
+        "input_request", said or "?", _fit_detail(_shown_detail(params)), options, answer
+    )
 
 
-def _asked(one: JsonObject) -> str:
+def _shown_question(one: JsonObject) -> str:
     said = text(one.get("question")) or text(one.get("header"))
     options = one.get("options")
-    labels = [text(an_object(option).get("label")) for option in options] if options else []
+    labels = [text(require_object(option).get("label")) for option in options] if options else []
     return f"{said} ({' / '.join(labels)})" if labels else said
 
 
-def _texts(value: Any) -> Sequence[str]:
+def _text_list(value: Any) -> Sequence[str]:
     return [text(one) for one in value] if isinstance(value, list) else [text(value)]
 
 
@@ -338,14 +351,14 @@ _INTERNAL: Final = frozenset(
 )
 
 
-def _given(params: JsonObject) -> dict[str, Any]:
+def _shown_detail(params: JsonObject) -> dict[str, Any]:
     """Return what codex says of its question, in its words, without what only codex understands."""
     return {
         name: value for name, value in params.items() if value is not None and name not in _INTERNAL
     }
 
 
-def _fitting(detail: Mapping[str, Any]) -> Mapping[str, Any]:
+def _fit_detail(detail: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the detail with its longest parts cut until it fits; what was cut is named."""
     found = dict(detail)
     sizes = {name: _size({name: value}) for name, value in found.items()}
@@ -365,8 +378,8 @@ def _fitting(detail: Mapping[str, Any]) -> Mapping[str, Any]:
         sizes[name] = _size({name: found[name]})
         total += sizes[name]
         heapq.heappush(longest, (-sizes[name], name))
-    named = [shown(name) for name in itertools.islice(cut, MAX_NAMED)]
-    more = [f"and {len(cut) - MAX_NAMED:,} more"] if len(cut) > MAX_NAMED else []
+    named = [shown(name) for name in itertools.islice(cut, MAX_NAMED_PROBLEMS)]
+    more = [f"and {len(cut) - MAX_NAMED_PROBLEMS:,} more"] if len(cut) > MAX_NAMED_PROBLEMS else []
     return {**found, "cut": [*named, *more]} if cut else found
 
 
@@ -374,5 +387,5 @@ def _size(value: Any) -> int:
     return len(json.dumps(value))
 
 
-def _capital(said: str) -> str:
+def _capitalized(said: str) -> str:
     return said[:1].upper() + said[1:]

@@ -12,9 +12,14 @@ import anyio
 import anyio.lowlevel
 from attrs import define, evolve, field, frozen
 
-from agent_orchestrator.runners.codex.appserver.peer import Asked, Heard, Notification, Unreadable
+from agent_orchestrator.runners.codex.appserver.jsonrpc import (
+    Incoming,
+    Malformed,
+    Notification,
+    ServerRequest,
+)
 
-MAX_BEHIND: Final = 96 * 2**20
+MAX_WAITING_BYTES: Final = 96 * 2**20
 """Bytes that may wait for a run."""
 
 _OVERHEAD: Final = 1_000
@@ -31,7 +36,7 @@ _TURNS: Final = ("turn/started", "turn/completed")
 
 
 @frozen
-class TooFarBehind:
+class MessagesDropped:
     """What a run hears instead of what was dropped.
 
     :param size: bytes of it.
@@ -42,30 +47,30 @@ class TooFarBehind:
 
 @define
 class _Entry:
-    said: Heard | TooFarBehind
+    incoming: Incoming | MessagesDropped
     size: int
     pieces: list[str] = field(factory=list)
-    """Of a stream: what comes behind the piece in ``said``."""
+    """Of a stream: what comes behind the piece in ``incoming``."""
 
-    def joins(self, heard: Heard) -> bool:
+    def joins(self, incoming: Incoming) -> bool:
         """Take another piece of the same stream; False if it is something else."""
-        said = self.said
+        said = self.incoming
         if not (
             isinstance(said, Notification)
-            and isinstance(heard, Notification)
-            and said.method == heard.method
+            and isinstance(incoming, Notification)
+            and said.method == incoming.method
             and said.method in _STREAMS
-            and isinstance(piece := heard.params.get("delta"), str)
+            and isinstance(piece := incoming.params.get("delta"), str)
             and isinstance(said.params.get("delta"), str)
             and self.size < _MAX_JOINED
-            and {**heard.params, "delta": ""} == {**said.params, "delta": ""}
+            and {**incoming.params, "delta": ""} == {**said.params, "delta": ""}
         ):
             return False
         self.pieces.append(piece)
         return True
 
-    def taken(self) -> Heard | TooFarBehind:
-        said = self.said
+    def joined(self) -> Incoming | MessagesDropped:
+        said = self.incoming
         if not self.pieces:
             return said
         assert isinstance(said, Notification)
@@ -75,39 +80,39 @@ class _Entry:
 
 @define(eq=False)
 class Mailbox:
-    """Messages for one run, in order. Where more than :data:`MAX_BEHIND` wait, they are dropped, and
+    """Messages for one run, in order. Where more than :data:`MAX_WAITING_BYTES` wait, they are dropped, and
     the run hears of that.
     """
 
     _waiting: deque[_Entry] = field(factory=deque, init=False)
     _size: int = field(default=0, init=False)
-    _came: anyio.Event = field(factory=anyio.Event, init=False)
+    _arrived: anyio.Event = field(factory=anyio.Event, init=False)
     _has_ended: bool = field(default=False, init=False)
     _is_too_full: bool = field(default=False, init=False)
 
-    def put(self, heard: Heard) -> Sequence[Asked]:
+    def put(self, incoming: Incoming) -> Sequence[ServerRequest]:
         """Take a message; return the questions that the run will not hear."""
         if self._has_ended:
-            return [heard] if isinstance(heard, Asked) else ()
+            return [incoming] if isinstance(incoming, ServerRequest) else ()
         if self._is_too_full:
-            if isinstance(heard, Notification) and heard.method in _TURNS:
-                self._add(_Entry(heard, _OVERHEAD))
-            return [heard] if isinstance(heard, Asked) else ()
+            if isinstance(incoming, Notification) and incoming.method in _TURNS:
+                self._add(_Entry(incoming, _OVERHEAD))
+            return [incoming] if isinstance(incoming, ServerRequest) else ()
         last = self._waiting[-1] if self._waiting else None
-        if last is not None and last.joins(heard):
+        if last is not None and last.joins(incoming):
             more = len(last.pieces[-1]) + _OVERHEAD // 10
             last.size += more
             self._size += more
         else:
-            self._add(_Entry(heard, _size_of(heard)))
-        return self._drop() if self._size > MAX_BEHIND else ()
+            self._add(_Entry(incoming, _size_of(incoming)))
+        return self._drop() if self._size > MAX_WAITING_BYTES else ()
 
     def end(self) -> None:
         """Say that nothing more will come."""
         self._has_ended = True
-        self._came.set()
+        self._arrived.set()
 
-    async def take(self) -> Heard | TooFarBehind:
+    async def take(self) -> Incoming | MessagesDropped:
         """Return the next message.
 
         :raises anyio.EndOfStream: if no more will come.
@@ -116,31 +121,31 @@ class Mailbox:
         while not self._waiting:
             if self._has_ended:
                 raise anyio.EndOfStream
-            self._came = anyio.Event()
-            await self._came.wait()
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
         entry = self._waiting.popleft()
         self._size -= entry.size
-        return entry.taken()
+        return entry.joined()
 
     def _add(self, entry: _Entry) -> None:
         self._waiting.append(entry)
         self._size += entry.size
-        self._came.set()
+        self._arrived.set()
 
-    def _drop(self) -> Sequence[Asked]:
-        dropped = [entry.said for entry in self._waiting]
+    def _drop(self) -> Sequence[ServerRequest]:
+        dropped = [entry.incoming for entry in self._waiting]
         size = self._size
         self._waiting.clear()
         self._size = 0
         self._is_too_full = True
-        self._add(_Entry(TooFarBehind(size), _OVERHEAD))
+        self._add(_Entry(MessagesDropped(size), _OVERHEAD))
         for said in dropped:
             if isinstance(said, Notification) and said.method in _TURNS:
                 self._add(_Entry(said, _OVERHEAD))
-        return [said for said in dropped if isinstance(said, Asked)]
+        return [said for said in dropped if isinstance(said, ServerRequest)]
 
 
-def _size_of(heard: Heard) -> int:
-    if isinstance(heard, Unreadable):
-        return len(heard.text.text) + _OVERHEAD
-    return heard.size + _OVERHEAD
+def _size_of(incoming: Incoming) -> int:
+    if isinstance(incoming, Malformed):
+        return len(incoming.text.text) + _OVERHEAD
+    return incoming.size + _OVERHEAD

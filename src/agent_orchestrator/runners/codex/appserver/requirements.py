@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from attrs import evolve, frozen
 
-from agent_orchestrator.runners.codex.appserver.threads import Opened
+from agent_orchestrator.runners.codex.appserver.threads import LoadedThread
 
 METHOD: Final = "configRequirements/read"
 
@@ -28,7 +28,7 @@ class Requirements:
         allowed = ("allowedSandboxModes", "allowedApprovalPolicies")
         return cls(*(_words(found.get(name)) for name in allowed))
 
-    def applied(self, wanted: Opened) -> Opened:
+    def applied(self, wanted: LoadedThread) -> LoadedThread:
         """Return how a thread's turns are where they are to be so.
 
         Codex 0.169 puts ``read-only``, which is always allowed, in the place of a sandbox that is

@@ -13,27 +13,35 @@ from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox
 from agent_orchestrator.fields import runner_option
 from agent_orchestrator.operations import MAX_OPEN_S, MIN_OPEN_S
 from agent_orchestrator.ports import RUN_VARIABLES, Availability, Capabilities, Outcome, RunContext
-from agent_orchestrator.runners.codex.appserver.conversation import Conversation, NotLoaded
-from agent_orchestrator.runners.codex.appserver.opening import HAS_TOOLS, ThreadMissing, loaded
-from agent_orchestrator.runners.codex.appserver.pool import NotStarted, Pool
+from agent_orchestrator.runners.codex.appserver.dynamic_tools import DynamicTools
 from agent_orchestrator.runners.codex.appserver.server import Spec
-from agent_orchestrator.runners.codex.appserver.threads import Opened
-from agent_orchestrator.runners.codex.appserver.tools import Tools
+from agent_orchestrator.runners.codex.appserver.server_pool import NotStarted, ServerPool
+from agent_orchestrator.runners.codex.appserver.thread_loading import (
+    HAS_TOOLS,
+    ThreadMissing,
+    load_thread,
+)
+from agent_orchestrator.runners.codex.appserver.threads import LoadedThread
+from agent_orchestrator.runners.codex.appserver.turn_driver import ThreadNotLoaded, TurnDriver
 from agent_orchestrator.runners.codex.argv import app_server_arguments, is_thread_id
 from agent_orchestrator.runners.codex.capabilities import codex_capabilities
 from agent_orchestrator.runners.codex.locate import NotInstalled
 from agent_orchestrator.runners.codex.login import identity
 from agent_orchestrator.runners.codex.probe import Probe, environment, home_of, profile_warning
-from agent_orchestrator.runners.codex.tools import past_proxies
-from agent_orchestrator.runners.codex.trust import config_of, distrusted, environment_of
-from agent_orchestrator.runners.codex.versions import aged
-from agent_orchestrator.runners.keepers import Guarded
+from agent_orchestrator.runners.codex.tools import without_proxy_for
+from agent_orchestrator.runners.codex.trust import (
+    untrusted_config,
+    untrusted_directories,
+    untrusted_environment,
+)
+from agent_orchestrator.runners.codex.versions import with_version_note
+from agent_orchestrator.runners.supervisor import UsesForkServer
 
-_TRIES: Final = 2
+_MAX_TRIES: Final = 2
 """How often a prompt is given that codex did not come to take."""
 
 
-class _NotTaken(Exception):
+class _PromptNotTaken(Exception):
     """The process ended, or let go of the thread, before it had the prompt: it can be given again."""
 
     def __init__(self, failure: AgentFailed) -> None:
@@ -42,7 +50,7 @@ class _NotTaken(Exception):
 
 
 @frozen(kw_only=True, eq=False)
-class CodexAppServerRunner(Guarded):
+class CodexAppServerRunner(UsesForkServer):
     """Runs each message as a turn of the session's thread, in a process that stays warm.
 
     A scope, for one engine at a time: the processes end with it.
@@ -102,24 +110,24 @@ class CodexAppServerRunner(Guarded):
         default=30.0,
         minimum=0,
     )
-    _tools: Tools = field(factory=Tools, init=False, repr=False)
+    _tools: DynamicTools = field(factory=DynamicTools, init=False, repr=False)
     _probe: Probe = field(factory=Probe, init=False, repr=False)
-    _seen: dict[frozenset[tuple[str, str]], Availability] = field(
+    _last_availability: dict[frozenset[tuple[str, str]], Availability] = field(
         factory=dict, init=False, repr=False
     )
     """What was found last, by the environment it was found in."""
     _refusals: dict[str | None, str] = field(factory=dict, init=False, repr=False)
     """The versions whose app-server did not begin, with what it said."""
-    _pool: Pool = field(init=False, repr=False)
+    _servers: ServerPool = field(init=False, repr=False)
 
-    @_pool.default
-    def _new_pool(self) -> Pool:
-        return Pool(self.max_threads_per_process, self.idle_s, self.thread_idle_s)
+    @_servers.default
+    def _new_pool(self) -> ServerPool:
+        return ServerPool(self.max_threads_per_process, self.idle_s, self.thread_idle_s)
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         try:
-            await self._pool.__aenter__()
+            await self._servers.__aenter__()
         except BaseException:
             await super().__aexit__()
             raise
@@ -127,7 +135,7 @@ class CodexAppServerRunner(Guarded):
 
     async def __aexit__(self, *exc: object) -> None:
         try:
-            await self._pool.__aexit__(*exc)
+            await self._servers.__aexit__(*exc)
         finally:
             try:
                 await self._tools.close()
@@ -145,15 +153,15 @@ class CodexAppServerRunner(Guarded):
         """
         own = self._own_env(env)
         key = frozenset(own.items())
-        if key in self._seen and self._pool.serves(key):
-            return self._seen[key]
-        found = await anyio.to_thread.run_sync(self._look, own)
-        self._seen.clear()
+        if key in self._last_availability and self._servers.serves(key):
+            return self._last_availability[key]
+        found = await anyio.to_thread.run_sync(self._probe_now, own)
+        self._last_availability.clear()
         if found.available:
-            self._seen[key] = found
+            self._last_availability[key] = found
         return found
 
-    def _look(self, env: Mapping[str, str]) -> Availability:
+    def _probe_now(self, env: Mapping[str, str]) -> Availability:
         found = self._probe(
             self.command,
             env,
@@ -162,29 +170,29 @@ class CodexAppServerRunner(Guarded):
             extra_args=self.extra_args,
             is_exec=False,
         )
-        return self._judged(found)
+        return self._with_findings(found)
 
-    def _judged(self, found: Availability) -> Availability:
+    def _with_findings(self, found: Availability) -> Availability:
         """Return what was found of a codex, with what is to be said of its age."""
         if not found.available:
             return found
         if (refusal := self._refusals.get(found.version)) is not None:
             return evolve(found, available=False, reason=refusal)
-        return aged(found)
+        return with_version_note(found)
 
     def _own_env(self, env: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of a process that serves the runs of this one."""
-        own = environment(_shared(env), self.home)
+        own = environment(_shared_env(env), self.home)
         url = own.get("AGENTCTL_URL")
-        return past_proxies(own, url) if self.tools and url else own
+        return without_proxy_for(own, url) if self.tools and url else own
 
     async def run(self, context: RunContext) -> Outcome:
         """Run the turn.
 
         :raises AgentFailed: if codex cannot be started, fails, or ends before its turn does.
         """
-        wanted = await self._wanted(context)
-        env = environment_of(self._own_env(context.env), wanted.distrusted)
+        wanted = await self._requested_turn(context)
+        env = untrusted_environment(self._own_env(context.env), wanted.untrusted_directories)
         arguments = app_server_arguments(
             extra_args=self.extra_args, profile=self.profile, config=self.config
         )
@@ -194,11 +202,11 @@ class CodexAppServerRunner(Guarded):
             raise AgentFailed("provider_unavailable", str(problem)) from problem
         spec = Spec(self.command, arguments, frozenset(env.items()), login)
         thread_id = None if context.thread is None else context.thread.id
-        if not self._pool.has(spec, thread_id):
+        if not self._servers.has(spec, thread_id):
             await self._warn_of_profile(context, env)
         steered: list[str] = []
         try:
-            return await self._tried(context, spec, thread_id, wanted, steered)
+            return await self._run_once(context, spec, thread_id, wanted, steered)
         finally:
             if steered:
                 with anyio.CancelScope(shield=True):
@@ -206,15 +214,15 @@ class CodexAppServerRunner(Guarded):
                         note = f"the turn ended before the agent was given this: {message}"
                         await context.emit(EventType.RUN_ERROR, {"message": note})
 
-    async def _tried(
+    async def _run_once(
         self,
         context: RunContext,
         spec: Spec,
         thread_id: str | None,
-        wanted: Opened,
+        wanted: LoadedThread,
         steered: list[str],
     ) -> Outcome:
-        left = _TRIES
+        left = _MAX_TRIES
         while True:
             left -= 1
             try:
@@ -228,11 +236,11 @@ class CodexAppServerRunner(Guarded):
                 thread_id = None
                 left += 1
             except NotStarted as problem:
-                seen = self._seen.get(spec.env)
+                seen = self._last_availability.get(spec.env)
                 if problem.is_unknown and seen is not None:
                     self._refusals[seen.version] = problem.message
                 raise
-            except _NotTaken as problem:
+            except _PromptNotTaken as problem:
                 if left == 0:
                     raise problem.failure from None
 
@@ -247,13 +255,13 @@ class CodexAppServerRunner(Guarded):
         context: RunContext,
         spec: Spec,
         thread_id: str | None,
-        wanted: Opened,
+        wanted: LoadedThread,
         steered: list[str],
     ) -> Outcome:
         if thread_id is not None and not is_thread_id(thread_id):
             raise ThreadMissing(f"{thread_id!r} is not a thread id")
         before = context.thread if thread_id is not None else None
-        async with self._pool.lease(spec, thread_id) as lease:
+        async with self._servers.lease(spec, thread_id) as lease:
             server = lease.server
             invocation = Invocation(
                 self.command,
@@ -262,23 +270,23 @@ class CodexAppServerRunner(Guarded):
                 self.profile,
                 tuple(self.extra_args),
             )
-            conversation: Conversation | None = None
+            conversation: TurnDriver | None = None
             try:
-                thread_id, overrides = await loaded(
+                thread_id, overrides = await load_thread(
                     context,
                     lease,
                     thread_id,
                     wanted,
-                    config_of(wanted.distrusted, self.config, self.extra_args),
+                    untrusted_config(wanted.untrusted_directories, self.config, self.extra_args),
                     self._tools if self.tools else None,
                 )
                 has_tools = server.threads[thread_id].has_tools
-                with server.route(thread_id) as route:
-                    conversation = Conversation(
+                with server.open_mailbox(thread_id) as mailbox:
+                    conversation = TurnDriver(
                         context,
                         server,
                         thread_id,
-                        route,
+                        mailbox,
                         before,
                         overrides,
                         {HAS_TOOLS: True} if has_tools else {},
@@ -288,28 +296,30 @@ class CodexAppServerRunner(Guarded):
                         self.remember_approvals,
                         steered,
                     )
-                    return await conversation.hold()
-            except NotLoaded as problem:
-                raise _NotTaken(AgentFailed("thread_missing", str(problem))) from problem
+                    return await conversation.run()
+            except ThreadNotLoaded as problem:
+                raise _PromptNotTaken(AgentFailed("thread_missing", str(problem))) from problem
             except AgentFailed as failure:
                 if failure.code == "auth_failed":
                     server.retire()  # a login may be put right where no file shows it
                 is_taken = conversation is not None and conversation.is_taken
                 if server.failure is None or is_taken:
                     raise
-                raise _NotTaken(failure) from failure
+                raise _PromptNotTaken(failure) from failure
             finally:
-                if thread_id in server.threads and server.threads[thread_id].is_of_one_run:
+                if thread_id in server.threads and server.threads[thread_id].is_single_run:
                     with anyio.CancelScope(shield=True):
                         await server.unload(thread_id)
                 elif thread_id is not None:
                     server.unload_when_idle(thread_id)
 
-    async def _wanted(self, context: RunContext) -> Opened:
+    async def _requested_turn(self, context: RunContext) -> LoadedThread:
         """Return how the turns of a run are to be."""
-        return Opened(
+        return LoadedThread(
             context.session.cwd,
-            await anyio.to_thread.run_sync(distrusted, context.session.cwd, context.shared_cwd),
+            await anyio.to_thread.run_sync(
+                untrusted_directories, context.session.cwd, context.shared_cwd
+            ),
             context.model or self.model,
             context.run.approval_policy or self.approval_policy,
             context.run.sandbox or self.sandbox,
@@ -317,6 +327,6 @@ class CodexAppServerRunner(Guarded):
         )
 
 
-def _shared(env: Mapping[str, str]) -> Mapping[str, str]:
+def _shared_env(env: Mapping[str, str]) -> Mapping[str, str]:
     """Return what is the same for all runs of a provider."""
     return {name: value for name, value in env.items() if name not in RUN_VARIABLES}

@@ -15,20 +15,20 @@ from attrs import define, evolve, field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.fields import shown
-from agent_orchestrator.ports import MARK_VARIABLE
-from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox
-from agent_orchestrator.runners.codex.appserver.peer import (
-    Asked,
-    Heard,
+from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.runners.codex.appserver.jsonrpc import (
+    Incoming,
+    JsonRpcPeer,
+    Malformed,
     Notification,
-    Peer,
-    Refused,
-    Stuck,
-    Unreadable,
+    PeerTimeout,
+    RpcError,
+    ServerRequest,
 )
+from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox
 from agent_orchestrator.runners.codex.appserver.requirements import Requirements
-from agent_orchestrator.runners.codex.appserver.threads import Opened
-from agent_orchestrator.runners.codex.appserver.turns import PIECES, UNWANTED
+from agent_orchestrator.runners.codex.appserver.threads import LoadedThread
+from agent_orchestrator.runners.codex.appserver.turns import DELTA_METHODS, IGNORED_METHODS
 from agent_orchestrator.runners.codex.failures import startup_failure
 from agent_orchestrator.runners.codex.items import text
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
@@ -51,7 +51,7 @@ _CLOSE_S: Final = 10.0
 _MAX_LOGGED: Final = 2_000
 """Bytes of a message about no thread that is logged with its beginning."""
 
-_MAX_STRAYS: Final = 100
+_MAX_UNROUTED: Final = 100
 
 _THREAD: Final = re.compile(r'"threadId"\s*:\s*"([^"]+)"')
 
@@ -66,7 +66,7 @@ class Spec:
     login: str = ""
     """As whom it works: see :func:`~agent_orchestrator.runners.codex.login.identity`."""
 
-    def is_for(self, other: "Spec") -> bool:
+    def matches(self, other: "Spec") -> bool:
         """Tell whether it differs in the login at most."""
         return evolve(self, login=other.login) == other
 
@@ -79,7 +79,7 @@ class Lease:
     _is_opening: bool
     """Whether it will load one more thread."""
 
-    def loaded(self, thread_id: str, opened: Opened) -> None:
+    def loaded(self, thread_id: str, opened: LoadedThread) -> None:
         """Note that the process has the thread now, or is about to."""
         self.server.threads[thread_id] = opened
         self._settle()
@@ -104,37 +104,37 @@ class Server:
     :ivar requirements: what its threads may be told, once that was asked.
     :ivar failure: why it serves no more; None while it does.
     :ivar is_unknown: whether it is one that does not understand how it is spoken to.
-    :ivar gone: set when nothing of it is left.
+    :ivar ended: set when nothing of it is left.
     """
 
     spec: Spec
-    mark: str
+    tag: str
     _idle_s: float
     _thread_idle_s: float
     _on_end: Callable[["Server"], None]
     leases: int = field(default=0, init=False)
     opening: int = field(default=0, init=False)
-    threads: dict[str, Opened] = field(factory=dict, init=False)
+    threads: dict[str, LoadedThread] = field(factory=dict, init=False)
     requirements: Requirements | None = field(default=None, init=False)
     failure: AgentFailed | None = field(default=None, init=False)
     version: str | None = field(default=None, init=False)
     is_unknown: bool = field(default=False, init=False)
-    gone: anyio.Event = field(factory=anyio.Event, init=False)
+    ended: anyio.Event = field(factory=anyio.Event, init=False)
     _ready: anyio.Event = field(factory=anyio.Event, init=False)
-    _over: anyio.Event = field(factory=anyio.Event, init=False)
-    _hurried: anyio.Event = field(factory=anyio.Event, init=False)
+    _stopping: anyio.Event = field(factory=anyio.Event, init=False)
+    _force_stop: anyio.Event = field(factory=anyio.Event, init=False)
     _leased: anyio.Event = field(factory=anyio.Event, init=False)
     _free: anyio.Event = field(factory=anyio.Event, init=False)
-    _routes: dict[str, Mailbox] = field(factory=dict, init=False)
-    _turns: dict[str, Mailbox] = field(factory=dict, init=False)
-    _strays: dict[str, deque[Notification]] = field(factory=dict, init=False)
+    _mailboxes: dict[str, Mailbox] = field(factory=dict, init=False)
+    _turn_mailboxes: dict[str, Mailbox] = field(factory=dict, init=False)
+    _unrouted: dict[str, deque[Notification]] = field(factory=dict, init=False)
     _closing: dict[str, anyio.Event] = field(factory=dict, init=False)
     _idle: dict[str, anyio.CancelScope] = field(factory=dict, init=False)
     """The wait of each loaded thread without a run, after which codex lets go of it."""
     _tasks: TaskGroup | None = field(default=None, init=False)
     _is_retired: bool = field(default=False, init=False)
     _process: AgentProcess | None = field(default=None, init=False)
-    _peer: Peer | None = field(default=None, init=False)
+    _rpc: JsonRpcPeer | None = field(default=None, init=False)
 
     # --- for those who use it
 
@@ -159,7 +159,7 @@ class Server:
             raise AgentFailed(self.failure.code, self.failure.message)
 
     @property
-    def load(self) -> int:
+    def thread_count(self) -> int:
         """How many threads it has, and is about to have."""
         return len(self.threads) + self.opening
 
@@ -189,7 +189,7 @@ class Server:
         """Count one less."""
         self.leases -= 1
         if self.leases == 0 and self._is_retired:
-            self.fall(AgentFailed("provider_error", "the codex app-server had another login"))
+            self.fail(AgentFailed("provider_error", "the codex app-server had another login"))
         if self.leases == 0:
             self._free.set()
             self._free = anyio.Event()
@@ -198,7 +198,7 @@ class Server:
         """End it as soon as no run uses it, because it may work with a login that has changed."""
         self._is_retired = True
         if self.leases == 0:
-            self.fall(AgentFailed("provider_error", "the codex app-server had another login"))
+            self.fail(AgentFailed("provider_error", "the codex app-server had another login"))
 
     @property
     def is_retired(self) -> bool:
@@ -212,60 +212,60 @@ class Server:
         :raises AgentFailed: if it ends, or has.
         """
         self.check()
-        assert self._peer is not None
+        assert self._rpc is not None
         try:
-            with self._ended_if_stuck():
-                return await self._peer.request(method, params, timeout_s=timeout_s)
+            with self._end_on_timeout():
+                return await self._rpc.request(method, params, timeout_s=timeout_s)
         except AgentFailed:
             pass
         self.check()
         raise AssertionError("it has failed")
 
-    def respond(self, asked: Asked, result: Mapping[str, Any]) -> None:
+    def respond(self, request: ServerRequest, result: Mapping[str, Any]) -> None:
         """Answer what codex asked, if it is still there. One that does not read it is ended."""
-        assert self._peer is not None
-        with self._ended_if_stuck():
-            self._peer.respond(asked, result)
+        assert self._rpc is not None
+        with self._end_on_timeout():
+            self._rpc.respond(request, result)
 
-    def refuse(self, asked: Asked, message: str) -> None:
+    def refuse(self, request: ServerRequest, message: str) -> None:
         """Answer what codex asked with an error, likewise."""
-        assert self._peer is not None
-        with self._ended_if_stuck():
-            self._peer.refuse(asked, message)
+        assert self._rpc is not None
+        with self._end_on_timeout():
+            self._rpc.refuse(request, message)
 
     @contextmanager
-    def _ended_if_stuck(self) -> Iterator[None]:
+    def _end_on_timeout(self) -> Iterator[None]:
         """End it where it does not read, or does not answer."""
         try:
             yield
-        except Stuck as stuck:
-            self.fall(AgentFailed("provider_error", str(stuck)))
+        except PeerTimeout as stuck:
+            self.fail(AgentFailed("provider_error", str(stuck)))
 
     @contextmanager
-    def route(self, thread_id: str) -> Iterator[Mailbox]:
+    def open_mailbox(self, thread_id: str) -> Iterator[Mailbox]:
         """Hear what is said of a thread, and of the sub-agents of its turns."""
-        route = Mailbox()
-        for stray in self._strays.pop(thread_id, ()):
-            route.put(stray)
-        self._routes[thread_id] = route
+        mailbox = Mailbox()
+        for stray in self._unrouted.pop(thread_id, ()):
+            mailbox.put(stray)
+        self._mailboxes[thread_id] = mailbox
         if self.failure is not None:
-            route.end()
+            mailbox.end()
         try:
-            yield route
+            yield mailbox
         finally:
-            for routes in (self._routes, self._turns):
-                for key in [key for key, value in routes.items() if value is route]:
+            for routes in (self._mailboxes, self._turn_mailboxes):
+                for key in [key for key, value in routes.items() if value is mailbox]:
                     del routes[key]
-            route.end()
+            mailbox.end()
 
-    def own_turn(self, turn_id: str, route: Mailbox) -> None:
+    def route_turn(self, turn_id: str, mailbox: Mailbox) -> None:
         """Take the threads that sub-agents of this turn have for its own."""
-        self._turns[turn_id] = route
+        self._turn_mailboxes[turn_id] = mailbox
 
-    def doubt(self, thread_id: str) -> None:
+    def invalidate(self, thread_id: str) -> None:
         """Take nothing for certain that codex was told of how the thread's turns are to be."""
         if (opened := self.threads.get(thread_id)) is not None:
-            self.threads[thread_id] = evolve(opened, is_certain=False)
+            self.threads[thread_id] = evolve(opened, is_confirmed=False)
 
     async def unload(self, thread_id: str) -> None:
         """Have codex let go of a thread, so that it takes a new configuration for it.
@@ -277,12 +277,12 @@ class Server:
             with anyio.move_on_after(_CLOSE_S):
                 await self.request("thread/unsubscribe", {"threadId": thread_id}, _CLOSE_S)
                 await closed.wait()
-        except (Refused, AgentFailed) as problem:
+        except (RpcError, AgentFailed) as problem:
             _log.info("codex did not let go of a thread: %s", problem)
         finally:
             self._closing.pop(thread_id, None)
             closed.set()
-            self.doubt(thread_id)  # where it keeps it, nobody listens to it
+            self.invalidate(thread_id)  # where it keeps it, nobody listens to it
         if self.failure is None and thread_id in self.threads:
             # What it was loaded with is of no use any more, and no other process may have it.
             _log.warning("codex keeps thread %s loaded with what its last run had", thread_id)
@@ -303,7 +303,7 @@ class Server:
             del self._idle[thread_id]
             await self.unload(thread_id)
 
-    async def keep(self, thread_id: str) -> None:
+    async def keep_loaded(self, thread_id: str) -> None:
         """Use a thread again; wait where codex is letting go of it already."""
         if (scope := self._idle.pop(thread_id, None)) is not None:
             scope.cancel()
@@ -312,51 +312,51 @@ class Server:
 
     def kill(self) -> None:
         """End it, without asking it first: there is no time left."""
-        self._hurried.set()
-        self.fall(AgentFailed("provider_error", "the codex app-server was stopped"))
+        self._force_stop.set()
+        self.fail(AgentFailed("provider_error", "the codex app-server was stopped"))
 
-    def fall(self, failure: AgentFailed) -> None:
+    def fail(self, failure: AgentFailed) -> None:
         """End it; what waits for it fails."""
         if self.failure is None:
             self.failure = failure
             self._on_end(self)
-            if self._peer is not None:
-                self._peer.end(failure)
-            for route in [*self._routes.values()]:
-                route.end()
+            if self._rpc is not None:
+                self._rpc.end(failure)
+            for mailbox in [*self._mailboxes.values()]:
+                mailbox.end()
             for closed in self._closing.values():
                 closed.set()
             self._ready.set()
-            self._over.set()
+            self._stopping.set()
 
     # --- its life
 
     async def run(self) -> None:
         """Serve until it is idle too long, dies, or is ended; then nothing of it is left."""
-        env = {**dict(self.spec.env), MARK_VARIABLE: self.mark}
+        env = {**dict(self.spec.env), TAG_VARIABLE: self.tag}
         failure = AgentFailed("provider_error", "the codex app-server was stopped")
         try:
             program = await run_sync(self._located)
             argv = (program, *self.spec.arguments)
             async with agent_process(
-                argv, cwd="/", env=env, stdin=None, stop=STOP, hurry=self._hurried.wait
+                argv, cwd="/", env=env, stdin=None, stop=STOP, force_stop=self._force_stop.wait
             ) as process:
                 self._process = process
-                self._peer = Peer(process, self._hear)
+                self._rpc = JsonRpcPeer(process, self._receive)
                 async with anyio.create_task_group() as tasks:
                     self._tasks = tasks
                     tasks.start_soon(self._read, process)
                     tasks.start_soon(self._write)
                     tasks.start_soon(self._start)
                     tasks.start_soon(self._watch_idle)
-                    await self._over.wait()
+                    await self._stopping.wait()
                     tasks.cancel_scope.cancel()
         except AgentFailed as problem:
             failure = problem
         finally:
             self._tasks = None
-            self.fall(failure)
-            self.gone.set()
+            self.fail(failure)
+            self.ended.set()
 
     def _located(self) -> str:
         try:
@@ -365,18 +365,18 @@ class Server:
             raise AgentFailed("provider_unavailable", str(problem)) from problem
 
     async def _read(self, process: AgentProcess) -> None:
-        assert self._peer is not None
-        await self._peer.read()
+        assert self._rpc is not None
+        await self._rpc.read()
         exit_code = None
         with anyio.move_on_after(_EXIT_S):
             exit_code = await process.wait()
-        self.fall(AgentFailed(*startup_failure(exit_code, process.stderr_tail)))
+        self.fail(AgentFailed(*startup_failure(exit_code, process.stderr_tail)))
 
     async def _write(self) -> None:
-        assert self._peer is not None
+        assert self._rpc is not None
         try:
-            with self._ended_if_stuck():
-                await self._peer.write()
+            with self._end_on_timeout():
+                await self._rpc.write()
         except OSError:
             pass  # it has closed its stdin, and will have ended
 
@@ -388,97 +388,105 @@ class Server:
                 "initialize",
                 {
                     "clientInfo": info,
-                    "capabilities": {**capabilities, "optOutNotificationMethods": [*UNWANTED]},
+                    "capabilities": {
+                        **capabilities,
+                        "optOutNotificationMethods": [*IGNORED_METHODS],
+                    },
                 },
                 START_S,
             )
-        except Refused as refused:
+        except RpcError as refused:
             self.is_unknown = True
             problem = f"codex's app-server refused to begin: {refused.message}"
-            self.fall(AgentFailed("provider_unavailable", problem))
+            self.fail(AgentFailed("provider_unavailable", problem))
             return
         except AgentFailed:
             return
         said = answer.get("userAgent") if isinstance(answer, dict) else None
         self.version = text(said).partition("/")[2].partition(" ")[0] or None
-        assert self._peer is not None
-        self._peer.notify("initialized")
+        assert self._rpc is not None
+        self._rpc.notify("initialized")
         self._ready.set()
 
     async def _watch_idle(self) -> None:
         while True:
             while self.leases:
                 await self._free.wait()
-            with anyio.move_on_after(self._idle_s) as patience:
+            with anyio.move_on_after(self._idle_s) as time_limit:
                 await self._leased.wait()
-            if patience.cancelled_caught and not self.leases:
+            if time_limit.cancelled_caught and not self.leases:
                 _log.info("a codex app-server was idle for %g s and is stopped", self._idle_s)
-                self.fall(AgentFailed("provider_error", "the codex app-server was idle"))
+                self.fail(AgentFailed("provider_error", "the codex app-server was idle"))
                 return
 
     # --- what it says
 
-    async def _hear(self, heard: Heard) -> None:
-        if isinstance(heard, Unreadable):
-            self._unreadable(heard)
+    async def _receive(self, incoming: Incoming) -> None:
+        if isinstance(incoming, Malformed):
+            self._report_malformed(incoming)
             return
-        self._adopt(heard)
-        thread_id = text(heard.params.get("threadId"))
-        route = self._routes.get(thread_id)
-        if route is not None:
-            self._deliver(heard, route)
-        elif isinstance(heard, Asked):
-            _log.warning("codex asks %s of a thread nobody is at work on", heard.method)
-            self.refuse(heard, f"no run answers {heard.method} for thread {thread_id!r}")
-        elif heard.method == "thread/closed":
+        self._route_subagent(incoming)
+        thread_id = text(incoming.params.get("threadId"))
+        mailbox = self._mailboxes.get(thread_id)
+        if mailbox is not None:
+            self._deliver(incoming, mailbox)
+        elif isinstance(incoming, ServerRequest):
+            _log.warning("codex asks %s of a thread nobody is at work on", incoming.method)
+            self.refuse(incoming, f"no run answers {incoming.method} for thread {thread_id!r}")
+        elif incoming.method == "thread/closed":
             self.threads.pop(thread_id, None)
             if thread_id in self._closing:
                 self._closing[thread_id].set()
         elif thread_id:
-            self._keep(thread_id, heard)
-        elif heard.method not in PIECES:
+            self._hold_unrouted(thread_id, incoming)
+        elif incoming.method not in DELTA_METHODS:
             told = (
-                shown(repr(heard.params)) if heard.size < _MAX_LOGGED else f"{heard.size:,} bytes"
+                shown(repr(incoming.params))
+                if incoming.size < _MAX_LOGGED
+                else f"{incoming.size:,} bytes"
             )
-            _log.info("codex app-server %d says %s: %s", self.pid, shown(heard.method), told)
+            _log.info("codex app-server %d says %s: %s", self.pid, shown(incoming.method), told)
 
-    def _deliver(self, heard: Heard, route: Mailbox) -> None:
-        for asked in route.put(heard):
-            self.refuse(asked, "the run is too far behind to answer")
+    def _deliver(self, incoming: Incoming, mailbox: Mailbox) -> None:
+        for request in mailbox.put(incoming):
+            self.refuse(request, "the run is too far behind to answer")
 
-    def _adopt(self, heard: Asked | Notification) -> None:
+    def _route_subagent(self, incoming: ServerRequest | Notification) -> None:
         """Route a sub-agent's thread like the one of the turn it works for."""
-        if heard.method == "turn/started":
-            turn = heard.params.get("turn")
+        if incoming.method == "turn/started":
+            turn = incoming.params.get("turn")
             root = turn.get("rootTurnId") if isinstance(turn, dict) else None
-            child, route = heard.params.get("threadId"), self._turns.get(text(root))
-        elif heard.method == "thread/started":
-            thread = heard.params.get("thread")
+            child, mailbox = incoming.params.get("threadId"), self._turn_mailboxes.get(text(root))
+        elif incoming.method == "thread/started":
+            thread = incoming.params.get("thread")
             thread = thread if isinstance(thread, dict) else {}
-            child, route = thread.get("id"), self._routes.get(text(thread.get("parentThreadId")))
+            child, mailbox = (
+                thread.get("id"),
+                self._mailboxes.get(text(thread.get("parentThreadId"))),
+            )
         else:
             return
-        if isinstance(child, str) and route is not None:
-            self._routes.setdefault(child, route)
+        if isinstance(child, str) and mailbox is not None:
+            self._mailboxes.setdefault(child, mailbox)
 
-    def _keep(self, thread_id: str, said: Notification) -> None:
+    def _hold_unrouted(self, thread_id: str, said: Notification) -> None:
         """Keep what is said of a thread between its turns, for the next of them."""
-        if said.method in PIECES:
+        if said.method in DELTA_METHODS:
             return
-        if thread_id not in self._strays and len(self._strays) >= _MAX_STRAYS:
-            del self._strays[next(iter(self._strays))]
-        self._strays.setdefault(thread_id, deque(maxlen=_MAX_STRAYS)).append(said)
+        if thread_id not in self._unrouted and len(self._unrouted) >= _MAX_UNROUTED:
+            del self._unrouted[next(iter(self._unrouted))]
+        self._unrouted.setdefault(thread_id, deque(maxlen=_MAX_UNROUTED)).append(said)
 
-    def _unreadable(self, heard: Unreadable) -> None:
+    def _report_malformed(self, incoming: Malformed) -> None:
         """Tell the runs a line may be about that it cannot be read."""
-        said = heard.text
+        said = incoming.text
         if said.truncation is None:
             _log.warning("codex app-server %d says what is no message", self.pid)
         else:
             _log.error("codex app-server says a line of %d bytes", said.truncation.size)
             found = _THREAD.search(said.text)
-            if found is not None and (route := self._routes.get(found[1])) is not None:
-                self._deliver(heard, route)
+            if found is not None and (mailbox := self._mailboxes.get(found[1])) is not None:
+                self._deliver(incoming, mailbox)
                 return
-        for route in {id(route): route for route in self._routes.values()}.values():
-            self._deliver(heard, route)
+        for mailbox in {id(mailbox): mailbox for mailbox in self._mailboxes.values()}.values():
+            self._deliver(incoming, mailbox)

@@ -3,7 +3,7 @@
 ===================================== ======================================================
 notification                          becomes
 ===================================== ======================================================
-item/started, item/completed          what :class:`~..reading.ItemReader` makes of the item
+item/started, item/completed          what :class:`~..item_events.ItemReader` makes of the item
 item/agentMessage/delta               ``agent.message.delta``
 item/commandExecution/outputDelta     ``tool.output``
 turn/plan/updated                     ``plan.updated``
@@ -12,7 +12,7 @@ thread/tokenUsage/updated             the token counts of the whole thread
 turn/completed                        the end
 ===================================== ======================================================
 
-What a later item says whole is not told twice (:data:`REPEATED`). Anything else is a
+What a later item says whole is not told twice (:data:`REPEATED_METHODS`). Anything else is a
 ``backend.event`` under the notification's own name; so are all that the threads of sub-agents say,
 but for their pieces. So nothing codex says of its work is lost.
 
@@ -27,19 +27,19 @@ from typing import Any, Final
 from attrs import define, field, frozen
 
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.runners.codex.appserver.items import exec_item, snake
-from agent_orchestrator.runners.codex.appserver.peer import Notification
+from agent_orchestrator.runners.codex.appserver.exec_items import exec_item, snake
+from agent_orchestrator.runners.codex.appserver.jsonrpc import Notification
+from agent_orchestrator.runners.codex.item_events import AgentEvent, ItemReader, agent_event
 from agent_orchestrator.runners.codex.items import (
     JsonObject,
     UnexpectedShape,
-    a_list,
-    an_object,
+    require_list,
+    require_object,
     text,
 )
-from agent_orchestrator.runners.codex.reading import AgentEvent, ItemReader, event
 from agent_orchestrator.runners.codex.usage import counts
 
-UNWANTED: Final = (
+IGNORED_METHODS: Final = (
     "account/rateLimits/updated",
     "item/plan/delta",
     "item/reasoning/summaryPartAdded",
@@ -52,9 +52,9 @@ UNWANTED: Final = (
 )
 """What codex is asked not to say: pieces of what comes whole, and what is not about a turn."""
 
-REPEATED: Final = frozenset(
+REPEATED_METHODS: Final = frozenset(
     {
-        *UNWANTED,
+        *IGNORED_METHODS,
         "item/fileChange/outputDelta",
         "item/fileChange/patchUpdated",
         "serverRequest/resolved",
@@ -63,8 +63,13 @@ REPEATED: Final = frozenset(
     }
 )
 
-PIECES: Final = frozenset(
-    {*REPEATED, "item/agentMessage/delta", "item/commandExecution/outputDelta", "item/started"}
+DELTA_METHODS: Final = frozenset(
+    {
+        *REPEATED_METHODS,
+        "item/agentMessage/delta",
+        "item/commandExecution/outputDelta",
+        "item/started",
+    }
 )
 """What is not kept of a sub-agent's thread."""
 
@@ -125,12 +130,12 @@ class TurnReader:
             payload = {"text": "nested too deep to be read"}
             return [AgentEvent(EventType.BACKEND_EVENT, {"kind": said.method, "payload": payload})]
         if events is None:
-            events = [event(EventType.BACKEND_EVENT, kind=said.method, payload=said.params)]
+            events = [agent_event(EventType.BACKEND_EVENT, kind=said.method, payload=said.params)]
         return events
 
     def finish(self) -> list[AgentEvent]:
         """Return the events that close what codex left open."""
-        return [*self._broken_off(), *self.items.finish()]
+        return [*self._unfinished_events(), *self.items.finish()]
 
     @property
     def threads(self) -> tuple[str, ...]:
@@ -150,22 +155,24 @@ class TurnReader:
     def _read(self, method: str, params: JsonObject) -> list[AgentEvent] | None:
         if (thread_id := text(params.get("threadId", self.thread_id))) != self.thread_id:
             self._note_child(thread_id, method, params)
-            return [] if method in PIECES else None
+            return [] if method in DELTA_METHODS else None
         match method:
             case "item/started" | "item/completed":
                 return self._item(method.removeprefix("item/"), params)
             case "item/agentMessage/delta":
-                return self._message_piece(params)
+                return self._message_delta(params)
             case "item/commandExecution/outputDelta":
                 piece = text(params.get("delta"))
-                return [event(EventType.TOOL_OUTPUT, tool_id=text(params["itemId"]), text=piece)]
+                return [
+                    agent_event(EventType.TOOL_OUTPUT, tool_id=text(params["itemId"]), text=piece)
+                ]
             case "turn/started":
-                turn = an_object(params.get("turn"))
+                turn = require_object(params.get("turn"))
                 self.turn_id = text(turn.get("id"))
                 self._has_begun = True
                 return []
             case "turn/completed":
-                return self._completed(an_object(params.get("turn")))
+                return self._completed(require_object(params.get("turn")))
             case "turn/plan/updated":
                 return self._plan(params)
             case "thread/tokenUsage/updated":
@@ -174,8 +181,8 @@ class TurnReader:
                 return self._error(params)
             case "warning" | "configWarning" | "deprecationNotice":
                 message = text(params.get("message") or params.get("summary"))
-                return [event(EventType.RUN_ERROR, message=message)]
-        return [] if method in REPEATED or self._is_goal_unchanged(method) else None
+                return [agent_event(EventType.RUN_ERROR, message=message)]
+        return [] if method in REPEATED_METHODS or self._is_goal_unchanged(method) else None
 
     def _is_goal_unchanged(self, method: str) -> bool:
         """Tell whether it says that a thread which was just resumed has no goal, as codex 0.169 does."""
@@ -185,7 +192,7 @@ class TurnReader:
         has_room = len(self.children) < _MAX_CHILDREN
         match method:
             case "turn/started" if thread_id in self.children or has_room:
-                self.children[thread_id] = text(an_object(params.get("turn")).get("id"))
+                self.children[thread_id] = text(require_object(params.get("turn")).get("id"))
             case "turn/completed" if thread_id in self.children or has_room:
                 self.children[thread_id] = None
             case _ if has_room:
@@ -194,10 +201,10 @@ class TurnReader:
     # --- items
 
     def _item(self, phase: str, params: JsonObject) -> list[AgentEvent] | None:
-        item = an_object(params.get("item"))
+        item = require_object(params.get("item"))
         self.is_recorded |= item.get("type") != "userMessage" or phase == "completed"
         if item.get("type") == "userMessage":
-            return self._broken_off()
+            return self._unfinished_events()
         found = exec_item(item)
         if found is None:
             return None
@@ -216,40 +223,40 @@ class TurnReader:
 
     def _collaborate(self, phase: str, call: JsonObject) -> None:
         is_work = call.get("tool") in ("spawn_agent", "send_input") and phase == "completed"
-        for one in a_list(call.get("receiver_thread_ids") or []):
+        for one in require_list(call.get("receiver_thread_ids") or []):
             child = text(one)
             if len(self.children) >= _MAX_CHILDREN:
                 break
             is_new = is_work and child not in self.children
             self.children.setdefault(child, "" if is_new else None)
 
-    def _message_piece(self, params: JsonObject) -> list[AgentEvent]:
+    def _message_delta(self, params: JsonObject) -> list[AgentEvent]:
         item_id, piece = text(params.get("itemId")), text(params.get("delta"))
         events: list[AgentEvent] = []
         if item_id not in self._streams:
             if len(self._streams) >= _MAX_STREAMS:
-                events.append(self._broken(next(iter(self._streams))))
+                events.append(self._unfinished_event(next(iter(self._streams))))
             self._streams[item_id] = StringIO()
         stream = self._streams[item_id]
         stream.write(piece[: max(_MAX_STREAM - stream.tell(), 0)])
-        events.append(event(EventType.AGENT_MESSAGE_DELTA, text=piece, item_id=item_id))
+        events.append(agent_event(EventType.AGENT_MESSAGE_DELTA, text=piece, item_id=item_id))
         return events
 
-    def _broken_off(self) -> list[AgentEvent]:
-        return [self._broken(item_id) for item_id in (*self._streams,)]
+    def _unfinished_events(self) -> list[AgentEvent]:
+        return [self._unfinished_event(item_id) for item_id in (*self._streams,)]
 
-    def _broken(self, item_id: str) -> AgentEvent:
+    def _unfinished_event(self, item_id: str) -> AgentEvent:
         said = self._streams.pop(item_id).getvalue()
         more = {"incomplete": True}
-        return event(EventType.AGENT_MESSAGE, text=said, item_id=item_id, extra=more)
+        return agent_event(EventType.AGENT_MESSAGE, text=said, item_id=item_id, extra=more)
 
     def _plan(self, params: JsonObject) -> list[AgentEvent]:
         steps = [
             {
-                "text": text(an_object(step).get("step")),
-                "status": snake(text(an_object(step).get("status"))),
+                "text": text(require_object(step).get("step")),
+                "status": snake(text(require_object(step).get("status"))),
             }
-            for step in a_list(params.get("plan"))
+            for step in require_list(params.get("plan"))
         ]
         why = params.get("explanation")
         return self.items.plan(steps, {"extra": {"explanation": why}} if why else {})
@@ -262,12 +269,12 @@ class TurnReader:
         return []
 
     def _usage(self, params: JsonObject) -> list[AgentEvent]:
-        total = an_object(an_object(params.get("tokenUsage")).get("total"))
+        total = require_object(require_object(params.get("tokenUsage")).get("total"))
         self.totals = counts({snake(name): count for name, count in total.items()})
         return []
 
     def _error(self, params: JsonObject) -> list[AgentEvent]:
-        error = an_object(params.get("error"))
+        error = require_object(params.get("error"))
         known: dict[str, Any] = {"message": text(error.get("message"))}
         more = {
             snake(name): value
@@ -276,4 +283,4 @@ class TurnReader:
         }
         if params.get("willRetry"):
             more["will_retry"] = True
-        return [event(EventType.RUN_ERROR, **known, **({"extra": more} if more else {}))]
+        return [agent_event(EventType.RUN_ERROR, **known, **({"extra": more} if more else {}))]

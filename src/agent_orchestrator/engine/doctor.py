@@ -1,0 +1,114 @@
+"""What an administrator should know: of providers, the store, named tokens, and the host's own look."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+import anyio.to_thread
+
+from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.tokens import AccessToken
+from agent_orchestrator.engine.access import require_admin
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.diagnosis import provider_statuses
+from agent_orchestrator.operations import (
+    Doctor,
+    DoctorReport,
+    Finding,
+    Problem,
+    ProviderStatus,
+)
+from agent_orchestrator.ports import View
+
+OLD_TOKEN_AGE: Final = timedelta(days=90)
+"""The age from which a token that never ends is told of."""
+
+_PAGE_SIZE: Final = 500
+
+
+async def run_doctor(core: Core, caller: Principal, command: Doctor) -> DoctorReport:
+    """Look at everything an administrator may have to mend."""
+    tokens = await core.store.read(lambda view: _tokens(view, caller))
+    found = provider_findings(await provider_statuses(core.config))
+    found += _store(core, await core.store.problems())
+    found += token_findings(tokens, core.now())
+    if core.config.host_findings is not None:
+        found += await anyio.to_thread.run_sync(core.config.host_findings)
+    return doctor_report(found)
+
+
+def doctor_report(findings: Iterable[Finding]) -> DoctorReport:
+    """Return the answer that consists of these findings."""
+    found = tuple(findings)
+    return DoctorReport(all(one.level != "error" for one in found), found)
+
+
+def provider_findings(providers: Sequence[ProviderStatus]) -> list[Finding]:
+    """Return whether each provider would work; it must where messages go there by default."""
+    return [_provider(provider) for provider in providers]
+
+
+def _provider(provider: ProviderStatus) -> Finding:
+    about = f"provider {provider.name}"
+    version = f" {provider.version}" if provider.version else ""
+    if provider.available:
+        message = f"ready: {provider.runner}{version}"
+        if provider.reason:
+            return Finding("warning", about, f"{message}, but {provider.reason}")
+        return Finding("ok", about, message)
+    return Finding(
+        "error" if provider.default else "warning",
+        about,
+        provider.reason or "not available",
+        "nothing can be sent to it before; it is the default"
+        if provider.default
+        else "put it right, or take it out of the configuration",
+    )
+
+
+def _store(core: Core, problems: Sequence[Problem]) -> list[Finding]:
+    store = core.store
+    where = f" {store.location}" if store.location else ""
+    found = [
+        Finding("error", "database", f"{one.code}: {one.message}", "see docs/reliability.md")
+        for one in problems
+    ]
+    return found or [
+        Finding("ok", "database", f"{store.backend}{where}, schema {store.schema_version}, open")
+    ]
+
+
+def _tokens(view: View, caller: Principal) -> list[AccessToken]:
+    require_admin(view, caller)
+    found: list[AccessToken] = []
+    while page := view.tokens(after=found[-1].id if found else None, limit=_PAGE_SIZE):
+        found += page
+    return found
+
+
+def token_findings(tokens: Sequence[AccessToken], now: datetime) -> list[Finding]:
+    """Return what is to be said of named tokens that are good."""
+    good = [
+        one
+        for one in tokens
+        if one.revoked_at is None and (one.expires_at is None or one.expires_at > now)
+    ]
+    found = list(_old_token_findings(good, now))
+    if good and not found:
+        number = "1 named token is" if len(good) == 1 else f"{len(good)} named tokens are"
+        found.append(Finding("ok", "tokens", f"{number} good", security=True))
+    return found
+
+
+def _old_token_findings(tokens: Sequence[AccessToken], now: datetime) -> Iterator[Finding]:
+    for one in tokens:
+        age = now - one.created_at
+        if one.expires_at is None and ("admin" in one.scopes or age >= OLD_TOKEN_AGE):
+            kind = "an administrator's, and " if "admin" in one.scopes else ""
+            yield Finding(
+                "warning" if age >= OLD_TOKEN_AGE else "note",
+                f"token {one.id}",
+                f"{one.name!r} is {kind}good for ever; it is {max(0, age.days)} days old",
+                f"agentctl token revoke {one.id}, and make one with --expires-in-s",
+                security=True,
+            )

@@ -1,0 +1,185 @@
+"""Backup, and the check that the store is sound and its log says what its rows say."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import Factory, define
+
+from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.errors import Conflict, Unavailable
+from agent_orchestrator.domain.events import STATE_AFTER, EventType
+from agent_orchestrator.domain.lifecycle import is_terminal
+from agent_orchestrator.domain.model import Event, Request, Run, Session
+from agent_orchestrator.engine import audit
+from agent_orchestrator.engine.access import require_admin
+from agent_orchestrator.engine.core import Core
+from agent_orchestrator.engine.paging import PAGE_SIZE
+from agent_orchestrator.operations import BackUp, BackupReply, CheckReply, CheckStore
+from agent_orchestrator.ports import Maintaining, View
+
+MAX_FINDINGS: Final = 100
+"""Findings told at most."""
+
+EVENTS_PAGE: Final = 300
+ROWS_PAGE: Final = 50
+"""Rows of a kind compared in one look: few, so that no look holds the store's log up."""
+
+
+async def back_up(core: Core, caller: Principal, command: BackUp) -> BackupReply:
+    """Copy the store into a file on the engine's machine.
+
+    :raises Conflict: if the store cannot be copied, or there is a file and it is not to be replaced.
+    """
+    await core.store.read(lambda view: require_admin(view, caller))
+    if not isinstance(core.store, Maintaining):
+        raise Conflict(f"a store of the kind {core.store.backend} cannot be copied into a file")
+    size = await core.store.back_up(Path(command.path), replace=command.force)
+    return BackupReply(command.path, size)
+
+
+async def check_store(core: Core, caller: Principal, command: CheckStore) -> CheckReply:
+    """Return what is wrong with the store: its file, its log, and its log beside its rows."""
+    await core.store.read(lambda view: require_admin(view, caller))
+    found: list[str] = []
+    if isinstance(core.store, Maintaining):
+        with _read_failure(found, "store"):
+            found += [f"store: {finding}" for finding in await core.store.check()]
+    sessions = runs = events = 0
+    with _read_failure(found, "sessions"):
+        after: str | None = None
+        while page := await core.store.read(
+            lambda view, after=after: view.sessions(after=after, limit=ROWS_PAGE)  # type: ignore[misc]
+        ):
+            for session in page:
+                replay = _Replay(session.id)
+                with _read_failure(replay.found, f"session {session.id}"):
+                    while not await core.store.read(replay.advance):
+                        pass
+                sessions, runs = sessions + 1, runs + replay.compared
+                events += replay.last_seq
+                found += replay.found
+            after = page[-1].id
+    with _read_failure(found, "audit"):
+        found += await audit.check(core)
+    return CheckReply(not found, tuple(found[:MAX_FINDINGS]), sessions, runs, events)
+
+
+@contextmanager
+def _read_failure(found: list[str], what: str) -> Iterator[None]:
+    """Make a finding of what cannot be read: who checks asks for just that, and for all the rest."""
+    try:
+        yield
+    except Unavailable as error:
+        if "problem" not in error.details:
+            raise
+        found.append(f"{what}: {error.message}")
+
+
+@define
+class _LoggedRun:
+    """A run as the log tells of it."""
+
+    status: str | None = None
+    attempt: int | None = None
+    end_count: int = 0
+    events_after_end: int = 0
+
+
+@define
+class _Replay:
+    """One session's log, read from its beginning, and then compared with its rows.
+
+    The session may go on meanwhile: rows are compared only in a look that finds the log read to its
+    end.
+    """
+
+    session_id: str
+    found: list[str] = Factory(list)
+    last_seq: int = 0
+    compared: int = 0
+    _status: str = "open"
+    _runs: dict[str, _LoggedRun] = Factory(dict)
+    _requests: dict[str, str] = Factory(dict)
+    _next_run: str | None = ""
+    _next_request: str | None = ""
+
+    def advance(self, view: View) -> bool:
+        """Go on; return whether all is read and compared."""
+        last = self.last_seq
+        events = view.events(self.session_id, after=last, limit=EVENTS_PAGE, size=PAGE_SIZE)
+        for event in events:
+            self._apply(event)
+        session = view.session(self.session_id)
+        assert session is not None, "sessions are never removed"
+        if events and self.last_seq < session.last_seq:
+            return False
+        if self._next_run is not None:
+            runs = view.runs(
+                session_id=session.id,
+                after=self._next_run or None,
+                limit=ROWS_PAGE,
+                size=PAGE_SIZE,
+            )
+            for run in runs:
+                self._compare_run(run)
+            self._next_run = runs[-1].id if runs else None
+        elif self._next_request is not None:
+            requests = view.requests(
+                session_id=session.id, after=self._next_request or None, limit=ROWS_PAGE
+            )
+            for request in requests:
+                self._compare_request(request)
+            self._next_request = requests[-1].id if len(requests) == ROWS_PAGE else None
+        if self._next_run is not None or self._next_request is not None:
+            return False
+        self._compare_session(session)
+        return True
+
+    def _apply(self, event: Event) -> None:
+        if event.seq != self.last_seq + 1:
+            self._report(f"its log goes from {self.last_seq} to {event.seq}")
+        self.last_seq = event.seq
+        if event.event_type in (EventType.SESSION_UPDATED, EventType.SESSION_CLOSED):
+            self._status = event.data.get("status", self._status)
+        elif (
+            event.event_type in (EventType.REQUEST_CREATED, EventType.REQUEST_RESOLVED)
+            and event.data["session_id"] == self.session_id  # else a copy for those above
+        ):
+            self._requests[event.data["id"]] = event.data["status"]
+        if event.run_id is None:
+            return
+        told = self._runs.setdefault(event.run_id, _LoggedRun())
+        told.events_after_end += told.end_count > 0
+        if (status := STATE_AFTER.get(event.event_type)) is not None:
+            told.status, told.attempt = str(status), event.attempt
+            told.end_count += is_terminal(status)
+
+    def _compare_run(self, run: Run) -> None:
+        self.compared += 1
+        told = self._runs.get(run.id, _LoggedRun())
+        said: tuple[Any, ...] = (told.status, told.attempt)
+        if said != (str(run.status), run.attempt):
+            self._report(
+                f"run {run.id} is {run.status}, attempt {run.attempt}; its log says {said}"
+            )
+        if told.end_count != int(is_terminal(run.status)):
+            self._report(f"run {run.id} is {run.status} and has {told.end_count} last events")
+        if told.events_after_end:
+            self._report(f"run {run.id} has {told.events_after_end} events after its end")
+
+    def _compare_request(self, request: Request) -> None:
+        said = self._requests.get(request.id)
+        if said != request.status:
+            self._report(f"request {request.id} is {request.status}, its log says {said}")
+
+    def _compare_session(self, session: Session) -> None:
+        if session.last_seq != self.last_seq:
+            self._report(f"its last_seq is {session.last_seq}, its log ends with {self.last_seq}")
+        if session.status != self._status:
+            self._report(f"it is {session.status}, its log says {self._status}")
+
+    def _report(self, finding: str) -> None:
+        if len(self.found) < MAX_FINDINGS:
+            self.found.append(f"session {self.session_id}: {finding}")

@@ -1,0 +1,106 @@
+"""Ending what codex has under way for a run, so that it does nothing more for it."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.runners.bulk import run_in_thread
+from agent_orchestrator.runners.codex.appserver.jsonrpc import Notification, RpcError, ServerRequest
+from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox
+from agent_orchestrator.runners.codex.appserver.server import Server
+from agent_orchestrator.runners.codex.appserver.strays import kill_strays
+from agent_orchestrator.runners.codex.appserver.turns import TurnReader
+
+_log = logging.getLogger(__name__)
+
+INTERRUPT_S: Final = 10.0
+"""Seconds codex has to end a turn it is told to; it takes 20 ms."""
+
+_CLEAN_S: Final = 60.0
+
+_BEGIN_S: Final = 1.0
+"""Seconds a sub-agent that was just given work has to begin it; it takes 20 ms."""
+
+
+async def end_turn(server: Server, mailbox: Mailbox, reader: TurnReader) -> None:
+    """Have codex end the turn; one that does not is ended itself."""
+    params = {"threadId": reader.thread_id, "turnId": reader.turn_id}
+    with anyio.move_on_after(INTERRUPT_S) as time_limit:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_request_end, server, "turn/interrupt", params, INTERRUPT_S)
+            try:
+                while reader.end is None:
+                    await _drain_one(server, mailbox, reader)
+            except anyio.EndOfStream:
+                pass
+            tasks.cancel_scope.cancel()
+    if time_limit.cancelled_caught:
+        server.fail(AgentFailed("provider_error", "codex did not end a turn as told"))
+
+
+async def end_background_work(server: Server, mailbox: Mailbox, reader: TurnReader) -> None:
+    """End the work of the sub-agents, and whatever commands have left running.
+
+    Codex 0.169 lets sub-agents go on when the turn that gave them work has ended.
+    """
+    if server.failure is None:
+        with anyio.move_on_after(_BEGIN_S):
+            while "" in reader.children.values() and await _draining(server, mailbox, reader):
+                pass
+        async with anyio.create_task_group() as tasks:
+            # What nobody takes would be before the answers waited for here.
+            tasks.start_soon(_drain_messages, server, mailbox, reader)
+            while at_work := {child: turn for child, turn in reader.children.items() if turn}:
+                for child, turn in at_work.items():
+                    reader.children[child] = None
+                    params = {"threadId": child, "turnId": turn}
+                    await _request_end(server, "turn/interrupt", params, INTERRUPT_S)
+            for thread_id in reader.threads:
+                params = {"threadId": thread_id}
+                await _request_end(server, "thread/backgroundTerminals/clean", params, _CLEAN_S)
+            tasks.cancel_scope.cancel()
+    ended = await kill_strays(reader.threads)
+    if ended:
+        _log.info("thread %s had left %d processes", reader.thread_id, len(ended))
+
+
+async def _request_end(
+    server: Server, method: str, params: Mapping[str, Any], timeout_s: float
+) -> None:
+    """Tell codex to end something; it may have ended, and codex too."""
+    try:
+        await server.request(method, params, timeout_s)
+    except RpcError as refused:
+        _log.info("codex refused %s: %s", method, refused)
+    except AgentFailed:
+        pass  # with codex all that it had under way is gone
+
+
+async def _drain_messages(server: Server, mailbox: Mailbox, reader: TurnReader) -> None:
+    while await _draining(server, mailbox, reader):
+        pass
+
+
+async def _draining(server: Server, mailbox: Mailbox, reader: TurnReader) -> bool:
+    try:
+        await _drain_one(server, mailbox, reader)
+    except anyio.EndOfStream:
+        await anyio.lowlevel.checkpoint()
+        return False
+    return True
+
+
+async def _drain_one(server: Server, mailbox: Mailbox, reader: TurnReader) -> None:
+    """Take what codex says, which is not told any more, and let it ask nothing."""
+    incoming = await mailbox.take()
+    if isinstance(incoming, ServerRequest):
+        server.refuse(incoming, "the run is being stopped")
+    elif isinstance(incoming, Notification) and not reader.is_stale(incoming):
+        if incoming.is_long:
+            await run_in_thread(reader.feed, incoming)
+        else:
+            reader.feed(incoming)

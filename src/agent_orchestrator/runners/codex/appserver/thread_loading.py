@@ -1,0 +1,347 @@
+"""Having codex load a thread, and telling it how the thread's turns are confined."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import anyio
+import anyio.to_thread
+from attrs import evolve
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.ports import RunContext
+from agent_orchestrator.runners.codex.appserver import requirements
+from agent_orchestrator.runners.codex.appserver.dynamic_tools import DynamicTools
+from agent_orchestrator.runners.codex.appserver.jsonrpc import RpcError
+from agent_orchestrator.runners.codex.appserver.server import Lease, Server
+from agent_orchestrator.runners.codex.appserver.threads import LoadedThread
+from agent_orchestrator.runners.codex.argv import is_thread_id
+from agent_orchestrator.runners.codex.confinement import Mode, Workspace, profile_name, profiles
+from agent_orchestrator.runners.codex.failures import is_busy, refusal_code
+from agent_orchestrator.runners.codex.items import text
+from agent_orchestrator.runners.codex.probe import home_of
+from agent_orchestrator.runners.codex.tools import tools_config, tools_url
+from agent_orchestrator.runners.codex.trust import check_home
+
+_log = logging.getLogger(__name__)
+
+_OPEN_S: Final = 120.0
+"""Seconds codex has to open a thread; it takes 0.03, and what its MCP servers take to start."""
+
+_BUSY_DELAYS: Final = (0.1, 0.2, 0.4, 0.8)
+"""Seconds before each new try of a thread that another process has open: the lock of one that was
+just killed is free within moments (codex 0.169)."""
+
+_PLAIN_HISTORY: Final[Mapping[str, Any]] = {"historyMode": "legacy"}
+"""Codex 0.169 otherwise indexes a thread's items at every step, for clients that page through them,
+which is a sixth of its work in a turn. Ours page through the session's log."""
+
+_UNLOAD_AT_ONCE: Final[Mapping[str, Any]] = {"thread_unload_delay_secs": 0}
+"""Codex 0.169 otherwise keeps a thread loaded for long after the last who listens to it."""
+
+_AS_LOADED: Final = "read-only"
+"""How each thread is confined until its first turn, which is told otherwise.
+
+Codex 0.169 takes a thread that begins with more for its user's word that the directory, or its whole
+repository, is to be trusted: it writes so into ``config.toml`` and executes what the directory's
+``.codex`` configures."""
+
+HAS_TOOLS: Final = "has_tools"
+"""What is remembered with a thread that was begun with the orchestration tools."""
+
+
+class ThreadMissing(Exception):
+    """Codex has lost the thread to resume."""
+
+
+async def load_thread(
+    context: RunContext,
+    lease: Lease,
+    thread_id: str | None,
+    wanted: LoadedThread,
+    config: Mapping[str, Any],
+    tools: DynamicTools | None,
+) -> tuple[str, Mapping[str, Any]]:
+    """See to it that codex has the thread; return it, and what to tell its next turn.
+
+    :param wanted: how its turns are to be.
+    :param config: what holds for it of codex's configuration, besides that of the process.
+    :param tools: the orchestration tools, where its agent gets them.
+    :raises ThreadMissing: if codex has lost it.
+    :raises AgentFailed: if codex does not load it, or its agent may not work there.
+    """
+    wanted = await _applied_requirements(context, lease.server, wanted)
+    home = str(home_of(dict(lease.server.spec.env)))
+    await anyio.to_thread.run_sync(check_home, home, wanted.cwd, wanted.sandbox)
+    threads = lease.server.threads
+    before = threads.get(thread_id) if thread_id is not None else None
+    if thread_id is not None and before is not None and not _is_reusable(before, wanted):
+        await _unload(lease.server, thread_id)
+        before = None
+    if thread_id is None or before is None:
+        thread_id = await _start_or_resume(context, lease, thread_id, wanted, config, tools)
+        before = told = threads[thread_id]
+    elif before.is_confirmed:
+        told = before
+    else:
+        # Codex may have it as the run wanted that did not wait: it then takes nothing of this.
+        await _start_or_resume(context, lease, thread_id, wanted, config, tools)
+        before, told = threads[thread_id], None
+    overrides = await _changes(context, lease.server, told, wanted)
+    threads[thread_id] = evolve(
+        before,
+        model=wanted.model,
+        approval_policy=wanted.approval_policy,
+        sandbox=wanted.sandbox,
+        effort=wanted.effort,
+    )
+    return thread_id, overrides
+
+
+async def _applied_requirements(
+    context: RunContext, server: Server, wanted: LoadedThread
+) -> LoadedThread:
+    """Return how the thread's turns may be; where that is otherwise than wanted, it is recorded."""
+    if server.requirements is None:
+        try:
+            answer = await server.request(requirements.METHOD, {}, _OPEN_S)
+        except RpcError as refused:
+            _log.info("codex does not say what is required of it: %s", refused)
+            answer = None
+        server.requirements = requirements.Requirements.of(answer)
+    allowed = server.requirements.applied(wanted)
+    if allowed != wanted:
+        await context.report_confinement(
+            sandbox=allowed.sandbox, approval_policy=allowed.approval_policy
+        )
+    return allowed
+
+
+def _is_reusable(opened: LoadedThread, wanted: LoadedThread) -> bool:
+    """Return whether a loaded thread can take the run's turn.
+
+    It cannot if it was loaded for another directory. Codex 0.169 has no way to take back the effort
+    that an earlier turn was given, except to load the thread anew.
+    """
+    if opened.effort is not None and wanted.effort is None:
+        return False
+    return (opened.cwd, opened.untrusted_directories) == (wanted.cwd, wanted.untrusted_directories)
+
+
+async def _unload(server: Server, thread_id: str) -> None:
+    """Have codex let go of a thread.
+
+    :raises AgentFailed: if it keeps it.
+    """
+    await server.unload(thread_id)
+    if thread_id in server.threads:
+        raise AgentFailed("provider_error", "codex does not let go of the thread to load it anew")
+
+
+async def _start_or_resume(
+    context: RunContext,
+    lease: Lease,
+    thread_id: str | None,
+    wanted: LoadedThread,
+    config: Mapping[str, Any],
+    tools: DynamicTools | None,
+) -> str:
+    """Have codex load the thread, or begin one; return its id."""
+    wanted = evolve(wanted, sandbox=_AS_LOADED, effort=None)
+    params: dict[str, Any] = {
+        "cwd": wanted.cwd,
+        "approvalPolicy": wanted.approval_policy,
+        "model": wanted.model,
+        "config": {
+            **_commands_env(context.env),
+            **await _profiles(context, lease.server),
+            **config,
+            **_UNLOAD_AT_ONCE,
+        },
+        **_confinement(context, wanted),
+    }
+    method = "thread/start"
+    url = None if tools is None else tools_url(context.env)
+    if thread_id is None:
+        params |= _PLAIN_HISTORY
+        if tools is not None and url is not None:
+            params["dynamicTools"] = await tools.specs(context.env)
+            wanted = evolve(wanted, has_tools=True)
+    else:
+        method = "thread/resume"
+        model = wanted.model or await _own_model(lease.server, wanted.cwd)
+        params |= {"threadId": thread_id, "excludeTurns": True, "model": model}
+        if context.thread is not None and context.thread.state.get(HAS_TOOLS):
+            wanted = evolve(wanted, has_tools=True)
+        elif url is not None:
+            params["config"] |= _tools_of_a_run(context.env, url)
+            wanted = evolve(wanted, is_single_run=True)
+        # Whether or not its answer is waited for, from now on no other process may have it.
+        lease.loaded(thread_id, evolve(wanted, is_confirmed=False))
+    try:
+        answer = await _request_thread(lease.server, method, params)
+    except Exception:
+        if thread_id is not None:
+            lease.server.threads.pop(thread_id, None)
+        raise
+    thread = answer.get("thread") if isinstance(answer, dict) else None
+    found = text(thread.get("id")) if isinstance(thread, dict) else ""
+    if not is_thread_id(found) or found != (thread_id or found):
+        note = f"codex answered {method} with the thread {found!r}"
+        raise AgentFailed("provider_error", note)
+    if wanted.model is None:
+        wanted = evolve(wanted, default_model=text(answer.get("model")) or None)
+    lease.loaded(found, wanted)
+    return found
+
+
+def _tools_of_a_run(env: Mapping[str, str], url: str) -> Mapping[str, Any]:
+    """Return the configuration that gives a thread the tools for as long as it is loaded."""
+    token = env["AGENTCTL_AUTH_TOKEN"]
+    return tools_config(url, token)
+
+
+async def _request_thread(server: Server, method: str, params: Mapping[str, Any]) -> Any:
+    delays = iter(_BUSY_DELAYS)
+    while True:
+        try:
+            return await server.request(method, params, _OPEN_S)
+        except RpcError as refused:
+            if is_busy(refused.message):
+                if (delay := next(delays, None)) is None:
+                    note = f"another process is using this thread: {refused.message}"
+                    raise AgentFailed("provider_error", note) from refused
+                await anyio.sleep(delay)
+                continue
+            if params.keys() >= _PLAIN_HISTORY.keys():
+                # A codex that knows only the other way, perhaps.
+                params = {key: params[key] for key in params if key not in _PLAIN_HISTORY}
+                continue
+            code = refusal_code(refused.message)
+            if code == "thread_missing":
+                raise ThreadMissing(refused.message) from refused
+            raise AgentFailed(code, f"codex refused {method}: {refused.message}") from refused
+
+
+def _commands_env(env: Mapping[str, str]) -> dict[str, Any]:
+    """Return the configuration that gives a thread's commands what is the session's own.
+
+    Codex 0.169 takes it when it loads a thread and not later, so that nothing of a single run can be
+    among it.
+    """
+    name = "AGENTCTL_SESSION_ID"
+    return {f"shell_environment_policy.set.{name}": env[name]} if name in env else {}
+
+
+async def _changes(
+    context: RunContext, server: Server, before: LoadedThread | None, wanted: LoadedThread
+) -> Mapping[str, Any]:
+    """Return what to tell a turn of what was otherwise in the thread's turns so far.
+
+    :param before: None where that is not known.
+    """
+    found: dict[str, Any] = {}
+    default_model = None if before is None else before.default_model
+    if (before is None or wanted.model != before.model) and (
+        model := wanted.model or default_model
+    ):
+        found["model"] = model
+    if wanted.effort is not None:
+        found["effort"] = wanted.effort
+    if context.run.output_schema is not None:
+        found["outputSchema"] = context.run.output_schema  # of this turn alone
+    if before is None or wanted.approval_policy != before.approval_policy:
+        found["approvalPolicy"] = wanted.approval_policy
+    if (before is None or wanted.sandbox != before.sandbox) and (
+        profile := _profile(context, wanted)
+    ):
+        found["permissions"] = profile
+    elif before is None or wanted.sandbox != before.sandbox:
+        policy = _SANDBOXES[wanted.sandbox]
+        if wanted.sandbox == "workspace-write":
+            policy = {**policy, **await _configured(server, context.session.cwd)}
+        found["sandboxPolicy"] = policy
+    return found
+
+
+async def _profiles(context: RunContext, server: Server) -> Mapping[str, Any]:
+    """Return the configuration that defines what a thread may do in each mode.
+
+    Codex 0.169 takes it when it loads a thread and not later.
+    """
+    if not context.protected:
+        return {}
+    cwd, tmpdir = context.session.cwd, context.env.get("TMPDIR")
+    workspace = Workspace.of(await _workspace_settings(server, cwd))
+    return profiles(context.protected, cwd, workspace, tmpdir)
+
+
+def _confinement(context: RunContext, wanted: LoadedThread) -> Mapping[str, Any]:
+    """Return what a thread is loaded with."""
+    profile = _profile(context, wanted)
+    return {"sandbox": wanted.sandbox} if profile is None else {"permissions": profile}
+
+
+def _profile(context: RunContext, wanted: LoadedThread) -> str | None:
+    """Return the name of the profile of the mode that is wanted; None where there is none."""
+    if not context.protected or wanted.sandbox == "danger-full-access":
+        return None
+    return profile_name(cast("Mode", wanted.sandbox))
+
+
+async def _own_model(server: Server, cwd: str) -> str | None:
+    """Return the model that codex uses where nobody asks for one; None where it does not say.
+
+    Codex 0.169 goes on with the model and the effort of a thread's last turn, which may have been one
+    message's, unless it is named a model when it loads the thread.
+    """
+    try:
+        answer = await server.request("config/read", {"cwd": cwd}, _OPEN_S)
+        if named := text(answer["config"]["model"]):
+            return named
+        answer = await server.request("model/list", {}, _OPEN_S)
+        return next((text(one["model"]) for one in answer["data"] if one["isDefault"]), None)
+    except (RpcError, KeyError, TypeError) as problem:
+        _log.info("codex does not say which model it uses: %r", problem)
+        return None
+
+
+async def _workspace_settings(server: Server, cwd: str) -> Any:
+    """Return ``sandbox_workspace_write`` of codex's configuration; None where it does not say."""
+    try:
+        answer = await server.request("config/read", {"cwd": cwd}, _OPEN_S)
+        return answer["config"]["sandbox_workspace_write"]
+    except (RpcError, KeyError, TypeError) as problem:
+        _log.warning("codex does not say how workspaces are confined: %r", problem)
+        return None
+
+
+async def _configured(server: Server, cwd: str) -> Mapping[str, Any]:
+    """Return what codex's configuration says of writing in the workspace.
+
+    Codex 0.169 goes by it when it loads a thread, and not when a turn is to be confined otherwise.
+    """
+    settings = await _workspace_settings(server, cwd)
+    if not isinstance(settings, dict):
+        return {}
+    return {ours: settings[theirs] for ours, theirs in _CONFIGURED.items() if theirs in settings}
+
+
+_CONFIGURED: Final[Mapping[str, str]] = {
+    "writableRoots": "writable_roots",
+    "networkAccess": "network_access",
+    "excludeTmpdirEnvVar": "exclude_tmpdir_env_var",
+    "excludeSlashTmp": "exclude_slash_tmp",
+}
+
+_SANDBOXES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "read-only": {"type": "readOnly", "networkAccess": False},
+    "workspace-write": {
+        "type": "workspaceWrite",
+        "writableRoots": [],
+        "networkAccess": False,
+        "excludeTmpdirEnvVar": False,
+        "excludeSlashTmp": False,
+    },
+    "danger-full-access": {"type": "dangerFullAccess"},
+}

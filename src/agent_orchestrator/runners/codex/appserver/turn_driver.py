@@ -1,0 +1,479 @@
+"""A run's part of a thread: its turns, what is asked in them, and leaving nothing behind."""
+
+import logging
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+import anyio
+from anyio.abc import TaskGroup
+from attrs import define, field
+
+from agent_orchestrator.domain.errors import AgentFailed, Conflict, InvalidRequest
+from agent_orchestrator.domain.events import EventType
+from agent_orchestrator.domain.images import ImageContent
+from agent_orchestrator.domain.model import Invocation, Thread
+from agent_orchestrator.ports import Outcome, RunContext
+from agent_orchestrator.runners.bulk import run_in_thread
+from agent_orchestrator.runners.codex.appserver import approvals, teardown
+from agent_orchestrator.runners.codex.appserver.coalescing import Coalescer
+from agent_orchestrator.runners.codex.appserver.dynamic_tools import DynamicTools
+from agent_orchestrator.runners.codex.appserver.failures import failure_of
+from agent_orchestrator.runners.codex.appserver.jsonrpc import (
+    Incoming,
+    Malformed,
+    Notification,
+    RpcError,
+    ServerRequest,
+)
+from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox, MessagesDropped
+from agent_orchestrator.runners.codex.appserver.server import Server
+from agent_orchestrator.runners.codex.appserver.teardown import end_background_work, end_turn
+from agent_orchestrator.runners.codex.appserver.turn_state import (
+    Action,
+    Event,
+    Prompt,
+    State,
+    Turn,
+    step,
+)
+from agent_orchestrator.runners.codex.appserver.turns import TurnReader
+from agent_orchestrator.runners.codex.argv import MAX_INPUT
+from agent_orchestrator.runners.codex.failures import refusal_code
+from agent_orchestrator.runners.codex.item_events import AgentEvent
+from agent_orchestrator.runners.codex.items import UnexpectedShape, text
+from agent_orchestrator.runners.codex.usage import usage_between
+
+_log = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT_S: Final = 60.0
+"""Seconds codex has to take a turn or a message; it takes some 10 ms."""
+
+TOOL_CALL: Final = "item/tool/call"
+
+TURN_START_TIMEOUT_S: Final = 1.0
+"""Seconds after which what is recorded of a turn does not wait for codex to have the prompt."""
+
+
+_ENDS: Final = {"completed": Event.COMPLETED, "failed": Event.FAILED}
+"""How codex says that a turn ended; whatever else it says is an interruption."""
+
+_Input = Sequence[Mapping[str, Any]]
+
+
+class ThreadNotLoaded(Exception):
+    """Codex has let go of a thread that it had loaded."""
+
+
+@define(eq=False)
+class TurnDriver:
+    """Hands over one run's prompt, and whatever steers it, and records what comes of it.
+
+    :param previous_thread: the thread as the session knew it before the run.
+    :param overrides: what ``turn/start`` is given besides.
+    :param thread_settings: what to remember with the thread, besides the tokens it has used.
+    :param steered: messages that were taken and that the agent has not been given.
+    """
+
+    context: RunContext
+    server: Server
+    thread_id: str
+    mailbox: Mailbox
+    previous_thread: Thread | None
+    overrides: Mapping[str, Any]
+    thread_settings: Mapping[str, Any]
+    invocation: Invocation
+    tools: DynamicTools
+    approval_timeout_s: float
+    remember_approvals: bool
+    steered: list[str]
+    _reader: TurnReader = field(init=False)
+    _coalescer: Coalescer = field(factory=Coalescer, init=False)
+    _state: State = field(factory=State, init=False)
+    _state_changed: anyio.Event = field(factory=anyio.Event, init=False)
+    """Set, and replaced, at each change of the state."""
+    _early_events: list[AgentEvent] = field(factory=list, init=False)
+    """The events that are held back while the state says so."""
+    _open_requests: dict[Any, anyio.CancelScope] = field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._reader = TurnReader(self.thread_id)
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether codex has the prompt."""
+        return self._state.is_taken
+
+    def _apply(self, event: Event) -> tuple[Action, ...]:
+        """Change the state; return what is to be done for it."""
+        self._state, actions = step(self._state, event)
+        self._state_changed.set()
+        self._state_changed = anyio.Event()
+        return actions
+
+    async def _until(self, condition: Callable[[State], bool]) -> None:
+        """Wait until the state meets a condition."""
+        while not condition(self._state):
+            await self._state_changed.wait()
+
+    async def run(self) -> Outcome:
+        """Carry it out.
+
+        :raises AgentFailed: if the turn fails.
+        :raises ThreadNotLoaded: if codex does not have the thread.
+        """
+        try:
+            await self._turn(_input(self.context.prompt, self.context.images))
+            while self.steered:
+                together = _count_fitting(self.steered)
+                await self._turn(_input("\n\n".join(self.steered[:together])), together)
+            return self._outcome()
+        finally:
+            if self._needs_stop:
+                with anyio.CancelScope(shield=True):
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(self._force_stop)
+                        await self._stop_turn()
+                        tasks.cancel_scope.cancel()
+
+    # --- a turn
+
+    async def _turn(self, given: _Input, of_steered: int = 0) -> None:
+        """Give codex a prompt, and hear it out.
+
+        :param of_steered: how many of the messages that were not given yet are in it.
+        """
+        reader = self._reader = TurnReader(
+            self.thread_id,
+            has_run_commands=self._reader.has_run_commands,
+            children=self._reader.children,
+            items=self._reader.items,
+        )
+        failure: AgentFailed | ThreadNotLoaded | None = None
+        async with anyio.create_task_group() as tasks:
+            # Written down while codex is at work already: it takes no longer for that.
+            tasks.start_soon(self._report_late)
+            tasks.start_soon(self._steer)
+            try:
+                await self._run_shielded(partial(self._send_prompt, given))
+                del self.steered[:of_steered]
+                while reader.end is None:
+                    await self._receive(tasks, await self._next())
+            except anyio.EndOfStream:
+                failure = self._failure()
+            except (AgentFailed, ThreadNotLoaded) as problem:
+                failure = problem
+            if self.is_taken:
+                await self._until(lambda state: state.prompt is Prompt.RECORDED)
+            tasks.cancel_scope.cancel()
+        if failure is not None and not self.is_taken:
+            raise failure
+        await self._emit(reader.finish())
+        await self._emit_now(self._coalescer.flush())
+        if failure is not None:
+            if self._state.turn in (Turn.REFUSED, Turn.LOST):
+                await self._report_usage()  # or the thread's next run would have used it
+            raise failure
+        await self._finish()
+
+    async def _report_late(self) -> None:
+        """Record the process where codex does not come to take the prompt."""
+        await self._wait_taken()
+        if not self.is_taken:
+            await self._act(self._apply(Event.DELAYED))
+
+    async def _wait_taken(self) -> None:
+        """Wait until codex has the prompt: all that is recorded then is recorded in one commit."""
+        with anyio.move_on_after(TURN_START_TIMEOUT_S):
+            await self._until(lambda state: state.is_taken)
+
+    async def _act(self, actions: Sequence[Action]) -> None:
+        """Do what a change of the state asks for."""
+        async with anyio.create_task_group() as tasks:
+            if Action.RECORD_PROCESS in actions:
+                tasks.start_soon(self.context.report_process, self.server.pid, self.invocation)
+            if Action.RECORD_PROMPT in actions:
+                tasks.start_soon(self.context.delivered)
+        if Action.RECORD_PROMPT in actions:
+            await self.context.set_thread(
+                self.thread_id, None if self.previous_thread else self.thread_settings
+            )
+            await self._release()
+            self._apply(Event.RECORDED)
+        elif Action.RELEASE_EVENTS in actions:
+            await self._release()
+
+    async def _release(self) -> None:
+        """Record the events that were held back, and those that come meanwhile."""
+        while self._early_events:
+            events, self._early_events = self._early_events, []
+            for event in events:
+                await self.context.emit(event.event_type, event.data)
+
+    async def _send_prompt(self, given: _Input) -> None:
+        """Give codex the prompt."""
+        params = {"threadId": self.thread_id, "input": given, **self.overrides}
+        self._apply(Event.START)
+        try:
+            answer = await self.server.request("turn/start", params, REQUEST_TIMEOUT_S)
+        except RpcError as refused:
+            self._apply(Event.REFUSED)
+            self.server.invalidate(self.thread_id)  # it may have taken what it was told besides
+            code = refusal_code(refused.message)
+            if code == "thread_missing" and not self.is_taken:
+                self.server.threads.pop(self.thread_id, None)  # codex has unloaded it
+                raise ThreadNotLoaded(refused.message) from refused
+            raise AgentFailed(code, f"codex refused the turn: {refused.message}") from refused
+        turn = answer.get("turn") if isinstance(answer, dict) else None
+        self._reader.turn_id = text(turn.get("id")) if isinstance(turn, dict) else None
+        if self._reader.turn_id:
+            self.server.route_turn(self._reader.turn_id, self.mailbox)
+        self._apply(Event.ACCEPTED)
+
+    async def _run_shielded(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something with codex, to its end also where the run is canceled meanwhile.
+
+        Who cancels must know which turn to interrupt, and what it was given. Codex has as long for it
+        as it has to end a turn; one that takes longer is ended.
+        """
+        failure: AgentFailed | ThreadNotLoaded | None = None
+        is_finished = anyio.Event()
+
+        async def shielded() -> None:
+            nonlocal failure
+            with anyio.CancelScope(shield=True):
+                try:
+                    await work()
+                except (AgentFailed, ThreadNotLoaded) as problem:
+                    failure = problem
+            is_finished.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(shielded)
+            try:
+                await is_finished.wait()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    if not is_finished.is_set():
+                        await self._wait_briefly(is_finished)
+        if failure is not None:
+            raise failure
+
+    async def _wait_briefly(self, is_finished: anyio.Event) -> None:
+        with anyio.move_on_after(teardown.INTERRUPT_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._force_stop)
+                await is_finished.wait()
+                tasks.cancel_scope.cancel()
+        if not is_finished.is_set():
+            self.server.fail(AgentFailed("provider_error", "codex did not answer"))
+
+    async def _next(self) -> Incoming | MessagesDropped:
+        """Return what comes next, telling meanwhile what was held back too long."""
+        while (due := self._coalescer.due) != float("inf"):
+            with anyio.move_on_after(max(due - anyio.current_time(), 0)):
+                return await self.mailbox.take()
+            await self._emit_now(self._coalescer.flush())
+        return await self.mailbox.take()
+
+    def _failure(self) -> AgentFailed:
+        """Return why the process has ended in the middle."""
+        self._apply(Event.LOST)
+        failure = self.server.failure
+        assert failure is not None
+        self.context.note_stderr(self.server.stderr_tail)
+        return AgentFailed(failure.code, failure.message)
+
+    async def _receive(self, tasks: TaskGroup, incoming: Incoming | MessagesDropped) -> None:
+        match incoming:
+            case MessagesDropped(size):
+                note = f"{size:,} bytes that codex said could not be recorded in time"
+                raise AgentFailed("provider_error", note)
+            case ServerRequest():
+                tasks.start_soon(self._answer_request, incoming)
+            case Malformed(said) if said.truncation is not None:
+                note = f"codex said a line of {said.truncation.size} bytes, too large to be read"
+                raise AgentFailed("provider_error", note)
+            case Malformed(said):
+                data = {"kind": "stdout", "payload": {"text": said.text}}
+                await self._emit([AgentEvent(EventType.BACKEND_EVENT, data)])
+            case Notification("serverRequest/resolved", params):
+                asked_id = params.get("requestId")
+                if isinstance(asked_id, (str, int)) and asked_id in self._open_requests:
+                    self._open_requests[asked_id].cancel()
+            case Notification() if not self._reader.is_stale(incoming):
+                if incoming.is_long:
+                    events = await run_in_thread(self._reader.feed, incoming)
+                else:
+                    events = self._reader.feed(incoming)
+                actions: tuple[Action, ...] = ()
+                if self._reader.is_recorded and not self.is_taken:
+                    actions += self._apply(Event.CONFIRMED)
+                if self._reader.end is not None:
+                    actions += self._apply(_ENDS.get(self._reader.end.status, Event.INTERRUPTED))
+                if actions:
+                    tasks.start_soon(self._act, actions)
+                await self._emit(events)
+
+    async def _emit(self, events: Sequence[AgentEvent]) -> None:
+        await self._emit_now(self._coalescer.add(events))
+
+    async def _emit_now(self, events: Sequence[AgentEvent]) -> None:
+        if self._state.holds_events:
+            self._early_events += events
+            return
+        for event in events:
+            await self.context.emit(event.event_type, event.data)
+
+    # --- its end
+
+    async def _finish(self) -> None:
+        await self._report_usage()
+        end = self._reader.end
+        assert end is not None
+        if self._state.turn is Turn.COMPLETED:
+            return
+        if not self.is_taken:
+            await self._act(self._apply(Event.UNCONFIRMED))
+        if self._state.turn is Turn.FAILED:
+            raise AgentFailed(*failure_of(end.error))
+        if self._state.turn is Turn.DENIED:
+            raise AgentFailed("denied", "what it asked for was answered with cancel")
+        raise AgentFailed("provider_error", f"codex ended the turn as {end.status}")
+
+    async def _report_usage(self) -> None:
+        totals = self._reader.totals
+        if totals is not None:
+            before = (
+                self.previous_thread.state.get("usage")
+                if self.previous_thread is not None
+                else None
+            )
+            await self.context.report_usage(usage_between(before or {}, totals))
+        await self.context.set_thread(
+            self.thread_id, totals and {**self.thread_settings, "usage": totals}
+        )
+
+    def _outcome(self) -> Outcome:
+        return Outcome(self._reader.items.last_message or "")
+
+    @property
+    def _needs_stop(self) -> bool:
+        return (
+            self._state.is_working or self._reader.has_run_commands or bool(self._reader.children)
+        )
+
+    async def _stop_turn(self) -> None:
+        """End what is under way and whatever commands have left running."""
+        reader, is_cut = self._reader, self._state.is_working
+        self._apply(Event.STOP)
+        if self.server.failure is None and is_cut:
+            await end_turn(self.server, self.mailbox, reader)
+            with anyio.move_on_after(1):
+                if self.is_taken and self.server.failure is None:
+                    await self._report_usage()
+        await end_background_work(self.server, self.mailbox, reader)
+
+    async def _force_stop(self) -> None:
+        await self.context.stop_deadline()
+        self.server.kill()
+
+    # --- what is asked of us, and what we say meanwhile
+
+    async def _answer_request(self, asked: ServerRequest) -> None:
+        """Put what codex asks to whoever decides, and the calls of our tools to the daemon."""
+        if asked.method == TOOL_CALL and asked.params.get("threadId") == self.thread_id:
+            self.server.respond(asked, await self.tools.call(self.context.env, asked.params))
+            return
+        try:
+            item = self._reader.items.open_item(text(asked.params.get("itemId")))
+            make = partial(approvals.question_for, item=item, remember=self.remember_approvals)
+            question = await run_in_thread(make, asked) if asked.is_long else make(asked)
+        except UnexpectedShape:
+            question = None
+        if question is None:
+            payload = {"method": asked.method, "params": asked.params}
+            data = {"kind": asked.method, "payload": payload}
+            await self._emit([AgentEvent(EventType.BACKEND_EVENT, data)])
+            self.server.refuse(asked, f"this client does not answer {asked.method}")
+            return
+        with anyio.CancelScope() as scope:
+            self._open_requests[asked.id] = scope
+            try:
+                request = await self.context.ask_parent(
+                    question.text,
+                    kind=question.kind,
+                    detail=question.detail,
+                    options=question.options,
+                    expires_in_s=self.approval_timeout_s,
+                )
+            except (InvalidRequest, Conflict) as problem:
+                request = None
+                note = f"nobody could be asked, so it is declined: {problem}"
+                await self.context.emit(EventType.RUN_ERROR, {"message": note})
+            finally:
+                self._open_requests.pop(asked.id, None)
+            answer = question.answer(request)
+            is_canceled = answer.get("decision") == approvals.CANCEL
+            if is_canceled:
+                self._apply(Event.CANCEL_ANSWERED)
+            words = None if is_canceled else question.words(request)
+            if words is not None:
+                self.steered.append(words)  # first: the turn may end with the answer
+            self.server.respond(asked, answer)
+        if words is not None:
+            with suppress(AgentFailed):
+                await self._run_shielded(partial(self._steer_with, words))
+
+    async def _steer(self) -> None:
+        """Give the turn what is sent while it goes on."""
+        await self._wait_taken()
+        async with self.context.steering() as messages:
+            async for message in messages:
+                self.steered.append(message)  # first: it is taken, and must not be lost
+                await self._until(lambda state: state.is_running)
+                if len(self.steered) > 1:
+                    continue  # codex did not take one before it, which goes first
+                try:
+                    await self._run_shielded(partial(self._steer_with, message))
+                except AgentFailed:
+                    return
+
+    async def _steer_with(self, message: str) -> None:
+        """Give the turn a message."""
+        params = {
+            "threadId": self.thread_id,
+            "expectedTurnId": self._reader.turn_id,
+            "input": _input(message),
+        }
+        try:
+            await self.server.request("turn/steer", params, REQUEST_TIMEOUT_S)
+        except RpcError as refused:
+            _log.info("codex did not take a message while at work: %s", refused)
+        else:
+            if message in self.steered:
+                self.steered.remove(message)
+
+
+def _count_fitting(messages: Sequence[str]) -> int:
+    """Return how many messages, from the first on, codex takes in one turn: at least one."""
+    size = 0
+    for count, message in enumerate(messages):
+        size += len(message) + 2
+        if size > MAX_INPUT and count:
+            return count
+    return len(messages)
+
+
+def _input(said: str, images: Sequence[ImageContent] = ()) -> _Input:
+    """Return what codex takes as the input of a turn. The images are in it: it need not read files."""
+    return [
+        {"type": "text", "text": said},
+        *({"type": "image", "url": _data_url(content)} for content in images),
+    ]
+
+
+def _data_url(content: ImageContent) -> str:
+    return f"data:{content.image.media_type};base64,{b64encode(content.data).decode()}"

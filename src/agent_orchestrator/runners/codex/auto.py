@@ -1,0 +1,81 @@
+"""Codex in the better of the two ways that the installed one has."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from agent_orchestrator.ports import Availability, Outcome, RunContext
+from agent_orchestrator.runners.codex.appserver.runner import CodexAppServerRunner
+from agent_orchestrator.runners.codex.appserver.server_pool import NotStarted
+from agent_orchestrator.runners.codex.runner import CodexExecRunner
+from agent_orchestrator.runners.codex.versions import has_app_server
+
+APP_SERVER = "codex-app-server"
+EXEC = "codex-exec"
+
+
+@frozen(kw_only=True, eq=False)
+class CodexRunner(CodexAppServerRunner):
+    """Runs each message as a turn of a warm ``codex app-server`` where the installed codex has a known
+    one, else as one ``codex exec``, which cannot ask: what it would ask for is declined.
+
+    Both go on with each other's threads.
+    """
+
+    _exec: CodexExecRunner = field(init=False, repr=False)
+    """Not entered: all its scope holds is the fork server, which this one holds too."""
+
+    @_exec.default
+    def _new_exec(self) -> CodexExecRunner:
+        extra_args: Any = (
+            self.extra_args
+        )  # the type that mypy knows of a converted field is not usable
+        return CodexExecRunner(
+            name=self.name,
+            command=self.command,
+            home=self.home,
+            profile=self.profile,
+            extra_args=extra_args,
+            sandbox=self.sandbox,
+            model=self.model,
+            on_missing_thread=self.on_missing_thread,
+            config=self.config,
+            tools=self.tools,
+        )
+
+    def _probe_now(self, env: Mapping[str, str]) -> Availability:
+        found = super()._probe_now(env)
+        if found.available:
+            return found
+        plain = self._exec.probe_now(env)
+        if not plain.available:
+            return found
+        reason = f"{found.reason}; until then each run is a codex exec, which cannot ask"
+        return evolve(plain, mode=EXEC, reason=reason)
+
+    def _with_findings(self, found: Availability) -> Availability:
+        if not found.available:
+            return evolve(found, mode=EXEC)
+        judged = super()._with_findings(found)
+        if judged.available and has_app_server(found.version):
+            return evolve(judged, mode=APP_SERVER)
+        if judged.available or found.reason is not None:
+            return evolve(found, mode=EXEC)
+        reason = f"{judged.reason}; until then each run is a codex exec, which cannot ask"
+        return evolve(found, mode=EXEC, reason=reason)
+
+    async def run(self, context: RunContext) -> Outcome:
+        """Run the turn.
+
+        :raises AgentFailed: if codex cannot be started, fails, or ends before its turn does.
+        """
+        if await self._has_app_server(context.env):
+            try:
+                return await super().run(context)
+            except NotStarted:
+                pass  # it only says that it is codex, or cannot begin either way: exec will tell why
+        return await self._exec.run(context)
+
+    async def _has_app_server(self, env: Mapping[str, str]) -> bool:
+        return (await self.probe(env)).mode == APP_SERVER

@@ -1,0 +1,402 @@
+"""The fork server, a small process of its own, and the supervisors it forks, one for each agent at a time.
+
+It is run as a program, by its path, on the standard library alone: what is loaded here is shared by
+all supervisors. See :mod:`agent_orchestrator.runners.supervisor` for the other end.
+
+Linux gives an orphan to its nearest living ancestor that called itself a *subreaper*. A supervisor is
+one: whatever a process of its agent does (a session of its own, a second fork, a clean environment),
+it becomes the supervisor's child when its parent dies. So killing one's children until there are none
+ends all of it, and ``waitpid`` saying that there are none is the proof. The fork server is a subreaper,
+too, for the children of a supervisor that was killed.
+
+A supervisor ends its agent when told to, when its socket closes, and when the owner dies, which a pidfd
+tells even where a forked child of the owner holds the socket open.
+"""
+
+import ctypes
+import errno
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from contextlib import suppress
+
+PR_SET_NAME = 15
+PR_SET_CHILD_SUBREAPER = 36
+
+RLIMIT_LOCKS = 10
+"""See :mod:`agent_orchestrator.runners.orphans`; the same number on every architecture."""
+
+HEADER = struct.Struct("<QQQ?")
+"""A request: the size of what follows, how many arguments are in it, the tag limit (0 for none), and
+whether the working directory must be the one of that very path, with no symbolic link on the way.
+There follow the working directory, the arguments, and the variables as ``NAME=VALUE``, with a NUL
+between two. With it come the agent's stdin, stdout and stderr."""
+
+START = 0xFE
+"""The byte before a request. What a supervisor without an agent hears before it came too late."""
+
+KILL = 0xFF
+"""The byte that makes a supervisor kill all; another is a signal for the agent's group."""
+
+OWNER_DEATH_GRACE_S = 0.5
+"""Seconds the supervisors have to end their agents when the owner died, before the fork server does."""
+
+KILL_PAUSE_S = 0.05
+"""Seconds between rounds of killing in which no child died."""
+
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
+"""Whoever stops the owner's whole group or cgroup must not stop those that clean up after it."""
+
+
+def main() -> None:
+    """Be the fork server: argv holds the descriptor of the owner's socket, the owner's pid, and how many
+    files agents may have open (the soft limit).
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # the hard limit was lowered: it holds
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]), most))
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.set_inheritable(False)
+    owner = int(sys.argv[2])
+    owner_fd = os.pidfd_open(owner)
+    if os.getppid() != owner:
+        return
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    _become_subreaper("agent-forkserv")
+    gc.freeze()
+    ForkServer(control, owner_fd).run()
+
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class ForkServer:
+    """Forks the supervisors and ends what a killed one leaves."""
+
+    def __init__(self, control: socket.socket, owner_fd: int) -> None:
+        self.control = control
+        self.owner_fd = owner_fd
+        self.supervisors: set[int] = set()
+        self.has_orphans = False
+        self.deadline: float | None = None
+        """When the supervisors' time is up, once the owner is gone."""
+
+    def run(self) -> None:
+        """Serve until the owner is gone, and all that was ever started is, too."""
+        wake = _child_exit_descriptor()
+        poll = _poll(wake, self.control.fileno(), self.owner_fd)
+        while self._reap_and_kill() or self.deadline is None:
+            is_timed = self.has_orphans or self.deadline is not None
+            for fd, _ in poll.poll(KILL_PAUSE_S * 1000 if is_timed else None):
+                if fd == wake:
+                    os.read(wake, 4096)
+                elif fd == self.owner_fd or not self._fork_supervisor():
+                    poll.unregister(fd)
+                    if self.deadline is None:
+                        self.deadline = time.monotonic() + OWNER_DEATH_GRACE_S
+
+    def _reap_and_kill(self) -> bool:
+        """Reap, and kill what is no supervisor's any more; False when there are no children."""
+        reaped, has_children = _reap()
+        for pid, status in reaped:
+            if pid in self.supervisors:
+                self.supervisors.remove(pid)
+                self.has_orphans |= status != 0
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            self.supervisors.clear()
+            self.has_orphans = True
+        if self.has_orphans:
+            self.has_orphans = _kill_children(self.supervisors)
+        return has_children
+
+    def _fork_supervisor(self) -> bool:
+        """Fork the supervisor that is asked for; False when there will be none any more."""
+        try:
+            word, fds = _receive(self.control, 1, 1)
+        except ConnectionError:
+            return False
+        if not word or not fds:  # none can come where too many descriptors are open
+            return bool(word)
+        with socket.socket(fileno=fds[0]) as link:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                _send(link, f"refused {error.errno}")
+                return True
+            if pid == 0:
+                status = 1
+                try:
+                    self.control.close()
+                    Supervisor(link, self.owner_fd).run()
+                    status = 0
+                finally:
+                    os._exit(status)
+        self.supervisors.add(pid)
+        return True
+
+
+class Supervisor:
+    """Starts an agent, tells how it ends, and ends all that comes of it; then it may have another.
+
+    It says ``ready`` once, before it takes anything; for each agent, ``started PID TICKS`` (its start
+    time since the machine's), ``refused ERRNO``, or ``astray ERRNO`` if it is the directory that is
+    wrong; later ``exit CODE``, as of :func:`os.waitstatus_to_exitcode`, and at last ``gone``; each on
+    a line.
+    """
+
+    def __init__(self, link: socket.socket, owner_fd: int) -> None:
+        self.link = link
+        self.owner_fd = owner_fd
+        self.untagged_limit, self.max_files = resource.getrlimit(RLIMIT_LOCKS)
+        self.agent: int | None = None
+        """The agent, until it has exited."""
+        self.is_serving = False
+        self.is_killing = False
+        self.is_finished = False
+        """There will be no other agent."""
+
+    def run(self) -> None:
+        """Return when there is nobody to keep an agent for, and nothing left of one."""
+        _become_subreaper("agent-supervise")
+        wake = _child_exit_descriptor()
+        poll = _poll(wake, self.link.fileno(), self.owner_fd)
+        _send(self.link, "ready")
+        while True:
+            if self.is_serving and not self._reap_and_kill():
+                self.is_serving = self.is_killing = False
+                self._set_tag(0)
+                _send(self.link, "gone")
+            if self.is_finished and not self.is_serving:
+                return
+            for fd, _ in poll.poll(KILL_PAUSE_S * 1000 if self.is_killing else None):
+                if fd == wake:
+                    os.read(wake, 4096)
+                elif fd == self.owner_fd or not self._receive_commands():
+                    self.is_finished = self.is_killing = True
+                    poll.unregister(fd)
+
+    def _reap_and_kill(self) -> bool:
+        """Reap, tell of the agent, kill if it is time to; False when nothing is left."""
+        reaped, has_children = _reap()
+        for pid, status in reaped:
+            if pid == self.agent:
+                self.agent = None
+                _send(self.link, f"exit {os.waitstatus_to_exitcode(status)}")
+        if self.is_killing and has_children:
+            _kill_children(set())
+        return has_children
+
+    def _receive_commands(self) -> bool:
+        """Do what the owner says; False when it says nothing any more."""
+        try:
+            said, stdio = _receive(self.link, 2**16, 3)
+            if not self.is_serving and (place := said.find(START)) >= 0:
+                self._start(bytearray(said[place + 1 :]), stdio)
+                return True
+        except ConnectionError:
+            return False
+        if self.is_serving:
+            for word in said:
+                if word == KILL:
+                    self.is_killing = True
+                elif self.agent is not None:
+                    with suppress(OSError):
+                        os.killpg(self.agent, word)
+        return bool(said)
+
+    def _set_tag(self, tag_limit: int) -> None:
+        """Have all who are started from now on bear this; 0 for nothing."""
+        with suppress(ValueError, OSError):  # a lower limit holds: less is found afterwards, then
+            resource.setrlimit(RLIMIT_LOCKS, (tag_limit or self.untagged_limit, self.max_files))
+
+    def _receive_rest(self, data: bytearray, size: int) -> None:
+        """Wait for the rest of so much data."""
+        while len(data) < size:
+            if not (more := self.link.recv(size - len(data))):
+                raise ConnectionResetError
+            data += more
+
+    def _start(self, request: bytearray, stdio: list[int]) -> None:
+        """Start the agent that is asked for.
+
+        :param request: what has come of the request so far.
+        """
+        self._receive_rest(request, HEADER.size)
+        size, count, tag_limit, is_resolved = HEADER.unpack_from(request)
+        self._receive_rest(request, HEADER.size + size)
+        body = bytes(request[HEADER.size :])
+        directory, *parts = body.split(b"\0")
+        argv, variables = parts[:count], parts[count:]
+        env = {name: value for name, _, value in (entry.partition(b"=") for entry in variables)}
+        answer = "astray"
+        try:
+            _change_directory(directory, is_resolved=is_resolved)
+            answer = "refused"
+            self._set_tag(tag_limit)
+            self.agent = _start_program(argv, env, stdio)
+        except OSError as error:
+            self._set_tag(0)
+            _send(self.link, f"{answer} {error.errno}")
+        else:
+            self.is_serving = True
+            _send(self.link, f"started {self.agent} {_start_time(self.agent)}")
+        finally:
+            os.chdir("/")
+            for fd in stdio:
+                os.close(fd)
+
+
+# --- what both do ---------------------------------------------------------------------------
+
+
+def _become_subreaper(name: str) -> None:
+    """Be a subreaper, and have a name."""
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "PR_SET_CHILD_SUBREAPER")
+    libc.prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def _child_exit_descriptor() -> int:
+    """Return a descriptor that can be read when a child has died."""
+    wake, waker = os.pipe()
+    os.set_blocking(waker, False)
+    old = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    if old >= 0:  # of the fork server, in the supervisor it forked
+        os.close(old)
+    return wake
+
+
+def _poll(*fds: int) -> select.poll:
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return poll
+
+
+def _receive(link: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """Return data and the descriptors that come with it, which no agent inherits."""
+    data, fds, _, _ = socket.recv_fds(link, size, most)
+    for fd in fds:
+        os.set_inheritable(fd, False)  # noqa: FBT003 - its name
+    return data, fds
+
+
+def _send(link: socket.socket, line: str) -> None:
+    with suppress(OSError):  # nobody listens any more
+        link.sendall(line.encode() + b"\n")
+
+
+def _reap() -> tuple[list[tuple[int, int]], bool]:
+    """Return the children that died, with their wait statuses, and whether there are more."""
+    reaped = []
+    try:
+        while (child := os.waitpid(-1, os.WNOHANG)) != (0, 0):
+            reaped.append(child)
+    except ChildProcessError:
+        return reaped, False
+    return reaped, True
+
+
+def _kill_children(spared: set[int]) -> bool:
+    """Kill the children but these, with their process groups; tell whether there were any.
+
+    Only this process reaps them, so that their pids are theirs. No group is anybody else's: one
+    lies within one session, and theirs began below this process. A signal to a group reaches also
+    the child a member is just forking.
+    """
+    own = os.getpgrp()
+    found = False
+    for pid in _children():
+        if pid in spared:
+            continue
+        found = True
+        with suppress(OSError):
+            group = os.getpgid(pid)
+            if group not in (own, *spared):
+                os.killpg(group, signal.SIGKILL)
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    return found
+
+
+def _children() -> list[int]:
+    own = os.getpid()
+    try:
+        with open(f"/proc/self/task/{own}/children", "rb") as file:
+            return [int(pid) for pid in file.read().split()]
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
+        return [pid for pid in pids if (stat := _stat(pid)) and int(stat[1]) == own]
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return the fields of /proc/PID/stat after the name; none when the process is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()
+    except OSError:
+        return []
+
+
+def _start_time(pid: int) -> int:
+    """Return when a child that is not reaped started, in clock ticks since the machine did."""
+    return int(_stat(pid)[19])
+
+
+def _change_directory(directory: bytes, *, is_resolved: bool) -> None:
+    """Change to a directory, and if it is said to be resolved, make sure of having got there.
+
+    Between a look at a path and its use, a symbolic link can take the place of any part of it. What
+    the kernel says of the directory this process is in has none, and an agent starts in that one.
+
+    :raises OSError: ``ESTALE`` if it is another directory.
+    """
+    os.chdir(directory)
+    if is_resolved and os.getcwdb() != directory:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def _start_program(argv: list[bytes], env: dict[bytes, bytes], stdio: list[int]) -> int:
+    """Start a program, looked for on its own PATH, in a session of its own and with all signals
+    as they are by default.
+
+    As everywhere, a namesake that may not be run does not hide a program further on in the PATH.
+    """
+    program = argv[0]
+    paths = [program]
+    if b"/" not in program:
+        path = env.get(b"PATH", os.defpath.encode())
+        paths = [os.path.join(folder, program) for folder in path.split(b":")]
+    problem: OSError | None = None
+    for candidate in paths:
+        try:
+            return os.posix_spawn(
+                candidate,
+                argv,
+                env,
+                file_actions=[(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(stdio)],
+                setsid=True,
+                setsigmask=[],
+                setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+            )
+        except (FileNotFoundError, NotADirectoryError) as error:
+            problem = problem or error
+        except PermissionError as error:
+            problem = error
+        except OSError as error:
+            problem = error
+            break
+    assert problem is not None
+    raise problem
+
+
+if __name__ == "__main__":
+    main()

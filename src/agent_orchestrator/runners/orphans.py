@@ -1,0 +1,154 @@
+"""What is left of an attempt whose supervisors are gone: found by what its processes inherited, killed.
+
+While a supervisor lives it knows each process of its agent, whatever that did; see
+:mod:`agent_orchestrator.runners.forkserver`. This is for when the supervisor was killed, at once or with
+the daemon: a process belongs to an attempt if it has its *tag limit* or its tag, or descends from
+one that does.
+
+The tag limit is a number in the soft limit ``RLIMIT_LOCKS``, which Linux has not enforced since 2.4.25.
+It passes to every child and through every ``execve``: a new session, a second fork, a clean
+environment and closed descriptors do not get rid of it, only setting that limit does.
+
+A process is known by its pid and the tick it started in together, and killed through a pidfd, so that a
+pid used anew is never hit.
+"""
+
+import os
+import signal
+from contextlib import suppress
+from hashlib import blake2b
+from typing import Final
+
+import anyio
+from anyio.to_thread import run_sync
+from attrs import frozen
+
+from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.processes import (
+    Process,
+    live_process,
+    live_processes,
+    lock_limit_of,
+    process_start_id,
+    read_proc,
+    with_descendants,
+)
+
+KILL_TIMEOUT_S: Final = 5.0
+"""Seconds after which what does not die is given up."""
+
+_RESCANS: Final = 4
+"""A process in the middle of execve shows an empty environment for a moment."""
+
+_TAG_LIMIT: Final = 2**61
+_KERNEL_THREAD: Final = 0x0020_0000
+
+
+@frozen
+class Orphans:
+    """What was found of an attempt.
+
+    :param killed: the processes that were alive and are gone.
+    :param alive: those that do not die: the kernel holds them, or they are another user's.
+    """
+
+    killed: tuple[int, ...] = ()
+    alive: tuple[int, ...] = ()
+
+
+def tag_limit(tag: str) -> int:
+    """Return the limit that the processes with this tag have; no other process has it."""
+    return _TAG_LIMIT | int.from_bytes(blake2b(tag.encode(), digest_size=8).digest()) >> 3
+
+
+def is_tag_limit(limit: bytes | None) -> bool:
+    """Return whether a soft RLIMIT_LOCKS is the tag limit of an agent, of any daemon."""
+    return limit is not None and limit.isdigit() and int(limit) >> 61 == _TAG_LIMIT >> 61
+
+
+async def kill_orphans(
+    tag: str | None, pid: int | None = None, start_id: str | None = None
+) -> Orphans:
+    """Kill all that is left of an attempt, and return when it is gone.
+
+    Nothing is found of an attempt made before the machine was booted: what processes bear does not
+    outlive them.
+
+    :param tag: the value of :data:`~agent_orchestrator.ports.TAG_VARIABLE` that its processes had.
+    :param pid: its agent's process, where it was recorded, which led a session and a process group.
+    :param start_id: when that started (:func:`agent_orchestrator.processes.process_start_id`); a process of that
+        pid that started at another time is a stranger.
+    """
+    limiter = anyio.CapacityLimiter(1)  # its own: it must not wait for others' work in threads
+    killed: dict[int, None] = {}
+    give_up_at = anyio.current_time() + KILL_TIMEOUT_S
+    again = _RESCANS
+    while True:
+        found, unclear = await run_sync(_scan, tag, pid, start_id, limiter=limiter)
+        alive = tuple(seen.pid for seen in found)
+        if not found and not (unclear and again):
+            return Orphans(tuple(killed))
+        if anyio.current_time() > give_up_at:
+            return Orphans(tuple(one for one in killed if one not in alive), alive)
+        if found:
+            killed |= dict.fromkeys(alive)
+            await _kill(found)
+        else:
+            again -= 1
+            await anyio.sleep(0.005)
+
+
+def _scan(tag: str | None, root: int | None, start_id: str | None) -> tuple[list[Process], bool]:
+    """Return the live processes that belong to the attempt, and whether some could not be told."""
+    alive = live_processes()
+    own = os.getpid()
+    if root is not None and (start_id is None or process_start_id(root) != start_id):
+        root = None
+    entry = f"\0{TAG_VARIABLE}={tag}\0".encode() if tag else None
+    limit = str(tag_limit(tag)).encode() if tag else None
+    ours: set[int] = set()
+    unclear = False
+    for seen in alive:
+        if seen.flags & _KERNEL_THREAD:
+            continue
+        if root is not None and root in (seen.pid, seen.group, seen.session):
+            ours.add(seen.pid)
+        elif limit is not None and entry is not None:
+            if lock_limit_of(seen.pid) == limit:
+                ours.add(seen.pid)
+            elif (environ := read_proc(f"/proc/{seen.pid}/environ")) is not None:
+                if entry in b"\0" + environ:
+                    ours.add(seen.pid)
+                elif not environ:
+                    unclear = True
+    if own in ours:  # it was started by that very agent, and so was what it started
+        ours -= with_descendants({own}, alive)
+    alive = [seen for seen in alive if seen.pid != own]
+    ours = with_descendants(ours, alive)
+    return [seen for seen in alive if seen.pid in ours], unclear
+
+
+async def _kill(found: list[Process]) -> None:
+    pidfds = [fd for seen in found if (fd := _kill_process(seen)) is not None]
+    try:
+        with anyio.move_on_after(0.5):
+            for fd in pidfds:
+                await anyio.wait_readable(fd)
+    finally:
+        for fd in pidfds:
+            os.close(fd)
+
+
+def _kill_process(seen: Process) -> int | None:
+    """Kill the process and return its pidfd; None when it is gone."""
+    try:
+        pidfd = os.pidfd_open(seen.pid)
+    except OSError:
+        return None
+    again = live_process(seen.pid)
+    if again is None or (again.pid, again.started) != (seen.pid, seen.started):
+        os.close(pidfd)
+        return None
+    with suppress(OSError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    return pidfd

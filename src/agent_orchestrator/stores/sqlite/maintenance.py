@@ -1,0 +1,165 @@
+"""A look at the whole database, and a copy of it, while it is in use."""
+
+import contextlib
+import errno
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from agent_orchestrator.domain.errors import Conflict, InvalidRequest, StoreLocked, Unavailable
+from agent_orchestrator.stores.sqlite.ballast import NO_ROOM
+from agent_orchestrator.stores.sqlite.connection import header_is_ours
+from agent_orchestrator.stores.sqlite.files import OWN_FILES
+from agent_orchestrator.stores.sqlite.lock import FileLock
+from agent_orchestrator.stores.sqlite.watermark import sync_directory
+
+MAX_FINDINGS: Final = 100
+"""Findings told at most."""
+
+
+def findings(connection: apsw.Connection) -> list[str]:
+    """Return what is wrong with the database as such; nothing when it is sound.
+
+    Reads all of it, in one read transaction: writers go on, and their log grows meanwhile.
+    """
+    try:
+        found = [
+            str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({MAX_FINDINGS})")
+        ]
+        if found != ["ok"]:
+            return found
+        found = [
+            f"row {rowid} of {table} refers to what is not in {parent}"
+            for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check")
+        ]
+        [(count, first, last)] = connection.execute(
+            "SELECT count(*), coalesce(min(position), 1), coalesce(max(position), 0) FROM events"
+        )
+        if (first, last) != (1, count):
+            found.append(f"the log's positions are not 1 … {count}: they go from {first} to {last}")
+        return found[:MAX_FINDINGS]
+    except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as error:
+        return [str(error)]
+
+
+def check_target(database: Path, target: Path) -> Path:
+    """Return where a backup shall go.
+
+    :raises InvalidRequest: if it cannot be there.
+    """
+    if not target.is_absolute():
+        raise InvalidRequest.of({"path": "must be absolute"})
+    try:
+        place = target.parent.resolve(strict=True) / target.name
+        if place.is_dir():
+            raise InvalidRequest.of({"path": f"is a directory: {target}"})
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidRequest.of({"path": f"{target.parent}: {reason}"}) from None
+    if place.parent == database.parent and place.name in {database.name + end for end in OWN_FILES}:
+        raise InvalidRequest.of({"path": f"is one of the database's own files: {target}"})
+    return place
+
+
+def copy(connection: apsw.Connection, target: Path, *, replace: bool) -> int:
+    """Write a consistent copy, checked and durable, and return its size in bytes.
+
+    It is made under another name and appears whole. It is a database of its own, that says whose
+    copy it is: put in the other's place, it lacks nothing it should have.
+
+    :param replace: write over an earlier copy that is there.
+    :raises Conflict: if there is a file, and it is not to be replaced, or is no database of ours.
+    :raises InvalidRequest: if the place cannot be written to.
+    :raises Unavailable: if there is no room.
+    """
+    if os.path.lexists(target):
+        if not replace:
+            raise _exists(target)
+        _check_replaceable(target)
+    fresh = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
+    try:
+        os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        try:
+            connection.execute("VACUUM INTO ?", (str(fresh),))
+            _set_backup_identity(fresh)
+            return _move_into_place(fresh, target, replace=replace)
+        finally:
+            fresh.unlink(missing_ok=True)
+    except apsw.FullError:
+        raise _disk_full_error(target) from None
+    except FileExistsError:
+        raise _exists(target) from None
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise _disk_full_error(target) from None
+        raise InvalidRequest.of({"path": f"{target}: {error.strerror}"}) from None
+
+
+def _check_replaceable(target: Path) -> None:
+    """Refuse what a copy must not take the place of: only another copy may be lost to it.
+
+    :raises Conflict: if it is anything else, or a database in use.
+    """
+    if target.is_symlink() or not target.is_file():
+        raise Conflict(f"{target} is not a regular file", {"path": str(target)})
+    with contextlib.ExitStack() as locks:
+        lock = target.with_name(target.name + ".lock")
+        for file in (target, lock):
+            try:
+                if file.exists():
+                    locks.callback(FileLock.take(file, str(target), signed=lock).release)
+            except StoreLocked as error:
+                raise Conflict(str(error), {"path": str(target)}) from None
+        if target.stat().st_size and not header_is_ours(target):
+            raise Conflict(
+                f"{target} is not a database of ours: remove it first, if it is to go",
+                {"path": str(target)},
+            )
+
+
+def _set_backup_identity(path: Path) -> None:
+    copied = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        copied.pragma("journal_mode", "memory")  # nobody reads it until it is whole
+        copied.execute(
+            "UPDATE commits SET backup_of = database, database = lower(hex(randomblob(16)))"
+        )
+        if found := findings(copied):
+            raise Unavailable(f"the copy is not sound: {found[0]}")
+    finally:
+        copied.close()
+
+
+def _move_into_place(fresh: Path, target: Path, *, replace: bool) -> int:
+    descriptor = os.open(fresh, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        size = os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+    if replace:
+        fresh.replace(target)
+    else:
+        try:
+            os.link(fresh, target)  # unlike a rename, it fails where there is a file
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            if os.path.lexists(target):  # a file system without links
+                raise _exists(target) from None
+            fresh.replace(target)
+        else:
+            fresh.unlink()
+    sync_directory(target.parent)
+    return size
+
+
+def _exists(target: Path) -> Conflict:
+    return Conflict(f"{target} is there already", {"path": str(target)})
+
+
+def _disk_full_error(target: Path) -> Unavailable:
+    return Unavailable(f"there is no room for the copy in {target.parent}", retry_after_s=60)

@@ -1,0 +1,161 @@
+"""A commit counter in the database and a copy of it beside the database, to detect lost commits.
+
+SQLite reads a damaged write-ahead log up to the damage. The database opens without an error, but
+lacks the later commits. Therefore each commit increments a counter, and a small file beside the
+database keeps a copy of that counter.
+"""
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Final
+
+import apsw
+from attrs import frozen
+
+from agent_orchestrator.domain.errors import CommitsLost
+from agent_orchestrator.operations import Problem
+
+SINCE_SCHEMA: Final = 2
+"""The schema version that counts commits."""
+
+COUNT_COMMIT: Final = "UPDATE commits SET count = count + 1"
+
+
+@frozen
+class Watermark:
+    """The commit counter of a database.
+
+    :param database: the random name of the database.
+    :param commits: the number of its commits.
+    :param backup_of: the name of the database of which this one is a backup, if it is one.
+    """
+
+    database: str
+    commits: int
+    backup_of: str | None = None
+
+
+def read_watermark(connection: apsw.Connection) -> Watermark | None:
+    """Return the database's commit counter, or None if its schema is older than the counter."""
+    if connection.pragma("user_version") < SINCE_SCHEMA:
+        return None
+    row = connection.execute("SELECT database, count, backup_of FROM commits").fetchone()
+    return None if row is None else Watermark(*row)
+
+
+class WatermarkFile:
+    """The file beside the database with the copy of its commit counter.
+
+    The copy is written after the commit is durable, so it is never ahead. If the process is
+    killed, it can be a second behind.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self.path = database.with_name(database.name + ".commits")
+
+    def read(self) -> Watermark | None:
+        """Return the last copy, or None if there is no file.
+
+        :raises ValueError: if the file is damaged.
+        :raises OSError: if it cannot be read.
+        """
+        try:
+            text = self.path.read_bytes()[:4096].decode()
+        except FileNotFoundError:
+            return None
+        noted = json.loads(text)
+        if not isinstance(noted, dict):
+            raise ValueError("not an object")  # noqa: TRY004 - of the file, not of our caller
+        database, commits = noted.get("database"), noted.get("commits")
+        if not isinstance(database, str) or not isinstance(commits, int):
+            raise ValueError("not a note of commits")  # noqa: TRY004 - likewise
+        if noted.get("check") != _check(database, commits):
+            raise ValueError("its check sum is wrong")
+        return Watermark(database, commits)
+
+    def write(self, watermark: Watermark) -> None:
+        """Replace the copy, durably and atomically.
+
+        :raises OSError: if that fails. The old copy is then still there.
+        """
+        check = _check(watermark.database, watermark.commits)
+        noted = {"database": watermark.database, "commits": watermark.commits, "check": check}
+        fresh = self.path.with_name(self.path.name + ".new")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(descriptor, json.dumps(noted).encode() + b"\n")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        fresh.replace(self.path)
+        sync_directory(self.path.parent)
+
+    def compare(
+        self, path: Path, watermark: Watermark | None, *, accept_loss: bool
+    ) -> "PriorState":
+        """Compare the database's counter with the copy.
+
+        :param path: the database.
+        :param watermark: its counter; None if it has none, for instance because it is empty.
+        :param accept_loss: continue even if commits were lost.
+        :raises CommitsLost: if commits were lost, unless that is accepted.
+        """
+        unknown = f"agentd cannot tell whether {path} lost commits before this start"
+        if watermark is not None and watermark.backup_of is not None:
+            return PriorState()  # a restored backup that was not opened before
+        try:
+            noted = self.read()
+        except (ValueError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            return PriorState("mirror_unusable", f"{self.path} is damaged ({reason}): {unknown}")
+        if noted is None:
+            if watermark is None or not watermark.commits:
+                return PriorState()
+            return PriorState("mirror_unusable", f"{self.path} is missing: {unknown}")
+        if watermark is None and path.exists():
+            watermark = Watermark(noted.database, 0)  # it once had tables
+        if watermark is None or noted.database != watermark.database:
+            return PriorState(
+                "mirror_unusable", f"{self.path} belongs to another database: {unknown}"
+            )
+        lost = noted.commits - watermark.commits
+        if lost <= 0:
+            return PriorState(is_complete=True)
+        told = f"{path}: {lost} commits lost (it has {watermark.commits}, had {noted.commits})"
+        if accept_loss:
+            return PriorState("commits_lost", f"{told}; accepted at this start")
+        raise CommitsLost(
+            f"{told}: restore a backup, or continue without them (agentd --accept-loss)"
+        )
+
+
+@frozen
+class PriorState:
+    """The result of comparing a database's commit counter with its copy.
+
+    :param code: the code of a problem, if there is one.
+    :param is_complete: True if the database has all commits that the copy knows.
+    """
+
+    code: str | None = None
+    message: str = ""
+    is_complete: bool = False
+
+    @property
+    def problem(self) -> Problem | None:
+        return None if self.code is None else Problem(self.code, self.message)
+
+
+def _check(database: str, commits: int) -> str:
+    return f"{zlib.crc32(f'{database} {commits}'.encode()):08x}"
+
+
+def sync_directory(path: Path) -> None:
+    """Make the entries of a directory durable (fsync)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,388 @@
+"""Lists, logs and feeds: consistent, in order, in pages."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from itertools import product
+from operator import methodcaller
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from attrs import evolve
+
+from agent_orchestrator.domain.access import Grant, Visibility
+from agent_orchestrator.domain.errors import (
+    CursorAhead,
+    InvalidRequest,
+)
+from agent_orchestrator.domain.lifecycle import RunStatus
+from agent_orchestrator.domain.model import RunError, RunResult
+from agent_orchestrator.operations import StreamItem
+from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.testing.stores.opening import Opening
+from agent_orchestrator.testing.stores.samples import (
+    NOW,
+    a_message,
+    a_request,
+    a_run,
+    a_session,
+    drafts,
+    put,
+)
+
+
+class Reads(Opening):
+    async def test_a_look_is_consistent_and_its_error_comes_out(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            await put(store, session)
+            stop = False
+
+            async def write() -> None:
+                while not stop:
+                    await store.transact(lambda tx: tx.append(session.id, drafts("a", "b"), NOW))
+
+            def query(view: View) -> tuple[int, int, int, list[StreamItem]]:
+                found = view.session(session.id)
+                assert found is not None
+                events = view.events(session.id, after=0, limit=500)
+                beyond = view.feed(after=view.feed_head(), limit=1)
+                return found.last_seq, len(events), view.event_count(), beyond
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(write)
+                for _ in range(20):
+                    last_seq, seen, count, beyond = await store.read(query)
+                    assert last_seq == seen == count
+                    assert last_seq % 2 == 0
+                    assert not beyond
+                stop = True
+
+            def fail(_: View) -> None:
+                raise LookupError("in the look")
+
+            for _ in range(20):
+                with pytest.raises(LookupError, match="in the look"):
+                    await store.read(fail)
+            assert await store.read(lambda view: view.session(session.id)) is not None
+
+    async def test_the_newest_runs_come_in_short(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session, other = a_session(), a_session()
+            child = a_session(owner="bob", parent_session_id=session.id)
+            runs = [
+                a_run(session.id, status=RunStatus.COMPLETED, result=RunResult("é" * length))
+                for length in (50, 500, 50, 7)
+            ]
+            failed = a_run(session.id, status=RunStatus.FAILED, error=RunError("denied", "é" * 50))
+            await put(store, session, other, child)
+            for run in (*runs, failed):
+                await store.transact(lambda tx, run=run: tx.add_run(run))  # type: ignore[misc]
+
+            for limit, size, count in ((10, 10_000, 5), (2, 10_000, 2), (10, 200, 3), (10, 1, 1)):
+                found = await store.read(
+                    lambda view, limit=limit, size=size: view.latest_runs(  # type: ignore[misc]
+                        session.id, limit=limit, cut=10, size=size
+                    )
+                )
+                kept = [*runs, failed][-count:]
+                assert [run.id for run in found[0]] == [run.id for run in kept]
+                texts = [
+                    run.result.text if run.result else run.error.message if run.error else ""
+                    for run in kept
+                ]
+                assert found[1] == sum(len(text.encode()) for text in texts)
+                shown = [
+                    run.result.text if run.result else run.error.message if run.error else ""
+                    for run in found[0]
+                ]
+                assert shown == [text[:10] for text in texts]
+            counts = await store.read(
+                lambda view: (
+                    view.run_count(session.id),
+                    view.run_count(other.id),
+                    view.child_count(session.id),
+                    view.child_count(session.id, Visibility(principal="ann")),
+                    view.child_count(session.id, Visibility(principal="bob")),
+                    view.child_count(other.id),
+                )
+            )
+            assert counts == (5, 0, 1, 0, 1, 0)
+
+    async def test_lists_come_in_pages_oldest_first(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            parent = a_session()
+            sessions = [parent] + [
+                a_session(
+                    owner=("ann", "bob")[number % 2],
+                    status=("open", "closed")[number // 4],
+                    parent_session_id=parent.id if number % 3 == 0 else None,
+                )
+                for number in range(8)
+            ]
+            runs = [a_run(session.id) for session in sessions[1:] for _ in range(2)]
+            runs[0] = evolve(runs[0], status=RunStatus.COMPLETED)
+            runs[5] = evolve(runs[5], status=RunStatus.COMPLETED)
+            messages = [a_message(sessions[1].id, run_id=runs[n // 3].id) for n in range(6)]
+            elsewhere = a_message(sessions[2].id)
+            await put(store, *reversed(sessions), *reversed(runs), *reversed(messages), elsewhere)
+            owners = {session.id: session.owner for session in sessions}
+
+            async def all_pages(listing: str, *args: Any, **only: Any) -> list[Any]:
+                found: list[Any] = []
+                after = None
+                while batch := await store.read(
+                    methodcaller(listing, *args, **only, after=after, limit=2)
+                ):
+                    assert len(batch) <= 2
+                    found += batch
+                    after = batch[-1].id
+                return found
+
+            for owner, status, above in product(
+                (None, "ann", "nobody"), (None, "closed"), (None, parent.id)
+            ):
+                found = await all_pages(
+                    "sessions", within=Visibility(owner), status=status, parent_session_id=above
+                )
+                assert found == [
+                    s
+                    for s in sessions
+                    if owner in (None, s.owner)
+                    and status in (None, s.status)
+                    and above in (None, s.parent_session_id)
+                ]
+            for owner, state, session_id in product(
+                (None, "bob"), (None, RunStatus.COMPLETED), (None, sessions[1].id, "ses_none")
+            ):
+                found = await all_pages(
+                    "runs", within=Visibility(owner), status=state, session_id=session_id
+                )
+                assert found == [
+                    r
+                    for r in runs
+                    if owner in (None, owners[r.session_id])
+                    and state in (None, r.status)
+                    and session_id in (None, r.session_id)
+                ]
+            found = await all_pages("messages", sessions[1].id)
+            assert found == messages
+            assert await store.read(lambda view: view.run_messages(runs[1].id)) == messages[3:]
+
+    async def test_lists_end_where_they_are_large_enough(self, tmp_path: Path) -> None:
+        long = "x" * 1_000
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            runs = [
+                evolve(a_run(session.id), status=RunStatus.COMPLETED, result=RunResult(long))
+                for _ in range(5)
+            ]
+            messages = [evolve(a_message(session.id), text=long) for _ in range(5)]
+            requests = [evolve(a_request(runs[0]), text=long) for _ in range(5)]
+            await put(store, session, *runs, *messages)
+
+            def write(tx: Transaction) -> None:
+                for request in requests:
+                    tx.add_request(request)
+                told = [Draft("agent.message", {"text": long}) for _ in range(5)]
+                tx.append(session.id, told, NOW)
+
+            await store.transact(write)
+            # Half of them are the principal's own, half are shared with it: both ways in are cut.
+            large = [
+                a_session(owner=owner, metadata={"text": long})
+                for owner in ("ann", "bob", "ann", "bob", "ann")
+            ]
+            await put(store, *large)
+            for one in large[1::2]:
+                await store.transact(
+                    lambda tx, one=one: tx.put_grants(one.id, [Grant("ann", "reader")])  # type: ignore[misc]
+                )
+            last = (await store.read(lambda view: view.session(session.id))).last_seq  # type: ignore[union-attr]
+            first = last - 5
+            cursor = await store.read(
+                lambda view: view.feed(after=None, limit=first)[-1].cursor if first else None
+            )
+            looks: dict[str, Callable[[View, int | None], list[Any]]] = {
+                "sessions": lambda view, size: view.sessions(
+                    within=Visibility(principal="ann"), limit=5, size=size
+                ),
+                "runs": lambda view, size: view.runs(limit=5, size=size),
+                "messages": lambda view, size: view.messages(session.id, limit=5, size=size),
+                "requests": lambda view, size: view.requests(limit=5, size=size),
+                "events": lambda view, size: view.events(
+                    session.id, after=first, limit=5, size=size
+                ),
+                "feed": lambda view, size: view.feed(after=cursor, limit=5, size=size),
+                "feed of one": lambda view, size: view.feed(
+                    after=cursor, sessions=[session.id], limit=5, size=size
+                ),
+            }
+
+            async def found_by(name: str, size: int | None) -> list[Any]:
+                return await store.read(lambda view: looks[name](view, size))
+
+            for name in looks:
+                every = await found_by(name, None)
+                assert len(every) == 5, name
+                # What an item holds besides its text counts, too, but is less than that.
+                for size, most in ((1, 1), (1_000, 1), (2_400, 2), (10**9, 5)):
+                    found = await found_by(name, size)
+                    assert found == every[: len(found)]
+                    assert max(1, most - 1) <= len(found) <= most + 1, (name, size)
+
+    async def test_events_come_after_a_seq(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            await put(store, session)
+            await store.transact(lambda tx: tx.append(session.id, drafts(*"abcdef"), NOW))
+            for after, limit, expected in ((0, 2, [1, 2]), (2, 9, [3, 4, 5, 6]), (6, 9, [])):
+                events = await store.read(
+                    methodcaller("events", session.id, after=after, limit=limit)
+                )
+                assert [event.seq for event in events] == expected
+            assert await store.read(lambda v: v.events(session.id, after=2**62, limit=9)) == []
+            assert await store.read(lambda v: v.events("ses_none", after=0, limit=9)) == []
+
+    async def test_the_last_event_of_a_run(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            session = a_session()
+            one, two, three = (a_run(session.id, attempt=2) for _ in range(3))
+            await put(store, session, one, two, three)
+
+            def at(seconds: int) -> datetime:
+                return NOW + timedelta(seconds=seconds)
+
+            def change(tx: Transaction) -> None:
+                tx.append(session.id, drafts("a", run_id=one.id), at(5))
+                tx.append(session.id, [Draft("run.error", {}, one.id, 2)], at(2))
+                tx.append(session.id, [Draft("message.created", {}, one.id)], at(1))
+                said = [Draft("tool.output", {}, two.id, 1), Draft("run.queued", {}, two.id, 2)]
+                tx.append(session.id, said, at(9))
+                tx.append(session.id, drafts("a"), at(10))
+
+            def undone(tx: Transaction) -> None:
+                tx.append(session.id, drafts("a", run_id=three.id), at(11))
+                raise LookupError
+
+            def query(view: View) -> list[datetime | None]:
+                return [
+                    view.last_event_at(one),
+                    view.last_output_at(one),
+                    view.last_output_at(one, attempt=1),
+                    view.last_output_at(one, attempt=2),
+                    view.last_event_at(two),
+                    view.last_output_at(two),
+                    view.last_event_at(three),
+                    view.last_output_at(three),
+                ]
+
+            await store.transact(change)
+            with pytest.raises(LookupError):
+                await store.transact(undone)
+            expected = [at(1), at(5), at(5), None, at(9), at(9), None, None]
+            assert await store.read(query) == expected
+
+    async def test_the_feed_is_every_event_once_in_commit_order(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            ann, bob, cid = a_session(owner="ann"), a_session(owner="bob"), a_session(owner="ann")
+            await put(store, ann, bob, cid)
+            assert await store.read(lambda v: v.feed(after=None, limit=9)) == []
+            empty_head = await store.read(lambda view: view.feed_head())
+            assert await store.read(lambda v: v.feed(after=empty_head, limit=9)) == []
+            for number in range(12):
+                session = (ann, bob, cid, ann)[number % 4]
+                await store.transact(
+                    methodcaller("append", session.id, drafts(str(number), f"{number}+"), NOW)
+                )
+            assert await store.read(lambda view: view.event_count()) == 24
+            whole = await store.read(lambda view: view.feed(after=None, limit=99))
+            texts = [item.event.data["text"] for item in whole]
+            assert texts == [f"{n}{plus}" for n in range(12) for plus in ("", "+")]
+            head = await store.read(lambda view: view.feed_head())
+            assert whole[-1].cursor == head
+
+            async def drain(**only: Any) -> list[StreamItem]:
+                found: list[StreamItem] = []
+                cursor = None
+                while batch := await store.read(
+                    methodcaller("feed", after=cursor, limit=5, **only)
+                ):
+                    found += batch
+                    cursor = batch[-1].cursor
+                return found
+
+            assert await drain() == whole
+            cases: tuple[dict[str, Any], ...] = (
+                {"within": Visibility("ann")},
+                {"within": Visibility("nobody")},
+                {"sessions": (bob.id,)},
+                {"sessions": [bob.id, cid.id]},
+                {"sessions": (ann.id, bob.id), "within": Visibility("ann")},
+                {"sessions": ("ses_none",)},
+            )
+            for only in cases:
+                wanted = only.get("sessions", (ann.id, bob.id, cid.id))
+                owned = {Visibility("ann"): {ann.id, cid.id}, Visibility("nobody"): set()}.get(
+                    only.get("within", Visibility()), {ann.id, bob.id, cid.id}
+                )
+                assert await drain(**only) == [
+                    item
+                    for item in whole
+                    if item.event.session_id in wanted and item.event.session_id in owned
+                ]
+                assert await store.read(methodcaller("feed", after=head, limit=9, **only)) == []
+            await store.transact(lambda tx: tx.append(bob.id, drafts("new"), NOW))
+            [item] = await store.read(lambda v: v.feed(after=head, sessions=[bob.id], limit=9))
+            assert item.event.data == {"text": "new"}
+
+    async def test_cursors_that_are_none(self, tmp_path: Path) -> None:
+        async with self.opened(tmp_path) as store:
+            for bad in ("", "x", "-1", "1.0", " 1", "1\n", "²", "9" * 30, "\0"):
+                with pytest.raises(InvalidRequest) as raised:
+                    await store.read(methodcaller("feed", after=bad, limit=1))
+                assert list(raised.value.details["fields"]) == ["cursor"]
+
+    async def test_a_cursor_of_a_longer_log_is_ahead(self, tmp_path: Path) -> None:
+        """As after a restore from a backup: the reader has seen what the log no longer holds."""
+        (tmp_path / "long").mkdir()
+        (tmp_path / "short").mkdir()
+        async with (
+            self.opened(tmp_path / "long") as long,
+            self.opened(tmp_path / "short") as short,
+        ):
+            session = a_session()
+            for store in (long, short):
+                await put(store, session)
+                await store.transact(lambda tx: tx.append(session.id, drafts("a"), NOW))
+            await long.transact(lambda tx: tx.append(session.id, drafts("b"), NOW))
+            ahead = await long.read(lambda view: view.feed_head())
+            for only in ({}, {"within": Visibility("local")}, {"sessions": [session.id]}):
+                with pytest.raises(CursorAhead):
+                    await short.read(methodcaller("feed", after=ahead, limit=9, **only))
+
+    async def test_a_cursor_of_another_stores_epoch_is_ahead_however_long_the_log(
+        self, tmp_path: Path
+    ) -> None:
+        (tmp_path / "one").mkdir()
+        (tmp_path / "other").mkdir()
+        async with self.opened(tmp_path / "one") as one, self.opened(tmp_path / "other") as other:
+            session = a_session()
+            for store in (one, other):
+                await put(store, session)
+                await store.transact(lambda tx: tx.append(session.id, drafts("a", "b"), NOW))
+            epochs = [await store.read(lambda view: view.epoch()) for store in (one, other)]
+            assert epochs[0] == await one.read(lambda view: view.epoch())
+            assert epochs[0] != epochs[1]
+            for epoch, common in zip(epochs, (2, 0), strict=True):
+                if epoch is not None:
+                    found = await one.read(methodcaller("last_common_seq", session.id, epoch))
+                    assert found == common
+            assert await one.read(methodcaller("last_common_seq", session.id, "unheard of")) == 0
+            [first, _] = await other.read(lambda view: view.feed(after=None, limit=9))
+            with pytest.raises(CursorAhead) as raised:
+                await one.read(methodcaller("feed", after=first.cursor, limit=9))
+            again = raised.value.details["resume_cursor"]
+            assert len(await one.read(methodcaller("feed", after=again, limit=9))) == 2

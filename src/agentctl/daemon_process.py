@@ -1,0 +1,270 @@
+"""Starting agentd in the background and stopping it: processes of this machine."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+from attrs import frozen
+
+from agent_orchestrator.data_directory import is_data_directory, make_data_directory
+from agent_orchestrator.operations import DaemonStatus
+from agent_orchestrator.processes import process_start_id
+from agent_orchestrator.user_state import make_private_directory, user_state
+from agentctl.call import here
+from agentctl.failures import FAILED, TIMED_OUT, Failure
+from agentctl.settings import DEFAULT_URL, CallSettings
+
+_DEFAULT_DB: Final = ".data/agent-orchestrator.db"
+_POLL_S: Final = 0.02
+"""How often a start is looked at: the daemon tells by writing a file, or by ending."""
+
+_DOCTOR_TIMEOUT_S: Final = 60.0
+"""How long agentd may look at itself: it asks each agent for its version, 10 s at most."""
+
+
+@frozen
+class Started:
+    """A daemon in the background.
+
+    :param url: where it answers; None while that is not known.
+    """
+
+    url: str | None
+    pid: int
+    log: str
+
+
+LOG_OPTIONS: Final = ("--log-max-mb", "10")
+"""How long the log may become, unless the options given to agentd say otherwise."""
+
+
+def start(settings: CallSettings, options: Sequence[str], timeout_s: float | None) -> Started:
+    """Start agentd in a session of its own and return once it answers.
+
+    :param options: given to agentd as they are; without address and port among them it listens
+        where the settings look for it.
+    :param timeout_s: how long it may take; None does not wait for it.
+    :raises Failure: if it ends, or does not answer in time.
+    """
+    log = _log_file(options)
+    with tempfile.TemporaryDirectory(prefix="agentctl-") as directory:
+        ready = Path(directory) / "ready.json"
+        given = [*_address(settings, options), *LOG_OPTIONS, *options]
+        command = [*_agentd(), *given, "--ready-file", str(ready)]
+        # Private whatever the umask is, which is for agents: they get it from agentd.
+        with open(log, "ab", opener=_open_private) as stream:
+            size_before = stream.tell()
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=_environment(settings),
+                start_new_session=True,
+                close_fds=True,
+            )
+        if timeout_s is None:
+            return Started(None, process.pid, str(log))
+        told = _wait_ready(process, ready, log, size_before, timeout_s)
+    return Started(str(told["url"]), int(told["pid"]), str(log))
+
+
+def _open_private(path: str, flags: int) -> int:
+    # A link may have come with a repository, and lead to any file of the user's.
+    descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
+def offline_doctor(settings: CallSettings, options: Sequence[str]) -> str:
+    """Return as JSON what agentd, started with these options here, would have to say of itself.
+
+    :raises Failure: if it cannot be asked.
+    """
+    done = subprocess.run(
+        [*_agentd(), *_address(settings, options), *options, "--doctor"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=_environment(settings),
+        timeout=_DOCTOR_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        what = words[-1].removeprefix("agentd: ") if words else "it said nothing"
+        raise Failure("not_examined", f"agentd ended with {done.returncode}: {what}")
+    return done.stdout.decode()
+
+
+def _wait_ready(
+    process: "subprocess.Popen[bytes]", ready: Path, log: Path, size_before: int, timeout_s: float
+) -> dict[str, Any]:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            told: dict[str, Any] = json.loads(ready.read_text())
+            return told
+        except (FileNotFoundError, ValueError):  # not yet, or not yet whole
+            pass
+        if (status := process.poll()) is not None:
+            raise Failure(
+                "not_started",
+                f"agentd ended with {status}: {_log_tail(log, size_before)}",
+                hint=f"see its log, {log}",
+                details={"exit_code": status, "log": str(log)},
+            )
+        if time.monotonic() > deadline:
+            process.terminate()
+            raise Failure(
+                "timeout",
+                f"agentd did not answer within {timeout_s:g} s and was told to end",
+                exit_code=TIMED_OUT,
+                hint=f"see its log, {log}",
+            )
+        time.sleep(_POLL_S)
+
+
+def _log_tail(log: Path, size_before: int) -> str:
+    with log.open("rb") as stream:
+        if os.fstat(stream.fileno()).st_size >= size_before:  # else it is a new one
+            stream.seek(size_before)
+        text = stream.read()[-4000:].decode(errors="replace").strip()
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        return "it said nothing"
+    # Of its settings it tells all that is wrong, each in a line.
+    told = list(takewhile(lambda line: line.startswith("agentd: "), reversed(lines)))
+    return "; ".join(line.removeprefix("agentd: ") for line in reversed(told or lines[-1:]))
+
+
+def _agentd() -> list[str]:
+    """Return the agentd that was installed with this agentctl."""
+    beside = Path(sys.executable).with_name("agentd")
+    if beside.is_file():
+        return [str(beside)]
+    return [sys.executable, "-m", "agentd"]
+
+
+def _address(settings: CallSettings, options: Sequence[str]) -> list[str]:
+    """Return where to listen; agentd's own default, variables and file stand where ours is the default."""
+    if settings.url == DEFAULT_URL or names_address(options):
+        return []
+    return ["--host", settings.host, "--port", str(settings.port)]
+
+
+def names_address(options: Sequence[str]) -> bool:
+    """Tell whether agentd's options say where it listens."""
+    return any(option.partition("=")[0] in ("--host", "--port") for option in options)
+
+
+def _environment(settings: CallSettings) -> dict[str, str]:
+    """Return agentd's environment: our token becomes one it takes, out of sight of `ps`."""
+    environ = dict(os.environ)
+    if settings.token and not environ.get("AGENTD_AUTH_TOKEN"):
+        environ["AGENTD_AUTH_TOKEN"] = settings.token
+    return environ
+
+
+def _log_file(options: Sequence[str]) -> Path:
+    """Return where the log of a daemon goes, in a directory that is made if need be.
+
+    That is beside the database, where its directory was made for it. In a directory of the user's
+    it would lie among his files: it goes to the state directory instead.
+
+    :raises OSError: if the directory cannot be made.
+    """
+    database = here() / _database(options)
+    make_data_directory(database.parent)
+    if is_data_directory(database.parent) or (state := user_state()) is None:
+        return database.parent / "agentd.log"
+    make_private_directory(state.logs)
+    key = hashlib.sha256(os.fsencode(database)).hexdigest()[:8]
+    return state.logs / f"{database.stem[:50]}-{key}.log"
+
+
+def _database(options: Sequence[str]) -> Path:
+    """Return where agentd will keep its database, as far as options and environment tell."""
+    chosen = os.environ.get("AGENTD_DB") or _DEFAULT_DB
+    for place, option in enumerate(options):
+        name, separator, value = option.partition("=")
+        if name == "--db":
+            chosen = value if separator else "".join(options[place + 1 : place + 2]) or chosen
+    return Path(chosen)
+
+
+def process_of(status: DaemonStatus) -> psutil.Process:
+    """Return the daemon's process.
+
+    :raises Failure: if the process of that number is another one: the daemon runs elsewhere.
+    """
+    pid = status.pid
+    try:
+        process: psutil.Process | None = psutil.Process(pid)
+        if status.process_start_id is None or process_start_id(pid) != status.process_start_id:
+            process = None
+    except psutil.NoSuchProcess:
+        process = None
+    except psutil.AccessDenied:
+        raise Failure("forbidden", f"process {pid} belongs to another user") from None
+    if process is None:
+        raise Failure(
+            "not_local",
+            f"agentd says its process is {pid}, which is not one of this machine",
+            exit_code=FAILED,
+            hint="stop it where it runs",
+        )
+    return process
+
+
+def stop_report(status: DaemonStatus) -> dict[str, Any] | None:
+    """Return what a daemon that has stopped says of its drain; None where it did not say, or we may not
+    read it.
+
+    :param status: what it said of itself before; its database is an absolute path.
+    """
+    if status.store.path is None:
+        return None
+    database, pid, started_at = Path(status.store.path), status.pid, status.started_at
+    try:
+        told: Any = json.loads(database.with_name(f"{database.name}-stopped").read_text())
+        if (told["pid"], datetime.fromisoformat(told["started_at"])) != (pid, started_at):
+            return None  # an earlier daemon's
+        return {name: told[name] for name in ("finished", "released", "parked")}
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def terminate(process: psutil.Process, *, now: bool) -> None:
+    """Ask a daemon to end; ``now`` does not wait for running agents.
+
+    :raises Failure: if we may not.
+    """
+    try:
+        process.terminate()
+        if now:
+            # The daemon counts signals; two at once would arrive as one.
+            time.sleep(0.2)
+            process.terminate()
+    except psutil.NoSuchProcess:
+        return
+    except psutil.AccessDenied:
+        raise Failure("forbidden", f"process {process.pid} belongs to another user") from None
+
+
+def await_end(process: psutil.Process, timeout_s: float) -> bool:
+    """Return whether the process is gone after so many seconds at most."""
+    try:
+        process.wait(timeout_s)
+    except psutil.TimeoutExpired:
+        return False
+    return True

@@ -1,0 +1,284 @@
+"""Giving agents something to do and seeing the run of it through."""
+
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from itertools import chain
+from math import inf
+from typing import Any
+
+import anyio
+
+from agent_orchestrator.domain.lifecycle import RunStatus, is_terminal
+from agent_orchestrator.domain.model import Event, Run, Session
+from agent_orchestrator.operations import (
+    CANCEL_RUN,
+    CREATE_SESSION,
+    GET_REQUEST,
+    GET_SESSION,
+    REPLY_PARENT,
+    SEND_MESSAGE,
+    SPAWN_FROM_RUN,
+    SPAWN_FROM_SESSION,
+    CreateSessionReply,
+    MessageReply,
+    ReplyParentReply,
+)
+from agent_orchestrator.ports import Reply
+from agentctl.connection import FOLLOW_RETRY_S, DaemonConnection
+from agentctl.event_text import ends_run
+from agentctl.failures import DONE, FAILED, TIMED_OUT
+from agentctl.output import Output
+from agentctl.questions import GRANTED, answering, request_card
+from agentctl.run_watch import (
+    ONE_WAIT_S,
+    follow_run,
+    note_still_running,
+    transcript_writer,
+    wait_for_run,
+)
+from agentctl.terminal import Style, clean, one_line, put, truncated
+from agentctl.views import end_line, outcome_lines, sent_lines
+
+_CANCEL_S = 10.0
+"""How long an interrupted ``ask`` tries to cancel its run."""
+
+_TITLE_COLUMNS = 60
+
+
+def exit_code(run: Run) -> int:
+    """Return the exit code a run's end stands for."""
+    return DONE if run.status is RunStatus.COMPLETED else FAILED
+
+
+async def finish_run(
+    connection: DaemonConnection,
+    output: Output,
+    run_id: str,
+    timeout_s: float | None,
+    **options: Any,
+) -> int:
+    """Wait for a run's end, or a question, and show what came of it. Return the exit code."""
+    with note_still_running(output, run_id):
+        reply = await wait_for_run(connection, output, run_id, timeout_s, **options)
+    now, ended = datetime.now(UTC), reply.run
+    if (question := reply.request) is not None:
+        output.answer(reply, lambda style: request_card(question, style, now))
+        output.hint(f"next: {answering(question.kind, question.id)}")
+        return DONE
+    output.answer(
+        reply, lambda style: chain([end_line(ended, style, now)], outcome_lines(ended, style))
+    )
+    if reply.timed_out:
+        output.note(f"agentctl: not ended after {timeout_s:g} s; `agentctl run diagnose {run_id}`")
+        return TIMED_OUT
+    return exit_code(ended)
+
+
+async def spawn(
+    connection: DaemonConnection, output: Output, values: Mapping[str, Any], *, wait: bool
+) -> int:
+    """Make a child of a run or a session; wait for its run. Return the exit code."""
+    if "run_id" in values:
+        made = await connection.call(SPAWN_FROM_RUN, **values)
+    else:
+        made = await connection.call(SPAWN_FROM_SESSION, **values)
+    session, message, run = made.session, made.message, made.run
+    if not wait:
+        output.answer(
+            made,
+            lambda style: [
+                f"session {style.paint(session.id, 'bold')}, {line}"
+                for line in sent_lines(message, run, style)
+            ],
+        )
+        output.hint(f"next: agentctl tool session-wait --run-id {run.id}")
+        return DONE
+    with note_still_running(output, run.id):
+        ended = (await wait_for_run(connection, output, run.id, None)).run
+    now = datetime.now(UTC)
+    output.answer(
+        {"session": session, "message": message, "run": ended},
+        lambda style: chain([end_line(ended, style, now)], outcome_lines(ended, style)),
+    )
+    return exit_code(ended)
+
+
+async def reply_parent(
+    connection: DaemonConnection,
+    output: Output,
+    values: Mapping[str, Any],
+    *,
+    wait: bool,
+    timeout_s: float | None,
+) -> int:
+    """Tell or ask a run's parent; wait for the answer. Return the exit code.
+
+    :param timeout_s: seconds to wait at most; None waits until the question is closed.
+    """
+    told = await connection.call(REPLY_PARENT, wait=wait, **values)
+    request = told.request
+    if request is None or not wait:
+        output.answer(told, lambda style: _reply_lines(told, style))
+        return DONE
+    output.note(f"agentctl: waiting; {answering(request.kind, request.id)}")
+    connection.retry_s = FOLLOW_RETRY_S
+    try:
+        end = inf if timeout_s is None else anyio.current_time() + timeout_s
+        while request.is_open and (left := end - anyio.current_time()) > 0:
+            reply = await connection.call(
+                GET_REQUEST, request_id=request.id, wait_s=min(left, ONE_WAIT_S)
+            )
+            request = reply.request
+    except anyio.get_cancelled_exc_class():
+        output.announce(f"agentctl: the question stays open: `agentctl request show {request.id}`")
+        raise
+    found = request
+    output.answer(
+        {"request": found, "timed_out": found.is_open},
+        lambda style: request_card(found, style, datetime.now(UTC)),
+    )
+    if found.is_open:
+        output.note(f"agentctl: no answer yet; `agentctl request show {found.id}`")
+        return TIMED_OUT
+    return DONE if found.status in GRANTED else FAILED
+
+
+def _reply_lines(told: ReplyParentReply, style: Style) -> list[str]:
+    lines = []
+    if told.message is not None:
+        lines.append(f"message {style.paint(told.message.id, 'bold')} to {told.parent_session_id}")
+    if told.request is not None:
+        lines.append(
+            f"request {style.paint(told.request.id, 'bold')} is open: "
+            f"{answering(told.request.kind, told.request.id)}"
+        )
+    return lines
+
+
+async def send_message(
+    connection: DaemonConnection,
+    output: Output,
+    values: Mapping[str, Any],
+    *,
+    wait: bool,
+    follow: bool,
+) -> int:
+    """Send a message; wait for its run or show it as it goes. Return the exit code."""
+    cursor = 0
+    if follow:
+        cursor = await _end_of_log(connection, values["session_id"])
+    sent = await connection.reply(SEND_MESSAGE, **values)
+    message, run = sent.answer.message, sent.answer.run
+    if run is None or not (wait or follow):
+        output.answer(sent.answer, lambda style: sent_lines(message, run, style))
+        if run is not None:
+            output.hint(f"next: agentctl run wait --run-id {run.id}")
+        return DONE
+    # A repetition's run may have begun, and ended, long ago.
+    cursor = 0 if sent.replayed else cursor
+    with note_still_running(output, run.id):
+        if not follow:
+            ended = (await wait_for_run(connection, output, run.id, None)).run
+            now = datetime.now(UTC)
+            output.answer(
+                {"message": message, "run": ended},
+                lambda style: chain([end_line(ended, style, now)], outcome_lines(ended, style)),
+            )
+            return exit_code(ended)
+        if output.structured:
+            return await _documents(connection, output, run, cursor)
+        output.lines(sent_lines(message, run, output.style))
+        show = transcript_writer(output, sys.stdout)
+        return exit_code(
+            await follow_run(connection, output, run, cursor, show=show, stream=sys.stdout)
+        )
+
+
+async def _end_of_log(connection: DaemonConnection, session_id: str) -> int:
+    return (await connection.call(GET_SESSION, session_id=session_id)).session.last_seq
+
+
+async def _documents(connection: DaemonConnection, output: Output, run: Run, cursor: int) -> int:
+    """Print the events of a run, one document a line."""
+    completed = False
+
+    def take(event: Event) -> bool:
+        nonlocal completed
+        if event.run_id != run.id:
+            return False
+        output.stream_item(event)
+        completed = event.event_type == "run.completed"
+        return ends_run(event, run.id)
+
+    await connection.follow(run.session_id, cursor, take)
+    output.end_of_stream()
+    return DONE if completed else FAILED
+
+
+async def ask(
+    connection: DaemonConnection,
+    output: Output,
+    text: str,
+    *,
+    session_id: str | None,
+    cwd: str | None,
+    provider: str | None,
+    idempotency_key: str | None,
+    **options: Any,
+) -> int:
+    """Put a question to an agent, show it at work and print its answer. Return the exit code.
+
+    Where the answer goes to a terminal, so does the story of the run; otherwise the story goes to
+    standard error and the answer alone to standard output.
+    """
+    values = {"text": text, "provider": provider, "idempotency_key": idempotency_key, **options}
+    sent: Reply[CreateSessionReply] | Reply[MessageReply]
+    # Shielded: an interruption in the middle would leave a run that nobody knows the name of.
+    if session_id is None:
+        # One call: of one that is refused, no session is left.
+        title = truncated(one_line(text[:1000]), _TITLE_COLUMNS) or None
+        with anyio.CancelScope(shield=True):
+            made = await connection.reply(CREATE_SESSION, cwd=cwd, title=title, **values)
+        sent, session, cursor = made, made.answer.session, 0
+    else:
+        session = (await connection.call(GET_SESSION, session_id=session_id)).session
+        with anyio.CancelScope(shield=True):
+            sent = await connection.reply(SEND_MESSAGE, session_id=session_id, **values)
+        cursor = 0 if sent.replayed else session.last_seq
+    message, run = sent.answer.message, sent.answer.run
+    assert run is not None  # a message of role user makes a run
+    stream = sys.stdout if output.on_terminal else sys.stderr
+    style = output.style if output.on_terminal else output.error_style
+    try:
+        if output.structured:
+            ended = (await wait_for_run(connection, output, run.id, None)).run
+        else:
+            put(stream, style.paint(f"session {session.id}  run {run.id}", "dim") + "\n")
+            show = transcript_writer(output, stream)
+            ended = await follow_run(connection, output, run, cursor, show=show, stream=stream)
+    except anyio.get_cancelled_exc_class():
+        await _cancel(connection, output, run)
+        raise
+    if output.structured:
+        output.answer({"session": session, "message": message, "run": ended}, lambda _: ())
+    elif not output.on_terminal and ended.result is not None:
+        output.lines([ended.result.text])
+    output.hint(_next_hints(session, ended))
+    return exit_code(ended)
+
+
+async def _cancel(connection: DaemonConnection, output: Output, run: Run) -> None:
+    """Cancel the run of an ``ask`` that was interrupted."""
+    with anyio.move_on_after(_CANCEL_S, shield=True):
+        reply = await connection.call(CANCEL_RUN, run_id=run.id, reason="interrupted")
+        state = "has ended" if is_terminal(reply.run.status) else "is asked to end"
+        output.note(f"agentctl: interrupted; run {run.id} {state}")
+        return
+    output.note(f"agentctl: run {run.id} may go on; `agentctl run cancel {run.id}` ends it")
+
+
+def _next_hints(session: Session, run: Run) -> str:
+    if run.status is RunStatus.COMPLETED:
+        return f'go on with: agentctl ask --session-id {session.id} "…"'
+    return f"find out why: agentctl run diagnose {clean(run.id)}"

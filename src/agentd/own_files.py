@@ -1,0 +1,96 @@
+"""Which files are the daemon's own, so that agents can be kept from them and agentctl can find it."""
+
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from agent_orchestrator import endpoints
+from agent_orchestrator.known_databases import is_known, remember
+from agent_orchestrator.protection import Protection
+from agent_orchestrator.user_state import user_state
+from agentd.settings import DEFAULT_FILE, Settings
+
+_log = logging.getLogger("agentd")
+
+
+def protection(settings: Settings) -> Protection:
+    """Return what tells what an agent is kept from: configuration, database, log and keys."""
+    read_only = [Path(DEFAULT_FILE), *_log_file()]
+    secret: list[Path] = []
+    if settings.file is not None:
+        (secret if _holds_secrets(settings) else read_only).append(Path(settings.file))
+    if settings.tls_cert is not None:
+        read_only.append(Path(settings.tls_cert))
+    if settings.tls_key is not None:
+        secret.append(Path(settings.tls_key))
+    return Protection(
+        Path(settings.db).absolute(),
+        tuple(path.absolute() for path in read_only),
+        tuple(path.absolute() for path in secret),
+    )
+
+
+def _holds_secrets(settings: Settings) -> bool:
+    """Return whether the configuration file holds a token, or values for agents' environments."""
+    return settings.sources.get("auth_tokens", "").startswith(f"{settings.file}:") or any(
+        provider.set for provider in settings.providers.values()
+    )
+
+
+def _log_file() -> Iterator[Path]:
+    """Return the file that stderr goes to, where it is one."""
+    try:
+        if stat.S_ISREG(os.fstat(2).st_mode):
+            yield Path("/proc/self/fd/2").readlink()
+    except OSError:
+        pass  # closed, or not on Linux
+
+
+@contextmanager
+def announced(url: str, settings: Settings) -> Iterator[None]:
+    """Tell agentctl of this user where the daemon is, as long as the scope is open."""
+    state = user_state()
+    if state is None:
+        _log.info(
+            "no directory for an endpoint file: agentctl finds this daemon by its address only"
+        )
+        yield
+        return
+    endpoint = endpoints.this_process(url, Path(settings.db).absolute())
+    try:
+        endpoints.write_endpoint(state, endpoint)
+    except OSError as error:
+        _log.warning("the endpoint file cannot be written: %s", error)
+    try:
+        yield
+    finally:
+        endpoints.remove_endpoint(state, endpoint)
+
+
+def database_judge(settings: Settings) -> Callable[[tuple[str, ...]], bool] | None:
+    """Return what tells by its names whether a database that was found may be used.
+
+    One that the settings name needs no record: None.
+    """
+    return partial(is_known, user_state()) if settings.finds_database else None
+
+
+def remember_database(settings: Settings, name: str) -> None:
+    """Record that the user uses the database that was opened."""
+    state, path = user_state(), Path(settings.db).absolute()
+    if state is None and not settings.finds_database:
+        return
+    try:
+        if state is None:
+            raise FileNotFoundError(2, "there is no state directory")
+        remember(state, name, path)
+    except OSError as error:
+        _log.warning(
+            "it cannot be recorded that you use %s (%s): start agentd with --db the next time",
+            path,
+            error.strerror,
+        )

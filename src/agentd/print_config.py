@@ -1,0 +1,105 @@
+"""What ``agentd --print-config`` shows: every setting, its value, and where that came from.
+
+It is TOML: without secrets in it, it could be the configuration file.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from agentd.logs import HIDDEN, Redactor
+from agentd.providers import ProviderSettings
+from agentd.settings import Settings, declared
+
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+_SOURCE_NAMES: Final = 44
+"""The column in which the sources stand, where the values leave room."""
+
+
+def render_config(settings: Settings) -> str:
+    """Return all settings as TOML, each with its source in a comment; secrets are hidden."""
+    text = "\n".join(
+        [
+            *_tables(settings),
+            *_providers(settings),
+            "[routing]",
+            _line("default", settings.routing.default),
+            _line("fallback", settings.routing.fallback),
+        ]
+    )
+    return Redactor(settings.auth_tokens)(text)
+
+
+def _tables(settings: Settings) -> Iterator[str]:
+    secret = {attribute.name for attribute in attrs.fields(Settings) if not attribute.repr}
+    known = declared()
+    for table in dict.fromkeys(setting.table for setting in known.values()):
+        yield f"[{table}]"
+        for name, setting in known.items():
+            if setting.table != table:
+                continue
+            key = setting.key
+            value, source = getattr(settings, name), settings.sources.get(name, "default")
+            if value is None:
+                yield _with_source(f"# {key} is not set", source)
+            elif name in secret and value:
+                hidden = [HIDDEN] * len(value) if isinstance(value, tuple) else HIDDEN
+                yield _with_source("# " + _line(key, hidden), source)
+            else:
+                yield _with_source(_line(key, value), source)
+        yield ""
+
+
+def _providers(settings: Settings) -> Iterator[str]:
+    for name, provider in settings.providers.items():
+        yield f"[providers.{_key(name)}]"
+        for key, value in _provider_options(provider).items():
+            if value is not None:
+                yield _line(key, value)
+        if provider.set:
+            yield f"# env.set: the values of {', '.join(map(_text, provider.set))} are hidden"
+        yield ""
+
+
+def _provider_options(provider: ProviderSettings) -> dict[str, Any]:
+    own = attrs.asdict(provider, recurse=False)
+    options = own.pop("options")
+    inherit, added = own.pop("inherit"), own.pop("set")
+    env: dict[str, Any] = {"inherit": inherit}
+    if added:
+        env["set"] = dict.fromkeys(added, HIDDEN)
+    return {**own, "env": env, **options}
+
+
+def _with_source(line: str, source: str) -> str:
+    return f"{line:<{_SOURCE_NAMES}} # {_text(source)[1:-1]}"
+
+
+def _line(key: str, value: Any) -> str:
+    return f"{_key(key)} = {_value(value)}"
+
+
+def _key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else _text(key)
+
+
+def _text(text: str) -> str:
+    # JSON's escapes are TOML's; the one character TOML wants escaped besides is DEL.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")
+
+
+def _value(value: Any) -> str:
+    match value:
+        case str():
+            return _text(value)
+        case Mapping():
+            inner = ", ".join(_line(key, entry) for key, entry in value.items())
+            return f"{{ {inner} }}" if inner else "{}"
+        case Sequence():
+            return f"[{', '.join(map(_value, value))}]"
+        case bool():
+            return "true" if value else "false"
+    return str(value)  # numbers, dates and times are written alike

@@ -1,0 +1,100 @@
+import os
+import resource
+import signal
+import subprocess
+import sys
+import uuid
+
+import anyio
+import psutil
+import pytest
+
+from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.processes import process_start_id
+from agent_orchestrator.runners.orphans import Orphans, kill_orphans, tag_limit
+
+pytestmark = pytest.mark.anyio
+
+RLIMIT_LOCKS = 10
+
+ORPHAN = """
+import subprocess, sys
+null = subprocess.DEVNULL
+child = subprocess.Popen(["sleep", "300"], start_new_session=True, stdout=null, **eval(sys.argv[1]))
+print(child.pid, flush=True)
+"""
+"""Leaves a process behind in a session of its own, without a parent."""
+
+
+@pytest.fixture
+def tag():
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def orphan(tag):
+    """Start an orphan that has the tag limit, the tag, or neither; return its pid."""
+    left = []
+
+    def start(*, limited=False, tagged=False, clean=False, **options):
+        def set_tag_limit():
+            _, most = resource.getrlimit(RLIMIT_LOCKS)
+            resource.setrlimit(RLIMIT_LOCKS, (tag_limit(tag), most))
+
+        env = {**os.environ, **({TAG_VARIABLE: tag} if tagged else {})}
+        child = {"env": {}, "executable": "/bin/sleep"} if clean else {}
+        started = subprocess.run(
+            [sys.executable, "-c", ORPHAN, repr(child)],
+            env=env,
+            stdout=subprocess.PIPE,
+            check=True,
+            preexec_fn=set_tag_limit if limited else None,
+            **options,
+        )
+        left.append(psutil.Process(int(started.stdout)))
+        return left[-1].pid
+
+    yield start
+    for process in left:
+        if process.is_running():
+            process.kill()
+
+
+async def test_nothing_is_found_of_what_is_gone(tag):
+    assert await kill_orphans(tag) == Orphans()
+    assert await kill_orphans(tag, os.getpid(), "another-boot/1") == Orphans()
+    assert await kill_orphans(None, None, None) == Orphans()
+
+
+@pytest.mark.parametrize(
+    "bears", [{"limited": True, "clean": True}, {"tagged": True}, {"limited": True, "tagged": True}]
+)
+async def test_an_orphan_is_known_by_what_it_inherited(tag, orphan, bears):
+    pid = orphan(**bears)
+    stranger = orphan()
+    with anyio.fail_after(10):
+        assert await kill_orphans(tag) == Orphans((pid,))
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert psutil.pid_exists(stranger)
+
+
+async def test_a_stopped_one_is_ended_too(tag, orphan):
+    pid = orphan(limited=True)
+    os.kill(pid, signal.SIGSTOP)
+    with anyio.fail_after(10):
+        assert (await kill_orphans(tag)).killed == (pid,)
+
+
+async def test_a_recorded_process_is_ended_with_its_session(tag, orphan):
+    pid = orphan()
+    start_id = process_start_id(pid)
+    for stranger in (None, f"{start_id}0", f"another-boot/{start_id.partition('/')[2]}"):
+        assert await kill_orphans(tag, pid, stranger) == Orphans()
+    with anyio.fail_after(10):
+        assert await kill_orphans(tag, pid, start_id) == Orphans((pid,))
+
+
+def test_a_tag_limit_fits_and_differs_for_each_tag(tag):
+    assert 2**61 <= tag_limit(tag) < 2**62
+    assert tag_limit(tag) == tag_limit(tag)
+    assert tag_limit(tag) != tag_limit(tag + "0")

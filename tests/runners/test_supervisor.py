@@ -1,0 +1,240 @@
+"""Agents whose supervisor or fork server is interfered with, and supervisors that serve many agents."""
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+import uuid
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.runners.orphans import tag_limit
+from agent_orchestrator.runners.process import agent_process
+from agent_orchestrator.runners.supervisor import MAX_IDLE, fork_server
+from agent_orchestrator.testing.runners import tagged_processes
+
+pytestmark = pytest.mark.anyio
+
+AGENT = [sys.executable, "-S", str(Path(__file__).parent / "agents.py")]
+
+
+@pytest.fixture
+def play(tmp_path):
+    """Run scenes; none may leave anything."""
+    tag = uuid.uuid4().hex
+    env = {**os.environ, TAG_VARIABLE: tag}
+
+    def play(*scene, **options):
+        return agent_process([*AGENT, *scene], cwd=str(tmp_path), env=env, **options)
+
+    play.mark = tag
+    yield play
+    assert tagged_processes(tag) == []
+
+
+async def begun(process):
+    """Wait for the agent's first line."""
+    async for line in process.lines():
+        return line.data
+    raise AssertionError("it said nothing")
+
+
+def is_alive(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def supervisor_of(process):
+    """For an agent that does not end before it is looked at: one that waits for its stdin, say."""
+    return psutil.Process(process.pid).parent()
+
+
+def fork_servers():
+    """Those of this process itself: its other children, agentd among them, have their own."""
+    found = []
+    for one in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if "forkserver.py" in str(one.cmdline()):
+                found.append(one)
+    return found
+
+
+async def test_the_run_of_a_killed_supervisor_crashed(play):
+    with anyio.fail_after(20):
+        async with play("escaped") as process:
+            await begun(process)
+            everything = supervisor_of(process).children(recursive=True)
+            assert len(everything) == 2
+            supervisor_of(process).kill()
+            with pytest.raises(AgentFailed, match="supervisor") as caught:
+                await process.wait()
+            assert [line async for line in process.lines()] == []
+    assert caught.value.code == "agent_crashed"
+    assert not any(one.is_running() for one in everything)
+
+
+async def test_a_stopped_supervisor_does_not_keep_an_agent_alive(play):
+    with anyio.fail_after(30):
+        async with play("stubborn", stop=[(signal.SIGINT, 0.1)]) as process:
+            await begun(process)
+            supervisor = supervisor_of(process)
+            supervisor.suspend()
+    assert not psutil.pid_exists(process.pid)
+    assert not supervisor.is_running()
+
+
+async def test_agents_go_on_without_the_fork_server_and_others_get_a_new_one(play):
+    with anyio.fail_after(30):
+        async with fork_server() as held:
+            await held.prepare()
+            async with play("echo", stdin=b"first") as first:
+                lost = supervisor_of(first).parent()
+                lost.kill()
+                async with play("echo", stdin=b"second") as second:
+                    assert supervisor_of(second).parent() != lost
+                    assert await begun(second) == b"second"
+                    assert await second.wait() == 0
+                assert await begun(first) == b"first"
+                assert await first.wait() == 0
+            assert not lost.is_running()
+
+
+async def test_a_stopped_fork_server_holds_up_no_agent_of_an_idle_supervisor(play):
+    with anyio.fail_after(30):
+        async with fork_server():
+            async with play("echo", stdin=b"one") as process:
+                supervisor = supervisor_of(process)
+                assert await begun(process) == b"one"
+                await process.wait()
+            supervisor.parent().suspend()
+            async with play("echo", stdin=b"two") as process:
+                assert supervisor_of(process) == supervisor
+                assert await begun(process) == b"two"
+        assert not is_alive(supervisor)
+
+
+async def test_a_start_that_hangs_is_cancelled_soon(play):
+    """The one that would start the agent is stopped, and what it was asked for comes to nothing."""
+    async with fork_server() as held:
+        await held.prepare()
+        with anyio.fail_after(10):
+            while not (ours := fork_servers()) or not ours[0].children():
+                await anyio.sleep(0.01)
+        [its_fork_server] = ours
+        [supervisor] = its_fork_server.children()
+        supervisor.suspend()
+        with anyio.fail_after(10, shield=True), anyio.move_on_after(0.05) as patience:
+            async with play("last"):
+                raise AssertionError("it was started")
+        assert patience.cancelled_caught
+        assert not is_alive(its_fork_server)
+        supervisor.resume()
+        with anyio.fail_after(10):
+            while is_alive(supervisor):
+                await anyio.sleep(0.01)
+        async with play("echo", stdin=b"one") as process:
+            assert await begun(process) == b"one"
+
+
+async def test_a_start_that_is_cancelled_at_any_moment_leaves_nothing(play):
+    async with fork_server() as held:
+        await held.prepare()
+        for milliseconds in range(12):
+            with anyio.move_on_after(milliseconds / 1000):
+                async with play("last", stop=()):
+                    await anyio.sleep_forever()
+            assert tagged_processes(play.mark) == []
+
+
+async def test_the_supervisor_that_is_ready_is_the_one_that_is_taken(play):
+    async with fork_server() as held:
+        await held.prepare()
+        with anyio.fail_after(10):
+            while not (ours := fork_servers()) or not ours[0].children():
+                await anyio.sleep(0.01)
+        [its_fork_server] = ours
+        [ready] = its_fork_server.children()
+        async with play("echo", stdin=b"one") as process:
+            assert supervisor_of(process) == ready
+            await process.wait()
+
+
+async def test_a_supervisor_serves_one_agent_after_another(play, tmp_path):
+    limits = {}
+    with anyio.fail_after(60):
+        async with fork_server():
+            for number in range(30):
+                argv = ["sh", "-c", "sleep 300 & cat /proc/$$/limits; exit 7"]
+                env = {"PATH": os.environ["PATH"], TAG_VARIABLE: f"{play.mark}.{number}"}
+                async with agent_process(argv, cwd=str(tmp_path), env=env) as process:
+                    lines = process.lines()
+                    text = b"\n".join([(await anext(lines)).data for _ in range(16)]).decode()
+                    assert await process.wait() == 7
+                    [locks] = [one for one in text.split("\n") if "file locks" in one]
+                    limits[env[TAG_VARIABLE]] = int(locks.split()[3])
+                assert tagged_processes(env[TAG_VARIABLE]) == []
+            [its_fork_server] = fork_servers()
+            [supervisor] = its_fork_server.children()
+            assert supervisor.num_fds() <= 8
+            assert supervisor.rlimit(10)[0] == resource.getrlimit(10)[0]
+    assert limits == {tag: tag_limit(tag) for tag in limits}
+
+
+async def test_what_cannot_be_started_costs_no_supervisor(play):
+    async with fork_server():
+        for _ in range(3):
+            with pytest.raises(AgentFailed, match="not installed"):
+                async with agent_process(["no-such-program"], cwd="/", env={}):
+                    pytest.fail("it started")
+        [its_fork_server] = fork_servers()
+        assert len(its_fork_server.children()) == 1
+
+
+async def test_only_a_few_supervisors_are_kept_idle(play):
+    async with fork_server():
+        async with anyio.create_task_group() as tasks:
+
+            async def one():
+                async with play("deaf") as process:
+                    await process.wait()
+
+            for _ in range(3 * MAX_IDLE):
+                tasks.start_soon(one)
+        [its_fork_server] = fork_servers()
+        with anyio.fail_after(10):
+            while len(its_fork_server.children()) > MAX_IDLE:
+                await anyio.sleep(0.01)
+    assert not its_fork_server.is_running()
+
+
+@pytest.mark.parametrize("how", ["leave", "cancel"])
+async def test_two_hundred_forks_end_and_others_do_not_notice(play, how):
+    with anyio.fail_after(60):
+        async with fork_server(), play("echo", stdin=b"calm") as bystander:
+            with anyio.CancelScope() as scope:
+                async with play("storm") as process:
+                    assert await begun(process) == b"ready"
+                    children = supervisor_of(process).children(recursive=True)
+                    assert len(children) > 200
+                    if how == "cancel":
+                        scope.cancel()
+                        await anyio.sleep_forever()
+            assert not any(one.is_running() for one in children)
+            assert await begun(bystander) == b"calm"
+            assert await bystander.wait() == 0
+
+
+async def test_signals_of_the_owner_are_no_matter_of_the_agents(play):
+    # What is ignored is inherited: an agent must be able to be interrupted all the same.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        async with play("last", stop=[(signal.SIGINT, 20)]) as process:
+            await begun(process)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert process.returncode == -signal.SIGINT
