@@ -1,4 +1,4 @@
-"""How many files this process may have open, and warnings that do not come again and again."""
+"""The limit of open files of this process, and a rate limit for warnings."""
 
 import errno
 import resource
@@ -7,16 +7,16 @@ from collections.abc import Callable
 from typing import Final
 
 _MAX_DESCRIPTORS: Final = 1 << 20
-"""What "no limit" is taken for: what Linux allows by default (``fs.nr_open``)."""
+"""The limit to assume for "no limit": the default of Linux (``fs.nr_open``)."""
 
 SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE})
-"""The numbers of errors that say that no more files can be opened for now."""
+"""The error numbers for a lack of file descriptors."""
 
 _usual_limit: int | None = None
 
 
 def descriptor_limit() -> int:
-    """Return how many files this process may have open (the soft limit)."""
+    """Return this process's soft limit of open files."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
@@ -24,10 +24,10 @@ def descriptor_limit() -> int:
 def raise_descriptor_limit() -> int:
     """Raise the soft limit of open files to the hard one, and return it.
 
-    Programs that runners start keep the limit there was (:func:`usual_descriptor_limit`): some fail
-    with descriptors above 1,023, and some close each that might be open.
+    Runners start programs with the earlier limit (:func:`usual_descriptor_limit`): some programs fail
+    with descriptors above 1,023, others close every descriptor up to the limit.
     """
-    global _usual_limit  # noqa: PLW0603 - as the limit, it belongs to the process
+    global _usual_limit  # noqa: PLW0603 - the limit is global too
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -42,10 +42,10 @@ def usual_descriptor_limit() -> int:
 
 
 class RateLimitedWarning:
-    """Says when a warning that may come again and again is to be logged.
+    """Limits how often a warning is logged.
 
-    :param seconds: between two of them.
-    :param clock: seconds that only go up.
+    :param seconds: minimum time between two warnings.
+    :param clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,7 +55,7 @@ class RateLimitedWarning:
         self._next: float | None = None
 
     def due(self) -> int:
-        """Count an occurrence; return how many there are to tell of, 0 if it is too early."""
+        """Count an occurrence. Return the number of occurrences to log now; 0 means do not log."""
         self._count += 1
         now = self._clock()
         if self._next is not None and now < self._next:

@@ -21,18 +21,17 @@ _tasks: Final[set["asyncio.Task[None]"]] = set()
 
 
 class DetachedScope(AbstractAsyncContextManager[Value]):
-    """Enter and leave a scope in a background task, so that the caller's task does not matter.
+    """Enter and leave an async context manager in one background task.
 
     A scope with a task group or a cancel scope inside must be left by the task that entered it.
-    pytest-asyncio's fixtures, cells of a notebook and the ``start`` and ``stop`` hooks of an
-    application do not keep to that. Here one background task does both for them. Works on asyncio
-    and trio.
+    pytest-asyncio's fixtures, notebook cells and the ``start`` and ``stop`` hooks of applications may
+    use two tasks. Works on asyncio and trio.
 
-    The value of the scope is the value of ``async with``. The scope itself is always left without an
+    ``async with`` returns the value of the scope. The scope itself is always left without an
     exception. If it fails while it is open, calls made through :meth:`call` raise ``Unavailable``,
     and leaving raises the failure.
 
-    :param scope: what to enter. It is used once.
+    :param scope: the context manager. It is used once.
     """
 
     def __init__(self, scope: AbstractAsyncContextManager[Value]) -> None:
@@ -49,7 +48,7 @@ class DetachedScope(AbstractAsyncContextManager[Value]):
     async def __aenter__(self) -> Value:
         """Start the background task and wait until it has entered the scope.
 
-        A caller that is cancelled meanwhile cancels the opening, and waits for it to be undone.
+        Cancellation cancels the background task and waits for its end.
         """
         _start(self._run)
         try:
@@ -69,7 +68,7 @@ class DetachedScope(AbstractAsyncContextManager[Value]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave the scope and wait until that is done, also when the caller is cancelled."""
+        """Leave the scope and wait until it is left, even if the caller is cancelled."""
         self._leave.set()
         await self._wait_for_end()
         if self._failure is not None:
@@ -119,22 +118,22 @@ class DetachedScope(AbstractAsyncContextManager[Value]):
             scope.cancel()
 
     async def _wait_for_end(self) -> None:
-        """Wait for the background task. Raise a cancellation only after it has ended."""
+        """Wait for the background task. Re-raise a cancellation only after its end."""
         cancelled: BaseException | None = None
         with anyio.CancelScope(shield=True):
             while not self._ended.is_set():
                 try:
                     await self._ended.wait()
                 except anyio.get_cancelled_exc_class() as error:
-                    cancelled = error  # asyncio's own, which no shield stops
+                    cancelled = error  # asyncio's native cancellation, which ignores shields
         if cancelled is not None:
             raise cancelled
 
 
 def _start(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Start a task that belongs to the event loop. It sees a copy of the caller's context variables.
+    """Start a task of the event loop with a copy of the caller's context variables.
 
-    anyio has none: its tasks belong to a group, which belongs to the task that made it.
+    anyio has no such tasks: a task belongs to a group, and the group to the task that created it.
     """
     trio: Any = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_task():

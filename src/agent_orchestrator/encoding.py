@@ -1,4 +1,4 @@
-"""Text that the system hands over as bytes: arguments, paths, what a process says of itself."""
+"""Text that the system provides as bytes: arguments, paths, environment variables."""
 
 import codecs
 import os
@@ -6,7 +6,7 @@ import sys
 
 
 def decode_for_display(text: str) -> str:
-    r"""Return text from the system (decoded as Python does, PEP 383) as valid Unicode.
+    r"""Return text that Python decoded from bytes of the system (PEP 383) as valid Unicode.
 
     Bytes that are not UTF-8 are escaped: ``caf\xe9``.
     """
@@ -14,11 +14,10 @@ def decode_for_display(text: str) -> str:
 
 
 def ensure_utf8() -> None:
-    """Run this program anew in Python's UTF-8 mode where Python takes the system for ASCII only.
+    """Restart this program in Python's UTF-8 mode if its file system encoding is ASCII.
 
-    That is what ``LC_ALL=C`` means where ``PYTHONUTF8=0`` or a wrapper keeps Python from the mode. All
-    that is not ASCII would be lost in arguments, paths and output, and nothing in a running Python
-    can change that. To be called first of all, in a process that is this program's alone.
+    With ``LC_ALL=C`` and ``PYTHONUTF8=0`` it is, and other characters of arguments, paths and output
+    are lost. A running Python cannot change it. Call this first, and only in a process of this program.
     """
     if codecs.lookup(sys.getfilesystemencoding()).name == "ascii" and not sys.flags.utf8_mode:
         _, *arguments = sys.orig_argv

@@ -1,4 +1,4 @@
-"""Where the daemons of one user are: each leaves a file that says so while it runs."""
+"""Endpoint files: each running daemon of a user writes its address to one."""
 
 import json
 import os
@@ -20,10 +20,10 @@ from agent_orchestrator.user_state import (
 
 @frozen
 class Endpoint:
-    """A daemon that runs, as it says itself.
+    """The endpoint file of a daemon.
 
-    :param process_start_id: what no other process of that pid has: see :func:`process_start_id`.
-    :param directory: where it was started.
+    :param process_start_id: see :func:`agent_orchestrator.processes.process_start_id`.
+    :param directory: the directory in which it was started.
     :param database: the absolute path of its database.
     """
 
@@ -35,15 +35,15 @@ class Endpoint:
 
 
 def this_process(url: str, database: Path) -> Endpoint:
-    """Return the endpoint of a daemon that is this process."""
+    """Return the endpoint of this process."""
     pid = os.getpid()
     return Endpoint(url, pid, process_start_id(pid), str(Path.cwd()), str(database))
 
 
 def write_endpoint(state: UserState, endpoint: Endpoint) -> Path:
-    """Write a daemon's endpoint file, and note its database as the last that was used.
+    """Write a daemon's endpoint file, and record it as the daemon that was started last.
 
-    :return: the file.
+    :return: the path of the file.
     :raises OSError: if it cannot be written.
     """
     make_private_directory(state.daemons)
@@ -54,7 +54,7 @@ def write_endpoint(state: UserState, endpoint: Endpoint) -> Path:
 
 
 def remove_endpoint(state: UserState, endpoint: Endpoint) -> None:
-    """Remove the endpoint file of a daemon that ends, unless it is another's by now."""
+    """Remove a daemon's endpoint file, unless it now belongs to another daemon with the same pid."""
     path = state.daemons / f"{endpoint.pid}.json"
     if _read(path) == endpoint:
         with suppress(OSError):
@@ -62,10 +62,10 @@ def remove_endpoint(state: UserState, endpoint: Endpoint) -> None:
 
 
 def running_endpoints(state: UserState | None) -> list[Endpoint]:
-    """Return the daemons of this user that run on this machine; remove what those that do not left.
+    """Return the running daemons of this user on this machine, and remove files of those that ended.
 
-    A process that is gone, or another of the same pid, is told by the moment it started in. What a
-    machine wrote that shares the home, or this one before it was started anew, is left alone.
+    The process start id shows whether a pid still belongs to the daemon. Files of another boot stay:
+    they may be of another machine with the same home directory.
     """
     found = []
     for path in _files(state):
@@ -81,15 +81,15 @@ def running_endpoints(state: UserState | None) -> list[Endpoint]:
 
 
 def last_endpoint(state: UserState | None) -> Endpoint | None:
-    """Return the daemon that was started last, whether or not it runs."""
+    """Return the daemon that was started last, whether it still runs or not."""
     return None if state is None else _read(state.last_daemon)
 
 
 def endpoint_for(endpoints: list[Endpoint], directory: Path) -> Endpoint | None:
-    """Return the daemon that somebody in a directory means: the only one, or that of the directory.
+    """Return the daemon for a working directory: the only daemon, or the one of this directory.
 
-    Of several it is the one whose directory holds this one most closely; None where none does, or
-    several do as closely.
+    Of several daemons, choose the one whose directory is the closest ancestor. Return None if there is
+    none, or more than one.
     """
     if len(endpoints) == 1:
         return endpoints[0]
@@ -120,8 +120,8 @@ def _read(path: Path) -> Endpoint | None:
     if content is None:
         return None
     try:
-        told: Any = json.loads(content)
-        found = Endpoint(**{name: told[name] for name in Endpoint.__annotations__})
+        values: Any = json.loads(content)
+        found = Endpoint(**{name: values[name] for name in Endpoint.__annotations__})
     except (ValueError, LookupError, TypeError):
         return None
     texts = (found.url, found.directory, found.database)

@@ -1,9 +1,9 @@
-"""How a field is declared, and the checks that follow from its annotation and limits.
+"""Declaration of fields, and the checks of their annotations and limits.
 
 A field is declared once, in a class marked with :func:`command`. Classes that share fields inherit
 them. The HTTP routes, the API description, the client's methods, the tools of agents and the options
-of ``agentctl`` follow from :func:`specs`. All callers go through :func:`problems`, so that the same
-mistake gets the same answer: each bad field by name with what is wrong about it.
+of ``agentctl`` are made from :func:`specs`. All of them check with :func:`problems`, so that the same
+mistake gets the same error, with each bad field by name.
 """
 
 import functools
@@ -30,14 +30,14 @@ import attrs
 from agent_orchestrator.domain.errors import ConfigError, InvalidRequest
 
 MAX_TEXT = 1_000_000
-"""Characters in a message (codex 0.169 refuses a prompt of more than 1,048,576)."""
+"""Maximum number of characters of a message (codex 0.169 refuses a prompt of more than 1,048,576)."""
 
 MAX_NAME = 256
-"""Characters in a title, a provider's name, an idempotency key."""
+"""Maximum number of characters of a title, a provider's name or an idempotency key."""
 
 MAX_ID = 128
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_-]*"
-"""An id never begins with ``-``: some program would take it for an option."""
+"""An id never begins with ``-``, because programs would take it for an option."""
 
 MAX_PATH = 4096
 PATH_PATTERN = r"/[^\0]*"
@@ -45,38 +45,38 @@ PATH_PATTERN = r"/[^\0]*"
 
 MAX_INTEGER = 2**63 - 1
 MAX_TREE_DEPTH = 100
-"""Generations of children a limit may be set to."""
+"""Largest value of a depth limit."""
 
 MAX_TREE_SIZE = 10_000
-"""Sessions of a tree a limit may be set to."""
+"""Largest value of a limit on the sessions of a tree."""
 
 MAX_METADATA = 65_536
-"""Bytes of a metadata object, as JSON."""
+"""Maximum size of a metadata object, in bytes of JSON."""
 
 MAX_QUESTION = 65_536
-"""Characters in the text of a question: people read it, and it is kept in several logs."""
+"""Maximum number of characters of a question: people read it, and several logs contain it."""
 
 MAX_OPTIONS = 64
-"""Answers a question may offer."""
+"""Maximum number of options of a question."""
 
 MAX_OPTION = 1_000
-"""Characters in each of them."""
+"""Maximum number of characters of an option."""
 
 MAX_DIGITS = 100
-"""Digits of an integer within an object."""
+"""Maximum number of digits of an integer within an object."""
 
 MAX_NAMED_PROBLEMS = 20
-"""Unknown fields that an error names one by one."""
+"""Maximum number of unknown fields that an error names."""
 
 MAX_SHOWN_NAME = 100
-"""Characters of an unknown name that an error shows."""
+"""Maximum number of characters of an unknown name that an error shows."""
 
 Place = Literal["path", "query", "body"]
 
 
 @attrs.frozen
 class Limits:
-    """What a value must keep to, beyond its type."""
+    """The constraints of a field beyond its type, and its descriptions."""
 
     minimum: float | None = None
     maximum: float | None = None
@@ -85,15 +85,15 @@ class Limits:
     pattern: str | None = None
     doc: str = ""
     item_length: int | None = None
-    """Characters in each text of a list."""
+    """Maximum number of characters of each text in a list."""
     alias: str | None = None
-    """Another name that callers over a wire may give the value by."""
+    """Another name of the field in requests."""
     tool_doc: str | None = None
-    """What agents are told of it, where that differs from ``doc``."""
+    """The description for agents, if it differs from ``doc``."""
     for_agents: bool = True
-    """Whether agents may give it with their tools."""
+    """Whether the tools of agents have the field."""
     flag: str | None = None
-    """Its option of ``agentctl``, where that is not the name with hyphens."""
+    """Its option of ``agentctl``, if that is not the name with hyphens."""
 
 
 def param(
@@ -104,9 +104,9 @@ def param(
     converter: Callable[[Any], Any] | None = None,
     **limits: Any,
 ) -> Any:
-    """Declare an optional field, which is given by name unless ``kw_only`` is False.
+    """Declare an optional field.
 
-    :param doc: its meaning, in a sentence.
+    :param doc: its description, one sentence.
     :param limits: fields of :class:`Limits`.
     """
     metadata = {"limits": Limits(doc=doc, **limits)}
@@ -114,7 +114,7 @@ def param(
 
 
 def runner_option(doc: str, *, default: Any, **limits: Any) -> Any:
-    """Declare an option of a runner. A value that it cannot have is refused when the runner is made.
+    """Declare an option of a runner. Creating a runner with an invalid value raises ``ConfigError``.
 
     :param limits: fields of :class:`Limits`.
     """
@@ -123,14 +123,14 @@ def runner_option(doc: str, *, default: Any, **limits: Any) -> Any:
 
 
 def _check_option(runner: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-    """Raise :exc:`ConfigError`, naming the option, if it cannot have the value."""
+    """Raise :exc:`ConfigError` with the option's name if the value is invalid."""
     known = specs(type(runner))  # type: ignore[arg-type]  # a class is hashable
     if problem := problem_of(known[attribute.name], value):
         raise ConfigError(f"{attribute.name}: {problem}")
 
 
 def required(doc: str, *, kw_only: bool = True, **limits: Any) -> Any:
-    """Declare a field that must be given; with ``kw_only=False`` it may be given by place."""
+    """Declare a required field."""
     return attrs.field(kw_only=kw_only, metadata={"limits": Limits(doc=doc, **limits)})
 
 
@@ -161,11 +161,11 @@ T = TypeVar("T")
     frozen_default=True, kw_only_default=True, field_specifiers=(required, identifier)
 )
 def command(kind: type[T]) -> type[T]:
-    """Make a class one of declared fields. Its objects never change; any collection becomes a tuple.
+    """Class decorator: make a frozen class of declared fields. Collections become tuples.
 
-    It may inherit fields from several such classes. The fields of the last come first.
+    A class may inherit from several such classes. The fields of the last come first.
     """
-    # Without slots: classes with slots cannot be inherited from together.
+    # Multiple inheritance does not work with slots.
     return attrs.frozen(slots=False, field_transformer=_with_tuples)(kind)
 
 
@@ -188,13 +188,13 @@ def _is_list(hint: Any) -> bool:
 
 
 def shared(kind: type[T], source: Any, **more: Any) -> T:
-    """Return an object of a class with the values of the fields that it shares with another object."""
+    """Return an object of ``kind`` with the fields that it shares with ``source``, and those of ``more``."""
     names = specs(kind).keys() & specs(type(source)).keys()  # type: ignore[arg-type]  # see specs
     return kind(**{name: getattr(source, name) for name in names} | more)
 
 
 def values_of(kind: type, source: Any) -> dict[str, Any]:
-    """Return the values that an object has of the fields of a class."""
+    """Return the object's values for the fields of a class."""
     return {name: getattr(source, name) for name in specs(kind)}
 
 
@@ -248,25 +248,23 @@ def _described(doc: str, kind: type) -> str:
 
 @attrs.frozen
 class FieldSpec:
-    """A command's field as the checks, the query parser and the API description see it."""
+    """The type and the limits of a command's field."""
 
     name: str
     required: bool
     default: Any
     nullable: bool
     kinds: tuple[type, ...]
-    """The types a value may have, None aside: of str, int, float, bool, dict, list."""
+    """The types of a value except None: some of str, int, float, bool, dict, list."""
     choices: tuple[str, ...]
     item: type | None
-    """For a list: the type of its items, a scalar or a class with fields of its own."""
+    """For a list: the type of its items, a scalar or an attrs class."""
     limits: Limits
 
 
 @functools.cache
 def specs(command: type) -> dict[str, FieldSpec]:
-    """Return the fields of a class by name: those that may be given by place, then its own, then what
-    it inherits.
-    """
+    """Return the fields of a class by name: positional ones, then its own, then inherited ones."""
     hints = typing.get_type_hints(command)
     found = {}
     for attribute in sorted(attrs.fields(command), key=_order(command)):
@@ -314,7 +312,7 @@ def _order(command: type) -> Callable[["attrs.Attribute[Any]"], tuple[bool, int]
 
 
 def _limits(attribute: "attrs.Attribute[Any]", others: Mapping[str, Any]) -> Limits:
-    """Return the limits of a field. It has no alias that is the name of another field."""
+    """Return the limits of a field, without an alias that is the name of another field."""
     limits: Limits = attribute.metadata.get("limits", Limits())
     return attrs.evolve(limits, alias=None) if limits.alias in others else limits
 
@@ -335,9 +333,9 @@ NOT_A_FIELD: Final = "is not a field of this call"
 
 
 def problems(command: type, values: Mapping[str, Any]) -> dict[str, str]:
-    """Return what is wrong with these values for a command, by field; empty when all is well.
+    """Return the problems of a command's values by field; empty if there are none.
 
-    An entry of a list or of an object is named with its place: ``options[0]``, ``metadata.key``.
+    An entry of a list or an object is named by its path: ``options[0]``, ``metadata.key``.
     """
     fields = specs(command)
     found = _unknown([name for name in values if name not in fields])
@@ -359,15 +357,15 @@ def _unknown(names: Sequence[str]) -> dict[str, str]:
 
 
 def shown(name: str) -> str:
-    """Return how an error shows a name that somebody else chose: short, and always valid Unicode."""
+    """Return a caller's name for use in an error: cut, and valid Unicode."""
     short = name if len(name) <= MAX_SHOWN_NAME else f"{name[:MAX_SHOWN_NAME]}…"
     return short.encode(errors="backslashreplace").decode()
 
 
 def check(kind: type, command: Any) -> None:
-    """Do nothing, or refuse a command: at every end of a wire, so that both say the same.
+    """Raise ``InvalidRequest`` with every bad field of a command, if there is one.
 
-    :raises InvalidRequest: naming every bad field.
+    Client and server both call this, so that they refuse the same.
     """
     values = {attribute.name: getattr(command, attribute.name) for attribute in attrs.fields(kind)}
     if found := problems(kind, values):
@@ -375,13 +373,13 @@ def check(kind: type, command: Any) -> None:
 
 
 def problem_of(spec: FieldSpec, value: Any) -> str | None:
-    """Return what is wrong with one value of a field; None if nothing is."""
+    """Return the problem of a field's value; None if there is none."""
     found = _problem(spec, value)
     return None if found is None else f"{found[0]} {found[1]}".strip()
 
 
 _Problem = tuple[str, str]
-"""Where within a field (empty: the field itself), and what is wrong there."""
+"""The path within a field (empty: the field itself), and the problem."""
 
 
 def _problem(spec: FieldSpec, value: Any) -> _Problem | None:
@@ -451,7 +449,7 @@ def _text_problem(spec: FieldSpec, value: str) -> str | None:
 
 
 def encoding_problem(value: str) -> str | None:
-    """Tell what keeps a text from being stored: a half of a surrogate pair is not a character."""
+    """Return why a text cannot be encoded: it has a lone surrogate. None if it can."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -460,7 +458,7 @@ def encoding_problem(value: str) -> str | None:
 
 
 def _number_problem(limits: Limits, value: float) -> str | None:
-    if type(value) is float and not math.isfinite(value):  # not of an integer: it may be too large
+    if type(value) is float and not math.isfinite(value):  # isfinite fails with a large integer
         return "must be a finite number"
     minimum = limits.minimum if limits.minimum is not None else -MAX_INTEGER
     maximum = limits.maximum if limits.maximum is not None else MAX_INTEGER
@@ -479,7 +477,7 @@ _MAX_JSON_DEPTH = 64
 _NO_LIMITS = Limits()
 
 _Node = tuple[Any, str | int, "_Node | None", int]
-"""A value within an object, its key or place, what holds it, and how deep it is."""
+"""A value within an object, its key or index, its parent node, and its depth."""
 
 
 def _place(node: _Node) -> str:
@@ -488,7 +486,7 @@ def _place(node: _Node) -> str:
     while above is not None:
         _, step, above, _ = above
         steps.append(step)
-    # The last is the object itself, which has no step.
+    # The last is the object itself, which has no key.
     return "".join(
         f"[{step}]" if isinstance(step, int) else f".{shown(step)}" for step in steps[-2::-1]
     )
@@ -545,10 +543,10 @@ _SAFE_BITS = _DIGIT_BOUND.bit_length() - 1
 
 
 def has_many_digits(value: int) -> bool:
-    """Tell whether an integer has more than :data:`MAX_DIGITS` digits."""
+    """Return True if an integer has more than :data:`MAX_DIGITS` digits."""
     return value.bit_length() > _SAFE_BITS and abs(value) >= _DIGIT_BOUND
 
 
 def _digits(value: int) -> int:
-    """Return how many digits an integer has, or one less: without the cost of writing a long one."""
+    """Return the number of an integer's digits, or one less, without converting it to text."""
     return value.bit_length() * 3 // 10

@@ -1,6 +1,6 @@
-"""What an engine needs of the machine that its agents work on.
+"""The engine's interface to the machine that its agents work on.
 
-The engine itself imports nothing that reaches a process or a file: it asks its :class:`Host`.
+The engine imports no module that accesses processes or files. It uses its :class:`Host` instead.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -16,13 +16,13 @@ ProcessState = Literal["gone", "alive", "unknown"]
 
 @frozen
 class Remains:
-    """What became of the processes of an attempt whose engine is gone.
+    """The state of the processes of an attempt whose engine has ended.
 
-    :param state: ``gone`` is said only where that is certain. ``alive``: some could not be ended.
-        ``unknown``: this host cannot say.
-    :param ended: process ids that were alive and have been ended.
-    :param alive: process ids that could not be ended.
-    :param reason: why it is unknown, for people.
+    :param state: ``gone`` if certainly all have ended, ``alive`` if some could not be ended, ``unknown``
+        if this host cannot find out.
+    :param ended: ids of the processes that were ended now.
+    :param alive: ids of the processes that could not be ended.
+    :param reason: why the state is unknown, for people.
     """
 
     state: ProcessState = "gone"
@@ -32,20 +32,21 @@ class Remains:
 
 
 class Host(Protocol):
-    """One machine. Its methods may block, except for those that are coroutines: call them in a thread."""
+    """One machine. Methods that are not coroutines may block: call them in a thread."""
 
     @property
     def id(self) -> str:
-        """The name that each attempt on this machine is recorded with. It outlives restarts."""
+        """The machine's name in the records of attempts. It stays the same after a restart."""
         ...
 
     def process_id(self) -> int:
-        """Return the id of the calling process. Quick."""
+        """Return the id of the calling process. Never blocks."""
         ...
 
     def process_start_id(self, pid: int) -> str | None:
-        """Return what, together with its pid, no other process ever had; None if there is no such
-        process. Quick.
+        """Return a text that identifies a process together with its pid; None if it does not exist.
+
+        Never blocks.
         """
         ...
 
@@ -58,40 +59,41 @@ class Host(Protocol):
         ...
 
     def configured_directory(self, path: str) -> str:
-        """Return a directory that settings name, absolute, with ``~`` and symbolic links resolved.
+        """Return a directory from the settings as an absolute path, with ``~`` and symbolic links resolved.
 
         :raises OSError: or ``RuntimeError``, if it does not exist.
         """
         ...
 
     def is_directory(self, path: str) -> bool:
-        """Return whether there is a directory that this process may see. It never raises."""
+        """Return True if the path is a directory that this process may see. Never raises."""
         ...
 
     def resolve(self, path: str) -> str:
         """Return a path with its symbolic links resolved. It need not exist.
 
-        :raises OSError: or ``RuntimeError``, if its links lead in a circle.
+        :raises OSError: or ``RuntimeError``, if its links form a loop.
         """
         ...
 
     def common_directory(self, paths: Collection[str]) -> str:
-        """Return the deepest directory that holds all of these, with symbolic links resolved."""
+        """Return the deepest common directory of the paths, with symbolic links resolved."""
         ...
 
     def process_tree(self, pid: int, start_id: str | None, limit: int) -> Sequence[ProcessView]:
-        """Return a process and its descendants, the process first; none if it is gone or is another
-        process with the same id.
+        """Return a process and its descendants, the process first.
 
-        :param limit: how many to return at most.
+        Return none if it has ended, or if the pid now belongs to another process.
+
+        :param limit: maximum number of processes.
         """
         ...
 
     async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
-        """End all processes of attempts whose engine is gone; return once they are gone, or do not go.
+        """End all processes of attempts whose engine has ended, and wait for that.
 
-        The engine asks only about attempts that this host started.
+        The engine passes only attempts that this host started.
 
-        :return: by run and number of the attempt. A missing one is ``unknown``.
+        :return: by run id and number of the attempt. A missing one is ``unknown``.
         """
         ...

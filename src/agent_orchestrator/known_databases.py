@@ -1,8 +1,8 @@
-"""Which databases a user has used, so that one that came with a repository is told from his own.
+"""Records of the databases that a user has used, to refuse one that came with a repository.
 
-A database holds queued runs, which are executed once it is opened, and the access of others. Whoever
-can put a file into a directory could give its user all of that. So a database that is only found, in
-the default place, is opened if its name is recorded; one that is named in the settings needs no record.
+Opening a database executes its queued runs and gives access to its tokens. Whoever can put a file into
+a directory could exploit that. So a database in the default place is opened only if its name is
+recorded. A database that the settings name needs no record.
 """
 
 import json
@@ -20,13 +20,13 @@ from agent_orchestrator.user_state import (
 )
 
 _NAME: Final = re.compile(r"[0-9a-f]{32}")
-"""What a database calls itself: 128 random bits, which nobody guesses."""
+"""The name in a database: 128 random bits, which cannot be guessed."""
 
 
 def is_known(state: UserState | None, names: Iterable[str]) -> bool:
-    """Return whether the user has used a database of one of these names.
+    """Return True if the user has used a database with one of these names.
 
-    :param names: what the database says it is called, or is a backup of; may be anything.
+    :param names: the name in a database, and that of the database it is a backup of. Untrusted.
     """
     return state is not None and any(
         _NAME.fullmatch(name) and read_private(_record(state, name)) is not None for name in names
@@ -36,15 +36,15 @@ def is_known(state: UserState | None, names: Iterable[str]) -> bool:
 def remember(state: UserState, name: str, path: Path) -> None:
     """Record that the user uses a database.
 
-    :param path: where it is, for who reads the record; a database that moves stays known.
-    :raises OSError: if it cannot be recorded.
+    :param path: its present path, for information only: a database that moves stays known.
+    :raises OSError: if the record cannot be written.
     """
     if is_known(state, [name]):
         return
     make_private_directory(state.root)
     make_private_directory(state.databases)
-    told = {"path": os.fspath(path)}
-    write_private(_record(state, name), json.dumps(told).encode() + b"\n")
+    record = {"path": os.fspath(path)}
+    write_private(_record(state, name), json.dumps(record).encode() + b"\n")
 
 
 def _record(state: UserState, name: str) -> Path:

@@ -1,7 +1,7 @@
-"""What can be asked: one command and one answer class for each call, and the table of them.
+"""The calls of the API: a command class and an answer class for each, and the table of all calls.
 
-Routes, the API description, the HTTP client and the reference page all come from
-:data:`OPERATIONS`. A new call is a command, a row here, an engine function and a contract test.
+Routes, the API description, the HTTP client and the reference pages come from :data:`OPERATIONS`.
+A new call needs a command, a row in the table, an engine function and a contract test.
 """
 
 from base64 import b64encode
@@ -53,16 +53,16 @@ from agent_orchestrator.fields import (
 
 MIN_OPEN_S: Final = 0.01
 MAX_OPEN_S: Final = 30 * 86_400
-"""Seconds for which a question may be open."""
+"""Bounds of the seconds for which a question may be open."""
 
 MAX_IGNORED: Final = 200
-"""Requests a wait may be told to pass over: they fit into an address."""
+"""Maximum number of ids in ``ignore``: they must fit into a URL."""
 
 WhenBusy = Literal["queue", "steer", "interrupt", "reject"]
 StatusName = Literal["queued", "running", "waiting", "completed", "failed", "canceled"]
 
 
-# --- fields that several commands have ----------------------------------------------------------
+# --- fields shared by commands ------------------------------------------------------------------
 # Each is declared once. A command inherits the groups it takes.
 
 
@@ -84,22 +84,22 @@ class OfRequest:
 @command
 class Keyed:
     idempotency_key: str | None = optional_name(
-        "Names this request: a repeat with the same key gets the first answer again.",
-        tool_doc="Names this call: the same call again with the same key does nothing twice.",
+        "Idempotency key. A repeat with the same key returns the first answer.",
+        tool_doc="Idempotency key. A repeat with the same key changes nothing.",
     )
 
 
 @command
 class Page:
-    limit: int = param("How many to return at most.", default=100, minimum=1, maximum=1000)
+    limit: int = param("Maximum number of items to return.", default=100, minimum=1, maximum=1000)
     cursor: str | None = param(
-        "`next_cursor` of the page before.", default=None, max_length=MAX_NAME
+        "`next_cursor` of the previous page.", default=None, max_length=MAX_NAME
     )
 
 
 @command
 class SessionLimits:
-    """How far a session may spawn others."""
+    """Limits on the descendants of a session."""
 
     max_depth: int | None = param(
         "Maximum depth of descendants. Cannot exceed the inherited limit.",
@@ -124,35 +124,35 @@ class SessionLimits:
 
 @command
 class ConfinementOptions:
-    """When agents ask, and what they may do without."""
+    """When an agent asks for approval, and what its commands may do without."""
 
     approval_policy: ApprovalPolicy | None = param(
-        "When the agent asks: `untrusted` before all but what is known to be harmless, `on-request` "
-        "when it wants to do more than the sandbox lets it, `never`. The session's setting, else the "
-        "provider's, without one.",
+        "When the agent asks for approval: `untrusted` before every command that is not known to be "
+        "harmless, `on-request` when it needs more than the sandbox allows, or `never`. Default: the "
+        "session's setting, else the provider's.",
         default=None,
     )
     sandbox: Sandbox | None = param(
-        "What the agent's commands may do without asking; the session's setting, else the provider's, "
-        "without one. More than `read-only` takes the scope `approve`.",
+        "What the agent's commands may do without approval. Default: the session's setting, else the "
+        "provider's. More than `read-only` needs the scope `approve`.",
         default=None,
     )
 
 
 MAX_IMAGE_TEXT: Final = -(-MAX_IMAGE_BYTES // 3) * 4
-"""Characters of the largest image as base64."""
+"""Maximum number of base64 characters of an image."""
 
 MAX_SCHEMA: Final = 32_768
-"""Bytes of an output schema, as JSON."""
+"""Maximum size of an output schema, in bytes of JSON."""
 
 
 @command
 class AnswerOptions:
-    """What a message asks of its answer."""
+    """How a message is to be answered."""
 
     effort: str | None = param(
         "Reasoning effort for this message only, as the model names it, such as `low`, `medium` or "
-        "`high`; the provider's setting without one.",
+        "`high`. Default: the provider's setting.",
         default=None,
         max_length=32,
         pattern=r"[a-z][a-z0-9_-]*",
@@ -166,28 +166,27 @@ class AnswerOptions:
 
 @command
 class ModelOptions(AnswerOptions):
-    """What a message asks of its agent's model."""
+    """The model that answers a message, and how."""
 
     model: str | None = optional_name(
-        "The model for this message only; the session's, else the provider's, without one."
+        "The model for this message only. Default: the session's, else the provider's."
     )
 
 
 @command
 class ImageUpload:
     data: str = required(
-        "The bytes of the file, as base64.", kw_only=False, max_length=MAX_IMAGE_TEXT
+        "The bytes of the file in base64.", kw_only=False, max_length=MAX_IMAGE_TEXT
     )
     media_type: str | None = param(
-        "Its type, which must be what its first bytes say: `image/png`, `image/jpeg`, `image/gif` or "
-        "`image/webp`.",
+        "`image/png`, `image/jpeg`, `image/gif` or `image/webp`. Must match the file's first bytes.",
         default=None,
         max_length=MAX_NAME,
     )
 
 
 def _uploads(images: Any) -> Any:
-    # What is too large is refused here: a daemon refuses so long a body before it knows what is in it.
+    # A daemon refuses a body of that size unread, and so could not name the field.
     if not isinstance(images, (list, tuple)):
         return images
     if problem := size_problem([len(image) for image in images if isinstance(image, bytes)]):
@@ -201,7 +200,7 @@ def _uploads(images: Any) -> Any:
 @command
 class ImageOptions:
     images: Sequence[ImageUpload | bytes] = param(
-        "Pictures that the agent sees with the text: PNG, JPEG, GIF or WebP, at most "
+        "Images that the agent sees with the text: PNG, JPEG, GIF or WebP, at most "
         f"{MAX_IMAGE_BYTES:,} bytes together.",
         default=(),
         converter=_uploads,
@@ -213,49 +212,50 @@ class ImageOptions:
 @command
 class BusyOption:
     when_busy: WhenBusy = param(
-        "What to do when a run of the session is active: `queue` behind it, `steer` it with the text "
-        "where its runner can (else queue), `interrupt` it, or `reject`.",
+        "What to do if a run of the session is active: `queue` the message, `steer` the active run with "
+        "it (queues if the runner cannot), `interrupt` that run, or `reject` the message.",
         default="queue",
-        tool_doc="While it is at work: `queue` for its next turn, `steer` its present one, `interrupt` "
-        "it, or `reject` with an error.",
+        tool_doc="What to do if that agent is working: `queue` the message for its next turn, `steer` "
+        "its current turn, `interrupt` that turn, or `reject` the message with an error.",
     )
 
 
 @command
 class Labels:
-    title: str | None = optional_name("A short name for people.")
+    title: str | None = optional_name("A short title.")
 
 
 @command
 class SpawnOptions(Labels, SessionLimits, ModelOptions, Keyed):
-    """A task for a child, and what the child is to be like."""
+    """The task and the settings of a child session."""
 
     task: str = required(
-        "What the child shall do.",
+        "What the child should do.",
         kw_only=False,
         max_length=MAX_TEXT,
         not_blank=True,
-        tool_doc="Everything the child needs to know: it sees none of your conversation. Say what to "
+        tool_doc="Everything the child needs to know: it does not see your conversation. Say what to "
         "do, where, and what to report.",
     )
     provider: str | None = optional_name(
-        "The child's provider; its parent's without one.",
-        tool_doc="Which agent does it; yours without one.",
+        "The child's provider. Default: its parent's.",
+        tool_doc="The provider whose agent does the task. Default: yours.",
     )
     cwd: str | None = optional_path(
-        "Where the child works, an absolute path; where its parent does without one."
+        "The directory that the child works in, an absolute path. Default: its parent's."
     )
     notify_parent: NotifyParent = param(
-        "`wake` hands the child's outcome to the parent's agent as its next message.",
+        "`wake` sends the child's outcome to the parent's agent as its next message; `record` only "
+        "records it.",
         default="record",
-        tool_doc="`wake`: its outcome starts a new turn of yours when you are done, so that you need "
-        "not wait for it. `record`: it is kept for you to look at.",
+        tool_doc="`wake`: its outcome starts a new turn of yours after this one, so you need not wait "
+        "for it. `record`: its outcome is only recorded.",
     )
     metadata: Mapping[str, Any] | None = param(
-        "Whatever the child's maker wants to keep.", default=None, for_agents=False
+        "Any JSON object to keep with the child.", default=None, for_agents=False
     )
     approvals: Approvals | None = param(
-        "Who decides what the child's agents ask for: its parent's policy or a stricter one.",
+        "Who decides the requests of the child's agents: its parent's policy or a stricter one.",
         default=None,
         for_agents=False,
     )
@@ -264,7 +264,7 @@ class SpawnOptions(Labels, SessionLimits, ModelOptions, Keyed):
 @command
 class Text:
     text: str = required(
-        "What to tell the agent.", kw_only=False, max_length=MAX_TEXT, not_blank=True
+        "The text for the agent.", kw_only=False, max_length=MAX_TEXT, not_blank=True
     )
 
 
@@ -275,18 +275,16 @@ class SendOptions(BusyOption, ModelOptions, Keyed, Text, OfSession):
 
 @command
 class QuestionOptions:
-    """What makes a message to the parent a question."""
+    """Options that turn a message to the parent into a question."""
 
     request_kind: RequestKind | None = param(
-        "Makes it a question, and of what kind.",
+        "Turns the message into a question of this kind.",
         default=None,
-        tool_doc="Makes it a question: approval_request (may I do this?), permission_request (may I "
-        "have access?), input_request (which, or what?).",
+        tool_doc="Turns the message into a question: approval_request (may I do this?), "
+        "permission_request (may I have access?), input_request (which, or what?).",
     )
     detail: Mapping[str, Any] | None = param(
-        "What exactly is asked for.",
-        default=None,
-        tool_doc="Facts about what is asked, for whoever decides.",
+        "Facts for whoever decides, a JSON object.", default=None
     )
     options: Sequence[str] | None = param(
         "The answers to choose from.",
@@ -296,7 +294,7 @@ class QuestionOptions:
         flag="--option",
     )
     expires_in_s: float = param(
-        "Seconds until the question expires unanswered, which the run sees as a denial.",
+        "Seconds until the question expires. An expired question counts as denied.",
         default=3600.0,
         minimum=MIN_OPEN_S,
         maximum=MAX_OPEN_S,
@@ -312,16 +310,17 @@ class ResolveOptions:
         "`answer` needs a text, and so does `approve` for an `input_request`.", kw_only=False
     )
     scope: Literal["once", "session"] | None = param(
-        "How far an approval goes: this once, or the like in the whole session.", default=None
+        "What an approval covers: this request (`once`), or similar ones of the session too.",
+        default=None,
     )
     text: str | None = param(
-        "What to tell the agent: the answer, or the reason.", default=None, max_length=MAX_TEXT
+        "The answer or the reason, for the agent.", default=None, max_length=MAX_TEXT
     )
 
 
 @command
 class Reasoned:
-    reason: str | None = optional_name("Why, for the log.")
+    reason: str | None = optional_name("The reason, for the log.")
 
 
 # --- commands -------------------------------------------------------------------------------
@@ -329,19 +328,21 @@ class Reasoned:
 
 @command
 class SessionOptions(Labels, ConfinementOptions, SessionLimits, Keyed):
-    """What a new session is to be like."""
+    """The settings of a new session."""
 
     provider: str | None = optional_name(
-        "The provider its messages go to; the default route without one."
+        "The provider for its messages. Default: the default route."
     )
-    model: str | None = optional_name("The model its runs ask the provider for.")
+    model: str | None = optional_name("The model for its runs. Default: the provider's.")
     cwd: str | None = optional_path(
-        "Where its agents work: an absolute path; the daemon's own directory without one."
+        "The directory that its agents work in, an absolute path. Default: the daemon's."
     )
-    metadata: Mapping[str, Any] | None = param("Whatever its maker wants to keep.", default=None)
+    metadata: Mapping[str, Any] | None = param(
+        "Any JSON object to keep with the session.", default=None
+    )
     approvals: Approvals | None = param(
-        "Who decides what its agents ask for; their provider's setting without one, and where that "
-        "is stricter.",
+        "Who decides the requests of its agents. Default: the provider's setting, which also wins if "
+        "it is stricter.",
         default=None,
     )
 
@@ -349,7 +350,7 @@ class SessionOptions(Labels, ConfinementOptions, SessionLimits, Keyed):
 @command
 class CreateSession(SessionOptions, AnswerOptions, ImageOptions):
     text: str | None = param(
-        "The first message. The session, the message and its run are made together or not at all.",
+        "The first message. The session, the message and its run are created together or not at all.",
         default=None,
         max_length=MAX_TEXT,
         not_blank=True,
@@ -358,12 +359,12 @@ class CreateSession(SessionOptions, AnswerOptions, ImageOptions):
 
 @command
 class StartSession(SessionOptions, AnswerOptions, ImageOptions, Text):
-    """A new session with its first message, as the client's method has it."""
+    """The parameters of the client's method: a new session with its first message."""
 
 
 @command
 class ListSessions(Page):
-    status: SessionStatus | None = param("Only these.", default=None)
+    status: SessionStatus | None = param("Only sessions with this status.", default=None)
     parent_session_id: str | None = optional_identifier("Only children of this session.")
 
 
@@ -375,17 +376,17 @@ class GetSession(OfSession):
 @command
 class UpdateSession(Labels, ConfinementOptions, Keyed, OfSession):
     status: SessionStatus | None = param("`closed` refuses further messages.", default=None)
-    metadata: Mapping[str, Any] | None = param("Replaces the old one.", default=None)
+    metadata: Mapping[str, Any] | None = param("Replaces the present metadata.", default=None)
     cwd: str | None = optional_path(
-        "The directory its agents work in from the next run on: an absolute path. `session_busy` "
-        "while a run of it is under way."
+        "The directory that its agents work in from the next run on, an absolute path. Fails with "
+        "`session_busy` while a run of the session is active."
     )
 
 
 @command
 class CloseSession(Keyed, OfSession):
     cascade: bool = param(
-        "Also close all its descendants, and cancel every run of the sessions it closes.",
+        "Also close all descendants, and cancel every run of the closed sessions.",
         default=False,
     )
 
@@ -398,9 +399,9 @@ class GetAccess(OfSession):
 @command
 class SetAccess(Keyed, OfSession):
     grants: Sequence[Grant] = required(
-        "Who else may do what: `reader` looks, `writer` also works with it, `owner` does all that its "
-        "owner may. Replaces what was granted before, here and on every session below; children to "
-        "come have the same.",
+        "Who else has access: `reader` reads, `writer` also sends, cancels and resolves, `owner` may do "
+        "all that the owner may. Replaces earlier grants, here and on all descendants. Later children "
+        "inherit it.",
         kw_only=False,
         max_length=100,
     )
@@ -410,7 +411,7 @@ class SetAccess(Keyed, OfSession):
 class SendMessage(
     BusyOption, ConfinementOptions, ModelOptions, ImageOptions, Keyed, Text, OfSession
 ):
-    role: MessageRole = param("Who is speaking; only `user` makes a run.", default="user")
+    role: MessageRole = param("Only a message of `user` starts a run.", default="user")
     provider: str | None = optional_name("The provider for this message only.")
 
 
@@ -431,10 +432,10 @@ class SpawnFromRun(SpawnOptions, OfRun):
 
 @command
 class SpawnArguments(SpawnOptions):
-    """A child of a run or of a session, as the client's method has it."""
+    """The parameters of the client's method: a child of a run or of a session."""
 
-    run_id: str | None = optional_identifier("The run that spawns.")
-    session_id: str | None = optional_identifier("The parent, where no run of it spawns.")
+    run_id: str | None = optional_identifier("The run that spawns the child.")
+    session_id: str | None = optional_identifier("The parent session, if no run spawns the child.")
 
 
 @command
@@ -445,22 +446,22 @@ class SendToSession(SendOptions):
 @command
 class ReplyParent(QuestionOptions, Keyed, OfRun):
     text: str = required(
-        "What to tell or to ask; a question has at most 65,536 characters.",
+        "The message or question. A question has at most 65,536 characters.",
         kw_only=False,
         max_length=MAX_TEXT,
         not_blank=True,
     )
-    wait: bool = param("The run cannot go on without: it is `waiting` until then.", default=False)
+    wait: bool = param("Keep the run in `waiting` until the question is resolved.", default=False)
 
 
 @command
 class ListRequests(Page):
-    status: RequestStatus | None = param("Only these.", default=None)
-    session_id: str | None = optional_identifier("Only those of this session's runs.")
-    root_session_id: str | None = optional_identifier("Only those of this tree.")
+    status: RequestStatus | None = param("Only requests with this status.", default=None)
+    session_id: str | None = optional_identifier("Only requests of this session.")
+    root_session_id: str | None = optional_identifier("Only requests of this tree.")
     resolvable: bool | None = param(
-        "`true`: only those the caller may resolve; `false`: all it may read. Without it all where a "
-        "session or a tree is named, else only those.",
+        "`true`: only requests that the caller may resolve. `false`: all that it may read. Default: "
+        "`false` if a session or tree is named, else `true`.",
         default=None,
     )
 
@@ -468,7 +469,7 @@ class ListRequests(Page):
 @command
 class GetRequest(OfRequest):
     wait_s: float = param(
-        "How long to wait for its resolution.", default=0.0, minimum=0, maximum=86_400
+        "Maximum seconds to wait for its resolution.", default=0.0, minimum=0, maximum=86_400
     )
 
 
@@ -480,7 +481,7 @@ class ResolveRequest(ResolveOptions, Keyed, OfRequest):
 @command
 class ExtendRequest(Keyed, OfRequest):
     expires_in_s: float = required(
-        "Seconds from now that it stays open at least; it never expires sooner than it would.",
+        "Seconds from now that it stays open. Never shortens its time.",
         kw_only=False,
         minimum=MIN_OPEN_S,
         maximum=MAX_OPEN_S,
@@ -490,23 +491,25 @@ class ExtendRequest(Keyed, OfRequest):
 
 @command
 class GetTree(Page, OfSession):
-    limit: int = param("Descendants to return at most.", default=1000, minimum=1, maximum=1000)
+    limit: int = param(
+        "Maximum number of descendants to return.", default=1000, minimum=1, maximum=1000
+    )
 
 
 @command
 class ListEvents(Page, OfSession):
-    cursor: int = param(  # type: ignore[assignment]  # a log counts its events
+    cursor: int = param(  # type: ignore[assignment]  # events are numbered
         "The `seq` of the last event the reader has.", default=0, minimum=0, maximum=MAX_INTEGER
     )
     wait_s: float = param(
-        "How long to wait for an event when there is none yet.",
+        "Maximum seconds to wait if there is no event after the cursor.",
         default=0.0,
         minimum=0,
         maximum=3600,
     )
     epoch: str | None = param(
-        "The `epoch` that came with the cursor. With it, a cursor of a log that has been restored "
-        "from a backup since is 409 `cursor_ahead`.",
+        "The `epoch` that came with the cursor. The call fails with 409 `cursor_ahead` if the log was "
+        "restored from a backup since and no longer has what the reader read.",
         default=None,
         max_length=MAX_NAME,
     )
@@ -515,20 +518,20 @@ class ListEvents(Page, OfSession):
 @command
 class CreateRun(ModelOptions, ImageOptions, Keyed, OfSession):
     text: str | None = param(
-        "What to tell the agent; a manual run may have none.",
+        "The text for the agent. Optional for a manual run.",
         default=None,
         max_length=MAX_TEXT,
         not_blank=True,
     )
     provider: str | None = optional_name(
-        "The provider; `manual` leaves the run to whoever holds it."
+        "The provider. A `manual` run is driven by its client, with transitions."
     )
 
 
 @command
 class ListRuns(Page):
     session_id: str | None = optional_identifier("Only runs of this session.")
-    status: StatusName | None = param("Only runs in this state.", default=None)
+    status: StatusName | None = param("Only runs with this status.", default=None)
 
 
 @command
@@ -538,36 +541,37 @@ class GetRun(OfRun):
 
 @command
 class TransitionRun(Reasoned, Keyed, OfRun):
-    to_status: StatusName = required("The state to go to; `canceled` is a cancel.", kw_only=False)
+    to_status: StatusName = required("The new status. `canceled` cancels the run.", kw_only=False)
     result: Mapping[str, Any] | None = param(
-        "With `completed`: `{text}`.", default=None, max_length=4 * MAX_TEXT
+        "The result, with `completed`: `{text}`.", default=None, max_length=4 * MAX_TEXT
     )
     error: Mapping[str, Any] | None = param(
-        "With `failed`: `{code, message}`.", default=None, max_length=4 * MAX_TEXT
+        "The error, with `failed`: `{code, message}`.", default=None, max_length=4 * MAX_TEXT
     )
 
 
 @command
 class CancelRun(Reasoned, Keyed, OfRun):
-    cascade: bool = param("Cancel its descendants too.", default=True)
+    cascade: bool = param("Also cancel its descendants.", default=True)
 
 
 @command
 class WaitRun(OfRun):
-    timeout_s: float = param("How long to wait.", default=30.0, minimum=0, maximum=86_400)
+    timeout_s: float = param("Maximum seconds to wait.", default=30.0, minimum=0, maximum=86_400)
     interval_ms: int | None = param(
-        "Accepted; the answer is pushed, never polled for.",
+        "Accepted for compatibility. The answer is pushed, not polled.",
         default=None,
         minimum=1,
         maximum=3_600_000,
     )
     until: Literal["terminal", "attention"] = param(
-        "The run's end, or also an open question of the run or one of its descendants.",
+        "`terminal` waits for the run's end. `attention` also returns when the run or a descendant has "
+        "an open question.",
         default="terminal",
     )
     ignore: Collection[str] = param(
-        "Requests not to return for, though they are open: those that are left to somebody else. "
-        "Repeat the parameter for several.",
+        "Ids of open requests to ignore, such as those left to somebody else. Repeat the parameter for "
+        "several.",
         default=(),
         max_length=MAX_IGNORED,
     )
@@ -591,13 +595,13 @@ class Doctor:
 @command
 class BackUp:
     path: str = required(
-        "Where to, on the daemon's machine: an absolute path.",
+        "The file to write on the daemon's machine, an absolute path.",
         kw_only=False,
         max_length=MAX_PATH,
         not_blank=True,
         pattern=PATH_PATTERN,
     )
-    force: bool = param("Replace an older copy that is there, and nothing else.", default=False)
+    force: bool = param("Replace the file if it is an earlier backup.", default=False)
 
 
 @command
@@ -608,21 +612,24 @@ class CheckStore:
 @command
 class CreateToken:
     name: str = required(
-        "What it is called in the list.", kw_only=False, max_length=MAX_NAME, not_blank=True
+        "The token's name in lists.", kw_only=False, max_length=MAX_NAME, not_blank=True
     )
     principal: str | None = param(
-        "Whom it stands for; its name without one. Sessions belong to principals.",
+        "The principal that the token stands for, and that owns its sessions. Default: its name.",
         default=None,
         max_length=64,
         pattern=r"[A-Za-z0-9][A-Za-z0-9._@-]*",
     )
     scopes: Sequence[str] = param(
-        "What it is good for: `read`, `write`, `approve`, `admin` (everything).",
+        "What the token allows: `read`, `write`, `approve`, `admin` (everything).",
         default=("read", "write", "approve"),
         flag="--scope",
     )
     expires_in_s: float | None = param(
-        "When it ends by itself; never without.", default=None, minimum=1, maximum=10 * 366 * 86_400
+        "Seconds until the token expires. Default: never.",
+        default=None,
+        minimum=1,
+        maximum=10 * 366 * 86_400,
     )
 
 
@@ -639,7 +646,7 @@ class RevokeToken:
 @command
 class ListAudit(Page):
     cursor: str | None = param(
-        "`next_cursor` of the page before.", default=None, max_length=18, pattern=r"[0-9]+"
+        "`next_cursor` of the previous page.", default=None, max_length=18, pattern=r"[0-9]+"
     )
 
 
@@ -655,20 +662,20 @@ class SessionReply:
 class CreateSessionReply:
     session: Session
     message: Message | None = None
-    """The first message, if one was given."""
+    """The first message, if the command had a text."""
     run: Run | None = None
-    """The run that delivers it."""
+    """The run of that message."""
 
 
 @frozen
 class CloseSessionReply:
     session: Session
     canceled: tuple[str, ...] = ()
-    """The runs the close asked to end; without `cascade` none."""
+    """Ids of the runs that are canceled; empty without `cascade`."""
     closed_count: int = 0
-    """Sessions it closed that were open, this one among them."""
+    """Number of sessions that this call closed."""
     at_work_count: int = 0
-    """Sessions below it with a run that has not ended. With `cascade` their agents are being stopped."""
+    """Number of descendants with a run that has not ended. `cascade` cancels these runs."""
 
 
 @frozen
@@ -698,7 +705,7 @@ class SpawnReply:
 @frozen
 class ReplyParentReply:
     message: Message | None
-    """What the parent was told; None where there is no parent."""
+    """The message to the parent; None if the session has no parent."""
     parent_session_id: str | None
     request: Request | None
 
@@ -716,22 +723,22 @@ class RequestPage:
 
 @frozen
 class SessionTree:
-    """A session, its newest runs and its children's trees."""
+    """A session with its newest runs and its children's trees."""
 
     session: Session
     runs: tuple[Run, ...]
-    """At most 20: the active one and the newest, oldest first. Texts of results and errors have at
-    most 1,000 characters."""
+    """At most 20, oldest first: the active run and the newest. Results and errors are cut after 1,000
+    characters."""
     children: tuple["SessionTree", ...]
-    """Those of this page."""
+    """The children on this page."""
     runs_count: int | None = None
-    """Runs the session has in all; None, here and below, from a daemon that does not count."""
+    """Number of runs of the session. None, also of the next field, from a daemon of an older version."""
     children_count: int | None = None
-    """Children it has in all, of those the caller may see."""
+    """Number of its children that the caller may see."""
     cut: tuple[str, ...] = ()
-    """Ids of the runs whose result or error is shortened here."""
+    """Ids of the runs whose result or error is cut."""
     repeated: bool = False
-    """Whether a page before had it, and it is here for what is below it."""
+    """Whether an earlier page has this session, which is repeated for its descendants."""
 
 
 @frozen
@@ -741,7 +748,7 @@ class TreePage(SessionTree):
     next_cursor: str | None = None
 
 
-# They hold themselves, which a decoder must be able to follow.
+# Their fields refer to these classes by name; a decoder needs the types.
 resolve_types(SessionTree)
 resolve_types(TreePage)
 
@@ -756,8 +763,8 @@ class MessagePage:
 class EventPage:
     """A page of a session's log.
 
-    :param epoch: in which it was read. Give it back with ``next_cursor`` to be told when the log was
-        restored from a backup meanwhile.
+    :param epoch: the epoch of the log. Send it with ``next_cursor`` to learn whether the log was restored
+        from a backup in between.
     """
 
     events: tuple[Event, ...]
@@ -781,7 +788,7 @@ class RunPage:
 class CancelReply:
     run: Run
     canceled: tuple[str, ...]
-    """The runs the cancel reached; empty when the run had ended before."""
+    """Ids of the runs that are canceled; empty if the run had already ended."""
 
 
 @frozen
@@ -795,7 +802,7 @@ class WaitReply:
 class NewToken:
     token: AccessToken
     secret: str = field(repr=False)
-    """What to present as the bearer token: shown this once."""
+    """The bearer token. No other answer contains it."""
 
 
 @frozen
@@ -846,7 +853,7 @@ IssueCode = Literal[
 
 @frozen
 class Issue:
-    """The most likely reason a run is as it is."""
+    """The most likely reason for a run's state."""
 
     code: IssueCode
     message: str
@@ -864,7 +871,7 @@ class AttemptView:
     pid: int | None
     delivered_at: datetime | None
     host: str | None = None
-    """The machine that its agent works on."""
+    """Id of the machine on which its agent works."""
 
 
 @frozen
@@ -886,7 +893,7 @@ class ProcessView:
 
 @frozen
 class Diagnostics:
-    """What is known of a run, from evidence."""
+    """The evidence about a run's state."""
 
     worker_id: str | None
     worker_alive: bool
@@ -923,7 +930,7 @@ class ProviderStatus:
     version: str | None
     default: bool = False
     mode: str | None = None
-    """In which way its agents are run, where its runner has several: `codex-app-server` or `codex-exec`."""
+    """How its agents are run, if its runner has several ways: `codex-app-server` or `codex-exec`."""
 
 
 @frozen
@@ -962,10 +969,10 @@ class DaemonStatus:
     store: StoreStatus
     problems: tuple[Problem, ...]
     runs: tuple[ProviderRuns, ...] = ()
-    """The same counts by provider, where there are any."""
+    """The same counts by provider. Providers without such runs are left out."""
     process_start_id: str | None = None
-    """When the process started: the machine's boot and the clock tick after it. No other process has
-    this and the pid."""
+    """The start of the process: boot id and clock ticks since boot. With the pid it identifies the
+    process."""
 
 
 @frozen
@@ -977,7 +984,7 @@ class BackupReply:
 
 @frozen
 class CheckReply:
-    """What is wrong with the store, if anything, and how much was looked at."""
+    """What is wrong with the store, and the number of rows that were checked."""
 
     ok: bool
     findings: tuple[str, ...]
@@ -988,13 +995,13 @@ class CheckReply:
 
 @frozen
 class Finding:
-    """Something an administrator should know.
+    """A fact about the daemon for its administrator.
 
-    :param level: an ``error`` keeps something from working or lets others in; a ``warning`` may come
-        to that; a ``note`` is to be decided; ``ok`` is as it should be.
-    :param about: what it is about.
+    :param level: ``error``: something does not work, or strangers have access; ``warning``: that may
+        happen; ``note``: the administrator's decision; ``ok``: nothing to do.
+    :param about: the subject.
     :param hint: what to do.
-    :param security: whether it is about who may do what.
+    :param security: whether it concerns access or confinement.
     """
 
     level: Literal["ok", "note", "warning", "error"]
@@ -1006,7 +1013,7 @@ class Finding:
 
 @frozen
 class DoctorReport:
-    """What an administrator should know, and whether nothing of it is an error."""
+    """All findings; ``ok`` if none of them is an error."""
 
     ok: bool
     findings: tuple[Finding, ...]
@@ -1022,11 +1029,11 @@ Res = TypeVar("Res")
 class Operation(Generic[Req, Res]):
     """One call.
 
-    :param name: its name everywhere: the client's method, the id in the API description.
-    :param path: the route; a part in braces is the field of that name. Of the command's other
-        fields, those of a GET are the query and those of any other method the body.
-    :param status: the HTTP status of success, or a function of the answer.
-    :param scope: what a caller must be allowed to.
+    :param name: the name of the client's method, and the id in the API description.
+    :param path: the route; a part in braces is the field of that name. The command's other fields are
+        the query of a GET, and the body of any other method.
+    :param status: the HTTP status of success, or a function from the answer to it.
+    :param scope: the scope that the caller needs.
     """
 
     name: str
@@ -1038,9 +1045,9 @@ class Operation(Generic[Req, Res]):
     scope: Scope = "read"
     status: int | Callable[[Any], int] = 200
     statuses: tuple[int, ...] = (200,)
-    """All the statuses success may have, for the API description."""
+    """Every HTTP status of success, for the API description."""
     takes_long: bool = False
-    """As long as the store is large: a client should wait for the answer."""
+    """Whether the call's time grows with the store: a client should set no time limit."""
 
     @property
     def is_mutation(self) -> bool:
@@ -1068,7 +1075,7 @@ CREATE_SESSION: Final = _made(
         "/sessions",
         CreateSession,
         CreateSessionReply,
-        "Make a session; with a text, put its first message into it too.",
+        "Create a session, with its first message if a text is given.",
         scope="write",
     )
 )
@@ -1102,7 +1109,7 @@ GET_ACCESS: Final = Operation(
     "/sessions/{session_id}/access",
     GetAccess,
     AccessReply,
-    "Read who else than its owner may do what with a session. Its owners may.",
+    "Read the grants of a session. Only for its owners.",
 )
 SET_ACCESS: Final = Operation(
     "set_access",
@@ -1110,7 +1117,7 @@ SET_ACCESS: Final = Operation(
     "/sessions/{session_id}/access",
     SetAccess,
     AccessReply,
-    "Set who else than its owner may do what with a session and all below it. Its owners may.",
+    "Set the grants of a session and its descendants. Only for its owners.",
     scope="write",
 )
 SEND_MESSAGE: Final = _made(
@@ -1120,7 +1127,7 @@ SEND_MESSAGE: Final = _made(
         "/sessions/{session_id}/messages",
         SendMessage,
         MessageReply,
-        "Put a message into a session; one of role `user` becomes a run.",
+        "Send a message to a session. One of role `user` starts a run.",
         scope="write",
     )
 )
@@ -1139,7 +1146,7 @@ SPAWN_FROM_SESSION: Final = _made(
         "/sessions/{session_id}/spawn",
         SpawnFromSession,
         SpawnReply,
-        "Make a child of a session and give it a task.",
+        "Create a child of a session and send it its task.",
         scope="write",
     )
 )
@@ -1150,7 +1157,7 @@ SPAWN_FROM_RUN: Final = _made(
         "/runs/{run_id}/spawn",
         SpawnFromRun,
         SpawnReply,
-        "Make a child of a run and give it a task.",
+        "Create a child of a run's session and send it its task.",
         scope="write",
     )
 )
@@ -1180,7 +1187,7 @@ REPLY_PARENT: Final = _made(
         "/runs/{run_id}/reply-parent",
         ReplyParent,
         ReplyParentReply,
-        "Tell or ask a run's parent, whichever that is.",
+        "Send a message or a question to a run's parent.",
         scope="write",
     )
 )
@@ -1196,7 +1203,7 @@ RESOLVE_REQUEST: Final = Operation(
     "/requests/{request_id}/resolve",
     ResolveRequest,
     RequestReply,
-    "Approve, deny or answer a request; the first answer counts.",
+    "Approve, deny or answer a request. The first decision counts.",
     scope="approve",
 )
 EXTEND_REQUEST: Final = Operation(
@@ -1205,7 +1212,7 @@ EXTEND_REQUEST: Final = Operation(
     "/requests/{request_id}/extend",
     ExtendRequest,
     RequestReply,
-    "Give an open request more time. Whoever may resolve it may.",
+    "Extend the time of an open request. Only for those who may resolve it.",
     scope="approve",
 )
 LIST_EVENTS: Final = Operation(
@@ -1214,7 +1221,7 @@ LIST_EVENTS: Final = Operation(
     "/sessions/{session_id}/events",
     ListEvents,
     EventPage,
-    "Read a session's log after a cursor.",
+    "Read a session's events after a cursor.",
 )
 CREATE_RUN: Final = _made(
     Operation("create_run", "POST", "/runs", CreateRun, RunReply, "Queue a run.", scope="write")
@@ -1229,7 +1236,7 @@ TRANSITION_RUN: Final = Operation(
     "/runs/{run_id}/transition",
     TransitionRun,
     RunReply,
-    "Drive a manual run, or cancel any.",
+    "Change the status of a manual run, or cancel any run.",
     scope="write",
 )
 CANCEL_RUN: Final = Operation(
@@ -1252,7 +1259,7 @@ DIAGNOSE_RUN: Final = Operation(
     "/runs/{run_id}/diagnose",
     DiagnoseRun,
     DiagnosisReply,
-    "Tell why a run is as it is.",
+    "Explain a run's state, with evidence.",
 )
 STATUS: Final = Operation(
     "status",
@@ -1260,7 +1267,7 @@ STATUS: Final = Operation(
     "/daemon/status",
     GetStatus,
     DaemonStatus,
-    "Tell how the daemon, its workers, providers and store are.",
+    "Read the state of the daemon, its workers, providers and store.",
 )
 
 BACK_UP: Final = Operation(
@@ -1269,7 +1276,7 @@ BACK_UP: Final = Operation(
     "/daemon/backup",
     BackUp,
     BackupReply,
-    "Copy the store into a file on the daemon's machine, while it is in use.",
+    "Copy the store to a file on the daemon's machine, while it is in use.",
     scope="admin",
     takes_long=True,
 )
@@ -1279,7 +1286,7 @@ CHECK_STORE: Final = Operation(
     "/daemon/check",
     CheckStore,
     CheckReply,
-    "Check that the store is sound, and that its log says what its rows say.",
+    "Check the store's integrity, and that its events match its rows.",
     scope="admin",
     takes_long=True,
 )
@@ -1289,7 +1296,7 @@ DOCTOR: Final = Operation(
     "/daemon/doctor",
     Doctor,
     DoctorReport,
-    "Tell what is wrong or dangerous about the daemon, its providers, store and settings.",
+    "List faults and dangers of the daemon, its providers, store and settings.",
     scope="admin",
 )
 CREATE_TOKEN: Final = _made(
@@ -1299,7 +1306,7 @@ CREATE_TOKEN: Final = _made(
         "/tokens",
         CreateToken,
         NewToken,
-        "Make a named token. Its secret is in this answer and nowhere else.",
+        "Create a named token. No other answer contains its secret.",
         scope="admin",
     )
 )
@@ -1318,7 +1325,7 @@ REVOKE_TOKEN: Final = Operation(
     "/tokens/{token_id}/revoke",
     RevokeToken,
     TokenReply,
-    "End a named token, and every stream and wait that was opened with it.",
+    "Revoke a named token. Streams and waits that it opened end.",
     scope="admin",
 )
 LIST_AUDIT: Final = Operation(
@@ -1373,19 +1380,18 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
 
 
 HEAD: Final = "head"
-"""The cursor that stands for the end of the log as it is now."""
+"""The cursor for the present end of the log."""
 
 
 @frozen
 class StreamRequest:
-    """Follow the log of some sessions.
+    """Follow the events of some sessions.
 
-    :param session_ids: which; none means every session the caller may read.
-    :param cursor: resume after it; None starts at the first event, :data:`HEAD` after the last there
-        is. With one session it is a ``seq``, over many an opaque string that an earlier item of the
-        same stream carried.
+    :param session_ids: the sessions; empty means every session that the caller may read.
+    :param cursor: start after it; None starts at the first event, :data:`HEAD` after the last one. It is
+        a ``seq`` with one session, else an opaque string from an earlier item of the same stream.
     :param epoch: with one session, the epoch in which the cursor or an earlier one was read. An opaque
-        cursor names its own.
+        cursor contains it.
     """
 
     session_ids: Sequence[str] = ()
@@ -1403,17 +1409,17 @@ class StreamItem:
 
 @frozen
 class CaughtUp:
-    """All that was in the log when the reader came has been handed over."""
+    """The reader has every event that was in the log when it subscribed."""
 
     cursor: str
 
 
 @frozen
 class Draining:
-    """The daemon takes no new work and is about to stop; what still happens follows."""
+    """The daemon accepts no new work and will stop. Events may still follow."""
 
     cursor: str
 
 
 StreamPart: TypeAlias = StreamItem | CaughtUp | Draining
-"""What a stream hands over. Only a daemon's tells of draining."""
+"""One part of a stream. Only a daemon sends :class:`Draining`."""

@@ -1,6 +1,6 @@
-"""The seams: what a store, a runner and a transport must be. Any object with these methods will do.
+"""Protocols between the packages: stores, runners, observers and transports.
 
-Contract suites for authors of new ones are in :mod:`agent_orchestrator.testing`.
+:mod:`agent_orchestrator.testing` has a contract suite for the authors of each.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -49,7 +49,7 @@ Res = TypeVar("Res")
 
 
 class Clock(Protocol):
-    """Tells the time of day; tests pass one they move by hand."""
+    """The time of day. Tests pass a clock that they set."""
 
     def __call__(self) -> datetime:
         """Return now, aware and in UTC."""
@@ -63,11 +63,10 @@ _SIZE_PER_RECORD: Final = 16 * 2**10
 
 
 def max_deleted_records(size: int) -> int:
-    """Return how many records :meth:`Transaction.add_record` deletes at most.
+    """Return the maximum number of records that :meth:`Transaction.add_record` deletes.
 
-    It is 64, and one for each 16 KiB of the new answer. One long answer can outweigh 100,000 short
-    ones, and deleting all of these at once would hold up every other change. With each 16 KiB that are
-    added at least one record goes, so what is kept beyond the bound is at most 16 KiB a record.
+    It is 64, plus one for each 16 KiB of the new answer. One long answer can be as large as 100,000
+    short ones, and deleting all of these at once would delay every other change.
 
     :param size: bytes of the new answer in UTF-8.
     """
@@ -76,24 +75,23 @@ def max_deleted_records(size: int) -> int:
 
 @frozen
 class Draft:
-    """An event before the store gives it its place in the log."""
+    """An event before the store numbers it."""
 
     event_type: str
     data: Mapping[str, Any]
     run_id: str | None = None
     attempt: int | None = None
     text: str | None = None
-    """``data`` as JSON, where it was encoded before; the store writes this and does not look at
-    ``data``, which its maker may have changed since."""
+    """``data`` as JSON, if it is already encoded. The store then ignores ``data``, which may have been
+    changed since."""
 
 
 @frozen
 class IdempotencyRecord:
-    """The first answer to a request that carried an idempotency key.
+    """The first answer to a request with an idempotency key.
 
     :param caller: the principal's id.
-    :param call: the operation and the ids in its path; the same key in another call is another
-        record.
+    :param call: the operation and the ids in its path. A key is unique per caller and call.
     :param fingerprint: a hash of the request's content.
     :param answer: the answer, as JSON text.
     """
@@ -107,11 +105,11 @@ class IdempotencyRecord:
 
 
 class View(Protocol):
-    """A consistent look at the store. Its methods do not wait; lists are oldest first.
+    """A consistent snapshot of the store. Its methods do not wait. Lists are oldest first.
 
-    ``after`` is the identifier of the last item of the page before; ``within`` limits a list to what a
-    caller may see. With a ``size`` a list ends before ``limit`` after the item with which its texts
-    have that many characters: a single item may have 64 million.
+    ``after`` is the identifier of the last item of the previous page. ``within`` limits a list to what a
+    caller may see. ``size`` is a number of characters: a list ends with the item whose texts reach it,
+    because a single item may have 64 million.
     """
 
     def session(self, session_id: str) -> Session | None: ...
@@ -134,25 +132,25 @@ class View(Protocol):
     ) -> list[Message]: ...
 
     def image(self, digest: str) -> bytes | None:
-        """Return the bytes of an image; None once no message needs them."""
+        """Return the bytes of an image; None if no message needs it any more."""
         ...
 
     def image_space(self) -> int:
-        """Return how many bytes all images have that are kept."""
+        """Return the total bytes of all stored images."""
         ...
 
     def run_messages(self, run_id: str) -> list[Message]:
-        """Return the messages a run delivers, in the order they came."""
+        """Return the messages that a run delivers, in their order."""
         ...
 
     def child_message_count(self, run_id: str, *, limit: int) -> int:
-        """Return how many messages a child's run has sent to its parent, counted up to ``limit``."""
+        """Return the number of messages from a child's run to its parent, at most ``limit``."""
         ...
 
     def waiting_messages(
         self, session_id: str, *, limit: int, size: int | None = None
     ) -> list[Message]:
-        """Return the messages for the session's agent that no run delivers yet."""
+        """Return the messages for the session's agent that have no run yet."""
         ...
 
     def run(self, run_id: str) -> Run | None: ...
@@ -171,10 +169,10 @@ class View(Protocol):
     def latest_runs(
         self, session_id: str, *, limit: int, cut: int, size: int
     ) -> tuple[list[Run], int]:
-        """Return the newest runs of a session, oldest first, and the bytes their texts have in all.
+        """Return the newest runs of a session, oldest first, and the total bytes of their texts.
 
-        :param cut: characters to keep of each result and error message.
-        :param size: bytes of texts, as they are stored, after which no older run is read.
+        :param cut: characters to return of each result and error message.
+        :param size: bytes of stored texts after which no older run is read.
         """
         ...
 
@@ -203,75 +201,69 @@ class View(Protocol):
     ) -> list[Request]:
         """Return requests, the oldest first.
 
-        :param resolvable: only those that whoever may read ``within`` may also resolve: of sessions a
-            principal owns or may work with; of what descends from a tree's first session, but for
-            those only people may answer.
+        :param resolvable: only requests that the caller of ``within`` may resolve. A principal may
+            resolve those of sessions that it owns, or has the grant ``writer`` or ``owner`` on. A run may
+            resolve those of its session's descendants, except those for people only.
         """
         ...
 
     def last_resolved(
         self, run_id: str, attempt: int, *, statuses: Collection[str], told: Collection[str]
     ) -> Request | None:
-        """Return the request of an attempt that was resolved last with one of the statuses.
+        """Return an attempt's most recently resolved request with one of the statuses.
 
         :param told: ids of requests to leave out.
         """
         ...
 
     def expired_requests(self, now: datetime, limit: int) -> list[Request]:
-        """Return pending requests whose time was up at ``now``, the first to expire first."""
+        """Return pending requests that expired by ``now``, in order of ``expires_at``."""
         ...
 
     def requests_to_escalate(self, now: datetime, limit: int) -> list[Request]:
-        """Return pending requests whose parent has had its time (``human_at``) at ``now``, the
-        first of them first.
-        """
+        """Return pending requests that go from the parent to people by ``now``, in order of ``human_at``."""
         ...
 
     def requests_to_warn(self, now: datetime, limit: int) -> list[Request]:
-        """Return pending requests of which it is time to warn (``warn_at``) at ``now`` and which did
-        not (``warned``), the first of them first.
-        """
+        """Return pending requests with a warning due by ``now`` and not ``warned``, in order of ``warn_at``."""
         ...
 
     def parent_requests(self, session_id: str, limit: int) -> list[Request]:
-        """Return the pending requests that this session's agent is called on to answer."""
+        """Return the pending requests that ask this session's agent."""
         ...
 
     def next_due(self) -> datetime | None:
-        """Return when the first of the pending requests expires, is to warn of that, or is to be put
-        to people.
-        """
+        """Return the earliest time at which a pending request expires, warns or goes to people."""
         ...
 
     def child_runs(self, run_id: str) -> list[Run]:
-        """Return the runs whose ``parent_run_id`` this is, ended ones included."""
+        """Return the runs with this ``parent_run_id``, ended ones included."""
         ...
 
     def live_children(self, session_id: str, parent_run_id: str | None) -> int:
-        """Return how many child sessions of this session (spawned by this run, or by none) have a
-        run that has not ended.
-        """
+        """Return the number of child sessions, spawned by this run or by none, with an unended run."""
         ...
 
     def live_descendants(self, session_id: str) -> int:
-        """Return how many of the sessions below this one have a run that has not ended."""
+        """Return the number of descendants of a session with an unended run."""
         ...
 
     def next_runs(self, limit: int) -> list[Run]:
-        """Return the queued runs a worker may start, first come first: not manual, the first of
-        its session's queue, and no run of that session active.
+        """Return the queued runs that a worker may start, oldest first.
+
+        A worker may start a run that is not manual and is the first of its session's queue, if the
+        session has no active run.
         """
         ...
 
     def queue_is_full(self, limit: int) -> bool:
-        """Tell whether at least ``limit`` runs that are not manual are queued."""
+        """Return True if at least ``limit`` runs that are not manual are queued."""
         ...
 
     def queue_position(self, run: Run) -> int | None:
-        """Return 1 for the run a free worker would take next; None when the run is not queued.
+        """Return 1 for the run that a free worker would start next; None if the run is not queued.
 
-        Before a run stand the older ones that a worker may start, and those of its own session.
+        Older runs that a worker may start, and earlier runs of the same session, come before a run.
         """
         ...
 
@@ -280,15 +272,14 @@ class View(Protocol):
         ...
 
     def live_runs(self) -> dict[str, dict[RunStatus, int]]:
-        """Return by provider how many runs are in each state that is not an end, zeros left out."""
+        """Return the number of runs by provider and unended state, without zeros."""
         ...
 
     def lost_runs(self, instance: str) -> list[Run]:
-        """Return the active runs, manual ones aside, whose worker is gone. One that waits without a
-        worker has none to lose.
+        """Return the active runs whose worker no longer exists, except manual and parked runs.
 
-        A store only one process can open returns every active run whose worker is not of
-        ``instance``; a shared one consults its engines' leases.
+        A store that only one process can open returns every active run whose worker is not of
+        ``instance``. A shared store checks its engines' leases.
         """
         ...
 
@@ -299,11 +290,11 @@ class View(Protocol):
         ...
 
     def last_event_at(self, run: Run) -> datetime | None:
-        """Return the time of a run's last event. Kept where events are appended, not searched for."""
+        """Return the time of a run's last event. The cost does not depend on the number of events."""
         ...
 
     def last_output_at(self, run: Run, *, attempt: int | None = None) -> datetime | None:
-        """Return the time of the last of ``OUTPUT_EVENTS`` of a run, or of one of its attempts."""
+        """Return the time of the last event of ``OUTPUT_EVENTS`` of a run, or of one of its attempts."""
         ...
 
     def feed(
@@ -318,13 +309,13 @@ class View(Protocol):
     ) -> list[StreamItem]:
         """Return the events of several sessions in commit order, after an opaque cursor.
 
-        A cursor names the epoch in which it was read (see :meth:`epoch`).
+        A cursor contains the epoch in which it was read (see :meth:`epoch`).
 
-        :param until: a cursor no event is beyond; None means the head.
-        :param sessions: which; none means all there are ``within``.
-        :raises InvalidRequest: if the cursor is not one of this store's.
-        :raises CursorAhead: if the cursor is beyond the last event, or beyond what the log has in
-            common with the one of its epoch.
+        :param until: the cursor of the last event to return; None means the head.
+        :param sessions: their ids; empty means all ``within``.
+        :raises InvalidRequest: if the cursor is none of this store.
+        :raises CursorAhead: if the cursor is beyond the last event, or beyond the part of the log that is
+            unchanged since the cursor's epoch.
         """
         ...
 
@@ -333,40 +324,40 @@ class View(Protocol):
         ...
 
     def epoch(self) -> str | None:
-        """Return the epoch the log is in: the time since the store was last opened.
+        """Return the log's epoch: an opaque text, new each time the store is opened. None if unknown.
 
-        It is an opaque text that never comes twice. After a backup was put back, the log goes on
-        otherwise under the same numbers; by the epoch in which it read, a reader is told of it.
-        None where the store does not know.
+        A restored backup gives the same numbers to other events. The epoch of a cursor shows that it was
+        read before.
         """
         ...
 
     def last_common_seq(self, session_id: str, epoch: str) -> int:
-        """Return the ``seq`` up to which a session's log is the one that was read in an epoch: its
-        last unless a backup was put back since; 0 where this store has not seen that epoch.
+        """Return the ``seq`` up to which a session's log is unchanged since an epoch.
+
+        It is the last ``seq`` unless a backup was restored since, and 0 if the epoch is unknown.
         """
         ...
 
     def event_count(self) -> int: ...
 
     def newest_ids(self) -> Sequence[str]:
-        """Return the greatest identifier of each kind there is: sessions, messages, runs, requests."""
+        """Return the greatest identifier of each kind: session, message, run, request."""
         ...
 
     def attempts(self, run_id: str) -> list[Attempt]: ...
 
     def attempt_of_token(self, token_hash: str) -> Attempt | None:
-        """Return the attempt whose agent was given the token, ended or not."""
+        """Return the attempt with the token, ended or not."""
         ...
 
     def thread(self, session_id: str, provider: str) -> Thread | None: ...
 
     def grants(self, session_id: str) -> list[Grant]:
-        """Return what others than its owner may do with a session, by their names."""
+        """Return the grants of a session, in order of the principals' names."""
         ...
 
     def role(self, session_id: str, principal: str) -> GrantRole | None:
-        """Return what is granted to one of them."""
+        """Return the role that a session grants to a principal."""
         ...
 
     def token(self, token_id: str) -> AccessToken | None: ...
@@ -378,7 +369,7 @@ class View(Protocol):
     ) -> list[AccessToken]: ...
 
     def audit(self, *, after: int, limit: int, size: int | None = None) -> list[AuditEntry]:
-        """Return the entries of the audit trail with a ``seq`` greater than ``after``."""
+        """Return the audit entries with a ``seq`` greater than ``after``."""
         ...
 
     def last_audit(self) -> AuditEntry | None: ...
@@ -386,24 +377,24 @@ class View(Protocol):
     def idempotency(self, caller: str, call: str, key: str) -> IdempotencyRecord | None: ...
 
     def oldest_record_at(self) -> datetime | None:
-        """Return when the idempotency record that was added first was made."""
+        """Return ``created_at`` of the idempotency record that was added first."""
         ...
 
     def ended_callers(self, *, limit: int) -> list[str]:
-        """Return the ids of runs that have ended and still have idempotency records, in order.
+        """Return the ids of ended runs that have idempotency records, in order.
 
-        The cost grows with the number of callers that have records, not with the records.
+        The cost grows with the number of such callers, not with the number of records.
         """
         ...
 
 
 class Transaction(View, Protocol):
-    """A look that also changes things. It sees its own changes; all of them are committed or none."""
+    """A view that can also write. It sees its own writes. All of them are committed, or none."""
 
     def add_session(self, session: Session) -> None: ...
 
     def put_session(self, session: Session) -> None:
-        """Replace a session's own fields; ``last_seq`` and ``threads`` are not among them."""
+        """Replace a session's fields, except ``last_seq`` and ``threads``."""
         ...
 
     def add_message(self, message: Message) -> None: ...
@@ -411,14 +402,14 @@ class Transaction(View, Protocol):
     def put_message(self, message: Message) -> None: ...
 
     def add_image(self, message_id: str, digest: str, data: bytes) -> None:
-        """Keep an image for a message. The bytes of one digest are kept once, for all messages.
+        """Store an image of a message. Bytes with the same digest are stored once for all messages.
 
         :param digest: SHA-256 of the bytes, in hexadecimal.
         """
         ...
 
     def remove_images(self, message_id: str) -> None:
-        """Keep no image for a message any more; what no other message needs is deleted."""
+        """Delete a message's images. Bytes that another message needs stay."""
         ...
 
     def add_run(self, run: Run) -> None:
@@ -438,15 +429,15 @@ class Transaction(View, Protocol):
         ...
 
     def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
-        """Append events in order with the session's next ``seq``s, set its ``updated_at`` and notify
+        """Append events with the session's next ``seq``s, set its ``updated_at``, and notify
         ``session:<id>`` and ``events``.
 
-        :return: the last ``seq`` given.
+        :return: the last ``seq``.
         """
         ...
 
     def put_attempt(self, attempt: Attempt) -> None:
-        """Add the attempt, or replace the one of the same run and number, but for ``token_hash``.
+        """Add an attempt, or replace the one of the same run and number, except its ``token_hash``.
 
         :raises Conflict: if another attempt has the same token.
         """
@@ -455,8 +446,8 @@ class Transaction(View, Protocol):
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None: ...
 
     def put_grants(self, session_id: str, grants: Sequence[Grant]) -> None:
-        """Replace the grants of a session and of all that descend from it, and notify
-        ``access:<principal>`` for everyone who is or was granted something there.
+        """Replace the grants of a session and its descendants. Notify ``access:<principal>`` for every
+        principal of an old or a new grant.
         """
         ...
 
@@ -467,37 +458,36 @@ class Transaction(View, Protocol):
         ...
 
     def add_audit(self, entry: AuditEntry) -> None:
-        """Add an entry to the audit trail; there is no way to change or remove one."""
+        """Add an entry to the audit trail. Entries cannot be changed or removed."""
         ...
 
     def remove_token(self, token_id: str) -> None:
-        """Delete a token, if it is there."""
+        """Delete a token, if it exists."""
         ...
 
     def add_record(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
-        """Add a record, and delete the oldest of the same caller that are too many beside it.
+        """Add a record, and delete the caller's oldest records beyond the bounds.
 
-        At most :func:`max_deleted_records` of them are deleted. Where more are due, the next records of the
-        caller delete the rest: until then its answers may have more bytes than ``most_size``.
+        At most :func:`max_deleted_records` are deleted at once. The caller's next records delete the
+        rest; until then its answers may exceed ``most_size``.
 
-        :param most: records of a caller that are kept.
-        :param most_size: bytes of answers in UTF-8: a record is deleted once those added after it
-            have as many.
+        :param most: maximum number of records of a caller.
+        :param most_size: bytes of answers in UTF-8. A record is deleted once newer ones have this many.
         :raises Conflict: if there is a record of the same caller, call and key.
         """
         ...
 
     def delete_records(self, *, before: datetime, limit: int) -> int:
-        """Delete those of the first ``limit`` records that were made before a moment.
+        """Delete those of the first ``limit`` records that were created before a time.
 
-        :return: how many were deleted; 0 when there are no more.
+        :return: the number of deleted records; 0 if there are no more.
         """
         ...
 
     def delete_records_of(self, caller: str, *, limit: int) -> int:
         """Delete the oldest records of a caller.
 
-        :return: how many were deleted; fewer than ``limit`` when none is left.
+        :return: the number of deleted records; less than ``limit`` if none is left.
         """
         ...
 
@@ -511,24 +501,24 @@ class Transaction(View, Protocol):
 
 
 class Transactions(Protocol):
-    """What reads and changes a store: for whoever decides.
+    """Reads and changes of a store.
 
-    A change is a function of a :class:`Transaction`, run alone (or as if alone: serializable) and
-    perhaps on another thread. It must not wait, must have no effect but on the transaction, and may
-    be called again where the store retries. What it raises undoes it and reaches the caller.
+    A change is a function of a :class:`Transaction`. Changes are serializable, and may run on another
+    thread. A change must not wait, must affect only the transaction, and may be called again if the
+    store retries. If it raises, its writes are rolled back and the caller gets the exception.
     """
 
     async def transact(self, change: Callable[[Transaction], T], *, reserve: bool = False) -> T:
         """Run a change and return its value once it is durable.
 
-        :param reserve: it may use what room is kept for when the disk is full: it records how
-            something ended, and asks for nothing new.
+        :param reserve: whether the change may use the space reserved for a full disk. Only for a change
+            that records an outcome and starts nothing new.
         :raises Unavailable: if it could not be made durable.
         """
         ...
 
     async def read(self, query: Callable[[View], T]) -> T:
-        """Run a function of a consistent view. Keep it short: at most 500 rows."""
+        """Run a function of a consistent view. It should read at most 500 rows."""
         ...
 
 
@@ -536,38 +526,37 @@ class CommitNotifications(Protocol):
     """Notifications of commits, for tasks that wait for a change."""
 
     def listen(self, listener: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
-        """Call ``listener`` with the topics of each commit, of this process and of others.
+        """Call ``listener`` with the topics of each commit, also of other processes.
 
-        It is called in the event loop's thread, after the commit and before
-        :meth:`Transactions.transact` returns, and must not wait or raise. A notification carries no data:
-        a subscriber reads the store.
+        It is called in the event loop's thread, after the commit and before :meth:`Transactions.transact`
+        returns. It must not wait or raise. Notifications carry no data: a subscriber reads the store.
         """
         ...
 
 
 class StoreStatus(Protocol):
-    """What a store says of itself: for the daemon's status."""
+    """The store's part of the daemon's status."""
 
     @property
     def backend(self) -> str:
-        """The kind of store."""
+        """The kind of store, such as ``sqlite``."""
         ...
 
     @property
     def location(self) -> str | None:
-        """Where it is, without secrets."""
+        """The path or URL, without secrets."""
         ...
 
     @property
     def schema_version(self) -> int: ...
 
     async def problems(self) -> Sequence[Problem]:
-        """Return what is wrong with the store now."""
+        """Return the present problems of the store."""
         ...
 
 
 class Store(Transactions, CommitNotifications, StoreStatus, Protocol):
-    """Where everything is kept. Opened as a scope; its methods may be called by many tasks at once."""
+    """The storage of an engine. It is an async context manager; many tasks may call it at once."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -576,42 +565,42 @@ class Store(Transactions, CommitNotifications, StoreStatus, Protocol):
 
 @runtime_checkable
 class Maintaining(Protocol):
-    """A store that can copy itself into a file, and check itself. A store need not have this."""
+    """A store that supports backup and check. Optional."""
 
     async def back_up(self, path: Path, *, replace: bool) -> int:
-        """Write a consistent copy to an absolute path, durably, and return its size in bytes.
+        """Write a consistent, durable copy to an absolute path and return its size in bytes.
 
-        :raises Conflict: if there is a file and it is not to be replaced.
-        :raises InvalidRequest: if nothing can be written there.
+        :raises Conflict: if the file exists and may not be replaced.
+        :raises InvalidRequest: if the path cannot be written.
         """
         ...
 
     async def check(self) -> Sequence[str]:
-        """Look at all of the store; return what is wrong with it as such."""
+        """Check the integrity of the whole store and return the problems found."""
         ...
 
 
 TAG_VARIABLE: Final = "AGENT_ORCHESTRATOR_TAG"
-"""The variable in :attr:`RunContext.env` whose value only this attempt's processes have: by it a
-runner finds, at the end, whatever left its process group."""
+"""The variable in :attr:`RunContext.env` whose value identifies this attempt's processes. A runner finds
+processes by it that have left its process group."""
 
 RUN_VARIABLES: Final = frozenset(
     {"AGENTCTL_RUN_ID", "AGENTCTL_SESSION_ID", "AGENTCTL_AUTH_TOKEN", TAG_VARIABLE}
 )
-"""The variables in :attr:`RunContext.env` that differ between the runs of a provider. A process that
-serves several runs must not have them."""
+"""The variables in :attr:`RunContext.env` that belong to one run. A process that serves several runs
+must not have them."""
 
 CWD_MISSING: Final = "the working directory is not there"
-"""How the message of an ``invalid_config`` begins that means this: its diagnosis is ``cwd_missing``."""
+"""An ``invalid_config`` error whose message begins with this is diagnosed as ``cwd_missing``."""
 
 # --- runner ---------------------------------------------------------------------------------
 
 
 @frozen
 class Outcome:
-    """What a run that went well came to.
+    """The outcome of a completed run.
 
-    :param text: its result. The run fails if that has more than 240 MiB as JSON, which no client could read.
+    :param text: the result. The run fails if it has more than 240 MiB as JSON, which no client could read.
     :param exit_code: of the agent's process, if it has one; negative for a signal. At most 32 bits.
     """
 
@@ -621,9 +610,11 @@ class Outcome:
 
 @frozen
 class Availability:
-    """Whether a runner could start an agent now, and if not, why.
+    """Whether a runner can start an agent now.
 
-    :param mode: in which way, for a runner that has several.
+    :param reason: why it cannot.
+    :param version: of the agent.
+    :param mode: how it runs agents, if it has several ways.
     """
 
     available: bool
@@ -634,11 +625,10 @@ class Availability:
 
 @frozen
 class ProtectedPaths:
-    """Files of the host that its agents are kept from: absolute paths without symbolic links.
+    """Files and directories that agents may not access: absolute paths without symbolic links.
 
-    :param read_only: files and directories that no agent may change. One that is missing may not be
-        made.
-    :param secret: files and directories that no agent may read either.
+    :param read_only: paths that no agent may change, or create if they are missing.
+    :param secret: paths that no agent may read or change.
     """
 
     read_only: tuple[str, ...] = ()
@@ -650,7 +640,7 @@ class ProtectedPaths:
 
 @frozen
 class InputLimit:
-    """How much text an agent takes at once; None where there is no limit.
+    """The maximum length of an agent's input; None means no limit.
 
     :param characters: Unicode characters.
     :param size: bytes in UTF-8.
@@ -660,7 +650,7 @@ class InputLimit:
     size: int | None = None
 
     def excess(self, text: str) -> str | None:
-        """Tell by how much a text is too long; None where it is not."""
+        """Return what is wrong with the length of a text; None if nothing is."""
         if self.characters is not None and len(text) > self.characters:
             return f"at most {self.characters:,} characters, it has {len(text):,}"
         if self.size is not None and (size := len(text.encode("utf-8", "replace"))) > self.size:
@@ -669,10 +659,10 @@ class InputLimit:
 
 
 class RunContext(Protocol):
-    """What a runner is given for one attempt of a run.
+    """The engine's interface for a runner during one attempt of a run.
 
-    Cancellation is anyio's: the scope round the runner is cancelled, and the runner must have ended
-    everything it started before it lets the cancellation out.
+    To stop the runner the engine cancels the anyio scope around it. The runner must end everything
+    that it started before it re-raises the cancellation.
     """
 
     @property
@@ -683,25 +673,23 @@ class RunContext(Protocol):
 
     @property
     def is_cwd_resolved(self) -> bool:
-        """Whether ``session.cwd`` had no symbolic link in it when it was let in, and none when the
-        attempt began: the directory an agent then comes to by it must have that very path.
+        """Whether ``session.cwd`` has no symbolic links and must have none when the agent starts in it.
 
-        So it is where workspaces are confined (``workspace_roots``); a path that leads elsewhere
-        by now leads out of them.
+        It is True if workspaces are confined (``workspace_roots``): a path that changed since it was
+        checked could lead out of them.
         """
         ...
 
     @property
     def protected(self) -> ProtectedPaths:
-        """What the agent is to be kept from, by a runner whose agents have a sandbox."""
+        """The paths that the sandbox of the agent must deny, if its runner has a sandbox."""
         ...
 
     @property
     def shared_cwd(self) -> str:
-        """The deepest directory that holds ``session.cwd`` and that of each session above it; the
-        session's own where all work in the same one.
+        """The deepest common directory of ``session.cwd`` and the ``cwd`` of each ancestor.
 
-        An agent above may have written whatever lies below: a runner must not execute
+        An ancestor's agent may have written any file below it, so a runner must not execute
         configuration that it finds there.
         """
         ...
@@ -711,8 +699,8 @@ class RunContext(Protocol):
 
     @property
     def images(self) -> Sequence[ImageContent]:
-        """What the agent is to see with the prompt, in this order: for a runner whose
-        ``message_options`` have ``images``; none for others.
+        """The images for the prompt, in order. Empty unless the runner's ``message_options`` contain
+        ``images``.
         """
         ...
 
@@ -721,103 +709,97 @@ class RunContext(Protocol):
 
     @property
     def thread(self) -> Thread | None:
-        """The conversation to resume, when the session has one with this provider."""
+        """The conversation to resume, if the session has one with this provider."""
         ...
 
     @property
     def env(self) -> Mapping[str, str]:
-        """The whole environment for a process that acts for this run."""
+        """The complete environment for a process of this run."""
         ...
 
     async def emit(self, event_type: str, data: Mapping[str, Any]) -> None:
-        """Append an event of what the agent did; see ``AGENT_EVENTS`` for the types.
+        """Append an event of the agent; see ``AGENT_EVENTS`` for the types.
 
-        Returns when the event is in order behind all before it; it is durable before the run ends.
-        The data is taken as it is now; changing it afterwards changes nothing.
+        Returns when the event has its place in the order. It is durable before the run ends. Later
+        changes of ``data`` have no effect.
 
-        :raises InvalidEvent: a ``ValueError``, if the type is not an agent's, JSON cannot say the data, or
-            no client could read it: it is nested deeper than 400 levels, has a number of more than 100 digits, or
-            two keys of an object are the same in JSON; or it has more than 2,097,152 values or 240 MiB.
+        :raises InvalidEvent: a ``ValueError``, if agents may not emit the type, or the data is no valid
+            JSON for clients: nested deeper than 400 levels, a number of more than 100 digits, two keys
+            of an object that are equal in JSON, more than 2,097,152 values, or more than 240 MiB.
         """
         ...
 
     async def delivered(self) -> None:
-        """Record that the agent has the prompt: from here on the attempt may have had effects.
+        """Record that the agent has the prompt: from now on the attempt may have effects.
 
-        It is durable when this returns. A run whose engine is lost before is given to another
-        agent as if anew.
+        It is durable when this returns. If the engine ends before, the next attempt starts afresh.
         """
         ...
 
     async def set_thread(self, thread_id: str, state: Mapping[str, Any] | None = None) -> None:
-        """Record the conversation the agent is in, at once, so that the next run resumes it.
+        """Record the agent's conversation, so that the next run resumes it.
 
-        :param state: what to remember with it; None leaves what there was for this id.
-        :raises InvalidEvent: a ``ValueError``, if the id is no text, the state is no object, or JSON cannot say
-            them or no client could read them, as for :meth:`emit`.
+        :param state: the runner's own data about it; None keeps the present data of this id.
+        :raises InvalidEvent: a ``ValueError``, if the id is no text, the state is no object, or either is no
+            valid JSON as for :meth:`emit`.
         """
         ...
 
     async def report_usage(self, usage: Usage) -> None:
-        """Record what this run (not the whole thread) has used; the last report counts."""
+        """Record the usage of this run, not of the whole thread. A later report replaces it."""
         ...
 
     async def report_process(self, pid: int, invocation: Invocation) -> None:
-        """Record the process that does the work, before it is given any, for diagnosis.
+        """Record the agent's process for diagnosis, before it gets any work.
 
-        It is durable with what is written next, or half a second later: after a crash its processes
-        are found by the mark in their environment.
+        It is durable with the next write, or after half a second. After a crash, processes are found by
+        the tag in their environment instead.
         """
         ...
 
     async def report_confinement(
         self, *, sandbox: str | None = None, approval_policy: str | None = None
     ) -> None:
-        """Record that the agent is confined otherwise than its run asks for: by an administrator, say.
+        """Record a confinement that differs from what the run asks for, such as an administrator's.
 
-        Children that it spawns begin with no more. None leaves what there is.
+        Children get no more than this. None changes nothing.
 
-        :raises ValueError: for a word that there is not.
+        :raises ValueError: if a value is unknown.
         """
         ...
 
     def note_stderr(self, tail: str) -> None:
-        """Keep the end of what the agent wrote on stderr, for diagnosis."""
+        """Record the end of the agent's stderr, for diagnosis."""
         ...
 
     def touch(self) -> None:
-        """Note that the agent shows life, though what it said is no event yet: half a line, say."""
+        """Record that the agent is alive, when its output is no event yet, such as half a line."""
         ...
 
     async def stop_deadline(self) -> None:
-        """Return when an agent that is being stopped is to be ended without asking any further: the
-        engine is about to stop, and will not wait for however long its agents may be given.
-        """
+        """Wait for the stop deadline. When this returns, kill the agent instead of waiting for it."""
         ...
 
     @takes(SpawnOptions)
     async def spawn(self, options: SpawnOptions) -> SpawnReply:
-        """Make a child of this run and give it a task.
+        """Create a child of this run and send it its task.
 
-        An attempt may be repeated: with an ``idempotency_key`` the next one gets the child that the
-        one before made. Where the engine is about to stop this does not return: the attempt is
-        given back to the queue.
+        An attempt may be repeated: with an ``idempotency_key`` the next attempt gets the same child.
+        While the engine stops this does not return, and the attempt goes back to the queue.
 
-        :param cwd: where it works: where this run does, or below.
-        :param effort: reasoning effort for the task; this run's, where its message gave one.
+        :param cwd: this run's directory, or one below it.
+        :param effort: reasoning effort for the task; default: that of this run's message.
         :raises Conflict: if a limit of the tree is reached, or this run is canceled.
-        :raises Forbidden: if the child would be deeper than the limit, work elsewhere, or have another
-            model or more effort than somebody chose for this run.
+        :raises Forbidden: if the child would be too deep, work in another directory, or have another model
+            or more effort than was chosen for this run.
         """
         ...
 
     @takes(SendOptions)
     async def send(self, options: SendOptions) -> MessageReply:
-        """Send a message to the agent of a child, or of another descendant.
+        """Send a message to the agent of a descendant.
 
-        The options are those of :meth:`spawn`.
-
-        :raises NotFound: if the session is none of these.
+        :raises NotFound: if the session is no descendant.
         """
         ...
 
@@ -829,12 +811,12 @@ class RunContext(Protocol):
         ignore: Collection[str] = (),
         timeout_s: float | None = None,
     ) -> WaitReply:
-        """Wait until a child's run has ended; the worker is lent to others meanwhile.
+        """Wait until a descendant's run has ended. Other runs may use the worker meanwhile.
 
-        :param until: ``attention`` also returns when the child or what descends from it asks
-            something this agent may answer: the reply's ``request``.
-        :param ignore: ids of requests not to return for: those this agent leaves to people.
-        :param timeout_s: seconds after which the reply says ``timed_out``; None waits on.
+        :param until: ``attention`` also returns when the run's session or a descendant has a request
+            that this agent may resolve: the reply's ``request``.
+        :param ignore: ids of requests to ignore, such as those that this agent leaves to people.
+        :param timeout_s: seconds after which the reply has ``timed_out``; None means no limit.
         :raises NotFound: if it is no run of a descendant.
         """
         ...
@@ -848,32 +830,32 @@ class RunContext(Protocol):
         options: Sequence[str] | None = None,
         expires_in_s: float = 3600.0,
     ) -> Request:
-        """Ask the parent, or people, and wait; the run is ``waiting`` and its worker free.
+        """Ask the parent or people, and wait. Meanwhile the run is ``waiting`` and takes no worker.
 
         Cancelling this call withdraws the question.
 
-        :param expires_in_s: seconds until it expires unanswered; whoever may answer may extend it.
-        :return: the request as it was resolved; ``denied``, ``expired`` and ``canceled`` all mean no.
-        :raises InvalidRequest: if the question cannot be put so.
-        :raises Conflict: if the run may not ask: it is canceled, or has too many questions open.
+        :param expires_in_s: seconds until it expires; whoever may resolve it may extend it.
+        :return: the resolved request; ``denied``, ``expired`` and ``canceled`` all mean no.
+        :raises InvalidRequest: if the question is invalid.
+        :raises Conflict: if the run is canceled, or has too many open questions.
         """
         ...
 
     def steering(self) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        """Accept messages while the run goes on: ``async with context.steering() as messages``.
+        """Accept messages during the run: ``async with context.steering() as messages``.
 
-        Inside the scope a message sent with ``when_busy="steer"`` comes out of the iterator; taking
-        it marks it delivered. One that was not taken when the run ends becomes a run of its own.
+        The iterator yields each message sent with ``when_busy="steer"``, and marks it as delivered. A
+        message that the iterator has not yielded when the run ends gets a run of its own.
         """
         ...
 
 
 @runtime_checkable
 class Runner(Protocol):
-    """The adapter that executes runs. One object serves all runs of a provider, at once.
+    """The adapter that executes runs. One object serves all runs of a provider concurrently.
 
-    A runner that is also an async context manager is entered when the engine starts and left when
-    it stops, so that it may keep warm processes of its own.
+    If it is an async context manager too, the engine enters it at its start and leaves it when it
+    stops. A runner can use this to keep processes warm.
     """
 
     @property
@@ -882,41 +864,41 @@ class Runner(Protocol):
     async def run(self, context: RunContext) -> Outcome:
         """Execute one attempt.
 
-        :raises AgentFailed: to end the run as failed with that code. Anything else it raises ends
-            it as failed with ``agent_crashed``.
+        :raises AgentFailed: to end the run as failed with its code. Any other exception ends it as
+            failed with ``agent_crashed``.
         """
         ...
 
 
 @runtime_checkable
 class Probing(Protocol):
-    """A runner that can tell beforehand whether it would work."""
+    """A runner that can check whether it is available."""
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
-        """Look, quickly and without side effects. Called often: keep what is costly.
+        """Check quickly, without side effects. It is called often: cache costly results.
 
-        :param env: the environment its provider's runs have.
+        :param env: the environment of its provider's runs.
         """
         ...
 
 
 @frozen
 class Capabilities:
-    """What a runner can do. The defaults hold for a runner that declares nothing.
+    """What a runner supports. The defaults hold for a runner that declares nothing.
 
-    :param resumes: whether it continues :attr:`RunContext.thread`, also one whose process was ended in
-        the middle of a turn. It is then given only the messages that the conversation does not have.
+    :param resumes: whether it continues :attr:`RunContext.thread`, even if the process ended in the
+        middle of a turn. It then gets only the messages that the conversation lacks.
     :param confines: whether it enforces the ``sandbox`` and ``approval_policy`` of
-        :attr:`RunContext.run`, or is stricter. A run that sets one is not given to another runner.
-    :param sandbox: what its agents may do where a run does not say; None if that is not known here.
-        It counts only for a runner that ``confines``: agents of others may do anything.
-    :param protects: whether its agents can neither change nor read what :attr:`RunContext.protected`
-        names, unless a run asks for less of a sandbox.
+        :attr:`RunContext.run`, or stricter ones. Other runners get no run that sets one.
+    :param sandbox: the sandbox of a run that sets none; None if unknown. It counts only with
+        ``confines``: other agents are taken to be unconfined.
+    :param protects: whether it denies its agents the paths of :attr:`RunContext.protected`, unless a
+        run asks for a weaker sandbox.
     :param message_options: names of the options that it applies to one turn: ``model``
         (:attr:`RunContext.model`), ``effort`` and ``output_schema`` (:attr:`RunContext.run`), ``images``
         (:attr:`RunContext.images`). A message with another option is refused.
-    :param max_input: the most that :attr:`RunContext.prompt`, or one message while it works, may have.
-        What is waiting beyond it comes in the next turn. A single longer message is refused.
+    :param max_input: the limit of :attr:`RunContext.prompt`, and of one message during the run. Queued
+        messages beyond it come in the next turn. A single longer message is refused.
     """
 
     resumes: bool = False
@@ -929,16 +911,16 @@ class Capabilities:
 
 @runtime_checkable
 class Declaring(Protocol):
-    """A runner that declares what it can do."""
+    """A runner that declares its capabilities."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do. It does not change while the engine is open."""
+        """Must not change while the engine is open."""
         ...
 
 
 def capabilities_of(runner: Runner) -> Capabilities:
-    """Return what a runner can do."""
+    """Return the capabilities of a runner."""
     return runner.capabilities if isinstance(runner, Declaring) else Capabilities()
 
 
@@ -946,26 +928,25 @@ def capabilities_of(runner: Runner) -> Capabilities:
 
 
 class Observer(Protocol):
-    """Is told what the workers of an engine do, for metrics and traces.
+    """Callbacks for metrics and traces.
 
-    Called in the event loop's thread, in the middle of the work: it must not wait, and must not
-    raise.
+    They are called in the event loop's thread, and must not wait or raise.
     """
 
     def started(self, run: Run, session: Session) -> None:
-        """A worker has begun an attempt."""
+        """Called when a worker has started an attempt."""
         ...
 
     def emitted(self, run: Run, event_type: str, data: Mapping[str, Any]) -> None:
-        """Its agent has done something; see ``AGENT_EVENTS``."""
+        """Called for each event of an agent; see ``AGENT_EVENTS`` for the types."""
         ...
 
     def ended(self, run: Run, left: Run | None) -> None:
-        """The attempt is over.
+        """Called when an attempt has ended.
 
-        :param run: as it was when it started.
-        :param left: as the attempt left it: at its end, in the queue again, or waiting without an
-            agent. None if that is not known here: it has moved on without this attempt.
+        :param run: the run when the attempt started.
+        :param left: the run after it: ended, queued again, or parked. None if a later attempt has
+            already changed it.
         """
         ...
 
@@ -975,31 +956,31 @@ class Observer(Protocol):
 
 @frozen
 class Reply(Generic[Res]):
-    """An answer, and whether it is the repetition of an earlier one."""
+    """An answer, and whether it repeats an earlier one because of its idempotency key."""
 
     answer: Res
     replayed: bool = False
     text: str | None = None
-    """The answer as JSON, where it was encoded already; a server need not do it again."""
+    """The answer as JSON, if it is already encoded."""
 
 
 class Subscription(Protocol):
-    """A reader's place in a stream. Cancelling :meth:`receive` loses nothing."""
+    """A reader of a stream. Cancelling :meth:`receive` loses nothing."""
 
     @property
     def epoch(self) -> str | None:
-        """The epoch in which the log is read, to be given with a cursor when the reader comes back."""
+        """The epoch of the log. Send it with a cursor to resume the stream."""
         ...
 
     async def receive(self) -> Sequence[StreamPart]:
-        """Return what comes next, at least one item, waiting for it if need be.
+        """Wait for the next parts, at least one, and return them.
 
-        :raises OrchestratorError: if the reader may not go on.
+        :raises OrchestratorError: if the reader has lost access.
         """
         ...
 
     async def wait_revoked(self) -> None:
-        """Wait until the reader may not go on: for who serves one that does not take what it is sent.
+        """Wait until the reader has lost access. For a server whose client does not read.
 
         :raises OrchestratorError: then. It never returns.
         """
@@ -1007,13 +988,13 @@ class Subscription(Protocol):
 
 
 class Transport(Protocol):
-    """The way to an engine: in the same process, over HTTP, or whatever else carries objects."""
+    """A connection to an engine: in the same process, or over HTTP."""
 
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
-        """Carry out one operation.
+        """Call an operation and return its reply.
 
         :raises OrchestratorError: if it is refused.
-        :raises Unreachable: if there was no answer.
+        :raises Unreachable: if there is no answer.
         """
         ...
 
@@ -1026,17 +1007,17 @@ class Transport(Protocol):
 
 
 class Gateway(Protocol):
-    """What a server in front of an engine needs of it: a transport for each caller."""
+    """The engine's interface for a server: a transport for each caller."""
 
     def acting_as(self, principal: Principal) -> Transport: ...
 
     async def holder(self, token_hash: str) -> Principal | None:
-        """Return whom a token that was made here stands for now; None if nobody.
+        """Return the caller that one of the engine's tokens stands for; None if it is not valid.
 
-        :param token_hash: as :func:`agent_orchestrator.domain.tokens.token_hash` makes it.
+        :param token_hash: from :func:`agent_orchestrator.domain.tokens.token_hash`.
         """
         ...
 
     def has_tokens(self) -> bool:
-        """Return whether a named token was ever made: from then on, callers need one."""
+        """Return True if a named token was ever created: from then on callers need one."""
         ...

@@ -1,6 +1,6 @@
-"""The processes of this machine: which one is meant, and which descend from which.
+"""The processes of this machine: their identity and their descendants.
 
-A pid alone is used anew, and the time of day is set. So a process is its pid and its start.
+Pids are reused, and the clock may be set. So a process is identified by its pid and its start id.
 """
 
 import ctypes
@@ -27,25 +27,24 @@ class Process:
     session: int
     flags: int
     started: int
-    """Clock ticks since the machine started."""
+    """Start time, in clock ticks since boot."""
 
 
 def process_start_id(pid: int) -> str | None:
-    """Return what, together with its pid, no other process has or ever had: the machine's boot and
-    the clock tick after it in which the process started. None if there is no such process.
+    """Return the boot id and the clock tick since boot at which a process started; None if there is none.
 
-    Unlike a start time in seconds since the epoch it does not move when the clock is set.
+    Together with the pid this identifies a process. It does not change if the clock is set.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    # pid (name) state ppid …; the name may hold anything (proc_pid_stat(5): starttime is field 22)
+    # pid (name) state ppid …; the name may have any characters (proc_pid_stat(5): starttime is field 22)
     return start_id(int(text[text.rindex(b")") + 2 :].split()[19]))
 
 
 def is_running(pid: int, start_id: str | None) -> bool:
-    """Return whether that very process runs; one that has ended and is not reaped yet does not."""
+    """Return True if the process with this pid and start id runs. A zombie does not run."""
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
@@ -55,7 +54,7 @@ def is_running(pid: int, start_id: str | None) -> bool:
 
 
 def flock_holder(device: int, inode: int) -> str | None:
-    """Return the pid of a process that has a file locked with ``flock``; None where the kernel does not tell.
+    """Return the pid of a process that holds a ``flock`` on a file; None if unknown.
 
     :param device: ``st_dev`` of the file.
     :param inode: ``st_ino`` of the file.
@@ -70,7 +69,7 @@ def flock_holder(device: int, inode: int) -> str | None:
 
 
 def start_id(ticks: int) -> str | None:
-    """Return the same for a process that started so many clock ticks after the machine did."""
+    """Return the start id of a process that started this many clock ticks after boot."""
     try:
         return f"{_BOOT_ID.read_text().strip()}/{ticks}"
     except OSError:
@@ -78,13 +77,13 @@ def start_id(ticks: int) -> str | None:
 
 
 def live_process(pid: int) -> Process | None:
-    """Return the process, or None if there is none or it is dead already."""
+    """Return a process; None if it does not exist or has ended."""
     text = read_proc(f"/proc/{pid}/stat")
     if text is None:
         return None
-    # pid (name) state ppid pgrp session tty tpgid flags …; the name may hold anything
+    # pid (name) state ppid pgrp session tty tpgid flags …; the name may have any characters
     fields = text[text.rindex(b")") + 2 :].split()
-    # A process whose first thread has exited looks dead while its other threads go on.
+    # A process whose first thread has exited is shown as a zombie while other threads run.
     if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:
         return None
     parent, group, session = int(fields[1]), int(fields[2]), int(fields[3])
@@ -102,7 +101,7 @@ def live_processes() -> list[Process]:
 
 
 def with_descendants(found: set[int], processes: Iterable[Process]) -> set[int]:
-    """Return these pids and those of all processes that descend from them."""
+    """Return these pids and those of all their descendants."""
     children: dict[int, list[int]] = {}
     for process in processes:
         children.setdefault(process.parent, []).append(process.pid)
@@ -115,7 +114,7 @@ def with_descendants(found: set[int], processes: Iterable[Process]) -> set[int]:
 
 
 def lock_limit_of(pid: int) -> bytes | None:
-    """Return the soft RLIMIT_LOCKS of a process; None if it is gone or another user's."""
+    """Return the soft RLIMIT_LOCKS of a process; None if it has ended or is another user's."""
     limits = read_proc(f"/proc/{pid}/limits")
     if limits is None or (place := limits.find(_LOCKS)) < 0:
         return None
@@ -123,7 +122,7 @@ def lock_limit_of(pid: int) -> bytes | None:
 
 
 def read_proc(path: str) -> bytes | None:
-    """Return a file of /proc; None if its process is gone or another user's."""
+    """Return a file of /proc; None if its process has ended or is another user's."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -140,10 +139,10 @@ def read_proc(path: str) -> bytes | None:
 
 
 def hide_memory() -> None:
-    """Keep other processes of this user from reading the memory and environment of this one.
+    """Prevent other processes of this user from reading this process's memory and environment.
 
-    They can neither trace it nor look at its descriptors any more (prctl(2), PR_SET_DUMPABLE), and
-    it leaves no core dump. Root still can. A program that it starts is as any other.
+    They cannot trace it or see its descriptors (prctl(2), PR_SET_DUMPABLE), and it leaves no core
+    dump. Root still can. Programs that this process starts are not affected.
 
     :raises OSError: if the kernel refuses.
     """

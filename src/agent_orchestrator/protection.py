@@ -1,4 +1,4 @@
-"""What agents are kept from: the files of the engine that runs them, and of the daemons of its user."""
+"""The files that agents are denied: those of their engine and of its user's daemons."""
 
 import os
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from agent_orchestrator.stores.sqlite.files import OWN_FILES, SECRET_FILES
 from agent_orchestrator.user_state import user_state
 
 DEFAULT_DATABASE = ".data/agent-orchestrator.db"
-"""Where a daemon keeps its database, from its directory on, unless it is told otherwise."""
+"""The default path of a daemon's database, relative to its directory."""
 
 
 @frozen
 class Protection:
-    """Tells for each directory what an agent that works there is kept from.
+    """Finds the paths that an agent in a directory is denied.
 
-    :param database: the file of the engine's SQLite store; None where there is none.
-    :param read_only: what agents may not change besides.
-    :param secret: what agents may not read either.
+    :param database: the file of the engine's SQLite store, if it has one.
+    :param read_only: other paths that agents may not change.
+    :param secret: other paths that agents may not read or change.
     """
 
     database: Path | None = None
@@ -29,24 +29,24 @@ class Protection:
     secret: tuple[Path, ...] = ()
 
     def __call__(self, cwd: str) -> ProtectedPaths:
-        """Return what an agent that works in a directory is kept from; some dozen looks at files."""
+        """Return the denied paths for an agent in a directory. Costs some dozen file system calls."""
         read_only, secret = list(self.read_only), list(self.secret)
         state = user_state()
         if state is not None and _exists(state.root):
             secret.append(state.root)
-        # The second is a daemon's that may not be running, in the default layout.
+        # A daemon that does not run now may have its database in the agent's directory.
         databases = [self.database] if self.database is not None else []
         if _exists(other := Path(cwd, DEFAULT_DATABASE)):
             databases.append(other)
         for database in databases:
-            kept, hidden = _database(database)
-            read_only += kept
-            secret += hidden
+            unwritable, unreadable = _database(database)
+            read_only += unwritable
+            secret += unreadable
         return ProtectedPaths(tuple(_resolved(read_only)), tuple(_resolved(secret)))
 
 
 def _exists(path: Path) -> bool:
-    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises where one may not look
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises without permission
 
 
 def _database(path: Path) -> tuple[list[Path], list[Path]]:
@@ -62,7 +62,7 @@ def _database(path: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _resolved(paths: list[Path]) -> Iterator[str]:
-    """Return paths without symbolic links: a sandbox cannot keep what a link leads to by its name."""
+    """Yield the paths without symbolic links: a sandbox cannot protect a link's target by the link."""
     for path in dict.fromkeys(os.path.realpath(path) for path in paths):
         if os.path.isdir(os.path.dirname(path)):  # noqa: PTH112, PTH120 - a path of any bytes
             yield path

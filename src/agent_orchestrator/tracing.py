@@ -1,11 +1,11 @@
-"""Runs as OpenTelemetry traces; needs the extra ``agent-orchestrator[otel]``.
+"""OpenTelemetry traces of runs. Needs the extra ``agent-orchestrator[otel]``.
 
     async with open_embedded("data.db", observers=[Tracing()]) as client: ...
 
-An attempt of a run is a span ``invoke_agent``, each tool its agent uses a span ``execute_tool``
-below it, and a child's run stands below its parent's. Names are those of OpenTelemetry's semantic
-conventions for generative AI (1.41, in development); what has no name there begins with
-``agent_orchestrator.``. Prompts, answers and what tools were given are not in it.
+Each attempt of a run is a span ``invoke_agent``. Its child spans are an ``execute_tool`` for each tool
+that the agent uses, and the spans of child runs. Attributes have the names of OpenTelemetry's semantic
+conventions for generative AI (1.41, in development), or begin with ``agent_orchestrator.``. Traces do
+not contain prompts, answers, or the input of tools.
 """
 
 from collections import OrderedDict
@@ -34,7 +34,7 @@ from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Run, Session, Usage
 
 MAX_REMEMBERED: Final = 10_000
-"""Runs whose place in a trace is kept for children and attempts that come later."""
+"""Maximum number of runs whose span context is kept for later children and attempts."""
 
 _USAGE_NAMES: Final = {
     "input_tokens": "gen_ai.usage.input_tokens",
@@ -48,15 +48,15 @@ _USAGE_NAMES: Final = {
 class _Attempt:
     span: Span
     tools: dict[str, Span] = field(factory=dict)
-    """Those that are being used, by id."""
+    """Open spans by tool id."""
 
 
 class Tracing:
-    """An :class:`~agent_orchestrator.ports.Observer` that makes spans.
+    """An :class:`~agent_orchestrator.ports.Observer` that creates spans.
 
-    :param provider: where they go; the application's own without one.
-    :param makers: by our provider's name whose model its agents ask, as ``gen_ai.provider.name`` has
-        it (``openai``); of others it is the provider's name.
+    :param provider: the OpenTelemetry provider; None means the application's global one.
+    :param makers: ``gen_ai.provider.name`` (such as ``openai``) by the name of our provider. Without an
+        entry it is the name of our provider.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Tracing:
         self._places: OrderedDict[str, SpanContext] = OrderedDict()
 
     def started(self, run: Run, session: Session) -> None:
-        """Begin a span, below the parent's where that is known, linked to the attempt before."""
+        """Start a span below the parent run's, if that is known, with a link to the previous attempt."""
         earlier = self._places.get(run.id)
         above = self._places.get(run.parent_run_id or "", INVALID_SPAN_CONTEXT)
         attributes: dict[str, AttributeValue] = {
@@ -97,7 +97,7 @@ class Tracing:
             self._places.popitem(last=False)
 
     def emitted(self, run: Run, event_type: str, data: Mapping[str, Any]) -> None:
-        """Begin or end the span of a tool; note a problem."""
+        """Start or end the span of a tool, or add ``run.error`` as a span event."""
         attempt = self._attempts.get((run.id, run.attempt))
         if attempt is None or not attempt.span.is_recording():
             return
@@ -130,7 +130,7 @@ class Tracing:
         )
 
     def ended(self, run: Run, left: Run | None) -> None:
-        """End the attempt's span, and those of tools that were cut off."""
+        """End the attempt's span, and those of tools that have not completed."""
         attempt = self._attempts.pop((run.id, run.attempt), None)
         if attempt is None:
             return
@@ -140,7 +140,7 @@ class Tracing:
             tool.end()
         if left is not None:
             span.set_attribute("agent_orchestrator.run.status", str(left.status))
-            if left.provider != run.provider:  # another took its place
+            if left.provider != run.provider:  # a fallback replaced it
                 span.update_name(f"invoke_agent {left.provider}")
                 span.set_attribute("gen_ai.agent.name", left.provider)
                 maker = self._makers.get(left.provider, left.provider)
@@ -159,6 +159,6 @@ def _usage_attributes(usage: Usage) -> dict[str, int | float]:
 
 
 def _text(data: Mapping[str, Any], name: str) -> str:
-    """Return what an agent said of something, cut to what a name may be."""
+    """Return a text of an agent's event, cut to the length of a name."""
     found = data.get(name)
     return found[:200] if isinstance(found, str) else ""

@@ -1,4 +1,4 @@
-"""Which configuration files found in a directory their user has trusted, in exactly which form."""
+"""The configuration files that the user trusts, each with its exact content."""
 
 import errno
 import hashlib
@@ -18,12 +18,12 @@ from agent_orchestrator.user_state import (
 )
 
 _LARGEST: Final = 1 << 20
-"""Bytes of the largest configuration file."""
+"""Maximum size of a configuration file, in bytes."""
 
 
 @frozen
 class FoundFile:
-    """A file as it was read: what is judged and what is used are the same bytes.
+    """A file and its content. It is read once, so that the checked and the used bytes are the same.
 
     :param path: absolute, its directory without symbolic links.
     """
@@ -33,17 +33,17 @@ class FoundFile:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the content, as hex."""
+        """SHA-256 of the content, in hexadecimal."""
         return hashlib.sha256(self.content).hexdigest()
 
 
 def found_file(path: Path) -> FoundFile:
     """Read a file once.
 
-    :raises OSError: if it cannot be read, is no file, or is larger than 1 MiB.
+    :raises OSError: if it cannot be read, is no regular file, or is larger than 1 MiB.
     """
     absolute = Path(os.path.realpath(path.absolute().parent), path.name)
-    # Whoever put it there may have made it a pipe, which would be waited for.
+    # It may be a pipe, which would block the open.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     with open(os.open(absolute, flags), "rb") as file:  # noqa: PTH123
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -55,32 +55,32 @@ def found_file(path: Path) -> FoundFile:
 
 
 def is_blank(found: FoundFile) -> bool:
-    """Return whether a TOML file holds blank lines and comments only, so that it sets nothing."""
+    """Return True if a TOML file has only blank lines and comments."""
     lines = (line.strip() for line in found.content.splitlines())
     return all(not line or line.startswith(b"#") for line in lines)
 
 
 def is_trusted(state: UserState | None, found: FoundFile) -> bool:
-    """Return whether the user has trusted this path with this content."""
+    """Return True if the user trusts this path with this content."""
     content = None if state is None else read_private(_record(state, found.path))
     if content is None:
         return False
     try:
-        told = json.loads(content)
+        record = json.loads(content)
     except ValueError:
         return False
-    return isinstance(told, dict) and told.get("sha256") == found.digest
+    return isinstance(record, dict) and record.get("sha256") == found.digest
 
 
 def trust(state: UserState, found: FoundFile) -> None:
-    """Record that the user trusts this path with this content, and with no other.
+    """Record that the user trusts this path with this content only.
 
-    :raises OSError: if it cannot be recorded.
+    :raises OSError: if the record cannot be written.
     """
     make_private_directory(state.root)
     make_private_directory(state.trusted)
-    told = {"path": os.fspath(found.path), "sha256": found.digest}
-    write_private(_record(state, found.path), json.dumps(told).encode() + b"\n")
+    record = {"path": os.fspath(found.path), "sha256": found.digest}
+    write_private(_record(state, found.path), json.dumps(record).encode() + b"\n")
 
 
 def _record(state: UserState, path: Path) -> Path:

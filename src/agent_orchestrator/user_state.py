@@ -1,4 +1,4 @@
-"""Where agentd and agentctl keep what belongs to one user: the state directory and its private files.
+"""The state directory of a user, in which agentd and agentctl store private files.
 
 The rules are in ``docs/decisions/0017-the-default-layout.md``.
 """
@@ -17,14 +17,14 @@ from attrs import frozen
 
 _NAME: Final = "agent-orchestrator"
 _LARGEST: Final = 1 << 20
-"""Bytes that a private file may have: a larger one is none of ours."""
+"""Maximum size of a private file, in bytes. Larger files are ignored."""
 
 
 @frozen
 class UserState:
-    """The state directory of one user, and what is where in it.
+    """The paths in the state directory of one user.
 
-    Agents that are confined can neither read nor write anything in it.
+    Confined agents can neither read nor write them.
 
     :param root: the directory; it need not exist.
     """
@@ -33,26 +33,26 @@ class UserState:
 
     @property
     def daemons(self) -> Path:
-        """The directory with an endpoint file for each daemon that runs."""
+        """The directory with an endpoint file for each running daemon."""
         return self.root / "daemons"
 
     @property
     def last_daemon(self) -> Path:
-        """The file that says which daemon was started last."""
+        """The endpoint file of the daemon that was started last."""
         return self.root / "last-daemon.json"
 
     @property
     def tokens(self) -> Path:
-        """The directory with the tokens that agentctl finds by itself."""
+        """The directory with the tokens that agentctl uses by default."""
         return self.root / "tokens"
 
     def token_file(self, port: int) -> Path:
-        """Return the file with the token for the daemon that listens on a loopback port."""
+        """Return the token file of the daemon on a loopback port."""
         return self.tokens / str(port)
 
     @property
     def logs(self) -> Path:
-        """The directory with the logs of daemons that have no directory of their own."""
+        """The directory with the logs of daemons that have no data directory."""
         return self.root / "logs"
 
     @property
@@ -62,7 +62,7 @@ class UserState:
 
     @property
     def runs(self) -> Path:
-        """The directory with files that the programs of running agents read, a directory for each run."""
+        """The directory with a directory for each active run, for files that its agent reads."""
         return self.root / "runs"
 
     @property
@@ -72,14 +72,14 @@ class UserState:
 
 
 def user_state(environ: Mapping[str, str] | None = None) -> UserState | None:
-    """Return the state directory of the effective user, or None if there is no place for one.
+    """Return the state directory of the effective user; None if no place is usable. Creates nothing.
 
-    Take the first place that this user may write to and that belongs to no other user:
+    It is the first of these that the user may write to and that belongs to no other user:
     ``$XDG_STATE_HOME``, ``~/.local/state`` of ``$HOME`` and of the user database,
-    ``$XDG_RUNTIME_DIR``, ``/run/user/UID``. ``sudo`` may hand on the variables of another user,
-    and cron sets none of the XDG ones. Nothing is created.
+    ``$XDG_RUNTIME_DIR``, ``/run/user/UID``. ``sudo`` may pass on the variables of another user, and
+    cron sets no XDG variables.
 
-    :param environ: the environment to look at; None means this process's.
+    :param environ: the environment; None means that of this process.
     """
     environ = os.environ if environ is None else environ
     for base in _bases(environ):
@@ -93,8 +93,7 @@ def _bases(environ: Mapping[str, str]) -> list[Path]:
     homes = [environ.get("HOME", "")]
     with contextlib.suppress(KeyError):  # a container may run as a user that has no entry
         homes.append(pwd.getpwuid(uid).pw_dir)
-    # A relative path is ignored, as the XDG specification says. Runtime directories are the system's
-    # to make.
+    # The XDG specification says to ignore relative paths. Only the system creates runtime directories.
     runtime = [
         path
         for path in (environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{uid}")
@@ -106,7 +105,7 @@ def _bases(environ: Mapping[str, str]) -> list[Path]:
 
 
 def _is_usable(path: Path) -> bool:
-    """Return whether this user may use the directory, or make it, and it is no other user's."""
+    """Return True if this user may use or create the directory, and it belongs to no other user."""
     try:
         while not path.exists():
             path = path.parent
@@ -115,16 +114,16 @@ def _is_usable(path: Path) -> bool:
             and path.stat().st_uid in (os.geteuid(), 0)
             and os.access(path, os.W_OK | os.X_OK, effective_ids=True)
         )
-    except (OSError, ValueError):  # one may not look there, or it is no path
+    except (OSError, ValueError):  # no permission, or not a valid path
         return False
 
 
 def make_private_directory(path: Path) -> None:
-    """Create a directory that only its owner may use, whatever the umask is, and its parents likewise.
+    """Create a directory of mode 0700, and its missing parents, whatever the umask is.
 
-    Take rights of others away from one that exists; leave parents that exist as they are.
+    Set the mode of a directory that exists, but not of its parents.
 
-    :raises OSError: if it cannot be made, is not a directory, or belongs to another user.
+    :raises OSError: if it cannot be created, is not a directory, or belongs to another user.
     """
     if not path.parent.exists():
         make_private_directory(path.parent)
@@ -140,7 +139,7 @@ def make_private_directory(path: Path) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner may read or write, whole whenever it is there.
+    """Write a file of mode 0600 atomically.
 
     :raises OSError: if it cannot be written.
     """
@@ -157,10 +156,10 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def read_private(path: Path) -> bytes | None:
-    """Return the content of a file that only this user may have written or read.
+    """Return the content of a file that only this user may read and write.
 
-    Return None for any other: one that is missing, is another user's, is open to others, is a
-    symbolic link or is larger than 1 MiB.
+    Return None if the file is missing, belongs to another user, is accessible to others, is no regular
+    file (a symbolic link, for example), or is larger than 1 MiB.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:

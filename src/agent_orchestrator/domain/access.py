@@ -1,4 +1,4 @@
-"""Who may do what: the one table that decides."""
+"""Access rules: callers, their relation to a session, and the actions each relation allows."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -17,41 +17,41 @@ SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 
 class Action(StrEnum):
-    """What can be done with a session, its runs and their requests."""
+    """What a caller can do with a session, its runs and their requests. The value is a verb phrase."""
 
     READ = "read"
-    """See it: runs, messages, log, requests, tree; wait for it; diagnose it."""
+    """Read runs, messages, events, requests and the tree; wait for and diagnose runs."""
     CONVERSE = "converse with"
-    """Put a client's message in, queue a run, drive a manual one."""
+    """Send a client's message, queue a run, drive a manual run."""
     SEND = "send to"
-    """Put another agent's message in."""
+    """Send another agent's message."""
     SPAWN = "spawn from"
-    """Make a child of the session itself."""
+    """Create a child of the session itself."""
     SPEAK = "speak as"
-    """Act as a run: spawn from it, send in its name, tell and ask its parent."""
+    """Act as a run: spawn from it, send in its name, send messages and questions to its parent."""
     CANCEL = "cancel"
     RESOLVE = "resolve requests of"
     MANAGE = "change"
     SHARE = "share"
-    """Read and set who else may do what with it."""
+    """Read and set the grants."""
 
 
 class Relation(StrEnum):
-    """How a caller stands to what it wants to act on."""
+    """The relation of a caller to a session, or to one run of it."""
 
     STRANGER = "stranger"
     OWNER = "owner"
-    """It made the session, has a grant that makes it an owner, or is an administrator."""
+    """The caller created the session, has the grant ``owner``, or is an administrator."""
     WRITER = "writer"
-    """It has a grant to work with the session."""
+    """The caller has the grant ``writer``."""
     READER = "reader"
-    """It has a grant to look at the session."""
+    """The caller has the grant ``reader``."""
     SELF = "itself"
-    """It is that run."""
+    """The caller is this run."""
     OWN_SESSION = "home"
-    """It is a run, and this is its session or another of its runs."""
+    """The caller is a run of this session, and not the run in question."""
     ANCESTOR = "above"
-    """It is a run, and this descends from its session."""
+    """The caller is a run, and the session descends from its session."""
 
 
 ALLOWED: Final[Mapping[Relation, frozenset[Action]]] = {
@@ -67,7 +67,7 @@ ALLOWED: Final[Mapping[Relation, frozenset[Action]]] = {
 
 @frozen
 class Grant:
-    """What somebody else than its owner may do with a session."""
+    """Access to a session for a principal other than its owner."""
 
     principal: str
     role: GrantRole
@@ -75,7 +75,7 @@ class Grant:
 
 @frozen
 class RunIdentity:
-    """Which attempt of which run a caller is: what its token stands for, and lives as long as."""
+    """The attempt that a run's token stands for. The token ends with it."""
 
     run_id: str
     attempt: int
@@ -84,15 +84,15 @@ class RunIdentity:
 
 @frozen
 class Principal:
-    """Who a caller is.
+    """An authenticated caller.
 
-    :param id: the name sessions and messages record; of a run, its id.
-    :param admin: may see and do everything.
-    :param run: the run a caller acts as.
-    :param kind: by what kind of token it is known.
-    :param scopes: what its token is good for; an administrator's for everything.
-    :param token_id: the named token it came with, and lasts as long as.
-    :param expires_at: when that ends by itself.
+    :param id: the name that sessions and messages record; for a run, the run's id.
+    :param admin: whether it may do everything.
+    :param run: the attempt that it acts as, if it is an agent.
+    :param kind: the kind of its token.
+    :param scopes: what its token allows.
+    :param token_id: its named token. It loses access when that is revoked.
+    :param expires_at: when that token expires.
     """
 
     id: str
@@ -105,7 +105,7 @@ class Principal:
 
     @classmethod
     def of_run(cls, run_id: str, attempt: int, session_id: str) -> "Principal":
-        """Return an attempt of a run as a caller."""
+        """Return the caller that an attempt of a run is."""
         return cls(run_id, run=RunIdentity(run_id, attempt, session_id), kind="run")
 
 
@@ -121,10 +121,10 @@ def relation_of(
     is_below: bool = False,
     role: GrantRole | None = None,
 ) -> Relation:
-    """Tell how a caller stands to a session, or to one run of it.
+    """Return the relation of a caller to a session, or to one run of it.
 
-    :param is_below: whether the session descends from the caller's own, where that is a run.
-    :param role: what the caller is granted on the session, where it is none.
+    :param is_below: if the caller is a run: whether the session descends from the run's session.
+    :param role: if the caller is no run: its grant on the session.
     """
     if caller.run is not None:
         if session.id == caller.run.session_id:
@@ -137,10 +137,10 @@ def relation_of(
 
 @frozen
 class Visibility:
-    """What of all sessions a list may show: those for which all that is given holds.
+    """A filter of the sessions that a list may show. All its conditions must hold.
 
-    :param principal: only sessions this one owns or has a grant on.
-    :param tree: only this session and those that descend from it.
+    :param principal: only sessions that this principal owns or has a grant on.
+    :param tree: only this session and its descendants.
     """
 
     principal: str | None = None
@@ -151,7 +151,7 @@ EVERYTHING: Final = Visibility()
 
 
 def visibility_of(caller: Principal) -> Visibility:
-    """Return what a list may show a caller: just what it may read."""
+    """Return the filter for the sessions that a caller may read."""
     if caller.run is not None:
         return Visibility(tree=caller.run.session_id)
     return EVERYTHING if caller.admin else Visibility(principal=caller.id)

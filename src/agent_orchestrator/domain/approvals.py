@@ -1,16 +1,15 @@
-"""Who decides what agents ask for: the policies, and how several of them make one.
+"""Approval policies: who decides the requests of agents.
 
 ``allow``
-    It is approved at once.
+    Approve at once.
 ``ask-parent``
-    The agent of the parent session, and people once that one has ended or does not answer in time.
+    Ask the agent of the parent session, and people once that agent has ended or does not answer in time.
 ``ask-human``
-    People; an agent may not decide it.
+    Ask people; no agent may decide.
 ``deny``
-    It is denied at once.
+    Deny at once.
 
-A question (``input_request``) asks for knowledge, not for leave: nobody can allow it, so that
-``allow`` puts it to the parent like any other.
+An ``input_request`` needs an answer in words, which ``allow`` cannot give: it goes to the parent instead.
 """
 
 from collections.abc import Mapping
@@ -21,16 +20,16 @@ from attrs import frozen
 from agent_orchestrator.domain.model import Approvals, Decision, RequestKind, RequestStatus
 
 STRICTNESS: Final[tuple[Approvals, ...]] = ("allow", "ask-parent", "ask-human", "deny")
-"""The policies, the loosest first: whoever comes later lets an agent do less on its own."""
+"""The policies from the loosest to the strictest."""
 
 DEFAULT: Final[Approvals] = "ask-parent"
 
 
 @frozen
 class Resolution:
-    """What a decision makes of a request.
+    """The result of a decision about a request.
 
-    :param needs_text: whether it says nothing without words.
+    :param needs_text: whether the decision must come with a text.
     """
 
     status: RequestStatus
@@ -55,17 +54,17 @@ RESOLUTIONS: Final[Mapping[tuple[RequestKind, Decision], Resolution]] = {
 }
 
 
-def strictest(*given: Approvals | None) -> Approvals:
-    """Return the strictest of the policies that are set; the default where none is."""
-    policies = [policy for policy in given if policy is not None]
-    return max(policies, key=STRICTNESS.index, default=DEFAULT)
+def strictest(*policies: Approvals | None) -> Approvals:
+    """Return the strictest of the policies, or the default if all are None."""
+    present = [policy for policy in policies if policy is not None]
+    return max(present, key=STRICTNESS.index, default=DEFAULT)
 
 
 def is_looser(policy: Approvals, than: Approvals) -> bool:
-    """Tell whether a policy lets an agent do what the other does not."""
+    """Return True if a policy is less strict than another."""
     return STRICTNESS.index(policy) < STRICTNESS.index(than)
 
 
 def policy_for(kind: RequestKind, policy: Approvals) -> Approvals:
-    """Return the policy for one kind of request."""
+    """Return the policy that applies to a kind of request."""
     return DEFAULT if kind == "input_request" and policy == "allow" else policy

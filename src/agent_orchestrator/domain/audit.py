@@ -1,7 +1,7 @@
-"""The audit trail: who did what with which kind of token, on what, and what was decided.
+"""The audit trail: for each decision the caller, the kind of its token, the operation and the target.
 
-Entries are only ever added, and each holds a hash over itself and the one before: an entry that is
-changed or taken out from among others shows, whoever did it.
+Entries are only added. Each holds a hash over itself and the previous hash, so that a changed or
+removed entry is detected.
 """
 
 import hashlib
@@ -15,29 +15,32 @@ from attrs import frozen
 from agent_orchestrator.domain.access import TokenKind
 
 DONE: Final = "done"
-"""The decision about what was carried out; any other is the code of the refusal."""
+"""The ``decision`` of an operation that was carried out. Any other is the code of the refusal."""
 
 
 @frozen
 class AuditEntry:
-    """One line of the trail."""
+    """One entry of the trail."""
 
     seq: int
-    """1, 2, 3 … with no gap."""
+    """1, 2, 3 … without gaps."""
     at: datetime
     principal: str
     token: TokenKind
     operation: str
     target: str | None
-    """The id of what it was done to."""
+    """The id of the operation's object."""
     decision: str
     detail: Mapping[str, Any]
     hash: str
-    """SHA-256 over the entry before's and all of the above."""
+    """SHA-256 over the previous entry's hash and the fields above, in hexadecimal."""
 
 
 def entry_hash(previous: str, entry: AuditEntry) -> str:
-    """Return the hash an entry must have behind one of the hash ``previous`` ("" is the first)."""
+    """Return the hash that an entry must have.
+
+    :param previous: the hash of the entry before; "" for the first.
+    """
     content = [
         previous,
         entry.seq,
@@ -54,11 +57,11 @@ def entry_hash(previous: str, entry: AuditEntry) -> str:
 
 
 def first_break(entries: Iterable[AuditEntry], after: AuditEntry | None = None) -> int | None:
-    """Return the ``seq`` at which a trail is not what was written.
+    """Return the ``seq`` of the first entry that was changed or is missing; None if there is none.
 
-    None means that it is whole; that its end was not cut off is for a backup to show.
+    Missing entries at the end are not detected.
 
-    :param after: the entry before the first; None begins with the trail itself.
+    :param after: the entry before the first; None at the beginning of the trail.
     """
     seq, previous = (after.seq, after.hash) if after is not None else (0, "")
     for entry in entries:

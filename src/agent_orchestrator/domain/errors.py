@@ -1,30 +1,29 @@
-"""Every error a caller can be told of, each with a stable ``code``.
+"""The errors of the API, each with a stable ``code``.
 
 OrchestratorError
-├── InvalidRequest          the request itself is wrong; ``details["fields"]`` names each bad field
-├── Unauthorized            no token, or one that is not known
-├── Forbidden               a known caller who may not do this
-├── NotFound                no such thing, or none this caller may see
+├── InvalidRequest          the request is invalid; ``details["fields"]`` names each bad field
+├── Unauthorized            no token, or an unknown one
+├── Forbidden               the caller is known, but may not do this
+├── NotFound                no such object, or the caller may not see it
 ├── MethodNotAllowed
-├── Conflict                the state of things forbids it
+├── Conflict                the present state forbids it
 │   ├── InvalidTransition   the run's lifecycle has no such step
 │   ├── IdempotencyConflict the key was used for another request
-│   ├── AlreadyResolved     another answer came first
+│   ├── AlreadyResolved     another decision came first
 │   ├── SessionBusy         ``when_busy="reject"`` and a run is active
 │   ├── SessionClosed
 │   └── CursorAhead         the cursor is beyond the last event
-├── Gone                    the cursor is below what is kept
+├── Gone                    the cursor is older than the oldest event
 ├── PayloadTooLarge
 ├── UnsupportedMediaType
 ├── MisdirectedRequest      the Host header names another server
 ├── RateLimited
-├── Unavailable             not now; ``retry_after_s`` says when to try again
-└── Internal                a fault of ours
+├── Unavailable             not now; try again after ``retry_after_s``
+└── Internal                an unexpected error
 
-Two more trees never travel as an API error: ``StoreOpenError`` (the database cannot be used) and
-``ConfigError`` (the configuration cannot be used) end a start; ``Unreachable`` is raised by a
-client that cannot reach its daemon. ``AgentFailed`` is what a runner raises to end its run as
-failed: a failed run is an outcome, not an error of the caller who asked for it.
+Other exceptions are no API errors. ``StoreOpenError`` (unusable database) and ``ConfigError``
+(unusable configuration) prevent a start. ``Unreachable`` is raised by a client whose daemon does not
+answer. A runner raises ``AgentFailed`` to end its run as failed.
 """
 
 from collections.abc import Mapping
@@ -32,10 +31,10 @@ from typing import Any, ClassVar
 
 
 class OrchestratorError(Exception):
-    """A refusal or fault with a stable code.
+    """An API error.
 
-    :param message: one sentence for a person.
-    :param details: machine-readable facts; never secrets, never a traceback.
+    :param message: one sentence for people.
+    :param details: machine-readable facts, without secrets and tracebacks.
     """
 
     code: ClassVar[str] = "internal"
@@ -47,13 +46,13 @@ class OrchestratorError(Exception):
 
 
 class InvalidRequest(OrchestratorError):
-    """The request is malformed; ``details["fields"]`` maps each bad field to what is wrong with it."""
+    """The request is invalid; ``details["fields"]`` maps each bad field to its problem."""
 
     code = "invalid_request"
 
     @classmethod
     def of(cls, problems: Mapping[str, str]) -> "InvalidRequest":
-        """Return the error that names every field of ``problems``."""
+        """Return the error for problems by field."""
         text = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
         return cls(text, {"fields": dict(problems)})
 
@@ -99,17 +98,15 @@ class SessionClosed(Conflict):
 
 
 class CursorAhead(Conflict):
-    """``details["resume_cursor"]`` is the last place the log has in common with the reader's, as far as
-    that is known.
-    """
+    """``details["resume_cursor"]``, if present, is the last cursor at which the log is what the reader read."""
 
     code = "cursor_ahead"
 
     @classmethod
     def restored(cls, details: Mapping[str, Any]) -> "CursorAhead":
-        """Return what a reader is told whose cursor is of a log that went on otherwise.
+        """Return the error for a cursor that was read before the log was restored from a backup.
 
-        :param details: with ``resume_cursor``.
+        :param details: must have ``resume_cursor``.
         """
         return cls(
             "the log was restored from a backup after this cursor was read: forget what came after"
@@ -139,9 +136,9 @@ class RateLimited(OrchestratorError):
 
 
 class Unavailable(OrchestratorError):
-    """The service cannot take this now.
+    """The service cannot accept this now.
 
-    :param retry_after_s: whole seconds after which a new try makes sense.
+    :param retry_after_s: whole seconds to wait before the next try.
     """
 
     code = "unavailable"
@@ -158,11 +155,11 @@ class Internal(OrchestratorError):
 
 
 class Unreachable(Exception):
-    """The daemon could not be reached, or the connection broke before an answer came."""
+    """The daemon cannot be reached, or the connection broke before the answer."""
 
 
 class ConfigError(Exception):
-    """A setting cannot be used; the message names it and says what would be right."""
+    """A setting is invalid; the message names it and says what is valid."""
 
 
 class StoreOpenError(Exception):
@@ -170,7 +167,7 @@ class StoreOpenError(Exception):
 
 
 class StoreLocked(StoreOpenError):
-    """Another process has the database."""
+    """Another process uses the database."""
 
 
 class SchemaTooNew(StoreOpenError):
@@ -182,7 +179,7 @@ class ForeignDatabase(StoreOpenError):
 
 
 class UnknownDatabase(StoreOpenError):
-    """The database was found where anybody may have put it, and its user never used it."""
+    """The database lies where others may have put it, and its user has never used it."""
 
 
 class StoreDamaged(StoreOpenError):
@@ -190,15 +187,15 @@ class StoreDamaged(StoreOpenError):
 
 
 class CommitsLost(StoreOpenError):
-    """The database lacks commits it once had, which were acknowledged."""
+    """The database lacks acknowledged commits."""
 
 
 class AgentFailed(Exception):
-    """Raised by a runner: the run ends as ``failed``.
+    """Raised by a runner to end its run as ``failed``.
 
     :param code: one of :data:`agent_orchestrator.domain.model.FAILURE_CODES`.
-    :param message: what the agent said, or what was observed.
-    :param exit_code: the agent process's exit code, negative for a signal, where there was one.
+    :param message: the agent's own message, or what was observed.
+    :param exit_code: of the agent's process, if it had one; negative for a signal.
     """
 
     def __init__(self, code: str, message: str, *, exit_code: int | None = None) -> None:

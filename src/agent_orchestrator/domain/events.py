@@ -1,65 +1,63 @@
-"""The kinds of events a session's log holds, and what the data of each says.
+"""The types of events, and the data of each.
 
-An event's type is an open set: a reader keeps a type it does not know. The constants are the ones
-this version writes or reserves. A field in brackets is not always there. What becomes of sessions
-and runs:
+Later versions may add types: a reader keeps a type it does not know. A field in brackets is optional.
+The engine writes these events of sessions and runs:
 
 =====================  ===========================================================================
 type                   data
 =====================  ===========================================================================
 session.created        title, provider, cwd; of a child: [parent_session_id, parent_run_id]
-session.updated        what was changed, of: [title, metadata, status, approval_policy, sandbox, cwd];
-                       with cwd: previous_cwd, the directory its agents worked in before
+session.updated        the changed fields of: [title, metadata, status, approval_policy, sandbox, cwd];
+                       with cwd: previous_cwd, the directory before
 session.closed         the same
-message.created        message_id, role, source {kind, session_id, run_id, principal}, text, [request_id]: the request whose decision it tells, [images]: media_type, size and digest of each
+message.created        message_id, role, source {kind, session_id, run_id, principal}, text, [request_id]: the request whose decision it contains, [images]: media_type, size and digest of each
 run.queued             provider, attempt, [message_id], [reason]: why it is back in the queue
 run.started            provider, attempt, worker_id
-run.waiting            request_id, [parked]: true once its agent is gone
+run.waiting            request_id, [parked]: true once its agent's process has ended
 run.resumed            request_id
-run.recovered          attempt, action, reason, worker_id, delivered, ended_processes: the daemon was
-                       lost while it was at work
+run.recovered          attempt, action, reason, worker_id, delivered, ended_processes: the daemon
+                       ended while the run was active
 run.completed          attempt, result {text}, [exit_code], [usage]
 run.failed             attempt, error {code, message}, [exit_code], [usage]
 run.canceled           attempt, [reason], [exit_code], [usage]
 child.spawned          session_id, run_id, parent_run_id, title, task, [cut]: of the child; the task
                        has at most 1,000 characters
 child.finished         session_id, run_id, parent_run_id, status, result, error, message_id: a run of
-                       a child has ended; the message is the one that tells it; result and error
-                       have [cut] where their text has more than 1,000 characters
-request.created        the request, whole in the log of its session; in the logs of all above it
-                       without detail and options, its texts cut to 1,000 characters, [cut]: what
-                       differs
-request.updated        the same: people are called on now
-request.expiring       the same: it is still open, and expires soon (``expires_at``)
-request.extended       the same: it expires later than it would have
-request.resolved       the same: it is closed, in whatever way
+                       a child has ended; the message tells the parent; result and error have [cut]
+                       if their text has more than 1,000 characters
+request.created        the request. In the logs of ancestors it has no detail and options, and its
+                       texts are cut to 1,000 characters; [cut]: the fields that differ
+request.updated        the same: people are asked now
+request.expiring       the same: it is open and expires soon (``expires_at``)
+request.extended       the same: its time was extended
+request.resolved       the same: it is no longer open
 =====================  ===========================================================================
 
-What agents did has one shape for all agents, and a field in brackets is there when the agent told it:
+Events of agents have the same shape for all agents. A field in brackets is present if the agent reports it:
 
 =====================  ===========================================================================
 type                   data
 =====================  ===========================================================================
 agent.message          text, [item_id]
-agent.message.delta    text, item_id: a piece of the message that ``agent.message`` later holds whole
+agent.message.delta    text, item_id: a part of the message that ``agent.message`` later has whole
 agent.reasoning        text, [item_id]
 tool.started           tool_id, kind, name, input {…}
-tool.output            tool_id, text: a piece of what the tool printed; the whole is in ``tool.completed``
+tool.output            tool_id, text: a part of the tool's output; ``tool.completed`` has all of it
 tool.completed         tool_id, kind, name, input {…}, status, output, [exit_code], [error], [result]
-file.changed           tool_id, status, changes [{path, kind: add|update|delete, [diff]}]; diff: of an
-                       update a unified diff, of a file added or deleted its text
+file.changed           tool_id, status, changes [{path, kind: add|update|delete, [diff]}]; diff: a
+                       unified diff for an update, else the text of the file
 plan.updated           steps [{text, status: pending|in_progress|completed}]
 usage.updated          input_tokens, cached_input_tokens, output_tokens, cost_usd: of this run
-run.error              message, [code], [item_id]: a problem that did not by itself end the run; with
-                       [provider, fallback]: the second stands in for the first; with [silent_s]: a
-                       warning
+run.error              message, [code], [item_id]: a problem that did not by itself end the run;
+                       [provider, fallback]: the second replaces the first; [silent_s]: the seconds
+                       without output that a warning is about
 thread.started         provider, thread_id
 thread.replaced        provider, thread_id, previous_thread_id
-backend.event          kind, payload: what an agent said that has no better name
+backend.event          kind, payload: any other output of an agent
 =====================  ===========================================================================
 
-``kind`` of a tool is ``command`` (name ``shell``, input ``{command}``), ``mcp`` (name
-``server.tool``), ``web_search``, ``agent`` (work with agents of its own) or ``function``;
+The ``kind`` of a tool is ``command`` (name ``shell``, input ``{command}``), ``mcp`` (name
+``server.tool``), ``web_search``, ``agent`` (the agent's own subagents) or ``function``. Its
 ``status`` is ``completed``, ``failed`` or ``declined``.
 """
 
@@ -119,11 +117,11 @@ AGENT_EVENTS = frozenset(
         EventType.BACKEND_EVENT,
     }
 )
-"""What a runner may emit; the engine alone writes the others."""
+"""The types that a runner may emit. Only the engine writes the others."""
 
 
 OUTPUT_EVENTS: Final = AGENT_EVENTS - {EventType.RUN_ERROR}
-"""What shows that an agent is at work; a warning that it says nothing is not among it."""
+"""The types that are output of an agent. ``run.error`` is not: it may warn that there is none."""
 
 
 STATE_AFTER: Final[Mapping[str, RunStatus]] = {
@@ -135,8 +133,8 @@ STATE_AFTER: Final[Mapping[str, RunStatus]] = {
     EventType.RUN_FAILED: RunStatus.FAILED,
     EventType.RUN_CANCELED: RunStatus.CANCELED,
 }
-"""The state a run is in after an event; the others leave it as it was."""
+"""The state of a run after an event. Other types do not change it."""
 
 
 class InvalidEvent(ValueError):
-    """A runner emitted an event that is not an agent's to write, or that JSON cannot say."""
+    """A runner emitted an event that agents may not emit, or that JSON cannot express."""

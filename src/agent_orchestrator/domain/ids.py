@@ -17,19 +17,17 @@ class IdSource(Protocol):
     """Makes identifiers; tests pass a predictable one."""
 
     def __call__(self, kind: Kind) -> str:
-        """Return a new identifier ``<kind>_…`` that sorts after all this source made before."""
+        """Return a new identifier ``<kind>_…`` that sorts after all earlier ones of this source."""
         ...
 
 
 def _encode(number: int) -> str:
-    """Return 128 bits in base 32 with the "extended hex" alphabet, whose order is that of the
-    numbers (RFC 4648, section 7), in lower case.
-    """
+    # The "extended hex" alphabet of RFC 4648, section 7, keeps the order of the numbers.
     return base64.b32hexencode(number.to_bytes(16))[:_LENGTH].decode().lower()
 
 
 def _decode(identifier: str) -> int:
-    """Return the number in an identifier; 0 where there is none."""
+    """Return the number in an identifier; 0 if it has none."""
     _, _, text = identifier.partition("_")
     if len(text) != _LENGTH:
         return 0
@@ -40,10 +38,10 @@ def _decode(identifier: str) -> int:
 
 
 class SortableIds:
-    """Identifiers in the manner of ULID: 48 bits of milliseconds, then 80 random bits.
+    """Identifiers like ULIDs: 48 bits of milliseconds, then 80 random bits.
 
-    Within one millisecond, or when the clock steps back, the random part counts up, so that the
-    order of the identifiers is the order in which this source made them. Safe to call from threads.
+    Within a millisecond, or when the clock steps back, the number is counted up, so that identifiers
+    sort in the order of their creation. Safe to call from several threads.
 
     :param clock_ns: nanoseconds since 1970.
     """
@@ -54,9 +52,9 @@ class SortableIds:
         self._clock_ns = clock_ns
 
     def follow(self, identifiers: Iterable[str]) -> None:
-        """Make identifiers that sort after these, which a source before this one made.
+        """Make all later identifiers sort after these of an earlier source, even if the clock was set back.
 
-        Where the clock was set back meanwhile, they would not. Foreign ones count for nothing.
+        Identifiers of another form are ignored.
         """
         newest = max((_decode(one) for one in identifiers), default=0)
         with self._lock:

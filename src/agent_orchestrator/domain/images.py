@@ -1,4 +1,4 @@
-"""Pictures that a message may have: their bounds, and what counts as one."""
+"""Images of messages: their limits and their types."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -9,11 +9,10 @@ from attrs import field, frozen
 from agent_orchestrator.domain.model import Image
 
 MAX_IMAGES: Final = 8
-"""Images of one message."""
+"""Maximum number of images of a message."""
 
 MAX_IMAGE_BYTES: Final = 5 * 2**20
-"""Bytes of the images of one message together: as base64 they fit into the longest request body that
-a daemon takes by default."""
+"""Maximum total bytes of a message's images: as base64 they fit into a request body of the default limit."""
 
 
 @frozen
@@ -25,9 +24,9 @@ class ImageContent:
 
     @classmethod
     def of(cls, data: bytes) -> "ImageContent":
-        """Return the image that these bytes are.
+        """Return the image with these bytes.
 
-        :raises ValueError: if they are none that is taken; its text says why.
+        :raises ValueError: if they are no supported image; its text is the reason.
         """
         if not data:
             raise ValueError("is empty")
@@ -40,7 +39,7 @@ class ImageContent:
 
 
 def size_problem(sizes: Sequence[int]) -> str | None:
-    """Return what is wrong with the sizes, in bytes, of the images of one message; None if nothing is."""
+    """Return the problem with a message's image sizes in bytes; None if there is none."""
     if len(sizes) > MAX_IMAGES:
         return f"must have at most {MAX_IMAGES} entries, has {len(sizes):,}"
     if (size := sum(sizes)) > MAX_IMAGE_BYTES:
@@ -49,7 +48,7 @@ def size_problem(sizes: Sequence[int]) -> str | None:
 
 
 def _media_type_of(data: bytes) -> str | None:
-    """Return the type that the first bytes of a file give it, whatever its name is."""
+    """Return the media type that a file's first bytes indicate."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if data.startswith(b"\xff\xd8\xff"):

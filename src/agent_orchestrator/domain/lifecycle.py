@@ -1,11 +1,10 @@
-"""The life of a run: states, signals and the one table of steps between them.
+"""The lifecycle of a run: states, signals, and the table of steps between states.
 
-A run waits its turn (``queued``), is executed (``running``), may stand still while a question it
-asked is open (``waiting``), and ends once: ``completed``, ``failed`` or ``canceled``. A run that is
-released (a drain, a lost worker) goes back to the queue, which raises its attempt number, so that
-nothing an older attempt still writes is taken.
+A run is ``queued``, then ``running``, perhaps ``waiting`` while its question is open, and ends as
+``completed``, ``failed`` or ``canceled``. A run that is released (by a drain or a lost worker) goes
+back to the queue with a higher attempt number, so that writes of the older attempt are refused.
 
-Nobody sets a state. A signal says what happened, and :func:`step` looks up what follows.
+States change only by signals: :func:`step` looks up the next state.
 """
 
 from enum import StrEnum
@@ -25,13 +24,13 @@ class RunStatus(StrEnum):
 
 class Signal(StrEnum):
     START = "start"
-    """A worker (or, for a manual run, its holder) takes the run."""
+    """A worker, or the client of a manual run, starts the run."""
     WAIT = "wait"
-    """The agent asked something it cannot go on without."""
+    """The agent asked a question and waits for the answer."""
     RESUME = "resume"
     """The question was resolved."""
     RELEASE = "release"
-    """The worker gives the run back; the next attempt starts from the queue."""
+    """The run goes back to the queue for its next attempt."""
     COMPLETE = "complete"
     FAIL = "fail"
     CANCEL = "cancel"
@@ -54,19 +53,19 @@ STEPS: Final[dict[tuple[RunStatus, Signal], RunStatus]] = {
 _SIGNALS: Final = {(before, after): signal for (before, signal), after in STEPS.items()}
 
 TERMINAL: Final = frozenset(RunStatus) - {before for before, _ in STEPS}
-"""The states no step leaves."""
+"""The states without a next state."""
 
 ACTIVE: Final = frozenset({RunStatus.RUNNING, RunStatus.WAITING})
-"""The states that occupy a session: at most one of its runs is in one of them."""
+"""The states that occupy a session: at most one of its runs is active."""
 
 
 def is_terminal(status: RunStatus) -> bool:
-    """Tell whether a run in this state has ended for good."""
+    """Return True if a run in this state has ended."""
     return status in TERMINAL
 
 
 def step(status: RunStatus, signal: Signal) -> RunStatus:
-    """Return the state that follows.
+    """Return the state after a signal.
 
     :raises InvalidTransition: if a run in ``status`` cannot take ``signal``.
     """

@@ -1,4 +1,4 @@
-"""What exists: sessions, messages, runs, events. Immutable values; times are aware and in UTC."""
+"""Sessions, messages, runs, requests and events: immutable values. Times are aware and in UTC."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -22,7 +22,7 @@ Decision = Literal["approve", "deny", "answer"]
 RequestStatus = Literal["pending", "approved", "denied", "answered", "expired", "canceled"]
 
 MANUAL: Final = "manual"
-"""The provider whose runs no worker executes: whoever holds one drives it with transitions."""
+"""The provider whose runs no worker executes: a client drives them with transitions."""
 
 FAILURE_CODES: Final = (
     "auth_failed",
@@ -39,12 +39,12 @@ FAILURE_CODES: Final = (
     "worker_lost",
     "denied",
 )
-"""Why a run failed: the values of ``run.error.code``."""
+"""The values of ``run.error.code``: why a run failed."""
 
 
 @frozen
 class Source:
-    """Where a message came from."""
+    """The sender of a message."""
 
     kind: SourceKind = "client"
     session_id: str | None = None
@@ -54,13 +54,13 @@ class Source:
 
 @frozen
 class Session:
-    """A conversation with one agent: owns messages, runs and one event log."""
+    """A conversation with one agent. It owns messages, runs and one event log."""
 
     id: str
     title: str | None
     owner: str
     provider: str | None
-    """The provider its messages go to; None means the default route at the time of the message."""
+    """The provider for its messages; None means the default route at the time of the message."""
     model: str | None
     cwd: str
     status: SessionStatus
@@ -70,38 +70,38 @@ class Session:
     depth: int
     metadata: Mapping[str, Any]
     threads: Mapping[str, str]
-    """The provider's own conversation id, by provider."""
+    """Thread ids by provider."""
     last_seq: int
     created_at: datetime
     updated_at: datetime
     notify_parent: NotifyParent = "record"
-    """What a child's outcome does in its parent: it is recorded there, or also handed to the
-    parent's agent as its next message."""
+    """Whether this child's outcome is only recorded in the parent's log, or also sent to the parent's
+    agent as its next message."""
     approvals: Approvals | None = None
-    """Who decides what its agents ask for; None leaves that to their provider's setting."""
+    """Who decides the requests of its agents; None means the provider's setting."""
     max_depth: int | None = None
-    """Generations of children below it; None, here and below, where only the engine's limit holds.
-    What is given to a session holds for all below it, too."""
+    """Maximum depth of descendants. Here and in the next two fields None means the engine's limit.
+    Limits also hold for all descendants."""
     max_children: int | None = None
-    """Children at work of one of its runs, or of a run below."""
+    """Maximum number of active children of one run, of this session or a descendant."""
     max_descendants: int | None = None
-    """Sessions at work below it."""
+    """Maximum number of active descendants."""
     approval_policy: ApprovalPolicy | None = None
-    """When its agents ask; None, here and below, leaves that to their provider's setting."""
+    """When its agents ask; None, also of ``sandbox``, means the provider's setting."""
     sandbox: Sandbox | None = None
-    """What its agents' commands may do without asking."""
+    """What its agents' commands may do without approval."""
 
 
 @frozen
 class Image:
-    """A picture that a message has. Its bytes are kept apart, until the run of the message has ended."""
+    """An image of a message. Its bytes are stored separately, until the message's run has ended."""
 
     media_type: str
     """`image/png`, `image/jpeg`, `image/gif` or `image/webp`."""
     size: int
     """In bytes."""
     digest: str
-    """SHA-256 of its bytes, in hexadecimal."""
+    """SHA-256 of the bytes, in hexadecimal."""
 
 
 @frozen
@@ -118,15 +118,15 @@ class Message:
     delivery: Delivery
     created_at: datetime
     is_steering: bool = False
-    """Whether it is for an agent that is at work; not taken, it becomes a run of its own."""
+    """Whether it is for a running agent. If that agent does not take it, it gets a run of its own."""
     delivered_attempt: int | None = None
     """The attempt of its run that gave it to the agent."""
     own_run_id: str | None = None
-    """The run it becomes if the agent at work does not take it; before what is queued later."""
+    """The id of the run it gets if the running agent does not take it. The id keeps its place in the queue."""
     request_id: str | None = None
-    """The request whose decision the gateway tells the agent with it; its source is who decided."""
+    """The request whose decision it contains; its source is who decided."""
     images: tuple[Image, ...] = ()
-    """What its agent is to see with the text."""
+    """The images for the agent."""
 
 
 @frozen
@@ -136,7 +136,7 @@ class RunResult:
 
 @frozen
 class RunError:
-    """Why a run failed: a code of :data:`FAILURE_CODES` and what the agent said."""
+    """Why a run failed: a code of :data:`FAILURE_CODES` and a message."""
 
     code: str
     message: str
@@ -144,7 +144,7 @@ class RunError:
 
 @frozen
 class Usage:
-    """What one run used; tokens as the provider counts them, cost where it tells it."""
+    """The usage of one run: tokens as the provider counts them, cost if it reports it."""
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
@@ -154,14 +154,12 @@ class Usage:
 
 @frozen
 class Chosen:
-    """The models and the effort that were chosen for an agent. It may choose no others for the agents
-    that it sets to work, and neither may they.
-    """
+    """Limits on the models and the effort that an agent, and its descendants, may choose for children."""
 
     effort: str | None = None
-    """The most reasoning effort that it may ask for; None is any."""
+    """The highest reasoning effort; None means any."""
     models: Mapping[str, str] = field(factory=dict)
-    """By provider: the only model that it may name. It may name any of a provider that is not here."""
+    """The only model by provider. For other providers any model is allowed."""
 
 
 @frozen
@@ -172,15 +170,15 @@ class Run:
     session_id: str
     message_id: str | None
     parent_run_id: str | None
-    """The run above that set it to work, by a spawn or a message; its cancel reaches this one. Of
-    a run that nobody above has sent for, the one that spawned the session."""
+    """The run of an ancestor that caused this one by a spawn or a message, else the run that spawned
+    the session. Its cancel cascades to this run."""
     provider: str
     model: str | None
     status: RunStatus
     waiting_on: str | None
     attempt: int
-    """The attempt that is, or will be, executing: 1 at first, raised by every release. Every write
-    of an attempt carries its number and is refused when the run has moved on."""
+    """The number of the present or next attempt. It starts at 1, and each release raises it. Writes of
+    earlier attempts are refused."""
     worker_id: str | None
     thread_id: str | None
     result: RunResult | None
@@ -193,31 +191,31 @@ class Run:
     started_at: datetime | None
     finished_at: datetime | None
     priority: bool = False
-    """Whether it goes before the runs its session had queued: its message interrupted one."""
+    """Whether it goes before the queued runs of its session: its message interrupted a run."""
     approval_policy: ApprovalPolicy | None = None
-    """When its agent asks: as its message says, else its session; None leaves that, and the
-    sandbox, to the provider's setting."""
+    """When its agent asks, from its message or session; None, also of ``sandbox``, means the provider's
+    setting."""
     sandbox: Sandbox | None = None
-    """What its agent's commands may do without asking, likewise."""
+    """What its agent's commands may do without approval, likewise."""
     effort: str | None = None
-    """Reasoning effort that its message asks for. None is the provider's setting."""
+    """Reasoning effort from its message; None means the provider's setting."""
     output_schema: Mapping[str, Any] | None = None
-    """JSON Schema that its answer must match, where its message gives one."""
+    """JSON Schema that its answer must match, from its message."""
     chosen: Chosen = field(factory=Chosen)
-    """What was chosen for its agent, by its message, its session or whoever set it to work."""
+    """Limits on what its agent may choose for children, from its message, its session or its sender."""
 
 
 OPTION_SCOPES: Final = "reaches"
-"""The key in the ``detail`` of a request that says in words what an option allows beyond this once:
-a map from options, and from :data:`SESSION_SCOPE`."""
+"""The key in the ``detail`` of a request for what options allow beyond this one time: a map from an
+option, or from :data:`SESSION_SCOPE`, to a text."""
 
 SESSION_SCOPE: Final = "session"
-"""The ``scope`` of an approval that goes beyond this once."""
+"""The ``scope`` of an approval that also covers similar requests of the session."""
 
 
 @frozen
 class Request:
-    """A question of a run that its parent, or a person, is to answer."""
+    """A question of a run to its parent or to people."""
 
     id: str
     session_id: str
@@ -225,16 +223,16 @@ class Request:
     attempt: int
     root_session_id: str
     parent_session_id: str | None
-    """Whose agent is asked; None leaves it to people."""
+    """The session whose agent is asked; None if only people are."""
     kind: RequestKind
     text: str
     detail: Mapping[str, Any] | None
     options: tuple[str, ...] | None
     status: RequestStatus
     decision: str | None
-    """What was decided: ``approve``, ``deny`` or ``answer``."""
+    """``approve``, ``deny`` or ``answer``."""
     answer: str | None
-    """The text that came with the decision."""
+    """The text of the decision."""
     scope: str | None
     decided_by: str | None
     created_at: datetime
@@ -243,15 +241,15 @@ class Request:
     approvals: Approvals = "ask-parent"
     """The policy it was asked under."""
     audience: Audience | None = "human"
-    """Who is called on to answer it: the parent's agent, or people. None: the policy decided."""
+    """Who is asked: the parent's agent, or people. None if the policy decided."""
     human_at: datetime | None = None
-    """When people are called on, if the parent has not answered by then; or when they were."""
+    """When people are or were asked, because the parent had not answered."""
     wait: bool = False
-    """Whether its run cannot go on without the answer."""
+    """Whether its run waits for the answer."""
     warn_at: datetime | None = None
-    """When ``request.expiring`` is written, if it is still open then."""
+    """When to write ``request.expiring`` if it is still open."""
     warned: bool = False
-    """Whether it was written for the present ``expires_at``."""
+    """Whether ``request.expiring`` was written for the present ``expires_at``."""
 
     @property
     def is_open(self) -> bool:
@@ -260,14 +258,14 @@ class Request:
 
 @frozen
 class Event:
-    """One line of a session's log."""
+    """One entry of a session's log."""
 
     seq: int
-    """1, 2, 3 … in each session, with no gap and no repeat."""
+    """1, 2, 3 … in each session, without gaps and repeats."""
     session_id: str
     run_id: str | None
     attempt: int | None
-    """The attempt that wrote it, for what an agent did."""
+    """The attempt that wrote it, for an event of an agent."""
     event_type: str
     data: Mapping[str, Any]
     created_at: datetime
@@ -275,7 +273,7 @@ class Event:
 
 @frozen
 class Invocation:
-    """How an agent was started: enough to do it again by hand, without secrets."""
+    """The command that started an agent, without secrets: enough to repeat it by hand."""
 
     command: str
     argv: tuple[str, ...]
@@ -295,42 +293,42 @@ class Attempt:
     started_at: datetime
     ended_at: datetime | None = None
     outcome: str | None = None
-    """The state the run went to when the attempt ended; ``worker_lost`` where its engine was lost."""
+    """The run's state after the attempt; ``worker_lost`` if its engine ended before it."""
     pid: int | None = None
     process_start_id: str | None = None
-    """When the process started (:func:`agent_orchestrator.processes.process_start_id`): pids are reused, the
-    pair is not."""
+    """The start of the process (:func:`agent_orchestrator.processes.process_start_id`), because pids are
+    reused."""
     invocation: Invocation | None = None
     delivered_at: datetime | None = None
-    """When the prompt was handed to the agent; before that the attempt had no effect."""
+    """When the agent got the prompt. Before that the attempt had no effects."""
     stderr_tail: str = ""
     steerable: bool = False
-    """Whether its agent takes messages while it works."""
+    """Whether its agent takes messages during a turn."""
     token_hash: str | None = None
-    """Of the bearer token its agent was given, as long as it lasts; given once, never changed."""
+    """Hash of its agent's bearer token. Never changed."""
     writes: int = 0
-    """How many of its writes are recorded: what it says, in order, each counted once."""
+    """Number of its writes that are recorded."""
     host: str | None = None
-    """The machine that its agent works on (:attr:`agent_orchestrator.host.Host.id`). Attempts that an earlier
-    version made have none."""
+    """The machine that its agent works on (:attr:`agent_orchestrator.host.Host.id`). None for an attempt of
+    an earlier version."""
 
     @property
     def tag(self) -> str:
-        """What its processes, and no others, bear in their environment."""
+        """The value in the environment of its processes, and of no others, that identifies them."""
         return attempt_tag(self.run_id, self.attempt)
 
 
 def attempt_tag(run_id: str, attempt: int) -> str:
-    """Return the mark of an attempt's processes."""
+    """Return :attr:`Attempt.tag` for an attempt."""
     return f"{run_id}.{attempt}"
 
 
 MAX_THREAD_ID: Final = 1_024
-"""Maximum number of characters of a thread's id."""
+"""Maximum number of characters of a thread id."""
 
 
 def is_thread_id(text: str) -> bool:
-    """Return True if a text can be a thread's id: not blank, without NUL, and of a fair length."""
+    """Return True if a text can be a thread id: not blank, without NUL, not too long."""
     return bool(text.strip()) and "\0" not in text and len(text) <= MAX_THREAD_ID
 
 
@@ -340,4 +338,4 @@ class Thread:
 
     id: str
     state: Mapping[str, Any]
-    """What the runner wants to remember beside the id (codex: the thread's token totals)."""
+    """The runner's own data about the thread (codex: token totals)."""

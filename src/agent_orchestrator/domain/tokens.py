@@ -1,4 +1,4 @@
-"""Bearer tokens the gateway makes itself: random, known by their beginning, kept as hashes."""
+"""Bearer tokens that the gateway creates: random, with a prefix for the kind, stored as hashes."""
 
 import hashlib
 import secrets
@@ -9,34 +9,34 @@ from attrs import frozen
 
 from agent_orchestrator.domain.access import Principal, Scope
 
-RUN_TOKEN_PREFIX: Final = "art_"  # noqa: S105 - what a token begins with
-"""Begins the token of a run's attempt."""
+RUN_TOKEN_PREFIX: Final = "art_"  # noqa: S105 - a prefix, not a secret
+"""Prefix of the token of an attempt."""
 
 NAMED_TOKEN_PREFIX: Final = "apt_"  # noqa: S105
-"""Begins a token somebody had made."""
+"""Prefix of a token that an administrator created."""
 
 LOCAL_TOKEN_PREFIX: Final = "alt_"  # noqa: S105
-"""Begins the token that a daemon leaves for its own user; the store does not know it."""
+"""Prefix of the token that a daemon writes to a file for its own user. It is not in the store."""
 
 MADE_HERE: Final = (RUN_TOKEN_PREFIX, NAMED_TOKEN_PREFIX)
 
 
 def new_token(prefix: str) -> str:
-    """Return a token nobody can guess: 256 bits behind the prefix."""
+    """Return a token of the prefix and 256 random bits."""
     return prefix + secrets.token_urlsafe(32)
 
 
 def token_hash(token: str) -> str:
-    """Return what is kept of a token.
+    """Return the hash under which a token is stored.
 
-    A plain hash will do: what is hashed is random, so that there is no list to try.
+    A plain hash is enough, because tokens are random: there is no dictionary to try.
     """
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
 
 
 @frozen
 class AccessToken:
-    """A token somebody had made, without its secret, which is nowhere."""
+    """A named token, without its secret, which is not stored."""
 
     id: str
     name: str
@@ -48,7 +48,7 @@ class AccessToken:
     revoked_at: datetime | None = None
 
     def holder(self) -> Principal:
-        """Return whom the token stands for."""
+        """Return the caller that the token stands for."""
         return Principal(
             self.principal,
             admin="admin" in self.scopes,
