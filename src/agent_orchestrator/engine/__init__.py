@@ -1,4 +1,4 @@
-"""The engine: decides what happens; the store remembers it, runners do it."""
+"""The engine: decides about calls and executes runs, over a store and runners."""
 
 from agent_orchestrator.configuration import TreeLimits
 from agent_orchestrator.engine.config import (

@@ -1,7 +1,7 @@
-"""The decision about each call, made in the very look or change that carries it out.
+"""Access checks, made in the same read or change as the operation that they allow.
 
-What a caller may not see is answered as if it were not there, what it sees but may not do as
-forbidden. A caller whose token has ended meanwhile is nobody.
+An object that the caller may not see is not found. An operation that it may not do on an object that
+it sees is forbidden.
 """
 
 from agent_orchestrator.domain import access
@@ -21,7 +21,7 @@ from agent_orchestrator.ports import View
 
 
 def holder(view: View, token_hash: str) -> tuple[Principal | None, Principal | None]:
-    """Return the run whose token this is the hash of, and the one it was once the attempt is over."""
+    """Return the caller of a token, and the run of a token whose attempt has ended. One of them is None."""
     if (token := view.token_of_hash(token_hash)) is not None:
         return (token.holder() if token.revoked_at is None else None), None
     attempt = view.attempt_of_token(token_hash)
@@ -33,11 +33,7 @@ def holder(view: View, token_hash: str) -> tuple[Principal | None, Principal | N
 
 
 def require_active(view: View, caller: Principal) -> None:
-    """Do nothing, or refuse a caller that is no longer there.
-
-    :raises Unauthorized: if its token is revoked.
-    :raises Forbidden: if the attempt it acted as is over.
-    """
+    """Raise ``Unauthorized`` if the caller's token was revoked, ``Forbidden`` if its attempt has ended."""
     if caller.token_id is not None:
         token = view.token(caller.token_id)
         if token is None or token.revoked_at is not None:
@@ -50,12 +46,12 @@ def require_active(view: View, caller: Principal) -> None:
 
 
 def _is_current(run: Run, attempt: int) -> bool:
-    # An attempt that was parked or released has raised the number already.
+    # Parking or releasing an attempt raises the run's number.
     return run.attempt == attempt and run.status in ACTIVE
 
 
 def access_topics(caller: Principal) -> tuple[str, ...]:
-    """Return the topics of changes to a caller's access."""
+    """Return the topics that are notified if a caller's access changes."""
     if caller.run is not None:
         return (f"run:{caller.run.run_id}",)
     granted = () if caller.admin else (f"access:{caller.id}",)
@@ -63,9 +59,9 @@ def access_topics(caller: Principal) -> tuple[str, ...]:
 
 
 def seconds_left(core: Core, caller: Principal) -> float | None:
-    """Return the seconds a caller may go on; None means until something ends it.
+    """Return the seconds until the caller's token expires; None if it does not.
 
-    :raises Unauthorized: if its time is up.
+    :raises Unauthorized: if it has expired.
     """
     if caller.expires_at is None:
         return None
@@ -76,42 +72,31 @@ def seconds_left(core: Core, caller: Principal) -> float | None:
 
 
 def require_scope(core: Core, caller: Principal, scope: Scope) -> None:
-    """Do nothing, or refuse.
-
-    :raises Unauthorized: if the caller's time is up.
-    :raises Forbidden: if its token is not good for this.
-    """
+    """Raise ``Forbidden`` if the caller lacks a scope, ``Unauthorized`` if its token has expired."""
     seconds_left(core, caller)
     if not caller.admin and scope not in caller.scopes:
         raise Forbidden(f"this needs a token with the scope {scope}", {"scope": scope})
 
 
 def forbid_runs(caller: Principal) -> None:
-    """Do nothing, or refuse what is not for agents, on whichever session.
-
-    :raises Forbidden: if the caller is a run.
-    """
+    """Raise ``Forbidden`` if the caller is a run."""
     if caller.run is not None:
         raise Forbidden("an agent may not do this with its run's token")
 
 
 def require_admin(view: View, caller: Principal) -> None:
-    """Do nothing, or refuse what is for administrators.
-
-    :raises Forbidden: if the caller is none.
-    :raises Unauthorized: if it is no longer there.
-    """
+    """Raise ``Forbidden`` if the caller is no administrator, ``Unauthorized`` if its token was revoked."""
     require_active(view, caller)
     if not caller.admin:
         raise Forbidden("only an administrator may do this")
 
 
 def session_for(view: View, caller: Principal, action: Action, session_id: str) -> Session:
-    """Return a session the caller may do this with.
+    """Return a session if the caller may do the action with it.
 
-    :raises NotFound: if there is none, or the caller may not know of it: one answer for both.
-    :raises Forbidden: if it may only see it.
-    :raises Unauthorized: if the caller is no longer there.
+    :raises NotFound: if it does not exist, or the caller may not see it.
+    :raises Forbidden: if the caller may see it, but not do this; or if the caller's attempt has ended.
+    :raises Unauthorized: if the caller's token was revoked.
     """
     require_active(view, caller)
     session = view.session(session_id)
@@ -121,7 +106,7 @@ def session_for(view: View, caller: Principal, action: Action, session_id: str) 
 
 
 def run_for(view: View, caller: Principal, action: Action, run_id: str) -> tuple[Run, Session]:
-    """Return a run the caller may do this with, and its session; see :func:`session_for`."""
+    """Return a run and its session if the caller may do the action; see :func:`session_for`."""
     require_active(view, caller)
     run = view.run(run_id)
     session = None if run is None else view.session(run.session_id)
@@ -131,7 +116,7 @@ def run_for(view: View, caller: Principal, action: Action, run_id: str) -> tuple
 
 
 def request_for(view: View, caller: Principal, action: Action, request_id: str) -> Request:
-    """Return a request the caller may do this with; see :func:`session_for`."""
+    """Return a request if the caller may do the action with it; see :func:`session_for`."""
     require_active(view, caller)
     request = view.request(request_id)
     session = None if request is None else view.session(request.session_id)
@@ -145,18 +130,15 @@ def request_for(view: View, caller: Principal, action: Action, request_id: str) 
 
 
 def visibility(view: View, caller: Principal) -> Visibility:
-    """Return what a list may show the caller.
-
-    :raises Unauthorized: if it is no longer there.
-    """
+    """Return the filter for lists that the caller may see, after :func:`require_active`."""
     require_active(view, caller)
     return access.visibility_of(caller)
 
 
 def visibility_below(view: View, caller: Principal) -> Visibility:
-    """Return what an answer about the sessions below one the caller may see may show of them.
+    """Return the filter for the descendants of a session that the caller may see.
 
-    An agent sees all of them. To people the one may be shown and another, further down, not.
+    An agent sees all of them. Other callers may lack access to some descendants.
     """
     return EVERYTHING if caller.run is not None else visibility(view, caller)
 
@@ -164,9 +146,9 @@ def visibility_below(view: View, caller: Principal) -> Visibility:
 def _is_allowed(
     view: View, caller: Principal, action: Action, session: Session, run_id: str | None = None
 ) -> bool:
-    """Tell whether a caller may do this; False where it may not even see it.
+    """Return True if the caller may do the action, and False if it may not even read the session.
 
-    :raises Forbidden: if it may see it.
+    :raises Forbidden: if it may read the session, but not do the action.
     """
     is_below = caller.run is not None and _descends(view, session, caller.run.session_id)
     role = None

@@ -1,4 +1,4 @@
-"""One attempt of a run as its runner sees it."""
+"""The context of an attempt, which its runner uses."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -60,11 +60,11 @@ Req = TypeVar("Req")
 Res = TypeVar("Res")
 
 MAX_WAIT_S: Final = 86_400.0
-"""The longest one call waits."""
+"""Maximum seconds that one call waits."""
 
 
 class AttemptContext:
-    """What a runner is given: see :class:`agent_orchestrator.ports.RunContext`."""
+    """The implementation of :class:`agent_orchestrator.ports.RunContext`."""
 
     def __init__(
         self,
@@ -94,11 +94,11 @@ class AttemptContext:
         self.model = run.model
         self.stderr_tail = ""
         self.has_begun = False
-        """Whether the agent may have done something: no other may then take its place."""
+        """Whether the agent may have had effects. A fallback may not replace it then."""
         self._delivered = False
         self._is_thread_recorded = thread is not None and run.thread_id == thread.id
-        self._asked_at = anyio.Lock()
-        """One question at a time: a run waits for one."""
+        self._question_lock = anyio.Lock()
+        """A run waits for one question at a time."""
 
     async def emit(self, event_type: str, data: Mapping[str, Any]) -> None:
         if event_type not in AGENT_EVENTS:
@@ -108,7 +108,7 @@ class AttemptContext:
         self.has_begun |= event_type != EventType.RUN_ERROR
         self._recorder.last_activity_at = anyio.current_time()
         if strict_json.is_long(data):
-            with anyio.CancelScope(shield=True):  # what an agent said is kept, also at its end
+            with anyio.CancelScope(shield=True):  # a stopped agent's last output is kept
                 encoded = await run_sync(_encoded, data, event_type)
             draft = Draft(event_type, encoded, self.run.id, self.run.attempt)
         else:
@@ -162,7 +162,7 @@ class AttemptContext:
                 run_changes.log(tx, run, event_type, data, self._core.now())
 
         await self._recorder.put(write)
-        if is_new:  # what is remembered beside a known id may go into the next commit
+        if is_new:  # a new state of a known id may wait for the next commit
             await self._recorder.settle()
 
     async def report_usage(self, usage: Usage) -> None:
@@ -190,14 +190,14 @@ class AttemptContext:
     async def report_confinement(
         self, *, sandbox: str | None = None, approval_policy: str | None = None
     ) -> None:
-        told = Confinement.reported(approval_policy, sandbox)
-        held = told.or_else(Confinement.of(self.run))
-        if held == Confinement.of(self.run):
+        reported = Confinement.reported(approval_policy, sandbox)
+        actual = reported.or_else(Confinement.of(self.run))
+        if actual == Confinement.of(self.run):
             return
-        self.run = evolve(self.run, sandbox=held.sandbox, approval_policy=held.approval_policy)
+        self.run = evolve(self.run, sandbox=actual.sandbox, approval_policy=actual.approval_policy)
 
         def write(tx: Transaction, run: Run) -> None:
-            tx.put_run(evolve(run, sandbox=held.sandbox, approval_policy=held.approval_policy))
+            tx.put_run(evolve(run, sandbox=actual.sandbox, approval_policy=actual.approval_policy))
             words = {"sandbox": sandbox, "approval policy": approval_policy}
             holds = ", ".join(f"{name} {word}" for name, word in words.items() if word is not None)
             note = f"the agent may not be confined as asked for; what holds is: {holds}"
@@ -236,13 +236,13 @@ class AttemptContext:
         limit = MAX_WAIT_S if timeout_s is None else timeout_s
         command = WaitRun(run_id, timeout_s=limit, until=until, ignore=ignore)
         while (reply := await self._call(WAIT_RUN, command)).timed_out and timeout_s is None:
-            pass  # it lasts longer than one call may
+            pass  # one call may be too short
         return reply
 
     async def _call(self, operation: Operation[Req, Res], command: Req) -> Res:
-        """Carry out an operation as this attempt, which may do what its token may.
+        """Call an operation with the access of this attempt's token.
 
-        :raises Forbidden: if the attempt is over.
+        :raises Forbidden: if the attempt has ended.
         """
         self.has_begun = True
         await self._recorder.settle()
@@ -252,10 +252,10 @@ class AttemptContext:
         except Unavailable:
             if not self._core.draining:
                 raise
-        # Refused as the engine is about to stop: that is no fault of the agent's. It is given back
-        # to the queue when its time is up, like any that does not end before.
+        # The engine drains, which is no error of the agent. The end of the grace period cancels this
+        # and releases the attempt.
         await anyio.sleep_forever()
-        raise AssertionError("for ever is over")
+        raise AssertionError("unreachable")
 
     async def ask_parent(
         self,
@@ -277,7 +277,7 @@ class AttemptContext:
             wait=True,
         )
         check(ReplyParent, question)
-        async with self._asked_at:
+        async with self._question_lock:
             return await self._ask(question)
 
     async def _ask(self, question: ReplyParent) -> Request:
@@ -286,7 +286,7 @@ class AttemptContext:
 
         def change(tx: Transaction) -> None:
             if tx.request(request_id) is not None:
-                return  # asked by a try that the store said had failed
+                return  # committed by an earlier try that seemed to fail
             questions.withdraw_requests(self._core, tx, self._recorder.withdrawn)
             run = run_changes.require_current_attempt(tx, self.run.id, self.run.attempt)
             session = tx.session(run.session_id)
@@ -298,7 +298,7 @@ class AttemptContext:
             await transact_with_retry(self._core, change)
             request = await self._resolution(request_id)
         except anyio.get_cancelled_exc_class():
-            # Given up, or stopped with the whole attempt: who watches over that knows which.
+            # The question was given up, or the whole attempt is stopped. The worker distinguishes them.
             self._recorder.withdrawn.append(request_id)
             self._core.notifier.notify([f"run:{self.run.id}"])
             raise
@@ -331,9 +331,9 @@ class AttemptContext:
 
 
 class _Steering:
-    """The messages that come for a running agent; taking one marks it delivered.
+    """Iterates over the messages for a running agent, and marks each as delivered.
 
-    Not an async generator: a runner may leave it in the middle, with nothing to close.
+    It is no async generator, so that a runner may stop iterating without closing it.
     """
 
     def __init__(self, core: Core, recorder: Recorder, run: Run, waiter: Waiter) -> None:
@@ -348,7 +348,7 @@ class _Steering:
 
     async def __anext__(self) -> str:
         if not self._has_received:
-            await self._waiter.wait()  # nobody could send it any before it was steerable
+            await self._waiter.wait()  # no message can exist before it was steerable
             self._has_received = True
         while True:
             self._waiter.clear()
@@ -358,7 +358,7 @@ class _Steering:
             await self._waiter.wait()
 
     async def _take(self, message_id: str) -> None:
-        """Take a message. Who is cancelled here has not taken it: it is there for the next who asks."""
+        """Mark a message as delivered. If this is cancelled, the message is queued again."""
         try:
             with anyio.CancelScope(shield=True):
                 await self._recorder.put(partial(_mark_taken, message_id))
@@ -387,9 +387,9 @@ def _mark_untaken(message_id: str, tx: Transaction, run: Run) -> None:
 
 
 def _check_thread(thread_id: Any, state: Any) -> None:
-    """Check the types of a thread: runners come from outside, where nothing checks them.
+    """Check a thread from a runner, which may be third-party code.
 
-    :raises InvalidEvent: if the id is no text of a fair length, or the state neither an object nor None.
+    :raises InvalidEvent: if the id is no valid thread id, or the state neither an object nor None.
     """
     if not isinstance(thread_id, str) or not isinstance(state, Mapping | None):
         raise InvalidEvent("a thread: its id must be a text, and its state an object or None")
@@ -410,10 +410,7 @@ def _check_usage(usage: Any) -> None:
 
 
 def _encoded(data: Mapping[str, Any], what: str) -> Encoded:
-    """Return long data as JSON.
-
-    :raises InvalidEvent: if it cannot be said in JSON, not be stored, or not be read by a client.
-    """
+    """Return long data as JSON, as :func:`_as_json` does, in slices."""
     try:
         encoded = Encoded(strict_json.encode_in_slices(data))
         strict_json.check_readable(data)
@@ -427,7 +424,7 @@ def _encoded(data: Mapping[str, Any], what: str) -> Encoded:
 def _as_json(data: Mapping[str, Any], what: str) -> str:
     """Return data as JSON text.
 
-    :raises InvalidEvent: if it cannot be said in JSON, not be stored, or not be read by a client.
+    :raises InvalidEvent: if JSON cannot express it, the store cannot store it, or a client cannot read it.
     """
     try:
         text = strict_json.dumps(data)
@@ -439,7 +436,7 @@ def _as_json(data: Mapping[str, Any], what: str) -> str:
 
 
 def storable(text: str) -> str:
-    """Return the text with what is no character (half of a surrogate pair) replaced."""
+    """Return the text with lone surrogates replaced."""
     if text.isascii():
         return text
     places = range(0, len(text), strict_json.SLICE_SIZE)

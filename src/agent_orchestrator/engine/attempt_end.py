@@ -1,4 +1,4 @@
-"""Recording how an attempt ended."""
+"""Recording the end of an attempt."""
 
 import logging
 from collections.abc import Callable
@@ -30,10 +30,10 @@ async def record_end(
     *,
     tries: int | None = None,
 ) -> None:
-    """Record the ending, with what the attempt said last, in one commit.
+    """Record the end of an attempt and its pending writes in one commit.
 
-    :param tries: how often to try while the store is unavailable; None goes on until it takes it, or
-        the engine drains. A run given up on is found at the next start.
+    :param tries: maximum number of tries while the store is unavailable; None retries until the engine
+        drains. If all fail, the next start recovers the run.
     """
     rest = recorder.pending
 
@@ -56,10 +56,9 @@ async def record_end(
 async def _record(
     core: Core, running: RunningAttempt, end: Callable[[Transaction], Run], tries: int | None = None
 ) -> Run:
-    """Make a change that ends an attempt, and return the run as that left it.
+    """Commit a change that ends an attempt, and return the run after it.
 
-    A try that the store refused may have been made all the same. Then the next one finds that the run
-    has moved on, and returns it as it is.
+    A try that failed may have been committed. The next try then finds a stale attempt, and returns the run.
     """
 
     def again(tx: Transaction) -> Run:
@@ -76,10 +75,10 @@ async def _record(
 
 
 async def give_up(core: Core, running: RunningAttempt) -> None:
-    """End a run whose worker failed in a way it should not: nothing is executing it any more.
+    """End a run whose worker failed unexpectedly, so that nothing executes it any more.
 
-    Of what the attempt had to say nothing more is recorded, which may be what it failed with. Where
-    that cannot be recorded either, the run is taken up at the next start.
+    Pending writes are dropped, because they may be the cause. If the end cannot be recorded either, the
+    next start recovers the run.
     """
     error = RunError("worker_lost", "the daemon failed at bringing it to its end: see its log")
 
@@ -96,7 +95,7 @@ async def give_up(core: Core, running: RunningAttempt) -> None:
     try:
         running.end(await _record(core, running, change))
     except run_changes.StaleAttempt:
-        pass  # it went on without this attempt
+        pass  # a later attempt has it
     except Exception:
         logger.exception("run %s is left to the next start", running.run.id)
 
@@ -116,20 +115,20 @@ def _finish(
     if run.status is RunStatus.WAITING:
         return transitions.park(core, tx, run, stderr_tail=attempt_end.stderr_tail)
     attempt = run_changes.current_attempt(tx, run)
-    goes_on = (
+    resumes = (
         attempt is not None
         and recovery.has_begun(tx, run, attempt)
         and recovery.resumes(core, tx, run)
     )
-    untold = tx.request(recorder.asking) if recorder.asking is not None else None
-    if untold is None or untold.status not in questions.DECIDED:
-        untold = questions.undelivered_answer(
+    undelivered = tx.request(recorder.asking) if recorder.asking is not None else None
+    if undelivered is None or undelivered.status not in questions.DECIDED:
+        undelivered = questions.undelivered_answer(
             tx, run, recorder.is_reported, running.stopped_at or core.now()
         )
     released = transitions.finish(core, tx, run, attempt_end)
-    if attempt is not None and goes_on:
+    if attempt is not None and resumes:
         recovery.queue_note(core, tx, released, attempt, "The program that runs you was stopped")
-    if untold is not None:
-        # Decided while its agent was being stopped: the next attempt is told.
-        questions.queue_answer(core, tx, released, untold)
+    if undelivered is not None:
+        # The decision came while the agent was being stopped, so the next attempt delivers it.
+        questions.queue_answer(core, tx, released, undelivered)
     return released

@@ -1,7 +1,6 @@
-"""The course of an attempt that this process executes, as a table without input or output.
+"""The states of an attempt in this process, from working to its recorded end, as a table.
 
-The course leads from working to the recorded end, by way of the reason for which the agent is stopped, if it is.
-:func:`advance` looks up the next course. A step that is not in the table cannot happen, and raises.
+:func:`advance` looks up the next state. It raises for a step that is not in the table.
 """
 
 from collections.abc import Mapping
@@ -12,9 +11,9 @@ from typing import Final
 class Course(Enum):
     WORKING = "working"
     PARKING = "parking"
-    """Its agent is being stopped, and the run goes on waiting without it."""
+    """Its agent is being stopped; the run stays ``waiting`` without an agent."""
     RELEASING = "releasing"
-    """Its agent is being stopped, and the run goes back to the queue."""
+    """Its agent is being stopped; the run goes back to the queue."""
     FAILING = "failing"
     CANCELING = "canceling"
     ENDED = "ended"
@@ -22,7 +21,7 @@ class Course(Enum):
 
 
 class Order(Enum):
-    """What happens to an attempt as a whole."""
+    """An event that changes the course of an attempt."""
 
     PARK = "park"
     RELEASE = "release"
@@ -47,19 +46,19 @@ COURSES: Final[Mapping[tuple[Course, Order], Course]] = {
     (Course.RELEASING, Order.FAIL): Course.FAILING,
     (Course.RELEASING, Order.CANCEL): Course.CANCELING,
     (Course.RELEASING, Order.END): Course.ENDED,
-    # A failure ends the run: it is not given back to the queue any more.
+    # A failure ends the run: it cannot go back to the queue.
     (Course.FAILING, Order.PARK): Course.FAILING,
     (Course.FAILING, Order.RELEASE): Course.FAILING,
     (Course.FAILING, Order.FAIL): Course.FAILING,
     (Course.FAILING, Order.CANCEL): Course.CANCELING,
     (Course.FAILING, Order.END): Course.ENDED,
-    # A cancel was asked for by somebody: nothing else counts beside it.
+    # A requested cancel overrides everything else.
     (Course.CANCELING, Order.PARK): Course.CANCELING,
     (Course.CANCELING, Order.RELEASE): Course.CANCELING,
     (Course.CANCELING, Order.FAIL): Course.CANCELING,
     (Course.CANCELING, Order.CANCEL): Course.CANCELING,
     (Course.CANCELING, Order.END): Course.ENDED,
-    # The pool may stop all of its attempts while one of them is just leaving.
+    # The pool may stop all its attempts while one of them has just ended.
     (Course.ENDED, Order.PARK): Course.ENDED,
     (Course.ENDED, Order.RELEASE): Course.ENDED,
     (Course.ENDED, Order.FAIL): Course.ENDED,
@@ -68,13 +67,13 @@ COURSES: Final[Mapping[tuple[Course, Order], Course]] = {
 
 
 class ImpossibleStep(Exception):
-    """An attempt in this state cannot take this event: a fault of the engine."""
+    """The table has no such step: a bug of the engine."""
 
 
 def advance(course: Course, order: Order) -> Course:
-    """Return the course that follows.
+    """Return the course after an order.
 
-    :raises ImpossibleStep: if an attempt on this course cannot take the order.
+    :raises ImpossibleStep: if the table has no such step.
     """
     after = COURSES.get((course, order))
     if after is None:

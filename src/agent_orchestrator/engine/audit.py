@@ -41,15 +41,15 @@ AUDITED: Final[Mapping[str, tuple[str, ...]]] = {
     ops.TRANSITION_RUN.name: ("to_status", "reason"),
     ops.SET_ACCESS.name: ("grants",),
 }
-"""The operations of which each that succeeds leaves an entry, with these fields of the command."""
+"""The operations that are recorded when they succeed, and the recorded fields of the command."""
 
 _FREE_TEXT: Final = frozenset({"reason"})
-"""The audited fields that can be worded in any way: other words do not make it another call."""
+"""Audited fields that do not count when calls are compared, because an agent can vary them freely."""
 
 CHECK_PAGE: Final = 500
 
 _MAX_REACHES: Final = 2_000
-"""Characters that an entry keeps of what an option allows."""
+"""Maximum number of characters of an option's scope in an entry."""
 
 _REFUSALS: Final = (Unauthorized, Forbidden, NotFound)
 
@@ -67,15 +67,15 @@ def add_entry(
     """Add an entry, as part of a change."""
     last = tx.last_audit()
     seq, previous = (last.seq + 1, last.hash) if last is not None else (1, "")
-    kept = json_copy(detail or {})
+    copy = json_copy(detail or {})
     entry = AuditEntry(
-        seq, core.now(), caller.id, caller.kind, operation, target, decision, kept, ""
+        seq, core.now(), caller.id, caller.kind, operation, target, decision, copy, ""
     )
     tx.add_audit(evolve(entry, hash=entry_hash(previous, entry)))
 
 
 def target_of(operation: Operation[Any, Any], request: object) -> str | None:
-    """Return the ids of what a command is about."""
+    """Return the ids in the path of a call, joined by slashes; None if it has none."""
     return "/".join(str(getattr(request, name)) for name in operation.path_fields) or None
 
 
@@ -86,18 +86,18 @@ def audited(
     request: object,
     change: Change[Any],
 ) -> Change[Any]:
-    """Return the change that also leaves an entry, where the operation is one that does.
+    """Return a change that also adds an entry, if the operation is audited.
 
-    An agent's repeats of a call on the same target are coalesced, as refusals are (:func:`record_refusal`). The
-    audited fields must be equal, free text aside. Of one call on one target, only the first
-    :data:`~agent_orchestrator.engine.core.MAX_VARIANTS` different ones are counted apart: who makes up values
-    does not fill the trail.
+    An agent's repeats of a call on the same target are coalesced like refusals (:func:`record_refusal`).
+    Calls are the same if their audited fields are equal, except free text. Only the first
+    :data:`~agent_orchestrator.engine.core.MAX_VARIANTS` different calls on a target are counted
+    separately, so that made-up values cannot fill the trail.
     """
     fields = AUDITED.get(operation.name)
     if fields is None:
         return change
     times = 1
-    if caller.run is not None:  # each call of a person is on record
+    if caller.run is not None:  # calls of people are never coalesced
         times += core.repeats.count_of(*_repeat_key(caller, caller.run, operation, request))
     if not _is_recorded(times):
         return change
@@ -121,10 +121,7 @@ def audited(
 def count_call(
     core: Core, caller: Principal, operation: Operation[Any, Any], request: object
 ) -> None:
-    """Count an agent's call that was carried out.
-
-    It is called once the change is committed, and not where an earlier answer was given again.
-    """
+    """Count an agent's call after its change is committed, except a replay of an earlier answer."""
     if operation.name in AUDITED and caller.run is not None:
         core.repeats.count(*_repeat_key(caller, caller.run, operation, request))
 
@@ -132,7 +129,7 @@ def count_call(
 def _repeat_key(
     caller: Principal, run: RunIdentity, operation: Operation[Any, Any], request: object
 ) -> tuple[Hashable, bytes]:
-    """Return what makes an agent's call one on the same target, and what makes it the same call."""
+    """Return the kind of an agent's call, and the variant by its audited fields, for :class:`Repeats`."""
     kind = caller.id, run.attempt, operation.name, DONE, target_of(operation, request)
     fields = [name for name in AUDITED[operation.name] if name not in _FREE_TEXT]
     values = canonical([to_plain(getattr(request, name)) for name in fields])
@@ -140,14 +137,14 @@ def _repeat_key(
 
 
 def _is_recorded(times: int) -> bool:
-    """Return whether the call with this number leaves an entry: the 1st, 2nd, 4th, 8th … do."""
+    """Return True for the 1st, 2nd, 4th, 8th … call."""
     return times & (times - 1) == 0
 
 
 def _allowed(request: Request) -> dict[str, str]:
-    """Return the option a request was answered with, and what it allows beyond this once."""
-    said = (request.answer or "").strip()
-    option = said if request.status == "answered" and said in (request.options or ()) else None
+    """Return the option that a request was resolved with, and its scope beyond this one time."""
+    answer = (request.answer or "").strip()
+    option = answer if request.status == "answered" and answer in (request.options or ()) else None
     found = {} if option is None else {"option": option}
     if option is None and request.status == "approved" and request.scope == SESSION_SCOPE:
         option = SESSION_SCOPE
@@ -159,10 +156,10 @@ def _allowed(request: Request) -> dict[str, str]:
 async def record_refusal(
     core: Core, caller: Principal, operation: str, target: str | None, error: OrchestratorError
 ) -> None:
-    """Leave an entry where an agent was refused something by who it is, or by a limit on agents.
+    """Add an entry for a refusal if an agent lacks access or has reached a limit.
 
-    Of the same refusals of one attempt the 1st, 2nd, 4th, 8th … leave one, with their number so far: an
-    agent that repeats a refused call does not fill the trail. The refusal stands whether or not the entry can be written.
+    Of an attempt's equal refusals only the 1st, 2nd, 4th, 8th … are recorded, with their number, so that
+    a repeated call cannot fill the trail. A failure to write the entry is only logged.
     """
     limit = error.details.get("limit") if isinstance(error, (Conflict, Forbidden)) else None
     if caller.run is None or not (isinstance(error, _REFUSALS) or limit):
@@ -211,7 +208,7 @@ async def list_(core: Core, caller: Principal, command: ListAudit) -> AuditPage:
 
 
 async def check(core: Core) -> list[str]:
-    """Return where the trail is not what was written."""
+    """Return the finding for the first changed or missing entry, if there is one."""
     last: AuditEntry | None = None
     while page := await core.store.read(
         lambda view, last=last: view.audit(after=last.seq if last else 0, limit=CHECK_PAGE)  # type: ignore[misc]

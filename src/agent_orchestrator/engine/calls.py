@@ -1,4 +1,4 @@
-"""The operations: which function carries each out, and how a repeated request gets its first answer."""
+"""Dispatch of operations to their functions, with scope checks and idempotency keys."""
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
@@ -58,10 +58,10 @@ MUTATIONS: Final[dict[str, Mutation]] = {
     ops.CREATE_TOKEN.name: tokens.create,
     ops.REVOKE_TOKEN.name: tokens.revoke,
 }
-"""What returns a change, for the store to make together with the record of the key."""
+"""Functions that return a change. It is committed together with the record of the idempotency key."""
 
 ALLOWED_WHEN_FULL: Final = frozenset({ops.CANCEL_RUN.name})
-"""The mutations a full disk does not keep out: what fills it may be what is to end."""
+"""Mutations that are allowed on a full disk: the run to cancel may be the one that fills it."""
 
 QUERIES: Final[dict[str, Query]] = {
     ops.LIST_SESSIONS.name: sessions.list_,
@@ -88,7 +88,7 @@ QUERIES: Final[dict[str, Query]] = {
 async def dispatch(
     core: Core, caller: Principal, operation: Operation[Req, Res], request: Req
 ) -> Reply[Res]:
-    """Carry out one operation for a caller.
+    """Execute an operation for a caller.
 
     :raises OrchestratorError: if it is refused.
     """
@@ -108,7 +108,7 @@ async def _dispatch(
     check(operation.request, request)
     require_scope(core, caller, operation.scope)
     if query := QUERIES.get(operation.name):
-        # A look may wait, and what it then finds is for nobody whose token has ended meanwhile.
+        # A query may wait, and the token may expire meanwhile.
         with anyio.move_on_after(seconds_left(core, caller)):
             return Reply(await query(core, caller, request))
         raise Unauthorized("the token has expired")
@@ -117,7 +117,7 @@ async def _dispatch(
     try:
         change = await MUTATIONS[operation.name](core, caller, request)
     except OrchestratorError:
-        # What is refused now may have been done before: then its first answer stands.
+        # A repeat may be refused now, although the first call succeeded: return its answer.
         if once is not None and (reply := await core.store.read(once.replay)) is not None:
             return reply
         raise
@@ -139,7 +139,7 @@ def _image_fingerprint(image: Mapping[str, Any]) -> dict[str, Any]:
 
 @frozen
 class _IdempotentCall(Generic[Res]):
-    """What is done once for an idempotency key, and answered the same ever after."""
+    """A call with an idempotency key."""
 
     caller: Principal
     call: str
@@ -154,14 +154,14 @@ class _IdempotentCall(Generic[Res]):
         content = codec.explicit_values(request)
         content.pop("idempotency_key")
         if "images" in content:
-            # As JSON, so long a text would hold the event loop.
+            # Encoding such long texts as JSON would block the event loop.
             content["images"] = [_image_fingerprint(image) for image in content["images"]]
         place = "/".join(str(content.pop(name)) for name in operation.path_fields)
         fingerprint = hashlib.sha256(strict_json.canonical(content).encode()).hexdigest()
         return cls(caller, f"{operation.name} {place}", key, fingerprint, operation.answer)
 
     def replay(self, view: View) -> Reply[Res] | None:
-        """Return the first answer; None if there was none yet.
+        """Return the first answer; None if this is the first call.
 
         :raises IdempotencyConflict: if the key was used for another request.
         """
@@ -177,7 +177,7 @@ class _IdempotentCall(Generic[Res]):
         return Reply(codec.from_plain(self.answer, plain), replayed=True, text=record.answer)
 
     def apply(self, core: Core, change: Change[Res], tx: Transaction) -> Reply[Res]:
-        """Make the change and keep its answer, unless that was done before."""
+        """Make the change and store its answer; return the stored answer if there is one."""
         if (reply := self.replay(tx)) is not None:
             return reply
         answer = change(tx)

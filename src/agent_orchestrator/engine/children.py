@@ -1,4 +1,4 @@
-"""Agents that work together: spawn, send, and the tree they make."""
+"""Spawning children, and sending messages between sessions."""
 
 from collections.abc import Callable
 from typing import Final
@@ -27,7 +27,7 @@ from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.wire.strict_json import json_copy
 
 MAX_QUEUED: Final = 16
-"""Runs a session may have queued when an agent sends to it; people may queue more."""
+"""Maximum number of queued runs of a session for messages of agents. People may queue more."""
 
 
 async def spawn_from_session(
@@ -72,9 +72,9 @@ async def spawn_from_run(
 async def _child_cwd(
     core: Core, caller: Principal, cwd: str | None, parent_of: Callable[[View], Session]
 ) -> str | None:
-    """Return where a new child shall work; None where it names no directory.
+    """Return the checked directory of a new child; None if the command has none.
 
-    Who may not spawn there does not learn whether there is such a directory.
+    Access is checked first, so that other callers do not learn whether the directory exists.
     """
     if cwd is None:
         return None
@@ -82,11 +82,13 @@ async def _child_cwd(
 
 
 async def child_workspace(core: Core, caller: Principal, cwd: str, parent: Session) -> str:
-    """Return where a child may work, with no symbolic link left in it where that is confined.
+    """Return the checked directory of a child.
 
-    :raises Forbidden: if an agent asks for a directory, or workspaces are confined, and it is not
-        where the parent works, or below.
-    :raises InvalidRequest: naming ``cwd``, if it is no directory, or agents may not work there.
+    For an agent, and with ``workspace_roots``, symbolic links are resolved, and it must be the parent's
+    directory or below it.
+
+    :raises Forbidden: if it is elsewhere.
+    :raises InvalidRequest: naming ``cwd``, if it is no directory, or outside ``workspace_roots``.
     """
     if caller.run is None:
         cwd = await core.workspace(cwd)
@@ -221,11 +223,9 @@ async def send(core: Core, caller: Principal, command: SendToSession) -> Change[
 
 
 def _require_queue_room(tx: Transaction, session: Session, reply: MessageReply) -> None:
-    """Do nothing, or refuse what an agent has just queued: else one could fill the queue of all.
+    """Raise ``Conflict`` if an agent's message exceeds the session's limit of queued runs.
 
-    What the running agent has not taken yet counts too: when it ends, each becomes a run.
-
-    :raises Conflict: naming the limit that is passed.
+    Undelivered messages to the running agent count too: each becomes a run when it ends.
     """
     queued = len(tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_QUEUED + 1))
     if reply.message.is_steering and reply.run is not None:
@@ -238,11 +238,9 @@ def _require_queue_room(tx: Transaction, session: Session, reply: MessageReply) 
 
 
 def _require_restartable(core: Core, tx: Transaction, session: Session) -> None:
-    """Do nothing, or refuse to set a child to work again that nothing is queued for.
+    """Raise ``Conflict`` if an idle child may not become active because of a limit of the tree.
 
-    It counts like a new one: otherwise a tree would grow over its limits by finishing first.
-
-    :raises Conflict: naming the limit that is reached.
+    It counts like a new child. Otherwise a tree could exceed its limits with children that had ended.
     """
     above = session.parent_session_id
     parent = tx.session(above) if above is not None else None

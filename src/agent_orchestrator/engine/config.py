@@ -1,4 +1,4 @@
-"""What an engine is told at its start."""
+"""The settings of an engine."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -25,11 +25,12 @@ from agent_orchestrator.ports import TAG_VARIABLE, Clock, Observer, ProtectedPat
 
 @frozen
 class EnvPolicy:
-    """What of the daemon's environment an agent gets.
+    """The environment variables of agents.
 
-    :param inherit: ``all`` of it (so that the user's agent and its keys work as in his shell) but for
-        what ties a program to one directory or process (:mod:`agent_orchestrator.engine.environment`),
-        ``none``, or the named variables. The daemon's own settings and tokens are never passed on.
+    :param inherit: variables from the daemon's environment: ``all`` (so that agents work as in the
+        user's shell), except those that belong to one directory or process
+        (:mod:`agent_orchestrator.engine.environment`); ``none``; or the named ones. The daemon's own
+        settings and tokens are never passed on.
     :param set: variables to add.
     """
 
@@ -37,28 +38,28 @@ class EnvPolicy:
     set: Mapping[str, str] = field(factory=dict)
 
     def apply(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return the environment that follows from the daemon's."""
+        """Return the environment for agents, given the daemon's."""
         if self.inherit == "none":
-            kept: dict[str, str] = {}
+            inherited: dict[str, str] = {}
         else:
-            free = (name for name in environ if not is_host_variable(name))
-            names = free if self.inherit == "all" else self.inherit
-            kept = {
+            portable = (name for name in environ if not is_host_variable(name))
+            names = portable if self.inherit == "all" else self.inherit
+            inherited = {
                 name: environ[name]
                 for name in names
                 if name in environ
                 and name != TAG_VARIABLE
                 and not name.startswith(("AGENTD_", "AGENTCTL_"))
             }
-        return kept | dict(self.set)
+        return inherited | dict(self.set)
 
 
 @frozen
 class ProviderConfig(ProviderOptions):
     """A named way to run an agent.
 
-    :param runner: what executes its runs.
-    :param kind: the kind of runner, for the daemon's status.
+    :param runner: the runner that executes its runs.
+    :param kind: the runner's kind, for the daemon's status.
     """
 
     runner: Runner
@@ -68,10 +69,10 @@ class ProviderConfig(ProviderOptions):
 
 @frozen
 class Routing:
-    """Which provider a message goes to.
+    """The choice of a message's provider.
 
     :param default: the provider of sessions and messages that name none.
-    :param fallback: by provider, those to try in order when it is unavailable before anything ran.
+    :param fallback: for each provider, those to try in order if it is unavailable.
     """
 
     default: str
@@ -79,8 +80,8 @@ class Routing:
 
 
 def _resolved(roots: Sequence[str], host: Host) -> tuple[str, ...]:
-    given: object = roots  # an application may give anything
-    if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in given):
+    value: object = roots  # an application may pass any type
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
         raise ConfigError("workspace_roots: must be a list of texts")
     try:
         found = tuple(host.configured_directory(root) for root in roots)
@@ -110,14 +111,14 @@ def _check_name(place: str, path: str) -> None:
 class EngineConfig(EngineOptions):
     """Settings of an engine.
 
-    :param host: the machine its agents work on.
-    :param limits: how far sessions may spawn others.
-    :param cwd: where the agents of sessions that name no directory work.
-    :param workspace_roots: directories of which one must hold whatever an agent works in; with none, it
-        may work anywhere. Kept without symbolic links.
-    :param environ: the environment agents' environments are made of.
-    :raises ConfigError: if a route names a provider that is not there, a number is not positive, or the
-        name of a directory is not UTF-8.
+    :param host: the machine that its agents work on.
+    :param limits: limits on the descendants of sessions.
+    :param cwd: the directory of sessions that name none.
+    :param workspace_roots: directories in which agents may work; empty means anywhere. Stored without
+        symbolic links.
+    :param environ: the daemon's environment, from which agents inherit.
+    :raises ConfigError: if a setting is invalid: a route to an unknown provider, a number out of bounds,
+        or a directory whose name is not UTF-8.
     """
 
     host: Host = field(kw_only=True)
@@ -129,18 +130,17 @@ class EngineConfig(EngineOptions):
     environ: Mapping[str, str] = field(default=Factory(_environment, takes_self=True))
     version: str = "0"
     url: str | None = None
-    """Where agents reach the engine's daemon; they find it as ``AGENTCTL_URL``."""
+    """The daemon's URL for agents, passed to them as ``AGENTCTL_URL``."""
     host_findings: Callable[[], Sequence[Finding]] | None = None
-    """Tells what the host knows of itself, for its administrator. May block."""
+    """Returns the host's findings for the doctor. May block."""
     protected: Callable[[str], ProtectedPaths] = lambda _: ProtectedPaths()
-    """Tells what an agent that works in a directory is kept from. Must be quick."""
+    """Returns the paths that an agent in a directory is denied. Must be quick."""
     observers: Sequence[Observer] = ()
-    """Told what the workers do."""
     clock: Clock = field(default=lambda: datetime.now(UTC))
     ids: IdSource = field(factory=SortableIds)
 
     def __attrs_post_init__(self) -> None:
-        # Not a converter: mypy 2.3 types none that takes the other fields (`takes_self`).
+        # Not a converter, because mypy 2.3 does not support one with `takes_self`.
         object.__setattr__(self, "workspace_roots", _resolved(self.workspace_roots, self.host))
         _check_name("cwd", self.cwd)
         if MANUAL in self.providers:
@@ -159,5 +159,6 @@ class EngineConfig(EngineOptions):
         check_settings(EngineOptions, "", values_of(EngineOptions, self))
         check_settings(TreeLimits, "limits.", values_of(TreeLimits, self.limits))
         for name, provider in self.providers.items():
-            given = values_of(ProviderOptions, provider)
-            check_settings(ProviderOptions, f"providers.{name}.", given)
+            check_settings(
+                ProviderOptions, f"providers.{name}.", values_of(ProviderOptions, provider)
+            )

@@ -1,4 +1,4 @@
-"""When agents ask, and what they may do without: who may say so, and who keeps to it."""
+"""Confinement of agents (approval policy and sandbox): who may set it, and which runners enforce it."""
 
 from collections.abc import Iterator
 from typing import Final, cast, get_args
@@ -18,21 +18,21 @@ from agent_orchestrator.ports import Capabilities, Runner, View, capabilities_of
 
 @frozen
 class Confinement:
-    """What is asked for; None leaves it to what is asked less specially, at last to the provider."""
+    """An approval policy and a sandbox; None means the value of the session, else of the provider."""
 
     approval_policy: ApprovalPolicy | None = None
     sandbox: Sandbox | None = None
 
     @classmethod
-    def of(cls, said: ConfinementOptions | Session | Run) -> "Confinement":
-        """Return what a command, a session or a run says of it."""
-        return cls(said.approval_policy, said.sandbox)
+    def of(cls, source: ConfinementOptions | Session | Run) -> "Confinement":
+        """Return the confinement of a command, a session or a run."""
+        return cls(source.approval_policy, source.sandbox)
 
     @classmethod
     def reported(cls, approval_policy: str | None, sandbox: str | None) -> "Confinement":
-        """Return what a runner says of it.
+        """Return the confinement that a runner reports.
 
-        :raises ValueError: for a word that there is not.
+        :raises ValueError: if a value is unknown.
         """
         for word, words in ((approval_policy, ApprovalPolicy), (sandbox, Sandbox)):
             if word is not None and word not in get_args(words):
@@ -40,7 +40,7 @@ class Confinement:
         return cls(cast(ApprovalPolicy | None, approval_policy), cast(Sandbox | None, sandbox))
 
     def or_else(self, other: "Confinement") -> "Confinement":
-        """Return this, and where it says nothing the other."""
+        """Return this confinement, with the other's values in place of None."""
         return Confinement(
             self.approval_policy or other.approval_policy, self.sandbox or other.sandbox
         )
@@ -50,10 +50,9 @@ class Confinement:
 
 
 def require_permitted(core: Core, caller: Principal, command: ConfinementOptions) -> None:
-    """Do nothing, or refuse.
+    """Raise ``Forbidden`` if the caller may not set a confinement.
 
-    :raises Forbidden: if the caller is an agent, or what it asks for lets one do more than read and
-        the caller may not approve what agents do.
+    An agent may not set any. A sandbox other than ``read-only`` needs the scope ``approve``.
     """
     asked = Confinement.of(command)
     if not asked:
@@ -67,10 +66,7 @@ def require_permitted(core: Core, caller: Principal, command: ConfinementOptions
 
 
 def require_supported(core: Core, provider: str, asked: Confinement) -> None:
-    """Do nothing, or refuse.
-
-    :raises InvalidRequest: if the provider cannot keep to it.
-    """
+    """Raise ``InvalidRequest`` if the provider's runner cannot enforce the confinement."""
     config = core.config.providers.get(provider)
     if config is not None and provider != MANUAL and not is_supported_by(config.runner, asked):
         problem = f"{provider} cannot keep to it"
@@ -88,10 +84,10 @@ _STRICTEST_FIRST: Final[tuple[Sandbox, ...]] = (
 def of_child(
     core: Core, parent: Run | Session, provider: str | None, child: str | None
 ) -> Confinement:
-    """Return how the agents of a child are confined that an agent spawns: not less than it is itself.
+    """Return the confinement of a child that an agent spawns: at least as strict as the agent's.
 
-    :param provider: the spawning agent's provider; None is the default route.
-    :param child: the child's.
+    :param provider: the spawning agent's provider; None means the default route.
+    :param child: the child's provider, likewise.
     :raises Forbidden: if the child's provider has no sandbox, and the agent has one.
     """
     asked = Confinement.of(parent)
@@ -116,29 +112,29 @@ def of_child(
 
 
 def _sandbox(core: Core, provider: str, asked: Sandbox | None) -> Sandbox | None:
-    """Return what agents of a provider may do; None if that is not known here."""
+    """Return the sandbox of a provider's agents; None if unknown."""
     config = core.config.providers.get(provider)
     able = Capabilities() if config is None else capabilities_of(config.runner)
     return asked or able.sandbox if able.confines else "danger-full-access"
 
 
 def is_supported_by(runner: Runner, asked: Confinement) -> bool:
-    """Tell whether a runner's agents are confined as asked."""
+    """Return True if a runner can enforce a confinement."""
     return not asked or capabilities_of(runner).confines
 
 
 async def shared_cwd(core: Core, session: Session) -> str:
-    """Return the deepest directory that holds a session's and that of each session above it.
+    """Return the deepest common directory of a session's ``cwd`` and those of its ancestors.
 
-    It has no symbolic link in it, except where all of them work in the same one.
+    Symbolic links are resolved, unless all of them are the same.
     """
     if session.parent_session_id is None:
         return session.cwd
-    places = await read_with_retry(core, lambda view: {*_directories(view, session)})
+    directories = await read_with_retry(core, lambda view: {*_directories(view, session)})
     return (
         session.cwd
-        if len(places) == 1
-        else await run_sync(core.config.host.common_directory, places)
+        if len(directories) == 1
+        else await run_sync(core.config.host.common_directory, directories)
     )
 
 

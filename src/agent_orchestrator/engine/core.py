@@ -1,4 +1,4 @@
-"""What the parts of a running engine share."""
+"""The shared state of a running engine."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
@@ -25,25 +25,25 @@ from agent_orchestrator.ports import CWD_MISSING, Store, Transaction, Transactio
 Answer = TypeVar("Answer")
 
 Change = Callable[[Transaction], Answer]
-"""A change the store runs; the answer to the caller is what it returns."""
+"""A change that the store runs. It returns the answer to the caller."""
 
 DRAIN_RETRY_S = 5
 QUEUE_RETRY_S = 2
 
 MAX_READ_ROWS = 1_000
-"""How many of a session's queued runs are looked at; they are counted by ``max_queue``, too."""
+"""Maximum number of a session's queued runs, or other rows, that are read at once."""
 
 
 class Workers(Protocol):
-    """What calls want of the pool."""
+    """The interface of the worker pool for calls."""
 
     @property
     def alive_workers(self) -> int: ...
 
     @property
     def busy_workers(self) -> int:
-        """How many of them execute a run that does not stand still; more may be at work for a while
-        where several such runs go on at once.
+        """The number of runs being executed that are not blocked. It can exceed ``alive_workers`` for a
+        while if several blocked runs continue at once.
         """
         ...
 
@@ -53,61 +53,59 @@ class Workers(Protocol):
         ...
 
     def released(self, run_id: str) -> AbstractContextManager[None]:
-        """Lend a run's worker to others while the run stands still in this scope."""
+        """Release a run's slot while it is blocked within this scope."""
         ...
 
     async def transact(
         self, store: Transactions, change: Change[Answer], *, reserve: bool
     ) -> Answer:
-        """Make a change; a run it queues may be handed to a free worker in the same commit."""
+        """Make a change. A run that it queues may be assigned to a free worker in the same commit."""
         ...
 
 
 @define
 class StopDeadline:
-    """How long agents that are being stopped may take: for as long as their runner allows, but not
-    beyond a moment that may still be set, or be put earlier.
-    """
+    """The time at which agents that are being stopped are killed. It can only be moved to an earlier time."""
 
     ends_at: float = inf
     """By :func:`anyio.current_time`."""
     _moved: anyio.Event = field(factory=anyio.Event)
 
     def move_to(self, moment: float) -> None:
-        """Have it end then, or when it was to end before."""
+        """Set the deadline, unless it is earlier already."""
         if moment < self.ends_at:
             self.ends_at = moment
             self._moved.set()
             self._moved = anyio.Event()
 
     async def wait(self) -> None:
-        """Return when it has ended."""
+        """Wait until the deadline has passed."""
         while self.ends_at > anyio.current_time():
             with anyio.CancelScope(deadline=self.ends_at):
                 await self._moved.wait()
 
 
 MAX_REPEATS = 10_000
-"""Kinds of calls that are counted; of more the oldest begin anew."""
+"""Maximum number of kinds of calls that are counted. The oldest are forgotten."""
 
 MAX_VARIANTS = 100
-"""Variants of one kind of call that are counted apart; all others are counted together."""
+"""Maximum number of variants of a kind that are counted separately. The others share one count."""
 
 
 @define
 class Repeats:
-    """How often agents made the same call with the same outcome, while the engine runs."""
+    """Counts equal calls of agents with equal outcomes, since the engine's start."""
 
     _counts: OrderedDict[Hashable, dict[Hashable, int]] = field(factory=OrderedDict)
-    """By kind, then by variant; None is for variants that are counted together."""
+    """By kind, then by variant. The variant None is the shared count."""
 
     def count_of(self, kind: Hashable, variant: Hashable = None) -> int:
-        """Return how many calls of a kind and variant there were."""
+        """Return the number of calls of a kind and variant."""
         variants = self._counts.get(kind, {})
         return variants.get(_variant_key(variants, variant), 0)
 
     def count(self, kind: Hashable, variant: Hashable = None) -> int:
-        """Count one more call of a kind and variant; return how many there were."""
+        """Count a call of a kind and variant, and return their number."""
         variants = self._counts[kind] = self._counts.pop(kind, {})
         name = _variant_key(variants, variant)
         times = variants[name] = variants.get(name, 0) + 1
@@ -137,9 +135,9 @@ class _NoWorkers:
 
 @define
 class Core:
-    """The store, the settings and the notifier, with the lookups that every call needs.
+    """The store, the settings and the notifier of an engine, with checks that many calls need.
 
-    :param instance: names this engine in ``worker_id`` among all that share the store.
+    :param instance: this engine's id, the first part of ``worker_id``.
     """
 
     store: Store
@@ -149,22 +147,18 @@ class Core:
     notifier: Notifier = field(factory=Notifier)
     workers: Workers = field(factory=_NoWorkers)
     stop_deadline: StopDeadline = field(factory=StopDeadline)
-    """With agents that are being stopped."""
     repeats: Repeats = field(factory=Repeats)
     draining: bool = False
     recovery_problem: Problem | None = None
-    """What keeps runs of a lost engine from being taken up, as long as something does."""
+    """Why some runs of an earlier engine are not recovered yet."""
     process: int = field(init=False)
-    """The id of the process that the engine belongs to."""
+    """The pid of the engine's process."""
 
     def __attrs_post_init__(self) -> None:
         self.process = self.config.host.process_id()
 
     def require_own_process(self) -> None:
-        """Refuse a call in a forked child: it has a copy of the engine, but none of the engine's tasks.
-
-        :raises Unavailable: in a process that was forked from the engine's.
-        """
+        """Raise ``Unavailable`` in a forked process: it has a copy of the engine without its tasks."""
         if self.config.host.process_id() != self.process:
             raise Unavailable(
                 f"the engine belongs to process {self.process}, from which this one was forked: only"
@@ -175,24 +169,22 @@ class Core:
         return self.config.clock()
 
     def require_accepting(self) -> None:
-        """Do nothing, or refuse.
-
-        :raises Unavailable: if the engine is draining.
-        """
+        """Raise ``Unavailable`` if the engine is draining."""
         if self.draining:
             raise Unavailable("shutting down: try again shortly", retry_after_s=DRAIN_RETRY_S)
 
     def provider_for(self, session: Session, asked: str | None) -> str:
-        """Return the provider of a message: its own, its session's, or the default route.
+        """Return the provider of a message: its own, else its session's, else the default.
 
-        :raises InvalidRequest: if there is no such provider.
+        :raises InvalidRequest: if the provider is unknown.
         """
         return self.known_provider(asked or session.provider or self.config.routing.default)
 
     async def workspace(self, cwd: str) -> str:
-        """Return a place to work: with no symbolic link left in it, where workspaces are confined.
+        """Return the checked directory of a session, with symbolic links resolved if there are
+        ``workspace_roots``.
 
-        :raises InvalidRequest: naming ``cwd``, if it is not there or agents may not work there.
+        :raises InvalidRequest: naming ``cwd``, if it is no directory, or outside ``workspace_roots``.
         """
         if self.config.workspace_roots:
             cwd = str(await self.real(cwd))
@@ -204,9 +196,9 @@ class Core:
         return cwd
 
     async def cwd_problem(self, cwd: str) -> str | None:
-        """Return why the agent of a run may not start in its session's directory; None if it may.
+        """Return why an agent may not start in its session's directory; None if it may.
 
-        The directory was checked when the session was made, and may have changed since.
+        The directory may have changed since the session was created.
         """
         if not await run_sync(self.config.host.is_directory, cwd):
             return f"{CWD_MISSING}: {cwd}"
@@ -221,14 +213,14 @@ class Core:
         return f"{cwd} is not, or no longer, a place within the workspace_roots"
 
     async def real(self, cwd: str) -> PurePath:
-        """Return a path with no symbolic link left in it.
+        """Return a path with symbolic links resolved.
 
-        :raises InvalidRequest: naming ``cwd``, if its links lead in a circle, or to a name that is
-            not UTF-8, which no answer could tell.
+        :raises InvalidRequest: naming ``cwd``, if its links form a loop, or the result is not UTF-8, which
+            JSON cannot express.
         """
         try:
             found = await run_sync(self.config.host.resolve, cwd)
-        except (OSError, RuntimeError):  # which of them depends on the Python
+        except (OSError, RuntimeError):  # depends on the version of Python
             raise InvalidRequest.of({"cwd": f"leads nowhere: {cwd}"}) from None
         if encoding_problem(found):
             problem = f"leads to {decode_for_display(found)}, whose name is not UTF-8"
@@ -239,23 +231,23 @@ class Core:
         return any(PurePath(place).is_relative_to(root) for root in self.config.workspace_roots)
 
     def model_of(self, session: Session, provider: str) -> str | None:
-        """Return the model a run asks its provider for; None leaves it to the provider."""
+        """Return the model of a session's runs; None means the provider's own default."""
         config = self.config.providers.get(provider)
         return session.model or (config.model if config else None)
 
     def approvals_of(self, session: Session, provider: str | None = None) -> Approvals:
-        """Return who decides what a session's agents ask for.
+        """Return the approval policy for a session's agents: the stricter of session and provider.
 
-        :param provider: whose agent it is; the one the session's messages go to without one.
+        :param provider: the agent's provider; None means the session's.
         """
         name = provider or session.provider or self.config.routing.default
         config = self.config.providers.get(name)
         return strictest(session.approvals, config.approvals if config else None)
 
     def known_provider(self, name: str) -> str:
-        """Return the name.
+        """Return the name of a provider.
 
-        :raises InvalidRequest: if there is no such provider.
+        :raises InvalidRequest: if it is unknown.
         """
         if name != MANUAL and name not in self.config.providers:
             known = ", ".join(sorted(self.config.providers))

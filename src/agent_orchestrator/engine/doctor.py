@@ -1,4 +1,4 @@
-"""What an administrator should know: of providers, the store, named tokens, and the host's own look."""
+"""The doctor: findings about providers, the store, named tokens and the host."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -21,13 +21,13 @@ from agent_orchestrator.operations import (
 from agent_orchestrator.ports import View
 
 OLD_TOKEN_AGE: Final = timedelta(days=90)
-"""The age from which a token that never ends is told of."""
+"""The age from which the doctor warns of a token that never expires."""
 
 _PAGE_SIZE: Final = 500
 
 
 async def run_doctor(core: Core, caller: Principal, command: Doctor) -> DoctorReport:
-    """Look at everything an administrator may have to mend."""
+    """Return all findings for an administrator."""
     tokens = await core.store.read(lambda view: _tokens(view, caller))
     found = provider_findings(await provider_statuses(core.config))
     found += _store(core, await core.store.problems())
@@ -38,13 +38,13 @@ async def run_doctor(core: Core, caller: Principal, command: Doctor) -> DoctorRe
 
 
 def doctor_report(findings: Iterable[Finding]) -> DoctorReport:
-    """Return the answer that consists of these findings."""
+    """Return the report of some findings."""
     found = tuple(findings)
     return DoctorReport(all(one.level != "error" for one in found), found)
 
 
 def provider_findings(providers: Sequence[ProviderStatus]) -> list[Finding]:
-    """Return whether each provider would work; it must where messages go there by default."""
+    """Return a finding about the availability of each provider. It is an error for the default one."""
     return [_provider(provider) for provider in providers]
 
 
@@ -87,7 +87,7 @@ def _tokens(view: View, caller: Principal) -> list[AccessToken]:
 
 
 def token_findings(tokens: Sequence[AccessToken], now: datetime) -> list[Finding]:
-    """Return what is to be said of named tokens that are good."""
+    """Return the findings about valid named tokens."""
     good = [
         one
         for one in tokens

@@ -1,4 +1,4 @@
-"""Reading the log: pages of it, and streams that follow it."""
+"""Reading events: pages, and streams that follow the log."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -32,7 +32,7 @@ from agent_orchestrator.operations import (
 from agent_orchestrator.ports import Subscription, View
 
 BATCH = 200
-"""Events read at once: few enough to keep a reader's turn short."""
+"""Maximum number of events read at once, so that a reader does not delay others."""
 
 MAX_STREAM_SESSIONS = 100
 
@@ -47,10 +47,11 @@ def _page_after(
     *,
     epoch: str | None = None,
 ) -> tuple[list[Event], int]:
-    """Return what comes after a cursor, and the last event's ``seq``.
+    """Return the events after a cursor, and the last event's ``seq``.
 
-    :param epoch: in which the cursor, or one before it, was read.
-    :raises CursorAhead: if the log has no such place, or went on otherwise since that epoch.
+    :param epoch: the epoch in which the cursor, or an earlier one, was read.
+    :raises CursorAhead: if the cursor is beyond the last event, or beyond the part of the log that is
+        unchanged since the epoch.
     """
     session = session_for(view, caller, Action.READ, session_id)
     common = 0
@@ -68,11 +69,16 @@ def _page_after(
 
 async def list_events(core: Core, caller: Principal, command: ListEvents) -> EventPage:
     def query(view: View) -> tuple[list[Event], int, str | None]:
-        at, most, epoch = command.cursor, command.limit, command.epoch
-        return (
-            *_page_after(view, caller, command.session_id, at, most, PAGE_SIZE, epoch=epoch),
-            view.epoch(),
+        events, last_seq = _page_after(
+            view,
+            caller,
+            command.session_id,
+            command.cursor,
+            command.limit,
+            PAGE_SIZE,
+            epoch=command.epoch,
         )
+        return events, last_seq, view.epoch()
 
     with core.notifier.subscribe(f"session:{command.session_id}", *access_topics(caller)) as waiter:
         found, last_seq, epoch = await core.store.read(query)
@@ -90,7 +96,7 @@ async def list_events(core: Core, caller: Principal, command: ListEvents) -> Eve
 async def subscribe(
     core: Core, caller: Principal, request: StreamRequest
 ) -> AsyncIterator[Subscription]:
-    """Open a stream of one, several or all sessions the caller may read.
+    """Open a stream of one, several or all sessions that the caller may read.
 
     :raises OrchestratorError: if it is refused.
     """
@@ -124,25 +130,25 @@ def _sequence(cursor: str | None) -> int:
     return min(int(cursor), MAX_INTEGER)
 
 
-async def _wait_revoked(core: Core, caller: Principal, may: Callable[[View], object]) -> None:
-    """Wait until a reader may not go on, however much it has yet to read.
+async def _wait_revoked(core: Core, caller: Principal, check: Callable[[View], object]) -> None:
+    """Wait until a reader has lost access, even if it has more to read.
 
-    :param may: a look that is refused then.
-    :raises OrchestratorError: when it is so.
+    :param check: raises if the reader has lost access.
+    :raises OrchestratorError: then.
     """
     if caller.expires_at is None and not access_topics(caller):
         await anyio.sleep_forever()
     with core.notifier.subscribe(*access_topics(caller)) as waiter:
         while True:
             waiter.clear()
-            await core.store.read(may)
+            await core.store.read(check)
             await _next_notification(core, caller, waiter)
 
 
 async def _next_notification(core: Core, caller: Principal, waiter: Waiter) -> None:
-    """Wait until there may be something new to read.
+    """Wait for a notification.
 
-    :raises Unauthorized: if the reader's time is up.
+    :raises Unauthorized: if the reader's token has expired.
     """
     if (left := seconds_left(core, caller)) is None:
         await waiter.wait()
@@ -153,7 +159,7 @@ async def _next_notification(core: Core, caller: Principal, waiter: Waiter) -> N
 
 
 class _SessionReader:
-    """A place in one session's log; the cursor is its ``seq``."""
+    """A reader of one session's events. Its cursor is a ``seq``."""
 
     def __init__(
         self,
@@ -164,8 +170,8 @@ class _SessionReader:
         cursor: int | None,
         epoch: str | None,
     ) -> None:
-        """:param cursor: None is the end of the log.
-        :param epoch: in which the cursor was read, if that is known.
+        """:param cursor: None means the end of the log.
+        :param epoch: the epoch in which the cursor was read, if known.
         """
         self.epoch = epoch
         self._core = core
@@ -178,7 +184,7 @@ class _SessionReader:
         self._caught_up = False
 
     async def open(self) -> None:
-        """Refuse a stream that may not be read, and note how far the log goes now."""
+        """Check access and cursor, and record the present end of the log."""
 
         def query(view: View) -> tuple[int, str | None]:
             last_seq = _page_after(
@@ -186,7 +192,7 @@ class _SessionReader:
             )[1]
             return last_seq, view.epoch()
 
-        # Checked once: the log of a store that is open does not go back.
+        # Checked only once, because the log of an open store never shrinks.
         self._head_at_start, self.epoch = await self._core.store.read(query)
         if self._starts_at_head:
             self._cursor = self._head_at_start
@@ -225,7 +231,7 @@ class _SessionReader:
 
 
 class _FeedReader:
-    """A place in the log of several sessions; the cursor is the store's."""
+    """A reader of several sessions' events. Its cursor is the store's."""
 
     def __init__(
         self,
@@ -243,10 +249,10 @@ class _FeedReader:
         self._cursor = None if cursor == HEAD else cursor
         self._starts_at_head = cursor == HEAD
         self._head_at_start: str | None = None
-        """The head when the reader came, until that is passed."""
+        """The cursor of the log's end when the stream was opened. None once it is passed."""
 
     async def open(self) -> None:
-        """Refuse a stream that may not be read, and note how far the log goes now."""
+        """Check access and cursor, and record the present end of the log."""
 
         def query(view: View) -> tuple[str, str | None]:
             self._next(view)
@@ -284,7 +290,7 @@ class _FeedReader:
             if items:
                 self._cursor = items[-1].cursor
                 return items
-            # Nothing of ours is left up to the head: the next look need not pass over it again.
+            # No event of these sessions is left up to the head, so the next read starts there.
             self._cursor = head
             if self._head_at_start is not None:
                 self._head_at_start = None

@@ -1,4 +1,4 @@
-"""Who else than its owner may do what with a session: read, set."""
+"""Reading and setting the grants of a session."""
 
 import re
 from typing import Final

@@ -1,4 +1,4 @@
-"""The images of a message: taken from a command, kept until its run has ended, handed to the agent.
+"""Images of messages: decoded from a command, stored until the run has ended, passed to the agent.
 
 See ``docs/decisions/0026-images.md``.
 """
@@ -17,15 +17,15 @@ from agent_orchestrator.operations import ImageUpload
 from agent_orchestrator.ports import Transaction, View
 
 MAX_STORED: Final = 256 * 2**20
-"""Bytes of the images of all runs that have not ended."""
+"""Maximum bytes of the stored images of all runs."""
 
 
 async def decode_uploads(uploads: Sequence[ImageUpload | bytes]) -> tuple[ImageContent, ...]:
-    """Return the images that a command gives.
+    """Return the images of a command.
 
-    :raises InvalidRequest: naming an entry that is no image, or ``images`` if they are too large.
+    :raises InvalidRequest: naming each invalid entry, or ``images`` if they are too large.
     """
-    # In a thread: decoding the largest takes longer than others should wait for the event loop.
+    # Decoding large images would block the event loop for too long.
     return await run_sync(_decoded, uploads) if uploads else ()
 
 
@@ -33,7 +33,7 @@ def _decoded(uploads: Sequence[ImageUpload | bytes]) -> tuple[ImageContent, ...]
     found: dict[str, str] = {}
     images = []
     for place, upload in enumerate(uploads):
-        assert isinstance(upload, ImageUpload)  # a command makes one of bytes
+        assert isinstance(upload, ImageUpload)  # the command has converted bytes
         try:
             content = ImageContent.of(a2b_base64(upload.data, strict_mode=True))
         except Error as error:
@@ -52,9 +52,9 @@ def _decoded(uploads: Sequence[ImageUpload | bytes]) -> tuple[ImageContent, ...]
 
 
 def store_images(tx: Transaction, message: Message, images: Sequence[ImageContent]) -> None:
-    """Keep the bytes of a message's images.
+    """Store the bytes of a message's images.
 
-    :raises Unavailable: if those that wait already leave no room.
+    :raises Unavailable: if all stored images exceed :data:`MAX_STORED`.
     """
     for content in images:
         tx.add_image(message.id, content.image.digest, content.data)
@@ -67,14 +67,14 @@ def store_images(tx: Transaction, message: Message, images: Sequence[ImageConten
 
 
 def delete_images(tx: Transaction, messages: Iterable[Message]) -> None:
-    """Forget the bytes of the images of messages whose run has ended."""
+    """Delete the bytes of the images of messages."""
     for message in messages:
         if message.images:
             tx.remove_images(message.id)
 
 
 def contents(view: View, messages: Iterable[Message]) -> tuple[ImageContent, ...]:
-    """Return the images of messages that an agent is to be given, in order."""
+    """Return the images of messages with their bytes, in order."""
     return tuple(
         ImageContent(image, data)
         for message in messages

@@ -1,4 +1,4 @@
-"""How far sessions may spawn others: as the engine's settings say, or less where a session does."""
+"""Limits on the descendants of sessions: the engine's, or lower ones of a session."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -17,7 +17,7 @@ from agent_orchestrator.operations import SessionLimits
 from agent_orchestrator.ports import Transaction
 
 Limits = dict[str, Any]
-"""The limits of a session, by the names of its fields; None where it sets none."""
+"""The limits of a session by the names of its fields; None for one that it does not set."""
 
 _NAMES: Final = {
     "max_depth": "depth",
@@ -27,10 +27,10 @@ _NAMES: Final = {
 
 
 def session_limits(core: Core, command: SessionLimits, parent: Session | None) -> Limits:
-    """Return the limits of a new session: those asked for, else its parent's.
+    """Return the limits of a new session: those of the command, else its parent's.
 
-    :raises InvalidRequest: naming each that is larger than what holds without it: refused, as an
-        agent that believes its child may spawn more would plan on it.
+    :raises InvalidRequest: naming each limit that exceeds the inherited one. It is not lowered silently,
+        because an agent would rely on it.
     """
     most = core.config.limits if parent is None else _child_limits(core, parent)
     inherited: Limits = dict.fromkeys(_NAMES)
@@ -53,10 +53,10 @@ def session_limits(core: Core, command: SessionLimits, parent: Session | None) -
 
 
 def require_depth(core: Core, caller: Principal, parent: Session) -> None:
-    """Do nothing, or refuse a child of this session, however few there are.
+    """Raise if a child of this session would exceed the depth limit.
 
-    :raises Forbidden: naming the limit, if an agent asks: its token reaches no deeper.
-    :raises Conflict: naming the limit, if somebody else does.
+    :raises Forbidden: if the caller is an agent.
+    :raises Conflict: otherwise.
     """
     if _limits_of(core, parent).depth >= 1:
         return
@@ -67,10 +67,9 @@ def require_depth(core: Core, caller: Principal, parent: Session) -> None:
 
 
 def require_child_counts(core: Core, tx: Transaction, parent: Session, run_id: str | None) -> None:
-    """Do nothing, or refuse another child at work.
+    """Raise ``Conflict`` if another active child would exceed a limit.
 
-    :param run_id: the run of the parent whose child it is, if any.
-    :raises Conflict: naming the limit that is reached.
+    :param run_id: the run of the parent that spawned the child, if any.
     """
     limits = _limits_of(core, parent)
     if tx.live_children(parent.id, run_id) >= limits.children:
@@ -81,7 +80,7 @@ def require_child_counts(core: Core, tx: Transaction, parent: Session, run_id: s
 
 
 def _limits_of(core: Core, session: Session) -> TreeLimits:
-    """Return what holds for the children of a session."""
+    """Return the limits for the descendants of a session."""
     limits = core.config.limits
     return TreeLimits(
         depth=_minimum(max(0, limits.depth - session.depth), session.max_depth),
@@ -91,15 +90,15 @@ def _limits_of(core: Core, session: Session) -> TreeLimits:
 
 
 def _child_limits(core: Core, parent: Session) -> TreeLimits:
-    """Return what holds for the children of a session's child that sets no limits of its own."""
+    """Return the limits for the descendants of a new child that sets no limits itself."""
     limits = _limits_of(core, parent)
     return TreeLimits(max(0, limits.depth - 1), limits.children, limits.descendants)
 
 
 def _counted(core: Core, tx: Transaction, parent: Session) -> Iterator[tuple[str, int]]:
-    """Yield the sessions below which those at work are counted, and how many there may be.
+    """Yield the id of each session whose active descendants are limited, and its limit.
 
-    What a session only has from its parent is not counted twice.
+    A limit that a session inherits is yielded only for the ancestor that sets it.
     """
     session, most = parent, core.config.limits.descendants
     while session.max_descendants is not None:

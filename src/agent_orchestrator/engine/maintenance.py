@@ -1,4 +1,4 @@
-"""Backup, and the check that the store is sound and its log says what its rows say."""
+"""Backup of the store, and the check of its integrity and of its events against its rows."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,17 +20,17 @@ from agent_orchestrator.operations import BackUp, BackupReply, CheckReply, Check
 from agent_orchestrator.ports import Maintaining, View
 
 MAX_FINDINGS: Final = 100
-"""Findings told at most."""
+"""Maximum number of findings in a reply."""
 
 EVENTS_PAGE: Final = 300
 ROWS_PAGE: Final = 50
-"""Rows of a kind compared in one look: few, so that no look holds the store's log up."""
+"""Maximum number of rows of a kind per read, to keep each read short."""
 
 
 async def back_up(core: Core, caller: Principal, command: BackUp) -> BackupReply:
-    """Copy the store into a file on the engine's machine.
+    """Copy the store to a file on the engine's machine.
 
-    :raises Conflict: if the store cannot be copied, or there is a file and it is not to be replaced.
+    :raises Conflict: if the store does not support it, or the file exists and may not be replaced.
     """
     await core.store.read(lambda view: require_admin(view, caller))
     if not isinstance(core.store, Maintaining):
@@ -40,7 +40,7 @@ async def back_up(core: Core, caller: Principal, command: BackUp) -> BackupReply
 
 
 async def check_store(core: Core, caller: Principal, command: CheckStore) -> CheckReply:
-    """Return what is wrong with the store: its file, its log, and its log beside its rows."""
+    """Check the store's integrity, its events against its rows, and the audit trail."""
     await core.store.read(lambda view: require_admin(view, caller))
     found: list[str] = []
     if isinstance(core.store, Maintaining):
@@ -68,7 +68,7 @@ async def check_store(core: Core, caller: Principal, command: CheckStore) -> Che
 
 @contextmanager
 def _read_failure(found: list[str], what: str) -> Iterator[None]:
-    """Make a finding of what cannot be read: who checks asks for just that, and for all the rest."""
+    """Record unreadable data as a finding, so that the check continues."""
     try:
         yield
     except Unavailable as error:
@@ -79,7 +79,7 @@ def _read_failure(found: list[str], what: str) -> Iterator[None]:
 
 @define
 class _LoggedRun:
-    """A run as the log tells of it."""
+    """A run's state according to its events."""
 
     status: str | None = None
     attempt: int | None = None
@@ -89,10 +89,9 @@ class _LoggedRun:
 
 @define
 class _Replay:
-    """One session's log, read from its beginning, and then compared with its rows.
+    """Reads one session's events from the first, then compares the resulting states with the rows.
 
-    The session may go on meanwhile: rows are compared only in a look that finds the log read to its
-    end.
+    The session may change meanwhile. So rows are compared only in a read that has reached the last event.
     """
 
     session_id: str
@@ -106,7 +105,7 @@ class _Replay:
     _next_request: str | None = ""
 
     def advance(self, view: View) -> bool:
-        """Go on; return whether all is read and compared."""
+        """Read or compare the next part. Return True when all is compared."""
         last = self.last_seq
         events = view.events(self.session_id, after=last, limit=EVENTS_PAGE, size=PAGE_SIZE)
         for event in events:
@@ -145,34 +144,34 @@ class _Replay:
             self._status = event.data.get("status", self._status)
         elif (
             event.event_type in (EventType.REQUEST_CREATED, EventType.REQUEST_RESOLVED)
-            and event.data["session_id"] == self.session_id  # else a copy for those above
+            and event.data["session_id"] == self.session_id  # else a copy from a descendant
         ):
             self._requests[event.data["id"]] = event.data["status"]
         if event.run_id is None:
             return
-        told = self._runs.setdefault(event.run_id, _LoggedRun())
-        told.events_after_end += told.end_count > 0
+        logged = self._runs.setdefault(event.run_id, _LoggedRun())
+        logged.events_after_end += logged.end_count > 0
         if (status := STATE_AFTER.get(event.event_type)) is not None:
-            told.status, told.attempt = str(status), event.attempt
-            told.end_count += is_terminal(status)
+            logged.status, logged.attempt = str(status), event.attempt
+            logged.end_count += is_terminal(status)
 
     def _compare_run(self, run: Run) -> None:
         self.compared += 1
-        told = self._runs.get(run.id, _LoggedRun())
-        said: tuple[Any, ...] = (told.status, told.attempt)
-        if said != (str(run.status), run.attempt):
+        logged = self._runs.get(run.id, _LoggedRun())
+        state: tuple[Any, ...] = (logged.status, logged.attempt)
+        if state != (str(run.status), run.attempt):
             self._report(
-                f"run {run.id} is {run.status}, attempt {run.attempt}; its log says {said}"
+                f"run {run.id} is {run.status}, attempt {run.attempt}; its log says {state}"
             )
-        if told.end_count != int(is_terminal(run.status)):
-            self._report(f"run {run.id} is {run.status} and has {told.end_count} last events")
-        if told.events_after_end:
-            self._report(f"run {run.id} has {told.events_after_end} events after its end")
+        if logged.end_count != int(is_terminal(run.status)):
+            self._report(f"run {run.id} is {run.status} and has {logged.end_count} last events")
+        if logged.events_after_end:
+            self._report(f"run {run.id} has {logged.events_after_end} events after its end")
 
     def _compare_request(self, request: Request) -> None:
-        said = self._requests.get(request.id)
-        if said != request.status:
-            self._report(f"request {request.id} is {request.status}, its log says {said}")
+        status = self._requests.get(request.id)
+        if status != request.status:
+            self._report(f"request {request.id} is {request.status}, its log says {status}")
 
     def _compare_session(self, session: Session) -> None:
         if session.last_seq != self.last_seq:

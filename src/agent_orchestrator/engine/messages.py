@@ -1,4 +1,4 @@
-"""Messages: put into a session, list."""
+"""Sending and listing messages."""
 
 from collections.abc import Sequence
 
@@ -79,15 +79,14 @@ def deliver(
     above: Chosen = NOTHING_CHOSEN,
     field: str = "text",
 ) -> MessageReply:
-    """Hand a message to a session's agent: in a run of its own, or to the running one.
+    """Deliver a message to a session's agent: in a new run, or to the running agent.
 
-    :param options: what the message asks of the model.
-    :param above: what was chosen for the agent that sends it; nothing where a person does.
-    :param field: what the caller calls the text.
-    :raises Forbidden: if the options exceed that.
-    :raises InvalidRequest: naming that field, if the text is longer than the agent takes, or naming
-        the options that the provider does not take.
-    :raises SessionBusy: if it is to be rejected when a run is under way.
+    :param options: the message's options for the model.
+    :param above: the limits on what the sending agent may choose; empty for a person.
+    :param field: the name of the text's field in errors.
+    :raises Forbidden: if the options exceed ``above``.
+    :raises InvalidRequest: if the text is too long for the provider, or it does not take an option.
+    :raises SessionBusy: if ``busy`` is ``reject`` and the session has a run.
     :raises Unavailable: if the queue is full.
     """
     whole = options
@@ -145,10 +144,8 @@ async def list_(core: Core, caller: Principal, command: ListMessages) -> Message
 
 
 def open_session(tx: Transaction, caller: Principal, action: Action, session_id: str) -> Session:
-    """Return a session that takes messages, and that the caller may do this with.
+    """Return an open session if the caller may do the action with it; see :func:`session_for`.
 
-    :raises NotFound: if the caller may not know of it.
-    :raises Forbidden: if it may only see it.
     :raises SessionClosed: if it is closed.
     """
     session = session_for(tx, caller, action, session_id)
@@ -157,10 +154,7 @@ def open_session(tx: Transaction, caller: Principal, action: Action, session_id:
 
 
 def require_open(session: Session) -> None:
-    """Do nothing, or refuse.
-
-    :raises SessionClosed: if the session takes no messages.
-    """
+    """Raise ``SessionClosed`` if the session is closed."""
     if session.status == "closed":
         raise SessionClosed(f"session {session.id} is closed", {"session_id": session.id})
 
@@ -180,12 +174,12 @@ def queue_run(
 ) -> Run:
     """Queue the run that delivers a message; its id is the message's ``run_id``.
 
-    :param asked: how the message wants its agent confined.
-    :param options: what the message asks of the model.
-    :param above: what was chosen for the agent that sends it.
-    :param field: what the caller calls the message's text.
-    :raises InvalidRequest: if the provider cannot keep to that, or to what the session says, or
-        takes no text of that length, or does not take an option.
+    :param asked: the confinement of the message.
+    :param options: the message's options for the model.
+    :param above: the limits on what the sending agent may choose.
+    :param field: the name of the text's field in errors.
+    :raises InvalidRequest: if the provider cannot enforce the confinement, does not take an option, or
+        the text is too long for it.
     :raises Unavailable: if the queue is full.
     """
     assert message.run_id is not None
@@ -215,19 +209,13 @@ def queue_run(
 
 
 def require_length(core: Core, provider: str, text: str, field: str) -> None:
-    """Do nothing, or refuse a text that no agent of the provider could be given.
-
-    :raises InvalidRequest: naming the field.
-    """
+    """Raise ``InvalidRequest``, naming the field, if a text is too long for the provider."""
     if excess := limit_of(core, provider).excess(text):
         raise InvalidRequest.of({field: f"is too long for the provider {provider!r}: {excess}"})
 
 
 def require_queue_room(core: Core, tx: Transaction, provider: str) -> None:
-    """Do nothing, or refuse another run.
-
-    :raises Unavailable: if the queue is full; manual runs wait for nobody's worker.
-    """
+    """Raise ``Unavailable`` if the queue is full. Manual runs need no worker and are not limited."""
     limit = core.config.max_queue
     if provider != MANUAL and tx.queue_is_full(limit):
         raise Unavailable(
@@ -247,10 +235,10 @@ def user_message(
     own_run_id: str | None = None,
     images: Sequence[ImageContent] = (),
 ) -> Message:
-    """Return a message for an agent, to be delivered by a run.
+    """Return a message for an agent.
 
-    :param own_run_id: the run it becomes if that one, which is under way, does not take it.
-    :param images: what the agent is to see with the text.
+    :param run_id: the run that delivers it.
+    :param own_run_id: for a steering message: the id of the run it gets if ``run_id`` does not take it.
     """
     return Message(
         id=core.config.ids("msg"),
@@ -270,9 +258,9 @@ def user_message(
 def _add_message(
     core: Core, tx: Transaction, session: Session, source: Source, command: SendMessage
 ) -> Message:
-    note = user_message(core, session, source, command.text, "")
-    # What is not for an agent to answer is where it belongs as soon as it is recorded.
-    message = evolve(note, role=command.role, run_id=None, delivery="delivered")
+    draft = user_message(core, session, source, command.text, "")
+    # No agent answers it, so recording it delivers it.
+    message = evolve(draft, role=command.role, run_id=None, delivery="delivered")
     tx.add_message(message)
     tx.append(session.id, [run_changes.message_created_event(message)], message.created_at)
     return message
@@ -281,10 +269,10 @@ def _add_message(
 def _can_steer(
     tx: Transaction, run: Run, provider: str | None, asked: Confinement, options: TurnOptions
 ) -> bool:
-    """Return whether the running agent takes the message.
+    """Return True if the running agent can take a message.
 
-    It does not if it is being stopped for good, or the message is for another provider, for an agent
-    that is confined otherwise, for another model or effort, or has an output schema or images.
+    It cannot if it is being canceled, or if the message has another provider, confinement, model or
+    effort, an output schema, or images.
     """
     attempt = run_changes.current_attempt(tx, run)
     return (
@@ -299,9 +287,7 @@ def _can_steer(
 
 
 def _interrupt(core: Core, tx: Transaction, session: Session) -> None:
-    """Cancel the run that is under way, also one that is queued to go on, and what was to run in
-    its place by an earlier interrupt.
-    """
+    """Cancel the session's started runs, and the queued runs of earlier interrupts."""
     waiting = [run for run in _queued(tx, session) if run.priority and run.attempt == 1]
     for run in [*transitions.started_runs(tx, session), *waiting]:
         transitions.request_cancel(

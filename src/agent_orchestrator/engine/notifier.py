@@ -1,7 +1,6 @@
-"""Wake tasks that wait for a change. A notification carries no data: whoever gets it reads the store.
+"""Wake tasks that wait for a change. A notification carries no data: its receiver reads the store.
 
-Subscribe, read, then wait. A commit after the read notifies a waiter that exists already, so no
-change is missed.
+Subscribe, read, then wait. A commit after the read notifies the waiter, so no change is missed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,7 +10,7 @@ import anyio
 
 
 class Waiter:
-    """Waits for notifications of its topics. Notifications before :meth:`wait` are not lost."""
+    """Waits for notifications. One that came before :meth:`wait` is not lost."""
 
     __slots__ = ("_event",)
 
