@@ -21,7 +21,7 @@ from agent_orchestrator.ports import View
 
 
 def holder(view: View, token_hash: str) -> tuple[Principal | None, Principal | None]:
-    """Return the caller of a token, and the run of a token whose attempt has ended. One of them is None."""
+    """Return the caller of a valid token, or the former caller of a run token whose attempt has ended."""
     if (token := view.token_of_hash(token_hash)) is not None:
         return (token.holder() if token.revoked_at is None else None), None
     attempt = view.attempt_of_token(token_hash)

@@ -1,4 +1,4 @@
-"""The engine as a whole: a scope that owns the workers, and the way in for callers."""
+"""The engine: an async context manager that runs the workers, and the entry point of callers."""
 
 import logging
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ from agent_orchestrator.ports import Reply, Runner, Store, Subscription
 logger = logging.getLogger("agent_orchestrator.engine")
 
 RECOVERY_S: Final = 0.5
-"""Seconds the start waits for what a lost engine left; new work need not wait longer for it."""
+"""Maximum seconds that the start waits for recovery, which then continues in the background."""
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -34,11 +34,11 @@ Res = TypeVar("Res")
 
 @frozen
 class DrainReport:
-    """What a drain came to.
+    """The result of a drain.
 
-    :param finished: how many runs under way ended within the grace period.
-    :param released: the runs that went back to the queue.
-    :param parked: the runs that go on waiting for an answer, without an agent.
+    :param finished: the number of active runs that ended within the grace period.
+    :param released: ids of the runs that went back to the queue.
+    :param parked: ids of the runs that still wait for an answer, without an agent.
     """
 
     finished: int
@@ -47,11 +47,11 @@ class DrainReport:
 
 
 class Orchestrator:
-    """Owns sessions, runs and events over a store, and executes runs while its scope is open.
+    """Manages sessions, runs and events in a store, and executes runs while its scope is open.
 
     It is a :class:`~agent_orchestrator.ports.Transport` for the local principal and a
-    :class:`~agent_orchestrator.ports.Gateway` for others. The store must be open, and stay so until
-    the scope is left; leaving gives runs under way back to the queue.
+    :class:`~agent_orchestrator.ports.Gateway` for others. The store must stay open until the scope is
+    left. Leaving releases active runs to the queue.
     """
 
     def __init__(self, store: Store, config: EngineConfig) -> None:
@@ -64,7 +64,7 @@ class Orchestrator:
         self.pool = WorkerPool(self.core)
         self.core.workers = self.pool
         self.is_drained: DrainReport | None = None
-        """What the drain came to, once there was one."""
+        """The result of the first drain."""
         self._stack = AsyncExitStack()
         self._has_tokens = False
 
@@ -78,7 +78,7 @@ class Orchestrator:
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             if isinstance(ids := self.core.config.ids, SortableIds):
                 ids.follow(await self.core.store.read(lambda view: view.newest_ids()))
-            # After listening, so that none is missed that is made meanwhile.
+            # After listening, so that no token created meanwhile is missed.
             self._has_tokens |= await self.core.store.read(lambda view: bool(view.tokens(limit=1)))
             await self._recover_lost_runs()
             self._tasks.start_soon(self.pool.serve, self._tasks)
@@ -98,19 +98,20 @@ class Orchestrator:
                 await self.drain(0)
         finally:
             self._tasks.cancel_scope.cancel()
-            # Told of no exception: what ended the body goes on as it is, not in a group.
+            # Without the exception, so that the task group does not wrap it.
             await self._stack.aclose()
         return None
 
     def acting_as(self, principal: Principal) -> "Caller":
-        """Return the way in for one caller."""
+        """Return the transport for a caller."""
         return Caller(self.core, principal)
 
     async def holder(self, token_hash: str) -> Principal | None:
-        """Return whom a token stands for: a run while its attempt lasts, a named one's principal.
+        """Return the caller that a token stands for: a run, or a named token's principal.
 
-        :raises Forbidden: if it was made for an attempt that is over. Not Unauthorized: no other token
-            would help, and clients of MCP answer that with a login.
+        :raises Forbidden: if the token's attempt has ended. Not ``Unauthorized``, because clients of MCP
+            would start a login, which cannot help.
+        :raises Unauthorized: if the token has expired.
         """
         found, ended = await self.core.store.read(lambda view: holder(view, token_hash))
         if ended is not None:
@@ -122,14 +123,14 @@ class Orchestrator:
         return found
 
     def has_tokens(self) -> bool:
-        """Return whether a named token was ever made, one that has ended, too."""
+        """Return True if a named token was ever created, even if it has ended."""
         return self._has_tokens
 
     def _note(self, topics: frozenset[str]) -> None:
         self._has_tokens |= tokens.MADE_TOPIC in topics
 
     async def call(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
-        """Carry out one operation for the local principal."""
+        """Call an operation for the local principal."""
         return await dispatch(self.core, LOCAL, operation, request)
 
     def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
@@ -137,37 +138,37 @@ class Orchestrator:
         return feed.subscribe(self.core, LOCAL, request)
 
     async def drain(self, grace_s: float, *, stop_s: float = inf) -> DrainReport:
-        """Refuse new work, let runs under way finish for a while, release the rest.
+        """Refuse new work, wait for active runs, then release those that have not ended.
 
-        :param grace_s: seconds they get.
-        :param stop_s: seconds after that in which agents are asked to stop, where their runners would
-            give them longer; then they are killed.
+        :param grace_s: seconds to wait for active runs.
+        :param stop_s: seconds after that until agents that have not stopped are killed, if their runners
+            would wait longer.
         """
         self.core.draining = True
         self.core.stop_deadline.move_to(anyio.current_time() + grace_s + stop_s)
         await self.pool.stop_starting()
-        under_way = tuple(self.pool.running.values())
-        for running in under_way:
+        active = tuple(self.pool.running.values())
+        for running in active:
             if running.request_id is not None:
                 running.park(self.core.now())  # an answer may take longer
         with anyio.move_on_after(grace_s):
             await self.pool.wait_idle()
         stopped = self.pool.release("the daemon is shutting down")
         await self.pool.wait_idle()
-        ended = {running.run.id: running.final_status for running in (*under_way, *stopped)}
+        ended = {running.run.id: running.final_status for running in (*active, *stopped)}
         released = tuple(run_id for run_id, end in ended.items() if end is RunStatus.QUEUED)
         parked = tuple(run_id for run_id, end in ended.items() if end is RunStatus.WAITING)
         report = DrainReport(len(ended) - len(released) - len(parked), released, parked)
-        # The last drain, on leaving, finds nothing to do where there was one before.
+        # Leaving the scope drains again, with nothing left to do.
         self.is_drained = self.is_drained or report
         return report
 
     def force_stop(self) -> None:
-        """Kill agents that are being stopped, now and from now on, without asking them first."""
+        """Kill agents that are being stopped, now and from now on, without waiting for them."""
         self.core.stop_deadline.move_to(anyio.current_time())
 
     async def _recover_lost_runs(self) -> None:
-        """Take up what a lost engine was executing; what takes long goes on beside."""
+        """Recover the runs of an earlier engine. What takes long continues in the background."""
         done = anyio.Event()
         self._tasks.start_soon(recovery.recover, self.core, done)
         with anyio.move_on_after(RECOVERY_S):
@@ -175,7 +176,7 @@ class Orchestrator:
 
 
 def _distinct_runners(providers: Iterable[ProviderConfig]) -> list[Runner]:
-    """Return each runner once: two providers may share one."""
+    """Return each runner once, because providers may share one."""
     runners: dict[int, Runner] = {id(provider.runner): provider.runner for provider in providers}
     return list(runners.values())
 

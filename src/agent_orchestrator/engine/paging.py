@@ -1,15 +1,15 @@
-"""Pages of lists: at most so many items, and fewer where they are large."""
+"""Pages of lists, limited by the number and the size of their items."""
 
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Final, TypeVar
 
 PAGE_SIZE: Final = 8 * 2**20
-"""Characters of text after which a page ends before its limit: a run's result, or what an agent says
-in one line, may have 64 million, and a page of a thousand of them no place in anybody's memory."""
+"""Characters of text after which a page ends. A thousand large items would not fit into memory: a run's
+result, or one line of an agent, may have 64 million."""
 
 BATCH_SIZE: Final = 2**20
-"""The same for what a stream reads at once."""
+"""The same for one read of a stream."""
 
 
 T = TypeVar("T")
@@ -22,16 +22,16 @@ def page(
     *,
     cursor_of: Callable[[T], str] = attrgetter("id"),
 ) -> tuple[tuple[T, ...], str | None]:
-    """Return a page, and the cursor of the next one where there is more.
+    """Return a page, and the cursor of the next page if there is one.
 
-    :param query: returns what comes after a cursor, at most so many and so large.
-    :param cursor_of: returns the cursor after an item.
+    :param query: returns the items after a cursor, up to a number of items and :data:`PAGE_SIZE`.
+    :param cursor_of: returns the cursor of an item.
     """
     found = query(after, limit + 1)
     items = tuple(found[:limit])
     if not items:
         return (), None
-    # Where there are too few for the limit, the page may have ended for its size.
+    # A page with fewer items than the limit may have ended because of its size.
     last = cursor_of(items[-1])
     more = len(found) > limit or bool(query(last, 1))
     return items, last if more else None

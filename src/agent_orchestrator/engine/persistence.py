@@ -1,4 +1,4 @@
-"""Changes and looks that go on trying while the store is unavailable."""
+"""Changes and reads with retries while the store is unavailable."""
 
 import itertools
 import logging
@@ -16,7 +16,7 @@ logger = logging.getLogger("agent_orchestrator.persistence")
 T = TypeVar("T")
 
 STORE_RETRY_S = (0.1, 0.5, 2.0, 5.0)
-"""Pauses between tries of a write the store cannot take now; the last one repeats."""
+"""Seconds between tries. The last one repeats."""
 
 
 async def transact_with_retry(
@@ -28,16 +28,17 @@ async def transact_with_retry(
     reserve: bool = False,
     is_dropped_in_drain: bool = False,
 ) -> T:
-    """Make a change, again and again while the store is unavailable.
+    """Make a change, with retries while the store is unavailable.
 
-    Shielded while a commit is under way: its caller must know whether it was made.
+    A commit is shielded from cancellation, so that the caller knows whether it was made.
 
-    :param again: the change to try once a try was refused, which may have been made all the same; None
-        is for one that may be made twice.
-    :param tries: how often at most; None goes on until the store takes it.
+    :param again: the change for retries. A try that failed may have been committed: None means that
+        ``change`` may be made twice.
+    :param tries: maximum number of tries; None means no limit.
     :param reserve: see :meth:`~agent_orchestrator.ports.Store.transact`.
-    :param is_dropped_in_drain: whether to give up once the engine drains, as the next start sees to it.
-    :raises Unavailable: if it was not taken in so many tries.
+    :param is_dropped_in_drain: whether to give up while the engine drains, because the next start
+        recovers it.
+    :raises Unavailable: if all tries failed.
     """
     for pause in itertools.chain(STORE_RETRY_S, itertools.repeat(STORE_RETRY_S[-1])):
         try:
@@ -54,7 +55,7 @@ async def transact_with_retry(
 
 
 async def read_with_retry(core: Core, query: Callable[[View], T]) -> T:
-    """Look, again and again while the store cannot be read."""
+    """Read, with retries while the store is unavailable."""
     for pause in itertools.chain(STORE_RETRY_S, itertools.repeat(STORE_RETRY_S[-1])):
         try:
             return await core.store.read(query)

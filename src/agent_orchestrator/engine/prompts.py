@@ -1,4 +1,4 @@
-"""What an agent is given at once: messages put together, as many as its runner takes."""
+"""Prompts of agents: messages joined and cut to the length that the runner accepts."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -19,7 +19,7 @@ def join_messages(messages: Sequence[Message]) -> str:
 
 
 def limit_of(core: Core, provider: str) -> InputLimit:
-    """Return how much text an agent of a provider takes at once."""
+    """Return the maximum length of a prompt for a provider."""
     config = core.config.providers.get(provider)
     if config is None:
         return NO_LIMIT
@@ -27,7 +27,7 @@ def limit_of(core: Core, provider: str) -> InputLimit:
 
 
 def count_fitting(messages: Sequence[Message], limit: InputLimit) -> int:
-    """Return how many of the messages, from the first on, an agent takes together: at least one."""
+    """Return how many of the messages, from the first on, fit into one prompt: at least one."""
     characters = size = -len(_SEPARATOR)
     for count, message in enumerate(messages):
         characters += len(_SEPARATOR) + len(message.text)
@@ -42,7 +42,7 @@ def count_fitting(messages: Sequence[Message], limit: InputLimit) -> int:
 
 
 def cut_to_limit(text: str, limit: InputLimit, note: str) -> str:
-    """Return a text, or as much of it as the limit holds together with a note at its end."""
+    """Return a text, or its beginning and a note at the end if it exceeds the limit."""
     if limit.excess(text) is None:
         return text
     end = f"{_SEPARATOR}[{note}]"
@@ -55,7 +55,10 @@ def cut_to_limit(text: str, limit: InputLimit, note: str) -> str:
 
 
 def fit_prompt(core: Core, provider: str, text: str, where: str) -> str:
-    """Return a text as long as a message may be, and as an agent of the provider takes it."""
+    """Return a text cut to the length of a message and of a prompt for the provider.
+
+    :param where: where the whole text is, for the note.
+    """
     note = f"cut here; {where}"
     text = cut_to_limit(text, InputLimit(characters=MAX_TEXT), note)
     return cut_to_limit(text, limit_of(core, provider), note)

@@ -1,4 +1,4 @@
-"""Whether a provider would work now."""
+"""Probing the availability of a provider."""
 
 import logging
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ logger = logging.getLogger("agent_orchestrator.providers")
 
 
 async def probe(runner: Runner, env: Mapping[str, str]) -> Availability:
-    """Ask a runner whether it would work; one that cannot tell is taken at its word."""
+    """Return the availability of a runner. One that cannot be probed counts as available."""
     if not isinstance(runner, Probing):
         return Availability(available=True)
     try:

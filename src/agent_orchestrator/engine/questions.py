@@ -1,4 +1,4 @@
-"""The questions of runs: they are opened, wait, are closed, and their answers reach the agent."""
+"""State changes of requests: opening, closing, escalation, and delivery of the answer."""
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
@@ -32,9 +32,9 @@ from agent_orchestrator.wire.codec import to_plain
 
 
 def open_request(core: Core, tx: Transaction, run: Run, request: Request) -> None:
-    """Open a request the run cannot go on without.
+    """Open a request for which its run waits.
 
-    A run that waits already comes to it when what it waits for is closed.
+    If the run waits for an earlier request, it waits for this one afterwards.
     """
     status = run.status
     if status is not RunStatus.WAITING:
@@ -52,7 +52,7 @@ def _set_waiting(core: Core, tx: Transaction, run: Run, request: Request) -> Non
 
 
 def blocking_requests(tx: Transaction, run: Run) -> list[Request]:
-    """Return the open requests the run cannot go on without, the oldest first."""
+    """Return the open requests for which the run waits, the oldest first."""
     pending = tx.requests(run_id=run.id, status="pending", limit=MAX_READ_ROWS)
     return [request for request in pending if request.wait]
 
@@ -63,26 +63,26 @@ def log_request(
     request: Request,
     event_type: EventType = EventType.REQUEST_CREATED,
 ) -> None:
-    """Write where a request stands into the log of its session, and in short into all above it."""
+    """Write an event with a request into its session's log, and with a summary into its ancestors'."""
     whole = to_plain(request)
     draft = Draft(event_type, whole)
-    in_short = Draft(event_type, request_summary(whole))
+    summary = Draft(event_type, request_summary(whole))
     above: str | None = request.session_id
     while above is not None:
         tx.append(above, [draft], core.now())
         session = tx.session(above)
-        above, draft = session.parent_session_id if session else None, in_short
+        above, draft = session.parent_session_id if session else None, summary
 
 
 DECIDED: Final = frozenset({"approved", "denied", "answered", "expired"})
-"""The states of a request that tell its agent something; not so one it withdrew itself."""
+"""The states of a request that its agent must learn of. It withdrew ``canceled`` ones itself."""
 
 
 def close_request(core: Core, tx: Transaction, request: Request, status: RequestStatus) -> Request:
-    """Close an open request; the run that waits for it goes on, or waits for the next.
+    """Close an open request. Its run resumes, or waits for its next open request.
 
-    Where its agent is gone meanwhile, the answer is its next message, and a run that waits for
-    nothing more goes back to the queue.
+    If the run is parked, the answer becomes its next message. Once it waits for nothing more, it goes
+    back to the queue.
     """
     closed = close(core, tx, request, status)
     run = tx.run(request.run_id)
@@ -109,9 +109,9 @@ def close_request(core: Core, tx: Transaction, request: Request, status: Request
 
 
 def queue_answer(core: Core, tx: Transaction, run: Run, request: Request) -> None:
-    """Make a decision the next message of a run whose agent did not get it.
+    """Queue a decision as the next message of a run whose agent did not get it.
 
-    The gateway writes it, so its role is ``system``; its source is who decided.
+    The role is ``system``, because the gateway writes it. The source is who decided.
     """
     by_agent = tx.run(request.decided_by) if request.decided_by else None
     message = Message(
@@ -136,7 +136,7 @@ def queue_answer(core: Core, tx: Transaction, run: Run, request: Request) -> Non
 
 
 def withdraw_requests(core: Core, tx: Transaction, request_ids: Iterable[str]) -> None:
-    """Close what an agent does not want to know any more; its run goes on."""
+    """Cancel the requests that an agent has given up. Its run resumes."""
     for request_id in request_ids:
         request = tx.request(request_id)
         if request is not None and request.is_open:
@@ -144,22 +144,23 @@ def withdraw_requests(core: Core, tx: Transaction, request_ids: Iterable[str]) -
 
 
 def undelivered_answer(
-    tx: Transaction, run: Run, told: Collection[str], stopped_at: datetime
+    tx: Transaction, run: Run, reported: Collection[str], stopped_at: datetime
 ) -> Request | None:
-    """Return the request that was decided last in this attempt, if its agent may not know how.
+    """Return the request that was decided last in this attempt, if its agent may not have the answer.
 
-    :param told: those whose answers it is known to have got. Of others it has if it has said
-        something since, before it was stopped.
+    The agent has it if it had output after the decision, and before it was stopped.
+
+    :param reported: ids of the requests whose answers the agent certainly has.
     """
-    last = tx.last_resolved(run.id, run.attempt, statuses=DECIDED, told=told)
+    last = tx.last_resolved(run.id, run.attempt, statuses=DECIDED, told=reported)
     if last is None or last.resolved_at is None:
         return None
-    said_at = tx.last_output_at(run, attempt=run.attempt)
-    if said_at is None or said_at <= last.resolved_at:
+    output_at = tx.last_output_at(run, attempt=run.attempt)
+    if output_at is None or output_at <= last.resolved_at:
         return last
-    if said_at <= stopped_at:
+    if output_at <= stopped_at:
         return None
-    # It said something while it was being stopped; whether also before, its last events tell.
+    # Its last output came while it was being stopped. Its events show whether it had some before.
     after = max(0, session_of(tx, run).last_seq - MAX_READ_ROWS)
     while recent := tx.events(run.session_id, after=after, limit=MAX_READ_ROWS, size=BATCH_SIZE):
         if any(
@@ -181,7 +182,7 @@ def close(core: Core, tx: Transaction, request: Request, status: RequestStatus) 
 
 
 def has_active_agent(tx: View, session: Session) -> bool:
-    """Tell whether a session's agent is there to answer: at work, or about to be."""
+    """Return True if an open session has an active or queued run."""
     if session.status == "closed":
         return False
     if tx.active_run(session.id) is not None:
@@ -190,18 +191,18 @@ def has_active_agent(tx: View, session: Session) -> bool:
 
 
 def escalate(core: Core, tx: Transaction, request: Request) -> None:
-    """Call on people to answer a request that its parent's agent has not answered."""
-    asked: Request = evolve(request, audience="human", human_at=core.now())
-    tx.put_request(asked)
-    log_request(core, tx, asked, EventType.REQUEST_UPDATED)
+    """Ask people instead of the parent's agent."""
+    escalated: Request = evolve(request, audience="human", human_at=core.now())
+    tx.put_request(escalated)
+    log_request(core, tx, escalated, EventType.REQUEST_UPDATED)
 
 
 def escalate_open_requests(core: Core, tx: Transaction, session: Session) -> None:
-    """Put what a session's agent was asked to people, if that agent is there no more."""
-    while (asked := tx.parent_requests(session.id, limit=MAX_READ_ROWS)) and not has_active_agent(
+    """Escalate the open requests to a session's agent if that agent is not active."""
+    while (pending := tx.parent_requests(session.id, limit=MAX_READ_ROWS)) and not has_active_agent(
         tx, session
     ):
-        for request in asked:
+        for request in pending:
             escalate(core, tx, request)
 
 

@@ -39,13 +39,12 @@ def enqueue(
     output_schema: Mapping[str, Any] | None = None,
     chosen: Chosen,
 ) -> Run:
-    """Add a queued run and the message it delivers; one that is not new takes its new form.
+    """Queue a run, and add or update the message that it delivers.
 
-    :param approval_policy: when its agent asks; as its session says without one.
-    :param sandbox: what its commands may do, likewise.
-    :param effort: reasoning effort; the provider's setting without one.
-    :param output_schema: JSON Schema of its answer.
-    :param chosen: what is chosen for its agent.
+    :param is_new: whether to add the message.
+    :param approval_policy: None means the session's, likewise for ``sandbox``.
+    :param effort: None means the provider's setting.
+    :param chosen: limits on what its agent may choose.
     """
     run = Run(
         id=run_id,
@@ -91,9 +90,9 @@ def enqueue(
 
 
 def spawning_run(tx: Transaction, session: Session, message: Message | None) -> str | None:
-    """Return the run whose cancel reaches a new run: the one above that told the session to work.
+    """Return the run whose cancel cascades to a new run.
 
-    Where that was nobody above, it is the one that spawned the session.
+    It is the run of an ancestor that sent the message, else the run that spawned the session.
     """
     source = message.source if message is not None else None
     if source is not None and source.run_id is not None and source.session_id is not None:
@@ -107,9 +106,9 @@ def spawning_run(tx: Transaction, session: Session, message: Message | None) -> 
 
 
 def requeue(core: Core, tx: Transaction, run: Run, message: Message, at: datetime) -> None:
-    """Make a run of its own of a message that a run was to give its agent and did not.
+    """Queue a new run for a message that a run did not deliver.
 
-    It comes before what was queued after the message.
+    It comes before the runs that were queued after the message.
     """
     enqueue(
         tx,
@@ -119,7 +118,7 @@ def requeue(core: Core, tx: Transaction, run: Run, message: Message, at: datetim
         provider=run.provider,
         model=run.model,
         at=at,
-        # Without a name from before it would come last: it belongs to what is under way.
+        # Without an id from the message's time it would come last.
         priority=message.own_run_id is None,
         is_new=False,
         approval_policy=run.approval_policy,

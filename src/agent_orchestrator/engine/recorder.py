@@ -1,4 +1,4 @@
-"""What one attempt says, on its way into the store: in order, many writes in a commit."""
+"""Recording the writes of an attempt: in order, with many writes per commit."""
 
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
@@ -14,27 +14,26 @@ from agent_orchestrator.ports import Draft, Transaction
 from agent_orchestrator.wire.encoded import Encoded
 
 Write = Callable[[Transaction, Run], None]
-"""A change an attempt asks for besides events; it gets the run as the fence found it."""
+"""A change of an attempt other than an event. It gets the run from the fence."""
 
 MAX_PENDING = 2_000
-"""Writes an attempt may have under way before its runner is made to wait."""
+"""Number of pending writes from which the runner has to wait."""
 
 MAX_PENDING_SIZE = 16 * 2**20
-"""Characters of events likewise."""
+"""Characters of pending events from which the runner has to wait."""
 
 GROUP_DELAY_S = 0.05
-"""Seconds a write waits for others to be committed with, where nobody waits for it: an agent says most
-of what it says in one go, the last of it right before its end, whose commit then takes it along."""
+"""Group-commit delay in seconds for writes that nobody awaits."""
 
 IDLE_DELAY_S = 0.5
-"""Seconds likewise for what only a person looks up: a commit of its own would cost an agent that is just
-starting several milliseconds of the processor and the disk."""
+"""Group-commit delay in seconds for writes that only a diagnosis reads: a separate commit would delay
+the start of an agent by milliseconds."""
 
 MAX_BATCH = 500
-"""Writes in one commit: other callers' changes wait behind it."""
+"""Maximum number of writes in a commit, because other callers' changes wait for it."""
 
 MAX_BATCH_SIZE = 4 * 2**20
-"""Characters of events in one commit; a single one may have more."""
+"""Maximum characters of events in a commit. A single event may have more."""
 
 
 def _size(batch: Iterable[Draft | Write]) -> int:
@@ -46,11 +45,11 @@ def _size(batch: Iterable[Draft | Write]) -> int:
 
 
 class Recorder:
-    """Writes what one attempt says, in order, behind the fence of its number.
+    """Commits the writes of one attempt in order, each checked against the attempt's number.
 
-    Writes gather while a commit is under way and go into the next one together. The attempt counts those
-    that are in, in the same commit: a store that fails may have committed what it refused, and what is
-    sent again is then left out.
+    Writes that come during a commit go into the next one together. Each commit also stores the number of
+    the attempt's writes. A failed commit may have been made: the number shows which writes to skip in
+    the next try.
     """
 
     def __init__(self, core: Core, run: Run) -> None:
@@ -59,25 +58,25 @@ class Recorder:
         self._pending: list[Draft | Write] = []
         self._work = anyio.Event()
         self._due = inf
-        """When what is put is to be committed, by :func:`anyio.current_time`."""
+        """When pending writes must be committed, by :func:`anyio.current_time`."""
         self._settled = anyio.Event()
         self._closed = False
         self._size = 0
         self._written = 0
-        """How many writes are committed."""
+        """Number of committed writes."""
         self.asking: str | None = None
-        """The request whose answer the agent has not got yet."""
+        """Id of the request whose answer the agent does not have yet."""
         self.is_reported: set[str] = set()
-        """The requests whose answers it has got."""
+        """Ids of the requests whose answers the agent has."""
         self.withdrawn: list[str] = []
-        """The requests it has given up, or that were stopped together with it."""
+        """Ids of the requests that the agent has given up, or that were stopped together with it."""
         self.last_activity_at = anyio.current_time()
-        """When the agent last said something, by :func:`anyio.current_time`."""
+        """When the agent last had output, by :func:`anyio.current_time`."""
 
     async def put(self, write: Draft | Write, *, within_s: float = GROUP_DELAY_S) -> None:
-        """Put a write behind all before it; waits only while too many are under way.
+        """Add a write. Wait only if too many are pending.
 
-        :param within_s: seconds it may wait for others to be committed with.
+        :param within_s: maximum group-commit delay, in seconds.
         """
         self._pending.append(write)
         self._size += _size([write])
@@ -85,29 +84,29 @@ class Recorder:
         if len(self._pending) >= MAX_PENDING or self._size >= MAX_PENDING_SIZE:
             await self.settle()
         else:
-            # Lets the commits go on even where a runner emits without ever waiting.
+            # Lets commits proceed even if a runner emits without ever waiting.
             await anyio.lowlevel.checkpoint()
 
     async def settle(self) -> None:
-        """Wait until everything put so far is durable, or the attempt is over."""
-        # Not what comes after: an agent may go on saying something all the time.
+        """Wait until all writes added so far are durable, or the recorder is closed."""
+        # Not for later writes: an agent may have output all the time.
         goal = self._written + len(self._pending)
         while self._written < goal and not self._closed:
             self._schedule(0)
             await self._settled.wait()
         if self._closed:
-            # Cancelled, where the run has moved on: nothing may be done for what is not recorded.
+            # Raises a cancellation of the attempt: its writes may not be recorded.
             await anyio.lowlevel.checkpoint()
 
     def _schedule(self, within_s: float) -> None:
-        """Have what is put committed in so many seconds, if not before."""
+        """Have pending writes committed within some seconds."""
         due = anyio.current_time() + within_s
         if due < self._due:
             self._due = due
             self._work.set()
 
     async def _wait_due(self) -> None:
-        """Wait until something is due."""
+        """Wait until a commit is due."""
         while not self._closed:
             self._work = anyio.Event()
             if self._due <= anyio.current_time():
@@ -116,9 +115,9 @@ class Recorder:
                 await self._work.wait()
 
     async def write(self) -> None:
-        """Commit what is put, until :meth:`close`.
+        """Commit writes until :meth:`close`.
 
-        :raises StaleAttempt: if the run has moved on.
+        :raises StaleAttempt: if the run has a later attempt, or has ended.
         """
         try:
             while not self._closed:
@@ -152,24 +151,24 @@ class Recorder:
         self.apply(tx, batch)
 
     def close(self) -> None:
-        """Write no more; what is pending is for the commit that ends the attempt."""
+        """Stop committing. The commit that ends the attempt takes the pending writes."""
         self._closed = True
         self._work.set()
         self._settled.set()
 
     @property
     def pending(self) -> tuple[Draft | Write, ...]:
-        """What is put and not yet committed."""
+        """The writes that are not committed."""
         return tuple(self._pending)
 
     def apply(self, tx: Transaction, batch: Sequence[Draft | Write]) -> None:
-        """Make the next of what is put part of a change, but for what is in already.
+        """Apply the next writes in a transaction, except those that are committed already.
 
-        :raises StaleAttempt: if the run has moved on.
+        :raises StaleAttempt: if the run has a later attempt, or has ended.
         """
         run = run_changes.require_current_attempt(tx, self._run.id, self._run.attempt)
         attempt = run_changes.current_attempt(tx, run)
-        assert attempt is not None, "it was recorded as the run was started"
+        assert attempt is not None, "the start of a run records it"
         self._append(tx, batch[attempt.writes - self._written :])
         if batch:
             run_changes.amend_attempt(tx, run, writes=self._written + len(batch))

@@ -1,14 +1,14 @@
-"""What a lost engine left behind: found at the start, its processes ended, its runs taken up again.
+"""Recovery of the runs that were active when an engine ended unexpectedly.
 
-A run is touched only once every process of its attempt is confirmed gone; then it goes one of
-these ways, which ``run.recovered`` names with the reason:
+At the start, the processes of their attempts are ended. A run is changed only once all of them are
+confirmed gone. Then one of these actions follows, which ``run.recovered`` records with its reason:
 
 ============  ======================================================================================
-``canceled``  its cancel had been asked for
-``parked``    it waits for an answer, and goes on waiting
-``queued``    its agent had not been given the message: the next attempt gives it
-``resumed``   its agent had, and can go on with its conversation: the next attempt does
-``failed``    its agent had, and cannot; or engines were lost with it too often
+``canceled``  its cancel had been requested
+``parked``    it waits for an answer, and continues to wait
+``queued``    its agent had not got the message: the next attempt delivers it
+``resumed``   its agent had the message: the next attempt resumes its conversation
+``failed``    its agent had the message and cannot resume, or too many engines were lost with the run
 ============  ======================================================================================
 """
 
@@ -38,13 +38,13 @@ LOST_OUTCOME: Final = "worker_lost"
 """The outcome of an attempt whose engine was lost."""
 
 PARKED_OUTCOME: Final = "parking"
-"""The outcome, for now, of an attempt whose agent is being stopped while it waits."""
+"""The outcome of an attempt while its agent is being stopped to park the run."""
 
 BATCH: Final = 50
-"""Runs recovered in one commit: callers' changes wait behind it."""
+"""Maximum number of runs recovered in a commit, because other changes wait for it."""
 
 RETRY_S: Final = 5.0
-"""Pause before what could not be done is tried again; it doubles from failure to failure."""
+"""Seconds until the next try. They double with each failure."""
 
 LONGEST_RETRY_S: Final = 60.0
 
@@ -64,12 +64,11 @@ class _Decision:
 
 
 async def recover(core: Core, done: anyio.Event) -> None:
-    """Take up what lost engines were executing; return when nothing of it is left.
+    """Recover the runs of lost engines, with retries until none is left.
 
-    What fails is tried again, and is a problem in the daemon's status until it is done.
+    Runs that are not recovered yet are a problem in the daemon's status.
 
-    :param done: set after the first try, which leaves only runs whose processes do not die, or that
-        could not be taken up.
+    :param done: set after the first try.
     """
     failed = 0
     while True:
@@ -90,11 +89,11 @@ async def recover(core: Core, done: anyio.Event) -> None:
 
 @frozen
 class _Remaining:
-    """What one try has left.
+    """The runs that a try has not recovered.
 
-    :param alive: runs whose processes are not known to be gone.
-    :param reasons: why that is not known, where a host said so.
-    :param failed: runs that could not be taken up.
+    :param alive: number of runs whose processes may still exist.
+    :param reasons: the host's reasons why it does not know.
+    :param failed: number of runs whose recovery failed.
     """
 
     alive: int = 0
@@ -130,7 +129,7 @@ async def _try(core: Core) -> _Remaining:
             await transact_with_retry(core, partial(_recover_batch, core, batch), reserve=True)
         except Exception:
             logger.exception("runs of a lost daemon could not be taken up together")
-            # One that cannot be must not keep back the others.
+            # A run that cannot be recovered must not block the others.
             for one in batch:
                 try:
                     await transact_with_retry(
@@ -148,7 +147,7 @@ def _lost_attempts(view: View, instance: str) -> list[tuple[Run, Attempt | None]
 
 
 async def _reap(core: Core, attempts: Sequence[Attempt | None]) -> Sequence[Remains]:
-    """End what is left of these attempts. A run without an attempt never had a process."""
+    """End the processes of these attempts. A run without an attempt (None) never had any."""
     host = core.config.host
     ours = [one for one in attempts if one is not None and one.host in (None, host.id)]
     found: Mapping[tuple[str, int], Remains] = {}
@@ -173,7 +172,7 @@ def _recover_batch(core: Core, gone: Sequence[tuple[Run, Remains]], tx: Transact
     for before, remains in gone:
         run = tx.run(before.id)
         if run is None or run.status not in ACTIVE or run.worker_id != before.worker_id:
-            continue  # another engine was faster
+            continue  # another engine has recovered it
         _recover_run(core, tx, run, remains)
 
 
@@ -210,16 +209,17 @@ def _recover_run(core: Core, tx: Transaction, run: Run, remains: Remains) -> Non
             attempt_end = transitions.AttemptEnd(
                 Signal.RELEASE, reason=verdict.reason, outcome=LOST_OUTCOME
             )
-            untold = None
+            undelivered = None
             if attempt is not None:
-                # What an agent says while it is stopped to be parked, it says without the answer.
+                # Output of an agent that is being stopped to be parked does not show that it has the
+                # answer.
                 until = attempt.started_at if attempt.outcome == PARKED_OUTCOME else core.now()
-                untold = questions.undelivered_answer(tx, run, (), until)
+                undelivered = questions.undelivered_answer(tx, run, (), until)
             released = transitions.finish(core, tx, run, attempt_end)
             if verdict.action == "resumed" and attempt is not None:
                 queue_note(core, tx, released, attempt, "The program that runs you was lost")
-            if untold is not None:
-                questions.queue_answer(core, tx, released, untold)
+            if undelivered is not None:
+                questions.queue_answer(core, tx, released, undelivered)
 
 
 def _decide(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> _Decision:
@@ -246,21 +246,20 @@ def _decide(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> _
 
 
 def has_begun(view: View, run: Run, attempt: Attempt) -> bool:
-    """Tell whether an attempt's agent was given the message, or did something all the same."""
+    """Return True if an attempt's agent got the message or had any output."""
     return attempt.delivered_at is not None or _last_activity_at(view, run, attempt) is not None
 
 
 def _last_activity_at(view: View, run: Run, attempt: Attempt) -> datetime | None:
-    """Return when the agent of an attempt last showed that it was at work, if it did.
+    """Return the time of an attempt's last output; None if it had none.
 
-    By the attempt's number: it may have begun in the instant in which the one before said its last
-    words, and clocks are set back.
+    The attempt is identified by its number, because times are ambiguous: clocks may be set back.
     """
     return view.last_output_at(run, attempt=attempt.attempt)
 
 
 def resumes(core: Core, view: View, run: Run | None) -> bool:
-    """Tell whether a new attempt of the run could go on with the conversation of the one before."""
+    """Return True if a new attempt of the run can resume the conversation of the previous one."""
     if run is None:
         return False
     provider = core.config.providers.get(run.provider)
@@ -272,20 +271,19 @@ def resumes(core: Core, view: View, run: Run | None) -> bool:
 
 
 def queue_note(core: Core, tx: Transaction, released: Run, attempt: Attempt, cause: str) -> None:
-    """Make a note of what happened the next message of a run that goes on with a conversation.
+    """Queue a note about the interruption as the next message of a run that resumes a conversation.
 
-    Where the agent showed nothing of having what this attempt gave it, that is given again, before
-    the note; what earlier attempts gave it is in its conversation. So is what came while it worked,
-    and after which it said nothing more.
+    Messages of this attempt that the agent may not have got are queued again, before the note: all of
+    them if the agent had no output, else the steering messages after its last output.
 
-    :param attempt: the one that was stopped.
+    :param attempt: the attempt that was stopped.
     """
-    spoke_at = _last_activity_at(tx, released, attempt)
-    for given in tx.run_messages(released.id):
-        is_unheard = spoke_at is None or (given.is_steering and spoke_at <= given.created_at)
-        is_its_own = given.delivered_attempt in (None, attempt.attempt)
-        if is_unheard and is_its_own and not steering.is_recovery_note(given):
-            tx.put_message(evolve(given, delivery="queued", is_steering=False))
+    output_at = _last_activity_at(tx, released, attempt)
+    for earlier in tx.run_messages(released.id):
+        is_unheard = output_at is None or (earlier.is_steering and output_at <= earlier.created_at)
+        is_its_own = earlier.delivered_attempt in (None, attempt.attempt)
+        if is_unheard and is_its_own and not steering.is_recovery_note(earlier):
+            tx.put_message(evolve(earlier, delivery="queued", is_steering=False))
     message = Message(
         id=core.config.ids("msg"),
         session_id=released.session_id,

@@ -1,4 +1,4 @@
-"""Questions a run asks its parent or people: opened, listed, resolved once, expired in time."""
+"""Requests of runs to their parents or to people: the calls, and their deadlines."""
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
@@ -54,36 +54,36 @@ from agent_orchestrator.wire.strict_json import json_copy
 logger = logging.getLogger("agent_orchestrator.requests")
 
 LONGEST_PAUSE_S: Final = 60.0
-"""Seconds after which the clock is looked at again while a request is pending."""
+"""Maximum seconds between two reads of the clock while a request is pending."""
 
 DUE_RETRY_S: Final = 1.0
 
 MIN_EXTENSION: Final = 0.01
-"""The part of the time asked for by which an extension must put a request's end off. A smaller one
-changes nothing: each writes the request into the logs of all above it."""
+"""The part of its seconds by which an extension must postpone a request's end. A smaller one is ignored,
+because each extension is logged in all ancestors."""
 
 DUE_BATCH: Final = 100
-"""Requests that are seen to in one commit."""
+"""Maximum number of due requests handled in a commit."""
 
 MAX_PENDING: Final = 64
-"""Requests one run may have open: people shall not be flooded by one agent."""
+"""Maximum number of open requests of a run, so that an agent cannot flood people."""
 
 MAX_NOTES: Final = 1_000
-"""Messages one run may have sent to its parent, questions included, for another text without a
-request. One run in a loop would fill the parent's conversation, and the disk."""
+"""Number of messages to its parent, questions included, after which a run may send only questions. A run
+in a loop could fill the parent's conversation and the disk."""
 
 MAX_QUESTIONS: Final = 10_000
-"""Messages one run may have sent to its parent, for another question. A policy or a short time may
-close each question at once, so the bound of pending ones is not enough."""
+"""Number of messages to its parent after which a run may send no question either. :data:`MAX_PENDING` is
+not enough, because a policy or a short time may close each question at once."""
 
 WARNING_S: Final = 3600.0
-"""Seconds before its end at which a request warns; a short one when a quarter of its time is left."""
+"""Seconds before its end at which a request warns; at most a quarter of its time."""
 
 POLICY: Final = "policy"
-"""Who decided what a policy did."""
+"""The ``decided_by`` of a request that a policy decided."""
 
 _BY_POLICY: Final[Mapping[Approvals, Decision]] = {"allow": "approve", "deny": "deny"}
-"""What the policies decide that ask nobody."""
+"""The decisions of the policies that ask nobody."""
 
 
 async def reply_parent(
@@ -110,12 +110,12 @@ def send_to_parent(
     *,
     request_id: str | None = None,
 ) -> ReplyParentReply:
-    """Tell a run's parent something, and open the request that goes with it.
+    """Send a run's message to its parent, and open the request of a question.
 
-    :param request_id: what the request is to be called; a new name without one.
+    :param request_id: the id of the request; None means a new one.
     :raises InvalidRequest: if the question is too long.
-    :raises Conflict: if there is nobody to tell, if the run asks though it is canceled, or if a limit
-        is reached.
+    :raises Conflict: if a message has no parent to go to, the run of a question is canceled, or a limit is
+        reached.
     """
     parent = tx.session(session.parent_session_id) if session.parent_session_id else None
     if parent is None and command.request_kind is None:
@@ -129,15 +129,15 @@ def send_to_parent(
         problem = f"must be at most {MAX_QUESTION:,} characters in a question"
         raise InvalidRequest.of({"text": f"{problem}, is {len(command.text):,}"})
     policy = policy_for(command.request_kind, core.approvals_of(session, run.provider))
-    told = None
+    sent = None
     if parent is not None:
         _check_message_limit(tx, run, "questions", MAX_QUESTIONS)
-        told = results.send_to_parent(
+        sent = results.send_to_parent(
             core, tx, parent, session, run, command.text, for_record=policy != "ask-parent"
         )
     request_id = request_id or core.config.ids("req")
     request = _open(core, tx, run, session, parent, command, policy, request_id)
-    return ReplyParentReply(told, parent.id if parent else None, request)
+    return ReplyParentReply(sent, parent.id if parent else None, request)
 
 
 def _open(
@@ -157,7 +157,7 @@ def _open(
     by_parent = (
         policy == "ask-parent" and parent is not None and questions.has_active_agent(tx, parent)
     )
-    # Of a question that is not open for long, its parent has half of the time.
+    # The parent gets at most half of the question's time.
     parent_s = min(core.config.parent_answer_s, command.expires_in_s / 2) if by_parent else 0
     by_policy = _BY_POLICY.get(policy)
     request = Request(
@@ -201,12 +201,12 @@ def _open(
 
 
 def _warn_at(now: datetime, expires_in_s: float) -> datetime:
-    """Return when a request that is open this long warns that it expires."""
+    """Return when a request that is open for this long warns of its end."""
     return now + timedelta(seconds=expires_in_s - min(expires_in_s / 4, WARNING_S))
 
 
 def _check_message_limit(tx: Transaction, run: Run, limit: str, most: int) -> None:
-    """Raise ``Conflict``, naming the limit, if the run has sent its parent that many messages."""
+    """Raise ``Conflict`` if the run has sent as many messages to its parent as the limit allows."""
     if tx.child_message_count(run.id, limit=most) >= most:
         raise Conflict(
             f"run {run.id} has sent {most:,} messages to its parent, the most for {limit}",
@@ -215,10 +215,7 @@ def _check_message_limit(tx: Transaction, run: Run, limit: str, most: int) -> No
 
 
 def _check_pending(tx: Transaction, run: Run) -> None:
-    """Do nothing, or refuse another open request.
-
-    :raises Conflict: naming the limit that is reached.
-    """
+    """Raise ``Conflict`` if the run has as many open requests as it may."""
     if len(tx.requests(run_id=run.id, status="pending", limit=MAX_PENDING)) >= MAX_PENDING:
         raise Conflict(
             f"no further request: at most {MAX_PENDING} of one run may be open",
@@ -314,9 +311,9 @@ async def extend(core: Core, caller: Principal, command: ExtendRequest) -> Chang
 
 
 def _request_to_decide(tx: Transaction, caller: Principal, request_id: str) -> Request:
-    """Return a request that is the caller's to decide.
+    """Return a request that the caller may resolve.
 
-    :raises NotFound: if the caller may not know of it.
+    :raises NotFound: if the caller may not see it.
     :raises Forbidden: if it may only see it.
     """
     request = request_for(tx, caller, Action.RESOLVE, request_id)
@@ -333,7 +330,7 @@ def _closed(request: Request) -> AlreadyResolved:
 
 
 async def watch_deadlines(core: Core) -> None:
-    """Put requests to people, warn of their end and close them, for as long as the engine runs."""
+    """Escalate, warn of and expire requests when they are due, as long as the engine runs."""
     with core.notifier.subscribe("requests") as waiter:
         while True:
             waiter.clear()
@@ -342,7 +339,7 @@ async def watch_deadlines(core: Core) -> None:
             except Unavailable as error:
                 logger.warning("requests cannot be seen to now, trying again: %s", error)
                 delay = DUE_RETRY_S
-            # A clock that is set, or a machine that sleeps, moves the moment and not this pause.
+            # The pause is bounded, because the clock may be set and the machine may sleep.
             with anyio.move_on_after(
                 min(delay, LONGEST_PAUSE_S) if delay < float("inf") else delay
             ):
@@ -350,9 +347,9 @@ async def watch_deadlines(core: Core) -> None:
 
 
 async def _next_due(core: Core) -> float:
-    """See to what is due; return the seconds until the next request is."""
-    while (moment := await core.store.read(lambda view: view.next_due())) is not None:
-        if (delay := (moment - core.now()).total_seconds()) > 0:
+    """Handle due requests, and return the seconds until the next one is due."""
+    while (due := await core.store.read(lambda view: view.next_due())) is not None:
+        if (delay := (due - core.now()).total_seconds()) > 0:
             return delay
         await core.store.transact(lambda tx: _handle_due(core, tx))
     return float("inf")
@@ -373,11 +370,11 @@ def _handle_due(core: Core, tx: Transaction) -> None:
 def attention(
     view: View, run: Run, caller: Principal, ignored: Collection[str] = ()
 ) -> Request | None:
-    """Return the oldest open request of a run or of what descends from its session.
+    """Return the oldest open request of a run or of its session's descendants.
 
-    An agent is not told of what only people may answer: it would wait for it in vain.
+    Requests that only people may resolve are left out for agents.
 
-    :param ignored: those the caller does not want to be told of.
+    :param ignored: ids of requests to leave out.
     """
     session = view.session(run.session_id)
     if session is None:
@@ -402,7 +399,7 @@ def _is_shown_to(caller: Principal, request: Request) -> bool:
 
 
 def _pending(view: View, within: Visibility, root_session_id: str) -> Iterator[Request]:
-    """Return what is open in a tree, the oldest first."""
+    """Yield the open requests of a tree, the oldest first."""
     after = None
     while page := view.requests(
         within=within,

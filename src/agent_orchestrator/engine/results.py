@@ -1,4 +1,4 @@
-"""The results of children, as messages for their parents."""
+"""Delivery of the results of children to their parents."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -35,17 +35,17 @@ from agent_orchestrator.fields import MAX_TEXT
 from agent_orchestrator.ports import Draft, Transaction
 
 MAX_RESULTS: Final = 100
-"""Outcomes of children that are handed over in one run."""
+"""Maximum number of children's results in a run."""
 
 
 MAX_RESULTS_SIZE: Final = 4 * 2**20
-"""Characters after which no further outcome is looked at for one run."""
+"""Characters after which no further result is read for a run."""
 
 
 def agent_knows_result(tx: Transaction, run: Run, returned: Collection[str]) -> bool:
-    """Return whether a child told an outcome while the run was being executed.
+    """Return True if a child's result came while the run was being executed.
 
-    :param returned: messages the run was given and did not deliver.
+    :param returned: ids of the messages that the run did not deliver.
     """
     waiting = tx.waiting_messages(run.session_id, limit=MAX_RESULTS, size=MAX_RESULTS_SIZE)
     return run.started_at is not None and any(
@@ -54,7 +54,7 @@ def agent_knows_result(tx: Transaction, run: Run, returned: Collection[str]) -> 
 
 
 def record_child_result(core: Core, tx: Transaction, run: Run, at: datetime) -> None:
-    """Record a child's outcome in its parent: as a message, and as an event."""
+    """Record a child's result in its parent, as a message and as an event."""
     child = session_of(tx, run)
     parent = tx.session(child.parent_session_id) if child.parent_session_id else None
     if parent is None:
@@ -76,7 +76,7 @@ def record_child_result(core: Core, tx: Transaction, run: Run, at: datetime) -> 
             "code": run.error.code,
             **text_summary("message", run.error.message),
         }
-    # Of the session, not of the run that spawned: that one may have ended long ago.
+    # An event of the session, because the run that spawned the child may have ended.
     tx.append(parent.id, [Draft(EventType.CHILD_FINISHED, finished)], at)
 
 
@@ -90,14 +90,13 @@ def send_to_parent(
     *,
     for_record: bool = False,
 ) -> Message:
-    """Put a message of a child into its parent: on record, or also for the parent's agent.
+    """Add a message of a child to its parent, and queue it for the parent's agent if it wakes it.
 
-    :param for_record: whatever the child's ``notify_parent`` says.
-    :raises InvalidRequest: if the parent's agent takes no text of that length.
+    :param for_record: whether to only record it, whatever the child's ``notify_parent`` is.
+    :raises InvalidRequest: if the text is too long for the parent's agent.
     """
-    # Also for a parent that is closed: it may be opened again, and its agent gets it then.
-    # A child that is canceled wakes nobody, not by its last words either: who cancels a tree does
-    # not want its root at work again.
+    # A closed parent also gets it, because it may be opened again.
+    # A canceled child does not wake its parent: canceling a tree must not set its root to work.
     wakes = (
         child.notify_parent == "wake"
         and not for_record
@@ -125,24 +124,24 @@ def send_to_parent(
 
 
 def _result_text(core: Core, parent: Session, child: Session, run: Run) -> str:
-    """Return the words that tell a child's outcome, cut to what the parent's agent takes at once."""
+    """Return the message about a child's result, cut to the length that the parent's agent accepts."""
     name = f"{child.title} ({child.id})" if child.title else child.id
     if run.result is not None:
-        head, said = f"Child session {name} completed:\n\n", run.result.text
+        head, text = f"Child session {name} completed:\n\n", run.result.text
     elif run.error is not None:
-        head, said = f"Child session {name} failed: {run.error.code}: ", run.error.message
+        head, text = f"Child session {name} failed: {run.error.code}: ", run.error.message
     else:
         return f"Child session {name} was {run.status}."
-    where = f"run {run.id} has all {len(said):,} characters"
-    # Cut first: of what may have many millions of characters only the beginning is looked at.
-    return fit_prompt(core, default_provider(core, parent), head + said[: MAX_TEXT + 1], where)
+    where = f"run {run.id} has all {len(text):,} characters"
+    # Cut first, because a result may have many millions of characters.
+    return fit_prompt(core, default_provider(core, parent), head + text[: MAX_TEXT + 1], where)
 
 
 def deliver_child_results(core: Core, tx: Transaction, session: Session, at: datetime) -> None:
-    """Queue a run for the children's outcomes that wait for a session's agent.
+    """Queue a run for the waiting results of a session's children.
 
-    None is needed where a run is queued that takes them along when it starts. The run has the place
-    in the queue that the first outcome had when it came.
+    A queued run that will deliver them makes this unnecessary. The new run has the place in the queue
+    that belongs to the first result.
     """
     if session.status != "open":
         return
@@ -152,7 +151,7 @@ def deliver_child_results(core: Core, tx: Transaction, session: Session, at: dat
         return
     run_id = waiting[0].own_run_id
     if run_id is None or tx.run(run_id) is not None:
-        run_id = core.config.ids("run")  # the run of that name did not deliver it
+        run_id = core.config.ids("run")  # a run with that id exists, and did not deliver it
     provider = default_provider(core, session)
     above = _chosen_for_waiting_results(tx, session)
     options = with_inherited(core, provider, NO_OPTIONS, above)
@@ -172,9 +171,9 @@ def deliver_child_results(core: Core, tx: Transaction, session: Session, at: dat
 
 
 def _chosen_for_waiting_results(tx: Transaction, session: Session) -> Chosen:
-    """Return what was chosen for the runs of a session that set the children to work whose outcomes wait.
+    """Return the limits on choices of the runs that spawned the children with waiting results.
 
-    The run that they wake goes on for these.
+    The run that delivers the results inherits them.
     """
     waiting = tx.waiting_messages(session.id, limit=MAX_RESULTS, size=MAX_RESULTS_SIZE)
     chosen = Chosen()
@@ -187,15 +186,15 @@ def _chosen_for_waiting_results(tx: Transaction, session: Session) -> Chosen:
 
 
 def _carries_results(core: Core, session: Session, run: Run) -> bool:
-    """Return whether a run is for the session's own agent, confined as the session says."""
+    """Return True if a run has the session's own provider and confinement, so that it delivers results."""
     confined = (run.approval_policy, run.sandbox) == (session.approval_policy, session.sandbox)
     return confined and run.provider == default_provider(core, session)
 
 
 def attach_results(core: Core, tx: Transaction, run: Run, session: Session) -> None:
-    """Have a run deliver the children's outcomes that wait, too: as many as its agent takes at once.
+    """Add waiting results of children to the messages of a run, as many as fit into its prompt.
 
-    The rest waits for the next turn. So do all, where a run is queued for one that came before.
+    The others wait for the next turn. All of them wait if another queued run is for a child's result.
     """
     waiting = tx.waiting_messages(session.id, limit=MAX_RESULTS, size=MAX_RESULTS_SIZE)
     if not waiting or not _carries_results(core, session, run):
@@ -203,9 +202,9 @@ def attach_results(core: Core, tx: Transaction, run: Run, session: Session) -> N
     queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_READ_ROWS)
     if any(other.id != run.id and _is_child_result(tx, other) for other in queued):
         return
-    given = tx.run_messages(run.id)
-    count = count_fitting([*given, *waiting][:MAX_RESULTS], limit_of(core, run.provider))
-    for message in waiting[: max(0, count - len(given))]:
+    own = tx.run_messages(run.id)
+    count = count_fitting([*own, *waiting][:MAX_RESULTS], limit_of(core, run.provider))
+    for message in waiting[: max(0, count - len(own))]:
         tx.put_message(evolve(message, run_id=run.id))
 
 

@@ -1,4 +1,4 @@
-"""How long what is only of use for a while is kept: records of idempotency keys, ended tokens."""
+"""Deletion of old idempotency records and of tokens that ended long ago."""
 
 import logging
 from datetime import datetime, timedelta
@@ -16,41 +16,41 @@ from agent_orchestrator.ports import Transaction
 logger = logging.getLogger("agent_orchestrator.retention")
 
 KEY_LIFETIME: Final = timedelta(days=7)
-"""How long the record of an idempotency key is kept; a day is promised, as clocks are set."""
+"""How long an idempotency record is kept. Only a day is promised, because clocks may be set."""
 
 MAX_RECORDS: Final = 100_000
 MAX_RECORDS_SIZE: Final = 2**30
-"""Records of one caller, and bytes of their answers, that are kept; of a run fewer."""
+"""Maximum number of a caller's records, and bytes of their answers. The limits of a run are lower."""
 
 MAX_RUN_RECORDS: Final = 10_000
 MAX_RUN_RECORDS_SIZE: Final = 2**26
 
 TOKEN_LIFETIME: Final = timedelta(days=30)
-"""How long a token is kept, and listed, once it was revoked or has expired."""
+"""How long a revoked or expired token is kept and listed."""
 
 SHORTEST_PAUSE_S: Final = 3600.0
 LONGEST_PAUSE_S: Final = 86400.0
-"""Seconds between two passes. What is due is deleted up to an hour late, so that much goes at once. A
-clock that is set, or a machine that sleeps, moves the due moment and not the pause: it has a limit."""
+"""Bounds of the seconds between two passes. The lower one lets many rows be deleted together. The upper
+one is there because the clock may be set and the machine may sleep."""
 
 RETRY_S: Final = 60.0
 
 BATCH: Final = 64
-"""Rows deleted in one change. A record can hold a long answer, and other changes wait meanwhile."""
+"""Maximum number of rows deleted in a change: answers can be long, and other changes wait."""
 
 RECORDS_TOPIC: Final = "records"
-"""Notified when a run has ended and has more records than its last change deleted."""
+"""Notified when a run has ended and has more records than the change deleted."""
 
 
 def record_limits(caller: Principal) -> tuple[int, int]:
-    """Return how many records of a caller are kept, and how many bytes of their answers."""
+    """Return the maximum number of a caller's records, and of bytes of their answers."""
     if caller.run is not None:
         return MAX_RUN_RECORDS, MAX_RUN_RECORDS_SIZE
     return MAX_RECORDS, MAX_RECORDS_SIZE
 
 
 async def delete_expired(core: Core) -> None:
-    """Delete what is due, for as long as the engine runs."""
+    """Delete old records and tokens when they are due, as long as the engine runs."""
     with core.notifier.subscribe(RECORDS_TOPIC) as waiter:
         while True:
             waiter.clear()
@@ -58,8 +58,8 @@ async def delete_expired(core: Core) -> None:
                 due = await delete_due(core)
             except Exception as error:
                 is_known = isinstance(error, Unavailable)
-                told = "what is over cannot be deleted now, trying again: %s"
-                logger.warning(told, error, exc_info=not is_known)
+                text = "old records and tokens cannot be deleted now, trying again: %s"
+                logger.warning(text, error, exc_info=not is_known)
                 await anyio.sleep(RETRY_S)
                 continue
             with anyio.move_on_after(seconds_until(due, core.now())):
@@ -67,9 +67,9 @@ async def delete_expired(core: Core) -> None:
 
 
 def forget_run(tx: Transaction, run_id: str) -> None:
-    """Delete records of a run that ends: nobody can call as this run any more.
+    """Delete records of a run that ends, because nothing can call as this run any more.
 
-    At most :data:`BATCH` go in this change. :func:`delete_expired` deletes the rest.
+    This deletes at most :data:`BATCH`; :func:`delete_expired` deletes the rest.
     """
     if tx.delete_records_of(run_id, limit=BATCH) == BATCH:
         tx.notify(RECORDS_TOPIC)
@@ -78,16 +78,16 @@ def forget_run(tx: Transaction, run_id: str) -> None:
 def seconds_until(due: datetime | None, now: datetime) -> float:
     """Return the seconds until the next pass.
 
-    :param due: when something is due; None if nothing is there.
+    :param due: when the next row is due; None if there is none.
     """
     seconds = LONGEST_PAUSE_S if due is None else (due - now).total_seconds()
     return min(max(seconds, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
 
 
 async def delete_due(core: Core) -> datetime | None:
-    """Delete what is due now; return when something is due next.
+    """Delete due records and tokens, and return when the next one is due.
 
-    :raises Unavailable: if the store cannot be read or written to.
+    :raises Unavailable: if the store is unavailable.
     """
     await _forget_ended(core)
     moments = (await _delete_records(core), await _delete_tokens(core))
@@ -114,8 +114,9 @@ async def _delete_records(core: Core) -> datetime | None:
 
 
 async def _delete_tokens(core: Core) -> datetime | None:
-    """Delete the tokens that ended long ago, but for the newest of all: while there is one, no caller
-    is let in without a token.
+    """Delete the tokens that ended long ago, except the newest token of all.
+
+    As long as the store has a token, callers need one.
     """
     before = core.now() - TOKEN_LIFETIME
     next_end: datetime | None = None

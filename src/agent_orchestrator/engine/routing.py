@@ -1,4 +1,4 @@
-"""Which provider executes a run: its own, or one that stands in for it."""
+"""Execution of a run by its provider, or by a fallback."""
 
 import logging
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from agent_orchestrator.engine.turn_options import TurnOptions, accepted_options
 from agent_orchestrator.ports import TAG_VARIABLE, Draft, Outcome, Runner, Transaction
 
 MAX_EXIT_CODE: Final = 2**32 - 1
-"""Windows has exit codes of 32 bits; elsewhere they are smaller."""
+"""The largest exit code, on Windows: 32 bits."""
 
 logger = logging.getLogger("agent_orchestrator.worker")
 
@@ -39,7 +39,7 @@ async def run_with_fallback(
     contexts: list[AttemptContext],
     tasks: TaskGroup,
 ) -> Outcome | AgentFailed:
-    """Try the run's provider and, while nothing has begun, those that stand in for it."""
+    """Execute a run with its provider, or with its fallbacks as long as the agent has had no effects."""
     run = running.run
     problem = await core.cwd_problem(running.assignment.session.cwd)
     if problem is not None:
@@ -82,36 +82,36 @@ async def _try(runner: Runner, context: AttemptContext) -> Outcome | AgentFailed
     except AgentFailed as failure:
         return failure
     except anyio.get_cancelled_exc_class():
-        # Ours, or (on asyncio) one of a task the runner cancelled and awaited, which is its fault.
+        # The engine's cancellation is raised here. Else, on asyncio, the runner awaited a cancelled task.
         await anyio.lowlevel.checkpoint()
         logger.exception("runner %s let out a cancellation of its own", runner.name)
         return AgentFailed("agent_crashed", "the runner was cancelled from inside")
     except (KeyboardInterrupt, GeneratorExit):
         raise
-    except BaseException as error:  # a function of a user's may even call sys.exit
+    except BaseException as error:  # a user's function may even call sys.exit
         if isinstance(error, BaseExceptionGroup) and not isinstance(error, Exception):
-            raise  # holds a cancellation: the scope round this knows whose
+            raise  # it contains a cancellation, which the surrounding scope handles
         if found := failures_in(error):
             return found[0]
         logger.exception("runner %s failed in run %s", runner.name, context.run.id)
         return crash(error)
-    given: object = outcome  # runners come from outside, where nothing checks their types
-    if not isinstance(given, Outcome):
+    unchecked: object = outcome  # a runner may be untyped third-party code
+    if not isinstance(unchecked, Outcome):
         return AgentFailed(
             "agent_crashed",
-            f"runner {runner.name} returned {type(given).__name__}, not an Outcome",
+            f"runner {runner.name} returned {type(unchecked).__name__}, not an Outcome",
         )
-    text: object = given.text
+    text: object = unchecked.text
     if not isinstance(text, str):
         return AgentFailed("agent_crashed", f"runner {runner.name}: Outcome.text must be text")
-    if not is_exit_code(given.exit_code):
+    if not is_exit_code(unchecked.exit_code):
         problem = f"Outcome.exit_code must be an integer of at most {MAX_EXIT_CODE:,}, or None"
         return AgentFailed("agent_crashed", f"runner {runner.name}: {problem}")
-    return given
+    return unchecked
 
 
 def is_exit_code(value: object) -> bool:
-    """Return True for what an exit code may be: None, or an integer; negative for a signal."""
+    """Return True for a valid exit code: None, or an integer in range, negative for a signal."""
     if value is None:
         return True
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_EXIT_CODE
@@ -122,7 +122,7 @@ def crash(error: BaseException) -> AgentFailed:
 
 
 def failures_in(error: BaseException) -> list[AgentFailed]:
-    """Return the failures in what a task group of the runner raised."""
+    """Return the ``AgentFailed`` errors in an exception or a group of exceptions."""
     if isinstance(error, BaseExceptionGroup):
         return [found for part in error.exceptions for found in failures_in(part)]
     return [error] if isinstance(error, AgentFailed) else []
@@ -152,7 +152,7 @@ async def _reroute(
     recorder: Recorder, session: Session, run: Run, name: str, provider: ProviderConfig
 ) -> Run:
     model = session.model or provider.model
-    # Its thread is known to the other provider only.
+    # A thread belongs to one provider.
     routed = evolve(run, provider=name, model=model, thread_id=None)
 
     def write(tx: Transaction, current: Run) -> None:

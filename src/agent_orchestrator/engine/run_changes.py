@@ -1,7 +1,6 @@
-"""What every change of a run is made of: its record, its log, its topics and the fence of its attempt.
+"""Helpers for changes of a run: the fence of its attempt, its record, its events and its topics.
 
-These and their siblings are functions of a transaction: the state, the log and the delivery of messages
-change in one commit or not at all.
+They are functions of a transaction, so that state, events and messages change in one commit.
 """
 
 from collections.abc import Mapping
@@ -23,27 +22,27 @@ from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.wire.codec import to_plain
 
 QUEUE_TOPIC = "queue"
-"""Notified when there may be work for a worker."""
+"""Notified when a worker may have a run to start."""
 
 
 def cancel_topic(run_id: str) -> str:
-    """Return the topic of a request to cancel a run."""
+    """Return the topic that is notified when a run's cancel is requested."""
     return f"cancel:{run_id}"
 
 
 def steer_topic(run_id: str) -> str:
-    """Return the topic of a new message for the running agent."""
+    """Return the topic that is notified of a new message for the running agent."""
     return f"steer:{run_id}"
 
 
 class StaleAttempt(Exception):
-    """The run has moved on: what this attempt says no longer counts."""
+    """The run has a later attempt, or has ended: writes of this attempt are refused."""
 
 
 def require_current_attempt(tx: Transaction, run_id: str, attempt: int) -> Run:
-    """Return the run as it is, for a write of one of its attempts.
+    """Return the run for a write of one of its attempts.
 
-    :raises StaleAttempt: if that attempt is no longer the one executing it.
+    :raises StaleAttempt: if that attempt is no longer active.
     """
     run = tx.run(run_id)
     if run is None or run.attempt != attempt or run.status not in ACTIVE:
@@ -57,7 +56,7 @@ def log(tx: Transaction, run: Run, event_type: str, data: Mapping[str, Any], at:
 
 
 def message_created_event(message: Message) -> Draft:
-    """Return the event that tells of a new message."""
+    """Return the event ``message.created`` of a message."""
     data = {
         "message_id": message.id,
         "role": message.role,
@@ -82,19 +81,19 @@ def session_of(tx: Transaction, run: Run) -> Session:
 
 
 def default_provider(core: Core, session: Session) -> str:
-    """Return the provider of what waits for a session's agent.
+    """Return the session's provider, else the default.
 
-    Not checked: where it is gone, the run says so, and a child's end is recorded all the same.
+    It is not checked: a child's result is recorded even if the provider no longer exists.
     """
     return session.provider or core.config.routing.default
 
 
 def current_attempt(view: View, run: Run) -> Attempt | None:
-    """Return the record of the attempt the run is at."""
+    """Return the record of the run's present attempt."""
     return next((one for one in view.attempts(run.id) if one.attempt == run.attempt), None)
 
 
 def amend_attempt(tx: Transaction, run: Run, **changes: Any) -> None:
-    """Change the record of the attempt the run is at."""
+    """Change the record of the run's present attempt."""
     if (attempt := current_attempt(tx, run)) is not None:
         tx.put_attempt(evolve(attempt, **changes))

@@ -1,4 +1,4 @@
-"""An attempt that this process executes: what it was given, where it stands, and how it is stopped."""
+"""An attempt that this process executes: its assignment, its state, and stopping it."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,27 +15,27 @@ from agent_orchestrator.engine.transitions import AttemptEnd
 
 @frozen
 class Assignment:
-    """A run a worker has taken, with what it needs to begin."""
+    """A run assigned to a worker, with the data that the worker needs."""
 
     run: Run
     session: Session
     messages: Sequence[Message]
     thread: Thread | None
-    """The one to go on with, of the run's provider."""
+    """The thread of the run's provider to resume."""
     token: str | None = field(default=None, repr=False)
-    """By which its agent may act as the run, while the attempt lasts."""
+    """The bearer token of its agent, valid during the attempt."""
 
 
 @define(eq=False)
 class BlockedTime:
-    """How long an agent has been blocked. Times are those of :func:`anyio.current_time`."""
+    """The time that an agent was blocked. Times are those of :func:`anyio.current_time`."""
 
     since: float | None = None
-    """When it was blocked, while it is; its worker does something else meanwhile."""
+    """When the present block began; None if it is not blocked."""
     ended_at: float = 0.0
-    """When it was last unblocked."""
+    """When the last block ended."""
     total_s: float = 0.0
-    """Seconds it was blocked before."""
+    """Total seconds of earlier blocks."""
     _ended: anyio.Event = field(factory=anyio.Event)
 
     def begin(self) -> None:
@@ -50,7 +50,7 @@ class BlockedTime:
         self._ended = anyio.Event()
 
     async def wait_over(self) -> None:
-        """Wait until the agent is not blocked."""
+        """Wait until the agent is not blocked any more."""
         while self.since is not None:
             await self._ended.wait()
 
@@ -64,17 +64,17 @@ class RunningAttempt:
     course: Course = Course.WORKING
     blocked: BlockedTime = field(factory=BlockedTime)
     provider: ProviderConfig | None = None
-    """What executes it now."""
+    """The provider that executes it now."""
     request_id: str | None = None
-    """The request it cannot go on without the answer to."""
+    """The request whose answer it waits for."""
     attempt_end: AttemptEnd | None = None
-    """How it is to end, if it is being stopped."""
+    """The end to record, if it is being stopped."""
     stopped_at: datetime | None = None
-    """When it was first to be parked or released."""
+    """When it was first parked or released."""
     final_run: Run | None = None
-    """The run as the attempt left it, once that is recorded."""
+    """The run after the recorded end of the attempt."""
     _calls: int = 0
-    """How many calls of its agent wait."""
+    """Number of its agent's calls that wait."""
 
     @property
     def run(self) -> Run:
@@ -82,16 +82,16 @@ class RunningAttempt:
 
     @property
     def final_status(self) -> RunStatus | None:
-        """The state the attempt left the run in, once that is recorded."""
+        """The status of the run after the recorded end of the attempt."""
         return None if self.final_run is None else self.final_run.status
 
     @property
     def is_blocked(self) -> bool:
-        """Whether it waits for an answer or for another run."""
+        """Whether it waits for an answer or another run."""
         return self.request_id is not None or self._calls > 0
 
     def set_request(self, request_id: str | None) -> bool:
-        """Record the request whose answer it waits for, if any.
+        """Set the request whose answer it waits for, if any.
 
         :return: True if this blocked or unblocked the attempt.
         """
@@ -99,13 +99,13 @@ class RunningAttempt:
         return self._has_changed(was_blocked)
 
     def begin_call(self) -> None:
-        """Record that a call of its agent waits."""
+        """Count a call of its agent that waits."""
         was_blocked = self.is_blocked
         self._calls += 1
         self._has_changed(was_blocked)
 
     def end_call(self) -> None:
-        """Record that such a call is over."""
+        """Count the end of such a call."""
         was_blocked = self.is_blocked
         self._calls -= 1
         self._has_changed(was_blocked)
@@ -120,21 +120,21 @@ class RunningAttempt:
         return True
 
     def park(self, at: datetime) -> None:
-        """Stop its agent; the run goes on waiting without."""
+        """Stop its agent. The run continues to wait without one."""
         self.stopped_at = self.stopped_at or at
         self._stop(Order.PARK, AttemptEnd(Signal.RELEASE, reason="it waits for an answer"))
 
     def release(self, reason: str, at: datetime) -> None:
-        """Stop it and give it back to the queue."""
+        """Stop its agent. The run goes back to the queue."""
         self.stopped_at = self.stopped_at or at
         self._stop(Order.RELEASE, AttemptEnd(Signal.RELEASE, reason=reason))
 
     def fail(self, error: RunError) -> None:
-        """Stop it: it has failed."""
+        """Stop its agent. The run fails."""
         self._stop(Order.FAIL, AttemptEnd(Signal.FAIL, error=error))
 
     def cancel(self) -> None:
-        """Stop it for good."""
+        """Stop its agent. The run is canceled."""
         self._stop(Order.CANCEL, AttemptEnd(Signal.CANCEL))
 
     def _stop(self, order: Order, attempt_end: AttemptEnd) -> None:
@@ -144,6 +144,6 @@ class RunningAttempt:
         self.scope.cancel()
 
     def end(self, run: Run) -> None:
-        """Note the run as the recorded end of the attempt left it."""
+        """Set the run after the recorded end of the attempt."""
         self.course = advance(self.course, Order.END)
         self.final_run = run

@@ -1,4 +1,4 @@
-"""Runs: make, read, list, wait for, drive by hand, cancel."""
+"""The calls for runs: create, read, list, wait, transition, cancel."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -130,7 +130,7 @@ async def wait(core: Core, caller: Principal, command: WaitRun) -> WaitReply:
     with core.notifier.subscribe(*topics) as waiter:
         reply = await core.store.read(query)
         if reply.timed_out and command.timeout_s:
-            # An agent that waits for what its own run is asked may be at work all the same.
+            # An agent that waits for requests of its own run may still be working.
             released = (
                 nullcontext()
                 if caller.run is None or is_own
@@ -156,7 +156,7 @@ async def cancel(core: Core, caller: Principal, command: CancelRun) -> Change[Ca
 
 
 _MANUAL_SIGNALS = frozenset({Signal.START, Signal.RELEASE, Signal.COMPLETE, Signal.FAIL})
-"""The signals the holder of a manual run gives; waiting belongs to an open request."""
+"""The signals of a manual run's transitions. Only requests make a run wait or resume."""
 
 
 async def transition(core: Core, caller: Principal, command: TransitionRun) -> Change[RunReply]:
@@ -197,24 +197,24 @@ def _start(tx: Transaction, run: Run, worker_id: str, core: Core) -> Run:
     return started
 
 
-def _result(to_status: RunStatus, given: Mapping[str, Any] | None) -> RunResult | None:
-    if given is None:
+def _result(to_status: RunStatus, values: Mapping[str, Any] | None) -> RunResult | None:
+    if values is None:
         return RunResult("") if to_status is RunStatus.COMPLETED else None
     if to_status is not RunStatus.COMPLETED:
         raise InvalidRequest.of({"result": "goes with to_status completed only"})
-    fields = _texts("result", given, required=("text",))
+    fields = _texts("result", values, required=("text",))
     return RunResult(fields["text"])
 
 
-def _error(to_status: RunStatus, given: Mapping[str, Any] | None) -> RunError | None:
-    if given is None:
+def _error(to_status: RunStatus, values: Mapping[str, Any] | None) -> RunError | None:
+    if values is None:
         failed = to_status is RunStatus.FAILED
         return (
             RunError("provider_error", "the holder of the run gave no reason") if failed else None
         )
     if to_status is not RunStatus.FAILED:
         raise InvalidRequest.of({"error": "goes with to_status failed only"})
-    fields = _texts("error", given, required=("message",), optional=("code",))
+    fields = _texts("error", values, required=("message",), optional=("code",))
     code = fields.get("code", "provider_error")
     if code not in FAILURE_CODES:
         raise InvalidRequest.of({"error.code": f"must be one of {', '.join(FAILURE_CODES)}"})
@@ -223,19 +223,19 @@ def _error(to_status: RunStatus, given: Mapping[str, Any] | None) -> RunError | 
 
 def _texts(
     place: str,
-    given: Mapping[str, Any],
+    values: Mapping[str, Any],
     *,
     required: tuple[str, ...],
     optional: tuple[str, ...] = (),
 ) -> dict[str, str]:
-    unknown = [name for name in given if name not in required + optional]
+    unknown = [name for name in values if name not in required + optional]
     problems = {
         f"{place}.{shown(name)}": "is not a field of this call"
         for name in unknown[:MAX_NAMED_PROBLEMS]
     }
     for name in required + optional:
-        value = given.get(name)
-        if name not in given:
+        value = values.get(name)
+        if name not in values:
             if name in required:
                 problems[f"{place}.{name}"] = "is required"
         elif not isinstance(value, str):
@@ -246,4 +246,4 @@ def _texts(
             problems[f"{place}.{name}"] = problem
     if problems:
         raise InvalidRequest.of(problems)
-    return {name: str(value) for name, value in given.items()}
+    return {name: str(value) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Sessions: make, read, list, change, close."""
+"""The calls for sessions: create, read, list, update, close."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -40,7 +40,7 @@ from agent_orchestrator.ports import Draft, Transaction, View
 from agent_orchestrator.wire.strict_json import json_copy
 
 CLOSE_REASON: Final = "its session was closed"
-"""Why the runs of a closed tree are canceled."""
+"""The cancel reason of a closed tree's runs."""
 
 
 async def create(
@@ -49,7 +49,7 @@ async def create(
     forbid_runs(caller)
     core.require_accepting()
     if command.approvals is not None and is_looser(command.approvals, DEFAULT):
-        # It approves beforehand whatever the session's agents will ask for.
+        # A looser policy approves future requests of the session's agents.
         require_scope(core, caller, "approve")
     require_permitted(core, caller, command)
     if command.provider is not None:
@@ -58,7 +58,7 @@ async def create(
     if command.text is None and options.given:
         problem = "needs a text: it is for the first message"
         raise InvalidRequest.of(dict.fromkeys(sorted(options.given), problem))
-    given = limits.session_limits(core, command, None)
+    session_limits = limits.session_limits(core, command, None)
     cwd = await core.workspace(command.cwd or core.config.cwd)
 
     def change(tx: Transaction) -> CreateSessionReply:
@@ -85,7 +85,7 @@ async def create(
             approvals=command.approvals,
             approval_policy=command.approval_policy,
             sandbox=command.sandbox,
-            **given,
+            **session_limits,
         )
         tx.add_session(session)
         data = {"title": session.title, "provider": session.provider, "cwd": session.cwd}
@@ -159,10 +159,9 @@ async def update(core: Core, caller: Principal, command: UpdateSession) -> Chang
 
 
 async def _new_directory(core: Core, caller: Principal, command: UpdateSession) -> str | None:
-    """Return the directory a session is to be moved to; None where it is not.
+    """Return the checked new directory of a session; None if the command has none.
 
-    It is checked as for a new session. Who may not change the session does not learn whether there is
-    such a directory.
+    Access is checked first, so that other callers do not learn whether the directory exists.
     """
     if command.cwd is None:
         return None
@@ -179,9 +178,7 @@ async def _new_directory(core: Core, caller: Principal, command: UpdateSession) 
 
 
 def _require_idle(tx: Transaction, session: Session) -> None:
-    """Raise `SessionBusy` if a run of the session has begun and not ended: its agent works in the old
-    directory.
-    """
+    """Raise ``SessionBusy`` if a started run of the session has not ended: its agent uses the old directory."""
     for run in transitions.started_runs(tx, session):
         state = "queued to go on" if run.status is RunStatus.QUEUED else run.status
         raise SessionBusy(
@@ -197,8 +194,8 @@ async def close(core: Core, caller: Principal, command: CloseSession) -> Change[
         still_open = [one for one in tree if one.status == "open"]
         for one in still_open:
             _write_changes(core, tx, one, {"status": "closed"})
-        # All are closed by now, so no cancel sets another of them to work. Children come first, so
-        # that no person is asked what a canceled child wanted to know.
+        # All are closed now, so that no cancel starts work in another of them. Children come first, so
+        # that requests of canceled children are not escalated to people.
         canceled = (
             [_cancel_runs(core, tx, one) for one in reversed(tree)] if command.cascade else []
         )
@@ -217,7 +214,7 @@ async def close(core: Core, caller: Principal, command: CloseSession) -> Change[
 def _write_changes(
     core: Core, tx: Transaction, session: Session, changes: Mapping[str, Any]
 ) -> Session:
-    """Write new values of a session, and the event that tells of them."""
+    """Write new values of a session, and the event for them."""
     now = core.now()
     updated: Session = evolve(session, updated_at=now, **changes)
     tx.put_session(updated)
@@ -229,7 +226,7 @@ def _write_changes(
 
 
 def _below(tx: Transaction, session: Session) -> list[Session]:
-    """Return all sessions that descend from one, each after its parent."""
+    """Return all descendants of a session, each after its parent."""
     found: list[Session] = []
     parents = [session]
     for parent in parents:
@@ -244,10 +241,10 @@ def _below(tx: Transaction, session: Session) -> list[Session]:
 
 
 def _cancel_runs(core: Core, tx: Transaction, session: Session) -> list[str]:
-    """Ask every run of a session to end; return those that had not. What is queued ends at once."""
+    """Cancel every run of a session, and return the ids of those that had not ended."""
 
     def end(run: Run) -> list[str]:
-        # It would become a run when this one ends, though the session is closed.
+        # Otherwise the message would get a run when this one ends, although the session is closed.
         for message in steering.undelivered_messages(tx, run.id):
             tx.put_message(evolve(message, delivery="undeliverable"))
         return transitions.request_cancel(core, tx, run, reason=CLOSE_REASON, cascade=False)

@@ -1,4 +1,4 @@
-"""The messages of a run: what its agent is given at first and while it works, and what becomes of the rest."""
+"""The messages of a run: its prompt, steering messages, and the messages that it did not deliver."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -21,10 +21,9 @@ from agent_orchestrator.ports import Runner, Transaction, View, capabilities_of
 
 
 def settle_messages(core: Core, tx: Transaction, run: Run, at: datetime) -> set[str]:
-    """Say what became of the messages of a run that has ended without word of their delivery, and forget
-    the images of all.
+    """Set the delivery of an ended run's undelivered messages, and delete the images of all.
 
-    :return: the ids of those that wait again.
+    :return: the ids of the children's results that wait for another run.
     """
     returned = set()
     delivery: Delivery = "delivered" if run.status is RunStatus.COMPLETED else "undeliverable"
@@ -36,7 +35,7 @@ def settle_messages(core: Core, tx: Transaction, run: Run, at: datetime) -> set[
         if message.is_steering:
             requeue(core, tx, run, evolve(message, is_steering=False), at)
         elif delivery == "undeliverable" and message.source.kind == "child":
-            tx.put_message(evolve(message, run_id=None))  # it goes with the next turn
+            tx.put_message(evolve(message, run_id=None))  # the next run delivers it
             returned.add(message.id)
         else:
             tx.put_message(evolve(message, delivery=delivery))
@@ -44,12 +43,12 @@ def settle_messages(core: Core, tx: Transaction, run: Run, at: datetime) -> set[
 
 
 def is_recovery_note(message: Message) -> bool:
-    """Return whether a run's message is a note of what became of the attempt before."""
+    """Return True if a message is the note about an interrupted attempt."""
     return message.role == "system" and message.request_id is None
 
 
 def undelivered_messages(view: View, run_id: str) -> list[Message]:
-    """Return what came for a run's agent while it works and it has not taken, in order."""
+    """Return the steering messages that a run's agent has not taken, in order."""
     return [one for one in view.run_messages(run_id) if _is_undelivered(one)]
 
 
@@ -58,12 +57,12 @@ def _is_undelivered(message: Message) -> bool:
 
 
 def prompt_messages(core: Core, tx: Transaction, run: Run, thread: Thread | None) -> list[Message]:
-    """Return what an attempt that begins is to give its agent: as much as it takes at once.
+    """Return the messages for the prompt of a new attempt, as many as fit.
 
-    What came for the agent of one before, and was not taken, is among it: it steers nobody any more.
-    The rest follows: outcomes of children wait for the next turn, other messages become runs.
+    Steering messages that an earlier attempt did not take are included. Of the messages that do not fit,
+    results of children wait for the next turn, and others get runs of their own.
 
-    :param thread: the conversation it goes on with, if its session has one.
+    :param thread: the conversation to resume, if there is one.
     """
     messages = []
     for message in tx.run_messages(run.id):
@@ -72,14 +71,14 @@ def prompt_messages(core: Core, tx: Transaction, run: Run, thread: Thread | None
             tx.put_message(message)
         messages.append(message)
     config = core.config.providers.get(run.provider)
-    given = messages if config is None else unseen_messages(messages, thread, config.runner)
-    fit = count_fitting(given, limit_of(core, run.provider))
-    later = given[fit:]
+    unseen = messages if config is None else unseen_messages(messages, thread, config.runner)
+    fit = count_fitting(unseen, limit_of(core, run.provider))
+    later = unseen[fit:]
     for message in later:
         put_off = evolve(message, delivery="queued", delivered_attempt=None)
         if message.source.kind == "child":
             tx.put_message(evolve(put_off, run_id=None))
-        elif is_recovery_note(message):  # of no use by itself
+        elif is_recovery_note(message):  # useless without the other messages
             tx.put_message(evolve(message, delivery="undeliverable"))
         else:
             requeue(core, tx, run, put_off, core.now())
@@ -89,24 +88,23 @@ def prompt_messages(core: Core, tx: Transaction, run: Run, thread: Thread | None
 def unseen_messages(
     messages: Sequence[Message], thread: Thread | None, runner: Runner
 ) -> Sequence[Message]:
-    """Return those of a run's messages that its agent is to be given: where it goes on with a
-    conversation, only those that the conversation does not have.
-    """
+    """Return the messages for the agent: only undelivered ones if it resumes a conversation."""
     fresh = [message for message in messages if message.delivery == "queued"]
     resumes = capabilities_of(runner).resumes
     return fresh if thread is not None and fresh and resumes else messages
 
 
 def mark_delivered(tx: Transaction, message_id: str | None, attempt: int) -> None:
-    """Record that the agent has the message, and by which attempt of its run."""
+    """Record that an attempt has delivered a message."""
     message = tx.message(message_id) if message_id else None
     if message is not None and message.delivery != "delivered":
         tx.put_message(evolve(message, delivery="delivered", delivered_attempt=attempt))
 
 
 def drop_steering(tx: Transaction, run: Run, canceled: Collection[str]) -> None:
-    """Keep what a run was to be told on its way from becoming a run of its own, where that would be
-    reached by the cancel of one above as the run itself is.
+    """Mark a canceled run's steering messages as undeliverable if the cancel would reach their own runs.
+
+    :param canceled: ids of the runs that the cancel has reached so far.
     """
     if not canceled:
         return

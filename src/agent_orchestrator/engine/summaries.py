@@ -1,29 +1,27 @@
-"""What a log says of a thing that is kept elsewhere: which it is, and how its texts begin.
+"""Summaries of requests and results for the logs of ancestors.
 
-A log above holds no copies. What an agent puts into a question or a result would otherwise be
-written once for each session above it.
+Ancestors get no full copies: a long question would otherwise be stored once per ancestor.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 MAX_SUMMARY: Final = 1_000
-"""Characters that a log above keeps of a text."""
+"""Maximum number of characters of a text in a summary."""
 
 _OMITTED: Final = ("detail", "options")
 _SHORTENED: Final = ("text", "answer")
 
 
 def shortened(text: str) -> str:
-    """Return the text, or its first characters and an ellipsis."""
+    """Return the text, or its beginning and an ellipsis."""
     return text if len(text) <= MAX_SUMMARY else text[:MAX_SUMMARY] + "…"
 
 
 def request_summary(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request, as JSON has it, for the logs above its session.
+    """Return the summary of a request, both as JSON objects.
 
-    :return: all its fields; ``detail`` and ``options`` are null, the texts are cut. ``cut`` names
-        those that differ.
+    ``detail`` and ``options`` are null and texts are cut. ``cut`` names the fields that differ.
     """
     found = dict(request)
     for name in _OMITTED:
@@ -37,7 +35,7 @@ def request_summary(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_summary(name: str, text: str | None) -> dict[str, Any]:
-    """Return a text by its name, and ``cut`` with that name where it is not the whole text."""
-    if text is None or (kept := shortened(text)) == text:
+    """Return an object with the shortened text as field ``name``, and ``cut`` if it was cut."""
+    if text is None or (short := shortened(text)) == text:
         return {name: text}
-    return {name: kept, "cut": [name]}
+    return {name: short, "cut": [name]}

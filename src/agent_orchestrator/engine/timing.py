@@ -1,6 +1,4 @@
-"""How long an agent may take, and how long it may say nothing. Standing still does not count:
-waiting for an answer, or for another run.
-"""
+"""Time limits of an attempt: in total, and without output. Time in which it is blocked does not count."""
 
 from math import inf
 from typing import Final
@@ -15,15 +13,15 @@ from agent_orchestrator.engine.running_attempt import RunningAttempt
 from agent_orchestrator.ports import Draft
 
 SILENCE_LIMIT: Final = "(silence_timeout_s)"
-"""How the error of a run ends that was failed for its silence."""
+"""The end of the error message of a run that failed because of its silence."""
 
 
 async def enforce_time_limits(
     running: RunningAttempt, recorder: Recorder, provider: ProviderConfig
 ) -> None:
-    """Fail a run that takes too long or has become silent, while this provider executes it.
+    """Fail a run that exceeds a time limit of the provider, as long as this provider executes it.
 
-    Warn at half the time of silence.
+    Warn at half of ``silence_timeout_s``.
     """
     most = inf if provider.run_timeout_s is None else provider.run_timeout_s
     quiet = inf if provider.silence_timeout_s is None else provider.silence_timeout_s
@@ -37,9 +35,8 @@ async def enforce_time_limits(
         if now >= must_end_at:
             message = f"it was not done within {most:g} s (run_timeout_s)"
         elif now >= last_activity_at + quiet:
-            if (
-                warned_of < last_activity_at
-            ):  # a machine that was too busy for the warning gives it now
+            # A busy machine may have missed the time of the warning.
+            if warned_of < last_activity_at:
                 await recorder.put(_warning(running, now - last_activity_at, quiet))
             message = f"it said nothing for {quiet:g} s {SILENCE_LIMIT}"
         else:

@@ -1,4 +1,4 @@
-"""Named tokens: made, listed, revoked."""
+"""The calls for named tokens: create, list, revoke."""
 
 import re
 from datetime import timedelta
@@ -32,7 +32,7 @@ MADE_TOPIC: Final = "tokens"
 """Notified when a token was created."""
 
 _RESERVED: Final = ("run_", "token-")
-"""Begin the names of principals that come by themselves, as ``local`` is one."""
+"""Prefixes of the names of other principals: runs, and configured tokens."""
 
 
 async def create(core: Core, caller: Principal, command: CreateToken) -> Change[NewToken]:

@@ -1,4 +1,4 @@
-"""The changes of a run's state, each with its events, written once for everyone who makes them."""
+"""The state transitions of a run, each with its events."""
 
 from datetime import datetime
 from typing import Any
@@ -45,15 +45,16 @@ from agent_orchestrator.wire.codec import to_plain
 def start(
     core: Core, tx: Transaction, run: Run, worker_id: str, *, token_hash: str | None = None
 ) -> Run:
-    """Hand a queued run to a worker, or to the holder of a manual one.
+    """Start a queued run.
 
-    :param token_hash: of the token by which its agent acts as the run.
+    :param worker_id: the worker, or the client of a manual run.
+    :param token_hash: the hash of its agent's token.
     """
     at = core.now()
     attach_results(core, tx, run, session_of(tx, run))
     started = evolve(run, status=step(run.status, Signal.START), worker_id=worker_id, started_at=at)
     if (thread := tx.thread(run.session_id, run.provider)) is not None:
-        started = evolve(started, thread_id=thread.id)  # it goes on with that, as far as is known
+        started = evolve(started, thread_id=thread.id)  # the runner may replace it
     tx.put_run(started)
     attempt = Attempt(
         run.id,
@@ -72,7 +73,7 @@ def start(
 
 @frozen
 class AttemptEnd:
-    """How an attempt ended, as its worker saw it."""
+    """The end of an attempt, to be recorded."""
 
     signal: Signal
     result: RunResult | None = None
@@ -81,7 +82,7 @@ class AttemptEnd:
     reason: str | None = None
     stderr_tail: str = ""
     outcome: str | None = None
-    """What became of the attempt, where the state its run goes to does not tell."""
+    """The attempt's outcome, if it is not the run's next state."""
 
 
 _END_EVENTS = {
@@ -95,7 +96,7 @@ def finish(core: Core, tx: Transaction, run: Run, attempt_end: AttemptEnd) -> Ru
     """End an attempt: the run goes to a terminal state, or back to the queue."""
     at = core.now()
     if run.status is RunStatus.WAITING and attempt_end.signal is Signal.COMPLETE:
-        run = resume_run(core, tx, run)  # its agent went on without the answer
+        run = resume_run(core, tx, run)  # its agent did not wait for the answer
     after = step(run.status, attempt_end.signal)
     outcome = attempt_end.outcome or str(after)
     amend_attempt(tx, run, ended_at=at, outcome=outcome, stderr_tail=attempt_end.stderr_tail)
@@ -134,12 +135,12 @@ def finish(core: Core, tx: Transaction, run: Run, attempt_end: AttemptEnd) -> Ru
     if after is RunStatus.COMPLETED or (
         after is RunStatus.FAILED and agent_knows_result(tx, run, returned)
     ):
-        # A cancel sets nobody to work, nor does a failure again with what it was given: that waits
-        # for the next turn.
+        # A cancel starts no new run. Nor does a failure, unless a result came during the run:
+        # what the run was given waits for the next turn.
         deliver_child_results(core, tx, session, at)
     escalate_open_requests(core, tx, session)
     if has_queued_run(tx, session):
-        tx.notify(QUEUE_TOPIC)  # what waited behind this one may start
+        tx.notify(QUEUE_TOPIC)  # the session's next run may start
     return ended
 
 
@@ -169,11 +170,11 @@ def _release(core: Core, tx: Transaction, run: Run, attempt_end: AttemptEnd, at:
 
 
 def started_runs(tx: View, session: Session) -> list[Run]:
-    """Return the runs of a session that have begun: the active one, and one queued to go on."""
+    """Return the unended runs of a session that have started: the active one, and a released one."""
     active = tx.active_run(session.id)
     queued = tx.runs(session_id=session.id, status=RunStatus.QUEUED, limit=MAX_READ_ROWS)
-    goes_on = [run for run in queued if run.attempt > 1]
-    return goes_on if active is None else [active, *goes_on]
+    released = [run for run in queued if run.attempt > 1]
+    return released if active is None else [active, *released]
 
 
 def park(
@@ -184,7 +185,7 @@ def park(
     stderr_tail: str = "",
     outcome: str = RunStatus.WAITING,
 ) -> Run:
-    """Leave a run waiting without an agent: its next attempt begins when the answer is there."""
+    """End an attempt whose run continues to wait. The answer starts the next attempt."""
     amend_attempt(tx, run, ended_at=core.now(), outcome=str(outcome), stderr_tail=stderr_tail)
     parked = evolve(run, attempt=run.attempt + 1, worker_id=None)
     tx.put_run(parked)
@@ -196,9 +197,11 @@ def park(
 def request_cancel(
     core: Core, tx: Transaction, run: Run, *, reason: str | None, cascade: bool
 ) -> list[str]:
-    """Record that a run shall end, with its descendants; end at once what no worker has.
+    """Request the cancel of a run and, with ``cascade``, of its descendants.
 
-    :return: the runs that were not yet at their end, this one first.
+    A run without a worker is canceled at once.
+
+    :return: the ids of the runs that had not ended, this one first.
     """
     reached = []
     pending = [run]

@@ -1,8 +1,8 @@
-"""The tree of sessions below one, in pages.
+"""The tree of a session's descendants, in pages.
 
-A page holds the next sessions in the order of a walk that shows each before its children, and
-repeats what is above its first. So a cursor is the id of the last session shown, a page costs what
-it shows, and a session that comes meanwhile moves no other to another page.
+A page has the next sessions in depth-first order, parents first, and repeats the ancestors of its first
+session. The cursor is the id of the last session, so that the cost of a page depends on its size only,
+and a new session does not move others to another page.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,16 +23,16 @@ from agent_orchestrator.ports import View
 from agent_orchestrator.wire import strict_json
 
 MAX_RUNS: Final = 20
-"""Runs shown of one session."""
+"""Maximum number of runs of a session on a page."""
 
 MAX_READ: Final = 512 * 2**20
-"""Bytes of results passed over for one page: what is behind a long text in its row has to be sought."""
+"""Maximum bytes of results that a page reads: reading a row costs as much as its texts are long."""
 
 _NODE_SIZE: Final = 1_500
-"""Characters that a session or a run has about, beside its texts."""
+"""Approximate number of characters of a session or a run without its texts."""
 
 _BATCH: Final = 100
-"""Children looked for at once."""
+"""Maximum number of children read at once."""
 
 
 async def tree(core: Core, caller: Principal, command: GetTree) -> TreePage:
@@ -47,9 +47,9 @@ async def tree(core: Core, caller: Principal, command: GetTree) -> TreePage:
 
 
 def _lineage(view: View, caller: Principal, root: Session, cursor: str) -> list[Session]:
-    """Return the sessions from the root to the one a cursor names.
+    """Return the sessions from the root to the cursor's session.
 
-    :raises InvalidRequest: if that is none the caller may see below the root.
+    :raises InvalidRequest: if that is no descendant of the root that the caller may see.
     """
     try:
         found = [session_for(view, caller, Action.READ, cursor)]
@@ -64,7 +64,7 @@ def _lineage(view: View, caller: Principal, root: Session, cursor: str) -> list[
 
 @define
 class _Node:
-    """A session that a page shows, while the page is being filled."""
+    """A session on a page that is being filled."""
 
     session: Session
     runs: tuple[Run, ...]
@@ -96,7 +96,10 @@ class _Page:
     _childless: set[str] = field(factory=set)
 
     def after(self, above: Sequence[Session]) -> TreePage:
-        """Return the page that follows the last of these sessions, each a child of the one before."""
+        """Return the page after a session.
+
+        :param above: the path from the root to that session.
+        """
         is_first = len(above) == 1
         repeated = [self._node(session, repeated=not is_first) for session in above]
         for parent, child in pairwise(repeated):
@@ -116,7 +119,7 @@ class _Page:
             shown.append(session.id)
         for parent, child in reversed([*pairwise(repeated)]):
             if not child.children:
-                parent.children.remove(child)  # nothing of it is on this page
+                parent.children.remove(child)  # none of its descendants is on this page
         root = repeated[0].to_reply()
         return TreePage(
             root.session,
@@ -134,19 +137,21 @@ class _Page:
         return self._size >= PAGE_SIZE or self._read >= MAX_READ
 
     def _walk(self, above: Sequence[Session]) -> Iterator[Session]:
-        """Yield what follows the last of these sessions: its children, then what comes after it."""
+        """Yield the sessions after the last one of a path: its descendants, then those after it."""
         yield from self._below(above[-1].id)
         for parent, child in reversed([*pairwise(above)]):
             yield from self._below(parent.id, after=child.id)
 
     def _below(self, session_id: str, after: str | None = None) -> Iterator[Session]:
-        """Yield the children of a session, each with all below it."""
+        """Yield the children of a session, each followed by its descendants."""
         while found := self._view.sessions(
             within=self._within, parent_session_id=session_id, after=after, limit=_BATCH
         ):
             for child in found:
                 yield child
-                if child.id not in self._childless:  # it is on the page by now
+                if (
+                    child.id not in self._childless
+                ):  # set when the caller added the child to the page
                     yield from self._below(child.id)
             after = found[-1].id
             if len(found) < _BATCH:
@@ -155,8 +160,8 @@ class _Page:
     def _node(self, session: Session, *, repeated: bool = False) -> _Node:
         view = self._view
         room = max(1, MAX_READ - self._read)
-        kept = MAX_SUMMARY + 1  # one more tells what is longer
-        found, read = view.latest_runs(session.id, limit=MAX_RUNS, cut=kept, size=room)
+        length = MAX_SUMMARY + 1  # one more shows which texts are longer
+        found, read = view.latest_runs(session.id, limit=MAX_RUNS, cut=length, size=room)
         runs_count = len(found)
         if len(found) == MAX_RUNS or read >= room:
             runs_count = view.run_count(session.id)

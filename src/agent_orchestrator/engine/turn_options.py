@@ -1,4 +1,4 @@
-"""What a message asks of its agent's model for one turn, and which runners take it."""
+"""The options of a message for one turn of its agent's model, and the runners that accept them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -16,12 +16,12 @@ from agent_orchestrator.wire.strict_json import json_copy
 
 @frozen
 class TurnOptions:
-    """Options of one message. None leaves an option to the session, then to the provider.
+    """Options of one message. None means the session's value, else the provider's.
 
-    :param model: the model to ask.
-    :param effort: how much it should reason.
+    :param model: the model.
+    :param effort: its reasoning effort.
     :param output_schema: JSON Schema of its answer.
-    :param images: what the agent is to see with the text.
+    :param images: images that the agent sees with the text.
     """
 
     model: str | None = None
@@ -31,24 +31,24 @@ class TurnOptions:
 
     @classmethod
     def of(cls, command: ModelOptions, images: Sequence[ImageContent] = ()) -> "TurnOptions":
-        """Return the options that a command gives."""
+        """Return the options of a command."""
         return cls(command.model, command.effort, _copy(command.output_schema), images)
 
     @classmethod
     def of_first_message(
         cls, command: AnswerOptions, images: Sequence[ImageContent]
     ) -> "TurnOptions":
-        """Return the options of a new session's first message. Its model is the session's."""
+        """Return the options of a new session's first message. The model is the session's, so not here."""
         return cls(None, command.effort, _copy(command.output_schema), images)
 
     @classmethod
     def required_by(cls, run: Run, images: Sequence[ImageContent]) -> "TurnOptions":
-        """Return the options that whichever provider runs it must take; a model is one provider's."""
+        """Return the options that every provider of a run must accept: all but the provider's model."""
         return cls(None, run.effort, run.output_schema, images)
 
     @property
     def given(self) -> frozenset[str]:
-        """Names of the options that are given."""
+        """Names of the options that are set."""
         return frozenset(
             name
             for name, value in asdict(self, recurse=False).items()
@@ -56,7 +56,7 @@ class TurnOptions:
         )
 
     def or_else(self, other: "TurnOptions") -> "TurnOptions":
-        """Return these options, and those of the other where these leave them out."""
+        """Return these options, with the other's for those that are not set."""
         return TurnOptions(
             self.model or other.model,
             self.effort or other.effort,
@@ -65,10 +65,9 @@ class TurnOptions:
         )
 
     def fits(self, run: Run) -> bool:
-        """Return whether a run under way can take a message with these options.
+        """Return True if an active run can take a steering message with these options.
 
-        A schema is for the answer to that message alone, and the text that steers comes without
-        images.
+        A schema is for the answer to one message only, and steering messages have no images.
         """
         return (
             self.output_schema is None
@@ -84,9 +83,9 @@ NOTHING_CHOSEN: Final = Chosen()
 
 
 def check_options(core: Core, provider: str, options: TurnOptions) -> None:
-    """Raise `InvalidRequest`, naming each option that the provider does not take.
+    """Raise ``InvalidRequest`` for each option that the provider does not accept.
 
-    Whoever drives a manual run reads its options from the run, which does not have the images.
+    A manual run accepts no images: its client reads the options from the run, which has none.
     """
     config = core.config.providers.get(provider)
     if provider == MANUAL:
@@ -101,16 +100,15 @@ def check_options(core: Core, provider: str, options: TurnOptions) -> None:
 
 
 EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh")
-"""Reasoning efforts that can be compared, the least first."""
+"""Comparable reasoning efforts, the lowest first."""
 
 
 def with_inherited(core: Core, provider: str, asked: TurnOptions, above: Chosen) -> TurnOptions:
-    """Return a message's options, and where it names none, those that were chosen for its sender.
+    """Return a message's options, with model and effort of its sender for those that are not set.
 
-    :param provider: the provider of the message; a model is one provider's.
-    :param above: what was chosen for the agent that sends it. The provider's own settings are no such
-        choice: where nobody chose, an agent may.
-    :raises Forbidden: if the message names another model, or more effort.
+    :param provider: the provider of the message.
+    :param above: the limits on what the sending agent may choose. Settings of the provider are no limits.
+    :raises Forbidden: if the message has another model, or more effort.
     """
     model, effort = above.models.get(provider), above.effort
     if model is not None and asked.model not in (None, model):
@@ -136,11 +134,10 @@ def with_inherited(core: Core, provider: str, asked: TurnOptions, above: Chosen)
 def chosen_options(
     session: Session, provider: str, options: TurnOptions, above: Chosen = NOTHING_CHOSEN
 ) -> Chosen:
-    """Return what is chosen for the agent of a run.
+    """Return the limits on what a run's agent may choose for children.
 
-    :param options: those of the run's message.
-    :param above: what was chosen for the agent that sets it to work. It holds also where a runner in
-        between takes no such option.
+    :param options: the options of the run's message.
+    :param above: the sender's limits. They are passed on even if the run's own runner lacks the option.
     """
     model = options.model or session.model
     models = above.models if model is None else {**above.models, provider: model}
@@ -148,7 +145,7 @@ def chosen_options(
 
 
 def is_at_most(run: Run, above: Chosen) -> bool:
-    """Return whether a run's agent may do no more than another agent for which this was chosen."""
+    """Return True if a run's limits are at least as strict as ``above``."""
     has_no_more = above.effort is None or (
         run.chosen.effort is not None and _at_most(run.chosen.effort, above.effort)
     )
@@ -157,7 +154,7 @@ def is_at_most(run: Run, above: Chosen) -> bool:
 
 
 def combined(first: Chosen, second: Chosen) -> Chosen:
-    """Return what holds where two choices do: less effort, and of two models the first."""
+    """Return the combination of two limits: the lower effort, and the first's model for each provider."""
     efforts = [one for one in (first.effort, second.effort) if one is not None]
     if len(efforts) == 2 and _at_most(efforts[1], efforts[0]):
         efforts.reverse()
@@ -176,5 +173,5 @@ def _copy(schema: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 
 def accepted_options(runner: Runner) -> frozenset[str]:
-    """Return the names of the message options that a runner takes."""
+    """Return the names of the message options that a runner accepts."""
     return capabilities_of(runner).message_options

@@ -1,4 +1,4 @@
-"""Executing one run: what is recorded meanwhile, and what stops it."""
+"""Executing one attempt of a run: recording its writes, watching its requests, and stopping it."""
 
 import logging
 from math import inf
@@ -34,13 +34,13 @@ from agent_orchestrator.wire import strict_json
 logger = logging.getLogger("agent_orchestrator.worker")
 
 MAX_ERROR = 64 * 2**10
-"""Characters of what an agent said that are kept as its run's error."""
+"""Maximum number of characters of a run's error message."""
 
 
 async def execute(core: Core, running: RunningAttempt) -> None:
-    """Execute a run that was started, to the end of this attempt.
+    """Execute an attempt of a started run and record its end.
 
-    Whatever happens, the run is left in a state that says so: ended, or back in the queue.
+    Afterwards the run has ended, is queued again, or is parked.
     """
     recorder = Recorder(core, running.run)
     attempt_end: transitions.AttemptEnd | None = None
@@ -53,7 +53,7 @@ async def execute(core: Core, running: RunningAttempt) -> None:
             tasks.cancel_scope.cancel()
         await record_end(core, running, recorder, attempt_end or RECORDING_FAILED)
     except anyio.get_cancelled_exc_class():
-        # The whole engine is being cancelled: what was done is kept, the rest is for the next start.
+        # The whole engine is being cancelled: record the end once, the next start does the rest.
         attempt_end = (
             attempt_end
             or running.attempt_end
@@ -71,15 +71,13 @@ async def _record(core: Core, recorder: Recorder, running: RunningAttempt) -> No
         logger.warning("run %s has moved on from attempt %d", running.run.id, running.run.attempt)
         running.release("the run has moved on", core.now())
     except Exception:
-        # What the attempt said cannot be written; its end is tried without.
+        # The writes cannot be committed. The end is recorded without them.
         logger.exception("run %s cannot be recorded", running.run.id)
         running.scope.cancel()
 
 
 async def _watch_requests(core: Core, running: RunningAttempt, recorder: Recorder) -> None:
-    """Stop the run when its cancel is asked for; tell the pool while it waits for an answer, and
-    park it when that takes long.
-    """
+    """Cancel the run when that is requested, mark it as blocked while it waits, and park it in time."""
     with core.notifier.subscribe(
         run_changes.cancel_topic(running.run.id), f"run:{running.run.id}"
     ) as waiter:
@@ -87,7 +85,7 @@ async def _watch_requests(core: Core, running: RunningAttempt, recorder: Recorde
             waiter.clear()
             run = await read_with_retry(core, lambda view: view.run(running.run.id))
             if run is not None and run.cancel_requested_at is not None:
-                running.set_request(None)  # what it still does takes its worker
+                running.set_request(None)  # stopping it takes its worker
                 running.cancel()
                 return
             is_waiting = run is not None and run.status is RunStatus.WAITING
@@ -95,20 +93,20 @@ async def _watch_requests(core: Core, running: RunningAttempt, recorder: Recorde
                 core.notifier.notify([run_changes.QUEUE_TOPIC])
             with anyio.move_on_after(await _until_parked(core, running)):
                 await waiter.wait()
-            # What is stopped with its agent stays open for the next attempt.
+            # Requests of an attempt that is being stopped stay open for the next one.
             if recorder.withdrawn and not running.scope.cancel_called:
                 await _withdraw(core, running, recorder)
 
 
 async def _withdraw(core: Core, running: RunningAttempt, recorder: Recorder) -> None:
-    """Close what the agent has asked and given up."""
+    """Cancel the requests that the agent has given up."""
     given_up = tuple(recorder.withdrawn)
 
     def change(tx: Transaction) -> None:
         run_changes.require_current_attempt(tx, running.run.id, running.run.attempt)
         questions.withdraw_requests(core, tx, given_up)
 
-    await anyio.lowlevel.checkpoint()  # where the engine itself is being cancelled, this is its end
+    await anyio.lowlevel.checkpoint()  # raises if the engine itself is being cancelled
     try:
         await transact_with_retry(core, change)
     except run_changes.StaleAttempt:
@@ -117,7 +115,7 @@ async def _withdraw(core: Core, running: RunningAttempt, recorder: Recorder) -> 
 
 
 async def _until_parked(core: Core, running: RunningAttempt) -> float:
-    """Return the seconds until a waiting run is to be parked; park it where that is now."""
+    """Park the run if it has waited long enough; else return the seconds until then."""
     if (
         running.request_id is None
         or running.blocked.since is None
@@ -136,8 +134,8 @@ async def _until_parked(core: Core, running: RunningAttempt) -> float:
         ):
             return False
         if not recovery.resumes(core, tx, run):
-            return False  # its agent could not go on: the process is kept
-        # Kept before the agent is stopped: an answer that comes now is for the next attempt.
+            return False  # its agent cannot resume, so the process is kept
+        # Recorded before the agent is stopped: an answer from now on is for the next attempt.
         run_changes.amend_attempt(tx, run, outcome=recovery.PARKED_OUTCOME)
         return True
 
@@ -149,14 +147,14 @@ async def _until_parked(core: Core, running: RunningAttempt) -> float:
 async def _attempt(
     core: Core, running: RunningAttempt, recorder: Recorder, tasks: TaskGroup
 ) -> transitions.AttemptEnd:
-    """Run the agent; return how the attempt ended."""
+    """Run the agent and return the end of the attempt."""
     outcome: Outcome | AgentFailed | None = None
     contexts: list[AttemptContext] = []
     try:
         with running.scope:
             outcome = await run_with_fallback(core, running, recorder, contexts, tasks)
     except Exception as error:
-        # trio lets a cancellation out in one group with what a runner's other task raised.
+        # On trio a cancellation and the exception of another task come in one group.
         failures = failures_in(error)
         if not failures:
             logger.exception("run %s: its worker failed", running.run.id)
@@ -168,7 +166,7 @@ async def _attempt(
 
 
 async def _stored(outcome: Outcome) -> Outcome | AgentFailed:
-    """Return an outcome that can be stored and read, or the failure to come to one."""
+    """Return an outcome that can be stored, or the failure if it is too large."""
     if len(outcome.text) <= strict_json.SLICE_SIZE:
         return evolve(outcome, text=storable(outcome.text))
     with anyio.CancelScope(shield=True):
@@ -189,7 +187,7 @@ def _end_of_attempt(
     running: RunningAttempt, outcome: Outcome | AgentFailed | None
 ) -> transitions.AttemptEnd:
     if isinstance(outcome, Outcome):
-        # An agent that finished first has completed, whatever was asked for meanwhile.
+        # An agent that finishes before it is stopped has completed.
         result = RunResult(outcome.text)
         return transitions.AttemptEnd(Signal.COMPLETE, result=result, exit_code=outcome.exit_code)
     if running.attempt_end is not None:

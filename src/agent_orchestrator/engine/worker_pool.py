@@ -1,4 +1,4 @@
-"""The workers: a bounded number of runs executed at once, first come first served."""
+"""The worker pool: executes a bounded number of runs at once, the oldest first."""
 
 import heapq
 import logging
@@ -27,17 +27,17 @@ logger = logging.getLogger("agent_orchestrator.pool")
 T = TypeVar("T")
 
 START_RETRY_S = 1.0
-"""Pause after the store could not hand out a run."""
+"""Seconds until the next try if the store could not assign a run."""
 
 
 @frozen
 class _Slot:
-    """What a worker is about to begin with."""
+    """A free worker for a run that may be assigned."""
 
     number: int
     worker: str
     token: str | None = field(repr=False)
-    """By which its agent may act as the run."""
+    """The bearer token for its agent."""
 
 
 def _assigning_slots(
@@ -48,17 +48,17 @@ def _assigning_slots(
 
 @define
 class _Deferred(Generic[T]):
-    """What one task does for another, who may leave before it is done."""
+    """The result of work in another task. Its waiter may be cancelled before it is done."""
 
     _done: anyio.Event = field(factory=anyio.Event)
     _value: T | None = None
     _error: BaseException | None = None
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> None:
-        """Do the work, and keep how it ended for whoever waits."""
+        """Do the work and store its value or exception."""
         try:
             self._value = await work()
-        except Exception as error:  # noqa: BLE001 - it is of whoever waits
+        except Exception as error:  # noqa: BLE001 - raised by result()
             self._error = error
         except BaseException:
             self._error = Unavailable("the engine is stopping")
@@ -67,7 +67,7 @@ class _Deferred(Generic[T]):
             self._done.set()
 
     async def result(self) -> T:
-        """Wait for the work to be done, and answer or raise what it did."""
+        """Wait for the work, and return its value or raise its exception."""
         await self._done.wait()
         if self._error is not None:
             raise self._error
@@ -80,35 +80,34 @@ class WorkerPool:
 
     core: Core
     running: dict[str, RunningAttempt] = field(factory=dict)
-    """What is being executed now, by run id."""
+    """The attempts being executed, by run id."""
     _free_numbers: list[int] = field(factory=list)
-    """The numbers up to the highest that no worker has, as a heap: many more runs than there are
-    workers may stand still, and none of them is to be looked at for a new one's name."""
+    """Min-heap of free worker numbers. Blocked runs keep theirs, so there can be more numbers than slots."""
     _highest_number: int = 0
     _worker_numbers: dict[str, int] = field(factory=dict)
-    """Of the workers, by the run each executes."""
+    """The workers' numbers, by run id."""
     _reserved: int = 0
-    """Workers for whom a run may be on its way through the store."""
+    """Number of slots reserved for runs that a running transaction may assign."""
     _reservations_settled: anyio.Event = field(factory=anyio.Event)
-    """Set when a promise was kept, or came to nothing."""
+    """Set when reserved slots were used or returned."""
     _may_have_queued: bool = False
-    """Whether a run was looked for in vain as no worker was free."""
+    """Whether there may be a queued run that was not started for lack of a slot."""
     _tasks: anyio.abc.TaskGroup | None = None
-    """Where workers are started, while they may be."""
+    """The task group for workers; None while no worker may start."""
     _stopping: bool = False
     _stopped: anyio.Event = field(factory=anyio.Event)
     _ended: anyio.Event = field(factory=anyio.Event)
 
     @property
     def alive_workers(self) -> int:
-        """How many workers there are, busy or not."""
+        """The number of workers, busy or not."""
         return 0 if self._stopping else self.core.config.max_concurrency
 
     @contextmanager
     def released(self, run_id: str) -> Iterator[None]:
-        """Lend a run's worker to others while it waits for another run, or for its own request.
+        """Release a run's slot while it waits for another run, or for its own request.
 
-        Otherwise a tree as deep as there are workers would wait for a child that none can take.
+        Otherwise a tree deeper than the number of workers would deadlock.
         """
         running = self.running.get(run_id)
         if running is None:
@@ -123,50 +122,50 @@ class WorkerPool:
 
     @property
     def busy_workers(self) -> int:
-        """How many runs take a worker: one that stands still takes none."""
+        """The number of runs that occupy a slot: those that are not blocked."""
         return sum(not running.is_blocked for running in self.running.values())
 
     @property
     def _free_slots(self) -> int:
-        """How many more runs may be executed."""
+        """The number of runs that may be started now."""
         return max(0, self.core.config.max_concurrency - self.busy_workers - self._reserved)
 
     def _take_slot(self) -> _Slot:
-        """Return the place of the worker with the smallest number that none has."""
+        """Return a slot with the smallest free worker number."""
         if self._free_numbers:
             number = heapq.heappop(self._free_numbers)
         else:
             self._highest_number += 1
             number = self._highest_number
-        # Without an address to use it at, an agent needs no token.
+        # Without a URL the agent cannot use a token.
         token = new_token(RUN_TOKEN_PREFIX) if self.core.config.url is not None else None
         return _Slot(number, f"{self.core.instance}/worker-{number}", token)
 
     def _reserve(self, count: int) -> list[_Slot]:
-        """Keep so many workers free for the runs that a change may hand out."""
+        """Reserve slots for the runs that a change may assign."""
         self._reserved += count
         return [self._take_slot() for _ in range(count)]
 
     async def stop_starting(self) -> None:
-        """Take no further run; those under way go on. Returns when none is about to be taken."""
+        """Start no further runs, and wait until none is being started. Active runs continue."""
         self._stopping = True
         self.core.notifier.notify([run_changes.QUEUE_TOPIC])
         await self._stopped.wait()
 
     def release(self, reason: str) -> Sequence[RunningAttempt]:
-        """Have every run under way given back to the queue; return them."""
+        """Release every active run to the queue, and return their attempts."""
         released = tuple(self.running.values())
         for running in released:
             running.release(reason, self.core.now())
         return released
 
     async def wait_idle(self) -> None:
-        """Wait until nothing is being executed."""
+        """Wait until no run is being executed."""
         while self.running:
             await self._ended.wait()
 
     async def serve(self, tasks: anyio.abc.TaskGroup) -> None:
-        """Take runs and start workers on them until :meth:`stop_starting`."""
+        """Start queued runs until :meth:`stop_starting`."""
         self._tasks = tasks
         try:
             with self.core.notifier.subscribe(run_changes.QUEUE_TOPIC) as waiter:
@@ -190,7 +189,7 @@ class WorkerPool:
             self._stopped.set()
 
     async def _start_queued(self, free: int, tasks: anyio.abc.TaskGroup) -> int:
-        """Take as many runs as there are, and seats free; return how many."""
+        """Start up to ``free`` queued runs, and return their number."""
 
         def change(tx: Transaction, slots: Sequence[_Slot]) -> tuple[int, list[Assignment]]:
             started, _ = self._assign_runs(tx, slots)
@@ -200,9 +199,9 @@ class WorkerPool:
         return await self._transact_with_slots(self.core.store, change, slots, tasks, reserve=False)
 
     async def transact(self, store: Transactions, change: Change[T], *, reserve: bool) -> T:
-        """Make a change; a run it queues is handed to a worker in the same commit where one is free.
+        """Make a change. If a worker is free, a run that it queues is assigned in the same commit.
 
-        Otherwise an agent would start one commit, and its wait for the disk, later.
+        This saves one commit, and its wait for the disk, before an agent starts.
         """
         tasks = self._tasks
         if tasks is None or self._stopping or not self._free_slots:
@@ -217,7 +216,7 @@ class WorkerPool:
                 tx.notify(run_changes.QUEUE_TOPIC)
             return answer, started
 
-        # In a task of the pool's: a caller may leave while the store is at it, but the worker may not.
+        # In a task of the pool: if the caller is cancelled, the worker must start all the same.
         deferred = _Deferred[T]()
         change_with_slots = partial(
             self._transact_with_slots, store, both, self._reserve(1), tasks, reserve=reserve
@@ -228,18 +227,18 @@ class WorkerPool:
     def _assign_runs(
         self, tx: Transaction, slots: Sequence[_Slot]
     ) -> tuple[list[Assignment], bool]:
-        """Start queued runs on workers; tell also whether there may be more of them."""
+        """Assign queued runs to slots. Return the assignments, and whether there may be more such runs."""
         if self._stopping:
             return [], True
-        # A run that has moved on from an attempt here is not taken before that has ended. (Read by the
-        # writer's thread, in one step of the interpreter.)
-        attempt_end = frozenset(self.running)
-        found = tx.next_runs(len(slots) + len(attempt_end) + 1)
-        runs = [run for run in found if run.id not in attempt_end]
+        # A run whose earlier attempt has not ended here must wait for that. The writer's thread reads
+        # this dict, in one atomic step.
+        executing = frozenset(self.running)
+        found = tx.next_runs(len(slots) + len(executing) + 1)
+        runs = [run for run in found if run.id not in executing]
         taken = []
         for slot, run in zip(slots, runs, strict=False):
-            kept = slot.token and token_hash(slot.token)
-            started = transitions.start(self.core, tx, run, slot.worker, token_hash=kept)
+            hashed = slot.token and token_hash(slot.token)
+            started = transitions.start(self.core, tx, run, slot.worker, token_hash=hashed)
             session = tx.session(run.session_id)
             assert session is not None
             has_thread = run.provider in session.threads
@@ -257,7 +256,7 @@ class WorkerPool:
         *,
         reserve: bool,
     ) -> T:
-        """Make a change that hands runs to promised seats, whose workers then begin."""
+        """Make a change that assigns runs to reserved slots, and start their workers."""
         made: list[Assignment] = []
         started: list[tuple[RunningAttempt, _Slot]] = []
 
@@ -266,12 +265,12 @@ class WorkerPool:
             return answer
 
         try:
-            # Shielded: a run that the store says is running must have a worker.
+            # Shielded, because a run that is ``running`` in the store must have a worker.
             with anyio.CancelScope(shield=True):
                 answer = await store.transact(noted, reserve=reserve)
             started = _assigning_slots(made, slots)
         except Unavailable:
-            # It may have failed after it had committed.
+            # It may have failed after the commit.
             if started := _assigning_slots(made, slots):
                 tasks.start_soon(self._recover_unsure, started, tasks)
             raise
@@ -287,7 +286,7 @@ class WorkerPool:
     async def _recover_unsure(
         self, unsure: Sequence[tuple[RunningAttempt, _Slot]], tasks: anyio.abc.TaskGroup
     ) -> None:
-        """Begin what was handed out by a change that the store refused, where it was made all the same."""
+        """Start the runs of a change that failed but may have been committed, if they were assigned."""
         runs = await read_with_retry(
             self.core, lambda view: [view.run(running.run.id) for running, _ in unsure]
         )
@@ -296,7 +295,7 @@ class WorkerPool:
                 run is not None
                 and (run.attempt, run.worker_id) == (running.run.attempt, slot.worker)
                 and run.status in ACTIVE
-                and not self._stopping  # else the next start takes it up
+                and not self._stopping  # else the next start recovers it
             ):
                 self._begin(running, slot, tasks)
             else:
@@ -321,7 +320,7 @@ class WorkerPool:
         except run_changes.StaleAttempt:
             logger.warning("run %s went on without attempt %d", running.run.id, running.run.attempt)
         except Exception:
-            # A fault of ours in one run must not end the others.
+            # A bug in one run must not end the others.
             logger.exception("run %s could not be brought to its end", running.run.id)
             await give_up(self.core, running)
         finally:
@@ -332,6 +331,6 @@ class WorkerPool:
             self._ended = anyio.Event()
             for observer in self.core.config.observers:
                 observer.ended(running.run, running.final_run)
-            # Otherwise there were workers for all that is queued, as far as it could be taken.
+            # Otherwise every queued run that could start had a slot.
             if was_full or running.final_status is None or not is_terminal(running.final_status):
                 self.core.notifier.notify([run_changes.QUEUE_TOPIC])
