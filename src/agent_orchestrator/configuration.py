@@ -148,7 +148,7 @@ def _number_suffix(value: Any) -> str:
     return "" if isinstance(value, int) and has_many_digits(value) else f", is {value}"
 
 
-def check_settings(kind: type, place: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def check_settings(kind: type, place: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the checked values of some settings of a class.
 
     :param place: the prefix of their names in errors.
@@ -156,5 +156,5 @@ def check_settings(kind: type, place: str, given: Mapping[str, Any]) -> dict[str
     """
     known = specs(kind)
     return {
-        name: check_setting(known[name], f"{place}{name}", value) for name, value in given.items()
+        name: check_setting(known[name], f"{place}{name}", value) for name, value in values.items()
     }

@@ -482,9 +482,9 @@ _Node = tuple[Any, str | int, "_Node | None", int]
 
 def _place(node: _Node) -> str:
     steps: list[str | int] = []
-    above: _Node | None = node
-    while above is not None:
-        _, step, above, _ = above
+    current: _Node | None = node
+    while current is not None:
+        _, step, current, _ = current
         steps.append(step)
     # The last is the object itself, which has no key.
     return "".join(
@@ -505,11 +505,11 @@ def _object_problem(value: Mapping[str, Any], budget: int) -> _Problem | None:
             for key, part in entry.items():
                 if not isinstance(key, str):
                     return _place(node), "must have text keys only"
-                below = (part, key, node, depth + 1)
+                child = (part, key, node, depth + 1)
                 if problem := encoding_problem(key):
-                    return _place(below), f"has a name that {problem}"
+                    return _place(child), f"has a name that {problem}"
                 size += len(key.encode()) + 2
-                pending.append(below)
+                pending.append(child)
         elif isinstance(entry, (list, tuple)):
             size += 2
             pending += [(part, place, node, depth + 1) for place, part in enumerate(entry)]

@@ -107,9 +107,9 @@ def with_descendants(found: set[int], processes: Iterable[Process]) -> set[int]:
         children.setdefault(process.parent, []).append(process.pid)
     found, rest = set(found), list(found)
     while rest:
-        below = [pid for pid in children.get(rest.pop(), ()) if pid not in found]
-        found.update(below)
-        rest += below
+        unseen = [pid for pid in children.get(rest.pop(), ()) if pid not in found]
+        found.update(unseen)
+        rest += unseen
     return found
 
 

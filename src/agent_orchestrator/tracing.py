@@ -70,7 +70,7 @@ class Tracing:
     def started(self, run: Run, session: Session) -> None:
         """Start a span below the parent run's, if that is known, with a link to the previous attempt."""
         earlier = self._places.get(run.id)
-        above = self._places.get(run.parent_run_id or "", INVALID_SPAN_CONTEXT)
+        parent_context = self._places.get(run.parent_run_id or "", INVALID_SPAN_CONTEXT)
         attributes: dict[str, AttributeValue] = {
             "gen_ai.operation.name": "invoke_agent",
             "gen_ai.provider.name": self._makers.get(run.provider, run.provider),
@@ -85,7 +85,7 @@ class Tracing:
             attributes["gen_ai.request.model"] = run.model
         span = self._tracer.start_span(
             f"invoke_agent {run.provider}",
-            set_span_in_context(NonRecordingSpan(above)),
+            set_span_in_context(NonRecordingSpan(parent_context)),
             SpanKind.CLIENT,
             attributes,
             [] if earlier is None else [Link(earlier)],

@@ -240,7 +240,7 @@ def _reopen(log_file: logs.LogFile) -> None:
 
 def write_stop_report(db: str, engine: Orchestrator) -> None:
     """Write beside the database what the stop came to, for who waits for it; see ``daemon stop``."""
-    report = engine.is_drained
+    report = engine.drain_report
     if report is None:
         return
     told = {

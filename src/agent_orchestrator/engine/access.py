@@ -42,7 +42,7 @@ def require_active(view: View, caller: Principal) -> None:
         return
     run = view.run(caller.run.run_id)
     if run is None or not _is_current(run, caller.run.attempt):
-        raise Forbidden("the attempt this token was for is over")
+        raise Forbidden("the attempt of this token has ended")
 
 
 def _is_current(run: Run, attempt: int) -> bool:
@@ -164,8 +164,8 @@ def _is_allowed(
 
 
 def _descends(view: View, session: Session, ancestor_id: str) -> bool:
-    above = session.parent_session_id
-    while above is not None and above != ancestor_id:
-        parent = view.session(above)
-        above = None if parent is None else parent.parent_session_id
-    return above is not None
+    parent_id = session.parent_session_id
+    while parent_id is not None and parent_id != ancestor_id:
+        parent = view.session(parent_id)
+        parent_id = None if parent is None else parent.parent_session_id
+    return parent_id is not None

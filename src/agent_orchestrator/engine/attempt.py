@@ -200,7 +200,7 @@ class AttemptContext:
             tx.put_run(evolve(run, sandbox=actual.sandbox, approval_policy=actual.approval_policy))
             words = {"sandbox": sandbox, "approval policy": approval_policy}
             holds = ", ".join(f"{name} {word}" for name, word in words.items() if word is not None)
-            note = f"the agent may not be confined as asked for; what holds is: {holds}"
+            note = f"the agent is not confined as requested, but with {holds}"
             run_changes.log(tx, run, EventType.RUN_ERROR, {"message": note}, self._core.now())
 
         await self._recorder.put(write)
@@ -303,7 +303,7 @@ class AttemptContext:
             self._core.notifier.notify([f"run:{self.run.id}"])
             raise
         self._recorder.asking = None
-        self._recorder.is_reported.add(request_id)
+        self._recorder.reported.add(request_id)
         return request
 
     async def _resolution(self, request_id: str) -> Request:

@@ -18,7 +18,7 @@ from agent_orchestrator.ports import Transaction
 logger = logging.getLogger("agent_orchestrator.worker")
 
 RECORDING_FAILED = transitions.AttemptEnd(
-    Signal.FAIL, error=RunError("agent_crashed", "what it said could not be recorded")
+    Signal.FAIL, error=RunError("agent_crashed", "the agent's output could not be recorded")
 )
 
 
@@ -49,7 +49,7 @@ async def record_end(
     except (run_changes.StaleAttempt, Unavailable):
         raise
     except Exception:
-        logger.exception("run %s: what it said last cannot be recorded", running.run.id)
+        logger.exception("run %s: its last output cannot be recorded", running.run.id)
         running.end(await _record(core, running, change_alone, tries))
 
 
@@ -80,7 +80,7 @@ async def give_up(core: Core, running: RunningAttempt) -> None:
     Pending writes are dropped, because they may be the cause. If the end cannot be recorded either, the
     next start recovers the run.
     """
-    error = RunError("worker_lost", "the daemon failed at bringing it to its end: see its log")
+    error = RunError("worker_lost", "the daemon failed to end the run: see its log")
 
     def change(tx: Transaction) -> Run:
         run = run_changes.require_current_attempt(tx, running.run.id, running.run.attempt)
@@ -97,7 +97,9 @@ async def give_up(core: Core, running: RunningAttempt) -> None:
     except run_changes.StaleAttempt:
         pass  # a later attempt has it
     except Exception:
-        logger.exception("run %s is left to the next start", running.run.id)
+        logger.exception(
+            "the end of run %s cannot be recorded; the next start recovers it", running.run.id
+        )
 
 
 def _finish(
@@ -123,11 +125,11 @@ def _finish(
     undelivered = tx.request(recorder.asking) if recorder.asking is not None else None
     if undelivered is None or undelivered.status not in questions.DECIDED:
         undelivered = questions.undelivered_answer(
-            tx, run, recorder.is_reported, running.stopped_at or core.now()
+            tx, run, recorder.reported, running.stopped_at or core.now()
         )
     released = transitions.finish(core, tx, run, attempt_end)
     if attempt is not None and resumes:
-        recovery.queue_note(core, tx, released, attempt, "The program that runs you was stopped")
+        recovery.queue_note(core, tx, released, attempt, "The orchestrator was stopped")
     if undelivered is not None:
         # The decision came while the agent was being stopped, so the next attempt delivers it.
         questions.queue_answer(core, tx, released, undelivered)

@@ -178,7 +178,7 @@ async def record_refusal(
             await core.store.transact(entry)
         except Unavailable as problem:
             logger.warning(
-                "a refusal of %s to %s is not on record: %s", operation, caller.id, problem
+                "a refusal of %s to %s could not be recorded: %s", operation, caller.id, problem
             )
 
 

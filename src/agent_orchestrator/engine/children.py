@@ -62,7 +62,9 @@ async def spawn_from_run(
     def change(tx: Transaction) -> SpawnReply:
         run, parent = run_for(tx, caller, Action.SPEAK, command.run_id)
         if run.cancel_requested_at is not None or run.status is RunStatus.CANCELED:
-            raise Conflict(f"run {run.id} is canceled: it spawns no more", {"run_id": run.id})
+            raise Conflict(
+                f"run {run.id} is canceled: it cannot spawn any more", {"run_id": run.id}
+            )
         messages.require_open(parent)
         return _spawn(core, tx, caller, parent, run, command, cwd)
 
@@ -94,10 +96,10 @@ async def child_workspace(core: Core, caller: Principal, cwd: str, parent: Sessi
         cwd = await core.workspace(cwd)
         if not core.config.workspace_roots:
             return cwd
-    asked, allowed = await core.real(cwd), await core.real(parent.cwd)
-    if not asked.is_relative_to(allowed):
+    requested, allowed = await core.real(cwd), await core.real(parent.cwd)
+    if not requested.is_relative_to(allowed):
         raise Forbidden("a child works where its parent does, or below", {"cwd": cwd})
-    return await core.workspace(str(asked))
+    return await core.workspace(str(requested))
 
 
 def _spawn(
@@ -168,7 +170,7 @@ def _spawn(
         command.task,
         "queue",
         options=TurnOptions.of(command),
-        above=NOTHING_CHOSEN if run is None or caller.run is None else run.chosen,
+        sender_limits=NOTHING_CHOSEN if run is None or caller.run is None else run.chosen,
         field="task",
     )
     assert reply.run is not None
@@ -180,9 +182,9 @@ def _spawn(
         **text_summary("task", command.task),
     }
     tx.append(parent.id, [Draft(EventType.CHILD_SPAWNED, spawned)], now)
-    made = tx.session(session.id)
-    assert made is not None
-    return SpawnReply(made, reply.message, reply.run)
+    created = tx.session(session.id)
+    assert created is not None
+    return SpawnReply(created, reply.message, reply.run)
 
 
 async def send(core: Core, caller: Principal, command: SendToSession) -> Change[MessageReply]:
@@ -191,7 +193,7 @@ async def send(core: Core, caller: Principal, command: SendToSession) -> Change[
     def change(tx: Transaction) -> MessageReply:
         session = messages.open_session(tx, caller, Action.SEND, command.session_id)
         source = Source("client", principal=caller.id)
-        above = NOTHING_CHOSEN
+        sender_limits = NOTHING_CHOSEN
         from_run_id = command.from_run_id
         if from_run_id is None and caller.run is not None:
             from_run_id = caller.run.run_id
@@ -200,10 +202,12 @@ async def send(core: Core, caller: Principal, command: SendToSession) -> Change[
             if sender.id == session.id:
                 raise InvalidRequest.of({"from_run_id": "is a run of the session itself"})
             if run.cancel_requested_at is not None:
-                raise Conflict(f"run {run.id} is canceled: it sends no more", {"run_id": run.id})
+                raise Conflict(
+                    f"run {run.id} is canceled: it cannot send any more", {"run_id": run.id}
+                )
             source = Source(_relation(sender, session), session_id=sender.id, run_id=run.id)
             if caller.run is not None:
-                above = run.chosen
+                sender_limits = run.chosen
         _require_restartable(core, tx, session)
         reply = messages.deliver(
             core,
@@ -213,7 +217,7 @@ async def send(core: Core, caller: Principal, command: SendToSession) -> Change[
             command.text,
             command.when_busy,
             options=TurnOptions.of(command),
-            above=above,
+            sender_limits=sender_limits,
         )
         if from_run_id is not None:
             _require_queue_room(tx, session, reply)
@@ -232,7 +236,7 @@ def _require_queue_room(tx: Transaction, session: Session, reply: MessageReply) 
         queued += len(steering.undelivered_messages(tx, reply.run.id))
     if queued > MAX_QUEUED:
         raise Conflict(
-            f"session {session.id} has {MAX_QUEUED} runs queued: agents queue no more",
+            f"session {session.id} has {MAX_QUEUED} runs queued: agents cannot queue more",
             {"limit": "queued", "most": MAX_QUEUED},
         )
 
@@ -242,8 +246,8 @@ def _require_restartable(core: Core, tx: Transaction, session: Session) -> None:
 
     It counts like a new child. Otherwise a tree could exceed its limits with children that had ended.
     """
-    above = session.parent_session_id
-    parent = tx.session(above) if above is not None else None
+    parent_id = session.parent_session_id
+    parent = tx.session(parent_id) if parent_id is not None else None
     if parent is not None and not questions.has_active_agent(tx, session):
         limits.require_child_counts(core, tx, parent, session.parent_run_id)
 

@@ -54,24 +54,24 @@ def require_permitted(core: Core, caller: Principal, command: ConfinementOptions
 
     An agent may not set any. A sandbox other than ``read-only`` needs the scope ``approve``.
     """
-    asked = Confinement.of(command)
-    if not asked:
+    requested = Confinement.of(command)
+    if not requested:
         return
     if caller.run is not None:
         raise Forbidden(
-            "an agent may not say how agents are confined", {"run_id": caller.run.run_id}
+            "an agent may not set how agents are confined", {"run_id": caller.run.run_id}
         )
-    if asked.sandbox not in (None, "read-only"):
+    if requested.sandbox not in (None, "read-only"):
         require_scope(core, caller, "approve")
 
 
-def require_supported(core: Core, provider: str, asked: Confinement) -> None:
+def require_supported(core: Core, provider: str, requested: Confinement) -> None:
     """Raise ``InvalidRequest`` if the provider's runner cannot enforce the confinement."""
     config = core.config.providers.get(provider)
-    if config is not None and provider != MANUAL and not is_supported_by(config.runner, asked):
-        problem = f"{provider} cannot keep to it"
+    if config is not None and provider != MANUAL and not is_supported_by(config.runner, requested):
+        problem = f"{provider} cannot enforce it"
         names = ("approval_policy", "sandbox")
-        raise InvalidRequest.of({name: problem for name in names if getattr(asked, name)})
+        raise InvalidRequest.of({name: problem for name in names if getattr(requested, name)})
 
 
 _STRICTEST_FIRST: Final[tuple[Sandbox, ...]] = (
@@ -90,37 +90,37 @@ def of_child(
     :param child: the child's provider, likewise.
     :raises Forbidden: if the child's provider has no sandbox, and the agent has one.
     """
-    asked = Confinement.of(parent)
+    requested = Confinement.of(parent)
     default = core.config.routing.default
     own, other = provider or default, child or default
     if other in (own, MANUAL):
-        return asked
-    most = _sandbox(core, own, asked.sandbox) or "read-only"
+        return requested
+    most = _sandbox(core, own, requested.sandbox) or "read-only"
     config = core.config.providers[other]
     if most == "danger-full-access" or config.open_to_agents:
-        return asked
+        return requested
     if not is_supported_by(config.runner, Confinement(sandbox=most)):
         raise Forbidden(
             f"agents of {own} have a sandbox ({most}) and those of {other} have none: an agent may not "
             "spawn one that may do more; `open_to_agents` of a provider allows it",
             {"provider": other},
         )
-    usual = asked.sandbox or _sandbox(core, other, None)
+    usual = requested.sandbox or _sandbox(core, other, None)
     if usual is not None and _STRICTEST_FIRST.index(usual) <= _STRICTEST_FIRST.index(most):
-        return asked
-    return Confinement(sandbox=most).or_else(asked)
+        return requested
+    return Confinement(sandbox=most).or_else(requested)
 
 
-def _sandbox(core: Core, provider: str, asked: Sandbox | None) -> Sandbox | None:
+def _sandbox(core: Core, provider: str, requested: Sandbox | None) -> Sandbox | None:
     """Return the sandbox of a provider's agents; None if unknown."""
     config = core.config.providers.get(provider)
     able = Capabilities() if config is None else capabilities_of(config.runner)
-    return asked or able.sandbox if able.confines else "danger-full-access"
+    return requested or able.sandbox if able.confines else "danger-full-access"
 
 
-def is_supported_by(runner: Runner, asked: Confinement) -> bool:
+def is_supported_by(runner: Runner, requested: Confinement) -> bool:
     """Return True if a runner can enforce a confinement."""
-    return not asked or capabilities_of(runner).confines
+    return not requested or capabilities_of(runner).confines
 
 
 async def shared_cwd(core: Core, session: Session) -> str:
@@ -140,7 +140,7 @@ async def shared_cwd(core: Core, session: Session) -> str:
 
 def _directories(view: View, session: Session) -> Iterator[str]:
     yield session.cwd
-    above: Session | None = session
-    while above is not None and above.parent_session_id is not None:
-        above = view.session(above.parent_session_id)
-        yield "/" if above is None else above.cwd
+    ancestor: Session | None = session
+    while ancestor is not None and ancestor.parent_session_id is not None:
+        ancestor = view.session(ancestor.parent_session_id)
+        yield "/" if ancestor is None else ancestor.cwd

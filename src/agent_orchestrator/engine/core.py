@@ -173,12 +173,12 @@ class Core:
         if self.draining:
             raise Unavailable("shutting down: try again shortly", retry_after_s=DRAIN_RETRY_S)
 
-    def provider_for(self, session: Session, asked: str | None) -> str:
+    def provider_for(self, session: Session, requested: str | None) -> str:
         """Return the provider of a message: its own, else its session's, else the default.
 
         :raises InvalidRequest: if the provider is unknown.
         """
-        return self.known_provider(asked or session.provider or self.config.routing.default)
+        return self.known_provider(requested or session.provider or self.config.routing.default)
 
     async def workspace(self, cwd: str) -> str:
         """Return the checked directory of a session, with symbolic links resolved if there are
@@ -210,7 +210,7 @@ class Core:
             is_in_place = False
         if is_in_place:
             return None
-        return f"{cwd} is not, or no longer, a place within the workspace_roots"
+        return f"{cwd} is not, or no longer, a directory within the workspace_roots"
 
     async def real(self, cwd: str) -> PurePath:
         """Return a path with symbolic links resolved.

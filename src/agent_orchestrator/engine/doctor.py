@@ -60,9 +60,9 @@ def _provider(provider: ProviderStatus) -> Finding:
         "error" if provider.default else "warning",
         about,
         provider.reason or "not available",
-        "nothing can be sent to it before; it is the default"
+        "fix it: it is the default, so that messages go to it"
         if provider.default
-        else "put it right, or take it out of the configuration",
+        else "fix it, or remove it from the configuration",
     )
 
 
@@ -108,7 +108,7 @@ def _old_token_findings(tokens: Sequence[AccessToken], now: datetime) -> Iterato
             yield Finding(
                 "warning" if age >= OLD_TOKEN_AGE else "note",
                 f"token {one.id}",
-                f"{one.name!r} is {kind}good for ever; it is {max(0, age.days)} days old",
+                f"{one.name!r} is {kind}valid for ever; it is {max(0, age.days)} days old",
                 f"agentctl token revoke {one.id}, and make one with --expires-in-s",
                 security=True,
             )

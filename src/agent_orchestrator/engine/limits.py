@@ -40,13 +40,15 @@ def session_limits(core: Core, command: SessionLimits, parent: Session | None) -
             inherited["max_depth"] = max(0, parent.max_depth - 1)
     found: dict[str, str] = {}
     for name, setting in _NAMES.items():
-        asked, bound = getattr(command, name), getattr(most, setting)
-        if asked is None:
+        requested, bound = getattr(command, name), getattr(most, setting)
+        if requested is None:
             continue
-        if asked > bound:
-            whose = "the engine's limit" if parent is None else "what its parent leaves it"
+        if requested > bound:
+            whose = (
+                "the engine's limit" if parent is None else "the limit that its parent passes on"
+            )
             found[name] = f"must be at most {bound}, {whose}"
-        inherited[name] = asked
+        inherited[name] = requested
     if found:
         raise InvalidRequest.of(found)
     return inherited
@@ -102,12 +104,12 @@ def _counted(core: Core, tx: Transaction, parent: Session) -> Iterator[tuple[str
     """
     session, most = parent, core.config.limits.descendants
     while session.max_descendants is not None:
-        above = tx.session(session.parent_session_id) if session.parent_session_id else None
-        if above is None or above.max_descendants != session.max_descendants:
+        ancestor = tx.session(session.parent_session_id) if session.parent_session_id else None
+        if ancestor is None or ancestor.max_descendants != session.max_descendants:
             yield session.id, session.max_descendants
-        if above is None:
+        if ancestor is None:
             break
-        session = above
+        session = ancestor
     yield parent.root_session_id, most
 
 

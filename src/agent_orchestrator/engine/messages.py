@@ -38,12 +38,12 @@ from agent_orchestrator.ports import Transaction, View
 async def send(core: Core, caller: Principal, command: SendMessage) -> Change[MessageReply]:
     core.require_accepting()
     require_permitted(core, caller, command)
-    asked = Confinement.of(command)
+    requested = Confinement.of(command)
     if command.provider is not None:
         core.known_provider(command.provider)
     options = TurnOptions.of(command, await decode_uploads(command.images))
-    if command.role != "user" and options.given:
-        raise InvalidRequest.of(dict.fromkeys(sorted(options.given), "goes with the role user"))
+    if command.role != "user" and options.names:
+        raise InvalidRequest.of(dict.fromkeys(sorted(options.names), "goes with the role user"))
 
     def change(tx: Transaction) -> MessageReply:
         session = open_session(tx, caller, Action.CONVERSE, command.session_id)
@@ -58,7 +58,7 @@ async def send(core: Core, caller: Principal, command: SendMessage) -> Change[Me
             command.text,
             command.when_busy,
             provider=command.provider,
-            asked=asked,
+            requested=requested,
             options=options,
         )
 
@@ -74,30 +74,32 @@ def deliver(
     busy: WhenBusy,
     *,
     provider: str | None = None,
-    asked: Confinement = Confinement(),  # noqa: B008 - it never changes
+    requested: Confinement = Confinement(),  # noqa: B008 - it never changes
     options: TurnOptions = NO_OPTIONS,
-    above: Chosen = NOTHING_CHOSEN,
+    sender_limits: Chosen = NOTHING_CHOSEN,
     field: str = "text",
 ) -> MessageReply:
     """Deliver a message to a session's agent: in a new run, or to the running agent.
 
     :param options: the message's options for the model.
-    :param above: the limits on what the sending agent may choose; empty for a person.
+    :param sender_limits: the limits on what the sending agent may choose; empty for a person.
     :param field: the name of the text's field in errors.
-    :raises Forbidden: if the options exceed ``above``.
+    :raises Forbidden: if the options exceed ``sender_limits``.
     :raises InvalidRequest: if the text is too long for the provider, or it does not take an option.
     :raises SessionBusy: if ``busy`` is ``reject`` and the session has a run.
     :raises Unavailable: if the queue is full.
     """
-    whole = options
-    if above != NOTHING_CHOSEN:
-        whole = with_inherited(core, core.provider_for(session, provider), options, above)
+    effective = options
+    if sender_limits != NOTHING_CHOSEN:
+        effective = with_inherited(
+            core, core.provider_for(session, provider), options, sender_limits
+        )
     active = None if busy == "queue" else tx.active_run(session.id)
     if (
         active is not None
         and busy == "steer"
-        and _can_steer(tx, active, provider, asked, options)
-        and is_at_most(active, above)
+        and _can_steer(tx, active, provider, requested, options)
+        and is_at_most(active, sender_limits)
     ):
         require_length(core, active.provider, text, field)
         own_run_id = core.config.ids("run")
@@ -123,9 +125,9 @@ def deliver(
         message,
         provider,
         priority=is_next,
-        asked=asked,
-        options=whole,
-        above=above,
+        requested=requested,
+        options=effective,
+        sender_limits=sender_limits,
         field=field,
     )
     return MessageReply(message, run)
@@ -167,16 +169,16 @@ def queue_run(
     provider: str | None,
     *,
     priority: bool = False,
-    asked: Confinement = Confinement(),  # noqa: B008 - it never changes
+    requested: Confinement = Confinement(),  # noqa: B008 - it never changes
     options: TurnOptions = NO_OPTIONS,
-    above: Chosen = NOTHING_CHOSEN,
+    sender_limits: Chosen = NOTHING_CHOSEN,
     field: str = "text",
 ) -> Run:
     """Queue the run that delivers a message; its id is the message's ``run_id``.
 
-    :param asked: the confinement of the message.
+    :param requested: the confinement of the message.
     :param options: the message's options for the model.
-    :param above: the limits on what the sending agent may choose.
+    :param sender_limits: the limits on what the sending agent may choose.
     :param field: the name of the text's field in errors.
     :raises InvalidRequest: if the provider cannot enforce the confinement, does not take an option, or
         the text is too long for it.
@@ -185,8 +187,8 @@ def queue_run(
     assert message.run_id is not None
     provider = core.provider_for(session, provider)
     require_length(core, provider, message.text, field)
-    if wanted := asked.or_else(Confinement.of(session)):
-        require_supported(core, provider, wanted)
+    if confinement := requested.or_else(Confinement.of(session)):
+        require_supported(core, provider, confinement)
     check_options(core, provider, options)
     require_queue_room(core, tx, provider)
     run = queueing.enqueue(
@@ -198,11 +200,11 @@ def queue_run(
         model=options.model or core.model_of(session, provider),
         at=message.created_at,
         priority=priority,
-        approval_policy=asked.approval_policy,
-        sandbox=asked.sandbox,
+        approval_policy=requested.approval_policy,
+        sandbox=requested.sandbox,
         effort=options.effort,
         output_schema=options.output_schema,
-        chosen=chosen_options(session, provider, options, above),
+        chosen=chosen_options(session, provider, options, sender_limits),
     )
     store_images(tx, message, options.images)
     return run
@@ -267,7 +269,7 @@ def _add_message(
 
 
 def _can_steer(
-    tx: Transaction, run: Run, provider: str | None, asked: Confinement, options: TurnOptions
+    tx: Transaction, run: Run, provider: str | None, requested: Confinement, options: TurnOptions
 ) -> bool:
     """Return True if the running agent can take a message.
 
@@ -279,7 +281,7 @@ def _can_steer(
         run.status is RunStatus.RUNNING
         and run.cancel_requested_at is None
         and provider in (None, run.provider)
-        and asked.or_else(Confinement.of(run)) == Confinement.of(run)
+        and requested.or_else(Confinement.of(run)) == Confinement.of(run)
         and options.fits(run)
         and attempt is not None
         and attempt.steerable

@@ -63,7 +63,7 @@ class Orchestrator:
         )
         self.pool = WorkerPool(self.core)
         self.core.workers = self.pool
-        self.is_drained: DrainReport | None = None
+        self.drain_report: DrainReport | None = None
         """The result of the first drain."""
         self._stack = AsyncExitStack()
         self._has_tokens = False
@@ -115,7 +115,7 @@ class Orchestrator:
         """
         found, ended = await self.core.store.read(lambda view: holder(view, token_hash))
         if ended is not None:
-            over = Forbidden("the attempt this token was for is over")
+            over = Forbidden("the attempt of this token has ended")
             await audit.record_refusal(self.core, ended, "authenticate", ended.id, over)
             raise over
         if found is not None:
@@ -160,7 +160,7 @@ class Orchestrator:
         parked = tuple(run_id for run_id, end in ended.items() if end is RunStatus.WAITING)
         report = DrainReport(len(ended) - len(released) - len(parked), released, parked)
         # Leaving the scope drains again, with nothing left to do.
-        self.is_drained = self.is_drained or report
+        self.drain_report = self.drain_report or report
         return report
 
     def force_stop(self) -> None:

@@ -64,14 +64,14 @@ def log_request(
     event_type: EventType = EventType.REQUEST_CREATED,
 ) -> None:
     """Write an event with a request into its session's log, and with a summary into its ancestors'."""
-    whole = to_plain(request)
-    draft = Draft(event_type, whole)
-    summary = Draft(event_type, request_summary(whole))
-    above: str | None = request.session_id
-    while above is not None:
-        tx.append(above, [draft], core.now())
-        session = tx.session(above)
-        above, draft = session.parent_session_id if session else None, summary
+    plain = to_plain(request)
+    draft = Draft(event_type, plain)
+    summary = Draft(event_type, request_summary(plain))
+    ancestor_id: str | None = request.session_id
+    while ancestor_id is not None:
+        tx.append(ancestor_id, [draft], core.now())
+        session = tx.session(ancestor_id)
+        ancestor_id, draft = session.parent_session_id if session else None, summary
 
 
 DECIDED: Final = frozenset({"approved", "denied", "answered", "expired"})

@@ -96,12 +96,12 @@ def spawning_run(tx: Transaction, session: Session, message: Message | None) -> 
     """
     source = message.source if message is not None else None
     if source is not None and source.run_id is not None and source.session_id is not None:
-        above = session.parent_session_id
-        while above is not None:
-            if above == source.session_id:
+        ancestor_id = session.parent_session_id
+        while ancestor_id is not None:
+            if ancestor_id == source.session_id:
                 return source.run_id
-            parent = tx.session(above)
-            above = parent.parent_session_id if parent else None
+            parent = tx.session(ancestor_id)
+            ancestor_id = parent.parent_session_id if parent else None
     return session.parent_run_id
 
 

@@ -66,7 +66,7 @@ class Recorder:
         """Number of committed writes."""
         self.asking: str | None = None
         """Id of the request whose answer the agent does not have yet."""
-        self.is_reported: set[str] = set()
+        self.reported: set[str] = set()
         """Ids of the requests whose answers the agent has."""
         self.withdrawn: list[str] = []
         """Ids of the requests that the agent has given up, or that were stopped together with it."""

@@ -51,9 +51,9 @@ LONGEST_RETRY_S: Final = 60.0
 Action = Literal["canceled", "parked", "queued", "resumed", "failed"]
 
 _RECOVERY_NOTE: Final = (
-    "{cause} while you were working on this, and you with it. This is the same conversation, "
-    "continued. A command that was running has been ended. Look at what is already done before you "
-    "do it again, then finish."
+    "{cause} while you were working, and your process was ended. This is the same conversation. A "
+    "command that was running has been ended. Check what is already done before you do it again, then "
+    "finish."
 )
 
 
@@ -106,10 +106,10 @@ class _Remaining:
         parts = []
         if self.alive:
             why = "".join(f" ({reason})" for reason in self.reasons[:3])
-            parts.append(f"{self.alive} still have processes, or may have{why}")
+            parts.append(f"{self.alive} may still have processes{why}")
         if self.failure is not None:
             many = f"{self.failed} " if self.failed else ""
-            parts.append(f"{many}could not be taken up: {self.failure!r}")
+            parts.append(f"{many}could not be recovered: {self.failure!r}")
         if not parts:
             return None
         return Problem("recovery_pending", f"runs of a lost daemon: {'; '.join(parts)}")
@@ -128,7 +128,7 @@ async def _try(core: Core) -> _Remaining:
         try:
             await transact_with_retry(core, partial(_recover_batch, core, batch), reserve=True)
         except Exception:
-            logger.exception("runs of a lost daemon could not be taken up together")
+            logger.exception("runs of a lost daemon could not be recovered together")
             # A run that cannot be recovered must not block the others.
             for one in batch:
                 try:
@@ -136,7 +136,7 @@ async def _try(core: Core) -> _Remaining:
                         core, partial(_recover_batch, core, [one]), reserve=True
                     )
                 except Exception as error:
-                    logger.exception("run %s of a lost daemon could not be taken up", one[0].id)
+                    logger.exception("run %s of a lost daemon could not be recovered", one[0].id)
                     failed, failure = failed + 1, error
     reasons = {found.reason for found in remains if found.reason}
     return _Remaining(len(lost) - len(gone), tuple(sorted(reasons)), failed, failure)
@@ -217,14 +217,14 @@ def _recover_run(core: Core, tx: Transaction, run: Run, remains: Remains) -> Non
                 undelivered = questions.undelivered_answer(tx, run, (), until)
             released = transitions.finish(core, tx, run, attempt_end)
             if verdict.action == "resumed" and attempt is not None:
-                queue_note(core, tx, released, attempt, "The program that runs you was lost")
+                queue_note(core, tx, released, attempt, "The orchestrator ended unexpectedly")
             if undelivered is not None:
                 questions.queue_answer(core, tx, released, undelivered)
 
 
 def _decide(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> _Decision:
     if run.cancel_requested_at is not None:
-        return _Decision("canceled", "its cancel had been asked for")
+        return _Decision("canceled", "its cancel had been requested")
     if run.status is RunStatus.WAITING:
         return _Decision("parked", f"it waits for an answer to {run.waiting_on}")
     provider = core.config.providers.get(run.provider)
@@ -232,17 +232,15 @@ def _decide(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> _
     most = MAX_ATTEMPTS if provider is None else provider.max_attempts
     if lost >= most:
         times = "time" if lost == 1 else "times"
-        return _Decision(
-            "failed", f"the daemon stopped {lost} {times} while this run was being executed"
-        )
+        return _Decision("failed", f"the daemon stopped {lost} {times} during this run")
     if not is_handed_over:
-        return _Decision("queued", "the daemon stopped before the agent was given the message")
+        return _Decision("queued", "the daemon stopped before the agent got the message")
     stopped = "the daemon stopped while the agent was at work"
     if provider is not None and provider.on_crash == "fail":
         return _Decision("failed", f"{stopped}, and on_crash is fail")
     if resumes(core, tx, run):
-        return _Decision("resumed", f"{stopped}; it goes on with its conversation")
-    return _Decision("failed", f"{stopped}, and it has no conversation to go on with")
+        return _Decision("resumed", f"{stopped}; its conversation is resumed")
+    return _Decision("failed", f"{stopped}, and it has no conversation to resume")
 
 
 def has_begun(view: View, run: Run, attempt: Attempt) -> bool:

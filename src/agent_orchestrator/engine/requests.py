@@ -152,7 +152,7 @@ def _open(
 ) -> Request:
     assert command.request_kind is not None
     if run.cancel_requested_at is not None:
-        raise Conflict(f"run {run.id} is canceled: it asks no more", {"run_id": run.id})
+        raise Conflict(f"run {run.id} is canceled: it cannot ask any more", {"run_id": run.id})
     now = core.now()
     by_parent = (
         policy == "ask-parent" and parent is not None and questions.has_active_agent(tx, parent)
@@ -318,7 +318,9 @@ def _request_to_decide(tx: Transaction, caller: Principal, request_id: str) -> R
     """
     request = request_for(tx, caller, Action.RESOLVE, request_id)
     if caller.run is not None and request.approvals == "ask-human":
-        raise Forbidden(f"request {request.id} is for people to decide", {"request_id": request.id})
+        raise Forbidden(
+            f"request {request.id} can be resolved by people only", {"request_id": request.id}
+        )
     return request
 
 
@@ -385,12 +387,12 @@ def attention(
     for request in _pending(view, visibility_below(view, caller), session.root_session_id):
         if not _is_shown_to(caller, request) or request.id in ignored:
             continue
-        above: str | None = request.parent_session_id
-        while above is not None:
-            if above == session.id:
+        ancestor_id: str | None = request.parent_session_id
+        while ancestor_id is not None:
+            if ancestor_id == session.id:
                 return request
-            parent = view.session(above)
-            above = parent.parent_session_id if parent else None
+            parent = view.session(ancestor_id)
+            ancestor_id = parent.parent_session_id if parent else None
     return None
 
 

@@ -153,8 +153,8 @@ def deliver_child_results(core: Core, tx: Transaction, session: Session, at: dat
     if run_id is None or tx.run(run_id) is not None:
         run_id = core.config.ids("run")  # a run with that id exists, and did not deliver it
     provider = default_provider(core, session)
-    above = _chosen_for_waiting_results(tx, session)
-    options = with_inherited(core, provider, NO_OPTIONS, above)
+    sender_limits = _chosen_for_waiting_results(tx, session)
+    options = with_inherited(core, provider, NO_OPTIONS, sender_limits)
     wake = enqueue(
         tx,
         session,
@@ -165,7 +165,7 @@ def deliver_child_results(core: Core, tx: Transaction, session: Session, at: dat
         at=at,
         is_new=False,
         effort=options.effort,
-        chosen=chosen_options(session, provider, options, above),
+        chosen=chosen_options(session, provider, options, sender_limits),
     )
     attach_results(core, tx, wake, session)
 
@@ -179,9 +179,9 @@ def _chosen_for_waiting_results(tx: Transaction, session: Session) -> Chosen:
     chosen = Chosen()
     for child_run_id in dict.fromkeys(message.source.run_id for message in waiting):
         child = tx.run(child_run_id) if child_run_id is not None else None
-        above = tx.run(child.parent_run_id) if child and child.parent_run_id else None
-        if above is not None and above.session_id == session.id:
-            chosen = combined(chosen, above.chosen)
+        parent_run = tx.run(child.parent_run_id) if child and child.parent_run_id else None
+        if parent_run is not None and parent_run.session_id == session.id:
+            chosen = combined(chosen, parent_run.chosen)
     return chosen
 
 

@@ -53,7 +53,7 @@ async def run_with_fallback(
         if name != run.provider:
             run = await _reroute(recorder, running.assignment.session, run, name, provider)
         if not is_supported_by(provider.runner, Confinement.of(run)):
-            note = f"{name} cannot keep to the sandbox or approval policy that is asked for"
+            note = f"{name} cannot enforce the requested sandbox or approval policy"
             return AgentFailed("invalid_config", note)
         running.provider = provider
         if provider.run_timeout_s is not None or provider.silence_timeout_s is not None:
@@ -61,11 +61,11 @@ async def run_with_fallback(
         context = await _context(core, recorder, running.assignment, run, provider)
         contexts.append(context)
         options = TurnOptions.required_by(run, context.images)
-        if missing := options.given - accepted_options(provider.runner):
+        if missing := options.names - accepted_options(provider.runner):
             note = f"{name} does not take {', '.join(sorted(missing))}"
             return AgentFailed("invalid_config", note)
         if excess := limit_of(core, name).excess(context.prompt):
-            return AgentFailed("invalid_config", f"{name} takes less text at once: {excess}")
+            return AgentFailed("invalid_config", f"{name} accepts less text: {excess}")
         outcome = await _try(provider.runner, context)
         if substitute is None or not _is_unavailable(outcome, context):
             return outcome
@@ -84,7 +84,7 @@ async def _try(runner: Runner, context: AttemptContext) -> Outcome | AgentFailed
     except anyio.get_cancelled_exc_class():
         # The engine's cancellation is raised here. Else, on asyncio, the runner awaited a cancelled task.
         await anyio.lowlevel.checkpoint()
-        logger.exception("runner %s let out a cancellation of its own", runner.name)
+        logger.exception("runner %s raised a cancellation of its own", runner.name)
         return AgentFailed("agent_crashed", "the runner was cancelled from inside")
     except (KeyboardInterrupt, GeneratorExit):
         raise

@@ -63,7 +63,7 @@ async def create(core: Core, caller: Principal, command: CreateRun) -> Change[Ru
             return RunReply(run)
         provider = core.provider_for(session, command.provider)
         if provider != MANUAL:
-            raise InvalidRequest.of({"text": f"is required: {provider} has nothing to do without"})
+            raise InvalidRequest.of({"text": f"is required: a run of {provider} needs one"})
         check_options(core, provider, options)
         require_queue_room(core, tx, provider)
         run = queueing.enqueue(
@@ -172,9 +172,9 @@ async def transition(core: Core, caller: Principal, command: TransitionRun) -> C
             return RunReply(tx.run(run.id) or run)
         if run.provider != MANUAL or signal not in _MANUAL_SIGNALS:
             raise InvalidTransition(
-                f"run {run.id} is executed by {run.provider}: only a cancel can be asked for"
+                f"run {run.id} is executed by {run.provider}: it can only be canceled"
                 if run.provider != MANUAL
-                else f"a run becomes {to_status} by a request, not by hand",
+                else f"a run becomes {to_status} by a request, not by a transition",
                 {"from": run.status, "to": to_status},
             )
         if signal is Signal.START:
@@ -209,9 +209,7 @@ def _result(to_status: RunStatus, values: Mapping[str, Any] | None) -> RunResult
 def _error(to_status: RunStatus, values: Mapping[str, Any] | None) -> RunError | None:
     if values is None:
         failed = to_status is RunStatus.FAILED
-        return (
-            RunError("provider_error", "the holder of the run gave no reason") if failed else None
-        )
+        return RunError("provider_error", "the client gave no reason") if failed else None
     if to_status is not RunStatus.FAILED:
         raise InvalidRequest.of({"error": "goes with to_status failed only"})
     fields = _texts("error", values, required=("message",), optional=("code",))

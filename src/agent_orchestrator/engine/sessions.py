@@ -55,9 +55,9 @@ async def create(
     if command.provider is not None:
         require_supported(core, core.known_provider(command.provider), Confinement.of(command))
     options = TurnOptions.of_first_message(command, await decode_uploads(command.images))
-    if command.text is None and options.given:
+    if command.text is None and options.names:
         problem = "needs a text: it is for the first message"
-        raise InvalidRequest.of(dict.fromkeys(sorted(options.given), problem))
+        raise InvalidRequest.of(dict.fromkeys(sorted(options.names), problem))
     session_limits = limits.session_limits(core, command, None)
     cwd = await core.workspace(command.cwd or core.config.cwd)
 
@@ -94,9 +94,9 @@ async def create(
             return CreateSessionReply(evolve(session, last_seq=last_seq))
         source = Source("client", principal=caller.id)
         first = messages.deliver(core, tx, session, source, command.text, "queue", options=options)
-        made = tx.session(session_id)
-        assert made is not None
-        return CreateSessionReply(made, first.message, first.run)
+        created = tx.session(session_id)
+        assert created is not None
+        return CreateSessionReply(created, first.message, first.run)
 
     return change
 
@@ -140,9 +140,9 @@ async def update(core: Core, caller: Principal, command: UpdateSession) -> Chang
         if command.status is not None and command.status != session.status:
             changes["status"] = command.status
         for name in ("approval_policy", "sandbox"):
-            wanted = getattr(command, name)
-            if wanted is not None and wanted != getattr(session, name):
-                changes[name] = wanted
+            value = getattr(command, name)
+            if value is not None and value != getattr(session, name):
+                changes[name] = value
         if cwd is not None and cwd != session.cwd:
             _require_idle(tx, session)
             changes["cwd"] = cwd
@@ -168,8 +168,8 @@ async def _new_directory(core: Core, caller: Principal, command: UpdateSession) 
 
     def query(view: View) -> Session | None:
         session = session_for(view, caller, Action.MANAGE, command.session_id)
-        above = session.parent_session_id
-        return None if above is None else view.session(above)
+        parent_id = session.parent_session_id
+        return None if parent_id is None else view.session(parent_id)
 
     parent = await core.store.read(query)
     if parent is None:
@@ -180,7 +180,7 @@ async def _new_directory(core: Core, caller: Principal, command: UpdateSession) 
 def _require_idle(tx: Transaction, session: Session) -> None:
     """Raise ``SessionBusy`` if a started run of the session has not ended: its agent uses the old directory."""
     for run in transitions.started_runs(tx, session):
-        state = "queued to go on" if run.status is RunStatus.QUEUED else run.status
+        state = "queued again" if run.status is RunStatus.QUEUED else run.status
         raise SessionBusy(
             f"run {run.id} of the session is {state}: the session can be moved when it has ended",
             {"run_id": run.id},

@@ -65,7 +65,9 @@ def _principal(command: CreateToken) -> str:
     limits = specs(CreateToken)["principal"].limits
     place = "principal" if command.principal else "name"
     if not re.fullmatch(str(limits.pattern), name) or len(name) > (limits.max_length or 0):
-        raise InvalidRequest.of({place: "is no name of a principal: give one as `principal`"})
+        raise InvalidRequest.of(
+            {place: "is not a valid name of a principal: set `principal` to one"}
+        )
     if name == "local" or name.startswith(_RESERVED):
         raise InvalidRequest.of({place: f"{name} is the name of another kind of caller"})
     return name

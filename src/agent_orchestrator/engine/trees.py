@@ -38,10 +38,10 @@ _BATCH: Final = 100
 async def tree(core: Core, caller: Principal, command: GetTree) -> TreePage:
     def query(view: View) -> TreePage:
         root = session_for(view, caller, Action.READ, command.session_id)
-        above = [root]
+        lineage = [root]
         if command.cursor is not None:
-            above = _lineage(view, caller, root, command.cursor)
-        return _Page(view, visibility_below(view, caller), command.limit).after(above)
+            lineage = _lineage(view, caller, root, command.cursor)
+        return _Page(view, visibility_below(view, caller), command.limit).after(lineage)
 
     return await core.store.read(query)
 
@@ -53,8 +53,8 @@ def _lineage(view: View, caller: Principal, root: Session, cursor: str) -> list[
     """
     try:
         found = [session_for(view, caller, Action.READ, cursor)]
-        while found[-1].id != root.id and (above := found[-1].parent_session_id) is not None:
-            found.append(session_for(view, caller, Action.READ, above))
+        while found[-1].id != root.id and (parent_id := found[-1].parent_session_id) is not None:
+            found.append(session_for(view, caller, Action.READ, parent_id))
     except (NotFound, Forbidden):
         found = []
     if not found or found[-1].id != root.id:
@@ -95,19 +95,19 @@ class _Page:
     _read: int = 0
     _childless: set[str] = field(factory=set)
 
-    def after(self, above: Sequence[Session]) -> TreePage:
+    def after(self, lineage: Sequence[Session]) -> TreePage:
         """Return the page after a session.
 
-        :param above: the path from the root to that session.
+        :param lineage: the path from the root to that session.
         """
-        is_first = len(above) == 1
-        repeated = [self._node(session, repeated=not is_first) for session in above]
+        is_first = len(lineage) == 1
+        repeated = [self._node(session, repeated=not is_first) for session in lineage]
         for parent, child in pairwise(repeated):
             parent.children.append(child)
         path = [*repeated]
         shown: list[str] = []
         more = False
-        for session in self._walk(above):
+        for session in self._walk(lineage):
             if shown and (len(shown) == self._limit or self._is_full):
                 more = True
                 break
@@ -136,10 +136,10 @@ class _Page:
     def _is_full(self) -> bool:
         return self._size >= PAGE_SIZE or self._read >= MAX_READ
 
-    def _walk(self, above: Sequence[Session]) -> Iterator[Session]:
+    def _walk(self, lineage: Sequence[Session]) -> Iterator[Session]:
         """Yield the sessions after the last one of a path: its descendants, then those after it."""
-        yield from self._below(above[-1].id)
-        for parent, child in reversed([*pairwise(above)]):
+        yield from self._below(lineage[-1].id)
+        for parent, child in reversed([*pairwise(lineage)]):
             yield from self._below(parent.id, after=child.id)
 
     def _below(self, session_id: str, after: str | None = None) -> Iterator[Session]:

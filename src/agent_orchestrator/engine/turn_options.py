@@ -47,7 +47,7 @@ class TurnOptions:
         return cls(None, run.effort, run.output_schema, images)
 
     @property
-    def given(self) -> frozenset[str]:
+    def names(self) -> frozenset[str]:
         """Names of the options that are set."""
         return frozenset(
             name
@@ -94,7 +94,7 @@ def check_options(core: Core, provider: str, options: TurnOptions) -> None:
         return
     else:
         accepted = accepted_options(config.runner)
-    if refused := options.given - accepted:
+    if refused := options.names - accepted:
         problem = f"is not taken by the provider {provider!r}"
         raise InvalidRequest.of(dict.fromkeys(sorted(refused), problem))
 
@@ -103,27 +103,29 @@ EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh")
 """Comparable reasoning efforts, the lowest first."""
 
 
-def with_inherited(core: Core, provider: str, asked: TurnOptions, above: Chosen) -> TurnOptions:
+def with_inherited(
+    core: Core, provider: str, options: TurnOptions, sender_limits: Chosen
+) -> TurnOptions:
     """Return a message's options, with model and effort of its sender for those that are not set.
 
     :param provider: the provider of the message.
-    :param above: the limits on what the sending agent may choose. Settings of the provider are no limits.
+    :param sender_limits: the limits on what the sending agent may choose. Settings of the provider are no limits.
     :raises Forbidden: if the message has another model, or more effort.
     """
-    model, effort = above.models.get(provider), above.effort
-    if model is not None and asked.model not in (None, model):
+    model, effort = sender_limits.models.get(provider), sender_limits.effort
+    if model is not None and options.model not in (None, model):
         raise Forbidden(
             f"the agent's own model was chosen for it ({model}): it may not choose another",
             {"model": model},
         )
-    if effort is not None and asked.effort is not None and not _at_most(asked.effort, effort):
+    if effort is not None and options.effort is not None and not _at_most(options.effort, effort):
         raise Forbidden(
             f"the agent's own effort was chosen for it ({effort}): it may not ask for more",
             {"effort": effort},
         )
     config = core.config.providers.get(provider)
     accepted = accepted_options(config.runner) if config is not None else frozenset()
-    return asked.or_else(
+    return options.or_else(
         TurnOptions(
             model=model if "model" in accepted else None,
             effort=effort if "effort" in accepted else None,
@@ -132,25 +134,27 @@ def with_inherited(core: Core, provider: str, asked: TurnOptions, above: Chosen)
 
 
 def chosen_options(
-    session: Session, provider: str, options: TurnOptions, above: Chosen = NOTHING_CHOSEN
+    session: Session, provider: str, options: TurnOptions, sender_limits: Chosen = NOTHING_CHOSEN
 ) -> Chosen:
     """Return the limits on what a run's agent may choose for children.
 
     :param options: the options of the run's message.
-    :param above: the sender's limits. They are passed on even if the run's own runner lacks the option.
+    :param sender_limits: the sender's limits. They are passed on even if the run's own runner lacks the option.
     """
     model = options.model or session.model
-    models = above.models if model is None else {**above.models, provider: model}
-    return Chosen(options.effort or above.effort, models)
+    models = sender_limits.models if model is None else {**sender_limits.models, provider: model}
+    return Chosen(options.effort or sender_limits.effort, models)
 
 
-def is_at_most(run: Run, above: Chosen) -> bool:
-    """Return True if a run's limits are at least as strict as ``above``."""
-    has_no_more = above.effort is None or (
-        run.chosen.effort is not None and _at_most(run.chosen.effort, above.effort)
+def is_at_most(run: Run, sender_limits: Chosen) -> bool:
+    """Return True if a run's limits are at least as strict as ``sender_limits``."""
+    has_no_more = sender_limits.effort is None or (
+        run.chosen.effort is not None and _at_most(run.chosen.effort, sender_limits.effort)
     )
     models = run.chosen.models
-    return has_no_more and all(models.get(name) == one for name, one in above.models.items())
+    return has_no_more and all(
+        models.get(name) == one for name, one in sender_limits.models.items()
+    )
 
 
 def combined(first: Chosen, second: Chosen) -> Chosen:

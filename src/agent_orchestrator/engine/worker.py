@@ -53,7 +53,7 @@ async def execute(core: Core, running: RunningAttempt) -> None:
             tasks.cancel_scope.cancel()
         await record_end(core, running, recorder, attempt_end or RECORDING_FAILED)
     except anyio.get_cancelled_exc_class():
-        # The whole engine is being cancelled: record the end once, the next start does the rest.
+        # The whole engine is being cancelled: record the end in a few tries; else the next start recovers it.
         attempt_end = (
             attempt_end
             or running.attempt_end
@@ -68,8 +68,8 @@ async def _record(core: Core, recorder: Recorder, running: RunningAttempt) -> No
     try:
         await recorder.write()
     except run_changes.StaleAttempt:
-        logger.warning("run %s has moved on from attempt %d", running.run.id, running.run.attempt)
-        running.release("the run has moved on", core.now())
+        logger.warning("run %s has left attempt %d", running.run.id, running.run.attempt)
+        running.release("the run has a later attempt", core.now())
     except Exception:
         # The writes cannot be committed. The end is recorded without them.
         logger.exception("run %s cannot be recorded", running.run.id)

@@ -41,9 +41,9 @@ class _Slot:
 
 
 def _assigning_slots(
-    made: Sequence[Assignment], slots: Sequence[_Slot]
+    assignments: Sequence[Assignment], slots: Sequence[_Slot]
 ) -> list[tuple[RunningAttempt, _Slot]]:
-    return [(RunningAttempt(one), slot) for one, slot in zip(made, slots, strict=False)]
+    return [(RunningAttempt(one), slot) for one, slot in zip(assignments, slots, strict=False)]
 
 
 @define
@@ -257,21 +257,21 @@ class WorkerPool:
         reserve: bool,
     ) -> T:
         """Make a change that assigns runs to reserved slots, and start their workers."""
-        made: list[Assignment] = []
+        assignments: list[Assignment] = []
         started: list[tuple[RunningAttempt, _Slot]] = []
 
         def noted(tx: Transaction) -> T:
-            answer, made[:] = change(tx, slots)
+            answer, assignments[:] = change(tx, slots)
             return answer
 
         try:
             # Shielded, because a run that is ``running`` in the store must have a worker.
             with anyio.CancelScope(shield=True):
                 answer = await store.transact(noted, reserve=reserve)
-            started = _assigning_slots(made, slots)
+            started = _assigning_slots(assignments, slots)
         except Unavailable:
             # It may have failed after the commit.
-            if started := _assigning_slots(made, slots):
+            if started := _assigning_slots(assignments, slots):
                 tasks.start_soon(self._recover_unsure, started, tasks)
             raise
         finally:
