@@ -789,6 +789,9 @@ class CancelReply:
     run: Run
     canceled: tuple[str, ...]
     """Ids of the runs that are canceled; empty if the run had already ended."""
+    pending: tuple[str, ...] = ()
+    """Ids of those that no worker of this daemon executes: of a lost daemon, or on another host. Their
+    cancel is recorded. They become canceled once their processes are known to be gone."""
 
 
 @frozen

@@ -22,15 +22,19 @@ class Protection:
     :param database: the file of the engine's SQLite store, if it has one.
     :param read_only: other paths that agents may not change.
     :param secret: other paths that agents may not read or change.
+    :param optional: those of these paths that are left out while no file exists. Codex 0.169 protects a
+        missing path with a file that it makes for each command and then removes: commands at once
+        fail, or the file stays. So nobody may trust an optional file merely because it exists.
     """
 
     database: Path | None = None
     read_only: tuple[Path, ...] = ()
     secret: tuple[Path, ...] = ()
+    optional: frozenset[Path] = frozenset()
 
     def __call__(self, cwd: str) -> ProtectedPaths:
         """Return the denied paths for an agent in a directory. Costs some dozen file system calls."""
-        read_only, secret = list(self.read_only), list(self.secret)
+        read_only, secret = self._present(self.read_only), self._present(self.secret)
         state = user_state()
         if state is not None and _exists(state.root):
             secret.append(state.root)
@@ -43,6 +47,9 @@ class Protection:
             read_only += unwritable
             secret += unreadable
         return ProtectedPaths(tuple(_resolved(read_only)), tuple(_resolved(secret)))
+
+    def _present(self, paths: tuple[Path, ...]) -> list[Path]:
+        return [path for path in paths if path not in self.optional or _exists(path)]
 
 
 def _exists(path: Path) -> bool:

@@ -42,7 +42,7 @@ def found_file(path: Path) -> FoundFile:
 
     :raises OSError: if it cannot be read, is no regular file, or is larger than 1 MiB.
     """
-    absolute = Path(os.path.realpath(path.absolute().parent), path.name)
+    absolute = _absolute(path)
     # It may be a pipe, which would block the open.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     with open(os.open(absolute, flags), "rb") as file:  # noqa: PTH123
@@ -81,6 +81,18 @@ def trust(state: UserState, found: FoundFile) -> None:
     make_private_directory(state.trusted)
     record = {"path": os.fspath(found.path), "sha256": found.digest}
     write_private(_record(state, found.path), json.dumps(record).encode() + b"\n")
+
+
+def forget(state: UserState, path: Path) -> None:
+    """Remove the record that the user trusts this path with some content.
+
+    :raises OSError: if it cannot be removed.
+    """
+    _record(state, _absolute(path)).unlink(missing_ok=True)
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.realpath(path.absolute().parent), path.name)
 
 
 def _record(state: UserState, path: Path) -> Path:

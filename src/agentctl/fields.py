@@ -11,7 +11,7 @@ import click
 
 from agent_orchestrator.fields import ID_PATTERN, PATH_PATTERN, FieldSpec, specs
 from agentctl.failures import usage_failure
-from agentctl.options import keeping_name, parse_object, read_id, read_object, read_text
+from agentctl.options import Number, keeping_name, parse_object, read_id, read_object, read_text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -157,7 +157,7 @@ def _type(spec: FieldSpec) -> "click.ParamType[Any] | None":
     if int in spec.kinds:
         return click.IntRange(_whole(limits.minimum), _whole(limits.maximum))
     if float in spec.kinds:
-        return click.FloatRange(limits.minimum, limits.maximum)
+        return Number(limits.minimum, limits.maximum)
     return None
 
 

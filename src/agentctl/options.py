@@ -4,6 +4,7 @@ modules are imported when they are called.
 
 import difflib
 import importlib
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, Final, TypeVar
@@ -21,8 +22,15 @@ class GlobalOption(click.Option):
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    _refuse_empty(context, parameter, value)
     if value is not None and parameter.name:
         given(context)[parameter.name] = value
+
+
+def _refuse_empty(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Raise if an option or argument is an empty text: a variable of a script may be unset."""
+    if value == "" or (isinstance(value, tuple) and "" in value):
+        raise click.BadParameter("must not be empty", context, parameter)
 
 
 def given(context: click.Context) -> dict[str, Any]:
@@ -104,6 +112,31 @@ class Command(_Helped, click.Command):
         super().__init__(*args, **settings)
         self.examples = examples
 
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(context, args)
+        if not context.resilient_parsing:
+            for parameter in self.params:
+                # The API says whether a message or an answer may be empty; agentd checks its options.
+                if parameter.name != "text" and parameter.type is not click.UNPROCESSED:
+                    _refuse_empty(context, parameter, context.params.get(parameter.name or ""))
+        return rest
+
+
+class Number(click.FloatRange):
+    """A number between two bounds. Click's own type lets NaN pass any bound."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("must be a number", param, ctx)
+        return number
+
+
+MAX_WAIT_S: Final = 2_592_000
+"""Seconds that a wait for a run or an answer may be limited to: as long as a question may be open."""
+
+MAX_DAEMON_WAIT_S: Final = 86_400
+"""Seconds that a wait for the start or stop of a daemon may be limited to."""
 
 _SENTENCE: Final = 1000
 """Characters that no first sentence of a command's help has."""

@@ -264,6 +264,7 @@ class Guard:
             raise Forbidden("an agent's program may call with the token of its run only")
         peer.is_authenticated = found is not None
         peer.token_digest = presented if peer.is_authenticated else None
+        peer.run_id = found.run.run_id if found is not None and found.run is not None else None
         if found is None:
             if not is_random:
                 self._lockout.count_failure(peer.address)

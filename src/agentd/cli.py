@@ -110,6 +110,9 @@ def run(
 ) -> None:
     """Run the daemon in the foreground, or show what it would run with."""
     ensure_utf8()
+    for option, path in (("--config", config), ("--ready-file", ready_file)):
+        if path == "":
+            raise _UsageError(f"{option}: must not be blank")
     if doctor:
         click.echo(_doctor_report(config, flags))
         return

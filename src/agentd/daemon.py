@@ -43,7 +43,13 @@ from agentd.lifetime import ExitTimer, Lifetime
 from agentd.local_token import local_token
 from agentd.memory import return_large_blocks
 from agentd.metrics import Metrics
-from agentd.own_files import announced, database_judge, protection, remember_database
+from agentd.own_files import (
+    announced,
+    database_judge,
+    forget_missing_configuration,
+    protection,
+    remember_database,
+)
 from agentd.server import listen, resolve, serve, url_of
 from agentd.settings import Settings
 from agentd.tls import server_context
@@ -118,6 +124,7 @@ class Daemon:
         config = evolve(engine_config(settings), environ=agents_environment(settings.traces))
         with ExitStack() as stack:
             listener = stack.enter_context(listen(settings.host, settings.port))
+            forget_missing_configuration()
             url = url_of(listener, settings.host, secured=tls is not None)
             port = listener.getsockname()[1]
             is_wanted = not settings.auth_tokens

@@ -15,6 +15,7 @@ from agent_orchestrator.engine.diagnosis import provider_statuses
 from agent_orchestrator.engine.doctor import doctor_report, provider_findings
 from agent_orchestrator.engine.environment import unusual_variables
 from agent_orchestrator.operations import DoctorReport, Finding
+from agent_orchestrator.runners.codex.confinement import CHOOSING_KEYS
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.probe import environment, home_of
 from agent_orchestrator.stores.sqlite.connection import names_of
@@ -90,9 +91,17 @@ def _codex_homes(settings: Settings, environ: Mapping[str, str]) -> Iterator[Fin
 
 
 def _unconfined(provider: ProviderSettings) -> list[str]:
-    """Return the words among codex's arguments that take its sandbox away."""
+    """Return the words among codex's settings that take its sandbox away.
+
+    Arguments and overrides of codex's configuration count for ``codex-exec`` without the setting
+    ``sandbox`` only: the app-server is told the sandbox of each thread.
+    """
     options = provider.options
-    words = [str(word) for word in (*options.get("extra_args", ()), options.get("sandbox", ""))]
+    words = [str(options.get("sandbox") or "")]
+    if not words[0] and provider.runner == "codex-exec":
+        config = options.get("config")
+        chosen = [config.get(key) for key in CHOOSING_KEYS] if isinstance(config, Mapping) else []
+        words += [str(word) for word in (*options.get("extra_args", ()), *chosen)]
     return [mark for mark in _UNCONFINED if any(mark in word for word in words)]
 
 

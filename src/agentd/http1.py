@@ -376,6 +376,11 @@ class TcpConnection(TCPServer):
         protocol = getattr(self, "protocol", None)
         return protocol is not None and protocol.stream is None
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether it is being closed from this side."""
+        return bool(self.writer.transport.is_closing())
+
     def abort(self) -> None:
         """Close without waiting for what the other side has yet to take."""
         if self._is_open:

@@ -35,6 +35,7 @@ class Peer:
 
     :param is_authenticated: whether it was let in, by the last token it presented where tokens are wanted.
     :param token_digest: the hash of that token.
+    :param run_id: the run whose token that is, if it is a run's.
     :param cut: ends the connection, whatever of it was not taken yet.
     :param is_refused: whether its last request was refused before it was let in.
     :param agents_only: whether it came by the port that lets in nobody but runs.
@@ -47,6 +48,7 @@ class Peer:
     may_be_agents: bool | None = None
     is_authenticated: bool = False
     token_digest: bytes | None = None
+    run_id: str | None = None
     is_refused: bool = False
     agents_only: bool = False
     cut: Callable[[], None] = _do_nothing

@@ -110,6 +110,11 @@ def configure_logging(
     return handler
 
 
+def put_aside(path: Path) -> Path:
+    """Return the path of the older log beside a log file."""
+    return path.with_name(f"{path.name}.1")
+
+
 class LogFile:
     """The file that standard error was sent to, if it is one.
 
@@ -182,7 +187,7 @@ class LogFile:
         except FileNotFoundError:
             return  # somebody has moved it away
         if is_ours:
-            path.replace(path.with_name(f"{path.name}.1"))
+            path.replace(put_aside(path))
 
     def bound(self, stream: TextIO) -> TextIO:
         """Return a stream that writes what it is given to another one, and keeps the file short."""

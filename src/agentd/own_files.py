@@ -11,7 +11,9 @@ from pathlib import Path
 from agent_orchestrator import endpoints
 from agent_orchestrator.known_databases import is_known, remember
 from agent_orchestrator.protection import Protection
+from agent_orchestrator.trusted_files import forget
 from agent_orchestrator.user_state import user_state
+from agentd.logs import put_aside
 from agentd.settings import DEFAULT_FILE, Settings
 
 _log = logging.getLogger("agentd")
@@ -19,10 +21,14 @@ _log = logging.getLogger("agentd")
 
 def protection(settings: Settings) -> Protection:
     """Return what tells what an agent is kept from: configuration, database, log and keys."""
-    read_only = [Path(DEFAULT_FILE), *_log_file()]
+    # None of these is believed only because it is there: see `trusted_files` and `agentd.logs`.
+    read_only = [Path(DEFAULT_FILE), *_log_files()]
+    optional = {path.absolute() for path in read_only}
     secret: list[Path] = []
     if settings.file is not None:
         (secret if _holds_secrets(settings) else read_only).append(Path(settings.file))
+        if not settings.finds_file:
+            optional.discard(Path(settings.file).absolute())
     if settings.tls_cert is not None:
         read_only.append(Path(settings.tls_cert))
     if settings.tls_key is not None:
@@ -31,6 +37,7 @@ def protection(settings: Settings) -> Protection:
         Path(settings.db).absolute(),
         tuple(path.absolute() for path in read_only),
         tuple(path.absolute() for path in secret),
+        frozenset(optional),
     )
 
 
@@ -41,13 +48,28 @@ def _holds_secrets(settings: Settings) -> bool:
     )
 
 
-def _log_file() -> Iterator[Path]:
-    """Return the file that stderr goes to, where it is one."""
+def _log_files() -> Iterator[Path]:
+    """Return the file that stderr goes to, where it is one, and the older log beside it."""
     try:
         if stat.S_ISREG(os.fstat(2).st_mode):
-            yield Path("/proc/self/fd/2").readlink()
+            path = Path("/proc/self/fd/2").readlink()
+            yield from (path, put_aside(path))
     except OSError:
         pass  # closed, or not on Linux
+
+
+def forget_missing_configuration() -> None:
+    """End the trust in the default configuration file if it is missing.
+
+    A running agent can then make one. It must not be one that the user trusted before and removed.
+    """
+    path, state = Path(DEFAULT_FILE), user_state()
+    if state is None or os.path.lexists(path):
+        return
+    try:
+        forget(state, path)
+    except OSError as error:
+        _log.warning("the trust in a removed %s cannot be ended: %s", path, error.strerror)
 
 
 @contextmanager

@@ -5,7 +5,8 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -186,15 +187,28 @@ class _ConnectionSet:
             if not oldest.peer.is_authenticated:
                 oldest.abort()
         if self._descriptors.short:
-            self._descriptors.warn("ended an idle connection")
-            idle = next((one for one in self.all.values() if one.idle), None)
-            if idle is not None:
-                idle.abort()
+            self._descriptors.warn(
+                "ended a connection that is idle, or one of the many of an agent"
+            )
+            # Those that are closing already make room of themselves.
+            there = [one for one in self.all.values() if not one.is_closing]
+            idle = next((one for one in there if one.idle), None)
+            if (chosen := idle or _of_an_agent(there)) is not None:
+                chosen.abort()
 
     async def wait_ended(self, seconds: float) -> None:
         """Wait until all have ended, but no longer than this."""
         if self.all:
             await asyncio.wait(list(self.all), timeout=seconds)
+
+
+def _of_an_agent(connections: Sequence[TcpConnection]) -> TcpConnection | None:
+    """Return the oldest connection of the run that has the most, if runs have any."""
+    runs = Counter(one.peer.run_id for one in connections if one.peer.run_id is not None)
+    if not runs:
+        return None
+    [(run_id, _)] = runs.most_common(1)
+    return next(one for one in connections if one.peer.run_id == run_id)
 
 
 async def serve(

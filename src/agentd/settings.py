@@ -173,6 +173,8 @@ class Settings(EngineOptions):
     routing: RoutingSettings = RoutingSettings("codex")
     file: str | None = field(default=None, eq=False)
     """The configuration file that was read."""
+    finds_file: bool = field(default=False, eq=False)
+    """Whether that file is what lies at the default place, and nobody named it."""
     sources: Mapping[str, str] = field(factory=dict, eq=False)
     """Where each setting that is not a default came from: its flag, variables, or place in the
     file."""
@@ -258,7 +260,9 @@ def load(
             with problems.caught():
                 place, value = in_file[key]
                 values[key], sources[key] = _from_file(setting, value, place), place
-    settings = Settings(**values, sources=sources, file=name if document else None)
+    is_named = path is not None
+    file = name if document or is_named else None
+    settings = Settings(**values, sources=sources, file=file, finds_file=not is_named)
     with problems.caught():
         providers, routing = read_providers(
             _table(document, "providers", name),

@@ -125,6 +125,16 @@ def test_unreachable_as_json(nowhere: Ctl) -> None:
         (["events", "list", "s", "--limit", "0"], "0 is not in the range 1<=x<=1000"),
         (["run", "get", "x" * 200], "run_id: must be at most 128"),
         (["run", "wait", "r", "--timeout-s", "-1"], "--timeout-s"),
+        (["session", "create", "--cwd", ""], "'--cwd': must not be empty"),
+        (["session", "move", "s", ""], "must not be empty"),
+        (["--url", "", "session", "list"], "'--url': must not be empty"),
+        (["request", "approve", ""], "must not be empty"),
+        (["message", "send", "s", "--text", ""], "text: must not be blank"),
+        (
+            ["tool", "session-wait", "r", "--timeout-s", "inf"],
+            "'--timeout-s': inf is not in the range",
+        ),
+        (["tool", "session-wait", "r", "--timeout-s", "nan"], "'--timeout-s': must be a number"),
         (["tool", "session-spawn", "--parent-run-id", "r"], "--task"),
         (["tool", "session-spawn", "--task", "x"], "say which parent"),
         (
@@ -164,6 +174,36 @@ def test_usage(nowhere: Ctl, arguments: list[str], told: str) -> None:
         assert result.code == expected
         if extra:
             assert json.loads(result.err)["error"]["code"] == "invalid_request"
+
+
+def _tried(command: click.Command, parameter: click.Parameter, value: str) -> str:
+    """Return the error of a call with a value for an option or argument, and others as they must be."""
+    words: list[str] = []
+    for one in command.params:
+        if one is parameter or one.required:
+            usual = one.type.choices[0] if isinstance(one.type, click.Choice) else "1"
+            word = value if one is parameter else str(usual)
+            words += [one.opts[0], word] if isinstance(one, click.Option) else [word]
+    with pytest.raises(click.BadParameter) as raised:
+        command.make_context("x", words)
+    assert raised.value.param is parameter
+    return raised.value.message
+
+
+@pytest.mark.parametrize("path", [path for path in EVERY if not isinstance(EVERY[path], Group)])
+def test_no_option_takes_an_empty_text_or_a_number_without_a_bound(path: str) -> None:
+    command = EVERY[path]
+    for parameter in command.params:
+        if isinstance(parameter.type, click.FloatRange):
+            for number in ("inf", "-inf", "nan", "-1", "1e400", "1e300"):
+                assert _tried(command, parameter, number), (parameter.name, number)
+        elif isinstance(parameter.type, click.IntRange):
+            for number in ("inf", "nan", "-1", "1.5", "1e400"):
+                assert _tried(command, parameter, number), (parameter.name, number)
+        elif parameter.name != "text" and isinstance(
+            parameter.type, (type(click.STRING), click.Path)
+        ):
+            assert _tried(command, parameter, "") == "must not be empty", parameter.name
 
 
 def test_a_group_alone_shows_its_help(nowhere: Ctl) -> None:

@@ -109,6 +109,48 @@ def test_strangers_cannot_use_up_the_descriptors_of_a_daemon(tmp_path: Path) -> 
         assert "Traceback" not in daemon.stderr()
 
 
+def test_an_agent_cannot_use_up_the_descriptors_of_a_daemon(tmp_path: Path) -> None:
+    """By idle connections and by requests that do not end, with its run's token."""
+    config = tmp_path / "agentd.toml"
+    config.write_text(
+        '[providers.agent]\nrunner = "command"\noutput = "text"\n'
+        'argv = ["sh", "-c", "echo $AGENTCTL_AUTH_TOKEN > new && mv new token; cat >/dev/null; sleep 300"]\n'
+        '[routing]\ndefault = "agent"\n'
+    )
+    with (
+        agentd(tmp_path, "--config", str(config), through=LIMITED) as daemon,
+        ExitStack() as held,
+        httpx.Client(base_url=daemon.url, timeout=30) as client,
+    ):
+        address = ("127.0.0.1", int(daemon.url.rpartition(":")[2]))
+        made = client.post("/sessions", json={"cwd": str(tmp_path)}).json()["session"]["id"]
+        run = client.post(f"/sessions/{made}/messages", json={"text": "go"}).json()["run"]["id"]
+        while not (tmp_path / "token").exists():
+            assert client.get(f"/runs/{run}").json()["run"]["status"] == "running"
+        head = f"Host: x\r\nAuthorization: Bearer {(tmp_path / 'token').read_text().strip()}\r\n"
+        head = head.replace("Host: x", "Host: 127.0.0.1")
+        asked = [
+            f"GET /runs/{run}/wait?timeout_s=300 HTTP/1.1\r\n{head}\r\n",
+            "POST /mcp HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 99\r\n"
+            f"{head}\r\n" + "{",
+        ]
+        streaming = held.enter_context(client.stream("GET", "/stream"))
+        lines = streaming.iter_lines()
+        next(lines)
+        for number in range(400):
+            one = held.enter_context(socket.create_connection(address, timeout=10))
+            one.sendall(asked[number % 2].encode())
+            if number % 50 == 0:
+                with httpx.Client(base_url=daemon.url, timeout=10) as other:
+                    assert other.get("/sessions").status_code == 200
+        # And who reads a stream has it still.
+        client.post("/sessions", json={}).raise_for_status()
+        while "session.created" not in next(lines):
+            pass
+        client.post(f"/runs/{run}/cancel", json={}).raise_for_status()
+    assert "Traceback" not in daemon.stderr()
+
+
 async def test_a_connection_that_cannot_be_accepted_waits_quietly(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -149,13 +149,23 @@ def test_workspaces(directory: Path) -> None:
         'sandbox = "danger-full-access"',
         'extra_args = ["--dangerously-bypass-approvals-and-sandbox"]',
         'extra_args = ["-c", "sandbox_mode=danger-full-access"]',
+        'config = { sandbox_mode = "danger-full-access" }',
+        'config = { default_permissions = ":danger-full-access" }',
     ],
 )
 def test_codex_without_its_sandbox(options: str) -> None:
-    config = f'[providers.codex]\nrunner = "codex"\n{options}\n'
-    assert one(found(config=config), "provider codex", "without its sandbox").level == "warning"
-    harmless = '[providers.codex]\nrunner = "codex"\nsandbox = "workspace-write"\n'
-    assert not [one for one in found(config=harmless) if "without its sandbox" in one.message]
+    def said(runner: str, *more: str) -> list[Finding]:
+        config = "\n".join(["[providers.codex]", f'runner = "{runner}"', *more])
+        return [one for one in found(config=config) if "without its sandbox" in one.message]
+
+    (finding,) = said("codex-exec", options)
+    assert finding.level == "warning"
+    is_setting = options.startswith("sandbox")
+    for runner in ("codex", "codex-app-server"):
+        assert bool(said(runner, options)) == is_setting
+    if not is_setting:
+        assert not said("codex-exec", options, 'sandbox = "workspace-write"')
+    assert not said("codex", 'sandbox = "workspace-write"')
 
 
 def test_agents_that_are_allowed_everything() -> None:

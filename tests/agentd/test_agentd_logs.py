@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -215,6 +217,24 @@ def test_the_log_goes_on_where_it_was_rather_than_into_what_is_no_file(
     assert kind == "dangling" or victim.read_text() == "precious"
     # It was said once for each time that it was tried.
     assert 1 <= len(caplog.records) <= 3
+
+
+def test_agents_are_kept_from_the_log_and_the_older_one_beside_it(log: Path) -> None:
+    show = (
+        "import json; from agentd.own_files import protection; from agentd.settings import Settings;"
+        "print(json.dumps(protection(Settings())('/').read_only))"
+    )
+
+    def kept() -> set[str]:
+        with log.open("ab") as stream:
+            run = [sys.executable, "-c", show]
+            told = subprocess.run(run, stdout=-1, stderr=stream, cwd=log.parent, check=True)
+        return set(json.loads(told.stdout))
+
+    assert kept() == {str(log)}
+    aside = log.with_name(f"{log.name}.1")
+    aside.touch()
+    assert kept() == {str(log), str(aside)}
 
 
 def test_a_daemon_keeps_its_log_short(tmp_path: Path) -> None:

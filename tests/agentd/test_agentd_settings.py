@@ -177,6 +177,13 @@ def test_extra_arguments_in_either_form(
     assert seen[0].providers["demo"].options == {}
 
 
+@pytest.mark.parametrize("option", ["--config", "--ready-file", "--db", "--workspace-root"])
+def test_no_path_may_be_empty(option: str, directory: Path) -> None:
+    result = CliRunner().invoke(cli.main, [option, "", "--print-config"])
+    assert result.exit_code == 2
+    assert f"{option}: must not be blank" in result.output
+
+
 def test_codex_settings_are_for_codex_providers_that_have_none(directory: Path) -> None:
     (directory / "agentd.toml").write_text(
         """

@@ -10,6 +10,7 @@ import pytest
 
 from agent_orchestrator.trusted_files import found_file, is_trusted, trust
 from agent_orchestrator.user_state import user_state
+from agentd.own_files import forget_missing_configuration
 from agentd.settings import ConfigError, UntrustedConfig, load
 
 
@@ -67,11 +68,27 @@ def test_it_is_trusted_in_one_form_and_at_one_place(directory: Path, tmp_path: P
     file.write_text("[daemon]\nport = 2\n")
     with pytest.raises(UntrustedConfig):
         load({}, {})
-    assert load({}, {}, "agentd.toml").port == 2  # who names it trusts it
+    named = load({}, {}, "agentd.toml")  # who names it trusts it
+    assert (named.port, named.finds_file) == (2, False)
     assert load({}, {"AGENTD_CONFIG": str(file)}).port == 2
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "agentd.toml").write_text("[daemon]\nport = 1\n")
     assert not is_trusted(state, found_file(tmp_path / "other" / "agentd.toml"))
+
+
+def test_a_start_without_the_file_ends_its_trust(directory: Path) -> None:
+    file = directory / "agentd.toml"
+    state = user_state()
+    assert state is not None
+    for _ in range(2):  # nothing to forget the first time
+        forget_missing_configuration()
+        file.write_text("[daemon]\nport = 1\n")
+        with pytest.raises(UntrustedConfig):
+            load({}, {})
+        trust(state, found_file(file))
+        forget_missing_configuration()
+        assert load({}, {}).port == 1
+        file.unlink()
 
 
 def test_a_record_that_others_could_write_is_none(directory: Path) -> None:

@@ -67,11 +67,15 @@ class Case:
     path: str | None = None
     is_socket: bool = False
     stalled: int = 0
+    is_live: bool = False
+    """Whether those who take nothing follow while it is said."""
 
     @property
     def name(self) -> str:
         if self.path is None:
             return f"{self.shape}, said"
+        if self.is_live:
+            return f"{self.shape}, said to {self.stalled} who take nothing of it"
         way = "WebSocket" if self.is_socket else "GET"
         way += f" by {self.stalled} who take nothing of it" if self.stalled else ""
         return f"{self.shape}, {way} {self.path.partition('?')[0]}"
@@ -98,6 +102,9 @@ CASES: Final = (
     Case("lines-of-60000", path=STREAM, stalled=40),
     Case("lines-of-1000000", path=STREAM, is_socket=True, stalled=40),
     Case("lines-of-60000", path="/sessions/{session}/events?limit=1000", stalled=10),
+    Case("lines-of-1000000", path="/stream", stalled=10, is_live=True),
+    Case("lines-of-1000000", path="/stream", is_socket=True, stalled=10, is_live=True),
+    Case("small-lines", MANY, path="/stream", stalled=10, is_live=True),
 )
 
 
@@ -190,6 +197,10 @@ def _cost(case: Case, size: int, directory: Path) -> Cost:
         if case.path is None:
             with _measured(one) as cost:
                 _say(one, f"{case.shape} {size}")
+        elif case.is_live:
+            asked = case.path, case.stalled
+            with _measured(one) as cost, _taking_nothing(one, *asked, is_socket=case.is_socket):
+                _say(one, f"{case.shape} {size}")
         else:
             session, run = _say(one, f"{case.shape} {size}")
             one.stop()
@@ -240,13 +251,20 @@ STALLED_S: Final = 3.0
 
 def _stall(one: Daemon, path: str, readers: int, *, is_socket: bool) -> None:
     """Ask for it many times, and take nothing."""
+    with _taking_nothing(one, path, readers, is_socket=is_socket):
+        time.sleep(STALLED_S)
+
+
+@contextmanager
+def _taking_nothing(one: Daemon, path: str, readers: int, *, is_socket: bool) -> Iterator[None]:
+    """Have so many ask for it, and take nothing while the scope lasts."""
     with ExitStack() as lines:
         for _ in range(readers):
             line = lines.enter_context(socket.socket())
             line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 2**10)
             line.connect(("127.0.0.1", one.port))
             line.sendall(_asking(path, is_socket=is_socket))
-        time.sleep(STALLED_S)
+        yield
 
 
 def _read(one: Daemon, path: str, *, is_socket: bool) -> None:

@@ -37,10 +37,12 @@ class Gateway:
         runner: str = "codex-exec",
         sandbox: str = "danger-full-access",
         settings: str = "",
+        config: str = "agentd.toml",
         **variables: str,
     ) -> None:
         self._directory = directory
         self._arguments = arguments
+        self._config = config
         self._stack = ExitStack()
         given = codex_env(home) | variables
         env = ", ".join(f"{name} = {json.dumps(value)}" for name, value in given.items())
@@ -55,9 +57,9 @@ class Gateway:
         """Start the daemon; with another runner, where one is given."""
         if runner is not None:
             config = f"[providers.codex]\nrunner = {json.dumps(runner)}\n{self._provider}"
-            (self._directory / "agentd.toml").write_text(config)
+            (self._directory / self._config).write_text(config)
         self.daemon: Process = self._stack.enter_context(
-            agentd(self._directory, "--config", "agentd.toml", "--db", "data.db", *self._arguments)
+            agentd(self._directory, "--config", self._config, "--db", "data.db", *self._arguments)
         )
 
     def stop(self) -> None:

@@ -119,6 +119,27 @@ def test_sub_agents_are_not_taken_for_the_agent():
     assert tools == ["spawn_agent", "wait"]
 
 
+def test_a_root_that_an_approval_may_grant_is_told_before_the_paths():
+    root = "/srv/everything"
+    item = {"changes": [{"kind": {"type": "add"}, "path": f"/w/{n}"} for n in range(20_000)]}
+    params = {"threadId": "t", "turnId": "u", "itemId": "i", "grantRoot": root}
+    asked = ServerRequest(0, "item/fileChange/requestApproval", params)
+    question = approvals.question_for(asked, item)
+    assert question is not None
+    assert question.text.startswith(f"Change anything under {root}, ")
+    assert "/w/0" in question.text
+    assert next(iter(question.detail.items())) in (("itemId", "i"), ("grantRoot", root))
+    assert question.detail["grantRoot"] == root
+    assert all(root in words for words in question.detail["reaches"].values())
+    assert {"accept", "acceptForSession", "session"} <= set(question.detail["reaches"])
+    without = approvals.question_for(
+        ServerRequest(0, asked.method, {**params, "grantRoot": None}), item
+    )
+    assert without is not None
+    assert without.text.startswith("Change files: ")
+    assert "accept" not in without.detail["reaches"]
+
+
 def test_the_detail_of_a_question_fits_whatever_is_in_it():
     said = {
         "command": "\N{SMILING FACE WITH SUNGLASSES}" * 9_000,

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import anyio
 import pytest
 from gateway import THROUGH_A_GATEWAY, Gateways, turn
 from model_server import ModelServer, write_codex_home
 
 from agent_orchestrator import Client, Run, RunStatus
+from agent_orchestrator.trusted_files import FoundFile, trust
+from agent_orchestrator.user_state import user_state
+from agentd.settings import UntrustedConfig, load
 
 pytestmark = THROUGH_A_GATEWAY
 
@@ -46,11 +50,6 @@ async def _tries(client: Client, cwd: Path, script: str, **how: str) -> str:
     """Return what the commands of a turn printed."""
     session = await client.create_session(cwd=str(cwd), **how)  # type: ignore[arg-type]
     run: Run = await turn(client, session.id, script)
-    for _ in range(3):
-        # Codex 0.169 mounts over a file that is not there, and may be about to remove its last mount.
-        if run.error is None or "with correct flags: Invalid argument" not in run.error.message:
-            break
-        run = await turn(client, session.id, script)
     assert run.status is RunStatus.COMPLETED, run.error
     return "".join(
         [
@@ -97,7 +96,52 @@ async def test_it_cannot_change_the_daemon_in_the_default_layout(
     assert all(after[name] == before[name] for name in (".data/.gitignore",))
 
 
-async def test_a_configuration_that_is_not_there_is_not_made(
+@RUNNERS
+async def test_commands_at_once_do_not_fail_for_a_configuration_that_is_missing(
+    gateways: Gateways, runner: str, tmp_path: Path
+) -> None:
+    gateway = gateways(runner=runner, sandbox="workspace-write", config="other.toml")
+    repository = tmp_path / "gateway-0"
+    # What a command prints is told beside the command: the command itself must not say it.
+    one = "shell sleep 0.0$((RANDOM % 9)); printf '%s-%s ' went well"
+    script = f"{one}\n" + f"& {one}\n" * 9 + "say done"
+    said: list[str] = []
+    async with gateway.client() as client:
+
+        async def go() -> None:
+            said.append(await _tries(client, repository, script))
+
+        async with anyio.create_task_group() as at_once:
+            for _ in range(3):
+                at_once.start_soon(go)
+    assert sorted(path.name for path in repository.glob("*.toml")) == ["other.toml"]
+    assert [text.count("'exit_code': 0") for text in said] == [10] * 3
+
+
+async def test_a_configuration_that_an_agent_makes_is_not_believed(
+    gateways: Gateways, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "gateway-0"
+    repository_config = repository / "agentd.toml"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    state = user_state()
+    assert state is not None
+    # The user trusted it once, and has removed it since.
+    content = b"[daemon]\nport = 1\n"
+    trust(state, FoundFile(repository_config, content))
+    gateway = gateways(sandbox="workspace-write", config="other.toml")
+    async with gateway.client() as client:
+        made = r"shell printf '[daemon]\nport = 1\n' > agentd.toml"
+        await _tries(client, repository, f"{made}\nsay done")
+        assert repository_config.read_bytes() == content
+        await _tries(client, repository, "shell echo x >> agentd.toml || true\nsay done")
+        assert repository_config.read_bytes() == content  # now that it is there, it is kept
+    monkeypatch.chdir(repository)
+    with pytest.raises(UntrustedConfig):
+        load({}, {})
+
+
+async def test_a_named_configuration_that_was_removed_is_not_made(
     gateways: Gateways, tmp_path: Path
 ) -> None:
     gateway = gateways(sandbox="workspace-write")

@@ -1,5 +1,6 @@
 """Every command a newcomer is shown, word for word, with the real codex as the default agent."""
 
+import json
 import os
 import re
 import subprocess
@@ -116,6 +117,15 @@ class Newcomer:
         except httpx.TransportError:
             return False
 
+    def ended_badly(self) -> str:
+        """Return the runs that did not complete, and the end of the daemon's log."""
+        headers = {"Authorization": "Bearer dev-token"}
+        reply = httpx.get(f"{self.url}/runs", headers=headers, trust_env=False)
+        runs = [run for run in reply.json()["runs"] if run["status"] != "completed"]
+        return (
+            f"{json.dumps(runs, indent=1)}\n{(self.directory / 'daemon.log').read_text()[-2000:]}"
+        )
+
 
 def newcomer(directory: Path, codex: str, home: Path) -> Newcomer:
     directory.mkdir()
@@ -173,6 +183,6 @@ def test_every_command(tmp_path: Path, codex: str, usual_home: Path) -> None:
             env=one.env,
             text=True,
         )
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.returncode == 0, f"{one.ended_badly()}\n{done.stderr[-3000:]}"
     profile, extra_args = done.stdout.splitlines()[-2:]
     assert (profile, extra_args) == ("mobile", "[]")

@@ -43,6 +43,17 @@ def test_in_another_directory_the_files_are_kept_one_by_one(tmp_path: Path, stat
     assert set(found.secret) == {*_files(tmp_path, "main.db", "main.db-wal"), str(state)}
 
 
+def test_an_optional_file_is_kept_while_it_is_there(tmp_path: Path) -> None:
+    named, optional, hidden = (tmp_path / name for name in ("named", "optional", "hidden"))
+    kept = Protection(None, (named, optional), (hidden,), frozenset({optional, hidden}))
+    assert set(kept("/").read_only) == {str(named)}
+    assert str(hidden) not in kept("/").secret
+    optional.touch()
+    hidden.symlink_to(optional)
+    assert set(kept("/").read_only) == {str(named), str(optional)}
+    assert str(optional) in kept("/").secret  # what the link leads to
+
+
 def test_links_are_followed(tmp_path: Path) -> None:
     make_data_directory(tmp_path / "real")
     (tmp_path / "real" / "a.db").touch()

@@ -279,9 +279,16 @@ async def test_the_processes_of_another_host_are_not_taken_for_gone(
         assert (await client.get_run(run.id)).status is RunStatus.RUNNING
         [attempt] = (await client.diagnose_run(run.id)).diagnostics.attempts
         assert attempt.host == "local"
+        reply = await client.cancel_run(run.id)
+        assert (reply.run.status, reply.canceled) == (RunStatus.RUNNING, (run.id,))
+        assert reply.pending == (run.id,)
+        found = (await client.diagnose_run(run.id)).diagnostics
+        assert found.likely_issue.code == "worker_lost"
+        assert "host local" in found.likely_issue.message
+        assert "cancel" in found.likely_issue.message
     assert away.asked == []
     async with open_embedded(store, runners=[ScriptedRunner()], host=back) as client:
-        assert (await end_of(client, run.id)).status is RunStatus.COMPLETED
+        assert (await end_of(client, run.id)).status is RunStatus.CANCELED
     assert [one.host for one in back.asked] == ["local"]
 
 
@@ -310,7 +317,7 @@ async def test_a_cancel_asked_for_while_processes_are_looked_for_is_not_lost(
     store, reaper = MemoryStore(), Reaping(remains=[Remains("alive", alive=(7,))])
     run = await at_work(store, "thread t-1\nhold")
     async with open_embedded(store, runners=[ScriptedRunner()], host=reaper) as client:
-        await client.cancel_run(run.id)
+        assert (await client.cancel_run(run.id)).pending == (run.id,)
         assert (await client.get_run(run.id)).status is RunStatus.RUNNING
         reaper.remains.append(Remains("gone", (7,)))
         assert (await end_of(client, run.id)).status is RunStatus.CANCELED

@@ -17,6 +17,7 @@ from crashing import Handle
 
 from agent_orchestrator import open_embedded
 from agent_orchestrator.domain.errors import Unavailable
+from agent_orchestrator.engine import worker_pool
 from agent_orchestrator.ports import Outcome, RunContext, Store
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.memory import MemoryStore
@@ -118,6 +119,53 @@ async def test_a_question_given_up_while_it_is_sent_again_is_withdrawn(
             ended = (await client.wait_run(sent.run.id)).run
     assert doubts.refused == 1
     assert ended.result is not None, ended.error
+
+
+async def test_a_start_that_is_not_confirmed_takes_a_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    doubts, gate, go = Doubts(1, 1_000), anyio.Event(), anyio.Event()
+    active: list[str] = []
+    most = 0
+
+    async def hold(context: RunContext) -> Outcome:
+        nonlocal most
+        active.append(context.run.id)
+        most = max(most, len(active))
+        await go.wait()
+        active.remove(context.run.id)
+        return Outcome("done")
+
+    async def looked_late(*args: Any) -> Any:
+        await gate.wait()
+        return await read_again(*args)
+
+    read_again = worker_pool.read_with_retry
+    monkeypatch.setattr(worker_pool, "read_with_retry", looked_late)
+    with anyio.fail_after(60):
+        async with open_embedded(
+            Handle(MemoryStore(), closes=True, doubts=doubts),
+            runners=[FunctionRunner("agent", hold)],
+            max_concurrency=1,
+        ) as client:
+            sessions = [await client.create_session() for _ in range(2)]
+            doubts.is_armed = True
+            with pytest.raises(Unavailable):
+                await client.send_message(sessions[0].id, "first")
+            doubts.is_armed = False
+            second = (await client.send_message(sessions[1].id, "second")).run
+            assert second is not None
+            for _ in range(100):  # time enough to start it
+                await anyio.sleep(0.001)
+            assert (await client.get_run(second.id)).status == "queued"
+            gate.set()
+            while not active:
+                await anyio.sleep(0.001)
+            go.set()
+            assert (await client.wait_run(second.id)).run.status == "completed"
+            [first] = (await client.list_runs(session_id=sessions[0].id)).runs
+            assert first.status == "completed"
+    assert most == 1
 
 
 async def test_a_forked_child_is_refused_at_once() -> None:

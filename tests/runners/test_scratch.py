@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -255,3 +256,45 @@ def test_empty_directories_are_removed_where_they_are(
     monkeypatch.setattr(trees, "_is_moved", lambda *_: pytest.fail("it was moved"))
     trees.remove(tmp_path / "top")
     assert not (tmp_path / "top").exists()
+
+
+_MOUNTED = """
+import subprocess, sys
+from pathlib import Path
+from agent_orchestrator.runners import trees
+top, kept = map(Path, sys.argv[1:])
+for name, what in (("bound", ["--bind", kept]), ("deep/down/bound", ["--bind", kept]), ("tmpfs", ["-t", "tmpfs", "x"])):
+    (top / name).mkdir(parents=True)
+    subprocess.run(["mount", *what, top / name], check=True)
+(top / "tmpfs" / "x").touch()
+(top / "file").touch()
+(top / "bound-file").touch()
+subprocess.run(["mount", "--bind", kept / "x", top / "bound-file"], check=True)
+trees.remove(top)
+print(*sorted(str(path.relative_to(top)) for path in top.rglob("*")))
+subprocess.run(["mount", "--bind", kept, top], check=True)
+trees.remove(top)
+"""
+
+
+async def test_what_is_mounted_in_a_tree_is_not_removed(tmp_path: Path) -> None:
+    kept, top = tmp_path / "kept", tmp_path / "top"
+    (kept / "inner").mkdir(parents=True)
+    (kept / "x").write_text("as it was")
+    (kept / "inner").chmod(0o500)
+    kept.chmod(0o555)
+    top.mkdir()
+    command = ["unshare", "--mount", sys.executable, "-c", _MOUNTED, str(top), str(kept)]
+    run = partial(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    done = await anyio.to_thread.run_sync(run)
+    if "Operation not permitted" in done.stderr:
+        pytest.skip("nothing can be mounted here")
+    assert done.returncode == 0, done.stderr
+    left = done.stdout.split()
+    assert "file" not in left
+    assert [name.rpartition("/")[2] for name in left].count("inner") == 2
+    assert (kept / "x").read_text() == "as it was"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o555
+    assert stat.S_IMODE((kept / "inner").stat().st_mode) == 0o500
+    trees.remove(top)  # the mounts are gone
+    assert not top.exists()

@@ -1,22 +1,33 @@
 """Agents whose supervisor or fork server is interfered with, and supervisors that serve many agents."""
 
 import contextlib
+import errno
 import os
 import resource
 import signal
+import socket
 import sys
 import uuid
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import psutil
 import pytest
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.runners import forkserver as program
 from agent_orchestrator.runners.orphans import tag_limit
 from agent_orchestrator.runners.process import agent_process
-from agent_orchestrator.runners.supervisor import MAX_IDLE, fork_server
+from agent_orchestrator.runners.supervisor import (
+    MAX_IDLE,
+    ForkServerClient,
+    SupervisedAgent,
+    SupervisorLink,
+    fork_server,
+)
+from agent_orchestrator.runners.supervisor import _send as send
 from agent_orchestrator.testing.runners import tagged_processes
 
 pytestmark = pytest.mark.anyio
@@ -238,3 +249,116 @@ async def test_signals_of_the_owner_are_no_matter_of_the_agents(play):
     finally:
         signal.signal(signal.SIGINT, before)
     assert process.returncode == -signal.SIGINT
+
+
+# --- who has hands on the sockets -------------------------------------------------------------
+
+NONSENSE = [
+    b"x" * 2**16,
+    b"\xff\xfe\n",
+    b"exit many\n",
+    b"exit 99999999999999999999\n",
+    b"started 99999999999 1\n",
+    b"exit 0 0\n",
+    b"\n" * 2**16,
+    b"exit 0\n" * 2**13,
+]
+
+
+@pytest.mark.parametrize("said", NONSENSE, ids=lambda said: repr(said[:12]))
+async def test_nonsense_of_a_supervisor_is_the_loss_of_it(play, monkeypatch, said):
+    """Whatever comes in its name, nothing is held up, nothing is kept, and the agent is ended."""
+    start, made = ForkServerClient.start, []
+
+    async def start_with_another_socket(self, *args, **options):
+        kept = await start(self, *args, **options)
+        ours, theirs = socket.socketpair()
+        ours.settimeout(0)
+        made.append((kept.supervisor, SupervisorLink(kept.supervisor.process, ours), theirs))
+        return SupervisedAgent(kept.pid, kept.start_id, made[0][1])
+
+    monkeypatch.setattr(ForkServerClient, "start", start_with_another_socket)
+    turns = 0
+
+    async def count_turns():
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    with anyio.fail_after(60):
+        async with play("stubborn") as process, anyio.create_task_group() as tasks:
+            [(real, supervisor, theirs)] = made
+            theirs.settimeout(1)
+            tasks.start_soon(count_turns)
+            with theirs:
+                await anyio.to_thread.run_sync(say, theirs, said)
+                with contextlib.suppress(AgentFailed):
+                    await process.wait()
+            await process._all_ended.wait()
+            tasks.cancel_scope.cancel()
+    real.close()
+    assert len(supervisor._buffer) < 2**12
+    assert turns > 3
+
+
+def say(link, data):
+    with contextlib.suppress(OSError):  # who listens has heard enough
+        link.sendall(data)
+
+
+def asked(size=None, count=1, body=b"/\0true", tag_limit=0, is_resolved=False):
+    length = len(body) if size is None else size
+    header = program.HEADER.pack(length, count, tag_limit, is_resolved)
+    return bytes([program.START]) + header + body
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer", "is_served_after"),
+    [
+        (asked(size=2**63), ["refused", str(errno.E2BIG)], False),
+        (asked(size=program.MAX_REQUEST + 1), ["refused", str(errno.E2BIG)], False),
+        (asked(count=0), ["refused", str(errno.EINVAL)], True),
+        (asked(body=b"/\0true\0=x"), ["refused", str(errno.EINVAL)], True),
+        (asked(body=b"\0" * 2**20, count=2**63), ["astray", str(errno.ENOENT)], True),
+        (asked(body=b"/\0" + b"x" * 2**20), ["refused", str(errno.ENAMETOOLONG)], True),
+        (b"\x00" * 2**16, None, True),
+    ],
+    ids=["2**63", "too large", "no program", "no name", "NULs", "a long name", "signals"],
+)
+async def test_a_bad_request_to_a_supervisor_is_refused(request_, answer, is_served_after):
+    with anyio.fail_after(60):
+        async with fork_server() as held:
+            supervisor = await held._idle_supervisor()
+            await anyio.wait_readable(supervisor.link)
+            assert await supervisor.receive() == ["ready"]
+            await send(supervisor.link, request_, [])
+            if answer is not None:
+                assert await supervisor.receive() == answer
+            if is_served_after:
+                await send(supervisor.link, asked(), [])
+                assert (await supervisor.receive())[0] == "started"
+                assert (await supervisor.receive()) == ["exit", "0"]
+                assert (await supervisor.receive()) == ["gone"]
+            else:
+                assert await supervisor.receive() == []
+            supervisor.close()
+
+
+async def test_descriptors_that_come_with_anything_else_are_not_kept(play):
+    with anyio.fail_after(60):
+        async with play("stubborn") as process:
+            one = supervisor_of(process)
+            before = one.num_fds()
+            for _ in range(20):
+                await send(process._keeper.link, b"\0", [0, 1, 2])
+            while one.num_fds() > before:
+                await anyio.sleep(0.01)
+
+
+async def test_more_than_linux_takes_is_refused_with_its_bound(tmp_path):
+    for env in ({f"V{n}": "x" * 100_000 for n in range(100)}, {"V": "x" * 2**18}):
+        with pytest.raises(AgentFailed, match="128 KiB") as caught:
+            async with agent_process(["true"], cwd=str(tmp_path), env={**os.environ, **env}):
+                pass
+        assert caught.value.code == "invalid_config"

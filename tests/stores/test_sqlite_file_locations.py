@@ -17,7 +17,10 @@ from agent_orchestrator.domain.errors import (
     Unavailable,
 )
 from agent_orchestrator.stores.sqlite import SqliteStore
+from agent_orchestrator.stores.sqlite.ballast import Ballast
+from agent_orchestrator.stores.sqlite.files import OWN_FILES
 from agent_orchestrator.stores.sqlite.health import Health
+from agent_orchestrator.stores.sqlite.watermark import Watermark, WatermarkFile
 from agent_orchestrator.testing.stores.samples import NOW, a_session, drafts, put
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +52,37 @@ async def make(path, *, events=1):
         for _ in range(events):
             await append(store, session)
     return session
+
+
+# --- links beside the database ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("end", OWN_FILES[1:])
+async def test_a_link_beside_the_database_is_not_followed(tmp_path, end, is_new):
+    path, other = tmp_path / "x.db", tmp_path / "other"
+    other.write_text("as it was")
+    if not is_new:
+        await make(path)
+    beside = path.with_name(path.name + end)
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(other)
+    with pytest.raises(StoreOpenError, match=f"{end} is a symbolic link"):
+        await make(path)
+    assert other.read_text() == "as it was"
+
+
+async def test_a_link_made_beside_an_open_database_is_not_followed(tmp_path):
+    path, other = tmp_path / "x.db", tmp_path / "other"
+    other.write_text("as it was")
+    mirror, ballast = WatermarkFile(path), Ballast(path)
+    mirror.path.with_name(f"{mirror.path.name}.new").symlink_to(other)
+    mirror.write(Watermark("name", 7))
+    assert mirror.read() == Watermark("name", 7)
+    ballast.path.symlink_to(other)
+    with pytest.raises(OSError, match="symbolic"):
+        ballast.fill()
+    assert other.read_text() == "as it was"
 
 
 # --- the file is taken away -------------------------------------------------------------------

@@ -10,6 +10,7 @@ from agent_orchestrator.domain.model import RunResult
 from agent_orchestrator.ports import Draft
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing.stores.samples import NOW, a_run, a_session, put
+from agent_orchestrator.wire.encoded import encoded
 
 pytestmark = pytest.mark.anyio
 
@@ -73,3 +74,26 @@ async def test_finding_a_run_does_not_read_the_long_results_of_others(tmp_path):
             long = evolve(run, result=RunResult(LONG))
             await store.transact(lambda tx, run=long: tx.put_run(run))
         assert await pages_read() < few + 100
+
+
+async def test_readers_of_one_long_event_hold_its_text_once(tmp_path):
+    session = a_session()
+    drafts = [Draft("agent.message", {"text": text}) for text in (LONG, LONG, "short")]
+    async with SqliteStore(tmp_path / "data.db") as store:
+        await put(store, session)
+        await store.transact(lambda tx: tx.append(session.id, drafts, NOW))
+        pages = [
+            await store.read(lambda view: view.events(session.id, after=0, limit=9))
+            for _ in range(3)
+        ]
+        fed = await store.read(lambda view: view.feed(after=None, limit=9))
+    for number in (0, 1):
+        texts = {id(page[number].data.text) for page in pages}
+        texts.add(id(fed[number].event.data.text))
+        assert len(texts) == 1
+    assert pages[0][0].data.text is not pages[0][1].data.text
+    assert [event.data["text"] for event in pages[0]] == [LONG, LONG, "short"]
+    held = encoded((session.id, 1), b'{"text": "another"}')
+    assert held == {
+        "text": "another"
+    }  # a key with another text is no reason to hand out the wrong one

@@ -281,6 +281,8 @@ def _issue(
         return Issue("none", f"it ended as {run.status}", "")
     if run.status is RunStatus.QUEUED:
         return _queue_issue(core, facts, availability)
+    if run.cancel_requested_at is not None and run.worker_id is not None and not worker_alive:
+        return _lost_issue(core, facts)
     if run.status is RunStatus.WAITING:
         return Issue(
             "waiting_on_request",
@@ -338,7 +340,7 @@ def _queue_issue(core: Core, facts: _Facts, availability: Availability) -> Issue
 
 def _running_issue(core: Core, facts: _Facts, worker_alive: bool, has_process: bool) -> Issue:
     if not worker_alive:
-        return Issue("worker_lost", f"no worker {facts.run.worker_id} is alive here", "restart it")
+        return _lost_issue(core, facts)
     if facts.run.cancel_requested_at is not None:
         return Issue(
             "canceled",
@@ -361,9 +363,31 @@ def _running_issue(core: Core, facts: _Facts, worker_alive: bool, has_process: b
     return Issue("none", "the agent is working", "")
 
 
+def _lost_issue(core: Core, facts: _Facts) -> Issue:
+    """Return why no worker of this engine executes an active run."""
+    run, host = facts.run, _other_host(core, facts.attempts[-1] if facts.attempts else None)
+    message, hint = f"no worker {run.worker_id} is alive here", "restart it"
+    if host is not None:
+        message = f"its agent is on host {host}, and this is host {core.config.host.id}"
+        hint = f"start the engine of host {host} on this database again"
+    if run.cancel_requested_at is not None:
+        asked_at = _format_time(run.cancel_requested_at)
+        message += f"; the cancel of {asked_at} waits until its processes are known to be gone"
+    return Issue("worker_lost", message, hint)
+
+
+def _other_host(core: Core, attempt: Attempt | None) -> str | None:
+    """Return the host of an attempt if it is not this engine's."""
+    if attempt is None or attempt.host in (None, core.config.host.id):
+        return None
+    return attempt.host
+
+
 async def _process_tree(core: Core, run: Run, attempt: Attempt | None) -> Sequence[ProcessView]:
     if run.status not in ACTIVE or attempt is None or attempt.pid is None:
         return ()
+    if _other_host(core, attempt) is not None:
+        return ()  # the id is of a process there
     query = partial(
         core.config.host.process_tree, attempt.pid, attempt.process_start_id, MAX_PROCESSES
     )

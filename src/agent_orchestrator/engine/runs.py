@@ -150,7 +150,9 @@ async def cancel(core: Core, caller: Principal, command: CancelRun) -> Change[Ca
         reached = transitions.request_cancel(
             core, tx, run, reason=command.reason, cascade=command.cascade
         )
-        return CancelReply(tx.run(run.id) or run, tuple(reached))
+        lost = {one.id for one in tx.lost_runs(core.instance)}
+        pending = tuple(one for one in reached if one in lost)
+        return CancelReply(tx.run(run.id) or run, tuple(reached), pending)
 
     return change
 

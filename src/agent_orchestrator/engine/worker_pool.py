@@ -88,6 +88,8 @@ class WorkerPool:
     """The workers' numbers, by run id."""
     _reserved: int = 0
     """Number of slots reserved for runs that a running transaction may assign."""
+    _unconfirmed: int = 0
+    """Number of slots whose run may or may not have been started, until that is known."""
     _reservations_settled: anyio.Event = field(factory=anyio.Event)
     """Set when reserved slots were used or returned."""
     _may_have_queued: bool = False
@@ -128,7 +130,8 @@ class WorkerPool:
     @property
     def _free_slots(self) -> int:
         """The number of runs that may be started now."""
-        return max(0, self.core.config.max_concurrency - self.busy_workers - self._reserved)
+        used = self.busy_workers + self._reserved + self._unconfirmed
+        return max(0, self.core.config.max_concurrency - used)
 
     def _take_slot(self) -> _Slot:
         """Return a slot with the smallest free worker number."""
@@ -272,6 +275,7 @@ class WorkerPool:
         except Unavailable:
             # It may have failed after the commit.
             if started := _assigning_slots(assignments, slots):
+                self._unconfirmed += len(started)
                 tasks.start_soon(self._recover_unsure, started, tasks)
             raise
         finally:
@@ -287,9 +291,12 @@ class WorkerPool:
         self, unsure: Sequence[tuple[RunningAttempt, _Slot]], tasks: anyio.abc.TaskGroup
     ) -> None:
         """Start the runs of a change that failed but may have been committed, if they were assigned."""
-        runs = await read_with_retry(
-            self.core, lambda view: [view.run(running.run.id) for running, _ in unsure]
-        )
+        try:
+            runs = await read_with_retry(
+                self.core, lambda view: [view.run(running.run.id) for running, _ in unsure]
+            )
+        finally:
+            self._unconfirmed -= len(unsure)
         for (running, slot), run in zip(unsure, runs, strict=True):
             if (
                 run is not None

@@ -41,6 +41,12 @@ between two. With it come the agent's stdin, stdout and stderr."""
 START = 0xFE
 """The byte before a request. What a supervisor without an agent hears before it came too late."""
 
+MAX_REQUEST = 8 * 2**20
+"""Bytes after the header of a request. Linux starts a program with at most 6 MiB of arguments and variables."""
+
+CHUNK = 2**16
+"""Bytes of a request that are received at once."""
+
 KILL = 0xFF
 """The byte that makes a supervisor kill all; another is a signal for the agent's group."""
 
@@ -196,13 +202,17 @@ class Supervisor:
 
     def _receive_commands(self) -> bool:
         """Do what the owner says; False when it says nothing any more."""
+        stdio: list[int] = []
         try:
-            said, stdio = _receive(self.link, 2**16, 3)
+            said, stdio = _receive(self.link, CHUNK, 3)
             if not self.is_serving and (place := said.find(START)) >= 0:
                 self._start(bytearray(said[place + 1 :]), stdio)
                 return True
         except ConnectionError:
             return False
+        finally:
+            for fd in stdio:
+                os.close(fd)
         if self.is_serving:
             for word in said:
                 if word == KILL:
@@ -218,9 +228,15 @@ class Supervisor:
             resource.setrlimit(RLIMIT_LOCKS, (tag_limit or self.untagged_limit, self.max_files))
 
     def _receive_rest(self, data: bytearray, size: int) -> None:
-        """Wait for the rest of so much data."""
+        """Wait for the rest of so much data.
+
+        :raises ConnectionError: if the owner is gone before.
+        """
+        poll = _poll(self.link.fileno(), self.owner_fd)
         while len(data) < size:
-            if not (more := self.link.recv(size - len(data))):
+            if any(fd == self.owner_fd for fd, _ in poll.poll()):
+                raise ConnectionResetError
+            if not (more := self.link.recv(min(size - len(data), CHUNK))):
                 raise ConnectionResetError
             data += more
 
@@ -228,9 +244,13 @@ class Supervisor:
         """Start the agent that is asked for.
 
         :param request: what has come of the request so far.
+        :raises ConnectionError: if the rest does not come, or would be too large.
         """
         self._receive_rest(request, HEADER.size)
         size, count, tag_limit, is_resolved = HEADER.unpack_from(request)
+        if size > MAX_REQUEST:
+            _send(self.link, f"refused {errno.E2BIG}")
+            raise ConnectionResetError  # where the next request begins is not known
         self._receive_rest(request, HEADER.size + size)
         body = bytes(request[HEADER.size :])
         directory, *parts = body.split(b"\0")
@@ -242,16 +262,15 @@ class Supervisor:
             answer = "refused"
             self._set_tag(tag_limit)
             self.agent = _start_program(argv, env, stdio)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: of a name that no variable can have
             self._set_tag(0)
-            _send(self.link, f"{answer} {error.errno}")
+            number = error.errno if isinstance(error, OSError) else errno.EINVAL
+            _send(self.link, f"{answer} {number}")
         else:
             self.is_serving = True
             _send(self.link, f"started {self.agent} {_start_time(self.agent)}")
         finally:
             os.chdir("/")
-            for fd in stdio:
-                os.close(fd)
 
 
 # --- what both do ---------------------------------------------------------------------------
@@ -370,6 +389,8 @@ def _start_program(argv: list[bytes], env: dict[bytes, bytes], stdio: list[int])
 
     As everywhere, a namesake that may not be run does not hide a program further on in the PATH.
     """
+    if not argv:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     program = argv[0]
     paths = [program]
     if b"/" not in program:

@@ -248,7 +248,7 @@ class AgentProcess:
         """Hear the supervisor: the agent's exit, then that nothing is left of it."""
         while True:
             match await self._supervisor.receive():
-                case ["exit", code]:
+                case ["exit", code] if self._returncode is None:
                     # All the dead agent wrote is in the pipe; who else holds it is not waited for.
                     spare = fcntl.fcntl(self._stderr, fcntl.F_GETPIPE_SZ)
                     while spare > 0 and (size := self._read_stderr()):
@@ -575,6 +575,12 @@ _DIRECTORY_REPLACED: Final = {
 }
 
 
+_EXEC_BOUNDS: Final = (
+    "Linux takes 128 KiB in each of them, and a quarter of the stack's limit in all (usually 2 MiB, "
+    "never more than 6)"
+)
+
+
 def _start_problem(error: OSError, program: str, cwd: str) -> tuple[str, str]:
     if error.filename is not None:  # the directory, and not the program
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
@@ -582,7 +588,8 @@ def _start_problem(error: OSError, program: str, cwd: str) -> tuple[str, str]:
         found = _DIRECTORY_REPLACED.get(error.errno or 0, f"cannot be entered: {error.strerror}")
         return "invalid_config", f"the working directory {cwd} {found}"
     if error.errno == errno.E2BIG:
-        return "invalid_config", f"the arguments for {program} are too long"
+        problem = f"the arguments and variables for {program} are too long"
+        return "invalid_config", f"{problem}: {_EXEC_BOUNDS}"
     if isinstance(error, FileNotFoundError):
         if "/" in program and Path(cwd, program).exists():
             return "provider_unavailable", f"{program} cannot be run: its interpreter is not there"

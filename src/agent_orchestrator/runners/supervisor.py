@@ -1,7 +1,9 @@
 """The owner's end of the fork server and of its supervisors: :mod:`agent_orchestrator.runners.forkserver`."""
 
 import array
+import errno
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +13,7 @@ from contextlib import suppress
 from typing import Final, Self
 
 import anyio
-from anyio.lowlevel import RunVar
+from anyio.lowlevel import RunVar, checkpoint
 from anyio.to_thread import run_sync
 from attrs import field, frozen, mutable
 
@@ -33,6 +35,14 @@ MAX_TRIES: Final = 3
 MAX_IDLE: Final = 4
 """Supervisors that wait for an agent to come; each has a megabyte of its own."""
 
+_WORD: Final = re.compile(
+    rb"ready|gone|exit -?\d{1,3}|(?:refused|astray) \d{1,4}|started \d{1,7} \d{1,20}"
+)
+"""What a supervisor may say: see :class:`agent_orchestrator.runners.forkserver.Supervisor`."""
+
+_MAX_WORD: Final = 64
+"""Bytes in a line of a supervisor; none is as long."""
+
 _INHERITED_VARIABLES: Final = ("LD_LIBRARY_PATH",)
 """What a Python may not start without. The fork server's environment holds no secrets."""
 
@@ -48,8 +58,14 @@ class SupervisorLink:
     """Whether it has been there to take a request; before that it has started nothing."""
 
     async def receive(self) -> list[str]:
-        """Return what the supervisor says next; nothing when it is gone."""
+        """Return what the supervisor says next; nothing when it is gone, or says what no supervisor says.
+
+        An agent may have got hold of the supervisor's socket.
+        """
+        await checkpoint()  # whoever says much must not hold up others
         while (end := self._buffer.find(b"\n")) < 0:
+            if len(self._buffer) > _MAX_WORD:
+                return []
             try:
                 chunk = self.link.recv(1024)
             except BlockingIOError:
@@ -60,9 +76,9 @@ class SupervisorLink:
             if not chunk:
                 return []
             self._buffer.extend(chunk)
-        words = self._buffer[:end].decode().split()
+        line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
-        return words
+        return line.decode().split() if _WORD.fullmatch(line) else []
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the agent's process group, unless the agent has exited."""
@@ -118,12 +134,14 @@ class ForkServerClient:
         :param stdio: what is to be its stdin, stdout and stderr.
         :param tag_limit: what all processes are to bear that come of it; 0 for nothing.
         :param is_resolved: nothing is to be started where ``cwd`` leads through a symbolic link.
-        :raises OSError: if it cannot be started, with the ``errno`` of what failed, and with ``cwd``
+        :raises OSError: if it cannot be started (``E2BIG`` if its arguments and variables have more than 8 MiB), with the ``errno`` of what failed, and with ``cwd``
             as its ``filename`` if that did: ``ESTALE`` where it leads through a link.
         :raises AgentFailed: if there is nobody to start it.
         """
         variables = (name + b"=" + value for name, value in env.items())
         body = b"\0".join([cwd, *argv, *variables])
+        if len(body) > program.MAX_REQUEST:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
         header = program.HEADER.pack(len(body), len(argv), tag_limit, is_resolved)
         request = bytes([program.START]) + header + body
         for _ in range(MAX_TRIES):

@@ -1,5 +1,8 @@
-"""Removal of directories that an agent may have filled: however deep, without following links."""
+"""Removal of directories that an agent may have filled: however deep, without following links or
+entering other file systems.
+"""
 
+import errno
 import os
 import secrets
 import time
@@ -19,7 +22,7 @@ def remove(path: Path) -> None:
 
     It does not recurse: what is deeper is moved up to the top first. So two descriptors and little memory
     are enough for every depth. Directories without permissions are given them. Links are removed, not
-    followed. What cannot be removed stays there.
+    followed. What is mounted there is not entered. What cannot be removed stays there.
     """
     give_up_at = time.monotonic() + REMOVE_TIMEOUT_S
     with suppress(OSError), opened(path) as top:
@@ -86,17 +89,40 @@ def _is_moved(directory: int, name: str, top: int) -> bool:
 def opened(path: str | Path, directory: int | None = None) -> Iterator[int]:
     """Open a directory, and let its owner do everything with it.
 
-    :raises OSError: if it is none.
+    :param directory: what the path is relative to; None means the present directory.
+    :raises OSError: if it is none, or something is mounted there.
     """
+    if directory is None:
+        parent = os.open(Path(path).parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with opened(Path(path).name, parent) as descriptor:
+                yield descriptor
+        finally:
+            os.close(parent)
+        return
     found = os.open(path, os.O_PATH | _DIRECTORY, dir_fd=directory)
     try:
+        if _mount_of(found) != _mount_of(directory):
+            raise OSError(errno.EXDEV, "Is on another mount", str(path))
         itself = f"/proc/self/fd/{found}"
         if os.fstat(found).st_mode & 0o700 != 0o700:
             os.chmod(itself, 0o700)  # noqa: PTH101 - a link to what is open, which is what is meant
-        opened = os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        held = os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     finally:
         os.close(found)
     try:
-        yield opened
+        yield held
     finally:
-        os.close(opened)
+        os.close(held)
+
+
+def _mount_of(descriptor: int) -> int | str:
+    """Return the id of the mount that an open file is on; its device where the system gives no id.
+
+    A bind mount has the device of what it shows.
+    """
+    with suppress(OSError), open(f"/proc/self/fdinfo/{descriptor}") as lines:  # noqa: PTH123
+        for line in lines:
+            if line.startswith("mnt_id:"):
+                return line
+    return os.fstat(descriptor).st_dev

@@ -1,8 +1,10 @@
 """A JSON object that stays text until somebody looks into it."""
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+import threading
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, Final
+from weakref import WeakValueDictionary
 
 
 class Encoded(Mapping[str, Any]):
@@ -14,7 +16,7 @@ class Encoded(Mapping[str, Any]):
     :param text: one JSON object in UTF-8, strict as :mod:`agent_orchestrator.wire.strict_json` writes it.
     """
 
-    __slots__ = ("_value", "text")
+    __slots__ = ("__weakref__", "_value", "text")
 
     def __init__(self, text: bytes) -> None:
         self.text = text
@@ -40,3 +42,21 @@ class Encoded(Mapping[str, Any]):
         return (
             repr(self._value) if self._value is not None else f"<{len(self.text):,} bytes of JSON>"
         )
+
+
+_LOCK: Final = threading.Lock()
+_in_use: Final[WeakValueDictionary[Hashable, Encoded]] = WeakValueDictionary()
+
+
+def encoded(key: Hashable, text: bytes) -> Encoded:
+    """Return an object with a text: one in use under the same key, if its text is the same.
+
+    Slow readers of one long event then hold it once, not once each. May be called in any thread.
+    """
+    with _LOCK:
+        found = _in_use.get(key)
+    if found is None or found.text != text:
+        found = Encoded(text)
+        with _LOCK:
+            _in_use[key] = found
+    return found

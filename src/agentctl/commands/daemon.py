@@ -9,7 +9,7 @@ from agent_orchestrator.operations import LIST_AUDIT, ListAudit
 from agentctl.call import Call
 from agentctl.failures import TIMED_OUT, Failure
 from agentctl.fields import ALL, options_of
-from agentctl.options import Group
+from agentctl.options import MAX_DAEMON_WAIT_S, Group, Number
 
 
 @click.group(
@@ -39,7 +39,7 @@ def daemon() -> None:
 )
 @click.option(
     "--timeout-s",
-    type=click.FloatRange(min=0),
+    type=Number(0, MAX_DAEMON_WAIT_S),
     default=30.0,
     show_default=True,
     help="Seconds it has to answer.",
@@ -137,7 +137,7 @@ def _running(call: Call) -> Any:
 @click.option("--now", is_flag=True, help="Do not let running agents finish.")
 @click.option(
     "--timeout-s",
-    type=click.FloatRange(min=0),
+    type=Number(0, MAX_DAEMON_WAIT_S),
     default=120.0,
     show_default=True,
     help="Seconds --wait waits at most; exit code 7 after them.",

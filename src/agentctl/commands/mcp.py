@@ -9,7 +9,7 @@ import click
 from agentctl.call import Call
 from agentctl.commands.tool import RUN_VARIABLE, SESSION_VARIABLE
 from agentctl.failures import usage_failure
-from agentctl.options import Command, read_id
+from agentctl.options import Command, Number, read_id
 
 
 @click.command(
@@ -23,7 +23,7 @@ from agentctl.options import Command, read_id
 @click.option("--run-id", metavar="ID", help=f"The run to act for.  [env: {RUN_VARIABLE}]")
 @click.option(
     "--timeout-s",
-    type=click.FloatRange(0, 86_400),
+    type=Number(0, 86_400),
     help="Seconds a tool's call is held unless it says so itself.  [default: 50]",
 )
 def mcp(run_id: str | None, timeout_s: float | None) -> None:

@@ -22,7 +22,7 @@ from agent_orchestrator.operations import (
 from agentctl.call import Call
 from agentctl.failures import DONE
 from agentctl.fields import ALL, options_of
-from agentctl.options import Group, identified, read_text
+from agentctl.options import MAX_WAIT_S, Group, Number, identified, read_text
 
 
 @click.group(
@@ -119,7 +119,7 @@ def list_(session_id: str | None, **values: Any) -> None:
 @identified("run")
 @click.option(
     "--timeout-s",
-    type=click.FloatRange(min=0),
+    type=Number(0, MAX_WAIT_S),
     help="Seconds to wait at most; exit code 7 after them.  [default: no limit]",
 )
 @options_of(WaitRun, only=("until", "ignore"))
@@ -163,6 +163,10 @@ def cancel(**values: Any) -> None:
             line += f"; ended now: {also}" if also else ""
         else:
             how = "is canceled" if ended.status == "canceled" else "is asked to end"
+            if ended.id in reply.pending:
+                how = (
+                    "is to be canceled, but no worker of this daemon executes it: see run diagnose"
+                )
             line = f"run {ended.id} {how}" + (f", with {also}" if also else "")
         call.output.answer(reply, lambda _: [line])
 

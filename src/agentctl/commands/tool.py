@@ -20,7 +20,7 @@ from agentctl.call import Call
 from agentctl.commands.session import working_directory
 from agentctl.failures import usage_failure
 from agentctl.fields import ALL, options_of
-from agentctl.options import Group, identified, read_id
+from agentctl.options import MAX_WAIT_S, Group, Number, identified, read_id
 
 RUN_VARIABLE: Final = "AGENTCTL_RUN_ID"
 SESSION_VARIABLE: Final = "AGENTCTL_SESSION_ID"
@@ -139,7 +139,7 @@ def session_send(**values: Any) -> None:
 @identified("run")
 @click.option(
     "--timeout-s",
-    type=click.FloatRange(min=0),
+    type=Number(0, MAX_WAIT_S),
     help="Seconds to wait at most; exit code 7 after them.  [default: no limit]",
 )
 @options_of(WaitRun, only=("until", "ignore"))
@@ -177,7 +177,7 @@ def session_wait(run_id: str, timeout_s: float | None, **values: Any) -> None:
 @click.option("--wait", is_flag=True, help="Wait for the answer; the run is `waiting` until then.")
 @click.option(
     "--timeout-s",
-    type=click.FloatRange(min=0),
+    type=Number(0, MAX_WAIT_S),
     help="With --wait: seconds to wait at most; exit code 7 after them.  [default: no limit]",
 )
 @options_of(Keyed)

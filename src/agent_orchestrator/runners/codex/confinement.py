@@ -178,7 +178,7 @@ _MODES: Final[Mapping[str, Mode | None]] = {
 
 _NO_SANDBOX: Final = ("--dangerously-bypass-approvals-and-sandbox", "--yolo")
 
-_CHOOSING_KEYS: Final = ("sandbox_mode", "default_permissions")
+CHOOSING_KEYS: Final = ("sandbox_mode", "default_permissions")
 """Keys of codex's configuration that choose a sandbox."""
 
 _TAKING_VALUES: Final = ("--enable", "--disable", "-p", "--profile", "-m", "--model")
@@ -213,4 +213,4 @@ def _strip_sandbox_arguments(extra_args: Sequence[str]) -> tuple[tuple[str, ...]
 
 def _chooses_sandbox(pair: str) -> bool:
     """Return whether an override of codex's configuration, ``key=value``, chooses a sandbox."""
-    return pair.partition("=")[0].strip().strip("\"'") in _CHOOSING_KEYS
+    return pair.partition("=")[0].strip().strip("\"'") in CHOOSING_KEYS

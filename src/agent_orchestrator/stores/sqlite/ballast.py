@@ -33,7 +33,7 @@ class Ballast:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _take(self) -> None:
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             held = os.fstat(descriptor)
             if held.st_size != SIZE or held.st_blocks * 512 < SIZE:

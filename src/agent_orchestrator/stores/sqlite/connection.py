@@ -24,6 +24,7 @@ from agent_orchestrator.domain.errors import (
 from agent_orchestrator.operations import Problem
 from agent_orchestrator.stores.sqlite.ballast import Ballast
 from agent_orchestrator.stores.sqlite.epochs import begin_epoch
+from agent_orchestrator.stores.sqlite.files import OWN_FILES
 from agent_orchestrator.stores.sqlite.identity import Files, refuse_own_mount
 from agent_orchestrator.stores.sqlite.lock import FileLock
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrate, schema_version
@@ -132,6 +133,7 @@ def open_database(
     try:
         path = path.resolve()
         make_data_directory(path.parent)
+        _refuse_links(path)
         if path.is_dir():
             raise StoreOpenError(f"{path} is a directory, not a database file")
         if path.exists() and path.stat().st_nlink > 1:
@@ -227,6 +229,19 @@ def names_of(path: Path) -> tuple[str, ...]:
             names = (watermark.database, watermark.backup_of)
             return tuple(name for name in names if isinstance(name, str))
     return ()
+
+
+def _refuse_links(path: Path) -> None:
+    """Raise if a file beside a database is a symbolic link: writing to it would change another file.
+
+    A link may come with a repository, or be made by an agent that may write to the directory.
+    """
+    for end in OWN_FILES:
+        beside = path.with_name(path.name + end)
+        if beside.is_symlink():
+            raise StoreOpenError(
+                f"{beside} is a symbolic link, not a file of the database: remove it"
+            )
 
 
 def _move_journal(path: Path) -> None:

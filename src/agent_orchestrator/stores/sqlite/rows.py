@@ -19,7 +19,7 @@ from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports import IdempotencyRecord
 from agent_orchestrator.stores.sqlite.tables import Cell, Row, always_json, table
 from agent_orchestrator.wire.codec import parse_time
-from agent_orchestrator.wire.encoded import Encoded
+from agent_orchestrator.wire.encoded import encoded
 from agent_orchestrator.wire.strict_json import SLICE_SIZE
 
 
@@ -99,6 +99,6 @@ def event_from(row: Row, session_id: str) -> Event:
         run_id=run_id,
         attempt=attempt,
         event_type=event_type,
-        data=json.loads(data) if type(data) is str else Encoded(data),
+        data=json.loads(data) if type(data) is str else encoded((session_id, seq), data),
         created_at=parse_time(created_at),
     )

@@ -83,7 +83,8 @@ class WatermarkFile:
         check = _check(watermark.database, watermark.commits)
         noted = {"database": watermark.database, "commits": watermark.commits, "check": check}
         fresh = self.path.with_name(self.path.name + ".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        fresh.unlink(missing_ok=True)  # left by a killed process, or a link that an agent made
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.write(descriptor, json.dumps(noted).encode() + b"\n")
             os.fsync(descriptor)

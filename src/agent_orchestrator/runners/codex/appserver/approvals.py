@@ -141,11 +141,15 @@ def _file_change(params: JsonObject, item: JsonObject, remember: bool) -> Questi
     changes = [require_object(change) for change in require_list(item.get("changes", []))]
     paths = [f"{text(change.get('kind'))} {text(change.get('path'))}" for change in changes]
     what = f"change files: {', '.join(paths)}"
-    detail = {"changes": changes, **_shown_detail(params)}
+    detail = {**_shown_detail(params), "changes": changes}
     if grant := text(params.get("grantRoot")):
-        what += f"; and from then on anything under {grant}"
+        # First, as the paths may be cut. Codex 0.169 has the field, sends none, and says in its schema
+        # that it may or may not keep to it: any approval may grant all of it.
+        what = f"change anything under {grant}, {_SESSION}, also if approved only once; now {what}"
     reaches = f"changes of {f'anything under {grant}' if grant else 'the same files'} {_SESSION}"
-    return _approval(params, what, text(params.get("reason")), detail, reaches, remember)
+    return _approval(
+        params, what, text(params.get("reason")), detail, reaches, remember, once=grant
+    )
 
 
 def _approval(
@@ -155,10 +159,13 @@ def _approval(
     detail: dict[str, Any],
     session: str,
     remember: bool,
+    *,
+    once: str = "",
 ) -> Question:
     """Return whether it may do something.
 
     :param session: what approving it for the session lets it do.
+    :param once: not empty if approving it once may let it do that, too.
     """
     given = params.get("availableDecisions")
     offered = given if isinstance(given, list) else list(_DECISIONS)
@@ -172,6 +179,7 @@ def _approval(
     reaches = {name: f"{lasting[name]} {_PERMANENT}" for name in options if name in lasting}
     lasts = "".join(f"\n\n{name} allows {words}." for name, words in reaches.items())
     reaches = {SESSION_SCOPE: session, "acceptForSession": session, **reaches}
+    reaches |= {"accept": session} if once else {}
 
     def answer(request: Request | None) -> Answer:
         decision: Any = "decline"
