@@ -351,7 +351,7 @@ async def test_descriptors_that_come_with_anything_else_are_not_kept(play):
             one = supervisor_of(process)
             before = one.num_fds()
             for _ in range(20):
-                await send(process._keeper.link, b"\0", [0, 1, 2])
+                await send(process._supervisor.link, b"\0", [0, 1, 2])
             while one.num_fds() > before:
                 await anyio.sleep(0.01)
 
