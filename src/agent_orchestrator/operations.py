@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen, resolve_types
 
 from agent_orchestrator.domain.access import Grant, Scope
 from agent_orchestrator.domain.audit import AuditEntry
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.images import MAX_IMAGE_BYTES, MAX_IMAGES, size_problem
 from agent_orchestrator.domain.model import (
@@ -913,9 +914,16 @@ class Diagnostics:
     pending_request: Request | None
     thread_id: str | None
     attempts: tuple[AttemptView, ...]
-    codex_invocation: InvocationView | None
-    invocation: InvocationView | None
+    codex_invocation: InvocationView | None = field(default=None, kw_only=True)
+    """How its agent was started, for runners of codex."""
+    invocation: InvocationView | None = field(default=None, kw_only=True)
+    """How its agent was started, for other runners."""
     stderr_tail: str
+
+    @property
+    def agent_invocation(self) -> InvocationView | None:
+        """How its agent was started, whichever runner it has."""
+        return self.invocation or self.codex_invocation
 
 
 @frozen
@@ -933,7 +941,10 @@ class ProviderStatus:
     version: str | None
     default: bool = False
     mode: str | None = None
-    """How its agents are run, if its runner has several ways: `codex-app-server` or `codex-exec`."""
+    """How its agents are run, if its runner has several ways."""
+    logged_in: bool | None = None
+    """Whether its agent has a login; None if only the agent knows."""
+    capabilities: Capabilities = Capabilities()
 
 
 @frozen

@@ -13,6 +13,7 @@ from attrs import frozen
 
 from agent_orchestrator.domain.access import EVERYTHING, Grant, GrantRole, Principal, Visibility
 from agent_orchestrator.domain.audit import AuditEntry
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import (
@@ -23,7 +24,6 @@ from agent_orchestrator.domain.model import (
     Request,
     RequestKind,
     Run,
-    Sandbox,
     Session,
     Thread,
     Usage,
@@ -615,12 +615,16 @@ class Availability:
     :param reason: why it cannot.
     :param version: of the agent.
     :param mode: how it runs agents, if it has several ways.
+    :param logged_in: whether the agent has a login; None if only the agent knows.
+    :param capabilities: those of the installed agent; None for those that the runner declares.
     """
 
     available: bool
     reason: str | None = None
     version: str | None = None
     mode: str | None = None
+    logged_in: bool | None = None
+    capabilities: Capabilities | None = None
 
 
 @frozen
@@ -636,26 +640,6 @@ class ProtectedPaths:
 
     def __bool__(self) -> bool:
         return bool(self.read_only or self.secret)
-
-
-@frozen
-class InputLimit:
-    """The maximum length of an agent's input; None means no limit.
-
-    :param characters: Unicode characters.
-    :param size: bytes in UTF-8.
-    """
-
-    characters: int | None = None
-    size: int | None = None
-
-    def excess(self, text: str) -> str | None:
-        """Return what is wrong with the length of a text; None if nothing is."""
-        if self.characters is not None and len(text) > self.characters:
-            return f"at most {self.characters:,} characters, it has {len(text):,}"
-        if self.size is not None and (size := len(text.encode("utf-8", "replace"))) > self.size:
-            return f"at most {self.size:,} bytes, it has {size:,}"
-        return None
 
 
 class RunContext(Protocol):
@@ -699,8 +683,7 @@ class RunContext(Protocol):
 
     @property
     def images(self) -> Sequence[ImageContent]:
-        """The images for the prompt, in order. Empty unless the runner's ``message_options`` contain
-        ``images``.
+        """The images for the prompt, in order. Empty unless the runner's capabilities have ``images``.
         """
         ...
 
@@ -880,33 +863,6 @@ class Probing(Protocol):
         :param env: the environment of its provider's runs.
         """
         ...
-
-
-@frozen
-class Capabilities:
-    """What a runner supports. The defaults hold for a runner that declares nothing.
-
-    :param resumes: whether it continues :attr:`RunContext.thread`, even if the process ended in the
-        middle of a turn. It then gets only the messages that the conversation lacks.
-    :param confines: whether it enforces the ``sandbox`` and ``approval_policy`` of
-        :attr:`RunContext.run`, or stricter ones. Other runners get no run that sets one.
-    :param sandbox: the sandbox of a run that sets none; None if unknown. It counts only with
-        ``confines``: other agents are taken to be unconfined.
-    :param protects: whether it denies its agents the paths of :attr:`RunContext.protected`, unless a
-        run asks for a weaker sandbox.
-    :param message_options: names of the options that it applies to one turn: ``model``
-        (:attr:`RunContext.model`), ``effort`` and ``output_schema`` (:attr:`RunContext.run`), ``images``
-        (:attr:`RunContext.images`). A message with another option is refused.
-    :param max_input: the limit of :attr:`RunContext.prompt`, and of one message during the run. Queued
-        messages beyond it come in the next turn. A single longer message is refused.
-    """
-
-    resumes: bool = False
-    confines: bool = False
-    sandbox: Sandbox | None = None
-    protects: bool = False
-    message_options: frozenset[str] = frozenset()
-    max_input: InputLimit = InputLimit()
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ from typing import Final
 
 import attrs
 
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.model import MANUAL, Message, Run, Session
 from agent_orchestrator.operations import DaemonStatus, Diagnostics
 from agentctl.event_text import image_count, usage_parts
@@ -248,7 +249,7 @@ def diagnosis(run: Run, found: Diagnostics, style: Style, now: datetime) -> list
     issue, counts = found.likely_issue, found.queue_counts
     fine = issue.code == "none"
     code = style.paint(issue.code, "green" if fine else "red", "bold")
-    invocation = found.codex_invocation or found.invocation
+    invocation = found.agent_invocation
     worker = found.worker_id
     if worker and run.provider != MANUAL and run.finished_at is None:
         worker += " (alive)" if found.worker_alive else " (gone)"
@@ -345,11 +346,13 @@ def daemon_overview(status: DaemonStatus, url: str, style: Style) -> list[str]:
             one_line(" ".join(filter(None, [
                 "(default)" if provider.default else "", provider.reason or ""
             ]))),
+            ", ".join(_abilities(provider.capabilities)),
         ]
         for provider in status.providers
     ]  # fmt: skip
     columns = [Column("PROVIDER"), Column("RUNNER"), Column("AVAILABLE"), Column("VERSION")]
-    lines += ["", *table([*columns, Column("NOTE", flexible=True)], rows, style)]
+    columns += [Column("NOTE", flexible=True), Column("CAN", optional=True)]
+    lines += ["", *table(columns, rows, style)]
     for problem in status.problems:
         text = f"{one_line(problem.code)}: {one_line(problem.message)}"
         lines += [
@@ -357,3 +360,8 @@ def daemon_overview(status: DaemonStatus, url: str, style: Style) -> list[str]:
             *(style.paint(line, "yellow") for line in wrapped(f"! {text}", style.columns)),
         ]
     return lines
+
+
+def _abilities(found: Capabilities) -> list[str]:
+    """Return the names of what a runner can do."""
+    return [name for name, value in attrs.asdict(found, recurse=False).items() if value is True]

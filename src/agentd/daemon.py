@@ -137,7 +137,7 @@ class Daemon:
                 agents = stack.enter_context(listen("127.0.0.1", 0))
                 agents_url = url_of(agents, "127.0.0.1")
             async with (
-                tracing(settings.traces, settings.providers) as observers,
+                tracing(settings.traces, config.providers) as observers,
                 SqliteStore(
                     settings.db,
                     accept_loss=self.accept_loss,

@@ -11,8 +11,8 @@ from typing import Final
 import anyio.to_thread
 
 from agent_orchestrator.domain.errors import ConfigError
-from agent_orchestrator.ports import Observer
-from agentd.providers import CODEX_RUNNERS, ProviderSettings
+from agent_orchestrator.engine import ProviderConfig
+from agent_orchestrator.ports import Observer, capabilities_of
 
 FLUSH_S: Final = 2.0
 """Seconds the last spans have, at the end, to reach their collector."""
@@ -31,7 +31,7 @@ def agents_environment(traces: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def tracing(
-    traces: str, providers: Mapping[str, ProviderSettings]
+    traces: str, providers: Mapping[str, ProviderConfig]
 ) -> AsyncIterator[tuple[Observer, ...]]:
     """Send runs as traces over OTLP while the scope is open; OpenTelemetry's own variables say where.
 
@@ -59,7 +59,8 @@ async def tracing(
         resource = resource.merge(Resource({SERVICE_NAME: "agentd"}))
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    makers = {name: "openai" for name, one in providers.items() if one.runner in CODEX_RUNNERS}
+    vendors = {name: capabilities_of(one.runner).vendor for name, one in providers.items()}
+    makers = {name: vendor for name, vendor in vendors.items() if vendor is not None}
     try:
         yield (Tracing(provider, makers=makers),)
     finally:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from agent_orchestrator.domain.capabilities import Capabilities, InputLimit
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Image, Run, RunError, RunResult, Session, Usage
 from agent_orchestrator.operations import (
@@ -61,7 +62,8 @@ STATUS = DaemonStatus(
     daemon_health="degraded", version="1.0", pid=42, uptime_s=3720.0, started_at=NOW,
     alive_workers=3, max_concurrency=4, queue_counts=QueueCounts(2, 1, 0),
     providers=[
-        ProviderStatus("codex", "codex", available=False, reason="not logged in", version="0.169.0", default=True),
+        ProviderStatus("codex", "codex", available=False, reason="not logged in", version="0.169.0", default=True,
+                       capabilities=Capabilities(resume=True, images=True, max_input=InputLimit(9))),
         ProviderStatus("demo", "demo", available=True, reason=None, version=None),
     ],
     store=StoreStatus("sqlite", "/data/a.db", 1, 1234),
@@ -180,8 +182,8 @@ def test_daemon_overview() -> None:
         "  store    sqlite /data/a.db",
         "           1,234 events, schema 1",
         "",
-        "PROVIDER  RUNNER  AVAILABLE  VERSION  NOTE",
-        "codex     codex   no         0.169.0  (default) not logged in",
+        "PROVIDER  RUNNER  AVAILABLE  VERSION  NOTE                     CAN",
+        "codex     codex   no         0.169.0  (default) not logged in  resume, images",
         "demo      demo    yes",
         "",
         "! worker_lost: a worker ended",

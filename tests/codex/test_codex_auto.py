@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from model_server import codex_env
 
-from agent_orchestrator.ports import Availability
+from agent_orchestrator.engine import EngineConfig, ProviderConfig, Routing
+from agent_orchestrator.engine.diagnosis import provider_statuses
+from agent_orchestrator.hosts import this_host
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.auto import CodexRunner
 from agent_orchestrator.runners.registry import build_runner
@@ -76,7 +79,8 @@ async def test_one_with_an_app_server_is_used_by_that(tmp_path, record):
     path.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
     path.chmod(0o755)
     found, said = await carried_out(CodexRunner(command=str(path)), record("hello"))
-    assert found == Availability(available=True, version="0.169.0", mode="codex-app-server")
+    assert (found.available, found.reason, found.logged_in) == (True, None, True)
+    assert (found.version, found.mode) == ("0.169.0", "codex-app-server")
     assert said == "hello"
 
 
@@ -126,3 +130,27 @@ async def test_the_real_one_goes_on_with_a_thread_of_execs(codex, home, workspac
     assert (found.mode, said) == ("codex-app-server", "second")
     assert second.thread.id == first.thread.id
     assert models.requests[-1].user_texts == ["say first", "say second"]
+
+
+@pytest.mark.parametrize(("script", "can_ask"), [(None, True), (EXEC_ONLY, False)])
+async def test_what_it_can_do_is_that_of_the_mode_in_use(
+    tmp_path: Path, record: Any, script: str | None, can_ask: bool
+) -> None:
+    path = tmp_path / "codex"
+    fake = f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n'
+    version = "codex-cli 0.168.0"
+    path.write_text(script.format(python=sys.executable, version=version) if script else fake)
+    path.chmod(0o755)
+    runner = CodexRunner(command=str(path), tools=False)
+    config = EngineConfig(
+        host=this_host(),
+        providers={"codex": ProviderConfig(runner, "codex")},
+        routing=Routing("codex"),
+        environ=record("").env,
+    )
+    (status,) = await provider_statuses(config)
+    assert (status.capabilities.ask, status.capabilities.steer) == (can_ask, can_ask)
+    assert status.capabilities.images
+    assert status.logged_in
+    assert not status.capabilities.tools
+    assert status.capabilities.sandbox == "workspace-write"

@@ -10,7 +10,8 @@ from attrs import evolve
 from model_server import codex_env
 
 from agent_orchestrator import open_embedded
-from agent_orchestrator.ports import Capabilities, Outcome
+from agent_orchestrator.domain.capabilities import Capabilities
+from agent_orchestrator.ports import Outcome
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
 from agent_orchestrator.runners.codex.appserver.requirements import Requirements
@@ -95,7 +96,7 @@ class Confined:
     """A runner that is confined otherwise than it is asked for."""
 
     name = "confined"
-    capabilities = Capabilities(confines=True)
+    capabilities = Capabilities(confine=True)
 
     async def run(self, context):
         if context.prompt != "go":

@@ -23,6 +23,7 @@ from crashing import Handle
 from simulation import EPOCH, Ids, predictable
 
 from agent_orchestrator import AgentFailed, Client, Outcome, RunContext
+from agent_orchestrator.domain.capabilities import Capabilities, InputLimit
 from agent_orchestrator.domain.errors import OrchestratorError
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus, is_terminal
@@ -32,7 +33,7 @@ from agent_orchestrator.engine.config import TreeLimits
 from agent_orchestrator.engine.questions import has_active_agent
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.operations import SpawnReply
-from agent_orchestrator.ports import Capabilities, InputLimit, View
+from agent_orchestrator.ports import View
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.invariants import History, history, violations
 
@@ -74,7 +75,7 @@ class Agents:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(resumes=self.resumes, max_input=self.max_input)
+        return Capabilities(resume=self.resumes, max_input=self.max_input)
 
     async def run(self, context: RunContext) -> Outcome:
         run = context.run

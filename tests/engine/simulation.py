@@ -26,13 +26,13 @@ from crashing import Crashed, Handle
 from trio._core import _run as trio_run
 
 from agent_orchestrator import AgentFailed, Client, Outcome, RunContext
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import OrchestratorError, Unavailable
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Attempt, Event
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.host import Remains
 from agent_orchestrator.hosts.linux.host import LinuxHost
-from agent_orchestrator.ports import Capabilities
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.invariants import (
     Acknowledged,
@@ -85,7 +85,7 @@ class Agents:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(resumes=self.resumes)
+        return Capabilities(resume=self.resumes)
 
     async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
         await anyio.sleep(random.Random(f"{self.seed} {len(self.dead)}").choice((0, 0.5, 3)))

@@ -15,10 +15,11 @@ from agent_orchestrator import (
     open_embedded,
 )
 from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.model import MANUAL, Sandbox
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.ports import Availability, Capabilities, Outcome, RunContext
+from agent_orchestrator.ports import Availability, Outcome, RunContext
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing import ScriptedRunner
@@ -30,7 +31,7 @@ class Confining:
     """A runner that confines its agents, and says how."""
 
     name = "confining"
-    capabilities = Capabilities(confines=True, message_options=frozenset({"model", "effort"}))
+    capabilities = Capabilities(confine=True, models=True, effort=True)
 
     def __init__(self, *, available: bool = True) -> None:
         self._available = available

@@ -10,12 +10,13 @@ from attrs import define, field
 from crashing import lose
 
 from agent_orchestrator import Client, Routing, RunStatus, open_embedded
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import InvalidRequest, Unavailable
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Image, Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, images
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.ports import Availability, Capabilities, Outcome, RunContext, Store
+from agent_orchestrator.ports import Availability, Outcome, RunContext, Store
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
 
@@ -35,7 +36,7 @@ class Seeing:
     """A runner whose agents see images, and stand still where a test says so."""
 
     name: str = "seeing"
-    message_options: frozenset[str] = frozenset({"images", "effort"})
+    images: bool = True
     resumes: bool = False
     available: bool = True
     seen: list[tuple[str, list[bytes]]] = field(factory=list)
@@ -44,7 +45,7 @@ class Seeing:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(resumes=self.resumes, message_options=self.message_options)
+        return Capabilities(resume=self.resumes, images=self.images, effort=self.images)
 
     async def probe(self, env: object) -> Availability:
         return Availability(self.available, "it is not there")
@@ -239,7 +240,7 @@ async def test_nobody_takes_the_place_of_one_who_sees() -> None:
     config = EngineConfig(
         {
             "seeing": ProviderConfig(Seeing(available=False), "seeing"),
-            "blind": ProviderConfig(Seeing("blind", frozenset()), "blind"),
+            "blind": ProviderConfig(Seeing("blind", images=False), "blind"),
         },
         Routing("seeing", {"seeing": ("blind",)}),
         host=this_host(),

@@ -16,11 +16,11 @@ from agent_orchestrator import (
     RunStatus,
     open_embedded,
 )
+from agent_orchestrator.domain.capabilities import Capabilities, InputLimit
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.model import MANUAL, Message, Run
 from agent_orchestrator.engine import Routing
 from agent_orchestrator.engine.prompts import count_fitting, cut_to_limit
-from agent_orchestrator.ports import Capabilities, InputLimit
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
 from agent_orchestrator.runners.command import CommandRunner
@@ -49,7 +49,7 @@ class Small:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(resumes=self.resumes, max_input=self.max_input)
+        return Capabilities(resume=self.resumes, max_input=self.max_input)
 
     async def run(self, context: RunContext) -> Outcome:
         assert self.max_input.excess(context.prompt) is None

@@ -11,12 +11,13 @@ from attrs import define, evolve, field, frozen
 from crashing import lose
 
 from agent_orchestrator import Client, Outcome, RunContext, RunStatus, open_embedded
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.model import Attempt, Event, Run
 from agent_orchestrator.engine import ProviderConfig, recovery
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.host import Remains
 from agent_orchestrator.hosts.linux.host import LinuxHost
-from agent_orchestrator.ports import Capabilities, Transaction, View
+from agent_orchestrator.ports import Transaction, View
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing import ScriptedRunner
 from agent_orchestrator.testing.invariants import history, violations
@@ -45,7 +46,7 @@ class Blocked:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(resumes=self.resumes)
+        return Capabilities(resume=self.resumes)
 
     async def run(self, context: RunContext) -> Outcome:
         self.begun.set()
@@ -377,7 +378,7 @@ class Resumed:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(resumes=self.resumes)
+        return Capabilities(resume=self.resumes)
 
     async def run(self, context: RunContext) -> Outcome:
         self.prompts.append(context.prompt)

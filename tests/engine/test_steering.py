@@ -11,9 +11,10 @@ from attrs import define, field
 from crashing import lose
 
 from agent_orchestrator import Client, Outcome, RunContext, RunStatus, open_embedded
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import Conflict
 from agent_orchestrator.domain.model import Message, Run
-from agent_orchestrator.ports import Capabilities, Transaction
+from agent_orchestrator.ports import Transaction
 from agent_orchestrator.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -35,9 +36,12 @@ class Doing:
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            resumes=self.resumes,
-            confines=True,
-            message_options=frozenset({"model", "effort", "output_schema"}),
+            resume=self.resumes,
+            steer=True,
+            confine=True,
+            models=True,
+            effort=True,
+            output_schema=True,
         )
 
     async def run(self, context: RunContext) -> Outcome:

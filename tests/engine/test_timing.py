@@ -12,10 +12,10 @@ import trio.testing
 from attrs import define, field
 
 from agent_orchestrator import Client, ConfigError, Outcome, RunContext, RunStatus, open_embedded
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.model import Event, Request, Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.ports import Capabilities
 from agent_orchestrator.runners.command import CommandRunner
 from agent_orchestrator.runners.command.mapping import Rule
 from agent_orchestrator.stores.memory import MemoryStore
@@ -40,7 +40,7 @@ class Doing:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(resumes=self.resumes)
+        return Capabilities(resume=self.resumes)
 
     async def run(self, context: RunContext) -> Outcome:
         self.prompts.append(context.prompt)

@@ -9,11 +9,12 @@ from attrs import frozen
 
 from agent_orchestrator import Client, EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.model import MANUAL, Chosen, Run
 from agent_orchestrator.engine.turn_options import combined
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.ports import Availability, Capabilities, Outcome, RunContext
+from agent_orchestrator.ports import Availability, Outcome, RunContext
 from agent_orchestrator.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -23,7 +24,7 @@ class Standing:
     """A runner whose agents stand still, and which takes every option."""
 
     name = "standing"
-    capabilities = Capabilities(message_options=frozenset({"model", "effort", "output_schema"}))
+    capabilities = Capabilities(models=True, effort=True, output_schema=True)
 
     async def run(self, context: RunContext) -> Outcome:
         if context.prompt == "by its context":

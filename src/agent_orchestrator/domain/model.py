@@ -338,4 +338,4 @@ class Thread:
 
     id: str
     state: Mapping[str, Any]
-    """The runner's own data about the thread (codex: token totals)."""
+    """The runner's own data about the thread, such as token totals."""

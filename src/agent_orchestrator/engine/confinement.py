@@ -7,13 +7,14 @@ from anyio.to_thread import run_sync
 from attrs import frozen
 
 from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import Forbidden, InvalidRequest
 from agent_orchestrator.domain.model import MANUAL, ApprovalPolicy, Run, Sandbox, Session
 from agent_orchestrator.engine.access import require_scope
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import read_with_retry
 from agent_orchestrator.operations import ConfinementOptions
-from agent_orchestrator.ports import Capabilities, Runner, View, capabilities_of
+from agent_orchestrator.ports import Runner, View, capabilities_of
 
 
 @frozen
@@ -115,12 +116,12 @@ def _sandbox(core: Core, provider: str, requested: Sandbox | None) -> Sandbox | 
     """Return the sandbox of a provider's agents; None if unknown."""
     config = core.config.providers.get(provider)
     able = Capabilities() if config is None else capabilities_of(config.runner)
-    return requested or able.sandbox if able.confines else "danger-full-access"
+    return requested or able.sandbox if able.confine else "danger-full-access"
 
 
 def is_supported_by(runner: Runner, requested: Confinement) -> bool:
     """Return True if a runner can enforce a confinement."""
-    return not requested or capabilities_of(runner).confines
+    return not requested or capabilities_of(runner).confine
 
 
 async def shared_cwd(core: Core, session: Session) -> str:

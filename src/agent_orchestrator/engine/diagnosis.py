@@ -3,18 +3,18 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
-from attrs import frozen
+from attrs import fields_dict, frozen
 
 from agent_orchestrator.domain.access import Action, Principal
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
-from agent_orchestrator.domain.model import MANUAL, Attempt, Invocation, Request, Run
+from agent_orchestrator.domain.model import MANUAL, Attempt, Request, Run
 from agent_orchestrator.engine.access import forbid_runs, require_active, run_for
-from agent_orchestrator.engine.config import EngineConfig
+from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.providers import probe
 from agent_orchestrator.engine.timing import SILENCE_LIMIT
@@ -99,7 +99,7 @@ def _unprotected(config: EngineConfig) -> list[Problem]:
     names = [
         name
         for name, provider in config.providers.items()
-        if not capabilities_of(provider.runner).protects
+        if not capabilities_of(provider.runner).protect
     ]
     if not names or not config.protected(config.cwd):
         return []
@@ -130,6 +130,8 @@ async def provider_statuses(config: EngineConfig) -> list[ProviderStatus]:
             found[name].version,
             default=name == config.routing.default,
             mode=found[name].mode,
+            logged_in=found[name].logged_in,
+            capabilities=found[name].capabilities or capabilities_of(provider.runner),
         )
         for name, provider in config.providers.items()
     ]
@@ -160,8 +162,6 @@ async def diagnose(core: Core, caller: Principal, command: DiagnoseRun) -> Diagn
         if provider and run.status is RunStatus.QUEUED
         else Availability(available=True)
     )
-    invocation = _invocation(attempt.invocation if attempt else None)
-    is_codex = provider is not None and provider.kind.startswith("codex")
     worker_alive = run.worker_id is not None and run.id in core.workers.running
     issue = _issue(core, facts, availability, worker_alive, bool(tree))
     if _may_wait_for_the_store(run, issue) and (fault := await _store_fault(core)) is not None:
@@ -185,9 +185,8 @@ async def diagnose(core: Core, caller: Principal, command: DiagnoseRun) -> Diagn
             pending_request=facts.request,
             thread_id=run.thread_id,
             attempts=tuple(_attempt_view(attempt) for attempt in facts.attempts),
-            codex_invocation=invocation if is_codex else None,
-            invocation=None if is_codex else invocation,
             stderr_tail=attempt.stderr_tail if attempt else "",
+            **_invocation(provider, attempt),
         ),
     )
 
@@ -394,16 +393,19 @@ async def _process_tree(core: Core, run: Run, attempt: Attempt | None) -> Sequen
     return await anyio.to_thread.run_sync(query)
 
 
-def _invocation(invocation: Invocation | None) -> InvocationView | None:
-    if invocation is None:
-        return None
-    return InvocationView(
-        invocation.command,
-        invocation.profile,
-        invocation.extra_args,
-        invocation.argv,
-        invocation.cwd,
+_INVOCATION: Final = "invocation"
+
+
+def _invocation(provider: ProviderConfig | None, attempt: Attempt | None) -> dict[str, Any]:
+    """Return how an agent was started, under the name that the API has for its kind of runner."""
+    if attempt is None or (started := attempt.invocation) is None:
+        return {}
+    kind = provider.kind.partition("-")[0] if provider else ""
+    own = f"{kind}_{_INVOCATION}"
+    view = InvocationView(
+        started.command, started.profile, started.extra_args, started.argv, started.cwd
     )
+    return {own if own in fields_dict(Diagnostics) else _INVOCATION: view}
 
 
 def _attempt_view(attempt: Attempt) -> AttemptView:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Final
 
+from agent_orchestrator.domain.capabilities import InputLimit
 from agent_orchestrator.domain.model import Message
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.fields import MAX_TEXT
-from agent_orchestrator.ports import InputLimit, capabilities_of
+from agent_orchestrator.ports import capabilities_of
 
 NO_LIMIT: Final = InputLimit()
 

@@ -263,7 +263,7 @@ def resumes(core: Core, view: View, run: Run | None) -> bool:
     provider = core.config.providers.get(run.provider)
     return (
         provider is not None
-        and capabilities_of(provider.runner).resumes
+        and capabilities_of(provider.runner).resume
         and view.thread(run.session_id, run.provider) is not None
     )
 

@@ -90,7 +90,7 @@ def unseen_messages(
 ) -> Sequence[Message]:
     """Return the messages for the agent: only undelivered ones if it resumes a conversation."""
     fresh = [message for message in messages if message.delivery == "queued"]
-    resumes = capabilities_of(runner).resumes
+    resumes = capabilities_of(runner).resume
     return fresh if thread is not None and fresh and resumes else messages
 
 

@@ -7,9 +7,10 @@ from typing import Final
 import anyio
 from attrs import frozen
 
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Usage
-from agent_orchestrator.ports import Capabilities, Outcome, RunContext
+from agent_orchestrator.ports import Outcome, RunContext
 
 FILE: Final = "agent-orchestrator-demo.txt"
 """What it writes into the session's working directory."""
@@ -30,7 +31,7 @@ class DemoRunner:
     @property
     def capabilities(self) -> Capabilities:
         """Return what it can do. It starts no program and does what it is written to do."""
-        return Capabilities(protects=True)
+        return Capabilities(protect=True)
 
     async def run(self, context: RunContext) -> Outcome:
         """Say what it is, look, write a file, and answer."""

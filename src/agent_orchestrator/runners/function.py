@@ -6,9 +6,10 @@ from pathlib import Path
 
 from attrs import field, frozen
 
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.ports import Capabilities, Outcome, RunContext
+from agent_orchestrator.ports import Outcome, RunContext
 
 Function = Callable[[RunContext], Awaitable[str | Outcome | None]]
 
@@ -65,8 +66,8 @@ class FunctionRunner:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Return what it can do. The function is the host's own code."""
-        return Capabilities(protects=True)
+        """Return what it can do: what its context offers. The function is the host's own code."""
+        return Capabilities(steer=True, ask=True, protect=True)
 
     async def run(self, context: RunContext) -> Outcome:
         """Call the function.

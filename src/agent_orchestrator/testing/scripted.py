@@ -5,10 +5,11 @@ from typing import Any, Final
 import anyio
 from attrs import field, frozen
 
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Run, Usage
-from agent_orchestrator.ports import Capabilities, Outcome, RunContext
+from agent_orchestrator.ports import Outcome, RunContext
 
 PROVIDER: Final = "scripted"
 
@@ -47,7 +48,7 @@ class ScriptedRunner:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(resumes=self.resumes)
+        return Capabilities(resume=self.resumes, steer=True, ask=True)
 
     async def run(self, context: RunContext) -> Outcome:
         self.prompts.append(context.prompt)

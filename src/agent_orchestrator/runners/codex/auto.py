@@ -52,18 +52,21 @@ class CodexRunner(CodexAppServerRunner):
         if not plain.available:
             return found
         reason = f"{found.reason}; until then each run is a codex exec, which cannot ask"
-        return evolve(plain, mode=EXEC, reason=reason)
+        return self._as_exec(plain, reason)
 
     def _with_findings(self, found: Availability) -> Availability:
         if not found.available:
-            return evolve(found, mode=EXEC)
+            return self._as_exec(found, found.reason)
         judged = super()._with_findings(found)
         if judged.available and has_app_server(found.version):
             return evolve(judged, mode=APP_SERVER)
         if judged.available or found.reason is not None:
-            return evolve(found, mode=EXEC)
+            return self._as_exec(found, found.reason)
         reason = f"{judged.reason}; until then each run is a codex exec, which cannot ask"
-        return evolve(found, mode=EXEC, reason=reason)
+        return self._as_exec(found, reason)
+
+    def _as_exec(self, found: Availability, reason: str | None) -> Availability:
+        return evolve(found, mode=EXEC, reason=reason, capabilities=self._exec.capabilities)
 
     async def run(self, context: RunContext) -> Outcome:
         """Run the turn.

@@ -1,24 +1,29 @@
 """What codex can do, however it is run."""
 
-from typing import Final
-
+from agent_orchestrator.domain.capabilities import Capabilities, InputLimit
 from agent_orchestrator.domain.model import Sandbox
-from agent_orchestrator.ports import Capabilities, InputLimit
 from agent_orchestrator.runners.codex.argv import MAX_INPUT
 
-_MESSAGE_OPTIONS: Final = frozenset({"model", "effort", "output_schema", "images"})
 
-
-def codex_capabilities(sandbox: Sandbox | None) -> Capabilities:
+def codex_capabilities(sandbox: Sandbox | None, *, tools: bool, is_exec: bool) -> Capabilities:
     """Return what codex can do.
 
     :param sandbox: the runner's own setting; None leaves it to codex's configuration.
+    :param tools: whether its agents get the orchestration tools.
+    :param is_exec: whether each run is a ``codex exec``, which takes no message on the way and never asks.
     """
     return Capabilities(
-        resumes=True,  # codex keeps its threads on disk, turn by turn
-        confines=True,  # exec by arguments, which never asks; the app server with every turn
+        resume=True,  # codex keeps its threads on disk, turn by turn
+        steer=not is_exec,
+        ask=not is_exec,
+        tools=tools,
+        confine=True,  # exec by arguments; the app server with every turn
         sandbox=sandbox,
-        protects=sandbox != "danger-full-access",
-        message_options=_MESSAGE_OPTIONS,
+        protect=sandbox != "danger-full-access",
+        models=True,
+        effort=True,
+        output_schema=True,
+        images=True,
         max_input=InputLimit(characters=MAX_INPUT),
+        vendor="openai",
     )

@@ -94,9 +94,10 @@ class Probe:
             settings, unreadable = self.settings(env, profile, config, extra_args)
             login = _login_problem(settings, env, is_exec=is_exec)
             if login and not unreadable and "--oss" not in extra_args:
-                return Availability(available=False, reason=login, version=version)
+                return Availability(available=False, reason=login, version=version, logged_in=False)
             reason = unreadable or profile_warning(profile, env)
-            return Availability(available=True, reason=reason, version=version)
+            known = True if has_credentials(home_of(env)) else None
+            return Availability(available=True, reason=reason, version=version, logged_in=known)
         except NotInstalled as problem:
             return Availability(available=False, reason=str(problem))
 

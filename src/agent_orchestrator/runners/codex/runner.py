@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 from attrs import field, frozen
 
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.images import ImageContent
@@ -17,7 +18,6 @@ from agent_orchestrator.domain.model import Invocation, Sandbox
 from agent_orchestrator.fields import runner_option
 from agent_orchestrator.ports import (
     Availability,
-    Capabilities,
     Outcome,
     ProtectedPaths,
     RunContext,
@@ -104,7 +104,7 @@ class CodexExecRunner(UsesForkServer):
 
     @property
     def capabilities(self) -> Capabilities:
-        return codex_capabilities(self.sandbox)
+        return codex_capabilities(self.sandbox, tools=self.tools, is_exec=True)
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Look whether codex is there and logged in."""

@@ -10,11 +10,12 @@ import anyio
 from anyio.to_thread import run_sync
 from attrs import define, evolve, field
 
+from agent_orchestrator.domain.capabilities import Capabilities, InputLimit
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation, Usage
 from agent_orchestrator.fields import runner_option
-from agent_orchestrator.ports import Availability, Capabilities, InputLimit, Outcome, RunContext
+from agent_orchestrator.ports import Availability, Outcome, RunContext
 from agent_orchestrator.runners.bulk import Text, read, read_object, read_text, run_in_thread
 from agent_orchestrator.runners.command.mapping import MappedEvent, Rule, check_rules, map_object
 from agent_orchestrator.runners.command.program import NotRunnable, absolute_program, locate
@@ -101,7 +102,7 @@ class CommandRunner(UsesForkServer):
     @property
     def capabilities(self) -> Capabilities:
         """Return what it can do. It continues a conversation where it was told how."""
-        return Capabilities(resumes=self.resume_argv is not None, max_input=self._max_input())
+        return Capabilities(resume=self.resume_argv is not None, max_input=self._max_input())
 
     def _max_input(self) -> InputLimit:
         """An argument has room for so much, beside what else stands in it; stdin for all there is."""

@@ -7,12 +7,13 @@ import anyio
 import anyio.to_thread
 from attrs import evolve, field, frozen
 
+from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox
 from agent_orchestrator.fields import runner_option
 from agent_orchestrator.operations import MAX_OPEN_S, MIN_OPEN_S
-from agent_orchestrator.ports import RUN_VARIABLES, Availability, Capabilities, Outcome, RunContext
+from agent_orchestrator.ports import RUN_VARIABLES, Availability, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.dynamic_tools import DynamicTools
 from agent_orchestrator.runners.codex.appserver.server import Spec
 from agent_orchestrator.runners.codex.appserver.server_pool import NotStarted, ServerPool
@@ -144,7 +145,7 @@ class CodexAppServerRunner(UsesForkServer):
 
     @property
     def capabilities(self) -> Capabilities:
-        return codex_capabilities(self.sandbox)
+        return codex_capabilities(self.sandbox, tools=self.tools, is_exec=False)
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Look whether codex is there, logged in, and of an age this runner knows.
