@@ -3,7 +3,7 @@
 :mod:`agent_orchestrator.testing` has a contract suite for the authors of each.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from agent_orchestrator.domain.model import (
     Request,
     RequestKind,
     Run,
+    RunError,
     Session,
     Thread,
     Usage,
@@ -31,6 +32,8 @@ from agent_orchestrator.domain.model import (
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.fields import takes
 from agent_orchestrator.operations import (
+    Finding,
+    Issue,
     MessageReply,
     Operation,
     Problem,
@@ -683,8 +686,7 @@ class RunContext(Protocol):
 
     @property
     def images(self) -> Sequence[ImageContent]:
-        """The images for the prompt, in order. Empty unless the runner's capabilities have ``images``.
-        """
+        """The images for the prompt, in order. Empty unless the runner's capabilities have ``images``."""
         ...
 
     @property
@@ -872,6 +874,30 @@ class Declaring(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """Must not change while the engine is open."""
+        ...
+
+
+@runtime_checkable
+class SelfChecking(Protocol):
+    """A runner with findings for the administrator."""
+
+    def findings(self, about: str, env: Mapping[str, str]) -> Iterable[Finding]:
+        """Return what is wrong with its agent, and settings that give the agent more rights.
+
+        The doctor calls it in a thread. It may block.
+
+        :param about: the subject of the findings: the provider.
+        :param env: the environment of the provider's runs.
+        """
+        ...
+
+
+@runtime_checkable
+class Diagnosing(Protocol):
+    """A runner that can explain failed runs."""
+
+    def diagnose(self, error: RunError) -> Issue | None:
+        """Return the likely issue of a failed run; None to leave it to the error's code. Must not block."""
         ...
 
 

@@ -22,9 +22,9 @@ class Protection:
     :param database: the file of the engine's SQLite store, if it has one.
     :param read_only: other paths that agents may not change.
     :param secret: other paths that agents may not read or change.
-    :param optional: those of these paths that are left out while no file exists. Codex 0.169 protects a
-        missing path with a file that it makes for each command and then removes: commands at once
-        fail, or the file stays. So nobody may trust an optional file merely because it exists.
+    :param optional: those of these paths that are left out while no file exists. A sandbox
+        protects a missing path with a file that it makes for each command and then removes: commands at
+        once fail, or the file stays. So nobody may trust an optional file merely because it exists.
     """
 
     database: Path | None = None

@@ -10,21 +10,16 @@ from pathlib import Path
 from typing import Final
 
 from agent_orchestrator.domain.errors import ConfigError
-from agent_orchestrator.engine import EngineConfig, EnvPolicy
-from agent_orchestrator.engine.diagnosis import provider_statuses
+from agent_orchestrator.engine import EngineConfig
 from agent_orchestrator.engine.doctor import doctor_report, provider_findings
 from agent_orchestrator.engine.environment import unusual_variables
 from agent_orchestrator.operations import DoctorReport, Finding
-from agent_orchestrator.runners.codex.confinement import CHOOSING_KEYS
-from agent_orchestrator.runners.codex.locate import NotInstalled, locate
-from agent_orchestrator.runners.codex.probe import environment, home_of
 from agent_orchestrator.stores.sqlite.connection import names_of
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, schema_version
 from agentd.auth import MIN_SAFE_LENGTH, is_loopback
-from agentd.exposure import possible_with_network, possible_without_sandbox
 from agentd.logs import SHORT_SECRET
 from agentd.own_files import database_judge
-from agentd.providers import CODEX_RUNNERS, ProviderSettings
+from agentd.providers import ProviderSettings
 from agentd.settings import UNKNOWN_DATABASE, Settings
 from agentd.tls import days_left, server_context
 
@@ -34,15 +29,12 @@ MIN_FREE_BYTES: Final = 1 << 30
 EXPIRY_WARNING_DAYS: Final = 21
 """Days before its end from which a certificate is told of."""
 
-_UNCONFINED: Final = ("--dangerously-bypass-approvals-and-sandbox", "--yolo", "danger-full-access")
-"""Words among codex's arguments that take its sandbox away (codex 0.169)."""
-
 
 async def findings_offline(settings: Settings, config: EngineConfig) -> DoctorReport:
     """Return what is to be said of a daemon that does not run."""
     return doctor_report(
         [
-            *provider_findings(await provider_statuses(config)),
+            *await provider_findings(config),
             *_closed_database(settings),
             *host_findings(settings, config.environ),
         ]
@@ -53,7 +45,6 @@ def host_findings(settings: Settings, environ: Mapping[str, str]) -> list[Findin
     """Return what is to be said of the machine and the settings, however things are in the store."""
     database = Path(settings.db).absolute()
     checks: Sequence[Callable[[], Iterator[Finding]]] = (
-        lambda: _codex_homes(settings, environ),
         lambda: _disk(database),
         lambda: _database_modes(database),
         lambda: _listening(settings),
@@ -65,9 +56,6 @@ def host_findings(settings: Settings, environ: Mapping[str, str]) -> list[Findin
         lambda: _agents(settings),
     )
     return [finding for query in checks for finding in query()]
-
-
-# --- codex ----------------------------------------------------------------------------------
 
 
 def _user() -> str:
@@ -82,63 +70,6 @@ def _home() -> Path | None:
         return Path.home()
     except RuntimeError:
         return None
-
-
-def _codex_homes(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
-    for name, provider in settings.providers.items():
-        if provider.runner in CODEX_RUNNERS:
-            yield from _codex_home(f"provider {name}", provider, environ)
-
-
-def _unconfined(provider: ProviderSettings) -> list[str]:
-    """Return the words among codex's settings that take its sandbox away.
-
-    Arguments and overrides of codex's configuration count for ``codex-exec`` without the setting
-    ``sandbox`` only: the app-server is told the sandbox of each thread.
-    """
-    options = provider.options
-    words = [str(options.get("sandbox") or "")]
-    if not words[0] and provider.runner == "codex-exec":
-        config = options.get("config")
-        chosen = [config.get(key) for key in CHOOSING_KEYS] if isinstance(config, Mapping) else []
-        words += [str(word) for word in (*options.get("extra_args", ()), *chosen)]
-    return [mark for mark in _UNCONFINED if any(mark in word for word in words)]
-
-
-def _codex_home(
-    about: str, provider: ProviderSettings, environ: Mapping[str, str]
-) -> Iterator[Finding]:
-    policy = EnvPolicy(inherit=provider.inherit, set=provider.set)
-    home = provider.options.get("home")
-    env = environment(policy.apply(environ), home if isinstance(home, str) else None)
-    try:
-        program = locate(str(provider.options.get("command", "codex")), env)
-        folder = home_of(env)
-    except NotInstalled:
-        return  # what is said of every provider says it
-    if not folder.exists():
-        yield Finding(
-            "warning",
-            about,
-            f"there is no {folder}, where codex ({program}) keeps its login and its threads",
-            "run `codex login` as the user agentd runs as, or set `home`",
-        )
-    elif not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        yield Finding(
-            "error",
-            about,
-            f"codex cannot write to {folder}, where it keeps its threads",
-            f"give {_user()} the right to, or set `home` to another directory",
-        )
-    else:
-        yield Finding("ok", about, f"codex is {program}, its home {folder} can be written")
-    if not _unconfined(provider) and shutil.which("bwrap", path=env.get("PATH")) is None:
-        yield Finding(
-            "note",
-            about,
-            "bubblewrap (bwrap) is not on its PATH: for its sandbox codex uses the one it brings",
-            "install the system's bubblewrap package",
-        )
 
 
 # --- database and disk ----------------------------------------------------------------------
@@ -434,33 +365,6 @@ def _provider(about: str, provider: ProviderSettings, *, beyond: bool) -> Iterat
             about,
             "its agents get all of agentd's environment but for agentd's own variables",
             'where others send messages, name what they need: env = { inherit = ["PATH", "HOME"] }',
-            security=True,
-        )
-    options = provider.options
-    if provider.runner == "command":
-        yield Finding(
-            "note",
-            about,
-            f"its agents have no sandbox: they can {possible_without_sandbox()}",
-            "run agentd as a user, or in a container, that has nothing else",
-            security=True,
-        )
-    if found := _unconfined(provider):
-        yield Finding(
-            "warning",
-            about,
-            f"codex runs without its sandbox ({found[0]}): its agents can "
-            f"{possible_without_sandbox()}",
-            'set sandbox = "workspace-write", unless agentd itself is confined',
-            security=True,
-        )
-    config = options.get("config", {})
-    if isinstance(config, Mapping) and config.get("sandbox_workspace_write.network_access") is True:
-        yield Finding(
-            "note",
-            about,
-            f"its agents may use the network in their sandbox: they can {possible_with_network()}",
-            "leave network_access out where agents need none",
             security=True,
         )
     if provider.approvals == "allow":

@@ -9,13 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
+from attrs import evolve
 from certificates import make_certificate
 from serving import agentd, run_agentd
 
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.engine.doctor import token_findings
+from agent_orchestrator.engine.doctor import runner_findings, token_findings
 from agent_orchestrator.operations import Finding
 from agentd import doctor
+from agentd.daemon import engine_config
 from agentd.settings import load
 
 SHELL = '[providers.sh]\nrunner = "command"\nargv = ["cat"]\n[routing]\ndefault = "sh"\n'
@@ -39,10 +41,10 @@ def found(
     file.write_text(config)
     file.chmod(mode)
     environ = {"PATH": os.environ["PATH"], "HOME": str(Path.cwd())} | (environ or {})
+    settings = load(flags, environ, "agentd.toml")
+    of_runners = runner_findings(evolve(engine_config(settings), environ=environ))
     return [
-        one
-        for one in doctor.host_findings(load(flags, environ, "agentd.toml"), environ)
-        if one.level != "ok"
+        one for one in (*of_runners, *doctor.host_findings(settings, environ)) if one.level != "ok"
     ]
 
 

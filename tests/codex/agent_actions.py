@@ -109,7 +109,7 @@ DEEDS = {
     "directories": lambda targets: write(*targets["directories"]),
     "processes": lambda targets: os.kill(targets["process"], signal.SIGCONT),
     "sockets": lambda targets: connect(targets["socket"]),
-    "codex": lambda targets: write(*targets["codex"]),
+    "program": lambda targets: write(*targets["program"]),
     "approve": approve,
     "administer": administer,
     "spawn": spawn,

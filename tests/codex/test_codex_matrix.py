@@ -1,4 +1,4 @@
-"""What agents can do: each runner, with each sandbox, tries all of ``agentd.exposure``.
+"""What agents can do: each runner, with each sandbox, tries all of ``domain.exposure``.
 
 One daemon in its default layout, in whose own directory all agents work: nothing is nearer to them.
 """
@@ -15,12 +15,14 @@ from typing import Any
 
 import httpx
 import pytest
+from attrs import evolve
 from model_server import ModelServer, codex_env, write_codex_home
 from serving import agentd
 
+from agent_orchestrator.domain.exposure import AGENT_ACTIONS, table
+from agent_orchestrator.engine.doctor import runner_findings
 from agent_orchestrator.user_state import UserState
-from agentd import doctor
-from agentd.exposure import AGENT_ACTIONS, table
+from agentd.daemon import engine_config
 from agentd.settings import load
 
 pytestmark = pytest.mark.codex
@@ -101,7 +103,7 @@ def found(codex: str) -> Iterator[Mapping[str, Mapping[str, str]]]:
                 "directories": [str(other / "file")],
                 "process": active_pid(client, sleeper),
                 "socket": str(other / "socket"),
-                "codex": [str(home / name) for name in ("config.toml", "auth.json", "x.rules")],
+                "program": [str(home / name) for name in ("config.toml", "auth.json", "x.rules")],
                 "token": str(token),
                 "more": {
                     "confined": [*more, {"provider": "command"}],
@@ -189,7 +191,8 @@ def test_doctor_names_what_agents_without_a_sandbox_can_do(
         '[routing]\ndefault = "bare"\n'
     )
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    findings = doctor.host_findings(load({}, environ, str(file)), environ)
+    config = engine_config(load({}, environ, str(file)))
+    findings = runner_findings(evolve(config, environ=environ))
     column = {"bare": "unconfined", "free": "unconfined", "kept": "confined", "online": "networked"}
     for name, kind in column.items():
         said = " ".join(

@@ -1,5 +1,6 @@
 """How the engine is, and why a run is as it is: from evidence."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -35,12 +36,14 @@ from agent_orchestrator.operations import (
     QueueCounts,
     StoreStatus,
 )
-from agent_orchestrator.ports import CWD_MISSING, Availability, View, capabilities_of
+from agent_orchestrator.ports import CWD_MISSING, Availability, Diagnosing, View, capabilities_of
 
 SILENCE_S = 120.0
 """After this long without a word a running agent is called silent."""
 
 MAX_PROCESSES = 200
+
+logger = logging.getLogger("agent_orchestrator.providers")
 
 
 async def status(core: Core, caller: Principal, command: GetStatus) -> DaemonStatus:
@@ -163,7 +166,9 @@ async def diagnose(core: Core, caller: Principal, command: DiagnoseRun) -> Diagn
         else Availability(available=True)
     )
     worker_alive = run.worker_id is not None and run.id in core.workers.running
-    issue = _issue(core, facts, availability, worker_alive, bool(tree))
+    issue = _runner_issue(run, provider) or _issue(
+        core, facts, availability, worker_alive, bool(tree)
+    )
     if _may_wait_for_the_store(run, issue) and (fault := await _store_fault(core)) is not None:
         hint = "see `agentctl daemon status`; it goes on by itself once the store does"
         issue = Issue("unknown", f"the store takes nothing: {fault.code}: {fault.message}", hint)
@@ -249,12 +254,23 @@ _FAILURES: Final[dict[str, tuple[IssueCode, str]]] = {
         "see the provider in `agentctl daemon status`",
     ),
     "invalid_config": ("invalid_config", "correct the provider's settings; see the invocation"),
-    "thread_missing": ("thread_missing", 'start a session, or set on_missing_thread = "fresh"'),
+    "thread_missing": ("thread_missing", "start a session"),
     "agent_crashed": ("crashed", "see stderr_tail and the exit code"),
     "timeout": ("unknown", "allow it more time, or make the task smaller"),
     "worker_lost": ("worker_lost", "send the message again"),
     "denied": ("unknown", "what it asked for was denied"),
 }
+
+
+def _runner_issue(run: Run, provider: ProviderConfig | None) -> Issue | None:
+    """Return what a failed run comes from as far as its runner knows."""
+    if provider is None or run.error is None or not isinstance(provider.runner, Diagnosing):
+        return None
+    try:
+        return provider.runner.diagnose(run.error)
+    except Exception:
+        logger.exception("diagnosing a run of %s failed", provider.runner.name)
+        return None
 
 
 def _issue(

@@ -1,5 +1,6 @@
 """The doctor: findings about providers, the store, named tokens and the host."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -7,8 +8,10 @@ from typing import Final
 import anyio.to_thread
 
 from agent_orchestrator.domain.access import Principal
+from agent_orchestrator.domain.exposure import possible_without_sandbox
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.engine.access import require_admin
+from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.diagnosis import provider_statuses
 from agent_orchestrator.operations import (
@@ -18,18 +21,20 @@ from agent_orchestrator.operations import (
     Problem,
     ProviderStatus,
 )
-from agent_orchestrator.ports import View
+from agent_orchestrator.ports import SelfChecking, View, capabilities_of
 
 OLD_TOKEN_AGE: Final = timedelta(days=90)
 """The age from which the doctor warns of a token that never expires."""
 
 _PAGE_SIZE: Final = 500
 
+logger = logging.getLogger("agent_orchestrator.providers")
+
 
 async def run_doctor(core: Core, caller: Principal, command: Doctor) -> DoctorReport:
     """Return all findings for an administrator."""
     tokens = await core.store.read(lambda view: _tokens(view, caller))
-    found = provider_findings(await provider_statuses(core.config))
+    found = await provider_findings(core.config)
     found += _store(core, await core.store.problems())
     found += token_findings(tokens, core.now())
     if core.config.host_findings is not None:
@@ -43,9 +48,35 @@ def doctor_report(findings: Iterable[Finding]) -> DoctorReport:
     return DoctorReport(all(one.level != "error" for one in found), found)
 
 
-def provider_findings(providers: Sequence[ProviderStatus]) -> list[Finding]:
-    """Return a finding about the availability of each provider. It is an error for the default one."""
-    return [_provider(provider) for provider in providers]
+async def provider_findings(config: EngineConfig) -> list[Finding]:
+    """Return findings about the availability of each provider, and those of its runner."""
+    found = [_provider(provider) for provider in await provider_statuses(config)]
+    return found + await anyio.to_thread.run_sync(runner_findings, config)
+
+
+def runner_findings(config: EngineConfig) -> list[Finding]:
+    """Return the findings of the runners, and one for each whose agents have no sandbox. Blocks."""
+    found: list[Finding] = []
+    for name, provider in config.providers.items():
+        about, runner = f"provider {name}", provider.runner
+        able = capabilities_of(runner)
+        if not (able.confine or able.protect):
+            found.append(
+                Finding(
+                    "note",
+                    about,
+                    f"its agents have no sandbox: they can {possible_without_sandbox()}",
+                    "run agentd as a user, or in a container, that has nothing else",
+                    security=True,
+                )
+            )
+        if isinstance(runner, SelfChecking):
+            try:
+                found.extend(runner.findings(about, provider.env.apply(config.environ)))
+            except Exception as error:
+                logger.exception("checking runner %s failed", runner.name)
+                found.append(Finding("warning", about, f"checking it failed: {error}"))
+    return found
 
 
 def _provider(provider: ProviderStatus) -> Finding:

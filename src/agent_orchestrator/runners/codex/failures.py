@@ -56,6 +56,10 @@ _STDERR_TAIL: Final = 16 * 2**10
 
 _BUSY: Final = "already has an active writer"
 
+THREAD_IN_USE: Final = "another process is using this thread"
+REFUSED_ARGUMENTS: Final = "codex refused its arguments"
+"""How messages begin that :mod:`agent_orchestrator.runners.codex.diagnosis` knows more about."""
+
 
 def turn_failure(message: str) -> str:
     """Return the code for the message of ``turn.failed``."""
@@ -80,10 +84,10 @@ def startup_failure(exit_code: int | None, stderr: str) -> tuple[str, str]:
         return "agent_crashed", _append_detail("codex panicked", said)
     if exit_code == 2 and said:  # its command line parser's, with the usage under it
         refusal = " ".join(said.partition("\n\n")[0].split())
-        return "invalid_config", f"codex refused its arguments: {refusal.removeprefix('error: ')}"
+        return "invalid_config", f"{REFUSED_ARGUMENTS}: {refusal.removeprefix('error: ')}"
     if exit_code and said:
         if is_busy(said):
-            return "provider_error", f"another process is using this thread: {said}"
+            return "provider_error", f"{THREAD_IN_USE}: {said}"
         if code := _first_match(_STARTUP, said):
             return code, said
     return "agent_crashed", _append_detail(

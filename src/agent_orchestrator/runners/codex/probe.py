@@ -129,7 +129,10 @@ class Probe:
         extra_args: Sequence[str],
     ) -> tuple[dict[str, Any], str | None]:
         """Return codex's settings as far as files of its home and overrides say, and what is wrong."""
-        settings, unreadable = self._files(home_of(env), profile)
+        try:
+            settings, unreadable = self._files(home_of(env), profile)
+        except NotInstalled as problem:
+            settings, unreadable = {}, str(problem)
         for key, value in {**(config or {}), **_overrides(extra_args)}.items():
             _set_path(settings, key.split("."), value)
         return settings, unreadable

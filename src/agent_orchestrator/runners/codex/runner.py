@@ -1,7 +1,7 @@
 """Running one turn with ``codex exec``: a process for each run, the prompt on its stdin."""
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -14,8 +14,9 @@ from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.images import ImageContent
-from agent_orchestrator.domain.model import Invocation, Sandbox
+from agent_orchestrator.domain.model import Invocation, RunError, Sandbox
 from agent_orchestrator.fields import runner_option
+from agent_orchestrator.operations import Finding, Issue
 from agent_orchestrator.ports import (
     Availability,
     Outcome,
@@ -30,7 +31,9 @@ from agent_orchestrator.runners.codex.argv import (
 )
 from agent_orchestrator.runners.codex.capabilities import codex_capabilities
 from agent_orchestrator.runners.codex.confinement import ExecConfinement, exec_confinement
+from agent_orchestrator.runners.codex.diagnosis import likely_issue
 from agent_orchestrator.runners.codex.failures import is_busy, startup_failure, turn_failure
+from agent_orchestrator.runners.codex.findings import codex_findings
 from agent_orchestrator.runners.codex.item_events import AgentEvent
 from agent_orchestrator.runners.codex.items import text
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
@@ -123,6 +126,22 @@ class CodexExecRunner(UsesForkServer):
             config=self.config,
             extra_args=self.extra_args,
         )
+
+    def findings(self, about: str, env: Mapping[str, str]) -> Iterator[Finding]:
+        """Look at codex's home, and at what widens what its agents may do."""
+        own = environment(env, self.home)
+        return codex_findings(
+            about,
+            own,
+            command=self.command,
+            sandbox=self.sandbox,
+            extra_args=self.extra_args,
+            settings=self._probe.settings(own, self.profile, self.config, self.extra_args)[0],
+        )
+
+    def diagnose(self, error: RunError) -> Issue | None:
+        """Return what a failed run of codex comes from."""
+        return likely_issue(error)
 
     async def run(self, context: RunContext) -> Outcome:
         """Run the turn.

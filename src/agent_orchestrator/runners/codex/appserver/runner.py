@@ -1,6 +1,6 @@
 """Running turns with ``codex app-server``: warm processes that serve many sessions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
 import anyio
@@ -10,9 +10,9 @@ from attrs import evolve, field, frozen
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox
+from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, RunError, Sandbox
 from agent_orchestrator.fields import runner_option
-from agent_orchestrator.operations import MAX_OPEN_S, MIN_OPEN_S
+from agent_orchestrator.operations import MAX_OPEN_S, MIN_OPEN_S, Finding, Issue
 from agent_orchestrator.ports import RUN_VARIABLES, Availability, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.dynamic_tools import DynamicTools
 from agent_orchestrator.runners.codex.appserver.server import Spec
@@ -26,6 +26,8 @@ from agent_orchestrator.runners.codex.appserver.threads import LoadedThread
 from agent_orchestrator.runners.codex.appserver.turn_driver import ThreadNotLoaded, TurnDriver
 from agent_orchestrator.runners.codex.argv import app_server_arguments, is_thread_id
 from agent_orchestrator.runners.codex.capabilities import codex_capabilities
+from agent_orchestrator.runners.codex.diagnosis import likely_issue
+from agent_orchestrator.runners.codex.findings import codex_findings
 from agent_orchestrator.runners.codex.locate import NotInstalled
 from agent_orchestrator.runners.codex.login import identity
 from agent_orchestrator.runners.codex.probe import Probe, environment, home_of, profile_warning
@@ -186,6 +188,22 @@ class CodexAppServerRunner(UsesForkServer):
         own = environment(_shared_env(env), self.home)
         url = own.get("AGENTCTL_URL")
         return without_proxy_for(own, url) if self.tools and url else own
+
+    def findings(self, about: str, env: Mapping[str, str]) -> Iterator[Finding]:
+        """Look at codex's home, and at what widens what its agents may do."""
+        own = environment(env, self.home)
+        return codex_findings(
+            about,
+            own,
+            command=self.command,
+            sandbox=self.sandbox,
+            extra_args=self.extra_args,
+            settings=self._probe.settings(own, self.profile, self.config, self.extra_args)[0],
+        )
+
+    def diagnose(self, error: RunError) -> Issue | None:
+        """Return what a failed run of codex comes from."""
+        return likely_issue(error)
 
     async def run(self, context: RunContext) -> Outcome:
         """Run the turn.

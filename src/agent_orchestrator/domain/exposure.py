@@ -1,7 +1,7 @@
 """What agents can do to the daemon, its user and each other, by how far a sandbox confines them.
 
-The one table of it: ``docs/security.md`` shows it, the daemon's examination names what is possible,
-and ``tests/codex/test_codex_matrix.py`` has agents try it.
+The one table of it: ``docs/security.md`` shows it, ``doctor`` names what is possible, and a test has agents
+try it.
 """
 
 from typing import Final, Literal
@@ -44,7 +44,11 @@ AGENT_ACTIONS: Final = (
     AgentAction("processes", "signal other agents' processes", "refused", "refused", "possible"),
     AgentAction("sockets", "connect to other programs' sockets", "refused", "possible", "possible"),
     AgentAction(
-        "codex", "change codex's configuration and rules", "refused", "refused", "possible"
+        "program",
+        "change their own program's configuration and rules",
+        "refused",
+        "refused",
+        "possible",
     ),
     AgentAction("memory", "read agentd's environment and memory", "refused", "refused", "refused"),
     AgentAction(
