@@ -15,6 +15,7 @@ from agent_orchestrator.fields import (
     MAX_TREE_DEPTH,
     MAX_TREE_SIZE,
     FieldSpec,
+    Limits,
     encoding_problem,
     has_many_digits,
     optional_name,
@@ -123,6 +124,21 @@ class ProviderOptions:
         "more than the agent.",
         default=False,
     )
+
+
+_TEXT: Final = r"[^\0]+"
+
+
+def daemon_setting(default: Any, doc: str, *, secret: bool = False, **more: Any) -> Any:
+    """Declare a setting of the daemon alone.
+
+    :param secret: it is not shown.
+    :param more: ``env``, where that does not follow from its name, and fields of
+        :class:`agent_orchestrator.fields.Limits`.
+    """
+    place = {"env": more.pop("env")} if "env" in more else {}
+    metadata = {"limits": Limits(doc=doc, not_blank=True, pattern=_TEXT, **more), "place": place}
+    return attrs.field(default=default, metadata=metadata, repr=not secret)
 
 
 def check_setting(spec: FieldSpec, place: str, value: Any, *, is_secret: bool = False) -> Any:

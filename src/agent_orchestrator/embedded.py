@@ -19,6 +19,7 @@ from agent_orchestrator.engine import (
     TreeLimits,
 )
 from agent_orchestrator.hosts import this_host
+from agent_orchestrator.known_runners import DEFAULT_PROVIDER
 from agent_orchestrator.operations import Operation, StreamPart, StreamRequest
 from agent_orchestrator.ports import Reply, Runner, Store, Subscription
 from agent_orchestrator.protection import Protection
@@ -50,7 +51,7 @@ async def open_embedded(
     :param store: the path of a SQLite file, made if missing; ``":memory:"`` for one that forgets; or
         a store that is not open yet.
     :param runners: what executes runs, each a provider of its own name; the first is the default.
-        Without any: ``codex``.
+        Without any: the default one, :data:`~agent_orchestrator.known_runners.DEFAULT_PROVIDER`.
     :param providers: further providers by name, with settings of their own.
     :param routing: which provider messages go to, and what stands in for one that is unavailable.
     :param max_concurrency: runs executed at once.
@@ -61,7 +62,7 @@ async def open_embedded(
     :raises ConfigError: if the settings contradict each other.
     """
     if runners is None and providers is None:
-        runners = [build_runner("codex", "codex", {})]
+        runners = [build_runner(DEFAULT_PROVIDER, DEFAULT_PROVIDER, {})]
     known = {runner.name: ProviderConfig(runner, runner.name) for runner in runners or ()}
     known |= providers or {}
     if not known:

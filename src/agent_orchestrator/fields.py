@@ -30,7 +30,7 @@ import attrs
 from agent_orchestrator.domain.errors import ConfigError, InvalidRequest
 
 MAX_TEXT = 1_000_000
-"""Maximum number of characters of a message (codex 0.169 refuses a prompt of more than 1,048,576)."""
+"""Maximum number of characters of a message. An agent may take less (`Capabilities.max_input`)."""
 
 MAX_NAME = 256
 """Maximum number of characters of a title, a provider's name or an idempotency key."""

@@ -34,7 +34,7 @@ class Change:
     path: str
     kind: str
     lines: Lines | None
-    """None where it is not told, as by ``codex exec``, whose changes are a path and a kind."""
+    """None where it is not told."""
 
     @property
     def verb(self) -> str:
@@ -66,7 +66,7 @@ def is_done(data: Mapping[str, Any]) -> bool:
 
 
 def _lines(kind: str, change: Mapping[str, Any]) -> Lines | None:
-    """Count the lines of a change (codex 0.169: of a file added or deleted, ``diff`` is its text)."""
+    """Count the lines of a change. Of a file added or deleted, ``diff`` may be its text."""
     diff = change.get("diff")
     if not isinstance(diff, str):
         return None

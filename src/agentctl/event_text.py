@@ -63,7 +63,7 @@ def tool_text(data: Mapping[str, Any]) -> str:
 
 
 def bare_command(command: str) -> str:
-    """Return a command without the shell an agent wraps it in (codex: ``/bin/bash -lc '…'``)."""
+    """Return a command without the shell an agent wraps it in (``/bin/bash -lc '…'``)."""
     if len(command) > _MAX_UNWRAPPED or command.split(maxsplit=2)[1:2] not in (["-c"], ["-lc"]):
         return command
     try:

@@ -15,7 +15,6 @@ _EXAMPLES = """\b
 Examples:
   agentd
   agentd --port 9000 --db /var/lib/agents/main.db --max-concurrency 8
-  agentd --codex-profile work --codex-extra-arg=--search
   AGENTD_AUTH_TOKEN=… agentd --host 0.0.0.0
   agentd --config agentd.toml --log-format json 2>agentd.log
   agentd --print-config

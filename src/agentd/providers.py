@@ -9,9 +9,7 @@ from attrs import evolve, field, frozen
 from agent_orchestrator.configuration import ProviderOptions, check_settings
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.fields import specs
-
-CODEX_RUNNERS: Final = frozenset({"codex", "codex-exec", "codex-app-server"})
-"""The runners that codex's command-line settings are for."""
+from agent_orchestrator.known_runners import DEFAULT_PROVIDER, AgentDefaults, defaults_of
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -44,15 +42,14 @@ def read_providers(
     routing: Mapping[str, Any],
     *,
     place: str,
-    codex_profile: str | None,
-    codex_extra_args: tuple[str, ...],
+    defaults: AgentDefaults,
 ) -> tuple[dict[str, ProviderSettings], RoutingSettings]:
     """Return the providers by name and the routes between them.
 
-    Without any there are ``codex`` and ``demo``.
+    Without any there are the default one and ``demo``.
 
     :param place: what to call the file in errors.
-    :param codex_profile: for codex providers that set none of their own; so are the arguments.
+    :param defaults: options for providers that set none of their own.
     :raises ConfigError: naming the place of each provider, or route, that cannot be used.
     """
     found: dict[str, ProviderSettings] = {}
@@ -65,21 +62,12 @@ def read_providers(
     if problems:
         raise ConfigError("\n".join(problems))
     if not found:
-        found = {"codex": ProviderSettings("codex"), "demo": ProviderSettings("demo")}
-    defaults: dict[str, Any] = {}
-    if codex_profile is not None:
-        defaults["profile"] = codex_profile
-    if codex_extra_args:
-        defaults["extra_args"] = list(codex_extra_args)
+        found = {name: ProviderSettings(name) for name in (DEFAULT_PROVIDER, "demo")}
     found = {
-        name: _with_options(provider, defaults) if provider.runner in CODEX_RUNNERS else provider
-        for name, provider in found.items()
+        name: evolve(one, options={**defaults_of(one.runner, defaults), **one.options})
+        for name, one in found.items()
     }
     return found, _routes(routing, found, f"{place}: ")
-
-
-def _with_options(provider: ProviderSettings, defaults: Mapping[str, Any]) -> ProviderSettings:
-    return evolve(provider, options={**defaults, **provider.options})
 
 
 def _provider(name: str, table: Any, file: str) -> ProviderSettings:
@@ -119,8 +107,10 @@ def _routes(
         raise ConfigError(f"{file}routing.{min(unknown)}: there are only `default` and `fallback`")
     if "default" in table:
         default = _text(table["default"], f"{file}routing.default")
-    elif "codex" in providers or len(providers) == 1:
-        default = "codex" if "codex" in providers else next(iter(providers))
+    elif DEFAULT_PROVIDER in providers:
+        default = DEFAULT_PROVIDER
+    elif len(providers) == 1:
+        default = next(iter(providers))
     else:
         names = ", ".join(providers)
         raise ConfigError(f"{file}routing.default: is required; the providers are {names}")

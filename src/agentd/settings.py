@@ -16,10 +16,16 @@ from typing import Any, Final, Literal
 import attrs
 from attrs import field, frozen
 
-from agent_orchestrator.configuration import EngineOptions, TreeLimits, check_setting
+from agent_orchestrator.configuration import (
+    EngineOptions,
+    TreeLimits,
+    check_setting,
+    daemon_setting,
+)
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.encoding import decode_for_display
-from agent_orchestrator.fields import FieldSpec, Limits, encoding_problem, specs
+from agent_orchestrator.fields import FieldSpec, encoding_problem, specs
+from agent_orchestrator.known_runners import DEFAULT_PROVIDER, AgentDefaults
 from agent_orchestrator.trusted_files import found_file, is_blank, is_trusted
 from agent_orchestrator.user_state import user_state
 from agentd.providers import ProviderSettings, RoutingSettings, read_providers
@@ -63,21 +69,6 @@ class Setting:
         return self.spec.kinds[0]
 
 
-_TEXT: Final = r"[^\0]+"
-
-
-def _setting(default: Any, doc: str, *, secret: bool = False, **more: Any) -> Any:
-    """Declare a setting.
-
-    :param secret: it is not shown.
-    :param more: ``env``, where that does not follow from its name, and fields of
-        :class:`agent_orchestrator.fields.Limits`.
-    """
-    place = {"env": more.pop("env")} if "env" in more else {}
-    metadata = {"limits": Limits(doc=doc, not_blank=True, pattern=_TEXT, **more), "place": place}
-    return field(default=default, metadata=metadata, repr=not secret)
-
-
 def _limit(name: str) -> Any:
     """Declare the setting that stands for a field of :class:`TreeLimits`."""
     spec = specs(TreeLimits)[name]
@@ -86,21 +77,21 @@ def _limit(name: str) -> Any:
 
 
 @frozen(kw_only=True)
-class Settings(EngineOptions):
+class Settings(EngineOptions, AgentDefaults):
     """All of the daemon's settings."""
 
-    host: str = _setting("127.0.0.1", "The address to listen on.")
-    port: int = _setting(
+    host: str = daemon_setting("127.0.0.1", "The address to listen on.")
+    port: int = daemon_setting(
         8765,
         "The port to listen on; 0 takes a free one.",
         minimum=0,
         maximum=65_535,
     )
-    db: str = _setting(
+    db: str = daemon_setting(
         ".data/agent-orchestrator.db",
         "The SQLite database; made if need be.",
     )
-    auth_tokens: tuple[str, ...] = _setting(
+    auth_tokens: tuple[str, ...] = daemon_setting(
         (),
         "A bearer token that may do everything; may be repeated. Visible to other users of the "
         "machine in its process list: the environment or the file is the better place.",
@@ -111,66 +102,56 @@ class Settings(EngineOptions):
     max_depth: int = _limit("depth")
     max_children: int = _limit("children")
     max_descendants: int = _limit("descendants")
-    codex_profile: str | None = _setting(
-        None,
-        "codex's --profile, for every codex provider.",
-    )
-    codex_extra_args: tuple[str, ...] = _setting(
-        (),
-        "An argument for codex before its subcommand; may be repeated.",
-        env=(),
-        flag="--codex-extra-arg",
-    )
-    grace_s: float = _setting(
+    grace_s: float = daemon_setting(
         30.0,
         "Seconds running agents are given to finish after the first signal.",
         minimum=0,
         maximum=86_400,
     )
-    max_body: int = _setting(
+    max_body: int = daemon_setting(
         8 * 1024 * 1024,
         "Bytes of the longest request body taken.",
         minimum=1024,
         maximum=1024**3,
     )
-    allowed_hosts: tuple[str, ...] = _setting(
+    allowed_hosts: tuple[str, ...] = daemon_setting(
         (),
         "A further name clients know the daemon by (Host header); may be repeated.",
         flag="--allowed-host",
     )
-    allowed_origins: tuple[str, ...] = _setting(
+    allowed_origins: tuple[str, ...] = daemon_setting(
         (),
         "An origin of web pages that may call (Origin header); may be repeated.",
         flag="--allowed-origin",
     )
-    tls_cert: str | None = _setting(
+    tls_cert: str | None = daemon_setting(
         None,
         "A certificate, with those that lead to its authority (PEM): speak TLS.",
     )
-    tls_key: str | None = _setting(
+    tls_key: str | None = daemon_setting(
         None,
         "The certificate's private key (PEM, no passphrase).",
     )
-    workspace_roots: tuple[str, ...] = _setting(
+    workspace_roots: tuple[str, ...] = daemon_setting(
         (),
         "A directory agents may work in, and below; anywhere without any. May be repeated.",
         flag="--workspace-root",
     )
-    log_format: Literal["auto", "text", "json"] = _setting(
+    log_format: Literal["auto", "text", "json"] = daemon_setting(
         "auto",
         "How to log: text or json; auto is text on a terminal, json otherwise.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+    log_level: Literal["debug", "info", "warning", "error"] = daemon_setting(
         "info",
         "The least severe messages to log.",
     )
-    traces: Literal["off", "otlp"] = _setting(
+    traces: Literal["off", "otlp"] = daemon_setting(
         "off",
         "Where runs go as OpenTelemetry traces: otlp sends them as the OTEL_* variables say, and "
         "needs the extra agent-orchestrator[otel].",
     )
     providers: Mapping[str, ProviderSettings] = field(factory=dict)
-    routing: RoutingSettings = RoutingSettings("codex")
+    routing: RoutingSettings = RoutingSettings(DEFAULT_PROVIDER)
     file: str | None = field(default=None, eq=False)
     """The configuration file that was read."""
     finds_file: bool = field(default=False, eq=False)
@@ -268,8 +249,7 @@ def load(
             _table(document, "providers", name),
             _table(document, "routing", name),
             place=name,
-            codex_profile=settings.codex_profile,
-            codex_extra_args=settings.codex_extra_args,
+            defaults=settings,
         )
         settings = attrs.evolve(settings, providers=providers, routing=routing)
     if flag_problems.found:

@@ -14,7 +14,8 @@ import pytest
 from driving import finished, free_port
 from pages import PAGES, ROOT, Block, blocks, inline_code, name_of, prose
 
-from agent_orchestrator.runners.registry import BUILT_IN, build_runner
+from agent_orchestrator.known_runners import BUILT_IN
+from agent_orchestrator.runners.registry import build_runner
 from agentctl.main import cli
 from agentd import settings
 from agentd.cli import main as agentd_command

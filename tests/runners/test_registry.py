@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from agent_orchestrator.domain.errors import ConfigError
+from agent_orchestrator.known_runners import BUILT_IN
 from agent_orchestrator.ports import Runner
 from agent_orchestrator.runners.command import CommandRunner, FailRule, Rule
 from agent_orchestrator.runners.demo import DemoRunner
-from agent_orchestrator.runners.registry import BUILT_IN, GROUP, build_runner, kinds
+from agent_orchestrator.runners.registry import GROUP, build_runner, kinds
 
 README = Path(__file__).parents[2] / "README.md"
 README_BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)

@@ -9,6 +9,8 @@ from typing import Final
 
 from attrs import frozen
 
+from agent_orchestrator.known_runners import KNOWN_AGENTS
+
 
 @frozen
 class HostVariables:
@@ -128,15 +130,7 @@ HOST_VARIABLES: Final = (
     ),
     HostVariables(
         "one conversation of an agent, where that has started the daemon",
-        (
-            "CLAUDECODE",
-            "CLAUDE_CODE_ENTRYPOINT",
-            "CLAUDE_CODE_SSE_PORT",
-            "CODEX_CI",
-            "CODEX_SESSION_ID",
-            "CODEX_THREAD_ID",
-            "CODEX_TOOL_CALL_ID",
-        ),
+        tuple(sorted(name for agent in KNOWN_AGENTS for name in agent.variables)),
     ),
 )
 

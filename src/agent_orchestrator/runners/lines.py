@@ -1,7 +1,7 @@
 r"""A byte stream cut into lines, and a line read as JSON: no input or output, only bytes.
 
 Lines end at ``\n`` and nowhere else. ``str.splitlines`` also cuts at U+2028, U+0085 and others,
-which agents print raw inside JSON strings (codex 0.169 does).
+which agents print raw inside JSON strings.
 """
 
 import hashlib

@@ -14,22 +14,11 @@ from typing import Any, Final
 import attrs
 
 from agent_orchestrator.domain.errors import ConfigError
+from agent_orchestrator.known_runners import BUILT_IN
 from agent_orchestrator.ports import Runner
 from agent_orchestrator.runners.options import arguments
 
 GROUP: Final = "agent_orchestrator.runners"
-
-_PACKAGE: Final = "agent_orchestrator.runners"
-BUILT_IN: Final = {
-    "codex": f"{_PACKAGE}.codex.auto:CodexRunner",
-    "codex-exec": f"{_PACKAGE}.codex:CodexExecRunner",
-    "codex-app-server": f"{_PACKAGE}.codex.appserver:CodexAppServerRunner",
-    "command": f"{_PACKAGE}.command:CommandRunner",
-    "function": f"{_PACKAGE}.function:FunctionRunner",
-    "demo": f"{_PACKAGE}.demo:DemoRunner",
-}
-"""The runners this package brings, for a source tree that is not installed. An entry point cannot
-replace them."""
 
 
 def kinds() -> list[str]:

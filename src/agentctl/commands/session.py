@@ -50,7 +50,7 @@ def working_directory(given: str | None, *, local: bool) -> str | None:
 
 @session.command(
     examples="""
-    agentctl session create --title "Fix the build" --provider codex
+    agentctl session create --title "Fix the build" --provider demo
     agentctl session create --cwd ~/project --field session.id
     """
 )

@@ -42,7 +42,7 @@ class Changes(Opening):
             run, message = a_run(session.id), a_message(session.id)
             await put(store, session, run, message)
             await store.transact(lambda tx: tx.append(session.id, drafts("kept"), NOW))
-            await store.transact(lambda tx: tx.put_thread(session.id, "codex", Thread("t", {})))
+            await store.transact(lambda tx: tx.put_thread(session.id, "demo", Thread("t", {})))
 
             def query(view: View) -> object:
                 return (
@@ -50,7 +50,7 @@ class Changes(Opening):
                     view.runs(limit=9),
                     view.messages(session.id, limit=9),
                     view.feed(after=None, limit=9),
-                    view.thread(session.id, "codex"),
+                    view.thread(session.id, "demo"),
                     view.attempts(run.id),
                     view.idempotency("local", "POST /sessions", "key"),
                     view.live_runs(),
@@ -69,8 +69,8 @@ class Changes(Opening):
                 tx.add_message(a_message(session.id))
                 tx.put_message(evolve(message, text="gone"))
                 tx.append(session.id, drafts("a", "b", run_id=run.id), NOW + timedelta(hours=1))
-                tx.put_attempt(Attempt(run.id, 1, "w", "codex", NOW))
-                tx.put_thread(session.id, "codex", Thread("gone", {}))
+                tx.put_attempt(Attempt(run.id, 1, "w", "demo", NOW))
+                tx.put_thread(session.id, "demo", Thread("gone", {}))
                 tx.add_record(a_record(), most=9, most_size=99)
                 tx.notify("gone")
                 assert query(tx) != before
@@ -231,8 +231,8 @@ class Changes(Opening):
                 lambda tx: tx.append("ses_none", drafts("x"), NOW),
                 lambda tx: tx.add_run(a_run("ses_none")),
                 lambda tx: tx.add_message(a_message("ses_none")),
-                lambda tx: tx.put_thread("ses_none", "codex", Thread("t", {})),
-                lambda tx: tx.put_attempt(Attempt("run_none", 1, "w", "codex", NOW)),
+                lambda tx: tx.put_thread("ses_none", "demo", Thread("t", {})),
+                lambda tx: tx.put_attempt(Attempt("run_none", 1, "w", "demo", NOW)),
             ):
                 with pytest.raises(NotFound):
                     await store.transact(change)

@@ -44,7 +44,7 @@ class Queue(Opening):
             assert before == [None, first, None, busy, None, manual, None]
             assert await store.read(lambda view: view.next_runs(1)) == [first]
             assert await store.read(lambda view: view.live_runs()) == {
-                "codex": {RunStatus.QUEUED: 5, RunStatus.RUNNING: 1},
+                "demo": {RunStatus.QUEUED: 5, RunStatus.RUNNING: 1},
                 "manual": {RunStatus.QUEUED: 1},
             }
             for limit, full in ((1, True), (5, True), (6, False), (100, False)):

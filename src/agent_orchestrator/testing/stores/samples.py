@@ -68,7 +68,7 @@ def a_run(session_id: str, **fields: Any) -> Run:
         session_id=session_id,
         message_id=None,
         parent_run_id=None,
-        provider="codex",
+        provider="demo",
         model=None,
         status=RunStatus.QUEUED,
         waiting_on=None,

@@ -47,7 +47,7 @@ class Values(Opening):
             session = a_session(
                 title=HARD_TEXT,
                 owner="ann",
-                provider="codex",
+                provider="demo",
                 model="m",
                 cwd="/a b/ü",
                 status="closed",
@@ -68,15 +68,15 @@ class Values(Opening):
 
     async def test_the_log_and_the_threads_are_not_a_sessions_own(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
-            session = a_session(last_seq=7, threads={"codex": "x"})
+            session = a_session(last_seq=7, threads={"demo": "x"})
             await put(store, session)
             stored = await store.read(lambda view: view.session(session.id))
             assert stored == evolve(session, last_seq=0, threads={})
             await store.transact(lambda tx: tx.append(session.id, drafts("a", "b"), NOW))
-            await store.transact(lambda tx: tx.put_thread(session.id, "codex", Thread("t", {})))
+            await store.transact(lambda tx: tx.put_thread(session.id, "demo", Thread("t", {})))
             await store.transact(lambda tx: tx.put_session(evolve(session, title="new")))
             stored = await store.read(lambda view: view.session(session.id))
-            assert stored == evolve(session, title="new", last_seq=2, threads={"codex": "t"})
+            assert stored == evolve(session, title="new", last_seq=2, threads={"demo": "t"})
 
     async def test_a_message_comes_out_as_it_went_in(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
@@ -234,18 +234,18 @@ class Values(Opening):
             session = a_session()
             run = a_run(session.id)
             await put(store, session, run)
-            first = Attempt(run.id, 1, "dmn_1/1", "codex", NOW)
+            first = Attempt(run.id, 1, "dmn_1/1", "demo", NOW)
             second = Attempt(
                 run_id=run.id,
                 attempt=2,
                 worker_id="dmn_2/1",
-                provider="codex",
+                provider="demo",
                 started_at=NOW,
                 ended_at=NOW + timedelta(seconds=2),
                 outcome="failed",
                 pid=4711,
                 process_start_id="boot/4711",
-                invocation=Invocation("codex", ("codex", "-x", "ü"), "/", "p", ("-x",)),
+                invocation=Invocation("demo", ("demo", "-x", "ü"), "/", "p", ("-x",)),
                 delivered_at=NOW,
                 stderr_tail=HARD_TEXT,
                 steerable=True,
@@ -265,7 +265,7 @@ class Values(Opening):
             session = a_session()
             run = a_run(session.id)
             await put(store, session, run)
-            first = Attempt(run.id, 1, "dmn_1/1", "codex", NOW, token_hash="11" * 32)
+            first = Attempt(run.id, 1, "dmn_1/1", "demo", NOW, token_hash="11" * 32)
             second = evolve(first, attempt=2, token_hash="22" * 32)
             for attempt in (first, second, evolve(first, attempt=3, token_hash=None)):
                 await store.transact(methodcaller("put_attempt", attempt))
@@ -337,17 +337,17 @@ class Values(Opening):
             session, other = a_session(), a_session()
             await put(store, session, other)
             thread = Thread("t-1", {"tokens": {"in": 1}})
-            await store.transact(lambda tx: tx.put_thread(session.id, "codex", Thread("t-0", {})))
-            await store.transact(lambda tx: tx.put_thread(session.id, "codex", thread))
+            await store.transact(lambda tx: tx.put_thread(session.id, "demo", Thread("t-0", {})))
+            await store.transact(lambda tx: tx.put_thread(session.id, "demo", thread))
             await store.transact(lambda tx: tx.put_thread(session.id, "more", Thread("t-2", {})))
 
             def query(view: View) -> object:
                 found = view.session(session.id)
                 assert found is not None
-                return view.thread(session.id, "codex"), dict(found.threads)
+                return view.thread(session.id, "demo"), dict(found.threads)
 
-            assert await store.read(query) == (thread, {"codex": "t-1", "more": "t-2"})
-            assert await store.read(lambda view: view.thread(other.id, "codex")) is None
+            assert await store.read(query) == (thread, {"demo": "t-1", "more": "t-2"})
+            assert await store.read(lambda view: view.thread(other.id, "demo")) is None
 
     async def test_a_token_is_removed(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:

@@ -1,0 +1,78 @@
+"""The registry: what is known of the built-in runners before any of them is loaded.
+
+A new one needs an entry here and a folder in :mod:`agent_orchestrator.runners`. Runners of other packages come
+by entry points (:mod:`agent_orchestrator.runners.registry`).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from attrs import field, frozen
+
+from agent_orchestrator.configuration import daemon_setting
+
+DEFAULT_PROVIDER: Final = "codex"
+"""The provider, and its runner, where none is configured."""
+
+
+@frozen(kw_only=True)
+class KnownAgent:
+    """A program whose agents are run, or which runs this one.
+
+    :param runners: where the classes of its runners are, ``module:class``, by what a configuration calls
+        ``runner``.
+    :param variables: environment variables that tie a process to one conversation of the program.
+    :param defaults: settings of the daemon (:class:`AgentDefaults`) by the option of its runners that they
+        are the default of.
+    """
+
+    runners: Mapping[str, str] = field(factory=dict)
+    variables: tuple[str, ...] = ()
+    defaults: Mapping[str, str] = field(factory=dict)
+
+
+_RUNNERS: Final = "agent_orchestrator.runners"
+
+KNOWN_AGENTS: Final = (
+    KnownAgent(
+        runners={
+            "codex": f"{_RUNNERS}.codex.auto:CodexRunner",
+            "codex-exec": f"{_RUNNERS}.codex:CodexExecRunner",
+            "codex-app-server": f"{_RUNNERS}.codex.appserver:CodexAppServerRunner",
+        },
+        variables=("CODEX_CI", "CODEX_SESSION_ID", "CODEX_THREAD_ID", "CODEX_TOOL_CALL_ID"),
+        defaults={"profile": "codex_profile", "extra_args": "codex_extra_args"},
+    ),
+    KnownAgent(variables=("CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT")),
+    KnownAgent(runners={"command": f"{_RUNNERS}.command:CommandRunner"}),
+    KnownAgent(runners={"function": f"{_RUNNERS}.function:FunctionRunner"}),
+    KnownAgent(runners={"demo": f"{_RUNNERS}.demo:DemoRunner"}),
+)
+
+BUILT_IN: Final = {kind: place for one in KNOWN_AGENTS for kind, place in one.runners.items()}
+"""The runners this package brings, for a source tree that is not installed. An entry point cannot
+replace them."""
+
+
+@frozen(kw_only=True, slots=False)
+class AgentDefaults:
+    """Settings of the daemon that are defaults for options of providers."""
+
+    codex_profile: str | None = daemon_setting(None, "codex's --profile, for every codex provider.")
+    codex_extra_args: tuple[str, ...] = daemon_setting(
+        (),
+        "An argument for codex before its subcommand; may be repeated.",
+        env=(),
+        flag="--codex-extra-arg",
+    )
+
+
+def defaults_of(kind: str, settings: AgentDefaults) -> dict[str, Any]:
+    """Return the options that a runner of some kind has where its provider says nothing, as TOML gives them."""
+    return {
+        option: list(value) if isinstance(value, tuple) else value
+        for one in KNOWN_AGENTS
+        if kind in one.runners
+        for option, name in one.defaults.items()
+        if (value := getattr(settings, name)) not in (None, ())
+    }

@@ -1,0 +1,60 @@
+"""What is one agent's stands in the folder of its runner, and nowhere else."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import agent_orchestrator
+from agent_orchestrator.known_runners import KNOWN_AGENTS
+
+SOURCE = Path(agent_orchestrator.__file__).parents[1]
+RUNNERS = SOURCE / "agent_orchestrator" / "runners"
+
+NAMED = {
+    "agent_orchestrator/known_runners.py": "the registry and the defaults",
+    "agent_orchestrator/operations.py": "`codex_invocation` is a field of the API",
+}
+"""The modules outside its folder that may name codex, and why."""
+
+
+def naming(word: str) -> set[str]:
+    """Return the modules outside the folder of its runner that have the word in them."""
+    return {
+        file.relative_to(SOURCE).as_posix()
+        for file in SOURCE.rglob("*.py")
+        if RUNNERS / word not in file.parents and re.search(word, file.read_text(), re.IGNORECASE)
+    }
+
+
+def test_codex_is_named_only_in_its_room() -> None:
+    assert naming("codex") == set(NAMED)
+
+
+def test_no_module_outside_a_room_imports_from_it() -> None:
+    rooms = {place.split(":")[0] for agent in KNOWN_AGENTS for place in agent.runners.values()}
+    packages = {".".join(room.split(".")[:3]) for room in rooms}
+    for file in SOURCE.rglob("*.py"):
+        inside = ".".join(file.relative_to(SOURCE).with_suffix("").parts[:3])
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                package = ".".join(node.module.split(".")[:3])
+                assert package not in packages - {inside} - PUBLIC, (file, node.lineno)
+
+
+PUBLIC = {"agent_orchestrator.runners.function"}
+"""A part of the library's own API."""
+
+
+@pytest.mark.parametrize(
+    "module", ["agent_orchestrator.embedded", "agentd.cli", "agentd.daemon", "agentctl.main"]
+)
+def test_no_agent_s_runner_is_loaded_before_a_provider_has_it(module: str) -> None:
+    script = f"import sys, {module}; print([one for one in sys.modules if '.runners.codex' in one])"
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert said.stdout.strip() == "[]"
