@@ -121,7 +121,7 @@ class Agents:
         await context.set_thread(thread)
         await self._live(context)
         self.between.discard(context.run.id)
-        is_noted = any("Look at what is already done" in line for line in prompts)
+        is_noted = any("This is the same conversation" in line for line in prompts)
         for line in prompts:
             if line.startswith("do ") and not (is_noted and self.effects[line]):
                 self.effects[line] += 1

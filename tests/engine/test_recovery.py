@@ -130,7 +130,7 @@ async def test_an_agent_that_was_at_work_goes_on_with_its_conversation() -> None
     note = messages[-1]
     assert second.prompts == [note.text]
     assert (note.role, note.delivery, note.run_id) == ("system", "delivered", run.id)
-    assert "lost" in note.text
+    assert "same conversation" in note.text
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ class Resumed:
             await context.set_thread("t-1")
             await context.emit("agent.message", {"text": "at work"})
             await context.ask_parent("May I?")
-        if "lost" not in context.prompt:
+        if "same conversation" not in context.prompt:
             await anyio.sleep_forever()
         return Outcome("done")
 
@@ -426,7 +426,7 @@ async def test_what_a_conversation_has_is_not_given_again(settings: dict[str, An
     assert agent.prompts[:2] == ["go", answer]
     # The answer may not have reached the conversation; the task did, an attempt before.
     assert agent.prompts[2].startswith(answer + "\n\n")
-    assert "lost" in agent.prompts[2]
+    assert "same conversation" in agent.prompts[2]
     assert len(agent.prompts) == 3
     assert [message.delivered_attempt for message in messages] == [1, 3, 3]
 

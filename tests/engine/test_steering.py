@@ -339,7 +339,7 @@ async def test_what_an_agent_took_before_its_engine_was_lost(is_heard: bool) -> 
     async with open_embedded(store, runners=[second]) as client:
         run = await end_of(client, runs[0])
     assert (run.status, run.attempt) == (RunStatus.COMPLETED, 2)
-    prompt = next(text for text in second.prompts if "Look at what is already done" in text)
+    prompt = next(text for text in second.prompts if "This is the same conversation" in text)
     assert prompt.startswith("more\n\n") is not is_heard
     assert "work\n\n" not in prompt
 
