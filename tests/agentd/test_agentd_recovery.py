@@ -82,7 +82,7 @@ def test_a_run_goes_on_after_a_kill_and_nothing_of_before_is_alive(configured: P
         told = call(daemon, "GET", f"/runs/{run['id']}/wait")["run"]
         assert not [pid for pid in pids if _is_alive(pid)]
         assert (told["status"], told["attempt"]) == ("completed", 2), told
-        assert "continued" in told["result"]["text"]
+        assert "same conversation" in told["result"]["text"]
         (recovered,) = events_of(daemon, run, "run.recovered")
         assert (recovered["action"], recovered["delivered"]) == ("resumed", True)
         attempts = call(daemon, "GET", f"/runs/{run['id']}/diagnose")["diagnostics"]["attempts"]
