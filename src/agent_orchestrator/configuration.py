@@ -130,10 +130,10 @@ _TEXT: Final = r"[^\0]+"
 
 
 def daemon_setting(default: Any, doc: str, *, secret: bool = False, **more: Any) -> Any:
-    """Declare a setting of the daemon alone.
+    """Declare a setting that only the daemon has.
 
-    :param secret: it is not shown.
-    :param more: ``env``, where that does not follow from its name, and fields of
+    :param secret: whether to leave it out of the ``repr``.
+    :param more: ``env``, the environment variable if it does not follow from the name; and fields of
         :class:`agent_orchestrator.fields.Limits`.
     """
     place = {"env": more.pop("env")} if "env" in more else {}

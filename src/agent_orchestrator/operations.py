@@ -380,7 +380,7 @@ class UpdateSession(Labels, ConfinementOptions, Keyed, OfSession):
     metadata: Mapping[str, Any] | None = param("Replaces the present metadata.", default=None)
     cwd: str | None = optional_path(
         "The directory that its agents work in from the next run on, an absolute path. Fails with "
-        "`session_busy` while a run of the session is active."
+        "`session_busy` if a run of the session has started and not ended."
     )
 
 
@@ -400,8 +400,8 @@ class GetAccess(OfSession):
 @command
 class SetAccess(Keyed, OfSession):
     grants: Sequence[Grant] = required(
-        "Who else has access: `reader` reads, `writer` also sends, cancels and resolves, `owner` may do "
-        "all that the owner may. Replaces earlier grants, here and on all descendants. Later children "
+        "Who else has access: `reader` may read, `writer` may do all but change, close or share it, "
+        "`owner` may do all. Replaces earlier grants, here and on all descendants. Later children "
         "inherit it.",
         kw_only=False,
         max_length=100,
@@ -922,7 +922,7 @@ class Diagnostics:
 
     @property
     def agent_invocation(self) -> InvocationView | None:
-        """How its agent was started, whichever runner it has."""
+        """How its agent was started, for any runner."""
         return self.invocation or self.codex_invocation
 
 

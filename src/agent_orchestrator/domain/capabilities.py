@@ -1,4 +1,4 @@
-"""The capabilities of a runner: the engine decides by them, and the daemon's status shows them."""
+"""The capabilities of a runner, for decisions of the engine and the daemon's status."""
 
 from attrs import frozen
 

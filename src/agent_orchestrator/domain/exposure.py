@@ -1,7 +1,6 @@
-"""What agents can do to the daemon, its user and each other, by how far a sandbox confines them.
+"""The table of harmful actions of agents, and whether a sandbox prevents them.
 
-The one table of it: ``docs/security.md`` shows it, ``doctor`` names what is possible, and a test has agents
-try it.
+``docs/security.md`` and ``doctor`` show the table. A test lets agents try each action.
 """
 
 from typing import Final, Literal
@@ -13,13 +12,13 @@ Outcome = Literal["refused", "possible"]
 
 @frozen
 class AgentAction:
-    """Something that an agent may try.
+    """A harmful action that an agent may try.
 
-    :param name: what the tests call it.
-    :param text: what it is, as what follows "can".
-    :param confined: what comes of it with the sandbox ``read-only`` or ``workspace-write``.
-    :param networked: the same where the sandbox lets it use the network.
-    :param unconfined: the same without a sandbox: a ``command`` agent, or ``danger-full-access``.
+    :param name: its name in tests.
+    :param text: a verb phrase that continues "an agent can".
+    :param confined: the outcome with the sandbox ``read-only`` or ``workspace-write``.
+    :param networked: the outcome in a sandbox with access to the network.
+    :param unconfined: the outcome without a sandbox: a ``command`` agent, or ``danger-full-access``.
     """
 
     name: str
@@ -64,12 +63,12 @@ AGENT_ACTIONS: Final = (
 
 
 def possible_without_sandbox() -> str:
-    """Return what agents without a sandbox can do, as what follows "can"."""
+    """Return the actions that are possible without a sandbox, as a verb phrase."""
     return "; ".join(action.text for action in AGENT_ACTIONS if action.unconfined == "possible")
 
 
 def possible_with_network() -> str:
-    """Return what agents in a sandbox can do that may use the network, as what follows "can"."""
+    """Return the actions that are possible in a sandbox with access to the network, as a verb phrase."""
     return "; ".join(action.text for action in AGENT_ACTIONS if action.networked == "possible")
 
 

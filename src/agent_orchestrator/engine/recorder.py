@@ -95,7 +95,7 @@ class Recorder:
             self._schedule(0)
             await self._settled.wait()
         if self._closed:
-            # Raises a cancellation of the attempt: its writes may not be recorded.
+            # Raises if the attempt is cancelled: its writes may not have been committed.
             await anyio.lowlevel.checkpoint()
 
     def _schedule(self, within_s: float) -> None:

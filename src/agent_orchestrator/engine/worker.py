@@ -53,7 +53,7 @@ async def execute(core: Core, running: RunningAttempt) -> None:
             tasks.cancel_scope.cancel()
         await record_end(core, running, recorder, attempt_end or RECORDING_FAILED)
     except anyio.get_cancelled_exc_class():
-        # The whole engine is being cancelled: record the end in a few tries; else the next start recovers it.
+        # The whole engine is being cancelled. If the few tries fail, the next start recovers the run.
         attempt_end = (
             attempt_end
             or running.attempt_end
