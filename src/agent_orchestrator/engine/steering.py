@@ -88,7 +88,7 @@ def prompt_messages(core: Core, tx: Transaction, run: Run, thread: Thread | None
 def unseen_messages(
     messages: Sequence[Message], thread: Thread | None, runner: Runner
 ) -> Sequence[Message]:
-    """Return the messages for the agent: only undelivered ones if it resumes a conversation."""
+    """Return the messages for the agent: if it resumes a conversation, the undelivered ones if any."""
     fresh = [message for message in messages if message.delivery == "queued"]
     resumes = capabilities_of(runner).resume
     return fresh if thread is not None and fresh and resumes else messages

@@ -68,8 +68,8 @@ async def _record(core: Core, recorder: Recorder, running: RunningAttempt) -> No
     try:
         await recorder.write()
     except run_changes.StaleAttempt:
-        logger.warning("run %s has left attempt %d", running.run.id, running.run.attempt)
-        running.release("the run has a later attempt", core.now())
+        logger.warning("attempt %d of run %s is stale", running.run.attempt, running.run.id)
+        running.release("its attempt is stale", core.now())
     except Exception:
         # The writes cannot be committed. The end is recorded without them.
         logger.exception("run %s cannot be recorded", running.run.id)
