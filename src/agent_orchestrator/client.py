@@ -1,4 +1,4 @@
-"""The client: typed methods over a transport, written once for every way to reach an engine."""
+"""The client: typed methods over any transport."""
 
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -26,7 +26,7 @@ Res = TypeVar("Res")
 
 
 class EventStream:
-    """Events in order, each once: iterate it; leave it as a scope when you stop before its end."""
+    """An async iterator over events, in order. If you stop early, use it as a context manager."""
 
     def __init__(self, transport: Transport, request: ops.StreamRequest, *, follow: bool) -> None:
         self._transport = transport
@@ -37,7 +37,7 @@ class EventStream:
         self._ready: deque[Event] = deque()
         self._at_end = False
         self.epoch: str | None = None
-        """The epoch in which the events are read, once the first is asked for."""
+        """The epoch of the log. Set when the first event is requested."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -51,7 +51,7 @@ class EventStream:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Give up the place in the stream."""
+        """End the subscription."""
         self._at_end = True
         self._subscription = None
         await self._stack.aclose()
@@ -78,15 +78,16 @@ class EventStream:
 
 
 class Client:
-    """Sessions, messages, runs and events. Made by ``open_embedded`` or ``connect``.
+    """A client for sessions, messages, runs and events. Returned by ``open_embedded`` and ``connect``.
 
-    Every method raises :class:`~agent_orchestrator.domain.errors.OrchestratorError` where the call
-    is refused: ``InvalidRequest`` for bad values, ``NotFound`` for what is not there (or not
-    yours), ``Unavailable`` when the engine is full or stopping. A remote client also raises
-    ``Unreachable``. A run that fails is no error: look at ``run.status`` and ``run.error``.
+    Every method raises a subclass of :class:`~agent_orchestrator.domain.errors.OrchestratorError` if
+    the call is refused: for example ``InvalidRequest`` for invalid values, ``NotFound`` for objects
+    that do not exist or are not visible to the caller, and ``Unavailable`` if the engine is full or
+    stopping. A remote client also raises ``Unreachable``. A failed run raises nothing: check
+    ``run.status`` and ``run.error``.
 
-    A mutation may carry an ``idempotency_key``: the same call again with the same key, even from
-    another process or after a restart, gets the first answer and does nothing.
+    Mutations accept an ``idempotency_key``. Repeating a call with the same key returns the first
+    answer without repeating the effect, even from another process or after a restart.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -99,19 +100,19 @@ class Client:
 
     @takes(ops.SessionOptions)
     async def create_session(self, options: ops.SessionOptions) -> Session:
-        """Make a session.
+        """Create a session.
 
-        :raises InvalidRequest: also if one of the limits is larger than the engine's.
+        :raises InvalidRequest: if a field is invalid, or a limit exceeds the engine's.
         """
         request = shared(ops.CreateSession, options)
         return (await self._call(ops.CREATE_SESSION, request)).session
 
     @takes(ops.StartSession)
     async def start_session(self, options: ops.StartSession) -> ops.CreateSessionReply:
-        """Make a session and put its first message into it, both or neither.
+        """Create a session with its first message, atomically.
 
         :param images: the content of image files, as in :meth:`send_message`.
-        :raises InvalidRequest: also if the provider cannot do what is asked of it.
+        :raises InvalidRequest: if a field is invalid, or the provider does not support an option.
         """
         return await self._call(ops.CREATE_SESSION, shared(ops.CreateSession, options))
 
@@ -121,34 +122,34 @@ class Client:
 
     @takes(ops.ListSessions)
     async def list_sessions(self, request: ops.ListSessions) -> ops.SessionPage:
-        """Return a page of sessions, oldest first; ``next_cursor`` is None on the last."""
+        """Return a page of sessions, oldest first. ``next_cursor`` is None on the last page."""
         return await self._call(ops.LIST_SESSIONS, request)
 
     @takes(ops.UpdateSession)
     async def update_session(self, request: ops.UpdateSession) -> Session:
-        """Rename, move, close, reopen or annotate a session; what is None stays.
+        """Rename, move, close, reopen or annotate a session. Fields that are None keep their value.
 
-        :param cwd: the directory its agents work in from the next run on, an absolute path. Queued runs
-            start there, too. Sessions below stay where they are.
-        :raises InvalidRequest: also if agents may not work there.
-        :raises Forbidden: also if ``workspace_roots`` are set and a child would leave its parent's
+        :param cwd: the absolute path of the working directory from the next run on, queued runs
+            included. Child sessions keep theirs.
+        :raises InvalidRequest: if a field is invalid, or agents may not work in the directory.
+        :raises Forbidden: if ``workspace_roots`` are set and a child would leave its parent's
             directory.
-        :raises SessionBusy: if a run of a session to be moved is under way.
+        :raises SessionBusy: if the session is to be moved and has an active run.
         """
         return (await self._call(ops.UPDATE_SESSION, request)).session
 
     @takes(ops.CloseSession)
     async def close_session(self, request: ops.CloseSession) -> ops.CloseSessionReply:
-        """Close a session: it takes no further messages. A repeat succeeds.
+        """Close a session, so that it accepts no further messages. Closing it again has no effect.
 
-        Without ``cascade``, what runs or is queued goes on.
+        Active and queued runs continue unless ``cascade`` is set.
 
-        :raises Forbidden: if the caller does not own it; an agent owns none.
+        :raises Forbidden: if the caller does not own the session. Agents own none.
         """
         return await self._call(ops.CLOSE_SESSION, request)
 
     async def get_access(self, session_id: str) -> tuple[Grant, ...]:
-        """Return what others than its owner may do with a session.
+        """Return the grants on a session.
 
         :raises Forbidden: if the caller does not own it.
         """
@@ -156,7 +157,7 @@ class Client:
 
     @takes(ops.SetAccess)
     async def set_access(self, request: ops.SetAccess) -> tuple[Grant, ...]:
-        """Set what others may do with a session and all below it, in place of what they might.
+        """Replace the grants on a session and all its descendants.
 
         :raises Forbidden: if the caller does not own it.
         """
@@ -166,12 +167,12 @@ class Client:
 
     @takes(ops.SendMessage)
     async def send_message(self, request: ops.SendMessage) -> ops.MessageReply:
-        """Put a message into a session; one of role ``user`` becomes a run.
+        """Add a message to a session. A message of role ``user`` creates a run.
 
-        :param images: the content of image files that the agent sees with the text: PNG, JPEG, GIF or
-            WebP; 8 at most, of 5 MiB together. They are kept until the run has ended.
-        :raises InvalidRequest: also if the provider cannot keep to what is asked of it there.
-        :raises SessionBusy: if it is rejected.
+        :param images: the content of image files to show to the agent: PNG, JPEG, GIF or WebP, at most
+            8 files and 5 MiB in all. They are deleted when the run has ended.
+        :raises InvalidRequest: if a field is invalid, or the provider does not support an option.
+        :raises SessionBusy: if the session is busy and ``when_busy`` is ``reject``.
         :raises SessionClosed: if the session is closed.
         """
         return await self._call(ops.SEND_MESSAGE, request)
@@ -181,26 +182,25 @@ class Client:
         """Return a page of a session's messages, oldest first."""
         return await self._call(ops.LIST_MESSAGES, request)
 
-    # --- agents that work together -----------------------------------------------------------
+    # --- cooperating agents --------------------------------------------------------------------
 
     @takes(ops.SpawnArguments)
     async def spawn(self, options: ops.SpawnArguments) -> ops.SpawnReply:
-        """Make a child of a run, or of a session, and give it a task.
+        """Create a child session of a run or a session, and give it a task.
 
-        The child's outcome is recorded in the parent: a message of source ``child``, and the event
-        ``child.finished``.
+        The child's outcome is recorded in the parent session as a message of source ``child`` and an
+        event ``child.finished``.
 
-        :param notify_parent: ``wake`` also hands the outcome to the parent's agent, as its next
-            message; what waits for a busy parent is handed over together.
-        :param model: the model for the task; the child's later messages have the session's or the
-            provider's.
-        :raises InvalidRequest: also if ``approvals`` is looser than the parent's, or a limit larger
-            than what the child has without, or the provider does not take an option.
+        :param notify_parent: ``wake`` also sends the outcome to the parent's agent as its next message.
+            Outcomes that arrive while the parent is busy are sent together.
+        :param model: the model for this task. Later messages use the session's or the provider's.
+        :raises InvalidRequest: if a field is invalid, ``approvals`` is looser than the parent's, a
+            limit exceeds the inherited one, or the provider does not support an option.
         :raises Conflict: if a limit of the tree is reached (``details["limit"]``), or the run is
             canceled.
-        :raises Forbidden: if an agent's child would be deeper than the limit, work elsewhere, or have
-            another model or more effort than somebody chose for the agent's own run.
-        :raises TypeError: unless exactly one parent is named.
+        :raises Forbidden: if an agent's child would exceed the depth limit, work in a directory that
+            is not allowed, or use another model or more effort than was chosen for the agent's run.
+        :raises TypeError: unless exactly one parent is given.
         """
         if (options.run_id is None) == (options.session_id is None):
             raise TypeError("spawn() takes a run_id or a session_id")
@@ -210,12 +210,12 @@ class Client:
 
     @takes(ops.SendToSession)
     async def send(self, request: ops.SendToSession) -> ops.MessageReply:
-        """Send a message from one agent to another's session.
+        """Send a message from one agent to another agent's session.
 
-        :param from_run_id: the run that sends it; without one the caller does.
-        :raises InvalidRequest: also if the provider does not take an option.
-        :raises Forbidden: if an agent asks for another model or more effort than somebody chose for
-            its own run.
+        :param from_run_id: the sending run; None if the caller itself sends it.
+        :raises InvalidRequest: if a field is invalid, or the provider does not support an option.
+        :raises Forbidden: if an agent requests another model or more effort than was chosen for its
+            own run.
         """
         return await self._call(ops.SEND_TO_SESSION, request)
 
@@ -232,15 +232,15 @@ class Client:
         wait: bool = False,
         idempotency_key: str | None = None,
     ) -> ops.ReplyParentReply:
-        """Tell or ask the parent of a run, whichever that is.
+        """Send a message or a question to the parent of a run.
 
-        :param request_kind: makes it a question, listed in the inbox until it is resolved, expires
-            (which counts as a denial) or its run ends.
-        :param expires_in_s: seconds until it expires.
-        :param timeout_s: another name of ``expires_in_s``, as the API has it.
-        :param wait: the run cannot go on without: it is ``waiting``, and its worker free, until then.
+        :param request_kind: makes it a question. It is open until it is resolved, the run ends, or it
+            expires, which counts as a denial.
+        :param expires_in_s: seconds until the question expires.
+        :param timeout_s: alias of ``expires_in_s``.
+        :param wait: set the run to ``waiting`` and release its worker until the question is closed.
         :raises Conflict: if there is no parent to tell, or the run is canceled.
-        :raises InvalidTransition: if a run that is not running is to wait.
+        :raises InvalidTransition: if ``wait`` is set and the run is not running.
         """
         request = ops.ReplyParent(
             run_id,
@@ -256,31 +256,30 @@ class Client:
 
     @takes(ops.ListRequests)
     async def requests(self, request: ops.ListRequests) -> ops.RequestPage:
-        """Return a page of requests, oldest first: the inbox.
+        """Return a page of requests, oldest first.
 
-        :param resolvable: only those the caller may resolve, or also what it may only read; None is
-            the latter where a session or a tree is named, else the former.
+        :param resolvable: True for requests the caller may resolve, False to include those it may only
+            read. None means False if a session or tree is given, else True.
         """
         return await self._call(ops.LIST_REQUESTS, request)
 
     @takes(ops.GetRequest)
     async def get_request(self, request: ops.GetRequest) -> Request:
-        """Return a request; with ``wait_s``, once it is resolved or the time is up."""
+        """Return a request. With ``wait_s``, wait up to that many seconds until it is resolved."""
         return (await self._call(ops.GET_REQUEST, request)).request
 
     @takes(ops.ResolveRequest)
     async def resolve_request(self, request: ops.ResolveRequest) -> Request:
-        """Approve, deny or answer a request. The first answer counts; the same again succeeds.
+        """Approve, deny or answer a request. The first decision counts; repeating it succeeds.
 
-        :param text: words for the agent; an answer is nothing without, nor is the approval of an
-            ``input_request``.
-        :raises AlreadyResolved: if another answer came first, or its time was up.
+        :param text: words for the agent. Required for an answer and to approve an ``input_request``.
+        :raises AlreadyResolved: if another decision came first, or the request has expired.
         """
         return (await self._call(ops.RESOLVE_REQUEST, request)).request
 
     @takes(ops.ExtendRequest)
     async def extend_request(self, request: ops.ExtendRequest) -> Request:
-        """Give an open request more time.
+        """Extend the time of an open request.
 
         :raises AlreadyResolved: if it is closed.
         """
@@ -288,16 +287,16 @@ class Client:
 
     @takes(ops.GetTree)
     async def get_tree(self, request: ops.GetTree) -> ops.TreePage:
-        """Return a page of a session's descendants, with the newest runs of each."""
+        """Return a page of a session's descendants, with the newest runs of each session."""
         return await self._call(ops.GET_TREE, request)
 
     # --- runs ---------------------------------------------------------------------------------
 
     @takes(ops.CreateRun)
     async def create_run(self, request: ops.CreateRun) -> Run:
-        """Queue a run; with provider ``manual``, one that you drive with :meth:`transition_run`.
+        """Queue a run. A run of provider ``manual`` is driven with :meth:`transition_run`.
 
-        :param images: what the agent sees with the text, as in :meth:`send_message`.
+        :param images: the content of image files, as in :meth:`send_message`.
         """
         return (await self._call(ops.CREATE_RUN, request)).run
 
@@ -312,42 +311,43 @@ class Client:
 
     @takes(ops.WaitRun)
     async def wait_run(self, request: ops.WaitRun) -> ops.WaitReply:
-        """Wait until a run has ended, or the time is up (``timed_out``).
+        """Wait until a run has ended, or until the timeout (``timed_out``).
 
-        :param until: ``attention`` also returns when the run or a descendant asks something: the
-            answer's ``request``.
-        :param ignore: ids of requests not to return for: those left to somebody else.
+        :param until: ``attention`` also returns when the run or a descendant asks a question, with the
+            question as ``request``.
+        :param ignore: ids of requests that do not end the wait.
         """
         return await self._call(ops.WAIT_RUN, request)
 
     @takes(ops.TransitionRun)
     async def transition_run(self, request: ops.TransitionRun) -> Run:
-        """Drive a manual run to its next state; any run to ``canceled``.
+        """Change the status of a manual run, or cancel any run.
 
-        :param result: ``{"text": …}`` with ``completed``.
-        :param error: ``{"code": …, "message": …}`` with ``failed``.
-        :raises InvalidTransition: if the lifecycle has no such step; nothing is changed.
+        :param result: ``{"text": …}`` for ``completed``.
+        :param error: ``{"code": …, "message": …}`` for ``failed``.
+        :raises InvalidTransition: if the lifecycle does not allow the change. Nothing is changed.
         """
         return (await self._call(ops.TRANSITION_RUN, request)).run
 
     @takes(ops.CancelRun)
     async def cancel_run(self, request: ops.CancelRun) -> ops.CancelReply:
-        """Ask for a run's end; it is ``canceled`` once its agent's processes are gone."""
+        """Cancel a run. Its status is ``canceled`` when the agent's processes are gone."""
         return await self._call(ops.CANCEL_RUN, request)
 
     async def diagnose_run(self, run_id: str) -> ops.DiagnosisReply:
-        """Return what is known of a run, and the likeliest reason for its state."""
+        """Return the state of a run, with evidence and its most likely explanation."""
         return await self._call(ops.DIAGNOSE_RUN, ops.DiagnoseRun(run_id))
 
     # --- events -------------------------------------------------------------------------------
 
     @takes(ops.ListEvents)
     async def list_events(self, request: ops.ListEvents) -> ops.EventPage:
-        """Return a page of a session's log after a cursor.
+        """Return a page of a session's events after a cursor.
 
-        :param epoch: of the page before; a log that was restored from a backup since is then refused.
-        :raises CursorAhead: if the log has no such cursor; ``details["resume_cursor"]`` is where to
-            begin again.
+        :param epoch: the epoch of the previous page. It lets the engine detect a log that was restored
+            from a backup since.
+        :raises CursorAhead: if the log has no such cursor, or was restored from a backup since that
+            epoch. ``details["resume_cursor"]`` is the cursor to resume at.
         """
         return await self._call(ops.LIST_EVENTS, request)
 
@@ -359,16 +359,16 @@ class Client:
         follow: bool = False,
         epoch: str | None = None,
     ) -> EventStream:
-        """Iterate over a session's events after a cursor: ``async for event in client.events(…)``.
+        """Iterate over the events after a cursor: ``async for event in client.events(…)``.
 
-        :param session_id: None means all sessions the caller may read; the cursor is then an
-            opaque string (``client.transport.subscribe`` hands it out with each event).
-        :param cursor: ``"head"`` is the end of the log as it is now.
-        :param follow: go on with what comes, for ever; else end where the log ends now.
-        :param epoch: with one session, that of the stream or page the cursor is from
-            (``EventStream.epoch``, ``EventPage.epoch``).
-        :raises CursorAhead: (at the first event) if the log has no such cursor, or was restored from a
-            backup since that epoch; ``details["resume_cursor"]`` is where to begin again.
+        :param session_id: None for all sessions the caller may read. The cursor is then an opaque
+            string, which ``client.transport.subscribe`` returns with each event.
+        :param cursor: ``"head"`` means the current end of the log.
+        :param follow: wait for new events, forever. Otherwise stop at the current end of the log.
+        :param epoch: the epoch of the stream or page with the cursor (``EventStream.epoch``,
+            ``EventPage.epoch``). Used with a single session.
+        :raises CursorAhead: on the first iteration, if the log has no such cursor, or was restored from
+            a backup since that epoch. ``details["resume_cursor"]`` is the cursor to resume at.
         """
         ids = () if session_id is None else (session_id,)
         start = None if session_id is None and cursor == 0 else str(cursor)
@@ -377,30 +377,30 @@ class Client:
     # --- the engine ---------------------------------------------------------------------------
 
     async def status(self) -> ops.DaemonStatus:
-        """Return how the engine, its workers, providers and store are."""
+        """Return the status of the engine, its workers, providers and store."""
         return await self._call(ops.STATUS, ops.GetStatus())
 
     async def back_up(self, path: str | PathLike[str], *, force: bool = False) -> ops.BackupReply:
-        """Copy the store, consistent and checked, into a file on the engine's machine.
+        """Write a consistent and checked copy of the store to a file on the engine's machine.
 
-        :param path: absolute; the file is made for its owner only.
-        :param force: replace a file that is there.
-        :raises Conflict: if there is one and it is not to be replaced, or the store has no file.
+        :param path: an absolute path. The file is accessible to its owner only.
+        :param force: replace an existing file.
+        :raises Conflict: if the file exists and ``force`` is not set, or the store has no file.
         :raises Forbidden: if the caller is not an administrator.
-        :raises InvalidRequest: if nothing can be written there.
-        :raises Unavailable: if there is no room.
+        :raises InvalidRequest: if the path cannot be written.
+        :raises Unavailable: if the disk is full.
         """
         return await self._call(ops.BACK_UP, ops.BackUp(fspath(path), force=force))
 
     async def check_store(self) -> ops.CheckReply:
-        """Check that the store is sound, and that its log says what its rows say.
+        """Check the integrity of the store.
 
         :raises Forbidden: if the caller is not an administrator.
         """
         return await self._call(ops.CHECK_STORE, ops.CheckStore())
 
     async def doctor(self) -> ops.DoctorReport:
-        """Return what is wrong or dangerous about the daemon, its providers, store and settings.
+        """Check the daemon, its providers, store and settings for errors and risks.
 
         :raises Forbidden: if the caller is not an administrator.
         """
@@ -410,23 +410,23 @@ class Client:
     async def list_audit(self, request: ops.ListAudit) -> ops.AuditPage:
         """Return a page of the audit trail, oldest first.
 
-        :raises Forbidden: if the caller is no administrator.
+        :raises Forbidden: if the caller is not an administrator.
         """
         return await self._call(ops.LIST_AUDIT, request)
 
     @takes(ops.CreateToken)
     async def create_token(self, request: ops.CreateToken) -> ops.NewToken:
-        """Make a named token; the answer's ``secret`` is shown this once.
+        """Create a named token. Its ``secret`` is returned only here.
 
-        :raises Forbidden: if the caller is no administrator.
+        :raises Forbidden: if the caller is not an administrator.
         """
         return await self._call(ops.CREATE_TOKEN, request)
 
     @takes(ops.ListTokens)
     async def list_tokens(self, request: ops.ListTokens) -> ops.TokenPage:
-        """Return a page of the named tokens, ended ones included, oldest first."""
+        """Return a page of the named tokens, oldest first. Revoked and expired tokens are included."""
         return await self._call(ops.LIST_TOKENS, request)
 
     async def revoke_token(self, token_id: str) -> AccessToken:
-        """End a named token, and the streams and waits opened with it."""
+        """Revoke a named token, and end the streams and waits that use it."""
         return (await self._call(ops.REVOKE_TOKEN, ops.RevokeToken(token_id))).token

@@ -1,4 +1,4 @@
-"""The engine in your own process: sessions and runs over a database file, no daemon."""
+"""The engine within the caller's process, without a daemon."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -42,23 +42,24 @@ async def open_embedded(
     limits: TreeLimits | None = None,
     **settings: Any,
 ) -> AsyncIterator[Client]:
-    """Open a database and execute its runs while the scope is open.
+    """Open a database and execute its runs while the context is open.
 
-    Runs on asyncio and on trio. Runs under way when the scope is left go back to the queue and are
-    taken up at the next opening. The scope may be left by another task than the one that entered it,
-    as fixtures, notebooks and hooks of applications do.
+    Runs on asyncio and on trio. When the context closes, active runs return to the queue; the next
+    opening resumes them. The context may be closed by another task than the one that opened it, as
+    fixtures, notebooks and application hooks do.
 
-    :param store: the path of a SQLite file, made if missing; ``":memory:"`` for one that forgets; or
-        a store that is not open yet.
-    :param runners: what executes runs, each a provider of its own name; the first is the default.
-        Without any: the default one, :data:`~agent_orchestrator.known_runners.DEFAULT_PROVIDER`.
-    :param providers: further providers by name, with settings of their own.
-    :param routing: which provider messages go to, and what stands in for one that is unavailable.
-    :param max_concurrency: runs executed at once.
-    :param max_queue: queued runs past which another is refused with ``Unavailable``.
-    :param limits: how far sessions may spawn others.
+    :param store: the path of a SQLite file, created if missing; ``":memory:"``; or a store that is
+        not open yet.
+    :param runners: runners that execute runs. Each is a provider under its own name; the first is
+        the default. Without runners and providers:
+        :data:`~agent_orchestrator.known_runners.DEFAULT_PROVIDER`.
+    :param providers: further providers by name, with their settings.
+    :param routing: the default provider and the fallbacks for unavailable ones.
+    :param max_concurrency: maximum number of runs executed at once.
+    :param max_queue: maximum number of queued runs. Beyond it, calls raise ``Unavailable``.
+    :param limits: limits for spawned sessions.
     :param settings: further fields of :class:`~agent_orchestrator.engine.EngineConfig`.
-    :raises StoreOpenError: if the database cannot be used; nothing in it was changed.
+    :raises StoreOpenError: if the database cannot be used. It is unchanged then.
     :raises ConfigError: if the settings contradict each other.
     """
     if runners is None and providers is None:
@@ -125,7 +126,7 @@ class _ScopedSubscription:
 
 
 def _file(store: str | PathLike[str] | Store) -> Path | None:
-    """Return the file of a SQLite store."""
+    """Return the path of a SQLite store's file; None for other stores."""
     location = fspath(store) if isinstance(store, str | PathLike) else store.location
     if location is None or location == ":memory:" or "://" in location:
         return None

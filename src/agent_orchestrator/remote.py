@@ -1,4 +1,4 @@
-"""A client of a daemon."""
+"""Connecting a client to a daemon."""
 
 import os
 import ssl
@@ -20,20 +20,19 @@ async def connect(
     ca_file: str | os.PathLike[str] | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[Client]:
-    """Return a client of the daemon at a URL. Runs on asyncio and on trio.
+    """Connect to a daemon. Runs on asyncio and on trio.
 
     Nothing is sent before the first call, which raises
     :class:`~agent_orchestrator.domain.errors.Unreachable` if no daemon answers.
 
-    :param token: the bearer token, where the daemon wants one; or a function that returns it, called
-        for each request.
-    :param ca_file: a PEM file of certificates to trust instead of the system's: the authority's, or
-        the daemon's own. Without it OpenSSL's places are looked at, ``SSL_CERT_FILE`` among them.
-    :raises ConfigError: if that file cannot be used.
-    :param transport: how bytes travel, for tests and proxies; TCP without one.
+    :param token: the bearer token, or a function that returns it, called for each request.
+    :param ca_file: a PEM file with the certificates to trust: a certificate authority's, or the
+        daemon's. By default OpenSSL's default locations are used, ``SSL_CERT_FILE`` among them.
+    :param transport: an HTTPX transport, for tests and proxies. Default: TCP.
+    :raises ConfigError: if the CA file cannot be used.
     """
-    # trust_env: a proxy of the user's shell must not see what goes to his own daemon.
-    # verify: loading certificates takes 20 ms, and plain HTTP has none.
+    # trust_env: requests to the user's daemon must not go through a proxy from the environment.
+    # verify: loading certificates takes 20 ms and is useless for plain HTTP.
     async with httpx.AsyncClient(
         verify=False if url.startswith("http:") else _trust(ca_file),
         base_url=url,
@@ -52,6 +51,6 @@ def _trust(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:
     except OSError as error:
         reason = "is not a PEM file" if isinstance(error, ssl.SSLError) else error.strerror
         raise ConfigError(f"CA file {os.fspath(ca_file)}: {reason}") from None
-    # A daemon's own certificate is trusted as it is, signed by itself or not.
+    # Trust the daemon's own certificate even if another authority signed it.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context

@@ -1,1 +1,1 @@
-"""The command line of agent-orchestrator. It reaches the daemon only over the wire."""
+"""The command line of agent-orchestrator. It uses the daemon only through its HTTP API."""

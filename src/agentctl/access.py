@@ -1,4 +1,4 @@
-"""Who may do what, and who did what, as a person reads it. Pure."""
+"""Text views of grants, tokens and the audit trail. No I/O."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What every command begins with: the settings of this call, its output and its connection."""
+"""The context of a command: its settings, output and connection."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def here() -> Path:
-    """Return the directory the caller is in.
+    """Return the current directory.
 
-    :raises Failure: if it has been removed.
+    :raises Failure: if it was removed.
     """
     try:
         return Path.cwd()
@@ -29,7 +29,7 @@ def here() -> Path:
 
 
 class Call:
-    """One call of agentctl."""
+    """One invocation of agentctl."""
 
     def __init__(self, settings: CallSettings) -> None:
         self.settings = settings
@@ -37,10 +37,10 @@ class Call:
 
     @classmethod
     def current(cls, *, default_format: Format = "text") -> "Call":
-        """Return the call the current click context belongs to.
+        """Return the invocation of the current click context.
 
-        :param default_format: the format of its answer when none is given.
-        :raises Failure: if a setting cannot be used.
+        :param default_format: the output format if none is given.
+        :raises Failure: if a setting is invalid.
         """
         try:
             chosen = given(click.get_current_context())
@@ -49,7 +49,7 @@ class Call:
             raise usage_failure(str(error)) from None
 
     def run(self, body: "Callable[[DaemonConnection], Awaitable[int | None]]") -> None:
-        """Connect, run the body and end with its exit code."""
+        """Connect, run ``body``, and exit with the code it returns."""
         from agentctl.connection import run
 
         if code := run(self.settings, self.output, body):

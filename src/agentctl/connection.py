@@ -1,4 +1,4 @@
-"""The way to the daemon: calls that outlive a lost connection, and logs followed across restarts."""
+"""The connection to the daemon: retried calls, and streams that survive restarts."""
 
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -42,25 +42,23 @@ Res = TypeVar("Res")
 T = TypeVar("T")
 
 RETRY_S: Final = 15.0
-"""How long a call goes on trying after a connection was lost or the daemon said "not now": a
-restart takes a second or two."""
-
+"""Seconds to retry a call after a lost connection or a 503. A restart takes a second or two."""
 FOLLOW_RETRY_S: Final = 60.0
-"""How long a command that waits for a run's end goes on looking for a daemon that went away."""
+"""Seconds to retry a lost stream. Used by commands that wait for a run."""
 
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
 
 
 class _Backoff:
-    """Growing pauses between tries, up to a moment at which it is given up."""
+    """Exponential pauses between retries, up to a deadline."""
 
     def __init__(self, retry_s: float | None) -> None:
         self._end = None if retry_s is None else anyio.current_time() + retry_s
         self._next = _FIRST_PAUSE_S
 
     async def pause(self, least_s: float = 0.0) -> bool:
-        """Wait before the next try; False when there should be none."""
+        """Sleep before the next retry. Return False at once if that would exceed the deadline."""
         pause = max(self._next, least_s)
         if self._end is not None and anyio.current_time() + pause > self._end:
             return False
@@ -70,11 +68,10 @@ class _Backoff:
 
 
 class DaemonConnection:
-    """A transport to the daemon that tries again where that is safe and makes sense.
+    """A transport to the daemon that retries where that is safe.
 
-    A daemon that was never reached is reported at once. A connection that was lost later, or in
-    the middle of a call, is tried again: a mutation carries its idempotency key, so that it happens
-    once however often it is sent.
+    A daemon that was never reached is reported at once. A call whose connection was lost is retried.
+    Mutations carry an idempotency key, so a retry does not repeat their effect.
     """
 
     def __init__(self, transport: Transport, output: Output) -> None:
@@ -82,23 +79,23 @@ class DaemonConnection:
         self._output = output
         self._was_reached = False
         self.retry_s = RETRY_S
-        """How long a call is tried again after its connection was lost."""
+        """Seconds to retry a call."""
 
     async def call(self, operation: Operation[Req, Res], **values: Any) -> Res:
-        """Carry out an operation; values that are None are left to their defaults.
+        """Call an operation and return its answer. Values that are None are omitted.
 
-        :raises OrchestratorError: if it is refused.
-        :raises Unreachable: if there was no answer.
+        :raises OrchestratorError: if the call is refused.
+        :raises Unreachable: if the daemon does not answer.
         """
         return (await self.reply(operation, **values)).answer
 
     async def reply(self, operation: Operation[Req, Res], **values: Any) -> Reply[Res]:
-        """Carry out an operation and tell whether the answer is a repetition."""
+        """Call an operation like :meth:`call`. The reply also shows whether the answer is replayed."""
         given = {name: value for name, value in values.items() if value is not None}
         return await self.perform(operation, command(operation.request, given))
 
     async def perform(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
-        """Carry out an operation."""
+        """Call an operation with a prepared request."""
         if operation.is_mutation and getattr(request, "idempotency_key", "takes none") is None:
             key = secrets.token_hex(16)
             request = cast("Req", evolve(cast("Any", request), idempotency_key=key))
@@ -106,11 +103,11 @@ class DaemonConnection:
             return await self._with_retry(lambda: self._transport.call(operation, request))
 
     def subscribe(self, request: StreamRequest) -> AbstractAsyncContextManager[Subscription]:
-        """Open a stream."""
+        """Subscribe to a stream, without retries."""
         return self._transport.subscribe(request)
 
     def client(self) -> Client:
-        """Return a client whose calls are tried again likewise."""
+        """Return a client whose calls are retried."""
         return Client(_RetryingTransport(self))
 
     async def _with_retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -130,7 +127,7 @@ class DaemonConnection:
                 return result
 
     def _may_return(self, error: Unreachable) -> bool:
-        """Tell whether a daemon that does not answer was there a moment ago."""
+        """Return whether the daemon was reached before, so that a retry makes sense."""
         if not _is_refusal(error):
             self._was_reached = True
         return self._was_reached
@@ -144,7 +141,7 @@ class DaemonConnection:
         retry_s: float | None = FOLLOW_RETRY_S,
         epoch: str | None = None,
     ) -> None:
-        """Hand over every event of a session; see :meth:`stream`."""
+        """Pass the events of a session to ``take`` until it returns True; see :meth:`stream`."""
         await self.stream(
             (session_id,),
             str(cursor),
@@ -163,14 +160,14 @@ class DaemonConnection:
         on_lost: Callable[[], None] = lambda: None,
         epoch: str | None = None,
     ) -> None:
-        """Hand over what comes after the cursor, once and in order, until ``pause`` returns True.
+        """Pass everything after the cursor to ``take``, once and in order, until it returns True.
 
-        :param session_ids: of which sessions; of all that may be read, without any.
-        :param retry_s: how long to look for a daemon that went away; None means for ever.
-        :param on_lost: called when it went away.
-        :param epoch: in which the cursor was read, if that is known.
+        :param session_ids: the sessions; none means all that the caller may read.
+        :param retry_s: seconds to reconnect; None means forever.
+        :param on_lost: called when the connection is lost.
+        :param epoch: the epoch of the cursor, if known.
         :raises OrchestratorError: if the stream is refused.
-        :raises Unreachable: if the daemon was never there, or stays away.
+        :raises Unreachable: if the daemon was never reached, or reconnecting fails.
         """
         lost_at: float | None = None
         pauses = _Backoff(retry_s)
@@ -203,7 +200,7 @@ class DaemonConnection:
 
 @frozen
 class _RetryingTransport:
-    """A connection as a transport."""
+    """The transport interface of a connection."""
 
     connection: DaemonConnection
 
@@ -215,12 +212,12 @@ class _RetryingTransport:
 
 
 def _is_refusal(error: Unreachable) -> bool:
-    """Tell whether no connection came about, so that nothing can have been sent."""
+    """Return whether the connection could not be established, so that nothing was sent."""
     return isinstance(error.__cause__, (httpx.ConnectError, httpx.ConnectTimeout))
 
 
 def local_token(settings: CallSettings) -> str | None:
-    """Return the token that a daemon of this user and machine has left in its file."""
+    """Return the token in the token file of the user's local daemon, if there is one."""
     state = user_state() if settings.is_local else None
     token = read_private(state.token_file(settings.port)) if state is not None else None
     return token.decode(errors="replace") if token else None
@@ -228,8 +225,8 @@ def local_token(settings: CallSettings) -> str | None:
 
 @asynccontextmanager
 async def connected(settings: CallSettings, output: Output) -> AsyncIterator[DaemonConnection]:
-    """Open a connection to the daemon the settings name."""
-    # Read for each request: the daemon makes a new one when it starts again.
+    """Open a connection to the configured daemon."""
+    # Read for each request, because a restarted daemon writes a new token.
     token = settings.token or partial(local_token, settings)
     async with connect(settings.url, token=token, ca_file=settings.ca_file) as client:
         yield DaemonConnection(client.transport, output)
@@ -240,9 +237,9 @@ def run(
     output: Output,
     body: Callable[[DaemonConnection], Awaitable[int | None]],
 ) -> int:
-    """Run a call from its connection to its end and return the exit code.
+    """Connect, run ``body`` and return its exit code.
 
-    :raises Failure: if the daemon refuses or cannot be reached.
+    :raises Failure: if the daemon refuses a call or cannot be reached.
     """
 
     async def main() -> int:
@@ -256,14 +253,14 @@ def run(
 
 
 async def _version_at(settings: CallSettings) -> str | None:
-    """Return the version of the daemon that the settings name; None where it does not say."""
+    """Return the version of the configured daemon, or None if it cannot be determined."""
     async with connect(settings.url, ca_file=settings.ca_file) as client:
         transport = client.transport
         return await transport.version() if isinstance(transport, HttpTransport) else None
 
 
 def _cause(error: BaseException, settings: CallSettings) -> BaseException:
-    """Return what a call ended with; of a group, which a task group raises, its first member."""
+    """Return the exception to report. For a group, that is one of its members, a ``Failure`` if any."""
     while isinstance(error, BaseExceptionGroup):
         members = [member for member in error.exceptions if isinstance(member, Failure)]
         error = (members or error.exceptions)[0]

@@ -1,4 +1,4 @@
-"""Starting agentd in the background and stopping it: processes of this machine."""
+"""Starting and stopping agentd on this machine."""
 
 import hashlib
 import json
@@ -26,17 +26,16 @@ from agentctl.settings import DEFAULT_URL, CallSettings
 
 _DEFAULT_DB: Final = ".data/agent-orchestrator.db"
 _POLL_S: Final = 0.02
-"""How often a start is looked at: the daemon tells by writing a file, or by ending."""
-
+"""Seconds between two checks of a starting daemon, which writes a file when it is ready."""
 _DOCTOR_TIMEOUT_S: Final = 60.0
-"""How long agentd may look at itself: it asks each agent for its version, 10 s at most."""
+"""Maximum seconds of ``agentd --doctor``. It asks each agent for its version, up to 10 s each."""
 
 
 @frozen
 class Started:
-    """A daemon in the background.
+    """A started daemon.
 
-    :param url: where it answers; None while that is not known.
+    :param url: its address; None if not known yet.
     """
 
     url: str | None
@@ -45,23 +44,23 @@ class Started:
 
 
 LOG_OPTIONS: Final = ("--log-max-mb", "10")
-"""How long the log may become, unless the options given to agentd say otherwise."""
+"""Default limit of the log file. The user's options come later and override it."""
 
 
 def start(settings: CallSettings, options: Sequence[str], timeout_s: float | None) -> Started:
-    """Start agentd in a session of its own and return once it answers.
+    """Start agentd in a new session and return when it answers.
 
-    :param options: given to agentd as they are; without address and port among them it listens
-        where the settings look for it.
-    :param timeout_s: how long it may take; None does not wait for it.
-    :raises Failure: if it ends, or does not answer in time.
+    :param options: options for agentd. Without an address among them, agentd listens at the
+        configured URL.
+    :param timeout_s: maximum seconds to wait; None to return at once.
+    :raises Failure: if agentd ends, or does not answer in time.
     """
     log = _log_file(options)
     with tempfile.TemporaryDirectory(prefix="agentctl-") as directory:
         ready = Path(directory) / "ready.json"
         given = [*_address(settings, options), *LOG_OPTIONS, *options]
         command = [*_agentd(), *given, "--ready-file", str(ready)]
-        # Private whatever the umask is, which is for agents: they get it from agentd.
+        # The log is private regardless of the umask. The umask is inherited by agents, so it is not changed.
         with open(log, "ab", opener=_open_private) as stream:
             size_before = stream.tell()
             process = subprocess.Popen(
@@ -80,16 +79,16 @@ def start(settings: CallSettings, options: Sequence[str], timeout_s: float | Non
 
 
 def _open_private(path: str, flags: int) -> int:
-    # A link may have come with a repository, and lead to any file of the user's.
+    # O_NOFOLLOW: a link in a repository could point to any file of the user.
     descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o600)
     os.fchmod(descriptor, 0o600)
     return descriptor
 
 
 def offline_doctor(settings: CallSettings, options: Sequence[str]) -> str:
-    """Return as JSON what agentd, started with these options here, would have to say of itself.
+    """Return the JSON report of ``agentd --doctor`` with these options.
 
-    :raises Failure: if it cannot be asked.
+    :raises Failure: if agentd fails.
     """
     done = subprocess.run(
         [*_agentd(), *_address(settings, options), *options, "--doctor"],
@@ -114,7 +113,7 @@ def _wait_ready(
         try:
             told: dict[str, Any] = json.loads(ready.read_text())
             return told
-        except (FileNotFoundError, ValueError):  # not yet, or not yet whole
+        except (FileNotFoundError, ValueError):  # missing or incomplete
             pass
         if (status := process.poll()) is not None:
             raise Failure(
@@ -136,19 +135,19 @@ def _wait_ready(
 
 def _log_tail(log: Path, size_before: int) -> str:
     with log.open("rb") as stream:
-        if os.fstat(stream.fileno()).st_size >= size_before:  # else it is a new one
+        if os.fstat(stream.fileno()).st_size >= size_before:  # otherwise it was rotated
             stream.seek(size_before)
         text = stream.read()[-4000:].decode(errors="replace").strip()
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         return "it said nothing"
-    # Of its settings it tells all that is wrong, each in a line.
+    # agentd reports each invalid setting on a separate line.
     told = list(takewhile(lambda line: line.startswith("agentd: "), reversed(lines)))
     return "; ".join(line.removeprefix("agentd: ") for line in reversed(told or lines[-1:]))
 
 
 def _agentd() -> list[str]:
-    """Return the agentd that was installed with this agentctl."""
+    """Return the command of the agentd that is installed with this agentctl."""
     beside = Path(sys.executable).with_name("agentd")
     if beside.is_file():
         return [str(beside)]
@@ -156,19 +155,19 @@ def _agentd() -> list[str]:
 
 
 def _address(settings: CallSettings, options: Sequence[str]) -> list[str]:
-    """Return where to listen; agentd's own default, variables and file stand where ours is the default."""
+    """Return agentd's address options; none if the URL is the default or the options have them."""
     if settings.url == DEFAULT_URL or names_address(options):
         return []
     return ["--host", settings.host, "--port", str(settings.port)]
 
 
 def names_address(options: Sequence[str]) -> bool:
-    """Tell whether agentd's options say where it listens."""
+    """Return whether agentd's options contain an address."""
     return any(option.partition("=")[0] in ("--host", "--port") for option in options)
 
 
 def _environment(settings: CallSettings) -> dict[str, str]:
-    """Return agentd's environment: our token becomes one it takes, out of sight of `ps`."""
+    """Return agentd's environment. The token is passed there, because arguments show up in ``ps``."""
     environ = dict(os.environ)
     if settings.token and not environ.get("AGENTD_AUTH_TOKEN"):
         environ["AGENTD_AUTH_TOKEN"] = settings.token
@@ -176,12 +175,12 @@ def _environment(settings: CallSettings) -> dict[str, str]:
 
 
 def _log_file(options: Sequence[str]) -> Path:
-    """Return where the log of a daemon goes, in a directory that is made if need be.
+    """Return the path of a daemon's log, and create its directory.
 
-    That is beside the database, where its directory was made for it. In a directory of the user's
-    it would lie among his files: it goes to the state directory instead.
+    The log is put beside the database if that has a data directory. In a user's directory it would
+    be among the user's files, so it goes to the state directory.
 
-    :raises OSError: if the directory cannot be made.
+    :raises OSError: if the directory cannot be created.
     """
     database = here() / _database(options)
     make_data_directory(database.parent)
@@ -193,7 +192,7 @@ def _log_file(options: Sequence[str]) -> Path:
 
 
 def _database(options: Sequence[str]) -> Path:
-    """Return where agentd will keep its database, as far as options and environment tell."""
+    """Return the path of agentd's database according to its options and the environment."""
     chosen = os.environ.get("AGENTD_DB") or _DEFAULT_DB
     for place, option in enumerate(options):
         name, separator, value = option.partition("=")
@@ -205,7 +204,7 @@ def _database(options: Sequence[str]) -> Path:
 def process_of(status: DaemonStatus) -> psutil.Process:
     """Return the daemon's process.
 
-    :raises Failure: if the process of that number is another one: the daemon runs elsewhere.
+    :raises Failure: if the process is not on this machine, or belongs to another user.
     """
     pid = status.pid
     try:
@@ -227,10 +226,9 @@ def process_of(status: DaemonStatus) -> psutil.Process:
 
 
 def stop_report(status: DaemonStatus) -> dict[str, Any] | None:
-    """Return what a daemon that has stopped says of its drain; None where it did not say, or we may not
-    read it.
+    """Return a stopped daemon's report of its drain; None if there is none or it cannot be read.
 
-    :param status: what it said of itself before; its database is an absolute path.
+    :param status: the status before the stop.
     """
     if status.store.path is None:
         return None
@@ -238,21 +236,21 @@ def stop_report(status: DaemonStatus) -> dict[str, Any] | None:
     try:
         told: Any = json.loads(database.with_name(f"{database.name}-stopped").read_text())
         if (told["pid"], datetime.fromisoformat(told["started_at"])) != (pid, started_at):
-            return None  # an earlier daemon's
+            return None  # written by an earlier daemon
         return {name: told[name] for name in ("finished", "released", "parked")}
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
 def terminate(process: psutil.Process, *, now: bool) -> None:
-    """Ask a daemon to end; ``now`` does not wait for running agents.
+    """Terminate a daemon. With ``now``, it does not wait for running agents.
 
-    :raises Failure: if we may not.
+    :raises Failure: if the process belongs to another user.
     """
     try:
         process.terminate()
         if now:
-            # The daemon counts signals; two at once would arrive as one.
+            # agentd counts signals. Two at once would be delivered as one.
             time.sleep(0.2)
             process.terminate()
     except psutil.NoSuchProcess:
@@ -262,7 +260,7 @@ def terminate(process: psutil.Process, *, now: bool) -> None:
 
 
 def await_end(process: psutil.Process, timeout_s: float) -> bool:
-    """Return whether the process is gone after so many seconds at most."""
+    """Wait for a process to end. Return False if it has not ended after ``timeout_s`` seconds."""
     try:
         process.wait(timeout_s)
     except psutil.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""What ``agentctl top`` shows: the state of it, what keys do to it, and its picture. Pure."""
+"""The state, key handling and rendering of ``agentctl top``. No I/O."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,8 +14,8 @@ from agentctl.terminal import Style, one_line, truncated
 from agentctl.times import elapsed, local
 
 MIN_VIEW_S: Final = 0.5
-"""Seconds a request must have been in view before a key answers it: a list that moves under the
-finger must not have the wrong one approved."""
+"""Seconds a request must be shown before a key answers it. It prevents answering a request that moved
+under the cursor a moment ago."""
 
 _ORDER: Final = {"running": 0, "waiting": 1, "queued": 2}
 _STYLES: Final[dict[str, tuple[str, ...]]] = {
@@ -28,7 +28,7 @@ _HEALTH: Final = {"ok": "green", "degraded": "yellow", "draining": "yellow", "un
 
 @define
 class KeyAnswer:
-    """What a key asked for: a request's answer."""
+    """A key's effect: the decision on a request."""
 
     request: Request
     decision: str
@@ -37,56 +37,56 @@ class KeyAnswer:
 
 @define
 class Dashboard:
-    """All that is shown.
+    """The displayed state.
 
-    :param url: of the daemon.
+    :param url: the daemon's URL.
     """
 
     url: str
     status: DaemonStatus | None = None
     is_unreachable: bool = False
-    """Whether the daemon went away, and ``status`` is what it said before."""
+    """True if the daemon cannot be reached. ``status`` is then its last status."""
     runs: Sequence[Run] = ()
     requests: Sequence[Request] = ()
     sessions: dict[str, Session] = field(factory=dict)
     activities: dict[str, str] = field(factory=dict)
-    """By run, what its agent said or did last."""
+    """The last activity of each run's agent, by run id."""
     notice: str = ""
-    """What went wrong, or was done."""
+    """A message for the user."""
     selected: str | None = None
     scroll: int = 0
     typing: str | None = None
-    """The answer that is being typed."""
+    """The answer typed so far; None when not typing."""
     _in_view_at: float = 0.0
     """When the selected request was first drawn; 0 until then."""
     _read: bool = False
-    """Whether all the selected request asks for has been in view."""
+    """True once the whole question of the selected request was shown."""
     _page: int = 1
-    """Lines that space goes on by: no line is passed over."""
+    """Lines to scroll per page. One line less than is shown, so that none is skipped."""
 
     def select(self, request_id: str | None) -> None:
-        """Have another request in view."""
+        """Select a request."""
         if request_id != self.selected:
             self.selected, self.scroll, self.typing = request_id, 0, None
             self._in_view_at, self._read = 0.0, False
 
     def settle(self) -> None:
-        """Keep the selection on a request that is there, after they have changed."""
+        """Select an existing request after the list has changed."""
         known = [request.id for request in self.requests]
         if self.selected not in known:
             self.select(known[0] if known else None)
 
     @property
     def selected_request(self) -> Request | None:
-        """The request in view."""
+        """The selected request, or None."""
         return next((one for one in self.requests if one.id == self.selected), None)
 
     # --- keys ---------------------------------------------------------------------------------
 
     def handle_key(self, key: str, now: float) -> KeyAnswer | None:
-        """Take a key; return what it answers, if anything.
+        """Handle a key. Return the decision it makes, if any.
 
-        :param now: a clock in seconds, the same as :meth:`render` is given.
+        :param now: the time in seconds, on the same clock as in :meth:`render`.
         """
         if self.typing is not None:
             return self._type(key)
@@ -138,12 +138,13 @@ class Dashboard:
             self.typing += key
         return None
 
-    # --- the picture --------------------------------------------------------------------------
+    # --- rendering ----------------------------------------------------------------------------
 
     def render(self, style: Style, rows: int, moment: datetime, now: float) -> list[str]:
-        """Return the lines of it, no more than ``rows``.
+        """Return the lines to display, at most ``rows``.
 
-        :param moment: the time of day.
+        :param moment: the current time, for ages and times of day.
+        :param now: the time in seconds, on the same clock as in :meth:`handle_key`.
         """
         columns = style.columns or 100
         lines = self._head(style, moment)
@@ -256,7 +257,7 @@ class Dashboard:
 
 
 def _question(request: Request, style: Style, moment: datetime) -> tuple[list[str], list[str]]:
-    """Return what a request asks for, and who asks and how."""
+    """Return the lines with a request's question, and the lines about its origin."""
     narrow = Style(style.colour, style.unicode, (style.columns or 100) - 2)
     card = request_card(request, narrow, moment)
     end = card.index("")

@@ -1,4 +1,4 @@
-"""How many files and lines a run changed, as far as its events say. Pure."""
+"""Counts of files and lines that a run changed, from its events. No I/O."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ _VERBS: Final = {"add": "added", "update": "changed", "delete": "deleted"}
 
 @frozen
 class Lines:
-    """How many lines were added and removed."""
+    """Numbers of added and removed lines."""
 
     added: int = 0
     removed: int = 0
@@ -29,12 +29,12 @@ class Lines:
 
 @frozen
 class Change:
-    """What became of one file."""
+    """The change of one file."""
 
     path: str
     kind: str
     lines: Lines | None
-    """None where it is not told."""
+    """None if unknown: some agents report only paths and kinds."""
 
     @property
     def verb(self) -> str:
@@ -46,12 +46,12 @@ class Change:
 
 
 def objects(value: Any) -> list[Mapping[str, Any]]:
-    """Return the objects in a list; none of what is no list: a log is told whatever it holds."""
+    """Return the objects in a list; an empty list for any other value. Event data is untrusted."""
     return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
 def changes_of(data: Mapping[str, Any]) -> list[Change]:
-    """Return the changes a ``file.changed`` tells of."""
+    """Return the changes in the data of a ``file.changed`` event."""
     return [
         Change(
             one_line(str(change.get("path"))), kind := str(change.get("kind")), _lines(kind, change)
@@ -61,12 +61,12 @@ def changes_of(data: Mapping[str, Any]) -> list[Change]:
 
 
 def is_done(data: Mapping[str, Any]) -> bool:
-    """Tell whether a ``file.changed`` tells of changes that were made."""
+    """Return whether the changes of a ``file.changed`` event were made."""
     return data.get("status") in (None, "completed")
 
 
 def _lines(kind: str, change: Mapping[str, Any]) -> Lines | None:
-    """Count the lines of a change. Of a file added or deleted, ``diff`` may be its text."""
+    """Count the changed lines. For an added or deleted file, ``diff`` may be its content."""
     diff = change.get("diff")
     if not isinstance(diff, str):
         return None
@@ -77,9 +77,10 @@ def _lines(kind: str, change: Mapping[str, Any]) -> Lines | None:
 
 
 def _counted(diff: Iterator[str]) -> Lines | None:
-    """Count the lines of a unified diff; None where it has no hunk.
+    """Count the changed lines in a unified diff. Return None if it has no hunk.
 
-    What its headers announce says where a hunk ends: a removed line may begin with ``--``.
+    The end of a hunk follows from the line counts in its header, because a removed line may begin
+    with ``--``.
     """
     added = removed = old = new = 0
     found = False
@@ -100,13 +101,13 @@ def _counted(diff: Iterator[str]) -> Lines | None:
 
 
 class Diffstat:
-    """What a run changed in all: each file once, by what became of it."""
+    """The net change of a run: each file once."""
 
     def __init__(self) -> None:
         self._files: dict[str, Change] = {}
 
     def note(self, changes: Iterable[Change]) -> None:
-        """Take up changes that were made."""
+        """Add changes that were made."""
         for change in changes:
             before = self._files.get(change.path)
             if before is None:
@@ -118,9 +119,9 @@ class Diffstat:
             self._files[change.path] = Change(change.path, kind, lines)
 
     def __str__(self) -> str:
-        """Return it in words; empty where nothing was changed.
+        """Return a summary; empty if nothing was changed.
 
-        Lines are told where they are known of every file: part of them would pass for all.
+        Line counts are included only if known for every file, because a partial sum would mislead.
         """
         files = [change for change in self._files.values() if change.kind != _DELETED]
         if not files:
@@ -137,7 +138,7 @@ class Diffstat:
 
 
 _DELETED: Final = "gone"
-"""Of a file the run made and deleted again."""
+"""The kind of a file that the run added and deleted again."""
 
 _NET_CHANGES: Final = {
     ("add", "update"): "add",
@@ -146,4 +147,4 @@ _NET_CHANGES: Final = {
     (_DELETED, "update"): "add",
     ("delete", "add"): "update",
 }
-"""What two changes of a file come to, where it is not the second of them."""
+"""The net kind of two changes of a file. By default, it is the second one."""

@@ -1,4 +1,4 @@
-"""What the data of an event says, in words. Pure."""
+"""Text for the data of events. No I/O."""
 
 import json
 import shlex
@@ -13,31 +13,31 @@ from agentctl.terminal import one_line
 from agentctl.times import counted
 
 _TASK_CHARACTERS: Final = 500
-"""Of a child's task, which its own log holds whole."""
+"""Maximum characters of a child's task. The whole task is in the child's log."""
 
 _SHELLS: Final = frozenset({"sh", "bash", "zsh", "dash"})
 
 _MAX_UNWRAPPED: Final = 20_000
-"""Characters of a command that is looked into for the shell around it."""
+"""Maximum characters of a command that is parsed to remove its shell."""
 
 RUN_ENDS: Final = frozenset({EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELED})
-"""The events a run's life ends with."""
+"""Events that end a run."""
 
 
 def part(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return an object in the data; empty when there is none: a log is told whatever it holds."""
+    """Return an object in event data; an empty one if it is missing or not an object."""
     value = data.get(name)
     return value if isinstance(value, Mapping) else {}
 
 
 def text_of(data: Mapping[str, Any], name: str = "text") -> str:
-    """Return a text in the data; empty when there is none."""
+    """Return a value in event data as text; empty if it is missing."""
     value = data.get(name)
     return "" if value is None else str(value)
 
 
 def usage_parts(usage: Mapping[str, Any] | None) -> list[str]:
-    """Return what a run used, in words."""
+    """Return a run's token counts and cost as text."""
     if not usage:
         return []
     names = ("input_tokens", "cached_input_tokens", "output_tokens", "cost_usd")
@@ -51,7 +51,7 @@ def usage_parts(usage: Mapping[str, Any] | None) -> list[str]:
 
 
 def tool_text(data: Mapping[str, Any]) -> str:
-    """Return what a tool does, on one line: a command as it was meant, a call with its input."""
+    """Return one line about a tool call: the command, or the tool's name with its input."""
     given = part(data, "input")
     name = str(data.get("name") or data.get("kind") or "tool")
     if data.get("kind") == "command" and given.get("command"):
@@ -63,11 +63,11 @@ def tool_text(data: Mapping[str, Any]) -> str:
 
 
 def bare_command(command: str) -> str:
-    """Return a command without the shell an agent wraps it in (``/bin/bash -lc '…'``)."""
+    """Return a command without its shell wrapper (``/bin/bash -lc '…'``)."""
     if len(command) > _MAX_UNWRAPPED or command.split(maxsplit=2)[1:2] not in (["-c"], ["-lc"]):
         return command
     try:
-        argv = shlex.split(command)  # takes time by the square of a word's length
+        argv = shlex.split(command)  # quadratic in the length of a word
     except ValueError:
         return command
     return argv[2] if len(argv) == 3 and PurePosixPath(argv[0]).name in _SHELLS else command
@@ -98,7 +98,7 @@ def sentence(event: Event) -> str:
             reason = f": {data['reason']}" if data.get("reason") else ""
             return f"queued{back}{reason}  {event.run_id}"
         case EventType.RUN_STARTED:
-            # A worker's id is its daemon's and its own; within one story the second tells enough.
+            # "daemon/worker": within one transcript, the worker is enough.
             worker = str(data.get("worker_id") or "").rpartition("/")[2]
             return "started" + (f" by {worker}" if worker else "")
         case EventType.RUN_WAITING:
@@ -120,7 +120,7 @@ def sentence(event: Event) -> str:
 
 
 def file_changes(data: Mapping[str, Any]) -> list[str]:
-    """Return a line for each file that was changed, with its lines where they are known."""
+    """Return a line for each changed file, with line counts if known."""
     failed = "" if is_done(data) else f"  ({data.get('status')})"
     first, *rest = [str(change) for change in changes_of(data)] or ["changed files"]
     return [first + failed, *rest]
@@ -129,11 +129,11 @@ def file_changes(data: Mapping[str, Any]) -> list[str]:
 _BOXES: Final = {"completed": "[x]", "in_progress": "[>]"}
 
 Step = tuple[str, str]
-"""The text of a plan's step, and how it stands."""
+"""The text and the status of a step in a plan."""
 
 
 def plan_steps(data: Mapping[str, Any]) -> list[Step]:
-    """Return the steps of a plan."""
+    """Return the steps in the data of a ``plan.updated`` event."""
     return [
         (one_line(str(step.get("text", ""))), str(step.get("status", "pending")))
         for step in objects(data.get("steps"))
@@ -141,7 +141,7 @@ def plan_steps(data: Mapping[str, Any]) -> list[Step]:
 
 
 def plan_text(steps: Sequence[Step], before: Sequence[Step]) -> str:
-    """Return a plan: whole when it is new, otherwise how far it has come."""
+    """Return the text of a plan: all steps if they changed, otherwise only the progress."""
     if [text for text, _ in steps] != [text for text, _ in before] or not steps:
         boxed = [f"{_BOXES.get(status, '[ ]')} {text}" for text, status in steps]
         return "\n".join(["plan", *boxed])
@@ -153,7 +153,7 @@ def plan_text(steps: Sequence[Step], before: Sequence[Step]) -> str:
 
 
 def tool_outcome(data: Mapping[str, Any]) -> tuple[bool, str, str]:
-    """Return whether a tool did well, how it ended, and what it printed or what was wrong."""
+    """Return whether a tool call succeeded, its status as text, and its output or error."""
     status, code = str(data.get("status", "completed")), data.get("exit_code")
     well = status == "completed" and not code
     how = "done" if well else status if status != "completed" else "ended"
@@ -165,12 +165,12 @@ def tool_outcome(data: Mapping[str, Any]) -> tuple[bool, str, str]:
 
 
 def child_id(data: Mapping[str, Any]) -> str:
-    """Return the id of the child an event tells of."""
+    """Return the session id of the child in event data."""
     return one_line(text_of(data, "session_id")) or "a child"
 
 
 def spawned(data: Mapping[str, Any]) -> str:
-    """Return which child was made and what for."""
+    """Return the text of a ``child.spawned`` event."""
     title = one_line(text_of(data, "title"))
     name = f"{title} ({child_id(data)})" if title else child_id(data)
     task = one_line(text_of(data, "task")[:_TASK_CHARACTERS])
@@ -178,7 +178,7 @@ def spawned(data: Mapping[str, Any]) -> str:
 
 
 def child_outcome(data: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return the state a child's run ended in, the kind of its failure, and what came of it."""
+    """Return a child run's status, error code, and error message or result."""
     status = one_line(str(data.get("status") or "ended"))
     if error := part(data, "error"):
         return status, one_line(text_of(error, "code")), text_of(error, "message")
@@ -186,7 +186,7 @@ def child_outcome(data: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def author(data: Mapping[str, Any]) -> str:
-    """Return who wrote a message."""
+    """Return the author of a message."""
     role = str(data.get("role", "user"))
     source = part(data, "source")
     kind = source.get("kind", "client")
@@ -199,13 +199,13 @@ def author(data: Mapping[str, Any]) -> str:
 
 
 def image_count(images: object) -> str:
-    """Return how many images a message has, in words; nothing where it has none."""
+    """Return the number of a message's images as text; empty if it has none."""
     count = len(images) if isinstance(images, list | tuple) else 0
     return counted(count, "image") if count else ""
 
 
 def origin(data: Mapping[str, Any]) -> str:
-    """Return what a message is or where it is from, besides its author; empty when that is all."""
+    """Return the origin of a message in addition to its author; empty if there is none."""
     source = part(data, "source")
     if request_id := data.get("request_id"):
         by = source.get("session_id") or source.get("principal")
@@ -219,9 +219,9 @@ def _person(principal: object) -> str:
 
 
 def concerns_run(event: Event, run_id: str) -> bool:
-    """Tell whether an event is of a run, or of a child the run spawned.
+    """Return whether an event belongs to a run or to a child it spawned.
 
-    What is asked concerns all: whoever watches may be the one to answer.
+    Requests always do, because the person who watches may be the one to answer.
     """
     if event.event_type.startswith("request."):
         return True
@@ -231,5 +231,5 @@ def concerns_run(event: Event, run_id: str) -> bool:
 
 
 def ends_run(event: Event, run_id: str) -> bool:
-    """Tell whether this event is the last of a run's life."""
+    """Return whether an event is the last one of a run."""
     return event.run_id == run_id and event.event_type in RUN_ENDS

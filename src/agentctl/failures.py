@@ -1,14 +1,14 @@
-"""How a call ends: exit codes, and errors as one line with what to do next.
+"""Failures of a command: exit codes and error messages.
 
 ====  ==============================
 code  meaning
 ====  ==============================
-0     done
+0     success
 1     the run failed, or any other error
-2     usage
+2     invalid usage
 3     the daemon cannot be reached
 4     not found
-5     unauthorized or forbidden
+5     not allowed
 6     conflict
 7     timed out
 130   interrupted
@@ -54,7 +54,7 @@ EXIT_CODES: Final[dict[str, int]] = {
     "unavailable": FAILED,
     "internal": FAILED,
 }
-"""The exit code for each code of an error the daemon answers with."""
+"""Exit codes by the daemon's error codes."""
 
 _HINTS: Final[dict[str, str]] = {
     "unauthorized": "give a token with --auth-token or AGENTCTL_AUTH_TOKEN",
@@ -72,14 +72,14 @@ _HINTS: Final[dict[str, str]] = {
 
 
 _UNWRITABLE: Final = (errno.EBADF, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""Errors of a write to standard output, which unlike those of a file's opening name no file."""
+"""Error numbers of failed writes to standard output. Unlike errors from ``open``, they have no file name."""
 
 
 class Failure(Exception):
-    """What ends a call, ready to be told.
+    """An error that ends a command.
 
-    :param code: stable, for programs.
-    :param message: one sentence for a person.
+    :param code: a stable code for programs.
+    :param message: one sentence for the user.
     :param hint: what to do next.
     """
 
@@ -100,7 +100,7 @@ class Failure(Exception):
         self.details = dict(details or {})
 
     def as_line(self) -> str:
-        """Return the error as a person reads it."""
+        """Return the error as one line of text."""
         if not self.hint:
             return self.message
         if self.message.endswith("?"):
@@ -108,18 +108,18 @@ class Failure(Exception):
         return f"{self.message.rstrip('.')}: {self.hint}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the error as a program reads it, in the shape of the daemon's own."""
+        """Return the error as JSON, in the format of the daemon's errors."""
         details = self.details | ({"hint": self.hint} if self.hint else {})
         return {"error": {"code": self.code, "message": self.message, "details": details}}
 
 
 def usage_failure(message: str) -> Failure:
-    """Return the failure of a call that was written wrongly."""
+    """Return a failure for invalid arguments."""
     return Failure("invalid_request", message, exit_code=USAGE)
 
 
 def file_failure(error: OSError) -> Failure:
-    """Return the failure of a call that was refused a file, or the place its answer goes to."""
+    """Return a failure for a file or an output stream that cannot be used."""
     reason = error.strerror or str(error)
     if error.filename is not None:
         return Failure("unusable_file", f"{error.filename}: {reason}")
@@ -130,7 +130,7 @@ def file_failure(error: OSError) -> Failure:
 
 
 def failure_of(error: "OrchestratorError") -> Failure:
-    """Return the failure that tells of the daemon's refusal."""
+    """Return a failure for an error from the daemon."""
     hint = _HINTS.get(error.code)
     if error.code == "not_found":
         hint = _details_hint(error.details)
@@ -144,8 +144,9 @@ def failure_of(error: "OrchestratorError") -> Failure:
 
 
 def unknown_to_daemon(error: "OrchestratorError") -> str | None:
-    """Return what of a call the daemon does not know, as one of another version may not; None where it
-    refused the call for something else.
+    """Return the name of the field or call that the daemon does not know; None for other errors.
+
+    The usual cause is a daemon of another version.
     """
     from agent_orchestrator.domain.errors import InvalidRequest, MethodNotAllowed, NotFound
     from agent_orchestrator.fields import NOT_A_FIELD
@@ -159,7 +160,7 @@ def unknown_to_daemon(error: "OrchestratorError") -> str | None:
 
 
 def version_mismatch(error: "OrchestratorError", settings: "CallSettings", theirs: str) -> Failure:
-    """Return the failure of a call that the daemon does not know.
+    """Return a failure for a field or call that the daemon does not know.
 
     :param theirs: the daemon's version.
     """
@@ -184,7 +185,7 @@ def _details_hint(details: Mapping[str, Any]) -> str | None:
 
 
 def unreachable(error: "Unreachable", settings: "CallSettings") -> Failure:
-    """Return the failure of a call that got no answer."""
+    """Return a failure for a call without an answer."""
     start = "agentctl daemon start"
     if (problem := _tls_problem(error, settings)) is not None:
         hint = problem
@@ -202,7 +203,7 @@ def unreachable(error: "Unreachable", settings: "CallSettings") -> Failure:
 
 
 def _tls_problem(error: BaseException, settings: "CallSettings") -> str | None:
-    """Return what to do about an answer that is none because of TLS; None where that is no reason."""
+    """Return a hint if TLS settings probably caused the error, else None."""
     import ssl
 
     cause: BaseException | None = error

@@ -1,4 +1,4 @@
-"""Options made of the fields of operations: each has the name, type, bounds and help of its field."""
+"""Command-line options generated from the fields of operations."""
 
 import os
 import stat
@@ -17,9 +17,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def read_schema(path: str) -> dict[str, Any]:
-    """Return the JSON object in a file; ``-`` means standard input.
+    """Return the JSON object in a file, or in standard input for ``-``.
 
-    :raises Failure: if it cannot be read or is no object.
+    :raises Failure: if it cannot be read or is not an object.
     """
     if path == "-":
         return read_object("-", "--output-schema")
@@ -32,9 +32,9 @@ def read_schema(path: str) -> dict[str, Any]:
 
 
 def read_images(paths: Sequence[str]) -> list[dict[str, str]]:
-    """Return image files as a message takes them.
+    """Return image files in the format of a message.
 
-    :raises Failure: if one is none that is taken, or cannot be read, or they are too large together.
+    :raises Failure: if a file cannot be read or is not a supported image, or if they are too large.
     """
     from base64 import b64encode
 
@@ -50,7 +50,7 @@ def _image(path: str) -> bytes:
     from agent_orchestrator.domain.images import MAX_IMAGE_BYTES, ImageContent
 
     try:
-        # Whoever opens a pipe would wait for its writer, and a device may have no end.
+        # Non-blocking, because opening a pipe waits for its writer. Devices are refused: they may be endless.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise usage_failure(f"--image {path} is not a regular file")
@@ -62,17 +62,17 @@ def _image(path: str) -> bytes:
 
 
 _TEXTS: Final = ("text", "task", "reason")
-"""Fields whose value may be long: ``-`` stands for standard input."""
+"""Fields with long texts. ``-`` reads them from standard input."""
 
 _FROM_FILES: Final[Mapping[str, Callable[[Any], Any]]] = {
     "images": read_images,
     "output_schema": read_schema,
 }
-"""Fields whose value is read from a file, and how."""
+"""Fields that are read from files, with their readers."""
 
 
 ALL: Final = "How many at most.  [default: all]"
-"""The help of ``--limit`` where a command goes through all pages."""
+"""Help of ``--limit`` for commands that read all pages by default."""
 
 
 def options_of(
@@ -84,16 +84,16 @@ def options_of(
     optional: Collection[str] = (),
     **help_: str,
 ) -> Callable[[F], F]:
-    """Give a command an option for each field of an operation's command.
+    """Add an option to a command for each field of a request class.
 
-    Name, type, bounds, default and help are those of the field. The function gets None where nothing is
-    given.
+    The field determines the option's name, type, bounds, default and help. Options that are not given
+    are passed as None.
 
-    :param only: fields to take; all without it.
-    :param without: fields not to take.
-    :param required: fields that must be given, though the API does not need them.
-    :param optional: fields that need not be given, though the API needs them.
-    :param help_: by field, help that replaces the field's own.
+    :param only: names of the fields to include; None for all.
+    :param without: names of fields to exclude.
+    :param required: fields that the command requires although the API does not.
+    :param optional: fields that the command does not require although the API does.
+    :param help_: help texts that replace those of fields, by field name.
     """
     chosen = [
         spec
@@ -104,7 +104,7 @@ def options_of(
     def decorate(function: F) -> F:
         @keeping_name(function)
         def wrapper(**values: Any) -> Any:
-            # Ids come first: standard input may hold one, and after its line a text.
+            # Ids first: standard input may hold an id on its first line and a text after it.
             for spec in sorted(chosen, key=lambda spec: not _is_id(spec)):
                 values[spec.name] = _value(spec, values[spec.name])
             return function(**values)
@@ -126,7 +126,7 @@ def _flag(spec: FieldSpec) -> str:
 
 
 def _option(spec: FieldSpec, said: str | None, *, required: bool) -> Callable[[F], F]:
-    """Return the option that a field stands for."""
+    """Return the option for a field."""
     flag, told = _flag(spec), said or spec.limits.doc
     if bool in spec.kinds:
         if spec.default:
@@ -176,9 +176,9 @@ def _metavar(spec: FieldSpec) -> str | None:
 
 
 def _value(spec: FieldSpec, value: Any) -> Any:
-    """Return the value of a field that its option was given.
+    """Return a field's value, read from a file or standard input if the option names one.
 
-    :raises Failure: if what it names cannot be read.
+    :raises Failure: if that cannot be read.
     """
     if value is None or value == ():
         return None

@@ -1,4 +1,4 @@
-"""The findings of an examination as lines. Pure."""
+"""Text of the findings of ``doctor``. No I/O."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -15,7 +15,7 @@ _MARKS: Final = {
 
 
 def findings_list(findings: Sequence[Finding], style: Style) -> list[str]:
-    """Return the findings, the worst first, each with what to do."""
+    """Return the lines of all findings with their hints, most severe first."""
     lines: list[str] = []
     for level, (rich, plain, styles) in _MARKS.items():
         for one in findings:

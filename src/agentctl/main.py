@@ -1,4 +1,4 @@
-"""The entry point ``agentctl``. Importing it imports click and little else."""
+"""The entry point ``agentctl``. Imports little besides click, to start fast."""
 
 import os
 import sys
@@ -68,8 +68,8 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
-    """Run agentctl and leave with its exit code."""
-    # Not at the top: who completes a command, or imports this, has no use for the library.
+    """Run agentctl and exit."""
+    # Imported here: shell completion does not need the library.
     from agent_orchestrator.encoding import ensure_utf8
 
     ensure_utf8()
@@ -81,17 +81,17 @@ def main() -> NoReturn:
 
 
 def _skip_unused_imports() -> None:
-    """Keep httpx and httpcore from importing what they can use but this program does not.
+    """Prevent httpx and httpcore from importing optional packages that agentctl does not use.
 
-    Where they are installed, for whomever, they cost more time than everything else a short call
-    does. Both libraries take them as missing. Only for a process that is ours alone.
+    If these are installed, importing them takes longer than the rest of a short command. Both
+    libraries treat them as missing. This affects the whole process, so only ``main`` may call it.
     """
     for name in ("h2", "pygments", "rich", "trio"):
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 
 def invoke(arguments: Sequence[str]) -> int:
-    """Run one call and return its exit code; errors are told on standard error."""
+    """Run one command and return its exit code. Errors are printed to standard error."""
     structured = wants_json(arguments)
     try:
         with cli.make_context("agentctl", list(arguments)) as context:
@@ -108,7 +108,7 @@ def invoke(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has had enough (`| head`), which is no failure.
+        # The reader of our output has closed it, as in `| head`. That is not an error.
         silence(sys.stdout)
         silence(sys.stderr)
         return DONE
@@ -130,7 +130,7 @@ def invoke(arguments: Sequence[str]) -> int:
 
 
 def wants_json(arguments: Sequence[str]) -> bool:
-    """Tell whether errors shall be JSON, also those found before the options are understood."""
+    """Return whether errors must be JSON. Works before the options are parsed."""
     for place, argument in enumerate(arguments):
         if argument == "--":
             return False

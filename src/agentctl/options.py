@@ -1,6 +1,4 @@
-"""Click's commands and groups with the options that may stand anywhere, examples, and groups whose
-modules are imported when they are called.
-"""
+"""Click commands and groups with global options, examples and lazily imported subcommands."""
 
 import difflib
 import importlib
@@ -14,11 +12,11 @@ import click
 from agentctl.failures import usage_failure
 
 _GIVEN = "agentctl.given"
-"""Where the contexts of one call, which share ``meta``, keep the options given at any of them."""
+"""The key of the global options in ``meta``, which all contexts of an invocation share."""
 
 
 class GlobalOption(click.Option):
-    """An option that every command takes, so that it may stand before or after its name."""
+    """An option of every command, accepted before or after the command's name."""
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -34,13 +32,13 @@ def _refuse_empty(context: click.Context, parameter: click.Parameter, value: Any
 
 
 def given(context: click.Context) -> dict[str, Any]:
-    """Return the global options given so far; the last place wins."""
+    """Return the global options given so far. Later ones override earlier ones."""
     found: dict[str, Any] = context.meta.setdefault(_GIVEN, {})
     return found
 
 
 def global_options() -> list[click.Option]:
-    """Return a fresh set of the options every command takes."""
+    """Return new instances of the options that every command takes."""
 
     def option(name: str, **settings: Any) -> click.Option:
         return GlobalOption([name], expose_value=False, callback=_remember, **settings)
@@ -75,7 +73,7 @@ def global_options() -> list[click.Option]:
 
 
 class _Helped:
-    """Help in sections: own options, those of every command, examples."""
+    """Help in sections: the command's options, global options, examples."""
 
     examples: str = ""
 
@@ -104,7 +102,7 @@ class _Helped:
 class Command(_Helped, click.Command):
     """A command.
 
-    :param examples: lines that can be typed.
+    :param examples: command lines for the help, one per line.
     """
 
     def __init__(self, *args: Any, examples: str = "", **settings: Any) -> None:
@@ -139,13 +137,13 @@ MAX_DAEMON_WAIT_S: Final = 86_400
 """Seconds that a wait for the start or stop of a daemon may be limited to."""
 
 _SENTENCE: Final = 1000
-"""Characters that no first sentence of a command's help has."""
+"""An upper bound for the length of the first sentence in a command's help."""
 
 
 class Group(_Helped, click.Group):
     """A group of commands.
 
-    :param lazy: commands by name, as ``module:attribute``, imported when they are called.
+    :param lazy: commands by name, as ``module:attribute``. They are imported on use.
     """
 
     command_class = Command
@@ -173,7 +171,7 @@ class Group(_Helped, click.Group):
         return found
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands with the whole first sentence of each, where click cuts it to a line."""
+        """List the commands with their whole first sentence. Click would cut it to one line."""
         found = [(name, self.get_command(context, name)) for name in self.list_commands(context)]
         rows = [
             (name, command.get_short_help_str(limit=_SENTENCE))
@@ -201,9 +199,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def identified(kind: str, *, required: bool = True, then: str | None = None) -> Callable[[F], F]:
-    """Let a command take an id as ``--<kind>-id ID`` or as its first argument; ``-`` reads it.
+    """Add an id to a command, as ``--<kind>-id ID`` or the first argument. ``-`` reads standard input.
 
-    :param then: the name of an argument that follows and must be given.
+    :param then: the name of a required argument after it.
     """
     name = f"{kind}_id"
     following = () if then is None else (then,)
@@ -240,7 +238,7 @@ def identified(kind: str, *, required: bool = True, then: str | None = None) -> 
 
 
 def keeping_name(function: Callable[..., Any]) -> Callable[[F], F]:
-    """Give a wrapper the name, help and options of the function that it wraps."""
+    """Copy the name, docstring and click options of a function to its wrapper."""
 
     def decorate(wrapper: F) -> F:
         wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
@@ -252,13 +250,13 @@ def keeping_name(function: Callable[..., Any]) -> Callable[[F], F]:
 
 
 def read_id(value: str) -> str:
-    """Return an id; ``-`` stands for the first line of standard input.
+    """Return an id. For ``-``, return the first line of standard input.
 
-    :raises Failure: if nothing is there, or it cannot be read.
+    :raises Failure: if standard input is empty or cannot be read.
     """
     if value != "-":
         return value
-    # The stream keeps what comes after the line: it may be the message's text.
+    # The stream buffers what follows the line, which may be a text option's value.
     line = _read(lambda stream: stream.readline()).decode(errors="replace").strip()
     if not line:
         raise usage_failure("standard input holds no id")
@@ -266,9 +264,9 @@ def read_id(value: str) -> str:
 
 
 def read_text(value: str) -> str:
-    """Return a text; ``-`` stands for all of standard input.
+    """Return a text. For ``-``, return all of standard input.
 
-    :raises Failure: if it is not UTF-8, or cannot be read.
+    :raises Failure: if standard input is not UTF-8 or cannot be read.
     """
     if value != "-":
         return value
@@ -279,19 +277,20 @@ def read_text(value: str) -> str:
 
 
 def read_object(value: str, option: str) -> dict[str, Any]:
-    """Return the JSON object an option was given; ``-`` stands for standard input.
+    """Return the JSON object in an option's value. ``-`` reads it from standard input.
 
-    :raises Failure: if it is none.
+    :raises Failure: if it is not a JSON object.
     """
     return parse_object(read_text(value), option)
 
 
 def parse_object(said: str, option: str) -> dict[str, Any]:
-    """Return the JSON object in a text that an option gave.
+    """Return the JSON object in a text.
 
-    :raises Failure: if it is none.
+    :param option: the option's name, for error messages.
+    :raises Failure: if it is not a JSON object.
     """
-    # Imported here: most commands parse no JSON, and start faster without it.
+    # Imported here, because most commands parse no JSON and start faster without it.
     from agent_orchestrator.domain.errors import InvalidRequest
     from agent_orchestrator.wire import strict_json
 

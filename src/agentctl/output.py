@@ -1,4 +1,4 @@
-"""Where answers go: as text for people, as JSON, or one value of it."""
+"""Output of answers: text, JSON, or one value of the JSON."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from agentctl.settings import CallSettings
 from agentctl.terminal import Buffer, Style, clean, is_terminal, put, style_of
 
 Rendering = Callable[[Style], Iterable[str]]
-"""Writes an answer as lines for a person."""
+"""Returns an answer as lines of text."""
 
 _COMMAND: Final = re.compile(r"(?<![\w./-])agentctl(?= [a-z])")
 _LINE_BREAKING: Final = re.compile("[\x7f-\x9f\u2028\u2029]+")
@@ -22,10 +22,9 @@ _ESCAPES: Final = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x202
 
 
 def compact(plain: Any) -> str:
-    """Return JSON on one line whatever it is read with.
+    """Return JSON text on a single line, also for readers that split at Unicode line separators.
 
-    C1 control characters and Unicode's line separators are escaped: terminals obey the first,
-    many line readers break at the second.
+    These and C1 control characters, which terminals interpret, are escaped.
     """
     return _escaped(json.dumps(plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
 
@@ -38,7 +37,7 @@ _MISSING: Final = object()
 
 
 def value_at(plain: Any, path: str) -> Any:
-    """Return the value at a path: names of objects and places in lists, apart by dots.
+    """Return the value at a path of member names and list indexes, separated by dots.
 
     :raises LookupError: if there is none.
     """
@@ -56,18 +55,18 @@ def value_at(plain: Any, path: str) -> Any:
 
 
 class Output:
-    """The two streams of a call and the shape its answers take."""
+    """The output streams and the output format of a command."""
 
     def __init__(self, settings: CallSettings) -> None:
         self.settings = settings
         self.style = style_of(sys.stdout)
         self.error_style = style_of(sys.stderr)
         self.interactive = is_terminal(sys.stderr) and not settings.structured
-        """Whether a person watches: progress and hints make sense."""
+        """True if a person watches, so that progress and hints are useful."""
         self.before_note: Callable[[], None] | None = None
-        """Called before a note is written, to wipe a line that is redrawn."""
+        """Called before a note is written, to erase a line that is being redrawn."""
         self.announcer: Callable[[str], None] | None = None
-        """Told of what would be written to standard error, where a screen is in the way."""
+        """Receives notes in place of standard error while a full-screen display is active."""
         self._streamed = 0
         self._shown = 0
 
@@ -77,14 +76,14 @@ class Output:
 
     @property
     def on_terminal(self) -> bool:
-        """Whether the answer itself goes to a terminal."""
+        """True if standard output is a terminal."""
         return is_terminal(sys.stdout)
 
     def answer(self, answer: Any, rendering: Rendering) -> None:
-        """Print the answer of a call.
+        """Print the answer of a command.
 
-        :param answer: an object of the wire, or plain JSON.
-        :raises Failure: if it has no value at the path that was asked for.
+        :param answer: an API object or a JSON value.
+        :raises Failure: if ``--field`` is given and the answer has no such field.
         """
         if not self.structured:
             self.lines(page(rendering(self.style), self.style))
@@ -100,7 +99,7 @@ class Output:
         self._value(value)
 
     def stream_item(self, answer: Any) -> None:
-        """Print one document of a stream; one that lacks the field asked for is passed over."""
+        """Print one item of a stream. Items without the field of ``--field`` are skipped."""
         plain = to_plain(answer)
         self._streamed += 1
         if self.settings.field is None:
@@ -114,15 +113,15 @@ class Output:
         self._value(value)
 
     def end_of_stream(self) -> None:
-        """End a stream of documents.
+        """End a stream.
 
-        :raises Failure: if not one of them had the field that was asked for.
+        :raises Failure: if no item had the field of ``--field``.
         """
         if self.settings.field is not None and self._streamed and not self._shown:
             raise self._no_field()
 
     def note_next_page(self, cursor: str | int | None) -> None:
-        """Tell the person that a listing goes on."""
+        """Print a note with the cursor of the next page, if there is one."""
         if cursor is not None:
             self.note(self.error_style.paint(f"there are more: --cursor {cursor}", "dim"))
 
@@ -133,7 +132,7 @@ class Output:
             self._json(value)
 
     def _json(self, plain: Any) -> None:
-        """Write a value as :func:`compact` does, in parts."""
+        """Write a value like :func:`compact`, in parts."""
         from agent_orchestrator.wire import strict_json
 
         buffer = Buffer(partial(put, sys.stdout))
@@ -150,18 +149,18 @@ class Output:
         )
 
     def lines(self, lines: Iterable[str]) -> None:
-        """Write lines to standard output, at once. Many or long ones are written in parts."""
+        """Write lines to standard output and flush. Long output is written in parts."""
         buffer = Buffer(partial(put, sys.stdout))
         buffer.add_lines(lines)
         buffer.flush()
 
     def note(self, text: str) -> None:
-        """Tell the person something beside the answer; a program is told nothing."""
+        """Write a line to standard error for the user. Does nothing in JSON mode."""
         if not self.structured:
             self.announce(text)
 
     def announce(self, text: str) -> None:
-        """Write a line to standard error, whoever reads the answer."""
+        """Write a line to standard error, also in JSON mode."""
         if self.announcer is not None:
             self.announcer(text)
             return
@@ -170,13 +169,13 @@ class Output:
         put(sys.stderr, as_typed(text) + "\n")
 
     def hint(self, text: str) -> None:
-        """Suggest what to type next, where a person watches."""
+        """Write a suggestion to standard error if a person watches."""
         if self.interactive:
             self.note(self.error_style.paint(text, "dim"))
 
 
 def to_plain(answer: Any) -> Any:
-    """Return an answer as JSON; of a dictionary, each value."""
+    """Return the JSON value of an answer, or of a dictionary of answers."""
     from agent_orchestrator.wire import codec
 
     if isinstance(answer, dict):
@@ -185,7 +184,7 @@ def to_plain(answer: Any) -> Any:
 
 
 def print_failure(failure: Failure, *, structured: bool) -> None:
-    """Write an error to standard error: one line, or the error object."""
+    """Write an error to standard error, as one line or as JSON."""
     text = (
         compact(failure.as_json())
         if structured
@@ -195,9 +194,9 @@ def print_failure(failure: Failure, *, structured: bool) -> None:
 
 
 def as_typed(text: str) -> str:
-    """Return advice with its commands as this person types them.
+    """Return a message with ``agentctl`` replaced by the command the user typed.
 
-    ``bin/agentctl`` of a checkout says in ``AGENTCTL_PROGRAM`` how it was called.
+    ``bin/agentctl`` of a checkout sets it in ``AGENTCTL_PROGRAM``.
     """
     program = os.environ.get("AGENTCTL_PROGRAM", "")
     return _COMMAND.sub(lambda _: clean(program), text) if program else text

@@ -1,4 +1,4 @@
-"""Long answers through the user's pager, where a person reads them."""
+"""Long output through the user's pager."""
 
 import os
 import shlex
@@ -14,13 +14,13 @@ from typing import Final
 from agentctl.terminal import Buffer, Style, is_terminal, silence
 
 _LESS: Final = "FRX"
-"""What git tells less, too: end where it fits, show colours, leave the text on the screen."""
+"""The options git uses for less: quit if one screen is enough, keep colours, do not clear the screen."""
 
 
 def page(lines: Iterable[str], style: Style) -> Iterable[str]:
-    """Show lines in the pager where a terminal is too short for them; return the lines it did not get.
+    """Show lines in a pager if the terminal is too small. Return the lines that are left to print.
 
-    The pager is ``AGENTCTL_PAGER``, ``PAGER`` or ``less``; an empty one, and ``cat``, is none.
+    The pager is ``AGENTCTL_PAGER``, ``PAGER`` or ``less``. Empty and ``cat`` disable it.
     """
     if style.columns is None or not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
         return lines
@@ -37,7 +37,7 @@ def page(lines: Iterable[str], style: Style) -> Iterable[str]:
         return lines
     if not argv or argv == ["cat"] or shutil.which(argv[0]) is None:
         return lines
-    # An interrupt is for the pager: less ends a search by it. Ignored it would be for the pager, too.
+    # Interrupts are for the pager. A handler is used because an ignored signal is inherited.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         with subprocess.Popen(
@@ -48,7 +48,7 @@ def page(lines: Iterable[str], style: Style) -> Iterable[str]:
             errors="backslashreplace",
         ) as pager:
             assert pager.stdin is not None
-            with suppress(BrokenPipeError):  # it was left before its end
+            with suppress(BrokenPipeError):  # the user has quit the pager
                 buffer = Buffer(pager.stdin.write)
                 buffer.add_lines(lines)
                 buffer.flush()

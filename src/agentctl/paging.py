@@ -1,4 +1,4 @@
-"""Listings that come in pages."""
+"""Reading all pages of a list."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ async def pages(
     cursor: str | None,
     **filters: Any,
 ) -> Any:
-    """Return one page, or with neither limit nor cursor the whole listing as one.
+    """Return one page if a limit or cursor is given, else all pages merged into one.
 
-    :param items: the field of the answer that holds the items.
+    :param items: the field of the answer that contains the items.
     """
     if limit is not None or cursor is not None:
         return await connection.call(operation, limit=limit, cursor=cursor, **filters)

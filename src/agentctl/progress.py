@@ -1,4 +1,4 @@
-"""A line for whoever waits at a terminal: it comes after a second and is wiped when done."""
+"""A progress line on the terminal, shown after a second of waiting."""
 
 import os
 import sys
@@ -13,14 +13,14 @@ from agentctl.terminal import put, truncated
 from agentctl.times import elapsed
 
 _EVERY_S: Final = 1.0
-"""How long nothing is shown, and how often it is drawn anew then."""
+"""Seconds until the line is shown, and between updates."""
 
 
 @contextmanager
 def waiting(output: Output, what: str) -> Iterator[None]:
-    """Show what is waited for inside this scope, where a person watches and nothing else says so.
+    """Show a progress line while the body runs, if a person watches and no other line is active.
 
-    A thread draws it, since some of what takes long blocks this one; it asks nobody anything.
+    A thread draws it, because the body may block this thread.
     """
     taken = output.before_note is not None or output.announcer is not None
     if not output.interactive or taken or os.environ.get("TERM") == "dumb":
@@ -57,7 +57,7 @@ class _Line:
                 self._drawn = True
                 try:
                     put(sys.stderr, f"\r{self._style.paint(text, 'dim')}\x1b[K")
-                except BrokenPipeError:  # nobody looks any more, which the caller meets, too
+                except BrokenPipeError:  # the caller will encounter it, too
                     return
 
     def wipe(self) -> None:

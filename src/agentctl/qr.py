@@ -1,4 +1,4 @@
-"""A token as a code that a phone scans. Pure."""
+"""Access tokens as QR codes. No I/O."""
 
 import json
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ import segno
 from agentctl.terminal import Style
 
 QUIET_ZONE: Final = 4
-"""Empty modules round a code (ISO/IEC 18004, 5.3.8)."""
+"""Width of the margin in modules (ISO/IEC 18004, 5.3.8)."""
 
 _BLACK_ON_WHITE: Final = "\x1b[38;5;16;48;5;231m{}\x1b[0m"
 
 
 def access_text(url: str, secret: str) -> str:
-    """Return what the code says. It is no URL with the token in it: that would end up in histories."""
+    """Return the content of the code. It is not a URL, because URLs are saved in histories."""
     return json.dumps({"url": url, "token": secret}, separators=(",", ":"))
 
 
 def code(text: str, style: Style) -> list[str]:
-    """Return the lines that show a text as a QR code.
+    """Return a QR code as lines.
 
-    Without colours the light modules are drawn: most terminals write light on dark.
+    Without colours, the light modules are drawn, because most terminals have a dark background.
     """
     made = segno.make(text, error="L", micro=False)
     rows = [
@@ -39,7 +39,7 @@ def code(text: str, style: Style) -> list[str]:
 
 
 def _halved(rows: list[list[bool]], *, blank: bool) -> Iterator[str]:
-    """Give two rows as one line of half blocks."""
+    """Yield two rows at a time as one line of half blocks."""
     for top in range(0, len(rows), 2):
         upper = rows[top]
         lower = rows[top + 1] if top + 1 < len(rows) else [blank] * len(upper)

@@ -1,4 +1,4 @@
-"""What agents ask, as a person reads it. Pure."""
+"""Text of requests. No I/O."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ _STYLES: Final[dict[str, tuple[str, ...]]] = {
 }
 
 GRANTED: Final = frozenset({"approved", "answered"})
-"""The states in which an agent got what it asked for."""
+"""Statuses in which the agent got what it asked for."""
 
 _LISTED_CHARACTERS: Final = 2000
 
@@ -42,7 +42,7 @@ def _option(option: object) -> str:
 
 
 def answering(kind: str, request_id: str) -> str:
-    """Return the command that answers a request."""
+    """Return the command line that answers a request."""
     identity = one_line(request_id)
     if kind == "input_request":
         return f"agentctl request answer {identity} --text TEXT"
@@ -50,7 +50,7 @@ def answering(kind: str, request_id: str) -> str:
 
 
 def _time_left(request: Request, now: datetime) -> str:
-    """Return how long an open request can still be answered."""
+    """Return the time until an open request expires; empty for closed ones."""
     if not request.is_open:
         return ""
     seconds = (request.expires_at - now).total_seconds()
@@ -58,7 +58,7 @@ def _time_left(request: Request, now: datetime) -> str:
 
 
 def expires_soon(request: Request, now: datetime) -> bool:
-    """Tell whether an open request has warned that it expires, or is about to."""
+    """Return whether an open request has reached its expiry warning."""
     return request.is_open and request.warn_at is not None and now >= request.warn_at
 
 
@@ -89,7 +89,7 @@ def request_table(requests: Sequence[Request], style: Style, now: datetime) -> l
 
 
 def _audience_text(request: Request, now: datetime) -> str:
-    """Return who is called on to answer."""
+    """Return who should answer a request."""
     if request.audience != "parent":
         return request.audience or "nobody: the policy decides"
     seconds = 0.0 if request.human_at is None else (request.human_at - now).total_seconds()
@@ -98,7 +98,7 @@ def _audience_text(request: Request, now: datetime) -> str:
 
 
 def request_card(request: Request, style: Style, now: datetime) -> list[str]:
-    """Return the lines that show a request with all that is asked for."""
+    """Return the lines of a detailed view of a request."""
     end = f"{_time_left(request, now)}  ({local(request.expires_at):%Y-%m-%d %H:%M:%S})"
     lines = card(
         f"{style.paint('request', 'dim')} {style.paint(request.id, 'bold')}",
@@ -127,11 +127,11 @@ def request_card(request: Request, style: Style, now: datetime) -> list[str]:
     return lines
 
 
-# --- in a log ---------------------------------------------------------------------------------
+# --- events -----------------------------------------------------------------------------------
 
 
 def asked(data: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Return what an agent asks, and under it what to choose from and how to answer."""
+    """Return the text of a ``request.created`` event, and lines with options and the command to answer."""
     kind = text_of(data, "kind")
     named = _KINDS.get(kind, "an answer")
     given = data.get("options")
@@ -145,19 +145,19 @@ def asked(data: Mapping[str, Any]) -> tuple[str, list[str]]:
 
 
 def escalated(data: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Return that what an agent asked is for people now, and how to answer."""
+    """Return the text and the command to answer, for a request that was escalated to people."""
     question = one_line(revealed(text_of(data)[:_LISTED_CHARACTERS]))
     answer = answering(text_of(data, "kind"), text_of(data, "id") or "REQUEST_ID")
     return f"its parent has not answered; people are asked: {question}", [f"answer: {answer}"]
 
 
 def extending(request_id: str) -> str:
-    """Return the command that gives a request more time."""
+    """Return the command line that extends a request."""
     return f"agentctl request extend {one_line(request_id)} --expires-in-s 3600"
 
 
 def expiring(data: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Return that what an agent asked expires soon, and what to do."""
+    """Return the text and the commands for a request that expires soon."""
     question = one_line(revealed(text_of(data)[:_LISTED_CHARACTERS]))
     name = text_of(data, "id") or "REQUEST_ID"
     answer = answering(text_of(data, "kind"), name)
@@ -167,7 +167,7 @@ def expiring(data: Mapping[str, Any]) -> tuple[str, list[str]]:
 
 
 def extended(data: Mapping[str, Any]) -> str:
-    """Return that a request has got more time."""
+    """Return the text for a request that was extended."""
     return f"request {one_line(text_of(data, 'id'))} now expires{_moment(data, 'expires_at')}"
 
 
@@ -185,7 +185,7 @@ _CLOSED: Final = {
 
 
 def resolved(data: Mapping[str, Any]) -> tuple[bool, str]:
-    """Return whether a request was granted, and what came of it."""
+    """Return whether a resolved request was granted, and its text."""
     status = text_of(data, "status") or "closed"
     text = _CLOSED.get(status, one_line(status))
     if (by := text_of(data, "decided_by")) and by != "local":

@@ -1,4 +1,4 @@
-"""Watching for what agents ask: a line, the terminal's bell, and a program of the user's for each."""
+"""Watching for requests. Each is printed, with the terminal bell and an optional hook program."""
 
 import math
 import os
@@ -29,7 +29,7 @@ TERMINAL_BELL: Final = "\a"
 EventText = Callable[[Mapping[str, Any]], tuple[str, list[str]]]
 
 HOOKS: Final = 8
-"""Programs run at once: further ones wait their turn."""
+"""Maximum number of hook programs that run at once."""
 
 _OPENING_EVENTS: Final = frozenset({EventType.REQUEST_CREATED, EventType.REQUEST_UPDATED})
 _REQUEST_EVENTS: Final = _OPENING_EVENTS | {EventType.REQUEST_EXPIRING, EventType.REQUEST_RESOLVED}
@@ -37,9 +37,9 @@ _REQUEST_EVENTS: Final = _OPENING_EVENTS | {EventType.REQUEST_EXPIRING, EventTyp
 
 @frozen
 class Hook:
-    """A program run for each request.
+    """A program to run for each request.
 
-    :param url: where it reaches the daemon, as ``AGENTCTL_URL``.
+    :param url: the daemon's URL, passed as ``AGENTCTL_URL``.
     """
 
     argv: Sequence[str]
@@ -49,7 +49,7 @@ class Hook:
     _places: anyio.CapacityLimiter = field(factory=lambda: anyio.CapacityLimiter(HOOKS))
 
     async def run(self, request: Request) -> None:
-        """Run it; that it fails is told, and no more."""
+        """Run the program. A failure is only reported."""
         env = os.environ | {
             "AGENTCTL_URL": self.url,
             **({"AGENTCTL_CA_FILE": self.ca_file} if self.ca_file else {}),
@@ -81,16 +81,16 @@ class Hook:
 async def watch_requests(
     connection: DaemonConnection, output: Output, hook: Hook | None, *, every: bool, once: bool
 ) -> None:
-    """Tell of each request once: those that are open, then those that come.
+    """Announce each open request once, now and in future.
 
-    :param every: also of those a parent's agent is to answer.
-    :param once: end after the first.
+    :param every: include requests that a parent's agent should answer.
+    :param once: return after the first request.
     """
     sender, receiver = anyio.create_memory_object_stream[Event | None](math.inf)
     async with anyio.create_task_group() as tasks, sender, receiver:
         tasks.start_soon(_follow, connection, sender)
         watch = _Watch(connection, output, hook, receiver, every=every, once=once)
-        # The programs run in a group of their own, so that the last of them comes to its end.
+        # A separate task group, so that running programs finish before the stream is cancelled.
         async with anyio.create_task_group() as hooks:
             await watch.run(hooks)
         tasks.cancel_scope.cancel()
@@ -99,7 +99,7 @@ async def watch_requests(
 async def _follow(
     connection: DaemonConnection, sender: MemoryObjectSendStream[Event | None]
 ) -> None:
-    """Hand on the events of requests, and None where the log ended at first."""
+    """Send request events, and None when the existing events are over."""
 
     def take(item: StreamPart) -> bool:
         if isinstance(item, CaughtUp):
@@ -142,7 +142,7 @@ class _Watch:
                     requests = await self._current_request(found)
             elif not self._listed:
                 self._listed = True
-                # Listed after the stream was opened: what is asked meanwhile comes in both.
+                # Listed after the stream was opened, so that no request is missed. Some come twice.
                 page = await pages(
                     self._connection,
                     LIST_REQUESTS,
@@ -166,7 +166,7 @@ class _Watch:
                         return
 
     async def _current_request(self, request: Request) -> list[Request]:
-        """Return a request, unless it is somebody else's to resolve, or closed by now."""
+        """Return the request in a list; empty if it is closed or the caller may not resolve it."""
         try:
             page = await pages(
                 self._connection,
@@ -178,7 +178,7 @@ class _Watch:
                 session_id=request.session_id,
                 resolvable=True,
             )
-        except NotFound:  # its session was shared with the caller, and is not any more
+        except NotFound:  # the session is no longer shared with the caller
             return []
         return [one for one in page.requests if one.id == request.id]
 
@@ -194,7 +194,7 @@ class _Watch:
         _ring_terminal_bell()
 
     def _remind(self, request: Request) -> None:
-        """Say that a request that was told expires soon. A program reads each request once."""
+        """Announce that a known request expires soon. Programs get each request only once."""
         if request.id in self._known and not self._output.structured:
             self._write(request, expiring, request.warn_at or request.created_at)
             _ring_terminal_bell()
@@ -218,7 +218,7 @@ def _ring_terminal_bell() -> None:
 
 
 def _request_of(event: Event) -> Request | None:
-    """Return the request an event is about; None for the copies in the logs above its session."""
+    """Return the request in an event; None for copies of the event in ancestors' logs."""
     if event.data.get("session_id") != event.session_id:
         return None
     found: Request = codec.from_plain(Request, dict[str, Any](event.data))

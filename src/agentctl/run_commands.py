@@ -1,4 +1,4 @@
-"""Giving agents something to do and seeing the run of it through."""
+"""Commands that start a run and wait for it."""
 
 import sys
 from collections.abc import Mapping
@@ -41,13 +41,13 @@ from agentctl.terminal import Style, clean, one_line, put, truncated
 from agentctl.views import end_line, outcome_lines, sent_lines
 
 _CANCEL_S = 10.0
-"""How long an interrupted ``ask`` tries to cancel its run."""
+"""Seconds an interrupted ``ask`` tries to cancel its run."""
 
 _TITLE_COLUMNS = 60
 
 
 def exit_code(run: Run) -> int:
-    """Return the exit code a run's end stands for."""
+    """Return the exit code for a finished run."""
     return DONE if run.status is RunStatus.COMPLETED else FAILED
 
 
@@ -58,7 +58,7 @@ async def finish_run(
     timeout_s: float | None,
     **options: Any,
 ) -> int:
-    """Wait for a run's end, or a question, and show what came of it. Return the exit code."""
+    """Wait until a run ends or asks a question, and print that. Return the exit code."""
     with note_still_running(output, run_id):
         reply = await wait_for_run(connection, output, run_id, timeout_s, **options)
     now, ended = datetime.now(UTC), reply.run
@@ -78,7 +78,7 @@ async def finish_run(
 async def spawn(
     connection: DaemonConnection, output: Output, values: Mapping[str, Any], *, wait: bool
 ) -> int:
-    """Make a child of a run or a session; wait for its run. Return the exit code."""
+    """Create a child session and optionally wait for its run. Return the exit code."""
     if "run_id" in values:
         made = await connection.call(SPAWN_FROM_RUN, **values)
     else:
@@ -112,9 +112,9 @@ async def reply_parent(
     wait: bool,
     timeout_s: float | None,
 ) -> int:
-    """Tell or ask a run's parent; wait for the answer. Return the exit code.
+    """Send a message or question to a run's parent, and optionally wait. Return the exit code.
 
-    :param timeout_s: seconds to wait at most; None waits until the question is closed.
+    :param timeout_s: maximum seconds to wait; None to wait until the question is closed.
     """
     told = await connection.call(REPLY_PARENT, wait=wait, **values)
     request = told.request
@@ -164,7 +164,7 @@ async def send_message(
     wait: bool,
     follow: bool,
 ) -> int:
-    """Send a message; wait for its run or show it as it goes. Return the exit code."""
+    """Send a message, and optionally wait for its run or show its events. Return the exit code."""
     cursor = 0
     if follow:
         cursor = await _end_of_log(connection, values["session_id"])
@@ -175,7 +175,7 @@ async def send_message(
         if run is not None:
             output.hint(f"next: agentctl run wait --run-id {run.id}")
         return DONE
-    # A repetition's run may have begun, and ended, long ago.
+    # The run of a replayed message may have begun, or ended, long ago.
     cursor = 0 if sent.replayed else cursor
     with note_still_running(output, run.id):
         if not follow:
@@ -200,7 +200,7 @@ async def _end_of_log(connection: DaemonConnection, session_id: str) -> int:
 
 
 async def _documents(connection: DaemonConnection, output: Output, run: Run, cursor: int) -> int:
-    """Print the events of a run, one document a line."""
+    """Print the events of a run as JSON, one per line."""
     completed = False
 
     def take(event: Event) -> bool:
@@ -227,16 +227,16 @@ async def ask(
     idempotency_key: str | None,
     **options: Any,
 ) -> int:
-    """Put a question to an agent, show it at work and print its answer. Return the exit code.
+    """Send a task to an agent, show the run's events and print the result. Return the exit code.
 
-    Where the answer goes to a terminal, so does the story of the run; otherwise the story goes to
-    standard error and the answer alone to standard output.
+    If standard output is a terminal, everything is printed there. Otherwise it gets only the result,
+    and standard error the events.
     """
     values = {"text": text, "provider": provider, "idempotency_key": idempotency_key, **options}
     sent: Reply[CreateSessionReply] | Reply[MessageReply]
-    # Shielded: an interruption in the middle would leave a run that nobody knows the name of.
+    # Shielded: interrupting the call could leave a run whose id is not known.
     if session_id is None:
-        # One call: of one that is refused, no session is left.
+        # A single call, so that a refused message leaves no session.
         title = truncated(one_line(text[:1000]), _TITLE_COLUMNS) or None
         with anyio.CancelScope(shield=True):
             made = await connection.reply(CREATE_SESSION, cwd=cwd, title=title, **values)
@@ -247,7 +247,7 @@ async def ask(
             sent = await connection.reply(SEND_MESSAGE, session_id=session_id, **values)
         cursor = 0 if sent.replayed else session.last_seq
     message, run = sent.answer.message, sent.answer.run
-    assert run is not None  # a message of role user makes a run
+    assert run is not None  # messages of role user create runs
     stream = sys.stdout if output.on_terminal else sys.stderr
     style = output.style if output.on_terminal else output.error_style
     try:
@@ -269,7 +269,7 @@ async def ask(
 
 
 async def _cancel(connection: DaemonConnection, output: Output, run: Run) -> None:
-    """Cancel the run of an ``ask`` that was interrupted."""
+    """Cancel the run of an interrupted ``ask``."""
     with anyio.move_on_after(_CANCEL_S, shield=True):
         reply = await connection.call(CANCEL_RUN, run_id=run.id, reason="interrupted")
         state = "has ended" if is_terminal(reply.run.status) else "is asked to end"

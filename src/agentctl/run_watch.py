@@ -1,4 +1,4 @@
-"""Following a run while a person watches: its story, and a line that shows it is going on."""
+"""Following a run on the terminal: its transcript and an activity line."""
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -24,18 +24,18 @@ _FRAMES: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _PLAIN_FRAMES: Final = "|/-\\"
 _FRAME_S: Final = 0.1
 _LONGEST: Final = 2_000
-"""Characters of what goes on that are looked at, ten times a second."""
+"""Maximum characters of an activity text to process. The line is redrawn ten times a second."""
 
 Until = Literal["terminal", "attention"]
 
 ONE_WAIT_S: Final = 60.0
-"""How long one request for a run's end is held open; a longer wait is made of several."""
+"""Maximum seconds of one waiting request. Longer waits use several."""
 
 
 class ActivityLine:
-    """The last line of a terminal, redrawn while something goes on and wiped before other output.
+    """An animated last line of the terminal. It is erased before other output.
 
-    :param shown: whether anyone watches.
+    :param shown: whether to draw it.
     """
 
     def __init__(self, output: Output, text: str, *, shown: bool) -> None:
@@ -46,11 +46,11 @@ class ActivityLine:
         self._drawn = False
 
     def set(self, text: str) -> None:
-        """Say what goes on."""
+        """Set the text of the line."""
         self._text = one_line(text[:_LONGEST])
 
     def write(self, stream: TextIO, text: str) -> None:
-        """Write output where the line stands; the line comes back below it."""
+        """Write output in place of the line, which is redrawn below."""
         if not text:
             return
         self._wipe()
@@ -64,7 +64,7 @@ class ActivityLine:
 
     @asynccontextmanager
     async def animate(self) -> AsyncIterator[None]:
-        """Keep the line alive inside this scope."""
+        """Animate the line while the body runs."""
         if not self._shown:
             yield
             return
@@ -96,7 +96,7 @@ class ActivityLine:
 
 
 def activity_of(event: Event) -> str | None:
-    """Return what an event says is going on now; None when it says nothing of it."""
+    """Return the activity an event shows, or None."""
     match event.event_type:
         case EventType.RUN_QUEUED:
             return "queued"
@@ -122,11 +122,11 @@ async def follow_run(
     show: Callable[[Event], str],
     stream: TextIO,
 ) -> Run:
-    """Show the events of a run until its end and return the run as it is then.
+    """Show the events of a run until it ends. Return the finished run.
 
-    :param cursor: a place in the session's log before the run's first event.
-    :param show: returns what to write for an event.
-    :param stream: where it is written.
+    :param cursor: a position in the session's log before the run's first event.
+    :param show: returns the text for an event.
+    :param stream: the stream to write to.
     """
     activity = ActivityLine(output, f"{run.provider}: {run.status}", shown=output.interactive)
 
@@ -144,7 +144,7 @@ async def follow_run(
 
 
 def transcript_writer(output: Output, stream: TextIO) -> Callable[[Event], str]:
-    """Return what tells the events of one run on a stream, but for the message that began it."""
+    """Return a function that renders the events of a run, except its first message."""
     is_stdout = stream is sys.stdout
     style = output.style if is_stdout else output.error_style
     transcript = Transcript(style, streaming=style.columns is not None, today=today())
@@ -157,7 +157,7 @@ def transcript_writer(output: Output, stream: TextIO) -> Callable[[Event], str]:
 
 @contextmanager
 def note_still_running(output: Output, run_id: str) -> Iterator[None]:
-    """Say, when the watch of a run is interrupted, that the run is not, and which it is."""
+    """When the body is interrupted, print that the run continues and how to cancel it."""
     try:
         yield
     except anyio.get_cancelled_exc_class():
@@ -172,10 +172,10 @@ async def wait_for_run(
     timeout_s: float | None,
     **options: Any,
 ) -> WaitReply:
-    """Wait for a run's end, with a line that shows what it is doing where a person watches.
+    """Wait until a run ends, with an activity line if a person watches.
 
-    :param timeout_s: how long at most; None means as long as it takes.
-    :param options: further fields of the call.
+    :param timeout_s: maximum seconds to wait; None for no limit.
+    :param options: further fields of the request.
     """
     asked = partial(connection.call, WAIT_RUN, run_id=run_id, **options)
     connection.retry_s = FOLLOW_RETRY_S
@@ -210,5 +210,5 @@ async def _note_activity(connection: DaemonConnection, run: Run, activity: Activ
         session = (await connection.call(GET_SESSION, session_id=run.session_id)).session
         await connection.follow(run.session_id, max(session.last_seq - 20, 0), take)
     except (OrchestratorError, Unreachable):
-        # Whatever is wrong, the wait beside this meets it too and tells of it.
+        # The concurrent wait encounters the same error and reports it.
         return

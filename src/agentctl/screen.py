@@ -1,4 +1,4 @@
-"""The whole of a terminal: drawn over, read key by key, and given back as it was."""
+"""A full-screen terminal display with key input."""
 
 import os
 import re
@@ -24,7 +24,7 @@ _NAMES: Final = {
 
 
 class Screen:
-    """Draws whole pictures; only lines that differ from the last one are written."""
+    """Draws the whole screen. Only changed lines are written."""
 
     def __init__(self) -> None:
         self._drawn: list[str] = []
@@ -32,16 +32,16 @@ class Screen:
 
     @property
     def style(self) -> Style:
-        """Return how to write to it, as wide as it is now."""
+        """The output style, with the terminal's current width."""
         return style_of(sys.stdout)
 
     @property
     def rows(self) -> int:
-        """How many lines it has now."""
+        """The current number of lines."""
         return max(shutil.get_terminal_size((100, 24)).lines, 8)
 
     def draw(self, lines: Sequence[str]) -> None:
-        """Show these lines from the top; each must fit."""
+        """Show lines from the top. Each must fit the width."""
         size = tuple(shutil.get_terminal_size((100, 24)))
         shown = list(lines[: self.rows])
         before = self._drawn if size == self._size else []
@@ -55,7 +55,7 @@ class Screen:
             put(sys.stdout, "".join(parts))
 
     async def keys(self) -> AsyncIterator[str]:
-        """Yield what is typed: a character, or a key's name."""
+        """Yield typed characters and names of keys."""
         descriptor = sys.stdin.fileno()
         while True:
             await anyio.wait_readable(descriptor)
@@ -68,12 +68,12 @@ class Screen:
 
 @contextmanager
 def full_screen() -> Iterator[Screen]:
-    """Take the terminal while the scope lasts."""
+    """Use the whole terminal while the context is open."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     try:
         tty.setcbreak(descriptor)
-        # The other screen, so that what was there comes back; no cursor; no lines that wrap.
+        # Alternate screen, so that the old content comes back; hidden cursor; no line wrapping.
         put(sys.stdout, "\x1b[?1049h\x1b[?25l\x1b[?7l")
         yield Screen()
     finally:
@@ -82,7 +82,7 @@ def full_screen() -> Iterator[Screen]:
 
 
 async def on_resize(act: Callable[[], None]) -> None:
-    """Act whenever the terminal's size has changed."""
+    """Call ``act`` whenever the terminal's size changes."""
     with anyio.open_signal_receiver(signal.SIGWINCH) as signals:
         async for _ in signals:
             act()

@@ -1,4 +1,4 @@
-"""What agentctl is told beside its command: flag over environment over endpoint file over default."""
+"""Global settings. Options override environment variables, then the endpoint file, then the defaults."""
 
 import os
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ Format = Literal["text", "json"]
 
 
 class InvalidSetting(ValueError):
-    """A setting cannot be used; the message names it and says what would be right."""
+    """A setting is invalid. The message names it and a valid value."""
 
 
 @frozen
 class CallSettings:
-    """The settings of one call.
+    """The settings of one invocation.
 
-    :param token: None where neither option nor variable gives one.
-    :param ca_file: certificates to trust; None means the system's.
-    :param field: the path of the value to print, its parts apart by dots.
+    :param token: the bearer token; None if neither the option nor the variable is set.
+    :param ca_file: a file of trusted certificates; None for the system's.
+    :param field: the path of the value to print, separated by dots.
     """
 
     url: str = DEFAULT_URL
@@ -37,7 +37,7 @@ class CallSettings:
 
     @property
     def structured(self) -> bool:
-        """Whether a program reads the output."""
+        """True if the output is for a program."""
         return self.format == "json" or self.field is not None
 
     @property
@@ -51,7 +51,7 @@ class CallSettings:
 
     @property
     def is_local(self) -> bool:
-        """Whether the daemon is on this machine, so that paths mean the same to both."""
+        """True if the daemon is on this machine, so that paths have the same meaning for it."""
         return self.host in ("localhost", "::1") or self.host.startswith("127.")
 
 
@@ -61,11 +61,10 @@ def resolve(
     *,
     default_format: Format = "text",
 ) -> CallSettings:
-    """Return the settings from the options that were given and the environment.
+    """Return the settings according to the options and the environment.
 
-    :param default_format: the format when none was given.
-
-    :raises InvalidSetting: if the address is not one.
+    :param default_format: the output format if none is given.
+    :raises InvalidSetting: if the URL or the token is invalid, or the URL is ambiguous.
     """
     environ = os.environ if environ is None else environ
     url = given.get("url") or environ.get(URL_VARIABLE) or _found_url(environ)
@@ -92,12 +91,12 @@ def resolve(
 
 
 def _found_url(environ: Mapping[str, str]) -> str:
-    """Return where the daemon of this user is that is meant here; the default without any.
+    """Return the URL of the user's running daemon; the default URL if none is running.
 
-    Of several it is the one that was started in this directory or the closest above; then the one at
-    the default address.
+    If several are running, it is the one started in this directory or the nearest parent, else the
+    one at the default URL.
 
-    :raises InvalidSetting: if none of several is meant.
+    :raises InvalidSetting: if several are running and none of these rules applies.
     """
     from agent_orchestrator.endpoints import endpoint_for, running_endpoints
     from agent_orchestrator.user_state import user_state
@@ -105,7 +104,7 @@ def _found_url(environ: Mapping[str, str]) -> str:
     found = running_endpoints(user_state(environ))
     try:
         chosen = endpoint_for(found, Path.cwd())
-    except FileNotFoundError:  # the directory is gone
+    except FileNotFoundError:  # the current directory was removed
         chosen = endpoint_for(found, Path("/"))
     if chosen is not None:
         return chosen.url

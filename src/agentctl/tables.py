@@ -1,4 +1,4 @@
-"""Aligned text: tables of rows and cards of one thing. Pure."""
+"""Aligned text: tables and cards. No I/O."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,7 +10,7 @@ from agentctl.terminal import Style, truncated, width, wrapped
 
 @frozen
 class Cell:
-    """A text and the styles it is shown in. The text must be clean and on one line."""
+    """A text with styles. The text must be clean and on one line."""
 
     text: str
     styles: tuple[str, ...] = ()
@@ -20,9 +20,9 @@ class Cell:
 class Column:
     """A column of a table.
 
-    :param flexible: shortened first when the terminal is narrow; others are never cut, so that an
-        id can always be copied.
-    :param optional: left out when the terminal is too narrow.
+    :param flexible: shorten it if the terminal is narrow. Other columns are never cut, so that ids
+        can be copied.
+    :param optional: omit it if the terminal is too narrow.
     """
 
     title: str
@@ -33,16 +33,16 @@ class Column:
 
 _GAP = "  "
 _WIDEST = 300
-"""Columns up to which cells are lined up: one very wide cell does not make all rows as wide."""
+"""Maximum width to which cells are padded, so that one very wide cell does not widen all rows."""
 
 _LEAST = 12
-"""Columns a flexible column keeps."""
+"""Minimum width of a flexible column."""
 
 
 def table(
     columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], style: Style
 ) -> list[str]:
-    """Return the lines of a table; without rows there are none."""
+    """Return the lines of a table; none if there are no rows."""
     if not rows:
         return []
     cells = [[_cell(value) for value in row] for row in rows]
@@ -65,7 +65,7 @@ def _cell(value: str | Cell) -> Cell:
 def _fit(
     columns: Sequence[Column], kept: list[int], widths: dict[int, int], room: int
 ) -> list[int]:
-    """Shorten the flexible columns, then drop optional ones from the right, until it fits."""
+    """Omit optional columns from the right, then shorten flexible ones, until the table fits."""
     flexible = [n for n in kept if columns[n].flexible]
     while True:
         fixed = sum(widths[n] for n in kept if n not in flexible) + len(_GAP) * (len(kept) - 1)
@@ -95,7 +95,7 @@ def _line(columns: Sequence[Column], widths: Sequence[int], cells: list[Cell], s
 
 
 def card(title: str, pairs: Sequence[tuple[str, str | Cell | None]], style: Style) -> list[str]:
-    """Return the lines that show one thing: a title, then names and values; None is left out."""
+    """Return the lines of a card: a title, then names and values. Empty values are omitted."""
     shown = [(name, _cell(value)) for name, value in pairs if value not in (None, "")]
     room = max((width(name) for name, _ in shown), default=0)
     lines = [title]

@@ -1,4 +1,4 @@
-"""Telling the events of a session, those there are and those to come."""
+"""Printing the events of a session."""
 
 from collections.abc import Callable
 
@@ -22,12 +22,12 @@ async def tail_events(
     lines: int | None,
     epoch: str | None = None,
 ) -> None:
-    """Tell events after a cursor.
+    """Print the events after a cursor.
 
-    :param follow: go on with those to come, for ever.
-    :param cursor: the ``seq`` to begin after; None begins with the first event.
-    :param lines: begin with so many of the last events, if that is later.
-    :param epoch: in which the cursor was read, if that is known.
+    :param follow: wait for new events, forever.
+    :param cursor: the ``seq`` to begin after; None for the first event.
+    :param lines: begin at most this many events before the end.
+    :param epoch: the epoch of the cursor, if known.
     """
     start = cursor or 0
     if lines is not None:

@@ -1,8 +1,7 @@
-"""What a terminal can show, and what must not reach it.
+"""Terminal output: styles, widths, wrapping, and removal of control characters.
 
-Text from agents and tools is not to be trusted with a terminal: an escape sequence in it could move
-the cursor over what was shown before, set the window's title or fill the clipboard. All of it goes
-through :func:`clean`.
+Text from agents and tools is untrusted. Its escape sequences could overwrite earlier output, set the
+window title or fill the clipboard. :func:`clean` removes them.
 """
 
 import functools
@@ -21,8 +20,8 @@ from agentctl.failures import file_failure
 
 _SEQUENCES: Final = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor movements (ECMA-48, 5.4)
-    # OSC, DCS, …: another one's beginning ends them, else a text of beginnings would be read to its end
-    # from each of them.
+    # OSC, DCS, …: the beginning of another one ends them. Otherwise a text full of beginnings would
+    # take quadratic time.
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x90\x98\x9c-\x9f]*(?:\x07|\x1b\\|\x9c)"
 )
 _UNSAFE: Final = re.compile(
@@ -44,7 +43,7 @@ def _visible(match: "re.Match[str]") -> str:
 
 
 _LONG: Final = 2**16
-"""Characters of a text from which on memory is spared."""
+"""Characters from which on replacing saves memory."""
 
 _PIECES: Final = 1000
 
@@ -52,7 +51,7 @@ _PIECES: Final = 1000
 def _replaced(
     pattern: "re.Pattern[str]", replace: Callable[["re.Match[str]"], str], text: str
 ) -> str:
-    """Return what ``pattern.sub`` does. That keeps an object for each match until its end."""
+    """Return ``pattern.sub(replace, text)``, but without an object per match for long texts."""
     if len(text) < _LONG:
         return pattern.sub(replace, text)
     whole: list[str] = []
@@ -70,11 +69,11 @@ def _replaced(
 
 
 def clean(text: str) -> str:
-    """Return the text with nothing in it that a terminal would obey.
+    """Return the text without escape sequences and control characters.
 
-    Whole escape sequences are dropped (tools colour their output), other control characters and
-    those that turn the direction of writing are made visible. Line ends and tabs stay; a lone
-    carriage return, which progress bars use, becomes a line end.
+    Escape sequences are removed, because tools colour their output. Other control characters and bidi
+    controls are made visible. Newlines and tabs are kept. A lone carriage return, as in progress bars,
+    becomes a newline.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -83,10 +82,10 @@ def clean(text: str) -> str:
 
 
 def revealed(text: str) -> str:
-    """Return the text with nothing in it that a terminal would obey, and nothing left out.
+    """Return the text with all control characters made visible and nothing removed.
 
-    For what a person decides upon: words inside an escape sequence are read by whoever acts on the
-    text later, and so must be by the one who allows it.
+    For requests: text in an escape sequence is read by the program that acts on the request, so the
+    person who approves it must see it.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -94,7 +93,7 @@ def revealed(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return the text, cleaned, on one line."""
+    """Return the cleaned text on one line."""
     text = clean(text)
     if len(text) < _LONG:
         return " ".join(text.split())
@@ -105,7 +104,7 @@ _BLANKS: Final = re.compile(r"\s+")
 
 
 def width(text: str) -> int:
-    """Return the columns a cleaned text takes: East Asian wide characters take two."""
+    """Return the width of a cleaned text in columns. East Asian wide characters take two."""
     if text.isascii():
         return len(text)
     return sum(_width(character) * times for character, times in Counter(text).items())
@@ -119,7 +118,7 @@ def _width(character: str) -> int:
 
 
 def truncated(text: str, columns: int, *, ellipsis: str = "…") -> str:
-    """Return the text, cut to so many columns with an ellipsis where it was longer."""
+    """Return the text, cut to the given width with an ellipsis if it is longer."""
     room = columns - width(ellipsis)
     used = end = 0
     for place, character in enumerate(text, 1):
@@ -132,12 +131,12 @@ def truncated(text: str, columns: int, *, ellipsis: str = "…") -> str:
 
 
 def wrapped(text: str, columns: int | None) -> list[str]:
-    """Return the lines of a cleaned text, broken between words to so many columns; None: as it is."""
+    """Return the lines of a cleaned text, wrapped between words; None does not wrap."""
     return list(lines_of(text, columns))
 
 
 def lines_of(text: str, columns: int | None) -> Iterator[str]:
-    """Yield what :func:`wrapped` returns. A long text can have so many lines that all take much memory."""
+    """Yield the lines of :func:`wrapped` one at a time, to save memory."""
     for found in _split(text):
         line = found.rstrip().expandtabs(4)
         if columns is None or width(line) <= columns:
@@ -158,7 +157,7 @@ _WORD: Final = re.compile(r"\s*+\S++")
 
 
 def _broken(line: str, columns: int) -> list[str]:
-    """Return the lines of one that does not end with a blank."""
+    """Wrap a line that has no trailing whitespace."""
     indent = line[: len(line) - len(line.lstrip())]
     indent = indent if len(indent) < columns // 2 else ""
     lines, current, used = [], indent, len(indent)
@@ -180,7 +179,7 @@ def _broken(line: str, columns: int) -> list[str]:
 
 
 def _pieces(word: str, columns: int) -> list[str]:
-    """Return a word in pieces, each as long as fits in so many columns."""
+    """Split a word into pieces of at most the given width."""
     if word.isascii():
         return [word[start : start + columns] for start in range(0, len(word), columns)]
     pieces, start, used = [], 0, 0
@@ -200,11 +199,11 @@ _CODES: Final = {
 
 @frozen
 class Style:
-    """How to write to one stream.
+    """The capabilities of an output stream.
 
-    :param colour: whether it understands colours.
-    :param unicode: whether it can show more than ASCII.
-    :param columns: its width; None where lines must not be broken or cut (a file, a pipe).
+    :param colour: True if it supports colours.
+    :param unicode: True if it supports more than ASCII.
+    :param columns: its width; None for files and pipes, whose lines are neither wrapped nor cut.
     """
 
     colour: bool = False
@@ -212,18 +211,18 @@ class Style:
     columns: int | None = None
 
     def paint(self, text: str, *styles: str) -> str:
-        """Return the text in these styles, or plain where there is no colour."""
+        """Return the text in these styles, or unchanged without colours."""
         if not self.colour or not styles or not text:
             return text
         return f"\x1b[{';'.join(_CODES[style] for style in styles)}m{text}\x1b[0m"
 
     def symbol(self, rich: str, plain: str) -> str:
-        """Return the first where it can be shown, otherwise the second."""
+        """Return ``rich`` if the stream supports Unicode, else ``plain``."""
         return rich if self.unicode else plain
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Tell whether a person looks at this stream."""
+    """Return whether a stream is a terminal."""
     try:
         return stream.isatty()
     except ValueError:  # closed
@@ -231,7 +230,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def style_of(stream: TextIO) -> Style:
-    """Return how to write to a stream (NO_COLOR: https://no-color.org)."""
+    """Return the style of a stream (NO_COLOR: https://no-color.org)."""
     terminal = is_terminal(stream)
     colour = terminal and os.environ.get("TERM") != "dumb"
     if os.environ.get("FORCE_COLOR"):
@@ -244,7 +243,7 @@ def style_of(stream: TextIO) -> Style:
 
 
 def prepare_streams() -> None:
-    """Let no character that an encoding lacks end the program."""
+    """Escape characters that the streams' encodings lack, and replace closed streams."""
     _replace_closed()
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
@@ -253,10 +252,10 @@ def prepare_streams() -> None:
 
 
 def _replace_closed() -> None:
-    """Put something in the place of a standard stream the caller closed (``>&-``), which is None.
+    """Replace standard streams that the caller closed (``>&-``). In Python, these are None.
 
-    Otherwise the next file or socket that is opened would get its number. Writing to the new
-    standard output fails, as it would have to the closed one; notes nobody wants go nowhere.
+    Otherwise the next opened file would get the number of a standard stream. Writing to the new
+    standard output fails, as with the closed one. Standard error is discarded.
     """
     if sys.stdin is None:
         _open_null(0, os.O_RDONLY)
@@ -275,13 +274,12 @@ def _open_null(number: int, flags: int) -> int:
 
 
 def put(stream: TextIO, text: str) -> None:
-    """Write text, at once.
+    """Write and flush a text.
 
-    Standard error carries what stands beside the answer: where it cannot be written (a full disk),
-    the call goes on without it.
+    Errors on standard error, such as a full disk, are ignored, because the answer does not depend on it.
 
     :raises Failure: if standard output cannot be written.
-    :raises BrokenPipeError: if nobody reads the stream any more.
+    :raises BrokenPipeError: if the reader has closed the stream.
     """
     try:
         stream.write(text)
@@ -295,11 +293,9 @@ def put(stream: TextIO, text: str) -> None:
 
 
 class Buffer:
-    """Writes to a stream in parts, neither many small nor large ones.
+    """Writes to a stream in parts of moderate size. A short text is written at once by :meth:`flush`.
 
-    Text that is short in all is written at once, by :meth:`flush`.
-
-    :param write: is given the parts.
+    :param write: receives the parts.
     """
 
     def __init__(self, write: Callable[[str], object]) -> None:
@@ -308,7 +304,7 @@ class Buffer:
         self._size = 0
 
     def add(self, text: str) -> None:
-        """Write a text, now or later."""
+        """Buffer or write a text."""
         if len(text) > _PART:
             self.flush()
             for place in range(0, len(text), _PART):
@@ -320,13 +316,13 @@ class Buffer:
             self.flush()
 
     def add_lines(self, lines: Iterable[str]) -> None:
-        """Write lines, which are without their ends."""
+        """Add lines, each without its line ending."""
         for line in lines:
             self.add(line)
             self.add("\n")
 
     def flush(self) -> None:
-        """Write what has not been written."""
+        """Write the buffered text."""
         if self._pieces:
             self._write("".join(self._pieces))
         self._pieces.clear()
@@ -334,9 +330,9 @@ class Buffer:
 
 
 _PART: Final = 2**16
-"""Characters that are written at once."""
+"""Maximum characters per write."""
 
 
 def silence(stream: TextIO) -> None:
-    """Let all further output, also what is buffered, go nowhere: it would fail again at exit."""
+    """Discard all further output, buffered text included. It would fail again at exit."""
     _open_null(stream.fileno(), os.O_WRONLY)

@@ -1,10 +1,10 @@
-"""Times and amounts as people say them."""
+"""Text for times, durations and counts."""
 
 from datetime import date, datetime, timedelta, tzinfo
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time in its two leading units."""
+    """Return a duration in its two largest units."""
     if seconds < 0.9995:
         return f"{max(seconds, 0) * 1000:.0f} ms"
     if seconds < 59.95:
@@ -18,12 +18,12 @@ def duration(seconds: float) -> str:
 
 
 def elapsed(seconds: float) -> str:
-    """Return a length of time that is still growing: no part of it jumps about."""
+    """Return a growing duration. It has no fractions, which would flicker."""
     return f"{int(seconds)} s" if seconds < 60 else duration(seconds)
 
 
 def ago(moment: datetime, now: datetime) -> str:
-    """Return how long ago it was; a clock a little ahead of ours is "now"."""
+    """Return how long ago a moment was. Up to a minute in the future counts as "now"."""
     seconds = (now - moment).total_seconds()
     if seconds < 1:
         return "now" if seconds > -60 else f"in {duration(-seconds)}"
@@ -37,20 +37,20 @@ def ago(moment: datetime, now: datetime) -> str:
 
 
 def local(moment: datetime, zone: tzinfo | None = None) -> datetime:
-    """Return the moment in a time zone; None means this machine's."""
+    """Return a moment in a time zone; None for the local one."""
     return moment.astimezone(zone)
 
 
 def today() -> date:
-    """Return the date where this machine is."""
+    """Return the local date."""
     return datetime.now().astimezone().date()
 
 
 def between(start: datetime | None, end: datetime | None) -> timedelta | None:
-    """Return the time from start to end where both are known."""
+    """Return the time between two moments; None if one is unknown."""
     return end - start if start is not None and end is not None else None
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number and its noun, in the plural where it is one."""
+    """Return a number with its noun, in the plural if needed."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""``agentctl top``: what the daemon's stream tells, on a screen that answers to keys."""
+"""The live display of ``agentctl top``."""
 
 import math
 from datetime import UTC, datetime
@@ -27,17 +27,17 @@ from agentctl.run_watch import activity_of
 from agentctl.screen import Screen, on_resize
 
 REDRAW_DELAY_S: Final = 0.15
-"""Seconds in which events gather before what they changed is asked for, and drawn."""
+"""Seconds to collect events before the state is loaded and drawn."""
 
 STATUS_S: Final = 5.0
-"""Seconds the daemon's status holds: it is asked for again with the first change after."""
+"""Seconds for which the daemon's status is reused."""
 
 MAX_LISTED: Final = 200
-"""Runs of a kind that are asked for."""
+"""Maximum number of runs to load of each status."""
 
 
 class TopScreen:
-    """Events say that something has changed; what it is now is asked for. Nothing is asked without."""
+    """Loads the state again after events that may have changed it. Nothing is polled."""
 
     def __init__(
         self, connection: DaemonConnection, output: Output, url: str, screen: Screen
@@ -51,7 +51,7 @@ class TopScreen:
         output.announcer = self._notify
 
     async def run(self) -> None:
-        """Show until ``q``."""
+        """Run the display until the user quits."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._follow)
             tasks.start_soon(self._refresh)
@@ -81,7 +81,7 @@ class TopScreen:
     async def _follow(self) -> None:
         def take(item: StreamPart) -> bool:
             if isinstance(item, CaughtUp | Draining):
-                self._status_at = -math.inf  # there was a gap, or it says so: ask for everything
+                self._status_at = -math.inf  # events may have been missed: reload everything
                 self._changed()
                 return False
             event = item.event
@@ -109,7 +109,7 @@ class TopScreen:
             try:
                 await self._load()
             except (OrchestratorError, Unreachable) as error:
-                # The stream meets it too, comes again, and then all is asked for anew.
+                # The stream encounters the error too. Once it is connected again, everything is reloaded.
                 self._notify(str(error))
             self._redraw()
 
@@ -126,9 +126,9 @@ class TopScreen:
         page = await pages(
             self._connection, LIST_REQUESTS, "requests", limit=None, cursor=None, status="pending"
         )
-        # Shown together: half of an answer would say that nothing runs.
+        # Assigned together, because partial results would be misleading.
         dashboard.status, dashboard.runs = daemon, list({run.id: run for run in found}.values())
-        # What people are called on to answer first.
+        # Requests for people come first.
         dashboard.requests = sorted(
             page.requests, key=lambda one: (one.audience != "human", one.id)
         )
@@ -162,7 +162,7 @@ class TopScreen:
         self._changed()
 
     async def _redraw_clock(self) -> None:
-        """Let times go on: this only draws."""
+        """Redraw every second to update ages. Loads nothing."""
         while True:
             await anyio.sleep(1)
             self._redraw()
@@ -178,5 +178,5 @@ class TopScreen:
 
 
 async def show(connection: DaemonConnection, output: Output, url: str, screen: Screen) -> None:
-    """Show what goes on until the person has seen enough."""
+    """Run the display until the user quits."""
     await TopScreen(connection, output, url, screen).run()

@@ -1,4 +1,4 @@
-"""A session's log as a story: who did what, when. Pure: events in, text out."""
+"""A session's events as a readable transcript. No I/O."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -35,18 +35,18 @@ from agentctl.transcript_state import ChildState, RunState
 _ACTOR_COLUMNS: Final = 9
 _TEXT_COLUMN: Final = 8 + 2 + _ACTOR_COLUMNS + 2 + 2
 _OUTPUT_LINES: Final = 6
-"""Lines of a tool's output that are shown; its end tells most."""
+"""Lines shown of a tool's output. The last ones usually matter most."""
 
 _OMITTED_EVENTS: Final = frozenset({EventType.TOOL_OUTPUT, EventType.USAGE_UPDATED})
-"""What another line tells: the output stands with the tool's end, the usage with the run's."""
+"""Events whose content is shown elsewhere: output with the tool's end, usage with the run's end."""
 
 
 class Transcript:
-    """Tells events one by one.
+    """Renders events one by one.
 
-    :param zone: the time zone of the reader; None means this machine's.
-    :param streaming: tell a message piece by piece as it comes, rather than when it is whole.
-    :param today: dates are told when they differ from it and from the line before.
+    :param zone: the time zone to use; None for the local one.
+    :param streaming: show a message in pieces as it arrives, instead of when it is complete.
+    :param today: the current date. A date is shown when it differs from the previous event's.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class Transcript:
         self._runs: dict[str, RunState] = {}
         self._children: dict[str, ChildState] = {}
         self._shown_message: str | None = None
-        """The message that was told last."""
+        """The id of the last message that was shown."""
         self._open: str | None = None
-        """The item whose line is not yet at its end."""
+        """The id of the message whose line is still open."""
         self._column = 0
 
     def render(self, event: Event) -> str:
-        """Return what to write for an event: whole lines, or the next piece of one."""
+        """Return the text to write for an event: whole lines, or a piece of one."""
         if event.event_type == EventType.AGENT_MESSAGE_DELTA:
             return self._piece(event, self._run_of(event))
         if event.event_type in _OMITTED_EVENTS:
@@ -82,9 +82,9 @@ class Transcript:
         return before + "".join(line + "\n" for line in self.lines(event))
 
     def lines(self, event: Event) -> Iterable[str]:
-        """Return the lines of an event, of a story that is not streaming. There can be very many.
+        """Return the lines of an event, when not streaming. There can be very many.
 
-        Take them before the next event is told.
+        Consume them before the next event is rendered.
         """
         run = self._run_of(event)
         if event.event_type == EventType.AGENT_MESSAGE_DELTA:
@@ -152,7 +152,7 @@ class Transcript:
         styles: tuple[str, ...] = (),
         more: list[str] | None = None,
     ) -> Iterable[str]:
-        """Return a headed text with its further lines under it, and the date where it changed."""
+        """Return a text with its head and further lines, after a date line if the date changed."""
         rest = lines_of(clean(text), self._room)
         first = next(rest)
         head = self._head(event.created_at, actor, symbol, mark)
@@ -178,12 +178,12 @@ class Transcript:
         return [self._style.paint(f"{rule} {day:%A %d %B %Y} {rule}", "dim")]
 
     def _one_line(self, text: str, less: int = 0) -> str:
-        """Return a text on one line that fits beside its head."""
+        """Return a text on one line that fits beside the head."""
         line = one_line(text)
         room = self._room
         return line if room is None else truncated(line, room - less)
 
-    # --- messages that come in pieces -------------------------------------------------------
+    # --- streamed messages ------------------------------------------------------------------
 
     def _piece(self, event: Event, run: RunState) -> str:
         item, text = str(event.data.get("item_id")), text_of(event.data)
@@ -199,7 +199,7 @@ class Transcript:
         return start + self._flow(clean(text))
 
     def _flow(self, text: str) -> str:
-        """Return a piece of text, broken before a word that does not fit on the line."""
+        """Return a piece of text with line breaks where words do not fit."""
         out = []
         for piece in re.findall(r"\n|[^\S\n]+|\S+", text):
             columns = width(piece)
@@ -214,7 +214,7 @@ class Transcript:
         return "".join(out)
 
     def _close(self, event: Event) -> str | None:
-        """Return what ends an open line; None when the event is the whole of that message."""
+        """Return the text that ends an open line; None if the event completes that message."""
         if self._open is None:
             return ""
         if event.event_type == EventType.AGENT_MESSAGE and event.data.get("item_id") == self._open:
@@ -264,7 +264,7 @@ class Transcript:
             taken = event.created_at - child.spawned_at
             text += f" after {duration(taken.total_seconds())}"
             child.spawned_at = None
-        # The message before it mostly tells the outcome whole.
+        # The child's message usually has the whole outcome and is shown just before.
         is_told = self._shown_message == event.data.get("message_id")
         return self._lines(
             event, title or "child", f"{text}: {failure}" if failure else text,
@@ -273,7 +273,7 @@ class Transcript:
         )  # fmt: skip
 
     def _asker(self, event: Event) -> str:
-        """Return who asked: a run of this session, or one below it."""
+        """Return the name of the asking agent, of this session or a child."""
         session_id = text_of(event.data, "session_id")
         if session_id in ("", event.session_id):
             run = self._runs.get(text_of(event.data, "run_id"))
@@ -348,7 +348,7 @@ class Transcript:
         )  # fmt: skip
 
     def _changed(self, event: Event, run: RunState) -> Iterable[str]:
-        """Return what a run changed in all, where it was followed from its start."""
+        """Return the net change of a run, if it was followed from its start."""
         if run.started_at is None or not (text := str(run.diffstat)):
             return []
         symbol = self._style.symbol("✎", "%")
@@ -398,7 +398,7 @@ class Transcript:
         ))  # fmt: skip
 
     def _unfinished(self, event: Event, run: RunState) -> Iterable[str]:
-        """Return the messages of which only pieces came, unless they were told as they came."""
+        """Return the incomplete messages, unless they were streamed."""
         if self._streaming:
             return []
         texts = ["".join(pieces) for pieces in run.pieces.values()]
@@ -408,7 +408,7 @@ class Transcript:
         return self._style.symbol(" · ", ", ").join(parts)
 
     def _render_other(self, event: Event, run: RunState) -> Iterable[str]:
-        """Tell what happened to a session, a run or a thread, and whatever has no better words."""
+        """Render an event about a session, run or thread, or of an unknown type."""
         actor = "" if event.run_id is None else run.provider
         text = self._one_line(sentence(event))
         symbol = self._style.symbol("·", "-")

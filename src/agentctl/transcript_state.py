@@ -1,4 +1,4 @@
-"""Who plays in a story: what it remembers of runs and children."""
+"""What a transcript remembers of runs and children."""
 
 from datetime import datetime
 
@@ -11,31 +11,31 @@ from agentctl.times import between, duration
 
 @define
 class ChildState:
-    """What is remembered of a child session."""
+    """The state of a child session."""
 
     title: str
-    """Empty where it has none: its id is then told instead, but not as an actor's name."""
+    """Empty if it has none. Its id is then shown in the text."""
     spawned_at: datetime | None
-    """None once its first run has ended."""
+    """None after its first run has ended."""
 
 
 @define
 class RunState:
-    """What is remembered of a run that has not ended."""
+    """The state of an unfinished run."""
 
     provider: str = "agent"
     started_at: datetime | None = None
     messages: list[str] = field(factory=list)
-    """What the agent said: its result is mostly the last of it, or all."""
+    """The agent's messages. The result is usually the last one, or all of them."""
     tool: str | None = None
-    """The tool the line before told of."""
+    """The id of the tool on the previous line."""
     plan: list[Step] = field(factory=list)
-    """The plan that was told last."""
+    """The plan that was shown last."""
     pieces: dict[str, list[str]] = field(factory=dict)
-    """Messages that have come in part, by item."""
+    """The pieces of incomplete messages, by item id."""
     diffstat: Diffstat = field(factory=Diffstat)
 
     def took(self, until: datetime) -> str:
-        """Return how long it was at work; empty where its start was not seen."""
+        """Return the run's duration as text; empty if its start is unknown."""
         taken = between(self.started_at, until)
         return "" if taken is None else f" after {duration(taken.total_seconds())}"

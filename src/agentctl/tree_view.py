@@ -1,4 +1,4 @@
-"""A session and its descendants, read in pages and drawn as a tree."""
+"""The session tree: reading its pages, and drawing it."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -26,9 +26,9 @@ _SYMBOLS: Final[dict[str, tuple[str, str]]] = {
 
 
 def tree_table(tree: SessionTree, style: Style, now: datetime) -> list[str]:
-    """Return the lines that show a tree: a line for each session, under its parent.
+    """Return the lines of a tree, one per session.
 
-    A session stands as its last run does, or as the one its agent works on.
+    A session's status is that of its active run, or else of its last run.
     """
     columns = [
         Column("SESSION"),
@@ -55,7 +55,7 @@ def tree_table(tree: SessionTree, style: Style, now: datetime) -> list[str]:
 async def tree_pages(
     connection: DaemonConnection, session_id: str, limit: int | None, cursor: str | None
 ) -> TreePage:
-    """Return one page of a tree, or with neither limit nor cursor the whole tree as one."""
+    """Return one page of a tree if a limit or cursor is given, else the whole tree as one page."""
     if limit is not None or cursor is not None:
         given = {} if limit is None else {"limit": limit}
         page: TreePage = await connection.call(
@@ -73,10 +73,10 @@ Branch = TypeVar("Branch", bound=SessionTree)
 
 
 def _joined(tree: Branch, page: SessionTree) -> Branch:
-    """Return a tree with what the page that follows adds below it."""
+    """Return a tree with the next page added."""
     children = [*tree.children]
     for child in page.children:
-        if child.repeated and children:  # it is the last there is
+        if child.repeated and children:  # it continues the last child
             children[-1] = _joined(children[-1], child)
         else:
             children.append(child)
@@ -84,7 +84,7 @@ def _joined(tree: Branch, page: SessionTree) -> Branch:
 
 
 def _drawn(tree: SessionTree, style: Style) -> Iterator[tuple[str, SessionTree]]:
-    """Return each session of a tree, parents first, with the lines drawn before it."""
+    """Yield the sessions of a tree, parents first, with the drawn lines in front of them."""
     fork, last = style.symbol("├─ ", "|- "), style.symbol("└─ ", "`- ")
     trunk, gap = style.symbol("│  ", "|  "), "   "
 
@@ -99,7 +99,7 @@ def _drawn(tree: SessionTree, style: Style) -> Iterator[tuple[str, SessionTree]]
 
 
 def _latest_run(runs: Sequence[Run]) -> Run | None:
-    """Return the run that tells how a session stands."""
+    """Return the run that determines a session's status."""
     active = (run for run in runs if run.status in (RunStatus.RUNNING, RunStatus.WAITING))
     return next(active, runs[-1] if runs else None)
 
@@ -116,7 +116,7 @@ def _state(branch: SessionTree, style: Style) -> Cell:
 
 
 def _since(branch: SessionTree) -> datetime:
-    """Return when a session came to stand as it does."""
+    """Return the time of a session's last status change."""
     run = _latest_run(branch.runs)
     if run is None:
         return branch.session.created_at

@@ -1,4 +1,4 @@
-"""Sessions, messages, runs and the daemon as a person reads them. Pure."""
+"""Text views of sessions, messages, runs and the daemon. No I/O."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -42,13 +42,13 @@ def _when(moment: datetime | None, now: datetime) -> str | None:
 
 
 def took(run: Run, now: datetime) -> str:
-    """Return how long a run took, or has been going on for."""
+    """Return the duration of a run until its end or ``now``, as text."""
     taken = between(run.started_at, run.finished_at or now)
     return duration(taken.total_seconds()) if taken is not None else ""
 
 
 def outcome(run: Run) -> str:
-    """Return what came of a run, on one line."""
+    """Return the outcome of a run on one line."""
     if run.error is not None:
         return one_line(f"{run.error.code}: {run.error.message}")
     if run.result is not None:
@@ -198,7 +198,7 @@ def _usage(run: Run) -> list[str]:
 
 
 def outcome_lines(run: Run, style: Style) -> Iterator[str]:
-    """Yield a run's result in full, or why it failed. There can be very many lines."""
+    """Yield the lines of a run's result or error. There can be very many."""
     if run.error is not None:
         yield ""
         text = clean(f"{run.error.code}: {run.error.message}")
@@ -209,7 +209,7 @@ def outcome_lines(run: Run, style: Style) -> Iterator[str]:
 
 
 def end_line(run: Run, style: Style, now: datetime) -> str:
-    """Return how a run stands, on one line."""
+    """Return the status of a run on one line."""
     symbols = {"completed": ("✓", "+"), "failed": ("✗", "x"), "canceled": ("■", "x")}
     symbol = style.symbol(*symbols.get(run.status, ("·", "-")))
     status = style.paint(f"{symbol} {run.status}", *STATUS_STYLES.get(run.status, ()))
@@ -245,7 +245,7 @@ def run_table(
 
 
 def diagnosis(run: Run, found: Diagnostics, style: Style, now: datetime) -> list[str]:
-    """Return why a run is as it is: the likely issue first, the evidence under it."""
+    """Return a run's diagnosis: the likely issue first, then the evidence."""
     issue, counts = found.likely_issue, found.queue_counts
     fine = issue.code == "none"
     code = style.paint(issue.code, "green" if fine else "red", "bold")

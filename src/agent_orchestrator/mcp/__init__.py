@@ -1,5 +1,5 @@
-"""The orchestration tools for agents, as an MCP server over a client.
+"""The orchestration tools for agents, as an MCP server on top of a client.
 
-:mod:`.tools` says what there is, and knows nothing of MCP. The other modules stand on the ``mcp``
-package, whose import takes half a second: import them when an agent comes, off the event loop.
+:mod:`.tools` implements the tools, independently of MCP. The other modules need the ``mcp`` package.
+Its import takes half a second, so import them only when an agent connects, in a worker thread.
 """

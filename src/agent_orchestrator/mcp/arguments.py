@@ -1,6 +1,6 @@
-"""What each tool takes: checked field by field, and described to agents by a JSON schema.
+"""The arguments of the tools, and their JSON schemas.
 
-A tool that does what an operation does takes that operation's fields, but those that are not for agents.
+A tool for an operation takes that operation's fields, except those that are not for agents.
 """
 
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ from agent_orchestrator.operations import (
 from agent_orchestrator.wire.schema import Schema, field_schema
 
 HOLD_S: Final = 50.0
-"""Seconds a call is held unless told otherwise: many clients cut a call after 60."""
+"""Default seconds to hold a call. Many clients time out after 60."""
 
 MAX_HOLD_S: Final = 86_400
 
 MAX_RUNS: Final = 32
-"""Runs waited for in one call."""
+"""Maximum number of runs to wait for in one call."""
 
 
 @command
@@ -98,7 +98,7 @@ class ResolveArguments(ResolveOptions, Keyed, OfRequest):
 
 
 def fields(kind: type) -> list[FieldSpec]:
-    """Return the fields that agents may give."""
+    """Return the fields that agents may set."""
     return [spec for spec in specs(kind).values() if spec.limits.for_agents]
 
 
@@ -109,7 +109,7 @@ def _described_default(default: str | float) -> str:
 def input_schema(kind: type, hold_s: float = HOLD_S) -> Schema:
     """Return the JSON schema of a tool's arguments.
 
-    An optional value is left out rather than null: not every client takes a list of types.
+    Optional values are omitted instead of null, because not every client supports lists of types.
 
     :param hold_s: the default of ``timeout_s``.
     """
@@ -123,7 +123,7 @@ def input_schema(kind: type, hold_s: float = HOLD_S) -> Schema:
             schema["enum"] = list(spec.choices)
         if spec.name == "timeout_s":
             schema["default"] = hold_s
-        if "default" in schema:  # not every client hands that on
+        if "default" in schema:  # not every client forwards it to the model
             schema["description"] += f" Default: {_described_default(schema['default'])}."
         properties[spec.name] = schema
     return {

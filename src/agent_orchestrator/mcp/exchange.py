@@ -1,7 +1,7 @@
-"""One message in, at most one message out: MCP over HTTP without sessions.
+"""Stateless MCP over HTTP: one message in, at most one message out.
 
-The package's own HTTP transport starts a task and two streams for each message and answers each as
-a stream of events; its per-request driver (``serve_one``) is what both of its transports end in.
+The package's HTTP transport starts a task and two streams for each message, and answers with an event
+stream. This module calls ``serve_one`` instead, on which both of its transports are built.
 """
 
 from collections.abc import Mapping
@@ -31,10 +31,10 @@ from agent_orchestrator.wire import strict_json
 
 @frozen
 class ExchangeReply:
-    """What a message is answered with; no text where none is due.
+    """The answer to a message.
 
-    :param status: the HTTP status, where it can still be said.
-    :param text: JSON in UTF-8.
+    :param status: the HTTP status, if the response has not begun yet.
+    :param text: JSON in UTF-8; empty if there is nothing to answer.
     """
 
     status: int
@@ -42,19 +42,19 @@ class ExchangeReply:
 
 
 def may_take_long(message: Mapping[str, Any]) -> bool:
-    """Tell whether the answer to a message may take its time: that of a tool may."""
+    """Return whether the answer may take long. Only tool calls can."""
     return message.get("method") == "tools/call"
 
 
 async def exchange(
     server: AgentServer, agent: Agent, message: Mapping[str, Any], headers: Mapping[str, str]
 ) -> ExchangeReply:
-    """Answer a message.
+    """Process a message and return its answer.
 
-    :param headers: of the HTTP request, by their names in lower case.
+    :param headers: HTTP headers by lowercase name.
     """
     if "id" not in message or "method" not in message:
-        # A notification, or an answer to what was never asked: nothing here depends on either.
+        # A notification or a response. Neither has an effect here.
         try:
             types.jsonrpc_message_adapter.validate_python(dict(message), by_name=False)
         except ValidationError:
@@ -81,7 +81,7 @@ async def exchange(
     except Exception as error:  # noqa: BLE001 - the package logs the unexpected
         told = modern_error_data(error)
         refused = _refusal(request.id, told.code, told.message, told.data)
-        # Before 2026-07-28 an error in the protocol is no error of HTTP.
+        # Before protocol version 2026-07-28, protocol errors had HTTP status 200.
         return refused if is_modern else ExchangeReply(200, refused.text)
     answer = {"jsonrpc": "2.0", "id": request.id, "result": result}
     if not strict_json.is_long(answer):
@@ -112,7 +112,7 @@ def _refusal(id_: int | str | None, code: int, message: str, data: Any = None) -
 
 @define
 class _Context:
-    """The way back to the client while its request is served: there is none but the answer."""
+    """The context of a request, without a channel back to the client."""
 
     transport: TransportContext
     request_id: int | str
@@ -123,15 +123,15 @@ class _Context:
     async def send_raw_request(
         self,
         method: str,
-        params: Mapping[str, Any] | None,  # noqa: ARG002 - as the package has it
+        params: Mapping[str, Any] | None,  # noqa: ARG002 - the package's signature
         opts: Any = None,  # noqa: ARG002
     ) -> dict[str, Any]:
         raise NoBackChannelError(method)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: Any = None) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     async def progress(
         self, progress: float, total: float | None = None, message: str | None = None
     ) -> None:
-        """Say nothing."""
+        """Do nothing."""

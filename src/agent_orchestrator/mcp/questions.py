@@ -1,4 +1,4 @@
-"""Asking once, however often the call is made: what a client cut off, or asked again, goes on."""
+"""Idempotent questions: a call that is repeated or was cut off continues the same question."""
 
 import hashlib
 from collections import OrderedDict
@@ -16,39 +16,39 @@ from agent_orchestrator.mcp.views import request_view
 from agent_orchestrator.wire import strict_json
 
 MAX_UNDELIVERED: Final = 200
-"""Questions of one run that are kept; it may have 64 open."""
+"""Maximum number of questions kept for a run. It can have 64 open ones."""
 
 MAX_RUNS: Final = 1000
 
 _DECISIONS: Final = {"approved": "approve", "answered": "answer"}
-"""What a closed question came to; whatever else became of it means no."""
+"""Decisions by the status of a closed request. Any other status means "deny"."""
 
 
 class RunQuestions:
-    """The questions of one run whose end its agent has not been told of, by their words.
+    """The questions of one run whose outcome was not delivered to its agent, by content.
 
-    Asked again in the same words, such a question is the same one, though it may have been decided
-    meanwhile: its call was cut off, or is repeated. Once the agent knows, the same words are a new
-    question: what was approved once is not approved twice.
+    If the agent asks such a question again, its earlier call was cut off or is repeated, and the
+    question is the same even if it was decided meanwhile. After delivery, the same content is a new
+    question, because an approval holds only once.
     """
 
     def __init__(self) -> None:
         self._ids: OrderedDict[str, str] = OrderedDict()
         self.asking = anyio.Lock()
-        """One is opened at a time: the same asked twice at once is one."""
+        """Held while a question is opened, so that concurrent calls open it once."""
 
     def find(self, words: str) -> str | None:
-        """Return the id of the question that was asked in these words."""
+        """Return the id of the question with this content, or None."""
         return self._ids.get(words)
 
     def add(self, words: str, request_id: str) -> None:
-        """Keep one; of very many the oldest are forgotten."""
+        """Add a question. Beyond the limit, the oldest is dropped."""
         self._ids[words] = request_id
         if len(self._ids) > MAX_UNDELIVERED:
             self._ids.popitem(last=False)
 
     def discard(self, request_id: str) -> None:
-        """Forget one, which the agent knows the end of."""
+        """Remove a question whose outcome was delivered."""
         for words, known in self._ids.items():
             if known == request_id:
                 del self._ids[words]
@@ -56,13 +56,13 @@ class RunQuestions:
 
 
 class UndeliveredQuestions:
-    """The same for all runs; of very many the ones that asked longest ago are forgotten."""
+    """Undelivered questions by run. Beyond the limit, the least recently used run is dropped."""
 
     def __init__(self) -> None:
         self._runs: OrderedDict[str, RunQuestions] = OrderedDict()
 
     def of(self, run_id: str) -> RunQuestions:
-        """Return what is kept of a run."""
+        """Return the questions of a run."""
         found = self._runs.setdefault(run_id, RunQuestions())
         self._runs.move_to_end(run_id)
         if len(self._runs) > MAX_RUNS:
@@ -72,7 +72,7 @@ class UndeliveredQuestions:
 
 @frozen
 class QuestionCaller:
-    """Asks for a run, and waits for its answers."""
+    """Opens requests for a run and waits for their answers."""
 
     client: Client
     run_id: str
@@ -80,7 +80,7 @@ class QuestionCaller:
     undelivered: RunQuestions
 
     async def ask(self, question: ReplyParentArguments, hold_s: float) -> dict[str, Any]:
-        """Open a request, or find the one this question opened before, and wait for its answer."""
+        """Open a request, or find the one that this question repeats, and wait for its answer."""
         async with self.undelivered.asking:
             request = await self._repeated_question(question) or await self._open(question)
         return await self._answer(request, hold_s if question.wait else 0)
@@ -104,7 +104,7 @@ class QuestionCaller:
     async def wait_for(self, request_id: str, hold_s: float) -> dict[str, Any]:
         """Wait for the answer to a question of this run.
 
-        :raises NotFound: if it asked no such question.
+        :raises NotFound: if the question belongs to another run.
         """
         request = await self.client.get_request(request_id)
         if request.run_id != self.run_id:
@@ -119,10 +119,9 @@ class QuestionCaller:
         return _shown_request(request)
 
     async def _repeated_question(self, question: ReplyParentArguments) -> Request | None:
-        """Return the question that this one repeats, if any.
+        """Return the request that this question repeats, or None.
 
-        Looked for among what is open, which is little, and what the agent has not been told of: not
-        among all that was ever asked.
+        Only open requests and undelivered outcomes are searched. Both are few.
         """
         words = _question_key(question)
         if (known := self.undelivered.find(words)) is not None:
@@ -150,7 +149,7 @@ class QuestionCaller:
 
 
 def _question_key(question: ReplyParentArguments) -> str:
-    """Return what a question is known again by."""
+    """Return a hash of a question's content."""
     words = {
         "kind": question.request_kind,
         "text": question.text,
@@ -161,7 +160,7 @@ def _question_key(question: ReplyParentArguments) -> str:
 
 
 def _shown_request(request: Request) -> dict[str, Any]:
-    """Return what an agent is told of a question of its own."""
+    """Return the view of a request for the agent that asked it."""
     told: dict[str, Any] = {
         "parent_session_id": request.parent_session_id,
         "request": request_view(request),

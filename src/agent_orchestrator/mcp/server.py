@@ -1,4 +1,4 @@
-"""The tools as an MCP server, whatever its messages travel over."""
+"""The MCP server of the tools, independent of its transport."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,9 +19,10 @@ Context = ServerRequestContext[Agent]
 
 
 def make_server(version: str, agent: Agent | None = None) -> AgentServer:
-    """Return a server of the tools.
+    """Return an MCP server of the tools.
 
-    :param agent: whom all requests act for; without one, whoever calls the server says so.
+    :param agent: the agent for all requests. Without one, the transport passes an agent with each
+        request.
     """
     server: AgentServer = Server(
         "agent-orchestrator",
@@ -32,7 +33,7 @@ def make_server(version: str, agent: Agent | None = None) -> AgentServer:
         on_list_tools=_list_tools,
         on_call_tool=_call_tool,
     )
-    # The package's one default: spans for a tracer, which nothing here reads.
+    # Removes the package's default middleware, which creates unused tracing spans.
     server.middleware.clear()
     return server
 
@@ -72,7 +73,7 @@ async def _call_tool(context: Context, params: types.CallToolRequestParams) -> t
         names = ", ".join(TOOLS)
         raise MCPError(types.INVALID_PARAMS, f"there is no tool {params.name!r}; there are {names}")
     result, is_error = await use(context.lifespan_context, tool, params.arguments or {})
-    # The text says the same: a client may hand either to its model.
+    # Text and structured content are the same, because clients may pass either to the model.
     is_long = strict_json.is_long(result)
     said = await run_sync(strict_json.text_of, result) if is_long else strict_json.dumps(result)
     text = types.TextContent(type="text", text=said)

@@ -1,4 +1,4 @@
-"""The tools on standard input and output, for a client that starts its servers itself."""
+"""The MCP server on standard input and output."""
 
 from mcp.server.stdio import stdio_server
 
@@ -7,7 +7,7 @@ from agent_orchestrator.mcp.tools import Agent
 
 
 async def serve_stdio(agent: Agent, version: str) -> None:
-    """Serve one client until it closes our standard input."""
+    """Serve one client until it closes standard input."""
     server = make_server(version, agent)
     async with stdio_server() as (read, write):
         await server.run(read, write, server.create_initialization_options())

@@ -35,11 +35,11 @@ whose results you need. If you are a child yourself, ask before you do what you 
 
 @define
 class Agent:
-    """The run the tools act for.
+    """The run that the tools act for.
 
-    :param client: acts as that run; what it may do is decided behind it.
-    :param hold_s: seconds a call is held unless the agent says otherwise.
-    :param undelivered: outlives a single call.
+    :param client: a client with the run's permissions.
+    :param hold_s: default seconds to hold a call.
+    :param undelivered: kept between calls.
     """
 
     client: Client
@@ -130,7 +130,7 @@ async def _child(agent: Agent, node: SessionTree) -> dict[str, Any]:
     run = node.runs[-1] if node.runs else None
     for one in node.runs:
         if one.finished_at is None:
-            run = one  # the first that is not at its end: what is queued behind it comes later
+            run = one  # the earliest unfinished run; later ones are queued behind it
             break
     request = None
     if run is not None and run.waiting_on is not None:
@@ -151,11 +151,11 @@ async def _resolve(agent: Agent, given: arguments.ResolveArguments) -> dict[str,
 
 @frozen
 class Tool:
-    """One tool.
+    """A tool.
 
-    :param description: for an agent: what it does and when to use it.
-    :param read_only: it changes nothing.
-    :param waits: a call may be held.
+    :param description: for the model: what the tool does and when to use it.
+    :param read_only: True if the tool changes nothing.
+    :param waits: True if a call may be held.
     """
 
     name: str
@@ -239,9 +239,9 @@ A = TypeVar("A")
 
 
 def read_arguments(kind: type[A], given: Mapping[str, Any]) -> A:
-    """Return a tool's arguments.
+    """Return a tool's checked arguments.
 
-    :raises InvalidRequest: naming every bad field.
+    :raises InvalidRequest: if some are invalid. Names every invalid field.
     """
     names = {spec.name for spec in arguments.fields(kind)}
     if hidden := given.keys() & specs(kind).keys() - names:  # type: ignore[arg-type]
@@ -252,7 +252,7 @@ def read_arguments(kind: type[A], given: Mapping[str, Any]) -> A:
 
 
 async def use(agent: Agent, tool: Tool, given: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Use a tool; return its result, and whether it is an error's."""
+    """Call a tool. Return its result or error, and whether it is an error."""
     try:
         return await tool.run(agent, read_arguments(tool.arguments, given)), False
     except OrchestratorError as error:

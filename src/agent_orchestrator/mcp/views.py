@@ -1,4 +1,4 @@
-"""What an agent is shown: the fields of the API's objects that it can act on, by the same names."""
+"""Views of API objects for agents: a subset of their fields, under the same names."""
 
 from typing import Any, Final
 
@@ -6,7 +6,7 @@ from agent_orchestrator.domain.model import Message, Request, Run, Session
 from agent_orchestrator.wire.codec import format_time, to_plain
 
 MAX_SHORT: Final = 1_000
-"""Characters of a question that a list shows."""
+"""Maximum characters of a question in a list."""
 
 
 def session_view(session: Session) -> dict[str, Any]:
@@ -41,9 +41,9 @@ def message_view(message: Message) -> dict[str, Any]:
 
 
 def request_view(request: Request, *, in_short: bool = False) -> dict[str, Any]:
-    """Return a request.
+    """Return the view of a request.
 
-    :param in_short: by what it is found again, for lists; session_wait has the whole.
+    :param in_short: omit details, as in lists. ``session_wait`` returns them.
     """
     view: dict[str, Any] = {
         "id": request.id,

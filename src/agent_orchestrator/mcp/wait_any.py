@@ -20,10 +20,10 @@ async def wait_for_any(
     ignore: Sequence[str],
     hold_s: float,
 ) -> dict[str, Any]:
-    """Return what a session_wait answers, once one of the runs is where it was waited for.
+    """Wait for the first of several runs and return the result of ``session_wait``.
 
-    :param ignore: the requests not to return for.
-    :raises OrchestratorError: if one of them cannot be waited for.
+    :param ignore: ids of requests that do not end the wait.
+    :raises OrchestratorError: if the caller may not wait for one of the runs.
     """
     replies: dict[str, WaitReply] = {}
     failures: list[Exception] = []

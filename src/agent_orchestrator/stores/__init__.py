@@ -1,1 +1,1 @@
-"""Where everything is kept: implementations of :class:`agent_orchestrator.ports.Store`."""
+"""Implementations of :class:`agent_orchestrator.ports.Store`."""

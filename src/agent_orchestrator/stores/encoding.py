@@ -1,4 +1,4 @@
-"""JSON values and feed cursors, as all stores keep them."""
+"""Encoding of JSON values and feed cursors, shared by all stores."""
 
 import json
 import re
@@ -13,15 +13,15 @@ _CURSOR: Final = re.compile(r"[0-9]{1,19}(\.[0-9a-f]{12})?")
 
 
 def new_epoch() -> str:
-    """Return a name for a new epoch of a store's log (see :meth:`~agent_orchestrator.ports.View.epoch`)."""
+    """Return a random id for a new epoch of a store's log (see :meth:`.ports.View.epoch`)."""
     return secrets.token_hex(6)
 
 
 def plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy as a reader of the stored JSON would see it.
+    """Return a copy of a JSON object as it reads after encoding and decoding.
 
-    :raises ValueError: if JSON in UTF-8 cannot say the value (NaN, a lone surrogate).
-    :raises TypeError: likewise (an object of a class of its own).
+    :raises ValueError: if it contains NaN, an infinity or a lone surrogate.
+    :raises TypeError: if it contains an object that has no JSON form.
     """
     text = dumps(value)
     text.encode()
@@ -30,18 +30,18 @@ def plain(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def feed_cursor(position: int, epoch: str | None) -> str:
-    """Return the feed cursor after a position, as it is read in an epoch."""
+    """Return the feed cursor for a position. It names the epoch, if that is known."""
     return str(position) if epoch is None else f"{position}.{epoch}"
 
 
 def position_after(cursor: str | None, head: int, end_of: Callable[[str], int | None]) -> int:
-    """Return the position a feed cursor stands for; the first event has position 1.
+    """Return the position a feed cursor refers to. The first event has position 1; None means 0.
 
     :param head: the position of the last event.
-    :param end_of: returns the position up to which the log is the same as in an epoch, None where
-        there was no such epoch.
+    :param end_of: takes an epoch and returns the last position this log shares with it; None if
+        the epoch is unknown.
     :raises InvalidRequest: if it is not a cursor.
-    :raises CursorAhead: if it is beyond ``head``, or of a log that went on otherwise.
+    :raises CursorAhead: if it is beyond ``head``, or beyond what the log shares with its epoch.
     """
     if cursor is None:
         return 0

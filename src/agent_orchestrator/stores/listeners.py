@@ -1,4 +1,4 @@
-"""The functions of one process that a store calls after each commit."""
+"""Callbacks that a store calls after each commit."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ CommitListener = Callable[[frozenset[str]], None]
 
 
 class CommitListeners:
-    """Calls every listener with the topics of a commit."""
+    """A set of callbacks that receive the topics of each commit."""
 
     def __init__(self) -> None:
         self._listeners: dict[object, CommitListener] = {}
@@ -23,7 +23,7 @@ class CommitListeners:
             del self._listeners[key]
 
     def notify(self, topics: frozenset[str]) -> None:
-        """Call every listener, if there are topics."""
+        """Call every listener, unless ``topics`` is empty."""
         if topics:
             for listener in tuple(self._listeners.values()):
                 listener(topics)

@@ -1,4 +1,4 @@
-"""Which store a location means."""
+"""Selection of a store by its location."""
 
 from importlib.metadata import entry_points
 
@@ -6,16 +6,15 @@ from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.ports import Store
 
 GROUP = "agent_orchestrator.stores"
-"""Entry points: a URL scheme and a callable that makes a store of the whole URL."""
+"""Entry points: the name is a URL scheme, the object a callable that makes a store from a URL."""
 
 
 def open_store(location: str) -> Store:
-    """Return the store at a location, not yet open.
+    """Return the store at a location, not opened yet.
 
-    A path is a SQLite file, ``:memory:`` a store that forgets, and ``scheme://…`` whatever a
-    package has installed for that scheme.
-
-    :raises ConfigError: if nothing is installed for the scheme.
+    :param location: the path of a SQLite file; ``:memory:``; or ``scheme://…``, a URL for the
+        store that an installed package registered for the scheme.
+    :raises ConfigError: if no package registered the scheme.
     """
     scheme, separator, _ = location.partition("://")
     if separator:

@@ -1,7 +1,7 @@
-"""For authors of runners, stores and hosts: suites that tell whether one behaves, and parts to test with.
+"""Contract suites for runners, stores, clients and hosts, and tools for testing them.
 
-The suites need pytest and anyio's plugin for it; they are imported when asked for, so that the other
-parts do without.
+The suites need pytest and the pytest plugin of anyio. They are imported on use, so that the other tools
+do not need these.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What every client promises, whatever lies between it and the engine."""
+"""The contract suite for clients, over any transport."""
 
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
@@ -45,18 +45,18 @@ from agent_orchestrator.operations import (
 from agent_orchestrator.testing.scripted import PROVIDER
 
 PNG = b"\x89PNG\r\n\x1a\n"
-"""The first bytes of a picture: all that is looked at."""
+"""The signature of a PNG file. The engine checks nothing else."""
 
 TIMEOUT_S = 20.0
-"""How long anything may take before the contract is taken as broken."""
+"""Seconds after which an operation has failed the contract."""
 
 
 @pytest.mark.anyio
 class ClientContract:
-    """Subclass it with a fixture ``client``: a :class:`Client` of an engine of its own.
+    """The contract of clients. Override the fixture ``client``: a :class:`Client` of a new engine.
 
-    The engine's default provider is a :class:`~agent_orchestrator.testing.ScriptedRunner` named
-    ``scripted``, it executes two runs at once, and the caller is its only principal.
+    The engine must have :class:`~agent_orchestrator.testing.ScriptedRunner` as its default provider
+    ``scripted``, and execute two runs at once. The caller must be its only principal.
     """
 
     # --- sessions -----------------------------------------------------------------------------
@@ -104,7 +104,7 @@ class ClientContract:
         queued = await client.create_run(session.id, provider=MANUAL)
         moved = await client.update_session(session.id, cwd=str(tmp_path))
         assert moved.cwd == str(tmp_path)
-        # A move to where it is does nothing.
+        # Moving it to its current directory has no effect.
         assert await client.update_session(session.id, cwd=str(tmp_path)) == moved
         assert await client.get_session(session.id) == moved
         assert (await client.get_session(child.id)).cwd == session.cwd
@@ -464,7 +464,7 @@ class ClientContract:
                 await client.transition_run(run.id, status.value)
         assert await client.get_run(run.id) == run
 
-    # --- agents that work together -----------------------------------------------------------
+    # --- cooperating agents --------------------------------------------------------------------
 
     async def test_a_run_spawns_a_child_and_hears_of_its_outcome(self, client: Client) -> None:
         parent = await client.create_session(title="parent")
@@ -538,7 +538,7 @@ class ClientContract:
             for message in (await client.list_messages(parent.id)).messages
             if message.source.kind == "child"
         ]
-        # They go along with the next turn: a turn of their own would make what was sent before wait.
+        # The outcomes join the next turn. A separate turn would delay the message that was sent before.
         assert queued.run is not None
         assert {message.run_id for message in outcomes} == {queued.run.id}
         assert {message.delivery for message in outcomes} == {"delivered"}
@@ -607,7 +607,7 @@ class ClientContract:
             with pytest.raises(Conflict) as refusal:
                 await client.spawn("x", session_id=parent.session.id)
             assert refusal.value.details == {"limit": limit, "most": most}
-        # Two more below the root, and what is counted there is at its end, too.
+        # With two more children, the limit of the root is reached.
         for _ in range(2):
             await client.spawn("x", session_id=root.id)
         with pytest.raises(Conflict) as refusal:
@@ -632,7 +632,7 @@ class ClientContract:
         assert refusal.value.details == {"limit": "children", "most": 0}
         narrow = await client.create_session(provider=MANUAL, max_children=1)
         child = await client.spawn("x", session_id=narrow.id)
-        for _ in range(2):  # of one run each
+        for _ in range(2):  # the limit counts the children of each run
             await client.spawn("x", run_id=(await client.create_run(child.session.id)).id)
         await client.spawn("x", run_id=child.run.id)
         for more in (
@@ -872,7 +872,7 @@ class ClientContract:
         extended = await client.extend_request(asked.request.id, 600, idempotency_key="k")
         assert (extended.expires_at - asked.request.expires_at).total_seconds() > 500
         assert await client.extend_request(asked.request.id, 600, idempotency_key="k") == extended
-        assert await client.extend_request(asked.request.id, 1) == extended  # never sooner
+        assert await client.extend_request(asked.request.id, 1) == extended  # never shortened
         for seconds in (0, -1, 31 * 86_400):
             with pytest.raises(InvalidRequest) as refusal:
                 await client.extend_request(asked.request.id, seconds)
@@ -986,7 +986,7 @@ class ClientContract:
                         items += await subscription.receive()
                     assert len(items) > 1
                     for title in ("one", "two", "three", "four"):
-                        # While it is being read, and while it is not, in turn.
+                        # Alternate between events that arrive during and between reads.
                         if title in ("two", "four"):
                             with anyio.move_on_after(0.05):
                                 while True:
@@ -999,7 +999,7 @@ class ClientContract:
                         told = [item.event.data for item in items if isinstance(item, StreamItem)]
                         assert told == [{"title": title}]
 
-    # --- who decides --------------------------------------------------------------------------
+    # --- approval policies ---------------------------------------------------------------------
 
     async def test_a_policy_decides_at_once(self, client: Client) -> None:
         for policy, status in (("allow", "approved"), ("deny", "denied")):
@@ -1338,7 +1338,7 @@ class ClientContract:
         given = (await client.list_messages(parent.id)).messages
         assert [one.delivery for one in given] == ["delivered"] * 2
 
-    # --- runs by hand -------------------------------------------------------------------------
+    # --- manual runs ---------------------------------------------------------------------------
 
     async def test_a_manual_run_is_driven_by_whoever_holds_it(self, client: Client) -> None:
         session = await client.create_session(provider=MANUAL)
@@ -1511,7 +1511,7 @@ class ClientContract:
             assert mine == await _log(client, session.id)
         assert len(everything) == sum([len(await _log(client, one.id)) for one in sessions])
 
-    # --- refusals -----------------------------------------------------------------------------
+    # --- errors --------------------------------------------------------------------------------
 
     async def test_what_is_not_there_is_not_found(self, client: Client) -> None:
         calls: list[Awaitable[object]] = [
@@ -1773,7 +1773,7 @@ class ClientContract:
 
 
 async def _family(client: Client) -> tuple[Session, SpawnReply]:
-    """Make a session with a child whose manual run is queued."""
+    """Create a session with a child whose manual run is queued."""
     session = await client.create_session()
     return session, await client.spawn("work", session_id=session.id, provider=MANUAL)
 
@@ -1834,7 +1834,7 @@ async def _waiting(client: Client, count: int) -> bool:
 
 async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
     with anyio.fail_after(TIMEOUT_S):
-        while not await holds():  # noqa: ASYNC110  # what is waited for may be in another process
+        while not await holds():  # noqa: ASYNC110  # the condition may depend on another process
             await anyio.sleep(0.01)
 
 

@@ -1,6 +1,6 @@
-"""What every host must do: derive your test class from :class:`HostContract`.
+"""The contract suite for hosts: subclass :class:`HostContract`.
 
-It starts processes of its own with the Python that runs it, and ends them.
+It starts processes with the running Python interpreter and ends them.
 """
 
 import os
@@ -32,7 +32,7 @@ _LIMIT_S = 30
 
 @contextmanager
 def _family(attempt: Attempt) -> "Iterator[tuple[subprocess.Popen[str], int]]":
-    """Start a process with a child, both tagged as the attempt's; yield it and the child's id."""
+    """Start a process with a child, both with the attempt's tag. Yield it and the child's pid."""
     process = subprocess.Popen(
         [sys.executable, "-c", _PARENT],
         stdout=subprocess.PIPE,
@@ -50,14 +50,14 @@ def _family(attempt: Attempt) -> "Iterator[tuple[subprocess.Popen[str], int]]":
 
 
 class HostContract:
-    """Every test has a new host."""
+    """The contract of hosts. Each test uses a new host."""
 
     def make_host(self) -> Host:
-        """Return the host of this machine."""
+        """Return a host for this machine."""
         raise NotImplementedError
 
     def an_attempt(self) -> Attempt:
-        """Return an attempt of which nothing was started."""
+        """Return an attempt that has not started a process."""
         now = datetime.now(UTC)
         return Attempt(
             f"run_{uuid.uuid4().hex}", 1, "dmn_1/1", "agent", now, host=self.make_host().id

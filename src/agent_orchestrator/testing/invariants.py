@@ -1,8 +1,8 @@
-"""What must hold of everything an engine has recorded, whatever went wrong before.
+"""Invariants of an engine's records, whatever failures occurred.
 
-Read with :func:`history` while nothing is being recorded (rows and logs are read one after the
-other), judged with :func:`violations`; what a subscriber was given, with :func:`stream_violations`.
-Nothing here knows how an engine works: only the public client and the public log.
+:func:`history` reads the records and :func:`violations` checks them. Nothing may be recorded meanwhile,
+because rows and logs are read one after the other. :func:`stream_violations` checks what a subscriber
+received. Only the public client and the public log are used.
 """
 
 from collections import Counter, defaultdict
@@ -19,10 +19,13 @@ from agent_orchestrator.operations import MessageReply
 from agent_orchestrator.wire.codec import to_plain
 
 Kind = Literal["lost", "doubled", "gap", "ending", "stale", "replay", "order", "zombie"]
-"""``lost``: an acknowledged message is not there. ``doubled``: one thing is there twice. ``gap``: a
-log is not 1 … n, or a reader missed or repeated a line. ``ending``: a run without its one last
-event, or one after it. ``stale``: an older attempt wrote after a newer one. ``replay``: the log
-says other than the rows. ``zombie``: it is shown as being executed, and is not."""
+"""The kind of a violation:
+
+``lost``: an acknowledged message is missing. ``doubled``: something exists twice. ``gap``: a log is not
+1 … n, or a reader missed or repeated an event. ``ending``: a run does not have exactly one final event,
+or has events after it. ``stale``: an older attempt wrote after a newer one. ``replay``: the log and the
+rows differ. ``order``: a message was overtaken by a later one. ``zombie``: a run is shown as active, but
+no worker has it."""
 
 PAGE: Final = 1000
 
@@ -35,7 +38,7 @@ class Violation:
 
 @frozen
 class Acknowledged:
-    """A message its sender was told is in."""
+    """A message that was acknowledged to its sender."""
 
     message_id: str
     session_id: str
@@ -51,10 +54,10 @@ class Acknowledged:
 
 @frozen
 class History:
-    """All an engine has recorded.
+    """All records of an engine.
 
-    :param logs: by session.
-    :param zombies: the runs recorded as being executed that no worker has.
+    :param logs: events by session id.
+    :param zombies: ids of active runs without a worker.
     """
 
     sessions: Sequence[Session]
@@ -66,7 +69,7 @@ class History:
 
 
 async def history(client: Client) -> History:
-    """Return all a client may read."""
+    """Return all records that a client may read."""
     sessions: list[Session] = []
     cursor: str | None = None
     while True:
@@ -112,7 +115,7 @@ async def _zombies(client: Client, runs: Iterable[Run]) -> list[str]:
         if run.status not in ACTIVE or run.provider == MANUAL:
             continue
         if run.status is RunStatus.WAITING and run.worker_id is None:
-            continue  # parked: it needs none
+            continue  # parked: it needs no worker
         diagnosis = await client.diagnose_run(run.id)
         if diagnosis.run.status in ACTIVE and not diagnosis.diagnostics.worker_alive:
             zombies.append(run.id)
@@ -125,11 +128,10 @@ def violations(
     acknowledged: Iterable[Acknowledged] = (),
     unique: Iterable[str] = (),
 ) -> list[Violation]:
-    """Return what does not hold; nothing when all does.
+    """Return the violated invariants; an empty list if there are none.
 
-    :param acknowledged: what senders were told is in.
-    :param unique: texts that were each sent as one message, acknowledged or not, however often it
-        was tried.
+    :param acknowledged: the messages that were acknowledged.
+    :param unique: texts that were each sent as a single message, possibly with retries.
     """
     found = [Violation("zombie", f"run {run_id} has no worker") for run_id in told.zombies]
     found += _messages(told, acknowledged, unique)
@@ -215,7 +217,7 @@ def _session(session: Session, log: Sequence[Event]) -> Iterator[Violation]:
 
 
 def _sequence_breaks(seqs: Sequence[int]) -> str:
-    """Return where a sequence leaves the natural numbers."""
+    """Return a description of the first place where a sequence is not 1 … n."""
     for place, seq in enumerate(seqs, 1):
         if seq != place:
             return f"{seq} stands where {place} should"
@@ -248,10 +250,10 @@ def _run(run: Run, log: Sequence[Event]) -> Iterator[Violation]:
 
 
 def _order(told: History) -> Iterator[Violation]:
-    """Yield the messages that one which came later has overtaken: whose runs began before theirs.
+    """Yield messages whose runs began after the run of a later message.
 
-    Interrupts go before what waits, and have an order among themselves. A message that a run began
-    with and did not deliver goes with a later one. Runs by hand begin at any time.
+    Interrupts overtake waiting messages, but are ordered among themselves. A run may return its message
+    to the queue, where it is delivered together with a later one. Manual runs may begin at any time.
     """
     runs = {run.id: run for run in told.runs}
     for log in told.logs.values():
@@ -271,7 +273,7 @@ def _order(told: History) -> Iterator[Violation]:
 
 
 def _replayed(log: Sequence[Event]) -> dict[str, Any]:
-    """Return the fields of a run as its log tells them."""
+    """Return the fields of a run according to its log."""
     told: dict[str, Any] = dict.fromkeys(("status", "attempt", "result", "error", "usage"))
     for event in log:
         if (state := STATE_AFTER.get(event.event_type)) is not None:
@@ -289,7 +291,7 @@ def _requests(told: History) -> Iterator[Violation]:
         for event in log:
             if event.event_type in (EventType.REQUEST_CREATED, EventType.REQUEST_RESOLVED):
                 if event.data["session_id"] != session_id:
-                    continue  # a copy for those above
+                    continue  # a copy in an ancestor's log
                 request_id = event.data["id"]
                 if logged.get(request_id, "pending") != "pending":
                     yield Violation("doubled", f"request {request_id} was resolved twice")
@@ -308,11 +310,11 @@ def _requests(told: History) -> Iterator[Violation]:
 def stream_violations(
     seen: Sequence[Event], log: Sequence[Event], *, after: int = 0, complete: bool = True
 ) -> list[Violation]:
-    """Return what is wrong with the events of one session a subscriber was given.
+    """Return the violations in the events a subscriber of one session received.
 
     :param log: the session's whole log.
-    :param after: the cursor it began with.
-    :param complete: it was there to the end; else it may have stopped early.
+    :param after: the subscriber's first cursor.
+    :param complete: True if the subscriber read to the end of the log.
     """
     due = [event for event in log if event.seq > after]
     seqs = [event.seq for event in seen]

@@ -1,4 +1,4 @@
-"""Does a runner behave? The suite that tells its author, and the context it runs in.
+"""The contract suite for runners, and the context its runs get.
 
     class TestMine(RunnerContract):
         succeeding, answer = "say hello", "hello"
@@ -8,7 +8,7 @@
         def make_runner(self):
             return MyRunner("mine")
 
-The tests are run by pytest with anyio's plugin, on asyncio and on trio.
+The tests run on asyncio and on trio, with pytest and the pytest plugin of anyio.
 """
 
 import json
@@ -61,20 +61,20 @@ _THEN = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 class RecordingContext:
-    """A :class:`RunContext` that keeps what it is told.
+    """A :class:`RunContext` that records its calls.
 
     :param cwd: the session's working directory.
-    :param shared_cwd: the directory that the sessions above it share with it; its own without one.
-    :param is_cwd_resolved: an agent is not to be started where ``cwd`` leads through a symbolic link.
-    :param protected: what its agent is to be kept from.
-    :param env: added to this process's environment and the mark.
-    :param images: what its agent is to see with the prompt.
-    :ivar tag: what the attempt's processes bear in :data:`TAG_VARIABLE`.
-    :ivar calls: the names of the methods called, in order; ``emit`` with the event's type.
-    :ivar events: the events emitted, in order.
-    :ivar children: what was spawned.
-    :ivar sent: what was sent to children: session and text.
-    :ivar force_stop: set it, and an agent that is being stopped is to be killed at once.
+    :param shared_cwd: the directory that the session shares with its ancestors. Default: ``cwd``.
+    :param is_cwd_resolved: refuse to start an agent if ``cwd`` contains a symbolic link.
+    :param protected: paths that the agent must not access.
+    :param env: variables to add to this process's environment.
+    :param images: images to show to the agent with the prompt.
+    :ivar tag: the value of :data:`TAG_VARIABLE` in the environment of the attempt's processes.
+    :ivar calls: names of the called methods, in order; for ``emit`` with the event type.
+    :ivar events: types and data of the emitted events, in order.
+    :ivar children: spawned children.
+    :ivar sent: session ids and texts of messages to children.
+    :ivar force_stop: set it to make a stopping runner kill its agent at once.
     """
 
     def __init__(
@@ -117,16 +117,16 @@ class RecordingContext:
         self._steering: MemoryObjectSendStream[str] | None = None
 
     async def emit(self, event_type: str, data: Mapping[str, Any]) -> None:
-        """Keep an event.
+        """Record an event.
 
-        :raises InvalidEvent: as the engine's does.
+        :raises InvalidEvent: under the same conditions as the engine.
         """
         if event_type not in AGENT_EVENTS:
             raise InvalidEvent(f"{event_type} is not an agent's to write")
         if not isinstance(data, Mapping):
             raise InvalidEvent(f"{event_type}: the data must be an object")
         try:
-            if strict_json.is_long(data):  # as the engine does, not to hold the event loop
+            if strict_json.is_long(data):  # in a thread, to keep the event loop free
                 await run_sync(strict_json.encode_in_slices, data)
                 kept = deepcopy(dict(data))
             else:
@@ -140,13 +140,13 @@ class RecordingContext:
         await self._note(f"emit {event_type}")
 
     async def delivered(self) -> None:
-        """Keep that the agent has the prompt."""
+        """Record the delivery of the prompt."""
         await self._note("delivered")
 
     async def set_thread(self, thread_id: str, state: Mapping[str, Any] | None = None) -> None:
-        """Keep the thread.
+        """Set the thread.
 
-        :raises InvalidEvent: if the id is no text, or the state no object.
+        :raises InvalidEvent: if the id is not a string, or the state is not an object or None.
         """
         given: tuple[object, object] = (thread_id, state)
         if not isinstance(given[0], str) or not isinstance(given[1], Mapping | None):
@@ -158,37 +158,37 @@ class RecordingContext:
         await self._note("set_thread")
 
     async def report_usage(self, usage: Usage) -> None:
-        """Keep the usage."""
+        """Record the usage."""
         self.usage = usage
         await self._note("report_usage")
 
     async def report_process(self, pid: int, invocation: Invocation) -> None:
-        """Keep the process."""
+        """Record the process."""
         self.pid, self.invocation = pid, invocation
         await self._note("report_process")
 
     async def report_confinement(
         self, *, sandbox: str | None = None, approval_policy: str | None = None
     ) -> None:
-        """Keep how the agent is confined."""
+        """Record the agent's confinement."""
         self.confinement = {"sandbox": sandbox, "approval_policy": approval_policy}
         await self._note("report_confinement")
 
     def note_stderr(self, tail: str) -> None:
-        """Keep the end of stderr."""
+        """Record the end of stderr."""
         self.stderr = tail
         self._notify()
 
     def touch(self) -> None:
-        """Do nothing: nobody watches the time here."""
+        """Do nothing, because there is no timeout."""
 
     async def stop_deadline(self) -> None:
-        """Return once ``force_stop`` is set."""
+        """Wait until ``force_stop`` is set."""
         await self.force_stop.wait()
 
     @takes(SpawnOptions)
     async def spawn(self, options: SpawnOptions) -> SpawnReply:
-        """Keep the child; it completes at once, with nothing to say."""
+        """Record a child. Its run completes at once with an empty result."""
         await self._note("spawn")
         number = len(self.children) + 1
         session = evolve(
@@ -220,9 +220,9 @@ class RecordingContext:
 
     @takes(SendOptions)
     async def send(self, options: SendOptions) -> MessageReply:
-        """Keep what is sent to a child; its run is the one it has.
+        """Record a message to a child, and return it with the child's run.
 
-        :raises NotFound: if the child was not spawned here.
+        :raises NotFound: if there is no such child.
         """
         await self._note("send")
         session_id = options.session_id
@@ -240,9 +240,9 @@ class RecordingContext:
         ignore: Collection[str] = (),  # noqa: ARG002 - nobody is there
         timeout_s: float | None = None,  # noqa: ARG002 - nobody is there
     ) -> WaitReply:
-        """Return the run of a child.
+        """Return the completed run of a child.
 
-        :raises NotFound: if it was not spawned here.
+        :raises NotFound: if there is no such child.
         """
         await self._note("wait")
         for child in self.children:
@@ -259,7 +259,7 @@ class RecordingContext:
         options: Sequence[str] | None = None,
         expires_in_s: float = 3600.0,
     ) -> Request:
-        """Keep the question; nobody is there, so the answer is no."""
+        """Return a denied request."""
         await self._note(f"ask_parent {kind}")
         return Request(
             id="req_0",
@@ -284,7 +284,7 @@ class RecordingContext:
 
     @asynccontextmanager
     async def steering(self) -> AsyncIterator[AsyncIterator[str]]:
-        """Hand out what :meth:`steer` is given."""
+        """Receive the texts passed to :meth:`steer`."""
         sender, receiver = anyio.create_memory_object_stream[str](100)
         with sender, receiver:
             self._steering = sender
@@ -294,19 +294,19 @@ class RecordingContext:
                 self._steering = None
 
     def steer(self, text: str) -> bool:
-        """Send a message to the running agent; False when it takes none."""
+        """Send a text to the running agent. Return False if it does not accept any."""
         if self._steering is None:
             return False
         self._steering.send_nowait(text)
         return True
 
     async def until(self, happened: Callable[["RecordingContext"], bool]) -> None:
-        """Wait until this is true of what was recorded."""
+        """Wait until a condition on this context holds."""
         while not happened(self):
             await self._changed.wait()
 
     def texts(self, event_type: str = EventType.AGENT_MESSAGE) -> list[str]:
-        """Return the texts of the events of one type."""
+        """Return the texts of all events of one type."""
         return [data["text"] for kind, data in self.events if kind == event_type]
 
     async def _note(self, call: str) -> None:
@@ -320,7 +320,7 @@ class RecordingContext:
 
 
 def tagged_processes(tag: str) -> list[int]:
-    """Return the pids of the live processes that bear the mark in their environment."""
+    """Return the pids of live processes with this tag in their environment."""
     entry = f"{TAG_VARIABLE}={tag}".encode()
     found = []
     for folder in Path("/proc").iterdir():
@@ -328,27 +328,27 @@ def tagged_processes(tag: str) -> list[int]:
             try:
                 if entry in (folder / "environ").read_bytes().split(b"\0"):
                     found.append(int(folder.name))
-            except OSError:  # it is gone, or another user's
+            except OSError:  # it has ended, or belongs to another user
                 continue
     return found
 
 
 @pytest.mark.anyio
 class RunnerContract:
-    """What every runner must do. Subclass it, name the prompts and make the runner."""
+    """The contract of runners. Override :meth:`make_runner` and the prompts."""
 
     succeeding: ClassVar[str] = "succeed"
-    """A prompt it answers."""
+    """A prompt that succeeds."""
     answer: ClassVar[str | None] = None
-    """What it answers, where that is always the same."""
+    """The result for :attr:`succeeding`; None for any."""
     lasting: ClassVar[str | None] = "last"
-    """A prompt that keeps it busy for at least half a minute; None where there is none."""
+    """A prompt that keeps the agent busy for at least 30 seconds; None if there is none."""
     failing: ClassVar[str | None] = "fail"
-    """A prompt that makes it fail; None where nothing does."""
+    """A prompt that fails; None if there is none."""
     failure_code: ClassVar[str | None] = None
-    """The code it then fails with; None for any."""
+    """The error code of the failure; None for any."""
     shares_processes: ClassVar[bool] = False
-    """Whether one process of it serves several runs."""
+    """True if one process serves several runs."""
     time_limit_s: ClassVar[float] = 30
 
     def make_runner(self) -> Runner:
@@ -356,12 +356,12 @@ class RunnerContract:
         raise NotImplementedError
 
     def make_context(self, prompt: str, cwd: Path) -> RecordingContext:
-        """Return the context of one run."""
+        """Return a context for one run."""
         return RecordingContext(prompt, cwd=cwd)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Runner]:
-        """Make the runner and enter it where it is a scope."""
+        """Make a runner, and enter it if it is a context manager."""
         runner = self.make_runner()
         with anyio.fail_after(self.time_limit_s):
             if isinstance(runner, AbstractAsyncContextManager):

@@ -1,4 +1,4 @@
-"""An agent that does what its prompt says: for the contract suites and for tests of your own."""
+"""A runner for tests. Its prompts are scripts."""
 
 from typing import Any, Final
 
@@ -16,35 +16,35 @@ PROVIDER: Final = "scripted"
 
 @frozen
 class ScriptedRunner:
-    """Carries out a prompt line by line; the last text said is the result.
+    """Executes a prompt line by line. The result is the last text.
 
     ============================  ====================================================================
-    line                          what happens
+    line                          effect
     ============================  ====================================================================
-    ``say TEXT``                  an ``agent.message``
-    ``count N``                   N messages, ``1`` … ``N``
-    ``nest N``                    an ``agent.message`` whose data has N levels of objects
-    ``tool NAME``                 a tool call, started and completed
-    ``thread ID``                 the conversation is ID from here on
-    ``which``                     says the id of the conversation it was given, or ``none``
-    ``usage IN OUT``              reports usage
-    ``hold``                      goes on for ever
-    ``steered``                   takes one message while it works and says it
-    ``ask TEXT``                  asks, waits, and says how that was resolved
-    ``spawn TASK``                makes a child; ``;`` in the task stands for a line's end
-    ``send TEXT``                 sends to the child made last
-    ``wait``                      waits for the end of the last run it made, and says its result
+    ``say TEXT``                  emits an ``agent.message``
+    ``count N``                   emits N messages, ``1`` … ``N``
+    ``nest N``                    emits an ``agent.message`` whose data has N levels of objects
+    ``tool NAME``                 emits the start and the end of a tool call
+    ``thread ID``                 sets the thread id
+    ``which``                     says the id of the given thread, or ``none``
+    ``usage IN OUT``              reports token counts
+    ``hold``                      runs forever
+    ``steered``                   accepts one message while running, and says it
+    ``ask TEXT``                  asks for approval, waits, and says the outcome
+    ``spawn TASK``                spawns a child; ``;`` in the task is a line break
+    ``send TEXT``                 sends a message to the last child
+    ``wait``                      waits for the last run it created, and says its result
     ``fail CODE MESSAGE``         fails
-    ``crash``                     raises an error that is no failure
-    anything else                 says it
+    ``crash``                     raises an unexpected exception
+    anything else                 says the line
     ============================  ====================================================================
     """
 
     name: str = PROVIDER
     resumes: bool = True
-    """Whether it says that it goes on with a conversation it has set."""
+    """Whether it reports the capability to resume threads."""
     prompts: list[str] = field(factory=list)
-    """Every prompt it was given, in the order of their starts."""
+    """All prompts in the order of their runs."""
 
     @property
     def capabilities(self) -> Capabilities:

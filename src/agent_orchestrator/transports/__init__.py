@@ -1,1 +1,1 @@
-"""Ways to an engine that is somewhere else."""
+"""Client-side transports."""

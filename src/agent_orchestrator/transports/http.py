@@ -1,4 +1,4 @@
-"""The way to a daemon: operations as HTTP requests, streams as server-sent events."""
+"""The HTTP client transport: operations as requests, streams as server-sent events."""
 
 import contextlib
 import math
@@ -35,29 +35,28 @@ Token = str | Callable[[], str | None] | None
 
 CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 60.0
-"""How long a call without a waiting time of its own may take."""
+"""Maximum seconds of a call, besides the seconds it asks the server to wait."""
 
 SILENCE_S: Final = 45.0
-"""A stream silent for so long is broken: the server sends a comment every 15 s."""
+"""Seconds without data after which a stream is broken. The server sends a comment every 15 s."""
 
 MIN_BYTES_PER_S: Final = 64 * 2**10
-"""Bytes per second that must come of a long answer or frame, beyond the time that it has anyway.
-Otherwise a server that sends one byte now and then holds its caller for ever."""
+"""Minimum rate of a long answer or frame, in bytes per second. It prevents a server that sends a byte now
+and then from holding a call forever."""
 
 MAX_ANSWER: Final = sse.MAX_FRAME
-"""Bytes of the longest answer that is read. A page ends before it has more, a run's result has as much
-as an event."""
+"""Maximum bytes of an answer. Pages end before this limit, and a run's result is no longer than an event."""
 
 MAX_VALUES: Final = 2**23
-"""JSON values of an answer or event, names of members included. A page of 8 MiB holds no more; each takes
-many times its bytes in memory."""
+"""Maximum number of JSON values in an answer or event, member names included. Each takes many times its
+bytes in memory. A page of 8 MiB has fewer."""
 
 
 class HttpTransport:
-    """Reaches a daemon over HTTP.
+    """A transport to a daemon over HTTP.
 
-    :param http: a client whose ``base_url`` is the daemon's; it is not closed here.
-    :param token: the bearer token, or what returns the one to send next.
+    :param http: a client whose ``base_url`` is the daemon's. The caller closes it.
+    :param token: the bearer token, or a function that returns the current one.
     """
 
     def __init__(self, http: httpx.AsyncClient, *, token: Token = None) -> None:
@@ -77,9 +76,7 @@ class HttpTransport:
             headers["Content-Type"] = "application/json"
             content = strict_json.dumps(body).encode()
         waits = 0.0
-        if (
-            not operation.is_mutation
-        ):  # only a look waits; elsewhere it is the time of something else
+        if not operation.is_mutation:  # in mutations, timeout_s is not the time of the call
             waits = getattr(request, "timeout_s", None) or getattr(request, "wait_s", None) or 0.0
         answer_s = None if operation.takes_long else ANSWER_TIMEOUT_S + float(waits)
         timeout = httpx.Timeout(answer_s, connect=CONNECT_TIMEOUT_S)
@@ -108,7 +105,7 @@ class HttpTransport:
         return Reply(answer, replayed=response.headers.get("Idempotent-Replayed") == "true")
 
     async def version(self) -> str | None:
-        """Return the version of the daemon there; None where none says it."""
+        """Return the version of the daemon, or None if it cannot be determined."""
         sent = self._http.stream(
             "GET", "/health", headers=_PLAIN_ENCODINGS, timeout=CONNECT_TIMEOUT_S
         )
@@ -131,7 +128,7 @@ class HttpTransport:
 
 
 def _unreachable(http: httpx.AsyncClient, error: httpx.TransportError) -> Unreachable:
-    # On trio, what TLS found is told by the causes only.
+    # On trio, only the cause of a TLS error has a message.
     reason: BaseException | None = error
     while reason is not None and not str(reason):
         reason = reason.__cause__ or reason.__context__
@@ -139,13 +136,13 @@ def _unreachable(http: httpx.AsyncClient, error: httpx.TransportError) -> Unreac
 
 
 _PLAIN_ENCODINGS: Final = {"Accept-Encoding": "identity"}
-"""Asks the server not to compress: a few bytes of a compressed answer can become gigabytes."""
+"""Disables compression: a small compressed answer can expand to gigabytes."""
 
 
 class _ProgressDeadline:
-    """The time in which something must have come. It grows with what has come.
+    """A deadline that is extended by received data.
 
-    :param limit_s: seconds for what is short; None is no limit.
+    :param limit_s: seconds without any extension; None for no limit.
     """
 
     def __init__(self, limit_s: float | None) -> None:
@@ -153,13 +150,13 @@ class _ProgressDeadline:
         self.scope = anyio.CancelScope(deadline=self._end)
 
     def note(self, size: int) -> None:
-        """Take note that so many bytes have come."""
+        """Extend the deadline for the bytes received so far."""
         self.scope.deadline = self._end + size / MIN_BYTES_PER_S
 
 
 @contextlib.contextmanager
 def _timed(limit_s: float | None) -> Iterator[_ProgressDeadline]:
-    """Raise :exc:`httpx.ReadTimeout` if what is in the scope takes longer than its limit."""
+    """Raise :exc:`httpx.ReadTimeout` if the body takes longer than its limit."""
     pace = _ProgressDeadline(limit_s)
     with pace.scope:
         yield pace
@@ -177,10 +174,10 @@ def _check_coding(response: httpx.Response) -> None:
 
 
 async def _body(response: httpx.Response, pace: _ProgressDeadline) -> Any:
-    """Return the JSON value that an answer holds; None if it is an error without one.
+    """Return the JSON value of an answer; None for an error without one.
 
-    :raises Internal: if it is compressed, is not strict JSON, or has more than :data:`MAX_ANSWER` bytes or
-        :data:`MAX_VALUES` values.
+    :raises Internal: if the answer is compressed, is not strict JSON, or has more than
+        :data:`MAX_ANSWER` bytes or :data:`MAX_VALUES` values.
     """
     data = bytearray()
     _check_coding(response)
@@ -204,16 +201,16 @@ async def _body(response: httpx.Response, pace: _ProgressDeadline) -> Any:
     try:
         return _json(data, "the server's answer")
     except Internal:
-        if response.status_code >= 400:  # of a proxy, perhaps: its status tells enough
+        if response.status_code >= 400:  # perhaps from a proxy; the status is enough
             return None
         raise
 
 
 async def _drain(chunks: AsyncIterator[bytes]) -> None:
-    """Let the chunks of a response that was closed come to their end.
+    """Exhaust the chunks of a closed response.
 
-    httpx reads through generators within generators. Asked for the rest, each finds the response closed
-    and ends, where trio would complain of one left in the middle.
+    httpx reads through nested generators. Iterating once more finishes them; trio warns about
+    generators that are left unfinished.
     """
     with contextlib.suppress(httpx.HTTPError, httpx.StreamError):
         async for _ in chunks:
@@ -221,9 +218,9 @@ async def _drain(chunks: AsyncIterator[bytes]) -> None:
 
 
 def _json(data: bytes | bytearray, what: str) -> Any:
-    """Read what the server sent.
+    """Decode JSON from the server.
 
-    :param what: what to call it in the error.
+    :param what: its name in error messages.
     :raises Internal: if it is not strict JSON, or has more than :data:`MAX_VALUES` values.
     """
     try:
@@ -233,7 +230,7 @@ def _json(data: bytes | bytearray, what: str) -> Any:
 
 
 class _SseSubscription:
-    """A place in a stream. Broken off by a cancellation, it goes on from its cursor."""
+    """A subscription over server-sent events. After a cancelled read it reconnects at its cursor."""
 
     def __init__(
         self, http: httpx.AsyncClient, headers: Callable[[], dict[str, str]], request: StreamRequest
@@ -247,14 +244,14 @@ class _SseSubscription:
         self._chunks: AsyncIterator[bytes] | None = None
         self._decoder = sse.Decoder()
         self._frame_due = math.inf
-        """When the frame that has come in part is to be whole, however slowly the rest of it comes."""
+        """Time by which an incomplete frame must be complete, extended by its received bytes."""
         self._ready: list[StreamPart] = []
 
     async def open(self) -> None:
-        """Connect at the cursor.
+        """Connect at the current cursor.
 
-        :raises OrchestratorError: if the stream is refused.
-        :raises Unreachable: if there is no answer.
+        :raises OrchestratorError: if the server refuses the stream.
+        :raises Unreachable: if the server does not answer.
         """
         params: list[tuple[str, str | int | float | bool | None]] = [
             ("sessionId", one) for one in self._request.session_ids
@@ -301,7 +298,7 @@ class _SseSubscription:
                 await _drain(chunks)
 
     async def wait_revoked(self) -> None:
-        # Whoever sends ends what is sent: that is told by receiving it.
+        # The server checks access and ends the stream, which ``receive`` reports.
         await anyio.sleep_forever()
 
     async def receive(self) -> Sequence[StreamPart]:
@@ -342,9 +339,9 @@ class _SseSubscription:
             self._frame_due = anyio.current_time() + SILENCE_S
 
     def _take(self, frame: sse.Frame) -> None:
-        """Take a frame.
+        """Convert a frame to stream parts.
 
-        :raises Internal: if it is none of this API's.
+        :raises Internal: if the frame is invalid.
         """
         cursor = _short_text(frame.id, "cursor")
         if frame.comment == sse.CAUGHT_UP_COMMENT:
@@ -362,9 +359,9 @@ class _SseSubscription:
 
 
 def _short_text(given: str | None, name: str) -> str | None:
-    """Return a text of the server, such as a cursor. The client sends it back in a URL, so it must be short.
+    """Return a text from the server, such as a cursor. It is sent back in a URL, so it must be short.
 
-    :raises Internal: if it is longer than a name may be.
+    :raises Internal: if it is longer than :data:`MAX_NAME`.
     """
     if given is not None and len(given) > MAX_NAME:
         raise Internal(f"its {name} has more than {MAX_NAME:,} characters")

@@ -1,1 +1,1 @@
-"""Objects to JSON and back, for whatever carries them."""
+"""Conversion between objects and JSON, independent of the transport."""

@@ -1,4 +1,4 @@
-"""A JSON object that stays text until somebody looks into it."""
+"""JSON objects that are decoded only when they are read."""
 
 import json
 import threading
@@ -8,12 +8,12 @@ from weakref import WeakValueDictionary
 
 
 class Encoded(Mapping[str, Any]):
-    """A JSON object, held as its text.
+    """A JSON object in its encoded form.
 
-    What an agent says at length is stored and sent as the text it was first written as: to read and
-    write it again each time would cost most of the time and several times the memory.
+    Long agent output is stored and forwarded in this form. Decoding and encoding it at each step would
+    take most of the time and several times the memory.
 
-    :param text: one JSON object in UTF-8, strict as :mod:`agent_orchestrator.wire.strict_json` writes it.
+    :param text: a JSON object in UTF-8, as :mod:`agent_orchestrator.wire.strict_json` writes it.
     """
 
     __slots__ = ("__weakref__", "_value", "text")
@@ -24,7 +24,7 @@ class Encoded(Mapping[str, Any]):
 
     @property
     def value(self) -> dict[str, Any]:
-        """The object. The first look reads the text, which takes long."""
+        """The decoded object. The first access decodes it, which can take long."""
         if self._value is None:
             self._value = json.loads(self.text)
         return self._value

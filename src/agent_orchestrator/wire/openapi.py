@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 description, walked from the table of operations."""
+"""The OpenAPI 3.1 description, generated from the table of operations."""
 
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -14,7 +14,7 @@ _JSON: Final = "application/json"
 _ERROR: Final = {"$ref": "#/components/schemas/Error"}
 
 _COMMON_STATUSES: Final = (400, 401, 403, 421, 429, 500, 503)
-"""What any call may be refused with."""
+"""Error statuses that every call can return."""
 
 _TEXT: Final = """\
 A gateway for CLI coding agents: sessions, durable runs and a gapless event log for each session.
@@ -27,9 +27,9 @@ where tokens are configured. A mutation that takes `idempotency_key` also takes 
 
 
 def openapi_document(version: str) -> dict[str, Any]:
-    """Return the description of the whole HTTP API.
+    """Return the OpenAPI description of the HTTP API.
 
-    :param version: of the program.
+    :param version: the version of the program.
     """
     components = Components()
     paths: dict[str, dict[str, Any]] = {}
@@ -95,16 +95,16 @@ def _operation(operation: Operation[Any, Any], components: Components) -> dict[s
 
 
 def _refusals_of(operation: Operation[Any, Any]) -> set[int]:
-    """Return what only a call of this kind may be refused with."""
+    """Return the error statuses that only some calls can return."""
     command: type = operation.request
     fields, found = specs(command), set[int]()
     if any(name.endswith("_id") for name in fields):
-        # It names a session or a run, which may not be there.
+        # The session, run or other object may not exist.
         found.add(404)
     if operation.is_mutation:
         found |= {409, 413, 415}
     if "cursor" in fields and int in fields["cursor"].kinds:
-        # A place in a log: it may be beyond the last event, or before the oldest that is kept.
+        # The cursor may be after the last event, or before the oldest retained one.
         found |= {409, 410}
     return found
 
@@ -112,7 +112,7 @@ def _refusals_of(operation: Operation[Any, Any]) -> set[int]:
 def _parameter(spec: FieldSpec, place: str) -> dict[str, Any]:
     schema = field_schema(spec)
     if isinstance(schema["type"], list):
-        # A URL and a header cannot say null: leaving the parameter out does.
+        # URLs and headers have no null. Omitting the parameter means the same.
         schema["type"] = next(kind for kind in schema["type"] if kind != "null")
         if "enum" in schema:
             schema["enum"] = [choice for choice in schema["enum"] if choice is not None]

@@ -1,4 +1,4 @@
-"""Errors <-> HTTP: one table, read in both directions."""
+"""The table of errors and HTTP statuses, for servers and clients."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -28,26 +28,26 @@ STATUSES: Final[dict[type[errors.OrchestratorError], int]] = {
 }
 
 MAX_RETRY_S: Final = 3600
-"""Seconds of the longest pause that a caller makes because a server asks for it."""
+"""Maximum seconds that a client waits because a server's ``Retry-After`` asks for it."""
 
 _BY_CODE: Final = {kind.code: kind for kind in STATUSES}
 _BY_STATUS: Final = {status: kind for kind, status in reversed(STATUSES.items())}
 
 
 def status_of(error: errors.OrchestratorError) -> int:
-    """Return the HTTP status that tells of this error."""
+    """Return the HTTP status of an error."""
     return STATUSES[type(error)]
 
 
 def to_body(error: errors.OrchestratorError) -> dict[str, Any]:
-    """Return the JSON body that tells of this error."""
+    """Return the JSON body of an error."""
     return {
         "error": {"code": error.code, "message": error.message, "details": error.details},
     }
 
 
 def from_body(status: int, body: Any) -> errors.OrchestratorError:
-    """Return the error a response tells of; a body that is not ours is judged by its status."""
+    """Return the error in a response. A body in another format is classified by the status."""
     told = body.get("error") if isinstance(body, Mapping) else None
     if not isinstance(told, Mapping):
         kind = _BY_STATUS.get(status, errors.Internal)

@@ -1,4 +1,4 @@
-"""Server-sent events, both sides, without I/O (HTML standard, section 9.2)."""
+"""Encoding and decoding of server-sent events, without I/O (HTML standard, section 9.2)."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -6,23 +6,23 @@ from typing import Final
 from attrs import frozen
 
 EPOCH_HEADER = "Log-Epoch"
-"""The header that says in which epoch the log is read (see :class:`~agent_orchestrator.ports.View`). The
-``id`` of a frame has no room for it: of one session it is a ``seq``."""
+"""The header with the log's epoch (see :class:`~agent_orchestrator.ports.View`). It does not fit into
+the ``id`` of a frame, which is a plain ``seq`` in the stream of one session."""
 
 KEEPALIVE = b": still here\n\n"
-"""A comment line: it keeps intermediaries from closing a quiet stream."""
+"""A comment that keeps intermediaries from closing an idle stream."""
 
 CAUGHT_UP = b": caught up\n\n"
-"""The comment that follows the last event there was when the reader came. A comment, as it must
-neither move a reader's cursor nor reach one who knows event types only. To a reader that began at
-the end it comes with the cursor it then has (an ``id`` without data is no event)."""
+"""The comment after the last event that existed when the reader connected.
+
+It is a comment because it must neither move the reader's cursor nor reach readers that only know event
+types. For a reader that began at the end, it follows an ``id`` line with the cursor."""
 
 DRAINING = b": draining\n\n"
-"""The comment by which a daemon that is about to stop says so; what still happens follows."""
+"""The comment that announces a daemon's stop. Further events may follow."""
 
 STOPPING = b": stopping\n\n"
-"""The comment that ends the stream of a daemon that stops: the reader is to come back with its
-cursor. Not an event, as it is none of the log."""
+"""The comment that ends the stream of a stopping daemon. The reader should reconnect with its cursor."""
 
 CAUGHT_UP_COMMENT = "caught up"
 DRAINING_COMMENT = "draining"
@@ -30,17 +30,17 @@ DRAINING_COMMENT = "draining"
 
 @frozen
 class Frame:
-    """One dispatched event. ``event`` is empty where the stream named none."""
+    """A dispatched event or a comment. ``event`` is empty if the stream named no type."""
 
     data: str
     event: str = ""
     id: str | None = None
     comment: str = ""
-    """What a comment line said; such a frame holds nothing else."""
+    """The text of a comment line. The other fields are then empty, except ``id``."""
 
 
 def encode(frame: Frame) -> bytes:
-    """Return the bytes of a frame. Data without line feeds takes one ``data`` line."""
+    """Return the bytes of a frame. Each line of data becomes a ``data`` line."""
     lines = [] if frame.id is None else [f"id: {frame.id}"]
     if frame.event:
         lines.append(f"event: {frame.event}")
@@ -49,13 +49,13 @@ def encode(frame: Frame) -> bytes:
 
 
 _JOINED: Final = 64 * 2**10
-"""Bytes of data up to which a frame is put together."""
+"""Maximum bytes of data that are copied into one piece."""
 
 
 def encode_json(
     pieces: tuple[bytes, ...], event: str, cursor: str | None = None
 ) -> tuple[bytes, ...]:
-    """Return the pieces of a frame whose data is JSON text, which has no line feeds, in pieces."""
+    """Return the pieces of a frame. Its data is JSON text in pieces, without line feeds."""
     head = f"event: {event}\ndata: ".encode()
     if cursor is not None:
         head = f"id: {cursor}\n".encode() + head
@@ -65,19 +65,19 @@ def encode_json(
 
 
 MAX_FRAME: Final = 256 * 2**20
-"""Bytes of the longest frame that is read. An agent's longest line, 64 MiB, may have three times as many
-as JSON, where none of it is UTF-8."""
+"""Maximum bytes of a frame. An agent's longest line has 64 MiB; as JSON it can be three times as long if it
+is not UTF-8."""
 
 _LINE_COST: Final = 100
-"""Bytes of memory that a line takes beside its own."""
+"""Estimated memory overhead of a line, in bytes."""
 
 
 class FrameTooLong(ValueError):
-    """The other side sends a frame without an end."""
+    """A frame is longer than :data:`MAX_FRAME`."""
 
 
 class Decoder:
-    """Reads frames from bytes that arrive in any pieces."""
+    """An incremental decoder of frames."""
 
     def __init__(self) -> None:
         self._size = 0
@@ -88,16 +88,15 @@ class Decoder:
 
     @property
     def pending(self) -> int:
-        """About how many bytes of a frame have come that is not yet whole; none between two frames."""
+        """The approximate number of bytes of the incomplete frame; 0 between frames."""
         return self._size
 
     def feed(self, chunk: bytes) -> Iterator[Frame]:
-        """Take the next bytes and yield the frames they complete.
+        """Yield the frames that the next bytes complete.
 
-        Lines end at a line feed, with or without a carriage return before it; a lone carriage
-        return, which the standard also allows, is not written by the servers this reads.
+        Lines end with LF or CR LF. The standard also allows a lone CR, but our servers do not send it.
 
-        :raises FrameTooLong: if one has more than :data:`MAX_FRAME`.
+        :raises FrameTooLong: if a frame is longer than :data:`MAX_FRAME`.
         """
         *lines, rest = chunk.split(b"\n")
         for line in lines:

@@ -1,8 +1,8 @@
-"""JSON as RFC 8259 means it: no NaN, no key twice, no bottomless nesting, no endless numbers.
+"""Strict JSON (RFC 8259): no NaN, no duplicate keys, limited nesting, limited numbers.
 
-Python's own reader accepts all of these; what one reader accepts and the next refuses is how
-requests come to mean two things. Lone surrogates, which an escape can write, are refused where a
-field is checked (:mod:`agent_orchestrator.fields`), by the name of the field.
+Python's decoder accepts all of these. If one reader accepts what another rejects, the same request
+can mean two things. Lone surrogates are refused later, when fields are checked
+(:mod:`agent_orchestrator.fields`), so that the error names the field.
 """
 
 import json
@@ -28,29 +28,30 @@ _ENCODE = json.JSONEncoder(
 
 
 def dumps(value: Any) -> str:
-    """Return compact JSON text, non-ASCII characters as themselves.
+    """Return compact JSON text. Non-ASCII characters are not escaped.
 
     :raises ValueError: if a number is not finite.
-    :raises TypeError: if JSON cannot say the value.
+    :raises TypeError: if an object has no JSON form.
     """
     return _ENCODE(value)
 
 
 SLICE_SIZE: Final = 64 * 2**10
-"""Characters of a string that are encoded in one call of C code, which no other thread can interrupt."""
+"""Characters of a string to encode in one C call, during which no other thread can run."""
 
 _LONG_VALUE: Final = 1_000
 _SCALARS: Final = frozenset({int, float, bool, type(None)})
 
 
 def is_long(value: Any) -> bool:
-    """Return whether a value is so long that :func:`encode_in_slices` shall encode it, in a worker thread.
+    """Return whether a value is long enough for :func:`encode_in_slices` in a worker thread.
 
-    It is where its texts have more characters than :data:`SLICE_SIZE`, or it has parts by the thousand.
+    That is the case if its text has more than :data:`SLICE_SIZE` characters, or if it has more than
+    about 1000 parts.
     """
     parts = [value]
     size = 0
-    for part in parts:  # grows meanwhile
+    for part in parts:  # the list grows during the loop
         kind = type(part)
         if kind is str:
             size += len(part)
@@ -67,19 +68,19 @@ def is_long(value: Any) -> bool:
 
 
 def check_unicode(text: str) -> None:
-    """Raise :exc:`UnicodeEncodeError` if a text holds half a surrogate pair."""
+    """Raise :exc:`UnicodeEncodeError` if a text contains a lone surrogate."""
     if not text.isascii():
         for place in range(0, len(text), SLICE_SIZE):
             text[place : place + SLICE_SIZE].encode()
 
 
 def encode_in_slices(value: Any) -> bytes:
-    """Return what :func:`dumps` does, in UTF-8, by many short calls of C code.
+    """Return :func:`dumps` of a value in UTF-8, encoded in many short C calls.
 
-    Other threads go on meanwhile. It takes little memory beside the value and its text.
+    Other threads can run in between, and little extra memory is used.
 
-    :raises ValueError: if a number is not finite, or a text is not Unicode.
-    :raises TypeError: if JSON cannot say the value.
+    :raises ValueError: if a number is not finite, or a text contains a lone surrogate.
+    :raises TypeError: if an object has no JSON form.
     """
     if type(value) is Encoded:
         return value.text
@@ -87,11 +88,11 @@ def encode_in_slices(value: Any) -> bytes:
     write_in_slices(
         value, lambda piece: file.write(piece if type(piece) is bytes else piece.encode())
     )
-    return file.getvalue()  # shares the memory of the file
+    return file.getvalue()  # does not copy
 
 
 def size_of(value: Any) -> int:
-    """Return how many bytes of UTF-8 :func:`dumps` would return, without their memory."""
+    """Return the length of :func:`dumps` in bytes of UTF-8, without keeping the text in memory."""
     size = 0
 
     def count(piece: str | bytes) -> None:
@@ -103,16 +104,16 @@ def size_of(value: Any) -> int:
 
 
 def text_of(value: Any) -> str:
-    """Return the same as text."""
+    """Return :func:`encode_in_slices` as text."""
     return encode_in_slices(value).decode()
 
 
 def write_in_slices(value: Any, write: Callable[[Any], object]) -> None:
-    """Write what :func:`dumps` returns piece by piece, each of little memory.
+    """Write :func:`dumps` of a value in small pieces.
 
-    :param write: is given each piece as text, or as bytes in UTF-8 where it was encoded before.
+    :param write: called with each piece: text, or UTF-8 bytes if the piece was already encoded.
     :raises ValueError: if a number is not finite.
-    :raises TypeError: if JSON cannot say the value.
+    :raises TypeError: if an object has no JSON form.
     """
     if type(value) is Encoded:
         write(value.text)
@@ -157,41 +158,41 @@ _ENCODE_SORTED = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sor
 
 
 def canonical(value: Any) -> str:
-    """Return JSON text that is the same for equal values, whatever the order of their keys."""
+    """Return JSON text that is equal for equal values, regardless of key order."""
     return _ENCODE_SORTED(value)
 
 
 def json_copy(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy that shares nothing with the original, as a reader of the JSON would see it."""
+    """Return a deep copy of an object, as it reads after encoding and decoding."""
     copy: dict[str, Any] = json.loads(dumps(value))
     return copy
 
 
 MAX_NESTING: Final = 500
-"""Levels of arrays and objects in a document. Python's own limit differs from version to version."""
+"""Maximum nesting of a document. Python's own limit depends on its version."""
 
 MAX_STORED_NESTING: Final = 400
-"""Levels of arrays and objects in a value that is stored. Whoever reads it gets it within an answer, an
-event and a page: what is stored must leave room for their levels, now and later."""
+"""Maximum nesting of a stored value. Answers, events and pages add levels around it, which must stay
+within :data:`MAX_NESTING`."""
 
 
 MAX_STORED_VALUES: Final = 2**21
-"""Values in what is stored. Each takes up to three signs as JSON, of which clients take 2**23 at once."""
+"""Maximum number of values in a stored value. Clients read at most 2**23, including separators."""
 
 MAX_STORED_SIZE: Final = 240 * 2**20
-"""Bytes of JSON in what is stored. Clients take 256 MiB at once."""
+"""Maximum size of a stored value in bytes of JSON. Clients read at most 256 MiB."""
 
 
 def check_readable(value: Any) -> None:
-    """Check that :func:`loads` can read what :func:`dumps` writes of a value, also within an answer.
+    """Check that :func:`loads` can read :func:`dumps` of a value, also as a part of an answer.
 
-    :param value: what JSON can say, so without a circle.
+    :param value: a value without reference cycles.
     :raises ValueError: if it is nested deeper than :data:`MAX_STORED_NESTING`, has more than
-        :data:`MAX_STORED_VALUES`, an object has two keys that are one in JSON, or a number has too many
-        digits.
+        :data:`MAX_STORED_VALUES` values, contains an object with two keys that are equal in JSON,
+        or contains a number with too many digits.
     """
     if type(value) is Encoded:
-        return  # it was checked when it was encoded
+        return  # checked when it was encoded
     level = [value]
     depth = count = 0
     while level:
@@ -219,7 +220,7 @@ def check_readable(value: Any) -> None:
 def _check_keys(value: Mapping[Any, Any]) -> None:
     if all(type(name) is str for name in value):
         return
-    # A key that is no text becomes one: 1 and "1" are the same.
+    # Keys are converted to strings, so that 1 and "1" are equal.
     names = [name if isinstance(name, str) else _ENCODE({name: 0})[2:-4] for name in value]
     if len(set(names)) < len(names):
         twice = Counter(names).most_common(1)[0][0]
@@ -229,13 +230,13 @@ def _check_keys(value: Mapping[Any, Any]) -> None:
 def loads(
     data: bytes | bytearray, *, field: str = "body", most: int | None = None, is_last: bool = False
 ) -> Any:
-    """Read one JSON document, in time linear in its length.
+    """Return the value of a JSON document, in time linear in its length.
 
-    :param field: what to call the text in the error.
-    :param most: how many values it may hold, names of members included; any number without it.
-    :param is_last: whether nobody needs the data afterwards. Then a ``bytearray`` is emptied before its
-        values are made, to spare memory.
-    :raises InvalidRequest: if it is not strict JSON in UTF-8, or holds more.
+    :param field: the name of the document in error messages.
+    :param most: the maximum number of values, member names included; None for no limit.
+    :param is_last: True if the data is not needed afterwards. A ``bytearray`` is then cleared
+        before its values are created, to save memory.
+    :raises InvalidRequest: if it is not strict JSON in UTF-8, or has too many values.
     """
     if most is not None and has_more_values(data, most):
         raise InvalidRequest.of({field: f"holds more than {most:,} values"})
@@ -289,14 +290,14 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def has_more_values(data: bytes | bytearray, most: int) -> bool:
-    """Tell whether a JSON text holds more values than that, without reading it.
+    """Return whether a JSON text has more than ``most`` values, without decoding it.
 
-    Values are the costly part of a document: a megabyte of text is read in a moment, a megabyte of
-    ``[[],[],…`` takes a hundred times as long and as much memory.
+    The number of values determines the cost of decoding. A megabyte of ``[[],[],…`` takes a hundred
+    times the time and memory of a megabyte of text.
     """
     if _separators(data) <= most:
         return False
-    # Commas within strings do not count. What is escaped cannot end a string.
+    # Ignore separators in strings. Escaped characters are removed, because they cannot end a string.
     bare = data.replace(rb"\\", b"").replace(rb"\"", b"")
     if bare.count(b'"') > 2 * most:
         return True
@@ -308,7 +309,7 @@ def _separators(data: bytes | bytearray) -> int:
 
 
 def _integer(digits: str) -> int:
-    # The time Python takes for one goes with the square of its length.
+    # Python's conversion takes quadratic time.
     if len(digits) - digits.startswith("-") > MAX_DIGITS:
         raise _NotStrictError(f"holds a number of more than {MAX_DIGITS} digits")
     return int(digits)

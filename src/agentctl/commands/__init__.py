@@ -1,1 +1,1 @@
-"""The commands, one module for each group, imported when one of them is called."""
+"""The commands, one module per group. Modules are imported on use."""

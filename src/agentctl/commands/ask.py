@@ -1,4 +1,4 @@
-"""``agentctl ask``: the main job in one command."""
+"""``agentctl ask``: send a task and show its run."""
 
 from typing import Any
 

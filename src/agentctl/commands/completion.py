@@ -1,4 +1,4 @@
-"""``agentctl completion``: what a shell needs to complete our commands."""
+"""``agentctl completion``: shell completion scripts."""
 
 import click
 
@@ -21,7 +21,7 @@ def completion(shell: str) -> None:
     from agentctl.main import COMPLETION_VARIABLE, cli
 
     found = get_completion_class(shell)
-    assert found is not None  # click ships all three
-    # The template alone: click's own way runs bash to look at its version.
+    assert found is not None  # click supports all three shells
+    # Only the template: click's ``source`` method runs bash to check its version.
     script = found(cli, {}, "agentctl", COMPLETION_VARIABLE)
     click.echo(script.source_template % script.source_vars())

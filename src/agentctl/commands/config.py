@@ -1,4 +1,4 @@
-"""``agentctl config``: which configuration agentd may use."""
+"""``agentctl config``: trusted configuration files."""
 
 from pathlib import Path
 from typing import Any

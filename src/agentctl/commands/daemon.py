@@ -1,4 +1,4 @@
-"""``agentctl daemon``: agentd on this machine."""
+"""``agentctl daemon``: control of agentd."""
 
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
 
 
 def _running(call: Call) -> Any:
-    """Return the status of a daemon that runs where ours would; None when none does."""
+    """Return the status of a daemon at the configured URL; None if none is running."""
     try:
         return _status(call)
     except Failure as failure:
@@ -201,7 +201,7 @@ def _status(call: Call) -> Any:
 
 
 def _answer(call: Call, operation: str, **values: Any) -> Any:
-    """Return the answer of an operation, named as its constant: importing them takes a while."""
+    """Return an operation's answer. It is given by name, because importing operations is slow."""
 
     async def body(connection: Any) -> None:
         from agent_orchestrator import operations

@@ -1,4 +1,4 @@
-"""``agentctl doctor``: what is wrong or dangerous, and what to do about it."""
+"""``agentctl doctor``: a check for errors and risks."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def doctor(*, security: bool, options: tuple[str, ...]) -> None:
 
 
 def _daemon_report(call: Call) -> Any:
-    """Return what the daemon says of itself; None where none runs on this machine."""
+    """Return the daemon's report; None if no daemon is running on this machine."""
     found: list[Any] = []
 
     async def body(connection: Any) -> None:
@@ -69,12 +69,12 @@ def _daemon_report(call: Call) -> Any:
 
 
 def _is_answering(failure: Failure) -> bool:
-    """Tell whether something is there, though it cannot be talked to."""
+    """Return whether something answers, although the connection failed."""
     return "--ca-file" in (failure.hint or "") or "://" in (failure.hint or "")
 
 
 def _offline_report(call: Call, options: tuple[str, ...]) -> Any:
-    """Return what agentd, started here with these options, would find."""
+    """Return the report of ``agentd --doctor`` with these options."""
     from attrs import evolve
 
     from agent_orchestrator.operations import DoctorReport, Finding
@@ -92,7 +92,7 @@ def _offline_report(call: Call, options: tuple[str, ...]) -> Any:
 
 
 def _client_findings(call: Call) -> list[Any]:
-    """Return what the daemon cannot know: how it is called from here."""
+    """Return findings about the client's connection, which the daemon cannot know."""
     from agent_orchestrator.operations import Finding
 
     settings = call.settings

@@ -1,4 +1,4 @@
-"""``agentctl events``: the log of a session, as a story."""
+"""``agentctl events``: the log of a session."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""``agentctl mcp``: the tools of ``agentctl tool`` for clients that speak MCP."""
+"""``agentctl mcp``: the tools for agents over MCP."""
 
 import os
 import signal
@@ -50,7 +50,7 @@ def mcp(run_id: str | None, timeout_s: float | None) -> None:
         if not session_id:
             session_id = (await client.get_run(named)).session_id
         hold_s = HOLD_S if timeout_s is None else timeout_s
-        # A read of standard input cannot be called off; and there is nothing here to put in order.
+        # A blocked read of standard input cannot be cancelled. There is nothing to clean up.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         await serve_stdio(Agent(client, named, session_id, hold_s), version("agent-orchestrator"))
 

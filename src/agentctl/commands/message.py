@@ -1,4 +1,4 @@
-"""``agentctl message``: what is said in a session."""
+"""``agentctl message``: the messages of a session."""
 
 from datetime import UTC, datetime
 from typing import Any

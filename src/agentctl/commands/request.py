@@ -1,4 +1,4 @@
-"""``agentctl request``: the inbox of what agents ask."""
+"""``agentctl request``: the inbox of requests."""
 
 import shlex
 import shutil
@@ -129,7 +129,7 @@ def watch(hook: str | None, *, every: bool, once: bool) -> None:
 
 
 def program(line: str) -> list[str]:
-    """Return the program and its arguments a line names.
+    """Return the program and arguments in a command line.
 
     :raises Failure: if there is no such program.
     """

@@ -1,4 +1,4 @@
-"""``agentctl run``: executions of an agent."""
+"""``agentctl run``: runs of agents."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""``agentctl session``: conversations with one agent each."""
+"""``agentctl session``: sessions and access to them."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +42,7 @@ def session() -> None:
 
 
 def working_directory(given: str | None, *, local: bool) -> str | None:
-    """Return the directory to send: where the caller is, if the daemon is on the same machine."""
+    """Return the working directory to send. With a local daemon it is absolute, by default the current one."""
     if given is not None:
         return given if not local or Path(given).is_absolute() else str(here() / given)
     return str(here()) if local else None

@@ -1,4 +1,4 @@
-"""``agentctl token``: named tokens for people and programs."""
+"""``agentctl token``: named tokens."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""``agentctl tool``: what agents do with each other. Answers are JSON: programs read them."""
+"""``agentctl tool``: the tools for agents. Answers are JSON by default, because programs read them."""
 
 import os
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from agentctl.options import MAX_WAIT_S, Group, Number, identified, read_id
 
 RUN_VARIABLE: Final = "AGENTCTL_RUN_ID"
 SESSION_VARIABLE: Final = "AGENTCTL_SESSION_ID"
-"""What tells an agent which run it is, and of which session."""
+"""Variables with an agent's own run id and session id."""
 
 
 def _env(help_: str, variable: str) -> str:
@@ -49,7 +49,7 @@ def tool() -> None:
 
 
 def _own_id(variable: str) -> str | None:
-    """Return an id of the run this call is made in; None outside of runs."""
+    """Return the id of the calling agent's run or session; None outside of runs."""
     return os.environ.get(variable) or None
 
 

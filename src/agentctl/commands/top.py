@@ -1,4 +1,4 @@
-"""``agentctl top``: a live screen."""
+"""``agentctl top``: a live display."""
 
 import sys
 from typing import Any

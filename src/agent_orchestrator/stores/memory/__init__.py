@@ -1,4 +1,4 @@
-"""The store in memory: for tests, and to compare others with."""
+"""A store in memory, for tests and as a reference for other stores."""
 
 from agent_orchestrator.stores.memory.store import MemoryStore
 

@@ -1,4 +1,4 @@
-"""What a store in memory keeps: rows by id, and what they are found by."""
+"""The data of a store in memory: tables of rows with indexes."""
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Hashable, Iterator
@@ -25,7 +25,7 @@ Row = TypeVar("Row", bound=Identified)
 
 
 class Table(Generic[Row]):
-    """Rows by id, and for each index the ids of a key, in order of the ids."""
+    """Rows by id, with indexes. Each index maps a key to the sorted ids of its rows."""
 
     def __init__(self, **indexes: Callable[[Row], Hashable | None]) -> None:
         self.rows: dict[str, Row] = {}
@@ -34,7 +34,7 @@ class Table(Generic[Row]):
         }
 
     def set(self, row_id: str, row: Row | None) -> None:
-        """Put a row in its place, or with None take away the one there is."""
+        """Insert or replace a row. With None, remove it."""
         before = self.rows.pop(row_id, None)
         if row is not None:
             self.rows[row_id] = row
@@ -62,7 +62,7 @@ class Table(Generic[Row]):
 
 @frozen
 class AttemptActivity:
-    """When an attempt wrote its last event and its last output."""
+    """The times of an attempt's last event and last output."""
 
     last_seq: int
     event_at: datetime
@@ -71,7 +71,7 @@ class AttemptActivity:
 
 @frozen
 class StoredGrant:
-    """That a principal has a grant on a session."""
+    """An index row: this principal has a grant on this session."""
 
     session_id: str
     principal: str
@@ -83,7 +83,7 @@ class StoredGrant:
 
 @frozen
 class StoredRecord:
-    """An idempotency record, and its place among all that were ever added."""
+    """An idempotency record with its number in order of insertion."""
 
     number: int
     record: IdempotencyRecord
@@ -108,11 +108,11 @@ class State:
             child=lambda message: message.source.run_id if message.source.kind == "child" else None,
         )
         self.images: dict[str, bytes] = {}
-        """By digest."""
+        """Image bytes by digest."""
         self.image_uses: dict[str, frozenset[str]] = {}
-        """By message, the digests of its images."""
+        """Digests of a message's images, by message id."""
         self.image_users: dict[str, int] = {}
-        """By digest, how many messages have the image."""
+        """Number of messages that use an image, by digest."""
         self.runs = Table[Run](
             session=lambda run: run.session_id,
             parent=lambda run: run.parent_run_id,
@@ -129,9 +129,9 @@ class State:
         self.log: list[Event] = []
         self.logs: dict[str, list[Event]] = {}
         self.places: dict[str, list[int]] = {}
-        """For each event of a session's log, its position in the log of all sessions."""
+        """Positions of a session's events in ``log``, by session id."""
         self.activity: dict[tuple[str, int], AttemptActivity] = {}
-        """By run and attempt; 0 stands for events that no attempt wrote."""
+        """By run id and attempt. Attempt 0 collects events that belong to no attempt."""
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.audit: dict[int, AuditEntry] = {}
         self.access_tokens = Table[AccessToken]()
@@ -145,9 +145,9 @@ class State:
             key=lambda kept: (kept.record.caller, kept.record.call, kept.record.key),
         )
         self.record_sizes: dict[str, int] = {}
-        """Bytes of the answers of each caller."""
+        """Total bytes of a caller's stored answers, by caller."""
         self.record_count = 0
-        """How many were ever added."""
+        """Number of records added so far, deleted ones included."""
 
 
 def _waits(message: Message) -> bool:
@@ -155,6 +155,6 @@ def _waits(message: Message) -> bool:
 
 
 def _asked_session(request: Request) -> str | None:
-    """Return the session whose agent is called on to answer a request now."""
+    """Return the session whose agent must answer the request now, or None."""
     asked = request.is_open and request.audience == "parent"
     return request.parent_session_id if asked else None

@@ -1,4 +1,4 @@
-"""The reference store: everything in dictionaries, nothing kept, every change in the caller's task."""
+"""The reference store: plain dictionaries, changed in the caller's task, never written to disk."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -18,9 +18,9 @@ T = TypeVar("T")
 
 
 class MemoryStore:
-    """A store that forgets: for tests, for trying things out, and to compare other stores with.
+    """A store in memory, for tests and experiments and as a reference for other stores.
 
-    What was put in stays while the object lives, so it can be opened again to play a restart.
+    The data lives as long as the object. A test can open it again to simulate a restart.
     """
 
     def __init__(self) -> None:
@@ -53,8 +53,7 @@ class MemoryStore:
         *,
         reserve: bool = False,  # noqa: ARG002 - nothing fills up here
     ) -> T:
-        # The one place to wait stands before the change: once it is made nothing can get between
-        # it and its answer.
+        # This is the only checkpoint: a made change cannot be canceled before it is returned.
         await anyio.lowlevel.checkpoint()
         self._check_open()
         transaction = MemoryTransaction(self._state)

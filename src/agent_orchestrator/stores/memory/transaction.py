@@ -1,4 +1,4 @@
-"""Changes, each step with its way back."""
+"""Transactions on the state in memory, with an undo log."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ V = TypeVar("V")
 
 
 class MemoryTransaction(MemoryView):
-    """Changes the state in place and keeps, for each step, the way back."""
+    """Changes the state in place and records how to undo each step."""
 
     def __init__(self, state: State) -> None:
         super().__init__(state)
@@ -61,7 +61,7 @@ class MemoryTransaction(MemoryView):
         mapping[key] = value
 
     def _remove(self, mapping: dict[K, V], key: K) -> None:
-        # Dictionaries keep their order of insertion, and readers sort: the way back may append.
+        # Undoing may change the order of the keys. Readers sort, so that is harmless.
         if key in mapping:
             self._undo_steps.append(partial(mapping.__setitem__, key, mapping.pop(key)))
 
@@ -264,7 +264,7 @@ class MemoryTransaction(MemoryView):
         state, caller = self._state, record.caller
         if self.idempotency(caller, record.call, record.key) is not None:
             raise Conflict("the idempotency key has a record already", {"key": record.key})
-        state.record_count += 1  # not undone: a number may be left out
+        state.record_count += 1  # not undone: gaps are allowed
         kept = StoredRecord(state.record_count, record, len(record.answer.encode()))
         self._set(state.records, kept)
         size = state.record_sizes.get(caller, 0) + kept.size

@@ -1,4 +1,4 @@
-"""Looks, as functions of what is kept."""
+"""Queries on the state in memory."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 def _queue_key(run: Run) -> tuple[bool, str]:
-    """Return what a session's queue is sorted by."""
+    """Return the sort key of a session's queue."""
     return not run.priority, run.id
 
 
@@ -50,7 +50,7 @@ def _first(rows: Iterable[T], limit: int, size: int | None = None) -> list[T]:
 
 
 def _text_size(value: Any) -> int:
-    """Return about how many characters of text there are in a value."""
+    """Return the approximate number of characters of text in a value."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Encoded):
@@ -109,7 +109,7 @@ class MemoryView:
         )
 
     def _members(self, within: Visibility) -> set[str]:
-        """Return the sessions that a principal owns or was granted, or all of a tree."""
+        """Return the sessions a principal owns or has a grant on, or all sessions of a tree."""
         state = self._state
         if within.tree is not None:
             return set(self._tree(within.tree))
@@ -118,7 +118,7 @@ class MemoryView:
         return {one.id for one in owned} | {one.session_id for one in granted}
 
     def _tree(self, session_id: str) -> list[str]:
-        """Return a session, whether it is there or not, and all that descend from it."""
+        """Return the id of a session, existing or not, and the ids of its descendants."""
         tree = [session_id]
         seen = set(tree)
         for member in tree:
@@ -131,7 +131,7 @@ class MemoryView:
     def _of_members(
         self, table: Table[Row], within: Visibility, after: str | None
     ) -> Iterator[Row]:
-        """Yield the rows of the sessions within, in the order of their ids."""
+        """Yield the rows of all visible sessions, by id."""
         found = (table.find("session", one, after=after) for one in self._members(within))
         return merge(*found, key=lambda row: row.id)
 
@@ -145,7 +145,7 @@ class MemoryView:
         return within.tree is None or within.tree in self._lineage(session_id)
 
     def _is_resolvable(self, request: Request, within: Visibility) -> bool:
-        """Tell whether what may be read may also be resolved."""
+        """Return whether a caller who may read a request may also resolve it."""
         if within.tree is not None and (
             request.session_id == within.tree or request.approvals == "ask-human"
         ):
@@ -155,7 +155,7 @@ class MemoryView:
         return within.principal in (None, owner) or roles.get(within.principal) != "reader"
 
     def _lineage(self, session_id: str) -> list[str]:
-        """Return the ids of a session and of all above it."""
+        """Return the ids of a session and its ancestors."""
         found: list[str] = []
         above: str | None = session_id
         while above is not None and above not in found:
@@ -410,11 +410,11 @@ class MemoryView:
     def events(
         self, session_id: str, *, after: int, limit: int, size: int | None = None
     ) -> list[Event]:
-        # seq n stands at place n - 1: the log has no gap.
+        # The log has no gaps, so the event with seq n is at index n - 1.
         return _first(self._state.logs.get(session_id, [])[after : after + limit], limit, size)
 
     def _activity(self, run: Run, attempt: int | None) -> list[AttemptActivity]:
-        """Return what attempts of a run did last, the latest first."""
+        """Return the activity of a run's attempts, latest first."""
         numbers = range((self._state.runs.rows.get(run.id) or run).attempt + 1)
         found = [
             self._state.activity.get((run.id, number))

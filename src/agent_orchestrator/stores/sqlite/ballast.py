@@ -11,7 +11,7 @@ SIZE: Final = 4 * 1024 * 1024
 """Reserved bytes: enough for thousands of small outcomes, or a few large ones."""
 
 MARGIN: Final = 1024 * 1024
-"""Bytes that must be free besides the ballast before the disk no longer counts as full."""
+"""Bytes that must be free besides the ballast. With fewer, the disk counts as full."""
 
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -23,9 +23,9 @@ class Ballast:
         self.path = database.with_name(database.name + ".ballast")
 
     def fill(self) -> None:
-        """Occupy the space, if some more is left then. Does nothing if it is occupied already.
+        """Reserve the space, and check that more than that is free. Does nothing more if it is reserved.
 
-        :raises OSError: if that fails, with an errno of ``NO_ROOM`` if the disk is full.
+        :raises OSError: if that fails. Its errno is one of ``NO_ROOM`` if the disk is full.
         """
         self._take()
         if not self.has_room():

@@ -122,7 +122,7 @@ DatabaseJudge = Callable[[tuple[str, ...]], bool]
 def open_database(
     path: Path, *, accept_loss: bool = False, may_use: DatabaseJudge | None = None
 ) -> Database:
-    """Open the database at a path, and migrate it to the present schema. Create it if it is missing.
+    """Open the database at a path and migrate it to the current schema. Create it if missing.
 
     :param may_use: called with the names of an existing database before anything else is done.
     :param accept_loss: open the database even if it has lost commits.

@@ -1,4 +1,4 @@
-"""The files of a database."""
+"""Names of the files of a database."""
 
 from typing import Final
 
@@ -13,10 +13,8 @@ OWN_FILES: Final = (
     ".ballast",
     "-stopped",
 )
-"""What the database's files are called besides its name."""
-
+"""Suffixes of all files that belong to a database."""
 PARTS: Final = ("", "-wal", "-shm")
-"""Those an open database consists of, which must belong together."""
-
+"""Suffixes of the files an open database consists of. They must belong together."""
 SECRET_FILES: Final = PARTS
-"""Those that hold what users and agents said."""
+"""Suffixes of the files that contain conversations."""

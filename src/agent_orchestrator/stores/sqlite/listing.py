@@ -1,9 +1,10 @@
-"""Pages of what a caller may see, as SQL: the ids that come next, found without a look at other rows.
+"""SQL for pages of rows that a caller may see, without scanning rows of other sessions.
 
-What a principal owns is found by the owner's index. What it was granted, and what an agent has below it,
-is spread over sessions that each have their rows in order: the next id of each is looked up, and the least
-of them is taken, as often as the page has places. SQLite keeps the rows of a recursive query that has an
-ORDER BY in a priority queue (https://sqlite.org/lang_with.html), which is just that.
+An index by owner finds the rows of a principal's own sessions. The rows of granted sessions, and of
+an agent's descendants, are spread over many sessions, each sorted by id. A recursive query merges
+them: it holds the next id of each session and takes the smallest until the page is full. SQLite
+keeps the rows of a recursive query with ORDER BY in a priority queue
+(https://sqlite.org/lang_with.html).
 """
 
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ GRANTED_TO_WORK: Final = f"{GRANTED} AND role <> 'reader'"
 
 
 def where_all(parts: Mapping[str, Any]) -> Statement:
-    """Return the condition that all comparisons hold whose value is not None, and the values."""
+    """Return a WHERE clause that joins the comparisons whose value is not None, and those values."""
     given = {part: value for part, value in parts.items() if value is not None}
     return (" WHERE " + " AND ".join(given) if given else ""), tuple(given.values())
 
@@ -40,12 +41,12 @@ def where_all(parts: Mapping[str, Any]) -> Statement:
 def visibility_conditions(
     within: Visibility, column: str, *, to_work: bool = False
 ) -> tuple[dict[str, Any], ...]:
-    """Return conditions on a table with an owner, of which one holds for each row that may be seen.
+    """Return alternative conditions on a table with an owner. A visible row meets one of them.
 
-    They serve where another condition finds the rows, and there are few.
+    For queries in which another condition already selects few rows.
 
-    :param column: has the id of the session.
-    :param to_work: what a principal may only read is left out.
+    :param column: the column with the session id.
+    :param to_work: exclude sessions that the principal may only read.
     """
     below = {f"+{column} IN ({TREE})": within.tree}
     if within.principal is None:
@@ -60,7 +61,7 @@ def visibility_conditions(
 def sessions_within(
     within: Visibility, status: str | None, after: str | None
 ) -> tuple[Statement, ...]:
-    """Return statements that find ids of sessions; each takes a limit last."""
+    """Return statements that select session ids. The last parameter of each is a limit."""
     if within.tree is not None:
         found = {"id > ?": after, f"id IN ({TREE})": within.tree, "+status = ?": status}
         return tuple(
@@ -86,10 +87,10 @@ def rows_within(
     *,
     to_work: bool = False,
 ) -> tuple[Statement, ...]:
-    """Return statements that find ids of runs or requests of any session; each takes a limit last.
+    """Return statements that select ids of visible runs or requests. The last parameter is a limit.
 
-    :param others: more conditions, and their values.
-    :param to_work: what a principal may only read is left out.
+    :param others: further conditions and their values.
+    :param to_work: exclude sessions that the principal may only read.
     """
     more = dict(others or {})
     if within.tree is not None:
@@ -132,9 +133,9 @@ def _walk(
     after: str | None,
     more: Mapping[str, Any],
 ) -> Statement:
-    """Return a statement that takes the ids of several sessions' rows in order.
+    """Return a statement that merges the rows of several sessions by id.
 
-    :param source: selects the ``session_id`` of each.
+    :param source: a query that selects the ``session_id`` of each.
     """
     text, values = where_all({"status = ?": status, **more})
     condition = text.replace(" WHERE ", " AND ", 1)
@@ -147,5 +148,5 @@ def _walk(
         " FROM walk AS place WHERE place.id IS NOT NULL ORDER BY 2 NULLS LAST LIMIT ?)"
         " SELECT id FROM walk WHERE id IS NOT NULL"
     )
-    # Both parts have the same conditions; the limit follows them.
+    # The condition appears twice, so its values do too. The caller appends the limit.
     return walk, (*values, after or "", *source_values, *values)

@@ -1,4 +1,4 @@
-"""A look at the whole database, and a copy of it, while it is in use."""
+"""Integrity checks and backups of a database in use."""
 
 import contextlib
 import errno
@@ -17,13 +17,14 @@ from agent_orchestrator.stores.sqlite.lock import FileLock
 from agent_orchestrator.stores.sqlite.watermark import sync_directory
 
 MAX_FINDINGS: Final = 100
-"""Findings told at most."""
+"""Maximum number of reported findings."""
 
 
 def findings(connection: apsw.Connection) -> list[str]:
-    """Return what is wrong with the database as such; nothing when it is sound.
+    """Return the database's integrity errors; an empty list if there are none.
 
-    Reads all of it, in one read transaction: writers go on, and their log grows meanwhile.
+    Reads the whole file in one read transaction. Writes continue, and the write-ahead log grows
+    meanwhile.
     """
     try:
         found = [
@@ -46,9 +47,9 @@ def findings(connection: apsw.Connection) -> list[str]:
 
 
 def check_target(database: Path, target: Path) -> Path:
-    """Return where a backup shall go.
+    """Return the path of a backup, with the links in its directory resolved.
 
-    :raises InvalidRequest: if it cannot be there.
+    :raises InvalidRequest: if no backup can be written there.
     """
     if not target.is_absolute():
         raise InvalidRequest.of({"path": "must be absolute"})
@@ -65,15 +66,15 @@ def check_target(database: Path, target: Path) -> Path:
 
 
 def copy(connection: apsw.Connection, target: Path, *, replace: bool) -> int:
-    """Write a consistent copy, checked and durable, and return its size in bytes.
+    """Write a consistent, checked and durable copy, and return its size in bytes.
 
-    It is made under another name and appears whole. It is a database of its own, that says whose
-    copy it is: put in the other's place, it lacks nothing it should have.
+    It is written under a temporary name and renamed when complete. The copy gets a new database
+    name and records which database it is a backup of, so restoring it does not count as data loss.
 
-    :param replace: write over an earlier copy that is there.
-    :raises Conflict: if there is a file, and it is not to be replaced, or is no database of ours.
-    :raises InvalidRequest: if the place cannot be written to.
-    :raises Unavailable: if there is no room.
+    :param replace: overwrite an earlier copy at the target.
+    :raises Conflict: if the target exists and must not be replaced.
+    :raises InvalidRequest: if the target cannot be written.
+    :raises Unavailable: if the disk is full or the copy fails its check.
     """
     if os.path.lexists(target):
         if not replace:
@@ -99,9 +100,9 @@ def copy(connection: apsw.Connection, target: Path, *, replace: bool) -> int:
 
 
 def _check_replaceable(target: Path) -> None:
-    """Refuse what a copy must not take the place of: only another copy may be lost to it.
+    """Check that the file at the target is empty or one of our databases, and not in use.
 
-    :raises Conflict: if it is anything else, or a database in use.
+    :raises Conflict: if it is not.
     """
     if target.is_symlink() or not target.is_file():
         raise Conflict(f"{target} is not a regular file", {"path": str(target)})
@@ -123,7 +124,7 @@ def _check_replaceable(target: Path) -> None:
 def _set_backup_identity(path: Path) -> None:
     copied = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
-        copied.pragma("journal_mode", "memory")  # nobody reads it until it is whole
+        copied.pragma("journal_mode", "memory")  # the copy is discarded if this fails
         copied.execute(
             "UPDATE commits SET backup_of = database, database = lower(hex(randomblob(16)))"
         )
@@ -144,11 +145,11 @@ def _move_into_place(fresh: Path, target: Path, *, replace: bool) -> int:
         fresh.replace(target)
     else:
         try:
-            os.link(fresh, target)  # unlike a rename, it fails where there is a file
+            os.link(fresh, target)  # unlike a rename, it fails if the target exists
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
                 raise
-            if os.path.lexists(target):  # a file system without links
+            if os.path.lexists(target):  # the file system has no hard links
                 raise _exists(target) from None
             fresh.replace(target)
         else:

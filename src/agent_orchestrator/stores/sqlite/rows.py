@@ -1,4 +1,4 @@
-"""Rows and the objects they stand for: the table of each kind follows from its fields."""
+"""The tables of the model, and conversions of rows that the model does not determine."""
 
 import json
 from codecs import getincrementaldecoder
@@ -24,14 +24,14 @@ from agent_orchestrator.wire.strict_json import SLICE_SIZE
 
 
 def is_long_result(text: str) -> bool:
-    """Return whether a result is kept in the table of long results."""
+    """Return whether a result is stored in the table of long results."""
     return len(text) > SLICE_SIZE
 
 
 def slices(text: str | bytes) -> Iterator[bytes]:
-    """Yield a long text in UTF-8, a slice at a time.
+    """Yield a long text in UTF-8, in slices.
 
-    :raises UnicodeEncodeError: if it holds half a surrogate pair.
+    :raises UnicodeEncodeError: if it contains a lone surrogate.
     """
     for place in range(0, len(text), SLICE_SIZE):
         piece = text[place : place + SLICE_SIZE]
@@ -39,10 +39,10 @@ def slices(text: str | bytes) -> Iterator[bytes]:
 
 
 def text_from(cell: str | bytes) -> str:
-    """Return a text that was read; a long one comes in UTF-8."""
+    """Return the text of a cell. Long texts are read as UTF-8 bytes."""
     if isinstance(cell, str):
         return cell
-    decode = getincrementaldecoder("utf-8")("replace").decode  # it may be cut within a character
+    decode = getincrementaldecoder("utf-8")("replace").decode  # a slice may split a character
     return "".join(
         decode(cell[place : place + SLICE_SIZE]) for place in range(0, len(cell), SLICE_SIZE)
     )
@@ -64,14 +64,14 @@ _OTHER_NAMES: Final = (
     "process_start_id=pid_birth",
 )
 _NAMES: Final = dict(pair.split("=") for pair in _OTHER_NAMES)
-"""The columns that have other names than their fields, by field."""
+"""Columns whose names differ from the fields', by field."""
 
 SESSIONS: Final = table(Session, read_only={"last_seq": Cell(), "threads": Cell(read=json.loads)})
 MESSAGES: Final = table(Message, spread=("source",), names=_NAMES)
 RUNS: Final = table(
     Run, spread=("error",), cells={"result": Cell(_result_cell, _result_from)}, names=_NAMES
 )
-"""A long result is in a table of its own."""
+"""Long results are in a separate table."""
 ATTEMPTS: Final = table(Attempt, names=_NAMES)
 RECORDS: Final = table(IdempotencyRecord)
 TOKENS: Final = table(AccessToken)
@@ -87,11 +87,11 @@ EVENT_COLUMNS: Final = (
     f" coalesce(e.long_data, iif(octet_length(e.data) > {SLICE_SIZE}, CAST(e.data AS BLOB), e.data)),"
     " e.created_at"
 )
-"""Of ``events e``. Long data comes as bytes: most who read it hand it on as it is."""
+"""Columns of ``events e``. Long data is read as bytes, because most readers only forward it."""
 
 
 def event_from(row: Row, session_id: str) -> Event:
-    """Return the event of a row that begins with :data:`EVENT_COLUMNS`."""
+    """Return the event in a row that begins with :data:`EVENT_COLUMNS`."""
     seq, run_id, attempt, event_type, data, created_at, *_ = row
     return Event(
         seq=seq,

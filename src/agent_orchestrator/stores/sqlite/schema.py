@@ -1,4 +1,4 @@
-"""The steps that lead a database from nothing to the present schema."""
+"""Schema migrations."""
 
 from functools import cache
 from importlib.resources import files
@@ -7,24 +7,24 @@ from typing import Final
 import apsw
 
 APPLICATION_ID: Final = 0x41674F72
-"""``AgOr`` in the file's header: by it (``file``, too) a database is known to be ours."""
+"""``AgOr`` in the file header. It identifies our databases, also for ``file(1)``."""
 
 
 @cache
 def migrations() -> tuple[str, ...]:
-    """Return the scripts in order; the n-th leads to schema version n."""
+    """Return the migration scripts. The n-th one leads to schema version n."""
     folder = files("agent_orchestrator.stores.sqlite") / "migrations"
     scripts = sorted((entry for entry in folder.iterdir()), key=lambda entry: entry.name)
     return tuple(entry.read_text("utf-8") for entry in scripts if entry.name.endswith(".sql"))
 
 
 def schema_version() -> int:
-    """Return the version this program writes, the newest it can read."""
+    """Return the current schema version. Newer databases cannot be read."""
     return len(migrations())
 
 
 def migrate(connection: apsw.Connection) -> None:
-    """Bring the database to the present version, each step in a transaction of its own."""
+    """Migrate a database to the current schema version, each step in one transaction."""
     for version in range(connection.pragma("user_version") + 1, schema_version() + 1):
         with immediate(connection):
             connection.execute(migrations()[version - 1])
@@ -32,7 +32,7 @@ def migrate(connection: apsw.Connection) -> None:
 
 
 class immediate:  # noqa: N801 - used as a statement
-    """A transaction that has the right to write from its first moment."""
+    """A transaction that holds the write lock from its beginning."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection

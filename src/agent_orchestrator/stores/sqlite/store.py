@@ -1,4 +1,4 @@
-"""The SQLite store: open it, change and read it from many tasks, close it."""
+"""The SQLite store."""
 
 import contextlib
 import os
@@ -170,7 +170,7 @@ class SqliteStore:
         with self._watermark_lock:
             watermark = self._health.watermark
             if watermark == self._noted_watermark or self._health.files_fault():
-                return  # the copy beside another file is not ours to overwrite
+                return  # never overwrite the copy beside another file
             try:
                 watermark_file.write(watermark)
             except OSError as error:

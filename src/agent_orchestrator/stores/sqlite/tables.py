@@ -1,16 +1,16 @@
-"""Tables that follow from the model: each field is a column of its name, by the field's type.
+"""Tables derived from attrs classes: one column per field, typed by the field's annotation.
 
 =========================== ==========================================================================
 type of the field           column
 =========================== ==========================================================================
-text, number                as it is
+``str``, number             unchanged
 ``bool``                    0 or 1
 ``datetime``                RFC 3339
-enumeration                 its word
-a mapping, a list, a value  JSON; a value is an object by the names of its fields
+enumeration                 its value
+mapping, tuple, attrs class JSON; an attrs object becomes a JSON object with its fields
 =========================== ==========================================================================
 
-What may be missing is NULL then, and so is JSON that is the default of its field.
+None is stored as NULL. So is a JSON value that equals the default of its field.
 """
 
 import json
@@ -37,12 +37,12 @@ NULL_JSON: Final = "null"
 
 @attrs.frozen
 class Cell:
-    """How the value of a field becomes what a column holds, and back.
+    """The conversion between a field's value and its cell.
 
-    :param write: None where the value is stored as it is. It is not called for None, which is NULL.
-    :param read: None where the cell is the value.
-    :param missing: what NULL stands for.
-    :param null: what is stored for None.
+    :param write: converts a value to its cell; None to store it unchanged. Not called for None.
+    :param read: converts a cell to its value; None to use it unchanged. Not called for NULL.
+    :param missing: the value for NULL.
+    :param null: the cell for None.
     """
 
     write: Convert | None = None
@@ -53,12 +53,12 @@ class Cell:
 
 @attrs.frozen
 class Table(Generic[T]):
-    """The columns of a model.
+    """The columns of an attrs class.
 
-    :param columns: their names, in the order of :attr:`values`.
-    :param values: returns the cells of an object.
-    :param read: returns the object of a row with these columns, and behind them those that are only read.
-        What the row has beyond is passed over.
+    :param columns: column names, separated by ``", "``, in the order of :attr:`values`.
+    :param values: returns an object's cells.
+    :param read: returns the object of a row. The row has these columns, then the read-only ones.
+        Further columns are ignored.
     """
 
     columns: str
@@ -66,11 +66,11 @@ class Table(Generic[T]):
     read: Callable[[Row], T]
 
     def of(self, table: str) -> str:
-        """Return the columns, each with the name of its table before it."""
+        """Return the columns, qualified with a table name."""
         return ", ".join(f"{table}.{name}" for name in self.columns.split(", "))
 
     def select(self, **expressions: str) -> str:
-        """Return the columns, with expressions in place of some of them."""
+        """Return the columns, with some replaced by expressions."""
         return ", ".join(expressions.get(name, name) for name in self.columns.split(", "))
 
 
@@ -82,14 +82,13 @@ def table(
     cells: Mapping[str, Cell] | None = None,
     names: Mapping[str, str] | None = None,
 ) -> Table[T]:
-    """Return the table of a model.
+    """Return the table of an attrs class.
 
-    :param spread: fields whose values have a column for each of their own fields, ``source_kind`` for
-        the ``kind`` of a ``source``.
-    :param read_only: fields that are worked out when a row is read, in the order in which they follow
-        the columns.
-    :param cells: fields that are stored otherwise than their types say.
-    :param names: names of columns that are not those of their fields.
+    :param spread: fields whose objects are stored in one column per inner field, for example
+        ``source_kind`` for the ``kind`` of a ``source``.
+    :param read_only: fields computed by the query, in the order of their columns in a row.
+    :param cells: conversions for fields whose annotation does not determine one.
+    :param names: names of columns that differ from their field's, by field.
     """
     read_only, cells, names = read_only or {}, cells or {}, names or {}
     hints = typing.get_type_hints(model)
@@ -101,7 +100,7 @@ def table(
     for part in parts.values():
         columns += part.columns
 
-    # What is always there is taken apart by the getter: one call into C for the whole row.
+    # attrgetter fetches the inner fields too, unless the object may be None: one C call per row.
     paths = [*single]
     for name, part in parts.items():
         paths += [name] if part.may_be_missing else [f"{name}.{one}" for one in part.fields]
@@ -121,8 +120,7 @@ def table(
             found[place : place + 1] = take_apart(found[place])
         return tuple(found)
 
-    # A row is brought into the order of the model's fields: its columns, what is only read, and the
-    # values of what was spread, which are put behind it.
+    # Reorder a row to the order of the model's fields. The spread objects are appended to it first.
     order = [*columns, *read_only]
     places = {name: place for place, name in enumerate(single)}
     places |= {name: place for place, name in enumerate(read_only, len(columns))}
@@ -147,14 +145,14 @@ def table(
 
 @attrs.frozen
 class _Spread:
-    """A value that has a column for each of its fields."""
+    """An object stored in one column per field."""
 
     fields: list[str]
     columns: list[str]
     may_be_missing: bool
     write: Callable[[Any], Values]
     read: Callable[[list[Any], int], Any]
-    """Returns the value of the cells from a place on."""
+    """Takes a row's cells and the index of the first; returns the object."""
 
 
 def _spread(name: str, hint: Any) -> _Spread:
@@ -174,7 +172,7 @@ def _spread(name: str, hint: Any) -> _Spread:
 
 
 def _cell(hint: Any, field: Any) -> Cell:
-    """Return how a field is stored, by its type."""
+    """Return the conversion for a field, by its annotation."""
     kind, may_be_missing = _without_none(hint)
     if kind is bool:
         return Cell(read=bool)
@@ -189,7 +187,7 @@ def _cell(hint: Any, field: Any) -> Cell:
 
 
 def always_json(kind: Any) -> Cell:
-    """Return how a value that may be missing is stored where its column is never NULL."""
+    """Return the conversion for an optional value whose column is NOT NULL."""
     as_plain = _plain(kind)
     assert as_plain is not None
     as_json = _json(as_plain, None)
@@ -201,7 +199,7 @@ def always_json(kind: Any) -> Cell:
 
 
 def _json(as_plain: Cell, missing: Any) -> Cell:
-    """Return how a value is stored as JSON; NULL where it is the default of its field."""
+    """Return a conversion to JSON that stores the default value as NULL."""
     to_plain, from_plain = as_plain.write or _same, as_plain.read
 
     def write(value: Any) -> str | None:
@@ -221,7 +219,7 @@ def _same(value: Any) -> Any:
 
 
 def _plain(kind: Any) -> Cell | None:
-    """Return how a value becomes what JSON has, and back; None for one that is not stored as JSON."""
+    """Return the conversion to a JSON-compatible value; None for types that are not stored as JSON."""
     origin = typing.get_origin(kind) or kind
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return Cell()
@@ -238,7 +236,7 @@ def _plain(kind: Any) -> Cell | None:
 
 
 def _named(kind: Any) -> Cell:
-    """Return how a value becomes an object by the names of its fields, and back."""
+    """Return the conversion between an attrs object and a dictionary of its fields."""
     names = [one.name for one in attrs.fields(kind)]
     get = attrgetter(*names)
     hints = typing.get_type_hints(kind)
@@ -263,7 +261,7 @@ def _default(field: Any) -> Any:
 
 
 def _without_none(hint: Any) -> tuple[Any, bool]:
-    """Return the type of a field, and whether it may be None."""
+    """Return an annotation without ``None``, and whether it had it."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
         if len(kinds) < len(typing.get_args(hint)):

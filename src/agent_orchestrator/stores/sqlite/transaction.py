@@ -1,4 +1,4 @@
-"""Changes, as SQL."""
+"""Transactions as SQL statements."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -37,7 +37,7 @@ def _insert(table: str, names: str, rows: int = 1) -> str:
 
 
 def _insert_owned(table: str, names: str) -> str:
-    """Return the statement that adds a row with its session's owner; it takes the session's id last."""
+    """Return an INSERT that also copies the session's owner. Its last parameter is the session id."""
     marks = ", ".join("?" * len(names.split(", ")))
     owner = "(SELECT owner FROM sessions WHERE id = ?)"
     return f"INSERT INTO {table} ({names}, owner) VALUES ({marks}, {owner})"
@@ -72,7 +72,7 @@ _ADD_REQUEST: Final = _insert_owned("requests", REQUESTS.columns)
 _PUT_REQUEST: Final = _update("requests", REQUESTS.columns)
 _PUT_ATTEMPT: Final = (
     _insert("attempts", ATTEMPTS.columns)
-    # The token's hash never changes, and its index, where all is in random order, is left alone.
+    # The token hash never changes. Omitting it saves an update of its randomly ordered index.
     + " ON CONFLICT (run_id, attempt) DO UPDATE SET "
     + ", ".join(
         f"{name} = excluded.{name}"
@@ -102,8 +102,8 @@ _NEW_EVENT: Final = (
     "position, session, seq, run_id, attempt, event_type, created_at, data, long_data"
 )
 _ADD_EVENTS: Final = {rows: _insert("events", _NEW_EVENT, rows) for rows in (64, 16, 4, 2, 1)}
-"""Statements for so many events: one call of many rows costs a third of a call for each row, and
-gives other threads one chance, not sixty-four, to keep the interpreter from the writer."""
+"""INSERT statements by number of rows. Per row, inserting many costs a third of inserting one. It also
+releases the interpreter lock only once."""
 
 _REMOVE_TOKEN: Final = "DELETE FROM access_tokens WHERE id = ?"  # noqa: S105
 _REMEMBER: Final = _insert("idempotency", f"{RECORDS.columns}, place, total")
@@ -124,7 +124,7 @@ _FORGET_CALLER: Final = """
 
 
 class SqliteTransaction(SqliteView):
-    """Changes through the writing connection, inside a savepoint the writer keeps."""
+    """A transaction on the writing connection, in a savepoint managed by the writer."""
 
     def __init__(self, connection: apsw.Connection, epoch: str | None = None) -> None:
         super().__init__(connection, epoch)
@@ -134,7 +134,7 @@ class SqliteTransaction(SqliteView):
         try:
             self._execute(sql, values)
         except apsw.ConstraintError as error:
-            # apsw sets the code on the instance, which its type description does not say.
+            # apsw sets the code on the instance, which its type stubs omit.
             if error.extendedresult == apsw.SQLITE_CONSTRAINT_FOREIGNKEY:  # type: ignore[attr-defined]
                 raise NotFound("what this belongs to does not exist") from error
             raise Conflict(f"this contradicts what is stored: {error}") from error
@@ -202,7 +202,7 @@ class SqliteTransaction(SqliteView):
     def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
         count = len(drafts)
         when = format_time(at)
-        # Encoded first: what JSON in UTF-8 cannot say is refused before anything is written.
+        # Encoded first, so that invalid data is refused before anything is written.
         texts = [_encoded(draft.data) if draft.text is None else draft.text for draft in drafts]
         for text in texts:
             if isinstance(text, str):
@@ -243,13 +243,13 @@ class SqliteTransaction(SqliteView):
         return int(last_seq)
 
     def _fill(self, table: str, column: str, row: int, data: Iterable[bytes]) -> None:
-        """Write a long value into the room that was left for it."""
+        """Write a long value into the zeroblob that was inserted for it."""
         with self._connection.blob_open("main", table, column, row, True) as blob:  # noqa: FBT003
             for piece in data:
                 blob.write(piece)
 
     def _note_activity(self, drafts: Sequence[Draft], before: int, when: str) -> None:
-        """Keep when attempts wrote their last events: one row each, however many events."""
+        """Record the times of attempts' last events, with one statement per attempt."""
         found: dict[tuple[str, int], tuple[int, str | None]] = {}
         for seq, draft in enumerate(drafts, before + 1):
             if draft.run_id is not None:
@@ -302,7 +302,7 @@ class SqliteTransaction(SqliteView):
                 "the idempotency key has a record already", {"key": record.key}
             ) from None
         if place <= most and total < most_size:
-            return  # no bound was ever reached, so there is nothing to look for
+            return  # the limits were never reached
         for _ in range(max_deleted_records(size)):
             number, first, first_total = self._first_row(_FIRST_OF_CALLER, record.caller)
             if first == place or (place - first < most and total - first_total < most_size):
@@ -327,5 +327,5 @@ class SqliteTransaction(SqliteView):
 
 
 def _encoded(data: Mapping[str, Any]) -> str | bytes:
-    # This thread shares the interpreter with the event loop, which a long call would hold.
+    # This thread shares the interpreter lock with the event loop; one long call would block that.
     return encode_in_slices(data) if is_long(data) else dumps(data)

@@ -1,4 +1,4 @@
-"""What there is to know, as SQL. All statements are constants: each connection keeps them compiled."""
+"""Queries as SQL. Constant statements stay compiled in each connection's cache."""
 
 import json
 from bisect import bisect_right
@@ -110,11 +110,11 @@ _FEED: Final = f"{_FEED_FROM} WHERE e.position > ? AND e.position <= ?"
 _FEED_AT: Final = f"{_FEED_FROM} WHERE e.position = ?"
 _POSITION: Final = "SELECT position FROM events WHERE session = ? AND seq = ?"
 _SCAN_PER_SESSION: Final = 64
-"""Events of the whole log that a reader passes for each of its sessions that has something new. Beyond
-that it finds the place in each session's own log, which costs some twenty looks."""
+"""Maximum events to scan in the whole log for each session with new events. Beyond that, a search in
+each session's log is cheaper. It takes about twenty lookups."""
 
 
-# A partial index serves only a query that repeats its condition word for word.
+# SQLite uses a partial index only if the query repeats its condition.
 _ACTIVE: Final = "status IN ('running', 'waiting')"
 _FOR_WORKERS: Final = f"status = 'queued' AND provider <> '{MANUAL}'"
 
@@ -142,9 +142,9 @@ _BEFORE: Final = f"""
 
 
 class SqliteView:
-    """A look through one connection, consistent while the transaction round it is open.
+    """Queries through one connection, consistent within the caller's transaction.
 
-    :param epoch: the one there is now.
+    :param epoch: the current epoch.
     """
 
     def __init__(self, connection: apsw.Connection, epoch: str | None = None) -> None:
@@ -170,7 +170,7 @@ class SqliteView:
         size: int | None = None,
     ) -> list[Session]:
         if parent_session_id is not None:
-            # Children are few: they are found by their parent.
+            # A session has few children, so the index by parent is used.
             conditions = {
                 "parent_session_id = ?": parent_session_id,
                 "+status = ?": status,
@@ -194,8 +194,9 @@ class SqliteView:
         *,
         to_work: bool = False,
     ) -> tuple[Statement, ...]:
-        """Return statements for the rows that are found by conditions, and are few where not all of
-        them may be seen.
+        """Return statements for the visible rows among those that meet the conditions.
+
+        If visibility is restricted, the conditions should select few rows.
         """
         found = (
             where_all({**conditions, **way})
@@ -208,9 +209,9 @@ class SqliteView:
     def _page(
         self, select: str, ways: Iterable[Statement], limit: int, size: int | None
     ) -> Iterable[Any]:
-        """Return the rows that come next by any of the ways, in the order of their ids.
+        """Return the first rows by id among those found by any of the statements.
 
-        :param ways: statements that find ids.
+        :param ways: statements that select ids.
         """
         ids: set[str] = set()
         for statement, values in ways:
@@ -219,7 +220,7 @@ class SqliteView:
         return _up_to(size, rows)
 
     def _is_visible(self, within: Visibility, session_id: str, *, to_work: bool = False) -> bool:
-        """Return whether a list may show what belongs to a session."""
+        """Return whether a caller may see the content of a session."""
         if (
             within.tree is not None
             and not self._first_row(f"SELECT ? IN ({LINEAGE})", within.tree, session_id)[0]
@@ -358,7 +359,7 @@ class SqliteView:
                     return []
                 within = EVERYTHING
             conditions = {
-                # A plus sign leaves the choice of an index to the narrower condition.
+                # A plus sign disables the index on a column, in favor of a narrower condition.
                 "run_id = ?": run_id,
                 "session_id = ?" if run_id is None else "+session_id = ?": session_id,
                 "root_session_id = ?": root_session_id,
@@ -530,14 +531,14 @@ class SqliteView:
         if not sessions and within == EVERYTHING:
             rows = self._execute(_FEED + " ORDER BY e.position LIMIT ?", (position, last, limit))
             return self._items(_up_to(size, rows))
-        # Only a session with something new is looked for, so that a quiet reader costs nothing.
+        # Sessions without new events are left out first, so that an idle reader costs nothing.
         numbers = self._sessions_with_events(position, sessions, within)
         if not numbers:
             return []
         if last - position > _SCAN_PER_SESSION * len(numbers):
             return self._items(_up_to(size, self._merged(numbers, position, last, limit)))
-        # The plus sign forbids the index of each session's log: in one pass over this part of the log
-        # the first events come first, where the index would need all of them to sort.
+        # The plus sign disables the index by session. It would read all matching events to sort them; a
+        # scan by position can stop at the limit.
         rows = self._execute(
             _FEED + " AND +e.session IN (SELECT value FROM json_each(?))"
             " ORDER BY e.position LIMIT ?",
@@ -548,9 +549,9 @@ class SqliteView:
     def _merged(
         self, sessions: Mapping[int, int], position: int, last: int, limit: int
     ) -> Iterator[Any]:
-        """Yield the events of some sessions in the order of the whole log, which is not read.
+        """Yield events of some sessions in log order, without scanning the log.
 
-        :param sessions: their numbers, and the last ``seq`` of each.
+        :param sessions: the last ``seq`` by session number.
         """
         heads: list[tuple[int, int, int]] = []
         for number, last_seq in sessions.items():
@@ -569,7 +570,7 @@ class SqliteView:
             heappush(heads, (row[0], number, seq))
 
     def _first_after(self, session: int, last_seq: int, position: int) -> int:
-        """Return the first ``seq`` of a session's log that is beyond a position of the whole log."""
+        """Return the first ``seq`` of a session after a position in the log of all sessions."""
         return 1 + bisect_right(
             range(1, last_seq + 1),
             position,
@@ -584,7 +585,7 @@ class SqliteView:
     def _sessions_with_events(
         self, position: int, sessions: Sequence[str], within: Visibility
     ) -> dict[int, int]:
-        """Return the numbers of the sessions with events beyond a position, and their last ``seq``."""
+        """Return the last ``seq``, by session number, of sessions with events after a position."""
         if sessions:
             named = {"id IN (SELECT value FROM json_each(?))": json.dumps(list(sessions))}
             ways = [
@@ -622,7 +623,7 @@ class SqliteView:
         return NO_END if epoch == self._epoch else end_of(self._connection, epoch)
 
     def event_count(self) -> int:
-        # Positions have no gap, so the last one is the count; counting would read the whole table.
+        # Positions have no gaps, so the last one is the count. ``count(*)`` would read the whole table.
         return int(self._first_row("SELECT coalesce(max(position), 0) FROM events")[0])
 
     def newest_ids(self) -> list[str]:
@@ -710,8 +711,9 @@ class SqliteView:
 
 
 def _up_to(size: int | None, rows: Iterable[Any]) -> Iterable[Any]:
-    """Return the rows up to the one with which their texts have so many characters; those behind it
-    are not read.
+    """Return the rows up to the one that brings their text to ``size`` characters or more.
+
+    Later rows are not read.
     """
     return rows if size is None else _fitting(size, rows)
 

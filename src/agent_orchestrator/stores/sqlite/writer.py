@@ -80,9 +80,8 @@ class GroupWriter:
         wait for ``sys.getswitchinterval()`` at every statement. With more than one caller, the
         writer therefore sleeps until the loop has delivered all changes that are ready.
         """
-        with anyio.CancelScope(
-            shield=True
-        ):  # changes that are queued at a cancellation are still written
+        # Shielded: changes that are queued at a cancellation are still written.
+        with anyio.CancelScope(shield=True):
             while not self._finishing:
                 await self._arrived.wait()
                 self._arrived = anyio.Event()

@@ -1,4 +1,4 @@
-"""What every store must do, as tests: subclass :class:`StoreContract` and say how one is opened."""
+"""The contract suite for stores: subclass :class:`StoreContract` and override ``open_store``."""
 
 from agent_orchestrator.testing.stores.changes import Changes
 from agent_orchestrator.testing.stores.family import Family
@@ -9,13 +9,13 @@ from agent_orchestrator.testing.stores.values import Values
 
 
 class StoreContract(Values, Changes, Reads, Queue, Family, Sharing):
-    """All of the contract, for a test module that has ``pytestmark = pytest.mark.anyio``.
+    """The whole contract. The test module needs ``pytestmark = pytest.mark.anyio``.
 
     For example::
 
-    class TestMyStore(StoreContract):
-        def open_store(self, directory):
-            return MyStore(directory / "data")
+        class TestMyStore(StoreContract):
+            def open_store(self, directory):
+                return MyStore(directory / "data")
     """
 
 

@@ -1,4 +1,4 @@
-"""A change is made whole or not at all, whatever else goes on."""
+"""Transactions are atomic, isolated and announced to listeners."""
 
 import threading
 from datetime import timedelta
@@ -155,7 +155,7 @@ class Changes(Opening):
             assert await store.read(kept) == (0, None, None)
 
     async def test_one_refusal_does_not_take_the_others_along(self, tmp_path: Path) -> None:
-        """A hundred changes at once, every third of which raises after it wrote."""
+        """Run a hundred changes at once. Every third raises after a write."""
         async with self.opened(tmp_path) as store:
             session = a_session()
             await put(store, session)

@@ -1,4 +1,4 @@
-"""Sessions that have children, and the questions these ask."""
+"""Parent and child sessions, and their requests."""
 
 from collections.abc import Callable
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""How a contract suite gets at the store under test."""
+"""Access to the store under test."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,10 +11,10 @@ from agent_orchestrator.ports import Store
 
 
 class Opening:
-    """Every test opens an empty store with :meth:`open_store` and has 30 seconds."""
+    """Each test opens an empty store with :meth:`open_store`, and may take 30 seconds."""
 
     def open_store(self, directory: Path) -> AbstractAsyncContextManager[Store]:
-        """Return an empty store, not yet entered.
+        """Return an empty store, not yet opened.
 
         :param directory: an empty directory for its files.
         """
@@ -22,7 +22,7 @@ class Opening:
 
     @asynccontextmanager
     async def opened(self, directory: Path) -> AsyncIterator[Store]:
-        """Open the store for one test."""
+        """Open a store for one test."""
         with anyio.fail_after(30):
             async with self.open_store(directory) as store:
                 yield store

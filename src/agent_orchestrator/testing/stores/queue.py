@@ -1,4 +1,4 @@
-"""Which run is next, and what each waits for."""
+"""The queue of runs."""
 
 from operator import methodcaller
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Lists, logs and feeds: consistent, in order, in pages."""
+"""Lists, logs and feeds are consistent, ordered and paged."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -190,7 +190,7 @@ class Reads(Opening):
                 tx.append(session.id, told, NOW)
 
             await store.transact(write)
-            # Half of them are the principal's own, half are shared with it: both ways in are cut.
+            # The principal owns half of them and has grants on the others, to test both queries.
             large = [
                 a_session(owner=owner, metadata={"text": long})
                 for owner in ("ann", "bob", "ann", "bob", "ann")
@@ -227,7 +227,7 @@ class Reads(Opening):
             for name in looks:
                 every = await found_by(name, None)
                 assert len(every) == 5, name
-                # What an item holds besides its text counts, too, but is less than that.
+                # Fields other than the text count too, but they are shorter.
                 for size, most in ((1, 1), (1_000, 1), (2_400, 2), (10**9, 5)):
                     found = await found_by(name, size)
                     assert found == every[: len(found)]
@@ -346,7 +346,7 @@ class Reads(Opening):
                 assert list(raised.value.details["fields"]) == ["cursor"]
 
     async def test_a_cursor_of_a_longer_log_is_ahead(self, tmp_path: Path) -> None:
-        """As after a restore from a backup: the reader has seen what the log no longer holds."""
+        """A log restored from a backup lacks events that the reader has seen."""
         (tmp_path / "long").mkdir()
         (tmp_path / "short").mkdir()
         async with (

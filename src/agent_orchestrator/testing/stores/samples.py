@@ -1,4 +1,4 @@
-"""Sessions, messages and runs to put into a store under test."""
+"""Sample objects for stores under test."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,7 +23,7 @@ ids = SortableIds()
 
 
 def a_session(**fields: Any) -> Session:
-    """Return a session with every field at its plainest, but for those given."""
+    """Return a session with default fields, except those given."""
     session_id = fields.pop("id", None) or ids("ses")
     plain = Session(
         id=session_id,
@@ -47,7 +47,7 @@ def a_session(**fields: Any) -> Session:
 
 
 def a_message(session_id: str, **fields: Any) -> Message:
-    """Return a message, likewise."""
+    """Return a message with default fields, except those given."""
     plain = Message(
         id=ids("msg"),
         session_id=session_id,
@@ -62,7 +62,7 @@ def a_message(session_id: str, **fields: Any) -> Message:
 
 
 def a_run(session_id: str, **fields: Any) -> Run:
-    """Return a queued run, likewise."""
+    """Return a queued run with default fields, except those given."""
     plain = Run(
         id=ids("run"),
         session_id=session_id,
@@ -89,7 +89,7 @@ def a_run(session_id: str, **fields: Any) -> Run:
 
 
 def a_record(**fields: Any) -> IdempotencyRecord:
-    """Return an idempotency record, likewise."""
+    """Return an idempotency record with default fields, except those given."""
     plain = IdempotencyRecord("local", "POST /sessions", "key", "print", "{}", NOW)
     return evolve(plain, **fields)
 
@@ -100,7 +100,7 @@ def drafts(*texts: str, run_id: str | None = None) -> list[Draft]:
 
 
 async def put(store: Store, *things: Session | Message | Run) -> None:
-    """Add the things in one change."""
+    """Add objects in one transaction."""
 
     def change(transaction: Transaction) -> None:
         for thing in things:
@@ -115,7 +115,7 @@ async def put(store: Store, *things: Session | Message | Run) -> None:
 
 
 def a_request(run: Run, **fields: Any) -> Request:
-    """Return a request of a run."""
+    """Return a request of a run, with default fields except those given."""
     return evolve(
         Request(
             id=ids("req"),

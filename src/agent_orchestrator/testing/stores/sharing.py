@@ -1,4 +1,4 @@
-"""Sessions that others than their owner are let in to."""
+"""Grants on sessions."""
 
 from operator import methodcaller
 from pathlib import Path
@@ -72,7 +72,7 @@ class Sharing(Opening):
             for one, question in zip(sessions, questions, strict=True):
                 await store.transact(methodcaller("add_request", question))
                 await store.transact(methodcaller("append", one.id, drafts("x"), NOW))
-            # What somebody owns may be granted to him as well: it is listed once.
+            # An owner may have a grant as well. The session is listed once.
             for place in (1, 3, 6, 8):
                 await store.transact(methodcaller("put_grants", sessions[place].id, [BOB]))
             seen = {1, 3, 4, 6, 7, 8}

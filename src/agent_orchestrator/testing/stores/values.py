@@ -1,4 +1,4 @@
-"""What is put in comes out."""
+"""Stored values are read back unchanged."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -354,7 +354,7 @@ class Values(Opening):
             first = AccessToken("tok_1", "n", "ann", ("read",), "bob", NOW, None)
             for digit, token in (("1", first), ("2", evolve(first, id="tok_2"))):
                 await store.transact(methodcaller("add_token", token, digit * 64))
-            for _ in range(2):  # what is not there is no matter
+            for _ in range(2):  # removing a missing token has no effect
                 await store.transact(methodcaller("remove_token", "tok_1"))
             assert await store.read(methodcaller("token", "tok_1")) is None
             assert await store.read(methodcaller("token_of_hash", "1" * 64)) is None
@@ -486,7 +486,7 @@ class Values(Opening):
     async def _kept(
         store: Store, *keys: str, callers: tuple[str, ...] = ("local",)
     ) -> set[tuple[str, str]]:
-        """Return callers and keys of the records that are there."""
+        """Return the callers and keys of existing records."""
         return await store.read(
             lambda view: {
                 (caller, key)
