@@ -39,8 +39,8 @@ def audit_table(entries: Sequence[AuditEntry], style: Style) -> list[str]:
     return table(columns, rows, style) or ["nothing on record"]
 
 
-def token_card(made: NewToken, style: Style) -> list[str]:
-    token = made.token
+def token_card(created: NewToken, style: Style) -> list[str]:
+    token = created.token
     ends = None if token.expires_at is None else f"{local(token.expires_at):%Y-%m-%d %H:%M:%S}"
     return card(
         f"{style.paint('token', 'dim')} {style.paint(token.id, 'bold')}",
@@ -49,7 +49,7 @@ def token_card(made: NewToken, style: Style) -> list[str]:
             ("stands for", one_line(token.principal)),
             ("good for", ", ".join(token.scopes)),
             ("ends", ends),
-            ("secret", Cell(made.secret, ("bold",))),
+            ("secret", Cell(created.secret, ("bold",))),
             ("", "shown this once: keep it where AGENTCTL_AUTH_TOKEN is set from"),
         ],
         style,

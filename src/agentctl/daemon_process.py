@@ -74,8 +74,8 @@ def start(settings: CallSettings, options: Sequence[str], timeout_s: float | Non
             )
         if timeout_s is None:
             return Started(None, process.pid, str(log))
-        told = _wait_ready(process, ready, log, size_before, timeout_s)
-    return Started(str(told["url"]), int(told["pid"]), str(log))
+        ready_info = _wait_ready(process, ready, log, size_before, timeout_s)
+    return Started(str(ready_info["url"]), int(ready_info["pid"]), str(log))
 
 
 def _open_private(path: str, flags: int) -> int:
@@ -99,8 +99,8 @@ def offline_doctor(settings: CallSettings, options: Sequence[str]) -> str:
         check=False,
     )
     if done.returncode:
-        words = done.stderr.decode(errors="replace").strip().splitlines()
-        what = words[-1].removeprefix("agentd: ") if words else "it said nothing"
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        what = lines[-1].removeprefix("agentd: ") if lines else "it said nothing"
         raise Failure("not_examined", f"agentd ended with {done.returncode}: {what}")
     return done.stdout.decode()
 
@@ -111,8 +111,8 @@ def _wait_ready(
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            told: dict[str, Any] = json.loads(ready.read_text())
-            return told
+            ready_info: dict[str, Any] = json.loads(ready.read_text())
+            return ready_info
         except (FileNotFoundError, ValueError):  # missing or incomplete
             pass
         if (status := process.poll()) is not None:
@@ -142,15 +142,15 @@ def _log_tail(log: Path, size_before: int) -> str:
     if not lines:
         return "it said nothing"
     # agentd reports each invalid setting on a separate line.
-    told = list(takewhile(lambda line: line.startswith("agentd: "), reversed(lines)))
-    return "; ".join(line.removeprefix("agentd: ") for line in reversed(told or lines[-1:]))
+    errors = list(takewhile(lambda line: line.startswith("agentd: "), reversed(lines)))
+    return "; ".join(line.removeprefix("agentd: ") for line in reversed(errors or lines[-1:]))
 
 
 def _agentd() -> list[str]:
     """Return the command of the agentd that is installed with this agentctl."""
-    beside = Path(sys.executable).with_name("agentd")
-    if beside.is_file():
-        return [str(beside)]
+    installed = Path(sys.executable).with_name("agentd")
+    if installed.is_file():
+        return [str(installed)]
     return [sys.executable, "-m", "agentd"]
 
 
@@ -234,10 +234,10 @@ def stop_report(status: DaemonStatus) -> dict[str, Any] | None:
         return None
     database, pid, started_at = Path(status.store.path), status.pid, status.started_at
     try:
-        told: Any = json.loads(database.with_name(f"{database.name}-stopped").read_text())
-        if (told["pid"], datetime.fromisoformat(told["started_at"])) != (pid, started_at):
+        report: Any = json.loads(database.with_name(f"{database.name}-stopped").read_text())
+        if (report["pid"], datetime.fromisoformat(report["started_at"])) != (pid, started_at):
             return None  # written by an earlier daemon
-        return {name: told[name] for name in ("finished", "released", "parked")}
+        return {name: report[name] for name in ("finished", "released", "parked")}
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

@@ -151,10 +151,10 @@ class Dashboard:
         bottom = [style.paint(truncated(self._foot(style), columns), "dim")]
         if self.notice:
             bottom.insert(0, style.paint(truncated(one_line(self.notice), columns), "yellow"))
-        room = rows - len(lines) - len(bottom)
-        asked = self._requests(style, max(room // 2, room - len(self.runs) - 3), moment, now)
-        lines += self._runs(style, room - len(asked), moment)
-        lines += [""] * (room - len(lines) - len(asked) + rows - room - len(bottom))
+        height = rows - len(lines) - len(bottom)
+        asked = self._requests(style, max(height // 2, height - len(self.runs) - 3), moment, now)
+        lines += self._runs(style, height - len(asked), moment)
+        lines += [""] * (height - len(lines) - len(asked) + rows - height - len(bottom))
         return [*lines, *asked, *bottom][:rows]
 
     def _head(self, style: Style, moment: datetime) -> list[str]:
@@ -181,14 +181,14 @@ class Dashboard:
         ]
         return [f"agentd {status.version} {health}{dot}{counts}{dot}{time}", *problems, ""]
 
-    def _runs(self, style: Style, room: int, moment: datetime) -> list[str]:
-        if room < 2:
+    def _runs(self, style: Style, height: int, moment: datetime) -> list[str]:
+        if height < 2:
             return []
         if self.status is None:
             return [style.paint(style.symbol("connecting …", "connecting ..."), "dim"), ""]
         ordered = sorted(self.runs, key=lambda run: (_ORDER.get(run.status, 3), run.id))
-        more = len(ordered) - (room - 2)
-        shown = ordered if more <= 0 else ordered[: max(room - 3, 0)]
+        more = len(ordered) - (height - 2)
+        shown = ordered if more <= 0 else ordered[: max(height - 3, 0)]
         columns = [
             Column("RUN"),
             Column("STATUS"),
@@ -219,29 +219,29 @@ class Dashboard:
         session = self.sessions.get(session_id)
         return one_line(session.title) if session is not None and session.title else session_id
 
-    def _requests(self, style: Style, room: int, moment: datetime, now: float) -> list[str]:
-        if not self.requests or room < 4:
+    def _requests(self, style: Style, height: int, moment: datetime, now: float) -> list[str]:
+        if not self.requests or height < 4:
             return []
         lines = request_table(self.requests, style, moment)
         place = next((n for n, one in enumerate(self.requests) if one.id == self.selected), 0)
-        listed = max(min(len(self.requests), room // 3), 1)
+        listed = max(min(len(self.requests), height // 3), 1)
         first = max(min(place - listed // 2, len(self.requests) - listed), 0)
-        mark, rest = style.paint(style.symbol("▸", ">"), "yellow", "bold"), lines[1:]
-        head = [f"{mark if n == place else ' '} {rest[n]}" for n in range(first, first + listed)]
+        marker, rest = style.paint(style.symbol("▸", ">"), "yellow", "bold"), lines[1:]
+        head = [f"{marker if n == place else ' '} {rest[n]}" for n in range(first, first + listed)]
         chosen = self.selected_request
         if chosen is None:
             return [*head, ""]
         question, about = _question(chosen, style, moment)
         card = [f"  {line}" for line in [*question, "", *about]]
-        space = room - len(head) - 2
+        space = height - len(head) - 2
         self.scroll = min(self.scroll, max(len(card) - space, 0))
         seen = card[self.scroll : self.scroll + space]
         self._in_view_at = self._in_view_at or now
         self._page = max(space - 1, 1)
         if self.scroll + space >= len(question):
             self._read = True
-        left = len(card) - self.scroll - len(seen)
-        tail = style.paint(f"  {left} more lines: space", "yellow") if left > 0 else ""
+        remaining = len(card) - self.scroll - len(seen)
+        tail = style.paint(f"  {remaining} more lines: space", "yellow") if remaining > 0 else ""
         return [*head, "", *seen, tail]
 
     def _foot(self, style: Style) -> str:

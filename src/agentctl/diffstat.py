@@ -90,13 +90,13 @@ def _counted(diff: Iterator[str]) -> Lines | None:
                 found = True
                 old, new = (1 if size is None else int(size) for size in header.groups())
             continue
-        mark = line[:1]
-        if mark == "\\":  # "No newline at end of file"
+        sign = line[:1]
+        if sign == "\\":  # "No newline at end of file"
             continue
-        added += mark == "+"
-        removed += mark == "-"
-        old -= mark != "+"
-        new -= mark != "-"
+        added += sign == "+"
+        removed += sign == "-"
+        old -= sign != "+"
+        new -= sign != "-"
     return Lines(added, removed) if found else None
 
 

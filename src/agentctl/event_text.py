@@ -90,13 +90,13 @@ def sentence(event: Event) -> str:
     data = event.data
     match event.event_type:
         case EventType.SESSION_UPDATED if data.get("cwd") and data.get("previous_cwd"):
-            also = f", title {data['title']}" if data.get("title") else ""
-            return f"session moved from {data['previous_cwd']} to {data['cwd']}{also}"
+            title_text = f", title {data['title']}" if data.get("title") else ""
+            return f"session moved from {data['previous_cwd']} to {data['cwd']}{title_text}"
         case EventType.RUN_QUEUED:
-            again = data.get("attempt") or 1
-            back = f", attempt {again}" if again != 1 else ""
+            attempt = data.get("attempt") or 1
+            attempt_text = f", attempt {attempt}" if attempt != 1 else ""
             reason = f": {data['reason']}" if data.get("reason") else ""
-            return f"queued{back}{reason}  {event.run_id}"
+            return f"queued{attempt_text}{reason}  {event.run_id}"
         case EventType.RUN_STARTED:
             # "daemon/worker": within one transcript, the worker is enough.
             worker = str(data.get("worker_id") or "").rpartition("/")[2]
@@ -146,22 +146,22 @@ def plan_text(steps: Sequence[Step], before: Sequence[Step]) -> str:
         boxed = [f"{_BOXES.get(status, '[ ]')} {text}" for text, status in steps]
         return "\n".join(["plan", *boxed])
     done = sum(status == "completed" for _, status in steps)
-    now = next((text for text, status in steps if status == "in_progress"), None)
-    if now is None:
+    current = next((text for text, status in steps if status == "in_progress"), None)
+    if current is None:
         return f"plan: {done} of {len(steps)} done"
-    return f"plan: {done} of {len(steps)} done, now: {now}"
+    return f"plan: {done} of {len(steps)} done, now: {current}"
 
 
 def tool_outcome(data: Mapping[str, Any]) -> tuple[bool, str, str]:
     """Return whether a tool call succeeded, its status as text, and its output or error."""
     status, code = str(data.get("status", "completed")), data.get("exit_code")
-    well = status == "completed" and not code
-    how = "done" if well else status if status != "completed" else "ended"
+    succeeded = status == "completed" and not code
+    status_text = "done" if succeeded else status if status != "completed" else "ended"
     error = data.get("error")
     if isinstance(error, Mapping):
         error = error.get("message", error)
     shown = str(data.get("output") or "") or (str(error) if error else "")
-    return well, how if code is None else f"{how}, exit {code}", shown
+    return succeeded, status_text if code is None else f"{status_text}, exit {code}", shown
 
 
 def child_id(data: Mapping[str, Any]) -> str:

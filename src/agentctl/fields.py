@@ -24,11 +24,11 @@ def read_schema(path: str) -> dict[str, Any]:
     if path == "-":
         return read_object("-", "--output-schema")
     try:
-        said = Path(path).read_text("utf-8")
+        text = Path(path).read_text("utf-8")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise usage_failure(f"--output-schema {path} cannot be read: {reason}") from None
-    return parse_object(said, "--output-schema")
+    return parse_object(text, "--output-schema")
 
 
 def read_images(paths: Sequence[str]) -> list[dict[str, str]]:
@@ -125,20 +125,22 @@ def _flag(spec: FieldSpec) -> str:
     return spec.limits.flag or "--" + spec.name.replace("_", "-")
 
 
-def _option(spec: FieldSpec, said: str | None, *, required: bool) -> Callable[[F], F]:
+def _option(spec: FieldSpec, help_override: str | None, *, required: bool) -> Callable[[F], F]:
     """Return the option for a field."""
-    flag, told = _flag(spec), said or spec.limits.doc
+    flag, help_text = _flag(spec), help_override or spec.limits.doc
     if bool in spec.kinds:
         if spec.default:
-            flag, told = f"{flag}/--no-{spec.name}", f"{told}  [default: yes]"
-        return click.option(flag, spec.name, is_flag=True, default=bool(spec.default), help=told)
+            flag, help_text = f"{flag}/--no-{spec.name}", f"{help_text}  [default: yes]"
+        return click.option(
+            flag, spec.name, is_flag=True, default=bool(spec.default), help=help_text
+        )
     if spec.name in _TEXTS or dict in spec.kinds:
-        told = f"{told.removesuffix('.')}; - reads standard input."
-    if said is None and spec.default not in (None, (), attrs.NOTHING):
+        help_text = f"{help_text.removesuffix('.')}; - reads standard input."
+    if help_override is None and spec.default not in (None, (), attrs.NOTHING):
         shown = f"{spec.default:g}" if isinstance(spec.default, float) else spec.default
-        told = f"{told}  [default: {shown}]"
+        help_text = f"{help_text}  [default: {shown}]"
     if list in spec.kinds:
-        told = f"{told.removesuffix('.')}; may be repeated."
+        help_text = f"{help_text.removesuffix('.')}; may be repeated."
     return click.option(
         flag,
         spec.name,
@@ -146,7 +148,7 @@ def _option(spec: FieldSpec, said: str | None, *, required: bool) -> Callable[[F
         metavar=_metavar(spec),
         multiple=list in spec.kinds,
         required=required,
-        help=told,
+        help=help_text,
     )
 
 

@@ -21,10 +21,10 @@ def findings_list(findings: Sequence[Finding], style: Style) -> list[str]:
         for one in findings:
             if one.level != level:
                 continue
-            mark = style.paint(style.symbol(rich, plain), *styles)
+            symbol = style.paint(style.symbol(rich, plain), *styles)
             text = f"{one_line(one.about)}: {one_line(one.message)}"
             first, *rest = _indented(text, style)
-            lines += [f"{mark} {first}", *(f"  {line}" for line in rest)]
+            lines += [f"{symbol} {first}", *(f"  {line}" for line in rest)]
             if one.hint:
                 hint = _indented(f"{style.symbol('→', '->')} {one_line(one.hint)}", style)
                 lines += [f"  {style.paint(line, 'dim')}" for line in hint]

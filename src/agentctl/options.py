@@ -72,7 +72,7 @@ def global_options() -> list[click.Option]:
     ]
 
 
-class _Helped:
+class _SectionedHelp:
     """Help in sections: the command's options, global options, examples."""
 
     examples: str = ""
@@ -99,7 +99,7 @@ class _Helped:
                     formatter.write(f"{'':{formatter.current_indent}}{line.strip()}\n")
 
 
-class Command(_Helped, click.Command):
+class Command(_SectionedHelp, click.Command):
     """A command.
 
     :param examples: command lines for the help, one per line.
@@ -140,7 +140,7 @@ _SENTENCE: Final = 1000
 """An upper bound for the length of the first sentence in a command's help."""
 
 
-class Group(_Helped, click.Group):
+class Group(_SectionedHelp, click.Group):
     """A group of commands.
 
     :param lazy: commands by name, as ``module:attribute``. They are imported on use.
@@ -284,7 +284,7 @@ def read_object(value: str, option: str) -> dict[str, Any]:
     return parse_object(read_text(value), option)
 
 
-def parse_object(said: str, option: str) -> dict[str, Any]:
+def parse_object(text: str, option: str) -> dict[str, Any]:
     """Return the JSON object in a text.
 
     :param option: the option's name, for error messages.
@@ -295,7 +295,7 @@ def parse_object(said: str, option: str) -> dict[str, Any]:
     from agent_orchestrator.wire import strict_json
 
     try:
-        found = strict_json.loads(said.encode("utf-8", "surrogateescape"), field=option)
+        found = strict_json.loads(text.encode("utf-8", "surrogateescape"), field=option)
     except InvalidRequest as error:
         raise usage_failure(f"{option} {error.details['fields'][option]}") from None
     if not isinstance(found, dict):

@@ -25,10 +25,10 @@ def page(lines: Iterable[str], style: Style) -> Iterable[str]:
     if style.columns is None or not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
         return lines
     rest = iter(lines)
-    room = shutil.get_terminal_size().lines
-    first = list(islice(rest, room))
+    height = shutil.get_terminal_size().lines
+    first = list(islice(rest, height))
     lines = chain(first, rest)
-    if len(first) < room or os.environ.get("TERM") == "dumb":
+    if len(first) < height or os.environ.get("TERM") == "dumb":
         return lines
     command = os.environ.get("AGENTCTL_PAGER", os.environ.get("PAGER", "less"))
     try:

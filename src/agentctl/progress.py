@@ -22,8 +22,8 @@ def waiting(output: Output, what: str) -> Iterator[None]:
 
     A thread draws it, because the body may block this thread.
     """
-    taken = output.before_note is not None or output.announcer is not None
-    if not output.interactive or taken or os.environ.get("TERM") == "dumb":
+    is_busy = output.before_note is not None or output.announcer is not None
+    if not output.interactive or is_busy or os.environ.get("TERM") == "dumb":
         yield
         return
     line = _Line(output, what)
@@ -49,10 +49,10 @@ class _Line:
 
     def draw(self) -> None:
         started = time.monotonic()
-        more = self._style.symbol("…", "...")
+        ellipsis = self._style.symbol("…", "...")
         while not self.done.wait(_EVERY_S):
-            text = f"{more} {self._text} ({elapsed(time.monotonic() - started)})"
-            text = truncated(text, (self._style.columns or 80) - 1, ellipsis=more)
+            text = f"{ellipsis} {self._text} ({elapsed(time.monotonic() - started)})"
+            text = truncated(text, (self._style.columns or 80) - 1, ellipsis=ellipsis)
             with self._drawing:
                 self._drawn = True
                 try:

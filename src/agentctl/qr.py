@@ -24,10 +24,10 @@ def code(text: str, style: Style) -> list[str]:
 
     Without colours, the light modules are drawn, because most terminals have a dark background.
     """
-    made = segno.make(text, error="L", micro=False)
+    qr_code = segno.make(text, error="L", micro=False)
     rows = [
         [bool(module) == style.colour for module in row]
-        for row in made.matrix_iter(border=QUIET_ZONE)
+        for row in qr_code.matrix_iter(border=QUIET_ZONE)
     ]
     columns = len(rows) if style.unicode else 2 * len(rows)
     if style.columns is not None and style.columns < columns:

@@ -204,8 +204,8 @@ class _Watch:
         text, more = words(codec.to_plain(request))
         time = style.paint(local(at).strftime("%H:%M:%S"), "dim")
         lines = f"{text}\nsession: {one_line(request.session_id)}".split("\n") + more
-        mark = style.paint("?", "yellow", "bold")
-        self._output.lines([f"{time}  {mark} {style.paint(lines[0], 'yellow', 'bold')}"])
+        symbol = style.paint("?", "yellow", "bold")
+        self._output.lines([f"{time}  {symbol} {style.paint(lines[0], 'yellow', 'bold')}"])
         self._output.lines(f"{'':10}  {line}" for line in lines[1:])
 
 

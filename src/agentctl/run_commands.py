@@ -80,13 +80,13 @@ async def spawn(
 ) -> int:
     """Create a child session and optionally wait for its run. Return the exit code."""
     if "run_id" in values:
-        made = await connection.call(SPAWN_FROM_RUN, **values)
+        spawned = await connection.call(SPAWN_FROM_RUN, **values)
     else:
-        made = await connection.call(SPAWN_FROM_SESSION, **values)
-    session, message, run = made.session, made.message, made.run
+        spawned = await connection.call(SPAWN_FROM_SESSION, **values)
+    session, message, run = spawned.session, spawned.message, spawned.run
     if not wait:
         output.answer(
-            made,
+            spawned,
             lambda style: [
                 f"session {style.paint(session.id, 'bold')}, {line}"
                 for line in sent_lines(message, run, style)
@@ -116,18 +116,18 @@ async def reply_parent(
 
     :param timeout_s: maximum seconds to wait; None to wait until the question is closed.
     """
-    told = await connection.call(REPLY_PARENT, wait=wait, **values)
-    request = told.request
+    sent = await connection.call(REPLY_PARENT, wait=wait, **values)
+    request = sent.request
     if request is None or not wait:
-        output.answer(told, lambda style: _reply_lines(told, style))
+        output.answer(sent, lambda style: _reply_lines(sent, style))
         return DONE
     output.note(f"agentctl: waiting; {answering(request.kind, request.id)}")
     connection.retry_s = FOLLOW_RETRY_S
     try:
         end = inf if timeout_s is None else anyio.current_time() + timeout_s
-        while request.is_open and (left := end - anyio.current_time()) > 0:
+        while request.is_open and (remaining_s := end - anyio.current_time()) > 0:
             reply = await connection.call(
-                GET_REQUEST, request_id=request.id, wait_s=min(left, ONE_WAIT_S)
+                GET_REQUEST, request_id=request.id, wait_s=min(remaining_s, ONE_WAIT_S)
             )
             request = reply.request
     except anyio.get_cancelled_exc_class():
@@ -144,14 +144,16 @@ async def reply_parent(
     return DONE if found.status in GRANTED else FAILED
 
 
-def _reply_lines(told: ReplyParentReply, style: Style) -> list[str]:
+def _reply_lines(reply: ReplyParentReply, style: Style) -> list[str]:
     lines = []
-    if told.message is not None:
-        lines.append(f"message {style.paint(told.message.id, 'bold')} to {told.parent_session_id}")
-    if told.request is not None:
+    if reply.message is not None:
         lines.append(
-            f"request {style.paint(told.request.id, 'bold')} is open: "
-            f"{answering(told.request.kind, told.request.id)}"
+            f"message {style.paint(reply.message.id, 'bold')} to {reply.parent_session_id}"
+        )
+    if reply.request is not None:
+        lines.append(
+            f"request {style.paint(reply.request.id, 'bold')} is open: "
+            f"{answering(reply.request.kind, reply.request.id)}"
         )
     return lines
 
@@ -239,8 +241,8 @@ async def ask(
         # A single call, so that a refused message leaves no session.
         title = truncated(one_line(text[:1000]), _TITLE_COLUMNS) or None
         with anyio.CancelScope(shield=True):
-            made = await connection.reply(CREATE_SESSION, cwd=cwd, title=title, **values)
-        sent, session, cursor = made, made.answer.session, 0
+            created = await connection.reply(CREATE_SESSION, cwd=cwd, title=title, **values)
+        sent, session, cursor = created, created.answer.session, 0
     else:
         session = (await connection.call(GET_SESSION, session_id=session_id)).session
         with anyio.CancelScope(shield=True):

@@ -193,9 +193,9 @@ async def wait_for_run(
 async def _wait(ask: Callable[..., Awaitable[WaitReply]], timeout_s: float | None) -> WaitReply:
     end = None if timeout_s is None else anyio.current_time() + timeout_s
     while True:
-        left = ONE_WAIT_S if end is None else max(end - anyio.current_time(), 0.0)
-        span = min(left, ONE_WAIT_S)
-        reply = await ask(timeout_s=span)
+        remaining_s = ONE_WAIT_S if end is None else max(end - anyio.current_time(), 0.0)
+        wait_s = min(remaining_s, ONE_WAIT_S)
+        reply = await ask(timeout_s=wait_s)
         if not reply.timed_out or (end is not None and anyio.current_time() >= end):
             return reply
 

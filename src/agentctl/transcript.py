@@ -100,7 +100,7 @@ class Transcript:
         return lines
 
     def _renderer(self, event: Event) -> Callable[[Event, RunState], Iterable[str]]:
-        tellers: dict[str, Callable[[Event, RunState], Iterable[str]]] = {
+        renderers: dict[str, Callable[[Event, RunState], Iterable[str]]] = {
             EventType.MESSAGE_CREATED: self._message,
             EventType.AGENT_MESSAGE: self._agent_message,
             EventType.AGENT_REASONING: self._reasoning,
@@ -120,7 +120,7 @@ class Transcript:
             EventType.REQUEST_EXTENDED: self._extended,
             EventType.REQUEST_RESOLVED: self._resolved,
         }
-        return tellers.get(event.event_type, self._render_other)
+        return renderers.get(event.event_type, self._render_other)
 
     def _run_of(self, event: Event) -> RunState:
         if event.run_id is None:
@@ -148,14 +148,14 @@ class Transcript:
         text: str,
         *,
         symbol: str = "",
-        mark: tuple[str, ...] = (),
+        symbol_styles: tuple[str, ...] = (),
         styles: tuple[str, ...] = (),
         more: list[str] | None = None,
     ) -> Iterable[str]:
         """Return a text with its head and further lines, after a date line if the date changed."""
         rest = lines_of(clean(text), self._room)
         first = next(rest)
-        head = self._head(event.created_at, actor, symbol, mark)
+        head = self._head(event.created_at, actor, symbol, symbol_styles)
         indent = " " * _TEXT_COLUMN
         paint = self._style.paint
         return chain(
@@ -225,10 +225,10 @@ class Transcript:
     def _finish_message(self, event: Event, run: RunState) -> str:
         text, item = text_of(event.data), self._open
         self._open = None
-        told = "".join(run.pieces.pop(item or "", []))
+        streamed = "".join(run.pieces.pop(item or "", []))
         run.messages.append(text)
-        if text.startswith(told):
-            return self._flow(clean(text[len(told) :])) + "\n"
+        if text.startswith(streamed):
+            return self._flow(clean(text[len(streamed) :])) + "\n"
         return "\n" + "".join(line + "\n" for line in self._lines(event, run.provider, text))
 
     # --- events -----------------------------------------------------------------------------
@@ -241,7 +241,7 @@ class Transcript:
         more = ["" if child else origin(event.data), image_count(event.data.get("images"))]
         return self._lines(
             event, (child and child.title) or author(event.data), text_of(event.data),
-            symbol=symbol, mark=("cyan",), styles=("bold",),
+            symbol=symbol, symbol_styles=("cyan",), styles=("bold",),
             more=[line for line in more if line] or None,
         )  # fmt: skip
 
@@ -251,7 +251,7 @@ class Transcript:
         self._children[text_of(event.data, "session_id")] = ChildState(title, event.created_at)
         return self._lines(
             event, spawner.provider if spawner else "", self._one_line(spawned(event.data)),
-            symbol=self._style.symbol("↳", "&"), mark=("magenta",),
+            symbol=self._style.symbol("↳", "&"), symbol_styles=("magenta",),
         )  # fmt: skip
 
     def _child_finished(self, event: Event, _: RunState) -> Iterable[str]:
@@ -261,14 +261,14 @@ class Transcript:
         symbols, style = _RUN_OUTCOMES.get(status, (("·", "-"), "dim"))
         text = status if title else f"{child_id(event.data)} {status}"
         if child is not None and child.spawned_at is not None:
-            taken = event.created_at - child.spawned_at
-            text += f" after {duration(taken.total_seconds())}"
+            time_taken = event.created_at - child.spawned_at
+            text += f" after {duration(time_taken.total_seconds())}"
             child.spawned_at = None
         # The child's message usually has the whole outcome and is shown just before.
         is_told = self._shown_message == event.data.get("message_id")
         return self._lines(
             event, title or "child", f"{text}: {failure}" if failure else text,
-            symbol=self._style.symbol(*symbols), mark=(style, "bold"), styles=(style,),
+            symbol=self._style.symbol(*symbols), symbol_styles=(style, "bold"), styles=(style,),
             more=None if is_told or not outcome else self._end_of(outcome),
         )  # fmt: skip
 
@@ -282,11 +282,11 @@ class Transcript:
         return (child and child.title) or "child"
 
     def _asked(self, event: Event, _: RunState) -> Iterable[str]:
-        tellers = {EventType.REQUEST_CREATED: asked, EventType.REQUEST_EXPIRING: expiring}
-        text, more = tellers.get(event.event_type, escalated)(event.data)  # type: ignore[call-overload]
+        renderers = {EventType.REQUEST_CREATED: asked, EventType.REQUEST_EXPIRING: expiring}
+        text, more = renderers.get(event.event_type, escalated)(event.data)  # type: ignore[call-overload]
         return self._lines(
             event, self._asker(event), text, symbol="?",
-            mark=("yellow", "bold"), styles=("yellow", "bold"), more=more,
+            symbol_styles=("yellow", "bold"), styles=("yellow", "bold"), more=more,
         )  # fmt: skip
 
     def _extended(self, event: Event, _: RunState) -> Iterable[str]:
@@ -297,7 +297,12 @@ class Transcript:
         symbol = self._style.symbol(*(("✓", "+") if granted else ("✗", "x")))
         style = "green" if granted else "red"
         return self._lines(
-            event, self._asker(event), text, symbol=symbol, mark=(style, "bold"), styles=(style,)
+            event,
+            self._asker(event),
+            text,
+            symbol=symbol,
+            symbol_styles=(style, "bold"),
+            styles=(style,),
         )
 
     def _agent_message(self, event: Event, run: RunState) -> Iterable[str]:
@@ -314,29 +319,29 @@ class Transcript:
         run.tool = str(event.data.get("tool_id"))
         symbol = self._style.symbol("▸", "*")
         text = self._one_line(tool_text(event.data))
-        return self._lines(event, run.provider, text, symbol=symbol, mark=("blue",))
+        return self._lines(event, run.provider, text, symbol=symbol, symbol_styles=("blue",))
 
     def _tool_completed(self, event: Event, run: RunState) -> Iterable[str]:
-        well, how, shown = tool_outcome(event.data)
+        succeeded, text, output = tool_outcome(event.data)
         if run.tool != str(event.data.get("tool_id")):
-            how = f"{self._one_line(tool_text(event.data), len(how) + 2)}  {how}"
+            text = f"{self._one_line(tool_text(event.data), len(text) + 2)}  {text}"
         run.tool = None
         return self._lines(
-            event, run.provider, how,
-            symbol=self._style.symbol("✓", "+") if well else self._style.symbol("✗", "x"),
-            mark=("green",) if well else ("red",),
-            more=self._end_of(shown),
+            event, run.provider, text,
+            symbol=self._style.symbol("✓", "+") if succeeded else self._style.symbol("✗", "x"),
+            symbol_styles=("green",) if succeeded else ("red",),
+            more=self._end_of(output),
         )  # fmt: skip
 
     def _end_of(self, output: str) -> list[str]:
         text = clean(output.rstrip())
         hidden = text.count("\n") + 1 - _OUTPUT_LINES
         lines = text.rsplit("\n", _OUTPUT_LINES if hidden > 1 else -1) if text else []
-        kept = [line.expandtabs(4) for line in (lines[1:] if hidden > 1 else lines)]
+        tail = [line.expandtabs(4) for line in (lines[1:] if hidden > 1 else lines)]
         if self._room is not None:
-            kept = [truncated(line, self._room) for line in kept]
+            tail = [truncated(line, self._room) for line in tail]
         more = self._style.symbol("…", "...")
-        return [f"{more} {counted(hidden, 'line')} before", *kept] if hidden > 1 else kept
+        return [f"{more} {counted(hidden, 'line')} before", *tail] if hidden > 1 else tail
 
     def _files(self, event: Event, run: RunState) -> Iterable[str]:
         done = is_done(event.data)
@@ -344,7 +349,7 @@ class Transcript:
             run.diffstat.note(changes_of(event.data))
         return self._lines(
             event, run.provider, "\n".join(file_changes(event.data)),
-            symbol=self._style.symbol("✎", "%"), mark=("magenta",) if done else ("red",),
+            symbol=self._style.symbol("✎", "%"), symbol_styles=("magenta",) if done else ("red",),
         )  # fmt: skip
 
     def _changed(self, event: Event, run: RunState) -> Iterable[str]:
@@ -352,20 +357,20 @@ class Transcript:
         if run.started_at is None or not (text := str(run.diffstat)):
             return []
         symbol = self._style.symbol("✎", "%")
-        return self._lines(event, run.provider, text, symbol=symbol, mark=("magenta",))
+        return self._lines(event, run.provider, text, symbol=symbol, symbol_styles=("magenta",))
 
     def _plan(self, event: Event, run: RunState) -> Iterable[str]:
         steps = plan_steps(event.data)
         text, run.plan = plan_text(steps, run.plan), steps
         return self._lines(
             event, run.provider, text,
-            symbol=self._style.symbol("☰", "="), mark=("yellow",),
+            symbol=self._style.symbol("☰", "="), symbol_styles=("yellow",),
         )  # fmt: skip
 
     def _problem(self, event: Event, run: RunState) -> Iterable[str]:
         return self._lines(
             event, run.provider, text_of(event.data, "message") or "a problem",
-            symbol="!", mark=("yellow",), styles=("yellow",),
+            symbol="!", symbol_styles=("yellow",), styles=("yellow",),
         )  # fmt: skip
 
     def _completed(self, event: Event, run: RunState) -> Iterable[str]:
@@ -378,7 +383,7 @@ class Transcript:
         lines.append(self._changed(event, run))
         return chain(*lines, self._lines(
             event, run.provider, self._joined(parts), symbol=symbol,
-            mark=("green", "bold"), styles=("green",),
+            symbol_styles=("green", "bold"), styles=("green",),
         ))  # fmt: skip
 
     def _failed(self, event: Event, run: RunState) -> Iterable[str]:
@@ -386,14 +391,14 @@ class Transcript:
         text = f"failed{run.took(event.created_at)}: {error.get('code', 'unknown')}: {error.get('message', '')}"
         return chain(self._unfinished(event, run), self._changed(event, run), self._lines(
             event, run.provider, text, symbol=self._style.symbol("✗", "x"),
-            mark=("red", "bold"), styles=("red",),
+            symbol_styles=("red", "bold"), styles=("red",),
         ))  # fmt: skip
 
     def _canceled(self, event: Event, run: RunState) -> Iterable[str]:
         reason = event.data.get("reason")
         text = f"canceled{run.took(event.created_at)}" + (f": {reason}" if reason else "")
         return chain(self._unfinished(event, run), self._changed(event, run), self._lines(
-            event, run.provider, text, symbol=self._style.symbol("■", "x"), mark=("yellow",),
+            event, run.provider, text, symbol=self._style.symbol("■", "x"), symbol_styles=("yellow",),
             styles=("yellow",),
         ))  # fmt: skip
 
@@ -412,7 +417,9 @@ class Transcript:
         actor = "" if event.run_id is None else run.provider
         text = self._one_line(sentence(event))
         symbol = self._style.symbol("·", "-")
-        return self._lines(event, actor, text, symbol=symbol, mark=("dim",), styles=("dim",))
+        return self._lines(
+            event, actor, text, symbol=symbol, symbol_styles=("dim",), styles=("dim",)
+        )
 
 
 _RUN_OUTCOMES: Final[dict[str, tuple[tuple[str, str], str]]] = {

@@ -37,5 +37,5 @@ class RunState:
 
     def took(self, until: datetime) -> str:
         """Return the run's duration as text; empty if its start is unknown."""
-        taken = between(self.started_at, until)
-        return "" if taken is None else f" after {duration(taken.total_seconds())}"
+        time_taken = between(self.started_at, until)
+        return "" if time_taken is None else f" after {duration(time_taken.total_seconds())}"

@@ -43,8 +43,8 @@ def _when(moment: datetime | None, now: datetime) -> str | None:
 
 def took(run: Run, now: datetime) -> str:
     """Return the duration of a run until its end or ``now``, as text."""
-    taken = between(run.started_at, run.finished_at or now)
-    return duration(taken.total_seconds()) if taken is not None else ""
+    time_taken = between(run.started_at, run.finished_at or now)
+    return duration(time_taken.total_seconds()) if time_taken is not None else ""
 
 
 def outcome(run: Run) -> str:
@@ -92,8 +92,8 @@ def _limits(session: Session) -> str:
         (session.max_children, "of a run"),
         (session.max_descendants, "in all"),
     ]
-    told = ", ".join(f"{most} {what}" for most, what in limits if most is not None)
-    return told and f"at most {told}"
+    parts = ", ".join(f"{most} {what}" for most, what in limits if most is not None)
+    return parts and f"at most {parts}"
 
 
 def session_table(sessions: Sequence[Session], style: Style, now: datetime) -> list[str]:
@@ -148,8 +148,8 @@ def message_table(messages: Sequence[Message], style: Style, now: datetime) -> l
 
 
 def _pictures(message: Message) -> str:
-    said = image_count(message.images)
-    return f"[{said}]" if said else ""
+    count = image_count(message.images)
+    return f"[{count}]" if count else ""
 
 
 def _from(message: Message) -> str:

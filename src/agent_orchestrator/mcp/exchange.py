@@ -79,8 +79,8 @@ async def exchange(
             lifespan_state=agent,
         )
     except Exception as error:  # noqa: BLE001 - the package logs the unexpected
-        told = modern_error_data(error)
-        refused = _refusal(request.id, told.code, told.message, told.data)
+        rpc_error = modern_error_data(error)
+        refused = _refusal(request.id, rpc_error.code, rpc_error.message, rpc_error.data)
         # Before protocol version 2026-07-28, protocol errors had HTTP status 200.
         return refused if is_modern else ExchangeReply(200, refused.text)
     answer = {"jsonrpc": "2.0", "id": request.id, "result": result}

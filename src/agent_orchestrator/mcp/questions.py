@@ -37,21 +37,21 @@ class RunQuestions:
         self.asking = anyio.Lock()
         """Held while a question is opened, so that concurrent calls open it once."""
 
-    def find(self, words: str) -> str | None:
+    def find(self, key: str) -> str | None:
         """Return the id of the question with this content, or None."""
-        return self._ids.get(words)
+        return self._ids.get(key)
 
-    def add(self, words: str, request_id: str) -> None:
+    def add(self, key: str, request_id: str) -> None:
         """Add a question. Beyond the limit, the oldest is dropped."""
-        self._ids[words] = request_id
+        self._ids[key] = request_id
         if len(self._ids) > MAX_UNDELIVERED:
             self._ids.popitem(last=False)
 
     def discard(self, request_id: str) -> None:
         """Remove a question whose outcome was delivered."""
-        for words, known in self._ids.items():
+        for key, known in self._ids.items():
             if known == request_id:
-                del self._ids[words]
+                del self._ids[key]
                 return
 
 
@@ -116,15 +116,15 @@ class QuestionCaller:
             request = await self.client.get_request(request.id, wait_s=hold_s)
         if not request.is_open:
             self.undelivered.discard(request.id)
-        return _shown_request(request)
+        return _result(request)
 
     async def _repeated_question(self, question: ReplyParentArguments) -> Request | None:
         """Return the request that this question repeats, or None.
 
         Only open requests and undelivered outcomes are searched. Both are few.
         """
-        words = _question_key(question)
-        if (known := self.undelivered.find(words)) is not None:
+        key = _question_key(question)
+        if (known := self.undelivered.find(key)) is not None:
             return await self.client.get_request(known)
         cursor: str | None = None
         while True:
@@ -132,13 +132,13 @@ class QuestionCaller:
                 session_id=self.session_id, status="pending", limit=100, cursor=cursor
             )
             for one in page.requests:
-                if self._is_same(one, question):
-                    self.undelivered.add(words, one.id)
+                if self._is_repetition(one, question):
+                    self.undelivered.add(key, one.id)
                     return one
             if (cursor := page.next_cursor) is None:
                 return None
 
-    def _is_same(self, request: Request, question: ReplyParentArguments) -> bool:
+    def _is_repetition(self, request: Request, question: ReplyParentArguments) -> bool:
         return (
             request.run_id == self.run_id
             and request.kind == question.request_kind
@@ -150,26 +150,26 @@ class QuestionCaller:
 
 def _question_key(question: ReplyParentArguments) -> str:
     """Return a hash of a question's content."""
-    words = {
+    content = {
         "kind": question.request_kind,
         "text": question.text,
         "detail": question.detail,
         "options": question.options,
     }
-    return hashlib.sha256(strict_json.canonical(words).encode()).hexdigest()
+    return hashlib.sha256(strict_json.canonical(content).encode()).hexdigest()
 
 
-def _shown_request(request: Request) -> dict[str, Any]:
+def _result(request: Request) -> dict[str, Any]:
     """Return the view of a request for the agent that asked it."""
-    told: dict[str, Any] = {
+    view: dict[str, Any] = {
         "parent_session_id": request.parent_session_id,
         "request": request_view(request),
         "timed_out": request.is_open,
         "decision": None if request.is_open else _DECISIONS.get(request.status, "deny"),
     }
     if request.is_open:
-        again = f"call session_reply_parent again with only request_id {request.id}"
-        told["next"] = f"not decided yet: {again}"
+        next_call = f"call session_reply_parent again with only request_id {request.id}"
+        view["next"] = f"not decided yet: {next_call}"
     elif request.answer is not None:
-        told["answer"] = request.answer
-    return told
+        view["answer"] = request.answer
+    return view

@@ -75,6 +75,6 @@ async def _call_tool(context: Context, params: types.CallToolRequestParams) -> t
     result, is_error = await use(context.lifespan_context, tool, params.arguments or {})
     # Text and structured content are the same, because clients may pass either to the model.
     is_long = strict_json.is_long(result)
-    said = await run_sync(strict_json.text_of, result) if is_long else strict_json.dumps(result)
-    text = types.TextContent(type="text", text=said)
+    encoded = await run_sync(strict_json.text_of, result) if is_long else strict_json.dumps(result)
+    text = types.TextContent(type="text", text=encoded)
     return types.CallToolResult(content=[text], structured_content=result, is_error=is_error)

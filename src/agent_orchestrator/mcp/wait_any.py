@@ -59,19 +59,19 @@ def _finished_reply(
 ) -> dict[str, Any]:
     ended = is_terminal(reply.run.status)
     others = [run_id for run_id in run_ids if run_id != reply.run.id]
-    left = others if ended else list(run_ids)
-    told: dict[str, Any] = {"timed_out": False, "run": run_view(reply.run)}
+    remaining = others if ended else list(run_ids)
+    result: dict[str, Any] = {"timed_out": False, "run": run_view(reply.run)}
     advice = []
     if reply.request is not None:
-        told["request"] = request_view(reply.request)
-        passed = strict_json.dumps([*ignored, reply.request.id])
+        result["request"] = request_view(reply.request)
+        ignore = strict_json.dumps([*ignored, reply.request.id])
         advice.append(
             f"decide with request_resolve, request_id {reply.request.id}, or leave it to a person: "
-            f"session_wait with ignore {passed}"
+            f"session_wait with ignore {ignore}"
         )
-    if left:
-        told["still_waiting_for"] = left
+    if remaining:
+        result["still_waiting_for"] = remaining
         advice.append("then session_wait for those in still_waiting_for")
     if advice:
-        told["next"] = "; ".join(advice)
-    return told
+        result["next"] = "; ".join(advice)
+    return result

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent_orchestrator.testing.scripted import ScriptedRunner
     from agent_orchestrator.testing.stores import StoreContract
 
-_ROOMS = {
+_MODULES = {
     "ClientContract": "clients",
     "HostContract": "hosts",
     "RecordingContext": "runners",
@@ -30,8 +30,8 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

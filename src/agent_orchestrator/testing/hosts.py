@@ -31,7 +31,7 @@ _LIMIT_S = 30
 
 
 @contextmanager
-def _family(attempt: Attempt) -> "Iterator[tuple[subprocess.Popen[str], int]]":
+def _process_with_child(attempt: Attempt) -> "Iterator[tuple[subprocess.Popen[str], int]]":
     """Start a process with a child, both with the attempt's tag. Yield it and the child's pid."""
     process = subprocess.Popen(
         [sys.executable, "-c", _PARENT],
@@ -106,7 +106,7 @@ class HostContract:
 
     def test_a_process_tree_begins_with_the_process(self) -> None:
         host = self.make_host()
-        with _family(self.an_attempt()) as (process, child):
+        with _process_with_child(self.an_attempt()) as (process, child):
             start_id = host.process_start_id(process.pid)
             tree = host.process_tree(process.pid, start_id, 10)
             assert [one.pid for one in tree] == [process.pid, child]
@@ -124,7 +124,7 @@ class HostContract:
 
     async def test_what_is_left_is_ended(self) -> None:
         host, attempt = self.make_host(), self.an_attempt()
-        with _family(attempt) as (process, child), anyio.fail_after(_LIMIT_S):
+        with _process_with_child(attempt) as (process, child), anyio.fail_after(_LIMIT_S):
             started = evolve(
                 attempt, pid=process.pid, process_start_id=host.process_start_id(process.pid)
             )
@@ -135,14 +135,14 @@ class HostContract:
 
     async def test_what_was_never_recorded_is_ended_too(self) -> None:
         attempt = self.an_attempt()
-        with _family(attempt) as (process, _), anyio.fail_after(_LIMIT_S):
+        with _process_with_child(attempt) as (process, _), anyio.fail_after(_LIMIT_S):
             remains = (await self.make_host().reap([attempt]))[attempt.run_id, 1]
             assert remains.state == "gone"
             assert process.wait(_LIMIT_S) != 0
 
     async def test_a_stranger_with_the_same_process_id_is_left_alone(self) -> None:
         host, attempt, other = self.make_host(), self.an_attempt(), self.an_attempt()
-        with _family(other) as (process, _), anyio.fail_after(_LIMIT_S):
+        with _process_with_child(other) as (process, _), anyio.fail_after(_LIMIT_S):
             mistaken = evolve(attempt, pid=process.pid, process_start_id="another")
             remains = (await host.reap([mistaken]))[attempt.run_id, 1]
             assert (remains.state, remains.ended) == ("gone", ())

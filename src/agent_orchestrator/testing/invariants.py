@@ -73,28 +73,28 @@ async def history(client: Client) -> History:
     sessions: list[Session] = []
     cursor: str | None = None
     while True:
-        found = await client.list_sessions(limit=PAGE, cursor=cursor)
-        sessions += found.sessions
-        if (cursor := found.next_cursor) is None:
+        session_page = await client.list_sessions(limit=PAGE, cursor=cursor)
+        sessions += session_page.sessions
+        if (cursor := session_page.next_cursor) is None:
             break
     messages: list[Message] = []
     for session in sessions:
         while True:
-            heard = await client.list_messages(session.id, limit=PAGE, cursor=cursor)
-            messages += heard.messages
-            if (cursor := heard.next_cursor) is None:
+            message_page = await client.list_messages(session.id, limit=PAGE, cursor=cursor)
+            messages += message_page.messages
+            if (cursor := message_page.next_cursor) is None:
                 break
     runs: list[Run] = []
     while True:
-        ran = await client.list_runs(limit=PAGE, cursor=cursor)
-        runs += ran.runs
-        if (cursor := ran.next_cursor) is None:
+        run_page = await client.list_runs(limit=PAGE, cursor=cursor)
+        runs += run_page.runs
+        if (cursor := run_page.next_cursor) is None:
             break
     requests: list[Request] = []
     while True:
-        asked = await client.requests(limit=PAGE, cursor=cursor)
-        requests += asked.requests
-        if (cursor := asked.next_cursor) is None:
+        request_page = await client.requests(limit=PAGE, cursor=cursor)
+        requests += request_page.requests
+        if (cursor := request_page.next_cursor) is None:
             break
     logs = {session.id: await _log(client, session.id) for session in sessions}
     return History(sessions, messages, runs, requests, logs, await _zombies(client, runs))
@@ -123,7 +123,7 @@ async def _zombies(client: Client, runs: Iterable[Run]) -> list[str]:
 
 
 def violations(
-    told: History,
+    records: History,
     *,
     acknowledged: Iterable[Acknowledged] = (),
     unique: Iterable[str] = (),
@@ -133,36 +133,36 @@ def violations(
     :param acknowledged: the messages that were acknowledged.
     :param unique: texts that were each sent as a single message, possibly with retries.
     """
-    found = [Violation("zombie", f"run {run_id} has no worker") for run_id in told.zombies]
-    found += _messages(told, acknowledged, unique)
-    for session in told.sessions:
-        found += _session(session, told.logs[session.id])
+    found = [Violation("zombie", f"run {run_id} has no worker") for run_id in records.zombies]
+    found += _messages(records, acknowledged, unique)
+    for session in records.sessions:
+        found += _session(session, records.logs[session.id])
     by_run: dict[str, list[Event]] = defaultdict(list)
-    for log in told.logs.values():
+    for log in records.logs.values():
         for event in log:
             if event.run_id is not None:
                 by_run[event.run_id].append(event)
-    for run in told.runs:
+    for run in records.runs:
         found += _run(run, by_run.get(run.id, []))
-    active = Counter(run.session_id for run in told.runs if run.status in ACTIVE)
+    active = Counter(run.session_id for run in records.runs if run.status in ACTIVE)
     found += [
         Violation("doubled", f"{count} runs of session {session_id} are active")
         for session_id, count in active.items()
         if count > 1
     ]
-    found += _requests(told)
-    found += _order(told)
+    found += _requests(records)
+    found += _order(records)
     return found
 
 
 def _messages(
-    told: History, acknowledged: Iterable[Acknowledged], unique: Iterable[str]
+    records: History, acknowledged: Iterable[Acknowledged], unique: Iterable[str]
 ) -> Iterator[Violation]:
-    rows = {message.id: message for message in told.messages}
-    runs = {run.id for run in told.runs}
+    rows = {message.id: message for message in records.messages}
+    runs = {run.id for run in records.runs}
     created = Counter(
         event.data["message_id"]
-        for log in told.logs.values()
+        for log in records.logs.values()
         for event in log
         if event.event_type == EventType.MESSAGE_CREATED
     )
@@ -172,24 +172,24 @@ def _messages(
             yield Violation("lost", f"message {one.message_id} was acknowledged")
         if one.run_id is not None and one.run_id not in runs:
             yield Violation("lost", f"run {one.run_id} was acknowledged")
-    texts = Counter(message.text for message in told.messages)
+    texts = Counter(message.text for message in records.messages)
     for text in unique:
         if texts[text] > 1:
             yield Violation("doubled", f"{texts[text]} messages say {text[:80]!r}")
     for message_id in rows.keys() | created.keys():
         if created[message_id] != 1 or message_id not in rows:
-            there = "is" if message_id in rows else "is not"
+            presence = "is" if message_id in rows else "is not"
             yield Violation(
                 "replay",
-                f"message {message_id} has {created[message_id]} events and {there} there",
+                f"message {message_id} has {created[message_id]} events and {presence} there",
             )
-    for log in told.logs.values():
+    for log in records.logs.values():
         for event in log:
             row = rows.get(event.data.get("message_id", ""))
             if event.event_type == EventType.MESSAGE_CREATED and row is not None:
-                row_says = (row.session_id, row.role, row.text, to_plain(row.source))
+                stored = (row.session_id, row.role, row.text, to_plain(row.source))
                 data = event.data
-                if row_says != (event.session_id, data["role"], data["text"], data["source"]):
+                if stored != (event.session_id, data["role"], data["text"], data["source"]):
                     yield Violation("replay", f"message {row.id} is not as it was logged")
 
 
@@ -212,8 +212,8 @@ def _session(session: Session, log: Sequence[Event]) -> Iterator[Violation]:
             case EventType.THREAD_STARTED | EventType.THREAD_REPLACED:
                 threads[event.data["provider"]] = event.data["thread_id"]
     rows = (session.title, session.status, session.cwd, dict(session.threads))
-    if rows != (said := (title, status, cwd, threads)):
-        yield Violation("replay", f"session {session.id} is {rows}, its log says {said}")
+    if rows != (logged := (title, status, cwd, threads)):
+        yield Violation("replay", f"session {session.id} is {rows}, its log says {logged}")
 
 
 def _sequence_breaks(seqs: Sequence[int]) -> str:
@@ -244,28 +244,28 @@ def _run(run: Run, log: Sequence[Event]) -> Iterator[Violation]:
     for attempt, count in started.items():
         if count > 1:
             yield Violation("doubled", f"attempt {attempt} of run {run.id} began {count} times")
-    for name, said in _replayed(log).items():
-        if (row := to_plain(getattr(run, name))) != said:
-            yield Violation("replay", f"{name} of run {run.id} is {row!r}, its log says {said!r}")
+    for name, logged in _replayed(log).items():
+        if (row := to_plain(getattr(run, name))) != logged:
+            yield Violation("replay", f"{name} of run {run.id} is {row!r}, its log says {logged!r}")
 
 
-def _order(told: History) -> Iterator[Violation]:
+def _order(records: History) -> Iterator[Violation]:
     """Yield messages whose runs began after the run of a later message.
 
     Interrupts overtake waiting messages, but are ordered among themselves. A run may return its message
     to the queue, where it is delivered together with a later one. Manual runs may begin at any time.
     """
-    runs = {run.id: run for run in told.runs}
-    for log in told.logs.values():
+    runs = {run.id: run for run in records.runs}
+    for log in records.logs.values():
         latest = {False: "", True: ""}
-        begun: set[str] = set()
+        started: set[str] = set()
         for event in log:
             run = runs.get(event.run_id or "")
             if event.event_type != EventType.RUN_STARTED or event.attempt != 1 or run is None:
                 continue
-            if run.provider == MANUAL or run.message_id is None or run.message_id in begun:
+            if run.provider == MANUAL or run.message_id is None or run.message_id in started:
                 continue
-            begun.add(run.message_id)
+            started.add(run.message_id)
             before = latest[run.priority]
             if run.message_id < before:
                 yield Violation("order", f"message {run.message_id} began after {before}")
@@ -274,20 +274,20 @@ def _order(told: History) -> Iterator[Violation]:
 
 def _replayed(log: Sequence[Event]) -> dict[str, Any]:
     """Return the fields of a run according to its log."""
-    told: dict[str, Any] = dict.fromkeys(("status", "attempt", "result", "error", "usage"))
+    values: dict[str, Any] = dict.fromkeys(("status", "attempt", "result", "error", "usage"))
     for event in log:
         if (state := STATE_AFTER.get(event.event_type)) is not None:
-            told["status"], told["attempt"] = str(state), event.attempt
-            told["result"], told["error"] = event.data.get("result"), event.data.get("error")
+            values["status"], values["attempt"] = str(state), event.attempt
+            values["result"], values["error"] = event.data.get("result"), event.data.get("error")
         elif event.event_type == EventType.USAGE_UPDATED:
-            told["usage"] = event.data
-    return told
+            values["usage"] = event.data
+    return values
 
 
-def _requests(told: History) -> Iterator[Violation]:
+def _requests(records: History) -> Iterator[Violation]:
     logged: dict[str, str] = {}
-    ended = {run.id for run in told.runs if is_terminal(run.status)}
-    for session_id, log in told.logs.items():
+    ended = {run.id for run in records.runs if is_terminal(run.status)}
+    for session_id, log in records.logs.items():
         for event in log:
             if event.event_type in (EventType.REQUEST_CREATED, EventType.REQUEST_RESOLVED):
                 if event.data["session_id"] != session_id:
@@ -296,10 +296,10 @@ def _requests(told: History) -> Iterator[Violation]:
                 if logged.get(request_id, "pending") != "pending":
                     yield Violation("doubled", f"request {request_id} was resolved twice")
                 logged[request_id] = event.data["status"]
-    for request in told.requests:
-        if (said := logged.pop(request.id, None)) != request.status:
+    for request in records.requests:
+        if (logged_status := logged.pop(request.id, None)) != request.status:
             yield Violation(
-                "replay", f"request {request.id} is {request.status}, its log says {said}"
+                "replay", f"request {request.id} is {request.status}, its log says {logged_status}"
             )
         if request.is_open and request.run_id in ended:
             yield Violation("ending", f"request {request.id} is open, its run has ended")

@@ -53,14 +53,14 @@ class ScriptedRunner:
     async def run(self, context: RunContext) -> Outcome:
         self.prompts.append(context.prompt)
         await context.delivered()
-        said = ""
-        made: list[Run] = []
+        last_text = ""
+        runs: list[Run] = []
         for line in context.prompt.splitlines():
-            said = await _do(line, context, made) or said
-        return Outcome(said)
+            last_text = await _execute_line(line, context, runs) or last_text
+        return Outcome(last_text)
 
 
-async def _do(line: str, context: RunContext, made: list[Run]) -> str | None:
+async def _execute_line(line: str, context: RunContext, runs: list[Run]) -> str | None:
     verb, _, rest = line.partition(" ")
     match verb:
         case "count":
@@ -75,8 +75,10 @@ async def _do(line: str, context: RunContext, made: list[Run]) -> str | None:
         case "which":
             return await _say(context, context.thread.id if context.thread else "none")
         case "usage":
-            taken, given = rest.split()
-            await context.report_usage(Usage(input_tokens=int(taken), output_tokens=int(given)))
+            tokens_in, tokens_out = rest.split()
+            await context.report_usage(
+                Usage(input_tokens=int(tokens_in), output_tokens=int(tokens_out))
+            )
             return None
         case "hold":
             await _say(context, "holding")
@@ -86,7 +88,7 @@ async def _do(line: str, context: RunContext, made: list[Run]) -> str | None:
                 await _say(context, "listening")
                 return await _say(context, await anext(messages))
         case "ask" | "spawn" | "send" | "wait":
-            return await _work_together(verb, rest, context, made)
+            return await _cooperate(verb, rest, context, runs)
         case "fail":
             code, _, message = rest.partition(" ")
             raise AgentFailed(code, message)
@@ -95,17 +97,17 @@ async def _do(line: str, context: RunContext, made: list[Run]) -> str | None:
     return await _say(context, rest if verb == "say" else line)
 
 
-async def _work_together(verb: str, rest: str, context: RunContext, made: list[Run]) -> str | None:
+async def _cooperate(verb: str, rest: str, context: RunContext, runs: list[Run]) -> str | None:
     match verb:
         case "spawn":
-            made.append((await context.spawn(rest.replace(";", "\n"))).run)
+            runs.append((await context.spawn(rest.replace(";", "\n"))).run)
             return None
         case "send":
-            sent = (await context.send(made[-1].session_id, rest)).run
-            made += [] if sent is None else [sent]
+            sent = (await context.send(runs[-1].session_id, rest)).run
+            runs += [] if sent is None else [sent]
             return None
         case "wait":
-            run = (await context.wait(made[-1].id)).run
+            run = (await context.wait(runs[-1].id)).run
             return await _say(context, run.result.text if run.result else run.status)
     request = await context.ask_parent(rest, kind="approval_request")
     return await _say(context, f"{request.status} {request.answer or ''}".strip())

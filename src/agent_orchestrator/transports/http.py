@@ -75,12 +75,12 @@ class HttpTransport:
         if body is not None:
             headers["Content-Type"] = "application/json"
             content = strict_json.dumps(body).encode()
-        waits = 0.0
+        wait_s = 0.0
         if not operation.is_mutation:  # in mutations, timeout_s is not the time of the call
-            waits = getattr(request, "timeout_s", None) or getattr(request, "wait_s", None) or 0.0
-        answer_s = None if operation.takes_long else ANSWER_TIMEOUT_S + float(waits)
+            wait_s = getattr(request, "timeout_s", None) or getattr(request, "wait_s", None) or 0.0
+        answer_s = None if operation.takes_long else ANSWER_TIMEOUT_S + float(wait_s)
         timeout = httpx.Timeout(answer_s, connect=CONNECT_TIMEOUT_S)
-        sent = self._http.stream(
+        response_context = self._http.stream(
             operation.method,
             path,
             params=query or None,
@@ -89,9 +89,9 @@ class HttpTransport:
             timeout=timeout,
         )
         try:
-            with _timed(answer_s) as pace:
-                async with sent as response:
-                    plain = await _body(response, pace)
+            with _timed(answer_s) as deadline:
+                async with response_context as response:
+                    plain = await _body(response, deadline)
         except httpx.TransportError as error:
             raise _unreachable(self._http, error) from error
         if response.status_code >= 400:
@@ -106,16 +106,16 @@ class HttpTransport:
 
     async def version(self) -> str | None:
         """Return the version of the daemon, or None if it cannot be determined."""
-        sent = self._http.stream(
+        response_context = self._http.stream(
             "GET", "/health", headers=_PLAIN_ENCODINGS, timeout=CONNECT_TIMEOUT_S
         )
         try:
-            with _timed(CONNECT_TIMEOUT_S) as pace:
-                async with sent as response:
-                    told = await _body(response, pace)
+            with _timed(CONNECT_TIMEOUT_S) as deadline:
+                async with response_context as response:
+                    body = await _body(response, deadline)
         except (httpx.TransportError, Internal):
             return None
-        found = told.get("version") if isinstance(told, dict) else None
+        found = body.get("version") if isinstance(body, dict) else None
         return shown(found) if isinstance(found, str) else None
 
     @asynccontextmanager
@@ -157,10 +157,10 @@ class _ProgressDeadline:
 @contextlib.contextmanager
 def _timed(limit_s: float | None) -> Iterator[_ProgressDeadline]:
     """Raise :exc:`httpx.ReadTimeout` if the body takes longer than its limit."""
-    pace = _ProgressDeadline(limit_s)
-    with pace.scope:
-        yield pace
-    if pace.scope.cancelled_caught:
+    deadline = _ProgressDeadline(limit_s)
+    with deadline.scope:
+        yield deadline
+    if deadline.scope.cancelled_caught:
         raise httpx.ReadTimeout(_TOO_SLOW)
 
 
@@ -173,7 +173,7 @@ def _check_coding(response: httpx.Response) -> None:
         raise Internal(f"the server's answer is encoded ({shown(coding)}), which was not asked for")
 
 
-async def _body(response: httpx.Response, pace: _ProgressDeadline) -> Any:
+async def _body(response: httpx.Response, deadline: _ProgressDeadline) -> Any:
     """Return the JSON value of an answer; None for an error without one.
 
     :raises Internal: if the answer is compressed, is not strict JSON, or has more than
@@ -188,7 +188,7 @@ async def _body(response: httpx.Response, pace: _ProgressDeadline) -> Any:
             data += chunk
             if len(data) > MAX_ANSWER:
                 break
-            pace.note(len(data))
+            deadline.note(len(data))
         else:
             is_whole = True
     finally:
@@ -263,7 +263,7 @@ class _SseSubscription:
         timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_TIMEOUT_S)
         self._stack = AsyncExitStack()
         try:
-            with _timed(CONNECT_TIMEOUT_S + SILENCE_S) as pace:
+            with _timed(CONNECT_TIMEOUT_S + SILENCE_S) as deadline:
                 response = await self._stack.enter_async_context(
                     self._http.stream(
                         "GET",
@@ -277,7 +277,7 @@ class _SseSubscription:
                 )
                 _check_coding(response)
                 if response.status_code != 200:
-                    plain = await _body(response, pace)
+                    plain = await _body(response, deadline)
                     raise problems.from_body(response.status_code, plain)
         except httpx.TransportError as error:
             await self.aclose()

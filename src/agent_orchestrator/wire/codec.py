@@ -226,14 +226,14 @@ def _items(item: type, name: str, values: Any) -> Any:
     """Return a list of objects. An invalid value is returned as it is, for the later check."""
     if not isinstance(values, list) or not all(isinstance(one, dict) for one in values):
         return values
-    made = []
-    for place, one in enumerate(values):
+    objects = []
+    for index, one in enumerate(values):
         required, known = _names(item)
         if not required <= one.keys() <= known:
             [(inner, problem), *_] = problems(item, one).items()
-            raise InvalidRequest.of({f"{name}[{place}].{inner}": problem})
-        made.append(item(**one))
-    return tuple(made)
+            raise InvalidRequest.of({f"{name}[{index}].{inner}": problem})
+        objects.append(item(**one))
+    return tuple(objects)
 
 
 @functools.cache

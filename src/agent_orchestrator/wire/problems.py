@@ -48,13 +48,13 @@ def to_body(error: errors.OrchestratorError) -> dict[str, Any]:
 
 def from_body(status: int, body: Any) -> errors.OrchestratorError:
     """Return the error in a response. A body in another format is classified by the status."""
-    told = body.get("error") if isinstance(body, Mapping) else None
-    if not isinstance(told, Mapping):
+    error = body.get("error") if isinstance(body, Mapping) else None
+    if not isinstance(error, Mapping):
         kind = _BY_STATUS.get(status, errors.Internal)
         return kind(f"the server answered {status} without saying why")
-    kind = _BY_CODE.get(str(told.get("code")), _BY_STATUS.get(status, errors.Internal))
-    message = str(told.get("message", ""))
-    details = told.get("details")
+    kind = _BY_CODE.get(str(error.get("code")), _BY_STATUS.get(status, errors.Internal))
+    message = str(error.get("message", ""))
+    details = error.get("details")
     details = dict(details) if isinstance(details, Mapping) else {}
     if kind is errors.Unavailable:
         retry = details.get("retry_after_s")

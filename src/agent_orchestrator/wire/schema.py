@@ -142,8 +142,8 @@ def body_schema(command: type, path_fields: Sequence[str]) -> Schema:
     }
     for spec in fields:
         if (alias := spec.limits.alias) is not None:
-            said = {"description": f"Another name of `{spec.name}`.", "deprecated": True}
-            schema["properties"][alias] = field_schema(spec) | said
+            alias_schema = {"description": f"Another name of `{spec.name}`.", "deprecated": True}
+            schema["properties"][alias] = field_schema(spec) | alias_schema
             both = [{"required": [spec.name]}, {"required": [alias]}]
             schema |= {"oneOf": both} if spec.required else {"not": {"allOf": both}}
     if required := [spec.name for spec in fields if spec.required and not spec.limits.alias]:

@@ -70,8 +70,8 @@ def is_long(value: Any) -> bool:
 def check_unicode(text: str) -> None:
     """Raise :exc:`UnicodeEncodeError` if a text contains a lone surrogate."""
     if not text.isascii():
-        for place in range(0, len(text), SLICE_SIZE):
-            text[place : place + SLICE_SIZE].encode()
+        for start in range(0, len(text), SLICE_SIZE):
+            text[start : start + SLICE_SIZE].encode()
 
 
 def encode_in_slices(value: Any) -> bytes:
@@ -122,23 +122,23 @@ def write_in_slices(value: Any, write: Callable[[Any], object]) -> None:
     elif isinstance(value, str):
         _write_text(value, write)
     elif isinstance(value, Mapping):
-        mark = "{"
+        separator = "{"
         for name, part in value.items():
-            write(mark)
+            write(separator)
             if isinstance(name, str):
                 _write_text(name, write)
             else:
                 write(_ENCODE({name: 0})[1:-3])
             write(":")
             write_in_slices(part, write)
-            mark = ","
+            separator = ","
         write("}")
     elif isinstance(value, (list, tuple)):
-        mark = "["
+        separator = "["
         for part in value:
-            write(mark)
+            write(separator)
             write_in_slices(part, write)
-            mark = ","
+            separator = ","
         write("]")
     else:
         write(_ENCODE(value))
@@ -149,8 +149,8 @@ def _write_text(text: str, write: Callable[[Any], object]) -> None:
         write(_ENCODE(text))
         return
     write('"')
-    for place in range(0, len(text), SLICE_SIZE):
-        write(_ENCODE(text[place : place + SLICE_SIZE])[1:-1])
+    for start in range(0, len(text), SLICE_SIZE):
+        write(_ENCODE(text[start : start + SLICE_SIZE])[1:-1])
     write('"')
 
 
@@ -223,8 +223,8 @@ def _check_keys(value: Mapping[Any, Any]) -> None:
     # Keys are converted to strings, so that 1 and "1" are equal.
     names = [name if isinstance(name, str) else _ENCODE({name: 0})[2:-4] for name in value]
     if len(set(names)) < len(names):
-        twice = Counter(names).most_common(1)[0][0]
-        raise ValueError(f"it has the key {shown(twice)!r} twice")
+        duplicate = Counter(names).most_common(1)[0][0]
+        raise ValueError(f"it has the key {shown(duplicate)!r} twice")
 
 
 def loads(

@@ -84,11 +84,11 @@ def _offline_report(call: Call, options: tuple[str, ...]) -> Any:
 
     with waiting(call.output, "agentd looks around"):
         text = daemon_process.offline_doctor(call.settings, options)
-    told = codec.from_plain(DoctorReport, strict_json.loads(text.encode()))
+    report = codec.from_plain(DoctorReport, strict_json.loads(text.encode()))
     absent = Finding(
         "note", "agentd", f"does not run at {call.settings.url}", "agentctl daemon start"
     )
-    return evolve(told, findings=(absent, *told.findings))
+    return evolve(report, findings=(absent, *report.findings))
 
 
 def _client_findings(call: Call) -> list[Any]:

@@ -141,8 +141,8 @@ class State:
         self.granted = Table[StoredGrant](principal=lambda grant: grant.principal)
         self.threads: dict[tuple[str, str], Thread] = {}
         self.records = Table[StoredRecord](
-            caller=lambda kept: kept.record.caller,
-            key=lambda kept: (kept.record.caller, kept.record.call, kept.record.key),
+            caller=lambda stored: stored.record.caller,
+            key=lambda stored: (stored.record.caller, stored.record.call, stored.record.key),
         )
         self.record_sizes: dict[str, int] = {}
         """Total bytes of a caller's stored answers, by caller."""

@@ -180,9 +180,11 @@ class MemoryTransaction(MemoryView):
     def _note_activity(self, event: Event, run_id: str) -> None:
         key = run_id, event.attempt or 0
         before = self._state.activity.get(key)
-        said = event.created_at if event.event_type in OUTPUT_EVENTS else None
-        last = said or (None if before is None else before.output_at)
-        self._assign(self._state.activity, key, AttemptActivity(event.seq, event.created_at, last))
+        output_at = event.created_at if event.event_type in OUTPUT_EVENTS else None
+        last_output_at = output_at or (None if before is None else before.output_at)
+        self._assign(
+            self._state.activity, key, AttemptActivity(event.seq, event.created_at, last_output_at)
+        )
 
     def add_request(self, request: Request) -> None:
         self._known(request.session_id)
@@ -217,8 +219,8 @@ class MemoryTransaction(MemoryView):
 
     def put_thread(self, session_id: str, provider: str, thread: Thread) -> None:
         session = self._known(session_id)
-        kept = Thread(thread.id, plain(thread.state))
-        self._assign(self._state.threads, (session_id, provider), kept)
+        stored = Thread(thread.id, plain(thread.state))
+        self._assign(self._state.threads, (session_id, provider), stored)
         threads = {**session.threads, provider: thread.id}
         self._set(self._state.sessions, evolve(session, threads=threads))
 
@@ -234,8 +236,8 @@ class MemoryTransaction(MemoryView):
             named = self._state.grants.get(one, {}).keys() | granted.keys()
             for principal in named:
                 row = StoredGrant(one, principal)
-                kept = row if principal in granted else None
-                self._set_or_remove(self._state.granted, row.id, kept)
+                stored = row if principal in granted else None
+                self._set_or_remove(self._state.granted, row.id, stored)
             self.topics.update(f"access:{principal}" for principal in named)
             self._assign(self._state.grants, one, granted)
 
@@ -265,39 +267,39 @@ class MemoryTransaction(MemoryView):
         if self.idempotency(caller, record.call, record.key) is not None:
             raise Conflict("the idempotency key has a record already", {"key": record.key})
         state.record_count += 1  # not undone: gaps are allowed
-        kept = StoredRecord(state.record_count, record, len(record.answer.encode()))
-        self._set(state.records, kept)
-        size = state.record_sizes.get(caller, 0) + kept.size
+        stored = StoredRecord(state.record_count, record, len(record.answer.encode()))
+        self._set(state.records, stored)
+        size = state.record_sizes.get(caller, 0) + stored.size
         self._assign(state.record_sizes, caller, size)
-        for _ in range(max_deleted_records(kept.size)):
+        for _ in range(max_deleted_records(stored.size)):
             first = next(state.records.find("caller", caller))
             younger = state.record_sizes[caller] - first.size
             if state.records.count("caller", caller) <= most and younger < most_size:
                 break
-            if first is kept:
+            if first is stored:
                 break
             self._delete_record(first)
 
-    def _delete_record(self, kept: StoredRecord) -> None:
-        caller = kept.record.caller
-        self._set_or_remove(self._state.records, kept.id, None)
-        left = self._state.record_sizes[caller] - kept.size
+    def _delete_record(self, stored: StoredRecord) -> None:
+        caller = stored.record.caller
+        self._set_or_remove(self._state.records, stored.id, None)
+        remaining = self._state.record_sizes[caller] - stored.size
         if self._state.records.count("caller", caller):
-            self._assign(self._state.record_sizes, caller, left)
+            self._assign(self._state.record_sizes, caller, remaining)
         else:
             self._remove(self._state.record_sizes, caller)
 
     def delete_records(self, *, before: datetime, limit: int) -> int:
         first = islice(self._state.records.find("all"), limit)
-        old = [kept for kept in first if kept.record.created_at < before]
-        for kept in old:
-            self._delete_record(kept)
+        old = [stored for stored in first if stored.record.created_at < before]
+        for stored in old:
+            self._delete_record(stored)
         return len(old)
 
     def delete_records_of(self, caller: str, *, limit: int) -> int:
         oldest = list(islice(self._state.records.find("caller", caller), limit))
-        for kept in oldest:
-            self._delete_record(kept)
+        for stored in oldest:
+            self._delete_record(stored)
         return len(oldest)
 
     def notify(self, topic: str) -> None:

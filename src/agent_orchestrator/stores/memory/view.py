@@ -518,12 +518,12 @@ class MemoryView:
         return self._state.audit.get(len(self._state.audit))
 
     def idempotency(self, caller: str, call: str, key: str) -> IdempotencyRecord | None:
-        kept = next(self._state.records.find("key", (caller, call, key)), None)
-        return None if kept is None else kept.record
+        stored = next(self._state.records.find("key", (caller, call, key)), None)
+        return None if stored is None else stored.record
 
     def oldest_record_at(self) -> datetime | None:
-        kept = next(self._state.records.find("all"), None)
-        return None if kept is None else kept.record.created_at
+        stored = next(self._state.records.find("all"), None)
+        return None if stored is None else stored.record.created_at
 
     def ended_callers(self, *, limit: int) -> list[str]:
         runs = self._state.runs.rows

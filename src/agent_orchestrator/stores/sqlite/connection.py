@@ -180,14 +180,14 @@ def _open_locked(
         _move_journal(path)
         if not lock_path.exists():
             _inspect(path)  # create no files beside a file of another program
-    named = take(lock_path, create=True)
+    path_lock = take(lock_path, create=True)
     ballast = Ballast(path)
     if not ballast.has_room():
         ballast.release()  # opening the database needs space
     # Compared before any write: lost commits may still be in the write-ahead log.
     watermark = _inspect(path)
     history = WatermarkFile(path).compare(path, watermark, accept_loss=accept_loss)
-    named.sign()
+    path_lock.sign()
     if is_new:
         take(path, create=True)
 
@@ -198,26 +198,26 @@ def _open_locked(
 
     writer = connect()
     _prepare(path, writer)
-    aside, *readers = (connect() for _ in range(1 + READERS))
+    maintenance, *readers = (connect() for _ in range(1 + READERS))
     for reader in readers:
         reader.pragma("query_only", True)  # noqa: FBT003 - the setting's value
     is_restored = watermark is not None and not history.is_complete
-    files = Files.of(given, path, next(lock for lock in locks if lock is not named))
+    files = Files.of(given, path, next(lock for lock in locks if lock is not path_lock))
     epoch = begin_epoch(writer, is_restored=is_restored)
     watermark = read_watermark(writer)
     assert watermark is not None, "this schema counts commits"
-    noted = _write_first_watermark(path, writer, watermark)
+    written_watermark = _write_first_watermark(path, writer, watermark)
     return Database(
         path,
         writer,
         tuple(readers),
-        aside,
+        maintenance,
         files,
         tuple(locks),
         evolve(watermark, backup_of=None),
         epoch,
         () if history.problem is None else (history.problem,),
-        noted,
+        written_watermark,
     )
 
 
@@ -252,9 +252,9 @@ def _move_journal(path: Path) -> None:
     """
     journal = path.with_name(path.name + "-journal")
     if WatermarkFile(path).path.exists() and os.path.lexists(journal):
-        aside = path.with_name(journal.name + ".unknown")
-        journal.replace(aside)
-        _log.warning("%s does not belong to this database; renamed to %s", journal, aside.name)
+        renamed = path.with_name(journal.name + ".unknown")
+        journal.replace(renamed)
+        _log.warning("%s does not belong to this database; renamed to %s", journal, renamed.name)
 
 
 def _write_first_watermark(
@@ -343,11 +343,11 @@ def _inspect(path: Path) -> Watermark | None:
             raise
         watermark = None
     if has_log:
-        behind, watermark = watermark, _check(path, partial(open_existing, path), whole=True)
+        without_log, watermark = watermark, _check(path, partial(open_existing, path), whole=True)
         if (
-            behind
+            without_log
             and watermark
-            and behind.database not in (watermark.database, watermark.backup_of)
+            and without_log.database not in (watermark.database, watermark.backup_of)
         ):
             raise StoreDamaged(
                 f"{path}-wal is the write-ahead log of another database: move it and {path}-shm away"
@@ -369,7 +369,7 @@ def _has_log(path: Path) -> bool:
 
 def _check(path: Path, opened: Callable[[], apsw.Connection], *, whole: bool) -> Watermark | None:
     try:
-        return _integrity_findings(path, opened, whole=whole)
+        return _checked_watermark(path, opened, whole=whole)
     except StoreDamaged:
         if is_damaged(opened):
             raise
@@ -403,7 +403,7 @@ def is_unreadable(finding: str) -> bool:
     return f"error code={apsw.SQLITE_IOERR_CORRUPTFS}" in finding or "disk I/O error" in finding
 
 
-def _integrity_findings(
+def _checked_watermark(
     path: Path, opened: Callable[[], apsw.Connection], *, whole: bool
 ) -> Watermark | None:
     connection = opened()

@@ -65,8 +65,8 @@ def sessions_within(
     if within.tree is not None:
         found = {"id > ?": after, f"id IN ({TREE})": within.tree, "+status = ?": status}
         return tuple(
-            _in_order("SELECT id FROM sessions", {**found, **way})
-            for way in visibility_conditions(Visibility(principal=within.principal), "id")
+            _in_order("SELECT id FROM sessions", {**found, **alternative})
+            for alternative in visibility_conditions(Visibility(principal=within.principal), "id")
         )
     own = {"owner = ?": within.principal, "status = ?": status, "id > ?": after}
     granted = {"principal = ?": within.principal, "session_id > ?": after, "status = ?": status}
@@ -98,8 +98,10 @@ def rows_within(
         if within.principal is None:
             return (_walk(table, source, source_values, status, after, more),)
         members = [
-            where_all(way)
-            for way in visibility_conditions(Visibility(within.principal), "id", to_work=to_work)
+            where_all(alternative)
+            for alternative in visibility_conditions(
+                Visibility(within.principal), "id", to_work=to_work
+            )
         ]
         return tuple(
             _walk(

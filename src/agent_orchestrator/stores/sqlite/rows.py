@@ -33,8 +33,8 @@ def slices(text: str | bytes) -> Iterator[bytes]:
 
     :raises UnicodeEncodeError: if it contains a lone surrogate.
     """
-    for place in range(0, len(text), SLICE_SIZE):
-        piece = text[place : place + SLICE_SIZE]
+    for start in range(0, len(text), SLICE_SIZE):
+        piece = text[start : start + SLICE_SIZE]
         yield piece.encode() if isinstance(piece, str) else piece
 
 
@@ -44,7 +44,7 @@ def text_from(cell: str | bytes) -> str:
         return cell
     decode = getincrementaldecoder("utf-8")("replace").decode  # a slice may split a character
     return "".join(
-        decode(cell[place : place + SLICE_SIZE]) for place in range(0, len(cell), SLICE_SIZE)
+        decode(cell[start : start + SLICE_SIZE]) for start in range(0, len(cell), SLICE_SIZE)
     )
 
 

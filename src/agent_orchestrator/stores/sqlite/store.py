@@ -273,10 +273,10 @@ class SqliteStore:
         if self._health.fault is not None:
             with contextlib.suppress(Unavailable):
                 await self.transact(lambda _: None)  # ends the fault if it is over
-        told = self._health.all_problems()
+        known = self._health.all_problems()
         if self._health.fault is None and (found := await self._check_files()) is not None:
-            return (Problem(found.code, found.message), *told)
-        return told
+            return (Problem(found.code, found.message), *known)
+        return known
 
     def listen(self, listener: Callable[[frozenset[str]], None]) -> AbstractContextManager[None]:
         return self._listeners.listen(listener)

@@ -94,7 +94,7 @@ def table(
     hints = typing.get_type_hints(model)
     fields = {one.name: one for one in attrs.fields(model)}  # type: ignore[arg-type]
     single = [name for name in fields if name not in spread and name not in read_only]
-    ways = {name: cells.get(name) or _cell(hints[name], fields[name]) for name in single}
+    conversions = {name: cells.get(name) or _cell(hints[name], fields[name]) for name in single}
     parts = {name: _spread(name, hints[name]) for name in spread}
     columns = [names.get(name, name) for name in single]
     for part in parts.values():
@@ -106,36 +106,44 @@ def table(
         paths += [name] if part.may_be_missing else [f"{name}.{one}" for one in part.fields]
     get = attrgetter(*paths)
     writers = [
-        (n, ways[name].write, ways[name].null) for n, name in enumerate(single) if ways[name].write
+        (n, conversions[name].write, conversions[name].null)
+        for n, name in enumerate(single)
+        if conversions[name].write
     ]
-    apart = [(paths.index(name), part.write) for name, part in parts.items() if part.may_be_missing]
-    apart.reverse()
+    optional_parts = [
+        (paths.index(name), part.write) for name, part in parts.items() if part.may_be_missing
+    ]
+    optional_parts.reverse()
 
     def values(value: T) -> Values:
         found = list(get(value))
-        for place, write, null in writers:
-            cell = found[place]
-            found[place] = null if cell is None else write(cell)  # type: ignore[misc]
-        for place, take_apart in apart:
-            found[place : place + 1] = take_apart(found[place])
+        for index, write, null in writers:
+            cell = found[index]
+            found[index] = null if cell is None else write(cell)  # type: ignore[misc]
+        for index, split in optional_parts:
+            found[index : index + 1] = split(found[index])
         return tuple(found)
 
     # Reorder a row to the order of the model's fields. The spread objects are appended to it first.
     order = [*columns, *read_only]
-    places = {name: place for place, name in enumerate(single)}
-    places |= {name: place for place, name in enumerate(read_only, len(columns))}
-    places |= {name: place for place, name in enumerate(spread, len(order))}
+    places = {name: index for index, name in enumerate(single)}
+    places |= {name: index for index, name in enumerate(read_only, len(columns))}
+    places |= {name: index for index, name in enumerate(spread, len(order))}
     in_order = itemgetter(*(places[name] for name in fields))
-    ways |= read_only
-    readers = [(places[name], way.read, way.missing) for name, way in ways.items() if way.read]
+    conversions |= read_only
+    readers = [
+        (places[name], conversion.read, conversion.missing)
+        for name, conversion in conversions.items()
+        if conversion.read
+    ]
     joined = [(columns.index(part.columns[0]), part.read) for part in parts.values()]
     width = len(order)
 
     def read(row: Row) -> T:
         found = list(row[:width])
-        for place, convert, missing in readers:
-            cell = found[place]
-            found[place] = missing if cell is None else convert(cell)
+        for index, convert, missing in readers:
+            cell = found[index]
+            found[index] = missing if cell is None else convert(cell)
         for start, join in joined:
             found.append(join(found, start))
         return model(*in_order(found))
@@ -200,7 +208,7 @@ def always_json(kind: Any) -> Cell:
 
 def _json(as_plain: Cell, missing: Any) -> Cell:
     """Return a conversion to JSON that stores the default value as NULL."""
-    to_plain, from_plain = as_plain.write or _same, as_plain.read
+    to_plain, from_plain = as_plain.write or _identity, as_plain.read
 
     def write(value: Any) -> str | None:
         return None if missing is not None and value == missing else dumps(to_plain(value))
@@ -214,7 +222,7 @@ def _json(as_plain: Cell, missing: Any) -> Cell:
     return Cell(write, json.loads if from_plain is None else read, missing)
 
 
-def _same(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value
 
 

@@ -254,10 +254,10 @@ class SqliteTransaction(SqliteView):
         for seq, draft in enumerate(drafts, before + 1):
             if draft.run_id is not None:
                 key = draft.run_id, draft.attempt or 0
-                said = when if draft.event_type in OUTPUT_EVENTS else None
-                found[key] = seq, said or found.get(key, (0, None))[1]
-        for (run_id, attempt), (seq, said) in found.items():
-            self._execute(_NOTE_ACTIVITY, (run_id, attempt, seq, when, said))
+                output_at = when if draft.event_type in OUTPUT_EVENTS else None
+                found[key] = seq, output_at or found.get(key, (0, None))[1]
+        for (run_id, attempt), (seq, output_at) in found.items():
+            self._execute(_NOTE_ACTIVITY, (run_id, attempt, seq, when, output_at))
 
     def put_attempt(self, attempt: Attempt) -> None:
         self._write(_PUT_ATTEMPT, ATTEMPTS.values(attempt))

@@ -176,14 +176,14 @@ class SqliteView:
                 "+status = ?": status,
                 "id > ?": after or "",
             }
-            ways = self._filtered("sessions", conditions, within, "id")
+            statements = self._filtered("sessions", conditions, within, "id")
         elif within == EVERYTHING:
-            ways = self._filtered(
+            statements = self._filtered(
                 "sessions", {"status = ?": status, "id > ?": after or ""}, within, "id"
             )
         else:
-            ways = sessions_within(within, status, after)
-        return [SESSIONS.read(row) for row in self._page(_SESSION, ways, limit, size)]
+            statements = sessions_within(within, status, after)
+        return [SESSIONS.read(row) for row in self._page(_SESSION, statements, limit, size)]
 
     def _filtered(
         self,
@@ -199,22 +199,22 @@ class SqliteView:
         If visibility is restricted, the conditions should select few rows.
         """
         found = (
-            where_all({**conditions, **way})
-            for way in visibility_conditions(within, column, to_work=to_work)
+            where_all({**conditions, **alternative})
+            for alternative in visibility_conditions(within, column, to_work=to_work)
         )
         return tuple(
             (f"SELECT id FROM {table}{text} ORDER BY id LIMIT ?", values) for text, values in found
         )
 
     def _page(
-        self, select: str, ways: Iterable[Statement], limit: int, size: int | None
+        self, select: str, statements: Iterable[Statement], limit: int, size: int | None
     ) -> Iterable[Any]:
         """Return the first rows by id among those found by any of the statements.
 
         :param ways: statements that select ids.
         """
         ids: set[str] = set()
-        for statement, values in ways:
+        for statement, values in statements:
             ids.update(row[0] for row in self._execute(statement, (*values, limit)))
         rows = (self._first_row(f"{select} WHERE id = ?", one) for one in sorted(ids)[:limit])
         return _up_to(size, rows)
@@ -285,15 +285,15 @@ class SqliteView:
         limit: int,
         size: int | None = None,
     ) -> list[Run]:
-        ways: tuple[Statement, ...]
+        statements: tuple[Statement, ...]
         if session_id is not None or within == EVERYTHING:
             if session_id is not None and not self._is_visible(within, session_id):
                 return []
             conditions = {"session_id = ?": session_id, "status = ?": status, "id > ?": after or ""}
-            ways = self._filtered("runs", conditions, EVERYTHING, "session_id")
+            statements = self._filtered("runs", conditions, EVERYTHING, "session_id")
         else:
-            ways = rows_within("runs", within, status, after)
-        return [RUNS.read(row) for row in self._page(_RUN, ways, limit, size)]
+            statements = rows_within("runs", within, status, after)
+        return [RUNS.read(row) for row in self._page(_RUN, statements, limit, size)]
 
     def latest_runs(
         self, session_id: str, *, limit: int, cut: int, size: int
@@ -315,8 +315,8 @@ class SqliteView:
 
     def child_count(self, session_id: str, within: Visibility = EVERYTHING) -> int:
         found = [
-            where_all({"parent_session_id = ?": session_id, **way})
-            for way in visibility_conditions(within, "id")
+            where_all({"parent_session_id = ?": session_id, **alternative})
+            for alternative in visibility_conditions(within, "id")
         ]
         children = " UNION ".join(f"SELECT id FROM sessions{where}" for where, _ in found)
         values = chain.from_iterable(values for _, values in found)
@@ -350,9 +350,9 @@ class SqliteView:
         }
         if run_id is not None and (run := self.run(run_id)) is not None:
             session_id = session_id or run.session_id
-        ways: tuple[Statement, ...]
+        statements: tuple[Statement, ...]
         if (session_id, root_session_id) == (None, None) and within != EVERYTHING:
-            ways = rows_within("requests", within, status, after, mine, to_work=resolvable)
+            statements = rows_within("requests", within, status, after, mine, to_work=resolvable)
         else:
             if session_id is not None:
                 if not self._is_visible(within, session_id, to_work=resolvable):
@@ -367,8 +367,10 @@ class SqliteView:
                 "id > ?": after or "",
                 **mine,
             }
-            ways = self._filtered("requests", conditions, within, "session_id", to_work=resolvable)
-        return [REQUESTS.read(row) for row in self._page(_REQUEST, ways, limit, size)]
+            statements = self._filtered(
+                "requests", conditions, within, "session_id", to_work=resolvable
+            )
+        return [REQUESTS.read(row) for row in self._page(_REQUEST, statements, limit, size)]
 
     def last_resolved(
         self, run_id: str, attempt: int, *, statuses: Collection[str], told: Collection[str]
@@ -588,18 +590,18 @@ class SqliteView:
         """Return the last ``seq``, by session number, of sessions with events after a position."""
         if sessions:
             named = {"id IN (SELECT value FROM json_each(?))": json.dumps(list(sessions))}
-            ways = [
-                {**named, "+last_position > ?": position, **way}
-                for way in visibility_conditions(within, "id")
+            alternatives = [
+                {**named, "+last_position > ?": position, **alternative}
+                for alternative in visibility_conditions(within, "id")
             ]
         else:
             new = {f"id IN ({TREE})": within.tree, "last_position > ?": position}
-            ways = [{"owner = ?": within.principal, **new}]
+            alternatives = [{"owner = ?": within.principal, **new}]
             if within.principal is not None:
-                ways.append({f"id IN ({GRANTED})": within.principal, **new})
+                alternatives.append({f"id IN ({GRANTED})": within.principal, **new})
         found: dict[int, int] = {}
-        for way in ways:
-            where, values = where_all(way)
+        for alternative in alternatives:
+            where, values = where_all(alternative)
             found.update(self._execute(f"SELECT number, last_seq FROM sessions{where}", values))
         return found
 

@@ -65,13 +65,13 @@ class WatermarkFile:
             text = self.path.read_bytes()[:4096].decode()
         except FileNotFoundError:
             return None
-        noted = json.loads(text)
-        if not isinstance(noted, dict):
+        copy = json.loads(text)
+        if not isinstance(copy, dict):
             raise ValueError("not an object")  # noqa: TRY004 - of the file, not of our caller
-        database, commits = noted.get("database"), noted.get("commits")
+        database, commits = copy.get("database"), copy.get("commits")
         if not isinstance(database, str) or not isinstance(commits, int):
             raise ValueError("not a note of commits")  # noqa: TRY004 - likewise
-        if noted.get("check") != _check(database, commits):
+        if copy.get("check") != _check(database, commits):
             raise ValueError("its check sum is wrong")
         return Watermark(database, commits)
 
@@ -81,12 +81,12 @@ class WatermarkFile:
         :raises OSError: if that fails. The old copy is then still there.
         """
         check = _check(watermark.database, watermark.commits)
-        noted = {"database": watermark.database, "commits": watermark.commits, "check": check}
+        copy = {"database": watermark.database, "commits": watermark.commits, "check": check}
         fresh = self.path.with_name(self.path.name + ".new")
         fresh.unlink(missing_ok=True)  # left by a killed process, or a link that an agent made
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.write(descriptor, json.dumps(noted).encode() + b"\n")
+            os.write(descriptor, json.dumps(copy).encode() + b"\n")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -107,28 +107,28 @@ class WatermarkFile:
         if watermark is not None and watermark.backup_of is not None:
             return PriorState()  # a restored backup that was not opened before
         try:
-            noted = self.read()
+            copy = self.read()
         except (ValueError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             return PriorState("mirror_unusable", f"{self.path} is damaged ({reason}): {unknown}")
-        if noted is None:
+        if copy is None:
             if watermark is None or not watermark.commits:
                 return PriorState()
             return PriorState("mirror_unusable", f"{self.path} is missing: {unknown}")
         if watermark is None and path.exists():
-            watermark = Watermark(noted.database, 0)  # it once had tables
-        if watermark is None or noted.database != watermark.database:
+            watermark = Watermark(copy.database, 0)  # it once had tables
+        if watermark is None or copy.database != watermark.database:
             return PriorState(
                 "mirror_unusable", f"{self.path} belongs to another database: {unknown}"
             )
-        lost = noted.commits - watermark.commits
+        lost = copy.commits - watermark.commits
         if lost <= 0:
             return PriorState(is_complete=True)
-        told = f"{path}: {lost} commits lost (it has {watermark.commits}, had {noted.commits})"
+        message = f"{path}: {lost} commits lost (it has {watermark.commits}, had {copy.commits})"
         if accept_loss:
-            return PriorState("commits_lost", f"{told}; accepted at this start")
+            return PriorState("commits_lost", f"{message}; accepted at this start")
         raise CommitsLost(
-            f"{told}: restore a backup, or continue without them (agentd --accept-loss)"
+            f"{message}: restore a backup, or continue without them (agentd --accept-loss)"
         )
 
 
