@@ -49,7 +49,7 @@ async def test_the_package_s_own_client_understands_it(agents: Standing, mode: s
         for name, argument, end in [
             ("session_wait", "timeout_s", "call again. Default: 50."),
             ("session_reply_parent", "wait", "answered. Default: true."),
-            ("session_reply_parent", "expires_in_s", "a denial. Default: 3600."),
+            ("session_reply_parent", "expires_in_s", "as denied. Default: 3600."),
             ("session_send", "when_busy", "an error. Default: queue."),
         ]:
             assert told[name][argument]["description"].endswith(end)
@@ -292,7 +292,7 @@ async def test_a_child_may_be_given_less_than_its_parent_has(agents: Standing) -
         assert (error["code"], error["details"]) == ("forbidden", {"limit": "depth", "most": 0})
         error = await refused(above, "session_spawn", task="x", max_depth=5)
         assert error["details"]["fields"] == {
-            "max_depth": "must be at most 4, what its parent leaves it"
+            "max_depth": "must be at most 4, the limit that its parent passes on"
         }
 
 
