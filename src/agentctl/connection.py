@@ -268,8 +268,12 @@ def _cause(error: BaseException, settings: CallSettings) -> BaseException:
         return unreachable(error, settings)
     if isinstance(error, OrchestratorError):
         what = unknown_to_daemon(error)
-        theirs = None if what is None else anyio.run(_version_at, settings)
-        return failure_of(error) if theirs is None else version_mismatch(error, settings, theirs)
+        daemon_version = None if what is None else anyio.run(_version_at, settings)
+        return (
+            failure_of(error)
+            if daemon_version is None
+            else version_mismatch(error, settings, daemon_version)
+        )
     if isinstance(error, ConfigError):
         return usage_failure(str(error))
     return error

@@ -194,10 +194,10 @@ def _log_file(options: Sequence[str]) -> Path:
 def _database(options: Sequence[str]) -> Path:
     """Return the path of agentd's database according to its options and the environment."""
     chosen = os.environ.get("AGENTD_DB") or _DEFAULT_DB
-    for place, option in enumerate(options):
+    for index, option in enumerate(options):
         name, separator, value = option.partition("=")
         if name == "--db":
-            chosen = value if separator else "".join(options[place + 1 : place + 2]) or chosen
+            chosen = value if separator else "".join(options[index + 1 : index + 2]) or chosen
     return Path(chosen)
 
 

@@ -102,8 +102,8 @@ class Dashboard:
     def _move(self, step: int) -> None:
         known = [request.id for request in self.requests]
         if known:
-            place = known.index(self.selected) if self.selected in known else 0
-            self.select(known[min(max(place + step, 0), len(known) - 1)])
+            index = known.index(self.selected) if self.selected in known else 0
+            self.select(known[min(max(index + step, 0), len(known) - 1)])
 
     def _decide(self, key: str, request: Request, now: float) -> KeyAnswer | None:
         if not self._in_view_at or now - self._in_view_at < MIN_VIEW_S:
@@ -223,11 +223,11 @@ class Dashboard:
         if not self.requests or height < 4:
             return []
         lines = request_table(self.requests, style, moment)
-        place = next((n for n, one in enumerate(self.requests) if one.id == self.selected), 0)
+        index = next((n for n, one in enumerate(self.requests) if one.id == self.selected), 0)
         listed = max(min(len(self.requests), height // 3), 1)
-        first = max(min(place - listed // 2, len(self.requests) - listed), 0)
+        first = max(min(index - listed // 2, len(self.requests) - listed), 0)
         marker, rest = style.paint(style.symbol("▸", ">"), "yellow", "bold"), lines[1:]
-        head = [f"{marker if n == place else ' '} {rest[n]}" for n in range(first, first + listed)]
+        head = [f"{marker if n == index else ' '} {rest[n]}" for n in range(first, first + listed)]
         chosen = self.selected_request
         if chosen is None:
             return [*head, ""]

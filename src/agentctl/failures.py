@@ -159,21 +159,25 @@ def unknown_to_daemon(error: "OrchestratorError") -> str | None:
     return "this call" if is_path or isinstance(error, MethodNotAllowed) else None
 
 
-def version_mismatch(error: "OrchestratorError", settings: "CallSettings", theirs: str) -> Failure:
-    """Return a failure for a field or call that the daemon does not know.
-
-    :param theirs: the daemon's version.
-    """
+def version_mismatch(
+    error: "OrchestratorError", settings: "CallSettings", daemon_version: str
+) -> Failure:
+    """Return a failure for a field or call that the daemon does not know."""
     from importlib.metadata import version
 
-    ours = version("agent-orchestrator")
+    own_version = version("agent-orchestrator")
     return Failure(
         "version_mismatch",
-        f"agentd at {settings.url} is version {theirs} and does not know {unknown_to_daemon(error)}, which"
-        f" this agentctl, version {ours}, sends",
+        f"agentd at {settings.url} is version {daemon_version} and does not know {unknown_to_daemon(error)}, which"
+        f" this agentctl, version {own_version}, sends",
         hint="restart agentd, so that both have one version"
         + (": `agentctl daemon stop --wait`, `agentctl daemon start`" if settings.is_local else ""),
-        details={"agentd": theirs, "agentctl": ours, "error": error.code, **error.details},
+        details={
+            "agentd": daemon_version,
+            "agentctl": own_version,
+            "error": error.code,
+            **error.details,
+        },
     )
 
 

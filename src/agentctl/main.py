@@ -131,12 +131,12 @@ def invoke(arguments: Sequence[str]) -> int:
 
 def wants_json(arguments: Sequence[str]) -> bool:
     """Return whether errors must be JSON. Works before the options are parsed."""
-    for place, argument in enumerate(arguments):
+    for index, argument in enumerate(arguments):
         if argument == "--":
             return False
         if argument == "--format=json":
             return True
-        if argument == "--format" and list(arguments[place + 1 : place + 2]) == ["json"]:
+        if argument == "--format" and list(arguments[index + 1 : index + 2]) == ["json"]:
             return True
     return False
 

@@ -17,7 +17,7 @@ _EVERY_S: Final = 1.0
 
 
 @contextmanager
-def waiting(output: Output, what: str) -> Iterator[None]:
+def waiting(output: Output, text: str) -> Iterator[None]:
     """Show a progress line while the body runs, if a person watches and no other line is active.
 
     A thread draws it, because the body may block this thread.
@@ -26,7 +26,7 @@ def waiting(output: Output, what: str) -> Iterator[None]:
     if not output.interactive or is_busy or os.environ.get("TERM") == "dumb":
         yield
         return
-    line = _Line(output, what)
+    line = _Line(output, text)
     output.before_note = line.wipe
     thread = threading.Thread(target=line.draw, name="progress", daemon=True)
     thread.start()
@@ -40,9 +40,9 @@ def waiting(output: Output, what: str) -> Iterator[None]:
 
 
 class _Line:
-    def __init__(self, output: Output, what: str) -> None:
+    def __init__(self, output: Output, text: str) -> None:
         self._style = output.error_style
-        self._text = what
+        self._text = text
         self._drawn = False
         self._drawing = threading.Lock()
         self.done = threading.Event()

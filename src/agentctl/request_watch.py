@@ -46,7 +46,7 @@ class Hook:
     url: str
     output: Output
     ca_file: str | None = None
-    _places: anyio.CapacityLimiter = field(factory=lambda: anyio.CapacityLimiter(HOOKS))
+    _limiter: anyio.CapacityLimiter = field(factory=lambda: anyio.CapacityLimiter(HOOKS))
 
     async def run(self, request: Request) -> None:
         """Run the program. A failure is only reported."""
@@ -59,7 +59,7 @@ class Hook:
             "AGENTCTL_REQUEST_RUN_ID": request.run_id,
         }
         document = compact(codec.to_plain(request)) + "\n"
-        async with self._places:
+        async with self._limiter:
             try:
                 done = await anyio.run_process(
                     self.argv,

@@ -177,15 +177,15 @@ async def wait_for_run(
     :param timeout_s: maximum seconds to wait; None for no limit.
     :param options: further fields of the request.
     """
-    asked = partial(connection.call, WAIT_RUN, run_id=run_id, **options)
+    wait_call = partial(connection.call, WAIT_RUN, run_id=run_id, **options)
     connection.retry_s = FOLLOW_RETRY_S
     run = (await connection.call(GET_RUN, run_id=run_id)).run
     if is_terminal(run.status) or not output.interactive:
-        return await _wait(asked, timeout_s)
+        return await _wait(wait_call, timeout_s)
     activity = ActivityLine(output, f"{run.provider}: {run.status}", shown=True)
     async with activity.animate(), anyio.create_task_group() as tasks:
         tasks.start_soon(_note_activity, connection, run, activity)
-        reply = await _wait(asked, timeout_s)
+        reply = await _wait(wait_call, timeout_s)
         tasks.cancel_scope.cancel()
     return reply
 

@@ -76,8 +76,8 @@ def _fit(
             break
         kept = [n for n in kept if n != droppable[-1]]
     spare = max(room - fixed, 0)
-    for place, n in enumerate(flexible):
-        widths[n] = min(widths[n], max(spare // (len(flexible) - place), _LEAST))
+    for index, n in enumerate(flexible):
+        widths[n] = min(widths[n], max(spare // (len(flexible) - index), _LEAST))
         spare -= widths[n]
     return kept
 

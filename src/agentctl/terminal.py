@@ -56,16 +56,16 @@ def _replaced(
         return pattern.sub(replace, text)
     whole: list[str] = []
     pieces: list[str] = []
-    place = 0
+    position = 0
     for match in pattern.finditer(text):
-        pieces += (text[place : match.start()], replace(match))
-        place = match.end()
+        pieces += (text[position : match.start()], replace(match))
+        position = match.end()
         if len(pieces) > _PIECES:
             whole.append("".join(pieces))
             pieces.clear()
-    if not place:
+    if not position:
         return text
-    return "".join([*whole, *pieces, text[place:]])
+    return "".join([*whole, *pieces, text[position:]])
 
 
 def clean(text: str) -> str:
@@ -121,10 +121,10 @@ def truncated(text: str, columns: int, *, ellipsis: str = "…") -> str:
     """Return the text, cut to the given width with an ellipsis if it is longer."""
     room = columns - width(ellipsis)
     used = end = 0
-    for place, character in enumerate(text, 1):
+    for position, character in enumerate(text, 1):
         used += _width(character)
         if used <= room:
-            end = place
+            end = position
         elif used > columns:
             return text[:end] + ellipsis if room > 0 else ellipsis[:columns]
     return text
@@ -146,11 +146,11 @@ def lines_of(text: str, columns: int | None) -> Iterator[str]:
 
 
 def _split(text: str) -> Iterator[str]:
-    place = 0
-    while (end := text.find("\n", place)) >= 0:
-        yield text[place:end]
-        place = end + 1
-    yield text[place:] if place else text
+    position = 0
+    while (end := text.find("\n", position)) >= 0:
+        yield text[position:end]
+        position = end + 1
+    yield text[position:] if position else text
 
 
 _WORD: Final = re.compile(r"\s*+\S++")
@@ -183,11 +183,11 @@ def _pieces(word: str, columns: int) -> list[str]:
     if word.isascii():
         return [word[start : start + columns] for start in range(0, len(word), columns)]
     pieces, start, used = [], 0, 0
-    for place, character in enumerate(word):
+    for position, character in enumerate(word):
         used += _width(character)
         if used > columns:
-            pieces.append(word[start:place])
-            start, used = place, _width(character)
+            pieces.append(word[start:position])
+            start, used = position, _width(character)
     return [*pieces, word[start:]]
 
 
@@ -307,8 +307,8 @@ class Buffer:
         """Buffer or write a text."""
         if len(text) > _PART:
             self.flush()
-            for place in range(0, len(text), _PART):
-                self._write(text[place : place + _PART])
+            for position in range(0, len(text), _PART):
+                self._write(text[position : position + _PART])
             return
         self._pieces.append(text)
         self._size += len(text)

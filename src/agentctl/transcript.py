@@ -177,11 +177,11 @@ class Transcript:
         rule = self._style.symbol("──", "--")
         return [self._style.paint(f"{rule} {day:%A %d %B %Y} {rule}", "dim")]
 
-    def _one_line(self, text: str, less: int = 0) -> str:
+    def _one_line(self, text: str, reserved: int = 0) -> str:
         """Return a text on one line that fits beside the head."""
         line = one_line(text)
         room = self._room
-        return line if room is None else truncated(line, room - less)
+        return line if room is None else truncated(line, room - reserved)
 
     # --- streamed messages ------------------------------------------------------------------
 

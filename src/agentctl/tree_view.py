@@ -89,8 +89,8 @@ def _drawn(tree: SessionTree, style: Style) -> Iterator[tuple[str, SessionTree]]
     trunk, gap = style.symbol("│  ", "|  "), "   "
 
     def below(parent: SessionTree, indent: str) -> Iterator[tuple[str, SessionTree]]:
-        for place, child in enumerate(parent.children, 1):
-            is_last = place == len(parent.children)
+        for number, child in enumerate(parent.children, 1):
+            is_last = number == len(parent.children)
             yield indent + (last if is_last else fork), child
             yield from below(child, indent + (gap if is_last else trunk))
 

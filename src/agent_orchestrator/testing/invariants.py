@@ -218,9 +218,9 @@ def _session(session: Session, log: Sequence[Event]) -> Iterator[Violation]:
 
 def _sequence_breaks(seqs: Sequence[int]) -> str:
     """Return a description of the first place where a sequence is not 1 … n."""
-    for place, seq in enumerate(seqs, 1):
-        if seq != place:
-            return f"{seq} stands where {place} should"
+    for expected, seq in enumerate(seqs, 1):
+        if seq != expected:
+            return f"{seq} stands where {expected} should"
     return f"it ends with {len(seqs)}"
 
 

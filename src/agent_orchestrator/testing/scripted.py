@@ -61,21 +61,21 @@ class ScriptedRunner:
 
 
 async def _execute_line(line: str, context: RunContext, runs: list[Run]) -> str | None:
-    verb, _, rest = line.partition(" ")
+    verb, _, argument = line.partition(" ")
     match verb:
         case "count":
-            for number in range(1, int(rest) + 1):
+            for number in range(1, int(argument) + 1):
                 await _say(context, str(number))
-            return rest
+            return argument
         case "nest" | "tool":
-            return await _emit(verb, rest, context)
+            return await _emit(verb, argument, context)
         case "thread":
-            await context.set_thread(rest)
+            await context.set_thread(argument)
             return None
         case "which":
             return await _say(context, context.thread.id if context.thread else "none")
         case "usage":
-            tokens_in, tokens_out = rest.split()
+            tokens_in, tokens_out = argument.split()
             await context.report_usage(
                 Usage(input_tokens=int(tokens_in), output_tokens=int(tokens_out))
             )
@@ -88,39 +88,39 @@ async def _execute_line(line: str, context: RunContext, runs: list[Run]) -> str 
                 await _say(context, "listening")
                 return await _say(context, await anext(messages))
         case "ask" | "spawn" | "send" | "wait":
-            return await _cooperate(verb, rest, context, runs)
+            return await _cooperate(verb, argument, context, runs)
         case "fail":
-            code, _, message = rest.partition(" ")
+            code, _, message = argument.partition(" ")
             raise AgentFailed(code, message)
         case "crash":
             raise RuntimeError("the script says so")
-    return await _say(context, rest if verb == "say" else line)
+    return await _say(context, argument if verb == "say" else line)
 
 
-async def _cooperate(verb: str, rest: str, context: RunContext, runs: list[Run]) -> str | None:
+async def _cooperate(verb: str, argument: str, context: RunContext, runs: list[Run]) -> str | None:
     match verb:
         case "spawn":
-            runs.append((await context.spawn(rest.replace(";", "\n"))).run)
+            runs.append((await context.spawn(argument.replace(";", "\n"))).run)
             return None
         case "send":
-            sent = (await context.send(runs[-1].session_id, rest)).run
+            sent = (await context.send(runs[-1].session_id, argument)).run
             runs += [] if sent is None else [sent]
             return None
         case "wait":
             run = (await context.wait(runs[-1].id)).run
             return await _say(context, run.result.text if run.result else run.status)
-    request = await context.ask_parent(rest, kind="approval_request")
+    request = await context.ask_parent(argument, kind="approval_request")
     return await _say(context, f"{request.status} {request.answer or ''}".strip())
 
 
-async def _emit(verb: str, rest: str, context: RunContext) -> str | None:
+async def _emit(verb: str, argument: str, context: RunContext) -> str | None:
     if verb == "nest":
-        data: dict[str, Any] = {"text": rest}
-        for _ in range(int(rest) - 1):
-            data = {"text": rest, "more": data}
+        data: dict[str, Any] = {"text": argument}
+        for _ in range(int(argument) - 1):
+            data = {"text": argument, "more": data}
         await context.emit(EventType.AGENT_MESSAGE, data)
-        return rest
-    call = {"tool_id": "t1", "kind": "function", "name": rest, "input": {}}
+        return argument
+    call = {"tool_id": "t1", "kind": "function", "name": argument, "input": {}}
     await context.emit(EventType.TOOL_STARTED, call)
     done = {"status": "completed", "output": "done"}
     await context.emit(EventType.TOOL_COMPLETED, call | done)

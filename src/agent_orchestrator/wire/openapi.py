@@ -109,17 +109,17 @@ def _refusals_of(operation: Operation[Any, Any]) -> set[int]:
     return found
 
 
-def _parameter(spec: FieldSpec, place: str) -> dict[str, Any]:
+def _parameter(spec: FieldSpec, location: str) -> dict[str, Any]:
     schema = field_schema(spec)
     if isinstance(schema["type"], list):
         # URLs and headers have no null. Omitting the parameter means the same.
         schema["type"] = next(kind for kind in schema["type"] if kind != "null")
         if "enum" in schema:
             schema["enum"] = [choice for choice in schema["enum"] if choice is not None]
-    parameter: dict[str, Any] = {"name": spec.name, "in": place}
+    parameter: dict[str, Any] = {"name": spec.name, "in": location}
     if text := schema.pop("description", ""):
         parameter["description"] = text
-    return parameter | {"required": spec.required or place == "path", "schema": schema}
+    return parameter | {"required": spec.required or location == "path", "schema": schema}
 
 
 def _stream(components: Components) -> dict[str, Any]:

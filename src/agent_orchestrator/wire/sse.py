@@ -102,9 +102,9 @@ class Decoder:
         for line in lines:
             self._count(line)
             self._pending.append(line)
-            whole = b"".join(self._pending).removesuffix(b"\r").decode(errors="replace")
+            text = b"".join(self._pending).removesuffix(b"\r").decode(errors="replace")
             self._pending.clear()
-            if (frame := self._line(whole)) is not None:
+            if (frame := self._line(text)) is not None:
                 yield frame
         if rest:
             self._count(rest)

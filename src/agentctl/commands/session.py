@@ -64,9 +64,9 @@ def create(cwd: str | None, **values: Any) -> None:
         from agentctl.views import session_card
 
         reply = await connection.call(CREATE_SESSION, **values)
-        made = reply.session
-        call.output.answer(reply, lambda style: session_card(made, style, datetime.now(UTC)))
-        call.output.hint(f'next: agentctl ask --session-id {made.id} "…"')
+        created = reply.session
+        call.output.answer(reply, lambda style: session_card(created, style, datetime.now(UTC)))
+        call.output.hint(f'next: agentctl ask --session-id {created.id} "…"')
 
     call.run(body)
 

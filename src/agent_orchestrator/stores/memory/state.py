@@ -128,7 +128,7 @@ class State:
         )
         self.log: list[Event] = []
         self.logs: dict[str, list[Event]] = {}
-        self.places: dict[str, list[int]] = {}
+        self.positions: dict[str, list[int]] = {}
         """Positions of a session's events in ``log``, by session id."""
         self.activity: dict[tuple[str, int], AttemptActivity] = {}
         """By run id and attempt. Attempt 0 collects events that belong to no attempt."""

@@ -150,10 +150,10 @@ class MemoryTransaction(MemoryView):
     def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
         session = self._known(session_id)
         log = self._state.logs.setdefault(session_id, [])
-        places = self._state.places.setdefault(session_id, [])
-        self._undo_steps.append(partial(_truncate, places, len(places)))
+        positions = self._state.positions.setdefault(session_id, [])
+        self._undo_steps.append(partial(_truncate, positions, len(positions)))
         first = len(self._state.log)
-        places.extend(range(first, first + len(drafts)))
+        positions.extend(range(first, first + len(drafts)))
         events = [
             Event(
                 seq=seq,

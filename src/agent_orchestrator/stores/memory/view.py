@@ -441,23 +441,25 @@ class MemoryView:
         log = self._state.log
         start = position_after(after, len(log), self._end_of)
         end = len(log) if until is None else position_after(until, len(log), self._end_of)
-        places: Iterable[int] = range(start, end)
+        positions: Iterable[int] = range(start, end)
         if sessions or within != EVERYTHING:
             wanted = set(sessions) or self._members(within)
-            places = merge(*(self._places(one, start, end) for one in wanted))
+            positions = merge(*(self._positions(one, start, end) for one in wanted))
         return _first(
             (
-                StreamItem(feed_cursor(place + 1, self._state.epoch), log[place])
-                for place in places
-                if self._is_within(log[place].session_id, within)
+                StreamItem(feed_cursor(position + 1, self._state.epoch), log[position])
+                for position in positions
+                if self._is_within(log[position].session_id, within)
             ),
             limit,
             size,
         )
 
-    def _places(self, session_id: str, start: int, end: int) -> Iterator[int]:
-        places = self._state.places.get(session_id, [])
-        return (places[n] for n in range(bisect_left(places, start), bisect_left(places, end)))
+    def _positions(self, session_id: str, start: int, end: int) -> Iterator[int]:
+        positions = self._state.positions.get(session_id, [])
+        return (
+            positions[n] for n in range(bisect_left(positions, start), bisect_left(positions, end))
+        )
 
     def feed_head(self) -> str:
         return feed_cursor(len(self._state.log), self._state.epoch)

@@ -54,15 +54,15 @@ def check_target(database: Path, target: Path) -> Path:
     if not target.is_absolute():
         raise InvalidRequest.of({"path": "must be absolute"})
     try:
-        place = target.parent.resolve(strict=True) / target.name
-        if place.is_dir():
+        path = target.parent.resolve(strict=True) / target.name
+        if path.is_dir():
             raise InvalidRequest.of({"path": f"is a directory: {target}"})
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidRequest.of({"path": f"{target.parent}: {reason}"}) from None
-    if place.parent == database.parent and place.name in {database.name + end for end in OWN_FILES}:
+    if path.parent == database.parent and path.name in {database.name + end for end in OWN_FILES}:
         raise InvalidRequest.of({"path": f"is one of the database's own files: {target}"})
-    return place
+    return path
 
 
 def copy(connection: apsw.Connection, target: Path, *, replace: bool) -> int:
@@ -80,15 +80,15 @@ def copy(connection: apsw.Connection, target: Path, *, replace: bool) -> int:
         if not replace:
             raise _exists(target)
         _check_replaceable(target)
-    fresh = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
+    temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
     try:
-        os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
-            connection.execute("VACUUM INTO ?", (str(fresh),))
-            _set_backup_identity(fresh)
-            return _move_into_place(fresh, target, replace=replace)
+            connection.execute("VACUUM INTO ?", (str(temporary),))
+            _set_backup_identity(temporary)
+            return _move_into_place(temporary, target, replace=replace)
         finally:
-            fresh.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     except apsw.FullError:
         raise _disk_full_error(target) from None
     except FileExistsError:
@@ -134,26 +134,26 @@ def _set_backup_identity(path: Path) -> None:
         copied.close()
 
 
-def _move_into_place(fresh: Path, target: Path, *, replace: bool) -> int:
-    descriptor = os.open(fresh, os.O_RDONLY)
+def _move_into_place(temporary: Path, target: Path, *, replace: bool) -> int:
+    descriptor = os.open(temporary, os.O_RDONLY)
     try:
         os.fsync(descriptor)
         size = os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)
     if replace:
-        fresh.replace(target)
+        temporary.replace(target)
     else:
         try:
-            os.link(fresh, target)  # unlike a rename, it fails if the target exists
+            os.link(temporary, target)  # unlike a rename, it fails if the target exists
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
                 raise
             if os.path.lexists(target):  # the file system has no hard links
                 raise _exists(target) from None
-            fresh.replace(target)
+            temporary.replace(target)
         else:
-            fresh.unlink()
+            temporary.unlink()
     sync_directory(target.parent)
     return size
 

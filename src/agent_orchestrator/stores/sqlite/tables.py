@@ -126,13 +126,13 @@ def table(
 
     # Reorder a row to the order of the model's fields. The spread objects are appended to it first.
     order = [*columns, *read_only]
-    places = {name: index for index, name in enumerate(single)}
-    places |= {name: index for index, name in enumerate(read_only, len(columns))}
-    places |= {name: index for index, name in enumerate(spread, len(order))}
-    in_order = itemgetter(*(places[name] for name in fields))
+    positions = {name: index for index, name in enumerate(single)}
+    positions |= {name: index for index, name in enumerate(read_only, len(columns))}
+    positions |= {name: index for index, name in enumerate(spread, len(order))}
+    in_order = itemgetter(*(positions[name] for name in fields))
     conversions |= read_only
     readers = [
-        (places[name], conversion.read, conversion.missing)
+        (positions[name], conversion.read, conversion.missing)
         for name, conversion in conversions.items()
         if conversion.read
     ]

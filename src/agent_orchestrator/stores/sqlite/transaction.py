@@ -45,7 +45,7 @@ def _insert_owned(table: str, names: str) -> str:
 
 def _update(table: str, names: str) -> str:
     assignments = ", ".join(
-        f"{name} = ?{place}" for place, name in enumerate(names.split(", "), 1) if name != "id"
+        f"{name} = ?{number}" for number, name in enumerate(names.split(", "), 1) if name != "id"
     )
     return f"UPDATE {table} SET {assignments} WHERE id = ?1"
 
@@ -217,8 +217,8 @@ class SqliteTransaction(SqliteView):
         for rows, statement in _ADD_EVENTS.items():
             while count - start >= rows:
                 values: list[Any] = []
-                for place in range(start, start + rows):
-                    draft, text = drafts[place], texts[place]
+                for index in range(start, start + rows):
+                    draft, text = drafts[index], texts[index]
                     is_long = not isinstance(text, str)
                     seq += 1
                     values += (

@@ -560,10 +560,10 @@ class SqliteView:
             seq = self._first_after(number, last_seq, position)
             self._add_head(heads, number, seq)
         while heads and limit:
-            place, number, seq = heappop(heads)
-            if place > last:
+            next_position, number, seq = heappop(heads)
+            if next_position > last:
                 return
-            yield self._first_row(_FEED_AT, place)
+            yield self._first_row(_FEED_AT, next_position)
             limit -= 1
             self._add_head(heads, number, seq + 1)
 

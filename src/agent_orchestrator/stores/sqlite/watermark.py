@@ -82,15 +82,15 @@ class WatermarkFile:
         """
         check = _check(watermark.database, watermark.commits)
         copy = {"database": watermark.database, "commits": watermark.commits, "check": check}
-        fresh = self.path.with_name(self.path.name + ".new")
-        fresh.unlink(missing_ok=True)  # left by a killed process, or a link that an agent made
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        temporary = self.path.with_name(self.path.name + ".new")
+        temporary.unlink(missing_ok=True)  # left by a killed process, or a link that an agent made
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.write(descriptor, json.dumps(copy).encode() + b"\n")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        fresh.replace(self.path)
+        temporary.replace(self.path)
         sync_directory(self.path.parent)
 
     def compare(

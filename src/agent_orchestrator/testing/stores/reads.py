@@ -34,7 +34,7 @@ from agent_orchestrator.testing.stores.samples import (
 
 
 class Reads(Opening):
-    async def test_a_look_is_consistent_and_its_error_comes_out(self, tmp_path: Path) -> None:
+    async def test_a_view_is_consistent_and_errors_propagate(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             session = a_session()
             await put(store, session)
@@ -61,10 +61,10 @@ class Reads(Opening):
                 stop = True
 
             def fail(_: View) -> None:
-                raise LookupError("in the look")
+                raise LookupError("in the query")
 
             for _ in range(20):
-                with pytest.raises(LookupError, match="in the look"):
+                with pytest.raises(LookupError, match="in the query"):
                     await store.read(fail)
             assert await store.read(lambda view: view.session(session.id)) is not None
 
@@ -186,8 +186,8 @@ class Reads(Opening):
             def write(tx: Transaction) -> None:
                 for request in requests:
                     tx.add_request(request)
-                told = [Draft("agent.message", {"text": long}) for _ in range(5)]
-                tx.append(session.id, told, NOW)
+                entries = [Draft("agent.message", {"text": long}) for _ in range(5)]
+                tx.append(session.id, entries, NOW)
 
             await store.transact(write)
             # The principal owns half of them and has grants on the others, to test both queries.
@@ -205,7 +205,7 @@ class Reads(Opening):
             cursor = await store.read(
                 lambda view: view.feed(after=None, limit=first)[-1].cursor if first else None
             )
-            looks: dict[str, Callable[[View, int | None], list[Any]]] = {
+            queries: dict[str, Callable[[View, int | None], list[Any]]] = {
                 "sessions": lambda view, size: view.sessions(
                     within=Visibility(principal="ann"), limit=5, size=size
                 ),
@@ -222,9 +222,9 @@ class Reads(Opening):
             }
 
             async def found_by(name: str, size: int | None) -> list[Any]:
-                return await store.read(lambda view: looks[name](view, size))
+                return await store.read(lambda view: queries[name](view, size))
 
-            for name in looks:
+            for name in queries:
                 every = await found_by(name, None)
                 assert len(every) == 5, name
                 # Fields other than the text count too, but they are shorter.
