@@ -98,7 +98,7 @@ async def child_workspace(core: Core, caller: Principal, cwd: str, parent: Sessi
             return cwd
     requested, allowed = await core.real(cwd), await core.real(parent.cwd)
     if not requested.is_relative_to(allowed):
-        raise Forbidden("a child works where its parent does, or below", {"cwd": cwd})
+        raise Forbidden("a child must work in its parent's directory or below it", {"cwd": cwd})
     return await core.workspace(str(requested))
 
 

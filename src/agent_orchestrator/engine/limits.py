@@ -65,7 +65,7 @@ def require_depth(core: Core, caller: Principal, parent: Session) -> None:
     most = core.config.limits.depth if parent.max_depth is None else 0
     whose = "" if parent.max_depth is None else f" below session {parent.id}"
     kind = Conflict if caller.run is None else Forbidden
-    raise _limit_reached("depth", most, f"generations of children{whose}", kind)
+    raise _limit_reached("depth", most, f"levels of children{whose}", kind)
 
 
 def require_child_counts(core: Core, tx: Transaction, parent: Session, run_id: str | None) -> None:
@@ -75,10 +75,10 @@ def require_child_counts(core: Core, tx: Transaction, parent: Session, run_id: s
     """
     limits = _limits_of(core, parent)
     if tx.live_children(parent.id, run_id) >= limits.children:
-        raise _limit_reached("children", limits.children, "children of one run may be at work")
+        raise _limit_reached("children", limits.children, "active children of one run")
     for session_id, most in _counted(core, tx, parent):
         if tx.live_descendants(session_id) >= most:
-            raise _limit_reached("descendants", most, f"sessions below {session_id} may be at work")
+            raise _limit_reached("descendants", most, f"active sessions below {session_id}")
 
 
 def _limits_of(core: Core, session: Session) -> TreeLimits:
