@@ -263,13 +263,14 @@ _FAILURES: Final[dict[str, tuple[IssueCode, str]]] = {
 
 
 def _runner_issue(run: Run, provider: ProviderConfig | None) -> Issue | None:
-    """Return what a failed run comes from as far as its runner knows."""
-    if provider is None or run.error is None or not isinstance(provider.runner, Diagnosing):
+    """Return the likely issue of a failed run that its runner knows."""
+    if provider is None or run.status is not RunStatus.FAILED or run.error is None:
         return None
+    runner = provider.runner
     try:
-        return provider.runner.diagnose(run.error)
+        return runner.diagnose(run.error) if isinstance(runner, Diagnosing) else None
     except Exception:
-        logger.exception("diagnosing a run of %s failed", provider.runner.name)
+        logger.exception("diagnosing a run of %s failed", run.provider)
         return None
 
 

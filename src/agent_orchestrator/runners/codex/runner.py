@@ -1,22 +1,20 @@
 """Running one turn with ``codex exec``: a process for each run, the prompt on its stdin."""
 
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
-from attrs import field, frozen
+from attrs import frozen
 
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.images import ImageContent
-from agent_orchestrator.domain.model import Invocation, RunError, Sandbox
-from agent_orchestrator.fields import runner_option
-from agent_orchestrator.operations import Finding, Issue
+from agent_orchestrator.domain.model import Invocation
 from agent_orchestrator.ports import (
     Availability,
     Outcome,
@@ -29,16 +27,15 @@ from agent_orchestrator.runners.codex.argv import (
     exec_argv,
     is_thread_id,
 )
+from agent_orchestrator.runners.codex.base import CodexRunnerBase
 from agent_orchestrator.runners.codex.capabilities import codex_capabilities
 from agent_orchestrator.runners.codex.confinement import ExecConfinement, exec_confinement
-from agent_orchestrator.runners.codex.diagnosis import likely_issue
 from agent_orchestrator.runners.codex.failures import is_busy, startup_failure, turn_failure
-from agent_orchestrator.runners.codex.findings import codex_findings
 from agent_orchestrator.runners.codex.item_events import AgentEvent
 from agent_orchestrator.runners.codex.items import text
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.parser import ExecParser
-from agent_orchestrator.runners.codex.probe import Probe, environment, home_of, profile_warning
+from agent_orchestrator.runners.codex.probe import environment, home_of, profile_warning
 from agent_orchestrator.runners.codex.tools import tools_config, tools_url, without_proxy_for
 from agent_orchestrator.runners.codex.trust import (
     check_home,
@@ -49,7 +46,6 @@ from agent_orchestrator.runners.codex.trust import (
 from agent_orchestrator.runners.codex.usage import usage_between
 from agent_orchestrator.runners.codex.versions import has_profiles
 from agent_orchestrator.runners.process import AgentProcess, agent_process
-from agent_orchestrator.runners.supervisor import UsesForkServer
 
 _BUSY_DELAYS: Final = (0.1, 0.2, 0.4, 0.8)
 """Seconds before each new try of a thread that another process has open: the lock of one that was
@@ -73,37 +69,8 @@ class _ProcessResult:
 
 
 @frozen(kw_only=True, eq=False)
-class CodexExecRunner(UsesForkServer):
-    """Runs each message as one ``codex exec``, going on with the session's thread.
-
-    :param name: the provider's name.
-    :param command: codex: a path, or a name on the PATH. The native binary behind the npm wrapper
-        is started directly.
-    :param home: its CODEX_HOME; the environment's own, or ``~/.codex``, without one.
-    :param profile: its ``--profile``.
-    :param extra_args: arguments before the subcommand.
-    :param model: the model, unless the run asks for another.
-    :param config: overrides of codex's configuration, by dotted key.
-    :param tools: whether its agents get the orchestration tools, where a daemon serves them.
-    """
-
-    name: str = "codex"
-    command: str = "codex"
-    home: str | None = None
-    profile: str | None = None
-    extra_args: Sequence[str] = field(default=(), converter=tuple)
-    sandbox: Sandbox | None = runner_option(
-        "What commands may do; codex's configuration decides without one.", default=None
-    )
-    model: str | None = None
-    on_missing_thread: Literal["fail", "fresh"] = runner_option(
-        "What to do when codex has lost the session's thread: go on in a new one, which then replaces "
-        "it, or fail with `thread_missing`.",
-        default="fresh",
-    )
-    config: Mapping[str, Any] = field(factory=dict)
-    tools: bool = True
-    _probe: Probe = field(factory=Probe, init=False, repr=False)
+class CodexExecRunner(CodexRunnerBase):
+    """Runs each message as one ``codex exec``, going on with the session's thread."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -126,22 +93,6 @@ class CodexExecRunner(UsesForkServer):
             config=self.config,
             extra_args=self.extra_args,
         )
-
-    def findings(self, about: str, env: Mapping[str, str]) -> Iterator[Finding]:
-        """Look at codex's home, and at what widens what its agents may do."""
-        own = environment(env, self.home)
-        return codex_findings(
-            about,
-            own,
-            command=self.command,
-            sandbox=self.sandbox,
-            extra_args=self.extra_args,
-            settings=self._probe.settings(own, self.profile, self.config, self.extra_args)[0],
-        )
-
-    def diagnose(self, error: RunError) -> Issue | None:
-        """Return what a failed run of codex comes from."""
-        return likely_issue(error)
 
     async def run(self, context: RunContext) -> Outcome:
         """Run the turn.

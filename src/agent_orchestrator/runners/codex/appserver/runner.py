@@ -1,7 +1,7 @@
 """Running turns with ``codex app-server``: warm processes that serve many sessions."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, Self
+from collections.abc import Mapping
+from typing import Final, Self
 
 import anyio
 import anyio.to_thread
@@ -10,9 +10,9 @@ from attrs import evolve, field, frozen
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, RunError, Sandbox
+from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox
 from agent_orchestrator.fields import runner_option
-from agent_orchestrator.operations import MAX_OPEN_S, MIN_OPEN_S, Finding, Issue
+from agent_orchestrator.operations import MAX_OPEN_S, MIN_OPEN_S
 from agent_orchestrator.ports import RUN_VARIABLES, Availability, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.dynamic_tools import DynamicTools
 from agent_orchestrator.runners.codex.appserver.server import Spec
@@ -25,12 +25,11 @@ from agent_orchestrator.runners.codex.appserver.thread_loading import (
 from agent_orchestrator.runners.codex.appserver.threads import LoadedThread
 from agent_orchestrator.runners.codex.appserver.turn_driver import ThreadNotLoaded, TurnDriver
 from agent_orchestrator.runners.codex.argv import app_server_arguments, is_thread_id
+from agent_orchestrator.runners.codex.base import CodexRunnerBase
 from agent_orchestrator.runners.codex.capabilities import codex_capabilities
-from agent_orchestrator.runners.codex.diagnosis import likely_issue
-from agent_orchestrator.runners.codex.findings import codex_findings
 from agent_orchestrator.runners.codex.locate import NotInstalled
 from agent_orchestrator.runners.codex.login import identity
-from agent_orchestrator.runners.codex.probe import Probe, environment, home_of, profile_warning
+from agent_orchestrator.runners.codex.probe import environment, home_of, profile_warning
 from agent_orchestrator.runners.codex.tools import without_proxy_for
 from agent_orchestrator.runners.codex.trust import (
     untrusted_config,
@@ -38,7 +37,6 @@ from agent_orchestrator.runners.codex.trust import (
     untrusted_environment,
 )
 from agent_orchestrator.runners.codex.versions import with_version_note
-from agent_orchestrator.runners.supervisor import UsesForkServer
 
 _MAX_TRIES: Final = 2
 """How often a prompt is given that codex did not come to take."""
@@ -53,29 +51,15 @@ class _PromptNotTaken(Exception):
 
 
 @frozen(kw_only=True, eq=False)
-class CodexAppServerRunner(UsesForkServer):
+class CodexAppServerRunner(CodexRunnerBase):
     """Runs each message as a turn of the session's thread, in a process that stays warm.
 
     A scope, for one engine at a time: the processes end with it.
 
-    :param name: the provider's name.
-    :param command: codex: a path, or a name on the PATH. The native binary behind the npm wrapper
-        is started directly.
-    :param home: its CODEX_HOME; the environment's own, or ``~/.codex``, without one.
-    :param profile: its ``--profile``.
-    :param extra_args: arguments before the subcommand.
     :param remember_approvals: whether to offer approvals that codex keeps for good in its home
         (``rules``), for every directory. Without it they are not offered, and approve nothing.
-    :param model: the model, unless the run asks for another.
-    :param config: overrides of codex's configuration, by dotted key.
-    :param tools: whether its agents get the orchestration tools, where a daemon serves them.
     """
 
-    name: str = "codex"
-    command: str = "codex"
-    home: str | None = None
-    profile: str | None = None
-    extra_args: Sequence[str] = field(default=(), converter=tuple)
     sandbox: Sandbox = runner_option(
         "What commands may do without asking.",
         default="workspace-write",
@@ -93,17 +77,9 @@ class CodexAppServerRunner(UsesForkServer):
         maximum=MAX_OPEN_S,
     )
     remember_approvals: bool = False
-    model: str | None = None
-    on_missing_thread: Literal["fail", "fresh"] = runner_option(
-        "What to do when codex has lost the session's thread: go on in a new one, which then replaces "
-        "it, or fail with `thread_missing`.",
-        default="fresh",
-    )
-    config: Mapping[str, Any] = field(factory=dict)
     max_threads_per_process: int = runner_option(
         "How many threads one process holds.", default=100, minimum=1
     )
-    tools: bool = True
     idle_s: float = runner_option(
         "Seconds after which a process without a run is ended.", default=300.0, minimum=0
     )
@@ -114,7 +90,6 @@ class CodexAppServerRunner(UsesForkServer):
         minimum=0,
     )
     _tools: DynamicTools = field(factory=DynamicTools, init=False, repr=False)
-    _probe: Probe = field(factory=Probe, init=False, repr=False)
     _last_availability: dict[frozenset[tuple[str, str]], Availability] = field(
         factory=dict, init=False, repr=False
     )
@@ -188,22 +163,6 @@ class CodexAppServerRunner(UsesForkServer):
         own = environment(_shared_env(env), self.home)
         url = own.get("AGENTCTL_URL")
         return without_proxy_for(own, url) if self.tools and url else own
-
-    def findings(self, about: str, env: Mapping[str, str]) -> Iterator[Finding]:
-        """Look at codex's home, and at what widens what its agents may do."""
-        own = environment(env, self.home)
-        return codex_findings(
-            about,
-            own,
-            command=self.command,
-            sandbox=self.sandbox,
-            extra_args=self.extra_args,
-            settings=self._probe.settings(own, self.profile, self.config, self.extra_args)[0],
-        )
-
-    def diagnose(self, error: RunError) -> Issue | None:
-        """Return what a failed run of codex comes from."""
-        return likely_issue(error)
 
     async def run(self, context: RunContext) -> Outcome:
         """Run the turn.

@@ -1,0 +1,64 @@
+"""The options of every runner of codex, and what all of them know of it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+from agent_orchestrator.domain.model import RunError, Sandbox
+from agent_orchestrator.fields import runner_option
+from agent_orchestrator.operations import Finding, Issue
+from agent_orchestrator.runners.codex.diagnosis import likely_issue
+from agent_orchestrator.runners.codex.findings import codex_findings
+from agent_orchestrator.runners.codex.probe import Probe, environment
+from agent_orchestrator.runners.supervisor import UsesForkServer
+
+
+@frozen(kw_only=True, eq=False)
+class CodexRunnerBase(UsesForkServer):
+    """What the runners of codex have in common.
+
+    :param name: the provider's name.
+    :param command: codex: a path, or a name on the PATH. The native binary behind the npm wrapper
+        is started directly.
+    :param home: its CODEX_HOME; the environment's own, or ``~/.codex``, without one.
+    :param profile: its ``--profile``.
+    :param extra_args: arguments before the subcommand.
+    :param model: the model, unless the run asks for another.
+    :param config: overrides of codex's configuration, by dotted key.
+    :param tools: whether its agents get the orchestration tools, where a daemon serves them.
+    """
+
+    name: str = "codex"
+    command: str = "codex"
+    home: str | None = None
+    profile: str | None = None
+    extra_args: Sequence[str] = field(default=(), converter=tuple)
+    sandbox: Sandbox | None = runner_option(
+        "What commands may do; codex's configuration decides without one.", default=None
+    )
+    model: str | None = None
+    on_missing_thread: Literal["fail", "fresh"] = runner_option(
+        "What to do when codex has lost the session's thread: go on in a new one, which then replaces "
+        "it, or fail with `thread_missing`.",
+        default="fresh",
+    )
+    config: Mapping[str, Any] = field(factory=dict)
+    tools: bool = True
+    _probe: Probe = field(factory=Probe, init=False, repr=False)
+
+    def findings(self, about: str, env: Mapping[str, str]) -> Iterator[Finding]:
+        """Return findings about codex's home, and settings that give its agents more rights."""
+        own = environment(env, self.home)
+        return codex_findings(
+            about,
+            own,
+            command=self.command,
+            sandbox=self.sandbox,
+            extra_args=self.extra_args,
+            settings=self._probe.settings(own, self.profile, self.config, self.extra_args)[0],
+        )
+
+    def diagnose(self, error: RunError) -> Issue | None:
+        """Return the likely issue of a failed run of codex."""
+        return likely_issue(error)
