@@ -62,7 +62,7 @@ async def run(runner, context, seconds=30):
 async def failing(runner, context, seconds=30):
     with pytest.raises(AgentFailed) as caught:
         await run(runner, context, seconds)
-    assert tagged_processes(context.mark) == []
+    assert tagged_processes(context.tag) == []
     return caught.value
 
 
@@ -100,7 +100,7 @@ async def test_a_first_turn(runner, record, models, workspace):
     assert Path(context.invocation.argv[0]).name == "codex"
     assert "codex-linux-" in context.invocation.argv[0]
     assert "say hello" not in context.invocation.argv
-    assert tagged_processes(context.mark) == []
+    assert tagged_processes(context.tag) == []
 
 
 @ON_ONE_LOOP
@@ -192,7 +192,7 @@ async def test_a_command_that_is_left_running_is_closed_and_ended(runner, record
     [done] = of(context, "tool.completed")
     assert done["status"] == "failed"
     assert done["error"] == "still under way when the turn ended"
-    assert tagged_processes(context.mark) == []
+    assert tagged_processes(context.tag) == []
 
 
 @ON_ONE_LOOP
@@ -665,7 +665,7 @@ async def test_a_thread_another_process_has_is_told_after_some_tries(runner, rec
     assert failure.code == "provider_error"
     assert "another process is using this thread" in failure.message
     assert context.calls.count("report_process") == 5
-    assert tagged_processes(holder.mark) == []
+    assert tagged_processes(holder.tag) == []
 
 
 # --- cancelling -----------------------------------------------------------------------------
@@ -676,9 +676,9 @@ async def test_cancelling_while_the_model_thinks(runner, record, models):
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(runner.run, context)
         await anyio.to_thread.run_sync(models.wait_for, 1)
-        assert tagged_processes(context.mark) != []
+        assert tagged_processes(context.tag) != []
         tasks.cancel_scope.cancel()
-    assert tagged_processes(context.mark) == []
+    assert tagged_processes(context.tag) == []
     again = record("say back", thread=context.thread)
     assert (await run(runner, again)).text == "back"
     assert again.thread.id == context.thread.id
@@ -694,10 +694,10 @@ async def test_cancelling_while_a_command_runs(codex, usual_home, record, worksp
         with anyio.fail_after(20):
             assert await anyio.to_thread.run_sync((workspace / "begun").read_text) == "yes\n"
         with anyio.fail_after(20):
-            while len(tagged_processes(context.mark)) < 3:  # it may not have begun its own sleep
+            while len(tagged_processes(context.tag)) < 3:  # it may not have begun its own sleep
                 await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
-    assert tagged_processes(context.mark) == []
+    assert tagged_processes(context.tag) == []
 
 
 # --- probe ----------------------------------------------------------------------------------
