@@ -102,7 +102,7 @@ def test_limits_are_given_and_shown(ctl: Ctl, parent: str) -> None:
     limits = ("max_depth", "max_children", "max_descendants")
     assert [below[name] for name in limits] == [1, 0, 9]
     more = ctl("tool", "session-spawn", "--parent-session-id", below["id"], "--task", "x")
-    assert (more.code, "no further child: at most 0 children" in more.err) == (6, True)
+    assert (more.code, "no further child: at most 0 active children" in more.err) == (6, True)
     larger = spawn(ctl, parent, "--max-depth", "5")
     assert (larger.code, "max_depth" in larger.err) == (2, True)
 
