@@ -65,7 +65,7 @@ def require_depth(core: Core, caller: Principal, parent: Session) -> None:
     most = core.config.limits.depth if parent.max_depth is None else 0
     whose = "" if parent.max_depth is None else f" below session {parent.id}"
     kind = Conflict if caller.run is None else Forbidden
-    raise _limit_reached("depth", most, f"levels of children{whose}", kind)
+    raise _limit_reached("depth", most, f"generations of children{whose}", kind)
 
 
 def require_child_counts(core: Core, tx: Transaction, parent: Session, run_id: str | None) -> None:
