@@ -63,7 +63,7 @@ class Sharing(Opening):
                 await store.transact(undone)
             assert await store.read(query) == [[BOB], [BOB], [], []]
 
-    async def test_lists_hold_what_one_is_let_in_to(self, tmp_path: Path) -> None:
+    async def test_lists_contain_visible_sessions(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
             sessions = [a_session(owner=("ann", "bob", "cid")[n % 3]) for n in range(9)]
             runs = [a_run(one.id) for one in sessions]
@@ -73,8 +73,8 @@ class Sharing(Opening):
                 await store.transact(methodcaller("add_request", question))
                 await store.transact(methodcaller("append", one.id, drafts("x"), NOW))
             # An owner may have a grant as well. The session is listed once.
-            for place in (1, 3, 6, 8):
-                await store.transact(methodcaller("put_grants", sessions[place].id, [BOB]))
+            for index in (1, 3, 6, 8):
+                await store.transact(methodcaller("put_grants", sessions[index].id, [BOB]))
             seen = {1, 3, 4, 6, 7, 8}
             ids = [one.id for n, one in enumerate(sessions) if n in seen]
             within = Visibility("bob")
