@@ -134,7 +134,7 @@ class Client:
         :raises InvalidRequest: if a field is invalid, or agents may not work in the directory.
         :raises Forbidden: if ``workspace_roots`` are set and a child would leave its parent's
             directory.
-        :raises SessionBusy: if the session is to be moved and has an active run.
+        :raises SessionBusy: if ``cwd`` changes while a run is active.
         """
         return (await self._call(ops.UPDATE_SESSION, request)).session
 
@@ -239,7 +239,8 @@ class Client:
         :param expires_in_s: seconds until the question expires.
         :param timeout_s: alias of ``expires_in_s``.
         :param wait: set the run to ``waiting`` and release its worker until the question is closed.
-        :raises Conflict: if there is no parent to tell, or the run is canceled.
+        :raises Conflict: if a message has no parent to go to, a question's run is canceled, or a limit
+            is reached.
         :raises InvalidTransition: if ``wait`` is set and the run is not running.
         """
         request = ops.ReplyParent(

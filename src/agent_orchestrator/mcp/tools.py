@@ -30,7 +30,7 @@ Work with other agents: session_spawn gives a child part of your work, session_w
 question, request_resolve answers that; session_reply_parent tells or asks whoever gave you your task. \
 You are one of several agents that a gateway runs, and you end when your turn does: wait for the children \
 whose results you need. If you are a child yourself, ask before you do what you may not decide."""
-"""What a client may tell its model of the whole. Some clients show the first 250 characters only."""
+"""Instructions that clients may show to their model. Some show only the first 250 characters."""
 
 
 @define

@@ -1,4 +1,4 @@
-"""Invariants of an engine's records, whatever failures occurred.
+"""Invariants of an engine's records, which hold after any failure.
 
 :func:`history` reads the records and :func:`violations` checks them. Nothing may be recorded meanwhile,
 because rows and logs are read one after the other. :func:`stream_violations` checks what a subscriber

@@ -223,7 +223,7 @@ def _nested(kind: type) -> dict[str, type]:
 
 
 def _items(item: type, name: str, values: Any) -> Any:
-    """Return a list of objects. An invalid value is returned as it is, for the later check."""
+    """Return a list of objects. An invalid value is returned unchanged, for the later check."""
     if not isinstance(values, list) or not all(isinstance(one, dict) for one in values):
         return values
     objects = []

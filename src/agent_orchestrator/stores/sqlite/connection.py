@@ -82,7 +82,7 @@ class Database:
         commit in the write-ahead log for committed.
 
         :raises apsw.Error: if it cannot be opened. Then there is no writing connection.
-        :raises StoreOpenError: likewise.
+        :raises StoreOpenError: if it is not writable. Then there is no writing connection.
         """
         with contextlib.suppress(apsw.Error):
             self.writer.close()

@@ -200,7 +200,7 @@ class SqliteStore:
         return await anyio.to_thread.run_sync(self._read, query, limiter=self._readers)
 
     def _read(self, query: Callable[[View], T]) -> T:
-        # Taken and returned in the thread: asyncio cancels a task while its thread goes on.
+        # Taken and returned in the thread: asyncio can cancel a task while its thread continues.
         connection = self._idle.get()
         try:
             if connection is None:
