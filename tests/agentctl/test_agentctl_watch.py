@@ -151,7 +151,7 @@ sys.exit(3)
     ("line", "told"),
     [
         ("'unended", "No closing quotation"),
-        ("", "there is no program"),
+        ("", "--exec"),
         ("no-such-program-here --x", "there is no program no-such-program-here"),
     ],
 )
