@@ -45,12 +45,12 @@ def serving(channel):
     return server
 
 
-async def heard(route):
+async def heard(mailbox):
     found = []
-    route.end()
+    mailbox.end()
     try:
         while True:
-            found.append(await route.take())
+            found.append(await mailbox.take())
     except anyio.EndOfStream:
         return found
 
@@ -61,7 +61,7 @@ async def test_a_run_that_takes_nothing_delays_no_other():
         *(said("slow", "item/invented", n=n) for n in range(count)), said("other", "turn/completed")
     )
     server = serving(channel)
-    with server.route("slow") as slow, server.route("other") as other:
+    with server.open_mailbox("slow") as slow, server.open_mailbox("other") as other:
         with anyio.fail_after(20):
             await server._rpc.read()
             assert (await other.take()).method == "turn/completed"
@@ -111,7 +111,7 @@ async def test_a_run_too_far_behind_hears_of_it_and_leaves_nobody_waiting(monkey
         said("other", "turn/completed"),
     )
     server = serving(channel)
-    with server.route("slow") as slow, server.route("other") as other:
+    with server.open_mailbox("slow") as slow, server.open_mailbox("other") as other:
         await server._rpc.read()
         assert [one.method for one in await heard(other)] == ["turn/completed"]
         first, *rest = await heard(slow)

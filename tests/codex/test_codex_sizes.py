@@ -215,12 +215,12 @@ async def test_whatever_the_app_server_says_is_taken(shape, monkeypatch):
     channel = Channel(lines)
     server._rpc = JsonRpcPeer(channel, server._receive)
     heard = []
-    with server.open_mailbox("t") as route, anyio.fail_after(60):
+    with server.open_mailbox("t") as mailbox, anyio.fail_after(60):
         await server._rpc.read()
-        route.end()
+        mailbox.end()
         try:
             while True:
-                heard.append(await route.take())
+                heard.append(await mailbox.take())
         except anyio.EndOfStream:
             pass
     assert len(heard) > 20
