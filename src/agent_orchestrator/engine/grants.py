@@ -46,5 +46,5 @@ def _problem(name: str, others: set[str]) -> str | None:
     if len(name) > (_NAME.max_length or 0) or not re.fullmatch(str(_NAME.pattern), name):
         return f"must match {_NAME.pattern} and be at most {_NAME.max_length} characters"
     if name.startswith("run_"):
-        return "is the id of a run: the access of agents follows from their place in the tree"
-    return "has more than one grant" if name in others else None
+        return "is the name of a run: the access of agents follows from their place in the tree"
+    return "is granted more than one role" if name in others else None
