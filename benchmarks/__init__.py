@@ -1,1 +1,1 @@
-"""How fast and how light it is, measured beside what it cannot be faster than."""
+"""Speed and memory of the project, each compared with the least possible."""

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     names = options.name or list(BENCHMARKS)
     if unknown := [name for name in names if name not in BENCHMARKS]:
-        parser.error(f"there is no {unknown[0]!r}; there are: {', '.join(BENCHMARKS)}")
+        parser.error(f"unknown benchmark {unknown[0]!r}; choose from: {', '.join(BENCHMARKS)}")
     effort = Effort("quick" if options.quick else "full")
     figures: list[Figure] = []
     missing: list[str] = []
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
                 except codex.NotMeasured as reason:
                     missing.append(f"{name} is not measured: {reason}")
     finally:
-        # Also when one of them fails: the others took their time.
+        # Also if one of them fails, as the others took long.
         found = table(figures)
         print(found)
     for line in missing:
@@ -80,14 +80,16 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bin/bench",
-        description="Measure, check what was measured, and print the figures with their bounds. "
+        description="Measure speed and memory, and print the figures with their bounds. "
         "Exits with 1 if a bound is missed.",
     )
     known = ", ".join(BENCHMARKS)
-    parser.add_argument("name", nargs="*", metavar="NAME", help=f"only these, of: {known}")
+    parser.add_argument("name", nargs="*", metavar="NAME", help=f"run only these: {known}")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
-    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
-    parser.add_argument("--dir", help="where databases are made (default: the temporary folder)")
+    parser.add_argument(
+        "--write", action="store_true", help=f"write the table into docs/{PAGE.name}"
+    )
+    parser.add_argument("--dir", help="folder for databases (default: the temporary folder)")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""agentd's server, on a SQLite file, with a POST beside the others that does nothing.
+"""agentd's server on a SQLite file, with an additional POST route that does nothing.
 
 Run as ``python -m benchmarks.accepting --db PATH --ready-file PATH``.
 """

@@ -1,4 +1,4 @@
-"""Messages accepted durably over HTTP, beside requests of the same server that do nothing."""
+"""Measure durable accepts of messages over HTTP, compared with requests that do nothing."""
 
 import json
 import sys

@@ -25,12 +25,12 @@ target = "benchmarks.agents:asking"
 
 
 async def echo(context: RunContext) -> str:
-    """Say what was said."""
+    """Repeat the message."""
     return f"echo: {context.prompt}"
 
 
 async def talk(context: RunContext) -> Outcome:
-    """Emit as many events as the prompt's number tells, of the kind agents emit most of."""
+    """Emit the prompt's number of events, of the most common type."""
     for number in range(int(context.prompt)):
         text = f"word {number} of a longer answer, as models send it"
         await context.emit("agent.message.delta", {"item_id": "item_0", "text": text})
@@ -38,6 +38,6 @@ async def talk(context: RunContext) -> Outcome:
 
 
 async def asking(context: RunContext) -> str:
-    """Ask when, and tell how that was resolved and when it is known."""
+    """Ask with the current time. Return the resolution and the time of receiving it."""
     request = await context.ask_parent(repr(time.monotonic()), kind="approval_request")
     return f"{request.status} {time.monotonic()!r}"

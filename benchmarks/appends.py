@@ -1,4 +1,4 @@
-"""Events appended durably through the embedded client, beside a bare loop that inserts them."""
+"""Measure durable events of the embedded client, compared with a plain loop of inserts."""
 
 import time
 from functools import partial
@@ -36,7 +36,7 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
     medians(1, embedded, bare)  # warms up
     seconds, bare_seconds = medians(times, embedded, bare)
     rate = count / seconds
-    # The bare loop inserts the few events of the run's course as well.
+    # The plain loop also inserts the few events of the run itself.
     bare_rate = len(_event_rows(through[-1])) / bare_seconds
     return [
         Figure(
@@ -68,7 +68,7 @@ async def _append(file: Path, count: int) -> float:
 
 
 def _insert(file: Path, source: Path) -> float:
-    """Insert the very rows of a database the client wrote into a new one with the same schema."""
+    """Insert the rows that the client wrote into a new database with the same schema."""
     rows = _event_rows(source)
     anyio.run(partial(_make_database, file))
     connection = apsw.Connection(str(file))
@@ -96,7 +96,7 @@ async def _make_database(file: Path) -> None:
         pass
     connection = apsw.Connection(str(file))
     try:
-        # What the events refer to.
+        # The rows that events refer to.
         connection.execute(
             "INSERT INTO sessions (number, id, owner, cwd, status, root_session_id, depth,"
             " notify_parent, metadata, created_at, updated_at)"

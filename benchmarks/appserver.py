@@ -1,4 +1,4 @@
-"""Turns on a warm codex app-server through the gateway, beside the app-server alone."""
+"""Measure turns on a warm codex app-server through the gateway, compared with the app-server alone."""
 
 import json
 import socket
@@ -37,13 +37,13 @@ DELTAS: Final = 500
 
 CONFIG: Final = f"""\
 [daemon]
-# As many turns at once as there are clients: the app-server alone has no limit of its own.
+# As many concurrent turns as clients, as the app-server alone has no limit.
 max_concurrency = {CLIENTS}
 
 [providers.codex]
 runner = "codex-app-server"
 command = {{command}}
-# As the threads of the app-server alone are begun.
+# As the threads of the app-server alone.
 sandbox = "danger-full-access"
 approval_policy = "never"
 tools = false
@@ -64,7 +64,7 @@ _INITIALIZE: Final[Mapping[str, Any]] = {
 
 
 class Direct:
-    """A client of an app-server that does nothing but its turns."""
+    """A minimal client of an app-server, which only runs turns."""
 
     def __init__(self, process: anyio.abc.Process, work: Path) -> None:
         assert process.stdout
@@ -78,7 +78,7 @@ class Direct:
     @classmethod
     @asynccontextmanager
     async def opened(cls, codex: str, env: Mapping[str, str], work: Path) -> AsyncIterator[Self]:
-        """Start one and speak to it until the scope ends."""
+        """Start an app-server and connect to it until the scope ends."""
         process = await anyio.open_process(
             [codex, "app-server"], env=env, cwd="/", stderr=subprocess.DEVNULL
         )
@@ -204,7 +204,7 @@ async def _turns(
 
 
 async def _many(client: Client, direct: Direct, work: Path, rounds: int, clients: int) -> Figure:
-    """Compare the turns a second of several clients at once."""
+    """Compare the turns per second of several concurrent clients."""
     sessions = [await client.create_session(cwd=str(work)) for _ in range(clients)]
     threads = [await direct.thread() for _ in range(clients)]
     plain_threads = [await direct.thread(**PLAIN) for _ in range(clients)]
@@ -237,7 +237,7 @@ async def _many(client: Client, direct: Direct, work: Path, rounds: int, clients
             rates[place].append(await rate(*sides[place]))
     per_s, its_per_s, plain_per_s = map(warm, rates)
     return Figure(
-        name=f"turns a second of {clients} clients: gateway / app-server directly",
+        name=f"turns per second of {clients} clients: gateway / app-server directly",
         value=per_s / its_per_s,
         bound=0.9,
         limit="at least",
@@ -246,7 +246,7 @@ async def _many(client: Client, direct: Direct, work: Path, rounds: int, clients
 
 
 def _in_turn(number: int, count: int) -> list[int]:
-    """Return the order of a round. Each goes first in turn: one may find warm what the one before left."""
+    """Return the order of a round. Each goes first in turn, as one may profit from the one before."""
     return [(number + place) % count for place in range(count)]
 
 
@@ -276,12 +276,12 @@ async def _fans(
 
 
 def _stream(deltas: int) -> tuple[str, str]:
-    """Return a prompt that makes a message of so many pieces, and the message."""
+    """Return a prompt for a message of so many deltas, and the message."""
     return f"stream {deltas} 2 word", "".join(f"word{number} " for number in range(deltas))
 
 
 async def _fan(client: Client, work: Path, readers: int, deltas: int) -> float:
-    """Return the seconds until all readers of a turn have all of it."""
+    """Return the seconds until all readers have received a whole turn."""
     prompt, expected = _stream(deltas)
     session = await client.create_session(cwd=str(work))
     await turn(client, session.id, PROMPT)
@@ -315,7 +315,7 @@ async def _fan(client: Client, work: Path, readers: int, deltas: int) -> float:
 async def _codex_fan(
     codex: str, env: Mapping[str, str], work: Path, readers: int, deltas: int
 ) -> float:
-    """Return the same of codex's own WebSocket."""
+    """Return the same for codex's own WebSocket."""
     prompt, expected = _stream(deltas)
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -400,7 +400,7 @@ async def _all_pieces(link: Any) -> str:
 
 
 async def _idle_sessions(client: Client, daemon: int, work: Path, count: int) -> Figure:
-    """Count the processes of codex that sessions keep which have run and have nothing to do."""
+    """Count the codex processes that idle sessions keep."""
 
     async def one() -> None:
         session = await client.create_session(cwd=str(work))
@@ -417,7 +417,7 @@ async def _idle_sessions(client: Client, daemon: int, work: Path, count: int) ->
     ]
     weight = sum(process.memory_info().rss for process in found) / 1024**2
     return Figure(
-        name=f"processes of codex that {count} idle sessions keep",
+        name=f"codex processes that {count} idle sessions keep",
         value=len(found),
         bound=1,
         places=0,

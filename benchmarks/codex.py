@@ -1,4 +1,4 @@
-"""A turn with the real codex through the gateway, beside codex alone."""
+"""Measure a turn with the real codex through the gateway, compared with codex alone."""
 
 import json
 import os
@@ -32,7 +32,7 @@ CONFIG = """\
 [providers.codex]
 runner = "codex-exec"
 command = {command}
-# Codex alone has none: what they add is measured apart.
+# Codex alone has none; benchmarks/tools.py measures their cost.
 tools = false
 
 [routing]
@@ -41,7 +41,7 @@ default = "codex"
 
 
 class NotMeasured(Exception):
-    """A figure needs something that is not installed."""
+    """A figure needs a program that is not installed."""
 
 
 def native_codex() -> str:
@@ -103,7 +103,7 @@ async def _compare(
                 seconds, thread = await anyio.to_thread.run_sync(turn_of)
                 return seconds
 
-            # Each goes first every other time: a turn may find warm what the one before left.
+            # Each goes first every other time, as a turn may profit from the one before.
             if number % 2:
                 fresh, alone = await gateway(), await bare()
                 first = thread

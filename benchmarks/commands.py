@@ -1,4 +1,4 @@
-"""agentctl's commands, beside what it takes Python to import the HTTP client."""
+"""Measure agentctl commands, compared with importing the HTTP client in Python."""
 
 import sys
 from functools import partial

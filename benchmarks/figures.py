@@ -8,36 +8,33 @@ from attrs import field, frozen
 
 
 class WrongResult(Exception):
-    """What was measured did not do its work."""
+    """The measured code gave a wrong result."""
 
 
 def check(condition: object, problem: str) -> None:
-    """Refuse to go on with a measurement of something that does not work.
-
-    :raises WrongResult: if the condition does not hold.
-    """
+    """Raise :class:`WrongResult` if the condition does not hold."""
     if not condition:
         raise WrongResult(problem)
 
 
 @frozen
 class Effort:
-    """How much is measured: enough to trust, to get an idea, or only to see that it works."""
+    """The number of repetitions: ``full`` for published figures, ``quick`` for an estimate, ``smoke`` for a test."""
 
     name: Literal["full", "quick", "smoke"]
 
     def of(self, *, full: int, quick: int, smoke: int) -> int:
-        """Return the count of this effort."""
+        """Return the number for this effort."""
         return {"full": full, "quick": quick, "smoke": smoke}[self.name]
 
 
 @frozen(kw_only=True)
 class Figure:
-    """One number and what it must be.
+    """A measured number and its bound.
 
-    :param unit: of the number and its bound; nothing for a ratio.
-    :param limit: whether the bound is the most or the least it may be.
-    :param detail: what a ratio was made of.
+    :param unit: the unit of both; empty for a ratio.
+    :param limit: whether the bound is a maximum or a minimum.
+    :param detail: the numbers that a ratio was computed from.
     """
 
     name: str
@@ -53,7 +50,7 @@ class Figure:
         return self.value <= self.bound if self.limit == "at most" else self.value >= self.bound
 
     def row(self) -> tuple[str, str, str, str, str]:
-        """Return its cells in the table."""
+        """Return the cells of its row."""
         unit = f" {self.unit}" if self.unit else ""
         return (
             self.name,
@@ -64,11 +61,11 @@ class Figure:
         )
 
 
-HEADINGS: Final = ("figure", "measured", "bound", "", "made of")
+HEADINGS: Final = ("figure", "measured", "bound", "", "from")
 
 
 def table(figures: Iterable[Figure]) -> str:
-    """Return the figures as an aligned Markdown table, without what is empty in all of them."""
+    """Return the figures as an aligned Markdown table."""
     rows = [HEADINGS, *(figure.row() for figure in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = [
@@ -80,14 +77,14 @@ def table(figures: Iterable[Figure]) -> str:
 
 
 def warm(results: Sequence[float]) -> float:
-    """Return the median of all but the first, which warms up; of one, that."""
+    """Return the median without the first result, which warms up. Return a single result as it is."""
     return statistics.median(results[1:] or results)
 
 
 def medians(times: int, *measured: Callable[[], float]) -> list[float]:
-    """Call each in turn, all of them so many times, and return the median of each.
+    """Call the functions in turn, each ``times`` times, and return the median of each.
 
-    In turn, because what else the machine does then falls on all of them.
+    Calling them in turn spreads other load on the machine over all of them.
     """
     taken: list[list[float]] = [[] for _ in measured]
     for _ in range(times):

@@ -1,4 +1,4 @@
-"""An agentd with nothing to do: how soon it is there, and what it weighs."""
+"""Measure the start and the memory of an idle agentd."""
 
 import time
 from pathlib import Path
@@ -20,7 +20,7 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
     with agentd(directory / "idle") as daemon:
         time.sleep(settle_s)  # part of the figure: two seconds after its start
         process = psutil.Process(daemon.pid)
-        # Of the fork server and its supervisor, what they do not share with each other.
+        # Of the fork server and its supervisor, the memory that they do not share.
         guards = process.children(recursive=True)
         check(
             len(guards) <= 2,

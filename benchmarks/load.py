@@ -1,4 +1,4 @@
-"""A load generator in a process of its own: raw sockets, as cheap as it gets in Python.
+"""A load generator in a separate process, on raw sockets to use little processor time.
 
 Reads a :class:`Plan` as JSON from stdin and prints, for each round, the seconds from the first
 request to the last answer.
@@ -20,10 +20,10 @@ from benchmarks.processes import ROOT, environment
 
 @frozen
 class Plan:
-    """What to send: rounds of requests over so many connections that stay open.
+    """The requests to send, in rounds, over persistent connections.
 
-    :param rounds: of each, for each connection, its requests in order; a connection sends the next
-        one when it has the answer to the one before. Each must be answered with 201.
+    :param rounds: for each round and connection, its requests in order. A connection sends the next
+        request after the answer to the one before. Each answer must be 201.
     """
 
     port: int
@@ -31,7 +31,7 @@ class Plan:
 
 
 def request(path: str, body: str, *headers: str) -> str:
-    """Return a POST as it goes over the wire."""
+    """Return the bytes of a POST."""
     lines = [
         f"POST {path} HTTP/1.1",
         "host: 127.0.0.1",
@@ -43,7 +43,7 @@ def request(path: str, body: str, *headers: str) -> str:
 
 
 def generate(plan: Plan) -> list[float]:
-    """Have a process of its own do it; return the seconds of each round."""
+    """Run the plan in a separate process. Return the seconds of each round."""
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.load"],
         cwd=ROOT,
@@ -58,7 +58,7 @@ def generate(plan: Plan) -> list[float]:
 
 
 class _Connection(asyncio.Protocol):
-    """Sends requests one after the other, each when the one before is answered."""
+    """Sends requests one after the other."""
 
     def __init__(self) -> None:
         self._waiting: deque[bytes] = deque()

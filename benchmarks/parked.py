@@ -1,7 +1,7 @@
-"""Runs that wait for answers without an agent: no process, and what they weigh in agentd.
+"""Measure agentd's memory for runs that wait for answers without a process.
 
 Their agents are processes that a command runner can resume; each is stopped as soon as its run
-waits, and takes the answer up in a new process.
+waits, and gets the answer in a new process.
 """
 
 import time
@@ -78,7 +78,7 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
 
 
 def _agents(daemon: psutil.Process) -> list[str]:
-    """Return what agentd has under it, its fork server and its supervisors aside, once that is at rest."""
+    """Return the stable number of agentd's descendants, without fork server and supervisors."""
     end = time.monotonic() + _PATIENCE_S
     while True:
         found = []
@@ -111,7 +111,7 @@ async def _park(url: str, count: int) -> list[Request]:
 
 
 async def _asked(client: Client) -> Request:
-    """Set an agent to work, ask a question for it, and return that once its run is parked."""
+    """Start an agent, ask a question for it, and return the question once the run is parked."""
     session = await client.create_session()
     sent = await client.send_message(session.id, "work")
     assert sent.run is not None

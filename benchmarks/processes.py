@@ -1,4 +1,4 @@
-"""Programs as a user starts them: agentd as a scope, and commands that are timed."""
+"""Start programs as a user does: agentd as a scope, and timed commands."""
 
 import json
 import os
@@ -25,7 +25,7 @@ _STOP_S: Final = 15.0
 
 @frozen
 class Server:
-    """A server in a process of its own.
+    """A server in a separate process.
 
     :param ready_s: seconds from its start to its first answer to ``GET /health``.
     """
@@ -43,7 +43,7 @@ def environment(own: Mapping[str, str] | None = None) -> dict[str, str]:
         if not name.startswith(("AGENTD_", "AGENTCTL_", "PYTHON"))
         and not name.lower().endswith("_proxy")
     }
-    # The functions that agents are made of are in this package.
+    # The functions used as agents are in this package.
     return {**inherited, "PYTHONPATH": str(ROOT), **(own or {})}
 
 
@@ -109,7 +109,7 @@ def agentd(
 def timed(argv: Sequence[str], expected: str, env: Mapping[str, str] | None = None) -> float:
     """Run a command and return the seconds it took.
 
-    :param expected: what its output must hold.
+    :param expected: text that its output must contain.
     :raises WrongResult: if it fails.
     """
     started = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Questions of agents: how soon another client sees one, how soon its agent goes on when answered.
+"""Measure when another client sees an agent's question, and when the agent gets the answer.
 
-The agents are functions in agentd. Times of both processes are of the machine's monotonic clock,
-which is one for all of them; each is taken before what it measures begins.
+The agents are functions in agentd. Both processes use the machine's monotonic
+clock, which they share. Each time is taken before the step that it measures.
 """
 
 import statistics
@@ -39,21 +39,21 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
         alone, beside = anyio.run(partial(_turns_beside, few.url, many.url, waiting, count))
     return [
         Figure(
-            name="request opened, to seen on another client's stream",
+            name="from opening a request to seeing it on another client's stream",
             value=seen * 1000,
             bound=20,
             unit="ms",
             detail=f"median of {count}",
         ),
         Figure(
-            name="request answered, to its child agent goes on",
+            name="from answering a request to its child agent continuing",
             value=resumed * 1000,
             bound=20,
             unit="ms",
             detail=f"median of {count}",
         ),
         Figure(
-            name=f"turn while {waiting:,} runs wait for answers / while none does",
+            name=f"turn while {waiting:,} runs wait for answers / while none wait",
             value=beside / alone,
             bound=2,
             detail=f"{beside * 1000:.1f} ms / {alone * 1000:.1f} ms, 4 workers",
@@ -62,7 +62,7 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
 
 
 async def _asked_and_answered(url: str, count: int) -> tuple[float, float]:
-    """Return the median seconds to see a question, and to go on after its answer."""
+    """Return the median seconds to see a question, and to continue after its answer."""
     seen, resumed = [], []
     async with connect(url) as client, connect(url) as person:
         parent = await client.create_session(provider=MANUAL)
@@ -104,7 +104,7 @@ async def _next_request(stream: Subscription) -> tuple[str, float]:
 
 
 async def _turns_beside(idle_url: str, url: str, waiting: int, count: int) -> tuple[float, float]:
-    """Return the median seconds of a turn while no run waits, and while so many others do."""
+    """Return the median seconds of a turn while no run waits, and while many runs wait."""
     async with connect(idle_url) as idle, connect(url) as busy:
         async with anyio.create_task_group() as tasks:
             for place in range(AT_ONCE):

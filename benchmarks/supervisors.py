@@ -1,4 +1,4 @@
-"""What it costs that an agent has a supervisor: beside the same program started without one."""
+"""Measure an agent's process with a supervisor, compared with the same program without one."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
     kept, bare = anyio.run(partial(_measure, times, str(directory)))
     return [
         Figure(
-            name="an agent's process: what its supervisor costs",
+            name="cost of supervising an agent's process",
             value=max((kept - bare) * 1000, 0.01),  # no more than noise is no gain
             bound=5,
             unit="ms",

@@ -1,4 +1,4 @@
-"""A turn with the real codex that is given the tools for agents, beside one that is not."""
+"""Measure a turn with the real codex with the tools for agents, compared with one without."""
 
 import json
 from functools import partial
@@ -46,14 +46,14 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
         config = CONFIG.format(command=json.dumps(codex))
         with agentd(directory / "daemon", config=config, env=env) as daemon:
             results = anyio.run(partial(_compare, daemon.url, work, count))
-        # Codex 0.169 names the server to this model; its tools are to be searched for.
+        # Codex 0.169 tells this model the server's name; the model must search for its tools.
         offered = sum("mcp__agent_orchestrator" in json.dumps(one.body) for one in models.requests)
     asked = 4 * count
     check(len(models.requests) == asked, f"the model was asked {len(models.requests)}, not {asked}")
     check(2 * offered == asked, f"the tools were offered {offered} times, not {asked // 2}")
     return [
         Figure(
-            name=f"turn with codex, {kind}: given the tools / not given them",
+            name=f"turn with codex, {kind}: with the tools / without",
             value=results["with", kind] / results["without", kind],
             bound=1.10,
             detail=f"{results['with', kind] * 1000:.1f} ms / {results['without', kind] * 1000:.1f} ms",
@@ -66,7 +66,7 @@ async def _compare(url: str, work: Path, count: int) -> dict[tuple[str, str], fl
     taken: dict[tuple[str, str], list[float]] = {}
     async with connect(url) as client:
         for number in range(count):
-            # Each goes first every other time: a turn may find warm what the one before left.
+            # Each goes first every other time, as a turn may profit from the one before.
             order = PROVIDERS if number % 2 else PROVIDERS[::-1]
             sessions = {
                 name: (await client.create_session(cwd=str(work), provider=name)).id
@@ -78,7 +78,7 @@ async def _compare(url: str, work: Path, count: int) -> dict[tuple[str, str], fl
                     taken.setdefault((name, kind), []).append(seconds)
             for session_id in sessions.values():
                 await check_log(client, session_id, 2)
-    # The very first agent waits for the daemon to load what it needs.
+    # The first agent waits while the daemon loads the tools.
     return {name: warm(seconds) for name, seconds in taken.items()}
 
 

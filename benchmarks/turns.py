@@ -1,4 +1,4 @@
-"""A turn over HTTP with a function as the agent, in a session that exists."""
+"""Measure a turn over HTTP with a function as the agent, in an existing session."""
 
 import time
 from functools import partial
@@ -26,7 +26,7 @@ async def turn(client: Client, session_id: str, text: str) -> tuple[float, str]:
 
 
 async def check_log(client: Client, session_id: str, turns: int) -> None:
-    """See that the session's log has no gap and tells of so many completed runs."""
+    """Check that the session's log has no gap and the expected number of completed runs."""
     events = [event async for event in client.events(session_id)]
     check(
         [event.seq for event in events] == list(range(1, len(events) + 1)),

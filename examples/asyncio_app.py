@@ -1,4 +1,4 @@
-"""Agents inside an asyncio application: one task group asks two of them and prints what they do.
+"""Agents in an asyncio application: a task group asks two agents and prints what they do.
 
 python examples/asyncio_app.py "List the files here"
 """
@@ -23,7 +23,7 @@ async def ask(client: Client, name: str, text: str) -> str:
 
 
 async def main(text: str) -> None:
-    # Without `runners` it is codex. The file keeps sessions and their logs for the next start.
+    # Without `runners` the agent is codex. The file keeps sessions and logs for the next start.
     async with open_embedded("asyncio_app.db", runners=[DemoRunner()]) as client:
         async with asyncio.TaskGroup() as tasks:
             asked = [tasks.create_task(ask(client, name, text)) for name in ("ann", "bob")]

@@ -1,7 +1,7 @@
-"""A batch for cron: one question about each file, asked of a daemon, the answers in one report.
+"""A batch job for cron: ask a daemon one question about each file, and print a report.
 
-It may be started again at any time: a key names each file's content, so that what was asked already
-is not asked twice, and a batch that was cut off goes on where it was.
+You can repeat it at any time. A key identifies each file's content, so no question is asked twice,
+and an interrupted batch continues where it stopped.
 
     python examples/batch.py "Review this:" src/*.py > report.md
 """
@@ -15,11 +15,11 @@ import anyio
 from agent_orchestrator import Client, OrchestratorError, Unreachable, connect
 
 AT_ONCE = 8
-"""Files asked about at once; how many agents work is the daemon's --max-concurrency."""
+"""Questions sent at once. The daemon's --max-concurrency limits the number of working agents."""
 
 
 async def ask(client: Client, question: str, path: anyio.Path) -> tuple[bool, str]:
-    """Return whether there is an answer, and it or why there is none."""
+    """Return whether there is an answer, and the answer or the reason for having none."""
     try:
         text = f"{question}\n\n{await path.read_text()}"
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""A parent gives parts of its task to children; one of them needs leave, and a person decides.
+"""A parent agent gives parts of its task to children. One child needs approval from a person.
 
 python examples/children.py "look at the cache, delete the cache"
 """
@@ -19,7 +19,7 @@ async def worker(context: RunContext) -> str:
 
 async def lead(context: RunContext) -> str:
     children = [
-        # By its key a repeated attempt finds the child that was made; ask-human: not the parent.
+        # With the key, a repeated attempt finds its child. ask-human: a person decides.
         await context.spawn(
             part, provider="worker", title=part, approvals="ask-human", idempotency_key=part
         )
@@ -30,11 +30,11 @@ async def lead(context: RunContext) -> str:
 
 
 async def decide(client: Client) -> None:
-    """Stand in for the person: approve what is asked for."""
+    """Play the person: approve every request."""
     async with client.events(follow=True) as events:
         async for event in events:
             asked = event.data
-            # The logs above the child's session have copies.
+            # The logs of the child's ancestors have copies of this event.
             if event.event_type == "request.created" and asked["session_id"] == event.session_id:
                 print("asked:", asked["text"])
                 await client.resolve_request(asked["id"], "approve")

@@ -1,6 +1,6 @@
-"""A runner of your own: each message is a line of `sh`, and the session remembers where `cd` led.
+"""Your own runner: each message is a line for `sh`, and the session remembers its directory.
 
-Offered as an entry point it serves agentd as well: docs/writing-a-runner.md.
+With an entry point, agentd can use it too: docs/writing-a-runner.md.
 
     python examples/custom_runner.py "cd /tmp" "pwd"
 """
@@ -22,12 +22,12 @@ class Shell(UsesForkServer):
     async def run(self, context: RunContext) -> Outcome:
         cwd = str(context.thread.state["cwd"]) if context.thread else context.session.cwd
         argv = ["/bin/sh", "-c", f"{context.prompt}\necho; pwd"]
-        # Leaving the scope, however, leaves no process behind.
+        # However the scope ends, it leaves no process behind.
         async with agent_process(
             argv, cwd=cwd, env=context.env, on_stderr=context.note_stderr
         ) as process:
             await context.report_process(process.pid, Invocation(argv[0], ("-c", "…"), cwd))
-            await context.delivered()  # from here on the line may have an effect
+            await context.delivered()  # from now on the line may have an effect
             lines = [line.data.decode(errors="replace") async for line in process.lines()]
             code = await process.wait()
         if code:

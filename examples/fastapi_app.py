@@ -1,4 +1,4 @@
-"""A FastAPI app with the engine inside, opened and closed by the app's lifespan.
+"""A FastAPI application that opens and closes the engine in its lifespan.
 
 uvicorn --app-dir examples fastapi_app:app
 curl -s localhost:8000/ask -H 'content-type: application/json' -d '{"text": "Hello"}'
@@ -16,7 +16,7 @@ from agent_orchestrator.runners.demo import DemoRunner
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Client]]:
-    # Without `runners` it is codex.
+    # Without `runners` the agent is codex.
     async with open_embedded("fastapi_app.db", runners=[DemoRunner()]) as client:
         yield {"client": client}
 

@@ -1,6 +1,6 @@
-"""The page phone.html, and the daemon behind it on the same origin: what a reverse proxy does, small.
+"""Serve phone.html and forward /api to the daemon, like a small reverse proxy.
 
-For more than a try put TLS before it, and listen where the phone can reach it.
+Before real use, put TLS in front of it, and listen on an address that the phone can reach.
 
     python examples/phone.py 127.0.0.1:5002        # then open http://127.0.0.1:5002
 """
@@ -17,7 +17,7 @@ from quart import Quart, Response, request
 
 PAGE = (Path(__file__).parent / "phone.html").read_text()
 PASSED_ON = ("host", "origin", "authorization", "content-type", "last-event-id")
-"""With Host and Origin the daemon's own checks hold for pages that come by this way, too."""
+"""Headers to forward. With Host and Origin, the daemon's checks apply to these pages too."""
 
 
 async def parts(answer: httpx.Response) -> AsyncIterator[bytes]:
@@ -31,7 +31,7 @@ async def parts(answer: httpx.Response) -> AsyncIterator[bytes]:
 
 async def main(address: str = "127.0.0.1:5002", url: str = "http://127.0.0.1:8765") -> None:
     app = Quart(__name__)
-    app.config["RESPONSE_TIMEOUT"] = None  # a stream goes on
+    app.config["RESPONSE_TIMEOUT"] = None  # a stream has no time limit
     async with httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(10, read=None)) as daemon:
 
         @app.get("/")

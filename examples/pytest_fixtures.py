@@ -1,4 +1,4 @@
-"""Fixtures that open the engine for a test, with pytest-asyncio and with anyio's own plug-in.
+"""Fixtures that open the engine for a test, for pytest-asyncio and for anyio's plug-in.
 
 pytest -p pytest_asyncio examples/pytest_fixtures.py
 """
@@ -14,7 +14,7 @@ from agent_orchestrator.runners.demo import DemoRunner
 
 @pytest_asyncio.fixture
 async def client() -> AsyncIterator[Client]:
-    # pytest-asyncio sets a fixture up in one task and takes it down in another.
+    # pytest-asyncio enters a fixture in one task and leaves it in another.
     async with open_embedded(":memory:", runners=[DemoRunner()]) as client:
         yield client
 

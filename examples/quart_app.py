@@ -1,4 +1,4 @@
-"""A web app with a page and a stream of its own, and the engine inside: no daemon.
+"""A web application without a daemon: the engine, a page and an event stream in one process.
 python examples/quart_app.py        # then open http://127.0.0.1:5000
 """
 
@@ -24,7 +24,7 @@ PAGE = """<!doctype html><title>Ask</title><form><input name=text> <button>Ask</
 
 
 async def frames(client: Client, session_id: str) -> AsyncIterator[str]:
-    """Tell what this app's page shows, in its own words."""
+    """Yield the events that the page shows, as server-sent events."""
     async with client.events(session_id, follow=True) as events:
         async for event in events:
             if event.event_type == "agent.message":
@@ -51,7 +51,7 @@ async def main(address: str = "127.0.0.1:5000") -> None:
         async def said(session_id: str) -> Response:
             return Response(frames(client, session_id), content_type="text/event-stream")
 
-        # In a task of its own, since hypercorn leaves it cancelled.
+        # In a separate task, because hypercorn leaves its task cancelled.
         tasks.start_soon(serve, app, Config.from_mapping(bind=[address]))
 
 

@@ -1,4 +1,4 @@
-"""An application object with start() and stop(), which may be called from different tasks.
+"""An application object whose start() and stop() may be called from different tasks.
 
 python examples/start_stop.py "Hello"
 """
@@ -35,7 +35,7 @@ class Agents:
 
 async def main(text: str) -> None:
     agents = Agents("start_stop.db")
-    # On Python 3.11 wait_for runs what it waits for in a task of its own.
+    # On Python 3.11, wait_for runs start() in a separate task.
     await asyncio.wait_for(agents.start(), timeout=30)
     try:
         print(await agents.ask(text))

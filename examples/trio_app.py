@@ -1,4 +1,4 @@
-"""Agents inside a trio application: a deadline that cancels a run and waits until its agent is gone.
+"""Agents in a trio application: cancel a run after a time limit and wait for its end.
 
 python examples/trio_app.py
 """
@@ -10,7 +10,7 @@ from agent_orchestrator import FunctionRunner, RunContext, open_embedded
 
 
 async def think(context: RunContext) -> str:
-    """An agent that takes as many seconds as its prompt says."""
+    """An agent that sleeps for the seconds that its prompt says."""
     await context.emit("agent.message", {"text": f"thinking for {context.prompt} s"})
     await anyio.sleep(float(context.prompt))
     return "thought it over"
@@ -24,7 +24,7 @@ async def main() -> None:
             assert sent.run is not None
             with trio.move_on_after(1):
                 await client.wait_run(sent.run.id, timeout_s=60)
-            # A wait that was given up is not a run that was ended: that is asked for.
+            # The end of the wait does not end the run, so cancel the run too.
             await client.cancel_run(sent.run.id, reason="it took too long")
             run = (await client.wait_run(sent.run.id)).run
             print(run.status, run.result.text if run.result else None)

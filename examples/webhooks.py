@@ -1,5 +1,5 @@
-"""A bridge: what a webhook delivers becomes a message, what a run came to is posted. What comes twice
-is done once; each end is posted at least once, also after a restart.
+"""A bridge: a web hook becomes a message, and the result of its run is posted. A delivery that is
+repeated is handled once. Each result is posted at least once, also after a restart.
     WEBHOOK_SECRET=… python examples/webhooks.py https://chat.example/results 127.0.0.1:5001
 """
 

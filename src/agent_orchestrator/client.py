@@ -203,7 +203,7 @@ class Client:
         :raises TypeError: unless exactly one parent is given.
         """
         if (options.run_id is None) == (options.session_id is None):
-            raise TypeError("spawn() takes a run_id or a session_id")
+            raise TypeError("spawn() needs either a run_id or a session_id")
         if options.run_id is not None:
             return await self._call(ops.SPAWN_FROM_RUN, shared(ops.SpawnFromRun, options))
         return await self._call(ops.SPAWN_FROM_SESSION, shared(ops.SpawnFromSession, options))

@@ -67,7 +67,7 @@ async def open_embedded(
     known = {runner.name: ProviderConfig(runner, runner.name) for runner in runners or ()}
     known |= providers or {}
     if not known:
-        raise ConfigError("runners: there must be at least one")
+        raise ConfigError("runners: at least one is required")
     defaults: dict[str, Any] = {"host": this_host(), "protected": Protection(_file(store))}
     config = EngineConfig(
         providers=known,

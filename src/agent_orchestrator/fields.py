@@ -529,7 +529,9 @@ def _leaf_problem(value: Any) -> str | None:
         return f"must have at most {MAX_DIGITS} digits" if has_many_digits(value) else None
     if isinstance(value, float):
         return _number_problem(_NO_LIMITS, value)
-    return None if value is None else f"is a {type(value).__name__}, which JSON cannot say"
+    return (
+        None if value is None else f"is a {type(value).__name__}, which cannot be encoded as JSON"
+    )
 
 
 def _leaf_size(value: Any) -> int:

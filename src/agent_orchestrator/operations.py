@@ -109,8 +109,8 @@ class SessionLimits:
         maximum=MAX_TREE_DEPTH,
     )
     max_children: int | None = param(
-        "Maximum number of active children of one run, here and below. Cannot exceed the inherited "
-        "limit.",
+        "Maximum number of active children of one run, in this session and its "
+        "descendants. Cannot exceed the inherited limit.",
         default=None,
         minimum=0,
         maximum=MAX_TREE_SIZE,
@@ -159,7 +159,7 @@ class AnswerOptions:
         pattern=r"[a-z][a-z0-9_-]*",
     )
     output_schema: Mapping[str, Any] | None = param(
-        "JSON Schema, an object, that the agent's answer must match. The answer is JSON text.",
+        "A JSON Schema (an object) that the agent's answer must match. The answer is JSON text.",
         default=None,
         max_length=MAX_SCHEMA,
     )
@@ -271,7 +271,7 @@ class Text:
 
 @command
 class SendOptions(BusyOption, ModelOptions, Keyed, Text, OfSession):
-    """A message of one agent to another."""
+    """A message from one agent to another."""
 
 
 @command
@@ -308,7 +308,8 @@ class ResolveOptions:
     """A decision about a request."""
 
     decision: Decision = required(
-        "`answer` needs a text, and so does `approve` for an `input_request`.", kw_only=False
+        "The decision. `answer` requires a text, and so does `approve` for an `input_request`.",
+        kw_only=False,
     )
     scope: Literal["once", "session"] | None = param(
         "What an approval covers: this request (`once`), or similar ones of the session too.",
@@ -441,7 +442,7 @@ class SpawnArguments(SpawnOptions):
 
 @command
 class SendToSession(SendOptions):
-    from_run_id: str | None = optional_identifier("The run that sends it.")
+    from_run_id: str | None = optional_identifier("The run that sends the message.")
 
 
 @command
@@ -500,7 +501,10 @@ class GetTree(Page, OfSession):
 @command
 class ListEvents(Page, OfSession):
     cursor: int = param(  # type: ignore[assignment]  # events are numbered
-        "The `seq` of the last event the reader has.", default=0, minimum=0, maximum=MAX_INTEGER
+        "The `seq` of the last event that the reader has.",
+        default=0,
+        minimum=0,
+        maximum=MAX_INTEGER,
     )
     wait_s: float = param(
         "Maximum seconds to wait if there is no event after the cursor.",
@@ -744,7 +748,9 @@ class SessionTree:
 
 @frozen
 class TreePage(SessionTree):
-    """A page of a tree: each session before its children, siblings oldest first."""
+    """A page of a tree. A session precedes its children; siblings are ordered from oldest to
+    newest.
+    """
 
     next_cursor: str | None = None
 
@@ -1114,7 +1120,7 @@ CLOSE_SESSION: Final = Operation(
     "/sessions/{session_id}/close",
     CloseSession,
     CloseSessionReply,
-    "Close a session; with `cascade`, its whole tree. A repeat succeeds.",
+    "Close a session, or its whole tree with `cascade`. A repeat succeeds.",
     scope="write",
 )
 GET_ACCESS: Final = Operation(
@@ -1206,7 +1212,7 @@ REPLY_PARENT: Final = _made(
     )
 )
 LIST_REQUESTS: Final = Operation(
-    "list_requests", "GET", "/requests", ListRequests, RequestPage, "List requests: the inbox."
+    "list_requests", "GET", "/requests", ListRequests, RequestPage, "List requests (the inbox)."
 )
 GET_REQUEST: Final = Operation(
     "get_request", "GET", "/requests/{request_id}", GetRequest, RequestReply, "Read a request."

@@ -593,7 +593,7 @@ RUN_VARIABLES: Final = frozenset(
 """The variables in :attr:`RunContext.env` that belong to one run. A process that serves several runs
 must not have them."""
 
-CWD_MISSING: Final = "the working directory is not there"
+CWD_MISSING: Final = "the working directory does not exist"
 """An ``invalid_config`` error whose message begins with this is diagnosed as ``cwd_missing``."""
 
 # --- runner ---------------------------------------------------------------------------------

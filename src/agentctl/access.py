@@ -36,7 +36,7 @@ def audit_table(entries: Sequence[AuditEntry], style: Style) -> list[str]:
         ]
         for entry in entries
     ]
-    return table(columns, rows, style) or ["nothing on record"]
+    return table(columns, rows, style) or ["no entries"]
 
 
 def token_card(created: NewToken, style: Style) -> list[str]:
@@ -46,11 +46,11 @@ def token_card(created: NewToken, style: Style) -> list[str]:
         f"{style.paint('token', 'dim')} {style.paint(token.id, 'bold')}",
         [
             ("name", one_line(token.name)),
-            ("stands for", one_line(token.principal)),
-            ("good for", ", ".join(token.scopes)),
+            ("principal", one_line(token.principal)),
+            ("scopes", ", ".join(token.scopes)),
             ("ends", ends),
             ("secret", Cell(created.secret, ("bold",))),
-            ("", "shown this once: keep it where AGENTCTL_AUTH_TOKEN is set from"),
+            ("", "shown only once: store it where you set AGENTCTL_AUTH_TOKEN"),
         ],
         style,
     )
@@ -60,8 +60,8 @@ def token_table(tokens: Sequence[AccessToken], style: Style, now: datetime) -> l
     columns = [
         Column("TOKEN"),
         Column("STATE"),
-        Column("STANDS FOR"),
-        Column("GOOD FOR"),
+        Column("PRINCIPAL"),
+        Column("SCOPES"),
         Column("MADE", align="right"),
         Column("NAME", flexible=True),
     ]
@@ -82,7 +82,7 @@ def token_table(tokens: Sequence[AccessToken], style: Style, now: datetime) -> l
 def grant_table(grants: Sequence[Grant], style: Style) -> list[str]:
     columns = [Column("ROLE"), Column("PRINCIPAL", flexible=True)]
     rows: list[list[str | Cell]] = [[grant.role, one_line(grant.principal)] for grant in grants]
-    return table(columns, rows, style) or ["shared with nobody"]
+    return table(columns, rows, style) or ["not shared"]
 
 
 def _state(token: AccessToken, now: datetime) -> Cell:
@@ -92,4 +92,4 @@ def _state(token: AccessToken, now: datetime) -> Cell:
         return Cell("good", ("green",))
     if token.expires_at <= now:
         return Cell("expired", ("red",))
-    return Cell(f"good, ends {ago(token.expires_at, now)}", ("green",))
+    return Cell(f"valid, expires {ago(token.expires_at, now)}", ("green",))

@@ -24,7 +24,7 @@ def here() -> Path:
         return Path.cwd()
     except FileNotFoundError:
         raise usage_failure(
-            "the directory you are in is not there any more: change to another one"
+            "the current directory no longer exists: change to another one"
         ) from None
 
 

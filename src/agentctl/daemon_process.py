@@ -100,7 +100,7 @@ def offline_doctor(settings: CallSettings, options: Sequence[str]) -> str:
     )
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
-        what = lines[-1].removeprefix("agentd: ") if lines else "it said nothing"
+        what = lines[-1].removeprefix("agentd: ") if lines else "it printed nothing"
         raise Failure("not_examined", f"agentd ended with {done.returncode}: {what}")
     return done.stdout.decode()
 
@@ -126,7 +126,7 @@ def _wait_ready(
             process.terminate()
             raise Failure(
                 "timeout",
-                f"agentd did not answer within {timeout_s:g} s and was told to end",
+                f"agentd did not answer within {timeout_s:g} s and was stopped",
                 exit_code=TIMED_OUT,
                 hint=f"see its log, {log}",
             )
@@ -140,7 +140,7 @@ def _log_tail(log: Path, size_before: int) -> str:
         text = stream.read()[-4000:].decode(errors="replace").strip()
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
-        return "it said nothing"
+        return "it printed nothing"
     # agentd reports each invalid setting on a separate line.
     errors = list(takewhile(lambda line: line.startswith("agentd: "), reversed(lines)))
     return "; ".join(line.removeprefix("agentd: ") for line in reversed(errors or lines[-1:]))
@@ -218,9 +218,9 @@ def process_of(status: DaemonStatus) -> psutil.Process:
     if process is None:
         raise Failure(
             "not_local",
-            f"agentd says its process is {pid}, which is not one of this machine",
+            f"agentd reports the process {pid}, which does not exist on this machine",
             exit_code=FAILED,
-            hint="stop it where it runs",
+            hint="stop it on the machine where it runs",
         )
     return process
 

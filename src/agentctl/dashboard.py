@@ -107,21 +107,21 @@ class Dashboard:
 
     def _decide(self, key: str, request: Request, now: float) -> KeyAnswer | None:
         if not self._in_view_at or now - self._in_view_at < MIN_VIEW_S:
-            self.notice = "it has only just come: read it first"
+            self.notice = "this request is new: read it first"
             return None
         if key == "d":
             return KeyAnswer(request, "deny")
         if not self._read:
-            self.notice = "there is more of it: space shows the rest"
+            self.notice = "press space to read the rest first"
             return None
         if key == "r":
             if request.kind != "input_request":
-                self.notice = "it wants a yes or a no: a or d"
+                self.notice = "this request needs a yes or a no: press a or d"
                 return None
             self.typing = ""
             return None
         if request.kind == "input_request":
-            self.notice = "it wants an answer in words: r"
+            self.notice = "this request needs a text: press r"
             return None
         return KeyAnswer(request, "approve")
 
@@ -208,9 +208,7 @@ class Dashboard:
             ]
             for run in shown
         ]
-        lines = table(columns, rows, style) or [
-            style.paint("nothing runs and nothing waits", "dim")
-        ]
+        lines = table(columns, rows, style) or [style.paint("no active or queued runs", "dim")]
         if more > 0:
             lines.append(style.paint(f"and {len(ordered) - len(shown)} more", "dim"))
         return [*lines, ""]

@@ -58,16 +58,16 @@ EXIT_CODES: Final[dict[str, int]] = {
 
 _HINTS: Final[dict[str, str]] = {
     "unauthorized": "give a token with --auth-token or AGENTCTL_AUTH_TOKEN",
-    "forbidden": "use a token that may do this",
+    "forbidden": "use a token that allows this",
     "idempotency_conflict": "use another --idempotency-key",
-    "already_resolved": "look at it with `agentctl request show`",
+    "already_resolved": "see `agentctl request show`",
     "session_busy": "wait until its run has ended; a message can be sent with --when-busy queue",
-    "session_closed": "make another with `agentctl session create`",
-    "cursor_ahead": "begin again after `resume_cursor` in the error's details (--format json)",
-    "invalid_transition": "look at it with `agentctl run get`",
+    "session_closed": "create another with `agentctl session create`",
+    "cursor_ahead": "start again after `resume_cursor` in the error's details (--format json)",
+    "invalid_transition": "see `agentctl run get`",
     "unavailable": "try again later; `agentctl daemon status` shows the queue",
-    "misdirected_request": "use the address agentd listens on in --url",
-    "internal": "look into the log of agentd",
+    "misdirected_request": "give agentd's address in --url",
+    "internal": "see agentd's log",
 }
 
 
@@ -184,7 +184,7 @@ def version_mismatch(
 def _details_hint(details: Mapping[str, Any]) -> str | None:
     for kind in ("run", "session", "request"):
         if f"{kind}_id" in details:
-            return f"`agentctl {kind} list` shows those there are"
+            return f"`agentctl {kind} list` shows the existing ones"
     return None
 
 
@@ -215,11 +215,11 @@ def _tls_problem(error: BaseException, settings: "CallSettings") -> str | None:
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return (
-            f"its certificate is not trusted ({cause.verify_message}): name the authority's, or "
+            f"its certificate is not trusted ({cause.verify_message}): give the certificate of its authority, or "
             "the daemon's own, with --ca-file"
         )
     if cause is not None and cause.reason == "WRONG_VERSION_NUMBER":
-        return "what listens there does not speak TLS: http:// instead of https://?"
+        return "the server does not use TLS; try http:// instead of https://"
     if settings.url.startswith("http:") and "disconnected" in str(error):
-        return "it closed the connection without an answer: https:// instead of http://?"
+        return "the server closed the connection without an answer; try https:// instead of http://"
     return None

@@ -71,7 +71,7 @@ _FROM_FILES: Final[Mapping[str, Callable[[Any], Any]]] = {
 """Fields that are read from files, with their readers."""
 
 
-ALL: Final = "How many at most.  [default: all]"
+ALL: Final = "Maximum number of entries.  [default: all]"
 """Help of ``--limit`` for commands that read all pages by default."""
 
 

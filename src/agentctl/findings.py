@@ -28,7 +28,7 @@ def findings_list(findings: Sequence[Finding], style: Style) -> list[str]:
             if one.hint:
                 hint = _indented(f"{style.symbol('→', '->')} {one_line(one.hint)}", style)
                 lines += [f"  {style.paint(line, 'dim')}" for line in hint]
-    return lines or [style.paint("nothing to tell", "dim")]
+    return lines or [style.paint("no findings", "dim")]
 
 
 def _indented(text: str, style: Style) -> list[str]:

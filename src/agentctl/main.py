@@ -60,10 +60,10 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
     help="Print the version.",
 )
 def cli() -> None:
-    """Talk to coding agents through agentd: sessions, messages, runs and their events.
+    """Control coding agents through agentd: sessions, messages, runs and events.
 
-    Exit codes: 0 done, 1 the run failed or any other error, 2 usage, 3 daemon unreachable,
-    4 not found, 5 not allowed, 6 conflict, 7 timed out, 130 interrupted.
+    Exit codes: 0 done, 1 the run failed or any other error, 2 usage, 3 daemon unreachable, 4 not
+    found, 5 not allowed, 6 conflict, 7 timed out, 130 interrupted.
     """
 
 
@@ -116,14 +116,14 @@ def invoke(arguments: Sequence[str]) -> int:
         silence(sys.stdout)
         return _print_failure(file_failure(error), structured=structured)
     except RecursionError:
-        nested = Failure("internal", "the daemon's answer is nested too deeply to be shown")
+        nested = Failure("internal", "the daemon's answer is nested too deeply to print")
         return _print_failure(nested, structured=structured)
     except Exception as error:
         if os.environ.get("AGENTCTL_DEBUG"):
             raise
         kind = type(error).__name__
         return _print_failure(
-            Failure("internal", f"{kind}: {error}", hint="AGENTCTL_DEBUG=1 shows where"),
+            Failure("internal", f"{kind}: {error}", hint="set AGENTCTL_DEBUG=1 to see where"),
             structured=structured,
         )
     return DONE

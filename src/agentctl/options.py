@@ -47,22 +47,31 @@ def global_options() -> list[click.Option]:
         option(
             "--url",
             metavar="URL",
-            help="Where agentd listens.  [env: AGENTCTL_URL; default: where your daemon says it is, else http://127.0.0.1:8765]",
+            help=(
+                "The address of agentd.  [env: AGENTCTL_URL; default: the running "
+                "daemon of this user, else http://127.0.0.1:8765]"
+            ),
         ),
         option(
             "--auth-token",
             metavar="TOKEN",
-            help="Who is calling.  [env: AGENTCTL_AUTH_TOKEN]",
+            help="Your token.  [env: AGENTCTL_AUTH_TOKEN]",
         ),
         option(
             "--ca-file",
             metavar="FILE",
-            help="Certificates to trust (PEM) where the URL is https.  [env: AGENTCTL_CA_FILE; default: the system's]",
+            help=(
+                "Certificates to trust (PEM) with an https URL.  [env: "
+                "AGENTCTL_CA_FILE; default: the system's]"
+            ),
         ),
         option(
             "--format",
             type=click.Choice(["text", "json"]),
-            help="json: one compact document, one a line for streams.  [default: text; json for `tool`]",
+            help=(
+                "json: one compact document, or one per line for streams.  "
+                "[default: text; json for `tool`]"
+            ),
         ),
         option(
             "--field",
@@ -189,7 +198,7 @@ class Group(_SectionedHelp, click.Group):
         known = self.list_commands(context)
         if name in known or name.startswith("-") or context.resilient_parsing:
             return super().resolve_command(context, args)
-        message = f"there is no command {name!r} in `{context.command_path}`."
+        message = f"unknown command {name!r} in `{context.command_path}`."
         if close := difflib.get_close_matches(name, known, n=2):
             message += f" Did you mean {' or '.join(close)}?"
         raise click.UsageError(message, context)
@@ -209,7 +218,10 @@ def identified(kind: str, *, required: bool = True, then: str | None = None) -> 
 
     def decorate(function: F) -> F:
         @click.option(
-            f"--{kind}-id", name, metavar="ID", help=f"The {kind}; - reads standard input."
+            f"--{kind}-id",
+            name,
+            metavar="ID",
+            help=f"The id of the {kind}. Use - for standard input.",
         )
         @click.argument("arguments", metavar=metavar, nargs=-1)
         @keeping_name(function)
@@ -218,18 +230,18 @@ def identified(kind: str, *, required: bool = True, then: str | None = None) -> 
             given: list[str] = [*values.pop("arguments")]
             for one in reversed(following):
                 if not given:
-                    raise usage_failure(f"say the {one}: it is missing")
+                    raise usage_failure(f"{one} is missing")
                 values[one] = given.pop()
             if given[1:]:
                 raise usage_failure(f"got unexpected extra arguments ({' '.join(given[1:])})")
             argument = given[0] if given else None
             if option and argument and option != argument:
-                raise usage_failure(f"the {kind} is given twice: {option} and {argument}")
+                raise usage_failure(
+                    f"two different ids of the {kind} are given: {option} and {argument}"
+                )
             chosen = option or argument
             if not chosen and required:
-                raise usage_failure(
-                    f"say which {kind}: --{kind}-id ID (- reads it from standard input)"
-                )
+                raise usage_failure(f"name the {kind}: --{kind}-id ID (use - for standard input)")
             return function(**values, **{name: read_id(chosen) if chosen else None})
 
         return wrapper  # type: ignore[return-value]
@@ -259,7 +271,7 @@ def read_id(value: str) -> str:
     # The stream buffers what follows the line, which may be a text option's value.
     line = _read(lambda stream: stream.readline()).decode(errors="replace").strip()
     if not line:
-        raise usage_failure("standard input holds no id")
+        raise usage_failure("standard input has no id")
     return line
 
 

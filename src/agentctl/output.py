@@ -123,7 +123,7 @@ class Output:
     def note_next_page(self, cursor: str | int | None) -> None:
         """Print a note with the cursor of the next page, if there is one."""
         if cursor is not None:
-            self.note(self.error_style.paint(f"there are more: --cursor {cursor}", "dim"))
+            self.note(self.error_style.paint(f"for the next page: --cursor {cursor}", "dim"))
 
     def _value(self, value: Any) -> None:
         if isinstance(value, str):
@@ -145,7 +145,7 @@ class Output:
             "not_found",
             f"the answer has no field {self.settings.field}",
             exit_code=NOT_FOUND,
-            hint="see the whole of it with --format json",
+            hint="see the whole answer with --format json",
         )
 
     def lines(self, lines: Iterable[str]) -> None:

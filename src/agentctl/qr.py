@@ -31,7 +31,9 @@ def code(text: str, style: Style) -> list[str]:
     ]
     columns = len(rows) if style.unicode else 2 * len(rows)
     if style.columns is not None and style.columns < columns:
-        return [f"the code needs a terminal of {columns} columns, this one has {style.columns}"]
+        return [
+            f"the QR code needs a terminal of {columns} columns, but this one has {style.columns}"
+        ]
     if not style.unicode:
         return ["".join("##" if inked else "  " for inked in row) for row in rows]
     lines = _halved(rows, blank=not style.colour)

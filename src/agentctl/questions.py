@@ -94,7 +94,7 @@ def _audience_text(request: Request, now: datetime) -> str:
         return request.audience or "nobody: the policy decides"
     seconds = 0.0 if request.human_at is None else (request.human_at - now).total_seconds()
     asks = f"its parent {request.parent_session_id}"
-    return f"{asks}, and people in {duration(max(seconds, 0))}" if request.is_open else asks
+    return f"{asks}, then a person in {duration(max(seconds, 0))}" if request.is_open else asks
 
 
 def request_card(request: Request, style: Style, now: datetime) -> list[str]:
@@ -148,7 +148,7 @@ def escalated(data: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Return the text and the command to answer, for a request that was escalated to people."""
     question = one_line(revealed(text_of(data)[:_LISTED_CHARACTERS]))
     answer = answering(text_of(data, "kind"), text_of(data, "id") or "REQUEST_ID")
-    return f"its parent has not answered; people are asked: {question}", [f"answer: {answer}"]
+    return f"its parent has not answered, so a person is asked: {question}", [f"answer: {answer}"]
 
 
 def extending(request_id: str) -> str:

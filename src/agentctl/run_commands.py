@@ -70,7 +70,9 @@ async def finish_run(
         reply, lambda style: chain([end_line(ended, style, now)], outcome_lines(ended, style))
     )
     if reply.timed_out:
-        output.note(f"agentctl: not ended after {timeout_s:g} s; `agentctl run diagnose {run_id}`")
+        output.note(
+            f"agentctl: the run has not ended after {timeout_s:g} s; see `agentctl run diagnose {run_id}`"
+        )
         return TIMED_OUT
     return exit_code(ended)
 
@@ -131,7 +133,9 @@ async def reply_parent(
             )
             request = reply.request
     except anyio.get_cancelled_exc_class():
-        output.announce(f"agentctl: the question stays open: `agentctl request show {request.id}`")
+        output.announce(
+            f"agentctl: the question stays open; see `agentctl request show {request.id}`"
+        )
         raise
     found = request
     output.answer(
@@ -139,7 +143,7 @@ async def reply_parent(
         lambda style: request_card(found, style, datetime.now(UTC)),
     )
     if found.is_open:
-        output.note(f"agentctl: no answer yet; `agentctl request show {found.id}`")
+        output.note(f"agentctl: no answer yet; see `agentctl request show {found.id}`")
         return TIMED_OUT
     return DONE if found.status in GRANTED else FAILED
 
@@ -274,13 +278,13 @@ async def _cancel(connection: DaemonConnection, output: Output, run: Run) -> Non
     """Cancel the run of an interrupted ``ask``."""
     with anyio.move_on_after(_CANCEL_S, shield=True):
         reply = await connection.call(CANCEL_RUN, run_id=run.id, reason="interrupted")
-        state = "has ended" if is_terminal(reply.run.status) else "is asked to end"
+        state = "has ended" if is_terminal(reply.run.status) else "is being canceled"
         output.note(f"agentctl: interrupted; run {run.id} {state}")
         return
-    output.note(f"agentctl: run {run.id} may go on; `agentctl run cancel {run.id}` ends it")
+    output.note(f"agentctl: run {run.id} may continue; end it with `agentctl run cancel {run.id}`")
 
 
 def _next_hints(session: Session, run: Run) -> str:
     if run.status is RunStatus.COMPLETED:
-        return f'go on with: agentctl ask --session-id {session.id} "…"'
-    return f"find out why: agentctl run diagnose {clean(run.id)}"
+        return f'continue with: agentctl ask --session-id {session.id} "…"'
+    return f"to see why: agentctl run diagnose {clean(run.id)}"

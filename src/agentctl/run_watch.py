@@ -161,7 +161,7 @@ def note_still_running(output: Output, run_id: str) -> Iterator[None]:
     try:
         yield
     except anyio.get_cancelled_exc_class():
-        output.announce(f"agentctl: the run goes on; end it with `agentctl run cancel {run_id}`")
+        output.announce(f"agentctl: the run continues; end it with `agentctl run cancel {run_id}`")
         raise
 
 

@@ -77,10 +77,10 @@ def resolve(
     except ValueError:
         usable = False
     if not usable:
-        raise InvalidSetting(f"{source} must be like {DEFAULT_URL}, is {url!r}")
+        raise InvalidSetting(f"{source} must be like {DEFAULT_URL}, but is {url!r}")
     token = given.get("auth_token") or environ.get(TOKEN_VARIABLE) or None
     if token is not None and not (token.isascii() and token.isprintable()):
-        raise InvalidSetting("a token holds only printable ASCII characters")
+        raise InvalidSetting("a token must have only printable ASCII characters")
     return CallSettings(
         url=url.rstrip("/"),
         token=token,
@@ -111,4 +111,6 @@ def _found_url(environ: Mapping[str, str]) -> str:
     if not found or any(one.url == DEFAULT_URL for one in found):
         return DEFAULT_URL
     where = ", ".join(f"{one.url} ({one.directory})" for one in found)
-    raise InvalidSetting(f"several daemons run: say which with --url or {URL_VARIABLE}: {where}")
+    raise InvalidSetting(
+        f"several daemons are running: choose one with --url or {URL_VARIABLE}: {where}"
+    )

@@ -205,7 +205,7 @@ def _check_path(received: HttpRequest | WebSocket) -> None:
     # The framework (werkzeug 3) takes any number of slashes at a path's beginning for one, and it is
     # told of the path only once what is escaped is decoded: an escaped slash separates nothing.
     if received.scope["path"].startswith("//") or b"%2f" in received.scope["raw_path"].lower():
-        raise NotFound("there is nothing at this path")
+        raise NotFound("unknown path")
 
 
 def _add_streams(app: App, sockets: SocketStream) -> None:

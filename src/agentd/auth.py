@@ -155,7 +155,7 @@ class Guard:
         name = normalized_host(match["v6"] or match["name"])
         if name not in self._hosts and not (self._any_address and _is_address(name)):
             raise MisdirectedRequest(
-                "the Host header names another server; `allowed_hosts` lists further names"
+                "the Host header is not allowed; add it to `allowed_hosts` if it is right"
             )
         for origin in (origin.lower() for origin in origins):
             if origin not in self.origins and not _same_origin(origin, hosts[0], scheme):
@@ -186,7 +186,7 @@ class Guard:
             peer.is_refused = True
             if count := self._refusals[error.code].due():
                 fields = {"code": error.code, "address": peer.address, "count": count}
-                _log.warning("refused at the door: %s", error, extra={"fields": fields})
+                _log.warning("refused before authentication: %s", error, extra={"fields": fields})
             raise
 
     async def token_reason(self, gateway: Gateway, peer: Peer) -> str | None:
@@ -199,12 +199,12 @@ class Guard:
             return "this call needs a token: Authorization: Bearer …"
         if gateway.has_tokens():
             return (
-                "this call needs a token (Authorization: Bearer …), because named tokens exist; "
-                "agentctl finds one by itself for the user that runs agentd, on the same machine"
+                "this call needs a token (Authorization: Bearer …), because named tokens exist. "
+                "On the same machine, agentctl of agentd's user finds one by itself."
             )
         if await self._may_be_an_agent(peer):
             return (
-                "a program that an agent started needs the token of its run, which is in its "
+                "a program that an agent started needs the token of its run from the variable "
                 "AGENTCTL_AUTH_TOKEN: Authorization: Bearer …"
             )
         return None
@@ -248,7 +248,7 @@ class Guard:
         presented = hashlib.sha256(token.encode(errors="replace")).digest()
         again = peer.token_digest is not None and hmac.compare_digest(peer.token_digest, presented)
         if peer.agents_only and not token.startswith(RUN_TOKEN_PREFIX):
-            raise Unauthorized("this port is for agents: use the one that speaks TLS")
+            raise Unauthorized("this port is for agents only: use the daemon's TLS port")
         is_needed = made_here or not self.is_open or gateway.has_tokens()
         if is_needed and not (is_random or again or len(token) >= MIN_SAFE_LENGTH):
             self._lockout.check(peer.address)
@@ -261,7 +261,7 @@ class Guard:
         elif found is None and not is_needed and await self.token_reason(gateway, peer) is None:
             return LOCAL
         if found is not None and found.run is None and await self._may_be_an_agent(peer):
-            raise Forbidden("an agent's program may call with the token of its run only")
+            raise Forbidden("an agent's program may use only the token of its run")
         peer.is_authenticated = found is not None
         peer.token_digest = presented if peer.is_authenticated else None
         peer.run_id = found.run.run_id if found is not None and found.run is not None else None

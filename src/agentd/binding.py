@@ -65,14 +65,16 @@ def _query(operation: Operation[Any, Any], gateway: Gateway, lifetime: Lifetime)
         with lifetime.until_closing():
             reply = await gateway.acting_as(received.principal).call(operation, command)
             return json_response(await as_json(reply.answer), operation.status_of(reply.answer))
-        raise Unavailable("the daemon is stopping: ask again shortly", retry_after_s=5)
+        raise Unavailable("the daemon is stopping: try again shortly", retry_after_s=5)
 
     return view
 
 
 def _merge(values: dict[str, Any], path_values: dict[str, str]) -> None:
     if doubled := values.keys() & path_values.keys():
-        raise InvalidRequest.of(dict.fromkeys(sorted(doubled), "is given by the path"))
+        raise InvalidRequest.of(
+            dict.fromkeys(sorted(doubled), "must not be given besides the path")
+        )
     values.update(path_values)
 
 
@@ -83,7 +85,9 @@ def _refuse_parameters(query_string: bytes) -> None:
 
 def _take_key(values: dict[str, Any], keys: list[str]) -> None:
     if len(set(keys)) != 1:
-        raise InvalidRequest.of({"idempotency_key": "is given by several headers that differ"})
+        raise InvalidRequest.of(
+            {"idempotency_key": "is given in several headers with different values"}
+        )
     given = values.setdefault("idempotency_key", keys[0])
     if given != keys[0]:
         raise InvalidRequest.of({"idempotency_key": "differs between header and body"})

@@ -55,30 +55,38 @@ def _options() -> list[click.Parameter]:
         click.Option(
             ["--print-config"],
             is_flag=True,
-            help="Show every setting and where it came from, and end. Secrets are hidden.",
+            help=("Print every setting and where it came from, and exit. Secrets are hidden."),
         ),
         click.Option(
             ["--ready-file"],
-            help="Written once the daemon answers, as JSON {url, pid}; removed when it stops.",
+            help=(
+                "A file to write, as JSON {url, pid}, once the daemon answers. "
+                "Removed when it stops."
+            ),
             metavar="PATH",
         ),
         click.Option(
             ["--log-max-mb"],
             type=click.IntRange(min=1),
-            help="Where standard error is a file: MiB after which it is kept as NAME.1 and a new one is "
-            "begun.  (default: no limit; `agentctl daemon start` sets 10)",
+            help=(
+                "Maximum size in MiB of the log, if standard error is a file. A full "
+                "log is renamed to NAME.1.  (default: no limit; `agentctl daemon "
+                "start` sets 10)"
+            ),
             metavar="N",
         ),
         click.Option(
             ["--doctor"],
             is_flag=True,
-            help="Print what is wrong or dangerous about these settings and this machine as JSON, "
-            "and end; `agentctl doctor` is for people.",
+            help=(
+                "Print problems and risks of these settings and this machine as JSON, "
+                "and exit. For readable output use `agentctl doctor`."
+            ),
         ),
         click.Option(
             ["--accept-loss"],
             is_flag=True,
-            help="Start though the database lacks commits it once had.",
+            help="Start even if the database has lost commits.",
         ),
         click.Option(
             ["--version"],
@@ -156,7 +164,7 @@ def _doctor_report(config: str | None, flags: Mapping[str, Any]) -> str:
         settings = settings_module.load(flags, environment(), config)
         found = anyio.run(findings_offline, settings, engine_config(settings))
     except ConfigError as error:
-        hint = "agentd does not start before it is put right"
+        hint = "agentd does not start until this is fixed"
         lines = str(error).splitlines()
         found = DoctorReport(
             ok=False,
@@ -184,7 +192,9 @@ main = _Command(
     "agentd",
     params=_options(),
     callback=run,
-    help="Run the agent gateway: sessions, durable runs and event streams over HTTP.\n\n"
+    help=(
+        "Run the gateway for coding agents: sessions, durable runs and event streams over HTTP.\n\n"
+    )
     + _EXAMPLES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

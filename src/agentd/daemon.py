@@ -233,14 +233,14 @@ class Daemon:
         await self._stopped.wait()
         left = self._must_end_at - anyio.current_time() - 1
         await anyio.sleep(max(0.5, min(CLOSE_S, left)))
-        _log.info("leaving connections that do not close")
+        _log.info("ending without waiting for connections that do not close")
         scope.cancel()
 
 
 def _reopen(log_file: logs.LogFile) -> None:
     try:
         log_file.reopen()
-        _log.info("the log was opened anew", extra=_limit_fields(path=log_file.path))
+        _log.info("the log was reopened", extra=_limit_fields(path=log_file.path))
     except OSError as error:
         _log.warning("%s cannot be opened: %s", log_file.path, error.strerror)
 
@@ -268,7 +268,7 @@ def _check_address(settings: Settings) -> None:
     if not settings.auth_tokens and not is_loopback(settings.host):
         resolve(settings.host, settings.port)
         raise ConfigError(
-            f"refusing to listen on {settings.host}, which other machines may reach, without a "
+            f"cannot listen on {settings.host}, which other machines can reach, without a "
             "token: set AGENTD_AUTH_TOKEN, or listen on 127.0.0.1"
         )
 

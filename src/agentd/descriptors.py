@@ -68,7 +68,7 @@ class Descriptors:
         if self.short:
             self.warn("refused a stream")
             raise Unavailable(
-                f"the daemon may have {self.limit:,} files open and is near that: end a stream, or "
+                f"the daemon is near its limit of {self.limit:,} open files: close a stream, or "
                 "raise its limit (ulimit -n)",
                 retry_after_s=RETRY_S,
             )
@@ -77,7 +77,7 @@ class Descriptors:
         """Log a shortage, at most once a minute, with how often it came to that since."""
         if count := self._warning.due():
             _log.warning(
-                "file descriptors are short: %s; raise the limit (ulimit -n, LimitNOFILE=)",
+                "few file descriptors are left: %s; raise the limit (ulimit -n, LimitNOFILE=)",
                 what,
                 extra={"fields": {"limit": self.limit, "count": count}},
             )

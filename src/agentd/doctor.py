@@ -91,14 +91,14 @@ def _closed_database(settings: Settings) -> Iterator[Finding]:
             "warning",
             "database",
             f"{path} is in use by {holder}, which does not answer at this address",
-            "give --url with the address it listens on, or stop it",
+            "use --url with its address, or stop it",
         )
     version = int.from_bytes(header[60:64], "big")  # sqlite.org/fileformat.html, 1.3
     if not header.startswith(b"SQLite format 3\0") or (
         int.from_bytes(header[68:72], "big") != APPLICATION_ID
     ):
         yield Finding(
-            "error", "database", f"{path} is no database of agentd's", "name another with --db"
+            "error", "database", f"{path} is not a database of agentd", "name another with --db"
         )
     elif version > schema_version():
         yield Finding(
@@ -124,12 +124,12 @@ def _database_directory(path: Path) -> Iterator[Finding]:
     while not folder.exists():
         folder = folder.parent
     if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
-        yield Finding("ok", "database", f"{path} will be made at the first start")
+        yield Finding("ok", "database", f"{path} will be created at the first start")
     else:
         yield Finding(
             "error",
             "database",
-            f"{path} cannot be made: {folder} is no directory that {_user()} may write to",
+            f"{path} cannot be created: {_user()} has no write access to {folder}",
             "name another with --db",
         )
 
@@ -154,7 +154,9 @@ def _disk(path: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(folder).free
     room = f"{free / (1 << 30):,.1f} GiB free on the disk of {folder}"
     if free < MIN_FREE_BYTES:
-        yield Finding("warning", "disk", room, "make room: on a full disk no work is accepted")
+        yield Finding(
+            "warning", "disk", room, "free some space: on a full disk no work is accepted"
+        )
     else:
         yield Finding("ok", "disk", room)
 
@@ -166,7 +168,7 @@ def _database_modes(path: Path) -> Iterator[Finding]:
         yield Finding(
             "error",
             "database",
-            f"other users may open {', '.join(loose)}: every conversation is in there",
+            f"other users may open {', '.join(loose)}: it contains every conversation",
             f"chmod 600 {' '.join(loose)}",
             security=True,
         )
@@ -192,16 +194,16 @@ def _listening(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 "note",
                 "address",
-                f"no token is configured: until a named one is made, every user and program of this "
-                f"machine may do everything at {settings.host}, but for agents",
-                "on a machine you share, set AGENTD_AUTH_TOKEN",
+                f"no token is configured: until a named token is created, every user and program of this "
+                f"machine, except agents, has full access at {settings.host}",
+                "on a shared machine, set AGENTD_AUTH_TOKEN",
                 security=True,
             )
     elif not settings.auth_tokens:
         yield Finding(
             "error",
             "address",
-            f"{settings.host} is reached from other machines, and there is no token: agentd will "
+            f"other machines can reach {settings.host}, and there is no token: agentd will "
             "not start",
             "set AGENTD_AUTH_TOKEN, or listen on 127.0.0.1",
             security=True,
@@ -210,9 +212,9 @@ def _listening(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "address",
-            f"{settings.host} is reached from other machines without TLS: who listens on the way "
-            "reads tokens and everything else",
-            "give --tls-cert and --tls-key, or stay on 127.0.0.1 behind a proxy that speaks TLS",
+            f"other machines reach {settings.host} without TLS: anyone on the network path "
+            "can read tokens and everything else",
+            "set --tls-cert and --tls-key, or listen on 127.0.0.1 behind a TLS proxy",
             security=True,
         )
     else:
@@ -249,7 +251,7 @@ def _tls(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "warning" if soon else "ok",
             "TLS",
-            f"the certificate is good for another {left} days",
+            f"the certificate is valid for another {left} days",
             "renew it, and restart agentd" if soon else None,
             security=True,
         )
@@ -263,16 +265,16 @@ def _tokens(settings: Settings) -> Iterator[Finding]:
             "error" if shortest < SHORT_SECRET else "warning",
             "tokens",
             f"a configured token has {shortest} characters",
-            "take 32 or more, from `openssl rand -hex 32`: they cannot be guessed, and are not "
-            "subject to their address's lock-out",
+            "use 32 or more, from `openssl rand -hex 32`: such a token cannot be guessed, and is not "
+            "subject to the lock-out of addresses",
             security=True,
         )
     if source.startswith("--"):
         yield Finding(
             "warning",
             "tokens",
-            "a token was given on the command line: every user of this machine sees it",
-            "give it as AGENTD_AUTH_TOKEN, or in the configuration file",
+            "a token was given on the command line, where every user of this machine can see it",
+            "set it as AGENTD_AUTH_TOKEN, or in the configuration file",
             security=True,
         )
 
@@ -307,7 +309,7 @@ def _origin_findings(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 "origins",
-                f"pages of {origin} may call, and whoever is on the way can change them",
+                f"pages of {origin} may call, and anyone on the network path can change them",
                 "allow the https:// origin instead",
                 security=True,
             )
@@ -323,7 +325,7 @@ def _environment(settings: Settings, environ: Mapping[str, str]) -> Iterator[Fin
             "note",
             "environment",
             f"agents do not get {', '.join(found)}, which tie a program to one directory or process",
-            "start agentd without, or give them by `env.set` or `env.inherit` of a provider",
+            "start agentd without them, or pass them with `env.set` or `env.inherit` of a provider",
         )
 
 
@@ -334,7 +336,7 @@ def _agents(settings: Settings) -> Iterator[Finding]:
             "warning",
             "agents",
             "they run as root",
-            "run agentd as a user of its own",
+            "run agentd as a dedicated user",
             security=True,
         )
     if not settings.workspace_roots:
@@ -342,7 +344,7 @@ def _agents(settings: Settings) -> Iterator[Finding]:
             "warning" if beyond else "note",
             "workspaces",
             "agents may be started in any directory",
-            "confine them with workspace_roots",
+            "restrict them with workspace_roots",
             security=True,
         )
     for root in settings.workspace_roots:
@@ -350,8 +352,8 @@ def _agents(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 "workspaces",
-                f"{root} confines agents to next to nothing",
-                "name the directories with projects",
+                f"{root} hardly restricts agents",
+                "list the directories of projects",
                 security=True,
             )
     for name, provider in settings.providers.items():
@@ -363,15 +365,15 @@ def _provider(about: str, provider: ProviderSettings, *, beyond: bool) -> Iterat
         yield Finding(
             "note",
             about,
-            "its agents get all of agentd's environment but for agentd's own variables",
-            'where others send messages, name what they need: env = { inherit = ["PATH", "HOME"] }',
+            "its agents get agentd's whole environment, except agentd's own variables",
+            'if other people send messages, list the variables that agents need: env = { inherit = ["PATH", "HOME"] }',
             security=True,
         )
     if provider.approvals == "allow":
         yield Finding(
             "warning",
             about,
-            "whatever its agents ask for is approved",
+            "every request of its agents is approved",
             'set approvals = "ask-human" or "ask-parent"',
             security=True,
         )

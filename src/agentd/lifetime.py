@@ -43,7 +43,7 @@ class ExitTimer:
 
 
 def _end() -> None:
-    _log.critical("something does not end: leaving it to the next start")
+    _log.critical("something does not end: the next start will clean it up")
     os._exit(1)
 
 

@@ -75,7 +75,7 @@ class Lockout:
         left = failures[-1] + WINDOW_S - self._clock()
         if left > 0:
             raise RateLimited(
-                "too many wrong tokens came from this address: wait before the next",
+                "too many wrong tokens from this address: try again later",
                 {"retry_after_s": math.ceil(left)},
             )
 

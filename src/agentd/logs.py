@@ -173,7 +173,7 @@ class LogFile:
                 self._put_aside(self.path)
                 self.reopen()
             except OSError as error:
-                _log.warning("%s cannot be put aside: %s", self.path, error.strerror)
+                _log.warning("%s cannot be renamed: %s", self.path, error.strerror)
 
     def _size(self) -> int:
         try:

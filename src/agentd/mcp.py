@@ -67,8 +67,8 @@ class ToolEndpoint:
         caller = received.principal.run
         if caller is None:
             raise Forbidden(
-                "the tools at /mcp are for agents: they act for the run whose token is sent, which "
-                "AGENTCTL_AUTH_TOKEN holds inside of it"
+                "the tools at /mcp are for agents: use the token of a run, which an agent "
+                "has in AGENTCTL_AUTH_TOKEN"
             )
         agent = Agent(
             Client(self._gateway.acting_as(received.principal)),
@@ -167,5 +167,5 @@ class HeldResponse(LiveResponse):
         if found:
             return _plain_response(found[0])
         return problem_response(
-            Unavailable("the daemon is stopping: ask again shortly", retry_after_s=5)
+            Unavailable("the daemon is stopping: try again shortly", retry_after_s=5)
         )

@@ -33,11 +33,11 @@ class Metrics:
 
     db: Path | None = None
     streams: int = 0
-    """Streams that are open."""
+    """Open streams."""
     _requests: Histogram = field(
         factory=lambda: Histogram(
             "agentd_http_request_duration_seconds",
-            "Seconds from a request to its answer, by route; of a stream, to its beginning.",
+            "Seconds from a request to its answer, by route; for a stream, to its start.",
             _HTTP_S,
             ("method", "route", "status"),
         )
@@ -45,7 +45,7 @@ class Metrics:
     _streamed: MetricFamily = field(
         factory=lambda: MetricFamily(
             "agentd_stream_items_total",
-            "Events handed to the readers of streams.",
+            "Events sent to readers of streams.",
             "counter",
             (),
             {(): 0},
@@ -70,7 +70,7 @@ class Metrics:
     _attempts: MetricFamily = field(
         factory=lambda: MetricFamily(
             "agentd_attempts_total",
-            "Attempts that are over, by the state they left their run in.",
+            "Ended attempts, by the state of their run after them.",
             "counter",
             ("provider", "left"),
         )
@@ -154,7 +154,7 @@ class Metrics:
                 self._failures,
                 self._tokens,
                 self._requests,
-                gauge("agentd_streams", "Streams that are open.", self.streams),
+                gauge("agentd_streams", "Open streams.", self.streams),
                 self._streamed,
                 counter("agentd_store_changes_total", "Changes committed.", self._changes),
                 self._commits,
@@ -182,7 +182,9 @@ def _of_status(status: DaemonStatus) -> Iterator[MetricFamily]:
     for provider in status.providers:
         for state in _STATES:
             runs.setdefault((provider.name, state), 0.0)
-    yield gauges("agentd_info", "The version that runs.", ("version",), {(status.version,): 1.0})
+    yield gauges(
+        "agentd_info", "The version of the daemon.", ("version",), {(status.version,): 1.0}
+    )
     yield gauge("agentd_uptime_seconds", "Seconds since the start.", status.uptime_s)
     yield gauges(
         "agentd_health",
@@ -195,7 +197,7 @@ def _of_status(status: DaemonStatus) -> Iterator[MetricFamily]:
     )
     yield gauges(
         "agentd_problems",
-        "What is wrong now, by code.",
+        "Present problems, by code.",
         ("code",),
         {
             (code,): float(sum(one.code == code for one in status.problems))
@@ -203,14 +205,18 @@ def _of_status(status: DaemonStatus) -> Iterator[MetricFamily]:
         },
     )
     yield gauge("agentd_workers", "Workers alive.", status.alive_workers)
-    yield gauge("agentd_workers_limit", "Runs executed at once at most.", status.max_concurrency)
+    yield gauge(
+        "agentd_workers_limit",
+        "Maximum number of runs executed at the same time.",
+        status.max_concurrency,
+    )
     yield gauge(
         "agentd_queue_length", "Runs that wait for a worker.", status.queue_counts.queued_count
     )
     yield gauges("agentd_runs", "Runs that have not ended.", ("provider", "status"), runs)
     yield gauges(
         "agentd_provider_available",
-        "1 where an agent could be started now.",
+        "1 if an agent could be started now.",
         ("provider",),
         {(one.name,): float(one.available) for one in status.providers},
     )

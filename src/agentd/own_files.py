@@ -78,7 +78,7 @@ def announced(url: str, settings: Settings) -> Iterator[None]:
     state = user_state()
     if state is None:
         _log.info(
-            "no directory for an endpoint file: agentctl finds this daemon by its address only"
+            "no directory for an endpoint file: agentctl can find this daemon only by its address"
         )
         yield
         return
@@ -112,7 +112,7 @@ def remember_database(settings: Settings, name: str) -> None:
         remember(state, name, path)
     except OSError as error:
         _log.warning(
-            "it cannot be recorded that you use %s (%s): start agentd with --db the next time",
+            "your use of %s cannot be recorded (%s): start agentd with --db the next time",
             path,
             error.strerror,
         )

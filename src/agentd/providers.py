@@ -73,7 +73,9 @@ def read_providers(
 def _provider(name: str, table: Any, file: str) -> ProviderSettings:
     place = f"{file}providers.{name}"
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"{place}: a provider's name is letters, digits, '_', '.' and '-'")
+        raise ConfigError(
+            f"{place}: a provider's name may have only letters, digits, '_', '.' and '-'"
+        )
     if not isinstance(table, Mapping):
         raise ConfigError(f"{place}: must be a table")
     options = dict(table)
@@ -88,7 +90,9 @@ def _environment(table: Any, place: str) -> tuple[Any, dict[str, str]]:
     if not isinstance(table, Mapping):
         raise ConfigError(f"{place}: must be a table with `inherit` and `set`")
     if unknown := table.keys() - {"inherit", "set"}:
-        raise ConfigError(f"{place}.{min(unknown)}: there are only `inherit` and `set`")
+        raise ConfigError(
+            f"{place}.{min(unknown)}: unknown setting; choose from `inherit` and `set`"
+        )
     inherit = table.get("inherit", "all")
     if isinstance(inherit, list) and all(isinstance(name, str) for name in inherit):
         inherit = tuple(inherit)
@@ -96,7 +100,7 @@ def _environment(table: Any, place: str) -> tuple[Any, dict[str, str]]:
         raise ConfigError(f"{place}.inherit: must be 'all', 'none' or a list of names")
     added = table.get("set", {})
     if not isinstance(added, Mapping) or not all(isinstance(v, str) for v in added.values()):
-        raise ConfigError(f"{place}.set: must be a table of texts")
+        raise ConfigError(f"{place}.set: must be a table of strings")
     return inherit, dict(added)
 
 
@@ -104,7 +108,9 @@ def _routes(
     table: Mapping[str, Any], providers: Mapping[str, ProviderSettings], file: str
 ) -> RoutingSettings:
     if unknown := table.keys() - {"default", "fallback"}:
-        raise ConfigError(f"{file}routing.{min(unknown)}: there are only `default` and `fallback`")
+        raise ConfigError(
+            f"{file}routing.{min(unknown)}: unknown setting; choose from `default` and `fallback`"
+        )
     if "default" in table:
         default = _text(table["default"], f"{file}routing.default")
     elif DEFAULT_PROVIDER in providers:

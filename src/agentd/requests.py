@@ -196,7 +196,7 @@ async def _received(request: HttpRequest) -> bytes:
             request.body.clear()  # one copy is enough
             return data
     seconds = f"{request.body_timeout:g}"
-    raise InvalidRequest.of({"body": f"did not come to its end within {seconds} s"})
+    raise InvalidRequest.of({"body": f"was not complete within {seconds} s"})
 
 
 def _is_json(content_type: str) -> bool:

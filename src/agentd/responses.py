@@ -101,7 +101,7 @@ def problem_response(
 
 
 _BY_STATUS: dict[int, tuple[type[errors.OrchestratorError], str]] = {
-    404: (errors.NotFound, "there is nothing at this path"),
+    404: (errors.NotFound, "unknown path"),
     413: (errors.PayloadTooLarge, "the body is too large"),
     421: (errors.MisdirectedRequest, "the request is for another server"),
 }
@@ -114,7 +114,7 @@ def from_http_exception(error: HTTPException) -> tuple[errors.OrchestratorError,
         methods = getattr(error, "valid_methods", None) or ()
         allowed = sorted({*methods, "OPTIONS"})
         details: dict[str, Any] = {"allowed": allowed}
-        message = f"this path takes {', '.join(allowed)}"
+        message = f"allowed methods of this path: {', '.join(allowed)}"
         return errors.MethodNotAllowed(message, details), {"Allow": ", ".join(allowed)}
     if status in _BY_STATUS:
         kind, message = _BY_STATUS[status]

@@ -60,8 +60,8 @@ def resolve(host: str, port: int) -> list[Any]:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
         raise ConfigError(
-            f"cannot listen on {host}: it is not an address, nor a name that leads to one; "
-            "--host takes, say, 127.0.0.1"
+            f"cannot listen on {host}: it is neither an address nor a known host name; "
+            "an example is --host 127.0.0.1"
         ) from None
 
 
@@ -85,7 +85,9 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         hint = (
-            "; another agentd? --port names another one" if error.errno == errno.EADDRINUSE else ""
+            "; another agentd may be running: choose another port with --port"
+            if error.errno == errno.EADDRINUSE
+            else ""
         )
         raise ConfigError(f"cannot listen on {place}: {error.strerror}{hint}") from None
     return listener

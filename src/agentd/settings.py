@@ -1,6 +1,7 @@
-"""What the daemon can be told: flag over environment over file over default.
+"""The daemon's settings. Flags override the environment, which overrides the file, which overrides
+the defaults.
 
-One field of :class:`Settings` is one setting; the command line's options and the documentation
+Each field of :class:`Settings` is one setting. The command line's options and the documentation
 derive from it.
 """
 
@@ -83,18 +84,19 @@ class Settings(EngineOptions, AgentDefaults):
     host: str = daemon_setting("127.0.0.1", "The address to listen on.")
     port: int = daemon_setting(
         8765,
-        "The port to listen on; 0 takes a free one.",
+        "The port to listen on. 0 chooses a free port.",
         minimum=0,
         maximum=65_535,
     )
     db: str = daemon_setting(
         ".data/agent-orchestrator.db",
-        "The SQLite database; made if need be.",
+        "The SQLite database file. Created if it does not exist.",
     )
     auth_tokens: tuple[str, ...] = daemon_setting(
         (),
-        "A bearer token that may do everything; may be repeated. Visible to other users of the "
-        "machine in its process list: the environment or the file is the better place.",
+        "A bearer token that allows everything; repeatable. Other users of the "
+        "machine can see the flag in the process list, so prefer the environment "
+        "or the file.",
         env=("AGENTD_AUTH_TOKEN", "AGENTD_AUTH_TOKENS"),
         flag="--auth-token",
         secret=True,
@@ -104,29 +106,29 @@ class Settings(EngineOptions, AgentDefaults):
     max_descendants: int = _limit("descendants")
     grace_s: float = daemon_setting(
         30.0,
-        "Seconds running agents are given to finish after the first signal.",
+        "Seconds that running agents have to finish after the first signal.",
         minimum=0,
         maximum=86_400,
     )
     max_body: int = daemon_setting(
         8 * 1024 * 1024,
-        "Bytes of the longest request body taken.",
+        "Maximum size of a request body, in bytes.",
         minimum=1024,
         maximum=1024**3,
     )
     allowed_hosts: tuple[str, ...] = daemon_setting(
         (),
-        "A further name clients know the daemon by (Host header); may be repeated.",
+        "A further host name by which clients address the daemon (Host header); repeatable.",
         flag="--allowed-host",
     )
     allowed_origins: tuple[str, ...] = daemon_setting(
         (),
-        "An origin of web pages that may call (Origin header); may be repeated.",
+        "An origin of web pages that may call the daemon (Origin header); repeatable.",
         flag="--allowed-origin",
     )
     tls_cert: str | None = daemon_setting(
         None,
-        "A certificate, with those that lead to its authority (PEM): speak TLS.",
+        "A certificate with its chain (PEM). With it, the daemon uses TLS.",
     )
     tls_key: str | None = daemon_setting(
         None,
@@ -134,21 +136,22 @@ class Settings(EngineOptions, AgentDefaults):
     )
     workspace_roots: tuple[str, ...] = daemon_setting(
         (),
-        "A directory agents may work in, and below; anywhere without any. May be repeated.",
+        "A directory in which agents may work, including its subdirectories; "
+        "repeatable. Default: anywhere.",
         flag="--workspace-root",
     )
     log_format: Literal["auto", "text", "json"] = daemon_setting(
         "auto",
-        "How to log: text or json; auto is text on a terminal, json otherwise.",
+        "The log format. `auto` is text on a terminal and json otherwise.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = daemon_setting(
         "info",
-        "The least severe messages to log.",
+        "The lowest level to log.",
     )
     traces: Literal["off", "otlp"] = daemon_setting(
         "off",
-        "Where runs go as OpenTelemetry traces: otlp sends them as the OTEL_* variables say, and "
-        "needs the extra agent-orchestrator[otel].",
+        "Where to send OpenTelemetry traces of runs. `otlp` uses the OTEL_* "
+        "variables and needs the extra agent-orchestrator[otel].",
     )
     providers: Mapping[str, ProviderSettings] = field(factory=dict)
     routing: RoutingSettings = RoutingSettings(DEFAULT_PROVIDER)
@@ -218,9 +221,7 @@ def load(
     path = config or environ.get("AGENTD_CONFIG") or None
     name = path or DEFAULT_FILE
     if encoding_problem(name):
-        raise ConfigError(
-            f"the name of {decode_for_display(name)} is not UTF-8: give it another one"
-        )
+        raise ConfigError(f"the name of {decode_for_display(name)} is not UTF-8: rename it")
     document = _parse_toml(name, _named_file(Path(name)) if path is not None else _found_file())
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -310,7 +311,7 @@ def _named_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file") from None
+        raise ConfigError(f"{path}: file not found") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -326,8 +327,8 @@ def _found_file() -> bytes:
     if is_blank(found) or is_trusted(user_state(), found):
         return found.content
     raise UntrustedConfig(
-        f"{found.path} is not trusted in this form: look at it with `agentctl config trust`, which "
-        f"records that you trust it, or name it with --config {DEFAULT_FILE}"
+        f"{found.path} is not trusted, or has changed since: check and trust it with `agentctl config trust`, "
+        f"or name it with --config {DEFAULT_FILE}"
     )
 
 

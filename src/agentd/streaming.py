@@ -129,7 +129,7 @@ class StreamLimiter:
         self._descriptors.check_stream()
         if self._open_counts[principal] >= self._maximum:
             raise errors.RateLimited(
-                f"there are {self._maximum:,} streams of this principal: end one before the next",
+                f"this principal has {self._maximum:,} open streams, the maximum: close one first",
                 {"streams": self._maximum},
             )
         self._open_counts[principal] += 1
@@ -318,7 +318,7 @@ class SocketStream:
         async with _send_last(peer_of(socket)):
             if error is None:
                 stopping = errors.Unavailable(
-                    "the daemon is stopping: come again with the cursor", retry_after_s=RETRY_S
+                    "the daemon is stopping: reconnect with the cursor", retry_after_s=RETRY_S
                 )
                 await _send_error(socket, stopping)
                 await socket.close(1001, "the daemon is stopping")

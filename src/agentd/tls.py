@@ -32,8 +32,8 @@ def server_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
         context.load_cert_chain(cert, key, password=_no_passphrase)
     except _Encrypted:
         raise ConfigError(
-            f"--tls-key {key}: is locked with a passphrase, which nobody is there to give: "
-            "write it without one, readable by you only"
+            f"--tls-key {key}: has a passphrase, which agentd cannot ask for: "
+            "store it without a passphrase, readable by its owner only"
         ) from None
     except (ssl.SSLError, ValueError) as error:
         raise ConfigError(_certificate_problem(cert, key, error)) from None
@@ -89,9 +89,9 @@ def _certificate_problem(cert: str, key: str, error: Exception) -> str:
     if reason == "KEY_VALUES_MISMATCH":
         return f"--tls-key {key}: is not the key of the certificate {cert}"
     if _contains(cert, b"CERTIFICATE-----") and not _contains(key, b"PRIVATE KEY-----"):
-        return f"--tls-key {key}: holds no private key in PEM form"
+        return f"--tls-key {key}: contains no private key in PEM form"
     if not _contains(cert, b"CERTIFICATE-----"):
-        return f"--tls-cert {cert}: holds no certificate in PEM form"
+        return f"--tls-cert {cert}: contains no certificate in PEM form"
     return f"--tls-cert {cert} and --tls-key {key} cannot be used: {reason or error}"
 
 

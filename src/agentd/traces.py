@@ -50,7 +50,7 @@ async def tracing(
         from agent_orchestrator.tracing import Tracing
     except ImportError as error:
         raise ConfigError(
-            f"traces: {traces} needs what is not installed ({error.name}): "
+            f"traces: {traces} needs a package that is not installed ({error.name}): "
             "pip install 'agent-orchestrator[otel]'"
         ) from None
     # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say goes before.
@@ -70,4 +70,4 @@ async def tracing(
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(ending.join, FLUSH_S)
         if ending.is_alive():
-            _log.warning("the last traces did not reach their collector")
+            _log.warning("the last traces could not be sent to their collector")

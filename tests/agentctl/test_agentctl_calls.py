@@ -109,7 +109,7 @@ def test_unreachable_as_json(nowhere: Ctl) -> None:
     [
         (["rnu"], "Did you mean run?"),
         (["run", "gte"], "Did you mean get?"),
-        (["run", "get"], "say which run"),
+        (["run", "get"], "name the run"),
         (["run", "get", "a", "--run-id", "b"], "given twice"),
         (["run", "get", "--nope"], "No such option"),
         (["run", "get", "a", "--format", "xml"], "xml"),
@@ -136,7 +136,7 @@ def test_unreachable_as_json(nowhere: Ctl) -> None:
         ),
         (["tool", "session-wait", "r", "--timeout-s", "nan"], "'--timeout-s': must be a number"),
         (["tool", "session-spawn", "--parent-run-id", "r"], "--task"),
-        (["tool", "session-spawn", "--task", "x"], "say which parent"),
+        (["tool", "session-spawn", "--task", "x"], "name the parent"),
         (
             [
                 "tool",
@@ -155,8 +155,8 @@ def test_unreachable_as_json(nowhere: Ctl) -> None:
             "task: must not be blank",
         ),
         (["tool", "session-send", "--session-id", "s"], "--text"),
-        (["tool", "session-wait"], "say which run"),
-        (["tool", "session-list"], "say whose children"),
+        (["tool", "session-wait"], "name the run"),
+        (["tool", "session-list"], "name the parent session"),
         (["--url", "ftp://x", "daemon", "status"], "--url must be like"),
         (["--auth-token", "é", "daemon", "status"], "token"),
         (["--url", "http://example.com", "daemon", "start"], "another machine"),

@@ -296,8 +296,8 @@ def test_ask_on_a_terminal(ctl: Ctl, tmp_path: Path) -> None:
     code, shown = on_terminal(Ctl(ctl.url, tmp_path), "ask", "hi", "--provider", "demo")
     assert code == 0
     assert "\x1b[" in shown
-    assert shown.count("With a real agent configured") == 1
-    assert "go on with: agentctl ask --session-id ses_" in shown
+    assert shown.count("With a real agent") == 1
+    assert "continue with: agentctl ask --session-id ses_" in shown
 
 
 def test_what_agents_say_does_not_command_the_terminal(ctl: Ctl) -> None:
@@ -351,7 +351,7 @@ def test_interrupting_a_wait_leaves_the_run(ctl: Ctl, session: str) -> None:
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
-    assert told == f"agentctl: the run goes on; end it with `agentctl run cancel {run_id}`\n"
+    assert told == f"agentctl: the run continues; end it with `agentctl run cancel {run_id}`\n"
     assert ctl.field("run.status", "run", "get", run_id) == "running"
     assert ctl("run", "cancel", run_id).code == 0
 

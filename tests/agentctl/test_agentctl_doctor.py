@@ -24,7 +24,7 @@ def test_a_daemon_that_runs(daemon: Daemon) -> None:
     wrong = daemon.ctl("doctor", "--security")
     assert wrong.code == 1
     assert wrong.out.splitlines()[0].startswith("✗ database: other users may open")
-    assert "1 thing to put right" in wrong.err
+    assert "1 problem to fix" in wrong.err
 
 
 def test_it_is_for_administrators(guarded: Daemon) -> None:
@@ -72,7 +72,7 @@ def test_a_daemon_elsewhere_that_does_not_answer(tmp_path: Path) -> None:
 def test_the_worst_comes_first(columns: int | None) -> None:
     findings = [
         Finding("ok", "disk", "much room"),
-        Finding("note", "workspaces", "anywhere", "confine them"),
+        Finding("note", "workspaces", "anywhere", "restrict them"),
         Finding(
             "error", "data\x1b[2Jbase", "others may read it, and that is a long story", "chmod"
         ),
@@ -81,6 +81,6 @@ def test_the_worst_comes_first(columns: int | None) -> None:
     style = Style(colour=False, unicode=False, columns=columns)
     lines = findings_list(findings, style)
     assert [line[0] for line in lines if line[0] != " "] == ["x", "!", "-", "+"]
-    assert "  -> confine them" in lines
+    assert "  -> restrict them" in lines
     assert not [line for line in lines if "\x1b" in line or len(line) > (columns or 1000)]
-    assert findings_list([], style) == ["nothing to tell"]
+    assert findings_list([], style) == ["no findings"]

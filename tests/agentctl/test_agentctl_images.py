@@ -15,8 +15,8 @@ from driving import Ctl
         ("fifo", "is not a regular file"),
         ("/dev/zero", "is not a regular file"),
         ("empty", "is empty"),
-        ("text.png", "is no PNG"),
-        ("link to text", "is no PNG"),
+        ("text.png", "is not a PNG"),
+        ("link to text", "is not a PNG"),
         ("large", "must be at most 5,242,880 bytes"),
         ("\udcff.png", "cannot be read"),
     ],
@@ -50,4 +50,4 @@ def test_images_that_are_too_large_together_and_a_provider_that_sees_none(
         if command[0] == "message":
             command[2] = ctl.field("session.id", "session", "create")
         result = ctl(*command, *given, cwd=tmp_path)
-        assert (result.code, "images: is not taken by" in result.err) == (2, True), result
+        assert (result.code, "images: is not supported by" in result.err) == (2, True), result

@@ -50,7 +50,7 @@ def test_a_check_tells_what_it_found(daemon: Daemon) -> None:
     good = ctl("daemon", "check")
     assert (good.code, good.err) == (0, "")
     assert good.out == "1 session, 1 run, " + good.out.split(", ")[-1]
-    assert good.out.rstrip().endswith("all good")
+    assert good.out.rstrip().endswith("no problems")
     database = daemon.directory / "agents.db"
     change = "UPDATE runs SET status = 'failed'"
     code = (
@@ -59,7 +59,7 @@ def test_a_check_tells_what_it_found(daemon: Daemon) -> None:
     subprocess.run([sys.executable, "-c", code, str(database), change], check=True)
     bad = ctl("daemon", "check")
     assert bad.code == 1
-    assert "is failed, attempt 1; its log says" in bad.out
+    assert "is failed, attempt 1, but its log says" in bad.out
     assert "1 finding in the database" in bad.err
     told = json.loads(ctl("--format", "json", "daemon", "check").out)
     assert (told["ok"], len(told["findings"])) == (False, 1)

@@ -345,7 +345,7 @@ def test_request_card_says_who_is_called_on() -> None:
 
     soon = NOW + timedelta(seconds=90)
     assert asks(audience="parent", human_at=soon) == (
-        "  asks     its parent ses_1, and people in 1 min 30 s"
+        "  asks     its parent ses_1, then a person in 1 min 30 s"
     )
     assert asks(audience="parent", status="approved") == "  asks     its parent ses_1"
     assert asks(audience=None, status="denied") == "  asks     nobody: the policy decides"

@@ -67,7 +67,7 @@ def test_the_directory_is_gone(ctl: Ctl, command: str) -> None:
     result = ctl.shell(f'd=$(mktemp -d ./gone.XXXXXX); cd "$d"; rmdir "../$d"; agentctl {command}')
     assert result.code == 2
     assert result.err == (
-        "agentctl: the directory you are in is not there any more: change to another one\n"
+        "agentctl: the current directory no longer exists: change to another one\n"
     )
 
 

@@ -69,7 +69,7 @@ def test_the_wrong_scheme_is_told(secured: Daemon, ctl: Ctl, certificate: Certif
     assert "https://" in plain.err
     secure = ctl("--url", ctl.url.replace("http:", "https:"), "session", "list")
     assert secure.code == 3
-    assert "does not speak TLS" in secure.err
+    assert "does not use TLS" in secure.err
 
 
 @pytest.mark.parametrize("kind", ["missing", "other"])

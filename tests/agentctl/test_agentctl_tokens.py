@@ -116,6 +116,6 @@ def test_a_code_in_every_look() -> None:
     assert [[pair == "  " for pair in map("".join, zip(*[iter(line)] * 2, strict=True))]
             for line in plain] == wanted  # fmt: skip
     assert code("hello", Style(columns=28)) == [
-        "the code needs a terminal of 29 columns, this one has 28"
+        "the QR code needs a terminal of 29 columns, but this one has 28"
     ]
     assert len(code("hello", Style(columns=29))) == 15

@@ -148,7 +148,7 @@ def status(ctl: Ctl, run: str) -> str:
 
 def test_it_shows_what_happens_as_it_happens(crew: Daemon) -> None:
     with top(crew.ctl) as terminal:
-        terminal.shows("nothing runs and nothing waits")
+        terminal.shows("no active or queued runs")
         terminal.shows("0 of 2 workers busy")
         run = begin(crew.ctl, "busy", "x", "count them")
         terminal.shows("1 of 2 workers busy")
@@ -189,7 +189,7 @@ def test_what_was_not_seen_cannot_be_approved(crew: Daemon) -> None:
     run = begin(crew.ctl, "approval", "60", "asks")
     with top(crew.ctl, rows=24) as terminal:
         terminal.shows("more lines: space")
-        terminal.press("a", lambda: "there is more of it" in terminal.text, "the refusal")
+        terminal.press("a", lambda: "press space to read the rest" in terminal.text, "the refusal")
         assert status(crew.ctl, run) == "waiting"
         terminal.press(" ", lambda: "kind     approval" in terminal.text, "its end")
         terminal.press("a", lambda: "is approved" in terminal.text, "the approval")
@@ -197,7 +197,7 @@ def test_what_was_not_seen_cannot_be_approved(crew: Daemon) -> None:
 
 def test_it_outlives_a_restart(crew: Daemon) -> None:
     with top(crew.ctl) as terminal:
-        terminal.shows("nothing runs")
+        terminal.shows("no active")
         crew.end(signal.SIGKILL)
         terminal.shows("connection lost")
         crew.start()
@@ -228,7 +228,7 @@ def test_it_says_that_the_daemon_drains_and_that_it_is_gone(crew: Daemon) -> Non
 def test_the_terminal_is_given_back(crew: Daemon, ending: str) -> None:
     with top(crew.ctl) as terminal:
         before = None
-        terminal.shows("nothing runs")
+        terminal.shows("no active")
         during = termios.tcgetattr(terminal.descriptor)
         assert not during[3] & termios.ICANON
         if ending == "q":

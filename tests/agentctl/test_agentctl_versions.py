@@ -97,7 +97,7 @@ def test_every_view_takes_it(url: str, command: str, capsys: pytest.CaptureFixtu
 UNKNOWN_FIELD = {"code": "invalid_request", "message": "effort: is not a field of this call"}
 REFUSALS: dict[str, tuple[int, dict[str, Any]]] = {
     "field": (400, UNKNOWN_FIELD | {"details": {"fields": {"effort": "is not a field of this call"}}}),
-    "path": (404, {"code": "not_found", "message": "there is nothing at this path", "details": {}}),
+    "path": (404, {"code": "not_found", "message": "unknown path", "details": {}}),
     "method": (405, {"code": "method_not_allowed", "message": "takes GET", "details": {"allowed": []}}),
     "value": (400, {"code": "invalid_request", "message": "x", "details": {"fields": {"title": "is long"}}}),
     "session": (404, {"code": "not_found", "message": "no session", "details": {"session_id": "s"}}),

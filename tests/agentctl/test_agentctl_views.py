@@ -256,7 +256,7 @@ def test_the_daemons_process_is_known_whatever_the_clock_says() -> None:
     assert ours.started_at == NOW  # years from when this process started
     assert process_of(ours).pid == os.getpid()
     for start_id in (None, "another-boot/1", f"{ours.process_start_id}0"):
-        with pytest.raises(Failure, match="not one of this machine") as raised:
+        with pytest.raises(Failure, match="does not exist on this machine") as raised:
             process_of(evolve(ours, process_start_id=start_id))
         assert raised.value.code == "not_local"
 

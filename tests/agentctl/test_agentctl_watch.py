@@ -197,9 +197,9 @@ def test_a_person_who_follows_a_session_notices(daemon: Daemon) -> None:
     request = ask(ctl, spawned["run"]["id"], "May I?")
     ctl("run", "cancel", parent_run, "--no-cascade")
     end = time.monotonic() + PATIENCE_S
-    while "people are asked" not in (transcript := ctl("events", "tail", parent_id).out):
+    while "a person is asked" not in (transcript := ctl("events", "tail", parent_id).out):
         assert time.monotonic() < end, transcript
     assert "Scout" in transcript
     assert "asks its parent for approval: May I?" in transcript
-    assert "its parent has not answered; people are asked: May I?" in transcript
+    assert "its parent has not answered, so a person is asked: May I?" in transcript
     assert transcript.count(f"answer: agentctl request approve {request['id']}  (or deny)\n") == 2

@@ -52,7 +52,7 @@ async def test_a_stream_that_would_use_up_the_reserve_is_refused(
             descriptors._others = 0
             async with sse_reader(server.client, path) as again:
                 await anext(again)
-    told = [one for one in caplog.records if "file descriptors are short" in one.message]
+    told = [one for one in caplog.records if "few file descriptors are left" in one.message]
     assert len(told) == 1  # and how often, with the next one in a minute
 
 

@@ -69,7 +69,7 @@ def test_variables_that_agents_do_not_get() -> None:
 
 
 def test_where_it_listens() -> None:
-    assert one(found(), "address", "everything at 127.0.0.1").level == "note"
+    assert one(found(), "address", "full access at 127.0.0.1").level == "note"
     assert about(found(auth_tokens=(LONG,)), "address") == []
     open_ = one(found(host="0.0.0.0"), "address", "no token")
     assert (open_.level, open_.security) == ("error", True)
@@ -174,7 +174,7 @@ def test_agents_that_are_allowed_everything() -> None:
     assert one(found(config=SHELL.replace("[routing]", 'approvals = "allow"\n[routing]')),
                "provider sh", "approved").level == "warning"  # fmt: skip
     beyond = found({"AGENTD_AUTH_TOKEN": LONG}, host="0.0.0.0")
-    assert one(beyond, "provider sh", "all of agentd's environment").security
+    assert one(beyond, "provider sh", "agentd's whole environment").security
 
 
 def test_codex_and_its_home(directory: Path) -> None:
@@ -230,7 +230,7 @@ def test_before_it_ever_ran(directory: Path) -> None:
     told = closed(directory)
     assert told["ok"]
     assert {"level": "ok", "about": "provider sh"}.items() <= told["findings"][0].items()
-    assert "will be made" in database(told)[0][1]
+    assert "will be created" in database(told)[0][1]
     assert [path.name for path in directory.iterdir()] == ["agentd.toml"]  # a look leaves no trace
     refused = closed(directory, "--db", "agentd.toml/such.db")
     assert database(refused)[0][0] == "error"

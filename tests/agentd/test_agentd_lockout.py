@@ -156,7 +156,7 @@ async def test_what_is_refused_at_the_door_is_counted_in_the_log(
                 assert "unauthorized" in await socket.recv()
                 await socket.wait_closed()
         assert (await server.client.get("/requests")).status_code == 200
-    told = [one for one in caplog.records if "refused at the door" in one.getMessage()]
+    told = [one for one in caplog.records if "refused before authentication" in one.getMessage()]
     codes = [one.fields["code"] for one in told]  # type: ignore[attr-defined]
     assert sorted(codes) == ["forbidden", "misdirected_request", "unauthorized"]
     assert {one.fields["address"] for one in told} == {"127.0.0.1"}  # type: ignore[attr-defined]

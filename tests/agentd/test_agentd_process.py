@@ -288,7 +288,7 @@ def test_a_ready_file_that_cannot_be_is_told(tmp_path: Path, name: str) -> None:
 def test_what_is_no_address_is_told_as_that(tmp_path: Path) -> None:
     ended = run_agentd(tmp_path, "--host", "256.1.1.1", "--port", "0")
     assert ended.returncode == 1
-    one_line(ended.stderr, "256.1.1.1", "not an address")
+    one_line(ended.stderr, "256.1.1.1", "neither an address")
 
 
 def test_the_log_tells_where_tokens_come_from_and_that_one_is_short(tmp_path: Path) -> None:

@@ -314,10 +314,10 @@ def test_a_bad_pair_ends_the_start(tmp_path: Path) -> None:
         (("--tls-cert", one.cert, "--tls-key", "/no/such"), "--tls-key /no/such: cannot be read"),
         (("--tls-cert", str(tmp_path), "--tls-key", one.key), "cannot be read: Is a directory"),
         (("--tls-cert", one.cert, "--tls-key", other.key), "is not the key of the certificate"),
-        (("--tls-cert", str(nonsense), "--tls-key", one.key), "holds no certificate"),
-        (("--tls-cert", one.cert, "--tls-key", str(nonsense)), "holds no private key"),
-        (("--tls-cert", one.cert, "--tls-key", str(locked)), "locked with a passphrase"),
-        (("--tls-cert", one.key, "--tls-key", one.cert), "holds no certificate"),
+        (("--tls-cert", str(nonsense), "--tls-key", one.key), "contains no certificate"),
+        (("--tls-cert", one.cert, "--tls-key", str(nonsense)), "contains no private key"),
+        (("--tls-cert", one.cert, "--tls-key", str(locked)), "has a passphrase"),
+        (("--tls-cert", one.key, "--tls-key", one.cert), "contains no certificate"),
     ]
     for options, problem in cases:
         ended = run_agentd(tmp_path, "--port", "0", *options)

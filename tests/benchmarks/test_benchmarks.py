@@ -67,7 +67,7 @@ def test_bound(limit, value, met):
 
 def test_table():
     assert table([figure(1), figure(3, unit="s", detail="3 of them")]).splitlines() == [
-        "| figure | measured | bound       |        | made of   |",
+        "| figure | measured | bound       |        | from      |",
         "|--------|----------|-------------|--------|-----------|",
         "| size   | 1.00     | at most 2   | ok     |           |",
         "| size   | 3.00 s   | at most 2 s | MISSED | 3 of them |",

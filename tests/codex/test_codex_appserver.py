@@ -627,7 +627,7 @@ async def test_words_do_not_approve_the_tool_of_an_mcp_server(codex, home, recor
     context, _ = await asked(codex, home, record, script, decide, config=mcp_config())
     [tool] = of(context, "tool.completed")
     assert tool["status"] != "completed"
-    assert "with these words: rather not" in models.requests[-1].user_texts[-1]
+    assert "with this message: rather not" in models.requests[-1].user_texts[-1]
 
 
 TOOL_DECISIONS = [

@@ -119,7 +119,7 @@ def test_a_program_that_is_not_there(tmp_path):
 
 def test_a_program_that_may_not_be_run(tmp_path):
     (tmp_path / "codex").write_text("")
-    with pytest.raises(NotExecutable, match="not executable: chmod"):
+    with pytest.raises(NotExecutable, match="not executable: run chmod"):
         locate(str(tmp_path / "codex"), {})
 
 

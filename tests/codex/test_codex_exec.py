@@ -191,7 +191,7 @@ async def test_a_command_that_is_left_running_is_closed_and_ended(runner, record
     assert (await run(runner, context)).text == "left it"
     [done] = of(context, "tool.completed")
     assert done["status"] == "failed"
-    assert done["error"] == "still under way when the turn ended"
+    assert done["error"] == "unfinished when the turn ended"
     assert tagged_processes(context.tag) == []
 
 
@@ -817,7 +817,7 @@ async def test_a_version_that_did_not_come_in_time_is_asked_for_again(
     env = codex_env(home) | {TAG_VARIABLE: f"{tmp_path}"}
     found = await runner.probe(env)
     assert (found.available, found.version) == (True, None)
-    assert found.reason == f"{script} did not tell its version within 0.5 s"
+    assert found.reason == f"{script} did not print its version within 0.5 s"
     with anyio.fail_after(10):
         while tagged_processes(f"{tmp_path}"):
             await anyio.sleep(0.01)

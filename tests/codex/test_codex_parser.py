@@ -127,7 +127,7 @@ def test_what_never_ended_is_closed_as_failed():
             "input": {"command": "sleep 9"},
             "status": "failed",
             "output": "",
-            "error": "still under way when the turn ended",
+            "error": "unfinished when the turn ended",
         },
     )
     assert events[2][0] == "file.changed"

@@ -60,10 +60,10 @@ async def doctor(url: str) -> tuple[int, dict[str, Any]]:
     ("runner", "version", "available", "means", "says"),
     [
         ("codex-app-server", "0.168.0", False, None, "too old"),
-        ("codex-app-server", "0.999.0", True, None, "newer than any"),
+        ("codex-app-server", "0.999.0", True, None, "newer than the tested"),
         ("codex-app-server", "0.169.3", True, None, None),
         ("codex", "0.168.0", True, "codex-exec", "too old"),
-        ("codex", "0.999.0", True, "codex-app-server", "newer than any"),
+        ("codex", "0.999.0", True, "codex-app-server", "newer than the tested"),
         ("codex", "0.169.3", True, "codex-app-server", None),
     ],
 )

@@ -170,7 +170,7 @@ async def test_a_cancel_that_an_agent_ignores_is_named_while_it_is_ended(tmp_pat
         reply = await client.diagnose_run(run.id)
         assert reply.run.status is RunStatus.RUNNING
         assert reply.diagnostics.likely_issue.code == "canceled"
-        assert "is being ended" in reply.diagnostics.likely_issue.message
+        assert "is being stopped" in reply.diagnostics.likely_issue.message
         assert (await end_of(client, run)).status is RunStatus.CANCELED
         issue = (await diagnosed(client, run)).likely_issue
         asked_at = reply.run.cancel_requested_at

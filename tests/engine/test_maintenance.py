@@ -42,7 +42,7 @@ async def a_history(client: Client) -> None:
     ("tampering", "finding"),
     [
         ("UPDATE runs SET status = 'failed' WHERE status = 'completed'", "is failed, attempt 1"),
-        ("UPDATE runs SET attempt = 2", "attempt 2; its log says"),
+        ("UPDATE runs SET attempt = 2", "attempt 2, but its log says"),
         ("UPDATE runs SET status = 'queued' WHERE status = 'completed'", "has 1 last events"),
         ("UPDATE sessions SET last_seq = last_seq + 1", "its log ends with"),
         ("UPDATE sessions SET status = 'open'", "it is open, its log says closed"),
@@ -57,7 +57,7 @@ async def a_history(client: Client) -> None:
         ),
         (
             "DROP TRIGGER audit_unchanged; UPDATE audit SET target = 'run_x'",
-            "audit: entry 1 is not what was written",
+            "audit: entry 1 was changed after it was written",
         ),
     ],
 )

@@ -13,8 +13,8 @@ PAGE = ROOT / "docs" / "licences.md"
 
 HEAD = """# Licences
 
-agent-orchestrator is under the MIT licence. These are the licences of the packages it is installed with, those that they
-bring included, as the packages tell them. Nothing of them is copied into this project.
+agent-orchestrator has the MIT licence. The table lists the packages that are installed with it, directly or through others, with the licence that each
+package declares. This project contains no copies of their code.
 
 | package | licence |
 |---|---|

@@ -110,7 +110,7 @@ def test_the_container_file_is_one() -> None:
         assert name == "python"
         assert re.match(r"3\.\d+", tag), "a version, not whatever is the latest"
     [last] = [n for n, (name, _) in enumerate(found) if name == "FROM"][-1:]
-    assert found.index(("USER", "agentd")) > last, "it runs as a user of its own"
+    assert found.index(("USER", "agentd")) > last, "it runs as a dedicated user"
 
 
 def test_the_container_file_copies_what_there_is() -> None:

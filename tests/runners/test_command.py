@@ -214,7 +214,7 @@ async def test_a_version_that_does_not_come_is_waited_for_once(tmp_path):
             found = await runner.probe(os.environ)
             assert (found.available, found.version) == (True, None)
             assert found.reason == (
-                f"`{program} -V` did not tell its version: it did not answer within 2 s"
+                f"`{program} -V` did not print its version: it did not answer within 2 s"
             )
     assert (tmp_path / "log").read_text() == "asked\n"
 
@@ -257,9 +257,9 @@ async def test_why_a_program_cannot_be_run(program, reason):
 @pytest.mark.parametrize(
     ("first_line", "problem"),
     [
-        ("#!/nowhere/sh", "'/nowhere/sh' is not there"),
-        ("#! /nowhere/sh -e", "'/nowhere/sh' is not there"),
-        ("#!/bin/sh\r", r"'/bin/sh\r' is not there"),
+        ("#!/nowhere/sh", "'/nowhere/sh' does not exist"),
+        ("#! /nowhere/sh -e", "'/nowhere/sh' does not exist"),
+        ("#!/bin/sh\r", r"'/bin/sh\r' does not exist"),
         ("#!/usr/bin/env no-such-node", "'no-such-node' is not on the PATH"),
         ("#!/usr/bin/env -S no-such-node --flag", "'no-such-node' is not on the PATH"),
         ("#!/bin/sh", None),
@@ -577,18 +577,18 @@ async def test_a_reported_failure_wins_and_what_follows_it_is_kept(execute):
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        (Rule({"type": "x"}), r"map\[0\]: says none"),
+        (Rule({"type": "x"}), r"map\[0\]: needs one"),
         (Rule(each="$.x"), r"map\[0\].map: is required"),
-        (Rule(emit="run.error", map=(Rule(emit="run.error"),)), r"map\[0\].map: is of no use"),
+        (Rule(emit="run.error", map=(Rule(emit="run.error"),)), r"map\[0\].map: needs"),
         (Rule(each="x", map=(Rule(emit="run.error"),)), r"map\[0\].each: must be a path"),
         (Rule(each="$.x[", map=(Rule(emit="run.error"),)), r"map\[0\].each: .* is no path"),
-        (Rule(each="$.x", map=(Rule(),)), r"map\[0\].map\[0\]: says none"),
+        (Rule(each="$.x", map=(Rule(),)), r"map\[0\].map\[0\]: needs one"),
         (Rule(emit="run.completed"), r"map\[0\].emit: must be one of"),
         (Rule(emit="agent.message"), r"map\[0\].data.text: is required"),
         (Rule(thread="$id"), r"map\[0\].thread: '\$id' is no path"),
         (Rule(thread="$.a..b"), r"map\[0\].thread: 'a..b' is no path"),
         (Rule({"a.[": 1}, thread="$.a"), r"map\[0\].when"),
-        (Rule(data={"a": 1}, thread="$.a"), r"map\[0\].data: is of no use"),
+        (Rule(data={"a": 1}, thread="$.a"), r"map\[0\].data: needs"),
         (Rule(emit="plan.updated", data={"a": ["$.["]}), r"map\[0\].data.a\[0\]"),
         (Rule(fail=FailRule("oops")), r"map\[0\].fail.code: must be one of"),
         (Rule(usage=UsagePaths(cost_usd="cost")), r"map\[0\].usage.cost_usd"),
@@ -606,12 +606,12 @@ async def test_a_bad_table_is_refused_by_its_place(rule, words):
         ({"argv": ["a", "{thread}"]}, "argv: {thread}"),
         ({"argv": ["a", "{prompt}"]}, "argv: {prompt}"),
         ({"argv": ["a"], "resume_argv": ["a", "{thread}", "{prompt}"]}, "^resume_argv: {prompt}"),
-        ({"argv": ["a"], "resume_argv": ["a"]}, "resume_argv: must hold {thread}"),
-        ({"argv": ["a"], "map": [Rule(thread="$.id")]}, "map: is of no use"),
+        ({"argv": ["a"], "resume_argv": ["a"]}, "resume_argv: must contain {thread}"),
+        ({"argv": ["a"], "map": [Rule(thread="$.id")]}, "map: needs"),
         ({"argv": ["a"], "stop_grace_s": -1}, "stop_grace_s"),
-        ({"argv": ["a\0b"]}, r"^argv\[0\]: holds a NUL"),
-        ({"argv": ["a", "b", "c\0"]}, r"^argv\[2\]: holds a NUL"),
-        ({"argv": ["a"], "version_argv": ["a", "\0"]}, r"^version_argv\[1\]: holds a NUL"),
+        ({"argv": ["a\0b"]}, r"^argv\[0\]: contains a NUL"),
+        ({"argv": ["a", "b", "c\0"]}, r"^argv\[2\]: contains a NUL"),
+        ({"argv": ["a"], "version_argv": ["a", "\0"]}, r"^version_argv\[1\]: contains a NUL"),
         ({"argv": ["a", "x" * 131_072]}, r"^argv\[1\]: is longer than the 131,071 bytes"),
     ],
 )

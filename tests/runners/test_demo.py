@@ -23,7 +23,7 @@ async def test_it_says_what_it_is_and_shows_all_it_can(tmp_path):
     kinds = [kind for kind, _ in context.events]
     assert kinds[0] == "agent.message"
     assert "demo agent" in context.texts()[0]
-    assert "No model is asked" in context.texts()[0]
+    assert "I ask no model" in context.texts()[0]
     for kind in ("tool.started", "tool.output", "tool.completed", "file.changed", "plan.updated"):
         assert kind in kinds
     assert kinds.count("agent.message.delta") > 10

@@ -327,7 +327,7 @@ async def test_without_descriptors_an_agent_waits_to_be_started(stage, caplog):
             resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
         assert psutil.Process().num_fds() == before
         assert began[0][0] == [b"again"]
-        told = [one for one in caplog.records if "waits to be started" in one.message]
+        told = [one for one in caplog.records if "start of an agent is delayed" in one.message]
         assert len(told) <= 1  # once a minute
 
 
@@ -356,7 +356,11 @@ async def test_a_resolved_directory_leads_through_no_link(stage, tmp_path):
             below = tmp_path / "real/below"
             assert await where(below, is_cwd_resolved=True) == [str(below)]
             assert await where(tmp_path / "link/below") == [str(below)]
-            places = [("link/below", "elsewhere"), ("link", "elsewhere"), ("circle", "in a circle")]
+            places = [
+                ("link/below", "elsewhere"),
+                ("link", "elsewhere"),
+                ("circle", "loop of symbolic links"),
+            ]
             for name, words in places:
                 with pytest.raises(AgentFailed, match=words) as caught:
                     await where(tmp_path / name, is_cwd_resolved=True)

@@ -47,11 +47,11 @@ def test_options_become_arguments():
 @pytest.mark.parametrize(
     ("kind", "options", "words"),
     [
-        ("nope", {}, r"providers\.p\.runner: no runner 'nope'; there are .*command.*demo"),
+        ("nope", {}, r"providers\.p\.runner: unknown runner 'nope'; choose from: .*command.*demo"),
         ("command", {}, r"providers\.p\.argv: is required"),
         ("command", {"argv": "agent"}, r"providers\.p\.argv: must be a list"),
         ("command", {"argv": ["agent", 7]}, r"providers\.p\.argv\[1\]: must be text"),
-        ("command", {"argv": ["a", "b\0"]}, r"providers\.p\.argv\[1\]: holds a NUL"),
+        ("command", {"argv": ["a", "b\0"]}, r"providers\.p\.argv\[1\]: contains a NUL"),
         ("command", {"argv": []}, r"providers\.p\.argv: must name a program"),
         ("command", {"argv": ["a"], "out": 1}, r"providers\.p\.out: is not one of argv, map, "),
         ("command", {"argv": ["a"], "output": "xml"}, r"providers\.p\.output: must be one of lin"),
@@ -126,7 +126,7 @@ def test_a_runner_from_outside(plug_in):
         build_runner("p", "theirs", {"colour": "blue"})
     with pytest.raises(ConfigError, match=r"providers\.p\.size: is not one of colour"):
         build_runner("p", "theirs", {"size": 1})
-    with pytest.raises(ConfigError, match=r"lacks `name` or `run`"):
+    with pytest.raises(ConfigError, match=r"has no `name` or no `run`"):
         build_runner("p", "none", {})
 
 

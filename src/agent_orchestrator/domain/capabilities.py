@@ -19,9 +19,9 @@ class InputLimit:
     def excess(self, text: str) -> str | None:
         """Return what is wrong with the length of a text; None if nothing is."""
         if self.characters is not None and len(text) > self.characters:
-            return f"at most {self.characters:,} characters, it has {len(text):,}"
+            return f"it has {len(text):,} characters, at most {self.characters:,} are allowed"
         if self.size is not None and (size := len(text.encode("utf-8", "replace"))) > self.size:
-            return f"at most {self.size:,} bytes, it has {size:,}"
+            return f"it has {size:,} bytes, at most {self.size:,} are allowed"
         return None
 
 

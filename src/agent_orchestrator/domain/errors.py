@@ -109,8 +109,8 @@ class CursorAhead(Conflict):
         :param details: must have ``resume_cursor``.
         """
         return cls(
-            "the log was restored from a backup after this cursor was read: forget what came after"
-            f" cursor {details['resume_cursor']}, and begin again there",
+            "the log was restored from a backup since this cursor was read: forget all events after"
+            f" cursor {details['resume_cursor']}, and read again from there",
             details,
         )
 

@@ -51,7 +51,7 @@ AGENT_ACTIONS: Final = (
     ),
     AgentAction("memory", "read agentd's environment and memory", "refused", "refused", "refused"),
     AgentAction(
-        "approve", "approve its own request, with whatever token", "refused", "refused", "refused"
+        "approve", "approve its own request, with any token", "refused", "refused", "refused"
     ),
     AgentAction(
         "administer", "call agentd as its user or administrator", "refused", "refused", "refused"

@@ -34,7 +34,7 @@ class ImageContent:
             raise ValueError(f"must be at most {MAX_IMAGE_BYTES:,} bytes")
         media_type = _media_type_of(data)
         if media_type is None:
-            raise ValueError("is no PNG, JPEG, GIF or WebP image")
+            raise ValueError("is not a PNG, JPEG, GIF or WebP image")
         return cls(Image(media_type, len(data), sha256(data).hexdigest()), data)
 
 
@@ -43,7 +43,7 @@ def size_problem(sizes: Sequence[int]) -> str | None:
     if len(sizes) > MAX_IMAGES:
         return f"must have at most {MAX_IMAGES} entries, has {len(sizes):,}"
     if (size := sum(sizes)) > MAX_IMAGE_BYTES:
-        return f"must be at most {MAX_IMAGE_BYTES:,} bytes together, are {size:,}"
+        return f"must be at most {MAX_IMAGE_BYTES:,} bytes together, but are {size:,}"
     return None
 
 

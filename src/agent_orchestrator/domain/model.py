@@ -106,7 +106,7 @@ class Image:
 
 @frozen
 class Message:
-    """Text put into a session."""
+    """A text in a session."""
 
     id: str
     session_id: str
@@ -120,7 +120,7 @@ class Message:
     is_steering: bool = False
     """Whether it is for a running agent. If that agent does not take it, it gets a run of its own."""
     delivered_attempt: int | None = None
-    """The attempt of its run that gave it to the agent."""
+    """The attempt that delivered it to the agent."""
     own_run_id: str | None = None
     """The id of the run it gets if the running agent does not take it. The id keeps its place in the queue."""
     request_id: str | None = None
@@ -239,7 +239,7 @@ class Request:
     expires_at: datetime
     resolved_at: datetime | None
     approvals: Approvals = "ask-parent"
-    """The policy it was asked under."""
+    """The policy when it was asked."""
     audience: Audience | None = "human"
     """Who is asked: the parent's agent, or people. None if the policy decided."""
     human_at: datetime | None = None

@@ -81,14 +81,14 @@ def require_scope(core: Core, caller: Principal, scope: Scope) -> None:
 def forbid_runs(caller: Principal) -> None:
     """Raise ``Forbidden`` if the caller is a run."""
     if caller.run is not None:
-        raise Forbidden("an agent may not do this with its run's token")
+        raise Forbidden("this call is not allowed with the token of a run")
 
 
 def require_admin(view: View, caller: Principal) -> None:
     """Raise ``Forbidden`` if the caller is no administrator, ``Unauthorized`` if its token was revoked."""
     require_active(view, caller)
     if not caller.admin:
-        raise Forbidden("only an administrator may do this")
+        raise Forbidden("this needs a token with the scope admin")
 
 
 def session_for(view: View, caller: Principal, action: Action, session_id: str) -> Session:

@@ -392,10 +392,10 @@ def _check_thread(thread_id: Any, state: Any) -> None:
     :raises InvalidEvent: if the id is no valid thread id, or the state neither an object nor None.
     """
     if not isinstance(thread_id, str) or not isinstance(state, Mapping | None):
-        raise InvalidEvent("a thread: its id must be a text, and its state an object or None")
+        raise InvalidEvent("thread: id must be text, and state must be an object or None")
     if not is_thread_id(thread_id):
         problem = f"must have 1 to {MAX_THREAD_ID:,} characters, not all blank, and no NUL"
-        raise InvalidEvent(f"a thread: its id {problem}")
+        raise InvalidEvent(f"thread: id {problem}")
 
 
 def _check_usage(usage: Any) -> None:

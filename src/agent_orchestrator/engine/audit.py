@@ -214,6 +214,6 @@ async def check(core: Core) -> list[str]:
         lambda view, last=last: view.audit(after=last.seq if last else 0, limit=CHECK_PAGE)  # type: ignore[misc]
     ):
         if (seq := first_break(page, last)) is not None:
-            return [f"audit: entry {seq} is not what was written"]
+            return [f"audit: entry {seq} was changed after it was written"]
         last = page[-1]
     return []

@@ -200,7 +200,7 @@ async def send(core: Core, caller: Principal, command: SendToSession) -> Change[
         if from_run_id is not None:
             run, sender = run_for(tx, caller, Action.SPEAK, from_run_id)
             if sender.id == session.id:
-                raise InvalidRequest.of({"from_run_id": "is a run of the session itself"})
+                raise InvalidRequest.of({"from_run_id": "must not be a run of the target session"})
             if run.cancel_requested_at is not None:
                 raise Conflict(
                     f"run {run.id} is canceled: it cannot send any more", {"run_id": run.id}

@@ -103,7 +103,7 @@ def _environment(config: "EngineConfig") -> Mapping[str, str]:
 def _check_name(place: str, path: str) -> None:
     if encoding_problem(path):
         raise ConfigError(
-            f"{place}: the name of {decode_for_display(path)} is not UTF-8: name another one"
+            f"{place}: the name of {decode_for_display(path)} is not UTF-8: choose another directory"
         )
 
 
@@ -144,7 +144,9 @@ class EngineConfig(EngineOptions):
         object.__setattr__(self, "workspace_roots", _resolved(self.workspace_roots, self.host))
         _check_name("cwd", self.cwd)
         if MANUAL in self.providers:
-            raise ConfigError(f"providers.{MANUAL}: the name is reserved for runs no worker takes")
+            raise ConfigError(
+                f"providers.{MANUAL}: this name is reserved for runs without an agent"
+            )
         routes = {"routing.default": (self.routing.default,)} | {
             f"routing.fallback.{name}": (name, *targets)
             for name, targets in self.routing.fallback.items()
@@ -152,7 +154,7 @@ class EngineConfig(EngineOptions):
         for place, names in routes.items():
             for name in names:
                 if name not in self.providers and (place, name) != ("routing.default", MANUAL):
-                    raise ConfigError(f"{place}: there is no provider {name!r}")
+                    raise ConfigError(f"{place}: unknown provider {name!r}")
         for name, targets in self.routing.fallback.items():
             if name in targets:
                 raise ConfigError(f"routing.fallback.{name}: names {name} itself")

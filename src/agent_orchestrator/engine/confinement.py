@@ -102,8 +102,8 @@ def of_child(
         return requested
     if not is_supported_by(config.runner, Confinement(sandbox=most)):
         raise Forbidden(
-            f"agents of {own} have a sandbox ({most}) and those of {other} have none: an agent may not "
-            "spawn one that may do more; `open_to_agents` of a provider allows it",
+            f"agents of {own} have a sandbox ({most}), but agents of {other} have none. An agent may not "
+            "spawn a child that may do more than itself, unless the provider sets `open_to_agents`",
             {"provider": other},
         )
     usual = requested.sandbox or _sandbox(core, other, None)

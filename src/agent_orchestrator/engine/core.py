@@ -161,8 +161,8 @@ class Core:
         """Raise ``Unavailable`` in a forked process: it has a copy of the engine without its tasks."""
         if self.config.host.process_id() != self.process:
             raise Unavailable(
-                f"the engine belongs to process {self.process}, from which this one was forked: only"
-                " that one can use it"
+                f"the engine belongs to process {self.process}, from which this process was forked. Only"
+                " process {self.process} can use it"
             )
 
     def now(self) -> datetime:
@@ -171,7 +171,9 @@ class Core:
     def require_accepting(self) -> None:
         """Raise ``Unavailable`` if the engine is draining."""
         if self.draining:
-            raise Unavailable("shutting down: try again shortly", retry_after_s=DRAIN_RETRY_S)
+            raise Unavailable(
+                "the daemon is stopping: try again shortly", retry_after_s=DRAIN_RETRY_S
+            )
 
     def provider_for(self, session: Session, requested: str | None) -> str:
         """Return the provider of a message: its own, else its session's, else the default.
@@ -221,9 +223,9 @@ class Core:
         try:
             found = await run_sync(self.config.host.resolve, cwd)
         except (OSError, RuntimeError):  # depends on the version of Python
-            raise InvalidRequest.of({"cwd": f"leads nowhere: {cwd}"}) from None
+            raise InvalidRequest.of({"cwd": f"does not exist: {cwd}"}) from None
         if encoding_problem(found):
-            problem = f"leads to {decode_for_display(found)}, whose name is not UTF-8"
+            problem = f"resolves to {decode_for_display(found)}, whose name is not UTF-8"
             raise InvalidRequest.of({"cwd": problem})
         return PurePath(found)
 
@@ -251,5 +253,7 @@ class Core:
         """
         if name != MANUAL and name not in self.config.providers:
             known = ", ".join(sorted(self.config.providers))
-            raise InvalidRequest.of({"provider": f"there is no {name!r}; there are: {known}"})
+            raise InvalidRequest.of(
+                {"provider": f"unknown provider {name!r}; choose from: {known}"}
+            )
         return name

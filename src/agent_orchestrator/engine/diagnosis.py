@@ -63,7 +63,7 @@ async def status(core: Core, caller: Principal, command: GetStatus) -> DaemonSta
         if "problem" not in error.details:
             raise
         # Whoever asks what is wrong is told, of all callers.
-        text = f"queue_counts, runs and store.events are not known: {error.message}"
+        text = f"queue_counts, runs and store.events are unknown: {error.message}"
         unread.append(Problem("counts_unknown", text))
     providers = await provider_statuses(core.config)
     now = core.now()
@@ -107,8 +107,8 @@ def _unprotected(config: EngineConfig) -> list[Problem]:
     if not names or not config.protected(config.cwd):
         return []
     text = (
-        f"agents of {', '.join(names)} have no sandbox: they can change the configuration, the "
-        "database and the log of what runs them, and read its tokens"
+        f"agents of {', '.join(names)} have no sandbox: they can change agentd's configuration, "
+        "database and log, and read its tokens"
     )
     return [Problem("agents_unconfined", text)]
 
@@ -170,8 +170,10 @@ async def diagnose(core: Core, caller: Principal, command: DiagnoseRun) -> Diagn
         core, facts, availability, worker_alive, bool(tree)
     )
     if _may_wait_for_the_store(run, issue) and (fault := await _store_fault(core)) is not None:
-        hint = "see `agentctl daemon status`; it goes on by itself once the store does"
-        issue = Issue("unknown", f"the store takes nothing: {fault.code}: {fault.message}", hint)
+        hint = "see `agentctl daemon status`; the run continues when the store works again"
+        issue = Issue(
+            "unknown", f"the store accepts no writes: {fault.code}: {fault.message}", hint
+        )
     return DiagnosisReply(
         run,
         Diagnostics(
@@ -240,10 +242,16 @@ _STORE_FAULTS: Final = frozenset(
 """The problems of a store that keep runs from being recorded."""
 
 _FAILURES: Final[dict[str, tuple[IssueCode, str]]] = {
-    "auth_failed": ("auth_failed", "log the agent in again, or set the key its provider reads"),
+    "auth_failed": (
+        "auth_failed",
+        "log the agent in again, or set the key that its provider reads",
+    ),
     "rate_limited": ("rate_limited", "wait, or lower max_concurrency"),
     "quota_exhausted": ("quota_exhausted", "wait for the quota to renew, or use another provider"),
-    "context_exceeded": ("unknown", "the conversation is too long for the model: start a session"),
+    "context_exceeded": (
+        "unknown",
+        "the conversation is too long for the model: start a new session",
+    ),
     "provider_error": ("unknown", "read the message and stderr_tail; sending it again may help"),
     "provider_unreachable": (
         "provider_unavailable",
@@ -256,9 +264,9 @@ _FAILURES: Final[dict[str, tuple[IssueCode, str]]] = {
     "invalid_config": ("invalid_config", "correct the provider's settings; see the invocation"),
     "thread_missing": ("thread_missing", "start a session"),
     "agent_crashed": ("crashed", "see stderr_tail and the exit code"),
-    "timeout": ("unknown", "allow it more time, or make the task smaller"),
+    "timeout": ("unknown", "allow more time, or make the task smaller"),
     "worker_lost": ("worker_lost", "send the message again"),
-    "denied": ("unknown", "what it asked for was denied"),
+    "denied": ("unknown", "a request of the agent was denied"),
 }
 
 
@@ -285,16 +293,16 @@ def _issue(
         if run.error.code == "invalid_config" and run.error.message.startswith(CWD_MISSING):
             code = "cwd_missing"
             hint = (
-                f"make the directory again, or `agentctl session move {run.session_id} DIR`; then send "
+                f"create the directory again, or use `agentctl session move {run.session_id} DIR`; then send "
                 "the message again"
             )
         return Issue(code, f"{run.error.code}: {run.error.message}", hint)
     if run.status is RunStatus.CANCELED:
         asked_at = run.cancel_requested_at
-        asked = "" if asked_at is None else f"; asked for at {_format_time(asked_at)}"
+        asked = "" if asked_at is None else f"; requested at {_format_time(asked_at)}"
         return Issue("canceled", f"canceled{asked}", "")
     if is_terminal(run.status):
-        return Issue("none", f"it ended as {run.status}", "")
+        return Issue("none", f"the run is {run.status}", "")
     if run.status is RunStatus.QUEUED:
         return _queue_issue(core, facts, availability)
     if run.cancel_requested_at is not None and run.worker_id is not None and not worker_alive:
@@ -302,11 +310,13 @@ def _issue(
     if run.status is RunStatus.WAITING:
         return Issue(
             "waiting_on_request",
-            f"it waits for an answer to {run.waiting_on}",
+            f"the run waits for an answer to {run.waiting_on}",
             "answer the request",
         )
     if run.provider == MANUAL:
-        return Issue("none", "whoever holds it drives it", "")
+        return Issue(
+            "none", "the run is manual: its owner drives it with `agentctl run transition`", ""
+        )
     return _running_issue(core, facts, worker_alive, has_process)
 
 
@@ -339,19 +349,21 @@ def _queue_issue(core: Core, facts: _Facts, availability: Availability) -> Issue
             f"wait for it, or cancel it: agentctl run cancel --run-id {blocker.id}",
         )
     if run.provider == MANUAL:
-        return Issue("none", "it waits for whoever holds it to start it", "use run transition")
+        return Issue(
+            "none", "the run is manual and waits for its owner to start it", "use run transition"
+        )
     if core.workers.alive_workers == 0:
-        return Issue("no_workers", "no worker takes runs now", "start the daemon again")
+        return Issue("no_workers", "no worker starts runs now", "start the daemon again")
     if not availability.available:
         return Issue("provider_unavailable", str(availability.reason), "see the provider's reason")
     workers = core.config.max_concurrency
     if core.workers.busy_workers >= workers:
         return Issue(
             "queued_no_capacity",
-            f"all {workers} workers are busy; it is number {facts.position} in the queue",
+            f"all {workers} workers are busy; the run is number {facts.position} in the queue",
             "wait, or raise max_concurrency",
         )
-    return Issue("none", "a worker is about to take it", "")
+    return Issue("none", "a worker is about to start the run", "")
 
 
 def _running_issue(core: Core, facts: _Facts, worker_alive: bool, has_process: bool) -> Issue:
@@ -360,21 +372,21 @@ def _running_issue(core: Core, facts: _Facts, worker_alive: bool, has_process: b
     if facts.run.cancel_requested_at is not None:
         return Issue(
             "canceled",
-            f"a cancel was asked for at {_format_time(facts.run.cancel_requested_at)}; its agent is "
-            "being ended",
-            "it is killed when its provider's time to stop is over",
+            f"a cancel was requested at {_format_time(facts.run.cancel_requested_at)}; the agent is "
+            "being stopped",
+            "the agent is killed when its time to stop is over",
         )
     attempt = facts.attempts[-1] if facts.attempts else None
     if attempt is not None and attempt.pid is not None and not has_process:
         return Issue(
-            "agent_exited", f"the agent's process {attempt.pid} is gone; its run is ending", ""
+            "agent_exited", f"the agent's process {attempt.pid} is gone; the run is ending", ""
         )
     silent_s = facts.silent_s(core.now())
     if silent_s > SILENCE_S:
         return Issue(
             "agent_silent",
-            f"the agent has said nothing for {silent_s:.0f} s",
-            f"look at the process tree, or cancel it: agentctl run cancel --run-id {facts.run.id}",
+            f"the agent has had no output for {silent_s:.0f} s",
+            f"check the process tree, or cancel the run: agentctl run cancel --run-id {facts.run.id}",
         )
     return Issue("none", "the agent is working", "")
 

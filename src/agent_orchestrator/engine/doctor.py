@@ -66,7 +66,7 @@ def runner_findings(config: EngineConfig) -> list[Finding]:
                     "note",
                     about,
                     f"its agents have no sandbox: they can {possible_without_sandbox()}",
-                    "run agentd as a user, or in a container, that has nothing else",
+                    "run agentd as a dedicated user or in a container",
                     security=True,
                 )
             )
@@ -140,6 +140,6 @@ def _old_token_findings(tokens: Sequence[AccessToken], now: datetime) -> Iterato
                 "warning" if age >= OLD_TOKEN_AGE else "note",
                 f"token {one.id}",
                 f"{one.name!r} is {kind}valid for ever; it is {max(0, age.days)} days old",
-                f"agentctl token revoke {one.id}, and make one with --expires-in-s",
+                f"agentctl token revoke {one.id}, and create one with --expires-in-s",
                 security=True,
             )

@@ -60,7 +60,7 @@ def _page_after(
         raise CursorAhead.restored(details)
     if cursor > session.last_seq:
         raise CursorAhead(
-            f"cursor {cursor} is beyond the last event, {session.last_seq}",
+            f"cursor {cursor} is beyond the last event ({session.last_seq})",
             {"cursor": cursor, "last_seq": session.last_seq, "resume_cursor": 0},
         )
     events = view.events(session_id, after=cursor, limit=limit, size=size)

@@ -43,7 +43,9 @@ def _decoded(uploads: Sequence[ImageUpload | bytes]) -> tuple[ImageContent, ...]
         else:
             images.append(content)
             if upload.media_type not in (None, content.image.media_type):
-                found[f"images[{place}].media_type"] = f"is {content.image.media_type} by its data"
+                found[f"images[{place}].media_type"] = (
+                    f"does not match the data, which is {content.image.media_type}"
+                )
     if not found and (problem := size_problem([len(one.data) for one in images])):
         found["images"] = problem
     if found:
@@ -60,7 +62,7 @@ def store_images(tx: Transaction, message: Message, images: Sequence[ImageConten
         tx.add_image(message.id, content.image.digest, content.data)
     if images and tx.image_space() > MAX_STORED:
         raise Unavailable(
-            f"the images of runs that have not ended take more than {MAX_STORED:,} bytes",
+            f"the images of unfinished runs exceed {MAX_STORED:,} bytes: try again when some runs have ended",
             {"max_bytes": MAX_STORED},
             retry_after_s=QUEUE_RETRY_S,
         )

@@ -34,7 +34,7 @@ async def back_up(core: Core, caller: Principal, command: BackUp) -> BackupReply
     """
     await core.store.read(lambda view: require_admin(view, caller))
     if not isinstance(core.store, Maintaining):
-        raise Conflict(f"a store of the kind {core.store.backend} cannot be copied into a file")
+        raise Conflict(f"a store of the kind {core.store.backend} cannot be backed up to a file")
     size = await core.store.back_up(Path(command.path), replace=command.force)
     return BackupReply(command.path, size)
 
@@ -175,9 +175,11 @@ class _Replay:
 
     def _compare_session(self, session: Session) -> None:
         if session.last_seq != self.last_seq:
-            self._report(f"its last_seq is {session.last_seq}, its log ends with {self.last_seq}")
+            self._report(
+                f"its last_seq is {session.last_seq}, but its log ends with {self.last_seq}"
+            )
         if session.status != self._status:
-            self._report(f"it is {session.status}, its log says {self._status}")
+            self._report(f"it is {session.status}, but its log says {self._status}")
 
     def _report(self, finding: str) -> None:
         if len(self.found) < MAX_FINDINGS:

@@ -43,7 +43,7 @@ async def send(core: Core, caller: Principal, command: SendMessage) -> Change[Me
         core.known_provider(command.provider)
     options = TurnOptions.of(command, await decode_uploads(command.images))
     if command.role != "user" and options.names:
-        raise InvalidRequest.of(dict.fromkeys(sorted(options.names), "goes with the role user"))
+        raise InvalidRequest.of(dict.fromkeys(sorted(options.names), "needs the role user"))
 
     def change(tx: Transaction) -> MessageReply:
         session = open_session(tx, caller, Action.CONVERSE, command.session_id)
@@ -221,7 +221,7 @@ def require_queue_room(core: Core, tx: Transaction, provider: str) -> None:
     limit = core.config.max_queue
     if provider != MANUAL and tx.queue_is_full(limit):
         raise Unavailable(
-            f"the queue is full: {limit} runs are waiting",
+            f"the queue is full: {limit} runs are queued",
             {"max_queue": limit},
             retry_after_s=QUEUE_RETRY_S,
         )

@@ -102,7 +102,7 @@ def close_request(core: Core, tx: Transaction, request: Request, status: Request
     now = core.now()
     queued = evolve(run, status=step(run.status, Signal.RELEASE), waiting_on=None)
     tx.put_run(queued)
-    data = {"provider": run.provider, "attempt": run.attempt, "reason": "the answer is there"}
+    data = {"provider": run.provider, "attempt": run.attempt, "reason": "the answer has arrived"}
     log(tx, queued, EventType.RUN_QUEUED, data, now)
     tx.notify(QUEUE_TOPIC)
     return closed
@@ -124,7 +124,10 @@ def queue_answer(core: Core, tx: Transaction, run: Run, request: Request) -> Non
             principal=request.decided_by,
         ),
         text=fit_prompt(
-            core, run.provider, _answer_text(request), f"request {request.id} has the whole answer"
+            core,
+            run.provider,
+            _answer_text(request),
+            f"the whole answer is in request {request.id}",
         ),
         run_id=run.id,
         delivery="queued",

@@ -75,7 +75,7 @@ async def recover(core: Core, done: anyio.Event) -> None:
         try:
             left = await _try(core)
         except Exception as error:
-            logger.exception("runs of a lost daemon could not be looked for")
+            logger.exception("finding the runs of a lost daemon failed")
             left = _Remaining(failure=error)
         core.recovery_problem = left.problem
         done.set()
@@ -155,8 +155,8 @@ async def _reap(core: Core, attempts: Sequence[Attempt | None]) -> Sequence[Rema
     try:
         found = await host.reap(ours)
     except Exception as error:
-        logger.exception("looking for processes of a lost daemon failed")
-        unanswered = Remains("unknown", reason=f"looking for them failed: {error!r}")
+        logger.exception("finding processes of a lost daemon failed")
+        unanswered = Remains("unknown", reason=f"finding them failed: {error!r}")
 
     def remains_of(attempt: Attempt | None) -> Remains:
         if attempt is None:
@@ -226,7 +226,7 @@ def _decide(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> _
     if run.cancel_requested_at is not None:
         return _Decision("canceled", "its cancel had been requested")
     if run.status is RunStatus.WAITING:
-        return _Decision("parked", f"it waits for an answer to {run.waiting_on}")
+        return _Decision("parked", f"the run waits for an answer to {run.waiting_on}")
     provider = core.config.providers.get(run.provider)
     lost = 1 + sum(one.outcome == LOST_OUTCOME for one in tx.attempts(run.id))
     most = MAX_ATTEMPTS if provider is None else provider.max_attempts
@@ -235,7 +235,7 @@ def _decide(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> _
         return _Decision("failed", f"the daemon stopped {lost} {times} during this run")
     if not is_handed_over:
         return _Decision("queued", "the daemon stopped before the agent got the message")
-    stopped = "the daemon stopped while the agent was at work"
+    stopped = "the daemon stopped while the agent was working"
     if provider is not None and provider.on_crash == "fail":
         return _Decision("failed", f"{stopped}, and on_crash is fail")
     if resumes(core, tx, run):

@@ -92,7 +92,7 @@ async def reply_parent(
     if command.request_kind is None:
         for name in ("detail", "options", "wait"):
             if getattr(command, name):
-                raise InvalidRequest.of({name: "goes with a request_kind"})
+                raise InvalidRequest.of({name: "needs a request_kind"})
 
     def change(tx: Transaction) -> ReplyParentReply:
         run, session = run_for(tx, caller, Action.SPEAK, command.run_id)
@@ -119,7 +119,7 @@ def send_to_parent(
     """
     parent = tx.session(session.parent_session_id) if session.parent_session_id else None
     if parent is None and command.request_kind is None:
-        raise Conflict(f"run {run.id} has no parent to tell", {"run_id": run.id})
+        raise Conflict(f"run {run.id} has no parent", {"run_id": run.id})
     if command.request_kind is None:
         assert parent is not None
         _check_message_limit(tx, run, "notes", MAX_NOTES)
@@ -209,7 +209,7 @@ def _check_message_limit(tx: Transaction, run: Run, limit: str, most: int) -> No
     """Raise ``Conflict`` if the run has sent as many messages to its parent as the limit allows."""
     if tx.child_message_count(run.id, limit=most) >= most:
         raise Conflict(
-            f"run {run.id} has sent {most:,} messages to its parent, the most for {limit}",
+            f"run {run.id} has sent {most:,} messages to its parent, which is the limit for {limit}",
             {"limit": limit, "most": most},
         )
 
@@ -218,7 +218,7 @@ def _check_pending(tx: Transaction, run: Run) -> None:
     """Raise ``Conflict`` if the run has as many open requests as it may."""
     if len(tx.requests(run_id=run.id, status="pending", limit=MAX_PENDING)) >= MAX_PENDING:
         raise Conflict(
-            f"no further request: at most {MAX_PENDING} of one run may be open",
+            f"a run can have at most {MAX_PENDING} open requests",
             {"limit": "requests", "most": MAX_PENDING},
         )
 
@@ -339,7 +339,7 @@ async def watch_deadlines(core: Core) -> None:
             try:
                 delay = await _next_due(core)
             except Unavailable as error:
-                logger.warning("requests cannot be seen to now, trying again: %s", error)
+                logger.warning("due requests cannot be handled now, trying again: %s", error)
                 delay = DUE_RETRY_S
             # The pause is bounded, because the clock may be set and the machine may sleep.
             with anyio.move_on_after(

@@ -128,7 +128,7 @@ async def _delete_tokens(core: Core) -> datetime | None:
         newest = page[-1:]
         if over := [token_id for token_id, end in ended if end < before]:
             await core.store.transact(lambda tx, over=over: _remove_tokens(tx, over))  # type: ignore[misc]
-            logger.info("%d tokens that ended long ago are deleted", len(over))
+            logger.info("%d tokens that ended long ago were deleted", len(over))
         to_come = [end for _, end in ended if end >= before]
         next_end = min([*to_come, *([next_end] if next_end else [])], default=None)
     return None if next_end is None else next_end + TOKEN_LIFETIME

@@ -62,7 +62,7 @@ async def run_with_fallback(
         contexts.append(context)
         options = TurnOptions.required_by(run, context.images)
         if missing := options.names - accepted_options(provider.runner):
-            note = f"{name} does not take {', '.join(sorted(missing))}"
+            note = f"{name} does not support {', '.join(sorted(missing))}"
             return AgentFailed("invalid_config", note)
         if excess := limit_of(core, name).excess(context.prompt):
             return AgentFailed("invalid_config", f"{name} accepts less text: {excess}")
@@ -70,7 +70,7 @@ async def run_with_fallback(
         if substitute is None or not _is_unavailable(outcome, context):
             return outcome
         await recorder.put(_fallback_event(run, outcome, substitute))
-    return AgentFailed("invalid_config", f"there is no provider {run.provider!r}")
+    return AgentFailed("invalid_config", f"unknown provider {run.provider!r}")
 
 
 async def _try(runner: Runner, context: AttemptContext) -> Outcome | AgentFailed:
@@ -141,7 +141,7 @@ def _fallback_event(run: Run, outcome: Outcome | AgentFailed, substitute: str) -
     reason = storable(outcome.message)
     data = {
         "code": outcome.code,
-        "message": f"{run.provider} is not available, {substitute} takes over: {reason}",
+        "message": f"{run.provider} is not available, using {substitute} instead: {reason}",
         "provider": run.provider,
         "fallback": substitute,
     }

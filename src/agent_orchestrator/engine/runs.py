@@ -120,7 +120,7 @@ async def wait(core: Core, caller: Principal, command: WaitRun) -> WaitReply:
         run, _ = run_for(view, caller, Action.READ, command.run_id)
         if is_own and command.until == "terminal":
             raise InvalidRequest.of(
-                {"run_id": "is your own run, which does not end while you wait for it"}
+                {"run_id": "is your own run, which cannot end while you wait for it"}
             )
         request = None
         if command.until == "attention":
@@ -203,7 +203,7 @@ def _result(to_status: RunStatus, values: Mapping[str, Any] | None) -> RunResult
     if values is None:
         return RunResult("") if to_status is RunStatus.COMPLETED else None
     if to_status is not RunStatus.COMPLETED:
-        raise InvalidRequest.of({"result": "goes with to_status completed only"})
+        raise InvalidRequest.of({"result": "needs to_status completed"})
     fields = _texts("result", values, required=("text",))
     return RunResult(fields["text"])
 
@@ -213,7 +213,7 @@ def _error(to_status: RunStatus, values: Mapping[str, Any] | None) -> RunError |
         failed = to_status is RunStatus.FAILED
         return RunError("provider_error", "the client gave no reason") if failed else None
     if to_status is not RunStatus.FAILED:
-        raise InvalidRequest.of({"error": "goes with to_status failed only"})
+        raise InvalidRequest.of({"error": "needs to_status failed"})
     fields = _texts("error", values, required=("message",), optional=("code",))
     code = fields.get("code", "provider_error")
     if code not in FAILURE_CODES:

@@ -56,7 +56,7 @@ async def create(
         require_supported(core, core.known_provider(command.provider), Confinement.of(command))
     options = TurnOptions.of_first_message(command, await decode_uploads(command.images))
     if command.text is None and options.names:
-        problem = "needs a text: it is for the first message"
+        problem = "needs `text`, as it is for the first message"
         raise InvalidRequest.of(dict.fromkeys(sorted(options.names), problem))
     session_limits = limits.session_limits(core, command, None)
     cwd = await core.workspace(command.cwd or core.config.cwd)
@@ -182,7 +182,7 @@ def _require_idle(tx: Transaction, session: Session) -> None:
     for run in transitions.started_runs(tx, session):
         state = "queued again" if run.status is RunStatus.QUEUED else run.status
         raise SessionBusy(
-            f"run {run.id} of the session is {state}: the session can be moved when it has ended",
+            f"run {run.id} of the session is {state}: the session can be moved after it has ended",
             {"run_id": run.id},
         )
 

@@ -33,12 +33,12 @@ async def enforce_time_limits(
         last_activity_at = max(recorder.last_activity_at, running.blocked.ended_at)
         must_end_at = began_at + running.blocked.total_s - still_before_s + most
         if now >= must_end_at:
-            message = f"it was not done within {most:g} s (run_timeout_s)"
+            message = f"the run was not done within {most:g} s (run_timeout_s)"
         elif now >= last_activity_at + quiet:
             # A busy machine may have missed the time of the warning.
             if warned_of < last_activity_at:
                 await recorder.put(_warning(running, now - last_activity_at, quiet))
-            message = f"it said nothing for {quiet:g} s {SILENCE_LIMIT}"
+            message = f"the agent had no output for {quiet:g} s {SILENCE_LIMIT}"
         else:
             due = last_activity_at + (quiet if warned_of >= last_activity_at else quiet / 2)
             if now >= due:
@@ -54,7 +54,7 @@ async def enforce_time_limits(
 def _warning(running: RunningAttempt, silent_s: float, quiet: float) -> Draft:
     data = {
         "code": "agent_silent",
-        "message": f"the agent has said nothing for {silent_s:.3g} s; it fails after {quiet:g} s",
+        "message": f"the agent has had no output for {silent_s:.3g} s; the run fails after {quiet:g} s",
         "silent_s": round(silent_s, 3),
     }
     return Draft(EventType.RUN_ERROR, data, running.run.id, running.run.attempt)

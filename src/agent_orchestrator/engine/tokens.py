@@ -69,7 +69,7 @@ def _principal(command: CreateToken) -> str:
             {place: "is not a valid name of a principal: set `principal` to one"}
         )
     if name == "local" or name.startswith(_RESERVED):
-        raise InvalidRequest.of({place: f"{name} is the name of another kind of caller"})
+        raise InvalidRequest.of({place: f"{name} is a reserved name"})
     return name
 
 

@@ -95,7 +95,7 @@ def check_options(core: Core, provider: str, options: TurnOptions) -> None:
     else:
         accepted = accepted_options(config.runner)
     if refused := options.names - accepted:
-        problem = f"is not taken by the provider {provider!r}"
+        problem = f"is not supported by the provider {provider!r}"
         raise InvalidRequest.of(dict.fromkeys(sorted(refused), problem))
 
 
@@ -115,12 +115,12 @@ def with_inherited(
     model, effort = sender_limits.models.get(provider), sender_limits.effort
     if model is not None and options.model not in (None, model):
         raise Forbidden(
-            f"the agent's own model was chosen for it ({model}): it may not choose another",
+            f"this agent's model was chosen for it ({model}), so it cannot choose another",
             {"model": model},
         )
     if effort is not None and options.effort is not None and not _at_most(options.effort, effort):
         raise Forbidden(
-            f"the agent's own effort was chosen for it ({effort}): it may not ask for more",
+            f"this agent's effort was chosen for it ({effort}), so it cannot choose a higher one",
             {"effort": effort},
         )
     config = core.config.providers.get(provider)

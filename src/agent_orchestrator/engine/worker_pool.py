@@ -179,7 +179,7 @@ class WorkerPool:
                     try:
                         started = await self._start_queued(free, tasks) if free else 0
                     except Unavailable as error:
-                        logger.warning("no run can be taken now, trying again: %s", error)
+                        logger.warning("no run can be started now, trying again: %s", error)
                         with anyio.move_on_after(START_RETRY_S):
                             await waiter.wait()
                         continue

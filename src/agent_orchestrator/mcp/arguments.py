@@ -37,8 +37,8 @@ MAX_RUNS: Final = 32
 @command
 class Held:
     timeout_s: float | None = param(
-        "Seconds to hold this call. When they are over it answers `timed_out`, and nothing is lost:"
-        " call again.",
+        "Maximum seconds that this call waits. After that it returns `timed_out`. "
+        "Nothing is lost: call again.",
         default=None,
         minimum=0,
         maximum=MAX_HOLD_S,
@@ -48,7 +48,7 @@ class Held:
 @command
 class WaitArguments(Held):
     run_id: str | None = param(
-        "The run to wait for, from session_spawn or session_send.",
+        "The run to wait for. session_spawn and session_send return it.",
         default=None,
         max_length=MAX_ID,
         pattern=ID_PATTERN,
@@ -57,12 +57,13 @@ class WaitArguments(Held):
         f"Several, at most {MAX_RUNS}: the first that ends or asks is answered.", default=None
     )
     until: Literal["terminal", "attention"] = param(
-        "`attention`: also return when the run, or one below it, asks a question. `terminal`: only"
-        " at its end, which leaves questions to people.",
+        "`attention`: also return when the run or a descendant asks a question. "
+        "`terminal`: return only at the end of the run, and leave questions to "
+        "people.",
         default="attention",
     )
     ignore: Sequence[str] | None = param(
-        "Questions (request ids) not to return for: those you leave to a person.",
+        "Questions (request ids) that do not end the wait, because you leave them to a person.",
         default=None,
         max_length=MAX_IGNORED,
     )
@@ -71,16 +72,16 @@ class WaitArguments(Held):
 @command
 class ReplyParentArguments(QuestionOptions, Held):
     text: str | None = param(
-        "What to tell, or to ask. For an approval: exactly what you are about to do. A question has"
-        " at most 65,536 characters.",
+        "The message or the question. For an approval, say exactly what you are "
+        "about to do. A question has at most 65,536 characters.",
         default=None,
         max_length=MAX_TEXT,
         not_blank=True,
     )
-    wait: bool = param("Hold the call until a question is answered.", default=True)
+    wait: bool = param("Wait until the question is answered.", default=True)
     request_id: str | None = param(
-        "Go on waiting for the answer to this question of yours; then give nothing else but"
-        " timeout_s.",
+        "Continue to wait for the answer to this question of yours. Give no other "
+        "argument except timeout_s.",
         default=None,
         max_length=MAX_ID,
         pattern=ID_PATTERN,
@@ -89,7 +90,7 @@ class ReplyParentArguments(QuestionOptions, Held):
 
 @command
 class ListArguments(Page):
-    limit: int = param("How many to return at most.", default=50, minimum=1, maximum=200)
+    limit: int = param("Maximum number of entries to return.", default=50, minimum=1, maximum=200)
 
 
 @command

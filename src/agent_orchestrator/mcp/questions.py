@@ -108,7 +108,7 @@ class QuestionCaller:
         """
         request = await self.client.get_request(request_id)
         if request.run_id != self.run_id:
-            raise NotFound(f"no request {request_id} of yours", {"request_id": request_id})
+            raise NotFound(f"your run has no request {request_id}", {"request_id": request_id})
         return await self._answer(request, hold_s)
 
     async def _answer(self, request: Request, hold_s: float) -> dict[str, Any]:

@@ -71,7 +71,7 @@ async def _call_tool(context: Context, params: types.CallToolRequestParams) -> t
     tool = TOOLS.get(params.name)
     if tool is None:
         names = ", ".join(TOOLS)
-        raise MCPError(types.INVALID_PARAMS, f"there is no tool {params.name!r}; there are {names}")
+        raise MCPError(types.INVALID_PARAMS, f"unknown tool {params.name!r}; choose from: {names}")
     result, is_error = await use(context.lifespan_context, tool, params.arguments or {})
     # Text and structured content are the same, because clients may pass either to the model.
     is_long = strict_json.is_long(result)

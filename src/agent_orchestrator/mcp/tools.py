@@ -26,10 +26,10 @@ from agent_orchestrator.operations import (
 from agent_orchestrator.wire import codec, problems
 
 INSTRUCTIONS: Final = """\
-Work with other agents: session_spawn gives a child part of your work, session_wait waits for its result or \
-question, request_resolve answers that; session_reply_parent tells or asks whoever gave you your task. \
-You are one of several agents that a gateway runs, and you end when your turn does: wait for the children \
-whose results you need. If you are a child yourself, ask before you do what you may not decide."""
+Work with other agents. session_spawn gives a child part of your work. session_wait waits for its result or \
+question. request_resolve answers the question. session_reply_parent informs or asks whoever gave you your task. \
+A gateway runs you and other agents. You end when your turn ends, so wait for the children whose results you \
+need. If you are a child yourself, ask before you do anything that you may not decide."""
 """Instructions that clients may show to their model. Some show only the first 250 characters."""
 
 
@@ -55,7 +55,7 @@ async def _spawn(agent: Agent, given: SpawnOptions) -> dict[str, Any]:
     return {
         "session": session_view(reply.session),
         "run": run_view(reply.run),
-        "next": f"it is at work; session_wait with run_id {reply.run.id} waits for its result",
+        "next": f"the child is working; call session_wait with run_id {reply.run.id} to get its result",
     }
 
 
@@ -74,13 +74,13 @@ async def _wait(agent: Agent, given: arguments.WaitArguments) -> dict[str, Any]:
     )
     found: dict[str, str] = {}
     if not run_ids:
-        found["run_id"] = "is required, or run_ids"
+        found["run_id"] = "is required, unless run_ids is given"
     if len(run_ids) > arguments.MAX_RUNS:
         found["run_ids"] = f"must be at most {arguments.MAX_RUNS}"
     if not all(len(one) <= MAX_ID and re.fullmatch(ID_PATTERN, one) for one in run_ids):
         found["run_ids"] = f"must be at most {MAX_ID} characters each, and match {ID_PATTERN}"
     if agent.run_id in run_ids:
-        found["run_id"] = "is your own run, which does not end while you wait for it"
+        found["run_id"] = "is your own run, which cannot end while you wait for it"
     if found:
         raise InvalidRequest.of(found)
     hold_s = agent.hold_s if given.timeout_s is None else given.timeout_s
@@ -96,14 +96,16 @@ async def _reply_parent(agent: Agent, given: arguments.ReplyParentArguments) -> 
     )
     if given.request_id is not None:
         if given.text is not None or given.request_kind is not None:
-            raise InvalidRequest.of({"request_id": "goes on waiting; give no text and no kind"})
+            raise InvalidRequest.of(
+                {"request_id": "continues a wait: leave out text and request_kind"}
+            )
         return await asker.wait_for(given.request_id, hold_s)
     if given.text is None:
-        raise InvalidRequest.of({"text": "is required, or request_id"})
+        raise InvalidRequest.of({"text": "is required, unless request_id is given"})
     if given.request_kind is None:
         for name in ("detail", "options"):
             if getattr(given, name) is not None:
-                raise InvalidRequest.of({name: "goes with a request_kind"})
+                raise InvalidRequest.of({name: "needs a request_kind"})
         reply = await agent.client.reply_parent(agent.run_id, given.text)
         return {"parent_session_id": reply.parent_session_id, "request": None}
     return await asker.ask(given, hold_s)
@@ -173,28 +175,32 @@ TOOLS: Final[Mapping[str, Tool]] = {
         Tool(
             "session_spawn",
             "Spawn a child agent",
-            "Start another agent on a task of its own and go on at once. Use it for parts that can "
-            "be done independently, or side by side; spawn all of them before you wait for the "
-            "first. Answers with the child's session and run; session_wait gets its result.",
+            "Start another agent on a task, without waiting for it. Use this for "
+            "parts that can be done independently. Spawn all children before you "
+            "wait for the first. Returns the child's session and run; session_wait "
+            "gets the result.",
             SpawnOptions,
             _spawn,
         ),
         Tool(
             "session_send",
-            "Tell another agent something",
-            "Send a message to the agent of a session you spawned: a follow-up task once it is "
-            "done, a correction or an answer while it works. It keeps its conversation. Answers "
-            "with the run that will act on it; session_wait gets its result.",
+            "Send a message to another agent",
+            "Send a message to the agent of a session that you spawned: a further "
+            "task when it is done, or a correction while it works. The agent keeps "
+            "its conversation. Returns the run that handles the message; "
+            "session_wait gets its result.",
             SendOptions,
             _send,
         ),
         Tool(
             "session_wait",
             "Wait for children",
-            "Wait until a child's run has ended, or needs you. Look at the answer: `run.status` "
-            "completed has `run.result`; failed has `run.error`; with a `request` a child asks "
-            "something: decide with request_resolve, then wait again. `timed_out` true: it still "
-            "works, call again with the same arguments. Do not poll with session_list instead.",
+            "Wait until a child's run has ended or asks something. In the answer, "
+            "a `run.status` of completed comes with `run.result`, and failed with "
+            "`run.error`. A `request` means that a child asks something: decide "
+            "with request_resolve, then wait again. `timed_out` true means that it "
+            "still works: call again with the same arguments. Do not poll with "
+            "session_list instead.",
             arguments.WaitArguments,
             _wait,
             read_only=True,
@@ -202,11 +208,12 @@ TOOLS: Final[Mapping[str, Tool]] = {
         ),
         Tool(
             "session_reply_parent",
-            "Tell or ask your parent",
-            "Report progress to whoever gave you your task, or ask before you go on. With a "
-            "request_kind the call is held until somebody decides; go on only if `decision` is "
-            "approve or answer, and take anything else as no. `timed_out` true: not decided yet, "
-            "call again with only the request_id. Without a parent, a person is asked.",
+            "Inform or ask your parent",
+            "Report progress to whoever gave you your task, or ask a question. "
+            "With a request_kind the call waits until somebody decides. Go on only "
+            "if `decision` is approve or answer; anything else means no. "
+            "`timed_out` true means that nobody has decided yet: call again with "
+            "only the request_id. Without a parent, a person is asked.",
             arguments.ReplyParentArguments,
             _reply_parent,
             waits=True,
@@ -214,9 +221,10 @@ TOOLS: Final[Mapping[str, Tool]] = {
         Tool(
             "session_list",
             "List your children",
-            "See the agents below you: their sessions, what their runs are doing, and what they "
-            "ask, oldest first. Use it to find your way back, for ids you no longer have. "
-            "`children_count` is how many there are directly below; with `next_cursor` call again.",
+            "List your children and their descendants, oldest first: their "
+            "sessions, the state of their runs, and their questions. Use this to "
+            "find ids that you no longer have. `children_count` is the number of "
+            "direct children. If there is a `next_cursor`, call again with it.",
             arguments.ListArguments,
             _list,
             read_only=True,
@@ -224,10 +232,11 @@ TOOLS: Final[Mapping[str, Tool]] = {
         Tool(
             "request_resolve",
             "Answer a child's question",
-            "Decide what an agent below you asks: approve or deny an approval_request or "
-            "permission_request, answer an input_request with a text. Approve only what your own "
-            "task covers; otherwise deny, or leave it to a person: session_wait with it in `ignore`. "
-            "The first decision stands.",
+            "Decide a question of a child or its descendants. Approve or deny an "
+            "approval_request or permission_request; answer an input_request with "
+            "a text. Approve only what your own task covers. Otherwise deny, or "
+            "leave it to a person: call session_wait with its id in `ignore`. The "
+            "first decision counts.",
             arguments.ResolveArguments,
             _resolve,
         ),

@@ -40,7 +40,7 @@ class DemoRunner:
         await context.emit(
             EventType.AGENT_MESSAGE,
             {
-                "text": "I am the built-in demo agent. No model is asked: I only show what an"
+                "text": "I am the built-in demo agent. I ask no model. I only show what an"
                 " agent's run looks like.",
                 "item_id": "hello",
             },
@@ -53,7 +53,7 @@ class DemoRunner:
         ordinal = "first message" if count == 1 else f"message number {count}"
         text = (
             f"You wrote {len(context.prompt):,} characters, the {ordinal} of this conversation. "
-            f"{wrote} With a real agent configured, its answer would stand here."
+            f"{wrote} With a real agent, its answer would be here."
         )
         for piece in re.findall(r"\S+\s*", text):
             await context.emit(EventType.AGENT_MESSAGE_DELTA, {"text": piece, "item_id": "answer"})

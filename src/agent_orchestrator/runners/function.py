@@ -23,7 +23,7 @@ def _loaded(target: Function | str) -> Function:
         return target
     module, colon, path = target.partition(":")
     if not (module and colon and path):
-        raise ConfigError(f"target {target!r}: write it as package.module:callable")
+        raise ConfigError(f"target {target!r}: must be like package.module:callable")
     try:
         found: object = importlib.import_module(module)
         for name in path.split("."):
@@ -45,7 +45,7 @@ def _hint(error: BaseException, module: str) -> str:
         return ""
     hint = "; install the package that has it, or add its directory to PYTHONPATH"
     if Path(f"{top}.py").is_file() or Path(top).is_dir():
-        hint += f" ({top!r} is in {Path.cwd()}, which Python does not search by itself)"
+        hint += f" ({top!r} is in {Path.cwd()}, where Python does not search)"
     return hint
 
 

@@ -406,7 +406,9 @@ async def agent_process(
     try:
         request = _encoded(argv, cwd, env)
     except ValueError as error:
-        raise AgentFailed("invalid_config", f"{program!r} cannot be given this: {error}") from error
+        raise AgentFailed(
+            "invalid_config", f"{program!r} cannot be started with these arguments: {error}"
+        ) from error
     failure: Exception | None = None
     async with fork_server() as launcher:
         start = partial(
@@ -466,7 +468,9 @@ async def _started(
             if error.errno not in SHORTAGES or error.filename is not None:
                 raise
             if count := _shortage.due():
-                _log.warning("an agent waits to be started: %s (%d times)", error.strerror, count)
+                _log.warning(
+                    "the start of an agent is delayed: %s (%d times)", error.strerror, count
+                )
         await anyio.sleep(SHORTAGE_RETRY_S)
 
 
@@ -569,9 +573,9 @@ def _encoded(
 
 
 _DIRECTORY_REPLACED: Final = {
-    errno.ESTALE: "leads elsewhere by now, through a symbolic link",
-    errno.ELOOP: "leads in a circle",
-    errno.EACCES: "may not be entered",
+    errno.ESTALE: "now leads elsewhere, through a symbolic link",
+    errno.ELOOP: "contains a loop of symbolic links",
+    errno.EACCES: "is not accessible",
 }
 
 
@@ -592,7 +596,10 @@ def _start_problem(error: OSError, program: str, cwd: str) -> tuple[str, str]:
         return "invalid_config", f"{problem}: {_EXEC_BOUNDS}"
     if isinstance(error, FileNotFoundError):
         if "/" in program and Path(cwd, program).exists():
-            return "provider_unavailable", f"{program} cannot be run: its interpreter is not there"
+            return (
+                "provider_unavailable",
+                f"{program} cannot be run: its interpreter does not exist",
+            )
         return "provider_unavailable", f"{program} is not installed, or not on the PATH"
     if isinstance(error, PermissionError):
         return "provider_unavailable", f"{program} is not executable"

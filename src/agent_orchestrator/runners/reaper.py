@@ -39,6 +39,6 @@ async def _remains_of(attempt: Attempt) -> Remains:
     try:
         left = await kill_orphans(attempt.tag, attempt.pid, attempt.process_start_id)
     except Exception as error:  # noqa: BLE001 - one attempt must not keep back the others
-        _log.exception("looking for processes of %s failed", attempt.tag)
-        return Remains("unknown", reason=f"looking for them failed: {error!r}")
+        _log.exception("finding processes of %s failed", attempt.tag)
+        return Remains("unknown", reason=f"finding them failed: {error!r}")
     return Remains("alive" if left.alive else "gone", left.killed, left.alive)

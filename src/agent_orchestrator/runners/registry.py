@@ -53,7 +53,9 @@ def build_runner(provider: str, kind: str, options: Mapping[str, Any]) -> Runner
         reason = str(error) if isinstance(error, Exception) else repr(error)
         raise ConfigError(f"{place}: {reason}") from error
     if not isinstance(runner, Runner):
-        raise ConfigError(f"{place}.runner: {kind!r} makes no runner: it lacks `name` or `run`")
+        raise ConfigError(
+            f"{place}.runner: {kind!r} does not create a runner: it has no `name` or no `run`"
+        )
     return runner
 
 
@@ -95,4 +97,4 @@ def _factory(place: str, kind: str) -> Callable[..., Any]:
     except BaseException as error:  # a plug-in's module may raise anything, or call sys.exit
         reason = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise ConfigError(f"{place}.runner: {kind!r} cannot be imported: {reason}") from error
-    raise ConfigError(f"{place}.runner: no runner {kind!r}; there are {', '.join(kinds())}")
+    raise ConfigError(f"{place}.runner: unknown runner {kind!r}; choose from: {', '.join(kinds())}")

@@ -159,7 +159,7 @@ class ForkServerClient:
             if supervisor.is_ready:  # it may have started the agent before it was killed
                 raise AgentFailed("provider_unavailable", "the agent's supervisor was killed")
             await self._discard(supervisor.process)
-        raise AgentFailed("provider_unavailable", "the fork server is killed again and again")
+        raise AgentFailed("provider_unavailable", "the fork server was killed repeatedly")
 
     async def _request_start(
         self, supervisor: SupervisorLink, request: bytes, stdio: Sequence[int]
@@ -201,7 +201,7 @@ class ForkServerClient:
                 return await process.new_supervisor()
             except ConnectionError:
                 await self._discard(process)
-        raise AgentFailed("provider_unavailable", "the fork server is killed again and again")
+        raise AgentFailed("provider_unavailable", "the fork server was killed repeatedly")
 
     async def prepare(self) -> None:
         """Have a supervisor ready for an agent to come; it loads while others go on."""

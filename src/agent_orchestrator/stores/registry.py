@@ -21,7 +21,7 @@ def open_store(location: str) -> Store:
         for entry in entry_points(group=GROUP, name=scheme):
             store: Store = entry.load()(location)
             return store
-        raise ConfigError(f"store: no package offers a store for {scheme}://")
+        raise ConfigError(f"store: no installed package has a store for {scheme}://")
     if location == ":memory:":
         from agent_orchestrator.stores.memory import MemoryStore
 

@@ -150,7 +150,7 @@ class RecordingContext:
         """
         given: tuple[object, object] = (thread_id, state)
         if not isinstance(given[0], str) or not isinstance(given[1], Mapping | None):
-            raise InvalidEvent("a thread: its id must be a text, and its state an object or None")
+            raise InvalidEvent("thread: id must be text, and state must be an object or None")
         if state is None:
             same = self.thread is not None and self.thread.id == thread_id
             state = self.thread.state if self.thread is not None and same else {}

@@ -100,7 +100,7 @@ class HttpTransport:
             answer = codec.from_plain(operation.answer, plain)
         except ValueError as error:
             raise Internal(
-                f"the server's answer is not one of {operation.name}: {shown(str(error))}"
+                f"the server's answer is not a valid answer to {operation.name}: {shown(str(error))}"
             ) from error
         return Reply(answer, replayed=response.headers.get("Idempotent-Replayed") == "true")
 
@@ -164,13 +164,13 @@ def _timed(limit_s: float | None) -> Iterator[_ProgressDeadline]:
         raise httpx.ReadTimeout(_TOO_SLOW)
 
 
-_TOO_SLOW: Final = f"the answer comes too slowly: less than {MIN_BYTES_PER_S:,} bytes per second"
+_TOO_SLOW: Final = f"the answer is too slow: less than {MIN_BYTES_PER_S:,} bytes per second"
 
 
 def _check_coding(response: httpx.Response) -> None:
     coding = response.headers.get("Content-Encoding", "identity")
     if coding.strip().lower() not in ("", "identity"):
-        raise Internal(f"the server's answer is encoded ({shown(coding)}), which was not asked for")
+        raise Internal(f"the server's answer has an unsupported encoding ({shown(coding)})")
 
 
 async def _body(response: httpx.Response, deadline: _ProgressDeadline) -> Any:
@@ -353,7 +353,7 @@ class _SseSubscription:
             try:
                 event = codec.from_plain(Event, _json(frame.data.encode(), "an event"))
             except ValueError as error:
-                raise Internal(f"an event is none: {shown(str(error))}") from error
+                raise Internal(f"the server sent an invalid event: {shown(str(error))}") from error
             self._cursor = cursor
             self._ready.append(StreamItem(cursor, event))
 

@@ -206,7 +206,10 @@ def _by_own_names(
     """
     if doubled := {alias for alias, name in aliases.items() if {alias, name} <= values.keys()}:
         raise InvalidRequest.of(
-            {alias: f"is given as {aliases[alias]}, too" for alias in sorted(doubled)}
+            {
+                alias: f"must not be given together with {aliases[alias]}"
+                for alias in sorted(doubled)
+            }
         )
     given = {name: alias for alias, name in aliases.items() if alias in values}
     values = {aliases.get(name, name): value for name, value in values.items()}

@@ -17,13 +17,13 @@ _COMMON_STATUSES: Final = (400, 401, 403, 421, 429, 500, 503)
 """Error statuses that every call can return."""
 
 _TEXT: Final = """\
-A gateway for CLI coding agents: sessions, durable runs and a gapless event log for each session.
+A gateway for CLI coding agents: sessions, durable runs, and an event log without gaps for each session.
 
-Every error is `{"error": {"code", "message", "details"}}`; `details.fields` of `invalid_request` names
-each bad field. The methods not listed for a path are 405. What is not HTTP/1.1 at all is refused in
-the same form before it gets to a call, also with 426, 431, 501 and 505. Every call but `GET /health` needs a token
-where tokens are configured. A mutation that takes `idempotency_key` also takes it as the header
-`Idempotency-Key`; its first answer is given again with the header `Idempotent-Replayed: true`."""
+Every error is `{"error": {"code", "message", "details"}}`. `details.fields` of `invalid_request` names
+each bad field. Methods that are not listed for a path return 405. Invalid HTTP/1.1 is refused in the same form,
+also with 426, 431, 501 and 505. If tokens are configured, every call except `GET /health` needs one. A call that
+takes `idempotency_key` also takes it as the header `Idempotency-Key`. A repeat returns the first answer with the
+header `Idempotent-Replayed: true`."""
 
 
 def openapi_document(version: str) -> dict[str, Any]:
@@ -130,9 +130,9 @@ def _stream(components: Components) -> dict[str, Any]:
         "operationId": "stream",
         "summary": "Follow the log of sessions: server-sent events, or text frames of a WebSocket.",
         "description": (
-            "As server-sent events each frame has `id` (the cursor), `event` (the event's type) "
-            "and `data` (the event); comment lines are signs of life. After an upgrade to a "
-            'WebSocket the frames are `{"type": "event", "cursor", "event"}`, '
+            "Each server-sent event has `id` (the cursor), `event` (the event's type) and `data` (the "
+            "event). Comment lines keep the connection alive. After an upgrade to a WebSocket, "
+            'the frames are `{"type": "event", "cursor", "event"}`, '
             '`{"type": "caught_up", "cursor", "epoch"}`, `{"type": "ping"}`, '
             '`{"type": "draining"}` and `{"type": "error", "error"}`. The epoch is also in the header '
             "`Log-Epoch`."
@@ -141,7 +141,7 @@ def _stream(components: Components) -> dict[str, Any]:
             {
                 "name": "sessionId",
                 "in": "query",
-                "description": "A session to follow; may be repeated. None means all.",
+                "description": "A session to follow; repeatable. Default: all.",
                 "required": False,
                 "schema": several,
                 "explode": True,
@@ -149,29 +149,29 @@ def _stream(components: Components) -> dict[str, Any]:
             {
                 "name": "cursor",
                 "in": "query",
-                "description": "Resume after it: a `seq` with one session, otherwise opaque.",
+                "description": "Resume after this cursor. With one session it is a `seq`, otherwise opaque.",
                 "required": False,
                 "schema": text,
             },
             {
                 "name": "epoch",
                 "in": "query",
-                "description": "With one session, the epoch in which the cursor, or one before it, "
-                "was read. A log that was restored from a backup since is then 409 `cursor_ahead`.",
+                "description": "With one session, the epoch of the cursor or of an earlier one. If the log was restored "
+                "from a backup since then, the call fails with 409 `cursor_ahead`.",
                 "required": False,
                 "schema": text,
             },
             {
                 "name": "Last-Event-ID",
                 "in": "header",
-                "description": "Resume after it; wins over `cursor`.",
+                "description": "Resume after this cursor. Overrides `cursor`.",
                 "required": False,
                 "schema": text,
             },
         ],
         "responses": {
             "200": {
-                "description": "The events from the cursor on, and then as they come.",
+                "description": "The events after the cursor, then new events as they happen.",
                 "content": {"text/event-stream": {"schema": event}},
             }
         }
@@ -180,19 +180,19 @@ def _stream(components: Components) -> dict[str, Any]:
 
 
 def _mcp() -> dict[str, Any]:
-    message: Schema = {"type": "object", "description": "A JSON-RPC 2.0 message of MCP."}
+    message: Schema = {"type": "object", "description": "An MCP message in JSON-RPC 2.0."}
     return {
         "operationId": "mcp",
-        "summary": "Take a message to the tools for agents: MCP, streamable HTTP without sessions.",
+        "summary": "Call the tools for agents: MCP over streamable HTTP, without sessions.",
         "description": (
-            "For runs only: the tools act for the run whose token is the bearer. An answer that is "
-            "not there within a second comes as an event stream, with comment lines until then."
+            "For runs only: the tools act for the run whose token is used. An answer that takes longer "
+            "than a second is sent as an event stream, with comment lines until it is complete."
         ),
         "parameters": [
             {
                 "name": "hold_s",
                 "in": "query",
-                "description": "Seconds a call is held that does not say so itself.",
+                "description": "Default seconds that a tool call waits.",
                 "required": False,
                 "schema": {"type": "integer", "minimum": 0, "maximum": 86_400, "default": 50},
             }
@@ -203,12 +203,12 @@ def _mcp() -> dict[str, Any]:
                 "description": "The answer to a request.",
                 "content": {_JSON: {"schema": message}, "text/event-stream": {"schema": message}},
             },
-            "202": {"description": "A notification was taken."},
+            "202": {"description": "The notification was accepted."},
         }
         | _error_answers({*_COMMON_STATUSES, 413, 415})
         | {
             "400": {
-                "description": "Bad Request: of HTTP's, or a JSON-RPC message that is none.",
+                "description": "Bad request: invalid HTTP, or not a JSON-RPC message.",
                 "content": {_JSON: {"schema": {"anyOf": [_ERROR, message]}}},
             }
         },
@@ -218,7 +218,7 @@ def _mcp() -> dict[str, Any]:
 def _health() -> dict[str, Any]:
     return {
         "operationId": "health",
-        "summary": "Tell that the daemon answers. Never needs a token.",
+        "summary": "Return that the daemon is running. Needs no token.",
         "security": [{}],
         "responses": _answer(
             {
@@ -238,8 +238,8 @@ def _metrics() -> dict[str, Any]:
     text: Schema = {"type": "string"}
     return {
         "operationId": "metrics",
-        "summary": "Tell how the daemon is doing, as Prometheus' text format 0.0.4.",
-        "description": "For whoever may know the daemon's status; not for runs.",
+        "summary": "Return the daemon's metrics in Prometheus' text format 0.0.4.",
+        "description": "For callers that may read the daemon's status; not for runs.",
         "responses": {"200": {"description": "OK", "content": {"text/plain": {"schema": text}}}}
         | _error_answers(_COMMON_STATUSES),
     }
@@ -292,7 +292,7 @@ def _error_schema() -> Schema:
 def _error_responses() -> dict[str, Any]:
     waiting = {
         "Retry-After": {
-            "description": "Seconds after which a new try makes sense.",
+            "description": "Seconds to wait before the next try.",
             "schema": {"type": "integer"},
         }
     }

@@ -51,7 +51,7 @@ def from_body(status: int, body: Any) -> errors.OrchestratorError:
     error = body.get("error") if isinstance(body, Mapping) else None
     if not isinstance(error, Mapping):
         kind = _BY_STATUS.get(status, errors.Internal)
-        return kind(f"the server answered {status} without saying why")
+        return kind(f"the server answered {status} without a reason")
     kind = _BY_CODE.get(str(error.get("code")), _BY_STATUS.get(status, errors.Internal))
     message = str(error.get("message", ""))
     details = error.get("details")

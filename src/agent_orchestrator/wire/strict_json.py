@@ -19,7 +19,7 @@ from agent_orchestrator.wire.encoded import Encoded
 def _default(value: object) -> dict[Any, Any]:
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"JSON cannot say a {type(value).__name__}")
+    raise TypeError(f"a {type(value).__name__} cannot be encoded as JSON")
 
 
 _ENCODE = json.JSONEncoder(
@@ -212,7 +212,7 @@ def check_readable(value: Any) -> None:
                 else:
                     inner += one
             elif isinstance(one, int) and has_many_digits(one):
-                raise ValueError(f"it holds a number of more than {MAX_DIGITS} digits")
+                raise ValueError(f"it contains a number of more than {MAX_DIGITS} digits")
         level = inner
         depth += 1
 
@@ -239,7 +239,7 @@ def loads(
     :raises InvalidRequest: if it is not strict JSON in UTF-8, or has too many values.
     """
     if most is not None and has_more_values(data, most):
-        raise InvalidRequest.of({field: f"holds more than {most:,} values"})
+        raise InvalidRequest.of({field: f"contains more than {most:,} values"})
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -311,12 +311,12 @@ def _separators(data: bytes | bytearray) -> int:
 def _integer(digits: str) -> int:
     # Python's conversion takes quadratic time.
     if len(digits) - digits.startswith("-") > MAX_DIGITS:
-        raise _NotStrictError(f"holds a number of more than {MAX_DIGITS} digits")
+        raise _NotStrictError(f"contains a number of more than {MAX_DIGITS} digits")
     return int(digits)
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise _NotStrictError(f"holds {name}, which is not JSON")
+    raise _NotStrictError(f"contains {name}, which is not JSON")
 
 
 _DECODE = json.JSONDecoder(

@@ -27,24 +27,25 @@ from agentctl.options import Command, read_id, read_text
     """,
 )
 @click.argument("text")
-@click.option("--session-id", metavar="ID", help="Go on in this session.  [default: a new one]")
+@click.option("--session-id", metavar="ID", help="Continue this session.  [default: a new one]")
 @options_of(
     SessionOptions,
     only=("provider", "cwd"),
-    cwd="Where the agent works.  [default: this directory]",
+    cwd="The agent's working directory.  [default: this directory]",
 )
 @options_of(ModelOptions)
 @options_of(ImageOptions)
 @options_of(ConfinementOptions)
 @options_of(Keyed)
 def ask(text: str, session_id: str | None, cwd: str | None, **values: Any) -> None:
-    """Ask an agent, watch it work, get its answer; TEXT - reads standard input.
+    """Ask an agent, watch it work, and print its answer. With - as TEXT, read standard input.
 
-    Makes a session, or goes on in one, and shows tool calls, file changes and messages as they
-    happen. Where standard output is not a terminal it gets the answer alone. Interrupting (Ctrl-C)
-    cancels the run.
+    Creates a session, or continues one, and shows tool calls, file changes and messages as they
+    happen. If standard output is not a terminal, only the answer is printed there. Ctrl-C cancels
+    the run.
 
-    Exit codes: 0 the run completed, 1 it did not, 130 interrupted; `agentctl --help` has the rest.
+    Exit codes: 0 if the run completed, 1 if it did not, 130 if interrupted. See `agentctl --help`
+    for the others.
     """
     call = Call.current()
     session_id = read_id(session_id) if session_id else None

@@ -17,7 +17,7 @@ from agentctl.options import Group
     """,
 )
 def config() -> None:
-    """Say which configuration agentd may use."""
+    """Control which configuration files agentd may use."""
 
 
 @config.command(
@@ -28,11 +28,12 @@ def config() -> None:
 )
 @click.argument("file", type=click.Path(), default="agentd.toml")
 def trust(*, file: str) -> None:
-    """Show FILE, and record that you trust it as it is: agentd.toml here, if none is named.
+    """Print FILE, and record that you trust its present content. Default: agentd.toml in this
+    directory.
 
-    A configuration names programs to run. So agentd uses one that it finds in its directory only once
-    you have trusted it in exactly this form; after a change, trust it again. A file that is named
-    with --config or AGENTD_CONFIG needs no record.
+    A configuration file names programs to run. So agentd uses a file that it finds in its directory
+    only if you trust it. After each change, trust it again. A file that is named with --config or
+    AGENTD_CONFIG needs no record.
     """
     call = Call.current()
     from agent_orchestrator import trusted_files
@@ -46,7 +47,7 @@ def trust(*, file: str) -> None:
     if state is None:
         raise Failure(
             "no_state_directory",
-            "there is no directory to record it in that is yours",
+            "no directory of yours was found for the record",
             hint=f"set XDG_STATE_HOME to one, or start agentd with --config {found.path}",
         )
     try:
@@ -60,6 +61,6 @@ def trust(*, file: str) -> None:
 
         shown = found.content.decode(errors="replace").splitlines()
         lines = [f"  {revealed(line)}" for line in shown]
-        return [*lines, f"{found.path} is trusted as it is shown here"]
+        return [*lines, f"{found.path} is trusted with the content shown above"]
 
     call.output.answer(answer, rendering)

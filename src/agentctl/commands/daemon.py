@@ -22,7 +22,7 @@ from agentctl.options import MAX_DAEMON_WAIT_S, Group, Number
     """,
 )
 def daemon() -> None:
-    """Start, stop and look at agentd."""
+    """Start, stop, inspect and back up agentd."""
 
 
 @daemon.command(
@@ -35,21 +35,21 @@ def daemon() -> None:
 @click.option(
     "--wait/--no-wait",
     default=True,
-    help="Return once it answers, which is what happens without either.",
+    help="Wait until agentd answers.  [default: wait]",
 )
 @click.option(
     "--timeout-s",
     type=Number(0, MAX_DAEMON_WAIT_S),
     default=30.0,
     show_default=True,
-    help="Seconds it has to answer.",
+    help="Maximum seconds to wait for its first answer.",
 )
 @click.argument("options", nargs=-1, metavar="[-- AGENTD_OPTIONS]", type=click.UNPROCESSED)
 def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
-    """Start agentd in the background; where it runs already, say so.
+    """Start agentd in the background. If it is already running, print that.
 
-    It keeps running when this terminal closes. Its log is agentd.log beside the
-    database where that directory was made for it, else in the state directory.
+    It keeps running when this terminal closes. Its log is agentd.log. The log is beside the
+    database if agentd created that directory, and otherwise in the state directory.
     """
     call = Call.current()
     from agent_orchestrator import endpoints
@@ -108,7 +108,7 @@ def start(*, wait: bool, timeout_s: float, options: tuple[str, ...]) -> None:
     call.output.answer(answer, rendering)
     if database is not None and before is not None and before.database != database:
         call.output.announce(
-            f"agentctl: the daemon before used another database, {before.database}: its sessions are "
+            f"agentctl: the previous daemon used another database, {before.database}: its sessions are "
             f"there when agentd is started in {before.directory}"
         )
     if url != call.settings.url and database is None:
@@ -133,20 +133,20 @@ def _running(call: Call) -> Any:
     agentctl daemon stop --now
     """
 )
-@click.option("--wait", is_flag=True, help="Return once it is gone.")
-@click.option("--now", is_flag=True, help="Do not let running agents finish.")
+@click.option("--wait", is_flag=True, help="Wait until agentd has ended.")
+@click.option("--now", is_flag=True, help="Stop running agents at once.")
 @click.option(
     "--timeout-s",
     type=Number(0, MAX_DAEMON_WAIT_S),
     default=120.0,
     show_default=True,
-    help="Seconds --wait waits at most; exit code 7 after them.",
+    help="Maximum seconds for --wait. After that, the exit code is 7.",
 )
 def stop(*, wait: bool, now: bool, timeout_s: float) -> None:
-    """Stop agentd: it refuses new work, lets running agents finish for its grace period, and ends.
+    """Stop agentd. It refuses new work, gives running agents its grace period to finish, and ends.
 
-    What is queued stays in the queue for its next start. With --wait it tells what became of the
-    runs under way: how many finished, went back to the queue, or go on waiting for an answer.
+    Queued runs stay in the queue until the next start. With --wait, print how many of the active
+    runs finished, returned to the queue, or continue to wait for an answer.
     """
     call = Call.current()
     from agentctl import daemon_process
@@ -167,7 +167,7 @@ def stop(*, wait: bool, now: bool, timeout_s: float) -> None:
             "timeout",
             f"agentd, pid {status.pid}, still runs after {timeout_s:g} s",
             exit_code=TIMED_OUT,
-            hint="`agentctl daemon stop --now` does not wait for running agents",
+            hint="`agentctl daemon stop --now` stops running agents at once",
         )
 
 
@@ -221,7 +221,7 @@ def _answer(call: Call, operation: str, **values: Any) -> Any:
     """
 )
 def status() -> None:
-    """Tell how agentd, its workers, its queue, its providers and its store are."""
+    """Show the state of agentd, its workers, queue, providers and store."""
     call = Call.current()
     found = _status(call)
 
@@ -241,13 +241,14 @@ def status() -> None:
 )
 @click.argument("file", type=click.Path())
 @click.option(
-    "--force", is_flag=True, help="Replace an older copy that is there, and nothing else."
+    "--force", is_flag=True, help="Replace an existing backup. Never replaces any other file."
 )
 def backup(*, file: str, force: bool) -> None:
-    """Copy agentd's database into FILE while it runs: consistent, checked, and on the disk.
+    """Back up agentd's database to FILE while agentd runs. The copy is consistent, checked, and
+    flushed to disk.
 
-    FILE is written by agentd, on its machine. To go back to a copy, stop agentd and put it in the
-    database's place, without the old one's -wal and -shm files.
+    agentd writes FILE, on its machine. To restore a copy, stop agentd, replace the database with
+    the copy, and remove the old -wal and -shm files.
     """
     call = Call.current()
     path = str(Path(file).absolute()) if call.settings.is_local else file
@@ -266,9 +267,10 @@ def backup(*, file: str, force: bool) -> None:
     """
 )
 def check() -> None:
-    """Check agentd's database while it runs: that it is sound, and that its log says what its rows say.
+    """Check agentd's database while agentd runs: that it is intact, and that its log agrees with
+    its data.
 
-    Exit code 1 when something is wrong.
+    The exit code is 1 if something is wrong.
     """
     call = Call.current()
     found = _answer(call, "CHECK_STORE")
@@ -278,7 +280,7 @@ def check() -> None:
             f"{counted(found.sessions, 'session')}, {counted(found.runs, 'run')},"
             f" {counted(found.events, 'event')}"
         )
-        return [*found.findings, f"{looked}: {'all good' if found.ok else 'not as it should be'}"]
+        return [*found.findings, f"{looked}: {'no problems' if found.ok else 'problems found'}"]
 
     from agentctl.times import counted
 
@@ -299,9 +301,10 @@ def check() -> None:
 )
 @options_of(ListAudit, limit=ALL)
 def audit(**values: Any) -> None:
-    """List who did what, on what, and what was decided, oldest first. Administrators may.
+    """List the audit trail, oldest first. Needs the scope admin.
 
-    On record are decisions about requests, cancels, transitions, and what agents were refused.
+    It records decisions about requests, cancels, transitions, and refused calls of agents, each
+    with the caller.
     """
     call = Call.current()
 

@@ -19,13 +19,15 @@ from agentctl.options import Command
     agentctl doctor -- --config /etc/agentd.toml --db /var/lib/agents.db
     """,
 )
-@click.option("--security", is_flag=True, help="Only who may do what.")
+@click.option("--security", is_flag=True, help="Check access settings only.")
 @click.argument("options", nargs=-1, metavar="[-- AGENTD_OPTIONS]", type=click.UNPROCESSED)
 def doctor(*, security: bool, options: tuple[str, ...]) -> None:
-    """Examine agentd: agents and their logins, database, disk, address, tokens, dangerous settings.
+    """Check agentd: agents and their logins, database, disk, address, tokens, and dangerous
+    settings.
 
-    A daemon that runs is asked how it is; an administrator may. Where none runs on this machine,
-    what would be started here with these options is looked at. Exit code 1 when something is wrong.
+    A running daemon checks itself, which needs the scope admin. If no daemon runs on this machine,
+    check what `agentctl daemon start` would start with these options. The exit code is 1 if
+    something is wrong.
     """
     call = Call.current()
     found = _daemon_report(call)
@@ -45,9 +47,7 @@ def doctor(*, security: bool, options: tuple[str, ...]) -> None:
 
     call.output.answer(DoctorReport(not wrong, tuple(findings)), rendering)
     if wrong:
-        raise Failure(
-            "unsound", f"{counted(wrong, 'thing')} to put right", exit_code=FAILED, hint=None
-        )
+        raise Failure("unsound", f"{counted(wrong, 'problem')} to fix", exit_code=FAILED, hint=None)
 
 
 def _daemon_report(call: Call) -> Any:
@@ -82,7 +82,7 @@ def _offline_report(call: Call, options: tuple[str, ...]) -> Any:
     from agentctl import daemon_process
     from agentctl.progress import waiting
 
-    with waiting(call.output, "agentd looks around"):
+    with waiting(call.output, "agentd checks itself"):
         text = daemon_process.offline_doctor(call.settings, options)
     report = codec.from_plain(DoctorReport, strict_json.loads(text.encode()))
     absent = Finding(

@@ -19,7 +19,7 @@ from agentctl.options import Group, identified
     """,
 )
 def events() -> None:
-    """Read and follow what happens in a session."""
+    """List and follow the events of a session."""
 
 
 @events.command(
@@ -32,7 +32,7 @@ def events() -> None:
 @identified("session")
 @options_of(ListEvents, without=("session_id", "wait_s"))
 def list_(**values: Any) -> None:
-    """List events after a cursor, one page."""
+    """List one page of events after a cursor."""
     call = Call.current()
 
     async def body(connection: Any) -> None:
@@ -66,14 +66,14 @@ def list_(**values: Any) -> None:
     """
 )
 @identified("session")
-@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until interrupted.")
-@options_of(ListEvents, only=("cursor", "epoch"), cursor="Begin after this `seq`.")
-@click.option("--lines", "-n", type=click.IntRange(min=0), help="Begin with the last N events.")
+@click.option("--follow", "-f", is_flag=True, help="Continue with new events, until interrupted.")
+@options_of(ListEvents, only=("cursor", "epoch"), cursor="Start after the event with this `seq`.")
+@click.option("--lines", "-n", type=click.IntRange(min=0), help="Start with the last N events.")
 def tail(session_id: str, *, follow: bool, **given: Any) -> None:
-    """Tell the events of a session in order, from its first or from where you say.
+    """Print a session's events in order, from the start or from a cursor.
 
-    With --follow a connection that is lost, also by a restart of agentd, is made again and goes on
-    after the last event told: none is lost, none is told twice.
+    With --follow, a lost connection is opened again, also after a restart of agentd. Printing
+    resumes after the last event, so that no event is lost or repeated.
     """
     call = Call.current()
 

@@ -24,19 +24,19 @@ from agentctl.options import Command, Number, read_id
 @click.option(
     "--timeout-s",
     type=Number(0, 86_400),
-    help="Seconds a tool's call is held unless it says so itself.  [default: 50]",
+    help="Default seconds that a tool call waits.  [default: 50]",
 )
 def mcp(run_id: str | None, timeout_s: float | None) -> None:
     """Serve the tools for agents as an MCP server on standard input and output.
 
-    For a client that starts its MCP servers as commands; one that takes a URL is given agentd's
-    /mcp and the run's token. The tools: session_spawn, session_send, session_wait,
-    session_reply_parent, session_list, request_resolve.
+    This is for MCP clients that start servers as commands. Give a client that takes a URL the path
+    /mcp of agentd and the run's token. The tools are session_spawn, session_send, session_wait,
+    session_reply_parent, session_list and request_resolve.
     """
     call = Call.current(default_format="json")
     named = read_id(run_id) if run_id else os.environ.get(RUN_VARIABLE)
     if not named:
-        raise usage_failure("say which run the tools act for: --run-id ID")
+        raise usage_failure("name the run that the tools act for: --run-id ID")
 
     async def body(connection: Any) -> None:
         from importlib.metadata import version

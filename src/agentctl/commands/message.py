@@ -20,7 +20,7 @@ from agentctl.options import Group, identified
     """,
 )
 def message() -> None:
-    """Send and read messages."""
+    """Send and list messages."""
 
 
 @message.command(
@@ -32,15 +32,15 @@ def message() -> None:
 @identified("session")
 @options_of(SendMessage, without=("session_id",))
 @click.option("--wait", is_flag=True, help="Wait for the run's end.")
-@click.option("--follow", is_flag=True, help="Show the run as it goes, to its end.")
+@click.option("--follow", is_flag=True, help="Show the run live until it ends.")
 def send(*, wait: bool, follow: bool, **values: Any) -> None:
-    """Put a message into a session; one of role user becomes a run.
+    """Send a message to a session. A message with the role user starts a run.
 
-    With --wait or --follow the exit code is the run's: 0 it completed, 1 it did not.
+    With --wait or --follow, the exit code is 0 if the run completed, and 1 if it did not.
     """
     call = Call.current()
     if wait and follow:
-        raise usage_failure("--wait and --follow: give one of them")
+        raise usage_failure("give only one of --wait and --follow")
 
     async def body(connection: Any) -> int:
         from agentctl.run_commands import send_message

@@ -32,7 +32,7 @@ from agentctl.options import Group, identified
     """,
 )
 def request() -> None:
-    """See what agents ask, and answer it."""
+    """List and answer the requests of agents."""
 
 
 @request.command(
@@ -43,14 +43,16 @@ def request() -> None:
     agentctl request list --field requests.0.id
     """,
 )
-@options_of(ListRequests, only=("status",), status="Only those in this state.  [default: pending]")
-@click.option("--all", "every", is_flag=True, help="Also those that are closed.")
+@options_of(
+    ListRequests, only=("status",), status="Only requests in this state.  [default: pending]"
+)
+@click.option("--all", "every", is_flag=True, help="Also closed requests.")
 @options_of(ListRequests, without=("status", "resolvable"), limit=ALL)
 def list_(status: str | None, *, every: bool, **values: Any) -> None:
-    """List requests, oldest first: those that are open, without --all or --status."""
+    """List requests, oldest first. Default: only open ones."""
     call = Call.current()
     if every and status:
-        raise usage_failure("--all and --status: give one of them")
+        raise usage_failure("give only one of --all and --status")
     values["status"] = None if every else status or "pending"
 
     async def body(connection: Any) -> None:
@@ -62,7 +64,7 @@ def list_(status: str | None, *, every: bool, **values: Any) -> None:
         call.output.answer(page, lambda style: request_table(page.requests, style, now))
         call.output.note_next_page(page.next_cursor)
         if any(one.is_open for one in page.requests):
-            call.output.hint("read one in full: agentctl request show REQUEST_ID")
+            call.output.hint("show one in full: agentctl request show REQUEST_ID")
         if soon := sum(expires_soon(one, now) for one in page.requests):
             call.output.hint(f"{soon} expire soon; more time: {extending('REQUEST_ID')}")
 
@@ -77,7 +79,7 @@ def list_(status: str | None, *, every: bool, **values: Any) -> None:
 )
 @identified("request")
 def show(request_id: str) -> None:
-    """Read a request in full: all of its text, and what exactly is asked for."""
+    """Show a request with its full text and details."""
     call = Call.current()
 
     async def body(connection: Any) -> None:
@@ -99,18 +101,20 @@ def show(request_id: str) -> None:
     agentctl request watch --once --field id
     """
 )
-@click.option("--exec", "hook", metavar="CMD", help="Run this for each request.")
-@click.option("--all", "every", is_flag=True, help="Also what a parent's agent is to answer.")
-@click.option("--once", is_flag=True, help="End after the first.")
+@click.option("--exec", "hook", metavar="CMD", help="Run this program for each request.")
+@click.option(
+    "--all", "every", is_flag=True, help="Also print requests that a parent's agent should answer."
+)
+@click.option("--once", is_flag=True, help="Exit after the first request.")
 def watch(hook: str | None, *, every: bool, once: bool) -> None:
-    """Tell of each request that people are to answer, as it comes, and ring the terminal's bell.
+    """Print each request for a person as it arrives, and ring the terminal's bell.
 
-    Those that are open already come first. What a parent's agent is to answer is told when it does
-    not.
+    Open requests are printed first. A request to a parent's agent is printed when that agent does
+    not answer in time.
 
-    CMD is a program with its arguments, not a line of the shell. It gets the request as JSON on its
+    CMD is a program with arguments, not a shell command line. It gets the request as JSON on
     standard input, and AGENTCTL_REQUEST_ID, AGENTCTL_REQUEST_KIND, AGENTCTL_REQUEST_SESSION_ID and
-    AGENTCTL_REQUEST_RUN_ID in its environment; what it prints goes to standard error.
+    AGENTCTL_REQUEST_RUN_ID in its environment. Its output goes to standard error.
     """
     call = Call.current()
     argv = None if hook is None else program(hook)
@@ -151,7 +155,7 @@ def program(line: str) -> list[str]:
 @identified("request")
 @options_of(ExtendRequest, without=("request_id",))
 def extend(**values: Any) -> None:
-    """Give a request more time. It never expires sooner than it would."""
+    """Give a request more time. This never shortens its time."""
     call = Call.current()
 
     async def body(connection: Any) -> None:
@@ -187,7 +191,7 @@ def _resolve(decision: str, request_id: str, **values: Any) -> None:
 @identified("request")
 @options_of(ResolveRequest, without=("request_id", "decision"))
 def approve(**values: Any) -> None:
-    """Approve what an agent asks for. The first answer counts; the same again succeeds."""
+    """Approve a request. The first decision counts; repeating it succeeds."""
     _resolve("approve", **values)
 
 
@@ -200,7 +204,7 @@ def approve(**values: Any) -> None:
 @identified("request")
 @options_of(ResolveRequest, only=("text", "idempotency_key"))
 def deny(**values: Any) -> None:
-    """Deny what an agent asks for. The first answer counts; the same again succeeds."""
+    """Deny a request. The first decision counts; repeating it succeeds."""
     _resolve("deny", **values)
 
 
@@ -213,5 +217,5 @@ def deny(**values: Any) -> None:
 @identified("request")
 @options_of(ResolveRequest, only=("text", "idempotency_key"), required=("text",))
 def answer(**values: Any) -> None:
-    """Answer what an agent asks. The first answer counts; the same again succeeds."""
+    """Answer a question. The first answer counts; repeating it succeeds."""
     _resolve("answer", **values)

@@ -34,7 +34,7 @@ from agentctl.options import MAX_WAIT_S, Group, Number, identified, read_text
     """,
 )
 def run() -> None:
-    """Start, read, await, cancel and diagnose runs."""
+    """Start, show, await, cancel and diagnose runs."""
 
 
 @run.command(
@@ -66,7 +66,7 @@ def create(**values: Any) -> None:
 )
 @identified("run")
 def get(run_id: str) -> None:
-    """Read a run."""
+    """Show a run."""
     call = Call.current()
 
     async def body(connection: Any) -> None:
@@ -120,14 +120,14 @@ def list_(session_id: str | None, **values: Any) -> None:
 @click.option(
     "--timeout-s",
     type=Number(0, MAX_WAIT_S),
-    help="Seconds to wait at most; exit code 7 after them.  [default: no limit]",
+    help="Maximum seconds to wait. After that, the exit code is 7.  [default: no limit]",
 )
 @options_of(WaitRun, only=("until", "ignore"))
 def wait(run_id: str, timeout_s: float | None, **values: Any) -> None:
-    """Wait until a run has ended: exit code 0 when it completed, 1 when it did not.
+    """Wait until a run has ended. The exit code is 0 if it completed, and 1 if it did not.
 
-    With --until attention also until it, or one below it, asks something: then the exit code is 0
-    and the answer holds the "request".
+    With --until attention, also return if the run or a descendant asks something. Then the exit
+    code is 0 and the answer has the "request".
     """
     call = Call.current()
 
@@ -148,7 +148,7 @@ def wait(run_id: str, timeout_s: float | None, **values: Any) -> None:
 @identified("run")
 @options_of(CancelRun, without=("run_id",))
 def cancel(**values: Any) -> None:
-    """Cancel a run and the runs that came of it."""
+    """Cancel a run and the runs that it started."""
     call = Call.current()
 
     async def body(connection: Any) -> None:
@@ -162,7 +162,7 @@ def cancel(**values: Any) -> None:
             line = f"run {ended.id} had ended before: {ended.status}"
             line += f"; ended now: {also}" if also else ""
         else:
-            how = "is canceled" if ended.status == "canceled" else "is asked to end"
+            how = "is canceled" if ended.status == "canceled" else "is being canceled"
             if ended.id in reply.pending:
                 how = (
                     "is to be canceled, but no worker of this daemon executes it: see run diagnose"
@@ -183,18 +183,18 @@ def cancel(**values: Any) -> None:
 @identified("run")
 @options_of(TransitionRun, without=("run_id", "result", "error"))
 @click.option(
-    "--result", metavar="TEXT", help="With completed: its result; - reads standard input."
+    "--result", metavar="TEXT", help="The result, for completed. Use - for standard input."
 )
 @click.option(
-    "--error", metavar="TEXT", help="With failed: what went wrong; - reads standard input."
+    "--error", metavar="TEXT", help="The error message, for failed. Use - for standard input."
 )
 @click.option(
-    "--error-code", metavar="CODE", help="With failed: which kind.  [default: provider_error]"
+    "--error-code", metavar="CODE", help="The error code, for failed.  [default: provider_error]"
 )
 def transition(
     result: str | None, error: str | None, error_code: str | None, **values: Any
 ) -> None:
-    """Drive a manual run, or cancel any."""
+    """Change the state of a manual run, or cancel any run."""
     call = Call.current()
     if result is not None:
         values["result"] = {"text": read_text(result)}
@@ -218,7 +218,7 @@ def transition(
 )
 @identified("run")
 def diagnose(run_id: str) -> None:
-    """Tell why a run is as it is, from evidence."""
+    """Explain a run's state, with evidence."""
     call = Call.current()
 
     async def body(connection: Any) -> int:

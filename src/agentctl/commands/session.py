@@ -38,7 +38,7 @@ from agentctl.options import Group, identified
     """,
 )
 def session() -> None:
-    """Make, read, move and close sessions."""
+    """Create, list, move, share and close sessions."""
 
 
 def working_directory(given: str | None, *, local: bool) -> str | None:
@@ -54,9 +54,9 @@ def working_directory(given: str | None, *, local: bool) -> str | None:
     agentctl session create --cwd ~/project --field session.id
     """
 )
-@options_of(SessionOptions, cwd="Where its agents work.  [default: this directory]")
+@options_of(SessionOptions, cwd="The working directory of its agents.  [default: this directory]")
 def create(cwd: str | None, **values: Any) -> None:
-    """Make a session."""
+    """Create a session."""
     call = Call.current()
     values["cwd"] = working_directory(cwd, local=call.settings.is_local)
 
@@ -103,7 +103,7 @@ def list_(**values: Any) -> None:
 )
 @identified("session")
 def get(session_id: str) -> None:
-    """Read a session."""
+    """Show a session."""
     call = Call.current()
 
     async def body(connection: Any) -> None:
@@ -125,10 +125,10 @@ def get(session_id: str) -> None:
 @identified("session", then="directory")
 @options_of(Keyed)
 def move(session_id: str, directory: str, idempotency_key: str | None) -> None:
-    """Have a session's agents work in another directory, DIR, from the next run on.
+    """Change a session's working directory to DIR, from the next run on.
 
-    Queued runs start there, too. Sessions below stay where they are. While a run is under way, the
-    session cannot be moved.
+    Queued runs also start in DIR. Child sessions keep their directories. A session with an active
+    run cannot be moved.
     """
     call = Call.current()
     cwd = working_directory(directory, local=call.settings.is_local)
@@ -155,9 +155,9 @@ def move(session_id: str, directory: str, idempotency_key: str | None) -> None:
 @identified("session")
 @options_of(CloseSession, without=("session_id",))
 def close(**values: Any) -> None:
-    """Close a session: it takes no further messages.
+    """Close a session, so that it accepts no more messages.
 
-    What is running or queued goes on, here and in the sessions below, unless --cascade is given.
+    Active and queued runs of the session and its descendants continue, unless --cascade is given.
     """
     call = Call.current()
 
@@ -188,7 +188,7 @@ def close(**values: Any) -> None:
 @identified("session")
 @options_of(GetTree, without=("session_id",), limit="Descendants at most.  [default: all]")
 def tree(**values: Any) -> None:
-    """Show a session and its children, as a tree, with the state of the last run of each."""
+    """Show a session and its descendants as a tree, each with the state of its last run."""
     call = Call.current()
 
     async def body(connection: Any) -> None:
@@ -211,11 +211,25 @@ def tree(**values: Any) -> None:
 )
 @identified("session")
 @click.option(
-    "--reader", "readers", metavar="NAME", multiple=True, help="Let look; may be repeated."
+    "--reader", "readers", metavar="NAME", multiple=True, help="Grant read access; repeatable."
 )
-@click.option("--writer", "writers", metavar="NAME", multiple=True, help="Let work with it, too.")
-@click.option("--owner", "owners", metavar="NAME", multiple=True, help="Let do all its owner may.")
-@click.option("--remove", "removed", metavar="NAME", multiple=True, help="Let do nothing any more.")
+@click.option(
+    "--writer", "writers", metavar="NAME", multiple=True, help="Grant write access; repeatable."
+)
+@click.option(
+    "--owner",
+    "owners",
+    metavar="NAME",
+    multiple=True,
+    help="Grant all rights of the owner; repeatable.",
+)
+@click.option(
+    "--remove",
+    "removed",
+    metavar="NAME",
+    multiple=True,
+    help="Remove the access of this principal; repeatable.",
+)
 @options_of(Keyed)
 def share(
     session_id: str,
@@ -225,7 +239,7 @@ def share(
     removed: tuple[str, ...],
     idempotency_key: str | None,
 ) -> None:
-    """Share a session, and all its children, with other principals; or show with whom it is."""
+    """Share a session and its descendants with other principals. Without options, list the grants."""
     call = Call.current()
     chosen: dict[str, Any] = {}
     for role, names in (
@@ -236,7 +250,7 @@ def share(
     ):
         for name in names:
             if chosen.setdefault(name, role) != role:
-                raise usage_failure(f"{name} is named for two things: say one")
+                raise usage_failure(f"{name} is given two different roles: choose one")
 
     async def body(connection: Any) -> None:
         from agent_orchestrator.domain.access import Grant

@@ -29,7 +29,7 @@ _SCOPES = ["read", "write", "approve", "admin"]
     """,
 )
 def token() -> None:
-    """Make, list and revoke tokens. Administrators may."""
+    """Create, list and revoke tokens. Needs the scope admin."""
 
 
 @token.command(
@@ -46,19 +46,19 @@ def token() -> None:
     "scopes",
     type=click.Choice(_SCOPES),
     multiple=True,
-    help="What it is good for; may be repeated.  [default: read, write, approve]",
+    help="What the token allows; repeatable.  [default: read, write, approve]",
 )
 @options_of(CreateToken, only=("principal", "expires_in_s"))
-@click.option("--qr", is_flag=True, help="Show the URL and the token as a code to scan, too.")
+@click.option("--qr", is_flag=True, help="Also show the URL and the token as a QR code.")
 def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
-    """Make a token. Its secret is shown this once: agentd keeps only its hash.
+    """Create a token. Its secret is shown only once, as agentd stores only its hash.
 
-    From the first token on, agentd answers nobody without one, also after that token has ended. On
-    its own machine, agentctl of the user who runs it finds a token by itself.
+    Once a token was created, agentd refuses all calls without a token, even after that token was
+    revoked. On agentd's machine, agentctl of the same user finds a token by itself.
     """
     call = Call.current()
     if qr and call.settings.structured:
-        raise usage_failure("--qr is for people: leave out --format json and --field")
+        raise usage_failure("--qr prints a picture: leave out --format json and --field")
 
     async def body(connection: Any) -> None:
         from agentctl.access import token_card
@@ -67,8 +67,8 @@ def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
         reply = await connection.call(CREATE_TOKEN, scopes=scopes or None, **values)
         if is_first:
             call.output.note(
-                "agentctl: this is the first token: from now on calls without a token are refused; "
-                "on agentd's own machine, agentctl of its user finds one by itself"
+                "agentctl: this is the first token. From now on calls without a token are refused. "
+                "On agentd's machine, agentctl of the same user finds a token by itself."
             )
         if not qr:
             call.output.answer(reply, lambda style: token_card(reply, style))
@@ -79,8 +79,8 @@ def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
         call.output.answer(reply, lambda style: [*token_card(reply, style), "", *code(text, style)])
         if call.settings.is_local:
             call.output.note(
-                f"agentctl: the code says {call.settings.url}, which is this machine only: "
-                "give the --url others reach it by"
+                f"agentctl: the code contains {call.settings.url}, which only this machine can reach: "
+                "use --url with an address that other machines can reach"
             )
 
     call.run(body)
@@ -95,7 +95,7 @@ def create(scopes: tuple[str, ...], qr: bool, **values: Any) -> None:
 )
 @options_of(ListTokens, limit=ALL)
 def list_(**values: Any) -> None:
-    """List tokens, oldest first, those that have ended too."""
+    """List tokens, oldest first, including expired and revoked ones."""
     call = Call.current()
 
     async def body(connection: Any) -> None:
@@ -118,7 +118,7 @@ def list_(**values: Any) -> None:
 )
 @identified("token")
 def revoke(token_id: str) -> None:
-    """End a token, and every stream and wait that was opened with it."""
+    """Revoke a token. Streams and waits that use it end."""
     call = Call.current()
 
     async def body(connection: Any) -> None:

@@ -41,10 +41,9 @@ def _env(help_: str, variable: str) -> str:
     """,
 )
 def tool() -> None:
-    """Let agents work together: spawn children, send to them, wait for them, ask.
+    """Spawn child agents, send to them, wait for them, and ask your parent.
 
-    Answers are JSON without --format json; --format text gives text. Inside a run its own ids come
-    from the environment.
+    The output is JSON; for text use --format text. Inside a run, its ids come from the environment.
     """
 
 
@@ -66,7 +65,9 @@ def _required_id(value: str | None, variable: str) -> str | None:
     """,
 )
 @click.option("--parent-run-id", metavar="ID", help=f"The run that spawns.  [env: {RUN_VARIABLE}]")
-@click.option("--parent-session-id", metavar="ID", help="The parent, without a run of it.")
+@click.option(
+    "--parent-session-id", metavar="ID", help="The parent session, if no run spawns the child."
+)
 @options_of(SpawnOptions)
 @click.option("--wait", is_flag=True, help="Wait for the end of the child's run.")
 def session_spawn(
@@ -77,20 +78,20 @@ def session_spawn(
     wait: bool,
     **values: Any,
 ) -> None:
-    """Make a child session and give it a task.
+    """Create a child session with a task.
 
-    The answer holds the child's "session", the "message" with its task and the "run" that works on
-    it. With --wait the exit code is the run's: 0 it completed, 1 it did not.
+    The answer has the child's "session", the "message" with its task, and the "run" that works on
+    it. With --wait, the exit code is 0 if the run completed, and 1 if it did not.
     """
     call = Call.current(default_format="json")
     if parent_run_id and parent_session_id:
-        raise usage_failure("--parent-run-id and --parent-session-id: give one of them")
+        raise usage_failure("give only one of --parent-run-id and --parent-session-id")
     if parent_session_id:
         parent = {"session_id": read_id(parent_session_id)}
     elif run_id := _required_id(parent_run_id, RUN_VARIABLE):
         parent = {"run_id": run_id}
     else:
-        raise usage_failure("say which parent: --parent-run-id or --parent-session-id ID")
+        raise usage_failure("name the parent: --parent-run-id or --parent-session-id ID")
     if cwd is not None:
         cwd = working_directory(cwd, local=call.settings.is_local)
     values |= parent | {"cwd": cwd}
@@ -112,7 +113,9 @@ def session_spawn(
 )
 @identified("session")
 @options_of(
-    SendToSession, without=("session_id",), from_run_id=_env("The run that sends.", RUN_VARIABLE)
+    SendToSession,
+    without=("session_id",),
+    from_run_id=_env("The run that sends the message.", RUN_VARIABLE),
 )
 def session_send(**values: Any) -> None:
     """Send a message to the agent of another session."""
@@ -140,15 +143,15 @@ def session_send(**values: Any) -> None:
 @click.option(
     "--timeout-s",
     type=Number(0, MAX_WAIT_S),
-    help="Seconds to wait at most; exit code 7 after them.  [default: no limit]",
+    help="Maximum seconds to wait. After that, the exit code is 7.  [default: no limit]",
 )
 @options_of(WaitRun, only=("until", "ignore"))
 def session_wait(run_id: str, timeout_s: float | None, **values: Any) -> None:
-    """Wait until a child's run has ended: exit code 0 when it completed, 1 when it did not.
+    """Wait until a child's run has ended. The exit code is 0 if it completed, and 1 if it did not.
 
-    The answer holds the "run" with its result, and whether the wait has "timed_out". With --until
-    attention it may hold a "request" instead, which the run or one below it asks: the exit code is
-    0. Answer it, or leave it to a person, and wait again with --ignore REQUEST_ID.
+    The answer has the "run" with its result, and "timed_out". With --until attention, it may have a
+    "request" of the run or a descendant instead. Then the exit code is 0. Answer the request, or
+    leave it to a person, and wait again with --ignore REQUEST_ID.
     """
     call = Call.current(default_format="json")
 
@@ -171,14 +174,14 @@ def session_wait(run_id: str, timeout_s: float | None, **values: Any) -> None:
 @options_of(
     ReplyParent,
     without=("wait", "idempotency_key"),
-    run_id=_env("The run that speaks.", RUN_VARIABLE),
+    run_id=_env("The run that sends the message.", RUN_VARIABLE),
     optional=("run_id",),
 )
 @click.option("--wait", is_flag=True, help="Wait for the answer; the run is `waiting` until then.")
 @click.option(
     "--timeout-s",
     type=Number(0, MAX_WAIT_S),
-    help="With --wait: seconds to wait at most; exit code 7 after them.  [default: no limit]",
+    help=("Maximum seconds for --wait. After that, the exit code is 7.  [default: no limit]"),
 )
 @options_of(Keyed)
 def session_reply_parent(
@@ -187,27 +190,27 @@ def session_reply_parent(
     timeout_s: float | None,
     **values: Any,
 ) -> None:
-    """Tell or ask the parent of a run, whichever that is.
+    """Send a message or a question to the parent of a run.
 
-    The answer holds the "message" to the parent, its "parent_session_id" and the "request". With
-    --wait it holds the "request" as it was resolved, and the exit code tells how: 0 approved or
-    answered, 1 denied, expired or canceled. After --timeout-s the wait ends, not the question: the
-    answer holds "timed_out", and the exit code is 7.
+    The answer has the "message" to the parent, its "parent_session_id", and the "request". With
+    --wait, the answer has the resolved "request". Then the exit code is 0 if it was approved or
+    answered, and 1 if it was denied, expired or canceled. After --timeout-s the wait ends, but the
+    question stays open. Then the answer has "timed_out", and the exit code is 7.
     """
     call = Call.current(default_format="json")
     if values["request_kind"] is None and (
         values["detail"] is not None or values["options"] or wait
     ):
-        raise usage_failure("--detail, --option and --wait go with --request-kind")
+        raise usage_failure("--detail, --option and --wait need --request-kind")
     if values["expires_in_s"] is not None and values["request_kind"] is None:
-        raise usage_failure("--expires-in-s goes with --request-kind")
+        raise usage_failure("--expires-in-s needs --request-kind")
     if timeout_s is not None and not wait:
         raise usage_failure(
-            "--timeout-s goes with --wait; --expires-in-s says when the question expires"
+            "--timeout-s needs --wait; to set when the question expires, use --expires-in-s"
         )
     values["run_id"] = values["run_id"] or _own_id(RUN_VARIABLE)
     if values["run_id"] is None:
-        raise usage_failure("say which run speaks: --run-id ID")
+        raise usage_failure("name the run that sends the message: --run-id ID")
 
     async def body(connection: Any) -> int:
         from agentctl.run_commands import reply_parent
@@ -228,14 +231,14 @@ def session_reply_parent(
     ListSessions,
     without=("status",),
     limit=ALL,
-    parent_session_id=_env("Whose children.", SESSION_VARIABLE),
+    parent_session_id=_env("The session whose children to list.", SESSION_VARIABLE),
 )
 def session_list(parent_session_id: str | None, **values: Any) -> None:
     """List the children of a session, oldest first."""
     call = Call.current(default_format="json")
     parent_id = parent_session_id or _own_id(SESSION_VARIABLE)
     if parent_id is None:
-        raise usage_failure("say whose children: --parent-session-id ID")
+        raise usage_failure("name the parent session: --parent-session-id ID")
 
     async def body(connection: Any) -> None:
         from agentctl.paging import pages

@@ -19,15 +19,15 @@ from agentctl.terminal import is_terminal
     """,
 )
 def top() -> None:
-    """Watch workers, queue and runs, and answer what agents ask, on a screen of its own.
+    """Watch workers, queue and runs, and answer requests, on a full screen.
 
-    Keys: up and down choose a request; space shows the rest of a long one; a approves it, d denies
-    it, r answers one that wants words; q quits.
+    Keys: up and down select a request; space scrolls a long one; a approves, d denies, r answers a
+    question with text; q quits.
     """
     call = Call.current()
     if call.settings.structured or not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
         raise usage_failure(
-            "top needs a terminal; a script has `run list`, `request list` and `events tail`"
+            "top needs a terminal; in scripts use `run list`, `request list` and `events tail`"
         )
     from agentctl.screen import full_screen
 

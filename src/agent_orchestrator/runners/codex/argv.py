@@ -62,7 +62,7 @@ def exec_argv(
     if output_schema is not None:
         argv.append(f"--output-schema={output_schema}")
     if any("," in path for path in images):
-        raise ValueError(f"codex takes no path with a comma: {', '.join(images)}")
+        raise ValueError(f"codex accepts no path with a comma: {', '.join(images)}")
     argv += [f"--image={path}" for path in images]
     if resume is not None:
         if not is_thread_id(resume):

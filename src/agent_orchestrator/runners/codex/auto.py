@@ -51,7 +51,7 @@ class CodexRunner(CodexAppServerRunner):
         plain = self._exec.probe_now(env)
         if not plain.available:
             return found
-        reason = f"{found.reason}; until then each run is a codex exec, which cannot ask"
+        reason = f"{found.reason}; until then runs use codex exec, which cannot ask for approval"
         return self._as_exec(plain, reason)
 
     def _with_findings(self, found: Availability) -> Availability:
@@ -62,7 +62,7 @@ class CodexRunner(CodexAppServerRunner):
             return evolve(judged, mode=APP_SERVER)
         if judged.available or found.reason is not None:
             return self._as_exec(found, found.reason)
-        reason = f"{judged.reason}; until then each run is a codex exec, which cannot ask"
+        reason = f"{judged.reason}; until then runs use codex exec, which cannot ask for approval"
         return self._as_exec(found, reason)
 
     def _as_exec(self, found: Availability, reason: str | None) -> Availability:

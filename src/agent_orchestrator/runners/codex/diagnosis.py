@@ -17,7 +17,7 @@ _ISSUES: Final[tuple[tuple[str, str, IssueCode, str], ...]] = (
         "thread_missing",
         "",
         "thread_missing",
-        'start a session, or set on_missing_thread = "fresh"',
+        'start a new session, or set on_missing_thread = "fresh"',
     ),
     (
         "provider_error",

@@ -91,7 +91,7 @@ def startup_failure(exit_code: int | None, stderr: str) -> tuple[str, str]:
         if code := _first_match(_STARTUP, said):
             return code, said
     return "agent_crashed", _append_detail(
-        f"codex ended (exit code {exit_code}) in the middle of it", said
+        f"codex ended (exit code {exit_code}) during the turn", said
     )
 
 

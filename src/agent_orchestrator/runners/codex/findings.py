@@ -51,7 +51,7 @@ def codex_findings(
             "note",
             about,
             f"its agents may use the network in their sandbox: they can {possible_with_network()}",
-            "leave network_access out where agents need none",
+            "remove network_access if agents do not need it",
             security=True,
         )
     try:
@@ -63,7 +63,7 @@ def codex_findings(
         yield Finding(
             "note",
             about,
-            "bubblewrap (bwrap) is not on its PATH: for its sandbox codex uses the one it brings",
+            "bubblewrap (bwrap) is not on its PATH: codex uses its own copy for its sandbox",
             "install the system's bubblewrap package",
         )
 

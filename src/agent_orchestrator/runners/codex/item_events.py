@@ -82,7 +82,7 @@ class ItemReader:
             event_type, data = EventType.FILE_CHANGED, dict(started)
         else:
             event_type, data = EventType.TOOL_COMPLETED, {**started, "output": ""}
-        note = "still under way when the turn ended"
+        note = "unfinished when the turn ended"
         data.update(tool_id=tool_id, status="failed", error=note)
         return AgentEvent(event_type, data)
 

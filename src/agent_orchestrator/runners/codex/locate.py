@@ -37,7 +37,7 @@ def locate(command: str, env: Mapping[str, str], *, machine: str | None = None) 
         if not found.is_file():
             raise NotInstalled(f"codex is not installed: there is no file {found}")
         if not os.access(found, os.X_OK):
-            raise NotExecutable(f"{found} is not executable: chmod +x {found}")
+            raise NotExecutable(f"{found} is not executable: run chmod +x {found}")
     else:
         on_path = shutil.which(command, path=env.get("PATH", os.defpath))
         if on_path is None:

@@ -126,7 +126,7 @@ class ExecParser:
     def _turn_failed(self, said: JsonObject) -> list[AgentEvent]:
         error = said.get("error")
         message = error.get("message") if isinstance(error, dict) else error
-        self.failure = text(message) or "codex says only that the turn failed"
+        self.failure = text(message) or "codex gave no reason for the failed turn"
         return _unknown_rest(said, "error")
 
 

@@ -23,7 +23,7 @@ _ASK_AGAIN_S = 60.0
 the reason of, is asked again."""
 
 _NO_HOME = (
-    "codex has no home: this user has no home directory (no HOME, no entry in passwd); set CODEX_HOME, "
+    "codex has no home: this user has no home directory (no HOME, no passwd entry); set CODEX_HOME, "
     "or `home` in the provider's settings"
 )
 
@@ -108,7 +108,7 @@ class Probe:
         """
         reason = profile_warning(profile, env)
         if program in (silent for silent, _ in self._unanswered):
-            reason = f"{program} did not tell its version within {_VERSION_TIMEOUT:g} s"
+            reason = f"{program} did not print its version within {_VERSION_TIMEOUT:g} s"
         return Availability(available=True, reason=reason)
 
     def _version(self, program: Path, env: Mapping[str, str]) -> str | None:
@@ -206,8 +206,8 @@ def _login_problem(
                 return None
             if not provider.get("requires_openai_auth"):
                 return (
-                    f"codex's model provider {name!r} wants the environment variable {key}; "
-                    "it is not set"
+                    f"codex's model provider {name!r} needs the environment variable {key}, which "
+                    "is not set"
                 )
         elif not provider.get("requires_openai_auth"):
             return None
@@ -221,7 +221,7 @@ def _login_problem(
         return None
     if is_exec:
         return "codex is not logged in: run `codex login`, or set CODEX_API_KEY"
-    ignored = "; CODEX_API_KEY is for `codex exec` alone" if env.get("CODEX_API_KEY") else ""
+    ignored = "; only `codex exec` uses CODEX_API_KEY" if env.get("CODEX_API_KEY") else ""
     return f"codex is not logged in: run `codex login`{ignored}"
 
 

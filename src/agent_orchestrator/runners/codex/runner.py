@@ -115,7 +115,7 @@ class CodexExecRunner(CodexRunnerBase):
         except _ThreadMissing as missing:
             if self.on_missing_thread == "fail":
                 raise AgentFailed("thread_missing", str(missing)) from None
-            note = f"the thread is gone, a new one is begun: {missing}"
+            note = f"the thread is gone, so a new one is started: {missing}"
         await context.emit(EventType.RUN_ERROR, {"message": note, "code": "thread_missing"})
         return await self._turn(context, program, env, config, None)
 
@@ -245,10 +245,12 @@ class CodexExecRunner(CodexRunnerBase):
         """
         if not is_thread_id(thread_id):
             await context.delivered()
-            raise AgentFailed("provider_error", f"codex names an impossible thread: {thread_id!r}")
+            raise AgentFailed(
+                "provider_error", f"codex returned an invalid thread id: {thread_id!r}"
+            )
         if resume is not None and thread_id != resume:
             await context.delivered()
-            note = f"codex was to go on with thread {resume} and began thread {thread_id}"
+            note = f"codex started thread {thread_id} instead of resuming thread {resume}"
             if self.on_missing_thread == "fail":
                 raise AgentFailed("thread_missing", note)
             await context.emit(EventType.RUN_ERROR, {"message": note, "code": "thread_missing"})
@@ -311,7 +313,7 @@ async def _option_files(context: RunContext) -> AsyncIterator[_OptionFiles]:
             place = await files.enter_async_context(scratch.private_directory())
             written = await anyio.to_thread.run_sync(_written, place, schema, images)
         except OSError as problem:
-            note = f"what codex is to read cannot be written to a file: {problem}"
+            note = f"the input for codex cannot be written to a file: {problem}"
             raise AgentFailed("provider_error", note) from problem
         yield written
 
@@ -327,7 +329,7 @@ def _written(
         paths.append(place / f"{number}.{kind}")
         scratch.write(paths[-1], content.data)
     if images and "," in str(place):
-        note = f"codex takes no image whose path has a comma: {place}"
+        note = f"codex accepts no image whose path has a comma: {place}"
         raise AgentFailed("invalid_config", note)
     schema_path = None if schema is None else str(place / "schema.json")
     return _OptionFiles(schema_path, tuple(map(str, paths)))

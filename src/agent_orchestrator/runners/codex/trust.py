@@ -52,8 +52,10 @@ def check_home(home: str, cwd: str, sandbox: str | None) -> None:
         return
     place, found = os.path.realpath(cwd), os.path.realpath(home)
     if place in _upwards(found) and found != f"{place.rstrip('/')}/.codex":
-        problem = f"codex's home {found} lies in the directory {place}, which the agent may write"
-        raise AgentFailed("invalid_config", f"{problem}: let it work elsewhere, or read-only")
+        problem = f"codex's home {found} is in the directory {place}, which the agent may write"
+        raise AgentFailed(
+            "invalid_config", f"{problem}: use another directory, or the sandbox read-only"
+        )
 
 
 def untrusted_environment(env: Mapping[str, str], distrusted: Sequence[str]) -> dict[str, str]:

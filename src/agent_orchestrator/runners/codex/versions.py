@@ -21,13 +21,13 @@ def with_version_note(found: Availability) -> Availability:
     if version < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
         reason = (
-            f"codex {found.version} is too old for its app-server to be used, which takes {oldest}: "
+            f"codex {found.version} is too old: its app-server is supported from {oldest} on; "
             "update codex"
         )
         return Availability(available=False, reason=reason, version=found.version)
     if version > _NEWEST and found.reason is None:
         newest = ".".join(map(str, _NEWEST))
-        reason = f"codex {found.version} is newer than any whose app-server was tried ({newest})"
+        reason = f"codex {found.version} is newer than the tested versions of its app-server (up to {newest})"
         return evolve(found, reason=reason)
     return found
 

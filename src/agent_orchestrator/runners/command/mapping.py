@@ -125,14 +125,14 @@ def check_rules(rules: Sequence[Rule], place: str = "map", nesting: int = 0) -> 
     for index, rule in enumerate(rules):
         where = f"{place}[{index}]"
         if not (rule.emit or rule.thread or rule.result or rule.usage or rule.fail or rule.each):
-            raise ConfigError(f"{where}: says none of emit, thread, result, usage, fail, each")
+            raise ConfigError(f"{where}: needs one of emit, thread, result, usage, fail, each")
         _check_each(rule, where, nesting)
         for path in rule.when:
             _check_path(path.removeprefix("$."), f"{where}.when")
         if rule.emit is not None and rule.emit not in AGENT_EVENTS:
             raise ConfigError(f"{where}.emit: must be one of {', '.join(sorted(AGENT_EVENTS))}")
         if rule.data and rule.emit is None:
-            raise ConfigError(f"{where}.data: is of no use without emit")
+            raise ConfigError(f"{where}.data: needs emit")
         if rule.emit in _ABOUT_TEXT and "text" not in rule.data:
             raise ConfigError(f"{where}.data.text: is required for {rule.emit}")
         if rule.fail is not None and rule.fail.code not in FAILURE_CODES:
@@ -152,10 +152,10 @@ def check_rules(rules: Sequence[Rule], place: str = "map", nesting: int = 0) -> 
 def _check_each(rule: Rule, where: str, nesting: int) -> None:
     if rule.each is None:
         if rule.map:
-            raise ConfigError(f"{where}.map: is of no use without each")
+            raise ConfigError(f"{where}.map: needs each")
         return
     if not rule.map:
-        raise ConfigError(f"{where}.map: is required beside each")
+        raise ConfigError(f"{where}.map: is required with each")
     if not rule.each.startswith("$."):
         raise ConfigError(f"{where}.each: must be a path such as $.content")
     if nesting == MAX_RULE_DEPTH:
@@ -309,7 +309,7 @@ def _check_templates(template: Any, where: str) -> None:
     if isinstance(template, str) and template.startswith("$") and not template.startswith("$$"):
         if template != "$":
             if not template.startswith("$."):
-                raise ConfigError(f"{where}: {template!r} is no path; a plain $ is written $$")
+                raise ConfigError(f"{where}: {template!r} is not a path; write $$ for a plain $")
             _check_path(template[2:], where)
     elif isinstance(template, Mapping):
         for name, part in template.items():
@@ -321,4 +321,4 @@ def _check_templates(template: Any, where: str) -> None:
 
 def _check_path(path: str, where: str) -> None:
     if not _PATH.fullmatch(path):
-        raise ConfigError(f"{where}: {path!r} is no path; write one as message.parts[0].text")
+        raise ConfigError(f"{where}: {path!r} is not a path; a path is like message.parts[0].text")

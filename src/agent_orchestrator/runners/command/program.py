@@ -65,7 +65,7 @@ def _missing_interpreter(program: str, path: str) -> str | None:
         return None
     interpreter, argument = map(os.fsdecode, match.groups())
     if interpreter.startswith("/") and not Path(interpreter).exists():
-        return f"{interpreter!r} is not there"
+        return f"{interpreter!r} does not exist"
     if Path(interpreter).name != "env":
         return None
     words = argument.removeprefix("-S").split()

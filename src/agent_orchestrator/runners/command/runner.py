@@ -68,7 +68,10 @@ class CommandRunner(UsesForkServer):
     version_argv: tuple[str, ...] | None = None
     stop_signal: Literal["INT", "TERM", "HUP"] = "INT"
     stop_grace_s: float = runner_option(
-        "Seconds after which it is killed if it has not ended.", default=2.0, minimum=0, maximum=600
+        "Maximum seconds of one run. After that the agent is killed.",
+        default=2.0,
+        minimum=0,
+        maximum=600,
     )
     _known: dict[tuple[str, int], Availability] = field(factory=dict, init=False)
     """By program and its time of change: what was asked once, also in vain, is not asked again."""
@@ -91,13 +94,13 @@ class CommandRunner(UsesForkServer):
             if self.prompt == "stdin" and any("{prompt}" in part for part in argv):
                 raise ConfigError(f'{option}: {{prompt}} is replaced only with prompt = "argument"')
         if any("{thread}" in part for part in self.argv):
-            raise ConfigError("argv: {thread} belongs into resume_argv")
+            raise ConfigError("argv: {thread} is only for resume_argv")
         if self.resume_argv is not None and not any("{thread}" in p for p in self.resume_argv):
-            raise ConfigError("resume_argv: must hold {thread}")
+            raise ConfigError("resume_argv: must contain {thread}")
         if self.output == "jsonl":
             check_rules(self.map)
         elif self.map:
-            raise ConfigError('map: is of no use unless output = "jsonl"')
+            raise ConfigError('map: needs output = "jsonl"')
 
     @property
     def capabilities(self) -> Capabilities:
@@ -184,7 +187,7 @@ class CommandRunner(UsesForkServer):
             if "\0" in part:
                 raise AgentFailed(
                     "invalid_config",
-                    'the prompt holds a NUL, which an argument cannot; set prompt = "stdin"',
+                    'the prompt contains a NUL, which an argument cannot have; set prompt = "stdin"',
                 )
             size = len(part.encode("utf-8", "replace"))
             if size > MAX_ARGUMENT:
@@ -348,12 +351,12 @@ async def _with_version(argv: tuple[str, ...], env: Mapping[str, str]) -> Availa
     if time_limit.cancelled_caught:
         reason = f"it did not answer within {_VERSION_S:g} s"
     asked = " ".join(argv)[:200]
-    return Availability(available=True, reason=f"`{asked}` did not tell its version: {reason}")
+    return Availability(available=True, reason=f"`{asked}` did not print its version: {reason}")
 
 
 def _check_argument(argument: str, place: str) -> None:
     if "\0" in argument:
-        raise ConfigError(f"{place}: holds a NUL, which an argument cannot")
+        raise ConfigError(f"{place}: contains a NUL, which an argument cannot have")
     if len(argument.encode("utf-8", "replace")) > MAX_ARGUMENT:
         raise ConfigError(f"{place}: is longer than the {MAX_ARGUMENT:,} bytes of an argument")
 

@@ -73,7 +73,7 @@ class MemoryTransaction(MemoryView):
 
     def _add(self, table: Table[Row], row: Row) -> None:
         if row.id in table.rows:
-            raise Conflict(f"{row.id} exists already")
+            raise Conflict(f"{row.id} already exists")
         self._set(table, row)
 
     def _replace(self, table: Table[Row], row: Row) -> None:
@@ -191,7 +191,7 @@ class MemoryTransaction(MemoryView):
         if request.run_id not in self._state.runs.rows:
             raise NotFound(f"no run {request.run_id}", {"run_id": request.run_id})
         if request.id in self._state.requests.rows:
-            raise Conflict(f"there is a request {request.id} already")
+            raise Conflict(f"request {request.id} already exists")
         self._put_request(request)
 
     def put_request(self, request: Request) -> None:
@@ -227,7 +227,7 @@ class MemoryTransaction(MemoryView):
     def put_grants(self, session_id: str, grants: Sequence[Grant]) -> None:
         granted = {grant.principal: grant.role for grant in grants}
         if len(granted) < len(grants):
-            raise Conflict("somebody is granted something twice")
+            raise Conflict("a principal has two grants")
         pending, seen = [self._known(session_id).id], set[str]()
         while pending:
             seen.add(one := pending.pop())
@@ -243,7 +243,7 @@ class MemoryTransaction(MemoryView):
 
     def add_token(self, token: AccessToken, token_hash: str) -> None:
         if token_hash in self._state.token_ids:
-            raise Conflict("there is this token already")
+            raise Conflict("the token already exists")
         self._add(self._state.access_tokens, token)
         self._assign(self._state.token_ids, token_hash, token.id)
 
@@ -253,7 +253,7 @@ class MemoryTransaction(MemoryView):
 
     def add_audit(self, entry: AuditEntry) -> None:
         if entry.seq != len(self._state.audit) + 1:
-            raise Conflict(f"there is an audit entry {entry.seq} already, or one is left out")
+            raise Conflict(f"audit entry {entry.seq} already exists, or one is missing before it")
         self._assign(self._state.audit, entry.seq, evolve(entry, detail=plain(entry.detail)))
 
     def remove_token(self, token_id: str) -> None:
@@ -265,7 +265,7 @@ class MemoryTransaction(MemoryView):
     def add_record(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
         state, caller = self._state, record.caller
         if self.idempotency(caller, record.call, record.key) is not None:
-            raise Conflict("the idempotency key has a record already", {"key": record.key})
+            raise Conflict("the idempotency key already has a record", {"key": record.key})
         state.record_count += 1  # not undone: gaps are allowed
         stored = StoredRecord(state.record_count, record, len(record.answer.encode()))
         self._set(state.records, stored)

@@ -319,7 +319,7 @@ def _connect(path: Path) -> apsw.Connection:
     ):
         connection.pragma(name, value)
         if (found := connection.pragma(name)) != value:
-            raise StoreOpenError(f"{path}: SQLite keeps {name} at {found}, {value} is needed")
+            raise StoreOpenError(f"{path}: SQLite cannot set {name} to {value}; it stays {found}")
     return connection
 
 
@@ -373,9 +373,7 @@ def _check(path: Path, opened: Callable[[], apsw.Connection], *, whole: bool) ->
     except StoreDamaged:
         if is_damaged(opened):
             raise
-        raise StoreOpenError(
-            f"{path} cannot be read: the disk failed to return a part of it"
-        ) from None
+        raise StoreOpenError(f"{path} cannot be read: the disk returned an error") from None
 
 
 def is_damaged(opened: Callable[[], apsw.Connection]) -> bool:
@@ -418,7 +416,7 @@ def _checked_watermark(
             raise ForeignDatabase(f"{path} is a database of another program")
         if (version := connection.pragma("user_version")) > schema_version():
             raise SchemaTooNew(
-                f"{path} has schema version {version}; this program knows up to"
+                f"{path} has schema version {version}; this program supports up to"
                 f" {schema_version()}: use a newer one"
             )
         if whole:

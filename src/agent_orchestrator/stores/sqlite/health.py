@@ -110,7 +110,7 @@ class Health:
         if self.fault is None:
             _log.error("%s", fault.message)
         if is_written:
-            text = f"{fault.message}; whether the change is lost is not known"
+            text = f"{fault.message}; it is unknown whether the change is lost"
             fault = evolve(fault, message=text)
         self.fault = fault
         return True
@@ -138,7 +138,7 @@ class Health:
         else:
             self._must_reopen = True
         if not is_outcome_known and self._must_reopen:
-            text = f"{fault.message}; whether the change was made is not known"
+            text = f"{fault.message}; it is unknown whether the change was made"
             fault = evolve(fault, message=text)
         if self.fault is None:
             _log.error("%s", fault.message)
@@ -154,7 +154,7 @@ class Health:
     def note_findings(self, findings: Sequence[str]) -> None:
         """Record the findings of a check of the whole database."""
         if findings and is_unreadable(findings[0]):
-            text = f"{self._database.path} cannot be read whole: {findings[0][:500]}"
+            text = f"{self._database.path} cannot be read completely: {findings[0][:500]}"
             self.problems["disk_error"] = Problem("disk_error", text)
         elif findings:
             text = f"{self._database.path} is damaged ({findings[0][:500]}): restore a backup"
@@ -190,14 +190,14 @@ class Health:
         lost = self.watermark.commits - found.commits
         if found.database != self.watermark.database:
             raise _WrongDatabase(
-                f"{self._database.path} is a different database now: restart with the right one"
+                f"{self._database.path} is a different database now: restart agentd with the right one"
             )
         if lost > 0:
             raise _WrongDatabase(
                 f"{self._database.path}: {lost} commits lost while it was open: restore a backup"
             )
         if lost < 0:
-            _log.warning("a commit whose outcome was not known was made")
+            _log.warning("a commit with an unknown outcome was made")
         self.watermark = found
         self._must_reopen = False
 
@@ -225,7 +225,7 @@ class Health:
         path = self._database.path
         no_room = Fault(
             "disk_full",
-            f"the disk that holds {path} is full: only outcomes are recorded until there is room",
+            f"the disk that holds {path} is full: until there is space, only results of runs are recorded",
             5,
         )
         match error:

@@ -57,9 +57,9 @@ class Files:
 
 
 _ADVICE: Final = {
-    False: "put it back; or save what is open with `agentctl daemon backup FILE`, stop agentd, and"
+    False: "put it back; or copy the open database with `agentctl daemon backup FILE`, stop agentd, and"
     " start it on that copy",
-    True: "stop agentd, which writes what is open into the database, and start it again",
+    True: "stop agentd, which completes the database, and start it again",
 }
 """Advice, by whether the file is one beside the database."""
 

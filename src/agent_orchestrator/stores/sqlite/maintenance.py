@@ -33,7 +33,7 @@ def findings(connection: apsw.Connection) -> list[str]:
         if found != ["ok"]:
             return found
         found = [
-            f"row {rowid} of {table} refers to what is not in {parent}"
+            f"row {rowid} of {table} refers to a missing row of {parent}"
             for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check")
         ]
         [(count, first, last)] = connection.execute(
@@ -159,8 +159,8 @@ def _move_into_place(temporary: Path, target: Path, *, replace: bool) -> int:
 
 
 def _exists(target: Path) -> Conflict:
-    return Conflict(f"{target} is there already", {"path": str(target)})
+    return Conflict(f"{target} already exists", {"path": str(target)})
 
 
 def _disk_full_error(target: Path) -> Unavailable:
-    return Unavailable(f"there is no room for the copy in {target.parent}", retry_after_s=60)
+    return Unavailable(f"there is no space for the copy in {target.parent}", retry_after_s=60)

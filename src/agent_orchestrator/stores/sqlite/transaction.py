@@ -270,7 +270,7 @@ class SqliteTransaction(SqliteView):
             raise NotFound(f"no session {session_id}", {"session_id": session_id})
         granted = {grant.principal for grant in grants}
         if len(granted) < len(grants):
-            raise Conflict("somebody is granted something twice")
+            raise Conflict("a principal has two grants")
         held = self._execute(_HELD, (session_id,)).fetchall()
         self._execute(f"DELETE FROM grants WHERE session_id IN ({TREE})", (session_id,))
         for grant in grants:
@@ -299,7 +299,7 @@ class SqliteTransaction(SqliteView):
             self._execute(_REMEMBER, (*RECORDS.values(record), place, total))
         except apsw.ConstraintError:
             raise Conflict(
-                "the idempotency key has a record already", {"key": record.key}
+                "the idempotency key already has a record", {"key": record.key}
             ) from None
         if place <= most and total < most_size:
             return  # the limits were never reached

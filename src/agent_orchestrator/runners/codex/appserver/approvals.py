@@ -99,7 +99,7 @@ class Question:
         if self.kind == "input_request" or not said or said in (*(self.options or ()), *_DECISIONS):
             return None
         verdict = "approved" if request is not None and request.status == "approved" else "denied"
-        return f"Your request was {verdict}, with these words: {said}"
+        return f"Your request was {verdict}, with this message: {said}"
 
 
 def question_for(

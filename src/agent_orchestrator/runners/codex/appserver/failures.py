@@ -33,7 +33,7 @@ _STATUS_CODES: Final = {
 
 def failure_of(error: Mapping[str, Any]) -> tuple[str, str]:
     """Return our code and a message for codex's TurnError."""
-    message = text(error.get("message")) or "codex says only that the turn failed"
+    message = text(error.get("message")) or "codex gave no reason for the failed turn"
     details = text(error.get("additionalDetails"))
     if details and details not in message:
         message = f"{message}: {details}"

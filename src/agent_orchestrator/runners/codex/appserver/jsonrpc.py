@@ -208,14 +208,14 @@ class JsonRpcPeer:
                 with anyio.move_on_after(WRITE_TIMEOUT_S) as time_limit:
                     await self._channel.write(data)
                 if time_limit.cancelled_caught:
-                    raise PeerTimeout("codex does not read what it is told")
+                    raise PeerTimeout("codex does not read its input")
 
     def _send(self, message: Mapping[str, Any]) -> None:
         if self._failure is not None:
             return
         data = _ENCODE(message).encode() + b"\n"
         if self._size + len(data) > MAX_UNWRITTEN:
-            raise PeerTimeout("codex does not read what it is told")
+            raise PeerTimeout("codex does not read its input")
         self._unwritten.append(data)
         self._size += len(data)
         self._work.set()

@@ -61,31 +61,31 @@ class CodexAppServerRunner(CodexRunnerBase):
     """
 
     sandbox: Sandbox = runner_option(
-        "What commands may do without asking.",
+        "What commands may do without approval.",
         default="workspace-write",
     )
     approval_policy: ApprovalPolicy = runner_option(
-        "When codex asks: `untrusted` for all but what is known to be harmless, `on-request` when it "
-        "wants to do more than the sandbox lets it, `never`.",
+        "When codex asks for approval. `untrusted`: before every command that is not known to be "
+        "harmless. `on-request`: when it wants more than the sandbox allows. `never`: not at all.",
         default="on-request",
     )
     approval_timeout_s: float = runner_option(
         # A question that cannot be open for so long is refused, and so declined.
-        "Seconds after which what nobody has answered is declined: 30 days at most.",
+        "Seconds after which an unanswered request is declined; at most 30 days.",
         default=3600.0,
         minimum=MIN_OPEN_S,
         maximum=MAX_OPEN_S,
     )
     remember_approvals: bool = False
     max_threads_per_process: int = runner_option(
-        "How many threads one process holds.", default=100, minimum=1
+        "Maximum number of threads of one process.", default=100, minimum=1
     )
     idle_s: float = runner_option(
-        "Seconds after which a process without a run is ended.", default=300.0, minimum=0
+        "Seconds after which a process without a run is stopped.", default=300.0, minimum=0
     )
     thread_idle_s: float = runner_option(
-        "Seconds after which a thread without a run is unloaded, so that `codex resume` may be used on it "
-        "by hand. Its next run loads it again, which takes about 0.04 s.",
+        "Seconds after which a thread without a run is unloaded, so that you can use `codex resume` on it. "
+        "The next run loads it again, which takes about 0.04 s.",
         default=30.0,
         minimum=0,
     )
@@ -189,7 +189,7 @@ class CodexAppServerRunner(CodexRunnerBase):
             if steered:
                 with anyio.CancelScope(shield=True):
                     for message in steered:
-                        note = f"the turn ended before the agent was given this: {message}"
+                        note = f"the turn ended before the agent received this message: {message}"
                         await context.emit(EventType.RUN_ERROR, {"message": note})
 
     async def _run_once(
@@ -208,7 +208,7 @@ class CodexAppServerRunner(CodexRunnerBase):
             except ThreadMissing as missing:
                 if self.on_missing_thread == "fail":
                     raise AgentFailed("thread_missing", str(missing)) from None
-                note = f"the thread is gone, a new one is begun: {missing}"
+                note = f"the thread is gone, so a new one is started: {missing}"
                 data = {"message": note, "code": "thread_missing"}
                 await context.emit(EventType.RUN_ERROR, data)
                 thread_id = None

@@ -278,14 +278,16 @@ class Server:
                 await self.request("thread/unsubscribe", {"threadId": thread_id}, _CLOSE_S)
                 await closed.wait()
         except (RpcError, AgentFailed) as problem:
-            _log.info("codex did not let go of a thread: %s", problem)
+            _log.info("codex did not unload a thread: %s", problem)
         finally:
             self._closing.pop(thread_id, None)
             closed.set()
             self.invalidate(thread_id)  # where it keeps it, nobody listens to it
         if self.failure is None and thread_id in self.threads:
             # What it was loaded with is of no use any more, and no other process may have it.
-            _log.warning("codex keeps thread %s loaded with what its last run had", thread_id)
+            _log.warning(
+                "codex keeps thread %s loaded with the settings of its last run", thread_id
+            )
 
     def unload_when_idle(self, thread_id: str) -> None:
         """Have codex let go of a thread that no run uses for ``thread_idle_s``.
@@ -397,7 +399,7 @@ class Server:
             )
         except RpcError as refused:
             self.is_unknown = True
-            problem = f"codex's app-server refused to begin: {refused.message}"
+            problem = f"codex's app-server refused to start: {refused.message}"
             self.fail(AgentFailed("provider_unavailable", problem))
             return
         except AgentFailed:
@@ -415,7 +417,7 @@ class Server:
             with anyio.move_on_after(self._idle_s) as time_limit:
                 await self._leased.wait()
             if time_limit.cancelled_caught and not self.leases:
-                _log.info("a codex app-server was idle for %g s and is stopped", self._idle_s)
+                _log.info("stopping a codex app-server that was idle for %g s", self._idle_s)
                 self.fail(AgentFailed("provider_error", "the codex app-server was idle"))
                 return
 
@@ -431,7 +433,7 @@ class Server:
         if mailbox is not None:
             self._deliver(incoming, mailbox)
         elif isinstance(incoming, ServerRequest):
-            _log.warning("codex asks %s of a thread nobody is at work on", incoming.method)
+            _log.warning("codex sent %s for a thread without a run", incoming.method)
             self.refuse(incoming, f"no run answers {incoming.method} for thread {thread_id!r}")
         elif incoming.method == "thread/closed":
             self.threads.pop(thread_id, None)
@@ -445,7 +447,7 @@ class Server:
                 if incoming.size < _MAX_LOGGED
                 else f"{incoming.size:,} bytes"
             )
-            _log.info("codex app-server %d says %s: %s", self.pid, shown(incoming.method), told)
+            _log.info("codex app-server %d sent %s: %s", self.pid, shown(incoming.method), told)
 
     def _deliver(self, incoming: Incoming, mailbox: Mailbox) -> None:
         for request in mailbox.put(incoming):
@@ -481,9 +483,9 @@ class Server:
         """Tell the runs a line may be about that it cannot be read."""
         said = incoming.text
         if said.truncation is None:
-            _log.warning("codex app-server %d says what is no message", self.pid)
+            _log.warning("codex app-server %d wrote an invalid message", self.pid)
         else:
-            _log.error("codex app-server says a line of %d bytes", said.truncation.size)
+            _log.error("codex app-server wrote a line of %d bytes", said.truncation.size)
             found = _THREAD.search(said.text)
             if found is not None and (mailbox := self._mailboxes.get(found[1])) is not None:
                 self._deliver(incoming, mailbox)

@@ -48,7 +48,9 @@ class ServerPool:
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
-            raise RuntimeError("the runner serves an engine already: make another for this one")
+            raise RuntimeError(
+                "the runner already belongs to an engine: create another runner for this one"
+            )
         self._tasks = await anyio.create_task_group().__aenter__()
         return self
 
@@ -114,7 +116,7 @@ class ServerPool:
 
     def _started(self, spec: Spec) -> Server:
         if self._tasks is None:
-            raise RuntimeError("the runner is not entered: async with runner")
+            raise RuntimeError("the runner is not open: use `async with runner`")
         tag = f"codex-app-server.{uuid.uuid4().hex}"
         server = Server(spec, tag, self.idle_s, self.thread_idle_s, self._ended)
         self.servers.append(server)
@@ -131,6 +133,6 @@ class ServerPool:
             await server.run()
         except Exception:
             # One process must not take the others with it; its runs have been told.
-            logger.exception("a codex app-server could not be served")
+            logger.exception("a codex app-server failed")
         finally:
             self._stopping = [one for one in self._stopping if one is not server]

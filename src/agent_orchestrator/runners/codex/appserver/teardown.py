@@ -65,7 +65,7 @@ async def end_background_work(server: Server, mailbox: Mailbox, reader: TurnRead
             tasks.cancel_scope.cancel()
     ended = await kill_strays(reader.threads)
     if ended:
-        _log.info("thread %s had left %d processes", reader.thread_id, len(ended))
+        _log.info("thread %s left %d processes", reader.thread_id, len(ended))
 
 
 async def _request_end(

@@ -106,7 +106,7 @@ async def _applied_requirements(
         try:
             answer = await server.request(requirements.METHOD, {}, _OPEN_S)
         except RpcError as refused:
-            _log.info("codex does not say what is required of it: %s", refused)
+            _log.info("codex did not report its requirements: %s", refused)
             answer = None
         server.requirements = requirements.Requirements.of(answer)
     allowed = server.requirements.applied(wanted)
@@ -135,7 +135,9 @@ async def _unload(server: Server, thread_id: str) -> None:
     """
     await server.unload(thread_id)
     if thread_id in server.threads:
-        raise AgentFailed("provider_error", "codex does not let go of the thread to load it anew")
+        raise AgentFailed(
+            "provider_error", "codex did not unload the thread, so it cannot be loaded again"
+        )
 
 
 async def _start_or_resume(
@@ -302,7 +304,7 @@ async def _own_model(server: Server, cwd: str) -> str | None:
         answer = await server.request("model/list", {}, _OPEN_S)
         return next((text(one["model"]) for one in answer["data"] if one["isDefault"]), None)
     except (RpcError, KeyError, TypeError) as problem:
-        _log.info("codex does not say which model it uses: %r", problem)
+        _log.info("codex did not report its model: %r", problem)
         return None
 
 
@@ -312,7 +314,7 @@ async def _workspace_settings(server: Server, cwd: str) -> Any:
         answer = await server.request("config/read", {"cwd": cwd}, _OPEN_S)
         return answer["config"]["sandbox_workspace_write"]
     except (RpcError, KeyError, TypeError) as problem:
-        _log.warning("codex does not say how workspaces are confined: %r", problem)
+        _log.warning("codex did not report its workspace settings: %r", problem)
         return None
 
 

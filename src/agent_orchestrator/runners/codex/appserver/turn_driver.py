@@ -289,12 +289,12 @@ class TurnDriver:
     async def _receive(self, tasks: TaskGroup, incoming: Incoming | MessagesDropped) -> None:
         match incoming:
             case MessagesDropped(size):
-                note = f"{size:,} bytes that codex said could not be recorded in time"
+                note = f"{size:,} bytes of codex's output could not be recorded in time"
                 raise AgentFailed("provider_error", note)
             case ServerRequest():
                 tasks.start_soon(self._answer_request, incoming)
             case Malformed(said) if said.truncation is not None:
-                note = f"codex said a line of {said.truncation.size} bytes, too large to be read"
+                note = f"codex wrote a line of {said.truncation.size} bytes, which is too long"
                 raise AgentFailed("provider_error", note)
             case Malformed(said):
                 data = {"kind": "stdout", "payload": {"text": said.text}}
@@ -340,7 +340,7 @@ class TurnDriver:
         if self._state.turn is Turn.FAILED:
             raise AgentFailed(*failure_of(end.error))
         if self._state.turn is Turn.DENIED:
-            raise AgentFailed("denied", "what it asked for was answered with cancel")
+            raise AgentFailed("denied", "its request was answered with cancel")
         raise AgentFailed("provider_error", f"codex ended the turn as {end.status}")
 
     async def _report_usage(self) -> None:
@@ -411,7 +411,7 @@ class TurnDriver:
                 )
             except (InvalidRequest, Conflict) as problem:
                 request = None
-                note = f"nobody could be asked, so it is declined: {problem}"
+                note = f"declined, as nobody could be asked: {problem}"
                 await self.context.emit(EventType.RUN_ERROR, {"message": note})
             finally:
                 self._open_requests.pop(asked.id, None)
@@ -451,7 +451,7 @@ class TurnDriver:
         try:
             await self.server.request("turn/steer", params, REQUEST_TIMEOUT_S)
         except RpcError as refused:
-            _log.info("codex did not take a message while at work: %s", refused)
+            _log.info("codex did not accept a message during a turn: %s", refused)
         else:
             if message in self.steered:
                 self.steered.remove(message)
