@@ -26,7 +26,7 @@ def test_a_backup_is_made_while_it_runs_and_can_be_put_back(daemon: Daemon, tmp_
     }
     again = ctl("daemon", "backup", "copy.db", cwd=tmp_path)
     assert again.code == 6
-    assert "is there already" in again.err
+    assert "already exists" in again.err
     forced = ctl("daemon", "backup", "copy.db", "--force", cwd=tmp_path)
     assert (forced.code, forced.err) == (0, "")
     assert forced.out.startswith(f"{tmp_path / 'copy.db'}: ")

@@ -68,7 +68,7 @@ def test_tokens(daemon: Daemon) -> None:
     assert ctl("--auth-token", made["secret"], "session", "list").code == 5
     listed = ctl("token", "list").out
     assert made["secret"] not in listed
-    assert [line.split()[1] for line in listed.splitlines()] == ["STATE", "revoked", "good,"]
+    assert [line.split()[1] for line in listed.splitlines()] == ["STATE", "revoked", "valid,"]
     trail = ctl("daemon", "audit").out
     assert ["none", "create_token"] in [line.split()[4:6] for line in trail.splitlines()[1:]]
     assert "revoke_token" in trail
@@ -98,7 +98,7 @@ def test_a_code_to_scan(daemon: Daemon) -> None:
     wanted = expected(text)
     printed = modules([line for line in lines if len(line) == len(wanted)], BARE)
     assert printed[: len(wanted)] == wanted
-    assert "this machine only" in shown.err
+    assert "only this machine" in shown.err
     for refused in (("--format", "json"), ("--field", "secret")):
         before = len(daemon.ctl("token", "list").out.splitlines())
         assert daemon.ctl("token", "create", "x", "--qr", *refused).code == 2

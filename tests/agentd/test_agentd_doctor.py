@@ -142,7 +142,7 @@ def test_workspaces(directory: Path) -> None:
     beyond = found({"AGENTD_AUTH_TOKEN": LONG}, host="0.0.0.0")
     assert one(beyond, "workspaces", "any directory").level == "warning"
     assert about(found(workspace_roots=(str(directory),)), "workspaces") == []
-    assert one(found(workspace_roots=("/",)), "workspaces", "next to nothing").level == "warning"
+    assert one(found(workspace_roots=("/",)), "workspaces", "hardly restricts").level == "warning"
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_codex_and_its_home(directory: Path) -> None:
     assert [one for one in found(config=config) if one.about == "provider codex"] == []
     codex.write_text("#!/bin/sh\necho codex-cli 0.169.0\n")
     codex.chmod(0o700)
-    assert one(found(config=config), "provider codex", "there is no").level == "warning"
+    assert one(found(config=config), "provider codex", "does not exist").level == "warning"
     (directory / ".codex").write_text("a file")
     assert one(found(config=config), "provider codex", "cannot write").level == "error"
     (directory / ".codex").unlink()

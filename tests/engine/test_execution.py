@@ -284,10 +284,10 @@ class Forger:
                 await context.set_thread("t", {"more": more})
         odd: Any
         for odd in (None, 1, b"t", ["t"], {"id": "t"}, "", " ", "a\0b", "t" * 1_025):
-            with pytest.raises(InvalidEvent, match="a thread"):
+            with pytest.raises(InvalidEvent, match="thread:"):
                 await context.set_thread(odd)
         for odd in (1, "state", [], [("a", 1)], b"{}"):
-            with pytest.raises(InvalidEvent, match="a thread"):
+            with pytest.raises(InvalidEvent, match="thread:"):
                 await context.set_thread("t", odd)
         for odd in (
             *(Usage(input_tokens=10**100), Usage(2**63), Usage(-1), Usage(cost_usd=-0.5)),

@@ -45,7 +45,7 @@ async def a_history(client: Client) -> None:
         ("UPDATE runs SET attempt = 2", "attempt 2, but its log says"),
         ("UPDATE runs SET status = 'queued' WHERE status = 'completed'", "has 1 last events"),
         ("UPDATE sessions SET last_seq = last_seq + 1", "its log ends with"),
-        ("UPDATE sessions SET status = 'open'", "it is open, its log says closed"),
+        ("UPDATE sessions SET status = 'open'", "its log says closed"),
         ("UPDATE requests SET status = 'approved'", "its log says pending"),
         (
             "UPDATE events SET seq = seq + 100 WHERE event_type = 'run.completed'",

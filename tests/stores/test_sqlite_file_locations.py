@@ -230,7 +230,7 @@ async def test_what_is_written_as_the_file_goes_is_not_acknowledged(tmp_path, mo
         async with SqliteStore(path) as store:
             await put(store, session)
             monkeypatch.setattr(Health, "check_files", looked)
-            with pytest.raises(Unavailable, match="not known"):
+            with pytest.raises(Unavailable, match="it is unknown"):
                 await append(store, session)
 
 

@@ -88,7 +88,7 @@ async def test_a_copy_is_never_written_over_unless_told_to(tmp_path):
     with anyio.fail_after(60):
         async with SqliteStore(tmp_path / "data.db") as store:
             for name in ("there", "dangling"):
-                with pytest.raises(Conflict, match="is there already"):
+                with pytest.raises(Conflict, match="already exists"):
                     await store.back_up(tmp_path / name, replace=False)
             assert not target.read_bytes()
             for _ in range(2):
@@ -163,7 +163,7 @@ async def test_a_copy_for_which_there_is_no_room_leaves_nothing(tmp_path, monkey
             # The note of the commits may be about to be made anew.
             note = {tmp_path / "data.db.commits", tmp_path / "data.db.commits.new"}
             before = set(tmp_path.iterdir()) - note
-            with pytest.raises(Unavailable, match="no room"):
+            with pytest.raises(Unavailable, match="no space"):
                 await store.back_up(tmp_path / "copy.db", replace=False)
             assert set(tmp_path.iterdir()) - note == before
             assert await codes(store) == []

@@ -153,7 +153,7 @@ async def test_a_commit_with_an_unknown_outcome_says_so(tmp_path, disk):
             session = a_session()
             await put(store, session)
             disk.break_("sync", "-wal", apsw.IOError("disk I/O error"))
-            with pytest.raises(Unavailable, match="not known"):
+            with pytest.raises(Unavailable, match="it is unknown"):
                 await append(store, session)
             disk.mend()
 

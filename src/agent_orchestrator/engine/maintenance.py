@@ -161,7 +161,7 @@ class _Replay:
         state: tuple[Any, ...] = (logged.status, logged.attempt)
         if state != (str(run.status), run.attempt):
             self._report(
-                f"run {run.id} is {run.status}, attempt {run.attempt}; its log says {state}"
+                f"run {run.id} is {run.status}, attempt {run.attempt}, but its log says {state}"
             )
         if logged.end_count != int(is_terminal(run.status)):
             self._report(f"run {run.id} is {run.status} and has {logged.end_count} last events")
@@ -171,7 +171,7 @@ class _Replay:
     def _compare_request(self, request: Request) -> None:
         status = self._requests.get(request.id)
         if status != request.status:
-            self._report(f"request {request.id} is {request.status}, its log says {status}")
+            self._report(f"request {request.id} is {request.status}, but its log says {status}")
 
     def _compare_session(self, session: Session) -> None:
         if session.last_seq != self.last_seq:

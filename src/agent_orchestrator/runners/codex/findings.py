@@ -73,7 +73,7 @@ def _home(about: str, program: Path, home: Path) -> Finding:
         return Finding(
             "warning",
             about,
-            f"there is no {home}, where codex ({program}) keeps its login and its threads",
+            f"{home} does not exist, where codex ({program}) keeps its login and its threads",
             "run `codex login` as the user agentd runs as, or set `home`",
         )
     if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
