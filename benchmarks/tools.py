@@ -42,7 +42,7 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
     work = directory / "work"
     work.mkdir(parents=True)
     with ModelServer() as models:
-        env = codex_env(write_codex_home(directory / "home", models.port))
+        env = codex_env(write_codex_home(directory / "home", models.port, reads_projects=True))
         config = CONFIG.format(command=json.dumps(codex))
         with agentd(directory / "daemon", config=config, env=env) as daemon:
             results = anyio.run(partial(_compare, daemon.url, work, count))

@@ -41,7 +41,13 @@ def home(tmp_path: Path, models: ModelServer) -> Path:
 @pytest.fixture
 def usual_home(tmp_path: Path, models: ModelServer) -> Path:
     """A home in which codex also does what it does beside its turns, in processes of its own."""
-    return write_codex_home(tmp_path / "home", models.port, is_lean=False)
+    return write_codex_home(tmp_path / "home", models.port, is_lean=False, reads_projects=True)
+
+
+@pytest.fixture
+def home_with_projects(tmp_path: Path, models: ModelServer) -> Path:
+    """A codex home that goes by the repository that a session works in."""
+    return write_codex_home(tmp_path / "home", models.port, reads_projects=True)
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def codex_env(home: Path) -> dict[str, str]:
 CONFIG = """\
 model = {model}
 model_provider = "local"
-
+{projects}
 [model_providers.local]
 name = "local"
 base_url = "http://127.0.0.1:{port}/v1"
@@ -98,6 +98,11 @@ enabled = true
 
 [analytics]
 enabled = false
+"""
+
+NO_PROJECTS = """\
+project_root_markers = []
+project_doc_max_bytes = 0
 """
 
 LEAN = """\
@@ -121,6 +126,7 @@ def write_codex_home(
     retries: int | None = 0,
     extra: str = "",
     is_lean: bool = True,
+    reads_projects: bool = False,
 ) -> Path:
     """Make a codex home whose model is at this port.
 
@@ -128,6 +134,8 @@ def write_codex_home(
     :param extra: what else its configuration holds.
     :param is_lean: codex neither asks a server for its plugins nor runs login shells to learn their
         variables, which costs as much as a turn.
+    :param reads_projects: codex looks in all directories above its own for the root of a repository and
+        for what is said to agents there: with a sandbox in some fifty processes each time.
     """
     home.joinpath("tmp").mkdir(parents=True, exist_ok=True)
     (home / "path").mkdir(exist_ok=True)
@@ -137,7 +145,10 @@ def write_codex_home(
     (home / "authority.pem").write_bytes(_authority())
     limits = f"request_max_retries = {retries}\nstream_max_retries = {retries}\n"
     config = CONFIG.format(
-        model=json.dumps(model), port=port, retries="" if retries is None else limits
+        model=json.dumps(model),
+        port=port,
+        retries="" if retries is None else limits,
+        projects="" if reads_projects else NO_PROJECTS,
     )
     (home / "config.toml").write_text(config + extra + (LEAN if is_lean else ""))
     return home

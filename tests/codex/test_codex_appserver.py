@@ -135,6 +135,7 @@ async def test_words_with_a_decision_reach_the_agent(codex, home, record, models
 # --- many sessions, one process -------------------------------------------------------------
 
 
+@ON_ONE_LOOP
 async def test_sessions_share_a_process_and_keep_their_threads(codex, home, record, models):
     async with make_runner(codex, home) as runner:
         firsts = [record(f"say first {number}") for number in range(4)]
@@ -193,6 +194,7 @@ async def test_the_model_sees_the_images_of_a_run(codex, home, record, models):
     assert not any(base64.b64encode(BLUE.data).decode() in str(event) for event in second.events)
 
 
+@ON_ONE_LOOP
 async def test_a_full_process_gets_no_more_threads(codex, home, record):
     async with make_runner(codex, home, max_threads_per_process=2) as runner:
         contexts = [record("say hello") for _ in range(5)]
@@ -206,6 +208,7 @@ async def test_a_full_process_gets_no_more_threads(codex, home, record):
         assert again.pid == contexts[0].pid
 
 
+@ON_ONE_LOOP
 async def test_an_idle_process_is_ended_and_its_threads_go_on_in_the_next(codex, home, record):
     async with make_runner(codex, home, idle_s=0.2) as runner:
         first = record("say first")
@@ -231,6 +234,7 @@ async def test_a_thread_that_exec_made_goes_on(codex, home, record, models):
     assert models.requests[-1].user_texts == [first.prompt, second.prompt]
 
 
+@ON_ONE_LOOP
 async def test_an_idle_thread_can_be_gone_on_with_by_hand(codex, home, record, models):
     """And comes back to the warm process for its next run."""
     async with make_runner(codex, home, thread_idle_s=0.05) as runner:
@@ -330,6 +334,7 @@ async def test_a_killed_process_fails_its_runs_and_the_next_has_another(codex, h
         assert second.thread.id == first.thread.id
 
 
+@ON_ONE_LOOP
 async def test_what_a_run_used_whose_process_was_killed_is_its_own(codex, home, record, models):
     async with make_runner(codex, home) as runner:
         first = record("usage 30 20 7\nshell true\nhang")
@@ -367,6 +372,7 @@ async def test_a_killed_process_leaves_the_runs_of_others_alone(codex, home, rec
         assert said == {"killed": "agent_crashed", "other": "other"}
 
 
+@ON_ONE_LOOP
 async def test_what_is_started_otherwise_has_a_process_of_its_own(codex, home, record):
     """Its environment; and a run's own variables are none of it."""
     async with make_runner(codex, home) as runner:
@@ -383,6 +389,7 @@ async def test_what_is_started_otherwise_has_a_process_of_its_own(codex, home, r
         assert first == second != third
 
 
+@ON_ONE_LOOP
 async def test_a_prompt_that_a_killed_process_had_not_taken_is_given_again(
     codex, home, record, models
 ):
@@ -414,6 +421,7 @@ async def test_a_prompt_that_a_killed_process_had_not_taken_is_given_again(
 # --- what is told ---------------------------------------------------------------------------
 
 
+@ON_ONE_LOOP
 async def test_a_message_comes_in_pieces_and_whole(codex, home, record):
     async with make_runner(codex, home) as runner:
         context = record("stream 40 10 word")
@@ -563,6 +571,7 @@ async def test_cancel_as_the_answer_ends_the_turn(codex, home, record, outside):
     assert not (outside / "made").exists()
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize("is_approved", [True, False])
 async def test_a_file_change_is_approved_or_not(codex, home, record, outside, is_approved):
     file = outside / "new.txt"
@@ -740,6 +749,7 @@ async def test_never_asks_nobody(codex, home, record, outside):
 # --- meanwhile ------------------------------------------------------------------------------
 
 
+@ON_ONE_LOOP
 async def test_a_message_steers_the_turn(codex, home, record, models):
     async with make_runner(codex, home) as runner:
         context = record("shell sleep 1\nsay unheard")
@@ -757,6 +767,7 @@ async def test_a_message_steers_the_turn(codex, home, record, models):
     assert models.requests[-1].user_texts[-1] == "say steered"
 
 
+@ON_ONE_LOOP
 async def test_a_steered_stream_is_not_lost(codex, home, record):
     async with make_runner(codex, home) as runner:
         context = record("stream 100 20 word")
@@ -813,6 +824,7 @@ async def test_cancelling_ends_the_commands_and_nobody_elses(codex, home, record
         assert (await run(runner, second)).text == "second"
 
 
+@ON_ONE_LOOP
 async def test_what_a_command_leaves_running_is_ended_with_the_run(codex, home, record):
     async with make_runner(codex, home) as runner:
         context = record("background sleep 300\nshell setsid sleep 300 >/dev/null 2>&1 &\nsay done")
@@ -993,6 +1005,7 @@ def children_of(context):
     return kept
 
 
+@ON_ONE_LOOP
 async def test_what_sub_agents_do_is_kept_apart(codex, home, record):
     """Two runs at once in one process, each with a sub-agent whose items have the ids of its own."""
     names = ("one", "two")
@@ -1043,6 +1056,7 @@ async def test_a_sub_agent_asks_like_its_agent(codex, home, record, outside, is_
     assert "sub done" in outcome.text
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize("how", ["cancel", "end"])
 async def test_a_sub_agent_ends_with_the_run(codex, home, record, models, tmp_path, how):
     """Codex 0.169 lets it go on when the turn that gave it work has ended."""

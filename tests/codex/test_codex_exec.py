@@ -86,6 +86,7 @@ class TestContract(RunnerContract):
 # --- turns ----------------------------------------------------------------------------------
 
 
+@ON_ONE_LOOP
 async def test_a_first_turn(runner, record, models, workspace):
     context = record("say hello")
     outcome = await run(runner, context)
@@ -123,6 +124,7 @@ async def test_codex_works_where_it_was_started(runner, home, workspace):
     assert str(link) in failure.message
 
 
+@ON_ONE_LOOP
 async def test_a_second_turn_goes_on_with_the_thread(runner, record, models):
     first = record("usage 1000 400 50\nsay one")
     await run(runner, first)
@@ -186,6 +188,7 @@ async def test_commands_in_parallel(runner, record, workspace):
     assert sorted(done.values()) == ["b\n", "opened\na\n"]
 
 
+@ON_ONE_LOOP
 async def test_a_command_that_is_left_running_is_closed_and_ended(runner, record):
     context = record("background sleep 300\nsay left it")
     assert (await run(runner, context)).text == "left it"
@@ -327,6 +330,7 @@ async def test_the_output_schema_of_a_run_is_its_own(runner, record, models):
     assert not [*user_state().runs.iterdir()]
 
 
+@ON_ONE_LOOP
 async def test_the_model_sees_the_images_of_a_run(runner, record, models):
     first = record("say one", images=[RED, BLUE])
     assert (await run(runner, first)).text == "one"
@@ -339,6 +343,7 @@ async def test_the_model_sees_the_images_of_a_run(runner, record, models):
     assert not [*user_state().runs.iterdir()]
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize(
     ("name", "code"), [("with, comma", "invalid_config"), ("file/below", "provider_error")]
 )
@@ -380,6 +385,7 @@ async def test_a_lock_on_the_directory_of_runs_hangs_no_run(
     assert not [*user_state().runs.iterdir()]
 
 
+@ON_ONE_LOOP
 async def test_the_files_of_a_run_are_private_and_go_with_it(runner, record):
     context = record("hang", images=[RED])
     found = []
@@ -509,12 +515,14 @@ async def test_a_server_that_cannot_be_reached_ends_the_run(codex, tmp_path, rec
 # --- codex that cannot start ----------------------------------------------------------------
 
 
+@ON_ONE_LOOP
 async def test_codex_is_not_there(home, record):
     failure = await failing(make_runner("/nowhere/codex", home), record("say x"))
     assert (failure.code, failure.exit_code) == ("provider_unavailable", None)
     assert "not installed" in failure.message
 
 
+@ON_ONE_LOOP
 async def test_codex_is_not_executable(home, record, tmp_path):
     (tmp_path / "codex").write_text("#!/bin/sh\n")
     failure = await failing(make_runner(str(tmp_path / "codex"), home), record("say x"))
@@ -522,6 +530,7 @@ async def test_codex_is_not_executable(home, record, tmp_path):
     assert "not executable" in failure.message
 
 
+@ON_ONE_LOOP
 async def test_the_working_directory_goes_just_before_it_starts(runner, tmp_path):
     failure = await failing(runner, RecordingContext("say x", cwd=tmp_path / "gone"))
     assert failure.code == "invalid_config"
@@ -710,12 +719,14 @@ def environ(monkeypatch):
     return monkeypatch
 
 
+@ON_ONE_LOOP
 async def test_codex_is_available(runner, environ):
     found = await runner.probe(os.environ)
     assert (found.available, found.reason) == (True, None)
     assert found.version == "0.169.0"
 
 
+@ON_ONE_LOOP
 async def test_a_missing_key_makes_it_unavailable(runner, environ):
     environ.delenv("FAKE_KEY")
     found = await runner.probe(os.environ)
@@ -793,6 +804,7 @@ async def test_what_has_changed_since_the_last_look_counts(codex, tmp_path, envi
     assert not (await runner.probe(os.environ)).available
 
 
+@ON_ONE_LOOP
 async def test_a_program_that_is_not_codex_is_left_to_itself(home, tmp_path):
     fake = tmp_path / "fake"
     fake.write_text("#!/bin/sh\nexit 1\n")
@@ -826,6 +838,7 @@ async def test_a_version_that_did_not_come_in_time_is_asked_for_again(
     assert (again.version, again.reason) == (version, None if version else found.reason)
 
 
+@ON_ONE_LOOP
 async def test_a_program_that_cannot_be_run_is_unavailable(home, tmp_path):
     fake = tmp_path / "fake"
     fake.write_text("#!/nowhere/sh\n")

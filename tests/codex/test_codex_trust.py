@@ -67,6 +67,11 @@ class World:
 
 
 @pytest.fixture
+def home(home_with_projects: Path) -> Path:
+    return home_with_projects
+
+
+@pytest.fixture
 def world(codex, home, tmp_path):
     return World(codex, home, tmp_path / "world é")
 

@@ -12,6 +12,11 @@ from gateway import THROUGH_A_GATEWAY, turn
 pytestmark = THROUGH_A_GATEWAY
 
 
+@pytest.fixture
+def home(home_with_projects: Path) -> Path:
+    return home_with_projects
+
+
 @pytest.mark.parametrize(
     ("runner", "is_trusted"),
     [("codex-app-server", False), ("codex-app-server", True), ("codex-exec", True)],

@@ -169,6 +169,7 @@ from agentd.cli import main
 import agentd.daemon, agentd.doctor, agentd.print_config
 import agent_orchestrator.runners.codex.auto, agent_orchestrator.runners.codex.appserver.server_pool
 import agent_orchestrator.runners.command, agent_orchestrator.runners.demo
+import agent_orchestrator.mcp.exchange, agent_orchestrator.mcp.server, httpx
 import anyio._backends._asyncio, anyio._core._signals, encodings.idna
 import pytest, shortcuts
 shortcuts.take(pytest.MonkeyPatch())
