@@ -15,6 +15,7 @@ from attrs import frozen
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _PR_SET_DUMPABLE: Final = 4
 _LOCKS: Final = b"\nMax file locks"
+_KERNEL_THREAD: Final = 0x0020_0000  # PF_KTHREAD
 
 
 @frozen
@@ -28,6 +29,10 @@ class Process:
     flags: int
     started: int
     """Start time, in clock ticks since boot."""
+
+    @property
+    def is_kernel_thread(self) -> bool:
+        return bool(self.flags & _KERNEL_THREAD)
 
 
 def process_start_id(pid: int) -> str | None:

@@ -113,14 +113,14 @@ def test_levels() -> None:
     assert stream.getvalue().count("\n") == 1
 
 
-def test_a_log_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
+def test_a_log_that_was_moved_away_is_reopened(tmp_path: Path) -> None:
     with agentd(tmp_path) as daemon, httpx.Client(base_url=daemon.url, timeout=20) as client:
         for _ in range(3):
             assert client.get("/health").status_code == 200
         moved = daemon.stderr_path.rename(tmp_path / "moved.log")
         daemon.signal(signal.SIGHUP)
         deadline = time.monotonic() + 20
-        while not daemon.stderr_path.exists() or "anew" not in daemon.stderr():
+        while not daemon.stderr_path.exists() or "reopened" not in daemon.stderr():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert daemon.stderr_path.stat().st_mode & 0o777 == 0o600
@@ -252,7 +252,7 @@ def test_a_daemon_keeps_its_log_short(tmp_path: Path) -> None:
             log.rename(tmp_path / "moved.log")
             daemon.signal(signal.SIGHUP)
             deadline = time.monotonic() + 20
-            while not log.exists() or "anew" not in daemon.stderr():
+            while not log.exists() or "reopened" not in daemon.stderr():
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             assert client.get("/requests").status_code == 200

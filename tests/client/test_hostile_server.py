@@ -267,7 +267,7 @@ STREAMS: dict[str, tuple[str, Answer]] = {
     ),
     "digits": ("more than 100 digits", lambda: frame(b'{"data":%b}' % (b"9" * 101))),
     "twins": ("an event has the key 'data' twice", lambda: frame(b'{"data":{},"data":{}}')),
-    "not an event": ("none", lambda: frame(b"[]")),
+    "not an event": ("invalid event", lambda: frame(b"[]")),
     "a long cursor": ("256 characters", lambda: frame(b"{}", cursor=PIECE)),
     "a long epoch": (
         "256 characters",

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import anyio
+from attrs import evolve
 from gateway import THROUGH_A_GATEWAY, Gateways, turn
 
 from agent_orchestrator import Client, RunStatus
-from agentd.doctor import host_findings
+from agent_orchestrator.engine.doctor import runner_findings
+from agentd.daemon import engine_config
 from agentd.settings import load
 
 pytestmark = THROUGH_A_GATEWAY
@@ -66,7 +68,7 @@ async def test_the_doctor_warns_of_what_takes_the_sandbox_away(
         for name in names:
             tasks.start_soon(try_one, name)
     assert {path.name for path in (outside / "out").iterdir()} == COUNTING
-    found = host_findings(settings, {})
+    found = runner_findings(evolve(engine_config(settings), environ={}))
     warned = {
         one.about.removeprefix("provider ") for one in found if "without its sandbox" in one.message
     }

@@ -181,6 +181,7 @@ def test_the_installed_daemon_runs_an_agent(run: Run, installed: Path, tmp_path:
     assert only["result"]["text"] in asked.stdout
 
 
+@pytest.mark.timeout(300)
 def test_a_type_checker_sees_the_types_and_finds_nothing_wrong_with_the_examples(
     installed: Path, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -35,6 +36,7 @@ class Forked:
 
     def __init__(self, line: socket.socket, arguments: Sequence[str]) -> None:
         self._line = line
+        weakref.finalize(self, line.close)  # whoever drops it wants its process to end
         self._arguments = arguments
         self._lock = threading.Lock()
         self.returncode: int | None = None

@@ -1,5 +1,7 @@
 """Runs are traces: agents, their tools and their children, by the names of the conventions."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -14,7 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from serving import agentd, answering, run_agentd
+from serving import agentd, answering, environment
 
 from agent_orchestrator import AgentFailed, FunctionRunner, RunContext, Usage, open_embedded
 from agent_orchestrator import tracing as tracing_module
@@ -258,8 +260,15 @@ def test_a_collector_that_is_not_there_holds_up_nothing(tmp_path: Path) -> None:
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "opentelemetry").mkdir()  # hides the real one
     (tmp_path / "opentelemetry" / "__init__.py").write_text("")
-    done = run_agentd(
-        tmp_path, "--port", "0", "--traces", "otlp", env={"PYTHONPATH": str(tmp_path)}
+    # Started, not forked: what daemons are forked from has loaded the real one.
+    done = subprocess.run(
+        [sys.executable, "-m", "agentd", "--port", "0", "--traces", "otlp"],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert done.returncode == 1
     assert "pip install 'agent-orchestrator[otel]'" in done.stderr

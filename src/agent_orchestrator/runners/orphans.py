@@ -41,7 +41,6 @@ _RESCANS: Final = 4
 """A process in the middle of execve shows an empty environment for a moment."""
 
 _TAG_LIMIT: Final = 2**61
-_KERNEL_THREAD: Final = 0x0020_0000
 
 
 @frozen
@@ -109,7 +108,7 @@ def _scan(tag: str | None, root: int | None, start_id: str | None) -> tuple[list
     ours: set[int] = set()
     unclear = False
     for seen in alive:
-        if seen.flags & _KERNEL_THREAD:
+        if seen.is_kernel_thread:
             continue
         if root is not None and root in (seen.pid, seen.group, seen.session):
             ours.add(seen.pid)

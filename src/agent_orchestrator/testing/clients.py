@@ -1623,13 +1623,13 @@ class ClientContract:
         assert run.status is RunStatus.COMPLETED
         target = tmp_path / "copy.db"
         if (await client.status()).store.path is None:
-            with pytest.raises(Conflict, match="cannot be copied"):
+            with pytest.raises(Conflict, match="cannot be backed up"):
                 await client.back_up(target)
             assert not target.exists()
             return
         copied = await client.back_up(target)
         assert (copied.path, copied.size) == (str(target), target.stat().st_size)
-        with pytest.raises(Conflict, match="is there already"):
+        with pytest.raises(Conflict, match="already exists"):
             await client.back_up(target)
         assert (await client.back_up(target, force=True)).size == copied.size
         for path in ("relative.db", str(tmp_path / "no" / "copy.db"), str(tmp_path)):

@@ -141,9 +141,9 @@ def from_plain(kind: type[T], plain: Any) -> T:
     try:
         return _converter.structure(plain, kind)
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"not a {kind.__name__}: {error!r}") from error
+        raise ValueError(f"not a valid {kind.__name__}: {error!r}") from error
     except RecursionError:
-        raise ValueError(f"not a {kind.__name__}: it is nested too deeply") from None
+        raise ValueError(f"not a valid {kind.__name__}: it is nested too deeply") from None
 
 
 def to_json(value: Any) -> str:
