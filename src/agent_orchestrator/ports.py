@@ -830,7 +830,7 @@ class RunContext(Protocol):
         """Accept messages during the run: ``async with context.steering() as messages``.
 
         The iterator yields each message sent with ``when_busy="steer"``, and marks it as delivered. A
-        message that the iterator has not yielded when the run ends gets a run of its own.
+        message that the iterator has not yielded when the run ends starts another run.
         """
         ...
 

@@ -143,15 +143,7 @@ class _Watch:
             elif not self._listed:
                 self._listed = True
                 # Listed after the stream was opened, so that no request is missed. Some come twice.
-                page = await pages(
-                    self._connection,
-                    LIST_REQUESTS,
-                    "requests",
-                    limit=None,
-                    cursor=None,
-                    status="pending",
-                )
-                requests = page.requests
+                requests = await self._pending()
             else:
                 continue
             for request in requests:
@@ -165,22 +157,25 @@ class _Watch:
                     if self._once:
                         return
 
+    async def _pending(self, **narrower: Any) -> list[Request]:
+        page = await pages(
+            self._connection,
+            LIST_REQUESTS,
+            "requests",
+            limit=None,
+            cursor=None,
+            status="pending",
+            **narrower,
+        )
+        return list(page.requests)
+
     async def _current_request(self, request: Request) -> list[Request]:
         """Return the request in a list; empty if it is closed or the caller may not resolve it."""
         try:
-            page = await pages(
-                self._connection,
-                LIST_REQUESTS,
-                "requests",
-                limit=None,
-                cursor=None,
-                status="pending",
-                session_id=request.session_id,
-                resolvable=True,
-            )
+            found = await self._pending(session_id=request.session_id, resolvable=True)
         except NotFound:  # the session is no longer shared with the caller
             return []
-        return [one for one in page.requests if one.id == request.id]
+        return [one for one in found if one.id == request.id]
 
     def _is_new(self, request: Request) -> bool:
         audiences = ("human", "parent") if self._every else ("human",)

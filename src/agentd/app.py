@@ -128,7 +128,7 @@ def create_app(
     app.metrics = metrics or Metrics()
     app.config["MAX_CONTENT_LENGTH"] = max_body
     app.config["BODY_TIMEOUT"] = body_s
-    # A reader that lags is behind, not cut off; and a limit costs each answer a task of its own.
+    # A slow reader is not cut off here. Besides, a limit would start one task for each answer.
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.merge_slashes = False
     _add_checks(app, gateway, guard)

@@ -1,4 +1,4 @@
-"""What agentd can tell of its own machine and settings, for ``agentctl doctor``; also before it runs."""
+"""The findings about this machine and agentd's settings, for ``agentctl doctor``. No daemon is needed."""
 
 import fcntl
 import getpass

@@ -96,7 +96,7 @@ _MESSAGES: Final = {
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 _INVALID: Final = "the request is not valid HTTP/1.1"
 _NO_HANDSHAKE: Final = "the WebSocket handshake is not valid, or frames came before its answer"
-_BARE_LINE_FEED: Final = {(b"content-length", b"0"), (b"connection", b"close")}
+_EMPTY_ANSWER_HEADERS: Final = {(b"content-length", b"0"), (b"connection", b"close")}
 
 
 class MessageBuffer(WebsocketBuffer):
@@ -228,12 +228,12 @@ class Protocol(H11Protocol):
             not isinstance(event, h11.Response)
             or self._bodiless
             or event.status_code < 400
-            or not _BARE_LINE_FEED.issubset(event.headers)
+            or not _EMPTY_ANSWER_HEADERS.issubset(event.headers)
         ):
             await super()._send_h11_event(event)
             return
         status, message = event.status_code, _MESSAGES.get(event.status_code, _INVALID)
-        headers = [header for header in event.headers if header not in _BARE_LINE_FEED]
+        headers = [header for header in event.headers if header not in _EMPTY_ANSWER_HEADERS]
         if isinstance(self.stream, WSStream) and status == 400:
             message = _NO_HANDSHAKE
             if self.stream.handshake.version not in (None, WEBSOCKET_VERSION):
@@ -430,7 +430,7 @@ class TcpConnection(TCPServer):
         await self.protocol.handle(Closed())
         # A request that waits its turn on this connection would never be read.
         self._reading.cancel()
-        # Whoever sends learns of the end by a message of its own: let it be read.
+        # The sender is told of the end by a separate message. Let it read that one first.
         await asyncio.sleep(0)
 
     async def _write(self, data: bytes) -> None:

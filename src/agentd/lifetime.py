@@ -17,8 +17,8 @@ class ExitTimer:
     takes no notice of its cancellation, a disk that does not answer. Nothing acknowledged is lost by
     it, the agents' supervisors end what is left of them, and the next start takes up their runs.
 
-    A scope: once it is left nothing happens any more. A thread of its own, as the event loop may be
-    what hangs.
+    A scope: leaving it cancels the timer. The timer runs in a separate thread, because the event
+    loop may hang.
     """
 
     def __init__(self) -> None:

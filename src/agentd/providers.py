@@ -49,7 +49,7 @@ def read_providers(
     Without any there are the default one and ``demo``.
 
     :param place: what to call the file in errors.
-    :param defaults: options for providers that set none of their own.
+    :param defaults: options for providers that do not set them.
     :raises ConfigError: naming the place of each provider, or route, that cannot be used.
     """
     found: dict[str, ProviderSettings] = {}

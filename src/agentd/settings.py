@@ -171,7 +171,7 @@ class Settings(EngineOptions, AgentDefaults):
 
 @functools.cache
 def declared() -> dict[str, Setting]:
-    """Return the settings by name, those in tables of their own aside."""
+    """Return the settings by name, without those in separate tables."""
     attributes = attrs.fields_dict(Settings)
     return {
         name: _declared(spec, attributes[name])

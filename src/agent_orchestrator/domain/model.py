@@ -118,7 +118,7 @@ class Message:
     delivery: Delivery
     created_at: datetime
     is_steering: bool = False
-    """Whether it is for a running agent. If that agent does not take it, it gets a run of its own."""
+    """Whether it is for a running agent. If that agent does not take it, the message starts another run."""
     delivered_attempt: int | None = None
     """The attempt that delivered it to the agent."""
     own_run_id: str | None = None

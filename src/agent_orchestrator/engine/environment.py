@@ -1,4 +1,4 @@
-"""What of its own environment an engine does not hand on to agents.
+"""The variables of an engine's environment that agents do not inherit.
 
 These variables tie a program to one directory or one process: the one that the engine was started
 in, from or by. An agent works elsewhere, and longer.

@@ -130,7 +130,7 @@ async def wait(core: Core, caller: Principal, command: WaitRun) -> WaitReply:
     with core.notifier.subscribe(*topics) as waiter:
         reply = await core.store.read(query)
         if reply.timed_out and command.timeout_s:
-            # An agent that waits for requests of its own run may still be working.
+            # An agent may go on working while its run waits for an answer to a request.
             released = (
                 nullcontext()
                 if caller.run is None or is_own

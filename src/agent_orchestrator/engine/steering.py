@@ -60,7 +60,7 @@ def prompt_messages(core: Core, tx: Transaction, run: Run, thread: Thread | None
     """Return the messages for the prompt of a new attempt, as many as fit.
 
     Steering messages that an earlier attempt did not take are included. Of the messages that do not fit,
-    results of children wait for the next turn, and others get runs of their own.
+    results of children wait for the next turn, and each other message starts another run.
 
     :param thread: the conversation to resume, if there is one.
     """

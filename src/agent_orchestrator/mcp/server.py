@@ -42,7 +42,7 @@ def _serving(agent: Agent | None) -> Callable[[Any], AbstractAsyncContextManager
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[Agent]:
         if agent is None:
-            raise RuntimeError("each request of this server brings an agent of its own")
+            raise RuntimeError("this server has no agent: each request names one")
         yield agent
 
     return lifespan

@@ -1,10 +1,12 @@
-"""The fork server, a small process of its own, and the supervisors it forks, one for each agent at a time.
+"""The fork server, and the supervisors it forks.
+
+The fork server is one small process. Each running agent has one supervisor.
 
 It is run as a program, by its path, on the standard library alone: what is loaded here is shared by
 all supervisors. See :mod:`agent_orchestrator.runners.supervisor` for the other end.
 
 Linux gives an orphan to its nearest living ancestor that called itself a *subreaper*. A supervisor is
-one: whatever a process of its agent does (a session of its own, a second fork, a clean environment),
+one: whatever a process of its agent does (a new session, a second fork, a clean environment),
 it becomes the supervisor's child when its parent dies. So killing one's children until there are none
 ends all of it, and ``waitpid`` saying that there are none is the proof. The fork server is a subreaper,
 too, for the children of a supervisor that was killed.
@@ -384,8 +386,9 @@ def _change_directory(directory: bytes, *, is_resolved: bool) -> None:
 
 
 def _start_program(argv: list[bytes], env: dict[bytes, bytes], stdio: list[int]) -> int:
-    """Start a program, looked for on its own PATH, in a session of its own and with all signals
-    as they are by default.
+    """Start a program in a new session, with the default handling of all signals.
+
+    It is looked up on the PATH of ``env``.
 
     As everywhere, a namesake that may not be run does not hide a program further on in the PATH.
     """

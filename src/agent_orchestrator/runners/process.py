@@ -376,7 +376,7 @@ async def agent_process(
     on_stdout: Callable[[], None] | None = None,
     force_stop: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[AgentProcess]:
-    """Run a program in a session of its own; leaving the scope, however, ends all it started.
+    """Run a program in a new session. Leaving the scope ends it and all processes it started.
 
     On leaving, an agent that still runs is sent the signals of ``stop``; then all that is left of it
     is killed, whatever it did to get away: its supervisor is the parent of every orphan below it. The

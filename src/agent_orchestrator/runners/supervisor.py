@@ -33,7 +33,7 @@ MAX_TRIES: Final = 3
 """Guardians that are asked for a supervisor, where each is found dead."""
 
 MAX_IDLE: Final = 4
-"""Supervisors that wait for an agent to come; each has a megabyte of its own."""
+"""Supervisors that wait for an agent to come; each takes a megabyte of memory."""
 
 _WORD: Final = re.compile(
     rb"ready|gone|exit -?\d{1,3}|(?:refused|astray) \d{1,4}|started \d{1,7} \d{1,20}"
@@ -128,15 +128,16 @@ class ForkServerClient:
         tag_limit: int,
         is_resolved: bool,
     ) -> SupervisedAgent:
-        """Start a program in a session of its own. When it is cancelled, it may have started: the
-        supervisor then ends it, if it comes to that.
+        """Start a program in a new session. If this call is cancelled, the supervisor ends what it
+        may have started.
 
         :param stdio: what is to be its stdin, stdout and stderr.
         :param tag_limit: what all processes are to bear that come of it; 0 for nothing.
         :param is_resolved: nothing is to be started where ``cwd`` leads through a symbolic link.
-        :raises OSError: if it cannot be started (``E2BIG`` if its arguments and variables have more than 8 MiB), with the ``errno`` of what failed, and with ``cwd``
-            as its ``filename`` if that did: ``ESTALE`` where it leads through a link.
-        :raises AgentFailed: if there is nobody to start it.
+        :raises OSError: if it cannot be started: ``E2BIG`` if its arguments and variables have
+            more than 8 MiB; with ``cwd`` as ``filename`` if the directory is the reason
+            (``ESTALE`` if it leads through a symbolic link).
+        :raises AgentFailed: if no supervisor can be had.
         """
         variables = (name + b"=" + value for name, value in env.items())
         body = b"\0".join([cwd, *argv, *variables])

@@ -107,9 +107,9 @@ def show(request_id: str) -> None:
 )
 @click.option("--once", is_flag=True, help="Exit after the first request.")
 def watch(hook: str | None, *, every: bool, once: bool) -> None:
-    """Print each request for a person as it arrives, and ring the terminal's bell.
+    """Print each request for a person as it arrives. The terminal beeps.
 
-    Open requests are printed first. A request to a parent's agent is printed when that agent does
+    Requests that are already open are printed first. A request to a parent's agent is printed when that agent does
     not answer in time.
 
     CMD is a program with arguments, not a shell command line. It gets the request as JSON on

@@ -195,7 +195,7 @@ def _login_problem(
     """Return why codex would find no login; None where it would, or where only codex can tell."""
     home = home_of(env)
     if any(file.exists() for file in (*SYSTEM_FILES, home / "managed_config.toml")):
-        return None  # they say which provider it is, and codex reads them in a way of its own
+        return None  # these files may choose the provider, and only codex knows how it reads them
     name = settings.get("model_provider", "openai")
     providers = settings.get("model_providers")
     provider = providers.get(name) if isinstance(providers, dict) else None

@@ -5,7 +5,7 @@ Codex 0.169 executes two things that it finds where it works, both outside its s
 configuration of a git repository names, as it asks git at each turn whether there are changes. Which
 directories are trusted stands in its user's own ``config.toml``, by directory and by repository.
 
-A confined agent can write both in any directory below its own; of its own, codex keeps them read-only.
+Codex keeps both read-only in the agent's directory. A confined agent can write them in any directory below.
 Below the directory that a session shares with all sessions above it, neither is therefore executed.
 """
 

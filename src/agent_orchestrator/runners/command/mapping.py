@@ -21,8 +21,8 @@ path, ``$$…`` for a text that begins with one ``$``. In ``data`` a field whose
 left out. An object that no rule fits, that lacks the text its event is about, or that without an
 event lacks anything else its rule names, becomes a ``backend.event``.
 
-``each`` is the path of a list. Each of its entries means what the rules of ``map`` beside it say, as an
-object of its own would; paths begin at the entry. An entry that no rule fits is a ``backend.event``;
+``each`` is the path of a list. Each of its entries means what the rules of ``map`` beside it say, as a
+whole object would; paths begin at the entry. An entry that no rule fits is a ``backend.event``;
 so is the whole object where there is no list, or an empty one. At most :data:`MAX_ENTRIES` of one object
 are looked at one by one; the rest of them is one ``backend.event``.
 """
@@ -41,7 +41,7 @@ MISSING: Final = object()
 """What a path that leads nowhere leads to."""
 
 MAX_ENTRIES: Final = 1_000
-"""Entries of the lists in one object that are events of their own."""
+"""Entries of the lists in one object of which each is one event."""
 
 MAX_RULE_DEPTH: Final = 8
 """Rules with ``each`` inside each other."""

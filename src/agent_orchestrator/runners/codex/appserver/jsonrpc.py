@@ -46,7 +46,7 @@ class PeerTimeout(Exception):
 
 @frozen
 class Notification:
-    """Something the other side tells.
+    """A message of the other side that takes no answer.
 
     :param size: bytes of its line.
     """
@@ -57,13 +57,16 @@ class Notification:
 
     @property
     def is_long(self) -> bool:
-        """Whether to read it takes long: see :mod:`agent_orchestrator.runners.bulk`."""
+        """Whether reading it takes long: see :mod:`agent_orchestrator.runners.bulk`."""
         return self.size >= LONG_LINE or strict_json.is_long(self.params)
 
 
 @frozen
 class ServerRequest:
-    """A request of the other side's; answered with :meth:`JsonRpcPeer.respond` or :meth:`JsonRpcPeer.refuse`."""
+    """A request of the other side.
+
+    Answer it with :meth:`JsonRpcPeer.respond` or :meth:`JsonRpcPeer.refuse`.
+    """
 
     id: str | int
     method: str
@@ -72,7 +75,7 @@ class ServerRequest:
 
     @property
     def is_long(self) -> bool:
-        """Whether to read it takes long."""
+        """Whether reading it takes long."""
         return self.size >= LONG_LINE or strict_json.is_long(self.params)
 
 
