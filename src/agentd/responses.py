@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final, cast
 
-import anyio.to_thread
 from hypercorn.typing import ASGISendCallable, HTTPResponseBodyEvent, HTTPResponseStartEvent
 from quart import Response
 from werkzeug.exceptions import HTTPException
@@ -15,6 +14,7 @@ from agent_orchestrator.domain import errors
 from agent_orchestrator.wire import codec, problems, strict_json
 from agent_orchestrator.wire.sse import EPOCH_HEADER
 from agentd import cors
+from agentd.long_bodies import LongBody, long_body
 
 _log = logging.getLogger("agentd")
 
@@ -22,23 +22,24 @@ _COMMON = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def json_response(
-    text: str | bytes, status: int = 200, headers: Mapping[str, str] | None = None
+    body: str | bytes | LongBody, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return an answer whose body is this JSON text."""
-    return Response(
-        text.encode() if isinstance(text, str) else text,
+    """Return an answer with this JSON text."""
+    response = Response(
+        body.encode() if isinstance(body, str) else body,
         status,
         {**_COMMON, **headers} if headers else _COMMON,
         content_type="application/json",
     )
+    if isinstance(body, LongBody):
+        response.content_length = body.size
+    return response
 
 
-async def as_json(value: Any) -> str | bytes:
+async def as_json(value: Any) -> str | LongBody:
     """Return an object as compact JSON text. A long one is written in a thread."""
     plain = codec.to_plain(value)
-    if not strict_json.is_long(plain):
-        return strict_json.dumps(plain)
-    return await anyio.to_thread.run_sync(strict_json.encode_in_slices, plain)
+    return await long_body(plain) if strict_json.is_long(plain) else strict_json.dumps(plain)
 
 
 class LiveResponse(Response):

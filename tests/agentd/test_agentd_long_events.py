@@ -154,6 +154,42 @@ async def test_what_it_costs_to_read(server: Serving, way: str) -> None:
     assert spent_s < 2.5 * half[1] + 0.05
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_readers_that_take_nothing_hold_a_long_value_once(server: Serving, way: str) -> None:
+    path, is_socket = WAYS[way]
+    text = "中" * (SIZE // 3)
+    session = await log_of(server, text) if way != "run" else ""
+    run = await long_run(server, text) if way == "run" else ""
+    target = path.format(session=session, run=run)
+    if way == "feed":
+        target += f"?cursor={await server.event_count() - 1}"
+    request = upgrade(target, "t" * 32) if is_socket else plain(target)
+    lines = []
+
+    def ask() -> bytes:
+        """Have ten ask at once and wait for the first part of each answer."""
+        for _ in range(10):
+            line = socket.socket()
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.connect(server.address)
+            line.sendall(request)
+            line.settimeout(60)
+            lines.append(line)
+        return min(line.recv(1) for line in lines)
+
+    with anyio.fail_after(60), contextlib.ExitStack() as open_lines:
+        tracemalloc.start()
+        open_lines.callback(tracemalloc.stop)
+        try:
+            assert await anyio.to_thread.run_sync(ask)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            for line in lines:
+                line.close()
+    # A result is held as text and as JSON, and a copy of it while it is read.
+    assert peak < 4 * SIZE
+
+
 async def test_a_reader_that_is_shut_out_within_a_message_is_told_by_its_closing(
     server: Serving,
 ) -> None:

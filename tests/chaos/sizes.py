@@ -40,6 +40,9 @@ FULL: Final = 63 * 2**20
 MANY: Final = 2**20
 """Bytes in small pieces: each costs what an event costs."""
 
+SHARED: Final = 24 * 2**20
+"""Bytes of one value that many readers hold together."""
+
 CONFIG: Final = f"""\
 [providers.large]
 runner = "command"
@@ -102,6 +105,10 @@ CASES: Final = (
     Case("lines-of-60000", path=STREAM, stalled=40),
     Case("lines-of-1000000", path=STREAM, is_socket=True, stalled=40),
     Case("lines-of-60000", path="/sessions/{session}/events?limit=1000", stalled=10),
+    Case("cjk", SHARED, path=STREAM, stalled=10),
+    Case("cjk", SHARED, path=STREAM, is_socket=True, stalled=10),
+    Case("cjk", SHARED, path="/sessions/{session}/events?limit=1000", stalled=10),
+    Case("cjk", SHARED, path="/runs/{run}", stalled=10),
     Case("lines-of-1000000", path="/stream", stalled=10, is_live=True),
     Case("lines-of-1000000", path="/stream", is_socket=True, stalled=10, is_live=True),
     Case("small-lines", MANY, path="/stream", stalled=10, is_live=True),

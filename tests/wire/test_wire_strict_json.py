@@ -13,6 +13,7 @@ from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.fields import MAX_DIGITS, check
 from agent_orchestrator.operations import CreateSession
 from agent_orchestrator.wire import strict_json
+from agent_orchestrator.wire.encoded import Encoded
 
 text = st.text(st.characters(codec="utf-8"))
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -150,3 +151,13 @@ def test_what_is_stored_leaves_room_for_what_it_is_read_within(inner: Any) -> No
     strict_json.loads(strict_json.dumps({"more": page}).encode())
     with pytest.raises(ValueError, match="nested"):
         strict_json.check_readable({"k": value})
+
+
+@pytest.mark.parametrize(
+    "value", [[], {"a": 1}, ["x" * 70_000, {"b": "é" * 70_000}], list(range(9_999))]
+)
+def test_pieces_are_the_same_text(value: Any) -> None:
+    held = Encoded(strict_json.dumps({"text": "中" * 70_000}).encode())
+    pieces = strict_json.encode_in_pieces([value, held, value])
+    assert b"".join(pieces) == strict_json.dumps([value, held, value]).encode()
+    assert any(piece is held.text for piece in pieces)

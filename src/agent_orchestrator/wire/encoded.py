@@ -1,10 +1,8 @@
 """JSON objects that are decoded only when they are read."""
 
 import json
-import threading
-from collections.abc import Hashable, Iterator, Mapping
-from typing import Any, Final
-from weakref import WeakValueDictionary
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 
 class Encoded(Mapping[str, Any]):
@@ -42,21 +40,3 @@ class Encoded(Mapping[str, Any]):
         return (
             repr(self._value) if self._value is not None else f"<{len(self.text):,} bytes of JSON>"
         )
-
-
-_LOCK: Final = threading.Lock()
-_in_use: Final[WeakValueDictionary[Hashable, Encoded]] = WeakValueDictionary()
-
-
-def encoded(key: Hashable, text: bytes) -> Encoded:
-    """Return an object with a text: one in use under the same key, if its text is the same.
-
-    Slow readers of one long event then hold it once, not once each. May be called in any thread.
-    """
-    with _LOCK:
-        found = _in_use.get(key)
-    if found is None or found.text != text:
-        found = Encoded(text)
-        with _LOCK:
-            _in_use[key] = found
-    return found

@@ -91,6 +91,31 @@ def encode_in_slices(value: Any) -> bytes:
     return file.getvalue()  # does not copy
 
 
+def encode_in_pieces(value: Any) -> tuple[bytes, ...]:
+    """Return :func:`encode_in_slices` of a value in pieces, for a writer that sends them in turn.
+
+    The text of an :class:`Encoded` is a piece itself, so that all who write it share it.
+
+    :raises ValueError: if a number is not finite, or a text contains a lone surrogate.
+    :raises TypeError: if an object has no JSON form.
+    """
+    pieces: list[bytes] = []
+    short = BytesIO()
+
+    def add(piece: str | bytes) -> None:
+        nonlocal short
+        data = piece if isinstance(piece, bytes) else piece.encode()
+        if len(data) <= SLICE_SIZE:
+            short.write(data)
+        else:
+            pieces.extend((short.getvalue(), data))
+            short = BytesIO()
+
+    write_in_slices(value, add)
+    pieces.append(short.getvalue())
+    return tuple(pieces)
+
+
 def size_of(value: Any) -> int:
     """Return the length of :func:`dumps` in bytes of UTF-8, without keeping the text in memory."""
     size = 0

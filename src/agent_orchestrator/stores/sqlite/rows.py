@@ -2,8 +2,11 @@
 
 import json
 from codecs import getincrementaldecoder
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from typing import Any, Final
+
+import apsw
 
 from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.model import (
@@ -19,7 +22,6 @@ from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.ports import IdempotencyRecord
 from agent_orchestrator.stores.sqlite.tables import Cell, Row, always_json, table
 from agent_orchestrator.wire.codec import parse_time
-from agent_orchestrator.wire.encoded import encoded
 from agent_orchestrator.wire.strict_json import SLICE_SIZE
 
 
@@ -38,10 +40,8 @@ def slices(text: str | bytes) -> Iterator[bytes]:
         yield piece.encode() if isinstance(piece, str) else piece
 
 
-def text_from(cell: str | bytes) -> str:
-    """Return the text of a cell. Long texts are read as UTF-8 bytes."""
-    if isinstance(cell, str):
-        return cell
+def text_from(cell: bytes) -> str:
+    """Return the text of a cell with UTF-8 bytes."""
     decode = getincrementaldecoder("utf-8")("replace").decode  # a slice may split a character
     return "".join(
         decode(cell[start : start + SLICE_SIZE]) for start in range(0, len(cell), SLICE_SIZE)
@@ -52,8 +52,14 @@ def _result_cell(result: RunResult) -> str | None:
     return None if is_long_result(result.text) else result.text
 
 
-def _result_from(cell: str | bytes) -> RunResult:
-    return RunResult(text_from(cell))
+LONG_RESULT: Final = RunResult("")
+"""The result of a row whose result is long; :func:`read_long_result` reads it."""
+
+
+def _result_from(cell: str | bytes | int) -> RunResult:
+    if isinstance(cell, int):
+        return LONG_RESULT
+    return RunResult(cell if isinstance(cell, str) else text_from(cell))
 
 
 _OTHER_NAMES: Final = (
@@ -82,23 +88,67 @@ REQUESTS: Final = table(
     names=_NAMES,
 )
 
+_RESULT: Final = RUNS.columns.split(", ").index("result")
+
+
+def run_size(row: Row) -> int:
+    """Return the size of the texts of a run, from a row of :data:`RUNS` with the size of a long result."""
+    result = row[_RESULT]
+    return text_size(row) + (result if type(result) is int else 0)
+
+
+def text_size(row: Row) -> int:
+    """Return the size of the texts in a row."""
+    return sum(len(cell) for cell in row if type(cell) is str or type(cell) is bytes)
+
+
 EVENT_COLUMNS: Final = (
-    "e.seq, e.run_id, e.attempt, e.event_type,"
-    f" coalesce(e.long_data, iif(octet_length(e.data) > {SLICE_SIZE}, CAST(e.data AS BLOB), e.data)),"
-    " e.created_at"
+    "e.seq, e.run_id, e.attempt, e.event_type, e.created_at, e.position,"
+    f" coalesce(octet_length(e.long_data), iif(octet_length(e.data) > {SLICE_SIZE},"
+    " octet_length(e.data), e.data))"
 )
-"""Columns of ``events e``. Long data is read as bytes, because most readers only forward it."""
+"""Columns of ``events e``. In place of long data is its size in bytes; :func:`read_long_data` reads it."""
 
 
-def event_from(row: Row, session_id: str) -> Event:
-    """Return the event in a row that begins with :data:`EVENT_COLUMNS`."""
-    seq, run_id, attempt, event_type, data, created_at, *_ = row
+def event_size(row: Row) -> int:
+    """Return the size of the data of an event, from a row that begins with :data:`EVENT_COLUMNS`."""
+    data = row[6]
+    return data if type(data) is int else len(data)
+
+
+def event_from(row: Row, session_id: str, long_data: Callable[[int], Mapping[str, Any]]) -> Event:
+    """Return the event in a row that begins with :data:`EVENT_COLUMNS`.
+
+    :param long_data: returns the long data of the event at a position.
+    """
+    seq, run_id, attempt, event_type, created_at, position, data, *_ = row
     return Event(
         seq=seq,
         session_id=session_id,
         run_id=run_id,
         attempt=attempt,
         event_type=event_type,
-        data=json.loads(data) if type(data) is str else encoded((session_id, seq), data),
+        data=json.loads(data) if type(data) is str else long_data(position),
         created_at=parse_time(created_at),
     )
+
+
+def read_long_data(connection: apsw.Connection, position: int) -> bytes:
+    """Return the long data of the event at a position."""
+    query = "SELECT octet_length(data) FROM events WHERE position = ?"
+    [(size,)] = connection.execute(query, (position,)).fetchall()
+    return _read_blob(connection, "events", "data" if size else "long_data", position)
+
+
+def read_long_result(connection: apsw.Connection, run_id: str) -> RunResult:
+    """Return the long result of a run."""
+    query = "SELECT number FROM long_results WHERE run_id = ?"
+    [(number,)] = connection.execute(query, (run_id,)).fetchall()
+    assert isinstance(number, int)
+    return RunResult(text_from(_read_blob(connection, "long_results", "result", number)))
+
+
+def _read_blob(connection: apsw.Connection, table: str, column: str, row: int) -> bytes:
+    # A query would hold a second copy while it is read.
+    with closing(connection.blob_open("main", table, column, row, writeable=False)) as blob:
+        return blob.read()

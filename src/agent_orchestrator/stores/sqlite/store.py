@@ -26,6 +26,7 @@ from agent_orchestrator.stores.sqlite.connection import (
     open_database,
 )
 from agent_orchestrator.stores.sqlite.health import Fault, Health
+from agent_orchestrator.stores.sqlite.long_values import LongValues
 from agent_orchestrator.stores.sqlite.maintenance import check_target, copy, findings
 from agent_orchestrator.stores.sqlite.schema import schema_version
 from agent_orchestrator.stores.sqlite.view import SqliteView
@@ -100,6 +101,7 @@ class SqliteStore:
         self._process = os.getpid()
         self._threads = anyio.CapacityLimiter(1)
         self._readers = anyio.CapacityLimiter(READERS)
+        self._long_values = LongValues()
         self._aside_lock = anyio.Lock()
         self._database = await anyio.to_thread.run_sync(
             partial(
@@ -207,7 +209,7 @@ class SqliteStore:
                 raise Unavailable("the store is closed")
             connection.execute("BEGIN")
             try:
-                return query(SqliteView(connection, self._database.epoch))
+                return query(SqliteView(connection, self._database.epoch, self._long_values))
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")

@@ -2,11 +2,11 @@
 
 import json
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from heapq import heappop, heappush
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import apsw
 from attrs import evolve
@@ -40,10 +40,12 @@ from agent_orchestrator.stores.sqlite.listing import (
     visibility_conditions,
     where_all,
 )
+from agent_orchestrator.stores.sqlite.long_values import LongValues
 from agent_orchestrator.stores.sqlite.rows import (
     ATTEMPTS,
     AUDIT,
     EVENT_COLUMNS,
+    LONG_RESULT,
     MESSAGES,
     RECORDS,
     REQUESTS,
@@ -51,8 +53,17 @@ from agent_orchestrator.stores.sqlite.rows import (
     SESSIONS,
     TOKENS,
     event_from,
+    event_size,
+    read_long_data,
+    read_long_result,
+    run_size,
+    text_size,
 )
+from agent_orchestrator.stores.sqlite.tables import Row
 from agent_orchestrator.wire.codec import format_time, parse_time
+from agent_orchestrator.wire.encoded import Encoded
+
+T = TypeVar("T")
 
 _SESSION: Final = f"""
     SELECT {SESSIONS.columns}, last_seq,
@@ -86,7 +97,7 @@ _NEXT_DUE: Final = f"""
     )"""
 _LONG_RESULT: Final = "(SELECT {} FROM long_results WHERE run_id = runs.id)"
 _RUN_COLUMNS: Final = RUNS.select(
-    result=f"coalesce(result, {_LONG_RESULT.format('long_results.result')})"
+    result=f"coalesce(result, {_LONG_RESULT.format('octet_length(long_results.result)')})"
 )
 _RUN: Final = f"SELECT {_RUN_COLUMNS} FROM runs"
 _CUT_COLUMNS: Final = RUNS.select(
@@ -103,8 +114,7 @@ _LATEST_RUNS: Final = f"""
     FROM runs WHERE session_id = ?2 ORDER BY id DESC LIMIT ?3"""
 _EVENT: Final = f"SELECT {EVENT_COLUMNS} FROM events e"
 _FEED_FROM: Final = (
-    f"SELECT {EVENT_COLUMNS}, e.position, s.id"
-    " FROM events e CROSS JOIN sessions s ON s.number = e.session"
+    f"SELECT {EVENT_COLUMNS}, s.id FROM events e CROSS JOIN sessions s ON s.number = e.session"
 )
 _FEED: Final = f"{_FEED_FROM} WHERE e.position > ? AND e.position <= ?"
 _FEED_AT: Final = f"{_FEED_FROM} WHERE e.position = ?"
@@ -145,11 +155,18 @@ class SqliteView:
     """Queries through one connection, consistent within the caller's transaction.
 
     :param epoch: the current epoch.
+    :param long_values: what readers hold; None in a transaction, whose events may never be committed.
     """
 
-    def __init__(self, connection: apsw.Connection, epoch: str | None = None) -> None:
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        epoch: str | None = None,
+        long_values: LongValues | None = None,
+    ) -> None:
         self._connection = connection
         self._epoch = epoch
+        self._held = long_values
         self._execute = connection.execute
 
     def _first_row(self, sql: str, *values: Any) -> Any:
@@ -207,17 +224,22 @@ class SqliteView:
         )
 
     def _page(
-        self, select: str, statements: Iterable[Statement], limit: int, size: int | None
+        self,
+        select: str,
+        statements: Iterable[Statement],
+        limit: int,
+        size: int | None,
+        size_of: Callable[[Row], int] = text_size,
     ) -> Iterable[Any]:
         """Return the first rows by id among those found by any of the statements.
 
-        :param ways: statements that select ids.
+        :param statements: they select ids.
         """
         ids: set[str] = set()
         for statement, values in statements:
             ids.update(row[0] for row in self._execute(statement, (*values, limit)))
         rows = (self._first_row(f"{select} WHERE id = ?", one) for one in sorted(ids)[:limit])
-        return _up_to(size, rows)
+        return _up_to(size, rows, size_of)
 
     def _is_visible(self, within: Visibility, session_id: str, *, to_work: bool = False) -> bool:
         """Return whether a caller may see the content of a session."""
@@ -273,7 +295,7 @@ class SqliteView:
 
     def run(self, run_id: str) -> Run | None:
         row = self._first_row(_RUN + " WHERE id = ?", run_id)
-        return None if row is None else RUNS.read(row)
+        return None if row is None else self._run(row)
 
     def runs(
         self,
@@ -293,7 +315,7 @@ class SqliteView:
             statements = self._filtered("runs", conditions, EVERYTHING, "session_id")
         else:
             statements = rows_within("runs", within, status, after)
-        return [RUNS.read(row) for row in self._page(_RUN, statements, limit, size)]
+        return [self._run(row) for row in self._page(_RUN, statements, limit, size, run_size)]
 
     def latest_runs(
         self, session_id: str, *, limit: int, cut: int, size: int
@@ -324,7 +346,7 @@ class SqliteView:
 
     def active_run(self, session_id: str) -> Run | None:
         row = self._first_row(f"{_RUN} WHERE session_id = ? AND {_ACTIVE}", session_id)
-        return None if row is None else RUNS.read(row)
+        return None if row is None else self._run(row)
 
     def request(self, request_id: str) -> Request | None:
         row = self._first_row(_REQUEST + " WHERE id = ?", request_id)
@@ -422,7 +444,7 @@ class SqliteView:
 
     def child_runs(self, run_id: str) -> list[Run]:
         rows = self._execute(_RUN + " WHERE parent_run_id = ? ORDER BY id", (run_id,))
-        return [RUNS.read(row) for row in rows]
+        return [self._run(row) for row in rows]
 
     def live_children(self, session_id: str, parent_run_id: str | None) -> int:
         return int(
@@ -467,7 +489,7 @@ class SqliteView:
             not run.priority,
             run.id,
         )
-        return None if row is None else RUNS.read(row)
+        return None if row is None else self._run(row)
 
     def _is_queued(self, run: Run) -> bool:
         return (
@@ -490,7 +512,7 @@ class SqliteView:
             " AND substr(worker_id, 1, ?) <> ? ORDER BY id",
             (len(instance) + 1, f"{instance}/"),
         )
-        return [RUNS.read(row) for row in rows]
+        return [self._run(row) for row in rows]
 
     def events(
         self, session_id: str, *, after: int, limit: int, size: int | None = None
@@ -500,7 +522,8 @@ class SqliteView:
             " AND seq > ? ORDER BY seq LIMIT ?",
             (session_id, after, limit),
         )
-        return [event_from(row, session_id) for row in _up_to(size, rows)]
+        found = _up_to(size, rows, event_size)
+        return [event_from(row, session_id, self._long_data) for row in found]
 
     def last_event_at(self, run: Run) -> datetime | None:
         row = self._first_row(
@@ -532,13 +555,14 @@ class SqliteView:
         last = head if until is None else position_after(until, head, self._end_of)
         if not sessions and within == EVERYTHING:
             rows = self._execute(_FEED + " ORDER BY e.position LIMIT ?", (position, last, limit))
-            return self._items(_up_to(size, rows))
+            return self._items(_up_to(size, rows, event_size))
         # Sessions without new events are left out first, so that an idle reader costs nothing.
         numbers = self._sessions_with_events(position, sessions, within)
         if not numbers:
             return []
         if last - position > _SCAN_PER_SESSION * len(numbers):
-            return self._items(_up_to(size, self._merged(numbers, position, last, limit)))
+            merged = self._merged(numbers, position, last, limit)
+            return self._items(_up_to(size, merged, event_size))
         # The plus sign disables the index by session. It would read all matching events to sort them; a
         # scan by position can stop at the limit.
         rows = self._execute(
@@ -546,7 +570,7 @@ class SqliteView:
             " ORDER BY e.position LIMIT ?",
             (position, last, json.dumps(list(numbers)), limit),
         )
-        return self._items(_up_to(size, rows))
+        return self._items(_up_to(size, rows, event_size))
 
     def _merged(
         self, sessions: Mapping[int, int], position: int, last: int, limit: int
@@ -581,8 +605,24 @@ class SqliteView:
 
     def _items(self, rows: Iterable[Any]) -> list[StreamItem]:
         return [
-            StreamItem(feed_cursor(row[6], self._epoch), event_from(row, row[7])) for row in rows
+            StreamItem(feed_cursor(row[5], self._epoch), event_from(row, row[7], self._long_data))
+            for row in rows
         ]
+
+    def _long_data(self, position: int) -> Encoded:
+        return self._read_once(
+            position, lambda: Encoded(read_long_data(self._connection, position))
+        )
+
+    def _run(self, row: Row) -> Run:
+        run = RUNS.read(row)
+        if run.result is not LONG_RESULT:
+            return run
+        result = self._read_once(run.id, lambda: read_long_result(self._connection, run.id))
+        return evolve(run, result=result)
+
+    def _read_once(self, key: Hashable, read: Callable[[], T]) -> T:
+        return read() if self._held is None else self._held.get(key, read)
 
     def _sessions_with_events(
         self, position: int, sessions: Sequence[str], within: Visibility
@@ -712,19 +752,19 @@ class SqliteView:
         return [caller for (caller,) in self._execute(_ENDED_CALLERS, (limit,))]
 
 
-def _up_to(size: int | None, rows: Iterable[Any]) -> Iterable[Any]:
+def _up_to(
+    size: int | None, rows: Iterable[Any], size_of: Callable[[Row], int] = text_size
+) -> Iterable[Any]:
     """Return the rows up to the one that brings their text to ``size`` characters or more.
 
     Later rows are not read.
     """
-    return rows if size is None else _fitting(size, rows)
+    return rows if size is None else _fitting(size, rows, size_of)
 
 
-def _fitting(size: int, rows: Iterable[Any]) -> Iterator[Any]:
+def _fitting(size: int, rows: Iterable[Any], size_of: Callable[[Row], int]) -> Iterator[Any]:
     for row in rows:
         yield row
-        for cell in row:
-            if type(cell) is str or type(cell) is bytes:
-                size -= len(cell)
+        size -= size_of(row)
         if size <= 0:
             return

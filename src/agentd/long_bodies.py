@@ -1,0 +1,65 @@
+"""Long answers: encoded one at a time, and held once for all readers of the same answer."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from weakref import WeakValueDictionary
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+from quart.wrappers.response import ResponseBody
+
+from agent_orchestrator.wire import strict_json
+
+
+class LongBody(ResponseBody):
+    """The body of a long answer. Several responses can have one body.
+
+    :param pieces: the body, in pieces. Those of long data belong to whoever holds the data.
+    """
+
+    def __init__(self, pieces: tuple[bytes, ...]) -> None:
+        self.pieces = pieces
+        self.size = sum(len(piece) for piece in pieces)
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        return self._each()
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+    async def _each(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            yield piece
+
+
+class _Encoder:
+    def __init__(self) -> None:
+        self._one_at_a_time = anyio.CapacityLimiter(1)
+        self._held: WeakValueDictionary[int, LongBody] = WeakValueDictionary()
+
+    async def body(self, plain: Any) -> LongBody:
+        return await anyio.to_thread.run_sync(self._body, plain, limiter=self._one_at_a_time)
+
+    def _body(self, plain: Any) -> LongBody:
+        pieces = strict_json.encode_in_pieces(plain)
+        key = hash(pieces)
+        held = self._held.get(key)
+        if held is None or held.pieces != pieces:
+            held = self._held[key] = LongBody(pieces)
+        return held
+
+
+_ENCODER: anyio.lowlevel.RunVar[_Encoder] = anyio.lowlevel.RunVar("encoder of long answers")
+
+
+async def long_body(plain: Any) -> LongBody:
+    """Return the body of a long answer, encoded in a thread.
+
+    Slow readers of one long result then hold it once, not once each.
+    """
+    try:
+        encoder = _ENCODER.get()
+    except LookupError:
+        _ENCODER.set(encoder := _Encoder())
+    return await encoder.body(plain)
