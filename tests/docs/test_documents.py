@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
-from driving import finished, free_port
+from driving import FORKS, finished, free_port
 from pages import PAGES, ROOT, Block, blocks, inline_code, name_of, prose
 
 from agent_orchestrator.known_runners import BUILT_IN
@@ -195,11 +195,11 @@ def test_commands_work(page: Path, tmp_path: Path) -> None:
     found = [block for block in blocks(page, "console") if not block.reason]
     (tmp_path / "agentd.toml").write_text(CONFIG)
     (tmp_path / "bin").mkdir()
-    for name in ("agentd", "agentctl"):
-        (tmp_path / "bin" / name).symlink_to(Path(sys.executable).with_name(name))
+    (tmp_path / "bin" / "agentd").symlink_to(Path(sys.executable).with_name("agentd"))
+    FORKS.put(tmp_path / "bin" / "agentctl")
     port = str(free_port())
     env = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
         "LANG": "C.UTF-8",
         "AGENTD_PORT": port,

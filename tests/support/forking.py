@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -29,6 +30,21 @@ sys.path.insert(0, sys.argv[1])
 import forking
 forking.serve(*sys.argv[2:])
 """
+
+CALL = """
+import array, json, os, sys
+from _socket import AF_UNIX, SCM_RIGHTS, SOCK_SEQPACKET, SOL_SOCKET, socket
+line = socket(AF_UNIX, SOCK_SEQPACKET)
+line.connect(sys.argv[1])
+told = os.memfd_create("call")
+os.write(told, json.dumps({"argv": sys.argv[2:], "cwd": os.getcwd(), "env": {**os.environ}}).encode())
+descriptors = array.array("i", [0, 1, 2, told])
+line.sendmsg([b"!"], [(SOL_SOCKET, SCM_RIGHTS, descriptors)])
+line.recv(16)
+code = int(line.recv(16))
+os._exit(code if code >= 0 else 128 - code)
+"""
+"""What a file that stands for the program does: as :meth:`Forks.start`, with as little as Python can load."""
 
 
 class Forked:
@@ -102,6 +118,12 @@ class Forks:
         except BaseException:
             line.close()
             raise
+
+    def put(self, path: Path) -> None:
+        """Make a file that runs the program, for those who call it by name. Killed, it ends the program."""
+        call = [sys.executable, "-I", "-S", "-c", CALL, self._served()]
+        path.write_text(f'#!/bin/sh\nexec {shlex.join(call)} "$@"\n')
+        path.chmod(0o755)
 
     def run(
         self,
