@@ -134,7 +134,9 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
     work = directory / "work"
     work.mkdir(parents=True)
     with ModelServer() as models:
-        home = write_codex_home(directory / "home", models.port, reads_projects=True)
+        home = write_codex_home(
+            directory / "home", models.port, reads_projects=effort.name != "smoke"
+        )
         env = environment(codex_env(home))
         config = CONFIG.format(command=json.dumps(codex))
         with agentd(directory / "daemon", config=config, env=codex_env(home)) as daemon:

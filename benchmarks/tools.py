@@ -42,7 +42,9 @@ def measure(effort: Effort, directory: Path) -> list[Figure]:
     work = directory / "work"
     work.mkdir(parents=True)
     with ModelServer() as models:
-        env = codex_env(write_codex_home(directory / "home", models.port, reads_projects=True))
+        env = codex_env(
+            write_codex_home(directory / "home", models.port, reads_projects=effort.name != "smoke")
+        )
         config = CONFIG.format(command=json.dumps(codex))
         with agentd(directory / "daemon", config=config, env=env) as daemon:
             results = anyio.run(partial(_compare, daemon.url, work, count))
