@@ -9,8 +9,8 @@ from statistics import median
 
 import anyio
 
+from agent_orchestrator.hosts.linux.supervisor import fork_server
 from agent_orchestrator.runners.process import agent_process
-from agent_orchestrator.runners.supervisor import fork_server
 from benchmarks.figures import Effort, Figure, check
 
 PROGRAM = ["/bin/sh", "-c", "echo done"]

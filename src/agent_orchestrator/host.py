@@ -1,12 +1,17 @@
 """The engine's interface to the machine that its agents work on.
 
-The engine imports no module that accesses processes or files. It uses its :class:`Host` instead.
+The engine imports no module that accesses processes or files. It uses its :class:`Host` instead. So do
+runners, with :func:`agent_orchestrator.hosts.current_host`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from signal import Signals
+from typing import Final, Literal, Protocol, Self
 
-from attrs import frozen
+from attrs import field, frozen
 
 from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.operations import ProcessView
@@ -31,8 +36,101 @@ class Remains:
     reason: str = ""
 
 
+StopSequence = Sequence[tuple[Signals, float]]
+"""How to ask an agent to stop: signals for its process group, each with the seconds it has to end
+before the next. After the last, whatever is left is killed."""
+
+DEFAULT_STOP: Final[StopSequence] = ((Signals.SIGINT, 2.0),)
+
+
+@frozen
+class ProcessSpec:
+    """What an agent's process is started with.
+
+    :param argv: the program, a path or a name on the PATH of ``env``, and its arguments.
+    :param cwd: its working directory.
+    :param env: its whole environment. The tag in it (``ports.TAG_VARIABLE``) identifies what the process starts.
+    :param is_cwd_resolved: start nothing if ``cwd`` leads through a symbolic link: see
+        :attr:`agent_orchestrator.ports.RunContext.is_cwd_resolved`.
+    :param stdin: written as the agent reads it, then closed. Writing begins with the first read or
+        :meth:`Process.wait`, so that the process can be recorded before it has work. With None, stdin
+        stays open for :meth:`Process.write`.
+    :param stop: how to ask it to stop.
+    :param on_stderr: called with the end of stderr when the agent has written more of it, at most
+        ten times a second, and at the end.
+    :param on_stdout: called when the agent has written on stdout, be it half a line.
+    :param force_stop: returns when an agent that is being stopped is to be killed without waiting for
+        what is left of ``stop``. Called when the process's scope is left.
+    """
+
+    argv: Sequence[str]
+    cwd: str = field(kw_only=True)
+    env: Mapping[str, str] = field(kw_only=True, repr=False)
+    is_cwd_resolved: bool = field(default=False, kw_only=True)
+    stdin: bytes | None = field(default=b"", kw_only=True, repr=False)
+    stop: StopSequence = field(default=DEFAULT_STOP, kw_only=True)
+    on_stderr: Callable[[str], None] | None = field(default=None, kw_only=True)
+    on_stdout: Callable[[], None] | None = field(default=None, kw_only=True)
+    force_stop: Callable[[], Awaitable[None]] | None = field(default=None, kw_only=True)
+
+
+class Process(Protocol):
+    """A running agent, from :meth:`Host.open_process`."""
+
+    @property
+    def pid(self) -> int:
+        """Its process, process group and session."""
+        ...
+
+    @property
+    def start_id(self) -> str | None:
+        """See :meth:`Host.process_start_id`."""
+        ...
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, negative for a signal; None while the agent runs."""
+        ...
+
+    @property
+    def stderr_tail(self) -> str:
+        """The end of what the agent wrote on stderr so far, 64 KiB at most."""
+        ...
+
+    async def read(self) -> bytes:
+        """Return the next bytes of stdout; none at its end.
+
+        It ends with the agent, or before, when the agent closes it. If something the agent left behind
+        holds stdout open, it ends about a second after the agent.
+        """
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Write to the stdin of an agent that was started with ``stdin=None``. By one task at a time;
+        cancelled, it may have written a part.
+
+        :raises BrokenPipeError: if the agent has closed its stdin, or is gone.
+        """
+        ...
+
+    async def wait(self) -> int:
+        """Return the exit code, negative for a signal, once the agent has exited. What it wrote on
+        stderr has been read by then. Read stdout first: an agent waits for its reader.
+
+        :raises AgentFailed: ``agent_crashed`` if its supervisor was killed, which ends the agent.
+        """
+        ...
+
+
 class Host(Protocol):
-    """One machine. Methods that are not coroutines may block: call them in a thread."""
+    """One machine. Methods that are not coroutines may block: call them in a thread.
+
+    As a scope, it keeps what starts processes ready. Scopes may be nested. Nothing requires one.
+    """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
 
     @property
     def id(self) -> str:
@@ -89,6 +187,29 @@ class Host(Protocol):
         """
         ...
 
+    def open_process(self, spec: ProcessSpec) -> AbstractAsyncContextManager[Process]:
+        """Start a program in a new session, as a scope: leaving it ends the agent.
+
+        On leaving, an agent that still runs is sent the signals of ``spec.stop``. Then all that is left
+        of it is killed, as far as this kind of host can find it. If the process may open no more files,
+        entering waits until it can.
+
+        :raises AgentFailed: on entering: ``provider_unavailable`` if the program cannot be started, or
+            ``invalid_config`` if it cannot be given these arguments.
+        """
+        ...
+
+    def private_files(self, files: Mapping[str, bytes]) -> AbstractAsyncContextManager[Path]:
+        """Write files that only this user may read into a new directory, and yield the directory.
+
+        Leaving the scope removes it with all that is in it by then. If this process is killed, a host that
+        the same user enters later removes it.
+
+        :param files: contents by file name.
+        :raises OSError: on entering, if they cannot be written.
+        """
+        ...
+
     async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
         """End all processes of attempts whose engine has ended, and wait for that.
 
@@ -97,3 +218,21 @@ class Host(Protocol):
         :return: by run id and number of the attempt. A missing one is ``unknown``.
         """
         ...
+
+
+_current: ContextVar[Host | None] = ContextVar("agent_orchestrator.host", default=None)
+
+
+@contextmanager
+def use_host(host: Host) -> Iterator[None]:
+    """Make a host the one that runners use in this scope, and in tasks that are started in it."""
+    token = _current.set(host)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def used_host() -> Host | None:
+    """Return the host of the nearest :func:`use_host`; None without one."""
+    return _current.get()

@@ -2,7 +2,7 @@
 
 Linux reports the socket at the other end (sock_diag(7)), and which process has that socket open
 (/proc/PID/fd). A process of an agent always stays below this process, because its supervisor adopts
-every orphan (:mod:`agent_orchestrator.runners.forkserver`). So descent decides, not the token.
+every orphan (:mod:`agent_orchestrator.hosts.linux.forkserver`). So descent decides, not the token.
 
 A program that is not below this process can still belong to an agent: to one of another daemon, or
 started by a service (``at`` keeps the environment). Such a program is recognized by the tag that
@@ -20,6 +20,7 @@ from typing import Final
 
 from attrs import frozen
 
+from agent_orchestrator.hosts.linux.orphans import is_tag_limit
 from agent_orchestrator.ports import TAG_VARIABLE
 from agent_orchestrator.processes import (
     live_process,
@@ -29,7 +30,6 @@ from agent_orchestrator.processes import (
     read_proc,
     with_descendants,
 )
-from agent_orchestrator.runners.orphans import is_tag_limit
 
 Address = tuple[str, int]
 

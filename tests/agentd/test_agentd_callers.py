@@ -17,9 +17,9 @@ import pytest
 from driving import wait_until
 from serving import Process, agentd
 
+from agent_orchestrator.hosts.linux.orphans import tag_limit
 from agent_orchestrator.ports import TAG_VARIABLE
 from agent_orchestrator.processes import hide_memory
-from agent_orchestrator.runners.orphans import tag_limit
 from agentd import callers
 from agentd.callers import ends_of, may_be_agents
 

@@ -352,7 +352,7 @@ async def test_images_that_codex_could_not_read_fail_the_run(
 ):
     (tmp_path / "file").touch()
     state = UserState(tmp_path / name)
-    monkeypatch.setattr("agent_orchestrator.runners.scratch.user_state", lambda: state)
+    monkeypatch.setattr("agent_orchestrator.hosts.scratch.user_state", lambda: state)
     context = record("say x", images=[RED])
     with pytest.raises(AgentFailed) as caught:
         await run(runner, context)
@@ -375,7 +375,7 @@ async def test_a_lock_on_the_directory_of_runs_hangs_no_run(
                 await runner.run(context)
             assert scope.cancelled_caught
         else:
-            monkeypatch.setattr("agent_orchestrator.runners.scratch._LOCK_TIMEOUT_S", 0.1)
+            monkeypatch.setattr("agent_orchestrator.hosts.scratch._LOCK_TIMEOUT_S", 0.1)
             failure = await failing(runner, context)
             assert failure.code == "provider_error"
             assert f"process {os.getpid()} has it locked" in str(failure)

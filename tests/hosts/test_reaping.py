@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import pytest
 
 from agent_orchestrator.domain.model import Attempt
+from agent_orchestrator.hosts.linux import reaper
 from agent_orchestrator.hosts.linux.host import LinuxHost
-from agent_orchestrator.runners import reaper
-from agent_orchestrator.runners.orphans import Orphans
+from agent_orchestrator.hosts.linux.orphans import Orphans
 from agent_orchestrator.testing.stores.samples import NOW
 
 pytestmark = pytest.mark.anyio

@@ -119,7 +119,8 @@ async def provider_statuses(config: EngineConfig) -> list[ProviderStatus]:
 
     async def query(name: str) -> None:
         provider = config.providers[name]
-        found[name] = await probe(provider.runner, provider.env.apply(config.environ))
+        env = provider.env.apply(config.environ)
+        found[name] = await probe(provider.runner, env, config.host)
 
     async with anyio.create_task_group() as tasks:
         for name in config.providers:
@@ -161,7 +162,7 @@ async def diagnose(core: Core, caller: Principal, command: DiagnoseRun) -> Diagn
     tree = await _process_tree(core, run, attempt)
     provider = core.config.providers.get(run.provider)
     availability = (
-        await probe(provider.runner, provider.env.apply(core.config.environ))
+        await probe(provider.runner, provider.env.apply(core.config.environ), core.config.host)
         if provider and run.status is RunStatus.QUEUED
         else Availability(available=True)
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from math import inf
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import anyio
 from attrs import frozen
@@ -20,6 +20,7 @@ from agent_orchestrator.engine.calls import dispatch
 from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.worker_pool import WorkerPool
+from agent_orchestrator.host import Host, use_host
 from agent_orchestrator.operations import Operation, StreamRequest
 from agent_orchestrator.ports import Reply, Runner, Store, Subscription
 
@@ -74,7 +75,7 @@ class Orchestrator:
             stack.enter_context(self.core.store.listen(self._note))
             for runner in _distinct_runners(self.core.config.providers.values()):
                 if isinstance(runner, AbstractAsyncContextManager):
-                    await stack.enter_async_context(runner)
+                    await _enter(stack, runner, self.core.config.host)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             if isinstance(ids := self.core.config.ids, SortableIds):
                 ids.follow(await self.core.store.read(lambda view: view.newest_ids()))
@@ -179,6 +180,20 @@ def _distinct_runners(providers: Iterable[ProviderConfig]) -> list[Runner]:
     """Return each runner once, because providers may share one."""
     runners: dict[int, Runner] = {id(provider.runner): provider.runner for provider in providers}
     return list(runners.values())
+
+
+async def _enter(
+    stack: AsyncExitStack, runner: AbstractAsyncContextManager[object], host: Host
+) -> None:
+    """Enter a runner, and have the stack leave it, both on the host."""
+
+    async def leave(*exc: Any) -> bool | None:
+        with use_host(host):
+            return await runner.__aexit__(*exc)
+
+    with use_host(host):
+        await runner.__aenter__()
+    stack.push_async_exit(leave)
 
 
 @frozen

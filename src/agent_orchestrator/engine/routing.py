@@ -24,6 +24,7 @@ from agent_orchestrator.engine.providers import probe
 from agent_orchestrator.engine.recorder import Recorder
 from agent_orchestrator.engine.running_attempt import Assignment, RunningAttempt
 from agent_orchestrator.engine.turn_options import TurnOptions, accepted_options
+from agent_orchestrator.host import Host, use_host
 from agent_orchestrator.ports import TAG_VARIABLE, Draft, Outcome, Runner, Transaction
 
 MAX_EXIT_CODE: Final = 2**32 - 1
@@ -66,19 +67,20 @@ async def run_with_fallback(
             return AgentFailed("invalid_config", note)
         if excess := limit_of(core, name).excess(context.prompt):
             return AgentFailed("invalid_config", f"{name} accepts less text: {excess}")
-        outcome = await _try(provider.runner, context)
+        outcome = await _try(provider.runner, context, core.config.host)
         if substitute is None or not _is_unavailable(outcome, context):
             return outcome
         await recorder.put(_fallback_event(run, outcome, substitute))
     return AgentFailed("invalid_config", f"unknown provider {run.provider!r}")
 
 
-async def _try(runner: Runner, context: AttemptContext) -> Outcome | AgentFailed:
-    availability = await probe(runner, context.env)
+async def _try(runner: Runner, context: AttemptContext, host: Host) -> Outcome | AgentFailed:
+    availability = await probe(runner, context.env, host)
     if not availability.available:
         return AgentFailed("provider_unavailable", availability.reason or "it is not available")
     try:
-        outcome = await runner.run(context)
+        with use_host(host):
+            outcome = await runner.run(context)
     except AgentFailed as failure:
         return failure
     except anyio.get_cancelled_exc_class():

@@ -1,8 +1,13 @@
-"""The directories and the environment of a machine, for hosts of every kind."""
+"""The directories, files and environment of a machine, for hosts of every kind."""
 
 import os
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+from anyio.to_thread import run_sync
+
+from agent_orchestrator.hosts import scratch
 
 
 class LocalFiles:
@@ -31,3 +36,14 @@ class LocalFiles:
 
     def common_directory(self, paths: Collection[str]) -> str:
         return os.path.commonpath([os.path.realpath(path) for path in paths])
+
+    @asynccontextmanager
+    async def private_files(self, files: Mapping[str, bytes]) -> AsyncIterator[Path]:
+        async with scratch.private_directory() as directory:
+            await run_sync(_write_all, directory, files)
+            yield directory
+
+
+def _write_all(directory: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        scratch.write(directory / name, data)

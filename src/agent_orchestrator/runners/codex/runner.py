@@ -13,15 +13,14 @@ from attrs import frozen
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Invocation
+from agent_orchestrator.hosts import current_host
 from agent_orchestrator.ports import (
     Availability,
     Outcome,
     ProtectedPaths,
     RunContext,
 )
-from agent_orchestrator.runners import scratch
 from agent_orchestrator.runners.bulk import read
 from agent_orchestrator.runners.codex.argv import (
     exec_argv,
@@ -308,31 +307,22 @@ async def _option_files(context: RunContext) -> AsyncIterator[_OptionFiles]:
     if schema is None and not images:
         yield _OptionFiles()
         return
-    async with AsyncExitStack() as files:
+    files: dict[str, bytes] = {}
+    if schema is not None:
+        files["schema.json"] = json.dumps(schema).encode()
+    for number, content in enumerate(images, 1):
+        files[f"{number}.{content.image.media_type.partition('/')[2]}"] = content.data
+    async with AsyncExitStack() as stack:
         try:
-            place = await files.enter_async_context(scratch.private_directory())
-            written = await anyio.to_thread.run_sync(_written, place, schema, images)
+            place = await stack.enter_async_context(current_host().private_files(files))
         except OSError as problem:
             note = f"the input for codex cannot be written to a file: {problem}"
             raise AgentFailed("provider_error", note) from problem
-        yield written
-
-
-def _written(
-    place: Path, schema: Mapping[str, Any] | None, images: Sequence[ImageContent]
-) -> _OptionFiles:
-    if schema is not None:
-        scratch.write(place / "schema.json", json.dumps(schema).encode())
-    paths = []
-    for number, content in enumerate(images, 1):
-        kind = content.image.media_type.partition("/")[2]
-        paths.append(place / f"{number}.{kind}")
-        scratch.write(paths[-1], content.data)
-    if images and "," in str(place):
-        note = f"codex accepts no image whose path has a comma: {place}"
-        raise AgentFailed("invalid_config", note)
-    schema_path = None if schema is None else str(place / "schema.json")
-    return _OptionFiles(schema_path, tuple(map(str, paths)))
+        if images and "," in str(place):
+            note = f"codex accepts no image whose path has a comma: {place}"
+            raise AgentFailed("invalid_config", note)
+        paths = {name: str(place / name) for name in files}
+        yield _OptionFiles(paths.pop("schema.json", None), tuple(paths.values()))
 
 
 def _effort(context: RunContext) -> Mapping[str, str]:

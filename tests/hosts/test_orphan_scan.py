@@ -9,9 +9,9 @@ import anyio
 import psutil
 import pytest
 
+from agent_orchestrator.hosts.linux.orphans import Orphans, kill_orphans, tag_limit
 from agent_orchestrator.ports import TAG_VARIABLE
 from agent_orchestrator.processes import process_start_id
-from agent_orchestrator.runners.orphans import Orphans, kill_orphans, tag_limit
 
 pytestmark = pytest.mark.anyio
 

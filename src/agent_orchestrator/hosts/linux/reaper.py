@@ -9,8 +9,8 @@ import anyio
 
 from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.host import Remains
+from agent_orchestrator.hosts.linux.orphans import kill_orphans
 from agent_orchestrator.processes import live_process
-from agent_orchestrator.runners.orphans import kill_orphans
 
 _log = logging.getLogger(__name__)
 

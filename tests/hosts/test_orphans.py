@@ -15,12 +15,12 @@ import psutil
 import pytest
 from pace import allowed
 
+from agent_orchestrator.hosts.linux.orphans import kill_orphans
 from agent_orchestrator.ports import TAG_VARIABLE
-from agent_orchestrator.runners.orphans import kill_orphans
 from agent_orchestrator.testing.runners import tagged_processes
 
 HERE = Path(__file__).parent
-AGENT = [sys.executable, "-S", str(HERE / "agents.py")]
+AGENT = [sys.executable, "-S", str(HERE.parent / "runners" / "agents.py")]
 
 SCENES = ["forks", "escaped", "escaped-dead", "mute", "stubborn", "stopped", "clean-child"]
 

@@ -11,8 +11,8 @@ import sys
 
 import anyio
 
+from agent_orchestrator.hosts.linux.supervisor import fork_server
 from agent_orchestrator.runners.process import agent_process
-from agent_orchestrator.runners.supervisor import fork_server
 
 
 async def hold(agent, pids, ready):

@@ -3,7 +3,7 @@
 The fork server is one small process. Each running agent has one supervisor.
 
 It is run as a program, by its path, on the standard library alone: what is loaded here is shared by
-all supervisors. See :mod:`agent_orchestrator.runners.supervisor` for the other end.
+all supervisors. See :mod:`agent_orchestrator.hosts.linux.supervisor` for the other end.
 
 Linux gives an orphan to its nearest living ancestor that called itself a *subreaper*. A supervisor is
 one: whatever a process of its agent does (a new session, a second fork, a clean environment),
@@ -32,7 +32,7 @@ PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 
 RLIMIT_LOCKS = 10
-"""See :mod:`agent_orchestrator.runners.orphans`; the same number on every architecture."""
+"""See :mod:`agent_orchestrator.hosts.linux.orphans`; the same number on every architecture."""
 
 HEADER = struct.Struct("<QQQ?")
 """A request: the size of what follows, how many arguments are in it, the tag limit (0 for none), and

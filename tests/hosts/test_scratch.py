@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent_orchestrator.runners import scratch, trees
+from agent_orchestrator.hosts import scratch, trees
 from agent_orchestrator.user_state import user_state
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 _HOLDER = """
 import sys
 import anyio
-from agent_orchestrator.runners import scratch, trees
+from agent_orchestrator.hosts import scratch, trees
 async def main():
     async with scratch.private_directory() as path:
         scratch.write(path / "x", b"x")
@@ -41,6 +41,7 @@ sys.stdin.read()
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(trees, "REMOVE_TIMEOUT_S", 300.0)  # the tests may run on a busy machine
 
 
 @contextmanager
@@ -261,7 +262,7 @@ def test_empty_directories_are_removed_where_they_are(
 _MOUNTED = """
 import subprocess, sys
 from pathlib import Path
-from agent_orchestrator.runners import trees
+from agent_orchestrator.hosts import trees
 top, kept = map(Path, sys.argv[1:])
 for name, what in (("bound", ["--bind", kept]), ("deep/down/bound", ["--bind", kept]), ("tmpfs", ["-t", "tmpfs", "x"])):
     (top / name).mkdir(parents=True)

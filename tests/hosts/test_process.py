@@ -13,15 +13,16 @@ import pytest
 from pace import allowed
 
 from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.hosts.linux.supervisor import fork_server
+from agent_orchestrator.hosts.process import STDERR_TAIL
 from agent_orchestrator.ports import TAG_VARIABLE
 from agent_orchestrator.processes import process_start_id
-from agent_orchestrator.runners.process import STDERR_TAIL, agent_process
-from agent_orchestrator.runners.supervisor import fork_server
+from agent_orchestrator.runners.process import agent_process
 from agent_orchestrator.testing.runners import tagged_processes
 
 pytestmark = pytest.mark.anyio
 
-AGENT = [sys.executable, "-S", str(Path(__file__).parent / "agents.py")]
+AGENT = [sys.executable, "-S", str(Path(__file__).parents[1] / "runners" / "agents.py")]
 
 
 class Stage:

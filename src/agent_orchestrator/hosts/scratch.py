@@ -15,8 +15,8 @@ from typing import Final
 import anyio
 from anyio.to_thread import run_sync
 
+from agent_orchestrator.hosts import trees
 from agent_orchestrator.processes import flock_holder
-from agent_orchestrator.runners import trees
 from agent_orchestrator.user_state import make_private_directory, user_state
 
 _PREFIX: Final = "run-"

@@ -1,7 +1,7 @@
 """What is left of an attempt whose supervisors are gone: found by what its processes inherited, killed.
 
 While a supervisor lives it knows each process of its agent, whatever that did; see
-:mod:`agent_orchestrator.runners.forkserver`. This is for when the supervisor was killed, at once or with
+:mod:`agent_orchestrator.hosts.linux.forkserver`. This is for when the supervisor was killed, at once or with
 the daemon: a process belongs to an attempt if it has its *tag limit* or its tag, or descends from
 one that does.
 

@@ -16,23 +16,23 @@ import psutil
 import pytest
 
 from agent_orchestrator.domain.errors import AgentFailed
-from agent_orchestrator.ports import TAG_VARIABLE
-from agent_orchestrator.runners import forkserver as program
-from agent_orchestrator.runners.orphans import tag_limit
-from agent_orchestrator.runners.process import agent_process
-from agent_orchestrator.runners.supervisor import (
+from agent_orchestrator.hosts.linux import forkserver as program
+from agent_orchestrator.hosts.linux.orphans import tag_limit
+from agent_orchestrator.hosts.linux.supervisor import (
     MAX_IDLE,
     ForkServerClient,
     SupervisedAgent,
     SupervisorLink,
     fork_server,
 )
-from agent_orchestrator.runners.supervisor import _send as send
+from agent_orchestrator.hosts.linux.supervisor import _send as send
+from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.runners.process import agent_process
 from agent_orchestrator.testing.runners import tagged_processes
 
 pytestmark = pytest.mark.anyio
 
-AGENT = [sys.executable, "-S", str(Path(__file__).parent / "agents.py")]
+AGENT = [sys.executable, "-S", str(Path(__file__).parents[1] / "runners" / "agents.py")]
 
 
 @pytest.fixture

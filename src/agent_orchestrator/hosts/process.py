@@ -1,0 +1,472 @@
+"""An agent's process and its pipes, for hosts of every kind.
+
+The pipes are worked with :func:`anyio.wait_readable`: no thread per process, and an exit is seen although
+a grandchild holds them. Each kind of host has its own :class:`Supervisor`.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Final, Generic, Protocol, Self, TypeVar
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup
+from attrs import frozen
+
+from agent_orchestrator.descriptors import SHORTAGES, RateLimitedWarning
+from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.host import ProcessSpec, StopSequence
+from agent_orchestrator.ports import CWD_MISSING
+
+_log = logging.getLogger(__name__)
+
+STDERR_TAIL: Final = 64 * 2**10
+"""Bytes kept of the end of stderr."""
+
+_REPORT_S: Final = 0.1
+"""Seconds between reports of stderr: each has its whole tail."""
+
+SHORTAGE_RETRY_S: Final = 0.5
+"""Seconds between tries to start an agent while this process may open no more files."""
+
+_shortage: Final = RateLimitedWarning()
+
+_CHUNK: Final = 2**16
+_PIPE_GRACE: Final = 1.0
+"""Seconds for the end of stdout once the agent has exited, before what holds it open is killed; and
+again before it is given up."""
+
+_KILL_GRACE: Final = 3.0
+"""Seconds for the supervisor to end what is left, before that is looked for without it."""
+
+_PIPE_SIZE: Final = 2**16
+"""Bytes that a pipe holds where the kernel does not tell."""
+
+
+class Supervisor(Protocol):
+    """What watches an agent and ends what is left of it."""
+
+    async def receive(self) -> list[str]:
+        """Return ``exit`` and the exit code, later ``gone`` when nothing is left of the agent; nothing
+        when the supervisor was lost.
+        """
+        ...
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the agent's process group, unless the agent has exited."""
+        ...
+
+    def kill(self) -> None:
+        """Kill all that is left of the agent."""
+        ...
+
+
+S = TypeVar("S", bound=Supervisor)
+S_co = TypeVar("S_co", bound=Supervisor, covariant=True)
+
+
+@frozen
+class StartedAgent(Generic[S_co]):
+    """An agent that was started.
+
+    :ivar pid: its process, process group and session.
+    :ivar start_id: what identifies it beyond its pid: see :meth:`agent_orchestrator.host.Host.process_start_id`.
+    """
+
+    pid: int
+    start_id: str | None
+    supervisor: S_co
+
+
+class PipedProcess:
+    """A :class:`~agent_orchestrator.host.Process`; see :func:`running`."""
+
+    def __init__(
+        self,
+        agent: StartedAgent[Supervisor],
+        pipes: "Pipes",
+        spec: ProcessSpec,
+        kill_orphans: Callable[[], Awaitable[Sequence[int]]],
+        tasks: TaskGroup,
+    ) -> None:
+        self.pid = agent.pid
+        self.start_id = agent.start_id
+        self._supervisor = agent.supervisor
+        self._pipes = pipes
+        self._stdout = pipes.stdout
+        self._stderr = pipes.stderr
+        self._find_and_kill = kill_orphans
+        self._pending = memoryview(spec.stdin or b"")
+        self._tasks = tasks
+        self._shielded_tasks: list[anyio.CancelScope] = []
+        self._has_ended = False
+        self._stdin_written = spec.stdin is None
+        self._returncode: int | None = None
+        self._exited = anyio.Event()
+        """Set, too, when the supervisor was lost and with it the exit code."""
+        self._all_ended = anyio.Event()
+        """Nothing is left of the agent, or nothing that would die."""
+        self.is_reusable = False
+        """Whether the supervisor has said that nothing is left, and waits for another agent."""
+        self._stdout_ended = anyio.Event()
+        self._write_descriptor = 0
+        """Bytes that may still be in stdout's pipe once its end is no longer waited for."""
+        self._reading: anyio.CancelScope | None = None
+        self._given_up = False
+        self._tail = bytearray()
+        self._on_stderr = spec.on_stderr
+        self._has_spoken = anyio.Event()
+        """Set while the agent has written on stderr what is not reported."""
+        self._on_stdout = spec.on_stdout
+        self._run_until_end(self._drain_stderr)
+        if spec.on_stderr is not None:
+            self._run_until_end(self._report_stderr)
+        self._run_until_end(self._watch)
+
+    @property
+    def returncode(self) -> int | None:
+        return self._returncode
+
+    @property
+    def stderr_tail(self) -> str:
+        return self._tail[-STDERR_TAIL:].decode("utf-8", "replace")
+
+    async def wait(self) -> int:
+        self._feed_stdin()
+        await self._exited.wait()
+        if self._returncode is None:
+            raise AgentFailed("agent_crashed", "the supervisor of the agent's process was killed")
+        return self._returncode
+
+    async def write(self, data: bytes) -> None:
+        fd = self._pipes.stdin
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(fd, rest[:_CHUNK]) :]
+            except BlockingIOError:
+                await anyio.wait_writable(fd)
+
+    async def read(self) -> bytes:
+        self._feed_stdin()
+        while not self._stdout_ended.is_set():
+            if not self._given_up:
+                with anyio.CancelScope() as self._reading:
+                    await anyio.wait_readable(self._stdout)
+                self._reading = None
+            else:
+                await anyio.lowlevel.checkpoint()
+            try:
+                chunk = os.read(self._stdout, _CHUNK)
+            except BlockingIOError:
+                chunk = b""
+                if not self._given_up:
+                    continue
+            if self._given_up:
+                self._write_descriptor -= len(chunk)
+            if not chunk or (self._given_up and self._write_descriptor <= 0):
+                self._stdout_ended.set()
+            if chunk:
+                if self._on_stdout is not None:
+                    self._on_stdout()
+                return chunk
+        return b""
+
+    # --- what goes on beside the reader -----------------------------------------------------
+
+    def _run_until_end(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run it until the process is over: a cancelled scope still stops its agent with its help."""
+        self._tasks.start_soon(self._shielded, work)
+
+    async def _shielded(self, work: Callable[[], Awaitable[None]]) -> None:
+        with anyio.CancelScope(shield=True) as shield:
+            self._shielded_tasks.append(shield)
+            if not self._has_ended:
+                await work()
+
+    def _feed_stdin(self) -> None:
+        if not self._stdin_written:
+            self._stdin_written = True
+            self._run_until_end(self._feed)
+
+    async def _feed(self) -> None:
+        fd = self._pipes.stdin
+        try:
+            while self._pending:
+                await anyio.wait_writable(fd)
+                with suppress(BlockingIOError):
+                    self._pending = self._pending[os.write(fd, self._pending[:_CHUNK]) :]
+        except BrokenPipeError:
+            pass  # an agent need not read its prompt to the end
+        self._pipes.close(fd)
+
+    async def _drain_stderr(self) -> None:
+        while True:
+            await anyio.wait_readable(self._stderr)
+            if self._read_stderr() == 0:
+                return
+
+    def _read_stderr(self) -> int | None:
+        """Take what is there and return its size: 0 at the end, None when nothing is there yet."""
+        try:
+            chunk = os.read(self._stderr, _CHUNK)
+        except BlockingIOError:
+            return None
+        if chunk:
+            self._tail += chunk
+            if len(self._tail) > 2 * STDERR_TAIL:
+                del self._tail[:-STDERR_TAIL]
+            self._has_spoken.set()
+        return len(chunk)
+
+    async def _report_stderr(self) -> None:
+        while True:
+            await self._has_spoken.wait()
+            self._report_now()
+            await anyio.sleep(_REPORT_S)
+
+    def _report_now(self) -> None:
+        if self._on_stderr is not None and self._has_spoken.is_set():
+            self._has_spoken = anyio.Event()
+            self._on_stderr(self.stderr_tail)
+
+    async def _watch(self) -> None:
+        """Hear the supervisor: the agent's exit, then that nothing is left of it."""
+        while True:
+            match await self._supervisor.receive():
+                case ["exit", code] if self._returncode is None:
+                    # All the dead agent wrote is in the pipe; who else holds it is not waited for.
+                    spare = _pipe_size(self._stderr)
+                    while spare > 0 and (size := self._read_stderr()):
+                        spare -= size
+                    self._report_now()
+                    self._returncode = int(code)
+                    self._exited.set()
+                    self._run_until_end(self._end_stdout)
+                case ["gone"]:
+                    self.is_reusable = True
+                    self._all_ended.set()
+                    return
+                case _:
+                    await self._kill_orphans()
+                    if not self._exited.is_set():
+                        self._exited.set()
+                        self._run_until_end(self._end_stdout)
+                    return
+
+    async def _kill_orphans(self) -> None:
+        """End what is left without the supervisor, which was killed or does not answer."""
+        if alive := await self._find_and_kill():
+            _log.warning(
+                "processes of agent %d do not die: %s", self.pid, ", ".join(map(str, alive))
+            )
+        self._all_ended.set()
+
+    async def _end_stdout(self) -> None:
+        """See to it that stdout ends, as the agent has exited."""
+        with anyio.move_on_after(_PIPE_GRACE):
+            await self._stdout_ended.wait()
+            return
+        self._supervisor.kill()
+        with anyio.move_on_after(_PIPE_GRACE):
+            await self._stdout_ended.wait()
+            return
+        # Somebody holds it who was given it, or who does not die.
+        self._write_descriptor = _pipe_size(self._stdout)
+        self._given_up = True
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def _discard(self) -> None:
+        while await self.read():
+            pass
+
+    async def stop(self, spec: ProcessSpec) -> None:
+        """End the agent and all it started; it may be gone already."""
+        if not self._all_ended.is_set():
+            self._run_until_end(self._discard)  # an agent that blocks on stdout cannot obey
+            with anyio.CancelScope() as asking:
+                if spec.force_stop is not None:
+                    self._run_until_end(partial(_cancel_on, spec.force_stop, asking))
+                await self._signal_stop(spec.stop)
+            self._supervisor.kill()
+            with anyio.move_on_after(_KILL_GRACE):
+                await self._all_ended.wait()
+        if not self._all_ended.is_set():
+            await self._kill_orphans()
+        self._report_now()
+        self._has_ended = True
+        for shield in self._shielded_tasks:
+            shield.cancel()
+
+    async def _signal_stop(self, sequence: StopSequence) -> None:
+        for number, grace in sequence:
+            if self._exited.is_set():
+                return
+            self._supervisor.signal(number)
+            with anyio.move_on_after(grace):
+                await self._exited.wait()
+
+
+async def _cancel_on(event: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+    await event()
+    scope.cancel()
+
+
+def _pipe_size(fd: int) -> int:
+    command: int | None = getattr(fcntl, "F_GETPIPE_SZ", None)
+    return _PIPE_SIZE if command is None else fcntl.fcntl(fd, command)
+
+
+@asynccontextmanager
+async def running(
+    agent: StartedAgent[Supervisor],
+    pipes: "Pipes",
+    spec: ProcessSpec,
+    kill_orphans: Callable[[], Awaitable[Sequence[int]]],
+) -> AsyncIterator[PipedProcess]:
+    """Work the pipes of an agent while the scope is open; end the agent on leaving.
+
+    :param kill_orphans: kills what is left of the agent if its supervisor does not, and returns the ids
+        of processes that do not die.
+    """
+    failure: Exception | None = None
+    with pipes:
+        pipes.close(*pipes.of_agent)
+        async with anyio.create_task_group() as tasks:
+            process = PipedProcess(agent, pipes, spec, kill_orphans, tasks)
+            try:
+                yield process
+            except Exception as error:  # noqa: BLE001 - the task group would wrap it; see below
+                failure = error
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await process.stop(spec)
+    if failure is not None:
+        raise failure
+
+
+async def start(
+    spec: ProcessSpec, step: Callable[[Sequence[int]], Awaitable[StartedAgent[S]]]
+) -> "tuple[Pipes, StartedAgent[S]]":
+    """Start an agent with new pipes; where descriptors are short, wait until there are some.
+
+    :param step: starts it with these descriptors as its stdin, stdout and stderr. It raises ``OSError`` with
+        the working directory as ``filename`` if that is wrong, and without ``filename`` otherwise.
+    :raises AgentFailed: if it cannot be started.
+    """
+    while True:
+        try:
+            with ExitStack() as stack:
+                pipes = stack.enter_context(Pipes())
+                agent = await step(pipes.of_agent)
+                stack.pop_all()
+                return pipes, agent
+        except OSError as error:
+            if error.errno not in SHORTAGES or error.filename is not None:
+                code, reason = _start_problem(error, spec.argv[0], spec.cwd)
+                raise AgentFailed(code, reason) from error
+            if count := _shortage.due():
+                _log.warning(
+                    "the start of an agent is delayed: %s (%d times)", error.strerror, count
+                )
+        await anyio.sleep(SHORTAGE_RETRY_S)
+
+
+class Pipes:
+    """The agent's stdin, stdout and stderr: a pipe each."""
+
+    def __init__(self) -> None:
+        self._open: set[int] = set()
+        try:
+            its_stdin, self.stdin = self._pipe()
+            self.stdout, its_stdout = self._pipe()
+            self.stderr, its_stderr = self._pipe()
+        except OSError:
+            self.close(*self._open)
+            raise
+        self.of_agent = its_stdin, its_stdout, its_stderr
+        for fd in (self.stdin, self.stdout, self.stderr):
+            os.set_blocking(fd, False)
+
+    def _pipe(self) -> tuple[int, int]:
+        ends = os.pipe()
+        self._open |= {*ends}
+        return ends
+
+    def close(self, *fds: int) -> None:
+        """Close these, if they are open."""
+        for fd in self._open.intersection(fds):
+            self._open.remove(fd)
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close(*self._open)
+
+
+def encoded(spec: ProcessSpec) -> tuple[list[bytes], bytes, dict[bytes, bytes]]:
+    """Return arguments, directory and variables as the kernel takes them.
+
+    :raises AgentFailed: if it does not.
+    """
+    try:
+        arguments = [os.fsencode(part) for part in spec.argv]
+        directory = os.fsencode(spec.cwd)
+        variables = {os.fsencode(name): os.fsencode(value) for name, value in spec.env.items()}
+    except ValueError as error:
+        raise _not_given(spec, error) from error
+    if any(b"\0" in part for part in (*arguments, directory, *variables, *variables.values())):
+        raise _not_given(spec, "embedded null byte")
+    if any(not name or b"=" in name for name in variables):
+        raise _not_given(spec, "illegal environment variable name")
+    return arguments, directory, variables
+
+
+def _not_given(spec: ProcessSpec, problem: object) -> AgentFailed:
+    return AgentFailed(
+        "invalid_config", f"{spec.argv[0]!r} cannot be started with these arguments: {problem}"
+    )
+
+
+_DIRECTORY_REPLACED: Final = {
+    errno.ESTALE: "now leads elsewhere, through a symbolic link",
+    errno.ELOOP: "contains a loop of symbolic links",
+    errno.EACCES: "is not accessible",
+}
+
+
+_EXEC_BOUNDS: Final = (
+    "Linux takes 128 KiB in each of them, and a quarter of the stack's limit in all (usually 2 MiB, "
+    "never more than 6)"
+)
+
+
+def _start_problem(error: OSError, program: str, cwd: str) -> tuple[str, str]:
+    if error.filename is not None:  # the directory, and not the program
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return "invalid_config", f"{CWD_MISSING}: {cwd}"
+        found = _DIRECTORY_REPLACED.get(error.errno or 0, f"cannot be entered: {error.strerror}")
+        return "invalid_config", f"the working directory {cwd} {found}"
+    if error.errno == errno.E2BIG:
+        problem = f"the arguments and variables for {program} are too long"
+        return "invalid_config", f"{problem}: {_EXEC_BOUNDS}"
+    if isinstance(error, FileNotFoundError):
+        if "/" in program and Path(cwd, program).exists():
+            return (
+                "provider_unavailable",
+                f"{program} cannot be run: its interpreter does not exist",
+            )
+        return "provider_unavailable", f"{program} is not installed, or not on the PATH"
+    if isinstance(error, PermissionError):
+        return "provider_unavailable", f"{program} is not executable"
+    return "provider_unavailable", f"{program} cannot be run: {error.strerror}"
