@@ -295,7 +295,7 @@ async def test_nonsense_of_a_supervisor_is_the_loss_of_it(play, monkeypatch, sai
                 await anyio.to_thread.run_sync(say, theirs, said)
                 with contextlib.suppress(AgentFailed):
                     await process.wait()
-            await process._all_ended.wait()
+            await process._process._all_ended.wait()
             tasks.cancel_scope.cancel()
     real.close()
     assert len(supervisor._buffer) < 2**12
@@ -351,7 +351,7 @@ async def test_descriptors_that_come_with_anything_else_are_not_kept(play):
             one = supervisor_of(process)
             before = one.num_fds()
             for _ in range(20):
-                await send(process._supervisor.link, b"\0", [0, 1, 2])
+                await send(process._process._supervisor.link, b"\0", [0, 1, 2])
             while one.num_fds() > before:
                 await anyio.sleep(0.01)
 
