@@ -54,7 +54,7 @@ def start_run(daemon: Process, directory: Path) -> str:
     return str(made["run"]["id"])
 
 
-def wait_for(condition: Any, what: str, seconds: float = 20) -> None:
+def wait_for(condition: Any, what: str, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"never: {what}"

@@ -22,7 +22,7 @@ SOURCE: Final = ROOT / "src"
 ORPHAN_S: Final = 2.0
 """Seconds after a kill by which nothing of the daemon may be alive."""
 
-_READY_S: Final = 30.0
+_READY_S: Final = 90.0
 
 CONFIG: Final = f"""\
 [providers.inside]
