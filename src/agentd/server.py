@@ -35,6 +35,9 @@ SEND_BUFFER: Final = 128 * 1024
 GRACEFUL_S: Final = 2.0
 """Seconds answers under way have to be taken, at the end, before their connections are cut."""
 
+ACCEPT_STEPS: Final = 5
+"""Steps of the event loop from a connection that asyncio has accepted to its task, with one to spare."""
+
 ABORT_S: Final = 1.0
 """Seconds the handlers of connections that were cut have to notice."""
 
@@ -275,11 +278,11 @@ async def serve(
         if agents is not None:
             servers.append(await start(agents, agents_only=True))
         await stopped()
-        _close(servers)
+        await _close(servers)
         await context.terminated.set()
         await connections.wait_ended(GRACEFUL_S)
     finally:
-        _close(servers)
+        await _close(servers)
         for connection in connections.all.values():
             connection.abort()
         with anyio.CancelScope(shield=True):
@@ -289,7 +292,19 @@ async def serve(
             await connections.wait_ended(ABORT_S)
 
 
-def _close(servers: list[asyncio.Server]) -> None:
+async def _close(servers: list[asyncio.Server]) -> None:
+    """Accept no more connections.
+
+    CPython 3.11 forgets to close a connection whose server closes while it is being accepted
+    (asyncio/selector_events.py), so what was accepted becomes a connection first.
+    """
+    loop = asyncio.get_running_loop()
+    for server in servers:
+        for listener in server.sockets:
+            loop.remove_reader(listener.fileno())
+    with anyio.CancelScope(shield=True):
+        for _ in range(ACCEPT_STEPS):
+            await asyncio.sleep(0)
     for server in servers:
         server.close()
 

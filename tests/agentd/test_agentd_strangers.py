@@ -3,15 +3,17 @@
 import socket
 import struct
 import tracemalloc
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import anyio
 import anyio.to_thread
+import psutil
 import pytest
 from loop_cost import loop_cost
-from serving import exchange, serving
+from serving import Serving, exchange, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -164,3 +166,22 @@ async def test_nothing_is_kept_of_a_stranger_s_body(tmp_path: Path) -> None:
             await stream.send(b"a")
             assert (await stream.receive()).startswith(b"HTTP/1.1 401")
     assert most < size // 2
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.002])
+async def test_connections_that_come_as_the_server_closes_are_closed(
+    tmp_path: Path, pause_s: float
+) -> None:
+    with ExitStack() as lines:
+        async with serving(tmp_path) as server:
+            await server.session()
+            for _ in range(40):
+                line = lines.enter_context(socket.socket())
+                line.connect(server.address)
+            await anyio.sleep(pause_s)
+        assert not [line for line in lines_of(server) if line.status == "ESTABLISHED"]
+
+
+def lines_of(server: Serving) -> list[Any]:
+    """Return the server's ends of its connections."""
+    return [one for one in psutil.Process().net_connections("tcp") if one.laddr == server.address]
