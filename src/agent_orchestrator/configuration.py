@@ -137,7 +137,7 @@ def daemon_setting(default: Any, doc: str, *, secret: bool = False, **more: Any)
         :class:`agent_orchestrator.fields.Limits`.
     """
     place = {"env": more.pop("env")} if "env" in more else {}
-    metadata = {"limits": Limits(doc=doc, not_blank=True, pattern=_TEXT, **more), "place": place}
+    metadata = {"limits": Limits(doc=doc, not_blank=True, pattern=_TEXT, **more), "source": place}
     return attrs.field(default=default, metadata=metadata, repr=not secret)
 
 

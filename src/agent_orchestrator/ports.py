@@ -923,12 +923,12 @@ class Observer(Protocol):
         """Called for each event of an agent; see ``AGENT_EVENTS`` for the types."""
         ...
 
-    def ended(self, run: Run, left: Run | None) -> None:
+    def ended(self, run: Run, after: Run | None) -> None:
         """Called when an attempt has ended.
 
         :param run: the run when the attempt started.
-        :param left: the run after it: ended, queued again, or parked. None if a later attempt has
-            already changed it.
+        :param after: the run when the attempt has ended: in a terminal state, queued again, or
+            parked. None if a later attempt has already changed it.
         """
         ...
 

@@ -55,15 +55,15 @@ class Tracing:
     """An :class:`~agent_orchestrator.ports.Observer` that creates spans.
 
     :param provider: the OpenTelemetry provider; None means the application's global one.
-    :param makers: ``gen_ai.provider.name`` (such as ``openai``) by the name of our provider. Without an
+    :param vendors: ``gen_ai.provider.name`` (such as ``openai``) by the name of our provider. Without an
         entry it is the name of our provider.
     """
 
     def __init__(
-        self, provider: TracerProvider | None = None, *, makers: Mapping[str, str] | None = None
+        self, provider: TracerProvider | None = None, *, vendors: Mapping[str, str] | None = None
     ) -> None:
         self._tracer: Tracer = get_tracer("agent_orchestrator", tracer_provider=provider)
-        self._makers = dict(makers or {})
+        self._makers = dict(vendors or {})
         self._attempts: dict[tuple[str, int], _Attempt] = {}
         self._places: OrderedDict[str, SpanContext] = OrderedDict()
 
@@ -129,7 +129,7 @@ class Tracing:
             attributes,
         )
 
-    def ended(self, run: Run, left: Run | None) -> None:
+    def ended(self, run: Run, after: Run | None) -> None:
         """End the attempt's span, and those of tools that have not completed."""
         attempt = self._attempts.pop((run.id, run.attempt), None)
         if attempt is None:
@@ -138,18 +138,18 @@ class Tracing:
         for tool in attempt.tools.values():
             tool.set_attribute("error.type", "cut_off")
             tool.end()
-        if left is not None:
-            span.set_attribute("agent_orchestrator.run.status", str(left.status))
-            if left.provider != run.provider:  # a fallback replaced it
-                span.update_name(f"invoke_agent {left.provider}")
-                span.set_attribute("gen_ai.agent.name", left.provider)
-                maker = self._makers.get(left.provider, left.provider)
-                span.set_attribute("gen_ai.provider.name", maker)
-            if left.usage is not None:
-                span.set_attributes(_usage_attributes(left.usage))
-            if left.status is RunStatus.FAILED and left.error is not None:
-                span.set_attribute("error.type", left.error.code)
-                span.set_status(Status(StatusCode.ERROR, left.error.code))
+        if after is not None:
+            span.set_attribute("agent_orchestrator.run.status", str(after.status))
+            if after.provider != run.provider:  # a fallback replaced it
+                span.update_name(f"invoke_agent {after.provider}")
+                span.set_attribute("gen_ai.agent.name", after.provider)
+                vendor = self._makers.get(after.provider, after.provider)
+                span.set_attribute("gen_ai.provider.name", vendor)
+            if after.usage is not None:
+                span.set_attributes(_usage_attributes(after.usage))
+            if after.status is RunStatus.FAILED and after.error is not None:
+                span.set_attribute("error.type", after.error.code)
+                span.set_status(Status(StatusCode.ERROR, after.error.code))
         span.end()
 
 

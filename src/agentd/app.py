@@ -43,16 +43,16 @@ from agentd.streaming import (
 )
 
 BODY_S: Final = 30.0
-"""Seconds a request's body may take from its first byte to its last."""
+"""Maximum duration of a request's body, in seconds."""
 
 DEFAULT_MAX_BODY: Final = 8 * 1024 * 1024
-"""Bytes of a request's body."""
+"""Maximum length of a request's body, in bytes."""
 
 _BEARER: Final = "bearer."
 
 
 class App(Quart):
-    """Quart, telling of every error in the API's own words."""
+    """Quart with the API's error format and metrics."""
 
     request_class = HttpRequest
     websocket_class = WebSocket
@@ -67,13 +67,13 @@ class App(Quart):
         response = await super().handle_request(request)
         rule, status = request.url_rule, response.status_code
         route = "none" if rule is None else rule.rule
-        # A stranger may name any method; what is known is counted apart.
+        # Only known routes have a label for the method: a stranger may invent any number of methods.
         method = request.method if rule is not None else "any"
         self.metrics.answered(method, route, status or 0, perf_counter() - began)
         return response
 
     async def handle_user_exception(self, error: Exception) -> Response:
-        """Return the answer for whatever a request came to."""
+        """Return the answer for an error in a request's handler."""
         if has_request_context():
             await current_request(request, HttpRequest).body.linger()
         if isinstance(error, HTTPException):
@@ -90,7 +90,7 @@ class App(Quart):
         return problem_response(problem_of(error))
 
     async def make_default_options_response(self) -> Response:
-        """Say which methods a path takes."""
+        """Return the methods that a path takes."""
         adapter = request_ctx.url_adapter
         assert adapter is not None
         response = Response(b"", 204, {"Allow": ", ".join(sorted(adapter.allowed_methods()))})
@@ -115,20 +115,20 @@ def create_app(
 ) -> App:
     """Return the web app in front of a gateway.
 
-    :param max_body: bytes of the longest body taken.
-    :param quiet_s: seconds of silence on a stream after which a sign of life is sent.
+    :param max_body: maximum length of a request's body, in bytes.
+    :param quiet_s: interval of keepalives on a quiet stream, in seconds.
     :param auth_frame_s: seconds a socket without a token in its headers has to send one.
-    :param body_s: seconds a request's body may take.
-    :param max_streams: streams one principal may have open.
-    :param metrics: told of requests and streams, and shown at ``/metrics``.
-    :param descriptors: asked whether there is room for another stream.
+    :param body_s: maximum duration of a request's body, in seconds.
+    :param max_streams: maximum number of open streams for each principal.
+    :param metrics: counts requests and streams; served at ``/metrics``.
+    :param descriptors: limits streams by the free file descriptors.
     """
     lifetime = lifetime or Lifetime()
     app = App("agentd", static_folder=None)
     app.metrics = metrics or Metrics()
     app.config["MAX_CONTENT_LENGTH"] = max_body
     app.config["BODY_TIMEOUT"] = body_s
-    # A slow reader is not cut off here. Besides, a limit would start one task for each answer.
+    # http1 cuts off slow readers. A limit here would also start one task for each answer.
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.merge_slashes = False
     _add_checks(app, gateway, guard)
@@ -173,7 +173,7 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
     if guard.origins:
 
         @app.after_request
-        async def mark(response: Response) -> Response:
+        async def add_cors_headers(response: Response) -> Response:
             origins = current_request(request, HttpRequest).headers.getlist("Origin")
             cors.add_cors_headers(response, origins, guard.origins)
             return response
@@ -202,8 +202,8 @@ def _add_checks(app: App, gateway: Gateway, guard: Guard) -> None:
 
 
 def _check_path(received: HttpRequest | WebSocket) -> None:
-    # The framework (werkzeug 3) takes any number of slashes at a path's beginning for one, and it is
-    # told of the path only once what is escaped is decoded: an escaped slash separates nothing.
+    # The framework (werkzeug 3) merges slashes at a path's beginning, and sees the path only after
+    # decoding. An escaped slash is not a separator.
     if received.scope["path"].startswith("//") or b"%2f" in received.scope["raw_path"].lower():
         raise NotFound("unknown path")
 
@@ -212,14 +212,14 @@ def _add_streams(app: App, sockets: SocketStream) -> None:
     @app.get("/stream")
     async def stream() -> Response:
         received = current_request(request, HttpRequest)
-        asked = stream_request(received.query_string, received.headers.get("Last-Event-ID"))
+        params = stream_request(received.query_string, received.headers.get("Last-Event-ID"))
         if received.method == "HEAD":
             headers = {name.decode(): value.decode() for name, value in STREAM_HEADERS}
             return Response(b"", 200, headers)
         caller = received.principal
         return EventStreamResponse(
             sockets.gateway.acting_as(caller),
-            asked,
+            params,
             sockets.lifetime,
             sockets.quiet_s,
             sockets.limiter.slot(caller.id),
@@ -241,7 +241,7 @@ def _add_tools(app: App, tools: ToolEndpoint) -> None:
 def _add_metrics(app: App, gateway: Gateway) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
-        # Who may know the status may know this.
+        # The metrics need the same access as the status.
         caller = gateway.acting_as(current_request(request, HttpRequest).principal)
         status = (await caller.call(STATUS, GetStatus())).answer
         text = await anyio.to_thread.run_sync(app.metrics.document, status)

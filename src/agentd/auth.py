@@ -28,7 +28,7 @@ from agent_orchestrator.domain.errors import (
     RateLimited,
     Unauthorized,
 )
-from agent_orchestrator.domain.tokens import LOCAL_TOKEN_PREFIX, MADE_HERE, RUN_TOKEN_PREFIX
+from agent_orchestrator.domain.tokens import LOCAL_TOKEN_PREFIX, RUN_TOKEN_PREFIX, STORED_PREFIXES
 from agent_orchestrator.ports import Gateway
 from agentd.callers import Ends
 from agentd.lockout import Lockout, Peer
@@ -243,20 +243,20 @@ class Guard:
         :raises Forbidden: if an agent presents another token than a run's.
         :raises RateLimited: if the address is locked out.
         """
-        made_here = token.startswith(MADE_HERE)
-        is_random = made_here or token.startswith(LOCAL_TOKEN_PREFIX)
+        is_stored = token.startswith(STORED_PREFIXES)
+        is_random = is_stored or token.startswith(LOCAL_TOKEN_PREFIX)
         presented = hashlib.sha256(token.encode(errors="replace")).digest()
         again = peer.token_digest is not None and hmac.compare_digest(peer.token_digest, presented)
         if peer.agents_only and not token.startswith(RUN_TOKEN_PREFIX):
             raise Unauthorized("this port is for agents only: use the daemon's TLS port")
-        is_needed = made_here or not self.is_open or gateway.has_tokens()
+        is_needed = is_stored or not self.is_open or gateway.has_tokens()
         if is_needed and not (is_random or again or len(token) >= MIN_SAFE_LENGTH):
             self._lockout.check(peer.address)
         found: Principal | None = None
         for digest, principal in (*self._tokens, *self._local):
             if hmac.compare_digest(digest, presented):
                 found = principal
-        if found is None and made_here:
+        if found is None and is_stored:
             found = await gateway.holder(presented.hex())
         elif found is None and not is_needed and await self.token_reason(gateway, peer) is None:
             return LOCAL

@@ -1,4 +1,4 @@
-"""Every operation of the table as a route: request to command, answer to response."""
+"""Routes for the table of operations: convert requests to commands and answers to responses."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,13 +20,13 @@ REPLAYED = {"Idempotent-Replayed": "true"}
 
 
 def bind_operations(app: Quart, gateway: Gateway, lifetime: Lifetime) -> None:
-    """Give the app one route for each operation."""
+    """Add one route to the app for each operation."""
     for operation in OPERATIONS:
-        make = _mutation if operation.is_mutation else _query
+        make_view = _mutation if operation.is_mutation else _query
         app.add_url_rule(
             operation.path.replace("{", "<").replace("}", ">"),
             operation.name,
-            make(operation, gateway, lifetime),
+            make_view(operation, gateway, lifetime),
             methods=[operation.method],
         )
 
@@ -44,7 +44,7 @@ def _mutation(operation: Operation[Any, Any], gateway: Gateway, _: Lifetime) -> 
         if path_fields:
             _merge(values, path_values)
         if takes_key and "Idempotency-Key" in received.headers:
-            _take_key(values, received.headers.getlist("Idempotency-Key"))
+            _add_key(values, received.headers.getlist("Idempotency-Key"))
         command = codec.command(operation.request, values)
         reply = await gateway.acting_as(received.principal).call(operation, command)
         return json_response(
@@ -71,9 +71,9 @@ def _query(operation: Operation[Any, Any], gateway: Gateway, lifetime: Lifetime)
 
 
 def _merge(values: dict[str, Any], path_values: dict[str, str]) -> None:
-    if doubled := values.keys() & path_values.keys():
+    if repeated := values.keys() & path_values.keys():
         raise InvalidRequest.of(
-            dict.fromkeys(sorted(doubled), "must not be given besides the path")
+            dict.fromkeys(sorted(repeated), "must not be given besides the path")
         )
     values.update(path_values)
 
@@ -83,11 +83,11 @@ def _refuse_parameters(query_string: bytes) -> None:
     raise InvalidRequest.of(dict.fromkeys(names or ["query"], "is not a parameter of this call"))
 
 
-def _take_key(values: dict[str, Any], keys: list[str]) -> None:
+def _add_key(values: dict[str, Any], keys: list[str]) -> None:
     if len(set(keys)) != 1:
         raise InvalidRequest.of(
             {"idempotency_key": "is given in several headers with different values"}
         )
-    given = values.setdefault("idempotency_key", keys[0])
-    if given != keys[0]:
+    key = values.setdefault("idempotency_key", keys[0])
+    if key != keys[0]:
         raise InvalidRequest.of({"idempotency_key": "differs between header and body"})

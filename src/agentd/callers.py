@@ -1,4 +1,4 @@
-"""Find out whether the program at the other end of a connection belongs to an agent.
+"""Decide whether the program at the other end of a connection belongs to an agent.
 
 Linux reports the socket at the other end (sock_diag(7)), and which process has that socket open
 (/proc/PID/fd). A process of an agent always stays below this process, because its supervisor adopts
@@ -37,10 +37,10 @@ Ends = tuple[Address, Address]
 """The addresses of a connection: the remote one, and the local one."""
 
 _SCANS: Final = 3
-"""Maximum number of searches: a process may end and pass its socket on during one."""
+"""Maximum number of scans of all processes. A process may end or pass its socket on during a scan."""
 
-_MAX_ANCESTORS: Final = 3
-"""Generations of processes below this one: fork server, supervisors and agents."""
+_AGENT_GENERATION: Final = 3
+"""Generation of agents below this process, after the fork server (1) and the supervisors (2)."""
 
 
 def ends_of(theirs: object, ours: object) -> Ends | None:
@@ -59,21 +59,21 @@ def may_be_agents(ends: Ends, root: int | None = None) -> bool:
     """
     theirs, ours = ends
     root = os.getpid() if root is None else root
-    for query in range(_SCANS):
-        found = _socket_at(theirs, ours)
-        if found is None or not found.inode:
-            # Closed already, so its owner is unknown; or on another machine.
+    for scan in range(_SCANS):
+        remote_socket = _remote_socket(theirs, ours)
+        if remote_socket is None or not remote_socket.inode:
+            # Its owner is unknown: it is closed, or on another machine.
             return _is_of_this_machine(theirs, ours)
         unreadable: list[int] = []
-        holder = _holder(found, sorted(pids(), reverse=True), unreadable)
-        if holder is not None:
-            is_below = _is_below(holder, root)
-            if is_below is not None:
-                return is_below or (holder != root and _is_tagged(holder, root))
+        owner = _socket_owner(remote_socket, sorted(pids(), reverse=True), unreadable)
+        if owner is not None:
+            descends = _descends_from(owner, root)
+            if descends is not None:
+                return descends or (owner != root and _is_tagged(owner, root))
         elif not _has_agents(root):
             return False
-        elif query == _SCANS - 1:
-            return not _belongs_to_another_process(found, root, unreadable)
+        elif scan == _SCANS - 1:
+            return not _cannot_be_agents(remote_socket, root, unreadable)
     return True
 
 
@@ -93,7 +93,7 @@ def _is_of_this_machine(theirs: Address, ours: Address) -> bool:
         return False
 
 
-# --- whose socket it is ---------------------------------------------------------------------
+# --- the socket at the other end ------------------------------------------------------------
 
 
 @frozen
@@ -118,22 +118,24 @@ _ANSWER_AT: Final = _HEADER.size + 4 + 48 + 12
 """Where ``idiag_uid`` and ``idiag_inode`` are in struct inet_diag_msg."""
 
 
-def _socket_at(theirs: Address, ours: Address) -> _Socket | None:
+def _remote_socket(theirs: Address, ours: Address) -> _Socket | None:
     """Return the socket at the other end of a connection; None if it is not on this machine."""
     try:
-        return _by_netlink(theirs, ours)
-    except OSError:  # netlink is not to be had everywhere: a seccomp filter, a kernel without it
-        return _by_list(theirs, ours)
+        return _from_netlink(theirs, ours)
+    except OSError:  # no netlink: a seccomp filter, or a kernel without it
+        return _from_proc_net(theirs, ours)
 
 
-def _by_netlink(theirs: Address, ours: Address) -> _Socket | None:
+def _from_netlink(theirs: Address, ours: Address) -> _Socket | None:
     family = socket.AF_INET6 if ":" in theirs[0] else socket.AF_INET
-    place = b"".join(socket.inet_pton(family, host).ljust(16, b"\0") for host, _ in (theirs, ours))
+    addresses = b"".join(
+        socket.inet_pton(family, host).ljust(16, b"\0") for host, _ in (theirs, ours)
+    )
     any_interface_and_cookie = struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
     body = (
         _REQUEST.pack(family, socket.IPPROTO_TCP, 0xFFFFFFFF)
         + struct.pack("!HH", theirs[1], ours[1])
-        + place
+        + addresses
         + any_interface_and_cookie
     )
     header = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, 1, 1, 0)
@@ -151,10 +153,10 @@ def _by_netlink(theirs: Address, ours: Address) -> _Socket | None:
     return _Socket(inode, uid)
 
 
-def _by_list(theirs: Address, ours: Address) -> _Socket | None:
+def _from_proc_net(theirs: Address, ours: Address) -> _Socket | None:
     for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         text = read_proc(f"/proc/net/{name}") or b""
-        ends = _in_list(theirs, family), _in_list(ours, family)
+        ends = _proc_net_address(theirs, family), _proc_net_address(ours, family)
         for line in text.splitlines()[1:]:
             fields = line.split()
             if (fields[1], fields[2]) == ends:
@@ -162,8 +164,8 @@ def _by_list(theirs: Address, ours: Address) -> _Socket | None:
     return None
 
 
-def _in_list(address: Address, family: int) -> bytes:
-    """Return an address as proc_pid_net(5) has it: in words of the machine's own order."""
+def _proc_net_address(address: Address, family: int) -> bytes:
+    """Return an address in the format of proc_pid_net(5): words in the machine's byte order."""
     host, port = address
     if family == socket.AF_INET6 and ":" not in host:
         host = f"::ffff:{host}"
@@ -175,18 +177,18 @@ def _in_list(address: Address, family: int) -> bytes:
     return ("".join(f"{word:08X}" for word in words) + f":{port:04X}").encode()
 
 
-# --- whose process it is --------------------------------------------------------------------
+# --- which process has it open --------------------------------------------------------------
 
 
-def _holder(found: _Socket, candidates: Iterable[int], unreadable: list[int]) -> int | None:
+def _socket_owner(found: _Socket, candidates: Iterable[int], unreadable: list[int]) -> int | None:
     """Return the newest process that has a socket open.
 
-    :param unreadable: gets the processes of which we may not know.
+    :param unreadable: filled with the processes whose descriptors we may not read.
     """
     name = f"socket:[{found.inode}]"
     for pid in candidates:
         try:
-            if name in _targets(f"/proc/{pid}/fd"):
+            if name in _descriptor_targets(f"/proc/{pid}/fd"):
                 return pid
         except PermissionError:
             unreadable.append(pid)
@@ -195,21 +197,21 @@ def _holder(found: _Socket, candidates: Iterable[int], unreadable: list[int]) ->
     return None
 
 
-def _targets(directory: str) -> Iterator[str]:
-    """Return what descriptors lead to.
+def _descriptor_targets(directory: str) -> Iterator[str]:
+    """Yield the targets of the descriptors in a directory such as /proc/PID/fd.
 
-    :raises OSError: if we may not know, or if there is no such process.
+    :raises OSError: if we may not read it, or if there is no such process.
     """
-    for name in os.listdir(directory):  # noqa: PTH208 - names are all it takes
+    for name in os.listdir(directory):  # noqa: PTH208 - faster, and only names are needed
         with suppress(FileNotFoundError):
-            yield os.readlink(f"{directory}/{name}")  # noqa: PTH115 - of thousands
+            yield os.readlink(f"{directory}/{name}")  # noqa: PTH115 - faster, for thousands
 
 
-def _is_below(pid: int, root: int) -> bool | None:
-    """Return whether a process descends from another; None if it cannot be told."""
+def _descends_from(pid: int, root: int) -> bool | None:
+    """Return whether a process descends from another; None if that is unknown."""
     while pid not in (root, 0):
         process = live_process(pid)
-        if process is None:  # it ended meanwhile, or is hidden from us (proc(5), hidepid)
+        if process is None:  # it has ended, or is hidden from us (proc(5), hidepid)
             return None
         pid = process.parent
         if pid == root:
@@ -218,41 +220,41 @@ def _is_below(pid: int, root: int) -> bool | None:
 
 
 def _has_agents(root: int) -> bool:
-    """Return whether anything but the fork server and its supervisors is below a process."""
+    """Return whether a process has agents: descendants of the third generation."""
     processes = live_processes()
     generation = {root}
-    for _ in range(_MAX_ANCESTORS):
+    for _ in range(_AGENT_GENERATION):
         generation = {one.pid for one in processes if one.parent in generation}
     return bool(generation)
 
 
-def _belongs_to_another_process(found: _Socket, root: int, unreadable: list[int]) -> bool:
-    """Return whether a socket that no process is seen to have is one's that is not below another.
+def _cannot_be_agents(found: _Socket, root: int, unreadable: list[int]) -> bool:
+    """Return whether a socket without a visible owner belongs to a process that is not an agent's.
 
-    A process that changed its user hides its descriptors: sshd, for the tunnels it makes. An agent's
-    cannot become one.
+    A process that changed its user hides its descriptors, such as sshd for a tunnel. A process of an
+    agent cannot change its user.
     """
     tree = with_descendants({root}, live_processes())
-    if tree.intersection(unreadable) or _is_held_by_thread(found, tree):
+    if tree.intersection(unreadable) or _is_open_in_thread(found, tree):
         return False
     if found.uid != os.geteuid():
         return True
     return any(_changed_user(pid, found.uid) for pid in unreadable)
 
 
-def _is_held_by_thread(found: _Socket, tree: set[int]) -> bool:
-    """Return whether a thread has a socket open that its process has not (CLONE_FILES unshared)."""
+def _is_open_in_thread(found: _Socket, tree: set[int]) -> bool:
+    """Return whether a thread with separate descriptors (CLONE_FILES unshared) has a socket open."""
     name = f"socket:[{found.inode}]"
     for pid in tree:
         with suppress(OSError):
-            for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - names are all it takes
-                if name in _targets(f"/proc/{pid}/task/{thread}/fd"):
+            for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - only names are needed
+                if name in _descriptor_targets(f"/proc/{pid}/task/{thread}/fd"):
                     return True
     return False
 
 
 def _changed_user(pid: int, uid: int) -> bool:
-    """Return whether a process has become this user's: its parent is another user's."""
+    """Return whether a process changed to this user: its parent is another user's."""
     process = live_process(pid)
     if process is None or _owner(pid) != uid:
         return False
@@ -260,7 +262,7 @@ def _changed_user(pid: int, uid: int) -> bool:
 
 
 def _owner(pid: int) -> int | None:
-    """Return the user a process runs as: its directory is root's where it hides its descriptors."""
+    """Return the user of a process. The owner of /proc/PID is root if the process hides its descriptors."""
     status = read_proc(f"/proc/{pid}/status") or b""
     for line in status.splitlines():
         if line.startswith(b"Uid:"):
@@ -269,9 +271,9 @@ def _owner(pid: int) -> int | None:
 
 
 def _is_tagged(pid: int, root: int) -> bool:
-    """Return whether a process bears the tag of an agent that is not this daemon's own tag.
+    """Return whether a process has an agent's tag, other than the tag of this daemon.
 
-    The daemon has one itself where an agent has started it.
+    The daemon has a tag itself if an agent started it.
     """
     limit = lock_limit_of(pid)
     if limit != lock_limit_of(root) and is_tag_limit(limit):

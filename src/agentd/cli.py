@@ -35,12 +35,12 @@ def _show_version(context: click.Context, _: click.Parameter, value: bool) -> No
 def _options() -> list[click.Parameter]:
     options: list[click.Parameter] = []
     for name, setting in declared().items():
-        shown = _shown_default(name)
+        default = _default_text(name)
         env = f" [{', '.join(setting.env)}]" if setting.env else ""
         options.append(
             click.Option(
                 [setting.flag, name],
-                help=f"{setting.doc}{env}{shown}",
+                help=f"{setting.doc}{env}{default}",
                 multiple=setting.many,
                 metavar="|".join(setting.spec.choices) or setting.kind.__name__.upper(),
                 default=() if setting.many else None,
@@ -100,7 +100,7 @@ def _options() -> list[click.Parameter]:
     return options
 
 
-def _shown_default(name: str) -> str:
+def _default_text(name: str) -> str:
     default = getattr(settings_module.Settings(), name)
     return f"  (default: {default})" if default not in (None, ()) else ""
 
@@ -115,7 +115,7 @@ def run(
     accept_loss: bool,
     **flags: Any,
 ) -> None:
-    """Run the daemon in the foreground, or show what it would run with."""
+    """Run the daemon in the foreground, or print its settings or findings."""
     ensure_utf8()
     for option, path in (("--config", config), ("--ready-file", ready_file)):
         if path == "":
@@ -130,7 +130,7 @@ def run(
 
             click.echo(render_config(settings))
             return
-        # Imported here: --help and --version have no use for a web server.
+        # Imported here, so that --help and --version need not load a web server.
         from agentd.daemon import run_daemon
 
         status = run_daemon(
@@ -152,7 +152,7 @@ def run(
 
 
 def _doctor_report(config: str | None, flags: Mapping[str, Any]) -> str:
-    """Return as JSON what is to be said of a daemon with these settings."""
+    """Return the findings for these settings as JSON."""
     import anyio
 
     from agent_orchestrator.operations import DoctorReport, Finding
@@ -162,19 +162,19 @@ def _doctor_report(config: str | None, flags: Mapping[str, Any]) -> str:
 
     try:
         settings = settings_module.load(flags, environment(), config)
-        found = anyio.run(findings_offline, settings, engine_config(settings))
+        report = anyio.run(findings_offline, settings, engine_config(settings))
     except ConfigError as error:
         hint = "agentd does not start until this is fixed"
         lines = str(error).splitlines()
-        found = DoctorReport(
+        report = DoctorReport(
             ok=False,
             findings=tuple(Finding("error", "configuration", line, hint) for line in lines),
         )
-    return codec.to_json(found)
+    return codec.to_json(report)
 
 
 class _UsageError(click.UsageError):
-    """A wrong option, told in one line as any other mistake is."""
+    """A wrong option, printed in one line like every other error."""
 
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"agentd: {self.format_message()} (see agentd --help)", file, err=file is None)

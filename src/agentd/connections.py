@@ -1,8 +1,8 @@
-"""The web framework's connections, made structured.
+"""The web framework's connections with structured cancellation.
 
-Quart ends a request whose client left by cancelling its task from outside, which no scope inside
-can hold off: what runs in a thread meanwhile (a look into the store) would be left to itself. Here
-the request runs in a scope that the client's leaving cancels.
+If a client disconnects, Quart cancels the request's task from outside. No scope inside can shield
+from that, so a read of the store in a thread would go on unattended. Here each request runs in a
+cancel scope, which is cancelled when the client disconnects.
 """
 
 import anyio
@@ -18,7 +18,7 @@ class HttpConnection(ASGIHTTPConnection):
     """One request."""
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """Handle it, until it is answered or its client leaves."""
+        """Handle it until it is answered or the client disconnects."""
         request = self._create_request_from_scope(send)
         async with anyio.create_task_group() as tasks:
 
@@ -31,14 +31,14 @@ class HttpConnection(ASGIHTTPConnection):
             tasks.cancel_scope.cancel()
 
     async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
-        # A stream written as a generator would be closed from wherever it stands still; as one
-        # plain call, its subscription is a scope that ends with it.
+        # Not a generator, which may be closed at any `yield`. In one plain call, the
+        # subscription is a scope.
         if isinstance(response, LiveResponse):
-            instead = await response.send_all(send)
-            if instead is None:
+            refusal = await response.send_all(send)
+            if refusal is None:
                 return
-            instead.headers.update(cors.cors_headers(response))
-            response = instead
+            refusal.headers.update(cors.cors_headers(response))
+            response = refusal
         await super()._send_response(send, response)
 
 
@@ -46,7 +46,7 @@ class WebSocketConnection(ASGIWebsocketConnection):
     """One WebSocket."""
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """Handle it, until it is done or its client leaves."""
+        """Handle it until it is done or the client disconnects."""
         socket = self._create_websocket_from_scope(send)
         async with anyio.create_task_group() as tasks:
 

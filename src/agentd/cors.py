@@ -1,7 +1,7 @@
-"""CORS (the Fetch standard's): what pages of listed origins may read and send, and no others.
+"""CORS headers (Fetch standard) for pages of the allowed origins.
 
-Without listed origins there is not one of its headers. Cookies are never involved: a page sends its
-token itself, so that it can do nothing but what whoever gave it the token lets it.
+Without allowed origins no CORS header is sent. Cookies are not used: a page sends its token itself,
+so it has exactly the access of that token.
 """
 
 from collections.abc import Iterable
@@ -24,22 +24,22 @@ _CORS_HEADERS: Final = ("Access-Control-Allow-Origin", "Access-Control-Expose-He
 
 
 def is_preflight(method: str, headers: Headers) -> bool:
-    """Tell whether a browser asks if a page may send what it wants to. It asks without a token."""
+    """Return whether a request is a CORS preflight. Browsers send it without a token."""
     return method == "OPTIONS" and "Access-Control-Request-Method" in headers
 
 
-def preflight(asked: Headers) -> Response:
-    """Return the answer for a page that may; the same for every path, there or not."""
+def preflight(request_headers: Headers) -> Response:
+    """Return the answer that allows a page's request. It is the same for every path, even unknown ones."""
     response = Response(b"", 204, _ALLOWED)
     del response.headers["Content-Type"], response.headers["Content-Length"]
-    if asked.get("Access-Control-Request-Private-Network") == "true":
+    if request_headers.get("Access-Control-Request-Private-Network") == "true":
         response.headers["Access-Control-Allow-Private-Network"] = "true"
     return response
 
 
-def add_cors_headers(response: Response, origins: list[str], listed: frozenset[str]) -> None:
-    """Let a page read an answer, if its origin is listed."""
-    if len(origins) == 1 and origins[0].lower() in listed:
+def add_cors_headers(response: Response, origins: list[str], allowed: frozenset[str]) -> None:
+    """Let a page read an answer if its origin is allowed."""
+    if len(origins) == 1 and origins[0].lower() in allowed:
         values = (origins[0], _EXPOSED, "Origin")
         response.headers.update(zip(_CORS_HEADERS, values, strict=True))
 

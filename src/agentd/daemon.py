@@ -1,4 +1,4 @@
-"""The daemon put together: store, runners, engine, web app, server; and how it stops."""
+"""The daemon: builds store, runners, engine, web app and server, and stops them in order."""
 
 import gc
 import json
@@ -45,7 +45,7 @@ from agentd.memory import return_large_blocks
 from agentd.metrics import Metrics
 from agentd.own_files import (
     announced,
-    database_judge,
+    database_check,
     forget_missing_configuration,
     protection,
     remember_database,
@@ -56,17 +56,16 @@ from agentd.tls import server_context
 from agentd.traces import agents_environment, tracing
 
 STOP_S: Final = 2.0
-"""Seconds agents are asked to stop in once the grace period is over, before they are killed."""
+"""Seconds that agents have to stop after the grace period, before they are killed."""
 
 FORCED_STOP_S: Final = 4.5
-"""Seconds after the grace period in which the daemon has ended, whatever does not let go of it."""
+"""Seconds after the grace period at which the process exits in any case."""
 
 SECOND_SIGNAL_S: Final = 3.0
-"""The same, after a second signal."""
+"""Seconds after a second signal at which the process exits in any case."""
 
 CLOSE_S: Final = 5.0
-"""Seconds the server has to finish answers and close connections once everything else is done, where
-the drain has left that many."""
+"""Maximum seconds to finish answers and close connections at the end. A long drain leaves fewer."""
 
 _log = logging.getLogger("agentd")
 
@@ -80,14 +79,14 @@ def run_daemon(
 ) -> int:
     """Run the daemon until a signal ends it, and return its exit status.
 
-    :param ready_file: a path to write ``{"url", "pid"}`` to while it answers.
-    :param accept_loss: start though the database lacks commits it once had.
-    :param log_limit: bytes of the file that standard error is sent to; see :class:`logs.LogFile`.
+    :param ready_file: a file that contains ``{"url", "pid"}`` while the daemon answers.
+    :param accept_loss: start even if the database has lost commits.
+    :param log_limit: maximum size of the log file in bytes; see :class:`logs.LogFile`.
     :raises ConfigError: if a setting cannot be used.
     :raises StoreOpenError: if the database cannot be used.
     """
     hide_memory()
-    log_file = logs.bound_output(log_limit)
+    log_file = logs.rotate_output(log_limit)
     logs.configure_logging(
         form=settings.log_format, level=settings.log_level, secrets=settings.auth_tokens
     )
@@ -98,7 +97,7 @@ def run_daemon(
 
 @define
 class Daemon:
-    """One daemon, from its settings to its end."""
+    """One daemon, from start to exit."""
 
     settings: Settings
     ready_file: Path | None = None
@@ -107,12 +106,12 @@ class Daemon:
     lifetime: Lifetime = field(factory=Lifetime)
     _stopped: anyio.Event = field(factory=anyio.Event, init=False)
     _status: int = field(default=0, init=False)
-    _must_end_at: float = field(default=inf, init=False)
-    _last_resort: ExitTimer = field(factory=ExitTimer, init=False)
+    _exit_deadline: float = field(default=inf, init=False)
+    _exit_timer: ExitTimer = field(factory=ExitTimer, init=False)
 
     async def run(self) -> int:
         """Serve until a signal, drain, stop; return the exit status."""
-        with self._last_resort:
+        with self._exit_timer:
             return await self._run()
 
     async def _run(self) -> int:
@@ -128,12 +127,12 @@ class Daemon:
             url = url_of(listener, settings.host, secured=tls is not None)
             port = listener.getsockname()[1]
             is_wanted = not settings.auth_tokens
-            kept = local_token(user_state(), port, is_wanted=is_wanted)
-            guard = _guard(settings, stack.enter_context(kept))
+            token_file = local_token(user_state(), port, is_wanted=is_wanted)
+            guard = _guard(settings, stack.enter_context(token_file))
             announce_ready = stack.enter_context(_ready_writer(self.ready_file))
             agents, agents_url = None, url
             if tls is not None:
-                # No agent need trust the certificate, which may well not be for a loopback address.
+                # Agents need not trust the certificate, which may not be for a loopback address.
                 agents = stack.enter_context(listen("127.0.0.1", 0))
                 agents_url = url_of(agents, "127.0.0.1")
             async with (
@@ -141,7 +140,7 @@ class Daemon:
                 SqliteStore(
                     settings.db,
                     accept_loss=self.accept_loss,
-                    may_use=database_judge(settings),
+                    may_use=database_check(settings),
                     on_commit=metrics.committed,
                 ) as store,
                 Orchestrator(
@@ -159,7 +158,7 @@ class Daemon:
                     descriptors=descriptors,
                 )
                 _log_start(settings, url, guard)
-                # What is loaded by now stays: the collector need not look through it again and again.
+                # The objects loaded so far stay, so the garbage collector need not scan them.
                 gc.freeze()
                 async with anyio.create_task_group() as tasks:
                     await tasks.start(self._watch_signals, engine)
@@ -193,19 +192,17 @@ class Daemon:
             async with anyio.create_task_group() as tasks:
                 async for received in signals:
                     name = signal.Signals(received).name
-                    # Without a file it is the terminal that was closed, which ends the daemon.
+                    # With a log file, SIGHUP reopens it. Otherwise the terminal was closed.
                     if received == signal.SIGHUP and log_file.path is not None:
                         _reopen(log_file)
                     elif not self.lifetime.draining:
                         self.lifetime.drain()
                         grace = self.settings.grace_s
-                        _log.info("draining", extra=_limit_fields(signal=name, grace_s=grace))
+                        _log.info("draining", extra=_log_fields(signal=name, grace_s=grace))
                         self._set_deadline(grace + FORCED_STOP_S)
                         tasks.start_soon(self._drain, engine)
                     elif not self.lifetime.closing:
-                        _log.warning(
-                            "second signal: stopping now", extra=_limit_fields(signal=name)
-                        )
+                        _log.warning("second signal: stopping now", extra=_log_fields(signal=name))
                         self._status = 1
                         self._set_deadline(SECOND_SIGNAL_S)
                         engine.force_stop()
@@ -214,43 +211,43 @@ class Daemon:
 
     async def _drain(self, engine: Orchestrator) -> None:
         report = await engine.drain(self.settings.grace_s, stop_s=STOP_S)
-        counts = _limit_fields(
+        counts = _log_fields(
             finished=report.finished, released=len(report.released), parked=len(report.parked)
         )
         _log.info("drained", extra=counts)
         self._stop()
 
     def _set_deadline(self, seconds: float) -> None:
-        self._must_end_at = anyio.current_time() + seconds
-        self._last_resort.set(seconds)
+        self._exit_deadline = anyio.current_time() + seconds
+        self._exit_timer.set(seconds)
 
     def _stop(self) -> None:
         self.lifetime.close()
         self._stopped.set()
 
     async def _abandon_server(self, scope: anyio.CancelScope) -> None:
-        # A reader that takes nothing keeps its connection from being closed in good order.
+        # The server waits for stalled readers.
         await self._stopped.wait()
-        left = self._must_end_at - anyio.current_time() - 1
-        await anyio.sleep(max(0.5, min(CLOSE_S, left)))
-        _log.info("ending without waiting for connections that do not close")
+        remaining = self._exit_deadline - anyio.current_time() - 1
+        await anyio.sleep(max(0.5, min(CLOSE_S, remaining)))
+        _log.info("exiting without waiting for open connections")
         scope.cancel()
 
 
 def _reopen(log_file: logs.LogFile) -> None:
     try:
         log_file.reopen()
-        _log.info("the log was reopened", extra=_limit_fields(path=log_file.path))
+        _log.info("the log was reopened", extra=_log_fields(path=log_file.path))
     except OSError as error:
         _log.warning("%s cannot be opened: %s", log_file.path, error.strerror)
 
 
 def write_stop_report(db: str, engine: Orchestrator) -> None:
-    """Write beside the database what the stop came to, for who waits for it; see ``daemon stop``."""
+    """Write the result of the drain to a file beside the database, for ``agentctl daemon stop``."""
     report = engine.drain_report
     if report is None:
         return
-    told = {
+    document = {
         "pid": os.getpid(),
         "started_at": engine.core.started_at.isoformat(),
         "finished": report.finished,
@@ -259,7 +256,7 @@ def write_stop_report(db: str, engine: Orchestrator) -> None:
     }
     path = Path(f"{db}-stopped")
     try:
-        write_private(path, json.dumps(told).encode() + b"\n")
+        write_private(path, json.dumps(document).encode() + b"\n")
     except OSError as error:
         _log.warning("%s cannot be written: %s", path, error.strerror)
 
@@ -285,9 +282,9 @@ def _guard(settings: Settings, local: str | None) -> Guard:
 
 
 def engine_config(settings: Settings) -> EngineConfig:
-    """Return what the engine is told.
+    """Return the engine's configuration.
 
-    :raises ConfigError: if a provider cannot be made.
+    :raises ConfigError: if a provider cannot be created.
     """
     providers = {
         name: ProviderConfig(
@@ -312,7 +309,7 @@ def engine_config(settings: Settings) -> EngineConfig:
 
 
 def _log_start(settings: Settings, url: str, guard: Guard) -> None:
-    fields = _limit_fields(
+    fields = _log_fields(
         pid=os.getpid(),
         db=str(Path(settings.db).absolute()),
         providers=",".join(settings.providers),
@@ -325,40 +322,40 @@ def _log_start(settings: Settings, url: str, guard: Guard) -> None:
         )
 
 
-def _limit_fields(**fields: object) -> dict[str, object]:
+def _log_fields(**fields: object) -> dict[str, object]:
     return {"fields": fields}
 
 
 @contextmanager
 def _ready_writer(path: Path | None) -> Iterator[Callable[[str], None]]:
-    """Return what writes a file that tells where the daemon is, whole whenever it is there.
+    """Yield a function that writes the daemon's URL to the ready file; remove the file at the end.
 
-    Whether it can be written shows at once, before anything is opened.
+    The file appears complete, by a rename. Its directory is tried at once, before the daemon opens
+    anything.
 
-    :raises ConfigError: if it cannot.
+    :raises ConfigError: if it cannot be written.
     """
     if path is None:
         yield lambda _: None
         return
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-
-    told = False
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    is_written = False
 
     def announce(url: str) -> None:
-        nonlocal told
-        fresh.write_text(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
-        fresh.replace(path)
-        told = True
+        nonlocal is_written
+        temporary.write_text(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+        temporary.replace(path)
+        is_written = True
 
     try:
         if path.is_dir():
             raise ConfigError(f"--ready-file {path}: is a directory; name a file")
-        fresh.touch(mode=0o600)
+        temporary.touch(mode=0o600)
     except OSError as error:
         raise ConfigError(f"--ready-file {path}: {error.strerror}") from None
     try:
         yield announce
     finally:
-        fresh.unlink(missing_ok=True)
-        if told:
+        temporary.unlink(missing_ok=True)
+        if is_written:
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How many file descriptors are left, and what is kept back of them."""
+"""The number of free file descriptors, and a reserve of them."""
 
 import logging
 import os
@@ -10,23 +10,23 @@ from agent_orchestrator.descriptors import RateLimitedWarning, descriptor_limit
 from agent_orchestrator.domain.errors import Unavailable
 
 RESERVE: Final = 128
-"""Descriptors kept back for new connections, the store and runs; of a low limit, a quarter."""
+"""Descriptors reserved for new connections, the store and runs; at most a quarter of the limit."""
 
-COUNTED_S: Final = 1.0
-"""Seconds for which a count of what is open beside the connections holds."""
+COUNT_INTERVAL_S: Final = 1.0
+"""Minimum seconds between two counts of the open descriptors."""
 
 RETRY_S: Final = 5
-"""Seconds after which a reader that was refused may come again."""
+"""Seconds after which a refused reader may retry."""
 
 _log = logging.getLogger("agentd.server")
 
 
 class Descriptors:
-    """Counts what is open in this process against its limit.
+    """Counts this process's open file descriptors against its limit.
 
-    :param limit: how many may be open; the process's soft limit without it.
-    :param count: returns how many are open.
-    :param clock: seconds that only go up.
+    :param limit: maximum number of open descriptors; None means the process's soft limit.
+    :param count: returns the number of open descriptors.
+    :param clock: monotonic time in seconds.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Descriptors:
         self.limit = limit or descriptor_limit()
         self.reserve = min(RESERVE, self.limit // 4)
         self.connections = 0
-        """Connections that are open: kept up to date by the server."""
+        """Open connections; the server updates this."""
         self._count = count or _open_now
         self._clock = clock
         self._others = 0
@@ -47,25 +47,22 @@ class Descriptors:
         self._warning = RateLimitedWarning(clock=clock)
 
     @property
-    def left(self) -> int:
-        """How many more may be opened."""
+    def free(self) -> int:
+        """The number of descriptors that can still be opened."""
         now = self._clock()
-        if self._counted_at is None or now - self._counted_at >= COUNTED_S:
+        if self._counted_at is None or now - self._counted_at >= COUNT_INTERVAL_S:
             self._others = self._count() - self.connections
             self._counted_at = now
         return self.limit - self._others - self.connections
 
     @property
-    def short(self) -> bool:
-        """Whether only the reserve is left."""
-        return self.left < self.reserve
+    def is_short(self) -> bool:
+        """Whether only the reserve is free."""
+        return self.free < self.reserve
 
     def check_stream(self) -> None:
-        """Refuse a stream that would use up the reserve.
-
-        :raises Unavailable: if only the reserve is left.
-        """
-        if self.short:
+        """Raise :class:`Unavailable` if a stream would use a descriptor of the reserve."""
+        if self.is_short:
             self.warn("refused a stream")
             raise Unavailable(
                 f"the daemon is near its limit of {self.limit:,} open files: close a stream, or "
@@ -73,18 +70,18 @@ class Descriptors:
                 retry_after_s=RETRY_S,
             )
 
-    def warn(self, what: str) -> None:
-        """Log a shortage, at most once a minute, with how often it came to that since."""
+    def warn(self, consequence: str) -> None:
+        """Log a shortage, at most once a minute, with the number of shortages since the last line."""
         if count := self._warning.due():
             _log.warning(
                 "few file descriptors are left: %s; raise the limit (ulimit -n, LimitNOFILE=)",
-                what,
+                consequence,
                 extra={"fields": {"limit": self.limit, "count": count}},
             )
 
 
 def _open_now() -> int:
     try:
-        return len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 - less the one it is read with
-    except OSError:  # none is left to look with
+        return len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 - minus the one of listdir
+    except OSError:  # no descriptor is free for listdir
         return descriptor_limit()

@@ -18,20 +18,20 @@ from agent_orchestrator.stores.sqlite.connection import names_of
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, schema_version
 from agentd.auth import MIN_SAFE_LENGTH, is_loopback
 from agentd.logs import SHORT_SECRET
-from agentd.own_files import database_judge
+from agentd.own_files import database_check
 from agentd.providers import ProviderSettings
 from agentd.settings import UNKNOWN_DATABASE, Settings
 from agentd.tls import days_left, server_context
 
 MIN_FREE_BYTES: Final = 1 << 30
-"""Bytes of room below which a disk is told of."""
+"""Free bytes of a disk below which doctor warns."""
 
 EXPIRY_WARNING_DAYS: Final = 21
-"""Days before its end from which a certificate is told of."""
+"""Days before a certificate's end from which doctor warns."""
 
 
 async def findings_offline(settings: Settings, config: EngineConfig) -> DoctorReport:
-    """Return what is to be said of a daemon that does not run."""
+    """Return the findings for a daemon that is not running."""
     return doctor_report(
         [
             *await provider_findings(config),
@@ -42,7 +42,7 @@ async def findings_offline(settings: Settings, config: EngineConfig) -> DoctorRe
 
 
 def host_findings(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
-    """Return what is to be said of the machine and the settings, however things are in the store."""
+    """Return the findings about the machine and the settings, without those of the store."""
     database = Path(settings.db).absolute()
     checks: Sequence[Callable[[], Iterator[Finding]]] = (
         lambda: _disk(database),
@@ -55,14 +55,14 @@ def host_findings(settings: Settings, environ: Mapping[str, str]) -> list[Findin
         lambda: _environment(settings, environ),
         lambda: _agents(settings),
     )
-    return [finding for query in checks for finding in query()]
+    return [finding for check in checks for finding in check()]
 
 
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # which of them depends on the Python
-        return f"user {os.getuid()}"  # has no entry in passwd
+    except (KeyError, OSError):  # no entry in passwd; OSError since Python 3.13
+        return f"user {os.getuid()}"
 
 
 def _home() -> Path | None:
@@ -86,7 +86,7 @@ def _closed_database(settings: Settings) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("error", "database", f"{path} cannot be read: {error.strerror}")
         return
-    if holder := _holder(path):
+    if holder := _lock_holder(path):
         yield Finding(
             "warning",
             "database",
@@ -108,7 +108,7 @@ def _closed_database(settings: Settings) -> Iterator[Finding]:
             f"{schema_version()}",
             "run that one",
         )
-    elif (may_use := database_judge(settings)) is not None and not may_use(names_of(path)):
+    elif (may_use := database_check(settings)) is not None and not may_use(names_of(path)):
         yield Finding(
             "error",
             "database",
@@ -134,8 +134,8 @@ def _database_directory(path: Path) -> Iterator[Finding]:
         )
 
 
-def _holder(path: Path) -> str | None:
-    """Return who has the database open."""
+def _lock_holder(path: Path) -> str | None:
+    """Return the process that has the database open, in words; None if there is none."""
     try:
         with path.with_name(f"{path.name}.lock").open("rb") as file:
             try:
@@ -143,7 +143,7 @@ def _holder(path: Path) -> str | None:
             except BlockingIOError:
                 return f"process {file.read(32).decode('ascii', 'replace').strip() or '?'}"
     except OSError:
-        pass  # no lock, or none of ours to look at: opening the database will tell
+        pass  # no lock file, or not readable: opening the database reports that
     return None
 
 
@@ -237,8 +237,8 @@ def _tls(settings: Settings) -> Iterator[Finding]:
             f"chmod 600 {settings.tls_key}",
             security=True,
         )
-    left = days_left(context, settings.tls_cert)
-    if left is None:
+    days = days_left(context, settings.tls_cert)
+    if days is None:
         yield Finding(
             "error",
             "TLS",
@@ -247,11 +247,11 @@ def _tls(settings: Settings) -> Iterator[Finding]:
             security=True,
         )
     else:
-        soon = left < EXPIRY_WARNING_DAYS
+        soon = days < EXPIRY_WARNING_DAYS
         yield Finding(
             "warning" if soon else "ok",
             "TLS",
-            f"the certificate is valid for another {left} days",
+            f"the certificate is valid for another {days} days",
             "renew it, and restart agentd" if soon else None,
             security=True,
         )
@@ -330,7 +330,7 @@ def _environment(settings: Settings, environ: Mapping[str, str]) -> Iterator[Fin
 
 
 def _agents(settings: Settings) -> Iterator[Finding]:
-    beyond = not is_loopback(settings.host)
+    is_remote = not is_loopback(settings.host)
     if os.geteuid() == 0:
         yield Finding(
             "warning",
@@ -341,7 +341,7 @@ def _agents(settings: Settings) -> Iterator[Finding]:
         )
     if not settings.workspace_roots:
         yield Finding(
-            "warning" if beyond else "note",
+            "warning" if is_remote else "note",
             "workspaces",
             "agents may be started in any directory",
             "restrict them with workspace_roots",
@@ -357,11 +357,11 @@ def _agents(settings: Settings) -> Iterator[Finding]:
                 security=True,
             )
     for name, provider in settings.providers.items():
-        yield from _provider(f"provider {name}", provider, beyond=beyond)
+        yield from _provider(f"provider {name}", provider, is_remote=is_remote)
 
 
-def _provider(about: str, provider: ProviderSettings, *, beyond: bool) -> Iterator[Finding]:
-    if beyond and provider.inherit == "all" and provider.runner != "demo":
+def _provider(about: str, provider: ProviderSettings, *, is_remote: bool) -> Iterator[Finding]:
+    if is_remote and provider.inherit == "all" and provider.runner != "demo":
         yield Finding(
             "note",
             about,

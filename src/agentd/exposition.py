@@ -1,4 +1,4 @@
-"""Prometheus' text format, version 0.0.4: counters, gauges and histograms, and how they are written."""
+"""Counters, gauges and histograms in Prometheus' text format, version 0.0.4."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,12 +9,12 @@ from attrs import define, field
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 Labels = tuple[str, ...]
-"""The values of a family's labels, in their order."""
+"""The values of a family's labels, in the order of its label names."""
 
 
 @define
 class MetricFamily:
-    """A metric of some kind with its series, one for each combination of its labels' values."""
+    """A metric with its series: one for each combination of label values."""
 
     name: str
     doc: str
@@ -23,11 +23,11 @@ class MetricFamily:
     values: dict[Labels, float] = field(factory=dict)
 
     def add(self, *labels: str, amount: float = 1.0) -> None:
-        """Add to the series with these labels."""
+        """Add to the series with these label values."""
         self.values[labels] = self.values.get(labels, 0.0) + amount
 
     def lines(self) -> Iterator[str]:
-        """Write it."""
+        """Yield the lines of this metric."""
         yield from _head(self.name, self.doc, self.kind)
         for labels, value in self.values.items():
             yield _sample(self.name, zip(self.labels, labels, strict=True), value)
@@ -41,9 +41,9 @@ class _Series:
 
 @define
 class Histogram:
-    """How often a value fell below each of some bounds.
+    """A histogram of values.
 
-    :param bounds: ascending; infinity is added to them.
+    :param bounds: upper bounds of the buckets, ascending; infinity is added.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Histogram:
     _series: dict[Labels, _Series] = field(factory=dict, init=False)
 
     def observe(self, value: float, *labels: str) -> None:
-        """Count a value. From one thread at a time."""
+        """Count a value. Not thread-safe."""
         series = self._series.get(labels)
         if series is None:
             series = self._series[labels] = _Series([0] * (len(self.bounds) + 1))
@@ -61,17 +61,17 @@ class Histogram:
         series.total += value
 
     def lines(self) -> Iterator[str]:
-        """Write it."""
+        """Yield the lines of this metric."""
         yield from _head(self.name, self.doc, "histogram")
         for values, series in tuple(self._series.items()):
             labels = tuple(zip(self.labels, values, strict=True))
-            seen = 0
+            cumulative = 0
             for bound, count in zip((*self.bounds, "+Inf"), tuple(series.counts), strict=True):
-                seen += count
-                within = (*labels, ("le", bound if isinstance(bound, str) else f"{bound:g}"))
-                yield _sample(f"{self.name}_bucket", within, seen)
+                cumulative += count
+                bucket_labels = (*labels, ("le", bound if isinstance(bound, str) else f"{bound:g}"))
+                yield _sample(f"{self.name}_bucket", bucket_labels, cumulative)
             yield _sample(f"{self.name}_sum", labels, series.total)
-            yield _sample(f"{self.name}_count", labels, seen)
+            yield _sample(f"{self.name}_count", labels, cumulative)
 
 
 def gauge(name: str, doc: str, value: float) -> MetricFamily:
@@ -80,7 +80,7 @@ def gauge(name: str, doc: str, value: float) -> MetricFamily:
 
 
 def counter(name: str, doc: str, value: float) -> MetricFamily:
-    """Return a counter without labels that somebody else keeps."""
+    """Return a counter without labels whose value is counted elsewhere."""
     return MetricFamily(name, doc, "counter", (), {(): value})
 
 
@@ -92,7 +92,7 @@ def gauges(
 
 
 def render(families: Iterable[MetricFamily | Histogram]) -> str:
-    """Return all of them as a document."""
+    """Return the document with these metrics."""
     return "".join(f"{line}\n" for family in families for line in family.lines())
 
 
@@ -102,9 +102,9 @@ def _head(name: str, doc: str, kind: str) -> Iterator[str]:
 
 
 def _sample(name: str, labels: Iterable[tuple[str, str]], value: float) -> str:
-    told = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels)
+    label_text = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels)
     number = f"{int(value)}" if value == int(value) else repr(float(value))
-    return f"{name}{{{told}}} {number}" if told else f"{name} {number}"
+    return f"{name}{{{label_text}}} {number}" if label_text else f"{name} {number}"
 
 
 def _escaped(text: str) -> str:

@@ -158,7 +158,7 @@ class Protocol(H11Protocol):
     cut_soon: Callable[[], None]
     """Ends the connection, after the peer had time to read the reason."""
 
-    _bodiless = False
+    _is_head_request = False
 
     def __init__(self, *hypercorns: Any) -> None:
         super().__init__(*hypercorns)
@@ -170,12 +170,12 @@ class Protocol(H11Protocol):
         if isinstance(event, RawData) and isinstance(self.stream, WSStream):
             data = event.data
             for start in range(0, len(data), FRAME_BYTES):
-                await self._take(RawData(data[start : start + FRAME_BYTES]))
+                await self._handle_part(RawData(data[start : start + FRAME_BYTES]))
                 await asyncio.sleep(0)
         else:
-            await self._take(event)
+            await self._handle_part(event)
 
-    async def _take(self, event: Event) -> None:
+    async def _handle_part(self, event: Event) -> None:
         try:
             await super().handle(event)
         except h11.RemoteProtocolError as error:
@@ -189,7 +189,7 @@ class Protocol(H11Protocol):
     async def _check_protocol(self, event: h11.Request) -> None:
         # Replaces hypercorn's check, which switches to HTTP/2. `Upgrade: h2c` is an offer (RFC 9110,
         # 7.8), and is ignored.
-        self._bodiless = event.method == b"HEAD"
+        self._is_head_request = event.method == b"HEAD"
         if event.http_version not in (b"1.0", b"1.1"):
             raise h11.RemoteProtocolError("not HTTP/1", error_status_hint=505)
         # RFC 9112, 6.3: a proxy may have used the other header for the request's end.
@@ -216,8 +216,8 @@ class Protocol(H11Protocol):
         ):
             # Set before a frame is parsed: a compressed frame is an error.
             self.stream.connection = _SocketState(ConnectionType.SERVER)
-            most = self.config.websocket_max_message_size
-            self.stream.buffer = MessageBuffer(most, self.cut_soon)
+            max_length = self.config.websocket_max_message_size
+            self.stream.buffer = MessageBuffer(max_length, self.cut_soon)
             headers = [one for one in event.headers if one[0] != b"sec-websocket-extensions"]
             event = Response(STREAM_ID, headers, event.status_code)
         await super().stream_send(event)
@@ -226,7 +226,7 @@ class Protocol(H11Protocol):
         # Hypercorn's own answers have a Connection header; the app's have none.
         if (
             not isinstance(event, h11.Response)
-            or self._bodiless
+            or self._is_head_request
             or event.status_code < 400
             or not _EMPTY_ANSWER_HEADERS.issubset(event.headers)
         ):
@@ -269,16 +269,16 @@ class RequestTasks(TaskGroup):
         send: Callable[[ASGISendEvent | None], Awaitable[None]],
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
         """Handle a request in a task, and return the function that delivers messages to it."""
-        waiting: list[asyncio.Queue[ASGIReceiveEvent]] = []
+        queues: list[asyncio.Queue[ASGIReceiveEvent]] = []
 
         async def send_or_end(message: ASGISendEvent | None) -> None:
             if message is None:
-                while not waiting[0].empty():
-                    waiting[0].get_nowait()
+                while not queues[0].empty():
+                    queues[0].get_nowait()
             await send(message)
 
         put = await super().spawn_app(app, config, scope, send_or_end)
-        waiting.append(put.__self__)  # type: ignore[attr-defined]  # the method of a queue
+        queues.append(put.__self__)  # type: ignore[attr-defined]  # the method of a queue
         return put
 
 
@@ -304,15 +304,15 @@ class TcpConnection(TCPServer):
     _reading: "asyncio.Task[None]"
 
     async def _secure(self, tls: ssl.SSLContext) -> None:
-        # Done here, not by the server that accepts the connection, so that it is counted and can be
-        # closed from its first moment on. Nothing was read from the socket yet.
+        # Not in the server that accepts the connection: here it is already counted and can be closed.
+        # Nothing was read from the socket yet.
         with self._handshake:
             try:
                 await self.writer.start_tls(tls, ssl_handshake_timeout=self._first_s)
             except (
                 OSError,
                 EOFError,
-            ) as error:  # what ssl raises, and asyncio for it, are OSErrors
+            ) as error:  # includes ssl.SSLError
                 _log.debug("no TLS with %s: %s", self.peer.address, error)
                 return
             # Unread data of a slow reader is buffered here, too; asyncio's default is 512 KiB.
@@ -349,22 +349,22 @@ class TcpConnection(TCPServer):
 
     async def _read(self) -> None:
         try:
-            with suppress(OSError):  # what ssl raises is one, too
+            with suppress(OSError):  # includes ssl.SSLError
                 while not self.reader.at_eof():
                     size = READ_BYTES if self.peer.is_authenticated else UNAUTHENTICATED_BYTES
                     data = await self.reader.read(size)
                     await self.protocol.handle(RawData(data))
-                    # What has arrived is read without waiting: let others have their turn.
+                    # Reading does not suspend if data is there: let other tasks run.
                     await asyncio.sleep(0)
             await self.protocol.handle(Closed())
         finally:
-            # Nothing more can come: what is left of the connection need not wait for it to be idle
-            # enough. Also where an answer that could not be sent has cancelled this.
+            # The client sends no more, so the idle timeout is not needed. This also runs if a failed
+            # write canceled this task.
             self._ended = True
             await self.idle_task.stop()
 
     async def _idle_timeout(self) -> None:
-        # Runs from the connection's beginning, or from the end of an answer, until a request is whole.
+        # Runs from the connection's start, or the end of an answer, until a request is complete.
         deadline = self.config.keep_alive_timeout if self.peer.is_authenticated else self._first_s
         with anyio.move_on_after(deadline):
             await self.context.terminated.wait()
@@ -372,28 +372,28 @@ class TcpConnection(TCPServer):
 
     @property
     def idle(self) -> bool:
-        """Whether no request is under way."""
+        """Whether no request is in progress."""
         protocol = getattr(self, "protocol", None)
         return protocol is not None and protocol.stream is None
 
     @property
     def is_closing(self) -> bool:
-        """Whether it is being closed from this side."""
+        """Whether this side is closing it."""
         return bool(self.writer.transport.is_closing())
 
     def abort(self) -> None:
-        """Close without waiting for what the other side has yet to take."""
+        """Close at once. Data that is not sent yet is dropped; the kernel's buffer is still sent."""
         if self._is_open:
             self.writer.transport.abort()
         else:
             self._handshake.cancel()
 
     def cut(self) -> None:
-        """Close at once: what the other side has yet to take, the kernel's part too, is dropped."""
+        """Reset the connection. All unsent data is dropped, also in the kernel's buffer."""
         if self._is_open:
-            line = self.writer.get_extra_info("socket")
-            with suppress(OSError):  # it has ended meanwhile
-                line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            connection = self.writer.get_extra_info("socket")
+            with suppress(OSError):  # closed already
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self.abort()
 
     async def _close(self) -> None:
@@ -405,7 +405,7 @@ class TcpConnection(TCPServer):
         self._closing()
 
     def _closing(self) -> None:
-        # Over TLS, asyncio waits half a minute for the other side to say that it closes, too.
+        # Over TLS, asyncio waits 30 s for the peer's close_notify.
         if self._tls is not None:
             self._cut_soon()
 
@@ -413,7 +413,7 @@ class TcpConnection(TCPServer):
         self.loop.call_later(CLOSE_S, self.writer.transport.abort)
 
     async def protocol_send(self, event: Event) -> None:
-        """Send data; or take note of the connection's end, or of its being idle."""
+        """Send data, or handle the connection's end or its becoming idle."""
         if not isinstance(event, RawData):
             if not (self._ended and isinstance(event, Updated) and event.idle):
                 await super().protocol_send(event)
@@ -426,34 +426,34 @@ class TcpConnection(TCPServer):
                     pass
                 else:
                     return
-        # Not written: asyncio would say so in the log, time and again (asyncio/selector_events.py).
+        # Not sent. Writing to a lost connection would fill the log (asyncio/selector_events.py).
         await self.protocol.handle(Closed())
-        # A request that waits its turn on this connection would never be read.
+        # A request that waits on this connection will not be read.
         self._reading.cancel()
-        # The sender is told of the end by a separate message. Let it read that one first.
+        # Let the sender receive the message about the end first.
         await asyncio.sleep(0)
 
     async def _write(self, data: bytes) -> None:
-        # A part at a time: asyncio would copy all that the reader does not take at once.
+        # In parts, because asyncio copies everything that cannot be sent at once.
         view = memoryview(data)
-        for place in range(0, len(data), WRITE_BYTES):
-            if place:
+        for start in range(0, len(data), WRITE_BYTES):
+            if start:
                 await asyncio.sleep(0)
-            self.writer.write(view[place : place + WRITE_BYTES])
+            self.writer.write(view[start : start + WRITE_BYTES])
             await self._drain()
 
     async def _drain(self) -> None:
-        """Wait until there is room for more.
+        """Wait until the write buffer is empty.
 
-        :raises ConnectionAbortedError: if the other side takes next to nothing for long.
+        :raises ConnectionAbortedError: if the reader takes less than ``STALLED_BYTES`` in ``STALL_S``.
         """
-        while left := self.writer.transport.get_write_buffer_size():
+        while unsent := self.writer.transport.get_write_buffer_size():
             try:
                 async with asyncio.timeout(STALL_S):
                     await self.writer.drain()
             except TimeoutError:
-                # A daemon that was stopped finds the time over first. What was sent since counts.
-                if left - self.writer.transport.get_write_buffer_size() < STALLED_BYTES:
+                # After a pause of the daemon (SIGSTOP) the timeout comes first, so count the bytes.
+                if unsent - self.writer.transport.get_write_buffer_size() < STALLED_BYTES:
                     self.cut()
                     raise ConnectionAbortedError from None
             else:

@@ -1,4 +1,4 @@
-"""Whether the daemon serves, drains or closes, and the waits that end when it closes."""
+"""The daemon's state (serving, draining or closing), and scopes that end with a state."""
 
 import logging
 import os
@@ -13,19 +13,19 @@ _log = logging.getLogger("agentd")
 
 
 class ExitTimer:
-    """Ends the process at a set time, as a kill would, whatever does not let go of it: a function that
-    takes no notice of its cancellation, a disk that does not answer. Nothing acknowledged is lost by
-    it, the agents' supervisors end what is left of them, and the next start takes up their runs.
+    """Ends the process at a set time, like a kill, if something hangs: a function that ignores its
+    cancellation, or a disk that does not answer. Acknowledged changes are not lost. The supervisors
+    end the agents, and the next start recovers their runs.
 
-    A scope: leaving it cancels the timer. The timer runs in a separate thread, because the event
-    loop may hang.
+    A context manager: leaving it cancels the timer. The timer runs in a separate thread, because
+    the event loop may hang.
     """
 
     def __init__(self) -> None:
         self._timer: threading.Timer | None = None
 
     def set(self, seconds: float) -> None:
-        """End the process that many seconds from now, instead of any time set before."""
+        """End the process in this many seconds. This replaces a time set before."""
         self._cancel()
         self._timer = threading.Timer(seconds, _end)
         self._timer.daemon = True
@@ -43,16 +43,15 @@ class ExitTimer:
 
 
 def _end() -> None:
-    _log.critical("something does not end: the next start will clean it up")
+    _log.critical("the daemon hangs while it stops: killing it; the next start recovers")
     os._exit(1)
 
 
 class Lifetime:
-    """Shared by the web app and whoever stops the daemon.
+    """The state of the daemon, for the web app.
 
-    While it drains, answers are still given: streams are told, and show how runs end. When it
-    closes, every wait and stream ends at once, so that the server can stop without cutting a
-    connection.
+    A draining daemon still answers. Its streams announce the drain and show how runs end. When it
+    closes, all waits and streams end at once, so that the server can close its connections.
     """
 
     def __init__(self) -> None:
@@ -62,24 +61,24 @@ class Lifetime:
         self._until_closing: set[CancelScope] = set()
 
     def until_draining(self, *, deadline: float) -> "LifetimeScope":
-        """Return a scope that is left when the daemon begins to drain.
+        """Return a scope that is canceled when the daemon begins to drain.
 
-        :param deadline: when it is left otherwise, by :func:`anyio.current_time`.
+        :param deadline: time at which it is canceled in any case, as of :func:`anyio.current_time`.
         """
         return LifetimeScope(self._until_draining, self.draining, deadline)
 
     def until_closing(self) -> "LifetimeScope":
-        """Return a scope that is left when the daemon closes: ``with lifetime.until_closing():``."""
+        """Return a scope that is canceled when the daemon closes."""
         return LifetimeScope(self._until_closing, self.closing)
 
     def drain(self) -> None:
-        """Tell every stream."""
+        """Begin to drain: cancel the scopes of :meth:`until_draining`."""
         self.draining = True
         for scope in tuple(self._until_draining):
             scope.cancel()
 
     def close(self) -> None:
-        """End every wait and every stream."""
+        """Close: cancel the scopes of :meth:`until_closing`, which ends all waits and streams."""
         self.drain()
         self.closing = True
         for scope in tuple(self._until_closing):
@@ -87,17 +86,17 @@ class Lifetime:
 
 
 class LifetimeScope:
-    """A cancel scope among those a draining or a closing daemon cancels."""
+    """A cancel scope that belongs to a set of scopes while it is active."""
 
     def __init__(
         self,
         scopes: set[CancelScope],
-        is_over: bool,
+        is_canceled: bool,
         deadline: float = inf,
     ) -> None:
         self._scopes = scopes
         self._scope = CancelScope(deadline=deadline)
-        if is_over:
+        if is_canceled:
             self._scope.cancel()
 
     def __enter__(self) -> None:

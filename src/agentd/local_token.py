@@ -1,4 +1,4 @@
-"""The token that agentd leaves in a file of its user, so that agentctl on this machine finds one."""
+"""The token that agentd writes to a private file, for agentctl of the same user on this machine."""
 
 import logging
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ _log = logging.getLogger("agentd")
 
 @contextmanager
 def local_token(state: UserState | None, port: int, *, is_wanted: bool) -> Iterator[str | None]:
-    """Make a token that lasts as long as the scope, and keep it in its file meanwhile.
+    """Create a token and write it to its file; remove the file when the scope ends.
 
-    The token is new at each start: after a crash, whoever then listens on the port is sent one that
-    is good for nothing.
+    Each start creates a new token. After a crash, another program may listen on the port, and
+    agentctl sends it the old token, which is useless.
 
-    :param state: where the file is; None where this user has no place for one.
+    :param state: the directory of the file; None if the user has none.
     :param port: the port that the daemon listens on.
-    :param is_wanted: False leaves no file at all, not even an old one.
+    :param is_wanted: False creates no token, and removes an old file.
     :return: the token; None if there is none.
     """
     if state is None:

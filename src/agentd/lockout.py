@@ -1,4 +1,4 @@
-"""Wrong tokens: counted for each address, loopback too, and no more tried after too many."""
+"""Lock-out of addresses, including loopback, that present too many wrong tokens."""
 
 import ipaddress
 import logging
@@ -14,33 +14,33 @@ from agent_orchestrator.domain.errors import RateLimited
 from agentd.callers import Ends
 
 ATTEMPTS: Final = 10
-"""Wrong tokens an address may present within :data:`WINDOW_S`."""
+"""Wrong tokens within :data:`WINDOW_S` that lock out an address."""
 
 WINDOW_S: Final = 60.0
-"""Seconds in which they are counted, and that the address is locked out for afterwards."""
+"""Seconds in which wrong tokens are counted, and duration of a lock-out."""
 
 MAX_ADDRESSES: Final = 10_000
-"""Addresses kept in mind; the one that failed longest ago is forgotten first."""
+"""Maximum number of addresses remembered. The one with the oldest failure is forgotten first."""
 
 _log = logging.getLogger("agentd.server")
 
 
 def _do_nothing() -> None:
-    """Do what there is to do about a connection that is not there."""
+    """Cut no connection: there is none."""
 
 
 @define
 class Peer:
     """The other end of a connection.
 
-    :param is_authenticated: whether it was let in, by the last token it presented where tokens are wanted.
-    :param token_digest: the hash of that token.
-    :param run_id: the run whose token that is, if it is a run's.
-    :param cut: ends the connection, whatever of it was not taken yet.
-    :param is_refused: whether its last request was refused before it was let in.
-    :param agents_only: whether it came by the port that lets in nobody but runs.
-    :param ends: the addresses of the connection, where they are known.
-    :param may_be_agents: whether its program may be an agent's; None until somebody asked.
+    :param ends: the addresses of the connection; None if unknown.
+    :param may_be_agents: whether its program may be an agent's; None until it is needed.
+    :param is_authenticated: whether its last request was authenticated.
+    :param token_digest: the hash of the token of that request.
+    :param run_id: the run of that token; None if it is not a run's.
+    :param is_refused: whether its last request was refused by the guard.
+    :param agents_only: whether it came by the port that accepts only tokens of runs.
+    :param cut: resets the connection.
     """
 
     address: str = ""
@@ -57,7 +57,7 @@ class Peer:
 class Lockout:
     """Counts the wrong tokens of each address.
 
-    :param clock: seconds that only go up.
+    :param clock: monotonic time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -65,24 +65,21 @@ class Lockout:
         self._failures: OrderedDict[str, deque[float]] = OrderedDict()
 
     def check(self, address: str) -> None:
-        """Do nothing, or refuse an address that is locked out.
-
-        :raises RateLimited: telling the seconds until it may try again.
-        """
+        """Raise :class:`RateLimited` if an address is locked out; ``retry_after_s`` has the seconds."""
         failures = self._failures.get(_network(address)) or deque[float]()
         if len(failures) < ATTEMPTS or failures[-1] - failures[0] >= WINDOW_S:
             return
-        left = failures[-1] + WINDOW_S - self._clock()
-        if left > 0:
+        remaining_s = failures[-1] + WINDOW_S - self._clock()
+        if remaining_s > 0:
             raise RateLimited(
                 "too many wrong tokens from this address: try again later",
-                {"retry_after_s": math.ceil(left)},
+                {"retry_after_s": math.ceil(remaining_s)},
             )
 
     def count_failure(self, address: str) -> None:
-        """Take note of a wrong token; one that comes while the address is locked out prolongs nothing.
+        """Count a wrong token. One that comes during a lock-out does not prolong it.
 
-        :raises RateLimited: if it is locked out.
+        :raises RateLimited: if the address is locked out.
         """
         self.check(address)
         network = _network(address)
@@ -96,7 +93,7 @@ class Lockout:
 
 
 def _network(address: str) -> str:
-    """Return what counts as one address: of IPv6 the 64 bits a single host may choose under."""
+    """Return the key to count by. For IPv6 this is the /64, in which one host can choose addresses."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:

@@ -18,37 +18,36 @@ _BEARER: Final = re.compile(r"""(?i)(\bbearer[ .:=]+)[^\s"'\\,]+""")
 _HEADER: Final = re.compile(
     r"""(?i)(\bauthorization[\\'" ]*[:=,][\\'" ]*(?:b['"])?(?:\w+ +)?)[^\s"'\\,]+"""
 )
-_MADE_HERE: Final = re.compile(r"\b(a[rp]t_)[A-Za-z0-9_-]{20,}")
+_STORED_TOKEN: Final = re.compile(r"\b(a[rp]t_)[A-Za-z0-9_-]{20,}")
 HIDDEN: Final = "[hidden]"
 
 _log = logging.getLogger("agentd")
 
 SHORT_SECRET: Final = 8
-"""Characters below which a secret is guessed too easily, and too ordinary a text to be hidden
-wherever it stands."""
+"""Characters below which a secret is easily guessed, and too common a text to hide everywhere."""
 
 
 class Redactor:
-    """Takes secrets out of what is about to be written: the one place that does.
+    """Replaces secrets in text to be written.
 
-    :param secrets: texts that must never appear. Those of fewer than eight characters are taken
-        out only where they are told as tokens: elsewhere they are ordinary letters.
+    :param secrets: texts to hide. Those shorter than :data:`SHORT_SECRET` are hidden only after
+        "Authorization" or "Bearer".
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        shown = {
+        forms = {
             form
             for secret in secrets
             if len(secret) >= SHORT_SECRET
             for form in (secret, json.dumps(secret)[1:-1])
         }
-        # The longest first: one secret may be a part of another.
-        self._secrets = sorted(shown, key=len, reverse=True)
+        # The longest first, because one secret may be a part of another.
+        self._secrets = sorted(forms, key=len, reverse=True)
 
     def __call__(self, line: str) -> str:
         for secret in self._secrets:
             line = line.replace(secret, HIDDEN)
-        line = _MADE_HERE.sub(rf"\1{HIDDEN}", line)
+        line = _STORED_TOKEN.sub(rf"\1{HIDDEN}", line)
         return _BEARER.sub(rf"\1{HIDDEN}", _HEADER.sub(rf"\1{HIDDEN}", line))
 
 
@@ -63,9 +62,9 @@ class _Formatter(logging.Formatter):
         trace = self.formatException(record.exc_info) if record.exc_info else None
         moment = datetime.fromtimestamp(record.created, UTC)
         if not self._as_json:
-            told = "".join(f" {name}={value}" for name, value in fields.items())
-            # One message is one line: what it quotes cannot forge another.
-            message = json.dumps(record.getMessage() + told, ensure_ascii=False)[1:-1]
+            field_text = "".join(f" {name}={value}" for name, value in fields.items())
+            # Escaped, so that quoted text cannot forge another line.
+            message = json.dumps(record.getMessage() + field_text, ensure_ascii=False)[1:-1]
             message = message.replace('\\"', '"').replace("\\\\", "\\")
             line = (
                 f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03} {record.levelname:<7} {message}"
@@ -84,18 +83,18 @@ class _Formatter(logging.Formatter):
 
 
 def _printable(line: str) -> str:
-    """Return a line that can be written: a name from the system may hold bytes that are no text."""
+    """Return a line with surrogates escaped: names from the system need not be UTF-8."""
     return line.encode(errors="backslashreplace").decode()
 
 
 def configure_logging(
     *, form: str, level: str, secrets: Iterable[str] = (), stream: TextIO | None = None
 ) -> logging.Handler:
-    """Send the log of the whole process to stderr and return what does it.
+    """Log the whole process to stderr and return the handler.
 
     :param form: ``text``, ``json``, or ``auto``: text on a terminal.
-    :param level: the least severe messages of the daemon's own; of others, warnings.
-    :param secrets: texts that must never appear.
+    :param level: the lowest level to log for the daemon; other loggers log warnings.
+    :param secrets: texts to hide.
     """
     stream = stream or sys.stderr
     as_json = form == "json" or (form == "auto" and not stream.isatty())
@@ -110,67 +109,67 @@ def configure_logging(
     return handler
 
 
-def put_aside(path: Path) -> Path:
-    """Return the path of the older log beside a log file."""
+def rotated_path(path: Path) -> Path:
+    """Return the path of a log file's previous part."""
     return path.with_name(f"{path.name}.1")
 
 
 class LogFile:
-    """The file that standard error was sent to, if it is one.
+    """The log file, if standard error is a regular file.
 
-    :param limit: bytes after which it is kept as ``NAME.1``, in the place of the one before, and a
-        new one is begun; None is no limit.
+    :param limit: size in bytes after which it is rotated: renamed to ``NAME.1``, which replaces an
+        older one. None means no limit.
     """
 
     def __init__(self, descriptor: int = 2, *, limit: int | None = None) -> None:
         self._descriptor = descriptor
         self._limit = limit
-        self._most = limit
+        self._rotate_at = limit
         self._lock = threading.RLock()
         self.path: Path | None = None
         try:
             if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                # As it is called now: once it is renamed, the system tells the new name.
+                # Read now, because after a rename the link has the new name.
                 self.path = Path(f"/proc/self/fd/{descriptor}").readlink()
         except OSError:
-            pass  # closed, or of a system without /proc: nothing to open anew
+            pass  # closed, or a system without /proc: cannot be reopened
 
     def reopen(self) -> None:
-        """Go on in the file of the first one's name, which is made if it is not there.
+        """Log to the file at the original path, which is created if it is missing.
 
-        :raises OSError: if it cannot be opened, or is no regular file; the log goes on where it was.
+        :raises OSError: if it cannot be opened, or is not a regular file. The log stays in the old file.
         """
         if self.path is None:
             return
-        # Whoever may write to the directory could have put a link or a pipe there.
+        # Others may write to the directory, and could have put a link or a pipe there.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        fresh = os.open(self.path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        descriptor = os.open(self.path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         try:
-            if not stat.S_ISREG(os.fstat(fresh).st_mode):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OSError(errno.EINVAL, "is not a regular file")
             with self._lock:
                 before = os.fstat(self._descriptor)
-                os.dup2(fresh, self._descriptor)
+                os.dup2(descriptor, self._descriptor)
                 if self._descriptor == 2 and os.path.samestat(before, os.fstat(1)):
-                    os.dup2(fresh, 1)
-                self._most = self._limit
+                    os.dup2(descriptor, 1)
+                self._rotate_at = self._limit
         finally:
-            os.close(fresh)
+            os.close(descriptor)
 
-    def keep_short(self) -> None:
-        """Put the file aside if it has become too long: called after each write.
+    def rotate_if_full(self) -> None:
+        """Rotate the file if it has reached the limit. Called after each write.
 
-        Where that fails, it is tried again once as much was written again.
+        After a failure, this tries again when as much was written again.
         """
-        if self._most is None or self.path is None or self._size() <= self._most:
+        if self._rotate_at is None or self.path is None or self._size() <= self._rotate_at:
             return
         with self._lock:
             size = self._size()
-            if size <= self._most:
-                return  # another thread came first
-            self._most = size + (self._limit or 0)
+            if size <= self._rotate_at:
+                return  # rotated by another thread
+            self._rotate_at = size + (self._limit or 0)
             try:
-                self._put_aside(self.path)
+                self._rename(self.path)
                 self.reopen()
             except OSError as error:
                 _log.warning("%s cannot be renamed: %s", self.path, error.strerror)
@@ -181,22 +180,22 @@ class LogFile:
         except OSError:
             return 0
 
-    def _put_aside(self, path: Path) -> None:
+    def _rename(self, path: Path) -> None:
         try:
             is_ours = os.path.samestat(path.lstat(), os.fstat(self._descriptor))
         except FileNotFoundError:
-            return  # somebody has moved it away
+            return  # moved by another program
         if is_ours:
-            path.replace(put_aside(path))
+            path.replace(rotated_path(path))
 
-    def bound(self, stream: TextIO) -> TextIO:
-        """Return a stream that writes what it is given to another one, and keeps the file short."""
-        return cast("TextIO", _Bounded(stream, self))
+    def rotating(self, stream: TextIO) -> TextIO:
+        """Return a stream that writes to another stream and rotates this file."""
+        return cast("TextIO", _RotatingStream(stream, self))
 
 
-class _Bounded:
-    """A text stream into the log file. What else is printed there counts too: tracebacks of threads,
-    warnings, what functions that are run as agents print.
+class _RotatingStream:
+    """A text stream to the log file, for everything that is printed there: log lines, tracebacks of
+    threads, warnings, and output of functions that run as agents.
     """
 
     def __init__(self, stream: TextIO, file: LogFile) -> None:
@@ -205,7 +204,7 @@ class _Bounded:
 
     def write(self, text: str) -> int:
         written = self._stream.write(text)
-        self._file.keep_short()
+        self._file.rotate_if_full()
         return written
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -216,10 +215,10 @@ class _Bounded:
         return getattr(self._stream, name)
 
 
-def bound_output(limit: int | None) -> LogFile:
-    """Return the file that standard error goes to, which is kept short from now on.
+def rotate_output(limit: int | None) -> LogFile:
+    """Return the file of standard error, and rotate it from now on.
 
-    :param limit: bytes it may have; None is no limit.
+    :param limit: maximum size in bytes; None means no limit.
     """
     file = LogFile(limit=limit)
     if limit is not None and file.path is not None:
@@ -229,7 +228,7 @@ def bound_output(limit: int | None) -> LogFile:
             is_shared = False
         if is_shared and isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)
-            sys.stdout = file.bound(sys.stdout)
-        sys.stderr = file.bound(sys.stderr)
-        file.keep_short()
+            sys.stdout = file.rotating(sys.stdout)
+        sys.stderr = file.rotating(sys.stderr)
+        file.rotate_if_full()
     return file

@@ -1,4 +1,4 @@
-"""/mcp: the agents' tools, for the runs whose tokens they bear. Streamable HTTP without sessions."""
+"""/mcp: the tools for agents, over MCP's Streamable HTTP without sessions. Callers need a run's token."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from agent_orchestrator.mcp.exchange import ExchangeReply
     from agent_orchestrator.mcp.server import AgentServer
 
-LOAD_TIMEOUT_S: Final = 1.0
-"""Seconds after which an answer that is still to come is announced by a stream. Until then it can
-be plain JSON."""
+STREAM_AFTER_S: Final = 1.0
+"""Seconds to wait for an answer before it becomes a stream. An earlier answer is plain JSON."""
 
 Exchange = Callable[
     ["AgentServer", Agent, Mapping[str, Any], Mapping[str, str]], Awaitable["ExchangeReply"]
@@ -40,12 +39,11 @@ Exchange = Callable[
 
 
 class ToolEndpoint:
-    """Answers the messages of agents.
+    """Answers the MCP messages of agents.
 
-    What it stands on is imported when the first one comes: it takes half a second and 30 MB, which
-    a daemon whose agents use no tools need not have.
+    The MCP server is imported at the first message, because it takes half a second and 30 MB.
 
-    :param quiet_s: seconds of silence on a held answer after which a sign of life is sent.
+    :param quiet_s: interval of keepalives while an answer is held, in seconds.
     """
 
     def __init__(
@@ -62,7 +60,7 @@ class ToolEndpoint:
     async def answer(self, received: HttpRequest) -> Response:
         """Return the answer to a message.
 
-        :raises Forbidden: if its sender is no run.
+        :raises Forbidden: if its sender is not a run.
         """
         caller = received.principal.run
         if caller is None:
@@ -102,13 +100,13 @@ def _import(version: str) -> "tuple[AgentServer, Exchange]":
 
 
 def _hold_s(query: list[tuple[str, str]]) -> float:
-    """Return how long calls are held that do not say so themselves."""
-    found = {name: "is not a parameter of this call" for name, _ in query if name != "hold_s"}
+    """Return the default number of seconds to hold a call, from the query."""
+    problems = {name: "is not a parameter of this call" for name, _ in query if name != "hold_s"}
     values = [value for name, value in query if name == "hold_s"]
     if len(values) > 1:
-        found["hold_s"] = "is given twice"
-    if found:
-        raise InvalidRequest.of(found)
+        problems["hold_s"] = "is given twice"
+    if problems:
+        raise InvalidRequest.of(problems)
     if not values:
         return HOLD_S
     text = values[0]
@@ -124,7 +122,7 @@ def _plain_response(answer: "ExchangeReply") -> Response:
 
 
 class HeldResponse(LiveResponse):
-    """The answer of a tool: JSON if it comes at once, else a stream that shows it is being held."""
+    """The answer of a tool: JSON if it comes soon, otherwise a stream with keepalives."""
 
     def __init__(
         self,
@@ -138,34 +136,34 @@ class HeldResponse(LiveResponse):
         self._quiet_s = quiet_s
 
     async def send_all(self, send: ASGISendCallable) -> Response | None:
-        """Send the answer, unless the daemon closes before it is there."""
-        found: list[ExchangeReply] = []
+        """Send the answer, unless the daemon closes first."""
+        replies: list[ExchangeReply] = []
         done = anyio.Event()
-        streams = False
+        is_stream = False
 
         async def work() -> None:
-            found.append(await self._answering())
+            replies.append(await self._answering())
             done.set()
 
         with self._lifetime.until_closing():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(work)
-                with anyio.move_on_after(LOAD_TIMEOUT_S):
+                with anyio.move_on_after(STREAM_AFTER_S):
                     await done.wait()
-                if not found:
-                    streams = True
+                if not replies:
+                    is_stream = True
                     await send(stream_start(self))
-                while not found:
+                while not replies:
                     await send(stream_part(sse.KEEPALIVE))
                     with anyio.move_on_after(self._quiet_s):
                         await done.wait()
-        if streams:
-            for piece in sse.encode_json((found[0].text,), "message") if found else ():
+        if is_stream:
+            for piece in sse.encode_json((replies[0].text,), "message") if replies else ():
                 await send(stream_part(piece))
             await send(stream_part(b"", more=False))
             return None
-        if found:
-            return _plain_response(found[0])
+        if replies:
+            return _plain_response(replies[0])
         return problem_response(
             Unavailable("the daemon is stopping: try again shortly", retry_after_s=5)
         )

@@ -1,4 +1,4 @@
-"""How the C library keeps memory that is free."""
+"""Settings of the C library's memory allocator."""
 
 import ctypes
 from contextlib import suppress
@@ -9,10 +9,10 @@ _LARGE_BLOCK: Final = 2**20
 
 
 def return_large_blocks() -> None:
-    """Have blocks of 1 MiB and more go back to the system once they are free.
+    """Return free blocks of 1 MiB or more to the system at once.
 
-    Otherwise glibc keeps them for later once it has seen one, up to 32 MiB each, and between them
-    the memory of a process grows to several times what it uses. Other C libraries have no such limit.
+    By default glibc keeps free blocks of up to 32 MiB, so that a process can hold several times the
+    memory that it uses. Other C libraries ignore this.
     """
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)

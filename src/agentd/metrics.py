@@ -1,4 +1,4 @@
-"""What ``GET /metrics`` tells: what is counted on the way, and what is looked up when it is asked."""
+"""The metrics of ``GET /metrics``: counters, and values that are read at each request."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -24,11 +24,11 @@ _TOKENS: Final = ("input", "cached_input", "output")
 
 @define(eq=False)
 class Metrics:
-    """An :class:`~agent_orchestrator.ports.Observer` of the engine, told of requests and commits too.
+    """An :class:`~agent_orchestrator.ports.Observer` of the engine that also counts requests and commits.
 
-    Only sums are kept: what it costs does not grow with what has happened.
+    It keeps sums only, so its cost does not grow.
 
-    :param db: the database, whose size is told.
+    :param db: the database, for its size.
     """
 
     db: Path | None = None
@@ -98,56 +98,58 @@ class Metrics:
     )
     _changes: int = 0
 
-    # --- told on the way ----------------------------------------------------------------------
+    # --- counters -----------------------------------------------------------------------------
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
         self._requests.observe(seconds, method, route, str(status))
 
     def streamed(self, items: int) -> None:
-        """Count what is handed to the reader of a stream."""
+        """Count the events sent to a reader of a stream."""
         self._streamed.values[()] += items
 
     def committed(self, changes: int, seconds: float) -> None:
-        """Count a commit. Called by the one thread that writes."""
+        """Count a commit. Called by the store's writer thread only."""
         self._commits.observe(seconds)
         self._changes += changes
 
     def started(self, run: Run, session: Session) -> None:  # noqa: ARG002
-        """Count the wait of a run that is executed for the first time."""
+        """Count the queue time of a run at its first attempt."""
         if run.attempt == 1 and run.started_at is not None:
             waited = (run.started_at - run.created_at).total_seconds()
-            self._queued.observe(max(waited, 0.0), run.provider)  # the clock may be set back
+            self._queued.observe(
+                max(waited, 0.0), run.provider
+            )  # negative if the clock was set back
 
     def emitted(self, run: Run, event_type: str, data: Mapping[str, Any]) -> None:
-        """Count nothing: events are in the log."""
+        """Count nothing: the status has the number of events."""
 
-    def ended(self, run: Run, left: Run | None) -> None:
-        """Count an attempt, and the run where that has ended with it."""
-        if left is None:
+    def ended(self, run: Run, after: Run | None) -> None:
+        """Count an attempt, and its run if that has ended too."""
+        if after is None:
             self._attempts.add(run.provider, "unknown")
             return
-        self._attempts.add(left.provider, str(left.status))
-        if not is_terminal(left.status):
+        self._attempts.add(after.provider, str(after.status))
+        if not is_terminal(after.status):
             return
-        if left.started_at is not None and left.finished_at is not None:
-            took = (left.finished_at - left.started_at).total_seconds()
-            self._durations.observe(max(took, 0.0), left.provider, str(left.status))
-        if left.error is not None:
-            self._failures.add(left.provider, left.error.code)
-        if left.usage is not None:
+        if after.started_at is not None and after.finished_at is not None:
+            took = (after.finished_at - after.started_at).total_seconds()
+            self._durations.observe(max(took, 0.0), after.provider, str(after.status))
+        if after.error is not None:
+            self._failures.add(after.provider, after.error.code)
+        if after.usage is not None:
             for kind in _TOKENS:
-                amount = getattr(left.usage, f"{kind}_tokens")
+                amount = getattr(after.usage, f"{kind}_tokens")
                 if amount:
-                    self._tokens.add(left.provider, kind, amount=amount)
+                    self._tokens.add(after.provider, kind, amount=amount)
 
-    # --- looked up ----------------------------------------------------------------------------
+    # --- the document -------------------------------------------------------------------------
 
     def document(self, status: DaemonStatus) -> str:
-        """Return all of it, with what the daemon's status says now. Looks at the process and files."""
+        """Return all metrics as text. Reads the process's statistics and the sizes of files."""
         return render(
             (
-                *_of_status(status),
+                *_status_metrics(status),
                 self._queued,
                 self._durations,
                 self._attempts,
@@ -159,7 +161,7 @@ class Metrics:
                 counter("agentd_store_changes_total", "Changes committed.", self._changes),
                 self._commits,
                 gauge("agentd_store_size_bytes", "Bytes of the database's files.", self._size()),
-                *_of_process(status),
+                *_process_metrics(status),
             )
         )
 
@@ -175,7 +177,7 @@ class Metrics:
         return size
 
 
-def _of_status(status: DaemonStatus) -> Iterator[MetricFamily]:
+def _status_metrics(status: DaemonStatus) -> Iterator[MetricFamily]:
     runs: dict[Labels, float] = {
         (one.provider, state): float(_count(one, state)) for one in status.runs for state in _STATES
     }
@@ -228,8 +230,8 @@ def _count(runs: ProviderRuns, state: str) -> int:
     return found
 
 
-def _of_process(status: DaemonStatus) -> Iterator[MetricFamily]:
-    """Tell of the daemon's own process, by the names Prometheus' clients give it."""
+def _process_metrics(status: DaemonStatus) -> Iterator[MetricFamily]:
+    """Yield the metrics of this process, with the names that Prometheus clients use."""
     process = psutil.Process()
     with process.oneshot():
         times, memory = process.cpu_times(), process.memory_info()

@@ -1,4 +1,4 @@
-"""Which files are the daemon's own, so that agents can be kept from them and agentctl can find it."""
+"""The daemon's files: those that agents are denied, the endpoint file, and the known databases."""
 
 import logging
 import os
@@ -13,15 +13,15 @@ from agent_orchestrator.known_databases import is_known, remember
 from agent_orchestrator.protection import Protection
 from agent_orchestrator.trusted_files import forget
 from agent_orchestrator.user_state import user_state
-from agentd.logs import put_aside
+from agentd.logs import rotated_path
 from agentd.settings import DEFAULT_FILE, Settings
 
 _log = logging.getLogger("agentd")
 
 
 def protection(settings: Settings) -> Protection:
-    """Return what tells what an agent is kept from: configuration, database, log and keys."""
-    # None of these is believed only because it is there: see `trusted_files` and `agentd.logs`.
+    """Return the files that agents are denied: configuration, database, log and keys."""
+    # An agent may create a missing one of these. So none is trusted merely because it exists.
     read_only = [Path(DEFAULT_FILE), *_log_files()]
     optional = {path.absolute() for path in read_only}
     secret: list[Path] = []
@@ -49,19 +49,19 @@ def _holds_secrets(settings: Settings) -> bool:
 
 
 def _log_files() -> Iterator[Path]:
-    """Return the file that stderr goes to, where it is one, and the older log beside it."""
+    """Yield the log file of stderr and its previous part; nothing if stderr is not a file."""
     try:
         if stat.S_ISREG(os.fstat(2).st_mode):
             path = Path("/proc/self/fd/2").readlink()
-            yield from (path, put_aside(path))
+            yield from (path, rotated_path(path))
     except OSError:
         pass  # closed, or not on Linux
 
 
 def forget_missing_configuration() -> None:
-    """End the trust in the default configuration file if it is missing.
+    """Forget that the user trusted the default configuration file, if it is missing.
 
-    A running agent can then make one. It must not be one that the user trusted before and removed.
+    Otherwise a running agent could restore a version that the user trusted before and removed.
     """
     path, state = Path(DEFAULT_FILE), user_state()
     if state is None or os.path.lexists(path):
@@ -74,7 +74,7 @@ def forget_missing_configuration() -> None:
 
 @contextmanager
 def announced(url: str, settings: Settings) -> Iterator[None]:
-    """Tell agentctl of this user where the daemon is, as long as the scope is open."""
+    """Keep an endpoint file for agentctl of this user while the scope is open."""
     state = user_state()
     if state is None:
         _log.info(
@@ -93,16 +93,16 @@ def announced(url: str, settings: Settings) -> Iterator[None]:
         endpoints.remove_endpoint(state, endpoint)
 
 
-def database_judge(settings: Settings) -> Callable[[tuple[str, ...]], bool] | None:
-    """Return what tells by its names whether a database that was found may be used.
+def database_check(settings: Settings) -> Callable[[tuple[str, ...]], bool] | None:
+    """Return a function that checks by a database's names whether the user has used it before.
 
-    One that the settings name needs no record: None.
+    None if the settings name the database: that needs no check.
     """
     return partial(is_known, user_state()) if settings.finds_database else None
 
 
 def remember_database(settings: Settings, name: str) -> None:
-    """Record that the user uses the database that was opened."""
+    """Record that the user has used the database with this name."""
     state, path = user_state(), Path(settings.db).absolute()
     if state is None and not settings.finds_database:
         return

@@ -1,6 +1,6 @@
-"""What ``agentd --print-config`` shows: every setting, its value, and where that came from.
+"""The output of ``agentd --print-config``: every setting with its value and source.
 
-It is TOML: without secrets in it, it could be the configuration file.
+It is TOML. If no secrets were hidden in it, it can be used as the configuration file.
 """
 
 import json
@@ -15,8 +15,8 @@ from agentd.providers import ProviderSettings
 from agentd.settings import Settings, declared
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-_SOURCE_NAMES: Final = 44
-"""The column in which the sources stand, where the values leave room."""
+_SOURCE_COLUMN: Final = 44
+"""Minimum column of the sources."""
 
 
 def render_config(settings: Settings) -> str:
@@ -65,17 +65,17 @@ def _providers(settings: Settings) -> Iterator[str]:
 
 
 def _provider_options(provider: ProviderSettings) -> dict[str, Any]:
-    own = attrs.asdict(provider, recurse=False)
-    options = own.pop("options")
-    inherit, added = own.pop("inherit"), own.pop("set")
+    fields = attrs.asdict(provider, recurse=False)
+    options = fields.pop("options")
+    inherit, env_set = fields.pop("inherit"), fields.pop("set")
     env: dict[str, Any] = {"inherit": inherit}
-    if added:
-        env["set"] = dict.fromkeys(added, HIDDEN)
-    return {**own, "env": env, **options}
+    if env_set:
+        env["set"] = dict.fromkeys(env_set, HIDDEN)
+    return {**fields, "env": env, **options}
 
 
 def _with_source(line: str, source: str) -> str:
-    return f"{line:<{_SOURCE_NAMES}} # {_text(source)[1:-1]}"
+    return f"{line:<{_SOURCE_COLUMN}} # {_text(source)[1:-1]}"
 
 
 def _line(key: str, value: Any) -> str:
@@ -87,7 +87,7 @@ def _key(key: str) -> str:
 
 
 def _text(text: str) -> str:
-    # JSON's escapes are TOML's; the one character TOML wants escaped besides is DEL.
+    # JSON's escapes are valid in TOML, which also requires an escape for DEL.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")
 
 
@@ -102,4 +102,4 @@ def _value(value: Any) -> str:
             return f"[{', '.join(map(_value, value))}]"
         case bool():
             return "true" if value else "false"
-    return str(value)  # numbers, dates and times are written alike
+    return str(value)  # Python and TOML write numbers, dates and times alike

@@ -18,9 +18,9 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 class ProviderSettings(ProviderOptions):
     """One way to run an agent, as configured.
 
-    :param inherit: what of the daemon's environment its agents get.
-    :param set: variables its agents get beside.
-    :param options: what is the runner's own business.
+    :param inherit: the daemon's variables that its agents get.
+    :param set: further variables for its agents.
+    :param options: settings that only its runner knows.
     """
 
     runner: str
@@ -31,7 +31,7 @@ class ProviderSettings(ProviderOptions):
 
 @frozen
 class RoutingSettings:
-    """Where messages go; see :class:`agent_orchestrator.engine.Routing`."""
+    """The choice of providers for messages; see :class:`agent_orchestrator.engine.Routing`."""
 
     default: str
     fallback: Mapping[str, tuple[str, ...]] = field(factory=dict)
@@ -41,67 +41,67 @@ def read_providers(
     providers: Mapping[str, Any],
     routing: Mapping[str, Any],
     *,
-    place: str,
+    location: str,
     defaults: AgentDefaults,
 ) -> tuple[dict[str, ProviderSettings], RoutingSettings]:
-    """Return the providers by name and the routes between them.
+    """Return the providers by name, and their routing.
 
-    Without any there are the default one and ``demo``.
+    If none is configured, these are the default provider and ``demo``.
 
-    :param place: what to call the file in errors.
+    :param location: the file's name for errors.
     :param defaults: options for providers that do not set them.
-    :raises ConfigError: naming the place of each provider, or route, that cannot be used.
+    :raises ConfigError: listing each invalid provider or route with its location in the file.
     """
-    found: dict[str, ProviderSettings] = {}
+    result: dict[str, ProviderSettings] = {}
     problems: list[str] = []
     for name, table in providers.items():
         try:
-            found[name] = _provider(name, table, f"{place}: ")
+            result[name] = _provider(name, table, f"{location}: ")
         except ConfigError as error:
             problems.append(str(error))
     if problems:
         raise ConfigError("\n".join(problems))
-    if not found:
-        found = {name: ProviderSettings(name) for name in (DEFAULT_PROVIDER, "demo")}
-    found = {
+    if not result:
+        result = {name: ProviderSettings(name) for name in (DEFAULT_PROVIDER, "demo")}
+    result = {
         name: evolve(one, options={**defaults_of(one.runner, defaults), **one.options})
-        for name, one in found.items()
+        for name, one in result.items()
     }
-    return found, _routes(routing, found, f"{place}: ")
+    return result, _routes(routing, result, f"{location}: ")
 
 
 def _provider(name: str, table: Any, file: str) -> ProviderSettings:
-    place = f"{file}providers.{name}"
+    location = f"{file}providers.{name}"
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"{place}: a provider's name may have only letters, digits, '_', '.' and '-'"
+            f"{location}: a provider's name may have only letters, digits, '_', '.' and '-'"
         )
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{place}: must be a table")
+        raise ConfigError(f"{location}: must be a table")
     options = dict(table)
-    runner = _text(options.pop("runner", None), f"{place}.runner")
-    inherit, added = _environment(options.pop("env", {}), f"{place}.env")
-    given = {name: options.pop(name) for name in specs(ProviderOptions) if name in options}
-    common = check_settings(ProviderOptions, f"{place}.", given)
-    return ProviderSettings(runner, inherit=inherit, set=added, options=options, **common)
+    runner = _text(options.pop("runner", None), f"{location}.runner")
+    inherit, env_set = _environment(options.pop("env", {}), f"{location}.env")
+    common_values = {name: options.pop(name) for name in specs(ProviderOptions) if name in options}
+    common = check_settings(ProviderOptions, f"{location}.", common_values)
+    return ProviderSettings(runner, inherit=inherit, set=env_set, options=options, **common)
 
 
-def _environment(table: Any, place: str) -> tuple[Any, dict[str, str]]:
+def _environment(table: Any, location: str) -> tuple[Any, dict[str, str]]:
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{place}: must be a table with `inherit` and `set`")
+        raise ConfigError(f"{location}: must be a table with `inherit` and `set`")
     if unknown := table.keys() - {"inherit", "set"}:
         raise ConfigError(
-            f"{place}.{min(unknown)}: unknown setting; choose from `inherit` and `set`"
+            f"{location}.{min(unknown)}: unknown setting; choose from `inherit` and `set`"
         )
     inherit = table.get("inherit", "all")
     if isinstance(inherit, list) and all(isinstance(name, str) for name in inherit):
         inherit = tuple(inherit)
     elif inherit not in ("all", "none"):
-        raise ConfigError(f"{place}.inherit: must be 'all', 'none' or a list of names")
-    added = table.get("set", {})
-    if not isinstance(added, Mapping) or not all(isinstance(v, str) for v in added.values()):
-        raise ConfigError(f"{place}.set: must be a table of strings")
-    return inherit, dict(added)
+        raise ConfigError(f"{location}.inherit: must be 'all', 'none' or a list of names")
+    env_set = table.get("set", {})
+    if not isinstance(env_set, Mapping) or not all(isinstance(v, str) for v in env_set.values()):
+        raise ConfigError(f"{location}.set: must be a table of strings")
+    return inherit, dict(env_set)
 
 
 def _routes(
@@ -125,16 +125,16 @@ def _routes(
         raise ConfigError(f"{file}routing.fallback: must be a table")
     routes: dict[str, tuple[str, ...]] = {}
     for name, targets in fallback.items():
-        place = f"{file}routing.fallback.{name}"
+        location = f"{file}routing.fallback.{name}"
         if not isinstance(targets, list) or not targets:
-            raise ConfigError(f"{place}: must be a list of providers")
-        routes[name] = tuple(_text(target, place) for target in targets)
+            raise ConfigError(f"{location}: must be a list of providers")
+        routes[name] = tuple(_text(target, location) for target in targets)
     return RoutingSettings(default, routes)
 
 
-def _text(value: Any, place: str) -> str:
+def _text(value: Any, location: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(
-            f"{place}: must be text" if value is not None else f"{place}: is required"
+            f"{location}: must be text" if value is not None else f"{location}: is required"
         )
     return value

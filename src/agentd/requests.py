@@ -1,4 +1,4 @@
-"""Reading of requests: query strings and bodies, strictly."""
+"""Strict parsing of requests: query strings and bodies."""
 
 from functools import partial
 from typing import Any, Final, TypeVar, cast
@@ -23,44 +23,43 @@ from agentd.lockout import Peer
 Received = TypeVar("Received")
 
 PEER: Final = "agentd.peer"
-"""Where the state of a connection holds who is at its other end."""
+"""Key of the :class:`Peer` in the state of a connection."""
 
 MAX_QUERY_FIELDS = 1100
-"""Room for a thousand ``sessionId``; more is refused before it is taken apart."""
-
+"""Maximum number of fields of a query string: enough for a thousand ``sessionId``."""
 
 MAX_VALUES: Final = 20_000
-"""Values a body may hold, names of members included."""
+"""Maximum number of JSON values in a body, including member names."""
 
 SMALL_BYTES: Final = 64 * 1024
-"""Bytes of a body that is read on the event loop: a larger one is read in a thread."""
+"""Bytes of a body up to which it is parsed on the event loop, not in a thread."""
 
 MAX_READERS: Final = 2
-"""Large bodies read at the same time."""
+"""Maximum number of large bodies parsed at the same time."""
 
 LINGER_BYTES: Final = 64 * 1024 * 1024
 LINGER_S: Final = 5.0
-"""How much and how long of a refused body is read and dropped. A connection that is closed with
-something unread is reset, and the refusal lost with it."""
+"""Maximum bytes and seconds of a refused body to read and drop. Closing a connection with unread
+data resets it, and the client may lose the answer."""
 
 
 class RequestBody(QuartBody):
-    """A body that is kept up to a limit; what is longer is dropped as it comes."""
+    """A body with a maximum length. A longer one is dropped while it arrives."""
 
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
         super().__init__(None, None)
         self._limit = max_content_length
         self._size = 0
-        self._unwanted = False
+        self._is_refused = False
         self.too_long = self._is_over(expected_content_length or 0)
 
     def append(self, data: bytes) -> None:
-        """Take the next part."""
+        """Add the next part."""
         self._size += len(data)
         if self._is_over(self._size):
             self.too_long = True
             self.clear()
-        if not self.too_long and not self._unwanted:
+        if not self.too_long and not self._is_refused:
             super().append(data)
         elif self._size > LINGER_BYTES:
             self.set_complete()
@@ -69,21 +68,21 @@ class RequestBody(QuartBody):
         return self._limit is not None and size > self._limit
 
     async def linger(self) -> None:
-        """Drop what came of the body and wait for its end, within reason."""
-        self._unwanted = True
+        """Drop the body, and wait up to ``LINGER_S`` for its end."""
+        self._is_refused = True
         self.clear()
         with anyio.move_on_after(LINGER_S):
             await self._complete.wait()
 
 
 def peer_of(received: QuartRequest | Websocket) -> Peer:
-    """Return the other end of the connection a request came over."""
+    """Return the other end of a request's connection."""
     found = received.scope.get("state", {}).get(PEER)
     return found if isinstance(found, Peer) else Peer(str(received.remote_addr))
 
 
 class HttpRequest(QuartRequest):
-    """A request, and who sent it."""
+    """A request and its caller."""
 
     body_class = RequestBody
     body: RequestBody
@@ -91,16 +90,16 @@ class HttpRequest(QuartRequest):
 
 
 class WebSocket(Websocket):
-    """A WebSocket, who opened it (None: a first frame has yet to tell) and its subprotocol."""
+    """A WebSocket with its caller (None until the frame with the token) and its subprotocol."""
 
     principal: Principal | None = None
     subprotocol: str | None = None
     is_unfinished: bool = False
-    """Whether a message was sent in part: what is sent next belongs to it."""
+    """Whether the message being sent is incomplete."""
 
 
 def current_request(proxy: object, _: type[Received]) -> Received:
-    """Return the request or socket behind the framework's proxy, as our class of it."""
+    """Return the request or socket behind the framework's proxy, with the type of our subclass."""
     return cast("Received", proxy._get_current_object())  # type: ignore[attr-defined]  # noqa: SLF001
 
 
@@ -125,7 +124,7 @@ def query_pairs(query_string: bytes) -> list[tuple[str, str]]:
 
 
 def query_names(query_string: bytes) -> list[str]:
-    """Return the names in a query string in order: cheaper than :func:`query_pairs`, for a stranger's.
+    """Return the names in a query string in order. Cheaper than :func:`query_pairs`, for strangers.
 
     :raises InvalidRequest: if it has too many fields.
     """
@@ -141,16 +140,16 @@ def _too_many_fields() -> InvalidRequest:
 
 
 STALL_S: Final = 1.0
-"""Seconds for what came in time and was not looked at: a daemon that was stopped (SIGSTOP, a machine
-asleep) finds the time over first, and then the body in its socket."""
+"""Extra seconds to read a body that has arrived already. After a pause of the daemon (SIGSTOP, suspend)
+the timeout comes first, although the body is in the socket."""
 
 
 async def body_object(request: HttpRequest) -> dict[str, Any]:
-    """Return the JSON object that is the body; no body at all stands for an empty object.
+    """Return the body, which must be a JSON object. Without a body, return an empty object.
 
-    :raises UnsupportedMediaType: if the body is something else than JSON in UTF-8.
-    :raises PayloadTooLarge: if it is longer than the daemon takes.
-    :raises InvalidRequest: if it is not strict JSON, not an object, or takes too long to come.
+    :raises UnsupportedMediaType: if the body is not JSON in UTF-8.
+    :raises PayloadTooLarge: if it is longer than the maximum.
+    :raises InvalidRequest: if it is not strict JSON, not an object, or takes too long to arrive.
     """
     content_type = request.headers.get("Content-Type")
     if len(request.headers.getlist("Content-Type")) > 1:
@@ -161,7 +160,7 @@ async def body_object(request: HttpRequest) -> dict[str, Any]:
             raise UnsupportedMediaType("the body must not be encoded (Content-Encoding)")
     if content_type is not None and not _is_json(content_type):
         raise UnsupportedMediaType("the body must be application/json")
-    data: bytes = b"" if request.body.too_long else await _received(request)
+    data: bytes = b"" if request.body.too_long else await _read_body(request)
     if request.body.too_long:
         limit = request.max_content_length
         raise PayloadTooLarge(f"the body is larger than {limit:,} bytes", {"limit_bytes": limit})
@@ -169,9 +168,9 @@ async def body_object(request: HttpRequest) -> dict[str, Any]:
         if data:
             raise UnsupportedMediaType("a body needs the content type application/json")
         return {}
-    read = partial(strict_json.loads, data, most=MAX_VALUES)
+    parse = partial(strict_json.loads, data, most=MAX_VALUES)
     is_small = len(data) <= SMALL_BYTES
-    value = read() if is_small else await anyio.to_thread.run_sync(read, limiter=_readers())
+    value = parse() if is_small else await anyio.to_thread.run_sync(parse, limiter=_readers())
     if not isinstance(value, dict):
         raise InvalidRequest.of({"body": "must be a JSON object"})
     return value
@@ -181,7 +180,7 @@ _READERS: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("
 
 
 def _readers() -> anyio.CapacityLimiter:
-    """Return what keeps large bodies from being read all at once: each takes several times its size."""
+    """Return the limiter for parsing large bodies: each needs several times its size in memory."""
     try:
         return _READERS.get()
     except LookupError:
@@ -189,7 +188,7 @@ def _readers() -> anyio.CapacityLimiter:
         return limiter
 
 
-async def _received(request: HttpRequest) -> bytes:
+async def _read_body(request: HttpRequest) -> bytes:
     for timeout_s in (request.body_timeout, STALL_S):
         with anyio.move_on_after(timeout_s):
             data: bytes = await request.body

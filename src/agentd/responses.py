@@ -1,4 +1,4 @@
-"""What every answer of the daemon looks like."""
+"""The daemon's answers: JSON, event streams and errors."""
 
 import logging
 from abc import abstractmethod
@@ -24,7 +24,7 @@ _COMMON = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 def json_response(
     body: str | bytes | LongBody, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return an answer with this JSON text."""
+    """Return an answer with a JSON text as its body."""
     response = Response(
         body.encode() if isinstance(body, str) else body,
         status,
@@ -37,13 +37,13 @@ def json_response(
 
 
 async def as_json(value: Any) -> str | LongBody:
-    """Return an object as compact JSON text. A long one is written in a thread."""
+    """Return an object as compact JSON text. A long one is encoded in a thread."""
     plain = codec.to_plain(value)
     return await long_body(plain) if strict_json.is_long(plain) else strict_json.dumps(plain)
 
 
 class LiveResponse(Response):
-    """An answer that sends itself, in its own time."""
+    """An answer that sends itself in parts, such as a stream."""
 
     def __init__(self) -> None:
         super().__init__(b"")
@@ -51,26 +51,29 @@ class LiveResponse(Response):
 
     @abstractmethod
     async def send_all(self, send: ASGISendCallable) -> Response | None:
-        """Send it all, until its reader leaves (which cancels this).
+        """Send it all. Canceled if the client disconnects.
 
-        :return: what to send instead, if nothing was sent yet.
+        :return: a response to send instead, if nothing was sent yet.
         """
 
 
 def stream_start(response: Response, epoch: str | None = None) -> HTTPResponseStartEvent:
-    """Return what begins an event stream that is the answer.
+    """Return the ASGI event that begins an event stream.
 
-    :param epoch: in which the log is read.
+    :param response: the answer, with its CORS headers.
+    :param epoch: the epoch of the log.
     """
-    more = [*cors.cors_headers(response), *([] if epoch is None else [(EPOCH_HEADER, epoch)])]
-    marks = [(name.lower().encode(), value.encode()) for name, value in more]
-    headers = (*STREAM_HEADERS, *marks)
+    extra = [*cors.cors_headers(response), *([] if epoch is None else [(EPOCH_HEADER, epoch)])]
+    headers = (
+        *STREAM_HEADERS,
+        *((name.lower().encode(), value.encode()) for name, value in extra),
+    )
     start = {"type": "http.response.start", "status": 200, "headers": headers}
     return cast("HTTPResponseStartEvent", start)
 
 
 def stream_part(data: bytes, *, more: bool = True) -> HTTPResponseBodyEvent:
-    """Return what sends a part of a stream, or its last."""
+    """Return the ASGI event for a part of a stream."""
     return {"type": "http.response.body", "body": data, "more_body": more}
 
 
@@ -79,17 +82,17 @@ STREAM_HEADERS: Final = tuple(
     for name, value in (
         *_COMMON.items(),
         ("Content-Type", "text/event-stream; charset=utf-8"),
-        # Proxies of the nginx kind collect an answer before they pass it on unless told not to.
+        # Proxies such as nginx buffer an answer otherwise.
         ("X-Accel-Buffering", "no"),
     )
 )
-"""The headers of a server-sent event stream, as ASGI has them."""
+"""The headers of a server-sent event stream, in ASGI's format."""
 
 
 def problem_response(
     error: errors.OrchestratorError, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return the answer that tells of an error."""
+    """Return the answer for an error."""
     extra = dict(headers or {})
     if isinstance(error, errors.Unauthorized):
         extra["WWW-Authenticate"] = "Bearer"
@@ -109,7 +112,7 @@ _BY_STATUS: dict[int, tuple[type[errors.OrchestratorError], str]] = {
 
 
 def from_http_exception(error: HTTPException) -> tuple[errors.OrchestratorError, dict[str, str]]:
-    """Return what the web framework's own refusal is in the API's words, and its headers."""
+    """Return the API's error for a refusal by the web framework, and its headers."""
     status = error.code or 500
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         methods = getattr(error, "valid_methods", None) or ()
@@ -126,7 +129,7 @@ def from_http_exception(error: HTTPException) -> tuple[errors.OrchestratorError,
 
 
 def problem_of(error: Exception) -> errors.OrchestratorError:
-    """Return what a caller is told of any exception; one that nobody expected is logged."""
+    """Return the API's error for an exception. An unexpected exception is logged."""
     if isinstance(error, errors.OrchestratorError):
         return error
     if isinstance(error, errors.Unreachable):

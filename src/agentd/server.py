@@ -1,4 +1,4 @@
-"""The web server: its socket, its limits and its log."""
+"""The web server: sockets, connection limits and access log."""
 
 import asyncio
 import errno
@@ -30,34 +30,34 @@ from agentd.requests import PEER
 BACKLOG: Final = 1024
 
 SEND_BUFFER: Final = 128 * 1024
-"""Bytes the kernel takes for a connection whose reader lags. Left to itself it takes megabytes."""
+"""Size of the kernel's send buffer of a connection, in bytes. Its default is megabytes."""
 
 GRACEFUL_S: Final = 2.0
-"""Seconds answers under way have to be taken, at the end, before their connections are cut."""
+"""Seconds at the end for answers in progress, before their connections are aborted."""
 
 ACCEPT_STEPS: Final = 5
 """Steps of the event loop from a connection that asyncio has accepted to its task, with one to spare."""
 
 ABORT_S: Final = 1.0
-"""Seconds the handlers of connections that were cut have to notice."""
+"""Seconds that the handlers of aborted connections have to end."""
 
 FIRST_REQUEST_S: Final = 15.0
-"""Seconds a connection has, from its beginning or its last answer, until a request is let in."""
+"""Seconds that an unauthenticated connection may be idle."""
 
 MAX_UNAUTHENTICATED: Final = 512
-"""Connections by which nobody was let in yet, of a low limit of descriptors a quarter. One more, and
-the one that is longest there goes."""
+"""Maximum number of unauthenticated connections; at most a quarter of the descriptor limit. A further
+connection ends the oldest."""
 
 MAX_FRAME: Final = 4 * 1024
-"""Bytes of the longest WebSocket message: a reader has nothing to send but its token."""
+"""Maximum length of a WebSocket message in bytes. Readers send only their token."""
 
 _access = logging.getLogger("agentd.access")
 
 
 def resolve(host: str, port: int) -> list[Any]:
-    """Return what an address to listen on stands for, as :func:`socket.getaddrinfo` does.
+    """Resolve an address to listen on, like :func:`socket.getaddrinfo`.
 
-    :raises ConfigError: if it is no address and no name of one.
+    :raises ConfigError: if it is neither an address nor a known host name.
     """
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -69,16 +69,15 @@ def resolve(host: str, port: int) -> list[Any]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that takes connections from now on; they wait until they are served.
+    """Return a listening socket. Connections wait in its queue until they are served.
 
     :raises ConfigError: if the address cannot be listened on.
     """
-    place = f"{host}:{port}"
     family, kind, protocol, _, address = resolve(host, port)[0]
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Connections inherit these from the socket that took them (tcp(7), socket(7)).
+        # Connections inherit these options from the listening socket (tcp(7), socket(7)).
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
@@ -92,12 +91,12 @@ def listen(host: str, port: int) -> socket.socket:
             if error.errno == errno.EADDRINUSE
             else ""
         )
-        raise ConfigError(f"cannot listen on {place}: {error.strerror}{hint}") from None
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from None
     return listener
 
 
 def url_of(listener: socket.socket, host: str, *, secured: bool = False) -> str:
-    """Return the URL that leads to a listening socket."""
+    """Return the URL of a listening socket."""
     scheme = "https" if secured else "http"
     port = listener.getsockname()[1]
     if is_wildcard(host):
@@ -106,12 +105,12 @@ def url_of(listener: socket.socket, host: str, *, secured: bool = False) -> str:
 
 
 def _own_address(listener: socket.socket) -> str:
-    """Return a loopback address at which a socket that listens on all addresses is reached."""
+    """Return a loopback address that reaches a socket which listens on all addresses."""
     is_ipv6 = listener.family == socket.AF_INET6
-    takes_ipv4 = not (
+    accepts_ipv4 = not (
         is_ipv6 and listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     ) and _has_address(socket.AF_INET, "127.0.0.1")
-    return "127.0.0.1" if takes_ipv4 or not is_ipv6 else "::1"
+    return "127.0.0.1" if accepts_ipv4 or not is_ipv6 else "::1"
 
 
 def _has_address(family: socket.AddressFamily, address: str) -> bool:
@@ -124,24 +123,24 @@ def _has_address(family: socket.AddressFamily, address: str) -> bool:
 
 
 class _Log(Logger):
-    """Hypercorn's log, through ours. Query strings are left out."""
+    """Hypercorn's access log, written to the daemon's log. Query strings are omitted."""
 
     async def access(
         self, request: WWWScope, response: ResponseSummary | None, request_time: float
     ) -> None:
-        # A look at whether it lives comes every second or so, and says nothing.
-        # Who is turned away chooses how often; the guard counts them in a line a minute.
+        # Health checks are frequent and uninteresting. Refused callers decide how often they call;
+        # the guard logs their number once a minute.
         peer = request.get("state", {}).get(PEER)
-        is_turned_away = isinstance(peer, Peer) and peer.is_refused
-        is_idle = is_turned_away or request["path"] == "/health"
-        level = logging.DEBUG if is_idle else logging.INFO
+        is_refused = isinstance(peer, Peer) and peer.is_refused
+        is_minor = is_refused or request["path"] == "/health"
+        level = logging.DEBUG if is_minor else logging.INFO
         if not _access.isEnabledFor(level):
             return
         status = "-" if response is None else response["status"]
         method = request["method"] if request["type"] == "http" else "WS"
         path = request["raw_path"].decode("ascii", "backslashreplace")
-        took = round(request_time * 1000, 1)
-        fields = {"method": method, "path": path, "status": status, "ms": took}
+        duration_ms = round(request_time * 1000, 1)
+        fields = {"method": method, "path": path, "status": status, "ms": duration_ms}
         _access.log(level, "request", extra={"fields": fields})
 
 
@@ -154,16 +153,15 @@ def _config() -> Config:
     config.h11_max_incomplete_size = 16 * 1024
     config.keep_alive_timeout = 75
     config.keep_alive_max_requests = 1_000_000
-    # Not hypercorn's pings: its task for them (0.18) outlives the socket by up to the interval, and
-    # holds up the server's end. The frames a quiet stream sends find a dead reader just as well.
+    # No pings by hypercorn: its task for them (0.18) outlives the socket by up to the interval, and
+    # delays the server's end. The keepalives of a quiet stream detect a dead reader too.
     config.websocket_ping_interval = None
-    # What a reader may send is one short frame; what is longer closes the connection.
     config.websocket_max_message_size = MAX_FRAME
     return config
 
 
 class _ConnectionSet:
-    """The connections there are, each with its task."""
+    """The open connections by their tasks."""
 
     def __init__(self, descriptors: Descriptors) -> None:
         self.all: dict[asyncio.Task[Any], TcpConnection] = {}
@@ -172,7 +170,7 @@ class _ConnectionSet:
         self._max_unauthenticated = min(MAX_UNAUTHENTICATED, descriptors.limit // 4)
 
     def add(self, connection: TcpConnection) -> None:
-        """Take note of the current task's connection until the task ends, and make room for it."""
+        """Add the current task's connection until the task ends, and make room for it."""
         task = asyncio.current_task()
         assert task is not None
         self.all[task] = self._unauthenticated[task] = connection
@@ -186,29 +184,28 @@ class _ConnectionSet:
         self._descriptors.connections -= 1
 
     def _make_room(self) -> None:
-        """End connections that nobody would miss while there are too many."""
+        """Abort connections if there are too many: old unauthenticated, idle, or of the busiest run."""
         while len(self._unauthenticated) > self._max_unauthenticated:
             oldest = self._unauthenticated.pop(next(iter(self._unauthenticated)))
             if not oldest.peer.is_authenticated:
                 oldest.abort()
-        if self._descriptors.short:
+        if self._descriptors.is_short:
             self._descriptors.warn(
                 "ended a connection that is idle, or one of the many of an agent"
             )
-            # Those that are closing already make room of themselves.
-            there = [one for one in self.all.values() if not one.is_closing]
-            idle = next((one for one in there if one.idle), None)
-            if (chosen := idle or _of_an_agent(there)) is not None:
+            active = [one for one in self.all.values() if not one.is_closing]
+            idle = next((one for one in active if one.idle), None)
+            if (chosen := idle or _oldest_of_busiest_run(active)) is not None:
                 chosen.abort()
 
     async def wait_ended(self, seconds: float) -> None:
-        """Wait until all have ended, but no longer than this."""
+        """Wait until all have ended, at most this many seconds."""
         if self.all:
             await asyncio.wait(list(self.all), timeout=seconds)
 
 
-def _of_an_agent(connections: Sequence[TcpConnection]) -> TcpConnection | None:
-    """Return the oldest connection of the run that has the most, if runs have any."""
+def _oldest_of_busiest_run(connections: Sequence[TcpConnection]) -> TcpConnection | None:
+    """Return the oldest connection of the run that has the most; None if no run has one."""
     runs = Counter(one.peer.run_id for one in connections if one.peer.run_id is not None)
     if not runs:
         return None
@@ -226,12 +223,12 @@ async def serve(
     first_request_s: float = FIRST_REQUEST_S,
     descriptors: Descriptors | None = None,
 ) -> None:
-    """Serve the app until ``stopped`` returns, then let answers under way be finished.
+    """Serve the app until ``stopped`` returns, then finish the answers in progress.
 
-    :param tls: what the listener's connections are secured with.
-    :param agents: a further listener, without TLS, whose connections let in nobody but runs.
-    :param first_request_s: seconds a connection may be idle by which nobody was let in.
-    :param descriptors: told of connections, and asked how many more there may be.
+    :param tls: TLS settings for the listener's connections.
+    :param agents: another listener, without TLS, that accepts only tokens of runs.
+    :param first_request_s: seconds that an unauthenticated connection may be idle.
+    :param descriptors: counts connections and limits their number.
     """
     loop = asyncio.get_running_loop()
     descriptors = descriptors or Descriptors()
@@ -266,10 +263,12 @@ async def serve(
         connections.add(connection)
         await connection.run()
 
-    async def start(listening: socket.socket, **how: Any) -> asyncio.Server:
-        # As many as its backlog says are taken at a time, and where descriptors are short so many
-        # errors come of it (asyncio/selector_events.py): one, then, and the queue itself made long.
-        server = await asyncio.start_server(partial(connected, **how), sock=listening, backlog=1)
+    async def start(listening: socket.socket, **options: Any) -> asyncio.Server:
+        # asyncio accepts up to `backlog` connections at a time, and without free descriptors it
+        # logs as many errors (asyncio/selector_events.py). So 1 here; the kernel's queue is long.
+        server = await asyncio.start_server(
+            partial(connected, **options), sock=listening, backlog=1
+        )
         listening.listen(BACKLOG)
         return server
 
@@ -316,7 +315,6 @@ def _report(
     if isinstance(error, OSError) and error.errno in SHORTAGES:
         # The connection waits in the queue; asyncio tries again after a second.
         descriptors.warn("a connection waits to be accepted")
-    # CPython 3.11 reports a connection whose task was cancelled, as those that do not close in time
-    # are at the end, as if that were an error (asyncio/streams.py; mended in 3.12).
+    # CPython 3.11 reports a canceled connection task as an error (asyncio/streams.py; fixed in 3.12).
     elif not isinstance(error, asyncio.CancelledError):
         loop.default_exception_handler(context)

@@ -32,7 +32,7 @@ from agent_orchestrator.user_state import user_state
 from agentd.providers import ProviderSettings, RoutingSettings, read_providers
 
 DEFAULT_FILE: Final = "agentd.toml"
-"""Read from the working directory when it is there, trusted, and no other file is named."""
+"""Read from the working directory if it exists, is trusted, and no other file is named."""
 
 
 class FlagError(ConfigError):
@@ -41,15 +41,15 @@ class FlagError(ConfigError):
 
 @frozen
 class Setting:
-    """A setting, and where it is read from.
+    """A setting and its sources.
 
-    :param spec: what it, or each of its values, may be.
+    :param spec: the type and bounds of its value, or of each of its values.
     :param many: it has a list of values, and its flag may be repeated.
-    :param env: the variables it is read from; of several the values are put together.
-    :param flag: its option.
-    :param table: the table of the file it is in.
-    :param key: its name there.
-    :param secret: no error repeats its value.
+    :param env: its environment variables; the values of several are joined.
+    :param flag: its command-line option.
+    :param table: its table in the file.
+    :param key: its key in that table.
+    :param secret: errors do not show its value.
     """
 
     spec: FieldSpec
@@ -71,9 +71,9 @@ class Setting:
 
 
 def _limit(name: str) -> Any:
-    """Declare the setting that stands for a field of :class:`TreeLimits`."""
+    """Declare the setting for a field of :class:`TreeLimits`."""
     spec = specs(TreeLimits)[name]
-    metadata = {"limits": spec.limits, "place": {"table": "limits", "key": name}}
+    metadata = {"limits": spec.limits, "source": {"table": "limits", "key": name}}
     return field(default=spec.default, metadata=metadata)
 
 
@@ -158,14 +158,13 @@ class Settings(EngineOptions, AgentDefaults):
     file: str | None = field(default=None, eq=False)
     """The configuration file that was read."""
     finds_file: bool = field(default=False, eq=False)
-    """Whether that file is what lies at the default place, and nobody named it."""
+    """Whether that file was found at the default path, not named."""
     sources: Mapping[str, str] = field(factory=dict, eq=False)
-    """Where each setting that is not a default came from: its flag, variables, or place in the
-    file."""
+    """The source of each setting that is not a default: its flag, variables, or key in the file."""
 
     @property
     def finds_database(self) -> bool:
-        """Whether the database is what lies at the default place, and nobody named it."""
+        """Whether the database is at the default path, not named."""
         return "db" not in self.sources
 
 
@@ -181,15 +180,15 @@ def declared() -> dict[str, Setting]:
 
 
 def _declared(spec: FieldSpec, attribute: "attrs.Attribute[Any]") -> Setting:
-    place = attribute.metadata.get("place", {})
+    location = attribute.metadata.get("source", {})
     return Setting(
         spec=spec if spec.item is None else attrs.evolve(spec, kinds=(spec.item,)),
         many=spec.item is not None,
         secret=not attribute.repr,
-        env=place.get("env", (f"AGENTD_{spec.name.upper()}",)),
+        env=location.get("env", (f"AGENTD_{spec.name.upper()}",)),
         flag=spec.limits.flag or "--" + spec.name.replace("_", "-"),
-        table=place.get("table", "daemon"),
-        key=place.get("key", spec.name),
+        table=location.get("table", "daemon"),
+        key=location.get("key", spec.name),
     )
 
 
@@ -197,59 +196,61 @@ UNKNOWN_DATABASE: Final = (
     "It may have come with the other files there, and agentd would run what is queued in it and "
     f"accept its tokens. If it is yours, start agentd once with `--db {Settings().db}`"
 )
-"""What follows the refusal of a database that was found."""
+"""Advice for the user if a found database is not known."""
 
 
 class UntrustedConfig(ConfigError):
-    """A configuration was found that its user has not trusted in this form."""
+    """The user has not trusted this content of the configuration file."""
 
 
 def load(
     flags: Mapping[str, Any], environ: Mapping[str, str], config: str | None = None
 ) -> Settings:
-    """Return the settings that follow from command line, environment and file.
+    """Return the settings from command line, environment and file.
 
-    A file that is found in the working directory is used in the form its user has trusted only:
-    see :mod:`agent_orchestrator.trusted_files`. One that is named is trusted by that.
+    A file found in the working directory is used only if the user has trusted its present content:
+    see :mod:`agent_orchestrator.trusted_files`. A file that is named is trusted.
 
-    :param flags: the options that were given, as texts or lists of texts, by setting.
-    :param config: the file; None takes ``AGENTD_CONFIG``, or the default one if it is there.
-    :raises FlagError: naming all options that cannot be used.
+    :param flags: the options by setting, as texts or lists of texts.
+    :param config: the file; None means ``AGENTD_CONFIG``, or the default file if it exists.
+    :raises FlagError: listing all invalid options.
     :raises UntrustedConfig: if the file in the working directory is not trusted.
-    :raises ConfigError: naming all places that cannot be used, each in a line.
+    :raises ConfigError: listing all invalid values, each in a line.
     """
-    path = config or environ.get("AGENTD_CONFIG") or None
-    name = path or DEFAULT_FILE
+    config_path = config or environ.get("AGENTD_CONFIG") or None
+    name = config_path or DEFAULT_FILE
     if encoding_problem(name):
         raise ConfigError(f"the name of {decode_for_display(name)} is not UTF-8: rename it")
-    document = _parse_toml(name, _named_file(Path(name)) if path is not None else _found_file())
+    document = _parse_toml(
+        name, _named_file(Path(name)) if config_path is not None else _found_file()
+    )
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     problems = _Problems()
     flag_problems = _Problems()
     known = declared()
-    in_file = _of_file(document, name, problems)
+    file_values = _file_values(document, name, problems)
     for key, setting in known.items():
         if flags.get(key) not in (None, ()):
-            with flag_problems.caught():
+            with flag_problems.collect():
                 values[key] = _parse_texts(setting, flags[key], setting.flag)
                 sources[key] = setting.flag
-        elif found := [variable for variable in setting.env if environ.get(variable)]:
-            with problems.caught():
-                values[key] = _from_environment(setting, environ, found)
-                sources[key] = " and ".join(found)
-        elif key in in_file:
-            with problems.caught():
-                place, value = in_file[key]
-                values[key], sources[key] = _from_file(setting, value, place), place
-    is_named = path is not None
+        elif variables := [variable for variable in setting.env if environ.get(variable)]:
+            with problems.collect():
+                values[key] = _from_environment(setting, environ, variables)
+                sources[key] = " and ".join(variables)
+        elif key in file_values:
+            with problems.collect():
+                location, value = file_values[key]
+                values[key], sources[key] = _from_file(setting, value, location), location
+    is_named = config_path is not None
     file = name if document or is_named else None
     settings = Settings(**values, sources=sources, file=file, finds_file=not is_named)
-    with problems.caught():
+    with problems.collect():
         providers, routing = read_providers(
             _table(document, "providers", name),
             _table(document, "routing", name),
-            place=name,
+            location=name,
             defaults=settings,
         )
         settings = attrs.evolve(settings, providers=providers, routing=routing)
@@ -260,10 +261,10 @@ def load(
     return settings
 
 
-def _of_file(
+def _file_values(
     document: Mapping[str, Any], name: str, problems: "_Problems"
 ) -> Mapping[str, tuple[str, Any]]:
-    """Return what a file says of each setting, with its place; note what is none."""
+    """Return the file's value of each setting with its location; add unknown keys to the problems."""
     known = declared()
     in_file: dict[str, tuple[str, Any]] = {}
     for key in document:
@@ -271,7 +272,7 @@ def _of_file(
             problems.add(f"{name}: {key}: is no table of this file{_suggestion(key, _TABLES)}")
     for table in ("daemon", "limits"):
         keys = {one.key: key for key, one in known.items() if one.table == table}
-        with problems.caught():
+        with problems.collect():
             for key, value in _table(document, table, name).items():
                 if key in keys:
                     in_file[keys[key]] = f"{name}: {table}.{key}", value
@@ -285,7 +286,7 @@ _TABLES: Final = ("daemon", "limits", "providers", "routing")
 
 @frozen
 class _Problems:
-    """What cannot be used, so that all of it is told at once."""
+    """Problems of the settings, collected to report all at once."""
 
     found: list[str] = field(factory=list)
 
@@ -293,7 +294,7 @@ class _Problems:
         self.found.append(problem)
 
     @contextmanager
-    def caught(self) -> Iterator[None]:
+    def collect(self) -> Iterator[None]:
         try:
             yield
         except ConfigError as error:
@@ -301,7 +302,7 @@ class _Problems:
 
 
 def _suggestion(key: str, known: Iterable[str]) -> str:
-    """Return the end of a message that suggests what was meant; without a guess what there is."""
+    """Return the end of an error message: the most similar name, or all known names."""
     names = sorted(known)
     guesses = get_close_matches(key, names, n=1)
     return f"; did you mean {guesses[0]!r}?" if guesses else f"; there are {', '.join(names)}"
@@ -317,7 +318,7 @@ def _named_file(path: Path) -> bytes:
 
 
 def _found_file() -> bytes:
-    """Return the content of the file in the working directory; nothing where there is none."""
+    """Return the content of the file in the working directory; empty if there is none."""
     try:
         found = found_file(Path(DEFAULT_FILE))
     except FileNotFoundError:
@@ -349,41 +350,41 @@ def _table(document: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any
 
 
 def _from_environment(setting: Setting, environ: Mapping[str, str], variables: list[str]) -> Any:
-    place = " and ".join(variables)
+    location = " and ".join(variables)
     if not setting.many:
-        return _parse_texts(setting, environ[variables[0]], place)
+        return _parse_texts(setting, environ[variables[0]], location)
     texts: list[str] = []
     for variable in variables:
-        # The plural is a list; the singular is one value, whatever it holds.
+        # The plural is a list; the singular is one value, even with a comma.
         plural = variable.endswith("S")
         parts = environ[variable].split(",") if plural else [environ[variable]]
         texts += [part.strip() for part in parts if part.strip()]
-    return _parse_texts(setting, texts, place)
+    return _parse_texts(setting, texts, location)
 
 
-def _checked(setting: Setting, place: str, value: Any) -> Any:
-    return check_setting(setting.spec, place, value, is_secret=setting.secret)
+def _checked(setting: Setting, location: str, value: Any) -> Any:
+    return check_setting(setting.spec, location, value, is_secret=setting.secret)
 
 
-def _parse_texts(setting: Setting, given: Any, place: str) -> Any:
+def _parse_texts(setting: Setting, texts: Any, location: str) -> Any:
     if setting.many:
-        return tuple(_checked(setting, place, text) for text in given)
+        return tuple(_checked(setting, location, text) for text in texts)
     if setting.kind is str:
-        return _checked(setting, place, given)
+        return _checked(setting, location, texts)
     try:
-        number = setting.kind(given)
+        number = setting.kind(texts)
     except ValueError:
-        what = "an integer" if setting.kind is int else "a number"
-        raise ConfigError(f"{place}: must be {what}, is {given!r}") from None
-    return _checked(setting, place, number)
+        expected = "an integer" if setting.kind is int else "a number"
+        raise ConfigError(f"{location}: must be {expected}, is {texts!r}") from None
+    return _checked(setting, location, number)
 
 
-def _from_file(setting: Setting, value: Any, place: str) -> Any:
+def _from_file(setting: Setting, value: Any, location: str) -> Any:
     if not setting.many:
-        return _checked(setting, place, value)
+        return _checked(setting, location, value)
     if not isinstance(value, list):
-        raise ConfigError(f"{place}: must be a list")
-    return tuple(_checked(setting, place, entry) for entry in value)
+        raise ConfigError(f"{location}: must be a list")
+    return tuple(_checked(setting, location, entry) for entry in value)
 
 
 def environment() -> Mapping[str, str]:

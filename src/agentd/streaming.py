@@ -1,4 +1,4 @@
-"""GET /stream as server-sent events, WS /stream as text frames."""
+"""Event streams: GET /stream as server-sent events, WS /stream as text frames."""
 
 from codecs import getincrementaldecoder
 from collections import Counter
@@ -42,56 +42,56 @@ from agentd.responses import (
 )
 
 MAX_STREAMS: Final = 1000
-"""Streams one principal may have open."""
+"""Maximum number of open streams for each principal."""
 
 QUIET_S: Final = 15.0
-"""Seconds of silence after which a sign of life is sent."""
+"""Interval of keepalives on a quiet stream, in seconds."""
 
 AUTH_FRAME_S: Final = 5.0
 """Seconds a WebSocket without a token in its headers has to send one."""
 
 CHUNK_BYTES: Final = 64 * 1024
-"""About what is put together before it is sent: a reader that lags costs no more than this."""
+"""Approximate size of the parts that are sent, in bytes. A slow reader holds one part in memory."""
 
 RETRY_S: Final = 5
-"""Seconds after which a reader whose stream was ended is to come again."""
+"""Seconds after which a reader should reconnect when the daemon ends its stream."""
 
 LAST_SEND_S: Final = 0.5
-"""Seconds a reader is given to take the end of its stream, before it is cut off."""
+"""Seconds that a reader has to receive the end of its stream, before its connection is reset."""
 
 _SESSION_NAMES = ("sessionId", "session_id")
 
 
 def stream_request(query_string: bytes, last_event_id: str | None) -> StreamRequest:
-    """Return what a reader asks for.
+    """Return the parameters of a stream.
 
-    :param last_event_id: the header a browser resumes with; the cursor of the URL it first opened
-        is older, so the header wins.
-    :raises InvalidRequest: naming every bad parameter.
+    :param last_event_id: the header with which a browser resumes. It overrides the cursor in the
+        URL, which is older.
+    :raises InvalidRequest: naming every invalid parameter.
     """
-    found: dict[str, str] = {}
+    problems: dict[str, str] = {}
     sessions: list[str] = []
-    given: dict[str, str] = {}
+    values: dict[str, str] = {}
     for name, value in query_pairs(query_string):
         if name in _SESSION_NAMES:
             sessions.append(value)
         elif name not in ("cursor", "epoch"):
-            found[name] = "is not a parameter of this call"
-        elif name in given:
-            found[name] = "is given twice"
+            problems[name] = "is not a parameter of this call"
+        elif name in values:
+            problems[name] = "is given twice"
         else:
-            given[name] = value
+            values[name] = value
     sessions = list(dict.fromkeys(sessions))
     if any(not value.strip() or len(value) > MAX_ID for value in sessions):
-        found["sessionId"] = f"must be 1 to {MAX_ID} characters"
-    cursor = last_event_id or given.get("cursor")
-    epoch = given.get("epoch")
+        problems["sessionId"] = f"must be 1 to {MAX_ID} characters"
+    cursor = last_event_id or values.get("cursor")
+    epoch = values.get("epoch")
     if epoch is not None and not 0 < len(epoch) <= MAX_NAME:
-        found.setdefault("epoch", f"must be 1 to {MAX_NAME} characters")
+        problems.setdefault("epoch", f"must be 1 to {MAX_NAME} characters")
     if cursor is not None and (problem := _cursor_problem(cursor, single=len(sessions) == 1)):
-        found.setdefault("cursor", problem)
-    if found:
-        raise errors.InvalidRequest.of(found)
+        problems.setdefault("cursor", problem)
+    if problems:
+        raise errors.InvalidRequest.of(problems)
     return StreamRequest(sessions, cursor, epoch)
 
 
@@ -106,25 +106,25 @@ def _cursor_problem(cursor: str, *, single: bool) -> str | None:
 
 
 class StreamLimiter:
-    """How many streams each principal has open.
+    """Limits the open streams of each principal.
 
-    :param maximum: how many it may.
-    :param metrics: told how many there are of all, and what they are handed.
-    :param descriptors: asked whether there is room for one more.
+    :param maximum: maximum number for each principal.
+    :param metrics: counts streams and events.
+    :param descriptors: limits streams by the free file descriptors.
     """
 
-    def __init__(self, most: int, metrics: Metrics, descriptors: Descriptors) -> None:
-        self._maximum = most
+    def __init__(self, maximum: int, metrics: Metrics, descriptors: Descriptors) -> None:
+        self._maximum = maximum
         self._descriptors = descriptors
         self.metrics = metrics
         self._open_counts: Counter[str] = Counter()
 
     @contextmanager
     def slot(self, principal: str) -> Iterator[None]:
-        """Take a stream slot while the scope lasts.
+        """Occupy a stream slot while the scope is open.
 
-        :raises RateLimited: if there is none left.
-        :raises Unavailable: if the process has hardly any descriptors left.
+        :raises RateLimited: if the principal has the maximum number of streams.
+        :raises Unavailable: if file descriptors are short.
         """
         self._descriptors.check_stream()
         if self._open_counts[principal] >= self._maximum:
@@ -144,17 +144,17 @@ class StreamLimiter:
 
 
 class EventStreamResponse(LiveResponse):
-    """An answer that goes on: the web framework's connection hands it the line.
+    """A stream of server-sent events.
 
-    :param quiet_s: seconds of silence after which a sign of life is sent.
-    :param slot: held while it lasts.
-    :param peer: who reads it.
+    :param quiet_s: interval of keepalives on a quiet stream, in seconds.
+    :param slot: the stream slot, entered while the stream is open.
+    :param peer: the reader's connection.
     """
 
     def __init__(
         self,
         transport: Transport,
-        asked: StreamRequest,
+        params: StreamRequest,
         lifetime: Lifetime,
         quiet_s: float,
         slot: AbstractContextManager[None],
@@ -166,14 +166,14 @@ class EventStreamResponse(LiveResponse):
         self._slot = slot
         self._metrics = metrics
         self._transport = transport
-        self._stream_request = asked
+        self._stream_request = params
         self._lifetime = lifetime
         self._quiet_s = quiet_s
 
     async def send_all(self, send: ASGISendCallable) -> Response | None:
-        """Send the stream until the reader leaves or the daemon closes.
+        """Send the stream until the reader disconnects or the daemon closes.
 
-        :return: the refusal, if it came to that.
+        :return: the refusal, if the stream did not start.
         """
         started = False
         last = b""
@@ -187,23 +187,25 @@ class EventStreamResponse(LiveResponse):
                             subscription, partial(self._pump, subscription, send)
                         )
                     last = sse.STOPPING
-        except Exception as error:  # noqa: BLE001 - logged there unless it is an ordinary refusal
+        except Exception as error:  # noqa: BLE001 - `problem_of` logs unexpected errors
             problem = problem_of(error)
             if not started:
                 return problem_response(problem)
-            # Nothing more can be said here: the reader comes again and is told in due form.
+            # A started stream cannot send an error. The reader reconnects and gets it.
         async with _send_last(self._peer):
             await send(stream_part(last, more=False))
         return None
 
     async def _pump(self, subscription: Subscription, send: ASGISendCallable) -> None:
-        told = False
+        drain_sent = False
         while True:
-            batch = await _next_batch(subscription, self._quiet_s, self._lifetime, told=told)
+            batch = await _next_batch(
+                subscription, self._quiet_s, self._lifetime, drain_sent=drain_sent
+            )
             if not batch:
-                is_news = self._lifetime.draining and not told
-                told |= is_news
-                await send(stream_part(sse.DRAINING if is_news else sse.KEEPALIVE))
+                announce = self._lifetime.draining and not drain_sent
+                drain_sent |= announce
+                await send(stream_part(sse.DRAINING if announce else sse.KEEPALIVE))
             self._metrics.streamed(_events_in(batch))
             for chunk in _chunks(batch, from_head=self._stream_request.cursor == HEAD):
                 await send(stream_part(chunk))
@@ -212,26 +214,26 @@ class EventStreamResponse(LiveResponse):
 async def _run_until_revoked(
     subscription: Subscription, work: Callable[[], Awaitable[None]]
 ) -> None:
-    """Do some work until it ends, or its reader may not go on: also one that takes nothing."""
-    ended: list[Exception] = []
+    """Run a function until it ends or the reader's access is revoked, even if the reader stalls."""
+    errors_raised: list[Exception] = []
     async with anyio.create_task_group() as tasks:
 
-        async def do(what: Callable[[], Awaitable[None]]) -> None:
+        async def run(function: Callable[[], Awaitable[None]]) -> None:
             try:
-                await what()
-            except Exception as error:  # noqa: BLE001 - raised again, and not as one of a group
-                ended.append(error)
+                await function()
+            except Exception as error:  # noqa: BLE001 - raised below, without an exception group
+                errors_raised.append(error)
             tasks.cancel_scope.cancel()
 
-        tasks.start_soon(do, subscription.wait_revoked)
-        await do(work)
-    if ended:
-        raise ended[0]
+        tasks.start_soon(run, subscription.wait_revoked)
+        await run(work)
+    if errors_raised:
+        raise errors_raised[0]
 
 
 @asynccontextmanager
 async def _send_last(peer: Peer) -> AsyncIterator[None]:
-    """Say the last thing, and cut off who does not take it: nothing else would end its connection."""
+    """Limit the time for the last send. A reader that does not receive it is cut off."""
     with anyio.move_on_after(LAST_SEND_S) as deadline:
         yield
     if deadline.cancelled_caught:
@@ -243,20 +245,22 @@ def _events_in(batch: Sequence[StreamPart]) -> int:
 
 
 async def _next_batch(
-    subscription: Subscription, quiet_s: float, lifetime: Lifetime, *, told: bool
+    subscription: Subscription, quiet_s: float, lifetime: Lifetime, *, drain_sent: bool
 ) -> Sequence[StreamPart]:
-    """Return what comes next; nothing when it was quiet for a while, or the daemon drains.
+    """Return the next items; none after ``quiet_s`` seconds, or when the daemon begins to drain.
 
-    :param told: whether the reader was told that it drains.
+    :param drain_sent: whether the drain was announced to the reader.
     """
     deadline = anyio.current_time() + quiet_s
-    with CancelScope(deadline=deadline) if told else lifetime.until_draining(deadline=deadline):
+    with (
+        CancelScope(deadline=deadline) if drain_sent else lifetime.until_draining(deadline=deadline)
+    ):
         return await subscription.receive()
     return ()
 
 
 def _chunks(batch: Sequence[StreamPart], *, from_head: bool) -> Iterator[bytes]:
-    """Yield the frames of a batch, put together or cut so that each part has about one size."""
+    """Yield the frames of a batch, joined or cut to parts of about ``CHUNK_BYTES``."""
     chunk = bytearray()
     for item in batch:
         for piece in _encode_item(item, from_head=from_head):
@@ -270,7 +274,7 @@ def _chunks(batch: Sequence[StreamPart], *, from_head: bool) -> Iterator[bytes]:
 
 
 def _slices(data: bytes) -> Iterator[bytes]:
-    return (data[place : place + CHUNK_BYTES] for place in range(0, len(data), CHUNK_BYTES))
+    return (data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES))
 
 
 def _encode_item(item: StreamPart, *, from_head: bool) -> tuple[bytes, ...]:
@@ -278,7 +282,7 @@ def _encode_item(item: StreamPart, *, from_head: bool) -> tuple[bytes, ...]:
         return f"id: {item.cursor}\n".encode(), sse.CAUGHT_UP
     if isinstance(item, CaughtUp):
         return (sse.CAUGHT_UP,)
-    if isinstance(item, Draining):  # of a daemon behind this one
+    if isinstance(item, Draining):  # from a daemon behind this one
         return (sse.DRAINING,)
     event = item.event
     return sse.encode_json(codec.event_to_json(event), event.event_type, item.cursor)
@@ -287,12 +291,12 @@ def _encode_item(item: StreamPart, *, from_head: bool) -> tuple[bytes, ...]:
 # --- WebSocket ------------------------------------------------------------------------------
 
 _CLOSE_CODES: Final = {errors.Unavailable: 1013, errors.Internal: 1011}
-"""RFC 6455's own codes where one fits ("try again later", "internal error"); otherwise 4000 and
-the HTTP status that tells of the error."""
+"""Codes of RFC 6455 ("try again later", "internal error"). Other errors use 4000 plus the HTTP
+status."""
 
 
 def close_code(error: errors.OrchestratorError) -> int:
-    """Return the WebSocket close code that tells of an error."""
+    """Return the WebSocket close code for an error."""
     return _CLOSE_CODES.get(type(error)) or 4000 + problems.status_of(error)
 
 
@@ -300,7 +304,7 @@ def close_code(error: errors.OrchestratorError) -> int:
 class SocketStream:
     """Serves WebSocket readers.
 
-    :param quiet_s: seconds of silence after which a sign of life is sent.
+    :param quiet_s: interval of keepalives on a quiet stream, in seconds.
     :param auth_frame_s: seconds a socket without a token in its headers has to send one.
     """
 
@@ -312,7 +316,7 @@ class SocketStream:
     limiter: StreamLimiter
 
     async def serve(self, socket: WebSocket) -> None:
-        """Serve a socket until its reader leaves (which cancels this) or the daemon closes."""
+        """Serve a socket until the daemon closes. Canceled if the reader disconnects."""
         await socket.accept(subprotocol=socket.subprotocol)
         error = await self._refusal(socket)
         async with _send_last(peer_of(socket)):
@@ -337,18 +341,18 @@ class SocketStream:
                         principal = await self.guard.holder(token, self.gateway, peer)
             if principal is None:
                 return None
-            asked = stream_request(socket.query_string, socket.headers.get("Last-Event-ID"))
+            params = stream_request(socket.query_string, socket.headers.get("Last-Event-ID"))
             with self.limiter.slot(principal.id):
-                return await self._follow(socket, principal, asked)
-        except Exception as raised:  # noqa: BLE001 - logged there unless it is an ordinary refusal
+                return await self._follow(socket, principal, params)
+        except Exception as raised:  # noqa: BLE001 - `problem_of` logs unexpected errors
             return problem_of(raised)
 
     async def _follow(
-        self, socket: WebSocket, principal: Principal, asked: StreamRequest
+        self, socket: WebSocket, principal: Principal, params: StreamRequest
     ) -> errors.OrchestratorError | None:
         error: errors.OrchestratorError | None = None
         async with (
-            self.gateway.acting_as(principal).subscribe(asked) as subscription,
+            self.gateway.acting_as(principal).subscribe(params) as subscription,
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(_discard_frames, socket)
@@ -376,31 +380,33 @@ class SocketStream:
         return str(frame["token"])
 
     async def _pump(self, socket: WebSocket, subscription: Subscription) -> None:
-        told = False
+        drain_sent = False
         with self.lifetime.until_closing():
             while True:
-                batch = await _next_batch(subscription, self.quiet_s, self.lifetime, told=told)
+                batch = await _next_batch(
+                    subscription, self.quiet_s, self.lifetime, drain_sent=drain_sent
+                )
                 if not batch:
-                    is_news = self.lifetime.draining and not told
-                    told |= is_news
-                    await socket.send(_frame("draining" if is_news else "ping"))
+                    announce = self.lifetime.draining and not drain_sent
+                    drain_sent |= announce
+                    await socket.send(_frame("draining" if announce else "ping"))
                 self.limiter.metrics.streamed(_events_in(batch))
                 for item in batch:
                     await _send(socket, _item_frame(item, subscription.epoch))
 
 
 async def _discard_frames(socket: WebSocket) -> None:
-    """Take what the reader sends, which the framework would otherwise pile up."""
+    """Discard the reader's frames, which the framework would otherwise buffer."""
     while True:
         await socket.receive()
 
 
 async def _send(socket: WebSocket, pieces: tuple[bytes, ...]) -> None:
-    """Send a text message, a long one in fragments (RFC 6455, 5.4)."""
+    """Send a text message. A long one is sent in fragments (RFC 6455, 5.4)."""
     if len(pieces) == 1:
         await socket.send(pieces[0].decode())
         return
-    decoder = getincrementaldecoder("utf-8")()  # a character may be on both sides of a cut
+    decoder = getincrementaldecoder("utf-8")()  # a character may be split between pieces
     socket.is_unfinished = True
     for piece in pieces:
         for part in _slices(piece):
@@ -412,7 +418,7 @@ async def _send(socket: WebSocket, pieces: tuple[bytes, ...]) -> None:
 def _item_frame(item: StreamPart, epoch: str | None) -> tuple[bytes, ...]:
     if isinstance(item, CaughtUp):
         return (_frame("caught_up", cursor=item.cursor, epoch=epoch).encode(),)
-    if isinstance(item, Draining):  # of a daemon behind this one
+    if isinstance(item, Draining):  # from a daemon behind this one
         return (_frame("draining").encode(),)
     head = f'{{"type":"event","cursor":{strict_json.dumps(item.cursor)},"event":'.encode()
     event = codec.event_to_json(item.event)
@@ -420,7 +426,7 @@ def _item_frame(item: StreamPart, epoch: str | None) -> tuple[bytes, ...]:
 
 
 async def _send_error(socket: WebSocket, error: errors.OrchestratorError) -> None:
-    """Say what went wrong, unless it would be taken for the rest of a message that was broken off."""
+    """Send an error, unless an incomplete message was sent: it would become a part of that."""
     if not socket.is_unfinished:
         await socket.send(_frame("error", **problems.to_body(error)))
 

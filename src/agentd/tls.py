@@ -1,4 +1,4 @@
-"""TLS: the certificate the daemon shows, read at its start."""
+"""TLS settings of the server, with its certificate. They are read at the start."""
 
 import ssl
 import time
@@ -8,25 +8,24 @@ from agent_orchestrator.domain.errors import ConfigError
 
 
 def server_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
-    """Return what connections are secured with; None where there is no certificate.
+    """Return the TLS settings for connections; None without a certificate.
 
-    :param cert: a PEM file with the certificate and those that lead to its authority.
-    :param key: a PEM file with its private key, without a passphrase.
-    :raises ConfigError: if they cannot be used, or only one of them is given.
+    :param cert: a PEM file with the certificate and its chain.
+    :param key: a PEM file with the private key, without a passphrase.
+    :raises ConfigError: if they cannot be used, or only one of them is set.
     """
     if cert is None and key is None:
         return None
     if cert is None or key is None:
-        given, missing = "--tls-cert", "--tls-key"
+        present, missing = "--tls-cert", "--tls-key"
         if cert is None:
-            given, missing = missing, given
-        raise ConfigError(f"{given} needs {missing}: a certificate and its private key")
+            present, missing = missing, present
+        raise ConfigError(f"{present} needs {missing}: a certificate and its private key")
     for flag, path in (("--tls-cert", cert), ("--tls-key", key)):
-        _readable(flag, path)
-    # TLS 1.2 and later with the ciphers Python's authors keep up to date.
+        _check_readable(flag, path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION  # costs the server more than who asks for it
+    context.options |= ssl.OP_NO_RENEGOTIATION  # it costs the server more than the client
     context.set_alpn_protocols(["http/1.1"])
     try:
         context.load_cert_chain(cert, key, password=_no_passphrase)
@@ -41,42 +40,42 @@ def server_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
 
 
 def days_left(server: ssl.SSLContext, cert: str) -> int | None:
-    """Return for how many days a certificate is good; None if it is not good today.
+    """Return the number of days that a certificate is still valid; None if it is not valid today.
 
-    :param server: a context that shows it.
+    :param server: the server's TLS settings with that certificate.
     """
-    # Asked the way any client asks: the standard library reads no certificate but a peer's.
+    # By a handshake in memory: the standard library can parse only a peer's certificate.
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.load_verify_locations(cert)
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    asked = client.wrap_bio(to_client, to_server)
-    shown = server.wrap_bio(to_server, to_client, server_side=True)
-    for _ in range(4):  # flights of a handshake, and one to spare
-        for side in (asked, shown):
+    client_side = client.wrap_bio(to_client, to_server)
+    server_side = server.wrap_bio(to_server, to_client, server_side=True)
+    for _ in range(4):  # a handshake needs three rounds
+        for side in (client_side, server_side):
             try:
                 side.do_handshake()
             except ssl.SSLWantReadError:
                 pass
             except ssl.SSLError:
                 return None
-    ends = (asked.getpeercert() or {}).get("notAfter")
-    if not isinstance(ends, str):
+    not_after = (client_side.getpeercert() or {}).get("notAfter")
+    if not isinstance(not_after, str):
         return None
-    return int((ssl.cert_time_to_seconds(ends) - time.time()) // 86_400)
+    return int((ssl.cert_time_to_seconds(not_after) - time.time()) // 86_400)
 
 
 class _Encrypted(Exception):
-    """The key asks for a passphrase."""
+    """The private key has a passphrase."""
 
 
 def _no_passphrase() -> str:
-    # Without this, OpenSSL asks for it on the terminal, and waits.
+    # Without this, OpenSSL asks for it on the terminal.
     raise _Encrypted
 
 
-def _readable(flag: str, path: str) -> None:
+def _check_readable(flag: str, path: str) -> None:
     try:
         with Path(path).open("rb") as file:
             file.read(1)
@@ -95,5 +94,5 @@ def _certificate_problem(cert: str, key: str, error: Exception) -> str:
     return f"--tls-cert {cert} and --tls-key {key} cannot be used: {reason or error}"
 
 
-def _contains(path: str, mark: bytes) -> bool:
-    return mark in Path(path).read_bytes()
+def _contains(path: str, text: bytes) -> bool:
+    return text in Path(path).read_bytes()

@@ -1,4 +1,4 @@
-"""OpenTelemetry in the daemon: what ``traces = "otlp"`` turns on."""
+"""The daemon's OpenTelemetry traces: the setting ``traces = "otlp"``."""
 
 import logging
 import os
@@ -15,16 +15,16 @@ from agent_orchestrator.engine import ProviderConfig
 from agent_orchestrator.ports import Observer, capabilities_of
 
 FLUSH_S: Final = 2.0
-"""Seconds the last spans have, at the end, to reach their collector."""
+"""Maximum seconds at the end to send the last spans."""
 
 SECRETS: Final = frozenset({"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"})
-"""Variables by which the daemon shows itself to the collector. Not for agents."""
+"""Variables with the daemon's credentials for the collector. Agents do not get them."""
 
 _log = logging.getLogger("agentd")
 
 
 def agents_environment(traces: str) -> dict[str, str]:
-    """Return what agents' environments are made of."""
+    """Return the daemon's environment without these secrets, as a base for agents' environments."""
     hidden = SECRETS if traces == "otlp" else frozenset()
     return {name: value for name, value in os.environ.items() if name not in hidden}
 
@@ -33,7 +33,7 @@ def agents_environment(traces: str) -> dict[str, str]:
 async def tracing(
     traces: str, providers: Mapping[str, ProviderConfig]
 ) -> AsyncIterator[tuple[Observer, ...]]:
-    """Send runs as traces over OTLP while the scope is open; OpenTelemetry's own variables say where.
+    """Send traces of runs over OTLP while the scope is open. The OTEL_* variables say where.
 
     :param traces: ``off`` or ``otlp``.
     :raises ConfigError: if the extra is not installed.
@@ -53,18 +53,18 @@ async def tracing(
             f"traces: {traces} needs a package that is not installed ({error.name}): "
             "pip install 'agent-orchestrator[otel]'"
         ) from None
-    # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say goes before.
+    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override these attributes.
     resource = Resource({SERVICE_VERSION: version("agent-orchestrator")}).merge(Resource.create())
     if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: "agentd"}))
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    vendors = {name: capabilities_of(one.runner).vendor for name, one in providers.items()}
-    makers = {name: vendor for name, vendor in vendors.items() if vendor is not None}
+    all_vendors = {name: capabilities_of(one.runner).vendor for name, one in providers.items()}
+    vendors = {name: vendor for name, vendor in all_vendors.items() if vendor is not None}
     try:
-        yield (Tracing(provider, makers=makers),)
+        yield (Tracing(provider, vendors=vendors),)
     finally:
-        # A collector that does not answer must not hold up the end: the thread dies with the process.
+        # In a daemon thread, so that a collector that does not answer cannot delay the exit.
         ending = threading.Thread(target=provider.shutdown, daemon=True)
         ending.start()
         with anyio.CancelScope(shield=True):

@@ -219,7 +219,7 @@ def test_both_ways_find_the_same_socket(
 ) -> None:
     with connection(listen, connect, family) as (line, ends):
         inode = os.fstat(line.fileno()).st_ino
-        for way in (callers._by_netlink, callers._by_list):
+        for way in (callers._from_netlink, callers._from_proc_net):
             found = way(*ends)
             assert found is not None
             assert (found.inode, found.uid) == (inode, os.geteuid())
@@ -232,7 +232,7 @@ def test_a_kernel_without_netlink_will_do(monkeypatch: pytest.MonkeyPatch) -> No
     def refused(*_: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(callers, "_by_netlink", refused)
+    monkeypatch.setattr(callers, "_from_netlink", refused)
     with connection(*PLACES[0]) as (_, ends):
         assert not may_be_agents(ends)
         assert may_be_agents(ends, root=os.getppid())

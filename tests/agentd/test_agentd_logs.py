@@ -148,7 +148,7 @@ def log(tmp_path: Path) -> Path:
 def bounded(path: Path, limit: int = LIMIT) -> Iterator[tuple[LogFile, TextIO]]:
     with path.open("a", buffering=1) as stream:
         file = LogFile(stream.fileno(), limit=limit)
-        yield file, file.bound(stream)
+        yield file, file.rotating(stream)
 
 
 def test_a_log_stays_short_while_it_is_written(log: Path) -> None:

@@ -32,10 +32,10 @@ class Diary:
     def emitted(self, run: Run, event_type: str, data: Mapping[str, Any]) -> None:
         self.entries.append(("emitted", run.id, event_type, data["text"]))
 
-    def ended(self, run: Run, left: Run | None) -> None:
-        assert left is not None
-        assert left.id == run.id
-        self.entries.append(("ended", run.id, run.attempt, str(left.status)))
+    def ended(self, run: Run, after: Run | None) -> None:
+        assert after is not None
+        assert after.id == run.id
+        self.entries.append(("ended", run.id, run.attempt, str(after.status)))
 
 
 async def agent(context: RunContext) -> Outcome:

@@ -63,7 +63,7 @@ class Traces:
         self.exporter = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.observer = Tracing(provider, makers={"worker": "openai"})
+        self.observer = Tracing(provider, vendors={"worker": "openai"})
 
     def named(self, name: str) -> list[ReadableSpan]:
         return [span for span in self.exporter.get_finished_spans() if span.name == name]

@@ -18,7 +18,7 @@ NAMED_TOKEN_PREFIX: Final = "apt_"  # noqa: S105
 LOCAL_TOKEN_PREFIX: Final = "alt_"  # noqa: S105
 """Prefix of the token that a daemon writes to a file for its own user. It is not in the store."""
 
-MADE_HERE: Final = (RUN_TOKEN_PREFIX, NAMED_TOKEN_PREFIX)
+STORED_PREFIXES: Final = (RUN_TOKEN_PREFIX, NAMED_TOKEN_PREFIX)
 
 
 def new_token(prefix: str) -> str:
