@@ -1,6 +1,6 @@
 """A gateway for CLI coding agents: durable sessions, runs and events.
 
-The front door. What stands in ``__all__`` is public; it is imported on first use, so that a
+The front door. The names in ``__all__`` are public; it is imported on first use, so that a
 command-line client does not pay for the engine.
 """
 

@@ -136,24 +136,24 @@ def daemon_setting(default: Any, doc: str, *, secret: bool = False, **more: Any)
     :param more: ``env``, the environment variable if it does not follow from the name; and fields of
         :class:`agent_orchestrator.fields.Limits`.
     """
-    place = {"env": more.pop("env")} if "env" in more else {}
-    metadata = {"limits": Limits(doc=doc, not_blank=True, pattern=_TEXT, **more), "source": place}
+    sources = {"env": more.pop("env")} if "env" in more else {}
+    metadata = {"limits": Limits(doc=doc, not_blank=True, pattern=_TEXT, **more), "source": sources}
     return attrs.field(default=default, metadata=metadata, repr=not secret)
 
 
-def check_setting(spec: FieldSpec, place: str, value: Any, *, is_secret: bool = False) -> Any:
+def check_setting(spec: FieldSpec, label: str, value: Any, *, is_secret: bool = False) -> Any:
     """Return the value of a setting, with an integer converted to float if the setting is one.
 
-    :param place: the setting's name in an error.
+    :param label: the setting's name in an error.
     :param is_secret: True if errors must not repeat the value.
     :raises ConfigError: if the value is invalid.
     """
     if isinstance(value, str) and encoding_problem(value):
         raise ConfigError(
-            f"{place}: is not UTF-8" + ("" if is_secret else f": {decode_for_display(value)}")
+            f"{label}: is not UTF-8" + ("" if is_secret else f": {decode_for_display(value)}")
         )
     if problem := problem_of(spec, value):
-        raise ConfigError(f"{place}: {problem}" + ("" if is_secret else _number_suffix(value)))
+        raise ConfigError(f"{label}: {problem}" + ("" if is_secret else _number_suffix(value)))
     return float(value) if float in spec.kinds and type(value) is int else value
 
 
@@ -164,13 +164,13 @@ def _number_suffix(value: Any) -> str:
     return "" if isinstance(value, int) and has_many_digits(value) else f", is {value}"
 
 
-def check_settings(kind: type, place: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def check_settings(kind: type, prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the checked values of some settings of a class.
 
-    :param place: the prefix of their names in errors.
+    :param prefix: the prefix of their names in errors.
     :raises ConfigError: for the first invalid value.
     """
     known = specs(kind)
     return {
-        name: check_setting(known[name], f"{place}{name}", value) for name, value in values.items()
+        name: check_setting(known[name], f"{prefix}{name}", value) for name, value in values.items()
     }

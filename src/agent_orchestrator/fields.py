@@ -241,9 +241,9 @@ def _described(doc: str, kind: type) -> str:
         for name, spec in specs(kind).items()
         if spec.limits.doc and f":param {name}:" not in doc
     ]
-    text, mark, raised = inspect.cleandoc(doc).partition("\n:raises ")
+    text, separator, raised = inspect.cleandoc(doc).partition("\n:raises ")
     has_list = text.rpartition("\n\n")[2].startswith(":param ")
-    return "\n".join([text, *([] if has_list else [""]), *lines]) + mark + raised
+    return "\n".join([text, *([] if has_list else [""]), *lines]) + separator + raised
 
 
 @attrs.frozen
@@ -344,8 +344,8 @@ def problems(command: type, values: Mapping[str, Any]) -> dict[str, str]:
             if spec.required:
                 found[name] = "is required"
         elif problem := _problem(spec, values[name]):
-            place, what = problem
-            found[name + place] = what
+            path, what = problem
+            found[name + path] = what
     return found
 
 
@@ -403,16 +403,16 @@ def _list_problem(spec: FieldSpec, value: Sequence[Any]) -> _Problem | None:
     most, item = spec.limits.max_length, spec.item
     if most is not None and len(value) > most:
         return "", f"must have at most {most:,} entries, has {len(value):,}"
-    for place, entry in enumerate(value):
+    for index, entry in enumerate(value):
         if not isinstance(entry, item or object):
             kind = dict if item is not None and attrs.has(item) else item
-            return f"[{place}]", f"must be {_NAMES[kind or str]}"
+            return f"[{index}]", f"must be {_NAMES[kind or str]}"
         if isinstance(entry, str) and (found := _entry_problem(spec, entry)):
-            return f"[{place}]", found
+            return f"[{index}]", found
         if item is not None and attrs.has(item):
             inner = {name: getattr(entry, name) for name in specs(item)}
             for name, problem in problems(item, inner).items():
-                return f"[{place}].{name}", problem
+                return f"[{index}].{name}", problem
     return None
 
 
@@ -512,7 +512,7 @@ def _object_problem(value: Mapping[str, Any], budget: int) -> _Problem | None:
                 pending.append(child)
         elif isinstance(entry, (list, tuple)):
             size += 2
-            pending += [(part, place, node, depth + 1) for place, part in enumerate(entry)]
+            pending += [(part, key, node, depth + 1) for key, part in enumerate(entry)]
         else:
             if problem := _leaf_problem(entry):
                 return _place(node), problem

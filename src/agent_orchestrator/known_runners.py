@@ -1,4 +1,4 @@
-"""The registry: what is known of the built-in runners before any of them is loaded.
+"""The registry of the built-in runners. It is available without loading a runner.
 
 A new one needs an entry here and a folder in :mod:`agent_orchestrator.runners`. Runners of other packages come
 by entry points (:mod:`agent_orchestrator.runners.registry`).
@@ -19,7 +19,7 @@ DEFAULT_PROVIDER: Final = "codex"
 class KnownAgent:
     """A program whose agents are run, or which runs this one.
 
-    :param runners: where the classes of its runners are, ``module:class``, by what a configuration calls
+    :param runners: the classes of its runners as ``module:class``, by the name that a configuration gives as
         ``runner``.
     :param variables: environment variables that tie a process to one conversation of the program.
     :param defaults: settings of the daemon (:class:`AgentDefaults`) by the option of its runners that they
@@ -49,7 +49,9 @@ KNOWN_AGENTS: Final = (
     KnownAgent(runners={"demo": f"{_RUNNERS}.demo:DemoRunner"}),
 )
 
-BUILT_IN: Final = {kind: place for one in KNOWN_AGENTS for kind, place in one.runners.items()}
+BUILT_IN: Final = {
+    kind: class_path for one in KNOWN_AGENTS for kind, class_path in one.runners.items()
+}
 """The runners this package brings, for a source tree that is not installed. An entry point cannot
 replace them."""
 

@@ -211,11 +211,11 @@ class View(Protocol):
         ...
 
     def last_resolved(
-        self, run_id: str, attempt: int, *, statuses: Collection[str], told: Collection[str]
+        self, run_id: str, attempt: int, *, statuses: Collection[str], excluding: Collection[str]
     ) -> Request | None:
         """Return an attempt's most recently resolved request with one of the statuses.
 
-        :param told: ids of requests to leave out.
+        :param excluding: ids of requests to leave out.
         """
         ...
 

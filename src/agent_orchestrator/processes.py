@@ -121,9 +121,9 @@ def with_descendants(found: set[int], processes: Iterable[Process]) -> set[int]:
 def lock_limit_of(pid: int) -> bytes | None:
     """Return the soft RLIMIT_LOCKS of a process; None if it has ended or is another user's."""
     limits = read_proc(f"/proc/{pid}/limits")
-    if limits is None or (place := limits.find(_LOCKS)) < 0:
+    if limits is None or (start := limits.find(_LOCKS)) < 0:
         return None
-    return limits[place + len(_LOCKS) :].split(None, 1)[0]
+    return limits[start + len(_LOCKS) :].split(None, 1)[0]
 
 
 def read_proc(path: str) -> bytes | None:

@@ -143,15 +143,15 @@ def write_private(path: Path, data: bytes) -> None:
 
     :raises OSError: if it cannot be written.
     """
-    fresh = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        with open(os.open(fresh, flags, 0o600), "wb") as file:  # noqa: PTH123
+        with open(os.open(temporary, flags, 0o600), "wb") as file:  # noqa: PTH123
             os.fchmod(file.fileno(), 0o600)
             file.write(data)
-        fresh.replace(path)
+        temporary.replace(path)
     except OSError:
-        fresh.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

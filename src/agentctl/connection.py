@@ -91,8 +91,8 @@ class DaemonConnection:
 
     async def reply(self, operation: Operation[Req, Res], **values: Any) -> Reply[Res]:
         """Call an operation like :meth:`call`. The reply also shows whether the answer is replayed."""
-        given = {name: value for name, value in values.items() if value is not None}
-        return await self.perform(operation, command(operation.request, given))
+        present = {name: value for name, value in values.items() if value is not None}
+        return await self.perform(operation, command(operation.request, present))
 
     async def perform(self, operation: Operation[Req, Res], request: Req) -> Reply[Res]:
         """Call an operation with a prepared request."""

@@ -58,8 +58,8 @@ def start(settings: CallSettings, options: Sequence[str], timeout_s: float | Non
     log = _log_file(options)
     with tempfile.TemporaryDirectory(prefix="agentctl-") as directory:
         ready = Path(directory) / "ready.json"
-        given = [*_address(settings, options), *LOG_OPTIONS, *options]
-        command = [*_agentd(), *given, "--ready-file", str(ready)]
+        arguments = [*_address(settings, options), *LOG_OPTIONS, *options]
+        command = [*_agentd(), *arguments, "--ready-file", str(ready)]
         # The log is private regardless of the umask. The umask is inherited by agents, so it is not changed.
         with open(log, "ab", opener=_open_private) as stream:
             size_before = stream.tell()

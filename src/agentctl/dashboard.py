@@ -152,10 +152,10 @@ class Dashboard:
         if self.notice:
             bottom.insert(0, style.paint(truncated(one_line(self.notice), columns), "yellow"))
         height = rows - len(lines) - len(bottom)
-        asked = self._requests(style, max(height // 2, height - len(self.runs) - 3), moment, now)
-        lines += self._runs(style, height - len(asked), moment)
-        lines += [""] * (height - len(lines) - len(asked) + rows - height - len(bottom))
-        return [*lines, *asked, *bottom][:rows]
+        requests = self._requests(style, max(height // 2, height - len(self.runs) - 3), moment, now)
+        lines += self._runs(style, height - len(requests), moment)
+        lines += [""] * (height - len(lines) - len(requests) + rows - height - len(bottom))
+        return [*lines, *requests, *bottom][:rows]
 
     def _head(self, style: Style, moment: datetime) -> list[str]:
         status, time = self.status, f"{local(moment):%H:%M:%S}"
@@ -233,14 +233,14 @@ class Dashboard:
         card = [f"  {line}" for line in [*question, "", *about]]
         space = height - len(head) - 2
         self.scroll = min(self.scroll, max(len(card) - space, 0))
-        seen = card[self.scroll : self.scroll + space]
+        visible = card[self.scroll : self.scroll + space]
         self._in_view_at = self._in_view_at or now
         self._page = max(space - 1, 1)
         if self.scroll + space >= len(question):
             self._read = True
-        remaining = len(card) - self.scroll - len(seen)
+        remaining = len(card) - self.scroll - len(visible)
         tail = style.paint(f"  {remaining} more lines: space", "yellow") if remaining > 0 else ""
-        return [*head, "", *seen, tail]
+        return [*head, "", *visible, tail]
 
     def _foot(self, style: Style) -> str:
         if self.typing is not None:

@@ -41,9 +41,9 @@ def usage_parts(usage: Mapping[str, Any] | None) -> list[str]:
     if not usage:
         return []
     names = ("input_tokens", "cached_input_tokens", "output_tokens", "cost_usd")
-    given, cached, output, cost = (usage.get(name) for name in names)
-    given, cached, output = (one if isinstance(one, int) else 0 for one in (given, cached, output))
-    text = f"{counted(given, 'token')} in" + (f" ({cached:,} cached)" if cached else "")
+    sent, cached, output, cost = (usage.get(name) for name in names)
+    sent, cached, output = (one if isinstance(one, int) else 0 for one in (sent, cached, output))
+    text = f"{counted(sent, 'token')} in" + (f" ({cached:,} cached)" if cached else "")
     parts = [f"{text}, {output:,} out"]
     if isinstance(cost, (int, float)):
         parts.append(f"${cost:.4f}")
@@ -52,14 +52,14 @@ def usage_parts(usage: Mapping[str, Any] | None) -> list[str]:
 
 def tool_text(data: Mapping[str, Any]) -> str:
     """Return one line about a tool call: the command, or the tool's name with its input."""
-    given = part(data, "input")
+    tool_input = part(data, "input")
     name = str(data.get("name") or data.get("kind") or "tool")
-    if data.get("kind") == "command" and given.get("command"):
-        command = given["command"]
+    if data.get("kind") == "command" and tool_input.get("command"):
+        command = tool_input["command"]
         return "$ " + bare_command(command if isinstance(command, str) else shlex.join(command))
-    if data.get("kind") == "web_search" and given.get("query"):
-        return f"web search: {given['query']}"
-    return f"{name} {inline_json(given)}" if given else name
+    if data.get("kind") == "web_search" and tool_input.get("query"):
+        return f"web search: {tool_input['query']}"
+    return f"{name} {inline_json(tool_input)}" if tool_input else name
 
 
 def bare_command(command: str) -> str:
@@ -102,8 +102,8 @@ def sentence(event: Event) -> str:
             worker = str(data.get("worker_id") or "").rpartition("/")[2]
             return "started" + (f" by {worker}" if worker else "")
         case EventType.RUN_WAITING:
-            asked = data.get("request_id")
-            return "waiting for an answer" + (f" to {asked}" if asked else "")
+            request_id = data.get("request_id")
+            return "waiting for an answer" + (f" to {request_id}" if request_id else "")
         case EventType.THREAD_STARTED:
             return f"thread {data.get('thread_id')}"
         case EventType.THREAD_REPLACED:
@@ -160,8 +160,8 @@ def tool_outcome(data: Mapping[str, Any]) -> tuple[bool, str, str]:
     error = data.get("error")
     if isinstance(error, Mapping):
         error = error.get("message", error)
-    shown = str(data.get("output") or "") or (str(error) if error else "")
-    return succeeded, status_text if code is None else f"{status_text}, exit {code}", shown
+    output = str(data.get("output") or "") or (str(error) if error else "")
+    return succeeded, status_text if code is None else f"{status_text}, exit {code}", output
 
 
 def child_id(data: Mapping[str, Any]) -> str:

@@ -137,8 +137,8 @@ def _option(spec: FieldSpec, help_override: str | None, *, required: bool) -> Ca
     if spec.name in _TEXTS or dict in spec.kinds:
         help_text = f"{help_text.removesuffix('.')}; - reads standard input."
     if help_override is None and spec.default not in (None, (), attrs.NOTHING):
-        shown = f"{spec.default:g}" if isinstance(spec.default, float) else spec.default
-        help_text = f"{help_text}  [default: {shown}]"
+        default = f"{spec.default:g}" if isinstance(spec.default, float) else spec.default
+        help_text = f"{help_text}  [default: {default}]"
     if list in spec.kinds:
         help_text = f"{help_text.removesuffix('.')}; may be repeated."
     return click.option(

@@ -32,8 +32,8 @@ _COMMANDS: Final = {
 }
 
 
-def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted and not context.resilient_parsing:
+def _print_version(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
         from importlib.metadata import version
 
         click.echo(f"agentctl {version('agent-orchestrator')}")

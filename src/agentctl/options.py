@@ -227,14 +227,14 @@ def identified(kind: str, *, required: bool = True, then: str | None = None) -> 
         @keeping_name(function)
         def wrapper(**values: Any) -> Any:
             option = values.pop(name)
-            given: list[str] = [*values.pop("arguments")]
+            remaining: list[str] = [*values.pop("arguments")]
             for one in reversed(following):
-                if not given:
+                if not remaining:
                     raise usage_failure(f"{one} is missing")
-                values[one] = given.pop()
-            if given[1:]:
-                raise usage_failure(f"got unexpected extra arguments ({' '.join(given[1:])})")
-            argument = given[0] if given else None
+                values[one] = remaining.pop()
+            if remaining[1:]:
+                raise usage_failure(f"got unexpected extra arguments ({' '.join(remaining[1:])})")
+            argument = remaining[0] if remaining else None
             if option and argument and option != argument:
                 raise usage_failure(
                     f"two different ids of the {kind} are given: {option} and {argument}"

@@ -134,8 +134,12 @@ def asked(data: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Return the text of a ``request.created`` event, and lines with options and the command to answer."""
     kind = text_of(data, "kind")
     named = _KINDS.get(kind, "an answer")
-    given = data.get("options")
-    options = given if isinstance(given, Sequence) and not isinstance(given, str) else ()
+    raw_options = data.get("options")
+    options = (
+        raw_options
+        if isinstance(raw_options, Sequence) and not isinstance(raw_options, str)
+        else ()
+    )
     more = [f"options: {', '.join(map(_option, options))}"] if options else []
     audience = data.get("audience", "human")
     if audience is not None:

@@ -46,14 +46,17 @@ def table(
     if not rows:
         return []
     cells = [[_cell(value) for value in row] for row in rows]
-    kept = [n for n in range(len(columns)) if any(row[n].text for row in cells)]
-    widths = {n: max(width(columns[n].title), *(width(row[n].text) for row in cells)) for n in kept}
+    columns_shown = [n for n in range(len(columns)) if any(row[n].text for row in cells)]
+    widths = {
+        n: max(width(columns[n].title), *(width(row[n].text) for row in cells))
+        for n in columns_shown
+    }
     if style.columns is not None:
-        kept = _fit(columns, kept, widths, style.columns)
-    header = [Cell(columns[n].title, ("dim",)) for n in kept]
-    body = [[row[n] for n in kept] for row in cells]
+        columns_shown = _fit(columns, columns_shown, widths, style.columns)
+    header = [Cell(columns[n].title, ("dim",)) for n in columns_shown]
+    body = [[row[n] for n in columns_shown] for row in cells]
     return [
-        _line([columns[n] for n in kept], [widths[n] for n in kept], row, style)
+        _line([columns[n] for n in columns_shown], [widths[n] for n in columns_shown], row, style)
         for row in [header, *body]
     ]
 
@@ -63,23 +66,25 @@ def _cell(value: str | Cell) -> Cell:
 
 
 def _fit(
-    columns: Sequence[Column], kept: list[int], widths: dict[int, int], room: int
+    columns: Sequence[Column], columns_shown: list[int], widths: dict[int, int], room: int
 ) -> list[int]:
     """Omit optional columns from the right, then shorten flexible ones, until the table fits."""
-    flexible = [n for n in kept if columns[n].flexible]
+    flexible = [n for n in columns_shown if columns[n].flexible]
     while True:
-        fixed = sum(widths[n] for n in kept if n not in flexible) + len(_GAP) * (len(kept) - 1)
+        fixed = sum(widths[n] for n in columns_shown if n not in flexible) + len(_GAP) * (
+            len(columns_shown) - 1
+        )
         if fixed + sum(min(widths[n], _LEAST) for n in flexible) <= room:
             break
-        droppable = [n for n in kept if columns[n].optional and n not in flexible]
+        droppable = [n for n in columns_shown if columns[n].optional and n not in flexible]
         if not droppable:
             break
-        kept = [n for n in kept if n != droppable[-1]]
+        columns_shown = [n for n in columns_shown if n != droppable[-1]]
     spare = max(room - fixed, 0)
     for index, n in enumerate(flexible):
         widths[n] = min(widths[n], max(spare // (len(flexible) - index), _LEAST))
         spare -= widths[n]
-    return kept
+    return columns_shown
 
 
 def _line(columns: Sequence[Column], widths: Sequence[int], cells: list[Cell], style: Style) -> str:
@@ -89,17 +94,17 @@ def _line(columns: Sequence[Column], widths: Sequence[int], cells: list[Cell], s
         if column.flexible and style.columns is not None:
             text = truncated(text, room, ellipsis=style.symbol("…", "..."))
         space = " " * (min(room, _WIDEST) - width(text))
-        shown = style.paint(text, *cell.styles)
-        parts.append(space + shown if column.align == "right" else shown + space)
+        painted = style.paint(text, *cell.styles)
+        parts.append(space + painted if column.align == "right" else painted + space)
     return _GAP.join(parts).rstrip()
 
 
 def card(title: str, pairs: Sequence[tuple[str, str | Cell | None]], style: Style) -> list[str]:
     """Return the lines of a card: a title, then names and values. Empty values are omitted."""
-    shown = [(name, _cell(value)) for name, value in pairs if value not in (None, "")]
-    room = max((width(name) for name, _ in shown), default=0)
+    present = [(name, _cell(value)) for name, value in pairs if value not in (None, "")]
+    room = max((width(name) for name, _ in present), default=0)
     lines = [title]
-    for name, cell in shown:
+    for name, cell in present:
         limit = None if style.columns is None else style.columns - room - 4
         first, *rest = wrapped(cell.text, limit)
         label = style.paint(name.ljust(room), "dim")

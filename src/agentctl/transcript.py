@@ -265,11 +265,11 @@ class Transcript:
             text += f" after {duration(time_taken.total_seconds())}"
             child.spawned_at = None
         # The child's message usually has the whole outcome and is shown just before.
-        is_told = self._shown_message == event.data.get("message_id")
+        is_shown = self._shown_message == event.data.get("message_id")
         return self._lines(
             event, title or "child", f"{text}: {failure}" if failure else text,
             symbol=self._style.symbol(*symbols), symbol_styles=(style, "bold"), styles=(style,),
-            more=None if is_told or not outcome else self._end_of(outcome),
+            more=None if is_shown or not outcome else self._end_of(outcome),
         )  # fmt: skip
 
     def _asker(self, event: Event) -> str:

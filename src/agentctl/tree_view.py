@@ -57,9 +57,9 @@ async def tree_pages(
 ) -> TreePage:
     """Return one page of a tree if a limit or cursor is given, else the whole tree as one page."""
     if limit is not None or cursor is not None:
-        given = {} if limit is None else {"limit": limit}
+        limits = {} if limit is None else {"limit": limit}
         page: TreePage = await connection.call(
-            GET_TREE, session_id=session_id, cursor=cursor, **given
+            GET_TREE, session_id=session_id, cursor=cursor, **limits
         )
         return page
     tree: TreePage = await connection.call(GET_TREE, session_id=session_id)

@@ -132,9 +132,9 @@ def _routes(
     return RoutingSettings(default, routes)
 
 
-def _text(value: Any, location: str) -> str:
+def _text(value: Any, label: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(
-            f"{location}: must be text" if value is not None else f"{location}: is required"
+            f"{label}: must be text" if value is not None else f"{label}: is required"
         )
     return value

@@ -55,4 +55,4 @@ def test_the_document_has_them_all() -> None:
     text = DOCUMENT.read_text()
     for tie in HOST_VARIABLES:
         named = [f"`{name}`" for name in tie.names] + [f"`{name}…`" for name in tie.prefixes]
-        assert f"| {tie.what} | {', '.join(named)} |" in text
+        assert f"| {tie.subject} | {', '.join(named)} |" in text

@@ -47,7 +47,7 @@ RESOLUTIONS: Final[Mapping[tuple[RequestKind, Decision], Resolution]] = {
     ("permission_request", "approve"): _APPROVED,
     ("permission_request", "deny"): _DENIED,
     ("permission_request", "answer"): _ANSWERED,
-    # A bare yes is no answer to "which port?".
+    # A bare yes does not answer "which port?".
     ("input_request", "approve"): Resolution("approved", needs_text=True),
     ("input_request", "deny"): _DENIED,
     ("input_request", "answer"): _ANSWERED,

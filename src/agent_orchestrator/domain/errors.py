@@ -21,7 +21,7 @@ OrchestratorError
 ├── Unavailable             not now; try again after ``retry_after_s``
 └── Internal                an unexpected error
 
-Other exceptions are no API errors. ``StoreOpenError`` (unusable database) and ``ConfigError``
+Other exceptions are not API errors. ``StoreOpenError`` (unusable database) and ``ConfigError``
 (unusable configuration) prevent a start. ``Unreachable`` is raised by a client whose daemon does not
 answer. A runner raises ``AgentFailed`` to end its run as failed.
 """

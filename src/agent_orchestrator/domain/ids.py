@@ -61,9 +61,9 @@ class SortableIds:
             self._last = max(self._last, newest)
 
     def __call__(self, kind: Kind) -> str:
-        fresh = (self._clock_ns() // 1_000_000 << _RANDOM_BITS) | int.from_bytes(os.urandom(10))
+        number = (self._clock_ns() // 1_000_000 << _RANDOM_BITS) | int.from_bytes(os.urandom(10))
         with self._lock:
-            if fresh >> _RANDOM_BITS <= self._last >> _RANDOM_BITS:
-                fresh = self._last + 1
-            self._last = fresh
-        return f"{kind}_{_encode(fresh)}"
+            if number >> _RANDOM_BITS <= self._last >> _RANDOM_BITS:
+                number = self._last + 1
+            self._last = number
+        return f"{kind}_{_encode(number)}"

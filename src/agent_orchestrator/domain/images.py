@@ -26,7 +26,7 @@ class ImageContent:
     def of(cls, data: bytes) -> "ImageContent":
         """Return the image with these bytes.
 
-        :raises ValueError: if they are no supported image; its text is the reason.
+        :raises ValueError: if they are not a supported image; its text is the reason.
         """
         if not data:
             raise ValueError("is empty")

@@ -65,10 +65,10 @@ def seconds_left(core: Core, caller: Principal) -> float | None:
     """
     if caller.expires_at is None:
         return None
-    left = (caller.expires_at - core.now()).total_seconds()
-    if left <= 0:
+    remaining_s = (caller.expires_at - core.now()).total_seconds()
+    if remaining_s <= 0:
         raise Unauthorized("the token has expired")
-    return left
+    return remaining_s
 
 
 def require_scope(core: Core, caller: Principal, scope: Scope) -> None:

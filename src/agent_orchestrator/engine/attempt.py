@@ -198,9 +198,9 @@ class AttemptContext:
 
         def write(tx: Transaction, run: Run) -> None:
             tx.put_run(evolve(run, sandbox=actual.sandbox, approval_policy=actual.approval_policy))
-            words = {"sandbox": sandbox, "approval policy": approval_policy}
-            holds = ", ".join(f"{name} {word}" for name, word in words.items() if word is not None)
-            note = f"the agent is not confined as requested, but with {holds}"
+            values = {"sandbox": sandbox, "approval policy": approval_policy}
+            text = ", ".join(f"{name} {value}" for name, value in values.items() if value)
+            note = f"the agent is not confined as requested, but with {text}"
             run_changes.log(tx, run, EventType.RUN_ERROR, {"message": note}, self._core.now())
 
         await self._recorder.put(write)
@@ -439,6 +439,6 @@ def storable(text: str) -> str:
     """Return the text with lone surrogates replaced."""
     if text.isascii():
         return text
-    places = range(0, len(text), strict_json.SLICE_SIZE)
-    slices = (text[place : place + strict_json.SLICE_SIZE] for place in places)
+    starts = range(0, len(text), strict_json.SLICE_SIZE)
+    slices = (text[start : start + strict_json.SLICE_SIZE] for start in starts)
     return "".join(part.encode("utf-8", "replace").decode() for part in slices)

@@ -156,9 +156,9 @@ class _IdempotentCall(Generic[Res]):
         if "images" in content:
             # Encoding such long texts as JSON would block the event loop.
             content["images"] = [_image_fingerprint(image) for image in content["images"]]
-        place = "/".join(str(content.pop(name)) for name in operation.path_fields)
+        path = "/".join(str(content.pop(name)) for name in operation.path_fields)
         fingerprint = hashlib.sha256(strict_json.canonical(content).encode()).hexdigest()
-        return cls(caller, f"{operation.name} {place}", key, fingerprint, operation.answer)
+        return cls(caller, f"{operation.name} {path}", key, fingerprint, operation.answer)
 
     def replay(self, view: View) -> Reply[Res] | None:
         """Return the first answer; None if this is the first call.

@@ -100,10 +100,10 @@ def _environment(config: "EngineConfig") -> Mapping[str, str]:
     return config.host.environment()
 
 
-def _check_name(place: str, path: str) -> None:
+def _check_name(setting: str, path: str) -> None:
     if encoding_problem(path):
         raise ConfigError(
-            f"{place}: the name of {decode_for_display(path)} is not UTF-8: choose another directory"
+            f"{setting}: the name of {decode_for_display(path)} is not UTF-8: choose another directory"
         )
 
 
@@ -151,10 +151,10 @@ class EngineConfig(EngineOptions):
             f"routing.fallback.{name}": (name, *targets)
             for name, targets in self.routing.fallback.items()
         }
-        for place, names in routes.items():
+        for setting, names in routes.items():
             for name in names:
-                if name not in self.providers and (place, name) != ("routing.default", MANUAL):
-                    raise ConfigError(f"{place}: unknown provider {name!r}")
+                if name not in self.providers and (setting, name) != ("routing.default", MANUAL):
+                    raise ConfigError(f"{setting}: unknown provider {name!r}")
         for name, targets in self.routing.fallback.items():
             if name in targets:
                 raise ConfigError(f"routing.fallback.{name}: names {name} itself")

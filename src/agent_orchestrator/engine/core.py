@@ -229,8 +229,8 @@ class Core:
             raise InvalidRequest.of({"cwd": problem})
         return PurePath(found)
 
-    def _is_within_roots(self, place: str) -> bool:
-        return any(PurePath(place).is_relative_to(root) for root in self.config.workspace_roots)
+    def _is_within_roots(self, directory: str) -> bool:
+        return any(PurePath(directory).is_relative_to(root) for root in self.config.workspace_roots)
 
     def model_of(self, session: Session, provider: str) -> str | None:
         """Return the model of a session's runs; None means the provider's own default."""

@@ -1,4 +1,4 @@
-"""How the engine is, and why a run is as it is: from evidence."""
+"""The status of the engine, and the diagnosis of a run from evidence."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ from agent_orchestrator.operations import (
 from agent_orchestrator.ports import CWD_MISSING, Availability, Diagnosing, View, capabilities_of
 
 SILENCE_S = 120.0
-"""After this long without a word a running agent is called silent."""
+"""Seconds without output after which a running agent counts as silent."""
 
 MAX_PROCESSES = 200
 
@@ -47,7 +47,7 @@ logger = logging.getLogger("agent_orchestrator.providers")
 
 
 async def status(core: Core, caller: Principal, command: GetStatus) -> DaemonStatus:
-    """Return how the daemon is. Every caller may know it, but for agents."""
+    """Return the status of the engine. All callers except agents may read it."""
     forbid_runs(caller)
 
     def query(view: View) -> tuple[dict[str, dict[RunStatus, int]], int]:
@@ -62,7 +62,7 @@ async def status(core: Core, caller: Principal, command: GetStatus) -> DaemonSta
     except Unavailable as error:
         if "problem" not in error.details:
             raise
-        # Whoever asks what is wrong is told, of all callers.
+        # A status request reports the store's fault instead of failing.
         text = f"queue_counts, runs and store.events are unknown: {error.message}"
         unread.append(Problem("counts_unknown", text))
     providers = await provider_statuses(core.config)
@@ -83,7 +83,8 @@ async def status(core: Core, caller: Principal, command: GetStatus) -> DaemonSta
         version=core.config.version,
         pid=core.process,
         process_start_id=core.config.host.process_start_id(core.process),
-        uptime_s=max(0.0, round((now - core.started_at).total_seconds(), 3)),  # it may be set back
+        # Not negative, because the clock may be set back.
+        uptime_s=max(0.0, round((now - core.started_at).total_seconds(), 3)),
         started_at=core.started_at,
         alive_workers=core.workers.alive_workers,
         max_concurrency=core.config.max_concurrency,
@@ -98,7 +99,7 @@ async def status(core: Core, caller: Principal, command: GetStatus) -> DaemonSta
 
 
 def _unprotected(config: EngineConfig) -> list[Problem]:
-    """Return what agents without a sandbox could do to their host; nothing that keeps it from work."""
+    """Return a warning about agents without a sandbox. It does not make the daemon degraded."""
     names = [
         name
         for name, provider in config.providers.items()
@@ -114,17 +115,17 @@ def _unprotected(config: EngineConfig) -> list[Problem]:
 
 
 async def provider_statuses(config: EngineConfig) -> list[ProviderStatus]:
-    """Return whether each provider would work now."""
+    """Return the status of each provider: whether it would work now."""
     found: dict[str, Availability] = {}
 
-    async def query(name: str) -> None:
+    async def check(name: str) -> None:
         provider = config.providers[name]
         env = provider.env.apply(config.environ)
         found[name] = await probe(provider.runner, env, config.host)
 
     async with anyio.create_task_group() as tasks:
         for name in config.providers:
-            tasks.start_soon(query, name)
+            tasks.start_soon(check, name)
     return [
         ProviderStatus(
             name,
@@ -155,7 +156,7 @@ def _provider_runs(name: str, counts: Mapping[RunStatus, int]) -> ProviderRuns:
 
 
 async def diagnose(core: Core, caller: Principal, command: DiagnoseRun) -> DiagnosisReply:
-    """Return what is known of a run, and the likeliest reason for its state."""
+    """Return a run's diagnostics, with the most likely reason for its state."""
     facts = await core.store.read(lambda view: _facts(view, caller, command.run_id))
     run = facts.run
     attempt = facts.attempts[-1] if facts.attempts else None
@@ -211,7 +212,7 @@ class _Facts:
     request: Request | None
 
     def silent_s(self, until: datetime) -> float:
-        """Return for how long its agent had said nothing."""
+        """Return the seconds since its agent's last output."""
         last = max(filter(None, (self.last_output_at, self.run.started_at)), default=until)
         return (until - last).total_seconds()
 
@@ -240,7 +241,7 @@ _STORE_FAULTS: Final = frozenset(
         "commits_lost",
     }
 )
-"""The problems of a store that keep runs from being recorded."""
+"""Problems of a store that prevent writes."""
 
 _FAILURES: Final[dict[str, tuple[IssueCode, str]]] = {
     "auth_failed": (
@@ -272,7 +273,7 @@ _FAILURES: Final[dict[str, tuple[IssueCode, str]]] = {
 
 
 def _runner_issue(run: Run, provider: ProviderConfig | None) -> Issue | None:
-    """Return the likely issue of a failed run that its runner knows."""
+    """Return the likely issue of a failed run from its runner's diagnosis; None without one."""
     if provider is None or run.status is not RunStatus.FAILED or run.error is None:
         return None
     runner = provider.runner
@@ -299,9 +300,9 @@ def _issue(
             )
         return Issue(code, f"{run.error.code}: {run.error.message}", hint)
     if run.status is RunStatus.CANCELED:
-        asked_at = run.cancel_requested_at
-        asked = "" if asked_at is None else f"; requested at {_format_time(asked_at)}"
-        return Issue("canceled", f"canceled{asked}", "")
+        requested_at = run.cancel_requested_at
+        since = "" if requested_at is None else f"; requested at {_format_time(requested_at)}"
+        return Issue("canceled", f"canceled{since}", "")
     if is_terminal(run.status):
         return Issue("none", f"the run is {run.status}", "")
     if run.status is RunStatus.QUEUED:
@@ -327,9 +328,7 @@ def _format_time(moment: datetime) -> str:
 
 
 def _may_wait_for_the_store(run: Run, issue: Issue) -> bool:
-    """Tell whether what holds the run up may be that nothing can be recorded: that it is taken, or
-    that its agent has ended.
-    """
+    """Return whether a fault of the store may delay a run: its start or its end cannot be recorded."""
     if run.provider == MANUAL or is_terminal(run.status):
         return False
     about_to_start = run.status is RunStatus.QUEUED and issue.code == "none"
@@ -393,15 +392,15 @@ def _running_issue(core: Core, facts: _Facts, worker_alive: bool, has_process: b
 
 
 def _lost_issue(core: Core, facts: _Facts) -> Issue:
-    """Return why no worker of this engine executes an active run."""
+    """Return the issue of an active run that no worker of this engine executes."""
     run, host = facts.run, _other_host(core, facts.attempts[-1] if facts.attempts else None)
     message, hint = f"no worker {run.worker_id} is alive here", "restart it"
     if host is not None:
         message = f"its agent is on host {host}, and this is host {core.config.host.id}"
         hint = f"start the engine of host {host} on this database again"
     if run.cancel_requested_at is not None:
-        asked_at = _format_time(run.cancel_requested_at)
-        message += f"; the cancel of {asked_at} waits until its processes are known to be gone"
+        requested_at = _format_time(run.cancel_requested_at)
+        message += f"; the cancel of {requested_at} waits until its processes are known to be gone"
     return Issue("worker_lost", message, hint)
 
 
@@ -416,7 +415,7 @@ async def _process_tree(core: Core, run: Run, attempt: Attempt | None) -> Sequen
     if run.status not in ACTIVE or attempt is None or attempt.pid is None:
         return ()
     if _other_host(core, attempt) is not None:
-        return ()  # the id is of a process there
+        return ()  # the pid is one of the other host
     query = partial(
         core.config.host.process_tree, attempt.pid, attempt.process_start_id, MAX_PROCESSES
     )
@@ -427,15 +426,19 @@ _INVOCATION: Final = "invocation"
 
 
 def _invocation(provider: ProviderConfig | None, attempt: Attempt | None) -> dict[str, Any]:
-    """Return how an agent was started, under the name that the API has for its kind of runner."""
-    if attempt is None or (started := attempt.invocation) is None:
+    """Return the invocation of an agent, as the field of the diagnostics for its kind of runner."""
+    if attempt is None or (invocation := attempt.invocation) is None:
         return {}
     kind = provider.kind.partition("-")[0] if provider else ""
-    own = f"{kind}_{_INVOCATION}"
+    field_name = f"{kind}_{_INVOCATION}"
     view = InvocationView(
-        started.command, started.profile, started.extra_args, started.argv, started.cwd
+        invocation.command,
+        invocation.profile,
+        invocation.extra_args,
+        invocation.argv,
+        invocation.cwd,
     )
-    return {own if own in fields_dict(Diagnostics) else _INVOCATION: view}
+    return {field_name if field_name in fields_dict(Diagnostics) else _INVOCATION: view}
 
 
 def _attempt_view(attempt: Attempt) -> AttemptView:

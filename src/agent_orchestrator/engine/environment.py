@@ -1,7 +1,7 @@
 """The variables of an engine's environment that agents do not inherit.
 
-These variables tie a program to one directory or one process: the one that the engine was started
-in, from or by. An agent works elsewhere, and longer.
+These variables belong to one directory or process, such as the shell that started the engine. They
+are wrong for an agent, which works elsewhere and lives longer.
 """
 
 from collections.abc import Iterable
@@ -14,15 +14,15 @@ from agent_orchestrator.known_runners import KNOWN_AGENTS
 
 @frozen
 class HostVariables:
-    """Variables that tie a program to one thing.
+    """Variables that belong to one thing, such as a directory.
 
-    :param what: that thing.
+    :param subject: that thing.
     :param names: the variables.
-    :param prefixes: what the names of further ones begin with.
-    :param is_usual: whether a shell or a service has them in any case.
+    :param prefixes: prefixes of the names of more variables.
+    :param is_usual: whether every shell or service has them.
     """
 
-    what: str
+    subject: str
     names: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     is_usual: bool = False
@@ -129,21 +129,21 @@ HOST_VARIABLES: Final = (
         is_usual=True,
     ),
     HostVariables(
-        "one conversation of an agent, where that has started the daemon",
+        "one conversation of an agent, if an agent started the daemon",
         tuple(sorted(name for agent in KNOWN_AGENTS for name in agent.variables)),
     ),
 )
 
-_NAMES: Final = frozenset(name for tie in HOST_VARIABLES for name in tie.names)
-_PREFIXES: Final = tuple(prefix for tie in HOST_VARIABLES for prefix in tie.prefixes)
+_NAMES: Final = frozenset(name for group in HOST_VARIABLES for name in group.names)
+_PREFIXES: Final = tuple(prefix for group in HOST_VARIABLES for prefix in group.prefixes)
 
 
 def is_host_variable(name: str) -> bool:
-    """Return whether a variable is not handed on to agents by itself."""
+    """Return whether agents do not inherit a variable by default."""
     return name in _NAMES or name.startswith(_PREFIXES)
 
 
 def unusual_variables(names: Iterable[str]) -> list[str]:
-    """Return those that are not handed on and that not any shell or service has, in order."""
-    usual = {name for tie in HOST_VARIABLES if tie.is_usual for name in tie.names}
+    """Return, sorted, the variables that agents do not inherit and that are unusual for the engine."""
+    usual = {name for group in HOST_VARIABLES if group.is_usual for name in group.names}
     return sorted(name for name in names if is_host_variable(name) and name not in usual)

@@ -150,10 +150,10 @@ async def _next_notification(core: Core, caller: Principal, waiter: Waiter) -> N
 
     :raises Unauthorized: if the reader's token has expired.
     """
-    if (left := seconds_left(core, caller)) is None:
+    if (remaining_s := seconds_left(core, caller)) is None:
         await waiter.wait()
     else:
-        with anyio.move_on_after(left):
+        with anyio.move_on_after(remaining_s):
             await waiter.wait()
         seconds_left(core, caller)
 

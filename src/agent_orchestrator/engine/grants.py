@@ -25,17 +25,17 @@ async def get(core: Core, caller: Principal, command: GetAccess) -> AccessReply:
 async def set_(core: Core, caller: Principal, command: SetAccess) -> Change[AccessReply]:
     del core
     names: set[str] = set()
-    for place, name in enumerate(grant.principal for grant in command.grants):
+    for index, name in enumerate(grant.principal for grant in command.grants):
         if problem := _problem(name, names):
-            raise InvalidRequest.of({f"grants[{place}].principal": problem})
+            raise InvalidRequest.of({f"grants[{index}].principal": problem})
         names.add(name)
 
     def change(tx: Transaction) -> AccessReply:
         session = session_for(tx, caller, Action.SHARE, command.session_id)
-        for place, grant in enumerate(command.grants):
+        for index, grant in enumerate(command.grants):
             if grant.principal == session.owner and grant.role != "owner":
                 problem = f"{session.owner} owns the session"
-                raise InvalidRequest.of({f"grants[{place}].principal": problem})
+                raise InvalidRequest.of({f"grants[{index}].principal": problem})
         tx.put_grants(session.id, command.grants)
         return AccessReply(tuple(tx.grants(session.id)))
 

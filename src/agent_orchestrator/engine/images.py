@@ -30,26 +30,26 @@ async def decode_uploads(uploads: Sequence[ImageUpload | bytes]) -> tuple[ImageC
 
 
 def _decoded(uploads: Sequence[ImageUpload | bytes]) -> tuple[ImageContent, ...]:
-    found: dict[str, str] = {}
+    problems: dict[str, str] = {}
     images = []
-    for place, upload in enumerate(uploads):
+    for index, upload in enumerate(uploads):
         assert isinstance(upload, ImageUpload)  # the command has converted bytes
         try:
             content = ImageContent.of(a2b_base64(upload.data, strict_mode=True))
         except Error as error:
-            found[f"images[{place}].data"] = f"is not base64: {error}"
+            problems[f"images[{index}].data"] = f"is not base64: {error}"
         except ValueError as error:
-            found[f"images[{place}].data"] = str(error)
+            problems[f"images[{index}].data"] = str(error)
         else:
             images.append(content)
             if upload.media_type not in (None, content.image.media_type):
-                found[f"images[{place}].media_type"] = (
+                problems[f"images[{index}].media_type"] = (
                     f"does not match the data, which is {content.image.media_type}"
                 )
-    if not found and (problem := size_problem([len(one.data) for one in images])):
-        found["images"] = problem
-    if found:
-        raise InvalidRequest.of(found)
+    if not problems and (problem := size_problem([len(one.data) for one in images])):
+        problems["images"] = problem
+    if problems:
+        raise InvalidRequest.of(problems)
     return tuple(images)
 
 

@@ -44,10 +44,10 @@ def session_limits(core: Core, command: SessionLimits, parent: Session | None) -
         if requested is None:
             continue
         if requested > bound:
-            whose = (
+            source = (
                 "the engine's limit" if parent is None else "the limit that its parent passes on"
             )
-            found[name] = f"must be at most {bound}, {whose}"
+            found[name] = f"must be at most {bound}, {source}"
         inherited[name] = requested
     if found:
         raise InvalidRequest.of(found)
@@ -63,9 +63,9 @@ def require_depth(core: Core, caller: Principal, parent: Session) -> None:
     if _limits_of(core, parent).depth >= 1:
         return
     most = core.config.limits.depth if parent.max_depth is None else 0
-    whose = "" if parent.max_depth is None else f" below session {parent.id}"
+    scope = "" if parent.max_depth is None else f" below session {parent.id}"
     kind = Conflict if caller.run is None else Forbidden
-    raise _limit_reached("depth", most, f"generations of children{whose}", kind)
+    raise _limit_reached("depth", most, f"generations of children{scope}", kind)
 
 
 def require_child_counts(core: Core, tx: Transaction, parent: Session, run_id: str | None) -> None:

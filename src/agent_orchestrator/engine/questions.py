@@ -93,8 +93,8 @@ def close_request(core: Core, tx: Transaction, request: Request, status: Request
         queue_answer(core, tx, run, closed)
     if run.waiting_on != request.id:
         return closed
-    if left := blocking_requests(tx, run):
-        _set_waiting(core, tx, run, left[0])
+    if still_blocking := blocking_requests(tx, run):
+        _set_waiting(core, tx, run, still_blocking[0])
         return closed
     if has_active_agent:
         resume_run(core, tx, run)
@@ -155,7 +155,7 @@ def undelivered_answer(
 
     :param reported: ids of the requests whose answers the agent certainly has.
     """
-    last = tx.last_resolved(run.id, run.attempt, statuses=DECIDED, told=reported)
+    last = tx.last_resolved(run.id, run.attempt, statuses=DECIDED, excluding=reported)
     if last is None or last.resolved_at is None:
         return None
     output_at = tx.last_output_at(run, attempt=run.attempt)

@@ -73,17 +73,17 @@ async def recover(core: Core, done: anyio.Event) -> None:
     failed = 0
     while True:
         try:
-            left = await _try(core)
+            remaining = await _try(core)
         except Exception as error:
             logger.exception("finding the runs of a lost daemon failed")
-            left = _Remaining(failure=error)
-        core.recovery_problem = left.problem
+            remaining = _Remaining(failure=error)
+        core.recovery_problem = remaining.problem
         done.set()
-        if left.problem is None:
+        if remaining.problem is None:
             return
-        failed = failed + 1 if left.failure is not None else 0
+        failed = failed + 1 if remaining.failure is not None else 0
         pause = min(RETRY_S * 2 ** max(0, failed - 1), LONGEST_RETRY_S)
-        logger.warning("%s; trying again in %g s", left.problem.message, pause)
+        logger.warning("%s; trying again in %g s", remaining.problem.message, pause)
         await anyio.sleep(pause)
 
 
@@ -105,8 +105,8 @@ class _Remaining:
     def problem(self) -> Problem | None:
         parts = []
         if self.alive:
-            why = "".join(f" ({reason})" for reason in self.reasons[:3])
-            parts.append(f"{self.alive} may still have processes{why}")
+            details = "".join(f" ({reason})" for reason in self.reasons[:3])
+            parts.append(f"{self.alive} may still have processes{details}")
         if self.failure is not None:
             many = f"{self.failed} " if self.failed else ""
             parts.append(f"{many}could not be recovered: {self.failure!r}")
@@ -118,13 +118,13 @@ class _Remaining:
 async def _try(core: Core) -> _Remaining:
     lost = await read_with_retry(core, lambda view: _lost_attempts(view, core.instance))
     remains = await _reap(core, [attempt for _, attempt in lost])
-    gone = [
+    recoverable = [
         (run, found) for (run, _), found in zip(lost, remains, strict=True) if found.state == "gone"
     ]
     failed = 0
     failure: Exception | None = None
-    for start in range(0, len(gone), BATCH):
-        batch = gone[start : start + BATCH]
+    for start in range(0, len(recoverable), BATCH):
+        batch = recoverable[start : start + BATCH]
         try:
             await transact_with_retry(core, partial(_recover_batch, core, batch), reserve=True)
         except Exception:
@@ -139,7 +139,7 @@ async def _try(core: Core) -> _Remaining:
                     logger.exception("run %s of a lost daemon could not be recovered", one[0].id)
                     failed, failure = failed + 1, error
     reasons = {found.reason for found in remains if found.reason}
-    return _Remaining(len(lost) - len(gone), tuple(sorted(reasons)), failed, failure)
+    return _Remaining(len(lost) - len(recoverable), tuple(sorted(reasons)), failed, failure)
 
 
 def _lost_attempts(view: View, instance: str) -> list[tuple[Run, Attempt | None]]:
@@ -168,8 +168,8 @@ async def _reap(core: Core, attempts: Sequence[Attempt | None]) -> Sequence[Rema
     return [remains_of(attempt) for attempt in attempts]
 
 
-def _recover_batch(core: Core, gone: Sequence[tuple[Run, Remains]], tx: Transaction) -> None:
-    for before, remains in gone:
+def _recover_batch(core: Core, batch: Sequence[tuple[Run, Remains]], tx: Transaction) -> None:
+    for before, remains in batch:
         run = tx.run(before.id)
         if run is None or run.status not in ACTIVE or run.worker_id != before.worker_id:
             continue  # another engine has recovered it

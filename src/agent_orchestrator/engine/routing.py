@@ -183,9 +183,9 @@ async def _context(
         if assignment.token is not None:
             env["AGENTCTL_AUTH_TOKEN"] = assignment.token
     messages = steering.unseen_messages(assignment.messages, thread, provider.runner)
-    seen: Sequence[ImageContent] = ()
+    contents: Sequence[ImageContent] = ()
     if any(message.images for message in messages):
-        seen = await read_with_retry(core, lambda view: images.contents(view, messages))
+        contents = await read_with_retry(core, lambda view: images.contents(view, messages))
     return AttemptContext(
         core,
         recorder,
@@ -193,7 +193,7 @@ async def _context(
         session,
         shared_cwd=await shared_cwd(core, session),
         messages=messages,
-        images=seen,
+        images=contents,
         thread=thread,
         env=env,
     )

@@ -222,7 +222,7 @@ def _error(to_status: RunStatus, values: Mapping[str, Any] | None) -> RunError |
 
 
 def _texts(
-    place: str,
+    path: str,
     values: Mapping[str, Any],
     *,
     required: tuple[str, ...],
@@ -230,20 +230,20 @@ def _texts(
 ) -> dict[str, str]:
     unknown = [name for name in values if name not in required + optional]
     problems = {
-        f"{place}.{shown(name)}": "is not a field of this call"
+        f"{path}.{shown(name)}": "is not a field of this call"
         for name in unknown[:MAX_NAMED_PROBLEMS]
     }
     for name in required + optional:
         value = values.get(name)
         if name not in values:
             if name in required:
-                problems[f"{place}.{name}"] = "is required"
+                problems[f"{path}.{name}"] = "is required"
         elif not isinstance(value, str):
-            problems[f"{place}.{name}"] = "must be text"
+            problems[f"{path}.{name}"] = "must be text"
         elif len(value) > MAX_TEXT:
-            problems[f"{place}.{name}"] = f"must be at most {MAX_TEXT:,} characters"
+            problems[f"{path}.{name}"] = f"must be at most {MAX_TEXT:,} characters"
         elif problem := encoding_problem(value):
-            problems[f"{place}.{name}"] = problem
+            problems[f"{path}.{name}"] = problem
     if problems:
         raise InvalidRequest.of(problems)
     return {name: str(value) for name, value in values.items()}

@@ -89,9 +89,9 @@ def unseen_messages(
     messages: Sequence[Message], thread: Thread | None, runner: Runner
 ) -> Sequence[Message]:
     """Return the messages for the agent: if it resumes a conversation, the undelivered ones if any."""
-    fresh = [message for message in messages if message.delivery == "queued"]
+    undelivered = [message for message in messages if message.delivery == "queued"]
     resumes = capabilities_of(runner).resume
-    return fresh if thread is not None and fresh and resumes else messages
+    return undelivered if thread is not None and undelivered and resumes else messages
 
 
 def mark_delivered(tx: Transaction, message_id: str | None, attempt: int) -> None:

@@ -63,13 +63,13 @@ async def create(core: Core, caller: Principal, command: CreateToken) -> Change[
 def _principal(command: CreateToken) -> str:
     name = command.principal or command.name
     limits = specs(CreateToken)["principal"].limits
-    place = "principal" if command.principal else "name"
+    field = "principal" if command.principal else "name"
     if not re.fullmatch(str(limits.pattern), name) or len(name) > (limits.max_length or 0):
         raise InvalidRequest.of(
-            {place: "is not a valid name of a principal: set `principal` to one"}
+            {field: "is not a valid name of a principal: set `principal` to one"}
         )
     if name == "local" or name.startswith(_RESERVED):
-        raise InvalidRequest.of({place: f"{name} is a reserved name"})
+        raise InvalidRequest.of({field: f"{name} is a reserved name"})
     return name
 
 

@@ -358,11 +358,11 @@ class _SseSubscription:
             self._ready.append(StreamItem(cursor, event))
 
 
-def _short_text(given: str | None, name: str) -> str | None:
+def _short_text(text: str | None, name: str) -> str | None:
     """Return a text from the server, such as a cursor. It is sent back in a URL, so it must be short.
 
     :raises Internal: if it is longer than :data:`MAX_NAME`.
     """
-    if given is not None and len(given) > MAX_NAME:
+    if text is not None and len(text) > MAX_NAME:
         raise Internal(f"its {name} has more than {MAX_NAME:,} characters")
-    return given
+    return text

@@ -211,10 +211,12 @@ def _by_own_names(
                 for alias in sorted(doubled)
             }
         )
-    given = {name: alias for alias, name in aliases.items() if alias in values}
+    used_aliases = {name: alias for alias, name in aliases.items() if alias in values}
     values = {aliases.get(name, name): value for name, value in values.items()}
-    if given and given.keys() & (found := problems(kind, values)).keys():
-        raise InvalidRequest.of({given.get(name, name): what for name, what in found.items()})
+    if used_aliases and used_aliases.keys() & (found := problems(kind, values)).keys():
+        raise InvalidRequest.of(
+            {used_aliases.get(name, name): what for name, what in found.items()}
+        )
     return values
 
 

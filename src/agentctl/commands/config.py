@@ -59,8 +59,8 @@ def trust(*, file: str) -> None:
     def rendering(_: Any) -> list[str]:
         from agentctl.terminal import revealed
 
-        shown = found.content.decode(errors="replace").splitlines()
-        lines = [f"  {revealed(line)}" for line in shown]
+        content = found.content.decode(errors="replace").splitlines()
+        lines = [f"  {revealed(line)}" for line in content]
         return [*lines, f"{found.path} is trusted with the content shown above"]
 
     call.output.answer(answer, rendering)

@@ -43,12 +43,12 @@ def list_(**values: Any) -> None:
 
         def rendering(style: Any) -> Iterator[str]:
             transcript = Transcript(style, today=today())
-            is_told = False
+            has_output = False
             for event in page.events:
                 for line in transcript.lines(event):
-                    is_told = True
+                    has_output = True
                     yield line
-            if not is_told:
+            if not has_output:
                 yield "no events"
 
         call.output.answer(page, rendering)
@@ -69,7 +69,7 @@ def list_(**values: Any) -> None:
 @click.option("--follow", "-f", is_flag=True, help="Continue with new events, until interrupted.")
 @options_of(ListEvents, only=("cursor", "epoch"), cursor="Start after the event with this `seq`.")
 @click.option("--lines", "-n", type=click.IntRange(min=0), help="Start with the last N events.")
-def tail(session_id: str, *, follow: bool, **given: Any) -> None:
+def tail(session_id: str, *, follow: bool, **options: Any) -> None:
     """Print a session's events in order, from the start or from a cursor.
 
     With --follow, a lost connection is opened again, also after a restart of agentd. Printing
@@ -80,6 +80,6 @@ def tail(session_id: str, *, follow: bool, **given: Any) -> None:
     async def body(connection: Any) -> None:
         from agentctl.tail import tail_events
 
-        await tail_events(connection, call.output, session_id, follow=follow, **given)
+        await tail_events(connection, call.output, session_id, follow=follow, **options)
 
     call.run(body)

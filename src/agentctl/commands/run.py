@@ -162,12 +162,12 @@ def cancel(**values: Any) -> None:
             line = f"run {ended.id} had ended before: {ended.status}"
             line += f"; ended now: {also}" if also else ""
         else:
-            how = "is canceled" if ended.status == "canceled" else "is being canceled"
+            outcome = "is canceled" if ended.status == "canceled" else "is being canceled"
             if ended.id in reply.pending:
-                how = (
+                outcome = (
                     "is to be canceled, but no worker of this daemon executes it: see run diagnose"
                 )
-            line = f"run {ended.id} {how}" + (f", with {also}" if also else "")
+            line = f"run {ended.id} {outcome}" + (f", with {also}" if also else "")
         call.output.answer(reply, lambda _: [line])
 
     call.run(body)

@@ -41,10 +41,10 @@ def session() -> None:
     """Create, list, move, share and close sessions."""
 
 
-def working_directory(given: str | None, *, local: bool) -> str | None:
+def working_directory(path: str | None, *, local: bool) -> str | None:
     """Return the working directory to send. With a local daemon it is absolute, by default the current one."""
-    if given is not None:
-        return given if not local or Path(given).is_absolute() else str(here() / given)
+    if path is not None:
+        return path if not local or Path(path).is_absolute() else str(here() / path)
     return str(here()) if local else None
 
 

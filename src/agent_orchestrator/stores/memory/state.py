@@ -53,8 +53,8 @@ class Table(Generic[Row]):
     def find(self, index: str, key: Hashable = True, *, after: str | None = None) -> Iterator[Row]:
         ids = self._indexes[index][1].get(key, [])
         start = 0 if after is None else bisect_right(ids, after)
-        for place in range(start, len(ids)):
-            yield self.rows[ids[place]]
+        for position in range(start, len(ids)):
+            yield self.rows[ids[position]]
 
     def count(self, index: str, key: Hashable = True) -> int:
         return len(self._indexes[index][1].get(key, ()))
@@ -156,5 +156,5 @@ def _waits(message: Message) -> bool:
 
 def _asked_session(request: Request) -> str | None:
     """Return the session whose agent must answer the request now, or None."""
-    asked = request.is_open and request.audience == "parent"
-    return request.parent_session_id if asked else None
+    is_for_parent = request.is_open and request.audience == "parent"
+    return request.parent_session_id if is_for_parent else None

@@ -290,12 +290,12 @@ class MemoryView:
         return requests.find("pending" if status == "pending" else "all", after=after)
 
     def last_resolved(
-        self, run_id: str, attempt: int, *, statuses: Collection[str], told: Collection[str]
+        self, run_id: str, attempt: int, *, statuses: Collection[str], excluding: Collection[str]
     ) -> Request | None:
         found = [
             (one.resolved_at, one.id, one)
             for one in self._state.requests.find("run", run_id)
-            if one.attempt == attempt and one.status in statuses and one.id not in told
+            if one.attempt == attempt and one.status in statuses and one.id not in excluding
             if one.resolved_at is not None
         ]
         return max(found)[2] if found else None
@@ -443,8 +443,8 @@ class MemoryView:
         end = len(log) if until is None else position_after(until, len(log), self._end_of)
         positions: Iterable[int] = range(start, end)
         if sessions or within != EVERYTHING:
-            wanted = set(sessions) or self._members(within)
-            positions = merge(*(self._positions(one, start, end) for one in wanted))
+            session_ids = set(sessions) or self._members(within)
+            positions = merge(*(self._positions(one, start, end) for one in session_ids))
         return _first(
             (
                 StreamItem(feed_cursor(position + 1, self._state.epoch), log[position])

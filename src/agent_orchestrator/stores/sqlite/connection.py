@@ -129,7 +129,7 @@ def open_database(
     :raises StoreOpenError: a subclass of it, if the database cannot or must not be used. Then its
         files are unchanged.
     """
-    given = path.absolute()
+    absolute = path.absolute()
     try:
         path = path.resolve()
         make_data_directory(path.parent)
@@ -140,7 +140,9 @@ def open_database(
             # The write-ahead log belongs to a path. Opened by another path, the database would lack it.
             raise StoreOpenError(f"{path} has another name (a hard link); give it only one")
         with contextlib.ExitStack() as opening:
-            database = _open_locked(given, path, opening, accept_loss=accept_loss, may_use=may_use)
+            database = _open_locked(
+                absolute, path, opening, accept_loss=accept_loss, may_use=may_use
+            )
             opening.pop_all()
             return database
     except apsw.Error as error:
@@ -150,7 +152,7 @@ def open_database(
 
 
 def _open_locked(
-    given: Path,
+    absolute: Path,
     path: Path,
     opening: contextlib.ExitStack,
     *,
@@ -202,7 +204,7 @@ def _open_locked(
     for reader in readers:
         reader.pragma("query_only", True)  # noqa: FBT003 - the setting's value
     is_restored = watermark is not None and not history.is_complete
-    files = Files.of(given, path, next(lock for lock in locks if lock is not path_lock))
+    files = Files.of(absolute, path, next(lock for lock in locks if lock is not path_lock))
     epoch = begin_epoch(writer, is_restored=is_restored)
     watermark = read_watermark(writer)
     assert watermark is not None, "this schema counts commits"

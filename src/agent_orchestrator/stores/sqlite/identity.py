@@ -21,18 +21,18 @@ class Files:
     known: tuple[tuple[Path, FileId], ...]
 
     @classmethod
-    def of(cls, given: Path, path: Path, lock: FileLock) -> Self:
+    def of(cls, absolute: Path, path: Path, lock: FileLock) -> Self:
         """Return the files of a database that was just opened.
 
-        :param given: the absolute path it was opened with, which may contain symbolic links.
+        :param absolute: the absolute path it was opened with, which may contain symbolic links.
         :param path: the same path with all symbolic links resolved.
         :param lock: the lock on the database file.
         :raises StoreOpenError: if the file was replaced meanwhile.
         """
         parts = [path.with_name(path.name + end) for end in PARTS]
-        names = dict.fromkeys((given, *parts))
+        names = dict.fromkeys((absolute, *parts))
         files = cls(tuple((name, file_id(name)) for name in names))
-        if (path, lock.file_id) not in files.known or (given, lock.file_id) not in files.known:
+        if (path, lock.file_id) not in files.known or (absolute, lock.file_id) not in files.known:
             raise StoreOpenError(f"{path} was replaced while it was being opened")
         return files
 

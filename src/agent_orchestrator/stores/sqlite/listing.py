@@ -34,8 +34,8 @@ GRANTED_TO_WORK: Final = f"{GRANTED} AND role <> 'reader'"
 
 def where_all(parts: Mapping[str, Any]) -> Statement:
     """Return a WHERE clause that joins the comparisons whose value is not None, and those values."""
-    given = {part: value for part, value in parts.items() if value is not None}
-    return (" WHERE " + " AND ".join(given) if given else ""), tuple(given.values())
+    conditions = {part: value for part, value in parts.items() if value is not None}
+    return (" WHERE " + " AND ".join(conditions) if conditions else ""), tuple(conditions.values())
 
 
 def visibility_conditions(

@@ -40,9 +40,9 @@ class FileLock:
     the process that took the lock can release it.
     """
 
-    def __init__(self, descriptor: int, held: FileId) -> None:
+    def __init__(self, descriptor: int, file_id: FileId) -> None:
         self.descriptor = descriptor
-        self.file_id = held
+        self.file_id = file_id
         self._owner = os.getpid()
 
     @classmethod
@@ -65,18 +65,18 @@ class FileLock:
             # Python opens files close-on-exec, so executed programs do not inherit the descriptor.
             descriptor = os.open(path, flags, 0o600)
             found = os.fstat(descriptor)
-            held = found.st_dev, found.st_ino
+            locked_id = found.st_dev, found.st_ino
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(descriptor)
-                holder = flock_holder(*held) or (_signature(signed) if signed else None)
+                holder = flock_holder(*locked_id) or (_signature(signed) if signed else None)
                 raise _in_use(what, holder) from None
             except BaseException:
                 os.close(descriptor)
                 raise
-            lock = cls(descriptor, held)
-            _HELD[held] = lock
+            lock = cls(descriptor, locked_id)
+            _HELD[locked_id] = lock
             return lock
 
     def sign(self) -> None:

@@ -32,15 +32,15 @@ from agent_orchestrator.wire.strict_json import check_unicode, dumps, encode_in_
 
 
 def _insert(table: str, names: str, rows: int = 1) -> str:
-    marks = ", ".join("?" * len(names.split(", ")))
-    return f"INSERT INTO {table} ({names}) VALUES " + ", ".join([f"({marks})"] * rows)
+    placeholders = ", ".join("?" * len(names.split(", ")))
+    return f"INSERT INTO {table} ({names}) VALUES " + ", ".join([f"({placeholders})"] * rows)
 
 
 def _insert_owned(table: str, names: str) -> str:
     """Return an INSERT that also copies the session's owner. Its last parameter is the session id."""
-    marks = ", ".join("?" * len(names.split(", ")))
+    placeholders = ", ".join("?" * len(names.split(", ")))
     owner = "(SELECT owner FROM sessions WHERE id = ?)"
-    return f"INSERT INTO {table} ({names}, owner) VALUES ({marks}, {owner})"
+    return f"INSERT INTO {table} ({names}, owner) VALUES ({placeholders}, {owner})"
 
 
 def _update(table: str, names: str) -> str:
@@ -292,20 +292,20 @@ class SqliteTransaction(SqliteView):
 
     def add_record(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
         before = self._first_row(_LAST_OF_CALLER, record.caller)
-        place, total = (1, 0) if before is None else (before[0] + 1, before[1])
+        position, total = (1, 0) if before is None else (before[0] + 1, before[1])
         size = len(record.answer.encode())
         total += size
         try:
-            self._execute(_REMEMBER, (*RECORDS.values(record), place, total))
+            self._execute(_REMEMBER, (*RECORDS.values(record), position, total))
         except apsw.ConstraintError:
             raise Conflict(
                 "the idempotency key already has a record", {"key": record.key}
             ) from None
-        if place <= most and total < most_size:
+        if position <= most and total < most_size:
             return  # the limits were never reached
         for _ in range(max_deleted_records(size)):
             number, first, first_total = self._first_row(_FIRST_OF_CALLER, record.caller)
-            if first == place or (place - first < most and total - first_total < most_size):
+            if first == position or (position - first < most and total - first_total < most_size):
                 return
             self._execute(_FORGET_ONE, (number,))
 

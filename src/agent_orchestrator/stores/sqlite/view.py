@@ -395,14 +395,14 @@ class SqliteView:
         return [REQUESTS.read(row) for row in self._page(_REQUEST, statements, limit, size)]
 
     def last_resolved(
-        self, run_id: str, attempt: int, *, statuses: Collection[str], told: Collection[str]
+        self, run_id: str, attempt: int, *, statuses: Collection[str], excluding: Collection[str]
     ) -> Request | None:
         rows = self._execute(
             "SELECT id, status FROM requests INDEXED BY requests_resolved WHERE run_id = ? AND attempt = ?"
             " AND resolved_at IS NOT NULL ORDER BY resolved_at DESC, id DESC",
             (run_id, attempt),
         )
-        found = (row[0] for row in rows if row[1] in statuses and row[0] not in told)
+        found = (row[0] for row in rows if row[1] in statuses and row[0] not in excluding)
         request_id = next(found, None)
         return None if request_id is None else self.request(request_id)
 

@@ -123,7 +123,7 @@ class Family(Opening):
                 statuses = {"answered", "approved"}
                 first, second = asked[0].id, asked[1].id
                 return [
-                    view.last_resolved(run.id, 2, statuses=statuses, told=told)
+                    view.last_resolved(run.id, 2, statuses=statuses, excluding=told)
                     for told in ((), (second,), (first, second))
                 ]
 
