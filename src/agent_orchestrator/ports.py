@@ -645,6 +645,58 @@ class ProtectedPaths:
         return bool(self.read_only or self.secret)
 
 
+@frozen
+class ToolSpec:
+    """A tool for agents, as a model needs to know it.
+
+    :param title: for people.
+    :param description: for the model: what the tool does and when to use it.
+    :param input_schema: the JSON Schema of its arguments, which are an object.
+    :param read_only: True if the tool changes nothing.
+    """
+
+    name: str
+    title: str
+    description: str
+    input_schema: Mapping[str, Any]
+    read_only: bool = False
+
+
+@frozen
+class ToolResult:
+    """The answer of a tool.
+
+    :param content: a JSON object. If ``is_error``, its ``error`` has ``code``, ``message`` and ``details``.
+    :param text: the same as JSON text, for the model.
+    """
+
+    content: Mapping[str, Any]
+    text: str
+    is_error: bool = False
+
+
+class Toolbox(Protocol):
+    """The orchestration tools for one agent. Adapters offer them to its model.
+
+    A call has the access, the limits and the audit trail of the run's token.
+    """
+
+    def list(self) -> Sequence[ToolSpec]:
+        """Return the tools."""
+        ...
+
+    async def call(self, name: str, given: Mapping[str, Any]) -> ToolResult:
+        """Call a tool and return its answer.
+
+        Refusals are answers with ``is_error``: an unknown tool, invalid arguments, a lack of access, an
+        attempt that has ended. Cancelling a call that waits changes nothing: a question stays open, and
+        the same call continues to wait for its answer.
+
+        :param given: the arguments, as the model gave them.
+        """
+        ...
+
+
 class RunContext(Protocol):
     """The engine's interface for a runner during one attempt of a run.
 
@@ -700,6 +752,15 @@ class RunContext(Protocol):
     @property
     def env(self) -> Mapping[str, str]:
         """The complete environment for a process of this run."""
+        ...
+
+    @property
+    def tools(self) -> Toolbox:
+        """The orchestration tools, acting as this run, for a runner that offers them to its agent.
+
+        A call waits for a day unless its ``timeout_s`` says otherwise, as nothing cuts it off here. While the
+        engine stops, a call that would change something does not return (see :meth:`spawn`).
+        """
         ...
 
     async def emit(self, event_type: str, data: Mapping[str, Any]) -> None:

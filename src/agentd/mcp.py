@@ -9,12 +9,12 @@ import anyio.to_thread
 from hypercorn.typing import ASGISendCallable
 from quart import Response
 
-from agent_orchestrator.client import Client
 from agent_orchestrator.domain.errors import Forbidden, InvalidRequest, Unavailable
-from agent_orchestrator.mcp.arguments import HOLD_S, MAX_HOLD_S
-from agent_orchestrator.mcp.questions import UndeliveredQuestions
-from agent_orchestrator.mcp.tools import Agent
-from agent_orchestrator.ports import Gateway
+from agent_orchestrator.ports import Gateway, Toolbox
+from agent_orchestrator.tools.agent import Agent, calls_over
+from agent_orchestrator.tools.arguments import HOLD_S, MAX_HOLD_S
+from agent_orchestrator.tools.toolbox import AgentTools
+from agent_orchestrator.tools.undelivered import QuestionsOfAttempts
 from agent_orchestrator.wire import sse
 from agentd.lifetime import Lifetime
 from agentd.requests import HttpRequest, body_object, query_pairs
@@ -28,13 +28,13 @@ from agentd.responses import (
 
 if TYPE_CHECKING:
     from agent_orchestrator.mcp.exchange import ExchangeReply
-    from agent_orchestrator.mcp.server import AgentServer
+    from agent_orchestrator.mcp.server import ToolServer
 
 STREAM_AFTER_S: Final = 1.0
 """Seconds to wait for an answer before it becomes a stream. An earlier answer is plain JSON."""
 
 Exchange = Callable[
-    ["AgentServer", Agent, Mapping[str, Any], Mapping[str, str]], Awaitable["ExchangeReply"]
+    ["ToolServer", Toolbox, Mapping[str, Any], Mapping[str, str]], Awaitable["ExchangeReply"]
 ]
 
 
@@ -53,9 +53,9 @@ class ToolEndpoint:
         self._lifetime = lifetime
         self._version = version
         self._quiet_s = quiet_s
-        self._undelivered = UndeliveredQuestions()
+        self._undelivered = QuestionsOfAttempts()
         self._loading = anyio.Lock()
-        self._loaded: tuple[AgentServer, Exchange] | None = None
+        self._loaded: tuple[ToolServer, Exchange] | None = None
 
     async def answer(self, received: HttpRequest) -> Response:
         """Return the answer to a message.
@@ -69,30 +69,30 @@ class ToolEndpoint:
                 "has in AGENTCTL_AUTH_TOKEN"
             )
         agent = Agent(
-            Client(self._gateway.acting_as(received.principal)),
+            calls_over(self._gateway.acting_as(received.principal)),
             caller.run_id,
             caller.session_id,
             _hold_s(query_pairs(received.query_string)),
-            self._undelivered,
+            self._undelivered.of(caller),
         )
         message = await body_object(received)
         server, exchange = self._loaded or await self._load()
         headers = {name.lower(): value for name, value in received.headers}
-        answering = partial(exchange, server, agent, message, headers)
+        answering = partial(exchange, server, AgentTools(agent), message, headers)
         if message.get("method") != "tools/call" or "text/event-stream" not in headers.get(
             "accept", ""
         ):
             return _plain_response(await answering())
         return HeldResponse(answering, self._lifetime, self._quiet_s)
 
-    async def _load(self) -> "tuple[AgentServer, Exchange]":
+    async def _load(self) -> "tuple[ToolServer, Exchange]":
         async with self._loading:
             if self._loaded is None:
                 self._loaded = await anyio.to_thread.run_sync(_import, self._version)
             return self._loaded
 
 
-def _import(version: str) -> "tuple[AgentServer, Exchange]":
+def _import(version: str) -> "tuple[ToolServer, Exchange]":
     from agent_orchestrator.mcp.exchange import exchange
     from agent_orchestrator.mcp.server import make_server
 

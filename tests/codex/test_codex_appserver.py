@@ -103,6 +103,7 @@ class TestContract(RunnerContract):
     succeeding, answer = "say hello", "hello"
     lasting = "shell sleep 300"
     failing, failure_code = "http 500", "provider_error"
+    delegating = 'tool session_spawn {"task": "say hello"}'
     shares_processes = True
 
     @pytest.fixture(autouse=True)

@@ -1,62 +1,148 @@
-"""The orchestration tools as an app-server's agents reach them."""
+"""The orchestration tools as an app-server's agents have them, without a daemon."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import anyio
 import pytest
+from loops import ON_ONE_LOOP
+from model_server import ModelServer, codex_env
 
-from agent_orchestrator.runners.codex.appserver.dynamic_tools import DynamicTools
+from agent_orchestrator import Client, EnvPolicy, ProviderConfig, Routing, Run, open_embedded
+from agent_orchestrator.runners.codex import CodexExecRunner
+from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
+from agent_orchestrator.runners.codex.appserver.dynamic_tools import call_tool, dynamic_tools
+from agent_orchestrator.testing import ScriptedRunner
+from agent_orchestrator.testing.runners import RecordingContext
+from agent_orchestrator.tools.toolbox import TOOLS
 
 pytestmark = pytest.mark.anyio
 
-
-class Gathering(BaseHTTPRequestHandler):
-    """Answers no call before all have come."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["content-length"]))
-        self.server.all.wait()
-        result = {"content": [{"type": "text", "text": "all are there"}]}
-        answer = json.dumps({"jsonrpc": "2.0", "id": 1, "result": result}).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
+PATIENCE_S = 60.0
 
 
-class Daemon(ThreadingHTTPServer):
-    request_queue_size = 200
-
-
-async def test_the_tools_of_many_agents_wait_for_each_other():
-    count = 150
-    server = Daemon(("127.0.0.1", 0), Gathering)
-    server.all = threading.Barrier(count)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    env = {
-        "AGENTCTL_URL": f"http://127.0.0.1:{server.server_port}",
-        "AGENTCTL_AUTH_TOKEN": "art_x",
+def embedded(path: Path, codex: str, home: Path, *, tools: bool = True):
+    runner = CodexAppServerRunner(
+        command=codex, home=str(home), sandbox="danger-full-access", tools=tools
+    )
+    env = EnvPolicy(set=codex_env(home))
+    scripted = ScriptedRunner()
+    providers = {
+        "codex": ProviderConfig(runner, "codex-app-server", env=env),
+        "scripted": ProviderConfig(scripted, "scripted"),
     }
-    tools, answers = DynamicTools(), []
+    return open_embedded(path, providers=providers, routing=Routing("codex"), max_concurrency=1)
 
-    async def call():
-        answers.append(await tools.call(env, {"tool": "session_wait", "arguments": {}}))
 
-    try:
-        with anyio.fail_after(30):
-            async with anyio.create_task_group() as tasks:
-                for _ in range(count):
-                    tasks.start_soon(call)
-    finally:
-        await tools.close()
-        server.all.abort()
-        server.shutdown()
-        server.server_close()
-    assert [answer["success"] for answer in answers] == [True] * count
+async def turn(client: Client, session_id: str, text: str) -> Run:
+    sent = await client.send_message(session_id, text)
+    assert sent.run is not None
+    with anyio.fail_after(PATIENCE_S):
+        run = (await client.wait_run(sent.run.id)).run
+    assert run.result is not None, run.error
+    return run
+
+
+@pytest.mark.codex
+@ON_ONE_LOOP
+async def test_an_agent_works_with_a_child_in_an_embedded_client(
+    tmp_path: Path, codex: str, home: Path, workspace: Path, models: ModelServer
+) -> None:
+    script = (
+        'tool session_spawn {"task": "say from the child", "provider": "scripted"}\n'
+        'tool session_wait {"run_id": "<0.run.id>"}\nrelay'
+    )
+    async with embedded(tmp_path / "a.db", codex, home) as client:
+        session = await client.create_session(cwd=str(workspace))
+        run = await turn(client, session.id, script)
+        (child,) = (await client.get_tree(session.id)).children
+        (status, _) = (await client.status()).providers
+        log = [event async for event in client.events(session.id)]
+    assert run.result is not None
+    assert "from the child" in run.result.text
+    assert child.runs[0].parent_run_id == run.id
+    assert status.capabilities is not None
+    assert status.capabilities.tools
+    tools = [event.data for event in log if event.event_type == "tool.completed"]
+    assert [(one["kind"], one["name"], one["status"]) for one in tools] == [
+        ("function", "session_spawn", "completed"),
+        ("function", "session_wait", "completed"),
+    ]
+    assert not [event for event in log if event.event_type == "request.created"]
+
+
+@pytest.mark.codex
+@ON_ONE_LOOP
+async def test_a_thread_that_began_with_tools_has_none_after_they_are_switched_off(
+    tmp_path: Path, codex: str, home: Path, workspace: Path, models: ModelServer
+) -> None:
+    list_tool = "tool session_list {}\nrelay"
+    async with embedded(tmp_path / "a.db", codex, home) as client:
+        session = await client.create_session(cwd=str(workspace))
+        before = await turn(client, session.id, list_tool)
+    async with embedded(tmp_path / "a.db", codex, home, tools=False) as client:
+        after = await turn(client, session.id, list_tool)
+    assert before.result is not None
+    assert after.result is not None
+    assert before.thread_id == after.thread_id
+    assert session.id in before.result.text
+    assert session.id not in after.result.text
+    assert "are off" in after.result.text
+
+
+async def test_codex_is_told_of_each_tool() -> None:
+    tools = RecordingContext("x", cwd="/").tools
+    told = dynamic_tools(tools)
+    json.dumps(told)
+    assert [one["name"] for one in told] == list(TOOLS)
+    assert {one["type"] for one in told} == {"function"}
+    assert [one["inputSchema"] for one in told] == [spec.input_schema for spec in tools.list()]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"tool": None},
+        {"tool": ["session_list"]},
+        {"tool": "session_kill", "arguments": {}},
+        {"tool": "session_list", "arguments": []},
+        {"tool": "session_list", "arguments": "{}"},
+        {"tool": "session_list", "arguments": 0},
+        {"tool": "session_list", "arguments": {"limit": "1"}},
+        {"tool": "session_spawn"},
+        {"tool": "session_wait", "arguments": {"run_id": "run_x"}},
+    ],
+)
+async def test_a_bad_call_is_answered(params) -> None:
+    answer = await call_tool(RecordingContext("x", cwd="/").tools, params)
+    (item,) = answer["contentItems"]
+    assert answer["success"] is False
+    assert item["type"] == "inputText"
+    assert json.loads(item["text"])["error"]["code"] in {"invalid_request", "not_found"}
+
+
+async def test_a_call_without_arguments_takes_the_defaults() -> None:
+    for params in ({"tool": "session_list"}, {"tool": "session_list", "arguments": None}):
+        answer = await call_tool(RecordingContext("x", cwd="/").tools, params)
+        assert answer["success"] is True
+        assert json.loads(answer["contentItems"][0]["text"])["children"] == []
+
+
+def test_exec_says_that_it_has_the_tools_of_a_daemon_only() -> None:
+    daemon = {"AGENTCTL_URL": "http://127.0.0.1:1"}
+    assert CodexExecRunner().capabilities_in(daemon).tools
+    assert not CodexExecRunner().capabilities_in({}).tools
+    assert not CodexExecRunner(tools=False).capabilities_in(daemon).tools
+
+
+@pytest.mark.codex
+@ON_ONE_LOOP
+async def test_the_status_says_that_exec_has_no_tools_without_a_daemon(
+    codex: str, home: Path
+) -> None:
+    runner = CodexExecRunner(command=codex, home=str(home))
+    async with open_embedded(":memory:", runners=[runner]) as client:
+        (status,) = (await client.status()).providers
+    assert status.capabilities is not None
+    assert not status.capabilities.tools

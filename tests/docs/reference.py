@@ -21,9 +21,9 @@ from agent_orchestrator.domain.model import FAILURE_CODES
 from agent_orchestrator.engine.diagnosis import _FAILURES
 from agent_orchestrator.fields import MAX_METADATA, FieldSpec, specs
 from agent_orchestrator.known_runners import BUILT_IN
-from agent_orchestrator.mcp.arguments import fields
-from agent_orchestrator.mcp.tools import TOOLS
 from agent_orchestrator.operations import OPERATIONS
+from agent_orchestrator.tools.arguments import fields
+from agent_orchestrator.tools.toolbox import TOOLS
 from agent_orchestrator.wire.openapi import openapi_document
 from agent_orchestrator.wire.problems import STATUSES
 from agentctl.main import cli

@@ -1,6 +1,6 @@
 """What an agent can make grow stays bounded, and is found without passing all that was before."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,13 +19,14 @@ from agent_orchestrator.domain.model import MANUAL
 from agent_orchestrator.domain.tokens import NAMED_TOKEN_PREFIX, token_hash
 from agent_orchestrator.engine import EngineConfig, requests, retention
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.mcp.tools import TOOLS, Agent, use
 from agent_orchestrator.ports import Store, Transaction, View
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.stores.sqlite.view import SqliteView
 from agent_orchestrator.testing import ScriptedRunner
 from agent_orchestrator.testing.stores.samples import a_record
+from agent_orchestrator.tools.agent import Agent, calls_over
+from agent_orchestrator.tools.toolbox import AgentTools
 
 pytestmark = pytest.mark.anyio
 
@@ -429,13 +430,13 @@ async def test_a_question_is_found_again_without_all_that_was_asked(tmp_path: Pa
         session = await client.create_session(provider=MANUAL)
         run = await client.create_run(session.id)
         await client.transition_run(run.id, "running")
-        agent = Agent(client, run.id, session.id, hold_s=0)
+        agent = Agent(calls_over(client.transport), run.id, session.id, hold_s=0)
 
-        async def ask(text: str) -> dict[str, Any]:
+        async def ask(text: str) -> Mapping[str, Any]:
             given = {"text": text, "request_kind": "input_request", "wait": False}
-            answer, is_error = await use(agent, TOOLS["session_reply_parent"], given)
-            assert not is_error, answer
-            return answer
+            result = await AgentTools(agent).call("session_reply_parent", given)
+            assert not result.is_error, result.text
+            return result.content
 
         first = await ask("the first")
         assert (await ask("the first"))["request"]["id"] == first["request"]["id"]
@@ -449,7 +450,7 @@ async def test_a_question_is_found_again_without_all_that_was_asked(tmp_path: Pa
             await client.resolve_request(asked["request"]["id"], "deny")
             await ask(f"question {number}")
         # Another process of the agent finds what is open.
-        agent = Agent(client, run.id, session.id, hold_s=0)
+        agent = Agent(calls_over(client.transport), run.id, session.id, hold_s=0)
         assert (await ask("the first"))["request"]["id"] == again["request"]["id"]
 
 

@@ -11,9 +11,10 @@ from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.model import MANUAL
 from agent_orchestrator.engine.summaries import MAX_SUMMARY
 from agent_orchestrator.engine.trees import MAX_RUNS
-from agent_orchestrator.mcp.tools import TOOLS, Agent, use
 from agent_orchestrator.operations import SessionTree, TreePage
 from agent_orchestrator.testing import ScriptedRunner
+from agent_orchestrator.tools.agent import Agent, calls_over
+from agent_orchestrator.tools.toolbox import AgentTools
 from agentctl.connection import DaemonConnection
 from agentctl.tree_view import tree_pages
 
@@ -197,18 +198,19 @@ async def test_an_agent_lists_its_children_in_pages() -> None:
             await client.reply_parent(
                 inner.run.id, "q" * 5_000, request_kind="input_request", wait=True
             )
-        agent = Agent(client, run.id, root, hold_s=0)
+        tools = AgentTools(Agent(calls_over(client.transport), run.id, root))
         listed: list[dict[str, Any]] = []
         cursor: str | None = None
         for _ in range(4):
             given = {"limit": 1, "cursor": cursor}
-            answer, is_error = await use(agent, TOOLS["session_list"], given)
-            assert not is_error, answer
+            result = await tools.call("session_list", given)
+            assert not result.is_error, result.text
+            answer = result.content
             assert answer["children_count"] == 2
             listed += answer["children"]
             cursor = answer["next_cursor"]
         assert cursor is None
-        whole, _ = await use(agent, TOOLS["session_list"], {})
+        whole = (await tools.call("session_list", {})).content
         assert whole["children"] == listed
         assert [child["children_count"] for child in listed] == [1, 0, 1, 0]
         assert [len(child["request"]["text"]) for child in listed[1::2]] == [1000, 1000]

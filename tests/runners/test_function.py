@@ -15,11 +15,14 @@ async def agent(context):
             await anyio.sleep(60)
         case "fail":
             raise AgentFailed("denied", "I would rather not")
+        case "delegate":
+            await context.tools.call("session_spawn", {"task": "a part"})
     return f"you said {context.prompt}"
 
 
 class TestFunctionContract(RunnerContract):
     answer = "you said succeed"
+    delegating = "delegate"
     failure_code = "denied"
 
     def make_runner(self):

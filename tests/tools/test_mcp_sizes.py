@@ -17,7 +17,7 @@ from calling import Standing
 from loop_cost import loop_cost
 from serving import exchange
 
-from agent_orchestrator.mcp.tools import TOOLS
+from agent_orchestrator.tools.toolbox import TOOLS
 
 pytestmark = pytest.mark.anyio
 

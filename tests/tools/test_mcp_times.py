@@ -1,18 +1,20 @@
 """How long a call of a tool is held, by a clock that only runs while everybody waits."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import trio
 import trio.testing
+from attrs import evolve
 
 from agent_orchestrator import Client, EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.model import MANUAL
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.mcp.tools import TOOLS, Agent, use
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing import ScriptedRunner
+from agent_orchestrator.tools.agent import Agent, calls_over
+from agent_orchestrator.tools.toolbox import AgentTools
 
 CUT_S = 60.0
 """After which many clients cut a call (the SDKs' own default)."""
@@ -33,7 +35,7 @@ def in_a_family(body: Family) -> None:
             async def agent(run_id: str, session_id: str) -> Agent:
                 await people.transition_run(run_id, "running")
                 acting = engine.acting_as(Principal.of_run(run_id, 1, session_id))
-                return Agent(Client(acting), run_id, session_id)
+                return Agent(calls_over(acting), run_id, session_id)
 
             session = await people.create_session(provider=MANUAL)
             run = await people.create_run(session.id)
@@ -44,12 +46,12 @@ def in_a_family(body: Family) -> None:
     trio.run(live, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-async def held(agent: Agent, name: str, **arguments: Any) -> tuple[dict[str, Any], float]:
+async def held(agent: Agent, name: str, **arguments: Any) -> tuple[Mapping[str, Any], float]:
     """Return what a tool answers, and after how many seconds."""
     began = trio.current_time()
-    result, is_error = await use(agent, TOOLS[name], arguments)
-    assert not is_error, result
-    return result, trio.current_time() - began
+    result = await AgentTools(agent).call(name, arguments)
+    assert not result.is_error, result.text
+    return result.content, trio.current_time() - began
 
 
 def test_a_call_answers_before_its_client_cuts_it_and_hours_are_waited_by_calling_again() -> None:
@@ -77,7 +79,7 @@ def test_a_question_is_waited_for_in_calls_too() -> None:
             assert (told["timed_out"], told["request"]["id"]) == (True, request_id)
             assert 40 <= seconds < CUT_S
         assert trio.current_time() > 2 * 3600
-        await use(parent, TOOLS["request_resolve"], {"request_id": request_id, "decision": "deny"})
+        await held(parent, "request_resolve", request_id=request_id, decision="deny")
         told, _ = await held(child, "session_reply_parent", request_id=request_id)
         assert (told["decision"], told["timed_out"]) == ("deny", False)
         assert len((await people.requests()).requests) == 1
@@ -87,7 +89,7 @@ def test_a_question_is_waited_for_in_calls_too() -> None:
 
 def test_an_agent_whose_client_cuts_nothing_waits_for_hours_in_one_call() -> None:
     async def body(people: Client, parent: Agent, child: Agent) -> None:
-        parent.hold_s = 86_400
+        parent = evolve(parent, hold_s=86_400)
 
         async def end() -> None:
             await trio.sleep(5 * 3600)

@@ -11,9 +11,9 @@ from agent_orchestrator import operations as ops
 from agent_orchestrator.client import Client
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.fields import specs
-from agent_orchestrator.mcp.arguments import input_schema
-from agent_orchestrator.mcp.tools import TOOLS, read_arguments
 from agent_orchestrator.ports import RunContext
+from agent_orchestrator.tools.arguments import input_schema
+from agent_orchestrator.tools.toolbox import TOOLS, read_arguments
 from agent_orchestrator.wire.openapi import openapi_document
 from agentctl.commands.tool import session_spawn
 

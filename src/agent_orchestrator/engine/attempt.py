@@ -51,6 +51,8 @@ from agent_orchestrator.operations import (
     WaitRun,
 )
 from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.tools.agent import Agent
+from agent_orchestrator.tools.toolbox import AgentTools
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.codec import to_plain
 from agent_orchestrator.wire.encoded import Encoded
@@ -92,6 +94,7 @@ class AttemptContext:
         self.thread = thread
         self.env = env
         self.model = run.model
+        self.tools = AgentTools(Agent(self._call, run.id, session.id, hold_s=MAX_WAIT_S))
         self.stderr_tail = ""
         self.has_begun = False
         """Whether the agent may have had effects. A fallback may not replace it then."""
@@ -239,7 +242,7 @@ class AttemptContext:
             pass  # one call may be too short
         return reply
 
-    async def _call(self, operation: Operation[Req, Res], command: Req) -> Res:
+    async def _call(self, operation: Operation[Req, Res], command: Req, /) -> Res:
         """Call an operation with the access of this attempt's token.
 
         :raises Forbidden: if the attempt has ended.

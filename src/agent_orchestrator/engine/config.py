@@ -139,6 +139,11 @@ class EngineConfig(EngineOptions):
     clock: Clock = field(default=lambda: datetime.now(UTC))
     ids: IdSource = field(factory=SortableIds)
 
+    def agent_env(self, provider: ProviderConfig) -> dict[str, str]:
+        """Return the environment that the agents of all runs of a provider have."""
+        url = {} if self.url is None else {"AGENTCTL_URL": self.url}
+        return provider.env.apply(self.environ) | url
+
     def __attrs_post_init__(self) -> None:
         # Not a converter, because mypy 2.3 does not support one with `takes_self`.
         object.__setattr__(self, "workspace_roots", _resolved(self.workspace_roots, self.host))

@@ -120,7 +120,7 @@ async def provider_statuses(config: EngineConfig) -> list[ProviderStatus]:
 
     async def check(name: str) -> None:
         provider = config.providers[name]
-        env = provider.env.apply(config.environ)
+        env = config.agent_env(provider)
         found[name] = await probe(provider.runner, env, config.host)
 
     async with anyio.create_task_group() as tasks:
@@ -163,7 +163,7 @@ async def diagnose(core: Core, caller: Principal, command: DiagnoseRun) -> Diagn
     tree = await _process_tree(core, run, attempt)
     provider = core.config.providers.get(run.provider)
     availability = (
-        await probe(provider.runner, provider.env.apply(core.config.environ), core.config.host)
+        await probe(provider.runner, core.config.agent_env(provider), core.config.host)
         if provider and run.status is RunStatus.QUEUED
         else Availability(available=True)
     )

@@ -72,7 +72,7 @@ def runner_findings(config: EngineConfig) -> list[Finding]:
             )
         if isinstance(runner, SelfChecking):
             try:
-                found.extend(runner.findings(about, provider.env.apply(config.environ)))
+                found.extend(runner.findings(about, config.agent_env(provider)))
             except Exception as error:
                 logger.exception("checking runner %s failed", runner.name)
                 found.append(Finding("warning", about, f"checking it failed: {error}"))

@@ -173,15 +173,13 @@ async def _context(
     thread = assignment.thread
     if run.provider != assignment.run.provider:
         thread = await read_with_retry(core, lambda view: view.thread(session.id, run.provider))
-    env = provider.env.apply(core.config.environ) | {
+    env = core.config.agent_env(provider) | {
         "AGENTCTL_RUN_ID": run.id,
         "AGENTCTL_SESSION_ID": session.id,
         TAG_VARIABLE: attempt_tag(run.id, run.attempt),
     }
-    if core.config.url is not None:
-        env["AGENTCTL_URL"] = core.config.url
-        if assignment.token is not None:
-            env["AGENTCTL_AUTH_TOKEN"] = assignment.token
+    if assignment.token is not None:
+        env["AGENTCTL_AUTH_TOKEN"] = assignment.token
     messages = steering.unseen_messages(assignment.messages, thread, provider.runner)
     contents: Sequence[ImageContent] = ()
     if any(message.images for message in messages):

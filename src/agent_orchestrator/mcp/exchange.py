@@ -24,8 +24,8 @@ from mcp.shared.transport_context import TransportContext
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
-from agent_orchestrator.mcp.server import AgentServer
-from agent_orchestrator.mcp.tools import Agent
+from agent_orchestrator.mcp.server import ToolServer
+from agent_orchestrator.ports import Toolbox
 from agent_orchestrator.wire import strict_json
 
 
@@ -41,13 +41,8 @@ class ExchangeReply:
     text: bytes = b""
 
 
-def may_take_long(message: Mapping[str, Any]) -> bool:
-    """Return whether the answer may take long. Only tool calls can."""
-    return message.get("method") == "tools/call"
-
-
 async def exchange(
-    server: AgentServer, agent: Agent, message: Mapping[str, Any], headers: Mapping[str, str]
+    server: ToolServer, tools: Toolbox, message: Mapping[str, Any], headers: Mapping[str, str]
 ) -> ExchangeReply:
     """Process a message and return its answer.
 
@@ -76,7 +71,7 @@ async def exchange(
             request.method,
             request.params,
             connection=connection,
-            lifespan_state=agent,
+            lifespan_state=tools,
         )
     except Exception as error:  # noqa: BLE001 - the package logs the unexpected
         rpc_error = modern_error_data(error)

@@ -5,31 +5,29 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import mcp_types as types
-from anyio.to_thread import run_sync
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 
-from agent_orchestrator.mcp.arguments import input_schema
-from agent_orchestrator.mcp.tools import INSTRUCTIONS, TOOLS, Agent, Tool, use
-from agent_orchestrator.wire import strict_json
+from agent_orchestrator.ports import Toolbox, ToolSpec
+from agent_orchestrator.tools.toolbox import INSTRUCTIONS, TOOLS, unknown_tool
 
-AgentServer = Server[Agent]
-Context = ServerRequestContext[Agent]
+ToolServer = Server[Toolbox]
+Context = ServerRequestContext[Toolbox]
 
 
-def make_server(version: str, agent: Agent | None = None) -> AgentServer:
+def make_server(version: str, tools: Toolbox | None = None) -> ToolServer:
     """Return an MCP server of the tools.
 
-    :param agent: the agent for all requests. Without one, the transport passes an agent with each
-        request.
+    :param tools: the tools for all requests. Without them, the transport passes those of the agent with
+        each request.
     """
-    server: AgentServer = Server(
+    server: ToolServer = Server(
         "agent-orchestrator",
         version=version,
         title="Agent orchestration",
         instructions=INSTRUCTIONS,
-        lifespan=_serving(agent),
+        lifespan=_serving(tools),
         on_list_tools=_list_tools,
         on_call_tool=_call_tool,
     )
@@ -38,12 +36,12 @@ def make_server(version: str, agent: Agent | None = None) -> AgentServer:
     return server
 
 
-def _serving(agent: Agent | None) -> Callable[[Any], AbstractAsyncContextManager[Agent]]:
+def _serving(tools: Toolbox | None) -> Callable[[Any], AbstractAsyncContextManager[Toolbox]]:
     @asynccontextmanager
-    async def lifespan(_: Any) -> AsyncIterator[Agent]:
-        if agent is None:
+    async def lifespan(_: Any) -> AsyncIterator[Toolbox]:
+        if tools is None:
             raise RuntimeError("this server has no agent: each request names one")
-        yield agent
+        yield tools
 
     return lifespan
 
@@ -51,30 +49,27 @@ def _serving(agent: Agent | None) -> Callable[[Any], AbstractAsyncContextManager
 async def _list_tools(
     context: Context, _: types.PaginatedRequestParams | None
 ) -> types.ListToolsResult:
-    hold_s = context.lifespan_context.hold_s
-    return types.ListToolsResult(tools=[_described(tool, hold_s) for tool in TOOLS.values()])
+    return types.ListToolsResult(tools=[_tool(spec) for spec in context.lifespan_context.list()])
 
 
-def _described(tool: Tool, hold_s: float) -> types.Tool:
+def _tool(spec: ToolSpec) -> types.Tool:
     return types.Tool(
-        name=tool.name,
-        title=tool.title,
-        description=tool.description,
-        input_schema=input_schema(tool.arguments, hold_s),
+        name=spec.name,
+        title=spec.title,
+        description=spec.description,
+        input_schema=dict(spec.input_schema),
         annotations=types.ToolAnnotations(
-            read_only_hint=tool.read_only, destructive_hint=False, open_world_hint=False
+            read_only_hint=spec.read_only, destructive_hint=False, open_world_hint=False
         ),
     )
 
 
 async def _call_tool(context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
-    tool = TOOLS.get(params.name)
-    if tool is None:
-        names = ", ".join(TOOLS)
-        raise MCPError(types.INVALID_PARAMS, f"unknown tool {params.name!r}; choose from: {names}")
-    result, is_error = await use(context.lifespan_context, tool, params.arguments or {})
+    if params.name not in TOOLS:  # an error of the protocol in MCP
+        raise MCPError(types.INVALID_PARAMS, unknown_tool(params.name))
+    result = await context.lifespan_context.call(params.name, params.arguments or {})
     # Text and structured content are the same, because clients may pass either to the model.
-    is_long = strict_json.is_long(result)
-    encoded = await run_sync(strict_json.text_of, result) if is_long else strict_json.dumps(result)
-    text = types.TextContent(type="text", text=encoded)
-    return types.CallToolResult(content=[text], structured_content=result, is_error=is_error)
+    text = types.TextContent(type="text", text=result.text)
+    return types.CallToolResult(
+        content=[text], structured_content=dict(result.content), is_error=result.is_error
+    )

@@ -3,11 +3,11 @@
 from mcp.server.stdio import stdio_server
 
 from agent_orchestrator.mcp.server import make_server
-from agent_orchestrator.mcp.tools import Agent
+from agent_orchestrator.ports import Toolbox
 
 
-async def serve_stdio(agent: Agent, version: str) -> None:
+async def serve_stdio(tools: Toolbox, version: str) -> None:
     """Serve one client until it closes standard input."""
-    server = make_server(version, agent)
+    server = make_server(version, tools)
     async with stdio_server() as (read, write):
         await server.run(read, write, server.create_initialization_options())

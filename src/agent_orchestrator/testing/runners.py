@@ -19,7 +19,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import anyio
 import pytest
@@ -47,15 +47,31 @@ from agent_orchestrator.domain.model import (
 from agent_orchestrator.fields import takes, values_of
 from agent_orchestrator.operations import (
     AnswerOptions,
+    GetTree,
+    ListRequests,
     MessageReply,
+    Operation,
+    ReplyParent,
+    ReplyParentReply,
+    RequestPage,
     SendOptions,
+    SendToSession,
     SessionLimits,
+    SessionTree,
+    SpawnFromRun,
     SpawnOptions,
     SpawnReply,
+    TreePage,
     WaitReply,
+    WaitRun,
 )
 from agent_orchestrator.ports import TAG_VARIABLE, Probing, ProtectedPaths, Runner
+from agent_orchestrator.tools.agent import Agent
+from agent_orchestrator.tools.toolbox import AgentTools
 from agent_orchestrator.wire import strict_json
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
 
 _THEN = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -74,6 +90,8 @@ class RecordingContext:
     :ivar events: types and data of the emitted events, in order.
     :ivar children: spawned children.
     :ivar sent: session ids and texts of messages to children.
+    :ivar replies: texts of messages to the parent.
+    :ivar tools: the tools for agents, over the methods of this context.
     :ivar force_stop: set it to make a stopping runner kill its agent at once.
     """
 
@@ -106,6 +124,8 @@ class RecordingContext:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.children: list[SpawnReply] = []
         self.sent: list[tuple[str, str]] = []
+        self.replies: list[str] = []
+        self.tools = AgentTools(Agent(self._call, self.run.id, self.session.id))
         self.usage: Usage | None = None
         self.pid: int | None = None
         self.invocation: Invocation | None = None
@@ -282,6 +302,42 @@ class RecordingContext:
             resolved_at=_THEN,
         )
 
+    async def _call(self, _: Operation[Req, Res], request: Req, /) -> Res:
+        """Answer an operation of a tool."""
+        answer: Any
+        match request:
+            case SpawnFromRun():
+                answer = await self.spawn(**values_of(SpawnOptions, request))
+            case SendToSession():
+                answer = await self.send(**values_of(SendOptions, request))
+            case WaitRun():
+                answer = await self.wait(request.run_id, until=request.until, ignore=request.ignore)
+            case ReplyParent():
+                answer = await self._reply_parent(request)
+            case ListRequests():
+                answer = RequestPage((), None)
+            case GetTree():
+                nodes = [SessionTree(one.session, (one.run,), ()) for one in self.children]
+                count = len(nodes)
+                answer = TreePage(self.session, (self.run,), tuple(nodes), children_count=count)
+            case _:
+                raise NotFound("this context has no requests")
+        return cast("Res", answer)
+
+    async def _reply_parent(self, given: ReplyParent) -> ReplyParentReply:
+        if given.request_kind is None:
+            self.replies.append(given.text)
+            await self._note("reply_parent")
+            return ReplyParentReply(_message("ses_parent", "run_parent", given.text), None, None)
+        request = await self.ask_parent(
+            given.text,
+            kind=given.request_kind,
+            detail=given.detail,
+            options=given.options,
+            expires_in_s=given.expires_in_s,
+        )
+        return ReplyParentReply(None, None, request)
+
     @asynccontextmanager
     async def steering(self) -> AsyncIterator[AsyncIterator[str]]:
         """Receive the texts passed to :meth:`steer`."""
@@ -347,6 +403,8 @@ class RunnerContract:
     """A prompt that fails; None if there is none."""
     failure_code: ClassVar[str | None] = None
     """The error code of the failure; None for any."""
+    delegating: ClassVar[str | None] = None
+    """A prompt on which the agent calls the tool ``session_spawn`` once; None if it has no tools."""
     shares_processes: ClassVar[bool] = False
     """True if one process serves several runs."""
     time_limit_s: ClassVar[float] = 30
@@ -477,6 +535,17 @@ class RunnerContract:
             assert set(texts.values()) == {self.answer}
         if first.pid is not None:
             assert (first.pid == second.pid) is self.shares_processes
+
+    async def test_the_agents_tools_act_for_its_run(self, tmp_path: Path) -> None:
+        if self.delegating is None:
+            pytest.skip("this runner gives its agents no tools")
+        contexts = [self.make_context(self.delegating, tmp_path) for _ in range(2)]
+        async with self.opened() as runner:
+            for context in contexts:
+                await runner.run(context)
+        assert [len(context.children) for context in contexts] == [1, 1]
+        for context in contexts:
+            assert tagged_processes(context.tag) == []
 
     async def test_a_failure_has_a_known_code(self, tmp_path: Path) -> None:
         if self.failing is None:

@@ -41,9 +41,10 @@ def mcp(run_id: str | None, timeout_s: float | None) -> None:
     async def body(connection: Any) -> None:
         from importlib.metadata import version
 
-        from agent_orchestrator.mcp.arguments import HOLD_S
         from agent_orchestrator.mcp.stdio import serve_stdio
-        from agent_orchestrator.mcp.tools import Agent
+        from agent_orchestrator.tools.agent import Agent, calls_over
+        from agent_orchestrator.tools.arguments import HOLD_S
+        from agent_orchestrator.tools.toolbox import AgentTools
 
         client = connection.client()
         session_id = None if run_id else os.environ.get(SESSION_VARIABLE)
@@ -52,6 +53,8 @@ def mcp(run_id: str | None, timeout_s: float | None) -> None:
         hold_s = HOLD_S if timeout_s is None else timeout_s
         # A blocked read of standard input cannot be cancelled. There is nothing to clean up.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        await serve_stdio(Agent(client, named, session_id, hold_s), version("agent-orchestrator"))
+        calls = calls_over(client.transport)
+        agent = Agent(calls, named, session_id, hold_s)
+        await serve_stdio(AgentTools(agent), version("agent-orchestrator"))
 
     call.run(body)

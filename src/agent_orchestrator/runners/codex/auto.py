@@ -46,27 +46,25 @@ class CodexRunner(CodexAppServerRunner):
 
     def _probe_now(self, env: Mapping[str, str]) -> Availability:
         found = super()._probe_now(env)
-        if found.available:
+        if not found.available and (plain := self._exec.probe_now(env)).available:
+            reason = (
+                f"{found.reason}; until then runs use codex exec, which cannot ask for approval"
+            )
+            found = evolve(plain, mode=EXEC, reason=reason)
+        if found.mode == APP_SERVER:
             return found
-        plain = self._exec.probe_now(env)
-        if not plain.available:
-            return found
-        reason = f"{found.reason}; until then runs use codex exec, which cannot ask for approval"
-        return self._as_exec(plain, reason)
+        return evolve(found, capabilities=self._exec.capabilities_in(env))
 
     def _with_findings(self, found: Availability) -> Availability:
         if not found.available:
-            return self._as_exec(found, found.reason)
+            return evolve(found, mode=EXEC)
         judged = super()._with_findings(found)
         if judged.available and has_app_server(found.version):
             return evolve(judged, mode=APP_SERVER)
         if judged.available or found.reason is not None:
-            return self._as_exec(found, found.reason)
+            return evolve(found, mode=EXEC)
         reason = f"{judged.reason}; until then runs use codex exec, which cannot ask for approval"
-        return self._as_exec(found, reason)
-
-    def _as_exec(self, found: Availability, reason: str | None) -> Availability:
-        return evolve(found, mode=EXEC, reason=reason, capabilities=self._exec.capabilities)
+        return evolve(found, mode=EXEC, reason=reason)
 
     async def run(self, context: RunContext) -> Outcome:
         """Run the turn.

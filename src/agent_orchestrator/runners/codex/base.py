@@ -26,7 +26,8 @@ class CodexRunnerBase(UsesForkServer):
     :param extra_args: arguments before the subcommand.
     :param model: the model, unless the run asks for another.
     :param config: overrides of codex's configuration, by dotted key.
-    :param tools: whether its agents get the orchestration tools, where a daemon serves them.
+    :param tools: whether its agents get the orchestration tools. ``codex exec`` has them with a daemon
+        only.
     """
 
     name: str = "codex"

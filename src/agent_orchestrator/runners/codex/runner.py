@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import anyio
 import anyio.to_thread
-from attrs import frozen
+from attrs import evolve, frozen
 
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed
@@ -75,6 +75,10 @@ class CodexExecRunner(CodexRunnerBase):
     def capabilities(self) -> Capabilities:
         return codex_capabilities(self.sandbox, tools=self.tools, is_exec=True)
 
+    def capabilities_in(self, env: Mapping[str, str]) -> Capabilities:
+        """Return what it can do in an environment. The tools are those of a daemon's MCP server."""
+        return evolve(self.capabilities, tools=self.tools and "AGENTCTL_URL" in env)
+
     async def probe(self, env: Mapping[str, str]) -> Availability:
         """Look whether codex is there and logged in."""
         own = environment(env, self.home)
@@ -85,13 +89,14 @@ class CodexExecRunner(CodexRunnerBase):
 
     def probe_now(self, env: Mapping[str, str]) -> Availability:
         """Return what :meth:`probe` does. Blocks."""
-        return self._probe(
+        found = self._probe(
             self.command,
             env,
             profile=self.profile,
             config=self.config,
             extra_args=self.extra_args,
         )
+        return evolve(found, capabilities=self.capabilities_in(env))
 
     async def run(self, context: RunContext) -> Outcome:
         """Run the turn.

@@ -14,7 +14,6 @@ from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox
 from agent_orchestrator.fields import runner_option
 from agent_orchestrator.operations import MAX_OPEN_S, MIN_OPEN_S
 from agent_orchestrator.ports import RUN_VARIABLES, Availability, Outcome, RunContext
-from agent_orchestrator.runners.codex.appserver.dynamic_tools import DynamicTools
 from agent_orchestrator.runners.codex.appserver.server import Spec
 from agent_orchestrator.runners.codex.appserver.server_pool import NotStarted, ServerPool
 from agent_orchestrator.runners.codex.appserver.thread_loading import (
@@ -89,7 +88,6 @@ class CodexAppServerRunner(CodexRunnerBase):
         default=30.0,
         minimum=0,
     )
-    _tools: DynamicTools = field(factory=DynamicTools, init=False, repr=False)
     _last_availability: dict[frozenset[tuple[str, str]], Availability] = field(
         factory=dict, init=False, repr=False
     )
@@ -115,10 +113,7 @@ class CodexAppServerRunner(CodexRunnerBase):
         try:
             await self._servers.__aexit__(*exc)
         finally:
-            try:
-                await self._tools.close()
-            finally:
-                await super().__aexit__()
+            await super().__aexit__()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -239,6 +234,7 @@ class CodexAppServerRunner(CodexRunnerBase):
         if thread_id is not None and not is_thread_id(thread_id):
             raise ThreadMissing(f"{thread_id!r} is not a thread id")
         before = context.thread if thread_id is not None else None
+        tools = context.tools if self.tools else None
         async with self._servers.lease(spec, thread_id) as lease:
             server = lease.server
             invocation = Invocation(
@@ -256,7 +252,7 @@ class CodexAppServerRunner(CodexRunnerBase):
                     thread_id,
                     wanted,
                     untrusted_config(wanted.untrusted_directories, self.config, self.extra_args),
-                    self._tools if self.tools else None,
+                    tools,
                 )
                 has_tools = server.threads[thread_id].has_tools
                 with server.open_mailbox(thread_id) as mailbox:
@@ -269,7 +265,7 @@ class CodexAppServerRunner(CodexRunnerBase):
                         overrides,
                         {HAS_TOOLS: True} if has_tools else {},
                         invocation,
-                        self._tools,
+                        tools,
                         self.approval_timeout_s,
                         self.remember_approvals,
                         steered,

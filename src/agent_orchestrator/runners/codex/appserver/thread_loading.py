@@ -9,9 +9,9 @@ import anyio.to_thread
 from attrs import evolve
 
 from agent_orchestrator.domain.errors import AgentFailed
-from agent_orchestrator.ports import RunContext
+from agent_orchestrator.ports import RunContext, Toolbox
 from agent_orchestrator.runners.codex.appserver import requirements
-from agent_orchestrator.runners.codex.appserver.dynamic_tools import DynamicTools
+from agent_orchestrator.runners.codex.appserver.dynamic_tools import dynamic_tools
 from agent_orchestrator.runners.codex.appserver.jsonrpc import RpcError
 from agent_orchestrator.runners.codex.appserver.server import Lease, Server
 from agent_orchestrator.runners.codex.appserver.threads import LoadedThread
@@ -60,7 +60,7 @@ async def load_thread(
     thread_id: str | None,
     wanted: LoadedThread,
     config: Mapping[str, Any],
-    tools: DynamicTools | None,
+    tools: Toolbox | None,
 ) -> tuple[str, Mapping[str, Any]]:
     """See to it that codex has the thread; return it, and what to tell its next turn.
 
@@ -146,7 +146,7 @@ async def _start_or_resume(
     thread_id: str | None,
     wanted: LoadedThread,
     config: Mapping[str, Any],
-    tools: DynamicTools | None,
+    tools: Toolbox | None,
 ) -> str:
     """Have codex load the thread, or begin one; return its id."""
     wanted = evolve(wanted, sandbox=_AS_LOADED, effort=None)
@@ -163,11 +163,10 @@ async def _start_or_resume(
         **_confinement(context, wanted),
     }
     method = "thread/start"
-    url = None if tools is None else tools_url(context.env)
     if thread_id is None:
         params |= _PLAIN_HISTORY
-        if tools is not None and url is not None:
-            params["dynamicTools"] = await tools.specs(context.env)
+        if tools is not None:
+            params["dynamicTools"] = dynamic_tools(tools)
             wanted = evolve(wanted, has_tools=True)
     else:
         method = "thread/resume"
@@ -175,7 +174,7 @@ async def _start_or_resume(
         params |= {"threadId": thread_id, "excludeTurns": True, "model": model}
         if context.thread is not None and context.thread.state.get(HAS_TOOLS):
             wanted = evolve(wanted, has_tools=True)
-        elif url is not None:
+        elif tools is not None and (url := tools_url(context.env)) is not None:
             params["config"] |= _tools_of_a_run(context.env, url)
             wanted = evolve(wanted, is_single_run=True)
         # Whether or not its answer is waited for, from now on no other process may have it.

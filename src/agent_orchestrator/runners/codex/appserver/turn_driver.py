@@ -15,11 +15,11 @@ from agent_orchestrator.domain.errors import AgentFailed, Conflict, InvalidReque
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Invocation, Thread
-from agent_orchestrator.ports import Outcome, RunContext
+from agent_orchestrator.ports import Outcome, RunContext, Toolbox
 from agent_orchestrator.runners.bulk import run_in_thread
 from agent_orchestrator.runners.codex.appserver import approvals, teardown
 from agent_orchestrator.runners.codex.appserver.coalescing import Coalescer
-from agent_orchestrator.runners.codex.appserver.dynamic_tools import DynamicTools
+from agent_orchestrator.runners.codex.appserver.dynamic_tools import call_tool
 from agent_orchestrator.runners.codex.appserver.failures import failure_of
 from agent_orchestrator.runners.codex.appserver.jsonrpc import (
     Incoming,
@@ -73,6 +73,7 @@ class TurnDriver:
 
     :param previous_thread: the thread as the session knew it before the run.
     :param overrides: what ``turn/start`` is given besides.
+    :param tools: the orchestration tools, if its agent gets them.
     :param thread_settings: what to remember with the thread, besides the tokens it has used.
     :param steered: messages that were taken and that the agent has not been given.
     """
@@ -85,7 +86,7 @@ class TurnDriver:
     overrides: Mapping[str, Any]
     thread_settings: Mapping[str, Any]
     invocation: Invocation
-    tools: DynamicTools
+    tools: Toolbox | None
     approval_timeout_s: float
     remember_approvals: bool
     steered: list[str]
@@ -383,9 +384,9 @@ class TurnDriver:
     # --- what is asked of us, and what we say meanwhile
 
     async def _answer_request(self, asked: ServerRequest) -> None:
-        """Put what codex asks to whoever decides, and the calls of our tools to the daemon."""
+        """Put what codex asks to whoever decides, and call our tools."""
         if asked.method == TOOL_CALL and asked.params.get("threadId") == self.thread_id:
-            self.server.respond(asked, await self.tools.call(self.context.env, asked.params))
+            self.server.respond(asked, await call_tool(self.tools, asked.params))
             return
         try:
             item = self._reader.items.open_item(text(asked.params.get("itemId")))

@@ -5,15 +5,15 @@ from typing import Any, Literal
 
 import anyio
 
-from agent_orchestrator.client import Client
 from agent_orchestrator.domain.lifecycle import is_terminal
-from agent_orchestrator.mcp.views import request_view, run_view
-from agent_orchestrator.operations import WaitReply
+from agent_orchestrator.operations import WAIT_RUN, WaitReply, WaitRun
+from agent_orchestrator.tools.agent import Agent
+from agent_orchestrator.tools.views import request_view, run_view
 from agent_orchestrator.wire import strict_json
 
 
 async def wait_for_any(
-    client: Client,
+    agent: Agent,
     run_ids: Sequence[str],
     *,
     until: Literal["terminal", "attention"],
@@ -30,7 +30,8 @@ async def wait_for_any(
 
     async def wait(run_id: str) -> None:
         try:
-            reply = await client.wait_run(run_id, timeout_s=hold_s, until=until, ignore=ignore)
+            command = WaitRun(run_id, timeout_s=hold_s, until=until, ignore=ignore)
+            reply = await agent.call(WAIT_RUN, command)
         except Exception as error:  # noqa: BLE001 - raised below, not in a group
             failures.append(error)
         else:
