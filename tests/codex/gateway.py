@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 import anyio.to_thread
 import psutil
 import pytest
+from driving import FORKS
 from loops import ON_ONE_LOOP
 from model_server import codex_env
 from serving import Process, agentd, environment
@@ -86,17 +86,17 @@ async def turn(client: Client, session_id: str, text: str) -> Run:
 
 async def by_command_line(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run an agentctl command against a daemon."""
-    command = [sys.executable, "-m", "agentctl.main", "--url", url, *arguments]
     run = partial(
-        subprocess.run,
-        command,
+        FORKS.run,
+        ["--url", url, *arguments],
+        stdin=b"",
+        cwd=Path.cwd(),
         env=environment(),
-        capture_output=True,
-        text=True,
         timeout=PATIENCE_S,
-        check=False,
     )
-    return await anyio.to_thread.run_sync(run)
+    done = await anyio.to_thread.run_sync(run)
+    out, err = done.stdout.decode(), done.stderr.decode()
+    return subprocess.CompletedProcess(done.args, done.returncode, out, err)
 
 
 def marked(run_id: str) -> list[int]:

@@ -707,6 +707,8 @@ async def test_cancelling_while_a_command_runs(codex, usual_home, record, worksp
                 await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
     assert tagged_processes(context.tag) == []
+    again = record("say back", thread=context.thread)
+    assert (await run(runner, again)).text == "back"
 
 
 # --- probe ----------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 from attrs import define
-from driving import finished, free_port, wait_until
+from driving import FORKS, finished, free_port, wait_until
+from forking import AGENTD
 from model_server import codex_env
 
 pytestmark = [pytest.mark.codex, pytest.mark.timeout(300)]
@@ -130,8 +130,8 @@ class Newcomer:
 def newcomer(directory: Path, codex: str, home: Path) -> Newcomer:
     directory.mkdir()
     (directory / "bin").mkdir()
-    for name in ("agentd", "agentctl"):
-        (directory / "bin" / name).symlink_to(Path(sys.executable).with_name(name))
+    AGENTD.put(directory / "bin" / "agentd")
+    FORKS.put(directory / "bin" / "agentctl")
     (directory / "path").mkdir()
     (directory / "path" / "codex").symlink_to(codex)
     port = free_port()
@@ -169,8 +169,8 @@ def test_every_way_to_start(tmp_path: Path, codex: str, home: Path) -> None:
                 assert told_status["max_concurrency"] == told_status["alive_workers"] == 4
 
 
-def test_every_command(tmp_path: Path, codex: str, usual_home: Path) -> None:
-    one = newcomer(tmp_path / "first", codex, usual_home)
+def test_every_command(tmp_path: Path, codex: str, home: Path) -> None:
+    one = newcomer(tmp_path / "first", codex, home)
     script = COMMANDS.replace("<command>", "rm -rf ./tmp-cache").replace("<REQUEST_KEY>", "key-1")
     script = re.sub(r"<(\w+)>", r'"$\1"', script)
     lines = [f"echo {line.split(' ')[0]!r} >&2\n{line}" for line in script.strip().split("\n")]

@@ -32,7 +32,7 @@ forking.serve(*sys.argv[2:])
 """
 
 CALL = """
-import array, json, os, sys
+import _signal, array, json, os, sys
 from _socket import AF_UNIX, SCM_RIGHTS, SOCK_SEQPACKET, SOL_SOCKET, socket
 line = socket(AF_UNIX, SOCK_SEQPACKET)
 line.connect(sys.argv[1])
@@ -40,7 +40,9 @@ told = os.memfd_create("call")
 os.write(told, json.dumps({"argv": sys.argv[2:], "cwd": os.getcwd(), "env": {**os.environ}}).encode())
 descriptors = array.array("i", [0, 1, 2, told])
 line.sendmsg([b"!"], [(SOL_SOCKET, SCM_RIGHTS, descriptors)])
-line.recv(16)
+pid = int(line.recv(16))
+for number in (_signal.SIGINT, _signal.SIGTERM):
+    _signal.signal(number, lambda number, _: os.kill(pid, number))
 code = int(line.recv(16))
 os._exit(code if code >= 0 else 128 - code)
 """
@@ -120,7 +122,10 @@ class Forks:
             raise
 
     def put(self, path: Path) -> None:
-        """Make a file that runs the program, for those who call it by name. Killed, it ends the program."""
+        """Make a file that runs the program, for those who call it by name.
+
+        It hands interrupts and requests to end over to the program, and ends it when it is killed.
+        """
         call = [sys.executable, "-I", "-S", "-c", CALL, self._served()]
         path.write_text(f'#!/bin/sh\nexec {shlex.join(call)} "$@"\n')
         path.chmod(0o755)

@@ -1,13 +1,23 @@
 """``agentctl mcp``: the same tools for a client that starts its server as a command."""
 
-import sys
+from pathlib import Path
 
 import pytest
 from calling import Standing, refused, use
 from driving import environment
+from forking import Forks
 from mcp import Client, StdioServerParameters
 
 pytestmark = pytest.mark.anyio
+
+SERVERS = Forks(
+    "agentctl",
+    """
+from agentctl.main import main
+import agent_orchestrator.mcp.arguments, agent_orchestrator.mcp.stdio, agent_orchestrator.mcp.tools
+import agent_orchestrator.remote, agentctl.commands.mcp, anyio._backends._asyncio
+""",
+)
 
 
 @pytest.fixture
@@ -15,20 +25,25 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def command(agents: Standing, run_id: str, **more: str) -> StdioServerParameters:
+@pytest.fixture(scope="module")
+def agentctl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bin") / "agentctl"
+    SERVERS.put(path)
+    return path
+
+
+def command(agentctl: Path, agents: Standing, run_id: str, **more: str) -> StdioServerParameters:
     given = agents.environments[run_id]
     own = {name: value for name, value in given.items() if name.startswith("AGENTCTL_")}
-    return StdioServerParameters(
-        command=sys.executable,
-        args=["-m", "agentctl.main", "mcp"],
-        env=environment(**own) | more,
-    )
+    return StdioServerParameters(command=str(agentctl), args=["mcp"], env=environment(**own) | more)
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"], ids=["handshake", "newest"])
-async def test_a_child_is_spawned_and_waited_for(agents: Standing, mode: str) -> None:
+async def test_a_child_is_spawned_and_waited_for(
+    agentctl: Path, agents: Standing, mode: str
+) -> None:
     parent = await agents.start()
-    async with Client(command(agents, parent), mode=mode) as tools:
+    async with Client(command(agentctl, agents, parent), mode=mode) as tools:
         assert len((await tools.list_tools()).tools) == 6
         spawned = await use(tools, "session_spawn", task="hello", provider="echo")
         waited = await use(tools, "session_wait", run_id=spawned["run"]["id"])
@@ -39,11 +54,11 @@ async def test_a_child_is_spawned_and_waited_for(agents: Standing, mode: str) ->
         assert (await refused(tools, "session_wait"))["code"] == "invalid_request"
 
 
-async def test_a_question_is_asked_and_answered(agents: Standing) -> None:
+async def test_a_question_is_asked_and_answered(agentctl: Path, agents: Standing) -> None:
     question = {"text": "May I?", "request_kind": "approval_request"}
     async with (
         agents.family() as (above, _, _, child),
-        Client(command(agents, child), mode="legacy") as tools,
+        Client(command(agentctl, agents, child), mode="legacy") as tools,
     ):
         asked = await use(tools, "session_reply_parent", **question, timeout_s=0)
         request_id = asked["request"]["id"]
@@ -52,16 +67,16 @@ async def test_a_question_is_asked_and_answered(agents: Standing) -> None:
         assert told["decision"] == "approve"
 
 
-async def test_a_run_that_is_over_may_do_nothing(agents: Standing) -> None:
+async def test_a_run_that_is_over_may_do_nothing(agentctl: Path, agents: Standing) -> None:
     run_id = await agents.start()
-    async with Client(command(agents, run_id), mode="legacy") as tools:
+    async with Client(command(agentctl, agents, run_id), mode="legacy") as tools:
         await use(tools, "session_list")
         await agents.end(run_id)
         assert (await refused(tools, "session_list"))["code"] == "forbidden"
 
 
-async def test_a_daemon_that_is_away_is_told_of(agents: Standing) -> None:
+async def test_a_daemon_that_is_away_is_told_of(agentctl: Path, agents: Standing) -> None:
     run_id = await agents.start()
-    away = command(agents, run_id, AGENTCTL_URL="http://127.0.0.1:9")
+    away = command(agentctl, agents, run_id, AGENTCTL_URL="http://127.0.0.1:9")
     async with Client(away, mode="legacy") as tools:
         assert (await refused(tools, "session_list"))["code"] == "unreachable"
