@@ -284,9 +284,7 @@ class QuestionOptions:
         tool_doc="Turns the message into a question: approval_request (may I do this?), "
         "permission_request (may I have access?), input_request (which, or what?).",
     )
-    detail: Mapping[str, Any] | None = param(
-        "Facts for whoever decides, a JSON object.", default=None
-    )
+    detail: Mapping[str, Any] | None = param("Facts for the approver: a JSON object.", default=None)
     options: Sequence[str] | None = param(
         "The answers to choose from.",
         default=None,
@@ -575,7 +573,7 @@ class WaitRun(OfRun):
         default="terminal",
     )
     ignore: Collection[str] = param(
-        "Ids of open requests to ignore, such as those left to somebody else. Repeat the parameter for "
+        "Ids of open requests to ignore, such as those left to a person. Repeat the parameter for "
         "several.",
         default=(),
         max_length=MAX_IGNORED,

@@ -316,7 +316,7 @@ class View(Protocol):
 
         :param until: the cursor of the last event to return; None means the head.
         :param sessions: their ids; empty means all ``within``.
-        :raises InvalidRequest: if the cursor is none of this store.
+        :raises InvalidRequest: if the cursor is not one of this store.
         :raises CursorAhead: if the cursor is beyond the last event, or beyond the part of the log that is
             unchanged since the cursor's epoch.
         """
@@ -769,7 +769,7 @@ class RunContext(Protocol):
         Returns when the event has its place in the order. It is durable before the run ends. Later
         changes of ``data`` have no effect.
 
-        :raises InvalidEvent: a ``ValueError``, if agents may not emit the type, or the data is no valid
+        :raises InvalidEvent: a ``ValueError``, if agents may not emit the type, or the data is not valid
             JSON for clients: nested deeper than 400 levels, a number of more than 100 digits, two keys
             of an object that are equal in JSON, more than 2,097,152 values, or more than 240 MiB.
         """
@@ -786,7 +786,7 @@ class RunContext(Protocol):
         """Record the agent's conversation, so that the next run resumes it.
 
         :param state: the runner's own data about it; None keeps the present data of this id.
-        :raises InvalidEvent: a ``ValueError``, if the id is no text, the state is no object, or either is no
+        :raises InvalidEvent: a ``ValueError``, if the id is not text, the state is not an object, or either is not
             valid JSON as for :meth:`emit`.
         """
         ...
@@ -819,7 +819,7 @@ class RunContext(Protocol):
         ...
 
     def touch(self) -> None:
-        """Record that the agent is alive, when its output is no event yet, such as half a line."""
+        """Record that the agent is alive, when its output is not a complete event, such as half a line."""
         ...
 
     async def stop_deadline(self) -> None:
@@ -845,7 +845,7 @@ class RunContext(Protocol):
     async def send(self, options: SendOptions) -> MessageReply:
         """Send a message to the agent of a descendant.
 
-        :raises NotFound: if the session is no descendant.
+        :raises NotFound: if the session is not a descendant.
         """
         ...
 
@@ -863,7 +863,7 @@ class RunContext(Protocol):
             that this agent may resolve: the reply's ``request``.
         :param ignore: ids of requests to ignore, such as those that this agent leaves to people.
         :param timeout_s: seconds after which the reply has ``timed_out``; None means no limit.
-        :raises NotFound: if it is no run of a descendant.
+        :raises NotFound: if it is not a run of a descendant.
         """
         ...
 
@@ -880,7 +880,7 @@ class RunContext(Protocol):
 
         Cancelling this call withdraws the question.
 
-        :param expires_in_s: seconds until it expires; whoever may resolve it may extend it.
+        :param expires_in_s: seconds until it expires. A caller that may resolve it may also extend it.
         :return: the resolved request; ``denied``, ``expired`` and ``canceled`` all mean no.
         :raises InvalidRequest: if the question is invalid.
         :raises Conflict: if the run is canceled, or has too many open questions.

@@ -24,7 +24,7 @@ class Protection:
     :param secret: other paths that agents may not read or change.
     :param optional: those of these paths that are left out while no file exists. A sandbox
         protects a missing path with a file that it makes for each command and then removes: commands at
-        once fail, or the file stays. So nobody may trust an optional file merely because it exists.
+        once fail, or the file stays. So do not trust an optional file merely because it exists.
     """
 
     database: Path | None = None

@@ -40,7 +40,7 @@ class FoundFile:
 def found_file(path: Path) -> FoundFile:
     """Read a file once.
 
-    :raises OSError: if it cannot be read, is no regular file, or is larger than 1 MiB.
+    :raises OSError: if it cannot be read, is not a regular file, or is larger than 1 MiB.
     """
     absolute = _absolute(path)
     # It may be a pipe, which would block the open.

@@ -158,7 +158,7 @@ def write_private(path: Path, data: bytes) -> None:
 def read_private(path: Path) -> bytes | None:
     """Return the content of a file that only this user may read and write.
 
-    Return None if the file is missing, belongs to another user, is accessible to others, is no regular
+    Return None if the file is missing, belongs to another user, is accessible to others, is not a regular
     file (a symbolic link, for example), or is larger than 1 MiB.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK

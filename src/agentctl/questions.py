@@ -91,7 +91,7 @@ def request_table(requests: Sequence[Request], style: Style, now: datetime) -> l
 def _audience_text(request: Request, now: datetime) -> str:
     """Return who should answer a request."""
     if request.audience != "parent":
-        return request.audience or "nobody: the policy decides"
+        return request.audience or "none: the policy decides"
     seconds = 0.0 if request.human_at is None else (request.human_at - now).total_seconds()
     asks = f"its parent {request.parent_session_id}"
     return f"{asks}, then a person in {duration(max(seconds, 0))}" if request.is_open else asks

@@ -295,7 +295,7 @@ def _is_address(name: str) -> bool:
 def _split(origin: str) -> SplitResult | None:
     try:
         parts = urlsplit(origin)
-        parts.port  # noqa: B018 - raises for a port that is no number
+        parts.port  # noqa: B018 - raises for a port that is not a number
     except ValueError:
         return None
     plain = f"{parts.scheme}://{parts.netloc}" == origin and "@" not in parts.netloc

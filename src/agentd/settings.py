@@ -269,7 +269,7 @@ def _file_values(
     in_file: dict[str, tuple[str, Any]] = {}
     for key in document:
         if key not in _TABLES:
-            problems.add(f"{name}: {key}: is no table of this file{_suggestion(key, _TABLES)}")
+            problems.add(f"{name}: {key}: is not a table of this file{_suggestion(key, _TABLES)}")
     for table in ("daemon", "limits"):
         keys = {one.key: key for key, one in known.items() if one.table == table}
         with problems.collect():

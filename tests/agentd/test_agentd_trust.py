@@ -146,7 +146,7 @@ def test_all_mistakes_are_told_at_once_with_what_was_meant(directory: Path) -> N
         "daemon.prot: is not a setting; did you mean 'port'?",
         "daemon.grace_s",
         "limits.deph: is not a setting; did you mean 'depth'?",
-        "deamon: is no table of this file; did you mean 'daemon'?",
+        "deamon: is not a table of this file; did you mean 'daemon'?",
         "providers.a.runner",
         "providers.b.runner",
         "AGENTD_PORT",

@@ -1,4 +1,4 @@
-"""Make the experiments and print the table; see ``bin/chaos --help``."""
+"""Run the experiments and print a table of the results; see ``bin/chaos --help``."""
 
 import argparse
 import os
@@ -42,11 +42,11 @@ WHOLE_MINUTES: Final = 60.0
 QUICK_MINUTES: Final = 1.0
 
 PAGE: Final = ROOT / "docs" / "reliability.md"
-_PLACE: Final = re.compile(r"(?s)(<!-- experiments -->\n).*(<!-- end of experiments -->)")
+_TABLE: Final = re.compile(r"(?s)(<!-- experiments -->\n).*(<!-- end of experiments -->)")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return 1 if anything did not hold, else 0."""
+    """Return 0 if all experiments passed, otherwise 1."""
     parser = _parser()
     options = parser.parse_args(arguments)
     names = options.name or list(EXPERIMENTS)
@@ -59,23 +59,23 @@ def main(arguments: Sequence[str]) -> int:
         for name in names:
             outcomes.append(make(name, effort, options.dir))
     finally:
-        # Also when one of them breaks off: the others took their time.
-        found = table(outcomes)
-        print(found)
+        # Also if an experiment raises, so that the results of the others are not lost.
+        results = table(outcomes)
+        print(results)
     failed = [outcome for outcome in outcomes if not outcome.passed]
     for outcome in failed:
         for problem in outcome.problems:
             print(problem)
     if options.write:
-        PAGE.write_text(written(PAGE.read_text(), found, effort, minutes))
+        PAGE.write_text(with_table(PAGE.read_text(), results, effort, minutes))
     return 1 if failed else 0
 
 
-def make(name: str, effort: Effort, place: str | None = None) -> Outcome:
-    """Make one experiment, in a folder of its own."""
+def make(name: str, effort: Effort, parent: str | None = None) -> Outcome:
+    """Run one experiment in a new folder."""
     _say(f"{name} ...")
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="chaos-", dir=place) as directory:
+    with tempfile.TemporaryDirectory(prefix="chaos-", dir=parent) as directory:
         try:
             outcome = anyio.run(EXPERIMENTS[name], effort, Path(directory).resolve())
         except Skipped as reason:
@@ -89,38 +89,40 @@ def make(name: str, effort: Effort, place: str | None = None) -> Outcome:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bin/chaos",
-        description="Break things around a real agentd, check that nothing is lost, doubled or left "
-        "running, and print what was found. Exits with 1 if anything did not hold.",
+        description="Break things around a real agentd, and check that nothing is lost, doubled or "
+        "left running. Print a table of the results. Exit with 1 if an experiment failed.",
     )
-    known = ", ".join(EXPERIMENTS)
-    parser.add_argument("name", nargs="*", metavar="NAME", help=f"only these, of: {known}")
+    names = ", ".join(EXPERIMENTS)
+    parser.add_argument(
+        "name", nargs="*", metavar="NAME", help=f"the experiments to run (default: all): {names}"
+    )
     parser.add_argument(
         "--minutes",
         type=float,
         default=WHOLE_MINUTES,
-        help="about how long all may take; less makes fewer tries (default: 60)",
+        help="approximate duration of all experiments; fewer minutes mean fewer tries (default: 60)",
     )
-    parser.add_argument("--quick", action="store_true", help="the fewest tries")
+    parser.add_argument("--quick", action="store_true", help="make the fewest tries")
     parser.add_argument(
         "--seed",
         type=int,
         default=int.from_bytes(os.urandom(3)),
-        help="decides all that is drawn (default: another one each time)",
+        help="seed of the random choices (default: random)",
     )
-    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
-    parser.add_argument("--dir", help="where databases are made (default: the temporary folder)")
+    parser.add_argument("--write", action="store_true", help=f"write the table to {PAGE.name}")
+    parser.add_argument("--dir", help="the folder for databases (default: the temporary folder)")
     return parser
 
 
-def written(page: str, found: str, effort: Effort, minutes: float) -> str:
-    """Return the page with these outcomes in it."""
-    where = (
+def with_table(page: str, results: str, effort: Effort, minutes: float) -> str:
+    """Return the page with a new table of results."""
+    origin = (
         f"`./bin/chaos --minutes {minutes:g} --seed {effort.seed}` on {os.cpu_count()} cores of "
         f"{platform.machine()} {platform.system()}, Python {platform.python_version()}, "
         f"SQLite {apsw.sqlite_lib_version()}:"
     )
-    text = f"{where}\n\n{found}"
-    return _PLACE.sub(lambda place: f"{place[1]}\n{text}\n\n{place[2]}", page)
+    text = f"{origin}\n\n{results}"
+    return _TABLE.sub(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", page)
 
 
 def _say(line: str) -> None:

@@ -82,7 +82,7 @@ def test_percentile():
 
 def test_the_page_has_a_place_for_it():
     page = chaos.PAGE.read_text()
-    assert chaos.written(page, "the table", Effort(1), 60) != page
+    assert chaos.with_table(page, "the table", Effort(1), 60) != page
 
 
 def test_an_unknown_name_is_refused(capsys):

@@ -124,7 +124,7 @@ def relation_of(
     """Return the relation of a caller to a session, or to one run of it.
 
     :param is_below: if the caller is a run: whether the session descends from the run's session.
-    :param role: if the caller is no run: its grant on the session.
+    :param role: if the caller is not a run: its grant on the session.
     """
     if caller.run is not None:
         if session.id == caller.run.session_id:

@@ -85,7 +85,7 @@ def forbid_runs(caller: Principal) -> None:
 
 
 def require_admin(view: View, caller: Principal) -> None:
-    """Raise ``Forbidden`` if the caller is no administrator, ``Unauthorized`` if its token was revoked."""
+    """Raise ``Forbidden`` if the caller is not an administrator, ``Unauthorized`` if its token was revoked."""
     require_active(view, caller)
     if not caller.admin:
         raise Forbidden("this needs a token with the scope admin")

@@ -255,7 +255,7 @@ class AttemptContext:
         except Unavailable:
             if not self._core.draining:
                 raise
-        # The engine drains, which is no error of the agent. The end of the grace period cancels this
+        # The engine drains, which is not an error of the agent. The end of the grace period cancels this
         # and releases the attempt.
         await anyio.sleep_forever()
         raise AssertionError("unreachable")
@@ -392,7 +392,7 @@ def _mark_untaken(message_id: str, tx: Transaction, run: Run) -> None:
 def _check_thread(thread_id: Any, state: Any) -> None:
     """Check a thread from a runner, which may be third-party code.
 
-    :raises InvalidEvent: if the id is no valid thread id, or the state neither an object nor None.
+    :raises InvalidEvent: if the id is not a valid thread id, or the state is neither an object nor None.
     """
     if not isinstance(thread_id, str) or not isinstance(state, Mapping | None):
         raise InvalidEvent("thread: id must be text, and state must be an object or None")

@@ -90,7 +90,7 @@ async def child_workspace(core: Core, caller: Principal, cwd: str, parent: Sessi
     directory or below it.
 
     :raises Forbidden: if it is elsewhere.
-    :raises InvalidRequest: naming ``cwd``, if it is no directory, or outside ``workspace_roots``.
+    :raises InvalidRequest: naming ``cwd``, if it is not a directory, or outside ``workspace_roots``.
     """
     if caller.run is None:
         cwd = await core.workspace(cwd)

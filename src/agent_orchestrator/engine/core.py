@@ -186,7 +186,7 @@ class Core:
         """Return the checked directory of a session, with symbolic links resolved if there are
         ``workspace_roots``.
 
-        :raises InvalidRequest: naming ``cwd``, if it is no directory, or outside ``workspace_roots``.
+        :raises InvalidRequest: naming ``cwd``, if it is not a directory, or outside ``workspace_roots``.
         """
         if self.config.workspace_roots:
             cwd = str(await self.real(cwd))

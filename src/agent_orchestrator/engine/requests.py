@@ -83,7 +83,7 @@ POLICY: Final = "policy"
 """The ``decided_by`` of a request that a policy decided."""
 
 _BY_POLICY: Final[Mapping[Approvals, Decision]] = {"allow": "approve", "deny": "deny"}
-"""The decisions of the policies that ask nobody."""
+"""The decisions of the policies that decide at once."""
 
 
 async def reply_parent(

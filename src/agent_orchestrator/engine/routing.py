@@ -86,7 +86,7 @@ async def _try(runner: Runner, context: AttemptContext, host: Host) -> Outcome |
     except anyio.get_cancelled_exc_class():
         # The engine's cancellation is raised here. Else, on asyncio, the runner awaited a cancelled task.
         await anyio.lowlevel.checkpoint()
-        logger.exception("runner %s raised a cancellation that nobody asked for", runner.name)
+        logger.exception("runner %s raised an unexpected cancellation", runner.name)
         return AgentFailed("agent_crashed", "the runner was cancelled from inside")
     except (KeyboardInterrupt, GeneratorExit):
         raise

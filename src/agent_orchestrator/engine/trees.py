@@ -49,7 +49,7 @@ async def tree(core: Core, caller: Principal, command: GetTree) -> TreePage:
 def _lineage(view: View, caller: Principal, root: Session, cursor: str) -> list[Session]:
     """Return the sessions from the root to the cursor's session.
 
-    :raises InvalidRequest: if that is no descendant of the root that the caller may see.
+    :raises InvalidRequest: if that is not a descendant of the root that the caller may see.
     """
     try:
         found = [session_for(view, caller, Action.READ, cursor)]

@@ -109,7 +109,7 @@ def with_inherited(
     """Return a message's options, with model and effort of its sender for those that are not set.
 
     :param provider: the provider of the message.
-    :param sender_limits: the limits on what the sending agent may choose. Settings of the provider are no limits.
+    :param sender_limits: the limits on what the sending agent may choose. Settings of the provider are not limits.
     :raises Forbidden: if the message has another model, or more effort.
     """
     model, effort = sender_limits.models.get(provider), sender_limits.effort

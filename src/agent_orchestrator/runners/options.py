@@ -27,7 +27,7 @@ def arguments(
 
     :param place: where the options stand, to name them by.
     :param problems: what is wrong is added here.
-    :param without: fields that are no options.
+    :param without: fields that are not options.
     """
     hints = get_type_hints(cls)
     fields = {

@@ -21,8 +21,8 @@ class CodexRunnerBase(UsesForkServer):
     :param name: the provider's name.
     :param command: codex: a path, or a name on the PATH. The native binary behind the npm wrapper
         is started directly.
-    :param home: its CODEX_HOME; the environment's own, or ``~/.codex``, without one.
-    :param profile: its ``--profile``.
+    :param home: the CODEX_HOME. Default: the environment's CODEX_HOME, or ``~/.codex``.
+    :param profile: the ``--profile`` for codex.
     :param extra_args: arguments before the subcommand.
     :param model: the model, unless the run asks for another.
     :param config: overrides of codex's configuration, by dotted key.
@@ -36,12 +36,12 @@ class CodexRunnerBase(UsesForkServer):
     profile: str | None = None
     extra_args: Sequence[str] = field(default=(), converter=tuple)
     sandbox: Sandbox | None = runner_option(
-        "What commands may do; codex's configuration decides without one.", default=None
+        "What commands may do. Default: as codex's configuration says.", default=None
     )
     model: str | None = None
     on_missing_thread: Literal["fail", "fresh"] = runner_option(
-        "What to do when codex has lost the session's thread: go on in a new one, which then replaces "
-        "it, or fail with `thread_missing`.",
+        "What to do if codex has lost the session's thread: replace it with a new one, or fail with "
+        "`thread_missing`.",
         default="fresh",
     )
     config: Mapping[str, Any] = field(factory=dict)

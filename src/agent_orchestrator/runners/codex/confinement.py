@@ -38,7 +38,7 @@ class Workspace:
 
     @classmethod
     def of(cls, settings: Any) -> "Workspace":
-        """Return what a table of codex's configuration says; what is no table says nothing."""
+        """Return what a table of codex's configuration says; what is not a table says nothing."""
         if not isinstance(settings, Mapping):
             return cls()
         roots = settings.get("writable_roots")

@@ -158,7 +158,7 @@ def text(value: Any) -> str:
 def require_object(value: Any) -> JsonObject:
     """Return the value.
 
-    :raises UnexpectedShape: if it is no object.
+    :raises UnexpectedShape: if it is not an object.
     """
     if not isinstance(value, Mapping):
         raise UnexpectedShape
@@ -168,7 +168,7 @@ def require_object(value: Any) -> JsonObject:
 def require_list(value: Any) -> Sequence[Any]:
     """Return the value.
 
-    :raises UnexpectedShape: if it is no list.
+    :raises UnexpectedShape: if it is not a list.
     """
     if not isinstance(value, list):
         raise UnexpectedShape

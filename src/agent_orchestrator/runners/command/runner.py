@@ -41,22 +41,23 @@ class CommandRunner(UsesForkServer):
     """Any program as an agent.
 
     :param argv: the program and its arguments. The program is a name on the agent's PATH, or a
-        path; a relative one begins where the runner is made, which is the directory the daemon was
-        started in, and not the session's. In a text of it, ``{prompt}`` is replaced by the
-        prompt where ``prompt`` is ``argument``.
-    :param prompt: how the agent gets the prompt: on its ``stdin``, which is then closed, or as an
-        ``argument``, appended when ``argv`` has no ``{prompt}``. Where a prompt might begin with
-        ``-``, write ``--prompt={prompt}`` or put ``--`` before it. An argument has at most 131,071
-        bytes and can be read by every user of the machine.
-    :param output: what stdout is: ``lines``, each a message, which are the result with a newline
-        between two; one message of ``text``, byte for byte, its final newline too; or ``jsonl``,
-        objects that mean what ``map`` says. Bytes that are not UTF-8 become U+FFFD.
-    :param map: rules that say what each object means; the first that fits is taken
+        path. A relative path starts at the directory in which the daemon was started, not at the
+        session's. With ``prompt = "argument"``, the prompt replaces ``{prompt}`` in an argument.
+    :param prompt: how the agent gets the prompt. ``stdin`` writes it there and closes it.
+        ``argument`` passes it as an argument, appended if ``argv`` has no ``{prompt}``. If a prompt
+        may begin with ``-``, write ``--prompt={prompt}``, or ``--`` before it. An argument has at
+        most 131,071 bytes, and every user of the machine can read it.
+    :param output: the format of stdout. ``lines``: each line is a message, and all of them are the
+        result. ``text``: all of it is one message, unchanged. ``jsonl``: JSON objects, to which
+        ``map`` gives a meaning. Bytes that are not UTF-8 become U+FFFD.
+    :param map: rules for the meaning of each object; the first that matches applies
         (:mod:`agent_orchestrator.runners.command.mapping`).
-    :param resume_argv: instead of ``argv`` when the session has a conversation with the agent,
-        whose id replaces ``{thread}``. Without it every message starts anew.
-    :param version_argv: prints the version on its first line, within two seconds.
-    :param stop_signal: asks the agent to stop.
+    :param resume_argv: used instead of ``argv`` to continue the session's conversation with the
+        agent. The id of the conversation replaces ``{thread}``. Without this option, every message
+        starts a new conversation.
+    :param version_argv: a command that prints the agent's version in its first line, within two
+        seconds.
+    :param stop_signal: the signal that asks the agent to stop.
     """
 
     name: str
@@ -68,7 +69,7 @@ class CommandRunner(UsesForkServer):
     version_argv: tuple[str, ...] | None = None
     stop_signal: Literal["INT", "TERM", "HUP"] = "INT"
     stop_grace_s: float = runner_option(
-        "Maximum seconds of one run. After that the agent is killed.",
+        "Seconds between the stop signal and the kill of an agent that has not ended.",
         default=2.0,
         minimum=0,
         maximum=600,

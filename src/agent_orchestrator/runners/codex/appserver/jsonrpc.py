@@ -81,7 +81,7 @@ class ServerRequest:
 
 @frozen
 class Malformed:
-    """A line that is no message, or one too large to be read."""
+    """A line that is not a message, or one too large to be read."""
 
     text: Text
 
