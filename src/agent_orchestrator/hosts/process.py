@@ -44,14 +44,14 @@ _PIPE_GRACE: Final = 1.0
 again before it is given up."""
 
 _KILL_GRACE: Final = 3.0
-"""Seconds for the supervisor to end what is left, before that is looked for without it."""
+"""Seconds for the supervisor to end the remaining processes. Then they are searched without it."""
 
 _PIPE_SIZE: Final = 2**16
-"""Bytes that a pipe holds where the kernel does not tell."""
+"""Size of a pipe in bytes, if the kernel does not report it."""
 
 
 class Supervisor(Protocol):
-    """What watches an agent and ends what is left of it."""
+    """The supervisor of an agent, which ends the agent's remaining processes."""
 
     async def receive(self) -> list[str]:
         """Return ``exit`` and the exit code, later ``gone`` when nothing is left of the agent; nothing
@@ -77,7 +77,8 @@ class StartedAgent(Generic[S_co]):
     """An agent that was started.
 
     :ivar pid: its process, process group and session.
-    :ivar start_id: what identifies it beyond its pid: see :meth:`agent_orchestrator.host.Host.process_start_id`.
+    :ivar start_id: identifies it together with its pid: see
+        :meth:`agent_orchestrator.host.Host.process_start_id`.
     """
 
     pid: int
@@ -117,13 +118,13 @@ class PipedProcess:
         """Whether the supervisor has said that nothing is left, and waits for another agent."""
         self._stdout_ended = anyio.Event()
         self._write_descriptor = 0
-        """Bytes that may still be in stdout's pipe once its end is no longer waited for."""
+        """Maximum bytes to read from stdout's pipe after the wait for its end was given up."""
         self._reading: anyio.CancelScope | None = None
         self._given_up = False
         self._tail = bytearray()
         self._on_stderr = spec.on_stderr
         self._has_spoken = anyio.Event()
-        """Set while the agent has written on stderr what is not reported."""
+        """Set if stderr has output that is not reported yet."""
         self._on_stdout = spec.on_stdout
         self._run_until_end(self._drain_stderr)
         if spec.on_stderr is not None:
@@ -179,7 +180,7 @@ class PipedProcess:
                 return chunk
         return b""
 
-    # --- what goes on beside the reader -----------------------------------------------------
+    # --- tasks beside the reader ---------------------------------------------------------------
 
     def _run_until_end(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run it until the process is over: a cancelled scope still stops its agent with its help."""
@@ -214,7 +215,7 @@ class PipedProcess:
                 return
 
     def _read_stderr(self) -> int | None:
-        """Take what is there and return its size: 0 at the end, None when nothing is there yet."""
+        """Read stderr. Return the size: 0 at the end, None if nothing is there yet."""
         try:
             chunk = os.read(self._stderr, _CHUNK)
         except BlockingIOError:
@@ -262,7 +263,7 @@ class PipedProcess:
                     return
 
     async def _kill_orphans(self) -> None:
-        """End what is left without the supervisor, which was killed or does not answer."""
+        """End the remaining processes without the supervisor, which was killed or does not answer."""
         if alive := await self._find_and_kill():
             _log.warning(
                 "processes of agent %d do not die: %s", self.pid, ", ".join(map(str, alive))
@@ -278,7 +279,7 @@ class PipedProcess:
         with anyio.move_on_after(_PIPE_GRACE):
             await self._stdout_ended.wait()
             return
-        # Somebody holds it who was given it, or who does not die.
+        # A process outside the agent, or one that does not die, keeps the pipe open.
         self._write_descriptor = _pipe_size(self._stdout)
         self._given_up = True
         if self._reading is not None:
@@ -332,10 +333,10 @@ async def running(
     spec: ProcessSpec,
     kill_orphans: Callable[[], Awaitable[Sequence[int]]],
 ) -> AsyncIterator[PipedProcess]:
-    """Work the pipes of an agent while the scope is open; end the agent on leaving.
+    """Serve the pipes of an agent while the scope is open. Leaving it ends the agent.
 
-    :param kill_orphans: kills what is left of the agent if its supervisor does not, and returns the ids
-        of processes that do not die.
+    :param kill_orphans: kills the remaining processes of the agent if its supervisor does not.
+        Returns the ids of processes that do not die.
     """
     failure: Exception | None = None
     with pipes:

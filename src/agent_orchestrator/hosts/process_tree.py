@@ -15,8 +15,8 @@ _COMMAND_LENGTH = 500
 def process_tree(pid: int, start_id: str | None, limit: int) -> Sequence[ProcessView]:
     """Return a process and its descendants, the process first; none if it has ended.
 
-    :param start_id: identifies the process, whatever has its pid by now.
-    :param limit: how many to return at most.
+    :param start_id: identifies the process if its pid was reused.
+    :param limit: maximum number of processes.
     """
     try:
         root = psutil.Process(pid)

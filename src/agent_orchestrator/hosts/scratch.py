@@ -1,7 +1,6 @@
-"""Private files that an agent's program reads, for as long as its run.
+"""Private files for an agent's program during a run.
 
-Each run has its own directory, locked for as long as the run lasts. A directory that is not locked was
-left by a daemon that was killed.
+Each run has a directory, locked during the run. An unlocked directory belongs to a killed daemon.
 """
 
 import fcntl
@@ -23,20 +22,20 @@ _PREFIX: Final = "run-"
 
 
 _LOCK_TIMEOUT_S: Final = 5.0
-"""How long another program may have the directory of all runs locked. A daemon that starts needs it for a
-moment, to remove what is left there."""
+"""Seconds to wait for the lock of the directory of all runs. A starting daemon holds it briefly, to
+remove old directories."""
 
 _LOCK_PAUSE_S: Final = 0.05
 
 
 @asynccontextmanager
 async def private_directory() -> AsyncIterator[Path]:
-    """Make a directory that only this user may use; remove it and all that is in it afterwards.
+    """Create a directory that only this user may use. Remove it and its contents at the end.
 
-    It is in the user's state directory. Where there is no place for one, it is in the directory for
-    temporary files, and stays there if this process is killed.
+    It is in the user's state directory. If there is none, it is in the directory for temporary
+    files, and remains if this process is killed.
 
-    :raises OSError: if it cannot be made, or others keep the directory of all runs locked for 5 s.
+    :raises OSError: if it cannot be created, or the directory of all runs stays locked for 5 s.
     """
     made = ExitStack()
     try:
@@ -75,7 +74,7 @@ def _directory() -> Iterator[Path]:
         return
     base = state.runs
     make_private_directory(base)
-    # Nobody looks for what is left while the new one is not locked yet.
+    # No clean-up may run before the new directory is locked.
     with _locked(base, fcntl.LOCK_SH):
         path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
         try:
@@ -124,7 +123,7 @@ def _locked(path: Path, how: int) -> Iterator[None]:
 
 
 def _lock(path: Path, how: int) -> int:
-    """Return a descriptor that holds the lock of a directory. Never wait for it.
+    """Lock a directory without waiting, and return the descriptor that holds the lock.
 
     :raises BlockingIOError: if others have it locked.
     :raises OSError: if there is no such directory.

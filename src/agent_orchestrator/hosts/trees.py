@@ -1,5 +1,5 @@
-"""Removal of directories that an agent may have filled: however deep, without following links or
-entering other file systems.
+"""Removal of directories with arbitrary contents: of any depth, without following links or entering
+mounts.
 """
 
 import errno
@@ -18,11 +18,11 @@ _DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove(path: Path) -> None:
-    """Remove a directory and what is in it, as far as that can be done within :data:`REMOVE_TIMEOUT_S`.
+    """Remove a directory and its contents, as far as possible within :data:`REMOVE_TIMEOUT_S`.
 
-    It does not recurse: what is deeper is moved up to the top first. So two descriptors and little memory
-    are enough for every depth. Directories without permissions are given them. Links are removed, not
-    followed. What is mounted there is not entered. What cannot be removed stays there.
+    It does not recurse: deeper directories are first moved to the top. So two descriptors and
+    little memory are enough for every depth. Missing permissions are added. Links are removed, not
+    followed. Mounts are not entered. An entry that cannot be removed remains.
     """
     give_up_at = time.monotonic() + REMOVE_TIMEOUT_S
     with suppress(OSError), opened(path) as top:
@@ -40,7 +40,7 @@ def remove(path: Path) -> None:
 def _removed(top: int, name: str, give_up_at: float) -> bool:
     """Remove an entry of a directory. Return True if anything was removed or moved.
 
-    The directories within the entry are moved beside it.
+    Directories within the entry are moved to ``top``.
 
     :param give_up_at: when to stop, in seconds of :func:`time.monotonic`.
     """
@@ -62,7 +62,7 @@ def _removed(top: int, name: str, give_up_at: float) -> bool:
 def _is_unlinked(directory: int, name: str) -> bool:
     try:
         os.unlink(name, dir_fd=directory)
-    except OSError:  # a directory, or not to be removed
+    except OSError:  # a directory, or no permission
         return False
     return True
 
@@ -87,10 +87,10 @@ def _is_moved(directory: int, name: str, top: int) -> bool:
 
 @contextmanager
 def opened(path: str | Path, directory: int | None = None) -> Iterator[int]:
-    """Open a directory, and let its owner do everything with it.
+    """Open a directory, and give its owner all permissions.
 
-    :param directory: what the path is relative to; None means the present directory.
-    :raises OSError: if it is none, or something is mounted there.
+    :param directory: what the path is relative to; None means the current directory.
+    :raises OSError: if it is not a directory, or a mount point.
     """
     if directory is None:
         parent = os.open(Path(path).parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -106,7 +106,7 @@ def opened(path: str | Path, directory: int | None = None) -> Iterator[int]:
             raise OSError(errno.EXDEV, "Is on another mount", str(path))
         itself = f"/proc/self/fd/{found}"
         if os.fstat(found).st_mode & 0o700 != 0o700:
-            os.chmod(itself, 0o700)  # noqa: PTH101 - a link to what is open, which is what is meant
+            os.chmod(itself, 0o700)  # noqa: PTH101 - follows the link on purpose
         held = os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     finally:
         os.close(found)
@@ -117,9 +117,9 @@ def opened(path: str | Path, directory: int | None = None) -> Iterator[int]:
 
 
 def _mount_of(descriptor: int) -> int | str:
-    """Return the id of the mount that an open file is on; its device where the system gives no id.
+    """Return the mount id of an open file; its device if the system reports no mount id.
 
-    A bind mount has the device of what it shows.
+    A bind mount has the device of the directory that it shows.
     """
     with suppress(OSError), open(f"/proc/self/fdinfo/{descriptor}") as lines:  # noqa: PTH123
         for line in lines:

@@ -1,8 +1,8 @@
-"""Long lines, read without holding the event loop.
+"""Reading of long lines without blocking the event loop.
 
-A long line is read in a worker thread, a slice at a time: the thread shares the interpreter with the
-event loop, which waits for each call of C code to its end. What would take memory far beyond the
-line's own size is not read, but cut.
+A long line is read in a worker thread, in slices: a thread holds the interpreter's lock during each
+call of C code, and the event loop waits for it. A value that would take far more memory than its
+bytes is cut instead.
 """
 
 import codecs
@@ -51,7 +51,7 @@ MAX_SKELETON: Final = 4 * 2**20
 """Bytes that a long line may have to be read as JSON, its strings not counted, but its keys."""
 
 _SHORT: Final = 32
-"""Bytes of a string up to which it is read together with what is around it."""
+"""Maximum bytes of a string that is read together with its surroundings."""
 
 _MAX_READERS: Final = 2
 """Long lines that are read at the same time."""
@@ -59,10 +59,10 @@ _MAX_READERS: Final = 2
 
 @frozen
 class Text:
-    """What a line says that is read as no JSON object.
+    """The text of a line that is not a JSON object.
 
-    :param text: the line, or its head where it was cut.
-    :param truncation: what is known of a line that was cut.
+    :param text: the line, or its head if it was cut.
+    :param truncation: the size and hash of a line that was cut.
     """
 
     text: str
@@ -70,7 +70,9 @@ class Text:
 
     @property
     def note(self) -> dict[str, Any]:
-        """What an event with this text says of the cut; empty where there was none."""
+        """Return the fields of an event with this text that describe the cut; empty if it was not
+        cut.
+        """
         if self.truncation is None:
             return {}
         return {"truncated": {"size": self.truncation.size, "sha256": self.truncation.sha256}}
@@ -83,7 +85,7 @@ Read = TypeVar("Read")
 
 
 async def read(line: Line, reader: Callable[[Line], Read]) -> Read:
-    """Return what the reader makes of a line; it is called in a worker thread if that takes long."""
+    """Return the reader's result for a line. A long line is read in a worker thread."""
     return await run_in_thread(reader, line) if _takes_long(line.data) else reader(line)
 
 
@@ -94,7 +96,7 @@ def _takes_long(data: bytes | bytearray) -> bool:
 
 
 async def run_in_thread(reader: Callable[[Said], Read], said: Said) -> Read:
-    """Return what the reader makes of something long. It is called in a worker thread."""
+    """Return the reader's result for a long value. It is called in a worker thread."""
     try:
         limiter = _limiter.get()
     except LookupError:
@@ -129,7 +131,7 @@ def read_object(line: Line) -> dict[str, Any] | Text:
 
 
 _MAX_JSON_DEPTH: Final = MAX_JSON_DEPTH - 8
-"""Less deep than an event may be: so that nobody has to look for what lies too deep again."""
+"""Less than the depth of an event, so that the result need not be checked for depth again."""
 
 
 def _short_object(data: bytes | bytearray) -> dict[str, Any] | None:
@@ -140,7 +142,7 @@ def _short_object(data: bytes | bytearray) -> dict[str, Any] | None:
 
 
 _STRING_END: Final = re.compile(rb'(?:[^"\\]++|\\u[0-9a-fA-F]{4}|\\[^u])*+', re.DOTALL)
-"""What a string may hold, escapes whole."""
+"""The content of a string, without splitting escapes."""
 
 _KEY: Final = re.compile(rb"[ \t\r]*+:")
 
@@ -172,7 +174,7 @@ def _long_object(data: bytes | bytearray) -> dict[str, Any] | None:
             if place - quote <= _SHORT or _KEY.match(data, place):
                 skeleton.append(data[quote:place])
             else:
-                # A number stands for it: numbers with a point are handed over as text.
+                # A number as a placeholder. Numbers with a point are passed as text.
                 number = f"{key}.{len(strings)}"
                 strings[number] = _string(data, quote + 1, ends)
                 skeleton.append(b" %s " % number.encode())

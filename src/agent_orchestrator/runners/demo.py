@@ -1,4 +1,4 @@
-"""The built-in demo agent: shows what a run looks like where no real agent is installed."""
+"""The built-in demo agent. It shows a run without a real agent."""
 
 import re
 import uuid
@@ -13,7 +13,7 @@ from agent_orchestrator.domain.model import Usage
 from agent_orchestrator.ports import Outcome, RunContext
 
 FILE: Final = "agent-orchestrator-demo.txt"
-"""What it writes into the session's working directory."""
+"""The file that it writes into the session's working directory."""
 
 _STEPS: Final = ("Look at the working directory", f"Write {FILE}", "Answer")
 
@@ -30,11 +30,11 @@ class DemoRunner:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Return what it can do. It starts no program and does what it is written to do."""
+        """Return its capabilities. It starts no program."""
         return Capabilities(protect=True)
 
     async def run(self, context: RunContext) -> Outcome:
-        """Say what it is, look, write a file, and answer."""
+        """Introduce itself, list the directory, write a file, and answer."""
         await context.delivered()
         count = await self._remember(context)
         await context.emit(
@@ -104,7 +104,7 @@ class DemoRunner:
         output = "".join(f"{name}\n" for name in names[:20])
         if len(names) > 20:
             output += f"and {len(names) - 20} more\n"
-        # A file's name is bytes; what is not UTF-8 in it must not reach the log.
+        # A file name is bytes. Bytes that are not UTF-8 must not reach the log.
         output = output.encode("utf-8", "replace").decode() or "(empty)\n"
         await context.emit(EventType.TOOL_OUTPUT, {"tool_id": "look", "text": output})
         await context.emit(

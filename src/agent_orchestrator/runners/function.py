@@ -51,14 +51,15 @@ def _hint(error: BaseException, module: str) -> str:
 
 @frozen
 class FunctionRunner:
-    """A function as an agent: ``FunctionRunner("echo", echo)``, or in a file ``target = "module:echo"``.
+    """A function as an agent: ``FunctionRunner("echo", echo)``, or in a file ``target =
+    "module:echo"``.
 
-    The function is given the :class:`RunContext` and may emit events, set a thread and report usage
-    on the way. A ``str`` it returns is its message: emitted, and the run's result. With an
-    :class:`Outcome` it tells the result alone, with None an empty one. To fail a run it raises
-    :class:`AgentFailed`; cancellation reaches it as anyio's.
+    The function gets the :class:`RunContext`. It may emit events, set a thread and report usage. A
+    returned ``str`` is emitted as a message, and is the run's result. A returned :class:`Outcome`
+    is the result only, and None is an empty result. To fail a run, raise :class:`AgentFailed`. A
+    cancel is anyio's cancellation.
 
-    :param target: the function; in a file where it is found, as ``package.module:callable``.
+    :param target: the function, or its name as ``package.module:callable``.
     """
 
     name: str
@@ -66,7 +67,7 @@ class FunctionRunner:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Return what it can do: what its context offers. The function is the host's own code."""
+        """Return its capabilities: those of its context."""
         return Capabilities(steer=True, ask=True, protect=True)
 
     async def run(self, context: RunContext) -> Outcome:

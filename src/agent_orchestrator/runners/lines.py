@@ -26,12 +26,12 @@ _SHORT: Final = 2**20
 """Bytes of a line up to which it is put together at its end."""
 
 MAX_JSON_DEPTH: Final = 32
-"""Beyond it a value is kept as its JSON text: encoders recurse."""
+"""Maximum depth of a value. A deeper value becomes its JSON text, because encoders recurse."""
 
 
 @frozen
 class Truncation:
-    """What is known of a line that was too long to keep.
+    """A line that was too long to keep.
 
     :param size: bytes of the whole line, without its end.
     :param sha256: hexadecimal digest of the whole line.
@@ -50,10 +50,10 @@ class Line:
 
 
 class LineFramer:
-    """Cuts chunks into lines, whatever the chunks' borders, in time linear in the bytes.
+    """Splits chunks of bytes into lines, in linear time.
 
-    :param max_line: bytes a line may have to be delivered whole.
-    :param head: bytes delivered of a longer one.
+    :param max_line: maximum bytes of a line that is delivered completely.
+    :param head: bytes that are delivered of a longer one.
     """
 
     def __init__(self, max_line: int = MAX_LINE, head: int = HEAD_SIZE) -> None:
@@ -122,10 +122,10 @@ def decoded(data: bytes | bytearray) -> str:
 
 
 def json_object(data: bytes | bytearray) -> dict[str, Any] | None:
-    """Return the JSON object a line holds, or None when it holds something else.
+    """Return the JSON object of a line; None if it is not a JSON object.
 
-    What JSON libraries let through but a store refuses is made storable: half a surrogate pair
-    becomes U+FFFD, a number beyond a float's range or of very many digits stays text.
+    Values that JSON libraries accept but a store refuses are changed: half a surrogate pair becomes
+    U+FFFD, and a number beyond a float's range, or with very many digits, becomes text.
     """
     if data.lstrip()[:1] != b"{":
         return None
@@ -143,7 +143,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def json_number(digits: str) -> float | str:
-    """Return a number as a float, or as text where it is beyond a float's range."""
+    """Return a number as a float, or as text if it is beyond a float's range."""
     value = float(digits)
     return value if math.isfinite(value) else digits
 
@@ -169,7 +169,7 @@ def replace_surrogates(value: Any) -> Any:
 
 
 def limit_depth(value: Any, max_depth: int = MAX_JSON_DEPTH) -> Any:
-    """Return the value with whatever lies too deep replaced by its JSON text."""
+    """Return the value with parts that are too deep replaced by their JSON text."""
     return _cut(value, max_depth) if _is_deep(value, max_depth) else value
 
 

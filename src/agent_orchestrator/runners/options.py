@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 import attrs
 
 Problems = dict[str, str]
-"""What is wrong, by the place in the configuration it stands at."""
+"""Problems by their location in the configuration."""
 
 _NAMES: Final = {str: "text", bool: "true or false", int: "an integer", float: "a number"}
 
@@ -20,13 +20,13 @@ def arguments(
     *,
     without: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Return the arguments to call an attrs class with.
+    """Return the arguments for an attrs class.
 
-    Lists become tuples and tables become the attrs classes the fields ask for. A field says in
-    ``metadata={"option": type}`` that its option is of another type than itself.
+    Lists become tuples, and tables become the attrs classes of the fields. ``metadata={"option":
+    type}`` of a field gives its option another type.
 
-    :param place: where the options stand, to name them by.
-    :param problems: what is wrong is added here.
+    :param place: the location of the options in the configuration, for errors.
+    :param problems: problems are added here.
     :param without: fields that are not options.
     """
     hints = get_type_hints(cls)

@@ -35,7 +35,7 @@ class AgentProcess:
 
     @property
     def stderr_tail(self) -> str:
-        """The end of what the agent wrote on stderr so far."""
+        """The end of the agent's stderr so far."""
         return self._process.stderr_tail
 
     def lines(self) -> AsyncIterator[Line]:

@@ -1,8 +1,8 @@
-"""From a provider's options in the configuration to its runner; nothing is imported before that.
+"""Creates runners from the options of providers, and imports a runner only then.
 
-Runners from outside come by the entry-point group :data:`GROUP`. The class is called with the options,
-and with ``name`` where it takes one. Where it is an attrs class, its fields say what the options are, and they are
-checked strictly (:mod:`agent_orchestrator.runners.options`).
+Other packages offer runners by the entry-point group :data:`GROUP`. The class is called with the
+options, and with ``name`` if it takes one. The fields of an attrs class define its options, which
+are checked strictly (:mod:`agent_orchestrator.runners.options`).
 """
 
 from collections.abc import Callable, Mapping
@@ -29,10 +29,10 @@ def kinds() -> list[str]:
 def build_runner(provider: str, kind: str, options: Mapping[str, Any]) -> Runner:
     """Return the runner of a provider.
 
-    :param kind: what the configuration calls ``runner``.
-    :param options: the provider's other options, as TOML gives them.
-    :raises ConfigError: if there is no such kind, it cannot be imported, or an option is wrong; the
-        message names ``providers.<provider>.<option>``.
+    :param kind: the value of ``runner`` in the configuration.
+    :param options: the provider's other options, as TOML values.
+    :raises ConfigError: if there is no such kind, it cannot be imported, or an option is invalid.
+        The message names ``providers.<provider>.<option>``.
     """
     place = f"providers.{provider}"
     factory = _factory(place, kind)

@@ -1,4 +1,4 @@
-"""For runners whose agents are to start at once."""
+"""Base of runners that start an agent's supervisor in advance."""
 
 from typing import Self
 

@@ -1,1 +1,3 @@
-"""Linux: a supervisor adopts whatever an agent starts, and what a lost one left is found by its tag."""
+"""Linux: supervisors adopt the processes of agents. Processes of a lost engine are found by their
+tag.
+"""

@@ -1,18 +1,19 @@
-"""The fork server, and the supervisors it forks.
+"""The fork server, and the supervisors that it forks.
 
 The fork server is one small process. Each running agent has one supervisor.
 
-It is run as a program, by its path, on the standard library alone: what is loaded here is shared by
-all supervisors. See :mod:`agent_orchestrator.hosts.linux.supervisor` for the other end.
+This file is run as a program, by its path, with the standard library alone, so that supervisors are
+small: they share the memory of the fork server. :mod:`agent_orchestrator.hosts.linux.supervisor` is
+the other end.
 
-Linux gives an orphan to its nearest living ancestor that called itself a *subreaper*. A supervisor is
-one: whatever a process of its agent does (a new session, a second fork, a clean environment),
-it becomes the supervisor's child when its parent dies. So killing one's children until there are none
-ends all of it, and ``waitpid`` saying that there are none is the proof. The fork server is a subreaper,
-too, for the children of a supervisor that was killed.
+Linux gives an orphan to its nearest living ancestor that is a *subreaper*. A supervisor is one. So
+every process of its agent becomes its child when that process's parent dies, even after a new
+session, a second fork or a change of the environment. The supervisor kills its children until
+``waitpid`` reports that there are none. Then nothing of the agent is left. The fork server is a
+subreaper too, for the children of a killed supervisor.
 
-A supervisor ends its agent when told to, when its socket closes, and when the owner dies, which a pidfd
-tells even where a forked child of the owner holds the socket open.
+A supervisor ends its agent on command, when its socket closes, and when the owner dies. A pidfd
+reports that death even if a forked child of the owner keeps the socket open.
 """
 
 import ctypes
@@ -35,19 +36,20 @@ RLIMIT_LOCKS = 10
 """See :mod:`agent_orchestrator.hosts.linux.orphans`; the same number on every architecture."""
 
 HEADER = struct.Struct("<QQQ?")
-"""A request: the size of what follows, how many arguments are in it, the tag limit (0 for none), and
-whether the working directory must be the one of that very path, with no symbolic link on the way.
-There follow the working directory, the arguments, and the variables as ``NAME=VALUE``, with a NUL
-between two. With it come the agent's stdin, stdout and stderr."""
+"""The header of a request: the size of the body, the number of arguments, the tag limit (0 for
+none), and whether the working directory must be reached without a symbolic link. The body has the
+working directory, the arguments, and the variables as ``NAME=VALUE``, separated by NUL. The agent's
+stdin, stdout and stderr come with the request."""
 
 START = 0xFE
-"""The byte before a request. What a supervisor without an agent hears before it came too late."""
+"""The byte before a request. Earlier bytes are signals that came after the agent's end; they are
+ignored."""
 
 MAX_REQUEST = 8 * 2**20
 """Bytes after the header of a request. Linux starts a program with at most 6 MiB of arguments and variables."""
 
 CHUNK = 2**16
-"""Bytes of a request that are received at once."""
+"""Maximum number of bytes of a request to receive in one call."""
 
 KILL = 0xFF
 """The byte that makes a supervisor kill all; another is a signal for the agent's group."""
@@ -59,12 +61,15 @@ KILL_PAUSE_S = 0.05
 """Seconds between rounds of killing in which no child died."""
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
-"""Whoever stops the owner's whole group or cgroup must not stop those that clean up after it."""
+"""Signals to ignore: one for the owner's whole process group or cgroup must not stop the clean-up.
+"""
 
 
 def main() -> None:
-    """Be the fork server: argv holds the descriptor of the owner's socket, the owner's pid, and how many
-    files agents may have open (the soft limit).
+    """Run the fork server.
+
+    The program's arguments are the descriptor of the owner's socket, the owner's pid, and the soft
+    limit of open files for agents.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # the hard limit was lowered: it holds
@@ -87,7 +92,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ForkServer:
-    """Forks the supervisors and ends what a killed one leaves."""
+    """Forks the supervisors, and kills the children of killed ones."""
 
     def __init__(self, control: socket.socket, owner_fd: int) -> None:
         self.control = control
@@ -112,7 +117,7 @@ class ForkServer:
                         self.deadline = time.monotonic() + OWNER_DEATH_GRACE_S
 
     def _reap_and_kill(self) -> bool:
-        """Reap, and kill what is no supervisor's any more; False when there are no children."""
+        """Reap children and kill orphans. Return False if there are no children."""
         reaped, has_children = _reap()
         for pid, status in reaped:
             if pid in self.supervisors:
@@ -152,12 +157,12 @@ class ForkServer:
 
 
 class Supervisor:
-    """Starts an agent, tells how it ends, and ends all that comes of it; then it may have another.
+    """Starts one agent after the other, reports their ends, and ends all their processes.
 
-    It says ``ready`` once, before it takes anything; for each agent, ``started PID TICKS`` (its start
-    time since the machine's), ``refused ERRNO``, or ``astray ERRNO`` if it is the directory that is
-    wrong; later ``exit CODE``, as of :func:`os.waitstatus_to_exitcode`, and at last ``gone``; each on
-    a line.
+    It sends lines. First ``ready``, once. For each agent ``started PID TICKS`` (its start time in
+    clock ticks since boot), ``refused ERRNO``, or ``astray ERRNO`` if the directory is the reason.
+    Later ``exit CODE``, as of :func:`os.waitstatus_to_exitcode`, and ``gone`` when no process is
+    left.
     """
 
     def __init__(self, link: socket.socket, owner_fd: int) -> None:
@@ -172,7 +177,7 @@ class Supervisor:
         """There will be no other agent."""
 
     def run(self) -> None:
-        """Return when there is nobody to keep an agent for, and nothing left of one."""
+        """Serve until the owner is gone or closes the socket, and no process of an agent is left."""
         _become_subreaper("agent-supervise")
         wake = _child_exit_descriptor()
         poll = _poll(wake, self.link.fileno(), self.owner_fd)
@@ -192,7 +197,9 @@ class Supervisor:
                     poll.unregister(fd)
 
     def _reap_and_kill(self) -> bool:
-        """Reap, tell of the agent, kill if it is time to; False when nothing is left."""
+        """Reap children, report the agent's exit, and kill if required. Return False if nothing is
+        left.
+        """
         reaped, has_children = _reap()
         for pid, status in reaped:
             if pid == self.agent:
@@ -203,7 +210,7 @@ class Supervisor:
         return has_children
 
     def _receive_commands(self) -> bool:
-        """Do what the owner says; False when it says nothing any more."""
+        """Execute the owner's commands. Return False at the end of the connection."""
         stdio: list[int] = []
         try:
             said, stdio = _receive(self.link, CHUNK, 3)
@@ -243,10 +250,10 @@ class Supervisor:
             data += more
 
     def _start(self, request: bytearray, stdio: list[int]) -> None:
-        """Start the agent that is asked for.
+        """Start an agent.
 
-        :param request: what has come of the request so far.
-        :raises ConnectionError: if the rest does not come, or would be too large.
+        :param request: the part of the request that was received so far.
+        :raises ConnectionError: if the rest does not arrive, or would be too large.
         """
         self._receive_rest(request, HEADER.size)
         size, count, tag_limit, is_resolved = HEADER.unpack_from(request)
@@ -311,7 +318,7 @@ def _receive(link: socket.socket, size: int, most: int) -> tuple[bytes, list[int
 
 
 def _send(link: socket.socket, line: str) -> None:
-    with suppress(OSError):  # nobody listens any more
+    with suppress(OSError):  # the other end is closed
         link.sendall(line.encode() + b"\n")
 
 
@@ -327,11 +334,11 @@ def _reap() -> tuple[list[tuple[int, int]], bool]:
 
 
 def _kill_children(spared: set[int]) -> bool:
-    """Kill the children but these, with their process groups; tell whether there were any.
+    """Kill the children and their process groups, except ``spared``. Return whether there were any.
 
-    Only this process reaps them, so that their pids are theirs. No group is anybody else's: one
-    lies within one session, and theirs began below this process. A signal to a group reaches also
-    the child a member is just forking.
+    Only this process reaps its children, so their pids cannot be reused. A process group lies
+    within one session, and the children's sessions began below this process, so no group belongs to
+    a stranger. A signal to a group also reaches a child that a member is just forking.
     """
     own = os.getpgrp()
     found = False
@@ -373,10 +380,11 @@ def _start_time(pid: int) -> int:
 
 
 def _change_directory(directory: bytes, *, is_resolved: bool) -> None:
-    """Change to a directory, and if it is said to be resolved, make sure of having got there.
+    """Change to a directory. If ``is_resolved``, check that no symbolic link led elsewhere.
 
-    Between a look at a path and its use, a symbolic link can take the place of any part of it. What
-    the kernel says of the directory this process is in has none, and an agent starts in that one.
+    Between a check of a path and its use, any part of it can be replaced by a symbolic link. The
+    kernel's path of the current directory has no links, and the agent starts in the current
+    directory.
 
     :raises OSError: ``ESTALE`` if it is another directory.
     """

@@ -33,7 +33,7 @@ class LinuxHost(LocalFiles):
         held = await fork_server().__aenter__()
         try:
             await run_sync(scratch.remove_stale)
-            with suppress(AgentFailed):  # the runs will tell
+            with suppress(AgentFailed):  # each run reports the failure
                 await held.prepare()
         except BaseException:
             await held.__aexit__()

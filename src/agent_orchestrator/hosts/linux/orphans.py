@@ -1,16 +1,15 @@
-"""What is left of an attempt whose supervisors are gone: found by what its processes inherited, killed.
+"""Finds and kills the processes of an attempt whose supervisor was killed.
 
-While a supervisor lives it knows each process of its agent, whatever that did; see
-:mod:`agent_orchestrator.hosts.linux.forkserver`. This is for when the supervisor was killed, at once or with
-the daemon: a process belongs to an attempt if it has its *tag limit* or its tag, or descends from
-one that does.
+While a supervisor lives, it knows every process of its agent; see
+:mod:`agent_orchestrator.hosts.linux.forkserver`. Without a supervisor, a process belongs to an
+attempt if it has the attempt's *tag limit* or tag, or descends from such a process.
 
-The tag limit is a number in the soft limit ``RLIMIT_LOCKS``, which Linux has not enforced since 2.4.25.
-It passes to every child and through every ``execve``: a new session, a second fork, a clean
-environment and closed descriptors do not get rid of it, only setting that limit does.
+The tag limit is a number in the soft limit ``RLIMIT_LOCKS``, which Linux has not enforced since
+2.4.25. Every child and every ``execve`` inherits it. A new session, a second fork, a clean
+environment and closed descriptors do not remove it; only setting the limit does.
 
-A process is known by its pid and the tick it started in together, and killed through a pidfd, so that a
-pid used anew is never hit.
+A process is identified by its pid and start tick, and killed through a pidfd, so a reused pid is
+never hit.
 """
 
 import os
@@ -45,10 +44,10 @@ _TAG_LIMIT: Final = 2**61
 
 @frozen
 class Orphans:
-    """What was found of an attempt.
+    """The result of a search for the processes of an attempt.
 
     :param killed: the processes that were alive and are gone.
-    :param alive: those that do not die: the kernel holds them, or they are another user's.
+    :param alive: those that do not die: the kernel blocks them, or they are another user's.
     """
 
     killed: tuple[int, ...] = ()
@@ -98,7 +97,7 @@ async def kill_orphans(
 
 
 def _scan(tag: str | None, root: int | None, start_id: str | None) -> tuple[list[Process], bool]:
-    """Return the live processes that belong to the attempt, and whether some could not be told."""
+    """Return the live processes of the attempt, and whether some processes could not be checked."""
     alive = live_processes()
     own = os.getpid()
     if root is not None and (start_id is None or process_start_id(root) != start_id):
@@ -120,7 +119,7 @@ def _scan(tag: str | None, root: int | None, start_id: str | None) -> tuple[list
                     ours.add(seen.pid)
                 elif not environ:
                     unclear = True
-    if own in ours:  # it was started by that very agent, and so was what it started
+    if own in ours:  # this process was itself started by that agent
         ours -= with_descendants({own}, alive)
     alive = [seen for seen in alive if seen.pid != own]
     ours = with_descendants(ours, alive)

@@ -15,7 +15,7 @@ from agent_orchestrator.processes import live_process
 _log = logging.getLogger(__name__)
 
 MAX_CONCURRENT: Final = 8
-"""Attempts looked for at once: each look reads the process table."""
+"""Maximum number of concurrent searches: each reads the process table."""
 
 
 async def reap(attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:

@@ -1,5 +1,5 @@
-"""Starts an agent with a supervisor (:mod:`agent_orchestrator.hosts.linux.forkserver`), which adopts
-whatever comes of it, ends all of that when this process dies, and says when nothing is left.
+"""Starts an agent with a supervisor, which adopts and ends all its processes, also when this
+process dies.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -16,15 +16,15 @@ from agent_orchestrator.hosts.linux.supervisor import SupervisedAgent, fork_serv
 from agent_orchestrator.ports import TAG_VARIABLE
 
 _START_GRACE: Final = 2.0
-"""Seconds that a start that is under way has to end in once it is cancelled; it takes milliseconds."""
+"""Seconds that a canceled start has to complete. It usually takes milliseconds."""
 
 
 @asynccontextmanager
 async def open_process(spec: ProcessSpec) -> AsyncIterator[Process]:
     """Start a program. Leaving the scope ends it and all processes it started.
 
-    Whatever the agent did to get away is killed: its supervisor is the parent of every orphan below it.
-    The scope is left when the supervisor has no child any more.
+    Its supervisor becomes the parent of every orphan below it, so no process escapes. The scope is
+    left when the supervisor has no child any more.
     """
     tag = spec.env.get(TAG_VARIABLE)
     request = piped.encoded(spec)
@@ -56,7 +56,7 @@ async def open_process(spec: ProcessSpec) -> AsyncIterator[Process]:
 
 
 class _Start:
-    """A start that is under way. It must not be cancelled in the middle: the agent may run by then."""
+    """A start in progress. It is not canceled midway, because the agent may already run."""
 
     def __init__(self, step: Callable[[], Awaitable[SupervisedAgent]], tag: str | None) -> None:
         self._step = step
@@ -67,7 +67,7 @@ class _Start:
         self._shield = anyio.CancelScope(shield=True)
 
     async def finish(self) -> SupervisedAgent:
-        """Return the agent; when cancelled, end what was started."""
+        """Return the agent. If canceled, end the agent that was started."""
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._run)

@@ -38,13 +38,14 @@ MAX_IDLE: Final = 4
 _WORD: Final = re.compile(
     rb"ready|gone|exit -?\d{1,3}|(?:refused|astray) \d{1,4}|started \d{1,7} \d{1,20}"
 )
-"""What a supervisor may say: see :class:`agent_orchestrator.hosts.linux.forkserver.Supervisor`."""
+"""The messages of a supervisor: see :class:`agent_orchestrator.hosts.linux.forkserver.Supervisor`.
+"""
 
 _MAX_WORD: Final = 64
 """Bytes in a line of a supervisor; none is as long."""
 
 _INHERITED_VARIABLES: Final = ("LD_LIBRARY_PATH",)
-"""What a Python may not start without. The fork server's environment holds no secrets."""
+"""Variables that Python may need to start. The fork server's environment contains no secrets."""
 
 
 @mutable(eq=False)
@@ -58,11 +59,12 @@ class SupervisorLink:
     """Whether it has been there to take a request; before that it has started nothing."""
 
     async def receive(self) -> list[str]:
-        """Return what the supervisor says next; nothing when it is gone, or says what no supervisor says.
+        """Return the words of the supervisor's next message; empty if it is gone, or the message is
+        invalid.
 
         An agent may have got hold of the supervisor's socket.
         """
-        await checkpoint()  # whoever says much must not hold up others
+        await checkpoint()  # many messages must not delay other tasks
         while (end := self._buffer.find(b"\n")) < 0:
             if len(self._buffer) > _MAX_WORD:
                 return []
@@ -93,7 +95,7 @@ class SupervisorLink:
             self.link.send(bytes([word]))
 
     def close(self) -> None:
-        """Let go of it: what is then left of its agent is killed."""
+        """Close the connection. The supervisor then kills the remaining processes of its agent."""
         self.link.close()
 
 
@@ -118,16 +120,16 @@ class ForkServerClient:
         tag_limit: int,
         is_resolved: bool,
     ) -> SupervisedAgent:
-        """Start a program in a new session. If this call is cancelled, the supervisor ends what it
-        may have started.
+        """Start a program in a new session. If this call is canceled, the supervisor ends the
+        program.
 
-        :param stdio: what is to be its stdin, stdout and stderr.
-        :param tag_limit: what all processes are to bear that come of it; 0 for nothing.
-        :param is_resolved: nothing is to be started where ``cwd`` leads through a symbolic link.
-        :raises OSError: if it cannot be started: ``E2BIG`` if its arguments and variables have
-            more than 8 MiB; with ``cwd`` as ``filename`` if the directory is the reason
-            (``ESTALE`` if it leads through a symbolic link).
-        :raises AgentFailed: if no supervisor can be had.
+        :param stdio: the descriptors for its stdin, stdout and stderr.
+        :param tag_limit: the tag limit of all its processes; 0 for none.
+        :param is_resolved: refuse a ``cwd`` that leads through a symbolic link.
+        :raises OSError: if it cannot be started. ``E2BIG`` means more than 8 MiB of arguments and
+            variables. ``filename`` is ``cwd`` if the directory is the reason (``ESTALE``: through a
+            symbolic link).
+        :raises AgentFailed: if no supervisor can be started.
         """
         variables = (name + b"=" + value for name, value in env.items())
         body = b"\0".join([cwd, *argv, *variables])
@@ -155,7 +157,7 @@ class ForkServerClient:
     async def _request_start(
         self, supervisor: SupervisorLink, request: bytes, stdio: Sequence[int]
     ) -> list[str]:
-        """Return what the supervisor says of the agent it is to start; nothing if it was killed."""
+        """Return the supervisor's answer to a start; empty if it was killed."""
         said: list[str] = []
         try:
             with anyio.fail_after(START_S), suppress(ConnectionError):
@@ -178,7 +180,7 @@ class ForkServerClient:
     def reuse(self, supervisor: SupervisorLink) -> None:
         """Have the supervisor of an agent of which nothing is left, for another agent."""
         idle = supervisor.process.idle
-        # Without others who hold the fork server there is no other agent to come.
+        # Keep it only while other agents use the fork server.
         if supervisor.process is self._process and self._users > 1 and len(idle) < MAX_IDLE:
             idle.append(supervisor)
         else:
@@ -195,7 +197,7 @@ class ForkServerClient:
         raise AgentFailed("provider_unavailable", "the fork server was killed repeatedly")
 
     async def prepare(self) -> None:
-        """Have a supervisor ready for an agent to come; it loads while others go on."""
+        """Start a supervisor for the next agent in advance."""
         process = await self._running_process()
         if not process.idle:
             with suppress(OSError):
@@ -212,7 +214,7 @@ class ForkServerClient:
             return process
 
     async def _discard(self, process: "_ForkServerProcess") -> None:
-        """Do without the process from now on; the supervisors that have an agent go on."""
+        """Stop using a fork server. Supervisors with an agent continue."""
         if process is self._process:
             self._process = None
         process.popen.kill()
@@ -281,7 +283,7 @@ class _ForkServerProcess:
         with anyio.CancelScope(shield=True):
             try:
                 pidfd = os.pidfd_open(self.popen.pid)
-            except ProcessLookupError:  # somebody else has reaped it
+            except ProcessLookupError:  # reaped elsewhere
                 return
             try:
                 with anyio.move_on_after(LEAVE_S):
@@ -300,7 +302,7 @@ def _launch() -> _ForkServerProcess:
     try:
         with theirs:
             popen = subprocess.Popen(
-                # Isolated: nothing of the user's is loaded.
+                # Isolated: without site-packages and PYTHON* variables.
                 [
                     sys.executable,
                     "-I",
@@ -329,7 +331,7 @@ def _launch() -> _ForkServerProcess:
 
 
 def _is_open(link: socket.socket) -> bool:
-    """Tell whether the other end is there."""
+    """Return whether the other end is open."""
     try:
         return bool(link.recv(1, socket.MSG_PEEK))
     except BlockingIOError:

@@ -15,7 +15,7 @@ it (see ``runner.py``)."""
 
 
 def is_thread_id(text: str) -> bool:
-    """Tell whether a thread id can be handed to codex: one that begins with ``-`` is an option."""
+    """Return whether a thread id can be an argument: one that begins with ``-`` would be an option."""
     return _THREAD_ID.fullmatch(text) is not None
 
 
@@ -31,21 +31,19 @@ def exec_argv(
     images: Sequence[str] = (),
     resume: str | None = None,
 ) -> tuple[str, ...]:
-    """Return the arguments that run one turn, with the prompt on stdin, where codex is started.
+    """Return the arguments for one turn, with the prompt on stdin, in the directory of the process.
 
-    The prompt goes by stdin and never stands here: an argument ends at 131,071 bytes, everyone on
-    the machine can read it, and one that is ``resume`` or begins with ``-`` means something else.
-    Codex 0.169 takes ``-C`` and ``-s`` before ``resume`` only, and without ``--disable
-    unbounded_connection_retries`` it waits for ever for a model server that cannot be reached. The
-    directory is ``.``, the one the process is in: a path would be resolved once more, when it may
-    lead elsewhere; and left out, it would be what ``extra_args`` say.
+    The prompt is not an argument: an argument has at most 131,071 bytes, every user of the machine
+    can read it, and ``resume`` or a leading ``-`` has another meaning. Codex 0.169 accepts ``-C``
+    and ``-s`` only before ``resume``. Without ``--disable unbounded_connection_retries`` it retries
+    an unreachable model server forever. The directory is ``.``, because a path would be resolved
+    again, and could lead elsewhere. Without ``-C``, ``extra_args`` could set another directory.
 
-    :param extra_args: what the user wants said before the subcommand.
+    :param extra_args: the user's arguments before the subcommand.
     :param config: overrides of codex's configuration, by dotted key.
     :param output_schema: path of a file with the JSON Schema of the answer.
-    :param images: paths of pictures that belong to the prompt. Codex 0.169 takes a comma for the end of
-        a path.
-    :param resume: the thread to go on with.
+    :param images: paths of pictures that belong to the prompt. In codex 0.169 a comma ends a path.
+    :param resume: the thread to continue.
     :raises ValueError: if ``resume`` is not a thread id, or a path has a comma.
     """
     argv = [program, *extra_args]
@@ -80,7 +78,7 @@ def app_server_arguments(
 ) -> tuple[str, ...]:
     """Return the arguments that start an app-server on stdin and stdout.
 
-    What may differ between threads is no part of them.
+    They contain nothing that may differ between threads.
     """
     argv = [*extra_args]
     if profile is not None:
@@ -96,7 +94,7 @@ def toml_value(value: Any) -> str:
     :raises TypeError: if TOML cannot say it.
     """
     if isinstance(value, str):
-        # A TOML basic string is a JSON string but for DEL, which TOML wants escaped.
+        # A JSON string is a TOML basic string, except that TOML requires an escape for DEL.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, (bool, int, float)):
         return json.dumps(value)

@@ -17,10 +17,11 @@ EXEC = "codex-exec"
 
 @frozen(kw_only=True, eq=False)
 class CodexRunner(CodexAppServerRunner):
-    """Runs each message as a turn of a warm ``codex app-server`` where the installed codex has a known
-    one, else as one ``codex exec``, which cannot ask: what it would ask for is declined.
+    """Runs each message as a turn of a warm ``codex app-server`` if the installed codex has a known
+    one.
 
-    Both go on with each other's threads.
+    Otherwise it runs one ``codex exec`` for each message, which cannot ask: codex's approvals are
+    declined. Both continue each other's threads.
     """
 
     _exec: CodexExecRunner = field(init=False, repr=False)
@@ -75,7 +76,7 @@ class CodexRunner(CodexAppServerRunner):
             try:
                 return await super().run(context)
             except NotStarted:
-                pass  # it only says that it is codex, or cannot begin either way: exec will tell why
+                pass  # An unknown program, or one that cannot start in either way: exec reports the reason.
         return await self._exec.run(context)
 
     async def _has_app_server(self, env: Mapping[str, str]) -> bool:

@@ -16,7 +16,7 @@ from agent_orchestrator.runners.supervisor import UsesForkServer
 
 @frozen(kw_only=True, eq=False)
 class CodexRunnerBase(UsesForkServer):
-    """What the runners of codex have in common.
+    """The common part of the runners of codex.
 
     :param name: the provider's name.
     :param command: codex: a path, or a name on the PATH. The native binary behind the npm wrapper
@@ -24,10 +24,10 @@ class CodexRunnerBase(UsesForkServer):
     :param home: the CODEX_HOME. Default: the environment's CODEX_HOME, or ``~/.codex``.
     :param profile: the ``--profile`` for codex.
     :param extra_args: arguments before the subcommand.
-    :param model: the model, unless the run asks for another.
+    :param model: the model, unless the run names another.
     :param config: overrides of codex's configuration, by dotted key.
-    :param tools: whether its agents get the orchestration tools. ``codex exec`` has them with a daemon
-        only.
+    :param tools: whether its agents get the orchestration tools. ``codex exec`` has them with a
+        daemon only.
     """
 
     name: str = "codex"

@@ -1,4 +1,4 @@
-"""What codex can do, however it is run."""
+"""The capabilities of codex, for all its runners."""
 
 from agent_orchestrator.domain.capabilities import Capabilities, InputLimit
 from agent_orchestrator.domain.model import Sandbox

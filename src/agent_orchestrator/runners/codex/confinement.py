@@ -1,8 +1,8 @@
-"""How codex is told to keep its commands and patches from the files of its host.
+"""Configures codex to deny its commands and patches the daemon's files.
 
-Codex's sandbox modes know no exceptions, its permission profiles do: a profile extends the mode and
-names paths (codex 0.169; https://developers.openai.com/codex/permissions). A profile replaces
-``sandbox_workspace_write`` of codex's configuration, so what that says is put into it.
+Codex's sandbox modes have no exceptions, but its permission profiles have: a profile extends a mode
+and names paths (codex 0.169; https://developers.openai.com/codex/permissions). A profile replaces
+``sandbox_workspace_write`` of codex's configuration, so those settings are copied into it.
 """
 
 import os
@@ -23,7 +23,7 @@ _EXTENDS: Final[Mapping[Mode, str]] = {
 
 
 def profile_name(mode: Mode) -> str:
-    """Return the name of the profile that is a sandbox mode with paths kept from it."""
+    """Return the name of the profile for a sandbox mode with denied paths."""
     return f"agent-orchestrator-{mode}"
 
 
@@ -38,7 +38,9 @@ class Workspace:
 
     @classmethod
     def of(cls, settings: Any) -> "Workspace":
-        """Return what a table of codex's configuration says; what is not a table says nothing."""
+        """Return the settings in a table of codex's configuration; the defaults if it is not a
+        table.
+        """
         if not isinstance(settings, Mapping):
             return cls()
         roots = settings.get("writable_roots")
@@ -97,10 +99,10 @@ def _entries(protected: ProtectedPaths) -> dict[str, str]:
 
 
 def _parent_directories(entries: Mapping[str, str], roots: Sequence[str]) -> list[str]:
-    """Return the directories between writable roots and what is kept in them.
+    """Return the directories between writable roots and the protected paths in them.
 
-    Codex mounts what a profile names. A directory that is no mount could be moved away, with what
-    is kept in it, and another be put in its place.
+    Codex mounts the paths that a profile names. A directory that is not a mount could be moved away
+    with the protected path in it, and replaced.
     """
     found: dict[str, None] = {}
     for path in entries:
@@ -136,11 +138,10 @@ def exec_confinement(
     settings: Mapping[str, Any],
     tmpdir: str | None,
 ) -> ExecConfinement:
-    """Return how a ``codex exec`` is told of its sandbox and what is kept from it.
+    """Return the sandbox and denied paths of a ``codex exec``.
 
-    :param sandbox: what is asked for: no argument may lift it. Without it the arguments and then
-        codex's own settings decide, and where they say nothing, codex's default for ``exec``:
-        read-only.
+    :param sandbox: the requested sandbox, which no argument may loosen. If it is None, the
+        arguments decide, then codex's settings, then codex's default for ``exec``: read-only.
     :param settings: codex's configuration.
     """
     if sandbox is not None:

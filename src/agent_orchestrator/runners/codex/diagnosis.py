@@ -36,7 +36,7 @@ _ISSUES: Final[tuple[tuple[str, str, IssueCode, str], ...]] = (
 
 
 def likely_issue(error: RunError) -> Issue | None:
-    """Return what a failure of codex comes from; None if its code says all that is known."""
+    """Return the likely issue of a failure of codex; None if its code says it all."""
     for code, beginning, issue, hint in _ISSUES:
         if error.code == code and error.message.startswith(beginning):
             return Issue(issue, f"{error.code}: {error.message}", hint)

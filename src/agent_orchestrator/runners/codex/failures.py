@@ -49,7 +49,7 @@ _STARTUP: Final = (
 _KNOWN_TEXTS: Final = re.compile(r"(?:^|\s)(?:Error|error|fatal)\b", re.MULTILINE)
 _LOG_LINE: Final = re.compile(r"\d{4}-\d\d-\d\dT\S+\s+(?:ERROR|WARN|INFO|DEBUG|TRACE)\s|WARNING: ")
 _COLOR: Final = re.compile("\x1b\\[[0-9;]*m")
-"""How an app-server's log lines are coloured, although nobody looks."""
+"""Colour codes in an app-server's log lines."""
 
 _STDERR_TAIL: Final = 16 * 2**10
 """Characters of a message in which the words are looked for."""
@@ -101,15 +101,15 @@ def refusal_code(message: str) -> str:
 
 
 def is_busy(stderr: str) -> bool:
-    """Tell whether codex refused a thread because another process has it open.
+    """Return whether codex refused a thread because another process has it open.
 
-    The lock goes with its process, so that a killed one frees it within moments.
+    The lock ends with its process, so that of a killed process is free within moments.
     """
     return _BUSY in stderr
 
 
 def error_text(stderr: str) -> str:
-    """Return what a person should read of codex's stderr: its error without logs and warnings."""
+    """Return the error in codex's stderr for a person, without log lines and warnings."""
     plain = _COLOR.sub("", stderr)
     lines = [line for line in plain.splitlines() if not _LOG_LINE.match(line)]
     text = "\n".join(lines).strip()

@@ -1,4 +1,4 @@
-"""What an administrator should know of a codex, beyond whether it would work."""
+"""Findings about an installed codex for administrators."""
 
 import getpass
 import os
@@ -26,11 +26,11 @@ def codex_findings(
     extra_args: Sequence[str],
     settings: Mapping[str, Any],
 ) -> Iterator[Finding]:
-    """Look at codex's home, its sandbox and what its configuration adds to that. Blocks.
+    """Yield findings about codex's home, its sandbox and its configuration. Blocks.
 
-    :param about: what the findings are about.
-    :param env: the environment codex gets.
-    :param sandbox: the runner's own setting; None leaves it to codex's.
+    :param about: the subject of the findings.
+    :param env: codex's environment.
+    :param sandbox: the runner's setting; None means codex's own.
     :param settings: codex's settings.
     """
     # No argument lifts a sandbox that the runner sets.

@@ -23,7 +23,7 @@ from agent_orchestrator.runners.codex.items import (
 from agent_orchestrator.runners.lines import limit_depth
 
 _MAX_OPEN: Final = 10_000
-"""Tools that may be at work at the same time. Beyond them the oldest counts as given up."""
+"""Maximum number of open tools. A further one ends the oldest."""
 
 
 @frozen
@@ -43,10 +43,10 @@ class ItemReader:
     _plan: Any = field(default=None, init=False)
 
     def read(self, phase: str, item: JsonObject) -> list[AgentEvent] | None:
-        """Return the events of an item in a phase; None for what is not known.
+        """Return the events of an item in a phase; None for an unknown item.
 
         :param phase: ``started``, ``updated`` or ``completed``.
-        :raises UnexpectedShape: if a known item has a shape that is not.
+        :raises UnexpectedShape: if a known item has an unknown shape.
         """
         match item.get("type"), phase:
             case "agent_message", "completed":
@@ -68,7 +68,7 @@ class ItemReader:
         return None
 
     def open_item(self, tool_id: str) -> JsonObject | None:
-        """Return what is known of a tool or a file change that has begun and not ended."""
+        """Return the item of a tool call or file change that has begun and not ended."""
         found = self._open.get(tool_id)
         return None if found is None else found[1]
 
@@ -87,7 +87,7 @@ class ItemReader:
         return AgentEvent(event_type, data)
 
     def _begin(self, item: JsonObject, what: JsonObject) -> list[AgentEvent]:
-        """Note what has begun; return the event that closes another where too many are open."""
+        """Record an open item. Return the event that closes the oldest one if there are too many."""
         is_full = len(self._open) >= _MAX_OPEN and item_id(item) not in self._open
         closed = [self._close(next(iter(self._open)))] if is_full else []
         self._open[item_id(item)] = item["type"], what

@@ -1,6 +1,7 @@
-"""The items of ``codex exec --json``, read as tools: what was asked, and what came of it.
+"""The items of ``codex exec --json`` as tools: input and outcome.
 
-Shapes are those of codex 0.169. A field that has no place in an event's data goes to ``unknown_fields``.
+Shapes are those of codex 0.169. A field that has no place in an event's data goes to
+``unknown_fields``.
 """
 
 import json
@@ -128,7 +129,7 @@ ITEM_MAPPINGS: Final = {
 
 
 def unknown_fields(item: JsonObject, *known: str) -> dict[str, Any]:
-    """Return what the item says beyond the known fields, under the one name for that."""
+    """Return the fields of an item other than the known ones, as ``extra``."""
     rest = {name: value for name, value in item.items() if name not in {"id", "type", *known}}
     if rest.get("status") in _STATUSES:
         del rest["status"]

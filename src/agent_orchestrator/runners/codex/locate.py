@@ -1,8 +1,8 @@
-"""Finding the program to start: the native codex behind its npm wrapper.
+"""Finds the program to start: the native codex behind its npm wrapper.
 
 Codex 0.169 from npm is a Node script that starts the native binary as a child and forwards some
-signals. Starting the binary itself saves 100 to 200 ms a run and a process of 43 MB, and a SIGKILL
-then reaches codex and not only its wrapper.
+signals. Starting the binary directly saves 100 to 200 ms and 43 MB for each run. SIGKILL then
+reaches codex, not only its wrapper.
 """
 
 import os
@@ -18,7 +18,7 @@ _PLATFORMS = {
 
 
 class NotInstalled(Exception):
-    """There is no such program; the message says what to do."""
+    """The program does not exist. The message says what to do."""
 
 
 class NotExecutable(NotInstalled):

@@ -50,14 +50,14 @@ def dotenv_names(home: Path) -> frozenset[str]:
 
 
 def has_credentials(home: Path) -> bool:
-    """Tell whether ``auth.json`` holds what codex can log in with."""
+    """Return whether ``auth.json`` has credentials for codex."""
     names = ("OPENAI_API_KEY", "tokens", "personal_access_token", "agent_identity")
     content = _parsed(_read(home / "auth.json"))
     return isinstance(content, dict) and any(content.get(name) for name in names)
 
 
 def _account(data: bytes) -> Any:
-    """Return what tells one login from another."""
+    """Return the part of ``auth.json`` that identifies the account."""
     content = _parsed(data)
     if not isinstance(content, dict):
         return data.decode("latin-1")

@@ -1,6 +1,6 @@
-"""What ``codex exec --json`` prints, as events: pure, one line at a time.
+"""Converts the output of ``codex exec --json`` to events, one line at a time, without I/O.
 
-Codex 0.169 prints one JSON object a line. An *item* is something the agent did; it is started,
+Codex 0.169 prints one JSON object a line. An *item* is an action of the agent; it is started,
 sometimes updated, and completed:
 
 =================== ==========================================================================
@@ -12,18 +12,18 @@ command_execution   ``tool.started`` and ``tool.completed`` of kind ``command``
 mcp_tool_call       the same, of kind ``mcp``
 web_search          the same, of kind ``web_search``
 collab_tool_call    the same, of kind ``agent``
-file_change         ``file.changed`` when it is completed; its start says nothing more
-todo_list           ``plan.updated``, but for one that repeats the plan before it
+file_change         ``file.changed`` when it is completed; its start is dropped
+todo_list           ``plan.updated``, unless it repeats the plan before
 error               ``run.error``, as is the ``error`` event
 =================== ==========================================================================
 
-``thread.started``, ``turn.completed`` and ``turn.failed`` change the parser's state, and
-``turn.started`` says nothing more than they do. Whatever else comes is a ``backend.event``: a line of another kind whole, under its own kind;
-a line that is not JSON as ``stdout``. A field of a known item that has no place in the event's data
-is kept under ``extra``. So nothing codex prints is lost.
+``thread.started``, ``turn.completed`` and ``turn.failed`` change the parser's state;
+``turn.started`` is dropped. Any other line is a ``backend.event``: an object under its own kind, a
+line that is not JSON as ``stdout``. Fields of a known item without a place in the event's data are
+kept in ``extra``. So no output of codex is lost.
 
-What is still open when the process ends (codex never completes a command it leaves running) is
-completed by :meth:`ExecParser.finish` as failed, with an ``error`` that says so.
+:meth:`ExecParser.finish` completes items that are still open at the end as failed, with an
+``error``. Codex never completes a command that it leaves running.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ class ExecParser:
         return self.completed or self.failure is not None
 
     def feed(self, line: Line) -> Sequence[AgentEvent]:
-        """Return the events a line makes. Never raises for what is in it."""
+        """Return the events of a line. Never raises for its content."""
         said = read_object(line)
         if isinstance(said, Text):
             return _stdout(said)

@@ -1,4 +1,6 @@
-"""Whether codex could work now: installed, executable, logged in, configured as told."""
+"""Checks whether codex could run now: installed, executable, logged in, and with a valid
+configuration.
+"""
 
 import os
 import signal
@@ -19,8 +21,8 @@ _VERSION_TIMEOUT = 10.0
 """Seconds ``--version`` may take; the native binary takes 0.01, the wrapper 0.1."""
 
 _ASK_AGAIN_S = 60.0
-"""Seconds after which a program that did not tell its version in time, which a busy machine may be
-the reason of, is asked again."""
+"""Seconds after which a program that did not print its version in time is tried again. The machine
+may have been busy."""
 
 _NO_HOME = (
     "codex has no home: this user has no home directory (no HOME, no passwd entry); set CODEX_HOME, "
@@ -42,7 +44,7 @@ def home_of(env: Mapping[str, str]) -> Path:
 
 
 def profile_warning(profile: str | None, env: Mapping[str, str]) -> str | None:
-    """Return what to tell of a profile that codex 0.169 would silently go without."""
+    """Return a warning about a profile that codex 0.169 would silently ignore."""
     if profile is None:
         return None
     file = home_of(env) / f"{profile}.config.toml"
@@ -53,18 +55,18 @@ def profile_warning(profile: str | None, env: Mapping[str, str]) -> str | None:
 
 @define
 class Probe:
-    """Looks at a command; remembers the version of each program as long as the file is the same, and
-    what the configuration files held as long as they are.
+    """Checks a command. Caches the version of each program, and the content of configuration files,
+    until the file changes.
     """
 
     _versions: dict[tuple[Path, int], str | None] = field(factory=dict, init=False)
     _unanswered: dict[tuple[Path, int], float] = field(factory=dict, init=False)
     """Until when a program is not asked again, by :func:`time.monotonic`."""
     _layers: dict[Path, tuple[tuple[int, ...], Mapping[str, Any]]] = field(factory=dict, init=False)
-    """What was read of each file, and which state of it."""
+    """The content of each file, with the state of the file when it was read."""
 
     def is_cached(self, command: str, env: Mapping[str, str]) -> bool:
-        """Tell whether a look would be at a few small files only, with no program to be asked."""
+        """Return whether a probe reads only a few small files and starts no program."""
         try:
             program = locate(command, env)
             return (program, program.stat().st_mtime_ns) in self._versions
@@ -81,10 +83,10 @@ class Probe:
         extra_args: Sequence[str] = (),
         is_exec: bool = True,
     ) -> Availability:
-        """Tell whether a run could start. Blocks for some milliseconds the first time.
+        """Return whether a run could start. Blocks for some milliseconds the first time.
 
-        :param is_exec: whether its runs are a ``codex exec`` each, which alone takes CODEX_API_KEY
-            (codex 0.169).
+        :param is_exec: whether its runs use ``codex exec``. Only that accepts CODEX_API_KEY (codex
+            0.169).
         """
         try:
             program = locate(command, env)
@@ -102,9 +104,9 @@ class Probe:
             return Availability(available=False, reason=str(problem))
 
     def _unknown(self, program: Path, env: Mapping[str, str], profile: str | None) -> Availability:
-        """Return what is to be said of a program that does not say it is codex.
+        """Return the availability of a program that does not identify itself as codex.
 
-        How it logs in is its own business.
+        How it logs in is unknown.
         """
         reason = profile_warning(profile, env)
         if program in (silent for silent, _ in self._unanswered):
@@ -128,7 +130,9 @@ class Probe:
         config: Mapping[str, Any] | None,
         extra_args: Sequence[str],
     ) -> tuple[dict[str, Any], str | None]:
-        """Return codex's settings as far as files of its home and overrides say, and what is wrong."""
+        """Return codex's settings from the files of its home and the overrides, and the problem
+        with them.
+        """
         try:
             settings, unreadable = self._files(home_of(env), profile)
         except NotInstalled as problem:
@@ -138,7 +142,9 @@ class Probe:
         return settings, unreadable
 
     def _files(self, home: Path, profile: str | None) -> tuple[dict[str, Any], str | None]:
-        """Return the settings of the config file with the profile's over them, and what is wrong."""
+        """Return the settings of the config file, overridden by the profile's, and the problem with
+        them.
+        """
         settings: dict[str, Any] = {}
         for name in ("config.toml", *([f"{profile}.config.toml"] if profile else ())):
             try:
@@ -179,20 +185,20 @@ def _ask_version(program: Path, env: Mapping[str, str]) -> str | None:
         try:
             answer, _ = asked.communicate(timeout=_VERSION_TIMEOUT)
         except subprocess.TimeoutExpired:
-            # With what it has started: a wrapper is seldom what hangs.
+            # With its children: usually a wrapper's child hangs, not the wrapper.
             os.killpg(asked.pid, signal.SIGKILL)
             raise
     text = answer.decode("utf-8", "replace").strip()
     return text.removeprefix(_BANNER) if text.startswith(_BANNER) else None
 
 
-# --- is somebody logged in ------------------------------------------------------------------
+# --- login ----------------------------------------------------------------------------------
 
 
 def _login_problem(
     settings: Mapping[str, Any], env: Mapping[str, str], *, is_exec: bool
 ) -> str | None:
-    """Return why codex would find no login; None where it would, or where only codex can tell."""
+    """Return why codex has no login; None if it has one, or if only codex can tell."""
     home = home_of(env)
     if any(file.exists() for file in (*SYSTEM_FILES, home / "managed_config.toml")):
         return None  # these files may choose the provider, and only codex knows how it reads them
@@ -236,7 +242,7 @@ def _merge(settings: dict[str, Any], layer: Mapping[str, Any]) -> None:
 
 
 def _overrides(extra_args: Sequence[str]) -> dict[str, Any]:
-    """Return what the arguments override in the configuration, in each way to write that; a value that
+    """Return the overrides of the configuration in the arguments, in all their forms. A value that
     is not TOML is text.
     """
     found: dict[str, Any] = {}
@@ -269,10 +275,10 @@ def _set_path(settings: dict[str, Any], path: Sequence[str], value: Any) -> None
 
 
 def environment(env: Mapping[str, str], home: str | None) -> dict[str, str]:
-    """Return the environment codex gets.
+    """Return codex's environment.
 
-    RUST_BACKTRACE is off, because with it codex 0.169 puts backtraces into what it tells.
+    RUST_BACKTRACE is off, because codex 0.169 would add backtraces to its messages.
     """
-    # As it stands where `~` leads nowhere: codex then says that it is not there.
+    # Unchanged if `~` cannot be resolved: codex then reports that it does not exist.
     own = {"CODEX_HOME": os.path.abspath(os.path.expanduser(home))} if home else {}  # noqa: PTH100, PTH111
     return {**env, "RUST_BACKTRACE": "0", **own}

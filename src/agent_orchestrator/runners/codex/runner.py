@@ -47,8 +47,8 @@ from agent_orchestrator.runners.codex.versions import has_profiles
 from agent_orchestrator.runners.process import AgentProcess, agent_process
 
 _BUSY_DELAYS: Final = (0.1, 0.2, 0.4, 0.8)
-"""Seconds before each new try of a thread that another process has open: the lock of one that was
-just killed is free within moments (codex 0.169)."""
+"""Seconds before each retry of a thread that another process has open. The lock of a killed process
+is free within moments (codex 0.169)."""
 
 _EXIT_GRACE: Final = 30.0
 """Seconds codex has to exit once it has said how the turn ended; it takes milliseconds."""
@@ -76,7 +76,7 @@ class CodexExecRunner(CodexRunnerBase):
         return codex_capabilities(self.sandbox, tools=self.tools, is_exec=True)
 
     def capabilities_in(self, env: Mapping[str, str]) -> Capabilities:
-        """Return what it can do in an environment. The tools are those of a daemon's MCP server."""
+        """Return its capabilities in an environment. It has tools with a daemon's MCP server only."""
         return evolve(self.capabilities, tools=self.tools and "AGENTCTL_URL" in env)
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
@@ -103,7 +103,7 @@ class CodexExecRunner(CodexRunnerBase):
 
         :raises AgentFailed: if codex cannot be started, fails, or ends before its turn does.
         """
-        # In this thread: the probe has just had the same files looked at by another.
+        # In this thread: the probe has just read the same files, so they are cached.
         without = untrusted_directories(context.session.cwd, context.shared_cwd)
         env = untrusted_environment(environment(context.env, self.home), without)
         config = self._config(env, without)
@@ -236,7 +236,7 @@ class CodexExecRunner(CodexRunnerBase):
                     await context.report_confinement(sandbox="read-only")
                 if parser.ended and not had_ended:
                     exit_scope.deadline = anyio.current_time() + _EXIT_GRACE
-                    # Now rather than at its exit: what is written by then need not be waited for.
+                    # Now, not at its exit: output before this need not be waited for.
                     await _report_usage(context, parser)
             return await process.wait()
         return None
@@ -276,7 +276,7 @@ class CodexExecRunner(CodexRunnerBase):
 
 
 async def _report_usage(context: RunContext, parser: ExecParser) -> None:
-    """Record what the turn used, and what its thread has by now (codex 0.169 counts per thread)."""
+    """Record the usage of the turn, and the totals of its thread (codex 0.169 counts per thread)."""
     if parser.totals is None or parser.thread_id is None:
         return
     kept: Mapping[str, Any] = {}
@@ -337,9 +337,9 @@ def _effort(context: RunContext) -> Mapping[str, str]:
 
 
 def _is_sandbox_refused(event: AgentEvent) -> bool:
-    """Tell whether codex says that an administrator does not allow its sandbox.
+    """Return whether codex reports that an administrator does not allow its sandbox.
 
-    Codex 0.169 then puts ``read-only`` in its place.
+    Codex 0.169 then uses ``read-only`` instead.
     """
     said = text(event.data.get("message"))
     is_error = event.event_type == EventType.RUN_ERROR

@@ -11,7 +11,7 @@ _TOOL_TIMEOUT_S: Final = HOLD_S + 3_600
 """Codex 0.169 cuts a call after 300 s by default, and no sign of life makes it wait longer."""
 
 _STARTUP_TIMEOUT_S: Final = 60
-"""The first agent of a daemon waits for what the tools stand on to be loaded."""
+"""Long, because at the first call the daemon loads its MCP server."""
 
 _PROXIES: Final = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 _EXCEPTIONS: Final = ("NO_PROXY", "no_proxy")
@@ -25,12 +25,12 @@ def tools_url(env: Mapping[str, str]) -> str | None:
 def tools_config(url: str, token: str | None = None) -> dict[str, Any]:
     """Return the configuration that gives codex the orchestration tools of a daemon.
 
-    Codex 0.169: a server that is not ``required`` and cannot be reached is silently left out; in
-    ``exec`` nobody can be asked, so that every tool that is not approved beforehand is refused; and
-    it takes no ``bearer_token``.
+    In codex 0.169, an unreachable server that is not ``required`` is silently left out. ``exec``
+    cannot ask, so it refuses every tool that is not approved beforehand. It accepts no
+    ``bearer_token``.
 
-    :param url: the daemon's.
-    :param token: the run's, where nobody else can read the configuration; without one it comes from
+    :param url: the daemon's URL.
+    :param token: the run's token, if others cannot read the configuration; None if it comes from
         the environment.
     """
     server = "mcp_servers.agent_orchestrator"
@@ -50,8 +50,8 @@ def tools_config(url: str, token: str | None = None) -> dict[str, Any]:
 def without_proxy_for(env: Mapping[str, str], url: str) -> dict[str, str]:
     """Return an environment in which the daemon is reached directly.
 
-    Codex 0.169 sends what goes to an MCP server, on loopback too, to the proxy the environment
-    names: the run's token with it, and nothing comes back.
+    Codex 0.169 sends requests to an MCP server, even on loopback, through the environment's proxy.
+    The proxy would get the run's token, and the request would fail.
     """
     host = urlsplit(url).hostname or ""
     if not any(env.get(name) for name in _PROXIES):

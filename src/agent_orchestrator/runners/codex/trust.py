@@ -1,12 +1,13 @@
-"""What codex may execute of what lies in a directory.
+"""The directories whose contents codex may execute.
 
-Codex 0.169 executes two things that it finds where it works, both outside its sandbox: what the
-``.codex`` of a trusted directory configures, such as MCP servers, and the filters that the
-configuration of a git repository names, as it asks git at each turn whether there are changes. Which
-directories are trusted stands in its user's own ``config.toml``, by directory and by repository.
+Codex 0.169 executes two things of the directory it works in, both outside its sandbox. One is the
+configuration in the ``.codex`` of a trusted directory, such as MCP servers. The other are the
+filters in the configuration of a git repository, because it asks git at each turn for changes. The
+user's ``config.toml`` lists the trusted directories and repositories.
 
-Codex keeps both read-only in the agent's directory. A confined agent can write them in any directory below.
-Below the directory that a session shares with all sessions above it, neither is therefore executed.
+Codex keeps both read-only in the agent's directory. But a confined agent can write them in any
+directory below. So neither is executed below the directory that a session shares with all its
+ancestors.
 """
 
 import os
@@ -16,19 +17,22 @@ from typing import Any, Final
 from agent_orchestrator.domain.errors import AgentFailed
 
 _TRUST: Final = "projects"
-"""The setting of codex that says which directories are trusted. One that is given for a thread takes the
-place of the whole one that is given when the process starts; that of ``config.toml`` remains below."""
+"""The setting of codex for trusted directories. The value for a thread replaces the value for the
+process completely; the one in ``config.toml`` remains."""
 
 _GIT: Final = "GIT_TEST_ASSUME_DIFFERENT_OWNER"
-"""The variable with which git (2.35.2 or newer) takes each repository for another user's and so reads
-nothing of its configuration. It is for codex itself; its agents' commands have it switched off."""
+"""With this variable git (2.35.2 or newer) treats each repository as another user's, and does not
+read its configuration. It is for codex itself; commands of its agents do not get it."""
 
 _COMMANDS: Final = "shell_environment_policy.set"
 
 
 def untrusted_directories(cwd: str, shared: str) -> tuple[str, ...]:
-    """Return the directories whose configuration is not to be loaded: each from ``cwd`` up to where an
-    agent's directory is also that of those above it, as written and without symbolic links.
+    """Return the directories whose configuration must not be loaded, as written and without
+    symbolic links.
+
+    These are ``cwd`` and its parents, below the directory that is also the directory of the
+    ancestors.
 
     :param shared: see :attr:`~agent_orchestrator.ports.RunContext.shared_cwd`.
     """
@@ -66,12 +70,12 @@ def untrusted_environment(env: Mapping[str, str], distrusted: Sequence[str]) -> 
 def untrusted_config(
     distrusted: Sequence[str], config: Mapping[str, Any], extra_args: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the configuration, by dotted key, with which codex executes nothing that lies in these
+    """Return the configuration, by dotted key, with which codex executes nothing from these
     directories.
 
-    :param config: what the provider configures, which may say which directories are trusted.
-    :param extra_args: its further arguments. What these say of it would be lost, so that nothing at all
-        is then trusted.
+    :param config: the provider's configuration, which may trust directories.
+    :param extra_args: its further arguments. If these set the trust too, it would be lost, so
+        nothing is trusted.
     """
     if not distrusted:
         return {}

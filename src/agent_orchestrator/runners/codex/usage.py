@@ -1,4 +1,4 @@
-"""What a run used, from what its thread has."""
+"""The usage of a run, from the counts of its thread."""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -12,7 +12,7 @@ _MAX_COUNTS: Final = 100
 
 
 def counts(told: Mapping[str, Any]) -> Mapping[str, int]:
-    """Return the token counts among what codex tells."""
+    """Return the token counts in codex's usage."""
     return {
         name: count
         for name, count in islice(told.items(), _MAX_COUNTS)
@@ -24,10 +24,10 @@ def counts(told: Mapping[str, Any]) -> Mapping[str, int]:
 
 
 def usage_between(before: Mapping[str, Any], totals: Mapping[str, int]) -> Usage:
-    """Return what a run used, from the thread's token counts before and after it.
+    """Return the usage of a run, from the thread's token counts before and after it.
 
-    Codex 0.169 counts over the whole thread, all its turns together. Counts that went down belong
-    to another count, and are taken as they are.
+    Codex 0.169 counts all turns of a thread. Lower counts than before are of a new count, and are
+    returned unchanged.
     """
     names = ("input_tokens", "cached_input_tokens", "output_tokens")
     used = [totals.get(name, 0) - before.get(name, 0) for name in names]

@@ -7,7 +7,7 @@ from attrs import evolve
 from agent_orchestrator.ports import Availability
 
 _OLDEST: Final = (0, 169)
-"""The oldest codex whose app-server is known to do what is asked of it here."""
+"""The oldest codex with a supported app-server."""
 
 _NEWEST: Final = (0, 169)
 """The newest one that was tried."""
@@ -33,13 +33,13 @@ def with_version_note(found: Availability) -> Availability:
 
 
 def has_app_server(version: str | None) -> bool:
-    """Tell whether a codex of this version has an app-server that can be used."""
+    """Return whether a codex of this version has a supported app-server."""
     found = _numbers(version)
     return found is not None and found >= _OLDEST
 
 
 def has_profiles(version: str | None) -> bool:
-    """Tell whether a codex of this version has permission profiles that can be used."""
+    """Return whether a codex of this version has permission profiles."""
     return has_app_server(version)
 
 

@@ -1,4 +1,4 @@
-"""Any program as an agent, told by the configuration alone."""
+"""Any program as an agent, described by the configuration alone."""
 
 from agent_orchestrator.runners.command.mapping import FailRule, Rule, UsagePaths
 from agent_orchestrator.runners.command.runner import CommandRunner

@@ -1,6 +1,6 @@
-"""The table that says what a JSON object an agent prints means.
+"""Rules for the meaning of JSON objects that an agent prints.
 
-A list of rules. The first whose ``when`` holds is taken, and all it says is done:
+The first rule whose ``when`` matches an object applies, with all its fields:
 
     map = [
       { when = { type = "session" }, thread = "$.id" },
@@ -14,17 +14,17 @@ A list of rules. The first whose ``when`` holds is taken, and all it says is don
       ] },
     ]
 
-``when`` maps paths to the value that must stand there, or to a list of the values that may; an
-empty one always holds. A path is names and list places: ``message.parts[0].text``. A text that
-begins with ``$`` is a template: ``$`` stands for the whole object, ``$.path`` for what is at a
-path, ``$$…`` for a text that begins with one ``$``. In ``data`` a field whose path leads nowhere is
-left out. An object that no rule fits, that lacks the text its event is about, or that without an
-event lacks anything else its rule names, becomes a ``backend.event``.
+``when`` maps paths to a required value, or to a list of allowed values. An empty ``when`` always
+matches. A path has names and list indexes: ``message.parts[0].text``. A text that begins with ``$``
+is a template: ``$`` is the whole object, ``$.path`` the value at a path, and ``$$…`` a text that
+begins with one ``$``. A field of ``data`` whose path does not exist is left out. An object becomes
+a ``backend.event`` if no rule matches, if it lacks the text of its event, or if it has no event and
+lacks another value of its rule.
 
-``each`` is the path of a list. Each of its entries means what the rules of ``map`` beside it say, as a
-whole object would; paths begin at the entry. An entry that no rule fits is a ``backend.event``;
-so is the whole object where there is no list, or an empty one. At most :data:`MAX_ENTRIES` of one object
-are looked at one by one; the rest of them is one ``backend.event``.
+``each`` is the path of a list. The rules of ``map`` apply to each entry like to an object, with
+paths that begin at the entry. An entry that no rule matches is a ``backend.event``. So is the whole
+object if there is no list, or an empty one. At most :data:`MAX_ENTRIES` entries of an object are
+read; the rest becomes one ``backend.event``.
 """
 
 import re
@@ -38,7 +38,7 @@ from agent_orchestrator.domain.events import AGENT_EVENTS, EventType
 from agent_orchestrator.domain.model import FAILURE_CODES, is_thread_id
 
 MISSING: Final = object()
-"""What a path that leads nowhere leads to."""
+"""The value at a path that does not exist."""
 
 MAX_ENTRIES: Final = 1_000
 """Entries of the lists in one object of which each is one event."""
@@ -65,9 +65,7 @@ class FailRule:
 
 @frozen
 class UsagePaths:
-    """Templates of the numbers the run has used so far. One that an object does not have stays what it
-    was.
-    """
+    """Templates of the numbers that the run has used so far. A missing number keeps its value."""
 
     input_tokens: str | None = None
     cached_input_tokens: str | None = None
@@ -77,15 +75,15 @@ class UsagePaths:
 
 @frozen
 class Rule:
-    """What an object means.
+    """The meaning of an object.
 
-    :param when: paths and the values that must stand there.
-    :param emit: the type of the event it becomes, and ``data`` the event's data.
+    :param when: paths and their required values.
+    :param emit: the type of the event that it becomes; ``data`` is the event's data.
     :param thread: a template of the agent's conversation id.
     :param result: a template of the run's result.
-    :param usage: templates of what the run has used.
+    :param usage: templates of the run's usage.
     :param fail: the run has failed.
-    :param each: the path of a list whose entries mean what ``map`` says.
+    :param each: the path of a list with entries for the rules of ``map``.
     :param map: the rules for these entries.
     """
 
@@ -100,20 +98,20 @@ class Rule:
     map: Sequence["Rule"] = field(default=(), converter=tuple)
 
     def matches(self, value: Any) -> bool:
-        """Tell whether ``when`` holds for the object."""
+        """Return whether ``when`` matches the object."""
         return all(_matches(lookup(value, path), wanted) for path, wanted in self.when.items())
 
 
 @frozen
 class MappedEvent:
-    """What an object came to; None and empty is what it says nothing of."""
+    """The meaning of an object by a rule. A field is None or empty if the rule does not set it."""
 
     event_type: str | None = None
     data: Mapping[str, Any] = field(factory=dict)
     thread: str | None = None
     result: str | None = None
     usage: Mapping[str, Any] = field(factory=dict)
-    """The numbers of :class:`~agent_orchestrator.domain.model.Usage` that it tells."""
+    """Numbers of :class:`~agent_orchestrator.domain.model.Usage`."""
     fail: tuple[str, str] | None = None
 
 
@@ -165,8 +163,8 @@ def _check_each(rule: Rule, where: str, nesting: int) -> None:
 
 
 def map_object(rules: Sequence[Rule], value: Any) -> list[MappedEvent]:
-    """Return what the first rule that fits makes of the object: one meaning, or one for each thing in
-    it.
+    """Return the meaning of an object by the first rule that matches; with ``each``, one for each
+    entry.
     """
     return _Reader().read(rules, value)
 
@@ -202,7 +200,7 @@ class _Reader:
 
 
 def lookup(value: Any, path: str) -> Any:
-    """Return what is at a path of a JSON value, or :data:`MISSING`."""
+    """Return the value at a path of a JSON value, or :data:`MISSING`."""
     for place, name in _STEP.findall(path.removeprefix("$.")):
         if place and isinstance(value, list) and int(place) < len(value):
             value = value[int(place)]
@@ -219,9 +217,9 @@ def _with_whole(found: MappedEvent, value: Any) -> MappedEvent:
 
 
 def _apply_rule(rule: Rule, value: Any, *, is_kept: bool = False) -> MappedEvent:
-    """Return what a rule makes of the object.
+    """Apply a rule to an object.
 
-    :param is_kept: whether the object is kept also where it lacks what the rule names.
+    :param is_kept: whether to keep the object even if it lacks a value of the rule.
     """
     event_type, data = rule.emit, {}
     if rule.emit is not None:

@@ -1,4 +1,4 @@
-"""Finding an agent's program before it is started: what is wrong with it is said as it is."""
+"""Finds an agent's program before it is started, and says precisely why it cannot be run."""
 
 import os
 import re
@@ -55,7 +55,9 @@ def locate(program: str, path: str | None) -> tuple[str, int]:
 
 
 def _missing_interpreter(program: str, path: str) -> str | None:
-    """Return what is wrong with the interpreter a script names; None when it is there, or none is."""
+    """Return the problem with the interpreter that a script names; None without a problem or
+    interpreter.
+    """
     try:
         with Path(program).open("rb") as file:
             match = _SHEBANG.match(file.read(_FIRST_LINE))

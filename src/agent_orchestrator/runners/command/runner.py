@@ -75,7 +75,7 @@ class CommandRunner(UsesForkServer):
         maximum=600,
     )
     _known: dict[tuple[str, int], Availability] = field(factory=dict, init=False)
-    """By program and its time of change: what was asked once, also in vain, is not asked again."""
+    """Results of the version command, also failures, by program and its modification time."""
 
     def __attrs_post_init__(self) -> None:
         """Refuse what cannot work.
@@ -105,11 +105,13 @@ class CommandRunner(UsesForkServer):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Return what it can do. It continues a conversation where it was told how."""
+        """Return its capabilities. It can resume if ``resume_argv`` is set."""
         return Capabilities(resume=self.resume_argv is not None, max_input=self._max_input())
 
     def _max_input(self) -> InputLimit:
-        """An argument has room for so much, beside what else stands in it; stdin for all there is."""
+        """Return the limit of the prompt: the space of an argument beside its other text; none for
+        stdin.
+        """
         if self.prompt == "stdin":
             return InputLimit()
         parts = [
@@ -121,7 +123,7 @@ class CommandRunner(UsesForkServer):
         return InputLimit(size=min(map(_argument_space, parts)))
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
-        """Tell whether the program is there, and its version where ``version_argv`` asks for it."""
+        """Return whether the program exists, and its version if ``version_argv`` is set."""
         try:
             found = await run_sync(locate, self.argv[0], env.get("PATH"))
         except NotRunnable as problem:
@@ -133,10 +135,10 @@ class CommandRunner(UsesForkServer):
         return self._known[found]
 
     async def run(self, context: RunContext) -> Outcome:
-        """Start the program, hand it the prompt, and pass on what it prints.
+        """Start the program, pass it the prompt, and record its output.
 
         :raises AgentFailed: if it cannot be started, exits with another code than 0, is killed by a
-            signal, or says by the table that it failed.
+            signal, or reports a failure by a rule of ``map``.
         """
         template = self._template(context)
         argv = self._filled(template, context)
@@ -154,8 +156,7 @@ class CommandRunner(UsesForkServer):
             # The prompt itself is in the message; the record needs only its place.
             invocation = Invocation(argv[0], tuple(template), context.session.cwd)
             await context.report_process(process.pid, invocation)
-            # Said before the program can read it: whoever recovers the run must not take it for
-            # one that never began.
+            # Before the program can read it. Recovery must not take the prompt for undelivered.
             await context.delivered()
             reader = _READERS[self.output](self, context)
             text = await reader.follow(process)
@@ -208,7 +209,7 @@ def _argument_space(part: str) -> int:
 
 
 class _OutputReader:
-    """What stdout comes to, for one way to read it."""
+    """Reads stdout in one of the output formats."""
 
     def __init__(self, runner: CommandRunner, context: RunContext) -> None:
         self.runner = runner
@@ -216,7 +217,7 @@ class _OutputReader:
         self.failure: tuple[str, str] | None = None
 
     async def follow(self, process: AgentProcess) -> str:
-        """Record what the agent prints, and return the run's result."""
+        """Record the agent's output, and return the run's result."""
         raise NotImplementedError
 
 
@@ -278,7 +279,7 @@ class _TextReader(_OutputReader):
 
 
 class _ObjectReader(_OutputReader):
-    """Each line is an object that means what the table says."""
+    """Each line is an object, with a meaning by the rules."""
 
     def __init__(self, runner: CommandRunner, context: RunContext) -> None:
         super().__init__(runner, context)
@@ -315,7 +316,7 @@ class _ObjectReader(_OutputReader):
             self.failure = found.fail
 
     def _events_of(self, line: Line) -> Sequence[MappedEvent] | Text:
-        """Return what an object comes to, or a line that holds none as text."""
+        """Return the meaning of a line's object, or the line's text if it is not an object."""
         said = read_object(line)
         if isinstance(said, Text):
             return said
@@ -337,7 +338,7 @@ _READERS: Final = {"lines": _LineReader, "text": _TextReader, "jsonl": _ObjectRe
 
 
 async def _with_version(argv: tuple[str, ...], env: Mapping[str, str]) -> Availability:
-    """Ask a program that can be run for its version, and say when it does not tell."""
+    """Run a program's version command, and return its version or the problem."""
     version, reason = None, "it printed none"
     with anyio.move_on_after(_VERSION_S) as time_limit:
         try:

@@ -1,4 +1,4 @@
-"""What ``codex app-server`` asks, as a request of ours; and what was decided, as its answer.
+"""Converts questions of ``codex app-server`` to requests, and decisions to codex's answers.
 
 ====================================== ==================== ==========================================
 codex asks                             kind                 approve · approve for the session · no
@@ -14,9 +14,10 @@ mcpServer/elicitation/request          approval_request if  accept · accept, to
 item/tool/requestUserInput             input_request        the text as the answer · no answer
 ====================================== ==================== ==========================================
 
-No, and nobody there, is ``decline``: the agent hears it and goes on. An answer in words may name one
-of the options, such as ``cancel``, which ends codex's turn (or calls off an MCP server's tool or
-question, and the turn goes on). Any other words approve nothing. Names are those of codex 0.169.
+A denial, or a question that nobody could answer, is ``decline``: the agent gets it and continues. A
+text answer may name an option, such as ``cancel``, which ends codex's turn. For an MCP server's
+tool or question it cancels only that. Any other text approves nothing. Names are those of codex
+0.169.
 """
 
 import heapq
@@ -56,10 +57,10 @@ _LONGEST_RULE: Final = 1_000
 """Characters of a lasting rule that can be shown whole; a longer one is not offered."""
 
 _MAX_DETAIL: Final = 48_000
-"""Characters of JSON that a request's detail may have, less some for what is put beside it."""
+"""Characters of JSON of a request's detail, with some room for fields that are added."""
 
 _LONGEST_CUT: Final = 2_000
-"""Characters that at most are kept of what is cut."""
+"""Maximum characters of a part that is cut."""
 
 
 def _cut(said: str) -> str:
@@ -82,9 +83,10 @@ def _valid_options(options: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 @frozen
 class Question:
-    """A request to make.
+    """A request to open.
 
-    :param answer: makes codex's answer of what was decided; ``None`` was: nobody could be asked.
+    :param answer: converts the decision to codex's answer. ``None`` means that the question could
+        not be asked.
     """
 
     kind: RequestKind
@@ -94,7 +96,7 @@ class Question:
     answer: Callable[[Request | None], Answer]
 
     def words(self, request: Request | None) -> str | None:
-        """Return what its agent is to be told besides: codex's answer to an approval has no room for it."""
+        """Return a message for the agent about the decision: codex's answer has no field for it."""
         said = (request.answer or "").strip() if request is not None else ""
         if self.kind == "input_request" or not said or said in (*(self.options or ()), *_DECISIONS):
             return None
@@ -105,11 +107,11 @@ class Question:
 def question_for(
     request: ServerRequest, item: JsonObject | None, *, remember: bool = False
 ) -> Question | None:
-    """Return the request for what codex asks; None where it is nothing we know.
+    """Return the request for a question of codex; None if it is unknown.
 
-    :param item: the tool call or file change it is about, as it was told when it began.
-    :param remember: whether to offer what codex keeps for good in its user's files.
-    :raises UnexpectedShape: if it is known and has a shape that is not.
+    :param item: the tool call or file change of the question, from its start.
+    :param remember: whether to offer approvals that codex keeps in its user's files.
+    :raises UnexpectedShape: if a known question has an unknown shape.
     """
     match request.method:
         case "item/commandExecution/requestApproval":
@@ -143,8 +145,8 @@ def _file_change(params: JsonObject, item: JsonObject, remember: bool) -> Questi
     what = f"change files: {', '.join(paths)}"
     detail = {**_shown_detail(params), "changes": changes}
     if grant := text(params.get("grantRoot")):
-        # First, as the paths may be cut. Codex 0.169 has the field, sends none, and says in its schema
-        # that it may or may not keep to it: any approval may grant all of it.
+        # First, because the paths may be cut. Codex 0.169 never sends this field. Its schema says
+        # that codex may ignore the limit, so any approval may grant the whole directory.
         what = f"change anything under {grant}, {_SESSION}, also if approved only once; now {what}"
     reaches = f"changes of {f'anything under {grant}' if grant else 'the same files'} {_SESSION}"
     return _approval(
@@ -197,7 +199,7 @@ def _approval(
 
 
 def _lasting_scope(decision: Any) -> str:
-    """Return what a decision allows that codex keeps for good, in words."""
+    """Return a description of what codex keeps for good with a decision."""
     if isinstance(decision, Mapping) and len(decision) == 1:
         (what,) = decision.values()
         rule = what.get("execpolicy_amendment") if isinstance(what, Mapping) else None
@@ -232,10 +234,11 @@ def _permissions(params: JsonObject) -> Question:
 
 
 def _elicitation(params: JsonObject) -> Question:
-    """Return the question of an MCP server, or whether one of its tools may be used.
+    """Return the question of an MCP server, or the question whether one of its tools may be used.
 
-    Codex 0.169 puts both in the same words, and tells them apart in ``_meta``. It would also keep an
-    approval in its user's configuration (``always``): that is left to the user.
+    Codex 0.169 uses the same method for both, and distinguishes them in ``_meta``. It could also
+    keep an approval in its user's configuration (``always``), which is not offered: only the user
+    may do that.
     """
     meta = params.get("_meta")
     if isinstance(meta, Mapping) and meta.get("codex_approval_kind") == "mcp_tool_call":
@@ -298,7 +301,7 @@ def _action(action: str, *, content: Any = None, meta: Any = None) -> Answer:
 
 
 def _choices(schema: Any) -> tuple[str, ...]:
-    """Return what a form with one field lets one choose from; nothing for any other."""
+    """Return the choices of a form with one field; empty for other forms."""
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
     if not isinstance(properties, Mapping) or len(properties) != 1:
         return ()
@@ -367,7 +370,7 @@ def _shown_detail(params: JsonObject) -> dict[str, Any]:
 
 
 def _fit_detail(detail: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the detail with its longest parts cut until it fits; what was cut is named."""
+    """Return the detail with its longest parts cut until it fits. The cut parts are listed."""
     found = dict(detail)
     sizes = {name: _size({name: value}) for name, value in found.items()}
     total = sum(sizes.values())

@@ -10,10 +10,10 @@ from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.runners.codex.item_events import AgentEvent
 
 INTERVAL_S: Final = 0.05
-"""Seconds between what is told of streams: 20 times a second at most, however many there are."""
+"""Minimum seconds between two emissions of streamed text, of all streams together."""
 
 MAX_DELTA: Final = 2**20
-"""Characters after which a piece is told at once."""
+"""Characters of streamed text after which it is emitted at once."""
 
 _DELTA_EVENTS: Final[Mapping[str, str]] = {
     EventType.AGENT_MESSAGE_DELTA: "item_id",
@@ -29,9 +29,10 @@ _WHOLE_EVENTS: Final[Mapping[str, str]] = {
 
 @define(eq=False)
 class Coalescer:
-    """Holds back pieces until it is time; a whole is behind all its pieces.
+    """Collects pieces of streamed text, and emits them from time to time. A complete text follows
+    its pieces.
 
-    A stream whose whole comes before any piece of it was told is not told in pieces at all.
+    If a text is complete before any of its pieces was emitted, its pieces are dropped.
     """
 
     _held: dict[tuple[str, str], list[str]] = field(factory=dict, init=False)
@@ -45,7 +46,7 @@ class Coalescer:
         return self._flushed_at + INTERVAL_S if self._held else float("inf")
 
     def add(self, events: Sequence[AgentEvent]) -> list[AgentEvent]:
-        """Hold the pieces among these events, and return what is to be told now."""
+        """Hold the pieces among these events. Return the events to emit now."""
         now: list[AgentEvent] = []
         for event in events:
             if (name := _DELTA_EVENTS.get(event.event_type)) is not None:
@@ -59,7 +60,7 @@ class Coalescer:
         return now
 
     def flush(self) -> list[AgentEvent]:
-        """Return what is held, in one piece for each stream."""
+        """Return the held text, as one piece for each stream."""
         if not self._held:
             return []
         events = [_piece(stream, parts) for stream, parts in self._held.items()]
@@ -70,7 +71,7 @@ class Coalescer:
         return events
 
     def _rest(self, kind: str, name: str) -> list[AgentEvent]:
-        """Return the last piece of a stream that ends here; none where none was told before."""
+        """Return the last piece of a stream that ends; none if no piece was emitted before."""
         stream = (kind, name)
         parts = self._held.pop(stream, None)
         if stream not in self._emitted:

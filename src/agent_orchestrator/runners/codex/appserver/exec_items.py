@@ -1,8 +1,9 @@
-"""The items of ``codex app-server``, put as ``codex exec`` puts them, so that both are read alike.
+"""Converts the items of ``codex app-server`` to those of ``codex exec``, so that both are read
+alike.
 
-Codex 0.169 writes the names of an item's fields and its words (``inProgress``) in camel case here.
-What an item says only here goes to ``extra``, but for what says nothing to a reader of the log: its
-times (the events have theirs), and codex's own ideas of what a command is made of.
+Codex 0.169 uses camel case here for field names and words (``inProgress``). Fields that exist only
+here go to ``extra``. Two kinds are dropped: times, because events have them, and codex's analysis
+of commands.
 """
 
 import re

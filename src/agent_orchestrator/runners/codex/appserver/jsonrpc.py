@@ -1,7 +1,7 @@
-"""The protocol of ``codex app-server``: JSON-RPC in lines, either side asking the other.
+"""The protocol of ``codex app-server``: JSON-RPC in lines, with requests from both sides.
 
-Codex 0.169 leaves out the member ``jsonrpc``. The ids of each side are its own: both begin where they
-like, and an id of the other's requests says nothing of one's own.
+Codex 0.169 omits the member ``jsonrpc``. Each side chooses the ids of its own requests, so the same
+id can occur in both directions.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from agent_orchestrator.wire import strict_json
 METHOD_NOT_FOUND: Final = -32601
 
 WRITE_TIMEOUT_S: Final = 30.0
-"""Seconds for codex to read what is written to it; it reads at once, whatever it does besides."""
+"""Seconds for codex to read a message. It normally reads at once, even when it is busy."""
 
 MAX_UNWRITTEN: Final = 64 * 2**20
 """Bytes that may wait to be written before the other side counts as stuck."""
@@ -90,7 +90,7 @@ Incoming = Notification | ServerRequest | Malformed
 
 
 class Channel(Protocol):
-    """What a peer speaks through."""
+    """The transport of lines to and from the other side."""
 
     def lines(self) -> AsyncIterator[Line]: ...
 
@@ -106,7 +106,7 @@ class _PendingCall:
 
 @define(eq=False)
 class JsonRpcPeer:
-    """One side of a conversation; :meth:`read` and :meth:`write` run beside what uses it."""
+    """One side of the connection. Its user must run :meth:`read` and :meth:`write` as tasks."""
 
     _channel: Channel
     _on_message: Callable[[Incoming], Awaitable[None]]
@@ -118,11 +118,11 @@ class JsonRpcPeer:
     _failure: AgentFailed | None = field(default=None, init=False)
 
     async def request(self, method: str, params: Mapping[str, Any], *, timeout_s: float) -> Any:
-        """Ask the other side and return what it answers.
+        """Send a request and return the result.
 
-        :raises Refused: if it answers with an error.
-        :raises PeerTimeout: if it does not answer in time.
-        :raises AgentFailed: if it is gone, as :meth:`end` tells.
+        :raises Refused: if the answer is an error.
+        :raises PeerTimeout: if there is no answer in time.
+        :raises AgentFailed: if the other side is gone; see :meth:`end`.
         """
         self._check()
         number = next(self._ids)
@@ -141,7 +141,7 @@ class JsonRpcPeer:
         return call.answer.get("result")
 
     def notify(self, method: str) -> None:
-        """Tell the other side."""
+        """Send a notification."""
         self._send({"method": method})
 
     def respond(self, request: ServerRequest, result: Mapping[str, Any]) -> None:
@@ -153,7 +153,7 @@ class JsonRpcPeer:
         self._send({"id": request.id, "error": {"code": code, "message": message}})
 
     def end(self, failure: AgentFailed) -> None:
-        """Let what waits for an answer fail, and whatever is asked from now on."""
+        """Fail all pending requests, and all later ones."""
         self._failure = failure
         for call in self._calls.values():
             call.done.set()
@@ -163,7 +163,7 @@ class JsonRpcPeer:
             raise AgentFailed(self._failure.code, self._failure.message)
 
     async def read(self) -> None:
-        """Take what the other side says, until it says no more."""
+        """Read messages until the other side closes."""
         async for line in self._channel.lines():
             incoming = await self._parse(line)
             del line  # may be large, and so may what follows
@@ -171,7 +171,7 @@ class JsonRpcPeer:
                 await self._on_message(incoming)
 
     async def _parse(self, line: Line) -> Incoming | None:
-        """Return what a line says; None for an answer, which is handed to who waits for it."""
+        """Return the message of a line; None for a response, which goes to its waiting request."""
         said = await read(line, read_object)
         if isinstance(said, Text):
             return Malformed(said) if said.text.strip() else None
@@ -182,7 +182,7 @@ class JsonRpcPeer:
                 return Notification(method, given, len(line.data))
             if isinstance(said["id"], (str, int)):
                 return ServerRequest(said["id"], method, given, len(line.data))
-            return Malformed(await read(line, read_text))  # nobody could answer it
+            return Malformed(await read(line, read_text))  # cannot be answered
         return None if self._resolve_call(said) else Malformed(await read(line, read_text))
 
     def _resolve_call(self, said: Mapping[str, Any]) -> bool:
@@ -193,10 +193,10 @@ class JsonRpcPeer:
         if call is not None and not call.done.is_set():
             call.answer = said
             call.done.set()
-        return True  # also where nobody waits for it any more
+        return True  # also if the waiting request was canceled
 
     async def write(self) -> None:
-        """Write what is sent, for ever.
+        """Write queued messages until canceled.
 
         :raises PeerTimeout: if the other side does not read.
         :raises OSError: if it is gone.

@@ -1,7 +1,7 @@
-"""What codex says of a thread, waiting for the run that is at work on it.
+"""Messages of codex about a thread, queued for its run.
 
-One process serves the threads of many runs, and one reader reads what it says. That reader never waits
-for a run: what a run has not taken yet waits here, up to a limit.
+One process serves the threads of many runs, and one task reads its messages. That task never waits
+for a run: unread messages are queued here, up to a limit.
 """
 
 from collections import deque
@@ -23,7 +23,7 @@ MAX_WAITING_BYTES: Final = 96 * 2**20
 """Bytes that may wait for a run."""
 
 _OVERHEAD: Final = 1_000
-"""Bytes that a message takes in memory beside its text."""
+"""Bytes of memory of a message besides its text."""
 
 _MAX_JOINED: Final = 64 * 2**10
 """Characters after which no more pieces of a stream are joined."""
@@ -32,14 +32,14 @@ _STREAMS: Final = ("item/agentMessage/delta", "item/commandExecution/outputDelta
 """What comes in pieces, which may be joined."""
 
 _TURNS: Final = ("turn/started", "turn/completed")
-"""What a run hears even where it is too far behind."""
+"""Messages that a run gets even if it is too slow."""
 
 
 @frozen
 class MessagesDropped:
-    """What a run hears instead of what was dropped.
+    """Replaces messages that were dropped.
 
-    :param size: bytes of it.
+    :param size: their bytes.
     """
 
     size: int

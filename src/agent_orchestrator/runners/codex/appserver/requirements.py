@@ -1,4 +1,6 @@
-"""What an administrator lets codex's threads be told, by ``/etc/codex/requirements.toml`` or likewise."""
+"""The limits that an administrator sets for codex's threads, for example in
+``/etc/codex/requirements.toml``.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -12,9 +14,9 @@ METHOD: Final = "configRequirements/read"
 
 @frozen
 class Requirements:
-    """What is allowed; None allows everything.
+    """Allowed values; None allows everything.
 
-    :param approval_policies: in order; the first takes the place of one that is not among them.
+    :param approval_policies: in order. The first one replaces a policy that is not allowed.
     """
 
     sandboxes: tuple[str, ...] | None = None
@@ -22,17 +24,17 @@ class Requirements:
 
     @classmethod
     def of(cls, answer: Any) -> "Requirements":
-        """Return what codex's answer to :data:`METHOD` says; what is not understood says nothing."""
+        """Parse codex's answer to :data:`METHOD`. Unknown parts are ignored."""
         found = answer.get("requirements") if isinstance(answer, Mapping) else None
         found = found if isinstance(found, Mapping) else {}
         allowed = ("allowedSandboxModes", "allowedApprovalPolicies")
         return cls(*(_words(found.get(name)) for name in allowed))
 
     def applied(self, wanted: LoadedThread) -> LoadedThread:
-        """Return how a thread's turns are where they are to be so.
+        """Return the confinement that codex uses for a requested one.
 
-        Codex 0.169 puts ``read-only``, which is always allowed, in the place of a sandbox that is
-        not, as it loads a thread; a turn that is told one is refused.
+        When codex 0.169 loads a thread with a sandbox that is not allowed, it uses ``read-only``,
+        which always is. It refuses a turn with such a sandbox.
         """
         if self.sandboxes is not None and wanted.sandbox not in self.sandboxes:
             wanted = evolve(wanted, sandbox="read-only")

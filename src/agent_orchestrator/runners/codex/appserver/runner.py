@@ -38,7 +38,7 @@ from agent_orchestrator.runners.codex.trust import (
 from agent_orchestrator.runners.codex.versions import with_version_note
 
 _MAX_TRIES: Final = 2
-"""How often a prompt is given that codex did not come to take."""
+"""Maximum number of tries to deliver a prompt that codex did not take."""
 
 
 class _PromptNotTaken(Exception):
@@ -53,10 +53,10 @@ class _PromptNotTaken(Exception):
 class CodexAppServerRunner(CodexRunnerBase):
     """Runs each message as a turn of the session's thread, in a process that stays warm.
 
-    A scope, for one engine at a time: the processes end with it.
+    An async context manager, for one engine at a time. Its processes end with it.
 
     :param remember_approvals: whether to offer approvals that codex keeps for good in its home
-        (``rules``), for every directory. Without it they are not offered, and approve nothing.
+        (``rules``), for every directory. Otherwise they are not offered, and approve nothing.
     """
 
     sandbox: Sandbox = runner_option(
@@ -91,9 +91,9 @@ class CodexAppServerRunner(CodexRunnerBase):
     _last_availability: dict[frozenset[tuple[str, str]], Availability] = field(
         factory=dict, init=False, repr=False
     )
-    """What was found last, by the environment it was found in."""
+    """The last result of the probe, by environment."""
     _refusals: dict[str | None, str] = field(factory=dict, init=False, repr=False)
-    """The versions whose app-server did not begin, with what it said."""
+    """The versions whose app-server did not start, with their messages."""
     _servers: ServerPool = field(init=False, repr=False)
 
     @_servers.default
@@ -146,7 +146,7 @@ class CodexAppServerRunner(CodexRunnerBase):
         return self._with_findings(found)
 
     def _with_findings(self, found: Availability) -> Availability:
-        """Return what was found of a codex, with what is to be said of its age."""
+        """Return the availability of a codex, with a note about its age."""
         if not found.available:
             return found
         if (refusal := self._refusals.get(found.version)) is not None:
@@ -288,7 +288,7 @@ class CodexAppServerRunner(CodexRunnerBase):
                     server.unload_when_idle(thread_id)
 
     async def _requested_turn(self, context: RunContext) -> LoadedThread:
-        """Return how the turns of a run are to be."""
+        """Return the requested settings for the turns of a run."""
         return LoadedThread(
             context.session.cwd,
             await anyio.to_thread.run_sync(
@@ -302,5 +302,5 @@ class CodexAppServerRunner(CodexRunnerBase):
 
 
 def _shared_env(env: Mapping[str, str]) -> Mapping[str, str]:
-    """Return what is the same for all runs of a provider."""
+    """Return the variables that are equal for all runs of a provider."""
     return {name: value for name, value in env.items() if name not in RUN_VARIABLES}

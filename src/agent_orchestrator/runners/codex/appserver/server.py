@@ -58,7 +58,7 @@ _THREAD: Final = re.compile(r'"threadId"\s*:\s*"([^"]+)"')
 
 @frozen
 class Spec:
-    """What a process is started with; threads with the same may share one."""
+    """The command and environment of a process. Threads with the same may share a process."""
 
     command: str
     arguments: tuple[str, ...]
@@ -67,7 +67,7 @@ class Spec:
     """As whom it works: see :func:`~agent_orchestrator.runners.codex.login.identity`."""
 
     def matches(self, other: "Spec") -> bool:
-        """Tell whether it differs in the login at most."""
+        """Return whether two are equal except for the login."""
         return evolve(self, login=other.login) == other
 
 
@@ -96,15 +96,15 @@ class Lease:
 
 @define(eq=False)
 class Server:
-    """A process from its start to its end; :meth:`run` is its life.
+    """A process. :meth:`run` serves it from start to end.
 
-    :ivar leases: how many runs use it now.
-    :ivar opening: how many of them will load one more thread.
-    :ivar threads: what it has loaded.
-    :ivar requirements: what its threads may be told, once that was asked.
-    :ivar failure: why it serves no more; None while it does.
-    :ivar is_unknown: whether it is one that does not understand how it is spoken to.
-    :ivar ended: set when nothing of it is left.
+    :ivar leases: number of runs that use it.
+    :ivar opening: number of these that will load one more thread.
+    :ivar threads: the threads that it has loaded.
+    :ivar requirements: the administrator's limits, once codex has reported them.
+    :ivar failure: why it has stopped serving; None while it serves.
+    :ivar is_unknown: whether it does not understand the protocol.
+    :ivar ended: set when it has ended with all its processes.
     """
 
     spec: Spec
@@ -141,7 +141,7 @@ class Server:
     async def ready(self) -> None:
         """Wait until it serves.
 
-        :raises AgentFailed: if it does not come to that.
+        :raises AgentFailed: if it does not start.
         """
         await self._ready.wait()
         self.check()
@@ -243,7 +243,7 @@ class Server:
 
     @contextmanager
     def open_mailbox(self, thread_id: str) -> Iterator[Mailbox]:
-        """Hear what is said of a thread, and of the sub-agents of its turns."""
+        """Receive the messages about a thread, and about the sub-agents of its turns."""
         mailbox = Mailbox()
         for stray in self._unrouted.pop(thread_id, ()):
             mailbox.put(stray)
@@ -263,14 +263,14 @@ class Server:
         self._turn_mailboxes[turn_id] = mailbox
 
     def invalidate(self, thread_id: str) -> None:
-        """Take nothing for certain that codex was told of how the thread's turns are to be."""
+        """Mark the settings of a thread as unconfirmed, so that they are sent again."""
         if (opened := self.threads.get(thread_id)) is not None:
             self.threads[thread_id] = evolve(opened, is_confirmed=False)
 
     async def unload(self, thread_id: str) -> None:
-        """Have codex let go of a thread, so that it takes a new configuration for it.
+        """Unload a thread, so that codex accepts a new configuration for it.
 
-        Codex 0.169 does so ``thread_unload_delay_secs`` after nobody listens to it any more.
+        Codex 0.169 unloads it ``thread_unload_delay_secs`` after the last subscriber has left.
         """
         closed = self._closing[thread_id] = anyio.Event()
         try:
@@ -282,9 +282,9 @@ class Server:
         finally:
             self._closing.pop(thread_id, None)
             closed.set()
-            self.invalidate(thread_id)  # where it keeps it, nobody listens to it
+            self.invalidate(thread_id)  # if codex keeps it, there is no subscriber
         if self.failure is None and thread_id in self.threads:
-            # What it was loaded with is of no use any more, and no other process may have it.
+            # Its configuration is out of date, and no other process can load it.
             _log.warning(
                 "codex keeps thread %s loaded with the settings of its last run", thread_id
             )
@@ -313,7 +313,7 @@ class Server:
             await closed.wait()
 
     def kill(self) -> None:
-        """End it, without asking it first: there is no time left."""
+        """End it at once, without a request to stop."""
         self._force_stop.set()
         self.fail(AgentFailed("provider_error", "the codex app-server was stopped"))
 
@@ -334,7 +334,9 @@ class Server:
     # --- its life
 
     async def run(self) -> None:
-        """Serve until it is idle too long, dies, or is ended; then nothing of it is left."""
+        """Serve until it is idle too long, dies, or is ended. At the return, all its processes have
+        ended.
+        """
         env = {**dict(self.spec.env), TAG_VARIABLE: self.tag}
         failure = AgentFailed("provider_error", "the codex app-server was stopped")
         try:
@@ -421,7 +423,7 @@ class Server:
                 self.fail(AgentFailed("provider_error", "the codex app-server was idle"))
                 return
 
-    # --- what it says
+    # --- messages from codex
 
     async def _receive(self, incoming: Incoming) -> None:
         if isinstance(incoming, Malformed):
@@ -472,7 +474,7 @@ class Server:
             self._mailboxes.setdefault(child, mailbox)
 
     def _hold_unrouted(self, thread_id: str, said: Notification) -> None:
-        """Keep what is said of a thread between its turns, for the next of them."""
+        """Keep a message about a thread that has no run, for its next run."""
         if said.method in DELTA_METHODS:
             return
         if thread_id not in self._unrouted and len(self._unrouted) >= _MAX_UNROUTED:
@@ -480,7 +482,7 @@ class Server:
         self._unrouted.setdefault(thread_id, deque(maxlen=_MAX_UNROUTED)).append(said)
 
     def _report_malformed(self, incoming: Malformed) -> None:
-        """Tell the runs a line may be about that it cannot be read."""
+        """Report an unreadable line to the runs that it may concern."""
         said = incoming.text
         if said.truncation is None:
             _log.warning("codex app-server %d wrote an invalid message", self.pid)

@@ -63,18 +63,18 @@ class ServerPool:
             self._tasks = None
 
     def has(self, spec: Spec, thread_id: str | None) -> bool:
-        """Tell whether a process has the thread."""
+        """Return whether a process has loaded the thread."""
         return any(one.spec == spec and thread_id in one.threads for one in self.servers)
 
     def serves(self, env: frozenset[tuple[str, str]]) -> bool:
-        """Tell whether a process with this environment is at work."""
+        """Return whether a process with this environment is running."""
         return any(one.spec.env == env and one.is_ready for one in self.servers)
 
     @asynccontextmanager
     async def lease(self, spec: Spec, thread_id: str | None) -> AsyncIterator[Lease]:
-        """Use a process: the one that has the thread, or one with room, or a new one.
+        """Lease a process: the one that has the thread, or one with room, or a new one.
 
-        On leaving, one that has ended meanwhile is gone with all it had started.
+        On leaving, a process that has ended meanwhile is cleaned up with all its processes.
 
         :raises NotStarted: if none can be started.
         """
@@ -132,7 +132,7 @@ class ServerPool:
         try:
             await server.run()
         except Exception:
-            # One process must not take the others with it; its runs have been told.
+            # The failure of one process must not end the others. Its runs have the error.
             logger.exception("a codex app-server failed")
         finally:
             self._stopping = [one for one in self._stopping if one is not server]

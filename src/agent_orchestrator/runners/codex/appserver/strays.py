@@ -1,8 +1,8 @@
-"""What a thread's commands have left running.
+"""Finds the processes that a thread's commands left running.
 
-The process of an app-server serves many threads, so that what one of them started cannot be told by
-process group or by a mark in the environment. Codex 0.169 sets ``CODEX_THREAD_ID`` in every command's
-environment, sandboxed or not.
+An app-server process serves many threads, so process groups and inherited tags do not separate
+them. But codex 0.169 sets ``CODEX_THREAD_ID`` in the environment of every command, sandboxed or
+not.
 """
 
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""Ending what codex has under way for a run, so that it does nothing more for it."""
+"""Ends all of codex's work for a run."""
 
 import logging
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 _log = logging.getLogger(__name__)
 
 INTERRUPT_S: Final = 10.0
-"""Seconds codex has to end a turn it is told to; it takes 20 ms."""
+"""Seconds that codex has to end a turn. It usually takes 20 ms."""
 
 _CLEAN_S: Final = 60.0
 
@@ -43,16 +43,16 @@ async def end_turn(server: Server, mailbox: Mailbox, reader: TurnReader) -> None
 
 
 async def end_background_work(server: Server, mailbox: Mailbox, reader: TurnReader) -> None:
-    """End the work of the sub-agents, and whatever commands have left running.
+    """End the work of sub-agents, and processes that commands have left running.
 
-    Codex 0.169 lets sub-agents go on when the turn that gave them work has ended.
+    Codex 0.169 lets sub-agents continue when the turn that started them has ended.
     """
     if server.failure is None:
         with anyio.move_on_after(_BEGIN_S):
             while "" in reader.children.values() and await _draining(server, mailbox, reader):
                 pass
         async with anyio.create_task_group() as tasks:
-            # What nobody takes would be before the answers waited for here.
+            # Unread messages would come before the answers that this waits for.
             tasks.start_soon(_drain_messages, server, mailbox, reader)
             while at_work := {child: turn for child, turn in reader.children.items() if turn}:
                 for child, turn in at_work.items():
@@ -71,13 +71,13 @@ async def end_background_work(server: Server, mailbox: Mailbox, reader: TurnRead
 async def _request_end(
     server: Server, method: str, params: Mapping[str, Any], timeout_s: float
 ) -> None:
-    """Tell codex to end something; it may have ended, and codex too."""
+    """Ask codex to end something. It may have ended already, like codex itself."""
     try:
         await server.request(method, params, timeout_s)
     except RpcError as refused:
         _log.info("codex refused %s: %s", method, refused)
     except AgentFailed:
-        pass  # with codex all that it had under way is gone
+        pass  # codex has ended with all its work
 
 
 async def _drain_messages(server: Server, mailbox: Mailbox, reader: TurnReader) -> None:
@@ -95,7 +95,7 @@ async def _draining(server: Server, mailbox: Mailbox, reader: TurnReader) -> boo
 
 
 async def _drain_one(server: Server, mailbox: Mailbox, reader: TurnReader) -> None:
-    """Take what codex says, which is not told any more, and let it ask nothing."""
+    """Discard a message of codex, and decline its question."""
     incoming = await mailbox.take()
     if isinstance(incoming, ServerRequest):
         server.refuse(incoming, "the run is being stopped")

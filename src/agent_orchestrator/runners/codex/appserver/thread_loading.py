@@ -1,4 +1,4 @@
-"""Having codex load a thread, and telling it how the thread's turns are confined."""
+"""Loads threads in codex, with the confinement for their turns."""
 
 import logging
 from collections.abc import Mapping
@@ -29,25 +29,24 @@ _OPEN_S: Final = 120.0
 """Seconds codex has to open a thread; it takes 0.03, and what its MCP servers take to start."""
 
 _BUSY_DELAYS: Final = (0.1, 0.2, 0.4, 0.8)
-"""Seconds before each new try of a thread that another process has open: the lock of one that was
-just killed is free within moments (codex 0.169)."""
+"""Seconds before each retry of a thread that another process has open. The lock of a killed process
+is free within moments (codex 0.169)."""
 
 _PLAIN_HISTORY: Final[Mapping[str, Any]] = {"historyMode": "legacy"}
-"""Codex 0.169 otherwise indexes a thread's items at every step, for clients that page through them,
-which is a sixth of its work in a turn. Ours page through the session's log."""
+"""Otherwise codex 0.169 indexes a thread's items at every step, for clients that page through them.
+That is a sixth of its work in a turn. Our clients page through the session's log instead."""
 
 _UNLOAD_AT_ONCE: Final[Mapping[str, Any]] = {"thread_unload_delay_secs": 0}
 """Codex 0.169 otherwise keeps a thread loaded for long after the last who listens to it."""
 
 _AS_LOADED: Final = "read-only"
-"""How each thread is confined until its first turn, which is told otherwise.
+"""The sandbox of each thread until its first turn, which sets the right one.
 
-Codex 0.169 takes a thread that begins with more for its user's word that the directory, or its whole
-repository, is to be trusted: it writes so into ``config.toml`` and executes what the directory's
-``.codex`` configures."""
+If a thread starts with more rights, codex 0.169 assumes that its user trusts the directory, or its
+whole repository. It writes that to ``config.toml``, and executes the directory's ``.codex``."""
 
 HAS_TOOLS: Final = "has_tools"
-"""What is remembered with a thread that was begun with the orchestration tools."""
+"""The key in a thread's stored state for a thread that began with the orchestration tools."""
 
 
 class ThreadMissing(Exception):
@@ -62,11 +61,11 @@ async def load_thread(
     config: Mapping[str, Any],
     tools: Toolbox | None,
 ) -> tuple[str, Mapping[str, Any]]:
-    """See to it that codex has the thread; return it, and what to tell its next turn.
+    """Load a thread in codex. Return its id, and the overrides for its next turn.
 
-    :param wanted: how its turns are to be.
-    :param config: what holds for it of codex's configuration, besides that of the process.
-    :param tools: the orchestration tools, where its agent gets them.
+    :param wanted: the confinement of its turns.
+    :param config: overrides of codex's configuration for this thread.
+    :param tools: the orchestration tools, if its agent gets them.
     :raises ThreadMissing: if codex has lost it.
     :raises AgentFailed: if codex does not load it, or its agent may not work there.
     """
@@ -84,7 +83,7 @@ async def load_thread(
     elif before.is_confirmed:
         told = before
     else:
-        # Codex may have it as the run wanted that did not wait: it then takes nothing of this.
+        # Codex may have loaded it for a canceled run. Then it ignores these settings.
         await _start_or_resume(context, lease, thread_id, wanted, config, tools)
         before, told = threads[thread_id], None
     overrides = await _changes(context, lease.server, told, wanted)
@@ -177,7 +176,7 @@ async def _start_or_resume(
         elif tools is not None and (url := tools_url(context.env)) is not None:
             params["config"] |= _tools_of_a_run(context.env, url)
             wanted = evolve(wanted, is_single_run=True)
-        # Whether or not its answer is waited for, from now on no other process may have it.
+        # From now on no other process may have it, even if the wait for the answer is canceled.
         lease.loaded(thread_id, evolve(wanted, is_confirmed=False))
     try:
         answer = await _request_thread(lease.server, method, params)
@@ -197,7 +196,7 @@ async def _start_or_resume(
 
 
 def _tools_of_a_run(env: Mapping[str, str], url: str) -> Mapping[str, Any]:
-    """Return the configuration that gives a thread the tools for as long as it is loaded."""
+    """Return the configuration that gives a thread the tools while it is loaded."""
     token = env["AGENTCTL_AUTH_TOKEN"]
     return tools_config(url, token)
 
@@ -225,10 +224,10 @@ async def _request_thread(server: Server, method: str, params: Mapping[str, Any]
 
 
 def _commands_env(env: Mapping[str, str]) -> dict[str, Any]:
-    """Return the configuration that gives a thread's commands what is the session's own.
+    """Return the configuration with a session's variables for the commands of its thread.
 
-    Codex 0.169 takes it when it loads a thread and not later, so that nothing of a single run can be
-    among it.
+    Codex 0.169 reads it only when it loads a thread, so it must not contain variables of a single
+    run.
     """
     name = "AGENTCTL_SESSION_ID"
     return {f"shell_environment_policy.set.{name}": env[name]} if name in env else {}
@@ -237,9 +236,9 @@ def _commands_env(env: Mapping[str, str]) -> dict[str, Any]:
 async def _changes(
     context: RunContext, server: Server, before: LoadedThread | None, wanted: LoadedThread
 ) -> Mapping[str, Any]:
-    """Return what to tell a turn of what was otherwise in the thread's turns so far.
+    """Return the settings for a turn that differ from those of the thread's last turn.
 
-    :param before: None where that is not known.
+    :param before: the settings of the last turn; None if they are unknown.
     """
     found: dict[str, Any] = {}
     default_model = None if before is None else before.default_model
@@ -266,9 +265,9 @@ async def _changes(
 
 
 async def _profiles(context: RunContext, server: Server) -> Mapping[str, Any]:
-    """Return the configuration that defines what a thread may do in each mode.
+    """Return the configuration that defines a thread's permissions in each mode.
 
-    Codex 0.169 takes it when it loads a thread and not later.
+    Codex 0.169 reads it only when it loads a thread.
     """
     if not context.protected:
         return {}
@@ -278,7 +277,7 @@ async def _profiles(context: RunContext, server: Server) -> Mapping[str, Any]:
 
 
 def _confinement(context: RunContext, wanted: LoadedThread) -> Mapping[str, Any]:
-    """Return what a thread is loaded with."""
+    """Return the confinement with which to load a thread."""
     profile = _profile(context, wanted)
     return {"sandbox": wanted.sandbox} if profile is None else {"permissions": profile}
 
@@ -291,10 +290,10 @@ def _profile(context: RunContext, wanted: LoadedThread) -> str | None:
 
 
 async def _own_model(server: Server, cwd: str) -> str | None:
-    """Return the model that codex uses where nobody asks for one; None where it does not say.
+    """Return the model that codex uses by default; None if it does not report it.
 
-    Codex 0.169 goes on with the model and the effort of a thread's last turn, which may have been one
-    message's, unless it is named a model when it loads the thread.
+    Codex 0.169 continues with the model and effort of a thread's last turn, which may have been for
+    one message only. Naming a model at the load of the thread prevents that.
     """
     try:
         answer = await server.request("config/read", {"cwd": cwd}, _OPEN_S)
@@ -318,9 +317,9 @@ async def _workspace_settings(server: Server, cwd: str) -> Any:
 
 
 async def _configured(server: Server, cwd: str) -> Mapping[str, Any]:
-    """Return what codex's configuration says of writing in the workspace.
+    """Return codex's settings for writing in the workspace.
 
-    Codex 0.169 goes by it when it loads a thread, and not when a turn is to be confined otherwise.
+    Codex 0.169 applies them when it loads a thread, but not when a turn changes the sandbox.
     """
     settings = await _workspace_settings(server, cwd)
     if not isinstance(settings, dict):

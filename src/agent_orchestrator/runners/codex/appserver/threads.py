@@ -1,21 +1,21 @@
-"""What is known of a thread that a process has loaded."""
+"""The state of a thread that a process has loaded."""
 
 from attrs import frozen
 
 
 @frozen
 class LoadedThread:
-    """A thread that the process has loaded, with what its turns have been told last.
+    """A thread that a process has loaded, with the last settings of its turns.
 
-    :param cwd: where it works.
+    :param cwd: its working directory.
     :param untrusted_directories: the directories whose configuration it was loaded without.
-    :param effort: the reasoning effort its last turn was given; None is codex's own.
-    :param default_model: what ``model`` None means, where codex has said it.
-    :param has_tools: whether it was begun with the orchestration tools.
-    :param is_single_run: whether it was loaded with what is a single run's, so that codex must let
-        go of it when that ends.
-    :param is_confirmed: whether codex has taken it so; not while it loads it, nor where nobody waited
-        for its answer, nor once it refused a turn.
+    :param effort: the reasoning effort of its last turn; None means codex's own.
+    :param default_model: the model that ``model=None`` means, if codex has reported it.
+    :param has_tools: whether it began with the orchestration tools.
+    :param is_single_run: whether it was loaded with settings of a single run, so that it must be
+        unloaded at the end of that run.
+    :param is_confirmed: whether codex has accepted these settings. False while it loads the thread,
+        if the wait for its answer was canceled, and after it refused a turn.
     """
 
     cwd: str

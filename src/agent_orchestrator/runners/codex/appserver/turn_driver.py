@@ -1,4 +1,4 @@
-"""A run's part of a thread: its turns, what is asked in them, and leaving nothing behind."""
+"""Executes a run on a thread: its turns, its questions, and the clean-up."""
 
 import logging
 from base64 import b64encode
@@ -54,11 +54,11 @@ REQUEST_TIMEOUT_S: Final = 60.0
 TOOL_CALL: Final = "item/tool/call"
 
 TURN_START_TIMEOUT_S: Final = 1.0
-"""Seconds after which what is recorded of a turn does not wait for codex to have the prompt."""
+"""Maximum seconds to hold back a turn's events until codex has the prompt."""
 
 
 _ENDS: Final = {"completed": Event.COMPLETED, "failed": Event.FAILED}
-"""How codex says that a turn ended; whatever else it says is an interruption."""
+"""The events for codex's statuses of an ended turn. Other statuses mean an interruption."""
 
 _Input = Sequence[Mapping[str, Any]]
 
@@ -69,13 +69,13 @@ class ThreadNotLoaded(Exception):
 
 @define(eq=False)
 class TurnDriver:
-    """Hands over one run's prompt, and whatever steers it, and records what comes of it.
+    """Delivers a run's prompt and its steering messages, and records the outcome.
 
-    :param previous_thread: the thread as the session knew it before the run.
-    :param overrides: what ``turn/start`` is given besides.
+    :param previous_thread: the thread of the session before the run.
+    :param overrides: further parameters of ``turn/start``.
     :param tools: the orchestration tools, if its agent gets them.
-    :param thread_settings: what to remember with the thread, besides the tokens it has used.
-    :param steered: messages that were taken and that the agent has not been given.
+    :param thread_settings: settings to store with the thread, besides its token counts.
+    :param steered: steering messages that were accepted, but not yet delivered to the agent.
     """
 
     context: RunContext
@@ -108,7 +108,7 @@ class TurnDriver:
         return self._state.is_taken
 
     def _apply(self, event: Event) -> tuple[Action, ...]:
-        """Change the state; return what is to be done for it."""
+        """Change the state. Return the actions that follow."""
         self._state, actions = step(self._state, event)
         self._state_changed.set()
         self._state_changed = anyio.Event()
@@ -180,7 +180,7 @@ class TurnDriver:
         await self._finish()
 
     async def _report_late(self) -> None:
-        """Record the process where codex does not come to take the prompt."""
+        """Record the process if codex does not accept the prompt in time."""
         await self._wait_taken()
         if not self.is_taken:
             await self._act(self._apply(Event.DELAYED))
@@ -191,7 +191,7 @@ class TurnDriver:
             await self._until(lambda state: state.is_taken)
 
     async def _act(self, actions: Sequence[Action]) -> None:
-        """Do what a change of the state asks for."""
+        """Execute the actions of a change of the state."""
         async with anyio.create_task_group() as tasks:
             if Action.RECORD_PROCESS in actions:
                 tasks.start_soon(self.context.report_process, self.server.pid, self.invocation)
@@ -207,7 +207,7 @@ class TurnDriver:
             await self._release()
 
     async def _release(self) -> None:
-        """Record the events that were held back, and those that come meanwhile."""
+        """Record the events that were held back, and those that arrive meanwhile."""
         while self._early_events:
             events, self._early_events = self._early_events, []
             for event in events:
@@ -221,7 +221,7 @@ class TurnDriver:
             answer = await self.server.request("turn/start", params, REQUEST_TIMEOUT_S)
         except RpcError as refused:
             self._apply(Event.REFUSED)
-            self.server.invalidate(self.thread_id)  # it may have taken what it was told besides
+            self.server.invalidate(self.thread_id)  # codex may have accepted its settings
             code = refusal_code(refused.message)
             if code == "thread_missing" and not self.is_taken:
                 self.server.threads.pop(self.thread_id, None)  # codex has unloaded it
@@ -234,10 +234,10 @@ class TurnDriver:
         self._apply(Event.ACCEPTED)
 
     async def _run_shielded(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do something with codex, to its end also where the run is canceled meanwhile.
+        """Complete a step with codex even if the run is canceled meanwhile.
 
-        Who cancels must know which turn to interrupt, and what it was given. Codex has as long for it
-        as it has to end a turn; one that takes longer is ended.
+        After a cancel it must be known which turn to interrupt, and which messages it has. Codex
+        has as much time for a step as for the end of a turn. A slower one is ended.
         """
         failure: AgentFailed | ThreadNotLoaded | None = None
         is_finished = anyio.Event()
@@ -272,7 +272,7 @@ class TurnDriver:
             self.server.fail(AgentFailed("provider_error", "codex did not answer"))
 
     async def _next(self) -> Incoming | MessagesDropped:
-        """Return what comes next, telling meanwhile what was held back too long."""
+        """Return the next message. Meanwhile, emit events that were held back too long."""
         while (due := self._coalescer.due) != float("inf"):
             with anyio.move_on_after(max(due - anyio.current_time(), 0)):
                 return await self.mailbox.take()
@@ -367,7 +367,7 @@ class TurnDriver:
         )
 
     async def _stop_turn(self) -> None:
-        """End what is under way and whatever commands have left running."""
+        """End the turn, and processes that commands have left running."""
         reader, is_cut = self._reader, self._state.is_working
         self._apply(Event.STOP)
         if self.server.failure is None and is_cut:
@@ -381,10 +381,10 @@ class TurnDriver:
         await self.context.stop_deadline()
         self.server.kill()
 
-    # --- what is asked of us, and what we say meanwhile
+    # --- questions, tool calls and steering
 
     async def _answer_request(self, asked: ServerRequest) -> None:
-        """Put what codex asks to whoever decides, and call our tools."""
+        """Ask a question of codex as a request, or execute a call of our tools."""
         if asked.method == TOOL_CALL and asked.params.get("threadId") == self.thread_id:
             self.server.respond(asked, await call_tool(self.tools, asked.params))
             return
@@ -429,7 +429,7 @@ class TurnDriver:
                 await self._run_shielded(partial(self._steer_with, words))
 
     async def _steer(self) -> None:
-        """Give the turn what is sent while it goes on."""
+        """Deliver steering messages to the turn."""
         await self._wait_taken()
         async with self.context.steering() as messages:
             async for message in messages:

@@ -1,10 +1,11 @@
-"""The states of a run that codex executes, as a table: pure, without input or output.
+"""The states of a run in codex, as tables without input or output.
 
-A run has two things that change. Its *turn* is what codex works at; a message that codex did not take
-while it worked becomes a further turn of the same run. Its *prompt* says what is recorded: until codex
-has the prompt, events are held back, so that the first of them are written in one commit.
+A run has two states. Its *turn* is the work of codex. A message that codex did not accept while it
+worked becomes a further turn of the same run. Its *prompt* decides when to record events. They are
+held back until codex has the prompt, so that the first ones are written in one commit.
 
-:func:`step` looks up what follows. What is not in the tables cannot happen, and raises.
+:func:`step` looks up the next state. A combination that is not in the tables cannot happen, and
+raises.
 """
 
 from collections.abc import Mapping
@@ -77,7 +78,7 @@ class Action(Enum):
     RECORD_PROCESS = "record process"
     """Record which process does the work."""
     RECORD_PROMPT = "record prompt"
-    """Record that codex has the prompt, then what was held back."""
+    """Record that codex has the prompt, then the events that were held back."""
     RELEASE_EVENTS = "release events"
     """Record the events that were held back."""
 
@@ -129,7 +130,7 @@ TURN_STEPS: Final[Mapping[tuple[Turn, Event], Turn]] = {
     (Turn.CANCELING, Event.INTERRUPTED): Turn.DENIED,
     **{(turn, Event.LOST): Turn.LOST for turn in _AT_WORK},
     **{(turn, Event.STOP): Turn.STOPPED for turn in Turn if turn is not Turn.STOPPED},
-    # An answer may come to a question of a turn that is over.
+    # An answer to a question may arrive after the end of its turn.
     **{
         (turn, Event.CANCEL_ANSWERED): turn
         for turn in (Turn.COMPLETED, Turn.FAILED, Turn.INTERRUPTED, Turn.DENIED, Turn.LOST)
@@ -148,18 +149,18 @@ PROMPT_STEPS: Final[Mapping[tuple[Prompt, Event], tuple[Prompt, tuple[Action, ..
     (Prompt.PENDING, Event.UNCONFIRMED): (Prompt.NOT_TAKEN, (Action.RELEASE_EVENTS,)),
     (Prompt.OVERDUE, Event.UNCONFIRMED): (Prompt.NOT_TAKEN, (Action.RELEASE_EVENTS,)),
 }
-"""The prompt after an event of a prompt, and what is to be done. No other event changes it."""
+"""The next state of the prompt for each event, with the actions. Other events do not change it."""
 
 _OF_TURN: Final = frozenset(event for _, event in TURN_STEPS)
 _UNCONFIRMED_TURNS: Final = frozenset({Turn.FAILED, Turn.INTERRUPTED, Turn.DENIED})
 
 
 def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
-    """Return the state that follows, and what is to be done.
+    """Return the next state and the actions.
 
-    A turn that completes has had the prompt, so it confirms it.
+    The end of a turn confirms that codex had its prompt.
 
-    :raises ImpossibleStep: if a run in this state cannot take the event.
+    :raises ImpossibleStep: if the event is impossible in this state.
     """
     if event in _OF_TURN:
         turn = TURN_STEPS.get((state.turn, event))

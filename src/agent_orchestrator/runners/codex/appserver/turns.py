@@ -1,23 +1,23 @@
-"""What ``codex app-server`` tells of a turn, as events: pure, one notification at a time.
+"""Converts notifications of ``codex app-server`` about a turn to events, without I/O.
 
 ===================================== ======================================================
 notification                          becomes
 ===================================== ======================================================
-item/started, item/completed          what :class:`~..item_events.ItemReader` makes of the item
+item/started, item/completed          the events of :class:`~..item_events.ItemReader`
 item/agentMessage/delta               ``agent.message.delta``
 item/commandExecution/outputDelta     ``tool.output``
 turn/plan/updated                     ``plan.updated``
 error, warning                        ``run.error``
-thread/tokenUsage/updated             the token counts of the whole thread
-turn/completed                        the end
+thread/tokenUsage/updated             token counts of the whole thread, kept by the reader
+turn/completed                        the end of the turn
 ===================================== ======================================================
 
-What a later item says whole is not told twice (:data:`REPEATED_METHODS`). Anything else is a
-``backend.event`` under the notification's own name; so are all that the threads of sub-agents say,
-but for their pieces. So nothing codex says of its work is lost.
+A notification that a later item repeats is dropped (:data:`REPEATED_METHODS`). Any other one is a
+``backend.event`` under its own name. So are the notifications of sub-agents' threads, except pieces
+of items. So no report of codex about its work is lost.
 
-A message whose stream codex broke off (a turn that is steered does that) never comes whole; what
-came of it is told as a message when the turn goes on without it.
+If a turn is steered, codex breaks off the stream of a message. Such a message never comes complete.
+Its pieces become a message when the turn continues.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,8 @@ IGNORED_METHODS: Final = (
     "thread/status/changed",
     "turn/diff/updated",
 )
-"""What codex is asked not to say: pieces of what comes whole, and what is not about a turn."""
+"""Messages that codex is asked not to send: pieces of items that come complete later, and other
+topics."""
 
 REPEATED_METHODS: Final = frozenset(
     {
@@ -71,17 +72,17 @@ DELTA_METHODS: Final = frozenset(
         "item/started",
     }
 )
-"""What is not kept of a sub-agent's thread."""
+"""Messages about a sub-agent's thread that are dropped."""
 
 
 _MAX_STREAMS: Final = 100
-"""Messages that may come in pieces at the same time; codex 0.169 streams one. Beyond them the oldest
-counts as broken off."""
+"""Maximum number of messages that are streamed at the same time; codex 0.169 streams one. A further
+one ends the oldest."""
 
 
 _MAX_STREAM: Final = 16 * 2**20
-"""Characters that the whole message has at most, where codex sends it in pieces. The pieces have the rest:
-an event of any length is one that nobody can read."""
+"""Maximum characters of the complete message of a stream. A longer one is cut, because an event of
+any length would be unreadable. Its pieces contain all of it."""
 
 _MAX_CHILDREN: Final = 1_000
 """Sub-agents' threads that are known of one turn. Each of them is ended with it, one by one."""
@@ -89,10 +90,10 @@ _MAX_CHILDREN: Final = 1_000
 
 @frozen
 class TurnEnd:
-    """How codex says a turn ended.
+    """The end of a turn.
 
-    :param status: ``completed``, ``interrupted``, ``failed``, or what a newer codex says.
-    :param error: with ``failed``: what went wrong, as codex's TurnError.
+    :param status: ``completed``, ``interrupted``, ``failed``, or another status of a newer codex.
+    :param error: codex's TurnError, if ``failed``.
     """
 
     status: str
@@ -121,7 +122,7 @@ class TurnReader:
     """What came of each message that is not complete."""
 
     def feed(self, said: Notification) -> list[AgentEvent]:
-        """Return the events a notification makes. Never raises for what is in it."""
+        """Return the events of a notification. Never raises for its content."""
         try:
             events = self._read(said.method, said.params)
         except UnexpectedShape:
@@ -143,7 +144,7 @@ class TurnReader:
         return (self.thread_id, *self.children)
 
     def is_stale(self, said: Notification) -> bool:
-        """Tell whether it is the end of another turn of the thread, which was given up."""
+        """Return whether it is the end of another turn of the thread, which was abandoned."""
         turn = said.params.get("turn")
         return (
             said.method == "turn/completed"
@@ -185,7 +186,7 @@ class TurnReader:
         return [] if method in REPEATED_METHODS or self._is_goal_unchanged(method) else None
 
     def _is_goal_unchanged(self, method: str) -> bool:
-        """Tell whether it says that a thread which was just resumed has no goal, as codex 0.169 does."""
+        """Return whether it reports that a resumed thread has no goal, as codex 0.169 does."""
         return method == "thread/goal/cleared" and not self._has_begun
 
     def _note_child(self, thread_id: str, method: str, params: JsonObject) -> None:
