@@ -1,6 +1,6 @@
 """Commits that were acknowledged and are gone: found at the next start, whatever took them."""
 
-import json
+import os
 import shutil
 import signal
 import sys
@@ -14,6 +14,7 @@ from loops import ON_ONE_LOOP
 from agent_orchestrator.domain.errors import CommitsLost, StoreDamaged
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, migrations
+from agent_orchestrator.stores.sqlite.watermark import SLOTS, Watermark, WatermarkFile
 from agent_orchestrator.testing.stores.samples import NOW, a_session, drafts, put
 
 pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
@@ -66,9 +67,9 @@ def watermark_file(path: Path) -> Path:
 
 
 def commits(path: Path) -> int:
-    count = json.loads(watermark_file(path).read_text())["commits"]
-    assert isinstance(count, int)
-    return count
+    found = WatermarkFile(path).read()
+    assert found is not None
+    return found.commits
 
 
 async def problems(path: Path) -> list[str]:
@@ -247,3 +248,33 @@ async def test_a_database_of_the_schema_before_counts_from_now_on(tmp_path):
     connection.close()
     await make(path, "a")
     assert commits(path) == 2
+
+
+async def test_the_copy_stays_the_same_file_and_survives_a_broken_write(tmp_path):
+    path = tmp_path / "data.db"
+    copy = WatermarkFile(path)
+    copy.write(Watermark("name", 1))
+    inode = watermark_file(path).stat().st_ino
+    for commits in (5, 9, 7, 8):  # after commits were lost the counter can be lower
+        copy.write(Watermark("name", commits))
+        assert copy.read() == Watermark("name", commits)
+    assert watermark_file(path).stat().st_ino == inode
+    whole = watermark_file(path).read_bytes()
+    results = set()
+    for place in SLOTS:
+        watermark_file(path).write_bytes(whole[:place] + b"\0" * 100 + whole[place + 100 :])
+        results.add(copy.read().commits)
+    assert results == {7, 8}
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+async def test_the_copy_is_not_written_into_a_file_that_it_is_a_link_to(tmp_path, link):
+    path, other = tmp_path / "data.db", tmp_path / "other"
+    WatermarkFile(tmp_path / "name").write(Watermark("name", 1))
+    watermark_file(tmp_path / "name").replace(other)
+    before = other.read_bytes()
+    link(other, watermark_file(path))
+    WatermarkFile(path).write(Watermark("name", 2))
+    assert other.read_bytes() == before
+    assert WatermarkFile(path).read() == Watermark("name", 2)
+    assert not watermark_file(path).is_symlink()

@@ -7,6 +7,7 @@ database keeps a copy of that counter.
 
 import json
 import os
+import stat
 import zlib
 from pathlib import Path
 from typing import Final
@@ -45,11 +46,31 @@ def read_watermark(connection: apsw.Connection) -> Watermark | None:
     return None if row is None else Watermark(*row)
 
 
+SLOTS: Final = (0, 4096)
+"""Offsets of the two copies in the file. Each is in a block of its own, so a broken write spares the other."""
+
+_SLOT_SIZE: Final = 256
+
+
+@frozen
+class _Copy:
+    """A copy in the file.
+
+    :param write: how many copies were written before it.
+    """
+
+    watermark: Watermark
+    write: int
+
+
 class WatermarkFile:
     """The file beside the database with the copy of its commit counter.
 
     The copy is written after the commit is durable, so it is never ahead. If the process is
     killed, it can be a second behind.
+
+    The file has two copies, which are overwritten in turn. It stays the same file, because a sandbox
+    can have mounted it: commands fail in a sandbox whose mounts disappear.
     """
 
     def __init__(self, database: Path) -> None:
@@ -62,31 +83,47 @@ class WatermarkFile:
         :raises OSError: if it cannot be read.
         """
         try:
-            text = self.path.read_bytes()[:4096].decode()
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
-        copy = json.loads(text)
-        if not isinstance(copy, dict):
-            raise ValueError("not an object")  # noqa: TRY004 - of the file, not of our caller
-        database, commits = copy.get("database"), copy.get("commits")
-        if not isinstance(database, str) or not isinstance(commits, int):
-            raise ValueError("not a note of commits")  # noqa: TRY004 - likewise
-        if copy.get("check") != _check(database, commits):
-            raise ValueError("its check sum is wrong")
-        return Watermark(database, commits)
+        try:
+            return _last(descriptor)[0].watermark
+        finally:
+            os.close(descriptor)
 
     def write(self, watermark: Watermark) -> None:
-        """Replace the copy, durably and atomically.
+        """Write a copy durably.
 
         :raises OSError: if that fails. The old copy is then still there.
         """
-        check = _check(watermark.database, watermark.commits)
-        copy = {"database": watermark.database, "commits": watermark.commits, "check": check}
+        if not self._overwrite(watermark):
+            self._replace(watermark)
+
+    def _overwrite(self, watermark: Watermark) -> bool:
+        """Overwrite the older copy. Return False if the file is missing, damaged or not our own."""
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return False
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                return False  # an agent may have linked it to another file
+            last, place = _last(descriptor)
+            os.pwrite(descriptor, _line(watermark, last.write + 1), SLOTS[1 - SLOTS.index(place)])
+            os.fsync(descriptor)
+        except ValueError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def _replace(self, watermark: Watermark) -> None:
         temporary = self.path.with_name(self.path.name + ".new")
         temporary.unlink(missing_ok=True)  # left by a killed process, or a link that an agent made
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.write(descriptor, json.dumps(copy).encode() + b"\n")
+            os.write(descriptor, _line(watermark, 0))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -149,8 +186,47 @@ class PriorState:
         return None if self.code is None else Problem(self.code, self.message)
 
 
-def _check(database: str, commits: int) -> str:
-    return f"{zlib.crc32(f'{database} {commits}'.encode()):08x}"
+def _line(watermark: Watermark, write: int) -> bytes:
+    check = _check(watermark.database, watermark.commits, write)
+    copy = {"database": watermark.database, "commits": watermark.commits, "write": write}
+    return json.dumps({**copy, "check": check}).encode().ljust(_SLOT_SIZE - 1) + b"\n"
+
+
+def _last(descriptor: int) -> tuple[_Copy, int]:
+    """Return the last copy in a file, and its offset.
+
+    :raises ValueError: if no copy is intact.
+    """
+    found: list[tuple[_Copy, int]] = []
+    problem = ValueError("it is empty")
+    for place in SLOTS:
+        try:
+            found.append((_parsed(os.pread(descriptor, _SLOT_SIZE, place)), place))
+        except ValueError as error:
+            problem = error
+    if not found:
+        raise problem
+    return max(found, key=lambda one: one[0].write)
+
+
+def _parsed(line: bytes) -> _Copy:
+    """Return the copy in a line.
+
+    :raises ValueError: if it is damaged.
+    """
+    copy = json.loads(line)
+    if not isinstance(copy, dict):
+        raise ValueError("not an object")  # noqa: TRY004 - of the file, not of our caller
+    database, commits, write = (copy.get(name) for name in ("database", "commits", "write"))
+    if not (isinstance(database, str) and isinstance(commits, int) and isinstance(write, int)):
+        raise ValueError("not a note of commits")  # noqa: TRY004 - likewise
+    if copy.get("check") != _check(database, commits, write):
+        raise ValueError("its check sum is wrong")
+    return _Copy(Watermark(database, commits), write)
+
+
+def _check(database: str, commits: int, write: int) -> str:
+    return f"{zlib.crc32(f'{database} {commits} {write}'.encode()):08x}"
 
 
 def sync_directory(path: Path) -> None:
