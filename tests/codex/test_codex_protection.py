@@ -96,11 +96,13 @@ async def test_it_cannot_change_the_daemon_in_the_default_layout(
     assert all(after[name] == before[name] for name in (".data/.gitignore",))
 
 
+@pytest.mark.parametrize("db", [DB, "data.db"], ids=["default", "here"])
 @RUNNERS
-async def test_commands_at_once_do_not_fail_for_a_configuration_that_is_missing(
-    gateways: Gateways, runner: str, tmp_path: Path
+async def test_commands_at_once_do_not_fail_for_files_that_change(
+    gateways: Gateways, runner: str, db: str, tmp_path: Path
 ) -> None:
-    gateway = gateways("--db", DB, runner=runner, sandbox="workspace-write", config="other.toml")
+    # The configuration is missing. The files of the database are written meanwhile.
+    gateway = gateways("--db", db, runner=runner, sandbox="workspace-write", config="other.toml")
     repository = tmp_path / "gateway-0"
     # What a command prints is told beside the command: the command itself must not say it.
     one = "shell sleep 0.0$((RANDOM % 9)); printf '%s-%s ' went well"
