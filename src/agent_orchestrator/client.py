@@ -1,18 +1,17 @@
 """The client: typed methods over any transport."""
 
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.model import (
     Event,
     Request,
-    RequestKind,
     Run,
     Session,
 )
@@ -219,40 +218,17 @@ class Client:
         """
         return await self._call(ops.SEND_TO_SESSION, request)
 
-    async def reply_parent(
-        self,
-        run_id: str,
-        text: str,
-        *,
-        request_kind: RequestKind | None = None,
-        detail: Mapping[str, Any] | None = None,
-        options: Sequence[str] | None = None,
-        expires_in_s: float = 3600.0,
-        timeout_s: float | None = None,
-        wait: bool = False,
-        idempotency_key: str | None = None,
-    ) -> ops.ReplyParentReply:
+    @takes(ops.ReplyParent)
+    async def reply_parent(self, request: ops.ReplyParent) -> ops.ReplyParentReply:
         """Send a message or a question to the parent of a run.
 
         :param request_kind: makes it a question. It is open until it is resolved, the run ends, or it
             expires, which counts as a denial.
-        :param expires_in_s: seconds until the question expires.
-        :param timeout_s: alias of ``expires_in_s``.
         :param wait: set the run to ``waiting`` and release its worker until the question is closed.
         :raises Conflict: if a message has no parent to go to, a question's run is canceled, or a limit
             is reached.
         :raises InvalidTransition: if ``wait`` is set and the run is not running.
         """
-        request = ops.ReplyParent(
-            run_id,
-            text,
-            request_kind=request_kind,
-            detail=detail,
-            options=options,
-            expires_in_s=expires_in_s if timeout_s is None else timeout_s,
-            wait=wait,
-            idempotency_key=idempotency_key,
-        )
         return await self._call(ops.REPLY_PARENT, request)
 
     @takes(ops.ListRequests)

@@ -210,15 +210,17 @@ def takes(
     """Give a method the fields of a class as its parameters.
 
     The method itself has one parameter: an object of the class. Type checkers, ``help()`` and
-    ``inspect.signature`` see the fields.
+    ``inspect.signature`` see the fields. A field is also accepted under its alias.
     """
+    aliases = {spec.limits.alias: name for name, spec in specs(cast("type", kind)).items()}
 
     def decorate(
         method: Callable[[Owner, T], Coroutine[Any, Any, Result]],
     ) -> _Method[Owner, P, Result]:
         @functools.wraps(method)
         async def call(self: Owner, *args: P.args, **kwargs: P.kwargs) -> Result:
-            return await method(self, kind(*args, **kwargs))
+            named: Any = {aliases.get(name, name): value for name, value in kwargs.items()}
+            return await method(self, kind(*args, **named))
 
         own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         hints = typing.get_type_hints(kind)

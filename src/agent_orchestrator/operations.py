@@ -39,6 +39,7 @@ from agent_orchestrator.fields import (
     MAX_OPTION,
     MAX_OPTIONS,
     MAX_PATH,
+    MAX_QUESTION,
     MAX_TEXT,
     MAX_TREE_DEPTH,
     MAX_TREE_SIZE,
@@ -275,15 +276,9 @@ class SendOptions(BusyOption, ModelOptions, Keyed, Text, OfSession):
 
 
 @command
-class QuestionOptions:
-    """Options that turn a message to the parent into a question."""
+class QuestionDetails:
+    """The details of a question."""
 
-    request_kind: RequestKind | None = param(
-        "Turns the message into a question of this kind.",
-        default=None,
-        tool_doc="Turns the message into a question: approval_request (may I do this?), "
-        "permission_request (may I have access?), input_request (which, or what?).",
-    )
     detail: Mapping[str, Any] | None = param("Facts for the approver: a JSON object.", default=None)
     options: Sequence[str] | None = param(
         "The answers to choose from.",
@@ -299,6 +294,26 @@ class QuestionOptions:
         maximum=MAX_OPEN_S,
         alias="timeout_s",
     )
+
+
+@command
+class QuestionOptions(QuestionDetails):
+    """Options that turn a message to the parent into a question."""
+
+    request_kind: RequestKind | None = param(
+        "Turns the message into a question of this kind.",
+        default=None,
+        tool_doc="Turns the message into a question: approval_request (may I do this?), "
+        "permission_request (may I have access?), input_request (which, or what?).",
+    )
+
+
+@command
+class AskOptions(QuestionDetails):
+    """A question of a runner's agent."""
+
+    text: str = required("The question.", kw_only=False, max_length=MAX_QUESTION, not_blank=True)
+    kind: RequestKind = param("Its kind.", default="input_request")
 
 
 @command

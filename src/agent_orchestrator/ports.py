@@ -22,7 +22,6 @@ from agent_orchestrator.domain.model import (
     Invocation,
     Message,
     Request,
-    RequestKind,
     Run,
     RunError,
     Session,
@@ -32,6 +31,7 @@ from agent_orchestrator.domain.model import (
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.fields import takes
 from agent_orchestrator.operations import (
+    AskOptions,
     Finding,
     Issue,
     MessageReply,
@@ -867,20 +867,12 @@ class RunContext(Protocol):
         """
         ...
 
-    async def ask_parent(
-        self,
-        text: str,
-        *,
-        kind: RequestKind = "input_request",
-        detail: Mapping[str, Any] | None = None,
-        options: Sequence[str] | None = None,
-        expires_in_s: float = 3600.0,
-    ) -> Request:
+    @takes(AskOptions)
+    async def ask_parent(self, question: AskOptions) -> Request:
         """Ask the parent or people, and wait. Meanwhile the run is ``waiting`` and takes no worker.
 
         Cancelling this call withdraws the question.
 
-        :param expires_in_s: seconds until it expires. A caller that may resolve it may also extend it.
         :return: the resolved request; ``denied``, ``expired`` and ``canceled`` all mean no.
         :raises InvalidRequest: if the question is invalid.
         :raises Conflict: if the run is canceled, or has too many open questions.

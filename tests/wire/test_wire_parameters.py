@@ -1,8 +1,10 @@
 """A parameter that is declared once is one everywhere: client, runner, HTTP, tools, agentctl."""
 
 import inspect
+from functools import partial
 from typing import Any
 
+import anyio
 import click
 import pytest
 
@@ -12,10 +14,11 @@ from agent_orchestrator.client import Client
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.fields import specs
 from agent_orchestrator.ports import RunContext
+from agent_orchestrator.testing.runners import RecordingContext
 from agent_orchestrator.tools.arguments import input_schema
 from agent_orchestrator.tools.toolbox import TOOLS, read_arguments
 from agent_orchestrator.wire.openapi import openapi_document
-from agentctl.commands.tool import session_spawn
+from agentctl.commands.tool import session_reply_parent, session_spawn
 
 
 def _parameters(method: Any) -> dict[str, inspect.Parameter]:
@@ -35,6 +38,26 @@ def test_a_field_of_spawn_is_one_everywhere() -> None:
         body = openapi_document("0")["paths"][path]["post"]["requestBody"]
         schema = body["content"]["application/json"]["schema"]
         assert schema["properties"].keys() == declared.keys()
+
+
+def test_a_field_of_a_question_is_one_everywhere() -> None:
+    declared = specs(ops.QuestionDetails).keys()
+    assert declared < _parameters(RunContext.ask_parent).keys()
+    assert declared < _parameters(RecordingContext.ask_parent).keys()
+    assert specs(ops.ReplyParent).keys() == _parameters(Client.reply_parent).keys()
+    assert declared < input_schema(TOOLS["session_reply_parent"].arguments)["properties"].keys()
+    assert declared < {parameter.name for parameter in session_reply_parent.params}
+
+
+class Taking:
+    @fields.takes(ops.ReplyParent)
+    async def reply(self, request: ops.ReplyParent) -> ops.ReplyParent:
+        return request
+
+
+def test_a_field_is_taken_under_its_alias_too() -> None:
+    named: dict[str, Any] = {"timeout_s": 5.0}
+    assert anyio.run(partial(Taking().reply, "run_1", "?", **named)).expires_in_s == 5
 
 
 def test_what_is_required_is_given_by_place() -> None:

@@ -19,7 +19,6 @@ from agent_orchestrator.domain.model import (
     Invocation,
     Message,
     Request,
-    RequestKind,
     Run,
     Session,
     Thread,
@@ -39,6 +38,7 @@ from agent_orchestrator.operations import (
     SEND_TO_SESSION,
     SPAWN_FROM_RUN,
     WAIT_RUN,
+    AskOptions,
     MessageReply,
     Operation,
     ReplyParent,
@@ -260,28 +260,15 @@ class AttemptContext:
         await anyio.sleep_forever()
         raise AssertionError("unreachable")
 
-    async def ask_parent(
-        self,
-        text: str,
-        *,
-        kind: RequestKind = "input_request",
-        detail: Mapping[str, Any] | None = None,
-        options: Sequence[str] | None = None,
-        expires_in_s: float = 3600.0,
-    ) -> Request:
+    @takes(AskOptions)
+    async def ask_parent(self, question: AskOptions) -> Request:
         self.has_begun = True
-        question = ReplyParent(
-            self.run.id,
-            text,
-            request_kind=kind,
-            detail=detail,
-            options=options,
-            expires_in_s=expires_in_s,
-            wait=True,
+        check(AskOptions, question)
+        command = shared(
+            ReplyParent, question, run_id=self.run.id, request_kind=question.kind, wait=True
         )
-        check(ReplyParent, question)
         async with self._question_lock:
-            return await self._ask(question)
+            return await self._ask(command)
 
     async def _ask(self, question: ReplyParent) -> Request:
         await self._recorder.settle()

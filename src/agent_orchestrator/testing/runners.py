@@ -36,7 +36,6 @@ from agent_orchestrator.domain.model import (
     Invocation,
     Message,
     Request,
-    RequestKind,
     Run,
     RunResult,
     Session,
@@ -47,10 +46,12 @@ from agent_orchestrator.domain.model import (
 from agent_orchestrator.fields import takes, values_of
 from agent_orchestrator.operations import (
     AnswerOptions,
+    AskOptions,
     GetTree,
     ListRequests,
     MessageReply,
     Operation,
+    QuestionDetails,
     ReplyParent,
     ReplyParentReply,
     RequestPage,
@@ -270,17 +271,10 @@ class RecordingContext:
                 return WaitReply(child.run, timed_out=False)
         raise NotFound(f"no run {run_id}", {"run_id": run_id})
 
-    async def ask_parent(
-        self,
-        text: str,
-        *,
-        kind: RequestKind = "input_request",
-        detail: Mapping[str, Any] | None = None,
-        options: Sequence[str] | None = None,
-        expires_in_s: float = 3600.0,
-    ) -> Request:
+    @takes(AskOptions)
+    async def ask_parent(self, question: AskOptions) -> Request:
         """Return a denied request."""
-        await self._note(f"ask_parent {kind}")
+        await self._note(f"ask_parent {question.kind}")
         return Request(
             id="req_0",
             session_id=self.session.id,
@@ -288,17 +282,17 @@ class RecordingContext:
             attempt=1,
             root_session_id=self.session.id,
             parent_session_id=None,
-            kind=kind,
-            text=text,
-            detail=detail,
-            options=None if options is None else tuple(options),
+            kind=question.kind,
+            text=question.text,
+            detail=question.detail,
+            options=None if question.options is None else tuple(question.options),
             status="denied",
             decision="deny",
             answer=None,
             scope=None,
             decided_by=None,
             created_at=_THEN,
-            expires_at=_THEN + timedelta(seconds=expires_in_s),
+            expires_at=_THEN + timedelta(seconds=question.expires_in_s),
             resolved_at=_THEN,
         )
 
@@ -330,11 +324,7 @@ class RecordingContext:
             await self._note("reply_parent")
             return ReplyParentReply(_message("ses_parent", "run_parent", given.text), None, None)
         request = await self.ask_parent(
-            given.text,
-            kind=given.request_kind,
-            detail=given.detail,
-            options=given.options,
-            expires_in_s=given.expires_in_s,
+            given.text, kind=given.request_kind, **values_of(QuestionDetails, given)
         )
         return ReplyParentReply(None, None, request)
 
