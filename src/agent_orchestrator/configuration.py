@@ -32,28 +32,25 @@ MAX_WAIT_S: Final = 30 * 86_400
 _MIN_TIMEOUT_S: Final = 0.001
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class TreeLimits:
     """Limits on the descendants of sessions; 0 in any of them means no children at all."""
 
     depth: int = param(
         "Maximum depth of descendants below a session without a parent.",
         default=5,
-        kw_only=False,
         minimum=0,
         maximum=MAX_TREE_DEPTH,
     )
     children: int = param(
         "Maximum number of active children of one run.",
         default=16,
-        kw_only=False,
         minimum=0,
         maximum=MAX_TREE_SIZE,
     )
     descendants: int = param(
         "Maximum number of active sessions of one tree.",
         default=64,
-        kw_only=False,
         minimum=0,
         maximum=MAX_TREE_SIZE,
     )

@@ -37,8 +37,6 @@ async def open_embedded(
     runners: Sequence[Runner] | None = None,
     providers: Mapping[str, ProviderConfig] | None = None,
     routing: Routing | None = None,
-    max_concurrency: int = 4,
-    max_queue: int = 1000,
     limits: TreeLimits | None = None,
     **settings: Any,
 ) -> AsyncIterator[Client]:
@@ -55,10 +53,9 @@ async def open_embedded(
         :data:`~agent_orchestrator.known_runners.DEFAULT_PROVIDER`.
     :param providers: further providers by name, with their settings.
     :param routing: the default provider and the fallbacks for unavailable ones.
-    :param max_concurrency: maximum number of runs executed at once.
-    :param max_queue: maximum number of queued runs. Beyond it, calls raise ``Unavailable``.
     :param limits: limits for spawned sessions.
-    :param settings: further fields of :class:`~agent_orchestrator.engine.EngineConfig`.
+    :param settings: further fields of :class:`~agent_orchestrator.engine.EngineConfig`:
+        ``max_concurrency``, ``workspace_roots``, ….
     :raises StoreOpenError: if the database cannot be used. It is unchanged then.
     :raises ConfigError: if the settings contradict each other.
     """
@@ -72,8 +69,6 @@ async def open_embedded(
     config = EngineConfig(
         providers=known,
         routing=routing or Routing(default=next(iter(known))),
-        max_concurrency=max_concurrency,
-        max_queue=max_queue,
         limits=limits or TreeLimits(),
         **(defaults | settings),
     )

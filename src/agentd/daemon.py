@@ -25,7 +25,6 @@ from agent_orchestrator.engine import (
     Orchestrator,
     ProviderConfig,
     Routing,
-    TreeLimits,
 )
 from agent_orchestrator.fields import values_of
 from agent_orchestrator.hosts import this_host
@@ -299,7 +298,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         host=this_host(),
         providers=providers,
         routing=Routing(settings.routing.default, settings.routing.fallback),
-        limits=TreeLimits(settings.max_depth, settings.max_children, settings.max_descendants),
+        limits=settings.limits,
         **values_of(EngineOptions, settings),
         workspace_roots=settings.workspace_roots,
         version=installed_version("agent-orchestrator"),

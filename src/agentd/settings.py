@@ -163,6 +163,13 @@ class Settings(EngineOptions, AgentDefaults):
     """The source of each setting that is not a default: its flag, variables, or key in the file."""
 
     @property
+    def limits(self) -> TreeLimits:
+        """The limits on the descendants of sessions."""
+        return TreeLimits(
+            depth=self.max_depth, children=self.max_children, descendants=self.max_descendants
+        )
+
+    @property
     def finds_database(self) -> bool:
         """Whether the database is at the default path, not named."""
         return "db" not in self.sources

@@ -96,7 +96,7 @@ def test_the_limits_of_trees_have_a_table_of_their_own(directory: Path) -> None:
     found = load({"max_children": "4"}, {"AGENTD_MAX_DESCENDANTS": "7"})
     assert (found.max_depth, found.max_children, found.max_descendants) == (2, 4, 7)
     none = load({}, {}, os.devnull)
-    assert TreeLimits(none.max_depth, none.max_children, none.max_descendants) == TreeLimits()
+    assert none.limits == TreeLimits()
     for text, place in [
         ("[limits]\nwidth = 1\n", "limits.width: is not a setting"),
         ("[daemon]\nmax_depth = 1\n", "daemon.max_depth: is not a setting"),

@@ -50,6 +50,10 @@ class Confinement:
         return self != Confinement()
 
 
+DEFAULT_CONFINEMENT: Final = Confinement()
+"""The values of the session, else of the provider."""
+
+
 def require_permitted(core: Core, caller: Principal, command: ConfinementOptions) -> None:
     """Raise ``Forbidden`` if the caller may not set a confinement.
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
+from attrs import evolve
+
 from agent_orchestrator.configuration import TreeLimits
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import (
@@ -94,7 +96,7 @@ def _limits_of(core: Core, session: Session) -> TreeLimits:
 def _child_limits(core: Core, parent: Session) -> TreeLimits:
     """Return the limits for the descendants of a new child that sets no limits itself."""
     limits = _limits_of(core, parent)
-    return TreeLimits(max(0, limits.depth - 1), limits.children, limits.descendants)
+    return evolve(limits, depth=max(0, limits.depth - 1))
 
 
 def _counted(core: Core, tx: Transaction, parent: Session) -> Iterator[tuple[str, int]]:

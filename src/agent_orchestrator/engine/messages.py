@@ -11,7 +11,12 @@ from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import MANUAL, Chosen, Message, Run, Session, Source
 from agent_orchestrator.engine import queueing, run_changes, transitions
 from agent_orchestrator.engine.access import session_for
-from agent_orchestrator.engine.confinement import Confinement, require_permitted, require_supported
+from agent_orchestrator.engine.confinement import (
+    DEFAULT_CONFINEMENT,
+    Confinement,
+    require_permitted,
+    require_supported,
+)
 from agent_orchestrator.engine.core import MAX_READ_ROWS, QUEUE_RETRY_S, Change, Core
 from agent_orchestrator.engine.images import decode_uploads, store_images
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
@@ -23,6 +28,7 @@ from agent_orchestrator.engine.turn_options import (
     check_options,
     chosen_options,
     is_at_most,
+    with_default_model,
     with_inherited,
 )
 from agent_orchestrator.operations import (
@@ -74,7 +80,7 @@ def deliver(
     busy: WhenBusy,
     *,
     provider: str | None = None,
-    requested: Confinement = Confinement(),  # noqa: B008 - it never changes
+    requested: Confinement = DEFAULT_CONFINEMENT,
     options: TurnOptions = NO_OPTIONS,
     sender_limits: Chosen = NOTHING_CHOSEN,
     field: str = "text",
@@ -169,7 +175,7 @@ def queue_run(
     provider: str | None,
     *,
     priority: bool = False,
-    requested: Confinement = Confinement(),  # noqa: B008 - it never changes
+    requested: Confinement = DEFAULT_CONFINEMENT,
     options: TurnOptions = NO_OPTIONS,
     sender_limits: Chosen = NOTHING_CHOSEN,
     field: str = "text",
@@ -197,14 +203,11 @@ def queue_run(
         run_id=message.run_id,
         message=message,
         provider=provider,
-        model=options.model or core.model_of(session, provider),
-        at=message.created_at,
-        priority=priority,
-        approval_policy=requested.approval_policy,
-        sandbox=requested.sandbox,
-        effort=options.effort,
-        output_schema=options.output_schema,
+        options=with_default_model(core, session, provider, options),
         chosen=chosen_options(session, provider, options, sender_limits),
+        at=message.created_at,
+        confinement=requested,
+        priority=priority,
     )
     store_images(tx, message, options.images)
     return run

@@ -1,24 +1,16 @@
 """Queueing a run for a message."""
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 from attrs import evolve
 
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import RunStatus
-from agent_orchestrator.domain.model import (
-    MANUAL,
-    ApprovalPolicy,
-    Chosen,
-    Message,
-    Run,
-    Sandbox,
-    Session,
-)
+from agent_orchestrator.domain.model import MANUAL, Chosen, Message, Run, Session
+from agent_orchestrator.engine.confinement import DEFAULT_CONFINEMENT, Confinement
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.run_changes import QUEUE_TOPIC, message_created_event, session_of
+from agent_orchestrator.engine.turn_options import TurnOptions
 from agent_orchestrator.ports import Draft, Transaction
 
 
@@ -29,30 +21,28 @@ def enqueue(
     run_id: str,
     message: Message | None,
     provider: str,
-    model: str | None,
+    options: TurnOptions,
+    chosen: Chosen,
     at: datetime,
+    confinement: Confinement = DEFAULT_CONFINEMENT,
     priority: bool = False,
     is_new: bool = True,
-    approval_policy: ApprovalPolicy | None = None,
-    sandbox: Sandbox | None = None,
-    effort: str | None = None,
-    output_schema: Mapping[str, Any] | None = None,
-    chosen: Chosen,
 ) -> Run:
     """Queue a run, and add or update the message that it delivers.
 
-    :param is_new: whether to add the message.
-    :param approval_policy: None means the session's, likewise for ``sandbox``.
-    :param effort: None means the provider's setting.
+    :param options: the model's options. The images are the message's.
     :param chosen: limits on what its agent may choose.
+    :param confinement: the values that differ from the session's.
+    :param is_new: whether to add the message.
     """
+    confined = confinement.or_else(Confinement.of(session))
     run = Run(
         id=run_id,
         session_id=session.id,
         message_id=message.id if message else None,
         parent_run_id=spawning_run(tx, session, message),
         provider=provider,
-        model=model,
+        model=options.model,
         status=RunStatus.QUEUED,
         waiting_on=None,
         attempt=1,
@@ -68,10 +58,10 @@ def enqueue(
         started_at=None,
         finished_at=None,
         priority=priority,
-        approval_policy=approval_policy or session.approval_policy,
-        sandbox=sandbox or session.sandbox,
-        effort=effort,
-        output_schema=output_schema,
+        approval_policy=confined.approval_policy,
+        sandbox=confined.sandbox,
+        effort=options.effort,
+        output_schema=options.output_schema,
         chosen=chosen,
     )
     tx.add_run(run)
@@ -116,13 +106,11 @@ def requeue(core: Core, tx: Transaction, run: Run, message: Message, at: datetim
         run_id=message.own_run_id or core.config.ids("run"),
         message=message,
         provider=run.provider,
-        model=run.model,
+        options=TurnOptions(run.model, run.effort),
+        chosen=run.chosen,
         at=at,
+        confinement=Confinement.of(run),
         # Without an id from the message's time it would come last.
         priority=message.own_run_id is None,
         is_new=False,
-        approval_policy=run.approval_policy,
-        sandbox=run.sandbox,
-        effort=run.effort,
-        chosen=run.chosen,
     )

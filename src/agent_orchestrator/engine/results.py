@@ -29,6 +29,7 @@ from agent_orchestrator.engine.turn_options import (
     NO_OPTIONS,
     chosen_options,
     combined,
+    with_default_model,
     with_inherited,
 )
 from agent_orchestrator.fields import MAX_TEXT
@@ -161,11 +162,10 @@ def deliver_child_results(core: Core, tx: Transaction, session: Session, at: dat
         run_id=run_id,
         message=waiting[0],
         provider=provider,
-        model=options.model or core.model_of(session, provider),
+        options=with_default_model(core, session, provider, options),
+        chosen=chosen_options(session, provider, options, sender_limits),
         at=at,
         is_new=False,
-        effort=options.effort,
-        chosen=chosen_options(session, provider, options, sender_limits),
     )
     attach_results(core, tx, wake, session)
 

@@ -28,7 +28,12 @@ from agent_orchestrator.engine.messages import (
     user_message,
 )
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
-from agent_orchestrator.engine.turn_options import TurnOptions, check_options, chosen_options
+from agent_orchestrator.engine.turn_options import (
+    TurnOptions,
+    check_options,
+    chosen_options,
+    with_default_model,
+)
 from agent_orchestrator.fields import MAX_NAMED_PROBLEMS, MAX_TEXT, encoding_problem, shown
 from agent_orchestrator.operations import (
     CancelReply,
@@ -72,11 +77,9 @@ async def create(core: Core, caller: Principal, command: CreateRun) -> Change[Ru
             run_id=run_id,
             message=None,
             provider=provider,
-            model=options.model or core.model_of(session, provider),
-            at=core.now(),
-            effort=options.effort,
-            output_schema=options.output_schema,
+            options=with_default_model(core, session, provider, options),
             chosen=chosen_options(session, provider, options),
+            at=core.now(),
         )
         return RunReply(run)
 

@@ -133,6 +133,13 @@ def with_inherited(
     )
 
 
+def with_default_model(
+    core: Core, session: Session, provider: str, options: TurnOptions
+) -> TurnOptions:
+    """Return a message's options, with the session's model if they name none."""
+    return options.or_else(TurnOptions(core.model_of(session, provider)))
+
+
 def chosen_options(
     session: Session, provider: str, options: TurnOptions, sender_limits: Chosen = NOTHING_CHOSEN
 ) -> Chosen:
