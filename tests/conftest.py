@@ -12,6 +12,7 @@ import httpx
 import pytest
 import shortcuts
 from hypothesis import find, settings, strategies
+from loops import ON_ONE_LOOP
 from quick import AT_LENGTH
 
 # A shell lets what it starts in the background ignore interrupts, and so would whatever a test starts.
@@ -42,6 +43,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items[:] = [item for item in items if not (_is_on_trio(item) and _is_for_one_loop(item))]
     if config.getoption("quick"):
         left_out = [item for item in items if _is_on_trio(item)]
         config.hook.pytest_deselected(items=left_out)
@@ -57,6 +59,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
     gc.enable()
+
+
+def _is_for_one_loop(item: pytest.Item) -> bool:
+    return item.get_closest_marker(ON_ONE_LOOP.name) is not None
 
 
 def _is_on_trio(item: pytest.Item) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from serving import Serving, serving
+from serving import ADMIN, Serving, serving
 from waiting_agents import Agents
 
 
@@ -17,9 +17,6 @@ def anyio_backend() -> str:
 async def server(tmp_path: Path) -> AsyncIterator[Serving]:
     async with serving(tmp_path) as running:
         yield running
-
-
-ADMIN = "correct-horse-battery-staple"
 
 
 @pytest.fixture(params=[(ADMIN,), ()], ids=["tokens", "open"])

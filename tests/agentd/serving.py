@@ -33,6 +33,9 @@ from agentd.lifetime import Lifetime
 from agentd.metrics import Metrics
 from agentd.server import FIRST_REQUEST_S, listen, serve, url_of
 
+ADMIN = "correct-horse-battery-staple"
+"""The token of people, where tests want one."""
+
 PATIENCE_S = 60.0
 """Seconds a busy machine has for what takes none on an idle one."""
 

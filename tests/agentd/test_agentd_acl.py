@@ -12,7 +12,7 @@ import anyio
 import httpx
 import pytest
 from attrs import define, field
-from serving import serving
+from serving import ADMIN, serving
 from waiting_agents import Agents
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -20,8 +20,6 @@ from websockets.exceptions import InvalidStatus
 from agent_orchestrator.wire.openapi import openapi_document
 
 pytestmark = pytest.mark.anyio
-
-ADMIN = "correct-horse-battery-staple"
 
 NOBODY = ("none", "bad", "expired", "revoked", "ended")
 """No token, one that never was, three that are over, the last of them a run's."""
@@ -121,6 +119,8 @@ class World:
 
     agents: Agents
     directory: Path
+    client: httpx.AsyncClient
+    """Of nobody: each call has the token of its caller."""
     tokens: dict[str, str] = field(factory=dict)
     ids: dict[str, str] = field(factory=dict)
 
@@ -150,11 +150,12 @@ class World:
         revoked = await self._token("revoked", principal="ann", scopes=every)
         await self.post(f"/tokens/{revoked}/revoke")
         self.tokens |= {"none": "", "bad": "apt_" + "A" * 43}
-        async with self._client("owner") as ann:
-            made = await ann.post("/sessions", json={"provider": "agent"})
-            root = made.json()["session"]["id"]
-            shared = await ann.put(f"/sessions/{root}/access", json={"grants": GRANTS})
-            assert shared.json()["grants"] == GRANTS
+        ann = self.headers("owner")
+        made = await self.client.post("/sessions", json={"provider": "agent"}, headers=ann)
+        root = made.json()["session"]["id"]
+        path = f"/sessions/{root}/access"
+        shared = await self.client.put(path, json={"grants": GRANTS}, headers=ann)
+        assert shared.json()["grants"] == GRANTS
         own = await self._child(root, "own")
         ended = own["run"]["id"]
         self.tokens["ended"] = self.agents.token(ended)
@@ -173,10 +174,6 @@ class World:
         made = await self.post("/tokens", name="t", **fields)
         self.tokens[caller] = made["secret"]
         return str(made["token"]["id"])
-
-    def _client(self, caller: str) -> httpx.AsyncClient:
-        url = self.agents.server.url
-        return httpx.AsyncClient(base_url=url, headers=self.headers(caller), timeout=20)
 
     async def fresh(self, call: str) -> dict[str, str]:
         """Return what the call is about: what it may end, was made for it."""
@@ -220,16 +217,16 @@ class World:
         if method == "SOCKET":
             return await self._ask_socket(caller, path, values)
         where = {"params": values} if method == "GET" else {"json": values}
-        async with self._client(caller) as client:
-            async with client.stream(method, path, **where) as answer:
-                if answer.headers.get("content-type", "").startswith("text/event-stream"):
-                    return answer.status_code, None
-                await answer.aread()
-            if answer.is_success:
-                await self.tidy(call, answer)
-            if answer.headers["content-type"].startswith("text/plain"):
-                return answer.status_code, answer.text
-            return answer.status_code, answer.json()
+        headers = self.headers(caller)
+        async with self.client.stream(method, path, headers=headers, **where) as answer:
+            if answer.headers.get("content-type", "").startswith("text/event-stream"):
+                return answer.status_code, None
+            await answer.aread()
+        if answer.is_success:
+            await self.tidy(call, answer)
+        if answer.headers["content-type"].startswith("text/plain"):
+            return answer.status_code, answer.text
+        return answer.status_code, answer.json()
 
     async def _ask_socket(self, caller: str, path: str, query: dict[str, Any]) -> tuple[int, Any]:
         url = self.agents.server.url.replace("http", "ws")
@@ -250,10 +247,13 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     agents = Agents()
-    async with serving(
-        tmp_path, tokens=(ADMIN,), agents={"agent": agents}, max_concurrency=4
-    ) as agents.server:
-        world = World(agents, tmp_path)
+    async with (
+        serving(
+            tmp_path, tokens=(ADMIN,), agents={"agent": agents}, max_concurrency=4
+        ) as agents.server,
+        httpx.AsyncClient(base_url=agents.server.url, timeout=20) as client,
+    ):
+        world = World(agents, tmp_path, client)
         await world.make()
         yield world
         for run in (await world.admin.get("/runs")).json()["runs"]:

@@ -9,7 +9,7 @@ import anyio
 import httpx
 import pytest
 from attrs import define
-from serving import sse_reader
+from serving import ADMIN, sse_reader
 from waiting_agents import Agents
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -80,6 +80,19 @@ async def tree(agents: Agents) -> AsyncIterator[Tree]:
 
 ATTACKERS = ("own", "parent", "child", "sibling", "other", "ended", "garbage")
 
+TOKENS, OPEN = (ADMIN,), ()
+WITH_TOKENS = pytest.mark.parametrize("agents", [TOKENS], indirect=True)
+"""Who has the token of a run is that run, whether people need tokens of their own or not."""
+
+WITH_OR_WITHOUT_TOKENS = pytest.mark.parametrize(
+    ("agents", "attacker"),
+    [
+        *((TOKENS, one) for one in ATTACKERS),
+        *((OPEN, one) for one in ("own", "sibling", "garbage")),
+    ],
+    indirect=["agents"],
+)
+
 READ = {"own": 200, "parent": 200}
 NOBODY: dict[str, int] = {"own": 403, "parent": 403}
 NO_AGENT = dict.fromkeys(ATTACKERS, 403)
@@ -139,7 +152,7 @@ def expected(statuses: dict[str, int], attacker: str) -> int:
     return statuses.get(attacker, 404)
 
 
-@pytest.mark.parametrize("attacker", ATTACKERS)
+@WITH_OR_WITHOUT_TOKENS
 async def test_operations(tree: Tree, attacker: str) -> None:
     operations = {operation.name: operation for operation in OPERATIONS}
     own = tree.own
@@ -200,7 +213,11 @@ SEEN = {
 }
 
 
-@pytest.mark.parametrize("attacker", SEEN)
+@pytest.mark.parametrize(
+    ("agents", "attacker"),
+    [*((TOKENS, one) for one in SEEN), (OPEN, "own")],
+    indirect=["agents"],
+)
 async def test_lists_and_streams_hold_what_descends_from_the_caller(
     tree: Tree, attacker: str
 ) -> None:
@@ -223,7 +240,7 @@ async def test_lists_and_streams_hold_what_descends_from_the_caller(
         assert streamed == seen
 
 
-@pytest.mark.parametrize("attacker", ATTACKERS)
+@WITH_OR_WITHOUT_TOKENS
 async def test_streams(tree: Tree, attacker: str) -> None:
     status = expected(READ, attacker)
     trail = len(await tree.audit())
@@ -266,6 +283,7 @@ STOLEN: dict[str, Callable[[Tree], tuple[str, dict[str, Any]]]] = {
 }
 
 
+@WITH_TOKENS
 @pytest.mark.parametrize("what", STOLEN)
 async def test_what_is_said_in_the_call_changes_nothing(tree: Tree, what: str) -> None:
     path, body = STOLEN[what](tree)
@@ -277,6 +295,7 @@ async def test_what_is_said_in_the_call_changes_nothing(tree: Tree, what: str) -
     assert len(await tree.audit()) == trail + 1
 
 
+@WITH_TOKENS
 @pytest.mark.parametrize(("limit", "most", "status"), [("depth", 5, 403), ("children", 16, 409)])
 async def test_deeper_or_wider_than_allowed(tree: Tree, limit: str, most: int, status: int) -> None:
     """The refusal is on record, and changes nothing."""
@@ -304,6 +323,7 @@ async def test_deeper_or_wider_than_allowed(tree: Tree, limit: str, most: int, s
     assert (left.operation, left.detail["limit"]) == ("spawn_from_run", limit)
 
 
+@WITH_TOKENS
 async def test_more_queued_than_allowed(tree: Tree) -> None:
     """One agent cannot fill the queue of all with what its busy child shall do later."""
     path, body = f"/sessions/{tree.sessions['child']}/send", {"text": "x"}
@@ -321,6 +341,7 @@ async def test_more_queued_than_allowed(tree: Tree) -> None:
     assert person.status_code == 201
 
 
+@WITH_TOKENS
 async def test_a_child_may_work_below(tree: Tree, tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "out").symlink_to("/")
@@ -332,6 +353,7 @@ async def test_a_child_may_work_below(tree: Tree, tmp_path: Path) -> None:
         assert out.status_code == 403
 
 
+@WITH_TOKENS
 async def test_what_it_sends_is_from_its_run(tree: Tree) -> None:
     async with tree.client("own") as client:
         answer = await client.post(f"/sessions/{tree.sessions['child']}/send", json={"text": "x"})
@@ -339,6 +361,7 @@ async def test_what_it_sends_is_from_its_run(tree: Tree) -> None:
     assert (source["kind"], source["run_id"]) == ("parent", tree.runs["own"])
 
 
+@WITH_TOKENS
 async def test_a_stream_and_a_wait_end_with_the_attempt(tree: Tree) -> None:
     child = tree.sessions["child"]
     async with tree.client("own") as client, anyio.create_task_group() as tasks:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator import Client, open_embedded
 from agent_orchestrator.testing.clients import ClientContract
@@ -17,6 +18,7 @@ class TestOverMemory(ClientContract):
             yield one
 
 
+@ON_ONE_LOOP  # the contract of stores runs on both
 class TestOverSqlite(ClientContract):
     @pytest.fixture
     async def client(self, tmp_path: Path) -> AsyncIterator[Client]:

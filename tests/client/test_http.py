@@ -10,6 +10,7 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import pytest
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator import Client, EngineConfig, Orchestrator, ProviderConfig, Routing, connect
 from agent_orchestrator.hosts import this_host
@@ -75,9 +76,33 @@ def served(path: Path) -> Iterator[str]:
         yield one.url
 
 
+@ON_ONE_LOOP
 class TestOverHttp(ClientContract):
     @pytest.fixture
     async def client(self, tmp_path: Path) -> AsyncIterator[Client]:
         with served(tmp_path / "data.db") as url:
             async with connect(url, token=TOKEN) as one:
                 yield one
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+class TestOverHttpOnTrio:
+    """What of the contract waits, streams, is broken off or happens at once.
+
+    The other calls go the same way as these, and differ only in what is sent.
+    """
+
+    client = TestOverHttp.client
+    _complete_soon = staticmethod(ClientContract._complete_soon)
+
+    test_wait = ClientContract.test_wait_gives_up_in_time_and_is_woken
+    test_reading = ClientContract.test_reading_waits_for_what_comes
+    test_follower = ClientContract.test_a_follower_gets_everything_once_while_it_happens
+    test_all_sessions = ClientContract.test_all_sessions_are_followed_in_one_stream
+    test_broken_off = ClientContract.test_a_reading_that_was_broken_off_goes_on_where_it_was
+    test_at_once = ClientContract.test_the_same_key_fifty_times_at_once_makes_one_run
+    test_cancel = ClientContract.test_a_running_agent_is_canceled
+    test_question = ClientContract.test_a_child_asks_and_its_parent_answers
+    test_not_found = ClientContract.test_what_is_not_there_is_not_found
+    test_copy = ClientContract.test_the_store_is_checked_and_copied_while_it_is_in_use

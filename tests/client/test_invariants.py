@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator import Client, open_embedded
 from agent_orchestrator.domain.model import Event
@@ -18,7 +19,7 @@ from agent_orchestrator.testing.invariants import (
     violations,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 
 async def busy(client: Client) -> tuple[History, list[Acknowledged]]:

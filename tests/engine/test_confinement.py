@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 from attrs import evolve
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator import (
     Client,
@@ -24,7 +25,7 @@ from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing import ScriptedRunner
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 
 class Confining:

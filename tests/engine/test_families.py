@@ -7,9 +7,9 @@ from families import grow, many
 
 from agent_orchestrator.domain.events import EventType
 
-SEEDS = int(os.environ.get("FAMILY_SEEDS", "150"))
+SEEDS = int(os.environ.get("FAMILY_SEEDS", "60"))
 START = int(os.environ.get("FAMILY_START", "0"))
-PARTS = 3
+PARTS = 2
 
 KEPT = [138, 232]
 """Seeds that once found something."""

@@ -10,6 +10,7 @@ import anyio
 import apsw
 import pytest
 from attrs import define
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator import Client, Orchestrator, ProviderConfig, Routing, open_embedded
 from agent_orchestrator.domain.access import Principal
@@ -28,7 +29,7 @@ from agent_orchestrator.testing.stores.samples import a_record
 from agent_orchestrator.tools.agent import Agent, calls_over
 from agent_orchestrator.tools.toolbox import AgentTools
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

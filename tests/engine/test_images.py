@@ -8,6 +8,7 @@ import anyio
 import pytest
 from attrs import define, field
 from crashing import lose
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator import Client, Routing, RunStatus, open_embedded
 from agent_orchestrator.domain.capabilities import Capabilities
@@ -20,7 +21,7 @@ from agent_orchestrator.ports import Availability, Outcome, RunContext, Store
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 100
 JPEG = b"\xff\xd8\xff\xe0" + b"\1" * 200

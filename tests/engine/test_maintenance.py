@@ -5,6 +5,7 @@ from pathlib import Path
 import anyio
 import apsw
 import pytest
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator import Client, open_embedded
 from agent_orchestrator.domain.access import Principal
@@ -38,6 +39,7 @@ async def a_history(client: Client) -> None:
     await client.reply_parent(run, "may I?", request_kind="approval_request", wait=True)
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize(
     ("tampering", "finding"),
     [
@@ -77,7 +79,10 @@ async def test_what_was_made_wrong_is_found(tmp_path: Path, tampering: str, find
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
-async def test_what_is_under_way_is_not_taken_for_wrong(tmp_path: Path, kind: str) -> None:
+async def test_what_is_under_way_is_not_taken_for_wrong(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_orchestrator.engine.maintenance.ROWS_PAGE", 5)
     where = ":memory:" if kind == "memory" else str(tmp_path / "data.db")
     with anyio.fail_after(60):
         async with (
@@ -97,7 +102,7 @@ async def test_what_is_under_way_is_not_taken_for_wrong(tmp_path: Path, kind: st
 
             for session in sessions:
                 tasks.start_soon(talk, session.id)
-            while sent < 120:  # more than one page of runs in a session
+            while sent < 32:  # more than one page of runs in a session
                 found = await client.check_store()
                 assert found.findings == ()
             tasks.cancel_scope.cancel()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator import Client, Outcome, RunContext, open_embedded
 from agent_orchestrator.domain.model import Run
@@ -17,7 +18,7 @@ from agent_orchestrator.operations import (
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing import ScriptedRunner
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 LARGE = PAGE_SIZE // 2
 """Characters: two of these end a page."""

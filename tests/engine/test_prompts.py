@@ -6,6 +6,7 @@ import anyio
 import pytest
 from attrs import define, field
 from crashing import Handle
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator import (
     AgentFailed,
@@ -28,7 +29,7 @@ from agent_orchestrator.runners.command.runner import MAX_THREAD_ID
 from agent_orchestrator.runners.process import MAX_ARGUMENT
 from agent_orchestrator.stores.memory import MemoryStore
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 PATIENCE_S = 20.0
 

@@ -7,6 +7,7 @@ from typing import get_args
 
 import anyio
 import pytest
+from loops import ON_ONE_LOOP
 from test_clock import Clock, opened
 
 from agent_orchestrator import Client, Routing
@@ -19,7 +20,7 @@ from agent_orchestrator.hosts import this_host
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.scripted import ScriptedRunner
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 
 @pytest.fixture(autouse=True)

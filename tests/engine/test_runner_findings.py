@@ -6,13 +6,14 @@ from typing import Any
 import anyio
 import pytest
 from attrs import define
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator import AgentFailed, Client, Outcome, RunContext, open_embedded
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.model import RunError
 from agent_orchestrator.operations import Diagnostics, Finding, Issue
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 
 @define

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import pytest
 from attrs import define
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator import Client, open_embedded
 from agent_orchestrator.domain.errors import InvalidRequest
@@ -18,7 +19,7 @@ from agent_orchestrator.tools.toolbox import AgentTools
 from agentctl.connection import DaemonConnection
 from agentctl.tree_view import tree_pages
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 
 @pytest.fixture(params=["memory", "sqlite"])

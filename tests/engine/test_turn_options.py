@@ -6,6 +6,7 @@ from typing import Any
 import anyio
 import pytest
 from attrs import frozen
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator import Client, EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.domain.access import Principal
@@ -17,7 +18,7 @@ from agent_orchestrator.hosts import this_host
 from agent_orchestrator.ports import Availability, Outcome, RunContext
 from agent_orchestrator.stores.memory import MemoryStore
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 
 class Standing:

@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import psutil
 import pytest
+from loops import ON_ONE_LOOP
 from pace import allowed
 
 from agent_orchestrator.domain.errors import AgentFailed
@@ -95,12 +96,14 @@ async def test_odd_bytes_arrive_as_they_are(stage, scene, lines):
     assert await stage.all(scene) == (lines, 0, "")
 
 
+@ON_ONE_LOOP
 async def test_a_line_of_50_megabytes(stage):
     size = 50 * 2**20
     (big, after), code, _ = await stage.all("big-line", size)
     assert (len(big), after, code) == (size, b"after", 0)
 
 
+@ON_ONE_LOOP
 async def test_a_line_beyond_the_cap_is_cut_and_what_follows_is_not(stage):
     async with stage.play("big-line", 70 * 2**20) as process:
         big, after = [line async for line in process.lines()]
@@ -109,6 +112,7 @@ async def test_a_line_beyond_the_cap_is_cut_and_what_follows_is_not(stage):
     assert (after.data, after.truncation) == (b"after", None)
 
 
+@ON_ONE_LOOP
 async def test_a_million_tiny_lines(stage):
     count = 0
     async with stage.play("tiny-lines", 1_000_000) as process:
@@ -159,6 +163,7 @@ async def test_a_slow_reader_loses_nothing_when_the_agent_is_gone(stage):
     assert len(seen) == 200_000
 
 
+@ON_ONE_LOOP
 async def test_stderr_is_drained_and_its_end_kept(stage):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     lines, code, tail = await stage.all("flood-stderr", 1_000_000_000)

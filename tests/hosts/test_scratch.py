@@ -11,6 +11,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator.hosts import scratch, trees
 from agent_orchestrator.user_state import user_state
@@ -167,6 +168,9 @@ async def test_a_lock_that_others_keep_is_an_error_that_names_them(
         assert not names()
 
 
+DEPTH = sys.getrecursionlimit() + 100
+
+
 def fill(top: Path, depth: int) -> None:
     """Make a directory in a directory and so on, a file and a link in each."""
     place = os.open(top, os.O_RDONLY)
@@ -180,6 +184,7 @@ def fill(top: Path, depth: int) -> None:
     os.close(place)
 
 
+@ON_ONE_LOOP
 @pytest.mark.parametrize("has_state", [True, False])
 async def test_a_very_deep_directory_is_removed(
     has_state: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -188,10 +193,11 @@ async def test_a_very_deep_directory_is_removed(
         monkeypatch.setattr(scratch, "user_state", lambda: None)
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     async with scratch.private_directory() as own:
-        fill(own, 1_500)
+        fill(own, DEPTH)
     assert not own.exists()
 
 
+@ON_ONE_LOOP
 async def test_no_tree_that_was_left_ends_a_start_or_stays() -> None:
     async with scratch.private_directory():
         state = user_state()
@@ -199,7 +205,7 @@ async def test_no_tree_that_was_left_ends_a_start_or_stays() -> None:
         before = names()
         for name in ("run-deep", "run-kept", "run-shut"):
             (state.runs / name).mkdir()
-        fill(state.runs / "run-deep", 1_500)
+        fill(state.runs / "run-deep", DEPTH)
         for number in range(500):
             (state.runs / "run-kept" / str(number)).mkdir()
         inner = state.runs / "run-kept" / "shut"

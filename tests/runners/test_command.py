@@ -5,37 +5,16 @@ from pathlib import Path
 
 import anyio
 import pytest
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator import open_embedded
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.model import Thread, Usage
 from agent_orchestrator.runners.command import CommandRunner, FailRule, Rule, UsagePaths
 from agent_orchestrator.runners.command.runner import MAX_RESULT
-from agent_orchestrator.testing.runners import (
-    RecordingContext,
-    RunnerContract,
-    tagged_processes,
-)
+from agent_orchestrator.testing.runners import RecordingContext, tagged_processes
 
 AGENT = (sys.executable, "-S", str(Path(__file__).parent / "agents.py"))
-
-
-class TestLinesContract(RunnerContract):
-    succeeding, answer = "print hello", "hello"
-    lasting = "last"
-    failing, failure_code = "exit 3", "agent_crashed"
-
-    def make_runner(self):
-        return CommandRunner("mine", [*AGENT, "prompt"], version_argv=[*AGENT, "print", "1.2"])
-
-
-class TestTextContract(TestLinesContract):
-    lasting = "stubborn"
-
-    def make_runner(self):
-        return CommandRunner(
-            "mine", [*AGENT, "prompt"], output="text", stop_signal="TERM", stop_grace_s=0.1
-        )
 
 
 MAP = (
@@ -53,16 +32,6 @@ MAP = (
     ),
     Rule({"type": "error"}, fail=FailRule("rate_limited", "$.error")),
 )
-
-
-class TestObjectsContract(RunnerContract):
-    succeeding = "jsonl " + json.dumps({"type": "done", "text": "hello"})
-    answer = "hello"
-    lasting = "last"
-    failing, failure_code = 'jsonl {"type":"error","error":"slow down"}', "rate_limited"
-
-    def make_runner(self):
-        return CommandRunner("mine", [*AGENT, "prompt"], output="jsonl", map=MAP)
 
 
 @pytest.fixture
@@ -84,16 +53,7 @@ def command(*scene, **options):
     return CommandRunner("mine", [*AGENT, *scene], **options)
 
 
-pytestmark = pytest.mark.anyio
-
-
-async def test_lines_come_while_the_agent_works(tmp_path):
-    context = RecordingContext("", cwd=tmp_path)
-    with anyio.fail_after(30):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(command("last").run, context)
-            await context.until(lambda c: c.texts() == ["ready"])
-            tasks.cancel_scope.cancel()
+pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 
 async def test_every_line_is_a_message_and_the_result_is_all(execute):

@@ -6,6 +6,7 @@ import tracemalloc
 import anyio
 import pytest
 from attrs import evolve
+from loops import ON_ONE_LOOP
 
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import RunResult
@@ -13,7 +14,7 @@ from agent_orchestrator.ports import Draft
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing.stores.samples import NOW, a_run, a_session, put
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 
 LONG = "é\n" * 100_000
 

@@ -2,8 +2,10 @@
 
 import pytest
 
-ON_ONE_LOOP = pytest.mark.parametrize("anyio_backend", ["asyncio"])
-"""Marks a test whose subject is outside the event loop, as a file or another program is.
+ON_ONE_LOOP = pytest.mark.one_loop
+"""Marks a test, a class or a file (``pytestmark``) that has nothing to find on a second event loop.
 
-How the library reads, waits and cancels has tests of its own, which run on both loops.
+What must run on both: the contracts of stores, runners, hosts, clients and what a runner is given; and
+code with concurrency of its own, as streams, waits, cancellation and scopes have. A test that only looks
+at values, messages, sizes, a file or another program, by a way those tests take too, runs on one.
 """
