@@ -17,10 +17,26 @@ from typing import Any
 
 import httpx
 import pytest
+from forking import Forks
 from serving import Process, agentd, answering
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PATIENCE_S = 60
+
+PROGRAMS = Forks(
+    "example",
+    """
+import runpy, sys
+import agent_orchestrator.embedded, agent_orchestrator.remote, agent_orchestrator.runners.demo
+import agent_orchestrator.runners.function, agent_orchestrator.stores.sqlite
+import anyio._backends._asyncio, anyio._backends._trio, httpx, hypercorn.asyncio, quart, trio
+
+def main():
+    del sys.argv[0]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+""",
+)
+"""Python programs, in a process that has loaded what they share."""
 
 CONFIG = """
 [providers.echo]
@@ -47,16 +63,15 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(name: str, *arguments: str, cwd: Path, **env: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, EXAMPLES / name, *arguments],
+    done = PROGRAMS.run(
+        [str(EXAMPLES / name), *arguments],
+        stdin=b"",
         cwd=cwd,
         env=environment(**env),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
         timeout=PATIENCE_S,
-        check=False,
     )
+    out, err = done.stdout.decode(), done.stderr.decode()
+    return subprocess.CompletedProcess(done.args, done.returncode, out, err)
 
 
 def wait_until(condition: Callable[[], Any]) -> None:
@@ -81,16 +96,13 @@ def server(name: str, *arguments: str, cwd: Path, **env: str) -> Iterator[str]:
             return False
         return True
 
-    with (
-        (cwd / "stderr").open("w") as errors,
-        subprocess.Popen(
-            [sys.executable, EXAMPLES / name, *(part.format(address) for part in arguments)],
+    with (cwd / "stderr").open("w") as errors, Path(os.devnull).open("r+") as nothing:
+        process = PROGRAMS.start(
+            [str(EXAMPLES / name), *(part.format(address) for part in arguments)],
             cwd=cwd,
             env=environment(**env),
-            stdin=subprocess.DEVNULL,
-            stderr=errors,
-        ) as process,
-    ):
+            streams=[nothing.fileno(), nothing.fileno(), errors.fileno()],
+        )
         try:
             wait_until(answers)
             yield f"http://{address}"
@@ -98,6 +110,7 @@ def server(name: str, *arguments: str, cwd: Path, **env: str) -> Iterator[str]:
             assert process.wait(20) == 0, (cwd / "stderr").read_text()
         finally:
             process.kill()
+            process.wait(20)
     assert "Traceback" not in (cwd / "stderr").read_text()
 
 

@@ -287,6 +287,7 @@ def _become(call: dict[str, Any], streams: Sequence[int], name: str, main: Any) 
             print(error.code, file=sys.stderr)
     except BaseException:  # noqa: BLE001 - as Python's own end of a program
         traceback.print_exc()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
