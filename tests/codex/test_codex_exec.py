@@ -504,7 +504,7 @@ async def test_a_missing_key_is_told(runner, record):
 @pytest.mark.parametrize("anyio_backend", ["trio"])
 async def test_a_server_that_cannot_be_reached_ends_the_run(codex, tmp_path, record):
     with closed_port() as port:
-        home = write_codex_home(tmp_path / "home", port, retries=None)
+        home = write_codex_home(tmp_path / "home", port, retries=2)
         context = record("say x")
         failure = await failing(make_runner(codex, home), context, seconds=40)
     assert failure.code == "provider_unreachable"
