@@ -14,7 +14,7 @@ SERVERS = Forks(
     "agentctl",
     """
 from agentctl.main import main
-import agent_orchestrator.mcp.arguments, agent_orchestrator.mcp.stdio, agent_orchestrator.mcp.tools
+import agent_orchestrator.mcp.stdio, agent_orchestrator.tools.toolbox
 import agent_orchestrator.remote, agentctl.commands.mcp, anyio._backends._asyncio
 """,
 )
