@@ -114,15 +114,15 @@ def remove_stale() -> None:
 
 
 @contextmanager
-def _locked(path: Path, how: int) -> Iterator[None]:
-    held = _lock(path, how)
+def _locked(path: Path, mode: int) -> Iterator[None]:
+    held = _lock(path, mode)
     try:
         yield
     finally:
         os.close(held)
 
 
-def _lock(path: Path, how: int) -> int:
+def _lock(path: Path, mode: int) -> int:
     """Lock a directory without waiting, and return the descriptor that holds the lock.
 
     :raises BlockingIOError: if others have it locked.
@@ -130,7 +130,7 @@ def _lock(path: Path, how: int) -> int:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
     except BlockingIOError as error:
         found = os.fstat(descriptor)
         os.close(descriptor)

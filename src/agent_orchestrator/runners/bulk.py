@@ -95,14 +95,14 @@ def _takes_long(data: bytes | bytearray) -> bool:
     )
 
 
-async def run_in_thread(reader: Callable[[Said], Read], said: Said) -> Read:
+async def run_in_thread(reader: Callable[[Said], Read], value: Said) -> Read:
     """Return the reader's result for a long value. It is called in a worker thread."""
     try:
         limiter = _limiter.get()
     except LookupError:
         limiter = CapacityLimiter(_MAX_READERS)
         _limiter.set(limiter)
-    return await run_sync(reader, said, limiter=limiter)
+    return await run_sync(reader, value, limiter=limiter)
 
 
 # --- JSON -----------------------------------------------------------------------------------
@@ -160,19 +160,19 @@ def _long_object(data: bytes | bytearray) -> dict[str, Any] | None:
     skeleton: list[bytes | bytearray] = []
     strings: dict[str, str] = {}
     key = secrets.randbelow(10**12)  # no number in the line is likely to begin so
-    size = structure = place = 0
-    while place < len(data):
-        quote = data.find(b'"', place, place + SLICE_SIZE)
-        end = quote if quote >= 0 else min(place + SLICE_SIZE, len(data))
-        outside = data[place:end]
+    size = structure = position = 0
+    while position < len(data):
+        quote = data.find(b'"', position, position + SLICE_SIZE)
+        end = quote if quote >= 0 else min(position + SLICE_SIZE, len(data))
+        outside = data[position:end]
         structure += len(outside) - len(outside.translate(None, _STRUCTURE))
         skeleton.append(outside)
-        place = end
+        position = end
         if quote >= 0:
             ends = list(_string_slices(data, quote + 1))
-            place = ends[-1] + 1
-            if place - quote <= _SHORT or _KEY.match(data, place):
-                skeleton.append(data[quote:place])
+            position = ends[-1] + 1
+            if position - quote <= _SHORT or _KEY.match(data, position):
+                skeleton.append(data[quote:position])
             else:
                 # A number as a placeholder. Numbers with a point are passed as text.
                 number = f"{key}.{len(strings)}"
@@ -199,30 +199,30 @@ def _long_object(data: bytes | bytearray) -> dict[str, Any] | None:
     )
 
 
-def _string_slices(data: bytes | bytearray, place: int) -> Iterator[int]:
+def _string_slices(data: bytes | bytearray, start: int) -> Iterator[int]:
     """Yield the ends of a string's slices, the last of them where its closing quote is.
 
     :raises ValueError: if the string has no end.
     """
     while True:
-        found = _STRING_END.match(data, place, place + SLICE_SIZE)
-        end = place if found is None else found.end()
-        if end == place and data[end : end + 1] != b'"':
+        found = _STRING_END.match(data, start, start + SLICE_SIZE)
+        end = start if found is None else found.end()
+        if end == start and data[end : end + 1] != b'"':
             raise ValueError("a string without an end")
         yield end
         if data[end : end + 1] == b'"':
             return
-        place = end
+        start = end
 
 
-def _string(data: bytes | bytearray, place: int, ends: list[int]) -> str:
+def _string(data: bytes | bytearray, start: int, ends: list[int]) -> str:
     """Return the string whose slices end at these places."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     pieces: list[str] = []
     half = ""
     for end in ends:
-        raw = decoder.decode(data[place:end], end == ends[-1])
-        place = end
+        raw = decoder.decode(data[start:end], end == ends[-1])
+        start = end
         text = half + scanstring(f'{raw}"', 0)[0]
         # The halves of a surrogate pair may be on both sides of a border.
         half = text[-1:] if end != ends[-1] and "\ud800" <= text[-1:] <= "\udbff" else ""
@@ -271,8 +271,8 @@ def _decoded(data: bytes | bytearray, *, escaped: bool = False) -> str:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     pieces = []
     controls = 0
-    for place in range(0, len(data), SLICE_SIZE):
-        piece = data[place : place + SLICE_SIZE]
+    for start in range(0, len(data), SLICE_SIZE):
+        piece = data[start : start + SLICE_SIZE]
         if escaped:
             controls += len(piece) - len(piece.translate(None, _CONTROL))
         pieces.append(decoder.decode(piece))

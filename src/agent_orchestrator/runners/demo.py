@@ -68,8 +68,8 @@ class DemoRunner:
     async def _remember(self, context: RunContext) -> int:
         """Return how many messages the conversation has had, this one included."""
         thread = context.thread
-        seen = thread.state.get("messages", 0) if thread else 0
-        count = seen + 1 if isinstance(seen, int) else 1
+        previous = thread.state.get("messages", 0) if thread else 0
+        count = previous + 1 if isinstance(previous, int) else 1
         thread_id = thread.id if thread else f"demo-{uuid.uuid4().hex}"
         await context.set_thread(thread_id, {"messages": count})
         return count

@@ -15,7 +15,7 @@ _NAMES: Final = {str: "text", bool: "true or false", int: "an integer", float: "
 def arguments(
     cls: type,
     options: Mapping[str, Any],
-    place: str,
+    location: str,
     problems: Problems,
     *,
     without: Collection[str] = (),
@@ -25,7 +25,7 @@ def arguments(
     Lists become tuples, and tables become the attrs classes of the fields. ``metadata={"option":
     type}`` of a field gives its option another type.
 
-    :param place: the location of the options in the configuration, for errors.
+    :param location: the location of the options in the configuration, for errors.
     :param problems: problems are added here.
     :param without: fields that are not options.
     """
@@ -37,61 +37,61 @@ def arguments(
     }
     for option in options:
         if option not in fields:
-            problems[f"{place}.{option}"] = f"is not one of {', '.join(sorted(fields)) or 'any'}"
+            problems[f"{location}.{option}"] = f"is not one of {', '.join(sorted(fields)) or 'any'}"
     found = {}
     for option, entry in fields.items():
         if option in options:
             hint = entry.metadata.get("option", hints[entry.name])
-            found[option] = _checked(options[option], hint, f"{place}.{option}", problems)
+            found[option] = _checked(options[option], hint, f"{location}.{option}", problems)
         elif entry.default is attrs.NOTHING:
-            problems[f"{place}.{option}"] = "is required"
+            problems[f"{location}.{option}"] = "is required"
     return found
 
 
-def _checked(value: Any, hint: Any, place: str, problems: Problems) -> Any:
+def _checked(value: Any, hint: Any, location: str, problems: Problems) -> Any:
     kind = get_origin(hint) or hint
     parts = get_args(hint)
     if kind in (Union, types.UnionType):
-        return _one_of(value, parts, place, problems)
+        return _one_of(value, parts, location, problems)
     if kind is Literal:
         if value not in parts:
-            problems[place] = f"must be one of {', '.join(map(str, parts))}"
+            problems[location] = f"must be one of {', '.join(map(str, parts))}"
     elif isinstance(kind, type) and attrs.has(kind):
         if isinstance(value, Mapping):
             before = len(problems)
-            given = arguments(kind, value, place, problems)
-            return kind(**given) if len(problems) == before else None
-        problems[place] = "must be a table"
+            values = arguments(kind, value, location, problems)
+            return kind(**values) if len(problems) == before else None
+        problems[location] = "must be a table"
     elif kind in (tuple, list, Sequence):
         if isinstance(value, (list, tuple)):
             return tuple(
-                _checked(entry, parts[0], f"{place}[{index}]", problems)
+                _checked(entry, parts[0], f"{location}[{index}]", problems)
                 for index, entry in enumerate(value)
             )
-        problems[place] = "must be a list"
+        problems[location] = "must be a list"
     elif kind in (dict, Mapping):
         if isinstance(value, Mapping):
             hint = parts[1] if parts else Any
             return {
-                key: _checked(entry, hint, f"{place}.{key}", problems)
+                key: _checked(entry, hint, f"{location}.{key}", problems)
                 for key, entry in value.items()
             }
-        problems[place] = "must be a table"
+        problems[location] = "must be a table"
     elif kind is float and type(value) is int:
         return float(value)
     elif kind in _NAMES and type(value) is not kind:
-        problems[place] = f"must be {_NAMES[kind]}"
+        problems[location] = f"must be {_NAMES[kind]}"
     return value
 
 
-def _one_of(value: Any, parts: Sequence[Any], place: str, problems: Problems) -> Any:
+def _one_of(value: Any, parts: Sequence[Any], location: str, problems: Problems) -> Any:
     if value is None and types.NoneType in parts:
         return None
     tries: list[Problems] = []
     for part in parts:
         if part is not types.NoneType:
             faults: Problems = {}
-            found = _checked(value, part, place, faults)
+            found = _checked(value, part, location, faults)
             if not faults:
                 return found
             tries.append(faults)

@@ -34,33 +34,35 @@ def build_runner(provider: str, kind: str, options: Mapping[str, Any]) -> Runner
     :raises ConfigError: if there is no such kind, it cannot be imported, or an option is invalid.
         The message names ``providers.<provider>.<option>``.
     """
-    place = f"providers.{provider}"
-    factory = _factory(place, kind)
-    given = dict(options)
+    location = f"providers.{provider}"
+    factory = _factory(location, kind)
+    values = dict(options)
     if isinstance(factory, type) and attrs.has(factory):
         problems: dict[str, str] = {}
-        given = arguments(factory, options, place, problems, without=("name",))
+        values = arguments(factory, options, location, problems, without=("name",))
         if problems:
-            raise ConfigError("; ".join(f"{where}: {what}" for where, what in problems.items()))
-    given = _with_name(factory, provider, given, place)
+            raise ConfigError(
+                "; ".join(f"{where}: {problem}" for where, problem in problems.items())
+            )
+    values = _with_name(factory, provider, values, location)
     try:
-        runner = factory(**given)
+        runner = factory(**values)
     except ConfigError as error:
-        raise ConfigError(f"{place}.{error}") from error
+        raise ConfigError(f"{location}.{error}") from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plug-in's constructor may raise anything, or call sys.exit
         reason = str(error) if isinstance(error, Exception) else repr(error)
-        raise ConfigError(f"{place}: {reason}") from error
+        raise ConfigError(f"{location}: {reason}") from error
     if not isinstance(runner, Runner):
         raise ConfigError(
-            f"{place}.runner: {kind!r} does not create a runner: it has no `name` or no `run`"
+            f"{location}.runner: {kind!r} does not create a runner: it has no `name` or no `run`"
         )
     return runner
 
 
 def _with_name(
-    factory: Callable[..., Any], provider: str, options: Mapping[str, Any], place: str
+    factory: Callable[..., Any], provider: str, options: Mapping[str, Any], location: str
 ) -> dict[str, Any]:
     """Return the arguments for a factory: the options, and ``name`` where it takes one.
 
@@ -77,12 +79,12 @@ def _with_name(
     if unknown := sorted(options.keys() - (taken - {"name"})):
         known = ", ".join(sorted(taken - {"name"})) or "any"
         raise ConfigError(
-            "; ".join(f"{place}.{option}: is not one of {known}" for option in unknown)
+            "; ".join(f"{location}.{option}: is not one of {known}" for option in unknown)
         )
     return {**options, "name": provider} if "name" in taken else dict(options)
 
 
-def _factory(place: str, kind: str) -> Callable[..., Any]:
+def _factory(location: str, kind: str) -> Callable[..., Any]:
     try:
         if kind in BUILT_IN:
             module, _, name = BUILT_IN[kind].partition(":")
@@ -96,5 +98,7 @@ def _factory(place: str, kind: str) -> Callable[..., Any]:
         raise
     except BaseException as error:  # a plug-in's module may raise anything, or call sys.exit
         reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise ConfigError(f"{place}.runner: {kind!r} cannot be imported: {reason}") from error
-    raise ConfigError(f"{place}.runner: unknown runner {kind!r}; choose from: {', '.join(kinds())}")
+        raise ConfigError(f"{location}.runner: {kind!r} cannot be imported: {reason}") from error
+    raise ConfigError(
+        f"{location}.runner: unknown runner {kind!r}; choose from: {', '.join(kinds())}"
+    )

@@ -133,11 +133,11 @@ class ForkServer:
     def _fork_supervisor(self) -> bool:
         """Fork the supervisor that is asked for; False when there will be none any more."""
         try:
-            word, fds = _receive(self.control, 1, 1)
+            request, fds = _receive(self.control, 1, 1)
         except ConnectionError:
             return False
-        if not word or not fds:  # none can come where too many descriptors are open
-            return bool(word)
+        if not request or not fds:  # none can come where too many descriptors are open
+            return bool(request)
         with socket.socket(fileno=fds[0]) as link:
             try:
                 pid = os.fork()
@@ -213,9 +213,9 @@ class Supervisor:
         """Execute the owner's commands. Return False at the end of the connection."""
         stdio: list[int] = []
         try:
-            said, stdio = _receive(self.link, CHUNK, 3)
-            if not self.is_serving and (place := said.find(START)) >= 0:
-                self._start(bytearray(said[place + 1 :]), stdio)
+            commands, stdio = _receive(self.link, CHUNK, 3)
+            if not self.is_serving and (start := commands.find(START)) >= 0:
+                self._start(bytearray(commands[start + 1 :]), stdio)
                 return True
         except ConnectionError:
             return False
@@ -223,13 +223,13 @@ class Supervisor:
             for fd in stdio:
                 os.close(fd)
         if self.is_serving:
-            for word in said:
-                if word == KILL:
+            for command in commands:
+                if command == KILL:
                     self.is_killing = True
                 elif self.agent is not None:
                     with suppress(OSError):
-                        os.killpg(self.agent, word)
-        return bool(said)
+                        os.killpg(self.agent, command)
+        return bool(commands)
 
     def _set_tag(self, tag_limit: int) -> None:
         """Have all who are started from now on bear this; 0 for nothing."""

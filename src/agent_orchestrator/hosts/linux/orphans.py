@@ -83,7 +83,7 @@ async def kill_orphans(
     again = _RESCANS
     while True:
         found, unclear = await run_sync(_scan, tag, pid, start_id, limiter=limiter)
-        alive = tuple(seen.pid for seen in found)
+        alive = tuple(process.pid for process in found)
         if not found and not (unclear and again):
             return Orphans(tuple(killed))
         if anyio.current_time() > give_up_at:
@@ -106,28 +106,28 @@ def _scan(tag: str | None, root: int | None, start_id: str | None) -> tuple[list
     limit = str(tag_limit(tag)).encode() if tag else None
     ours: set[int] = set()
     unclear = False
-    for seen in alive:
-        if seen.is_kernel_thread:
+    for process in alive:
+        if process.is_kernel_thread:
             continue
-        if root is not None and root in (seen.pid, seen.group, seen.session):
-            ours.add(seen.pid)
+        if root is not None and root in (process.pid, process.group, process.session):
+            ours.add(process.pid)
         elif limit is not None and entry is not None:
-            if lock_limit_of(seen.pid) == limit:
-                ours.add(seen.pid)
-            elif (environ := read_proc(f"/proc/{seen.pid}/environ")) is not None:
+            if lock_limit_of(process.pid) == limit:
+                ours.add(process.pid)
+            elif (environ := read_proc(f"/proc/{process.pid}/environ")) is not None:
                 if entry in b"\0" + environ:
-                    ours.add(seen.pid)
+                    ours.add(process.pid)
                 elif not environ:
                     unclear = True
     if own in ours:  # this process was itself started by that agent
         ours -= with_descendants({own}, alive)
-    alive = [seen for seen in alive if seen.pid != own]
+    alive = [process for process in alive if process.pid != own]
     ours = with_descendants(ours, alive)
-    return [seen for seen in alive if seen.pid in ours], unclear
+    return [process for process in alive if process.pid in ours], unclear
 
 
 async def _kill(found: list[Process]) -> None:
-    pidfds = [fd for seen in found if (fd := _kill_process(seen)) is not None]
+    pidfds = [fd for process in found if (fd := _kill_process(process)) is not None]
     try:
         with anyio.move_on_after(0.5):
             for fd in pidfds:
@@ -137,14 +137,14 @@ async def _kill(found: list[Process]) -> None:
             os.close(fd)
 
 
-def _kill_process(seen: Process) -> int | None:
+def _kill_process(process: Process) -> int | None:
     """Kill the process and return its pidfd; None when it is gone."""
     try:
-        pidfd = os.pidfd_open(seen.pid)
+        pidfd = os.pidfd_open(process.pid)
     except OSError:
         return None
-    again = live_process(seen.pid)
-    if again is None or (again.pid, again.started) != (seen.pid, seen.started):
+    again = live_process(process.pid)
+    if again is None or (again.pid, again.started) != (process.pid, process.started):
         os.close(pidfd)
         return None
     with suppress(OSError):

@@ -37,8 +37,8 @@ async def _remains_of(attempt: Attempt) -> Remains:
     if live_process(os.getpid()) is None:
         return Remains("unknown", reason="/proc does not show the processes of this machine")
     try:
-        left = await kill_orphans(attempt.tag, attempt.pid, attempt.process_start_id)
+        orphans = await kill_orphans(attempt.tag, attempt.pid, attempt.process_start_id)
     except Exception as error:  # noqa: BLE001 - one attempt must not keep back the others
         _log.exception("finding processes of %s failed", attempt.tag)
         return Remains("unknown", reason=f"finding them failed: {error!r}")
-    return Remains("alive" if left.alive else "gone", left.killed, left.alive)
+    return Remains("alive" if orphans.alive else "gone", orphans.killed, orphans.alive)

@@ -90,9 +90,9 @@ class SupervisorLink:
         """Have all that is left of the agent killed; the supervisor then says that it is gone."""
         self._send(program.KILL)
 
-    def _send(self, word: int) -> None:
+    def _send(self, command: int) -> None:
         with suppress(OSError):  # it is gone, or does not listen: the caller sees what follows
-            self.link.send(bytes([word]))
+            self.link.send(bytes([command]))
 
     def close(self) -> None:
         """Close the connection. The supervisor then kills the remaining processes of its agent."""
@@ -158,14 +158,14 @@ class ForkServerClient:
         self, supervisor: SupervisorLink, request: bytes, stdio: Sequence[int]
     ) -> list[str]:
         """Return the supervisor's answer to a start; empty if it was killed."""
-        said: list[str] = []
+        answer: list[str] = []
         try:
             with anyio.fail_after(START_S), suppress(ConnectionError):
                 await _send(supervisor.link, request, stdio)
-                said = await supervisor.receive()
-                if said == ["ready"]:
+                answer = await supervisor.receive()
+                if answer == ["ready"]:
                     supervisor.is_ready = True
-                    said = await supervisor.receive()
+                    answer = await supervisor.receive()
         except anyio.get_cancelled_exc_class():
             supervisor.close()
             with anyio.CancelScope(shield=True):
@@ -175,7 +175,7 @@ class ForkServerClient:
             supervisor.close()
             await self._discard(supervisor.process)
             raise AgentFailed("provider_unavailable", "the fork server does not answer") from None
-        return said
+        return answer
 
     def reuse(self, supervisor: SupervisorLink) -> None:
         """Have the supervisor of an agent of which nothing is left, for another agent."""

@@ -111,8 +111,8 @@ def _parent_directories(entries: Mapping[str, str], roots: Sequence[str]) -> lis
             while folder.startswith(root.rstrip("/") + "/") and folder not in roots:
                 found[folder] = None
                 folder = os.path.dirname(folder)  # noqa: PTH120
-    kept = [f"{path}/" for path, access in entries.items() if access != "write"]
-    return [folder for folder in found if not f"{folder}/".startswith(tuple(kept))]
+    protected = [f"{path}/" for path, access in entries.items() if access != "write"]
+    return [folder for folder in found if not f"{folder}/".startswith(tuple(protected))]
 
 
 @frozen
@@ -150,9 +150,9 @@ def exec_confinement(
             extra_args = rest
     if not protected or any(word in _NO_SANDBOX for word in extra_args):
         return ExecConfinement(sandbox, {}, tuple(extra_args))
-    args, asked = _strip_sandbox_arguments(extra_args)
+    args, chosen = _strip_sandbox_arguments(extra_args)
     own = settings.get("default_permissions")
-    mode = sandbox or asked or settings.get("sandbox_mode")
+    mode = sandbox or chosen or settings.get("sandbox_mode")
     if mode is None and isinstance(own, str) and not own.startswith(":"):
         name = profile_name("workspace-write")
         profile = {"extends": own, "filesystem": _entries(protected)}
@@ -187,7 +187,7 @@ _TAKING_VALUES: Final = ("--enable", "--disable", "-p", "--profile", "-m", "--mo
 
 def _strip_sandbox_arguments(extra_args: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
     """Return arguments without those that choose a sandbox, and the mode of ``-s`` or ``--sandbox``."""
-    kept: list[str] = []
+    remaining: list[str] = []
     mode: str | None = None
     words = iter(extra_args)
     for word in words:
@@ -199,17 +199,17 @@ def _strip_sandbox_arguments(extra_args: Sequence[str]) -> tuple[tuple[str, ...]
             mode = word[2:].removeprefix("=")
         elif word in ("-c", "--config"):
             pair = [value for value in [next(words, None)] if value is not None]
-            kept += [] if pair and _chooses_sandbox(pair[0]) else [word, *pair]
+            remaining += [] if pair and _chooses_sandbox(pair[0]) else [word, *pair]
         elif word.startswith(("-c", "--config=")):
             pair_text = word.removeprefix("--config=").removeprefix("-c").removeprefix("=")
-            kept += [] if _chooses_sandbox(pair_text) else [word]
+            remaining += [] if _chooses_sandbox(pair_text) else [word]
         elif word == "--full-auto":
             mode = mode or "workspace-write"
         elif word not in _NO_SANDBOX:
-            kept.append(word)
+            remaining.append(word)
             if word in _TAKING_VALUES:
-                kept.extend(value for value in [next(words, None)] if value is not None)
-    return tuple(kept), mode
+                remaining.extend(value for value in [next(words, None)] if value is not None)
+    return tuple(remaining), mode
 
 
 def _chooses_sandbox(pair: str) -> bool:

@@ -75,23 +75,23 @@ def startup_failure(exit_code: int | None, stderr: str) -> tuple[str, str]:
 
     :param exit_code: negative for the signal that ended it.
     """
-    said = error_text(stderr)
+    message = error_text(stderr)
     if exit_code is not None and exit_code < 0:
         return "agent_crashed", _append_detail(
-            f"codex was killed by {_signal_name(-exit_code)}", said
+            f"codex was killed by {_signal_name(-exit_code)}", message
         )
     if exit_code == 101:  # Rust's exit code for a panic
-        return "agent_crashed", _append_detail("codex panicked", said)
-    if exit_code == 2 and said:  # its command line parser's, with the usage under it
-        refusal = " ".join(said.partition("\n\n")[0].split())
+        return "agent_crashed", _append_detail("codex panicked", message)
+    if exit_code == 2 and message:  # its command line parser's, with the usage under it
+        refusal = " ".join(message.partition("\n\n")[0].split())
         return "invalid_config", f"{REFUSED_ARGUMENTS}: {refusal.removeprefix('error: ')}"
-    if exit_code and said:
-        if is_busy(said):
-            return "provider_error", f"{THREAD_IN_USE}: {said}"
-        if code := _first_match(_STARTUP, said):
-            return code, said
+    if exit_code and message:
+        if is_busy(message):
+            return "provider_error", f"{THREAD_IN_USE}: {message}"
+        if code := _first_match(_STARTUP, message):
+            return code, message
     return "agent_crashed", _append_detail(
-        f"codex ended (exit code {exit_code}) during the turn", said
+        f"codex ended (exit code {exit_code}) during the turn", message
     )
 
 
@@ -124,8 +124,8 @@ def _first_match(table: tuple[tuple[str, str], ...], message: str) -> str | None
     )
 
 
-def _append_detail(text: str, said: str) -> str:
-    return f"{text}: {said}" if said else text
+def _append_detail(text: str, detail: str) -> str:
+    return f"{text}: {detail}" if detail else text
 
 
 def _signal_name(number: int) -> str:

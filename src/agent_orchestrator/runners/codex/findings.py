@@ -36,7 +36,7 @@ def codex_findings(
     # No argument lifts a sandbox that the runner sets.
     chosen = [sandbox] if sandbox else [*extra_args, *map(settings.get, CHOOSING_KEYS)]
     words = [str(word) for word in chosen]
-    unconfined = [mark for mark in _UNCONFINED if any(mark in word for word in words)]
+    unconfined = [option for option in _UNCONFINED if any(option in word for word in words)]
     if unconfined:
         yield Finding(
             "warning",

@@ -86,11 +86,11 @@ class ItemReader:
         data.update(tool_id=tool_id, status="failed", error=note)
         return AgentEvent(event_type, data)
 
-    def _begin(self, item: JsonObject, what: JsonObject) -> list[AgentEvent]:
+    def _begin(self, item: JsonObject, content: JsonObject) -> list[AgentEvent]:
         """Record an open item. Return the event that closes the oldest one if there are too many."""
         is_full = len(self._open) >= _MAX_OPEN and item_id(item) not in self._open
         closed = [self._close(next(iter(self._open)))] if is_full else []
-        self._open[item_id(item)] = item["type"], what
+        self._open[item_id(item)] = item["type"], content
         return closed
 
     def plan(self, steps: Sequence[JsonObject], more: JsonObject) -> list[AgentEvent]:

@@ -74,8 +74,8 @@ def _search_result(item: JsonObject) -> dict[str, Any]:
 
 def _agent(item: JsonObject) -> dict[str, Any]:
     names = ("prompt", "receiver_thread_ids", "sender_thread_id")
-    asked = {name: item.get(name) for name in names}
-    return {"kind": "agent", "name": text(item.get("tool")), "input": asked}
+    tool_input = {name: item.get(name) for name in names}
+    return {"kind": "agent", "name": text(item.get("tool")), "input": tool_input}
 
 
 def _agent_result(item: JsonObject) -> dict[str, Any]:

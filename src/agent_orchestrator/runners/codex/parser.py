@@ -67,40 +67,40 @@ class ExecParser:
 
     def feed(self, line: Line) -> Sequence[AgentEvent]:
         """Return the events of a line. Never raises for its content."""
-        said = read_object(line)
-        if isinstance(said, Text):
-            return _stdout(said)
+        entry = read_object(line)
+        if isinstance(entry, Text):
+            return _stdout(entry)
         try:
-            events = self._read(said)
+            events = self._read(entry)
         except RecursionError:
             return _stdout(read_text(line))
         except UnexpectedShape:
             events = None
         if events is None:
-            kind = text(said.get("type")) or "stdout"
-            events = [agent_event(EventType.BACKEND_EVENT, kind=kind, payload=said)]
+            kind = text(entry.get("type")) or "stdout"
+            events = [agent_event(EventType.BACKEND_EVENT, kind=kind, payload=entry)]
         return events
 
-    def _read(self, said: JsonObject) -> list[AgentEvent] | None:
+    def _read(self, entry: JsonObject) -> list[AgentEvent] | None:
         """Return the events of a line we know; None for one we do not."""
-        match said.get("type"), said.get("item"):
+        match entry.get("type"), entry.get("item"):
             case "thread.started", None:
-                return self._thread_started(said)
+                return self._thread_started(entry)
             case "turn.started", None:
-                return _unknown_rest(said)
+                return _unknown_rest(entry)
             case "turn.completed", None:
-                return self._turn_completed(said)
+                return self._turn_completed(entry)
             case "turn.failed", None:
-                return self._turn_failed(said)
+                return self._turn_failed(entry)
             case "error", None:
-                message = text(said.get("message"))
+                message = text(entry.get("message"))
                 return [
                     agent_event(
-                        EventType.RUN_ERROR, message=message, **unknown_fields(said, "message")
+                        EventType.RUN_ERROR, message=message, **unknown_fields(entry, "message")
                     )
                 ]
             case ("item.started" | "item.updated" | "item.completed") as kind, {"type": str()}:
-                return self._items.read(kind.removeprefix("item."), said["item"])
+                return self._items.read(kind.removeprefix("item."), entry["item"])
         return None
 
     def finish(self) -> list[AgentEvent]:
@@ -109,39 +109,39 @@ class ExecParser:
 
     # --- the turn
 
-    def _thread_started(self, said: JsonObject) -> list[AgentEvent] | None:
-        thread_id = said.get("thread_id")
+    def _thread_started(self, entry: JsonObject) -> list[AgentEvent] | None:
+        thread_id = entry.get("thread_id")
         if not isinstance(thread_id, str):
             return None
         self.thread_id = thread_id
-        return _unknown_rest(said, "thread_id")
+        return _unknown_rest(entry, "thread_id")
 
-    def _turn_completed(self, said: JsonObject) -> list[AgentEvent]:
+    def _turn_completed(self, entry: JsonObject) -> list[AgentEvent]:
         self.completed = True
-        usage = said.get("usage")
+        usage = entry.get("usage")
         if isinstance(usage, dict):
             self.totals = counts(usage)
-        return _unknown_rest(said, "usage")
+        return _unknown_rest(entry, "usage")
 
-    def _turn_failed(self, said: JsonObject) -> list[AgentEvent]:
-        error = said.get("error")
+    def _turn_failed(self, entry: JsonObject) -> list[AgentEvent]:
+        error = entry.get("error")
         message = error.get("message") if isinstance(error, dict) else error
         self.failure = text(message) or "codex gave no reason for the failed turn"
-        return _unknown_rest(said, "error")
+        return _unknown_rest(entry, "error")
 
 
-def _stdout(said: Text) -> list[AgentEvent]:
-    payload: dict[str, Any] = {"text": said.text}
-    if said.truncation:
-        size, sha256 = said.truncation.size, said.truncation.sha256
+def _stdout(line: Text) -> list[AgentEvent]:
+    payload: dict[str, Any] = {"text": line.text}
+    if line.truncation:
+        size, sha256 = line.truncation.size, line.truncation.sha256
         payload |= {"truncated": True, "size": size, "sha256": sha256}
-    elif not said.text.strip():
+    elif not line.text.strip():
         return []
     return [agent_event(EventType.BACKEND_EVENT, kind="stdout", payload=payload)]
 
 
-def _unknown_rest(said: JsonObject, *known: str) -> list[AgentEvent]:
+def _unknown_rest(entry: JsonObject, *known: str) -> list[AgentEvent]:
     """Keep a control line whole when it says more than is known of it."""
-    if set(said) <= {"type", *known}:
+    if set(entry) <= {"type", *known}:
         return []
-    return [agent_event(EventType.BACKEND_EVENT, kind=said["type"], payload=said)]
+    return [agent_event(EventType.BACKEND_EVENT, kind=entry["type"], payload=entry)]

@@ -171,7 +171,7 @@ def _ask_version(program: Path, env: Mapping[str, str]) -> str | None:
     :raises subprocess.TimeoutExpired: if it does not say anything in time; it is killed.
     """
     try:
-        asked = subprocess.Popen(
+        process = subprocess.Popen(
             [str(program), "--version"],
             env=dict(env),
             stdin=subprocess.DEVNULL,
@@ -181,12 +181,12 @@ def _ask_version(program: Path, env: Mapping[str, str]) -> str | None:
         )
     except OSError as error:
         raise NotInstalled(f"{program} cannot be run: {error.strerror}") from error
-    with asked:
+    with process:
         try:
-            answer, _ = asked.communicate(timeout=_VERSION_TIMEOUT)
+            answer, _ = process.communicate(timeout=_VERSION_TIMEOUT)
         except subprocess.TimeoutExpired:
             # With its children: usually a wrapper's child hangs, not the wrapper.
-            os.killpg(asked.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
             raise
     text = answer.decode("utf-8", "replace").strip()
     return text.removeprefix(_BANNER) if text.startswith(_BANNER) else None

@@ -279,11 +279,11 @@ async def _report_usage(context: RunContext, parser: ExecParser) -> None:
     """Record the usage of the turn, and the totals of its thread (codex 0.169 counts per thread)."""
     if parser.totals is None or parser.thread_id is None:
         return
-    kept: Mapping[str, Any] = {}
+    state: Mapping[str, Any] = {}
     if context.thread is not None and context.thread.id == parser.thread_id:
-        kept = context.thread.state
-    await context.report_usage(usage_between(kept.get("usage") or {}, parser.totals))
-    await context.set_thread(parser.thread_id, {**kept, "usage": parser.totals})
+        state = context.thread.state
+    await context.report_usage(usage_between(state.get("usage") or {}, parser.totals))
+    await context.set_thread(parser.thread_id, {**state, "usage": parser.totals})
 
 
 def _stdin(prompt: str) -> bytes:
@@ -319,14 +319,14 @@ async def _option_files(context: RunContext) -> AsyncIterator[_OptionFiles]:
         files[f"{number}.{content.image.media_type.partition('/')[2]}"] = content.data
     async with AsyncExitStack() as stack:
         try:
-            place = await stack.enter_async_context(current_host().private_files(files))
+            directory = await stack.enter_async_context(current_host().private_files(files))
         except OSError as problem:
             note = f"the input for codex cannot be written to a file: {problem}"
             raise AgentFailed("provider_error", note) from problem
-        if images and "," in str(place):
-            note = f"codex accepts no image whose path has a comma: {place}"
+        if images and "," in str(directory):
+            note = f"codex accepts no image whose path has a comma: {directory}"
             raise AgentFailed("invalid_config", note)
-        paths = {name: str(place / name) for name in files}
+        paths = {name: str(directory / name) for name in files}
         yield _OptionFiles(paths.pop("schema.json", None), tuple(paths.values()))
 
 
@@ -341,9 +341,9 @@ def _is_sandbox_refused(event: AgentEvent) -> bool:
 
     Codex 0.169 then uses ``read-only`` instead.
     """
-    said = text(event.data.get("message"))
+    message = text(event.data.get("message"))
     is_error = event.event_type == EventType.RUN_ERROR
-    return is_error and "disallowed by requirements" in said and "`sandbox_mode`" in said
+    return is_error and "disallowed by requirements" in message and "`sandbox_mode`" in message
 
 
 async def _emit(context: RunContext, events: Iterable[AgentEvent]) -> None:

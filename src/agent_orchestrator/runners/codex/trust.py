@@ -39,10 +39,10 @@ def untrusted_directories(cwd: str, shared: str) -> tuple[str, ...]:
     if cwd == shared:
         return ()
     real = os.path.realpath(cwd)
-    kept = set(_upwards(os.path.realpath(shared)))
-    if real in kept:
+    shared_paths = set(_upwards(os.path.realpath(shared)))
+    if real in shared_paths:
         return ()
-    return tuple(sorted({*_upwards(cwd), *_upwards(real)} - kept))
+    return tuple(sorted({*_upwards(cwd), *_upwards(real)} - shared_paths))
 
 
 def check_home(home: str, cwd: str, sandbox: str | None) -> None:
@@ -54,9 +54,9 @@ def check_home(home: str, cwd: str, sandbox: str | None) -> None:
     """
     if sandbox != "workspace-write":
         return
-    place, found = os.path.realpath(cwd), os.path.realpath(home)
-    if place in _upwards(found) and found != f"{place.rstrip('/')}/.codex":
-        problem = f"codex's home {found} is in the directory {place}, which the agent may write"
+    directory, found = os.path.realpath(cwd), os.path.realpath(home)
+    if directory in _upwards(found) and found != f"{directory.rstrip('/')}/.codex":
+        problem = f"codex's home {found} is in the directory {directory}, which the agent may write"
         raise AgentFailed(
             "invalid_config", f"{problem}: use another directory, or the sandbox read-only"
         )

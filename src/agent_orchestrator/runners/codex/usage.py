@@ -11,11 +11,11 @@ _MAX_COUNTS: Final = 100
 """Counts that are kept; codex 0.169 has five."""
 
 
-def counts(told: Mapping[str, Any]) -> Mapping[str, int]:
+def counts(usage: Mapping[str, Any]) -> Mapping[str, int]:
     """Return the token counts in codex's usage."""
     return {
         name: count
-        for name, count in islice(told.items(), _MAX_COUNTS)
+        for name, count in islice(usage.items(), _MAX_COUNTS)
         if isinstance(count, int)
         and not isinstance(count, bool)
         and 0 <= count <= MAX_INTEGER

@@ -99,7 +99,7 @@ class Rule:
 
     def matches(self, value: Any) -> bool:
         """Return whether ``when`` matches the object."""
-        return all(_matches(lookup(value, path), wanted) for path, wanted in self.when.items())
+        return all(_matches(lookup(value, path), expected) for path, expected in self.when.items())
 
 
 @frozen
@@ -115,13 +115,13 @@ class MappedEvent:
     fail: tuple[str, str] | None = None
 
 
-def check_rules(rules: Sequence[Rule], place: str = "map", nesting: int = 0) -> None:
+def check_rules(rules: Sequence[Rule], location: str = "map", nesting: int = 0) -> None:
     """Look a table over.
 
     :raises ConfigError: naming the place of the first fault.
     """
     for index, rule in enumerate(rules):
-        where = f"{place}[{index}]"
+        where = f"{location}[{index}]"
         if not (rule.emit or rule.thread or rule.result or rule.usage or rule.fail or rule.each):
             raise ConfigError(f"{where}: needs one of emit, thread, result, usage, fail, each")
         _check_each(rule, where, nesting)
@@ -188,11 +188,11 @@ class _Reader:
         if not isinstance(entries, list) or not entries:
             first = _apply_rule(rule, value)
             return [first if first.event_type is not None else _with_whole(first, value)]
-        first = _apply_rule(rule, value, is_kept=True)
+        first = _apply_rule(rule, value, keep_object=True)
         found = [first] if first != MappedEvent() else []
-        for place, entry in enumerate(entries):
+        for index, entry in enumerate(entries):
             if self.room == 0:
-                rest = {"kind": "rest", "payload": {"entries": entries[place:]}}
+                rest = {"kind": "rest", "payload": {"entries": entries[index:]}}
                 return [*found, MappedEvent(EventType.BACKEND_EVENT, rest)]
             self.room -= 1
             found += self.read(rule.map, entry)
@@ -201,9 +201,9 @@ class _Reader:
 
 def lookup(value: Any, path: str) -> Any:
     """Return the value at a path of a JSON value, or :data:`MISSING`."""
-    for place, name in _STEP.findall(path.removeprefix("$.")):
-        if place and isinstance(value, list) and int(place) < len(value):
-            value = value[int(place)]
+    for index, name in _STEP.findall(path.removeprefix("$.")):
+        if index and isinstance(value, list) and int(index) < len(value):
+            value = value[int(index)]
         elif name and isinstance(value, Mapping) and name in value:
             value = value[name]
         else:
@@ -216,10 +216,10 @@ def _with_whole(found: MappedEvent, value: Any) -> MappedEvent:
     return evolve(found, event_type=event_type, data=data)
 
 
-def _apply_rule(rule: Rule, value: Any, *, is_kept: bool = False) -> MappedEvent:
+def _apply_rule(rule: Rule, value: Any, *, keep_object: bool = False) -> MappedEvent:
     """Apply a rule to an object.
 
-    :param is_kept: whether to keep the object even if it lacks a value of the rule.
+    :param keep_object: whether to keep the object even if it lacks a value of the rule.
     """
     event_type, data = rule.emit, {}
     if rule.emit is not None:
@@ -237,7 +237,7 @@ def _apply_rule(rule: Rule, value: Any, *, is_kept: bool = False) -> MappedEvent
     usage = {} if rule.usage is None else _usage(rule.usage, value)
     if (
         event_type is None
-        and not is_kept
+        and not keep_object
         and (
             (rule.fail is not None and message is None)
             or (rule.thread is not None and thread is None)
@@ -297,10 +297,10 @@ def _number(path: str | None, value: Any) -> float | None:
     return None
 
 
-def _matches(found: Any, wanted: Any) -> bool:
-    if isinstance(wanted, (list, tuple)):
-        return any(_matches(found, choice) for choice in wanted)
-    return type(found) is type(wanted) and bool(found == wanted)
+def _matches(found: Any, expected: Any) -> bool:
+    if isinstance(expected, (list, tuple)):
+        return any(_matches(found, choice) for choice in expected)
+    return type(found) is type(expected) and bool(found == expected)
 
 
 def _check_templates(template: Any, where: str) -> None:

@@ -240,9 +240,9 @@ class _BoundedOutput:
 
     def _text(self, _: None) -> Text:
         if self._size == len(self._data):
-            said = read_text(Line(self._data))
-            if said.truncation is None:
-                return said
+            content = read_text(Line(self._data))
+            if content.truncation is None:
+                return content
             # Its characters are so wide that no more of them is kept.
             del self._data[MAX_RESULT // 8 :]
         cut = read_text(Line(self._data)).text
@@ -254,28 +254,28 @@ class _LineReader(_OutputReader):
     """Each line is a message."""
 
     async def follow(self, process: AgentProcess) -> str:
-        kept = _BoundedOutput()
+        output = _BoundedOutput()
         tag = b""
         async for line in process.lines():
-            kept.add(tag)
-            kept.add(line.data)
+            output.add(tag)
+            output.add(line.data)
             tag = b"\n"
-            said = await read(line, read_text)
-            await self.context.emit(EventType.AGENT_MESSAGE, {"text": said.text, **said.note})
-        return (await kept.text()).text
+            text = await read(line, read_text)
+            await self.context.emit(EventType.AGENT_MESSAGE, {"text": text.text, **text.note})
+        return (await output.text()).text
 
 
 class _TextReader(_OutputReader):
     """All of it is one message, byte for byte."""
 
     async def follow(self, process: AgentProcess) -> str:
-        kept = _BoundedOutput()
+        output = _BoundedOutput()
         async for chunk in process.chunks():
-            kept.add(chunk)
-        said = await kept.text()
-        if said.text:
-            await self.context.emit(EventType.AGENT_MESSAGE, {"text": said.text, **said.note})
-        return said.text
+            output.add(chunk)
+        text = await output.text()
+        if text.text:
+            await self.context.emit(EventType.AGENT_MESSAGE, {"text": text.text, **text.note})
+        return text.text
 
 
 class _ObjectReader(_OutputReader):
@@ -317,11 +317,11 @@ class _ObjectReader(_OutputReader):
 
     def _events_of(self, line: Line) -> Sequence[MappedEvent] | Text:
         """Return the meaning of a line's object, or the line's text if it is not an object."""
-        said = read_object(line)
-        if isinstance(said, Text):
-            return said
+        content = read_object(line)
+        if isinstance(content, Text):
+            return content
         try:
-            found = map_object(self.runner.map, said)
+            found = map_object(self.runner.map, content)
             return [evolve(one, data=limit_depth(one.data)) for one in found]
         except RecursionError:
             return read_text(line)
@@ -352,15 +352,15 @@ async def _with_version(argv: tuple[str, ...], env: Mapping[str, str]) -> Availa
         return Availability(available=True, version=version)
     if time_limit.cancelled_caught:
         reason = f"it did not answer within {_VERSION_S:g} s"
-    asked = " ".join(argv)[:200]
-    return Availability(available=True, reason=f"`{asked}` did not print its version: {reason}")
+    command = " ".join(argv)[:200]
+    return Availability(available=True, reason=f"`{command}` did not print its version: {reason}")
 
 
-def _check_argument(argument: str, place: str) -> None:
+def _check_argument(argument: str, option: str) -> None:
     if "\0" in argument:
-        raise ConfigError(f"{place}: contains a NUL, which an argument cannot have")
+        raise ConfigError(f"{option}: contains a NUL, which an argument cannot have")
     if len(argument.encode("utf-8", "replace")) > MAX_ARGUMENT:
-        raise ConfigError(f"{place}: is longer than the {MAX_ARGUMENT:,} bytes of an argument")
+        raise ConfigError(f"{option}: is longer than the {MAX_ARGUMENT:,} bytes of an argument")
 
 
 def _stderr_message(stderr: str, code: int) -> str:

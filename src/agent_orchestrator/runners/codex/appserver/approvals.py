@@ -63,8 +63,8 @@ _LONGEST_CUT: Final = 2_000
 """Maximum characters of a part that is cut."""
 
 
-def _cut(said: str) -> str:
-    return said[:MAX_QUESTION]
+def _cut(question: str) -> str:
+    return question[:MAX_QUESTION]
 
 
 def _valid_options(options: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -97,11 +97,15 @@ class Question:
 
     def words(self, request: Request | None) -> str | None:
         """Return a message for the agent about the decision: codex's answer has no field for it."""
-        said = (request.answer or "").strip() if request is not None else ""
-        if self.kind == "input_request" or not said or said in (*(self.options or ()), *_DECISIONS):
+        answer_text = (request.answer or "").strip() if request is not None else ""
+        if (
+            self.kind == "input_request"
+            or not answer_text
+            or answer_text in (*(self.options or ()), *_DECISIONS)
+        ):
             return None
         verdict = "approved" if request is not None and request.status == "approved" else "denied"
-        return f"Your request was {verdict}, with this message: {said}"
+        return f"Your request was {verdict}, with this message: {answer_text}"
 
 
 def question_for(
@@ -134,29 +138,31 @@ def _command(params: JsonObject, remember: bool) -> Question:
     command = text(params.get("command"))
     reason = text(params.get("reason"))
     network = params.get("networkApprovalContext")
-    what = f"run: {command}" if command else f"use the network: {text(network)}"
+    action = f"run: {command}" if command else f"use the network: {text(network)}"
     detail = {"command": command, **_shown_detail(params)}
-    return _approval(params, what, reason, detail, f"the same {_SESSION}", remember)
+    return _approval(params, action, reason, detail, f"the same {_SESSION}", remember)
 
 
 def _file_change(params: JsonObject, item: JsonObject, remember: bool) -> Question:
     changes = [require_object(change) for change in require_list(item.get("changes", []))]
     paths = [f"{text(change.get('kind'))} {text(change.get('path'))}" for change in changes]
-    what = f"change files: {', '.join(paths)}"
+    action = f"change files: {', '.join(paths)}"
     detail = {**_shown_detail(params), "changes": changes}
     if grant := text(params.get("grantRoot")):
         # First, because the paths may be cut. Codex 0.169 never sends this field. Its schema says
         # that codex may ignore the limit, so any approval may grant the whole directory.
-        what = f"change anything under {grant}, {_SESSION}, also if approved only once; now {what}"
+        action = (
+            f"change anything under {grant}, {_SESSION}, also if approved only once; now {action}"
+        )
     reaches = f"changes of {f'anything under {grant}' if grant else 'the same files'} {_SESSION}"
     return _approval(
-        params, what, text(params.get("reason")), detail, reaches, remember, once=grant
+        params, action, text(params.get("reason")), detail, reaches, remember, once=grant
     )
 
 
 def _approval(
     params: JsonObject,
-    what: str,
+    action: str,
     reason: str,
     detail: dict[str, Any],
     session: str,
@@ -164,13 +170,13 @@ def _approval(
     *,
     once: str = "",
 ) -> Question:
-    """Return whether it may do something.
+    """Return the question whether codex may do something.
 
-    :param session: what approving it for the session lets it do.
-    :param once: not empty if approving it once may let it do that, too.
+    :param session: a description of what an approval for the session allows.
+    :param once: not empty if an approval once may allow that too.
     """
-    given = params.get("availableDecisions")
-    offered = given if isinstance(given, list) else list(_DECISIONS)
+    available = params.get("availableDecisions")
+    offered = available if isinstance(available, list) else list(_DECISIONS)
     lasting = {_name(one): _lasting_scope(one) for one in offered if _name(one) not in _DECISIONS}
     known = {
         _name(one): one
@@ -188,21 +194,23 @@ def _approval(
         if request is not None and request.status == "approved":
             decision = "acceptForSession" if request.scope == "session" else "accept"
         elif request is not None and request.status == "answered":
-            said = text(request.answer).strip()
-            if said in (*options, *_DECISIONS):
-                decision = known.get(said, said)
+            reply = text(request.answer).strip()
+            if reply in (*options, *_DECISIONS):
+                decision = known.get(reply, reply)
         return {"decision": decision}
 
-    said = (f"{_capitalized(what)}\n\nReason: {reason}" if reason else _capitalized(what)) + lasts
+    question = (
+        f"{_capitalized(action)}\n\nReason: {reason}" if reason else _capitalized(action)
+    ) + lasts
     detail = {**detail, OPTION_SCOPES: reaches}
-    return Question("approval_request", said, _fit_detail(detail), options, answer)
+    return Question("approval_request", question, _fit_detail(detail), options, answer)
 
 
 def _lasting_scope(decision: Any) -> str:
     """Return a description of what codex keeps for good with a decision."""
     if isinstance(decision, Mapping) and len(decision) == 1:
-        (what,) = decision.values()
-        rule = what.get("execpolicy_amendment") if isinstance(what, Mapping) else None
+        (amendment,) = decision.values()
+        rule = amendment.get("execpolicy_amendment") if isinstance(amendment, Mapping) else None
         if isinstance(rule, list) and all(isinstance(part, str) for part in rule):
             return f"every command that begins with {json.dumps(rule, ensure_ascii=False)}"
     return json.dumps(decision, ensure_ascii=False)
@@ -214,23 +222,23 @@ def _name(decision: Any) -> str:
 
 
 def _permissions(params: JsonObject) -> Question:
-    wanted = require_object(params.get("permissions"))
+    requested = require_object(params.get("permissions"))
     reason = text(params.get("reason"))
 
     def answer(request: Request | None) -> Answer:
         if request is None or request.status != "approved":
             return {"permissions": {}, "scope": "turn"}
         scope = "session" if request.scope == "session" else "turn"
-        granted = {name: value for name, value in wanted.items() if value is not None}
+        granted = {name: value for name, value in requested.items() if value is not None}
         return {"permissions": granted, "scope": scope}
 
-    what = f"Permissions: {json.dumps(wanted, ensure_ascii=False)}"
-    said = f"{what}\n\nReason: {reason}" if reason else what
+    action = f"Permissions: {json.dumps(requested, ensure_ascii=False)}"
+    question = f"{action}\n\nReason: {reason}" if reason else action
     detail = {
         **_shown_detail(params),
         OPTION_SCOPES: {SESSION_SCOPE: f"these permissions {_SESSION}"},
     }
-    return Question("permission_request", said, _fit_detail(detail), None, answer)
+    return Question("permission_request", question, _fit_detail(detail), None, answer)
 
 
 def _elicitation(params: JsonObject) -> Question:
@@ -248,17 +256,17 @@ def _elicitation(params: JsonObject) -> Question:
     options = (*choices, *(one for one in ("decline", CANCEL) if one not in choices))
 
     def answer(request: Request | None) -> Answer:
-        said = text(request.answer).strip() if request is not None and request.answer else ""
+        reply = text(request.answer).strip() if request is not None and request.answer else ""
         if request is None or request.status not in ("approved", "answered"):
             return _action("decline")
-        if said in options and said not in choices:
-            return _action(said)
-        return _action("accept", content=_form(said, schema) if said else {})
+        if reply in options and reply not in choices:
+            return _action(reply)
+        return _action("accept", content=_form(reply, schema) if reply else {})
 
-    said = _shown_params(params)
+    question = _shown_params(params)
     if url := text(params.get("url")):
-        said += f"\n\n{url}"
-    return Question("input_request", said, _fit_detail(_shown_detail(params)), options, answer)
+        question += f"\n\n{url}"
+    return Question("input_request", question, _fit_detail(_shown_detail(params)), options, answer)
 
 
 def _tool(params: JsonObject, meta: JsonObject) -> Question:
@@ -272,22 +280,22 @@ def _tool(params: JsonObject, meta: JsonObject) -> Question:
         if request is not None and request.status == "approved":
             decision = "acceptForSession" if request.scope == "session" else "accept"
         elif request is not None and request.status == "answered":
-            said = text(request.answer).strip()
-            decision = said if said in options else "decline"
+            reply = text(request.answer).strip()
+            decision = reply if reply in options else "decline"
         if decision == "acceptForSession":
             return _action(
                 "accept", content={}, meta={"persist": "session"} if is_lasting else None
             )
         return _action(decision, content={} if decision == "accept" else None)
 
-    said = _shown_params(params)
+    question = _shown_params(params)
     if arguments:
-        said += f"\n\nArguments: {json.dumps(arguments, ensure_ascii=False)}"
+        question += f"\n\nArguments: {json.dumps(arguments, ensure_ascii=False)}"
     detail = {"tool": text(meta.get("tool_name")), "arguments": arguments, **_shown_detail(params)}
     reaches = f"every use of this tool {_SESSION}"
     lasts = {SESSION_SCOPE: reaches, "acceptForSession": reaches} if is_lasting else {}
     detail = {**detail, OPTION_SCOPES: lasts}
-    return Question("approval_request", said, _fit_detail(detail), options, answer)
+    return Question("approval_request", question, _fit_detail(detail), options, answer)
 
 
 def _shown_params(params: JsonObject) -> str:
@@ -310,13 +318,13 @@ def _choices(schema: Any) -> tuple[str, ...]:
     return tuple(text(each) for each in offered) if isinstance(offered, list) else ()
 
 
-def _form(said: str, schema: Any) -> Any:
-    """Return what fills a form: the JSON object that was said, or the text for its one field."""
-    if (found := json_object(said.encode())) is not None:
+def _form(answer_text: str, schema: Any) -> Any:
+    """Return the content of a form: the JSON object in the answer, or the text for its only field."""
+    if (found := json_object(answer_text.encode())) is not None:
         return found
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
     names = [*properties] if isinstance(properties, Mapping) else []
-    return {names[0]: said} if len(names) == 1 else {}
+    return {names[0]: answer_text} if len(names) == 1 else {}
 
 
 # --- questions
@@ -325,7 +333,7 @@ def _form(said: str, schema: Any) -> Any:
 def _user_input(params: JsonObject) -> Question:
     questions = [require_object(one) for one in require_list(params.get("questions"))]
     ids = [text(one.get("id")) for one in questions]
-    said = "\n\n".join(_shown_question(one) for one in questions)
+    question = "\n\n".join(_shown_question(one) for one in questions)
     options: tuple[str, ...] | None = None
     if len(questions) == 1 and isinstance(offered := questions[0].get("options"), list):
         options = tuple(text(require_object(one).get("label")) for one in offered)
@@ -333,21 +341,23 @@ def _user_input(params: JsonObject) -> Question:
     def answer(request: Request | None) -> Answer:
         if request is None or request.status not in ("approved", "answered") or not request.answer:
             return {"answers": {}}
-        given = json_object(request.answer.encode())
-        if given is None or not set(given) <= set(ids):
-            given = dict.fromkeys(ids, request.answer)
-        return {"answers": {name: {"answers": _text_list(value)} for name, value in given.items()}}
+        answers = json_object(request.answer.encode())
+        if answers is None or not set(answers) <= set(ids):
+            answers = dict.fromkeys(ids, request.answer)
+        return {
+            "answers": {name: {"answers": _text_list(value)} for name, value in answers.items()}
+        }
 
     return Question(
-        "input_request", said or "?", _fit_detail(_shown_detail(params)), options, answer
+        "input_request", question or "?", _fit_detail(_shown_detail(params)), options, answer
     )
 
 
 def _shown_question(one: JsonObject) -> str:
-    said = text(one.get("question")) or text(one.get("header"))
+    question = text(one.get("question")) or text(one.get("header"))
     options = one.get("options")
     labels = [text(require_object(option).get("label")) for option in options] if options else []
-    return f"{said} ({' / '.join(labels)})" if labels else said
+    return f"{question} ({' / '.join(labels)})" if labels else question
 
 
 def _text_list(value: Any) -> Sequence[str]:
@@ -379,13 +389,13 @@ def _fit_detail(detail: Mapping[str, Any]) -> Mapping[str, Any]:
     cut: dict[str, None] = {}
     while total > _MAX_DETAIL and longest:
         _, name = heapq.heappop(longest)
-        whole = found[name] if isinstance(found[name], str) else json.dumps(found[name])
+        value = found[name] if isinstance(found[name], str) else json.dumps(found[name])
         cut[name] = None
         total -= sizes[name]
-        if len(whole) < 2:  # it is the name alone
+        if len(value) < 2:  # it is the name alone
             del found[name]
             continue
-        found[name] = whole[: min(_LONGEST_CUT, len(whole) // 2)]
+        found[name] = value[: min(_LONGEST_CUT, len(value) // 2)]
         sizes[name] = _size({name: found[name]})
         total += sizes[name]
         heapq.heappush(longest, (-sizes[name], name))
@@ -398,5 +408,5 @@ def _size(value: Any) -> int:
     return len(json.dumps(value))
 
 
-def _capitalized(said: str) -> str:
-    return said[:1].upper() + said[1:]
+def _capitalized(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]

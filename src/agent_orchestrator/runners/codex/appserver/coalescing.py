@@ -54,8 +54,8 @@ class Coalescer:
                 if self._size > MAX_DELTA:
                     now += self.flush()
                 continue
-            if (whole := _WHOLE_EVENTS.get(event.event_type)) is not None:
-                now += self._rest(whole, event.data.get(_DELTA_EVENTS[whole], ""))
+            if (text_type := _WHOLE_EVENTS.get(event.event_type)) is not None:
+                now += self._rest(text_type, event.data.get(_DELTA_EVENTS[text_type], ""))
             now.append(event)
         return now
 

@@ -172,26 +172,26 @@ class JsonRpcPeer:
 
     async def _parse(self, line: Line) -> Incoming | None:
         """Return the message of a line; None for a response, which goes to its waiting request."""
-        said = await read(line, read_object)
-        if isinstance(said, Text):
-            return Malformed(said) if said.text.strip() else None
-        if isinstance(method := said.get("method"), str):
-            params = said.get("params")
-            given = params if isinstance(params, dict) else {}
-            if "id" not in said:
-                return Notification(method, given, len(line.data))
-            if isinstance(said["id"], (str, int)):
-                return ServerRequest(said["id"], method, given, len(line.data))
+        message = await read(line, read_object)
+        if isinstance(message, Text):
+            return Malformed(message) if message.text.strip() else None
+        if isinstance(method := message.get("method"), str):
+            params = message.get("params")
+            fields = params if isinstance(params, dict) else {}
+            if "id" not in message:
+                return Notification(method, fields, len(line.data))
+            if isinstance(message["id"], (str, int)):
+                return ServerRequest(message["id"], method, fields, len(line.data))
             return Malformed(await read(line, read_text))  # cannot be answered
-        return None if self._resolve_call(said) else Malformed(await read(line, read_text))
+        return None if self._resolve_call(message) else Malformed(await read(line, read_text))
 
-    def _resolve_call(self, said: Mapping[str, Any]) -> bool:
-        number = said.get("id")
-        if not isinstance(number, int) or not ("result" in said or "error" in said):
+    def _resolve_call(self, response: Mapping[str, Any]) -> bool:
+        number = response.get("id")
+        if not isinstance(number, int) or not ("result" in response or "error" in response):
             return False
         call = self._calls.get(number)
         if call is not None and not call.done.is_set():
-            call.answer = said
+            call.answer = response
             call.done.set()
         return True  # also if the waiting request was canceled
 

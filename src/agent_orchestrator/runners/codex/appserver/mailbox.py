@@ -54,28 +54,28 @@ class _Entry:
 
     def joins(self, incoming: Incoming) -> bool:
         """Take another piece of the same stream; False if it is something else."""
-        said = self.incoming
+        last = self.incoming
         if not (
-            isinstance(said, Notification)
+            isinstance(last, Notification)
             and isinstance(incoming, Notification)
-            and said.method == incoming.method
-            and said.method in _STREAMS
+            and last.method == incoming.method
+            and last.method in _STREAMS
             and isinstance(piece := incoming.params.get("delta"), str)
-            and isinstance(said.params.get("delta"), str)
+            and isinstance(last.params.get("delta"), str)
             and self.size < _MAX_JOINED
-            and {**incoming.params, "delta": ""} == {**said.params, "delta": ""}
+            and {**incoming.params, "delta": ""} == {**last.params, "delta": ""}
         ):
             return False
         self.pieces.append(piece)
         return True
 
     def joined(self) -> Incoming | MessagesDropped:
-        said = self.incoming
+        first = self.incoming
         if not self.pieces:
-            return said
-        assert isinstance(said, Notification)
-        delta = "".join([said.params["delta"], *self.pieces])
-        return evolve(said, params={**said.params, "delta": delta}, size=len(delta))
+            return first
+        assert isinstance(first, Notification)
+        delta = "".join([first.params["delta"], *self.pieces])
+        return evolve(first, params={**first.params, "delta": delta}, size=len(delta))
 
 
 @define(eq=False)
@@ -139,10 +139,10 @@ class Mailbox:
         self._size = 0
         self._is_too_full = True
         self._add(_Entry(MessagesDropped(size), _OVERHEAD))
-        for said in dropped:
-            if isinstance(said, Notification) and said.method in _TURNS:
-                self._add(_Entry(said, _OVERHEAD))
-        return [said for said in dropped if isinstance(said, ServerRequest)]
+        for message in dropped:
+            if isinstance(message, Notification) and message.method in _TURNS:
+                self._add(_Entry(message, _OVERHEAD))
+        return [message for message in dropped if isinstance(message, ServerRequest)]
 
 
 def _size_of(incoming: Incoming) -> int:

@@ -30,18 +30,18 @@ class Requirements:
         allowed = ("allowedSandboxModes", "allowedApprovalPolicies")
         return cls(*(_words(found.get(name)) for name in allowed))
 
-    def applied(self, wanted: LoadedThread) -> LoadedThread:
+    def applied(self, requested: LoadedThread) -> LoadedThread:
         """Return the confinement that codex uses for a requested one.
 
         When codex 0.169 loads a thread with a sandbox that is not allowed, it uses ``read-only``,
         which always is. It refuses a turn with such a sandbox.
         """
-        if self.sandboxes is not None and wanted.sandbox not in self.sandboxes:
-            wanted = evolve(wanted, sandbox="read-only")
+        if self.sandboxes is not None and requested.sandbox not in self.sandboxes:
+            requested = evolve(requested, sandbox="read-only")
         policies = self.approval_policies
-        if policies is not None and wanted.approval_policy not in policies:
-            wanted = evolve(wanted, approval_policy=policies[0])
-        return wanted
+        if policies is not None and requested.approval_policy not in policies:
+            requested = evolve(requested, approval_policy=policies[0])
+        return requested
 
 
 def _words(found: Any) -> tuple[str, ...] | None:

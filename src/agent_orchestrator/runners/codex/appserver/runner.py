@@ -164,8 +164,8 @@ class CodexAppServerRunner(CodexRunnerBase):
 
         :raises AgentFailed: if codex cannot be started, fails, or ends before its turn does.
         """
-        wanted = await self._requested_turn(context)
-        env = untrusted_environment(self._own_env(context.env), wanted.untrusted_directories)
+        requested = await self._requested_turn(context)
+        env = untrusted_environment(self._own_env(context.env), requested.untrusted_directories)
         arguments = app_server_arguments(
             extra_args=self.extra_args, profile=self.profile, config=self.config
         )
@@ -179,7 +179,7 @@ class CodexAppServerRunner(CodexRunnerBase):
             await self._warn_of_profile(context, env)
         steered: list[str] = []
         try:
-            return await self._run_once(context, spec, thread_id, wanted, steered)
+            return await self._run_once(context, spec, thread_id, requested, steered)
         finally:
             if steered:
                 with anyio.CancelScope(shield=True):
@@ -192,14 +192,14 @@ class CodexAppServerRunner(CodexRunnerBase):
         context: RunContext,
         spec: Spec,
         thread_id: str | None,
-        wanted: LoadedThread,
+        requested: LoadedThread,
         steered: list[str],
     ) -> Outcome:
-        left = _MAX_TRIES
+        tries_left = _MAX_TRIES
         while True:
-            left -= 1
+            tries_left -= 1
             try:
-                return await self._turn(context, spec, thread_id, wanted, steered)
+                return await self._turn(context, spec, thread_id, requested, steered)
             except ThreadMissing as missing:
                 if self.on_missing_thread == "fail":
                     raise AgentFailed("thread_missing", str(missing)) from None
@@ -207,14 +207,14 @@ class CodexAppServerRunner(CodexRunnerBase):
                 data = {"message": note, "code": "thread_missing"}
                 await context.emit(EventType.RUN_ERROR, data)
                 thread_id = None
-                left += 1
+                tries_left += 1
             except NotStarted as problem:
-                seen = self._last_availability.get(spec.env)
-                if problem.is_unknown and seen is not None:
-                    self._refusals[seen.version] = problem.message
+                availability = self._last_availability.get(spec.env)
+                if problem.is_unknown and availability is not None:
+                    self._refusals[availability.version] = problem.message
                 raise
             except _PromptNotTaken as problem:
-                if left == 0:
+                if tries_left == 0:
                     raise problem.failure from None
 
     async def _warn_of_profile(self, context: RunContext, env: Mapping[str, str]) -> None:
@@ -228,7 +228,7 @@ class CodexAppServerRunner(CodexRunnerBase):
         context: RunContext,
         spec: Spec,
         thread_id: str | None,
-        wanted: LoadedThread,
+        requested: LoadedThread,
         steered: list[str],
     ) -> Outcome:
         if thread_id is not None and not is_thread_id(thread_id):
@@ -250,8 +250,8 @@ class CodexAppServerRunner(CodexRunnerBase):
                     context,
                     lease,
                     thread_id,
-                    wanted,
-                    untrusted_config(wanted.untrusted_directories, self.config, self.extra_args),
+                    requested,
+                    untrusted_config(requested.untrusted_directories, self.config, self.extra_args),
                     tools,
                 )
                 has_tools = server.threads[thread_id].has_tools

@@ -406,8 +406,8 @@ class Server:
             return
         except AgentFailed:
             return
-        said = answer.get("userAgent") if isinstance(answer, dict) else None
-        self.version = text(said).partition("/")[2].partition(" ")[0] or None
+        user_agent = answer.get("userAgent") if isinstance(answer, dict) else None
+        self.version = text(user_agent).partition("/")[2].partition(" ")[0] or None
         assert self._rpc is not None
         self._rpc.notify("initialized")
         self._ready.set()
@@ -444,12 +444,14 @@ class Server:
         elif thread_id:
             self._hold_unrouted(thread_id, incoming)
         elif incoming.method not in DELTA_METHODS:
-            told = (
+            description = (
                 shown(repr(incoming.params))
                 if incoming.size < _MAX_LOGGED
                 else f"{incoming.size:,} bytes"
             )
-            _log.info("codex app-server %d sent %s: %s", self.pid, shown(incoming.method), told)
+            _log.info(
+                "codex app-server %d sent %s: %s", self.pid, shown(incoming.method), description
+            )
 
     def _deliver(self, incoming: Incoming, mailbox: Mailbox) -> None:
         for request in mailbox.put(incoming):
@@ -473,22 +475,22 @@ class Server:
         if isinstance(child, str) and mailbox is not None:
             self._mailboxes.setdefault(child, mailbox)
 
-    def _hold_unrouted(self, thread_id: str, said: Notification) -> None:
+    def _hold_unrouted(self, thread_id: str, notification: Notification) -> None:
         """Keep a message about a thread that has no run, for its next run."""
-        if said.method in DELTA_METHODS:
+        if notification.method in DELTA_METHODS:
             return
         if thread_id not in self._unrouted and len(self._unrouted) >= _MAX_UNROUTED:
             del self._unrouted[next(iter(self._unrouted))]
-        self._unrouted.setdefault(thread_id, deque(maxlen=_MAX_UNROUTED)).append(said)
+        self._unrouted.setdefault(thread_id, deque(maxlen=_MAX_UNROUTED)).append(notification)
 
     def _report_malformed(self, incoming: Malformed) -> None:
         """Report an unreadable line to the runs that it may concern."""
-        said = incoming.text
-        if said.truncation is None:
+        line = incoming.text
+        if line.truncation is None:
             _log.warning("codex app-server %d wrote an invalid message", self.pid)
         else:
-            _log.error("codex app-server wrote a line of %d bytes", said.truncation.size)
-            found = _THREAD.search(said.text)
+            _log.error("codex app-server wrote a line of %d bytes", line.truncation.size)
+            found = _THREAD.search(line.text)
             if found is not None and (mailbox := self._mailboxes.get(found[1])) is not None:
                 self._deliver(incoming, mailbox)
                 return

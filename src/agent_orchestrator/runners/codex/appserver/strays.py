@@ -49,14 +49,16 @@ def _scan(thread_ids: Collection[str]) -> tuple[list[psutil.Process], bool]:
     entries = [VARIABLE + thread_id.encode() + b"\0" for thread_id in thread_ids]
     found: dict[int, psutil.Process] = {}
     is_unclear = False
-    for seen in live_processes():
-        environ = None if seen.is_kernel_thread else read_proc(f"/proc/{seen.pid}/environ")
+    for candidate in live_processes():
+        environ = (
+            None if candidate.is_kernel_thread else read_proc(f"/proc/{candidate.pid}/environ")
+        )
         if environ is None:
             continue  # it is gone, or another user's
         is_unclear |= not environ
         if any(entry in environ for entry in entries):
             try:
-                process = psutil.Process(seen.pid)
+                process = psutil.Process(candidate.pid)
                 below = process.children(recursive=True)
             except psutil.Error:
                 continue

@@ -57,50 +57,50 @@ async def load_thread(
     context: RunContext,
     lease: Lease,
     thread_id: str | None,
-    wanted: LoadedThread,
+    requested: LoadedThread,
     config: Mapping[str, Any],
     tools: Toolbox | None,
 ) -> tuple[str, Mapping[str, Any]]:
     """Load a thread in codex. Return its id, and the overrides for its next turn.
 
-    :param wanted: the confinement of its turns.
+    :param requested: the confinement of its turns.
     :param config: overrides of codex's configuration for this thread.
     :param tools: the orchestration tools, if its agent gets them.
     :raises ThreadMissing: if codex has lost it.
     :raises AgentFailed: if codex does not load it, or its agent may not work there.
     """
-    wanted = await _applied_requirements(context, lease.server, wanted)
+    requested = await _applied_requirements(context, lease.server, requested)
     home = str(home_of(dict(lease.server.spec.env)))
-    await anyio.to_thread.run_sync(check_home, home, wanted.cwd, wanted.sandbox)
+    await anyio.to_thread.run_sync(check_home, home, requested.cwd, requested.sandbox)
     threads = lease.server.threads
     before = threads.get(thread_id) if thread_id is not None else None
-    if thread_id is not None and before is not None and not _is_reusable(before, wanted):
+    if thread_id is not None and before is not None and not _is_reusable(before, requested):
         await _unload(lease.server, thread_id)
         before = None
     if thread_id is None or before is None:
-        thread_id = await _start_or_resume(context, lease, thread_id, wanted, config, tools)
-        before = told = threads[thread_id]
+        thread_id = await _start_or_resume(context, lease, thread_id, requested, config, tools)
+        before = last = threads[thread_id]
     elif before.is_confirmed:
-        told = before
+        last = before
     else:
         # Codex may have loaded it for a canceled run. Then it ignores these settings.
-        await _start_or_resume(context, lease, thread_id, wanted, config, tools)
-        before, told = threads[thread_id], None
-    overrides = await _changes(context, lease.server, told, wanted)
+        await _start_or_resume(context, lease, thread_id, requested, config, tools)
+        before, last = threads[thread_id], None
+    overrides = await _changes(context, lease.server, last, requested)
     threads[thread_id] = evolve(
         before,
-        model=wanted.model,
-        approval_policy=wanted.approval_policy,
-        sandbox=wanted.sandbox,
-        effort=wanted.effort,
+        model=requested.model,
+        approval_policy=requested.approval_policy,
+        sandbox=requested.sandbox,
+        effort=requested.effort,
     )
     return thread_id, overrides
 
 
 async def _applied_requirements(
-    context: RunContext, server: Server, wanted: LoadedThread
+    context: RunContext, server: Server, requested: LoadedThread
 ) -> LoadedThread:
-    """Return how the thread's turns may be; where that is otherwise than wanted, it is recorded."""
+    """Return the confinement that is allowed. If it differs from the requested one, record it."""
     if server.requirements is None:
         try:
             answer = await server.request(requirements.METHOD, {}, _OPEN_S)
@@ -108,23 +108,26 @@ async def _applied_requirements(
             _log.info("codex did not report its requirements: %s", refused)
             answer = None
         server.requirements = requirements.Requirements.of(answer)
-    allowed = server.requirements.applied(wanted)
-    if allowed != wanted:
+    allowed = server.requirements.applied(requested)
+    if allowed != requested:
         await context.report_confinement(
             sandbox=allowed.sandbox, approval_policy=allowed.approval_policy
         )
     return allowed
 
 
-def _is_reusable(opened: LoadedThread, wanted: LoadedThread) -> bool:
+def _is_reusable(opened: LoadedThread, requested: LoadedThread) -> bool:
     """Return whether a loaded thread can take the run's turn.
 
     It cannot if it was loaded for another directory. Codex 0.169 has no way to take back the effort
     that an earlier turn was given, except to load the thread anew.
     """
-    if opened.effort is not None and wanted.effort is None:
+    if opened.effort is not None and requested.effort is None:
         return False
-    return (opened.cwd, opened.untrusted_directories) == (wanted.cwd, wanted.untrusted_directories)
+    return (opened.cwd, opened.untrusted_directories) == (
+        requested.cwd,
+        requested.untrusted_directories,
+    )
 
 
 async def _unload(server: Server, thread_id: str) -> None:
@@ -143,41 +146,41 @@ async def _start_or_resume(
     context: RunContext,
     lease: Lease,
     thread_id: str | None,
-    wanted: LoadedThread,
+    requested: LoadedThread,
     config: Mapping[str, Any],
     tools: Toolbox | None,
 ) -> str:
     """Have codex load the thread, or begin one; return its id."""
-    wanted = evolve(wanted, sandbox=_AS_LOADED, effort=None)
+    requested = evolve(requested, sandbox=_AS_LOADED, effort=None)
     params: dict[str, Any] = {
-        "cwd": wanted.cwd,
-        "approvalPolicy": wanted.approval_policy,
-        "model": wanted.model,
+        "cwd": requested.cwd,
+        "approvalPolicy": requested.approval_policy,
+        "model": requested.model,
         "config": {
             **_commands_env(context.env),
             **await _profiles(context, lease.server),
             **config,
             **_UNLOAD_AT_ONCE,
         },
-        **_confinement(context, wanted),
+        **_confinement(context, requested),
     }
     method = "thread/start"
     if thread_id is None:
         params |= _PLAIN_HISTORY
         if tools is not None:
             params["dynamicTools"] = dynamic_tools(tools)
-            wanted = evolve(wanted, has_tools=True)
+            requested = evolve(requested, has_tools=True)
     else:
         method = "thread/resume"
-        model = wanted.model or await _own_model(lease.server, wanted.cwd)
+        model = requested.model or await _own_model(lease.server, requested.cwd)
         params |= {"threadId": thread_id, "excludeTurns": True, "model": model}
         if context.thread is not None and context.thread.state.get(HAS_TOOLS):
-            wanted = evolve(wanted, has_tools=True)
+            requested = evolve(requested, has_tools=True)
         elif tools is not None and (url := tools_url(context.env)) is not None:
             params["config"] |= _tools_of_a_run(context.env, url)
-            wanted = evolve(wanted, is_single_run=True)
+            requested = evolve(requested, is_single_run=True)
         # From now on no other process may have it, even if the wait for the answer is canceled.
-        lease.loaded(thread_id, evolve(wanted, is_confirmed=False))
+        lease.loaded(thread_id, evolve(requested, is_confirmed=False))
     try:
         answer = await _request_thread(lease.server, method, params)
     except Exception:
@@ -189,9 +192,9 @@ async def _start_or_resume(
     if not is_thread_id(found) or found != (thread_id or found):
         note = f"codex answered {method} with the thread {found!r}"
         raise AgentFailed("provider_error", note)
-    if wanted.model is None:
-        wanted = evolve(wanted, default_model=text(answer.get("model")) or None)
-    lease.loaded(found, wanted)
+    if requested.model is None:
+        requested = evolve(requested, default_model=text(answer.get("model")) or None)
+    lease.loaded(found, requested)
     return found
 
 
@@ -234,7 +237,7 @@ def _commands_env(env: Mapping[str, str]) -> dict[str, Any]:
 
 
 async def _changes(
-    context: RunContext, server: Server, before: LoadedThread | None, wanted: LoadedThread
+    context: RunContext, server: Server, before: LoadedThread | None, requested: LoadedThread
 ) -> Mapping[str, Any]:
     """Return the settings for a turn that differ from those of the thread's last turn.
 
@@ -242,23 +245,23 @@ async def _changes(
     """
     found: dict[str, Any] = {}
     default_model = None if before is None else before.default_model
-    if (before is None or wanted.model != before.model) and (
-        model := wanted.model or default_model
+    if (before is None or requested.model != before.model) and (
+        model := requested.model or default_model
     ):
         found["model"] = model
-    if wanted.effort is not None:
-        found["effort"] = wanted.effort
+    if requested.effort is not None:
+        found["effort"] = requested.effort
     if context.run.output_schema is not None:
         found["outputSchema"] = context.run.output_schema  # of this turn alone
-    if before is None or wanted.approval_policy != before.approval_policy:
-        found["approvalPolicy"] = wanted.approval_policy
-    if (before is None or wanted.sandbox != before.sandbox) and (
-        profile := _profile(context, wanted)
+    if before is None or requested.approval_policy != before.approval_policy:
+        found["approvalPolicy"] = requested.approval_policy
+    if (before is None or requested.sandbox != before.sandbox) and (
+        profile := _profile(context, requested)
     ):
         found["permissions"] = profile
-    elif before is None or wanted.sandbox != before.sandbox:
-        policy = _SANDBOXES[wanted.sandbox]
-        if wanted.sandbox == "workspace-write":
+    elif before is None or requested.sandbox != before.sandbox:
+        policy = _SANDBOXES[requested.sandbox]
+        if requested.sandbox == "workspace-write":
             policy = {**policy, **await _configured(server, context.session.cwd)}
         found["sandboxPolicy"] = policy
     return found
@@ -276,17 +279,17 @@ async def _profiles(context: RunContext, server: Server) -> Mapping[str, Any]:
     return profiles(context.protected, cwd, workspace, tmpdir)
 
 
-def _confinement(context: RunContext, wanted: LoadedThread) -> Mapping[str, Any]:
+def _confinement(context: RunContext, requested: LoadedThread) -> Mapping[str, Any]:
     """Return the confinement with which to load a thread."""
-    profile = _profile(context, wanted)
-    return {"sandbox": wanted.sandbox} if profile is None else {"permissions": profile}
+    profile = _profile(context, requested)
+    return {"sandbox": requested.sandbox} if profile is None else {"permissions": profile}
 
 
-def _profile(context: RunContext, wanted: LoadedThread) -> str | None:
-    """Return the name of the profile of the mode that is wanted; None where there is none."""
-    if not context.protected or wanted.sandbox == "danger-full-access":
+def _profile(context: RunContext, requested: LoadedThread) -> str | None:
+    """Return the name of the profile for the requested sandbox; None if it needs none."""
+    if not context.protected or requested.sandbox == "danger-full-access":
         return None
-    return profile_name(cast("Mode", wanted.sandbox))
+    return profile_name(cast("Mode", requested.sandbox))
 
 
 async def _own_model(server: Server, cwd: str) -> str | None:

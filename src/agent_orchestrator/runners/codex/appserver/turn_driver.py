@@ -141,7 +141,7 @@ class TurnDriver:
 
     # --- a turn
 
-    async def _turn(self, given: _Input, of_steered: int = 0) -> None:
+    async def _turn(self, turn_input: _Input, of_steered: int = 0) -> None:
         """Give codex a prompt, and hear it out.
 
         :param of_steered: how many of the messages that were not given yet are in it.
@@ -158,7 +158,7 @@ class TurnDriver:
             tasks.start_soon(self._report_late)
             tasks.start_soon(self._steer)
             try:
-                await self._run_shielded(partial(self._send_prompt, given))
+                await self._run_shielded(partial(self._send_prompt, turn_input))
                 del self.steered[:of_steered]
                 while reader.end is None:
                     await self._receive(tasks, await self._next())
@@ -213,9 +213,9 @@ class TurnDriver:
             for event in events:
                 await self.context.emit(event.event_type, event.data)
 
-    async def _send_prompt(self, given: _Input) -> None:
+    async def _send_prompt(self, turn_input: _Input) -> None:
         """Give codex the prompt."""
-        params = {"threadId": self.thread_id, "input": given, **self.overrides}
+        params = {"threadId": self.thread_id, "input": turn_input, **self.overrides}
         self._apply(Event.START)
         try:
             answer = await self.server.request("turn/start", params, REQUEST_TIMEOUT_S)
@@ -301,9 +301,9 @@ class TurnDriver:
                 data = {"kind": "stdout", "payload": {"text": said.text}}
                 await self._emit([AgentEvent(EventType.BACKEND_EVENT, data)])
             case Notification("serverRequest/resolved", params):
-                asked_id = params.get("requestId")
-                if isinstance(asked_id, (str, int)) and asked_id in self._open_requests:
-                    self._open_requests[asked_id].cancel()
+                request_id = params.get("requestId")
+                if isinstance(request_id, (str, int)) and request_id in self._open_requests:
+                    self._open_requests[request_id].cancel()
             case Notification() if not self._reader.is_stale(incoming):
                 if incoming.is_long:
                     events = await run_in_thread(self._reader.feed, incoming)
@@ -383,25 +383,25 @@ class TurnDriver:
 
     # --- questions, tool calls and steering
 
-    async def _answer_request(self, asked: ServerRequest) -> None:
+    async def _answer_request(self, incoming: ServerRequest) -> None:
         """Ask a question of codex as a request, or execute a call of our tools."""
-        if asked.method == TOOL_CALL and asked.params.get("threadId") == self.thread_id:
-            self.server.respond(asked, await call_tool(self.tools, asked.params))
+        if incoming.method == TOOL_CALL and incoming.params.get("threadId") == self.thread_id:
+            self.server.respond(incoming, await call_tool(self.tools, incoming.params))
             return
         try:
-            item = self._reader.items.open_item(text(asked.params.get("itemId")))
+            item = self._reader.items.open_item(text(incoming.params.get("itemId")))
             make = partial(approvals.question_for, item=item, remember=self.remember_approvals)
-            question = await run_in_thread(make, asked) if asked.is_long else make(asked)
+            question = await run_in_thread(make, incoming) if incoming.is_long else make(incoming)
         except UnexpectedShape:
             question = None
         if question is None:
-            payload = {"method": asked.method, "params": asked.params}
-            data = {"kind": asked.method, "payload": payload}
+            payload = {"method": incoming.method, "params": incoming.params}
+            data = {"kind": incoming.method, "payload": payload}
             await self._emit([AgentEvent(EventType.BACKEND_EVENT, data)])
-            self.server.refuse(asked, f"this client does not answer {asked.method}")
+            self.server.refuse(incoming, f"this client does not answer {incoming.method}")
             return
         with anyio.CancelScope() as scope:
-            self._open_requests[asked.id] = scope
+            self._open_requests[incoming.id] = scope
             try:
                 request = await self.context.ask_parent(
                     question.text,
@@ -415,7 +415,7 @@ class TurnDriver:
                 note = f"declined, as nobody could be asked: {problem}"
                 await self.context.emit(EventType.RUN_ERROR, {"message": note})
             finally:
-                self._open_requests.pop(asked.id, None)
+                self._open_requests.pop(incoming.id, None)
             answer = question.answer(request)
             is_canceled = answer.get("decision") == approvals.CANCEL
             if is_canceled:
@@ -423,7 +423,7 @@ class TurnDriver:
             words = None if is_canceled else question.words(request)
             if words is not None:
                 self.steered.append(words)  # first: the turn may end with the answer
-            self.server.respond(asked, answer)
+            self.server.respond(incoming, answer)
         if words is not None:
             with suppress(AgentFailed):
                 await self._run_shielded(partial(self._steer_with, words))
@@ -468,10 +468,10 @@ def _count_fitting(messages: Sequence[str]) -> int:
     return len(messages)
 
 
-def _input(said: str, images: Sequence[ImageContent] = ()) -> _Input:
+def _input(prompt: str, images: Sequence[ImageContent] = ()) -> _Input:
     """Return what codex takes as the input of a turn. The images are in it: it need not read files."""
     return [
-        {"type": "text", "text": said},
+        {"type": "text", "text": prompt},
         *({"type": "image", "url": _data_url(content)} for content in images),
     ]
 

@@ -121,17 +121,25 @@ class TurnReader:
     _streams: dict[str, StringIO] = field(factory=dict, init=False)
     """What came of each message that is not complete."""
 
-    def feed(self, said: Notification) -> list[AgentEvent]:
+    def feed(self, notification: Notification) -> list[AgentEvent]:
         """Return the events of a notification. Never raises for its content."""
         try:
-            events = self._read(said.method, said.params)
+            events = self._read(notification.method, notification.params)
         except UnexpectedShape:
             events = None
         except RecursionError:
             payload = {"text": "nested too deep to be read"}
-            return [AgentEvent(EventType.BACKEND_EVENT, {"kind": said.method, "payload": payload})]
+            return [
+                AgentEvent(
+                    EventType.BACKEND_EVENT, {"kind": notification.method, "payload": payload}
+                )
+            ]
         if events is None:
-            events = [agent_event(EventType.BACKEND_EVENT, kind=said.method, payload=said.params)]
+            events = [
+                agent_event(
+                    EventType.BACKEND_EVENT, kind=notification.method, payload=notification.params
+                )
+            ]
         return events
 
     def finish(self) -> list[AgentEvent]:
@@ -143,12 +151,12 @@ class TurnReader:
         """The thread and those of its sub-agents."""
         return (self.thread_id, *self.children)
 
-    def is_stale(self, said: Notification) -> bool:
+    def is_stale(self, notification: Notification) -> bool:
         """Return whether it is the end of another turn of the thread, which was abandoned."""
-        turn = said.params.get("turn")
+        turn = notification.params.get("turn")
         return (
-            said.method == "turn/completed"
-            and said.params.get("threadId") == self.thread_id
+            notification.method == "turn/completed"
+            and notification.params.get("threadId") == self.thread_id
             and isinstance(turn, dict)
             and turn.get("id") != self.turn_id
         )
@@ -247,9 +255,9 @@ class TurnReader:
         return [self._unfinished_event(item_id) for item_id in (*self._streams,)]
 
     def _unfinished_event(self, item_id: str) -> AgentEvent:
-        said = self._streams.pop(item_id).getvalue()
+        message = self._streams.pop(item_id).getvalue()
         more = {"incomplete": True}
-        return agent_event(EventType.AGENT_MESSAGE, text=said, item_id=item_id, extra=more)
+        return agent_event(EventType.AGENT_MESSAGE, text=message, item_id=item_id, extra=more)
 
     def _plan(self, params: JsonObject) -> list[AgentEvent]:
         steps = [
@@ -259,8 +267,10 @@ class TurnReader:
             }
             for step in require_list(params.get("plan"))
         ]
-        why = params.get("explanation")
-        return self.items.plan(steps, {"extra": {"explanation": why}} if why else {})
+        explanation = params.get("explanation")
+        return self.items.plan(
+            steps, {"extra": {"explanation": explanation}} if explanation else {}
+        )
 
     # --- the turn
 
