@@ -402,9 +402,9 @@ def _problem(spec: FieldSpec, value: Any) -> _Problem | None:
 
 
 def _list_problem(spec: FieldSpec, value: Sequence[Any]) -> _Problem | None:
-    most, item = spec.limits.max_length, spec.item
-    if most is not None and len(value) > most:
-        return "", f"must have at most {most:,} entries, has {len(value):,}"
+    maximum, item = spec.limits.max_length, spec.item
+    if maximum is not None and len(value) > maximum:
+        return "", f"must have at most {maximum:,} entries, has {len(value):,}"
     for index, entry in enumerate(value):
         if not isinstance(entry, item or object):
             kind = dict if item is not None and attrs.has(item) else item
@@ -419,9 +419,9 @@ def _list_problem(spec: FieldSpec, value: Sequence[Any]) -> _Problem | None:
 
 
 def _entry_problem(spec: FieldSpec, entry: str) -> str | None:
-    most = spec.limits.item_length or MAX_NAME
-    if len(entry) > most:
-        return f"must be at most {most:,} characters, is {len(entry):,}"
+    maximum = spec.limits.item_length or MAX_NAME
+    if len(entry) > maximum:
+        return f"must be at most {maximum:,} characters, is {len(entry):,}"
     return encoding_problem(entry)
 
 

@@ -1,7 +1,7 @@
 """Records of the databases that a user has used, to refuse one that came with a repository.
 
-Opening a database executes its queued runs and gives access to its tokens. Whoever can put a file into
-a directory could exploit that. So a database in the default place is opened only if its name is
+Opening a database executes its queued runs and gives access to its tokens. Anyone who can put a file
+into a directory could exploit that. So a database at the default path is opened only if its name is
 recorded. A database that the settings name needs no record.
 """
 

@@ -468,14 +468,14 @@ class Transaction(View, Protocol):
         """Delete a token, if it exists."""
         ...
 
-    def add_record(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
+    def add_record(self, record: IdempotencyRecord, *, max_count: int, max_size: int) -> None:
         """Add a record, and delete the caller's oldest records beyond the bounds.
 
         At most :func:`max_deleted_records` are deleted at once. The caller's next records delete the
-        rest; until then its answers may exceed ``most_size``.
+        rest; until then its answers may exceed ``max_size``.
 
-        :param most: maximum number of records of a caller.
-        :param most_size: bytes of answers in UTF-8. A record is deleted once newer ones have this many.
+        :param max_count: maximum number of records of a caller.
+        :param max_size: bytes of answers in UTF-8. A record is deleted once newer ones have this many.
         :raises Conflict: if there is a record of the same caller, call and key.
         """
         ...

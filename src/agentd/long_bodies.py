@@ -15,7 +15,7 @@ from agent_orchestrator.wire import strict_json
 class LongBody(ResponseBody):
     """The body of a long answer. Several responses can have one body.
 
-    :param pieces: the body, in pieces. Those of long data belong to whoever holds the data.
+    :param pieces: the body, in pieces. Pieces of long data are shared with the owner of the data.
     """
 
     def __init__(self, pieces: tuple[bytes, ...]) -> None:
@@ -35,19 +35,19 @@ class LongBody(ResponseBody):
 
 class _Encoder:
     def __init__(self) -> None:
-        self._one_at_a_time = anyio.CapacityLimiter(1)
-        self._held: WeakValueDictionary[int, LongBody] = WeakValueDictionary()
+        self._limiter = anyio.CapacityLimiter(1)
+        self._bodies: WeakValueDictionary[int, LongBody] = WeakValueDictionary()
 
     async def body(self, plain: Any) -> LongBody:
-        return await anyio.to_thread.run_sync(self._body, plain, limiter=self._one_at_a_time)
+        return await anyio.to_thread.run_sync(self._body, plain, limiter=self._limiter)
 
     def _body(self, plain: Any) -> LongBody:
         pieces = strict_json.encode_in_pieces(plain)
         key = hash(pieces)
-        held = self._held.get(key)
-        if held is None or held.pieces != pieces:
-            held = self._held[key] = LongBody(pieces)
-        return held
+        body = self._bodies.get(key)
+        if body is None or body.pieces != pieces:
+            body = self._bodies[key] = LongBody(pieces)
+        return body
 
 
 _ENCODER: anyio.lowlevel.RunVar[_Encoder] = anyio.lowlevel.RunVar("encoder of long answers")

@@ -168,7 +168,7 @@ async def body_object(request: HttpRequest) -> dict[str, Any]:
         if data:
             raise UnsupportedMediaType("a body needs the content type application/json")
         return {}
-    parse = partial(strict_json.loads, data, most=MAX_VALUES)
+    parse = partial(strict_json.loads, data, max_values=MAX_VALUES)
     is_small = len(data) <= SMALL_BYTES
     value = parse() if is_small else await anyio.to_thread.run_sync(parse, limiter=_readers())
     if not isinstance(value, dict):

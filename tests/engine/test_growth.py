@@ -293,7 +293,7 @@ async def test_the_many_keys_of_a_run_are_deleted_in_small_changes(
             for number in range(count):
                 record = a_record(caller=tree.run_id, call="c", key=str(number))
                 await kept.store.transact(
-                    lambda tx, record=record: tx.add_record(record, most=999, most_size=99_999)  # type: ignore[misc]
+                    lambda tx, record=record: tx.add_record(record, max_count=999, max_size=99_999)  # type: ignore[misc]
                 )
             transact = kept.store.transact
 

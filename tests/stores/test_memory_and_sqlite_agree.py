@@ -94,7 +94,7 @@ steps = st.one_of(
     st.tuples(
         st.just("add_record"),
         record_values,
-        st.fixed_dictionaries({"most": st.integers(1, 3), "most_size": st.integers(1, 9)}),
+        st.fixed_dictionaries({"max_count": st.integers(1, 3), "max_size": st.integers(1, 9)}),
     ),
     st.tuples(
         st.just("delete_records"),

@@ -468,7 +468,7 @@ async def test_records_of_before_they_were_bounded_are_counted(tmp_path: Path) -
     async with SqliteStore(path) as store:
         for caller, most in (("local", 3), ("ann", 9)):
             record = a_record(caller=caller, key="d")
-            await store.transact(methodcaller("add_record", record, most=most, most_size=99))
+            await store.transact(methodcaller("add_record", record, max_count=most, max_size=99))
         found = await store.read(
             lambda view: {
                 caller: [k for k in "abcd" if view.idempotency(caller, "POST /sessions", k)]

@@ -87,8 +87,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "limit": (2,),
     "message": (MESSAGE,),
     "message_id": (MESSAGE.id,),
-    "most": (9,),
-    "most_size": (9,),
+    "max_count": (9,),
+    "max_size": (9,),
     "now": (NOW + DAY,),
     "parent_run_id": (None, RUN.id),
     "parent_session_id": (None, SESSION.id),
@@ -108,7 +108,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "status": (None, "pending"),
     "statuses": (("approved",),),
     "thread": (Thread("thread", {}),),
-    "told": ((),),
+    "excluding": ((),),
     "token": (TOKEN,),
     "token_hash": ("hash",),
     "token_id": (TOKEN.id,),
@@ -191,7 +191,7 @@ async def ask_everything(path: Path) -> None:
         for name in sorted(own, key=lambda one: (one not in IN_ORDER, _place(one), one)):
             for keywords in calls(Transaction, name):
                 await store.transact(partial(call, name, keywords))
-        await store.transact(lambda tx: tx.add_record(a_record(key="2"), most=1, most_size=1))
+        await store.transact(lambda tx: tx.add_record(a_record(key="2"), max_count=1, max_size=1))
         for name in methods(View):
             for keywords in calls(View, name):
                 await store.read(partial(call, name, keywords))

@@ -86,9 +86,9 @@ def test_refused(data: bytes, problem: str) -> None:
 def test_values_are_counted_before_they_are_read(data: bytes, is_refused: bool) -> None:
     if is_refused:
         with pytest.raises(InvalidRequest, match="more than 100 values"):
-            strict_json.loads(data, most=100)
+            strict_json.loads(data, max_values=100)
     else:
-        assert strict_json.loads(data, most=100) == json.loads(data)
+        assert strict_json.loads(data, max_values=100) == json.loads(data)
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,6 @@ class _IdempotentCall(Generic[Res]):
         record = IdempotencyRecord(
             self.caller.id, self.call, self.key, self.fingerprint, text, core.now()
         )
-        most, most_size = retention.record_limits(self.caller)
-        tx.add_record(record, most=most, most_size=most_size)
+        max_count, max_size = retention.record_limits(self.caller)
+        tx.add_record(record, max_count=max_count, max_size=max_size)
         return Reply(answer, text=text)

@@ -100,20 +100,20 @@ def of_child(
     own, other = provider or default, child or default
     if other in (own, MANUAL):
         return requested
-    most = _sandbox(core, own, requested.sandbox) or "read-only"
+    widest = _sandbox(core, own, requested.sandbox) or "read-only"
     config = core.config.providers[other]
-    if most == "danger-full-access" or config.open_to_agents:
+    if widest == "danger-full-access" or config.open_to_agents:
         return requested
-    if not is_supported_by(config.runner, Confinement(sandbox=most)):
+    if not is_supported_by(config.runner, Confinement(sandbox=widest)):
         raise Forbidden(
-            f"agents of {own} have a sandbox ({most}), but agents of {other} have none. An agent may not "
+            f"agents of {own} have a sandbox ({widest}), but agents of {other} have none. An agent may not "
             "spawn a child that may do more than itself, unless the provider sets `open_to_agents`",
             {"provider": other},
         )
     usual = requested.sandbox or _sandbox(core, other, None)
-    if usual is not None and _STRICTEST_FIRST.index(usual) <= _STRICTEST_FIRST.index(most):
+    if usual is not None and _STRICTEST_FIRST.index(usual) <= _STRICTEST_FIRST.index(widest):
         return requested
-    return Confinement(sandbox=most).or_else(requested)
+    return Confinement(sandbox=widest).or_else(requested)
 
 
 def _sandbox(core: Core, provider: str, requested: Sandbox | None) -> Sandbox | None:

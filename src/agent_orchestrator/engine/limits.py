@@ -34,7 +34,7 @@ def session_limits(core: Core, command: SessionLimits, parent: Session | None) -
     :raises InvalidRequest: naming each limit that exceeds the inherited one. It is not lowered silently,
         because an agent would rely on it.
     """
-    most = core.config.limits if parent is None else _child_limits(core, parent)
+    maximum = core.config.limits if parent is None else _child_limits(core, parent)
     inherited: Limits = dict.fromkeys(_NAMES)
     if parent is not None:
         inherited = {name: getattr(parent, name) for name in _NAMES}
@@ -42,7 +42,7 @@ def session_limits(core: Core, command: SessionLimits, parent: Session | None) -
             inherited["max_depth"] = max(0, parent.max_depth - 1)
     found: dict[str, str] = {}
     for name, setting in _NAMES.items():
-        requested, bound = getattr(command, name), getattr(most, setting)
+        requested, bound = getattr(command, name), getattr(maximum, setting)
         if requested is None:
             continue
         if requested > bound:
@@ -64,10 +64,10 @@ def require_depth(core: Core, caller: Principal, parent: Session) -> None:
     """
     if _limits_of(core, parent).depth >= 1:
         return
-    most = core.config.limits.depth if parent.max_depth is None else 0
+    maximum = core.config.limits.depth if parent.max_depth is None else 0
     scope = "" if parent.max_depth is None else f" below session {parent.id}"
     kind = Conflict if caller.run is None else Forbidden
-    raise _limit_reached("depth", most, f"generations of children{scope}", kind)
+    raise _limit_reached("depth", maximum, f"generations of children{scope}", kind)
 
 
 def require_child_counts(core: Core, tx: Transaction, parent: Session, run_id: str | None) -> None:
@@ -78,9 +78,9 @@ def require_child_counts(core: Core, tx: Transaction, parent: Session, run_id: s
     limits = _limits_of(core, parent)
     if tx.live_children(parent.id, run_id) >= limits.children:
         raise _limit_reached("children", limits.children, "active children of one run")
-    for session_id, most in _counted(core, tx, parent):
-        if tx.live_descendants(session_id) >= most:
-            raise _limit_reached("descendants", most, f"active sessions below {session_id}")
+    for session_id, maximum in _counted(core, tx, parent):
+        if tx.live_descendants(session_id) >= maximum:
+            raise _limit_reached("descendants", maximum, f"active sessions below {session_id}")
 
 
 def _limits_of(core: Core, session: Session) -> TreeLimits:
@@ -104,7 +104,7 @@ def _counted(core: Core, tx: Transaction, parent: Session) -> Iterator[tuple[str
 
     A limit that a session inherits is yielded only for the ancestor that sets it.
     """
-    session, most = parent, core.config.limits.descendants
+    session, maximum = parent, core.config.limits.descendants
     while session.max_descendants is not None:
         ancestor = tx.session(session.parent_session_id) if session.parent_session_id else None
         if ancestor is None or ancestor.max_descendants != session.max_descendants:
@@ -112,14 +112,14 @@ def _counted(core: Core, tx: Transaction, parent: Session) -> Iterator[tuple[str
         if ancestor is None:
             break
         session = ancestor
-    yield parent.root_session_id, most
+    yield parent.root_session_id, maximum
 
 
-def _minimum(most: int, own: int | None) -> int:
-    return most if own is None else min(most, own)
+def _minimum(maximum: int, own: int | None) -> int:
+    return maximum if own is None else min(maximum, own)
 
 
 def _limit_reached(
-    name: str, most: int, what: str, kind: type[OrchestratorError] = Conflict
+    name: str, maximum: int, what: str, kind: type[OrchestratorError] = Conflict
 ) -> OrchestratorError:
-    return kind(f"no further child: at most {most} {what}", {"limit": name, "most": most})
+    return kind(f"no further child: at most {maximum} {what}", {"limit": name, "most": maximum})

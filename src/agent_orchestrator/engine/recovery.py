@@ -73,7 +73,7 @@ async def recover(core: Core, done: anyio.Event) -> None:
     failed = 0
     while True:
         try:
-            remaining = await _try(core)
+            remaining = await _try_recovery(core)
         except Exception as error:
             logger.exception("finding the runs of a lost daemon failed")
             remaining = _Remaining(failure=error)
@@ -108,14 +108,14 @@ class _Remaining:
             details = "".join(f" ({reason})" for reason in self.reasons[:3])
             parts.append(f"{self.alive} may still have processes{details}")
         if self.failure is not None:
-            many = f"{self.failed} " if self.failed else ""
-            parts.append(f"{many}could not be recovered: {self.failure!r}")
+            count = f"{self.failed} " if self.failed else ""
+            parts.append(f"{count}could not be recovered: {self.failure!r}")
         if not parts:
             return None
         return Problem("recovery_pending", f"runs of a lost daemon: {'; '.join(parts)}")
 
 
-async def _try(core: Core) -> _Remaining:
+async def _try_recovery(core: Core) -> _Remaining:
     lost = await read_with_retry(core, lambda view: _lost_attempts(view, core.instance))
     remains = await _reap(core, [attempt for _, attempt in lost])
     recoverable = [
@@ -229,8 +229,8 @@ def _decide(core: Core, tx: Transaction, run: Run, *, is_handed_over: bool) -> _
         return _Decision("parked", f"the run waits for an answer to {run.waiting_on}")
     provider = core.config.providers.get(run.provider)
     lost = 1 + sum(one.outcome == LOST_OUTCOME for one in tx.attempts(run.id))
-    most = MAX_ATTEMPTS if provider is None else provider.max_attempts
-    if lost >= most:
+    maximum = MAX_ATTEMPTS if provider is None else provider.max_attempts
+    if lost >= maximum:
         times = "time" if lost == 1 else "times"
         return _Decision("failed", f"the daemon stopped {lost} {times} during this run")
     if not is_handed_over:

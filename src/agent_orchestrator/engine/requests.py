@@ -59,8 +59,8 @@ LONGEST_PAUSE_S: Final = 60.0
 DUE_RETRY_S: Final = 1.0
 
 MIN_EXTENSION: Final = 0.01
-"""The part of its seconds by which an extension must postpone a request's end. A smaller one is ignored,
-because each extension is logged in all ancestors."""
+"""Minimum share of its seconds by which an extension must postpone a request's end. A smaller one is
+ignored, because each extension is logged in all ancestors."""
 
 DUE_BATCH: Final = 100
 """Maximum number of due requests handled in a commit."""
@@ -205,12 +205,12 @@ def _warn_at(now: datetime, expires_in_s: float) -> datetime:
     return now + timedelta(seconds=expires_in_s - min(expires_in_s / 4, WARNING_S))
 
 
-def _check_message_limit(tx: Transaction, run: Run, limit: str, most: int) -> None:
+def _check_message_limit(tx: Transaction, run: Run, limit: str, maximum: int) -> None:
     """Raise ``Conflict`` if the run has sent as many messages to its parent as the limit allows."""
-    if tx.child_message_count(run.id, limit=most) >= most:
+    if tx.child_message_count(run.id, limit=maximum) >= maximum:
         raise Conflict(
-            f"run {run.id} has sent {most:,} messages to its parent, which is the limit for {limit}",
-            {"limit": limit, "most": most},
+            f"run {run.id} has sent {maximum:,} messages to its parent, which is the limit for {limit}",
+            {"limit": limit, "most": maximum},
         )
 
 

@@ -207,7 +207,7 @@ def _result(to_status: RunStatus, values: Mapping[str, Any] | None) -> RunResult
         return RunResult("") if to_status is RunStatus.COMPLETED else None
     if to_status is not RunStatus.COMPLETED:
         raise InvalidRequest.of({"result": "needs to_status completed"})
-    fields = _texts("result", values, required=("text",))
+    fields = _text_fields("result", values, required=("text",))
     return RunResult(fields["text"])
 
 
@@ -217,14 +217,14 @@ def _error(to_status: RunStatus, values: Mapping[str, Any] | None) -> RunError |
         return RunError("provider_error", "the client gave no reason") if failed else None
     if to_status is not RunStatus.FAILED:
         raise InvalidRequest.of({"error": "needs to_status failed"})
-    fields = _texts("error", values, required=("message",), optional=("code",))
+    fields = _text_fields("error", values, required=("message",), optional=("code",))
     code = fields.get("code", "provider_error")
     if code not in FAILURE_CODES:
         raise InvalidRequest.of({"error.code": f"must be one of {', '.join(FAILURE_CODES)}"})
     return RunError(code, fields["message"])
 
 
-def _texts(
+def _text_fields(
     path: str,
     values: Mapping[str, Any],
     *,

@@ -23,7 +23,7 @@ async def enforce_time_limits(
 
     Warn at half of ``silence_timeout_s``.
     """
-    most = inf if provider.run_timeout_s is None else provider.run_timeout_s
+    limit_s = inf if provider.run_timeout_s is None else provider.run_timeout_s
     quiet = inf if provider.silence_timeout_s is None else provider.silence_timeout_s
     began_at = recorder.last_activity_at = anyio.current_time()
     still_before_s = running.blocked.total_s
@@ -31,9 +31,9 @@ async def enforce_time_limits(
     while running.provider is provider:
         now = anyio.current_time()
         last_activity_at = max(recorder.last_activity_at, running.blocked.ended_at)
-        must_end_at = began_at + running.blocked.total_s - still_before_s + most
+        must_end_at = began_at + running.blocked.total_s - still_before_s + limit_s
         if now >= must_end_at:
-            message = f"the run was not done within {most:g} s (run_timeout_s)"
+            message = f"the run was not done within {limit_s:g} s (run_timeout_s)"
         elif now >= last_activity_at + quiet:
             # A busy machine may have missed the time of the warning.
             if warned_of < last_activity_at:

@@ -26,7 +26,7 @@ MAX_RUNS: Final = 20
 """Maximum number of runs of a session on a page."""
 
 MAX_READ: Final = 512 * 2**20
-"""Maximum bytes of results that a page reads: reading a row costs as much as its texts are long."""
+"""Maximum bytes of results that a page reads. The cost of reading a row grows with its texts."""
 
 _NODE_SIZE: Final = 1_500
 """Approximate number of characters of a session or a run without its texts."""
@@ -149,9 +149,8 @@ class _Page:
         ):
             for child in found:
                 yield child
-                if (
-                    child.id not in self._childless
-                ):  # set when the caller added the child to the page
+                # The caller has added the child to the page, and knows whether it has children.
+                if child.id not in self._childless:
                     yield from self._below(child.id)
             after = found[-1].id
             if len(found) < _BATCH:
@@ -160,7 +159,7 @@ class _Page:
     def _node(self, session: Session, *, repeated: bool = False) -> _Node:
         view = self._view
         room = max(1, MAX_READ - self._read)
-        length = MAX_SUMMARY + 1  # one more shows which texts are longer
+        length = MAX_SUMMARY + 1  # one more, to see which texts are longer
         found, read = view.latest_runs(session.id, limit=MAX_RUNS, cut=length, size=room)
         runs_count = len(found)
         if len(found) == MAX_RUNS or read >= room:

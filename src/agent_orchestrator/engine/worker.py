@@ -178,8 +178,8 @@ def _checked(outcome: Outcome) -> Outcome | AgentFailed:
     text = storable(outcome.text)
     if strict_json.size_of(text) <= strict_json.MAX_STORED_SIZE:
         return evolve(outcome, text=text)
-    most = f"{strict_json.MAX_STORED_SIZE:,}"
-    problem = f"Outcome.text has more than {most} bytes of JSON, which no client could read"
+    maximum = f"{strict_json.MAX_STORED_SIZE:,}"
+    problem = f"Outcome.text has more than {maximum} bytes of JSON, which no client could read"
     return AgentFailed("agent_crashed", problem)
 
 

@@ -62,8 +62,8 @@ class LineFramer:
         self._parts: list[bytes] = []
         self._size = 0
         self._long = bytearray()
-        """The line so far, once it is longer than :data:`_SHORT`: joined, and digested, as it grows.
-        Either done at its end would take long."""
+        """The line so far, if it is longer than :data:`_SHORT`. It is joined and hashed while it grows,
+        because that would take long at the end."""
         self._digest: Any = None
 
     def feed(self, chunk: bytes) -> Iterator[Line]:
@@ -149,7 +149,7 @@ def json_number(digits: str) -> float | str:
 
 
 def json_integer(digits: str) -> int | str:
-    """Return a number as an integer, or as text where it has more digits than a reader of the log takes."""
+    """Return a number as an integer, or as text if it has more than :data:`MAX_DIGITS` digits."""
     return int(digits) if len(digits) - digits.startswith("-") <= MAX_DIGITS else digits
 
 

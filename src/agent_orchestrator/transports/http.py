@@ -224,7 +224,7 @@ def _json(data: bytes | bytearray, what: str) -> Any:
     :raises Internal: if it is not strict JSON, or has more than :data:`MAX_VALUES` values.
     """
     try:
-        return strict_json.loads(data, field=what, most=MAX_VALUES, is_last=True)
+        return strict_json.loads(data, field=what, max_values=MAX_VALUES, is_last=True)
     except InvalidRequest as error:
         raise Internal(f"{what} {error.details['fields'][what]}") from error
 

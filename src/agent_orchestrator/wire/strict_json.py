@@ -253,18 +253,22 @@ def _check_keys(value: Mapping[Any, Any]) -> None:
 
 
 def loads(
-    data: bytes | bytearray, *, field: str = "body", most: int | None = None, is_last: bool = False
+    data: bytes | bytearray,
+    *,
+    field: str = "body",
+    max_values: int | None = None,
+    is_last: bool = False,
 ) -> Any:
     """Return the value of a JSON document, in time linear in its length.
 
     :param field: the name of the document in error messages.
-    :param most: the maximum number of values, member names included; None for no limit.
+    :param max_values: the maximum number of values, member names included; None for no limit.
     :param is_last: True if the data is not needed afterwards. A ``bytearray`` is then cleared
         before its values are created, to save memory.
     :raises InvalidRequest: if it is not strict JSON in UTF-8, or has too many values.
     """
-    if most is not None and has_more_values(data, most):
-        raise InvalidRequest.of({field: f"contains more than {most:,} values"})
+    if max_values is not None and has_more_values(data, max_values):
+        raise InvalidRequest.of({field: f"contains more than {max_values:,} values"})
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -314,19 +318,19 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def has_more_values(data: bytes | bytearray, most: int) -> bool:
-    """Return whether a JSON text has more than ``most`` values, without decoding it.
+def has_more_values(data: bytes | bytearray, max_values: int) -> bool:
+    """Return whether a JSON text has more than ``max_values`` values, without decoding it.
 
     The number of values determines the cost of decoding. A megabyte of ``[[],[],…`` takes a hundred
     times the time and memory of a megabyte of text.
     """
-    if _separators(data) <= most:
+    if _separators(data) <= max_values:
         return False
     # Ignore separators in strings. Escaped characters are removed, because they cannot end a string.
     bare = data.replace(rb"\\", b"").replace(rb"\"", b"")
-    if bare.count(b'"') > 2 * most:
+    if bare.count(b'"') > 2 * max_values:
         return True
-    return _separators(b"".join(bare.split(b'"')[::2])) > most
+    return _separators(b"".join(bare.split(b'"')[::2])) > max_values
 
 
 def _separators(data: bytes | bytearray) -> int:

@@ -71,9 +71,9 @@ def main() -> None:
     The program's arguments are the descriptor of the owner's socket, the owner's pid, and the soft
     limit of open files for agents.
     """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # the hard limit was lowered: it holds
-        resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]), most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]), maximum))
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
     owner = int(sys.argv[2])
@@ -309,9 +309,9 @@ def _poll(*fds: int) -> select.poll:
     return poll
 
 
-def _receive(link: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+def _receive(link: socket.socket, size: int, max_fds: int) -> tuple[bytes, list[int]]:
     """Return data and the descriptors that come with it, which no agent inherits."""
-    data, fds, _, _ = socket.recv_fds(link, size, most)
+    data, fds, _, _ = socket.recv_fds(link, size, max_fds)
     for fd in fds:
         os.set_inheritable(fd, False)  # noqa: FBT003 - its name
     return data, fds

@@ -262,7 +262,7 @@ class MemoryTransaction(MemoryView):
             self._undo_steps.append(partial(hashes.__setitem__, token_hash, hashes.pop(token_hash)))
         self._set_or_remove(self._state.access_tokens, token_id, None)
 
-    def add_record(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
+    def add_record(self, record: IdempotencyRecord, *, max_count: int, max_size: int) -> None:
         state, caller = self._state, record.caller
         if self.idempotency(caller, record.call, record.key) is not None:
             raise Conflict("the idempotency key already has a record", {"key": record.key})
@@ -274,7 +274,7 @@ class MemoryTransaction(MemoryView):
         for _ in range(max_deleted_records(stored.size)):
             first = next(state.records.find("caller", caller))
             younger = state.record_sizes[caller] - first.size
-            if state.records.count("caller", caller) <= most and younger < most_size:
+            if state.records.count("caller", caller) <= max_count and younger < max_size:
                 break
             if first is stored:
                 break

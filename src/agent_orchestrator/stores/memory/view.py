@@ -128,7 +128,7 @@ class MemoryView:
                     tree.append(child.id)
         return tree
 
-    def _of_members(
+    def _visible_rows(
         self, table: Table[Row], within: Visibility, after: str | None
     ) -> Iterator[Row]:
         """Yield the rows of all visible sessions, by id."""
@@ -202,7 +202,7 @@ class MemoryView:
         elif within == EVERYTHING:
             found = table.find("all", after=after)
         else:
-            found = self._of_members(table, within, after)
+            found = self._visible_rows(table, within, after)
         return _first(
             (
                 run
@@ -286,7 +286,7 @@ class MemoryView:
         if session_id is not None:
             return requests.find("session", session_id, after=after)
         if within != EVERYTHING:
-            return self._of_members(requests, within, after)
+            return self._visible_rows(requests, within, after)
         return requests.find("pending" if status == "pending" else "all", after=after)
 
     def last_resolved(

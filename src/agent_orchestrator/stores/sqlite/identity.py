@@ -45,14 +45,14 @@ class Files:
             try:
                 found = file_id(name)
             except (FileNotFoundError, NotADirectoryError):
-                what = "was removed or renamed while the database was open"
+                event = "was removed or renamed while the database was open"
             except OSError as error:
-                what = f"cannot be found while the database is open ({error.strerror})"
+                event = f"cannot be found while the database is open ({error.strerror})"
             else:
                 if found == known:
                     continue
-                what = "was replaced by another file while the database was open"
-            return f"{name} {what}: nothing is written until you {_ADVICE[name.name.endswith(PARTS[1:])]}"
+                event = "was replaced by another file while the database was open"
+            return f"{name} {event}: nothing is written until you {_ADVICE[name.name.endswith(PARTS[1:])]}"
         return None
 
 
@@ -61,7 +61,7 @@ _ADVICE: Final = {
     " start it on that copy",
     True: "stop agentd, which completes the database, and start it again",
 }
-"""Advice, by whether the file is one beside the database."""
+"""Advice, by whether the file is the write-ahead log or its index."""
 
 
 def refuse_own_mount(path: Path, lock: FileLock) -> None:

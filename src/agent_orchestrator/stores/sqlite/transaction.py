@@ -290,7 +290,7 @@ class SqliteTransaction(SqliteView):
     def remove_token(self, token_id: str) -> None:
         self._execute(_REMOVE_TOKEN, (token_id,))
 
-    def add_record(self, record: IdempotencyRecord, *, most: int, most_size: int) -> None:
+    def add_record(self, record: IdempotencyRecord, *, max_count: int, max_size: int) -> None:
         before = self._first_row(_LAST_OF_CALLER, record.caller)
         position, total = (1, 0) if before is None else (before[0] + 1, before[1])
         size = len(record.answer.encode())
@@ -301,11 +301,13 @@ class SqliteTransaction(SqliteView):
             raise Conflict(
                 "the idempotency key already has a record", {"key": record.key}
             ) from None
-        if position <= most and total < most_size:
+        if position <= max_count and total < max_size:
             return  # the limits were never reached
         for _ in range(max_deleted_records(size)):
             number, first, first_total = self._first_row(_FIRST_OF_CALLER, record.caller)
-            if first == position or (position - first < most and total - first_total < most_size):
+            if first == position or (
+                position - first < max_count and total - first_total < max_size
+            ):
                 return
             self._execute(_FORGET_ONE, (number,))
 

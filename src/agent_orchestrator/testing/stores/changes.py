@@ -71,7 +71,7 @@ class Changes(Opening):
                 tx.append(session.id, drafts("a", "b", run_id=run.id), NOW + timedelta(hours=1))
                 tx.put_attempt(Attempt(run.id, 1, "w", "demo", NOW))
                 tx.put_thread(session.id, "demo", Thread("gone", {}))
-                tx.add_record(a_record(), most=9, most_size=99)
+                tx.add_record(a_record(), max_count=9, max_size=99)
                 tx.notify("gone")
                 assert query(tx) != before
                 raise LookupError("no")
@@ -363,7 +363,7 @@ class Changes(Opening):
                 await store.transact(lambda tx: tx.put_run(run))
                 assert notified == [frozenset({f"run:{run.id}"})] * 2
                 notified.clear()
-                await store.transact(lambda tx: tx.add_record(a_record(), most=9, most_size=99))
+                await store.transact(lambda tx: tx.add_record(a_record(), max_count=9, max_size=99))
                 await store.read(lambda view: view.run(run.id))
                 assert notified == []
             await store.transact(lambda tx: tx.notify("late"))

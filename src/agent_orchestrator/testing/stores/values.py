@@ -370,7 +370,7 @@ class Values(Opening):
         async with self.opened(tmp_path) as store:
             assert await store.read(methodcaller("oldest_record_at")) is None
             record = a_record(answer=HARD_TEXT, key=HARD_TEXT)
-            await store.transact(methodcaller("add_record", record, most=9, most_size=99))
+            await store.transact(methodcaller("add_record", record, max_count=9, max_size=99))
             found = await store.read(
                 lambda view: [
                     view.idempotency(*key)
@@ -386,11 +386,11 @@ class Values(Opening):
             assert await store.read(methodcaller("oldest_record_at")) == NOW
             again = evolve(record, answer="second")
             with pytest.raises(Conflict):
-                await store.transact(methodcaller("add_record", again, most=9, most_size=99))
+                await store.transact(methodcaller("add_record", again, max_count=9, max_size=99))
             assert await store.transact(methodcaller("delete_records_of", "other", limit=9)) == 0
             assert await self._kept(store, record.key) == {("local", record.key)}
             assert await store.transact(methodcaller("delete_records_of", "local", limit=9)) == 1
-            await store.transact(methodcaller("add_record", again, most=9, most_size=99))
+            await store.transact(methodcaller("add_record", again, max_count=9, max_size=99))
 
     async def test_the_records_of_runs_that_ended(self, tmp_path: Path) -> None:
         async with self.opened(tmp_path) as store:
@@ -404,7 +404,9 @@ class Values(Opening):
             for caller in callers:
                 for key in "312":
                     record = a_record(caller=caller, key=key)
-                    await store.transact(methodcaller("add_record", record, most=9, most_size=99))
+                    await store.transact(
+                        methodcaller("add_record", record, max_count=9, max_size=99)
+                    )
             assert await store.read(methodcaller("ended_callers", limit=9)) == ended
             assert await store.read(methodcaller("ended_callers", limit=1)) == ended[:1]
             forget = methodcaller("delete_records_of", ended[0], limit=2)
@@ -422,7 +424,7 @@ class Values(Opening):
         async with self.opened(tmp_path) as store:
             keys = [str(number) for number in range(8)]
             for key in keys:
-                for caller, most, most_size in (
+                for caller, max_count, max_size in (
                     ("many", 3, 999),
                     ("long", 99, 20),
                     ("one", 99, 1),
@@ -430,7 +432,7 @@ class Values(Opening):
                 ):
                     record = a_record(caller=caller, key=key, answer="éééé")  # 8 bytes
                     await store.transact(
-                        methodcaller("add_record", record, most=most, most_size=most_size)
+                        methodcaller("add_record", record, max_count=max_count, max_size=max_size)
                     )
             kept = await self._kept(store, *keys, callers=("many", "long", "one", "all"))
             expected = {"many": keys[-3:], "long": keys[-3:], "one": keys[-1:], "all": keys}
@@ -438,7 +440,7 @@ class Values(Opening):
             record = a_record(caller="many", key="new")
             with pytest.raises(LookupError):
                 await store.transact(
-                    _undone(methodcaller("add_record", record, most=1, most_size=9))
+                    _undone(methodcaller("add_record", record, max_count=1, max_size=9))
                 )
             assert kept == await self._kept(
                 store, *keys, "new", callers=("many", "long", "one", "all")
@@ -450,7 +452,9 @@ class Values(Opening):
 
             async def remember(key: str, answer: str) -> None:
                 record = a_record(key=key, answer=answer)
-                await store.transact(methodcaller("add_record", record, most=999, most_size=1000))
+                await store.transact(
+                    methodcaller("add_record", record, max_count=999, max_size=1000)
+                )
 
             for key in keys:
                 await remember(key, "{}")
@@ -466,9 +470,11 @@ class Values(Opening):
             size = 32 * 2**14
             for key in keys:
                 record = a_record(key=key, answer="{}")
-                await store.transact(methodcaller("add_record", record, most=999, most_size=size))
+                await store.transact(
+                    methodcaller("add_record", record, max_count=999, max_size=size)
+                )
             record = a_record(key="long", answer="x" * size)
-            await store.transact(methodcaller("add_record", record, most=999, most_size=size))
+            await store.transact(methodcaller("add_record", record, max_count=999, max_size=size))
             assert await self._kept(store, *keys) == {("local", key) for key in keys[64 + 32 :]}
 
     async def test_old_records_are_forgotten_and_new_ones_are_not(self, tmp_path: Path) -> None:
@@ -476,7 +482,7 @@ class Values(Opening):
             keys = [str(number) for number in range(40)]
             for number, key in enumerate(keys):
                 record = a_record(key=key, created_at=NOW + timedelta(hours=number))
-                await store.transact(methodcaller("add_record", record, most=99, most_size=999))
+                await store.transact(methodcaller("add_record", record, max_count=99, max_size=999))
             forget = methodcaller("delete_records", before=NOW + timedelta(hours=25), limit=10)
             assert [await store.transact(forget) for _ in range(4)] == [10, 10, 5, 0]
             assert await self._kept(store, *keys) == {("local", key) for key in keys[25:]}
