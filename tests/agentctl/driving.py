@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,14 @@ def finished(
     return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
 
+def run(
+    arguments: Sequence[str], cwd: Path, env: Mapping[str, str], *, stdin: bytes = b""
+) -> Result:
+    """Run agentctl to its end."""
+    done = FORKS.run(arguments, stdin=stdin, cwd=cwd, env=env, timeout=PATIENCE_S)
+    return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
 @define
 class Ctl:
     """Calls agentctl against one daemon."""
@@ -124,18 +133,24 @@ class Ctl:
     def __call__(
         self, *arguments: str, stdin: str | bytes = b"", cwd: Path | None = None, **more: str
     ) -> Result:
-        done = FORKS.run(
+        return run(
             arguments,
+            cwd or self.cwd,
+            environment(AGENTCTL_URL=self.url, **named(cwd or self.cwd) | more),
             stdin=stdin.encode() if isinstance(stdin, str) else stdin,
-            cwd=cwd or self.cwd,
-            env=environment(AGENTCTL_URL=self.url, **named(cwd or self.cwd) | more),
-            timeout=PATIENCE_S,
         )
-        return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def script(self, text: str) -> Result:
+        """Run a script of the shell that calls agentctl."""
+        with tempfile.TemporaryDirectory() as folder:
+            FORKS.put(Path(folder, "agentctl"))
+            return self._shell(f"PATH={shlex.quote(folder)}:$PATH; {text}", None)
 
     def shell(self, line: str, cwd: Path | None = None) -> Result:
-        """Run a line of the shell, in which ``agentctl`` stands for the command."""
-        script = f'agentctl() {{ {shlex.join(COMMAND)} "$@"; }}; {line}'
+        """Run a line of the shell with the real command, whose streams are what the line says."""
+        return self._shell(f'agentctl() {{ {shlex.join(COMMAND)} "$@"; }}; {line}', cwd)
+
+    def _shell(self, script: str, cwd: Path | None) -> Result:
         done = finished(
             ["sh", "-c", script],
             PATIENCE_S,

@@ -24,7 +24,7 @@ def spawn(ctl: Ctl, parent: str, *more: str, task: str = "hello") -> Result:
 
 def test_the_flow_of_a_script(ctl: Ctl, session: str, parent: str) -> None:
     """Spawn from a run that has ended, take the ids from the JSON, go on with the child."""
-    done = ctl.shell(f"""
+    done = ctl.script(f"""
         set -e
         SPAWN=$(agentctl tool session-spawn --parent-run-id {parent} --task "Ask before risks")
         CHILD_SESSION_ID=$(printf '%s' "$SPAWN" | python3 -c 'import json,sys; print(json.load(sys.stdin)["session"]["id"])')

@@ -1,6 +1,5 @@
 """agentctl finds the daemons of its user by the files they leave."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from driving import COMMAND, PATIENCE_S, environment, wait_until
+from driving import PATIENCE_S, Result, environment, run, wait_until
 
 
 class Home:
@@ -21,29 +20,22 @@ class Home:
         self.path = path
         self.pids: list[int] = []
 
-    def __call__(self, directory: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def __call__(self, directory: str, *arguments: str) -> Result:
         (self.path / directory).mkdir(exist_ok=True)
-        return subprocess.run(
-            [*COMMAND, *arguments],
-            cwd=self.path / directory,
-            env=environment(XDG_STATE_HOME=str(self.path / "state")),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        env = environment(XDG_STATE_HOME=str(self.path / "state"))
+        return run(arguments, self.path / directory, env)
 
     def start(self, directory: str) -> dict[str, Any]:
         options = ("--", "--port", "0", "--grace-s", "0")
         done = self(directory, "--format", "json", "daemon", "start", *options)
-        assert done.returncode == 0, done.stderr
-        answer = json.loads(done.stdout)
+        assert done.code == 0, done.err
+        answer = done.json
         self.pids.append(answer["pid"])
-        return {**answer, "stderr": done.stderr}
+        return {**answer, "stderr": done.err}
 
     def pid(self, directory: str) -> int | None:
         done = self(directory, "daemon", "status", "--field", "pid")
-        return int(done.stdout) if done.returncode == 0 else None
+        return int(done.out) if done.code == 0 else None
 
 
 @pytest.fixture
@@ -64,21 +56,21 @@ def test_two_daemons_are_told_apart(home: Home, tmp_path: Path) -> None:
     assert first["database"] == str(tmp_path / "a" / ".data" / "agent-orchestrator.db")
     assert home.pid("a") == home.pid("elsewhere") == first["pid"]
     again = home("elsewhere", "--format", "json", "daemon", "start")
-    assert json.loads(again.stdout)["already_running"], again.stderr
-    assert json.loads(again.stdout)["database"] == first["database"]
+    assert again.json["already_running"], again.err
+    assert again.json["database"] == first["database"]
     second = home.start("b")
     assert first["database"] in second["stderr"]  # another one was used last
     assert home.pid("a") == first["pid"]
     assert home.pid("b") == second["pid"]
     unclear = home("elsewhere", "daemon", "status")
-    assert unclear.returncode == 2
+    assert unclear.code == 2
     for url in (first["url"], second["url"]):
-        assert url in unclear.stderr
+        assert url in unclear.err
     os.kill(first["pid"], signal.SIGKILL)
     wait_until(lambda: _is_dead(first["pid"]))
     assert home.pid("a") == home.pid("elsewhere") == second["pid"]
     stopped = home("elsewhere", "daemon", "stop", "--wait")
-    assert stopped.returncode == 0, stopped.stderr
+    assert stopped.code == 0, stopped.err
     assert list((tmp_path / "state" / "agent-orchestrator" / "daemons").iterdir()) == []
 
 
@@ -96,7 +88,7 @@ def test_nothing_loose_is_left_in_the_users_directory(home: Home, tmp_path: Path
     git = ["git", "-C", str(directory), "status", "--porcelain", "--ignored=no"]
     assert subprocess.run(git, capture_output=True, text=True, check=True).stdout == ""
     own = home("b", "--format", "json", "daemon", "start", "--", "--port", "0", "--db", "my.db")
-    answer = json.loads(own.stdout)
+    answer = own.json
     home.pids.append(answer["pid"])
     assert Path(answer["log"]).parent == tmp_path / "state" / "agent-orchestrator" / "logs"
     assert not (tmp_path / "b" / "agentd.log").exists()

@@ -69,7 +69,7 @@ def test_the_escalation_of_a_script(ctl: Ctl) -> None:
     parent_run_id = ctl.field(
         "run.id", "message", "send", parent_session_id, "--text", "p", "--wait"
     )
-    done = ctl.shell(f"""
+    done = ctl.script(f"""
         set -e
         SPAWN=$(agentctl tool session-spawn --parent-run-id {parent_run_id} --task "Ask for approval before risky actions")
         CHILD_SESSION_ID=$(printf '%s' "$SPAWN" | python3 -c 'import json,sys; print(json.load(sys.stdin)["session"]["id"])')

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from driving import environment
+from driving import Result, environment, run
 from serving import Process, agentd
 
 from agent_orchestrator.runners.codex.argv import exec_argv
@@ -156,23 +155,14 @@ def raw_status(client: httpx.Client, path: str) -> int:
 
 
 def test_agentctl_takes_them_as_they_are(daemon: Process, root: Path) -> None:
-    def agentctl(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "agentctl.main", *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            cwd=root,
-            env=environment(AGENTCTL_URL=daemon.url),
-            timeout=60,
-            check=False,
-        )
+    def agentctl(*arguments: str) -> Result:
+        return run(arguments, root, environment(AGENTCTL_URL=daemon.url))
 
     for text in ("--help", "$(id)", "-x", "@/etc/passwd", "a; touch pwned"):
         asked = agentctl("ask", "--provider", "last", "--field", "run.result.text", "--", text)
-        assert asked.returncode == 0, asked.stderr
-        assert json.loads(asked.stdout)[0] == ["fixed", "--", text]
-        assert agentctl("session", "get", f"--session-id={text}").returncode in (2, 4)
+        assert asked.code == 0, asked.err
+        assert asked.json[0] == ["fixed", "--", text]
+        assert agentctl("session", "get", f"--session-id={text}").code in (2, 4)
     assert list(root.iterdir()) == []
 
 

@@ -1,14 +1,12 @@
 """A database found in the working directory is opened only if its user has used it before."""
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from driving import Result, run
 
 from agent_orchestrator.data_directory import make_data_directory
 from agent_orchestrator.domain.errors import ForeignDatabase, UnknownDatabase
@@ -31,19 +29,13 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "repository"
 
 
-def agentctl(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "agentctl.main", "--format", "json", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def agentctl(*arguments: str) -> Result:
+    return run(["--format", "json", *arguments], Path.cwd(), os.environ)
 
 
-def told(done: "subprocess.CompletedProcess[str]") -> Any:
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)
+def told(done: Result) -> Any:
+    assert done.code == 0, done.out + done.err
+    return done.json
 
 
 def opened(*options: str) -> None:
@@ -69,8 +61,8 @@ async def made(path: Path, **options: Any) -> str:
         return store.database
 
 
-def errors_of(done: "subprocess.CompletedProcess[str]") -> list[str]:
-    findings = json.loads(done.stdout)["findings"]
+def errors_of(done: Result) -> list[str]:
+    findings = done.json["findings"]
     return [one["message"] for one in findings if one["level"] == "error"]
 
 
@@ -78,8 +70,8 @@ def test_a_database_that_came_with_a_repository_is_left_alone(repository: Path) 
     name = anyio.run(made, DATABASE)
     before = contents()
     refused = agentctl("daemon", "start")
-    assert refused.returncode == 1
-    assert "--db .data/agent-orchestrator.db" in refused.stderr
+    assert refused.code == 1
+    assert "--db .data/agent-orchestrator.db" in refused.err
     assert "Traceback" not in (DATABASE.parent / "agentd.log").read_text()
     assert any("no record that you made or used" in one for one in errors_of(agentctl("doctor")))
     assert contents() == before
@@ -143,8 +135,8 @@ def test_the_log_is_not_written_through_a_link(repository: Path, tmp_path: Path)
     log = DATABASE.parent / "agentd.log"
     log.symlink_to(target)
     refused = agentctl("daemon", "start")
-    assert refused.returncode == 1
-    assert "Traceback" not in refused.stderr
-    assert "agentd.log" in refused.stderr
+    assert refused.code == 1
+    assert "Traceback" not in refused.err
+    assert "agentd.log" in refused.err
     assert target.read_text() == "mine\n"
     assert os.stat(target).st_mode & 0o777 == 0o644  # noqa: PTH116

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from driving import Result, environment, run
 
 from agent_orchestrator.trusted_files import found_file, is_trusted, trust
 from agent_orchestrator.user_state import user_state
@@ -22,16 +21,8 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "repository"
 
 
-def _agentctl(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AGENT")}
-    return subprocess.run(
-        [sys.executable, "-m", "agentctl.main", "--url", "http://127.0.0.1:9", *arguments],
-        env=kept,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def _agentctl(*arguments: str) -> Result:
+    return run(["--url", "http://127.0.0.1:9", *arguments], Path.cwd(), environment())
 
 
 def test_nothing_of_a_strangers_configuration_is_done(directory: Path, tmp_path: Path) -> None:
@@ -40,17 +31,17 @@ def test_nothing_of_a_strangers_configuration_is_done(directory: Path, tmp_path:
         f'[providers.x]\nrunner = "command"\nargv = ["cat"]\nversion_argv = {json.dumps(command)}\n'
     )
     refused = _agentctl("--format", "json", "doctor")
-    [finding] = [one for one in json.loads(refused.stdout)["findings"] if one["level"] == "error"]
+    [finding] = [one for one in refused.json["findings"] if one["level"] == "error"]
     assert "agentctl config trust" in finding["message"]
     started = _agentctl("daemon", "start")
-    assert started.returncode == 1
-    assert "is not trusted" in started.stderr
+    assert started.code == 1
+    assert "is not trusted" in started.err
     assert not (tmp_path / "ran").exists()
     shown = _agentctl("config", "trust")
-    assert shown.returncode == 0, shown.stderr
-    assert f"touch {tmp_path}/ran" in shown.stdout
+    assert shown.code == 0, shown.err
+    assert f"touch {tmp_path}/ran" in shown.out
     assert not (tmp_path / "ran").exists()
-    assert "is not trusted" not in _agentctl("doctor").stdout
+    assert "is not trusted" not in _agentctl("doctor").out
     assert (tmp_path / "ran").exists()
 
 
