@@ -1,4 +1,4 @@
-"""Ends the agents that engines left when they were lost: the engine's ``reaper``."""
+"""Ends the agents of lost engines."""
 
 import logging
 import os
@@ -21,10 +21,10 @@ MAX_CONCURRENT: Final = 8
 async def reap(attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
     """End all processes of these attempts; see :meth:`agent_orchestrator.host.Host.reap`."""
     found: dict[tuple[str, int], Remains] = {}
-    places = anyio.CapacityLimiter(MAX_CONCURRENT)
+    limiter = anyio.CapacityLimiter(MAX_CONCURRENT)
 
     async def end(attempt: Attempt) -> None:
-        async with places:
+        async with limiter:
             found[attempt.run_id, attempt.attempt] = await _remains_of(attempt)
 
     async with anyio.create_task_group() as tasks:
@@ -38,7 +38,7 @@ async def _remains_of(attempt: Attempt) -> Remains:
         return Remains("unknown", reason="/proc does not show the processes of this machine")
     try:
         orphans = await kill_orphans(attempt.tag, attempt.pid, attempt.process_start_id)
-    except Exception as error:  # noqa: BLE001 - one attempt must not keep back the others
+    except Exception as error:  # noqa: BLE001 - one attempt must not block the others
         _log.exception("finding processes of %s failed", attempt.tag)
         return Remains("unknown", reason=f"finding them failed: {error!r}")
     return Remains("alive" if orphans.alive else "gone", orphans.killed, orphans.alive)

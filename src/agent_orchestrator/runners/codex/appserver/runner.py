@@ -1,4 +1,4 @@
-"""Running turns with ``codex app-server``: warm processes that serve many sessions."""
+"""Runs turns with ``codex app-server``: warm processes that serve many sessions."""
 
 from collections.abc import Mapping
 from typing import Final, Self
@@ -42,7 +42,7 @@ _MAX_TRIES: Final = 2
 
 
 class _PromptNotTaken(Exception):
-    """The process ended, or let go of the thread, before it had the prompt: it can be given again."""
+    """The process ended, or unloaded the thread, before it had the prompt. It can be sent again."""
 
     def __init__(self, failure: AgentFailed) -> None:
         super().__init__(failure.message)
@@ -69,7 +69,7 @@ class CodexAppServerRunner(CodexRunnerBase):
         default="on-request",
     )
     approval_timeout_s: float = runner_option(
-        # A question that cannot be open for so long is refused, and so declined.
+        # A question that may not be open for so long would be refused, and so declined.
         "Seconds after which an unanswered request is declined; at most 30 days.",
         default=3600.0,
         minimum=MIN_OPEN_S,
@@ -120,9 +120,9 @@ class CodexAppServerRunner(CodexRunnerBase):
         return codex_capabilities(self.sandbox, tools=self.tools, is_exec=False)
 
     async def probe(self, env: Mapping[str, str]) -> Availability:
-        """Look whether codex is there, logged in, and of an age this runner knows.
+        """Return whether codex is installed, logged in, and of a supported version.
 
-        One that is at work is all that, as it was found before it was started.
+        A running process proves that, so its last result is returned.
         """
         own = self._own_env(env)
         key = frozenset(own.items())
@@ -154,7 +154,7 @@ class CodexAppServerRunner(CodexRunnerBase):
         return with_version_note(found)
 
     def _own_env(self, env: Mapping[str, str]) -> dict[str, str]:
-        """Return the environment of a process that serves the runs of this one."""
+        """Return the environment of a process for the runs of this provider."""
         own = environment(_shared_env(env), self.home)
         url = own.get("AGENTCTL_URL")
         return without_proxy_for(own, url) if self.tools and url else own
@@ -218,7 +218,7 @@ class CodexAppServerRunner(CodexRunnerBase):
                     raise problem.failure from None
 
     async def _warn_of_profile(self, context: RunContext, env: Mapping[str, str]) -> None:
-        """Record that codex has no such profile, where it has none."""
+        """Record a warning if codex has no such profile."""
         warning = await anyio.to_thread.run_sync(profile_warning, self.profile, env)
         if warning is not None:
             await context.emit(EventType.RUN_ERROR, {"message": warning, "code": "invalid_config"})
@@ -275,7 +275,7 @@ class CodexAppServerRunner(CodexRunnerBase):
                 raise _PromptNotTaken(AgentFailed("thread_missing", str(problem))) from problem
             except AgentFailed as failure:
                 if failure.code == "auth_failed":
-                    server.retire()  # a login may be put right where no file shows it
+                    server.retire()  # the login may have been repaired where no file shows it
                 is_taken = conversation is not None and conversation.is_taken
                 if server.failure is None or is_taken:
                     raise

@@ -37,19 +37,19 @@ from agent_orchestrator.runners.process import AgentProcess, agent_process
 _log = logging.getLogger(__name__)
 
 STOP: Final = ((Signals.SIGTERM, 2.0),)
-"""Codex 0.169: on SIGTERM its app-server ends the groups of its commands and exits within 60 ms; on
-SIGINT, unlike exec, it leaves them."""
+"""On SIGTERM, codex 0.169's app-server ends the process groups of its commands and exits within 60
+ms. On SIGINT it leaves them running, unlike exec."""
 
 START_S: Final = 30.0
-"""Seconds to say that it is ready; it takes 0.1."""
+"""Seconds that codex has to become ready. It usually takes 0.1 s."""
 
 _EXIT_S: Final = 5.0
 
 _CLOSE_S: Final = 10.0
-"""Seconds codex has to let go of a thread; it takes 0.02."""
+"""Seconds that codex has to unload a thread. It usually takes 0.02 s."""
 
 _MAX_LOGGED: Final = 2_000
-"""Bytes of a message about no thread that is logged with its beginning."""
+"""Maximum bytes to log of a message that belongs to no thread."""
 
 _MAX_UNROUTED: Final = 100
 
@@ -64,7 +64,7 @@ class Spec:
     arguments: tuple[str, ...]
     env: frozenset[tuple[str, str]] = field(repr=False)
     login: str = ""
-    """As whom it works: see :func:`~agent_orchestrator.runners.codex.login.identity`."""
+    """The login: see :func:`~agent_orchestrator.runners.codex.login.identity`."""
 
     def matches(self, other: "Spec") -> bool:
         """Return whether two are equal except for the login."""
@@ -80,7 +80,7 @@ class Lease:
     """Whether it will load one more thread."""
 
     def loaded(self, thread_id: str, opened: LoadedThread) -> None:
-        """Note that the process has the thread now, or is about to."""
+        """Record that the process has the thread, or is loading it."""
         self.server.threads[thread_id] = opened
         self._settle()
 
@@ -130,13 +130,13 @@ class Server:
     _unrouted: dict[str, deque[Notification]] = field(factory=dict, init=False)
     _closing: dict[str, anyio.Event] = field(factory=dict, init=False)
     _idle: dict[str, anyio.CancelScope] = field(factory=dict, init=False)
-    """The wait of each loaded thread without a run, after which codex lets go of it."""
+    """The idle timers of loaded threads without a run, after which they are unloaded."""
     _tasks: TaskGroup | None = field(default=None, init=False)
     _is_retired: bool = field(default=False, init=False)
     _process: AgentProcess | None = field(default=None, init=False)
     _rpc: JsonRpcPeer | None = field(default=None, init=False)
 
-    # --- for those who use it
+    # --- for runs
 
     async def ready(self) -> None:
         """Wait until it serves.
@@ -151,16 +151,13 @@ class Server:
         return self._ready.is_set() and self.failure is None
 
     def check(self) -> None:
-        """See that it serves.
-
-        :raises AgentFailed: if it has ended.
-        """
+        """Raise :class:`AgentFailed` if it has ended."""
         if self.failure is not None:
             raise AgentFailed(self.failure.code, self.failure.message)
 
     @property
     def thread_count(self) -> int:
-        """How many threads it has, and is about to have."""
+        """The number of threads that it has or is loading."""
         return len(self.threads) + self.opening
 
     @property
@@ -174,11 +171,11 @@ class Server:
 
     @property
     def stderr_tail(self) -> str:
-        """The end of its stderr: of all its threads together."""
+        """The end of its stderr, for all threads together."""
         return "" if self._process is None else self._process.stderr_tail
 
     def lease(self, *, is_opening: bool) -> Lease:
-        """Count one more run that uses it."""
+        """Count a further run that uses it."""
         self.leases += 1
         self.opening += is_opening
         self._leased.set()
@@ -186,7 +183,7 @@ class Server:
         return Lease(self, is_opening)
 
     def release(self) -> None:
-        """Count one less."""
+        """Count one run less."""
         self.leases -= 1
         if self.leases == 0 and self._is_retired:
             self.fail(AgentFailed("provider_error", "the codex app-server had another login"))
@@ -195,21 +192,21 @@ class Server:
             self._free = anyio.Event()
 
     def retire(self) -> None:
-        """End it as soon as no run uses it, because it may work with a login that has changed."""
+        """End it when no run uses it, because its login may have changed."""
         self._is_retired = True
         if self.leases == 0:
             self.fail(AgentFailed("provider_error", "the codex app-server had another login"))
 
     @property
     def is_retired(self) -> bool:
-        """Whether it takes no more threads."""
+        """Whether it accepts no more threads."""
         return self._is_retired
 
     async def request(self, method: str, params: Mapping[str, Any], timeout_s: float) -> Any:
-        """Ask codex. One that does not answer is stuck, and ended.
+        """Send a request to codex. If codex does not answer, end it.
 
         :raises Refused: if it refuses.
-        :raises AgentFailed: if it ends, or has.
+        :raises AgentFailed: if it has ended, or ends meanwhile.
         """
         self.check()
         assert self._rpc is not None
@@ -222,20 +219,20 @@ class Server:
         raise AssertionError("it has failed")
 
     def respond(self, request: ServerRequest, result: Mapping[str, Any]) -> None:
-        """Answer what codex asked, if it is still there. One that does not read it is ended."""
+        """Answer a request of codex. If codex does not read the answer, end it."""
         assert self._rpc is not None
         with self._end_on_timeout():
             self._rpc.respond(request, result)
 
     def refuse(self, request: ServerRequest, message: str) -> None:
-        """Answer what codex asked with an error, likewise."""
+        """Answer a request of codex with an error."""
         assert self._rpc is not None
         with self._end_on_timeout():
             self._rpc.refuse(request, message)
 
     @contextmanager
     def _end_on_timeout(self) -> Iterator[None]:
-        """End it where it does not read, or does not answer."""
+        """End the process if it does not read or answer in time."""
         try:
             yield
         except PeerTimeout as stuck:
@@ -259,7 +256,7 @@ class Server:
             mailbox.end()
 
     def route_turn(self, turn_id: str, mailbox: Mailbox) -> None:
-        """Take the threads that sub-agents of this turn have for its own."""
+        """Route the threads of this turn's sub-agents to its mailbox."""
         self._turn_mailboxes[turn_id] = mailbox
 
     def invalidate(self, thread_id: str) -> None:
@@ -290,9 +287,9 @@ class Server:
             )
 
     def unload_when_idle(self, thread_id: str) -> None:
-        """Have codex let go of a thread that no run uses for ``thread_idle_s``.
+        """Unload a thread that no run uses for ``thread_idle_s``.
 
-        Until then no other process may write it, such as a ``codex resume`` by hand.
+        Until then no other process may write it, such as a manual ``codex resume``.
         """
         if self._tasks is not None and self.failure is None and thread_id in self.threads:
             scope = self._idle[thread_id] = anyio.CancelScope()
@@ -306,7 +303,7 @@ class Server:
             await self.unload(thread_id)
 
     async def keep_loaded(self, thread_id: str) -> None:
-        """Use a thread again; wait where codex is letting go of it already."""
+        """Use a thread again. If codex is unloading it, wait for that."""
         if (scope := self._idle.pop(thread_id, None)) is not None:
             scope.cancel()
         if (closed := self._closing.get(thread_id)) is not None:
@@ -318,7 +315,7 @@ class Server:
         self.fail(AgentFailed("provider_error", "the codex app-server was stopped"))
 
     def fail(self, failure: AgentFailed) -> None:
-        """End it; what waits for it fails."""
+        """End it, and fail everything that waits for it."""
         if self.failure is None:
             self.failure = failure
             self._on_end(self)
@@ -331,7 +328,7 @@ class Server:
             self._ready.set()
             self._stopping.set()
 
-    # --- its life
+    # --- the process
 
     async def run(self) -> None:
         """Serve until it is idle too long, dies, or is ended. At the return, all its processes have
@@ -382,7 +379,7 @@ class Server:
             with self._end_on_timeout():
                 await self._rpc.write()
         except OSError:
-            pass  # it has closed its stdin, and will have ended
+            pass  # it has closed its stdin, so it is ending
 
     async def _start(self) -> None:
         info = {"name": "agent_orchestrator", "title": None, "version": "1"}
@@ -458,7 +455,7 @@ class Server:
             self.refuse(request, "the run is too far behind to answer")
 
     def _route_subagent(self, incoming: ServerRequest | Notification) -> None:
-        """Route a sub-agent's thread like the one of the turn it works for."""
+        """Route a sub-agent's thread to the turn that it works for."""
         if incoming.method == "turn/started":
             turn = incoming.params.get("turn")
             root = turn.get("rootTurnId") if isinstance(turn, dict) else None

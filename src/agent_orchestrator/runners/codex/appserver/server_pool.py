@@ -1,7 +1,7 @@
-"""The warm processes, and which of them has which thread.
+"""The warm processes, with their threads.
 
-Codex 0.169 lets one process write a thread until that process exits, so that a session stays with the
-process that has its thread.
+In codex 0.169 only one process can write a thread, until that process exits. So a session stays with
+the process that has loaded its thread.
 """
 
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class NotStarted(AgentFailed):
     """A process ended before it served.
 
-    :ivar is_unknown: whether it did not understand how it was spoken to.
+    :ivar is_unknown: whether it did not understand the protocol.
     """
 
     is_unknown = False
@@ -31,9 +31,9 @@ class NotStarted(AgentFailed):
 
 @define(eq=False)
 class ServerPool:
-    """Starts processes when they are needed; a scope, which ends them all.
+    """Starts processes when they are needed. An async context manager, which ends them all.
 
-    :param max_threads: how many threads one process takes on.
+    :param max_threads: maximum number of threads of one process.
     :param idle_s: seconds after which a process without a run is ended.
     :param thread_idle_s: seconds after which a thread without a run is unloaded.
     """
@@ -44,7 +44,7 @@ class ServerPool:
     servers: list[Server] = field(factory=list, init=False)
     _tasks: TaskGroup | None = field(default=None, init=False)
     _stopping: list[Server] = field(factory=list, init=False)
-    """Ended, and not yet gone: their threads are theirs until they are."""
+    """Processes that are ending. They keep their threads until they have ended."""
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
@@ -88,7 +88,7 @@ class ServerPool:
                 await server.keep_loaded(thread_id)
         for leaving in [server for server in self._stopping if thread_id in server.threads]:
             await leaving.ended.wait()
-        server = self._fitting(spec, thread_id) or self._started(spec)
+        server = self._suitable(spec, thread_id) or self._started(spec)
         lease = server.lease(is_opening=thread_id not in server.threads)
         try:
             try:
@@ -104,14 +104,14 @@ class ServerPool:
                 with anyio.CancelScope(shield=True):
                     await server.ended.wait()
 
-    def _fitting(self, spec: Spec, thread_id: str | None) -> Server | None:
+    def _suitable(self, spec: Spec, thread_id: str | None) -> Server | None:
         for server in self.servers:
-            # Also one with another login: codex does not let a second process have the thread.
+            # Even with another login: codex does not let a second process have the thread.
             if server.spec.matches(spec) and thread_id in server.threads:
                 return server
-        fitting = [one for one in self.servers if one.spec == spec and not one.is_retired]
+        suitable = [one for one in self.servers if one.spec == spec and not one.is_retired]
         # The fullest one, so that the others may become idle.
-        with_room = [server for server in fitting if server.thread_count < self.max_threads]
+        with_room = [server for server in suitable if server.thread_count < self.max_threads]
         return max(with_room, key=lambda server: server.thread_count, default=None)
 
     def _started(self, spec: Spec) -> Server:

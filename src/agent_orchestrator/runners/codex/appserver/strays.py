@@ -77,7 +77,7 @@ def _kill(thread_ids: frozenset[str]) -> tuple[list[int], bool]:
     found, is_unclear = _scan(thread_ids)
     for process in found:
         try:
-            process.kill()  # psutil sees to it that the pid has not been used anew
+            process.kill()  # psutil checks that the pid was not reused
         except psutil.Error:
             continue
     psutil.wait_procs(found, timeout=0.5)

@@ -119,8 +119,8 @@ async def _applied_requirements(
 def _is_reusable(opened: LoadedThread, requested: LoadedThread) -> bool:
     """Return whether a loaded thread can take the run's turn.
 
-    It cannot if it was loaded for another directory. Codex 0.169 has no way to take back the effort
-    that an earlier turn was given, except to load the thread anew.
+    It cannot if it was loaded for another directory. Codex 0.169 can reset the effort of an earlier
+    turn only by loading the thread again.
     """
     if opened.effort is not None and requested.effort is None:
         return False
@@ -131,9 +131,9 @@ def _is_reusable(opened: LoadedThread, requested: LoadedThread) -> bool:
 
 
 async def _unload(server: Server, thread_id: str) -> None:
-    """Have codex let go of a thread.
+    """Unload a thread.
 
-    :raises AgentFailed: if it keeps it.
+    :raises AgentFailed: if codex keeps it.
     """
     await server.unload(thread_id)
     if thread_id in server.threads:

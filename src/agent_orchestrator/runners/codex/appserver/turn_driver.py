@@ -49,7 +49,7 @@ from agent_orchestrator.runners.codex.usage import usage_between
 _log = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_S: Final = 60.0
-"""Seconds codex has to take a turn or a message; it takes some 10 ms."""
+"""Seconds that codex has to accept a turn or a message. It usually takes 10 ms."""
 
 TOOL_CALL: Final = "item/tool/call"
 
@@ -64,7 +64,7 @@ _Input = Sequence[Mapping[str, Any]]
 
 
 class ThreadNotLoaded(Exception):
-    """Codex has let go of a thread that it had loaded."""
+    """Codex has unloaded a thread."""
 
 
 @define(eq=False)
@@ -96,7 +96,7 @@ class TurnDriver:
     _state_changed: anyio.Event = field(factory=anyio.Event, init=False)
     """Set, and replaced, at each change of the state."""
     _early_events: list[AgentEvent] = field(factory=list, init=False)
-    """The events that are held back while the state says so."""
+    """Events that are held back until the prompt is recorded."""
     _open_requests: dict[Any, anyio.CancelScope] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -142,9 +142,9 @@ class TurnDriver:
     # --- a turn
 
     async def _turn(self, turn_input: _Input, of_steered: int = 0) -> None:
-        """Give codex a prompt, and hear it out.
+        """Run a turn of codex from its prompt to its end.
 
-        :param of_steered: how many of the messages that were not given yet are in it.
+        :param of_steered: number of undelivered steering messages in the prompt.
         """
         reader = self._reader = TurnReader(
             self.thread_id,
@@ -154,7 +154,7 @@ class TurnDriver:
         )
         failure: AgentFailed | ThreadNotLoaded | None = None
         async with anyio.create_task_group() as tasks:
-            # Written down while codex is at work already: it takes no longer for that.
+            # Recorded while codex already works, so that the turn does not take longer.
             tasks.start_soon(self._report_late)
             tasks.start_soon(self._steer)
             try:
@@ -175,7 +175,7 @@ class TurnDriver:
         await self._emit_now(self._coalescer.flush())
         if failure is not None:
             if self._state.turn in (Turn.REFUSED, Turn.LOST):
-                await self._report_usage()  # or the thread's next run would have used it
+                await self._report_usage()  # otherwise it would count for the thread's next run
             raise failure
         await self._finish()
 
@@ -186,7 +186,7 @@ class TurnDriver:
             await self._act(self._apply(Event.DELAYED))
 
     async def _wait_taken(self) -> None:
-        """Wait until codex has the prompt: all that is recorded then is recorded in one commit."""
+        """Wait until codex has the prompt, so that everything is recorded in one commit."""
         with anyio.move_on_after(TURN_START_TIMEOUT_S):
             await self._until(lambda state: state.is_taken)
 
@@ -214,7 +214,7 @@ class TurnDriver:
                 await self.context.emit(event.event_type, event.data)
 
     async def _send_prompt(self, turn_input: _Input) -> None:
-        """Give codex the prompt."""
+        """Send the prompt to codex."""
         params = {"threadId": self.thread_id, "input": turn_input, **self.overrides}
         self._apply(Event.START)
         try:
@@ -280,7 +280,7 @@ class TurnDriver:
         return await self.mailbox.take()
 
     def _failure(self) -> AgentFailed:
-        """Return why the process has ended in the middle."""
+        """Return the failure of a process that ended during the turn."""
         self._apply(Event.LOST)
         failure = self.server.failure
         assert failure is not None
@@ -294,11 +294,11 @@ class TurnDriver:
                 raise AgentFailed("provider_error", note)
             case ServerRequest():
                 tasks.start_soon(self._answer_request, incoming)
-            case Malformed(said) if said.truncation is not None:
-                note = f"codex wrote a line of {said.truncation.size} bytes, which is too long"
+            case Malformed(line) if line.truncation is not None:
+                note = f"codex wrote a line of {line.truncation.size} bytes, which is too long"
                 raise AgentFailed("provider_error", note)
-            case Malformed(said):
-                data = {"kind": "stdout", "payload": {"text": said.text}}
+            case Malformed(line):
+                data = {"kind": "stdout", "payload": {"text": line.text}}
                 await self._emit([AgentEvent(EventType.BACKEND_EVENT, data)])
             case Notification("serverRequest/resolved", params):
                 request_id = params.get("requestId")

@@ -114,8 +114,8 @@ class TurnReader:
     end: TurnEnd | None = None
     has_run_commands: bool = False
     children: dict[str, str | None] = field(factory=dict)
-    """The threads of sub-agents, with the turn each is at work on: None for none, ``""`` for one that
-    has been given work and has not begun."""
+    """The threads of sub-agents with their current turns: None without a turn, ``""`` before a turn that
+    was requested has begun."""
     items: ItemReader = field(factory=ItemReader)
     _has_begun: bool = field(default=False, init=False)
     _streams: dict[str, StringIO] = field(factory=dict, init=False)
