@@ -14,7 +14,7 @@ from typing import Final, Literal, Protocol, Self
 from attrs import field, frozen
 
 from agent_orchestrator.domain.model import Attempt
-from agent_orchestrator.operations import ProcessView
+from agent_orchestrator.operations import Finding, ProcessView
 
 ProcessState = Literal["gone", "alive", "unknown"]
 
@@ -187,6 +187,20 @@ class Host(Protocol):
         """
         ...
 
+    def findings(self) -> Sequence[Finding]:
+        """Return the doctor's findings about this machine. May block."""
+        ...
+
+    def output(self, argv: Sequence[str], *, env: Mapping[str, str], timeout_s: float) -> bytes:
+        """Return what a short program prints, such as its version. Blocks.
+
+        :param argv: the absolute path of the program, and its arguments.
+        :param timeout_s: seconds until the program and its process group are killed.
+        :raises OSError: if it cannot be started.
+        :raises TimeoutError: if it did not end in time.
+        """
+        ...
+
     def open_process(self, spec: ProcessSpec) -> AbstractAsyncContextManager[Process]:
         """Start a program in a new session, as a scope: leaving it ends the agent.
 
@@ -207,6 +221,13 @@ class Host(Protocol):
 
         :param files: contents by file name.
         :raises OSError: on entering, if they cannot be written.
+        """
+        ...
+
+    async def kill_by_variable(self, name: str, values: Collection[str]) -> Sequence[int]:
+        """Kill the processes whose environment has a variable with one of these values, and their descendants.
+
+        :return: the ids of the processes that were killed and are gone.
         """
         ...
 

@@ -5,6 +5,7 @@ Pids are reused, and the clock may be set. So a process is identified by its pid
 
 import ctypes
 import os
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -38,8 +39,11 @@ class Process:
 def process_start_id(pid: int) -> str | None:
     """Return the boot id and the clock tick since boot at which a process started; None if there is none.
 
-    Together with the pid this identifies a process. It does not change if the clock is set.
+    Together with the pid this identifies a process. It does not change if the clock is set. Systems other than
+    Linux have :func:`portable_start_id` instead.
     """
+    if sys.platform != "linux":
+        return portable_start_id(pid)
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
@@ -48,8 +52,36 @@ def process_start_id(pid: int) -> str | None:
     return start_id(int(text[text.rindex(b")") + 2 :].split()[19]))
 
 
+def portable_start_id(pid: int) -> str | None:
+    """Return the boot and the time at which a process started, on any POSIX system.
+
+    Return None for a process that has ended or cannot be read.
+    """
+    import psutil  # agentctl starts without it
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return f"{_boot_session()}/{process.create_time()}"
+    except psutil.Error:
+        return None
+
+
+def _boot_session() -> str:
+    """Return the id of the boot where the system has one: Linux and macOS; else an empty text."""
+    with suppress(OSError):
+        return _BOOT_ID.read_text().strip()
+    value, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64)
+    with suppress(AttributeError):
+        ctypes.CDLL(None).sysctlbyname(b"kern.bootsessionuuid", value, ctypes.byref(size), None, 0)
+    return value.value.decode()
+
+
 def is_running(pid: int, start_id: str | None) -> bool:
     """Return True if the process with this pid and start id runs. A zombie does not run."""
+    if sys.platform != "linux":
+        return start_id is not None and portable_start_id(pid) == start_id
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
@@ -147,10 +179,13 @@ def hide_memory() -> None:
     """Prevent other processes of this user from reading this process's memory and environment.
 
     They cannot trace it or see its descriptors (prctl(2), PR_SET_DUMPABLE), and it leaves no core
-    dump. Root still can. Programs that this process starts are not affected.
+    dump. Root still can. Programs that this process starts are not affected. Systems other than Linux have no
+    such call: nothing is done.
 
     :raises OSError: if the kernel refuses.
     """
+    if sys.platform != "linux":
+        return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         number = ctypes.get_errno()

@@ -10,10 +10,12 @@ agents' processes inherit. If an agent removes its tag and lets a service of its
 program, that program is not recognized; see docs/security.md.
 """
 
+import errno
 import ipaddress
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final
@@ -127,6 +129,8 @@ def _remote_socket(theirs: Address, ours: Address) -> _Socket | None:
 
 
 def _from_netlink(theirs: Address, ours: Address) -> _Socket | None:
+    if sys.platform != "linux":
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
     family = socket.AF_INET6 if ":" in theirs[0] else socket.AF_INET
     addresses = b"".join(
         socket.inet_pton(family, host).ljust(16, b"\0") for host, _ in (theirs, ours)

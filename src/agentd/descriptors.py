@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Final
@@ -11,6 +12,8 @@ from agent_orchestrator.domain.errors import Unavailable
 
 RESERVE: Final = 128
 """Descriptors reserved for new connections, the store and runs; at most a quarter of the limit."""
+
+_OPEN_FILES: Final = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
 
 COUNT_INTERVAL_S: Final = 1.0
 """Minimum seconds between two counts of the open descriptors."""
@@ -82,6 +85,6 @@ class Descriptors:
 
 def _open_now() -> int:
     try:
-        return len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 - minus the one of listdir
+        return len(os.listdir(_OPEN_FILES)) - 1  # noqa: PTH208 - minus the one of listdir
     except OSError:  # no descriptor is free for listdir
         return descriptor_limit()

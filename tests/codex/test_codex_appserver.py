@@ -15,13 +15,13 @@ from attrs import evolve
 from loops import ON_ONE_LOOP
 from model_server import FAKE_KEY, codex_env
 from pictures import BLUE, RED, picture
+from threads import processes_of_threads
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Request, Thread, Usage
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
-from agent_orchestrator.runners.codex.appserver.strays import processes_of_threads
 from agent_orchestrator.testing.runners import RecordingContext, RunnerContract
 
 pytestmark = [pytest.mark.anyio, pytest.mark.codex]

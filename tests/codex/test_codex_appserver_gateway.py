@@ -12,11 +12,11 @@ import psutil
 import pytest
 from gateway import PATIENCE_S, THROUGH_A_GATEWAY, Gateway, family, turn
 from model_server import ModelServer, acknowledgement
+from threads import processes_of_threads
 
 from agent_orchestrator import Client, RunStatus
 from agent_orchestrator.domain.errors import Conflict
 from agent_orchestrator.engine.requests import MAX_PENDING
-from agent_orchestrator.runners.codex.appserver.strays import processes_of_threads
 
 pytestmark = THROUGH_A_GATEWAY
 

@@ -4,14 +4,17 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 
 import anyio
 import psutil
 import pytest
 
-from agent_orchestrator.hosts.linux.orphans import Orphans, kill_orphans, tag_limit
+from agent_orchestrator.host import Remains
+from agent_orchestrator.hosts.linux import orphans
+from agent_orchestrator.hosts.linux.orphans import kill_by_variable, kill_orphans, tag_limit
 from agent_orchestrator.ports import TAG_VARIABLE
-from agent_orchestrator.processes import process_start_id
+from agent_orchestrator.processes import process_start_id, read_proc
 
 pytestmark = pytest.mark.anyio
 
@@ -61,9 +64,9 @@ def orphan(tag):
 
 
 async def test_nothing_is_found_of_what_is_gone(tag):
-    assert await kill_orphans(tag) == Orphans()
-    assert await kill_orphans(tag, os.getpid(), "another-boot/1") == Orphans()
-    assert await kill_orphans(None, None, None) == Orphans()
+    assert await kill_orphans(tag) == Remains()
+    assert await kill_orphans(tag, os.getpid(), "another-boot/1") == Remains()
+    assert await kill_orphans(None, None, None) == Remains()
 
 
 @pytest.mark.parametrize(
@@ -73,7 +76,7 @@ async def test_an_orphan_is_known_by_what_it_inherited(tag, orphan, bears):
     pid = orphan(**bears)
     stranger = orphan()
     with anyio.fail_after(10):
-        assert await kill_orphans(tag) == Orphans((pid,))
+        assert await kill_orphans(tag) == Remains("gone", (pid,))
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     assert psutil.pid_exists(stranger)
 
@@ -82,16 +85,33 @@ async def test_a_stopped_one_is_ended_too(tag, orphan):
     pid = orphan(limited=True)
     os.kill(pid, signal.SIGSTOP)
     with anyio.fail_after(10):
-        assert (await kill_orphans(tag)).killed == (pid,)
+        assert (await kill_orphans(tag)).ended == (pid,)
 
 
 async def test_a_recorded_process_is_ended_with_its_session(tag, orphan):
     pid = orphan()
     start_id = process_start_id(pid)
     for stranger in (None, f"{start_id}0", f"another-boot/{start_id.partition('/')[2]}"):
-        assert await kill_orphans(tag, pid, stranger) == Orphans()
+        assert await kill_orphans(tag, pid, stranger) == Remains()
     with anyio.fail_after(10):
-        assert await kill_orphans(tag, pid, start_id) == Orphans((pid,))
+        assert await kill_orphans(tag, pid, start_id) == Remains("gone", (pid,))
+
+
+async def test_a_process_amid_execve_is_killed(
+    tag: str, orphan: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = orphan(tagged=True)
+    # Linux shows the environment of a process as empty until execve has set up the new program.
+    path = f"/proc/{pid}/environ"
+    shown = iter([b"", b""])
+    monkeypatch.setattr(
+        orphans,
+        "read_proc",
+        lambda asked: next(shown, read_proc(asked)) if asked == path else read_proc(asked),
+    )
+    with anyio.fail_after(10):
+        assert await kill_by_variable(TAG_VARIABLE, {"another", tag}) == (pid,)
+        assert await kill_by_variable(TAG_VARIABLE, {tag}) == ()
 
 
 def test_a_tag_limit_fits_and_differs_for_each_tag(tag):

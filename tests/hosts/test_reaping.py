@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import pytest
 
 from agent_orchestrator.domain.model import Attempt
-from agent_orchestrator.hosts.linux import reaper
+from agent_orchestrator.host import Remains
+from agent_orchestrator.hosts.linux import host
 from agent_orchestrator.hosts.linux.host import LinuxHost
-from agent_orchestrator.hosts.linux.orphans import Orphans
 from agent_orchestrator.testing.stores.samples import NOW
 
 pytestmark = pytest.mark.anyio
@@ -15,20 +15,23 @@ pytestmark = pytest.mark.anyio
 ATTEMPTS = [Attempt(f"run_{number}", 1, "dmn_1/1", "codex", NOW) for number in range(3)]
 
 
-async def states(host: LinuxHost) -> Mapping[str, str]:
-    return {run_id: found.state for (run_id, _), found in (await host.reap(ATTEMPTS)).items()}
+async def states() -> Mapping[str, str]:
+    answers = await LinuxHost().reap(ATTEMPTS)
+    return {run_id: found.state for (run_id, _), found in answers.items()}
 
 
 async def test_without_a_process_table_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaper, "live_process", lambda _: None)
-    assert await states(LinuxHost()) == dict.fromkeys(("run_0", "run_1", "run_2"), "unknown")
+    monkeypatch.setattr(host, "live_process", lambda _: None)
+    assert await states() == dict.fromkeys(("run_0", "run_1", "run_2"), "unknown")
+    (finding,) = [one for one in LinuxHost().findings() if one.about == "processes"]
+    assert "/proc" in finding.message
 
 
 async def test_each_attempt_is_answered_for_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def end(mark: str | None, *_: object) -> Orphans:
+    async def end(mark: str | None, *_: object) -> Remains:
         if mark == ATTEMPTS[0].tag:
             raise PermissionError("no access")
-        return Orphans((7,), (8,)) if mark == ATTEMPTS[1].tag else Orphans((7,))
+        return Remains("alive", (7,), (8,)) if mark == ATTEMPTS[1].tag else Remains("gone", (7,))
 
-    monkeypatch.setattr(reaper, "kill_orphans", end)
-    assert await states(LinuxHost()) == {"run_0": "unknown", "run_1": "alive", "run_2": "gone"}
+    monkeypatch.setattr(host, "kill_orphans", end)
+    assert await states() == {"run_0": "unknown", "run_1": "alive", "run_2": "gone"}

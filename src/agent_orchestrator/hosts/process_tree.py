@@ -1,27 +1,29 @@
-"""A process and what descends from it, for diagnosis."""
+"""A process and its descendants, for diagnosis."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import psutil
 
 from agent_orchestrator.encoding import decode_for_display
 from agent_orchestrator.operations import ProcessView
-from agent_orchestrator.processes import process_start_id
 
 _COMMAND_LENGTH = 500
 """Characters of a command that are shown."""
 
 
-def process_tree(pid: int, start_id: str | None, limit: int) -> Sequence[ProcessView]:
+def process_tree(
+    pid: int, start_id: str | None, limit: int, start_id_of: Callable[[int], str | None]
+) -> Sequence[ProcessView]:
     """Return a process and its descendants, the process first; none if it has ended.
 
     :param start_id: identifies the process if its pid was reused.
     :param limit: maximum number of processes.
+    :param start_id_of: returns the start id of a pid.
     """
     try:
         root = psutil.Process(pid)
         # Compared after psutil has the process. From then on psutil notices another process with its pid.
-        if process_start_id(pid) != start_id or root.status() == psutil.STATUS_ZOMBIE:
+        if start_id_of(pid) != start_id or root.status() == psutil.STATUS_ZOMBIE:
             return ()
         processes = [root, *root.children(recursive=True)]
     except psutil.Error:

@@ -14,6 +14,9 @@ from typing import Final
 REMOVE_TIMEOUT_S: Final = 10.0
 """Seconds for one tree. A process that still fills it must not hold up who removes it."""
 
+_SEARCH: Final[int] = getattr(os, "O_PATH", os.O_RDONLY)
+"""Opens a directory that may not be read. Only Linux can."""
+
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -93,21 +96,25 @@ def opened(path: str | Path, directory: int | None = None) -> Iterator[int]:
     :raises OSError: if it is not a directory, or a mount point.
     """
     if directory is None:
-        parent = os.open(Path(path).parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        parent = os.open(Path(path).parent, _SEARCH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             with opened(Path(path).name, parent) as descriptor:
                 yield descriptor
         finally:
             os.close(parent)
         return
-    found = os.open(path, os.O_PATH | _DIRECTORY, dir_fd=directory)
+    found = os.open(path, _SEARCH | _DIRECTORY, dir_fd=directory)
     try:
         if _mount_of(found) != _mount_of(directory):
             raise OSError(errno.EXDEV, "Is on another mount", str(path))
-        itself = f"/proc/self/fd/{found}"
-        if os.fstat(found).st_mode & 0o700 != 0o700:
-            os.chmod(itself, 0o700)  # noqa: PTH101 - follows the link on purpose
-        held = os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if _SEARCH == os.O_RDONLY:
+            os.fchmod(found, 0o700)
+            held = os.dup(found)
+        else:
+            itself = f"/proc/self/fd/{found}"
+            if os.fstat(found).st_mode & 0o700 != 0o700:
+                os.chmod(itself, 0o700)  # noqa: PTH101 - follows the link on purpose
+            held = os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     finally:
         os.close(found)
     try:

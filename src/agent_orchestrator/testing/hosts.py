@@ -4,37 +4,71 @@ It starts processes with the running Python interpreter and ends them.
 """
 
 import os
+import signal
+import stat
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, ClassVar
 
 import anyio
+import anyio.lowlevel
+import psutil
 import pytest
+from anyio.to_thread import run_sync
 from attrs import evolve
 
+from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.model import Attempt
-from agent_orchestrator.host import Host
+from agent_orchestrator.host import Host, Process, ProcessSpec, Remains
 from agent_orchestrator.ports import TAG_VARIABLE
 
 _PARENT = """
 import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(300)"], stdout=-1)
+child = subprocess.Popen([sys.executable, "-S", "-c", "import time; print(flush=True); time.sleep(300)"], stdout=-1)
 child.stdout.readline()
 print(child.pid, flush=True)
 time.sleep(300)
 """
-_LIMIT_S = 30
+"""Starts a child, prints its pid and sleeps."""
+
+_ESCAPE = """
+import os, subprocess, sys
+code = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
+child = subprocess.Popen([sys.executable, "-S", "-c", code], stdout=-1, start_new_session=True, env={"A": "1"})
+os.write(1, child.stdout.readline())
+"""
+"""Leaves a process in another session, with another environment and without its parent."""
+
+_SLEEP = "import time; time.sleep(300)"
+
+_ECHO = """
+import sys
+data = sys.stdin.read()
+print(data.upper(), flush=True)
+print("noted", file=sys.stderr, flush=True)
+sys.exit(3)
+"""
+
+_STUBBORN = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(300)
+"""
+
+_LIMIT_S = 60
 
 
 @contextmanager
 def _process_with_child(attempt: Attempt) -> "Iterator[tuple[subprocess.Popen[str], int]]":
     """Start a process with a child, both with the attempt's tag. Yield it and the child's pid."""
     process = subprocess.Popen(
-        [sys.executable, "-c", _PARENT],
+        [sys.executable, "-S", "-c", _PARENT],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, TAG_VARIABLE: attempt.tag},
@@ -45,12 +79,53 @@ def _process_with_child(attempt: Attempt) -> "Iterator[tuple[subprocess.Popen[st
         try:
             yield process, int(process.stdout.readline())
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _spec(code: str, **options: Any) -> ProcessSpec:
+    given = {"cwd": "/", "env": dict(os.environ)} | options
+    return ProcessSpec([sys.executable, "-S", "-c", code], **given)
+
+
+async def _read_all(process: Process) -> str:
+    data = b""
+    while chunk := await process.read():
+        data += chunk
+    return data.decode()
+
+
+async def _read_line(process: Process) -> str:
+    data = b""
+    while not data.endswith(b"\n"):
+        chunk = await process.read()
+        assert chunk, "stdout has ended"
+        data += chunk
+    return data.decode().strip()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 class HostContract:
     """The contract of hosts. Each test uses a new host."""
+
+    finds_everything: ClassVar[bool] = True
+    """Whether the host finds each process of an attempt, whatever that did. Another host must answer
+    ``unknown`` while a process may be left."""
+
+    def check_gone(self, remains: Remains) -> None:
+        """Check that a host says that nothing is left, or why it does not know."""
+        assert not remains.alive
+        if self.finds_everything or remains.state != "unknown":
+            assert remains.state == "gone"
+        else:
+            assert remains.reason
 
     def make_host(self) -> Host:
         """Return a host for this machine."""
@@ -120,7 +195,8 @@ class HostContract:
         with anyio.fail_after(_LIMIT_S):
             found = await self.make_host().reap([attempt])
         remains = found[attempt.run_id, 1]
-        assert (remains.state, remains.ended, remains.alive) == ("gone", (), ())
+        self.check_gone(remains)
+        assert not remains.ended
 
     async def test_what_is_left_is_ended(self) -> None:
         host, attempt = self.make_host(), self.an_attempt()
@@ -129,7 +205,7 @@ class HostContract:
                 attempt, pid=process.pid, process_start_id=host.process_start_id(process.pid)
             )
             remains = (await host.reap([started]))[attempt.run_id, 1]
-            assert (remains.state, remains.alive) == ("gone", ())
+            self.check_gone(remains)
             assert {process.pid, child} <= {*remains.ended}
             assert process.wait(_LIMIT_S) != 0
 
@@ -137,7 +213,7 @@ class HostContract:
         attempt = self.an_attempt()
         with _process_with_child(attempt) as (process, _), anyio.fail_after(_LIMIT_S):
             remains = (await self.make_host().reap([attempt]))[attempt.run_id, 1]
-            assert remains.state == "gone"
+            self.check_gone(remains)
             assert process.wait(_LIMIT_S) != 0
 
     async def test_a_stranger_with_the_same_process_id_is_left_alone(self) -> None:
@@ -145,5 +221,193 @@ class HostContract:
         with _process_with_child(other) as (process, _), anyio.fail_after(_LIMIT_S):
             mistaken = evolve(attempt, pid=process.pid, process_start_id="another")
             remains = (await host.reap([mistaken]))[attempt.run_id, 1]
-            assert (remains.state, remains.ended) == ("gone", ())
+            self.check_gone(remains)
+            assert not remains.ended
             assert process.poll() is None
+
+    async def test_a_process_whose_identity_was_not_recorded_is_left_alone(self) -> None:
+        host, attempt, other = self.make_host(), self.an_attempt(), self.an_attempt()
+        with _process_with_child(other) as (process, _), anyio.fail_after(_LIMIT_S):
+            unclear = evolve(attempt, pid=process.pid, process_start_id=None)
+            remains = (await host.reap([unclear]))[attempt.run_id, 1]
+            assert remains.state == "unknown" or self.finds_everything
+            assert not remains.ended
+            assert process.poll() is None
+
+    async def test_an_attempt_of_another_host_is_unknown(self) -> None:
+        attempt = self.an_attempt()
+        foreign = evolve(attempt, host=f"not-{attempt.host}")
+        with _process_with_child(attempt) as (process, _), anyio.fail_after(_LIMIT_S):
+            remains = (await self.make_host().reap([foreign]))[attempt.run_id, 1]
+            assert remains.state == "unknown"
+            assert remains.reason
+            assert process.poll() is None
+
+    async def test_a_lost_process_that_hid_is_never_said_to_be_gone(self) -> None:
+        host, attempt = self.make_host(), self.an_attempt()
+        environment = {**os.environ, TAG_VARIABLE: attempt.tag}
+        argv = _spec(_ESCAPE).argv
+        escaped = int(await run_sync(lambda: subprocess.check_output(argv, env=environment)))
+        try:
+            with anyio.fail_after(_LIMIT_S):
+                remains = (await host.reap([attempt]))[attempt.run_id, 1]
+            if _is_alive(escaped):
+                assert remains.state in {"alive", "unknown"} or self.finds_everything
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(escaped, signal.SIGKILL)
+
+    async def test_processes_are_killed_by_a_variable(self) -> None:
+        mine, other = self.an_attempt(), self.an_attempt()
+        with (
+            _process_with_child(mine) as (process, child),
+            _process_with_child(other) as (spared, _),
+            anyio.fail_after(_LIMIT_S),
+        ):
+            ended = await self.make_host().kill_by_variable(TAG_VARIABLE, {mine.tag, "another"})
+            assert {*ended} == {process.pid, child}
+            assert process.wait(_LIMIT_S) != 0
+            assert not await self.make_host().kill_by_variable(TAG_VARIABLE, {mine.tag})
+            assert spared.poll() is None
+
+    # --- processes it starts
+
+    async def test_a_process_is_read_to_its_end(self) -> None:
+        host, reported = self.make_host(), list[str]()
+        spec = _spec(_ECHO, stdin="ä\n".encode() * 100_000, on_stderr=reported.append)
+        with anyio.fail_after(_LIMIT_S):
+            async with host, host.open_process(spec) as process:
+                assert [process.returncode] == [None]
+                assert process.start_id == host.process_start_id(process.pid) is not None
+                assert os.getsid(process.pid) == os.getpgid(process.pid) == process.pid
+                assert await _read_all(process) == "Ä\n" * 100_000 + "\n"
+                assert await process.wait() == 3
+        assert process.returncode == 3
+        assert process.stderr_tail == reported[-1] == "noted\n"
+        assert host.process_start_id(process.pid) is None
+
+    async def test_a_process_may_be_written_to(self) -> None:
+        code = "import sys\nfor line in sys.stdin: print(line[::-1].strip(), flush=True)"
+        with anyio.fail_after(_LIMIT_S):
+            async with self.make_host().open_process(_spec(code, stdin=None)) as process:
+                await process.write(b"abc\n")
+                assert await _read_line(process) == "cba"
+
+    async def test_a_process_has_the_environment_and_directory_given(self, tmp_path: Path) -> None:
+        (tmp_path / "mine").symlink_to("/usr/bin/env")
+        environment = {"PATH": str(tmp_path), "A": "1=2", "EMPTY": "", "Ä": "ö"}
+        spec = ProcessSpec(["mine"], cwd="/", env=environment)
+        with anyio.fail_after(_LIMIT_S):
+            async with self.make_host().open_process(spec) as process:
+                lines = (await _read_all(process)).splitlines()
+            assert sorted(lines) == sorted(f"{name}={value}" for name, value in environment.items())
+            where = self.make_host().resolve(str(tmp_path))
+            spec = _spec("import os; print(os.getcwd())", cwd=where, is_cwd_resolved=True)
+            async with self.make_host().open_process(spec) as process:
+                assert (await _read_all(process)).strip() == where
+
+    async def test_the_exit_code_of_a_killed_process_is_its_signal(self) -> None:
+        with anyio.fail_after(_LIMIT_S):
+            async with self.make_host().open_process(_spec(_SLEEP)) as process:
+                os.kill(process.pid, signal.SIGTERM)
+                assert await process.wait() == -signal.SIGTERM
+
+    async def test_leaving_ends_the_process_and_its_children(self) -> None:
+        spec = _spec(_PARENT, stop=((signal.SIGTERM, _LIMIT_S),))
+        with anyio.fail_after(_LIMIT_S):
+            async with self.make_host().open_process(spec) as process:
+                child = int(await _read_line(process))
+            assert not _is_alive(child)
+        assert process.returncode == -signal.SIGTERM
+
+    async def test_leaving_kills_a_process_that_does_not_stop(self) -> None:
+        spec = _spec(_STUBBORN, stop=((signal.SIGTERM, 0.05),))
+        with anyio.fail_after(_LIMIT_S):
+            async with self.make_host().open_process(spec) as process:
+                assert await _read_line(process) == "ready"
+        assert process.returncode == -signal.SIGKILL
+
+    async def test_a_forced_stop_does_not_wait(self) -> None:
+        spec = _spec(
+            _STUBBORN, stop=((signal.SIGTERM, 3600.0),), force_stop=anyio.lowlevel.checkpoint
+        )
+        with anyio.fail_after(_LIMIT_S):
+            async with self.make_host().open_process(spec) as process:
+                assert await _read_line(process) == "ready"
+        assert process.returncode == -signal.SIGKILL
+
+    async def test_a_tagged_process_in_another_session_is_ended_on_leaving(self) -> None:
+        code = _PARENT.replace("stdout=-1)\nchild", "stdout=-1, start_new_session=True)\nchild")
+        spec = _spec(code, env={**os.environ, TAG_VARIABLE: self.an_attempt().tag})
+        with anyio.fail_after(_LIMIT_S):
+            async with self.make_host().open_process(spec) as process:
+                child = int(await _read_line(process))
+                assert os.getsid(child) == child
+            assert not _is_alive(child)
+
+    async def test_what_a_process_left_in_its_group_is_ended_on_leaving(self) -> None:
+        code = _PARENT.replace("time.sleep(300)\n", "")
+        with anyio.fail_after(_LIMIT_S):
+            async with self.make_host().open_process(_spec(code)) as process:
+                child = int(await _read_all(process))
+                assert await process.wait() == 0
+                assert os.getpgid(child) == process.pid
+            assert not _is_alive(child)
+
+    async def test_an_error_in_the_scope_is_raised_as_it_is(self) -> None:
+        with anyio.fail_after(_LIMIT_S), pytest.raises(KeyError, match="mine"):
+            async with self.make_host().open_process(_spec(_SLEEP)):
+                raise KeyError("mine")
+
+    async def test_a_cancelled_scope_ends_its_process(self) -> None:
+        with anyio.fail_after(_LIMIT_S):
+            with anyio.CancelScope() as scope:
+                async with self.make_host().open_process(_spec(_SLEEP)) as process:
+                    scope.cancel()
+                    await process.wait()
+            assert scope.cancelled_caught
+        assert process.returncode in (-signal.SIGINT, 1)
+
+    async def test_a_failed_start_gives_the_reason(self, tmp_path: Path) -> None:
+        (tmp_path / "plain").touch()
+        (tmp_path / "link").symlink_to("/")
+        spec = _spec("")
+        for wrong, code in (
+            (evolve(spec, argv=["no-such-program"]), "provider_unavailable"),
+            (evolve(spec, argv=[str(tmp_path / "plain")]), "provider_unavailable"),
+            (evolve(spec, argv=[sys.executable, "nul\0"]), "invalid_config"),
+            (evolve(spec, env={"A=B": "1"}), "invalid_config"),
+            (evolve(spec, cwd=str(tmp_path / "missing")), "invalid_config"),
+            (evolve(spec, cwd=str(tmp_path / "plain")), "invalid_config"),
+            (evolve(spec, cwd=str(tmp_path / "link"), is_cwd_resolved=True), "invalid_config"),
+        ):
+            with anyio.fail_after(_LIMIT_S), pytest.raises(AgentFailed) as caught:
+                async with self.make_host().open_process(wrong):
+                    raise AssertionError("it was started")
+            assert caught.value.code == code, wrong
+
+    def test_the_output_of_a_short_program(self) -> None:
+        host, env = self.make_host(), dict(os.environ)
+        argv = [sys.executable, "-S", "-c"]
+        assert host.output([*argv, "print('1.2')"], env=env, timeout_s=_LIMIT_S) == b"1.2\n"
+        with pytest.raises(FileNotFoundError):
+            host.output(["/no/such/program"], env=env, timeout_s=_LIMIT_S)
+        with pytest.raises(TimeoutError):
+            host.output([*argv, _SLEEP], env=env, timeout_s=0.05)
+
+    async def test_private_files_exist_while_their_scope_is_open(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        async with self.make_host().private_files({"a": b"1", "b": b"2"}) as directory:
+            contents = {path.name: path.read_bytes() for path in directory.iterdir()}
+            assert contents == {"a": b"1", "b": b"2"}
+            assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+            assert stat.S_IMODE((directory / "a").stat().st_mode) == 0o600
+            (directory / "more").mkdir()
+        assert not directory.exists()
+
+    def test_findings_say_what_to_do(self) -> None:
+        for finding in self.make_host().findings():
+            assert finding.about
+            assert finding.hint or finding.level == "ok"

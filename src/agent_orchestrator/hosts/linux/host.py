@@ -1,6 +1,7 @@
 """The host of Linux."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Self
 
@@ -11,23 +12,19 @@ from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.host import Process, ProcessSpec, Remains
 from agent_orchestrator.hosts import scratch
-from agent_orchestrator.hosts.files import LocalFiles
-from agent_orchestrator.hosts.linux.reaper import reap
+from agent_orchestrator.hosts.linux.orphans import kill_by_variable, kill_orphans
 from agent_orchestrator.hosts.linux.start import open_process
 from agent_orchestrator.hosts.linux.supervisor import fork_server
-from agent_orchestrator.hosts.process_tree import process_tree
-from agent_orchestrator.operations import ProcessView
-from agent_orchestrator.processes import process_start_id
+from agent_orchestrator.hosts.local import LocalHost
+from agent_orchestrator.operations import Finding
+from agent_orchestrator.processes import live_process, process_start_id
+
+_HIDDEN = "/proc does not show the processes of this machine"
 
 
 @frozen
-class LinuxHost(LocalFiles):
-    """A machine under Linux: the one that the calling process is on.
-
-    :param id: see :attr:`agent_orchestrator.host.Host.id`.
-    """
-
-    id: str = "local"
+class LinuxHost(LocalHost):
+    """A machine under Linux. Nothing is left of an agent, whatever the agent did."""
 
     async def __aenter__(self) -> Self:
         held = await fork_server().__aenter__()
@@ -46,11 +43,31 @@ class LinuxHost(LocalFiles):
     def process_start_id(self, pid: int) -> str | None:
         return process_start_id(pid)
 
-    def process_tree(self, pid: int, start_id: str | None, limit: int) -> Sequence[ProcessView]:
-        return process_tree(pid, start_id, limit)
-
     def open_process(self, spec: ProcessSpec) -> AbstractAsyncContextManager[Process]:
         return open_process(spec)
 
-    async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
-        return await reap(attempts)
+    async def kill_by_variable(self, name: str, values: Collection[str]) -> Sequence[int]:
+        return await kill_by_variable(name, values)
+
+    def _findings(self) -> Iterator[Finding]:
+        if live_process(os.getpid()) is None:
+            yield Finding(
+                "warning",
+                "processes",
+                f"{_HIDDEN}: runs of a lost daemon wait until it does",
+                "mount /proc, without hidepid for the user of agentd",
+            )
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except OSError as error:
+            yield Finding(
+                "error",
+                "processes",
+                f"the kernel has no pidfd_open, which the supervisors of agents need: {error.strerror}",
+                "use Linux 5.3 or newer, and allow pidfd_open in the seccomp profile",
+            )
+
+    async def _reap_one(self, attempt: Attempt) -> Remains:
+        if live_process(os.getpid()) is None:
+            return Remains("unknown", reason=_HIDDEN)
+        return await kill_orphans(attempt.tag, attempt.pid, attempt.process_start_id)

@@ -14,14 +14,16 @@ never hit.
 
 import os
 import signal
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from hashlib import blake2b
 from typing import Final
 
 import anyio
 from anyio.to_thread import run_sync
-from attrs import frozen
 
+from agent_orchestrator.host import Remains
 from agent_orchestrator.ports import TAG_VARIABLE
 from agent_orchestrator.processes import (
     Process,
@@ -42,18 +44,6 @@ _RESCANS: Final = 4
 _TAG_LIMIT: Final = 2**61
 
 
-@frozen
-class Orphans:
-    """The result of a search for the processes of an attempt.
-
-    :param killed: the processes that were alive and are gone.
-    :param alive: those that do not die: the kernel blocks them, or they are another user's.
-    """
-
-    killed: tuple[int, ...] = ()
-    alive: tuple[int, ...] = ()
-
-
 def tag_limit(tag: str) -> int:
     """Return the limit that the processes with this tag have; no other process has it."""
     return _TAG_LIMIT | int.from_bytes(blake2b(tag.encode(), digest_size=8).digest()) >> 3
@@ -66,7 +56,7 @@ def is_tag_limit(limit: bytes | None) -> bool:
 
 async def kill_orphans(
     tag: str | None, pid: int | None = None, start_id: str | None = None
-) -> Orphans:
+) -> Remains:
     """Kill all that is left of an attempt, and return when it is gone.
 
     Nothing is found of an attempt made before the machine was booted: what processes bear does not
@@ -77,17 +67,34 @@ async def kill_orphans(
     :param start_id: when that started (:func:`agent_orchestrator.processes.process_start_id`); a process of that
         pid that started at another time is a stranger.
     """
+    entries = [_entry(TAG_VARIABLE, tag)] if tag else []
+    limit = str(tag_limit(tag)).encode() if tag else None
+    return await _kill_all(partial(_scan, entries, limit, pid, start_id))
+
+
+async def kill_by_variable(name: str, values: Collection[str]) -> Sequence[int]:
+    """See :meth:`agent_orchestrator.host.Host.kill_by_variable`."""
+    entries = [_entry(name, value) for value in values]
+    return (await _kill_all(partial(_scan, entries))).ended
+
+
+def _entry(name: str, value: str) -> bytes:
+    return f"\0{name}={value}\0".encode()
+
+
+async def _kill_all(scan: Callable[[], tuple[list[Process], bool]]) -> Remains:
     limiter = anyio.CapacityLimiter(1)  # its own: it must not wait for others' work in threads
     killed: dict[int, None] = {}
     give_up_at = anyio.current_time() + KILL_TIMEOUT_S
     again = _RESCANS
     while True:
-        found, unclear = await run_sync(_scan, tag, pid, start_id, limiter=limiter)
+        found, unclear = await run_sync(scan, limiter=limiter)
         alive = tuple(process.pid for process in found)
         if not found and not (unclear and again):
-            return Orphans(tuple(killed))
+            return Remains("gone", tuple(killed))
         if anyio.current_time() > give_up_at:
-            return Orphans(tuple(one for one in killed if one not in alive), alive)
+            ended = tuple(one for one in killed if one not in alive)
+            return Remains("alive" if alive else "gone", ended, alive)
         if found:
             killed |= dict.fromkeys(alive)
             await _kill(found)
@@ -96,29 +103,33 @@ async def kill_orphans(
             await anyio.sleep(0.005)
 
 
-def _scan(tag: str | None, root: int | None, start_id: str | None) -> tuple[list[Process], bool]:
-    """Return the live processes of the attempt, and whether some processes could not be checked."""
+def _scan(
+    entries: Collection[bytes],
+    limit: bytes | None = None,
+    root: int | None = None,
+    start_id: str | None = None,
+) -> tuple[list[Process], bool]:
+    """Return the live processes with one of these variables, this tag limit or this root, and their
+    descendants; and whether some process showed no environment.
+    """
     alive = live_processes()
     own = os.getpid()
     if root is not None and (start_id is None or process_start_id(root) != start_id):
         root = None
-    entry = f"\0{TAG_VARIABLE}={tag}\0".encode() if tag else None
-    limit = str(tag_limit(tag)).encode() if tag else None
     ours: set[int] = set()
     unclear = False
     for process in alive:
         if process.is_kernel_thread:
             continue
-        if root is not None and root in (process.pid, process.group, process.session):
+        if (root is not None and root in (process.pid, process.group, process.session)) or (
+            limit is not None and lock_limit_of(process.pid) == limit
+        ):
             ours.add(process.pid)
-        elif limit is not None and entry is not None:
-            if lock_limit_of(process.pid) == limit:
+        elif entries and (environ := read_proc(f"/proc/{process.pid}/environ")) is not None:
+            if any(entry in b"\0" + environ for entry in entries):
                 ours.add(process.pid)
-            elif (environ := read_proc(f"/proc/{process.pid}/environ")) is not None:
-                if entry in b"\0" + environ:
-                    ours.add(process.pid)
-                elif not environ:
-                    unclear = True
+            elif not environ:
+                unclear = True
     if own in ours:  # this process was itself started by that agent
         ours -= with_descendants({own}, alive)
     alive = [process for process in alive if process.pid != own]

@@ -3,8 +3,6 @@ configuration.
 """
 
 import os
-import signal
-import subprocess
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -13,6 +11,7 @@ from typing import Any
 
 from attrs import define, field
 
+from agent_orchestrator.hosts import current_host
 from agent_orchestrator.ports import Availability
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.login import SYSTEM_FILES, dotenv_names, has_credentials
@@ -119,7 +118,7 @@ class Probe:
             try:
                 self._versions[key] = _ask_version(program, env)
                 self._unanswered.pop(key, None)
-            except subprocess.TimeoutExpired:
+            except TimeoutError:
                 self._unanswered[key] = time.monotonic() + _ASK_AGAIN_S
         return self._versions.get(key)
 
@@ -168,26 +167,16 @@ class Probe:
 def _ask_version(program: Path, env: Mapping[str, str]) -> str | None:
     """Return codex's version, or None when the program does not say it is codex.
 
-    :raises subprocess.TimeoutExpired: if it does not say anything in time; it is killed.
+    :raises TimeoutError: if it does not say anything in time.
     """
     try:
-        process = subprocess.Popen(
-            [str(program), "--version"],
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
+        answer = current_host().output(
+            [str(program), "--version"], env=env, timeout_s=_VERSION_TIMEOUT
         )
+    except TimeoutError:  # which is an OSError
+        raise
     except OSError as error:
         raise NotInstalled(f"{program} cannot be run: {error.strerror}") from error
-    with process:
-        try:
-            answer, _ = process.communicate(timeout=_VERSION_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            # With its children: usually a wrapper's child hangs, not the wrapper.
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
     text = answer.decode("utf-8", "replace").strip()
     return text.removeprefix(_BANNER) if text.startswith(_BANNER) else None
 

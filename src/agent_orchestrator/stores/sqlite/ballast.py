@@ -4,6 +4,7 @@ recorded.
 
 import errno
 import os
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +38,7 @@ class Ballast:
         try:
             held = os.fstat(descriptor)
             if held.st_size != SIZE or held.st_blocks * 512 < SIZE:
-                os.posix_fallocate(descriptor, 0, SIZE)
+                _allocate(descriptor)
         except OSError:
             os.ftruncate(descriptor, 0)
             raise
@@ -52,3 +53,10 @@ class Ballast:
     def release(self) -> None:
         """Free the space."""
         self.path.unlink(missing_ok=True)
+
+
+def _allocate(descriptor: int) -> None:
+    if sys.platform == "darwin":  # it has no posix_fallocate
+        os.pwrite(descriptor, bytes(SIZE), 0)
+    else:
+        os.posix_fallocate(descriptor, 0, SIZE)

@@ -8,11 +8,11 @@ import anyio
 import anyio.lowlevel
 
 from agent_orchestrator.domain.errors import AgentFailed
+from agent_orchestrator.hosts import current_host
 from agent_orchestrator.runners.bulk import run_in_thread
 from agent_orchestrator.runners.codex.appserver.jsonrpc import Notification, RpcError, ServerRequest
 from agent_orchestrator.runners.codex.appserver.mailbox import Mailbox
 from agent_orchestrator.runners.codex.appserver.server import Server
-from agent_orchestrator.runners.codex.appserver.strays import kill_strays
 from agent_orchestrator.runners.codex.appserver.turns import TurnReader
 
 _log = logging.getLogger(__name__)
@@ -21,6 +21,10 @@ INTERRUPT_S: Final = 10.0
 """Seconds that codex has to end a turn. It usually takes 20 ms."""
 
 _CLEAN_S: Final = 60.0
+
+THREAD_VARIABLE: Final = "CODEX_THREAD_ID"
+"""The variable that tells a thread's commands, in the process that serves many threads. Codex 0.169 sets it
+in every command's environment, sandboxed or not."""
 
 _BEGIN_S: Final = 1.0
 """Seconds a sub-agent that was just given work has to begin it; it takes 20 ms."""
@@ -63,7 +67,7 @@ async def end_background_work(server: Server, mailbox: Mailbox, reader: TurnRead
                 params = {"threadId": thread_id}
                 await _request_end(server, "thread/backgroundTerminals/clean", params, _CLEAN_S)
             tasks.cancel_scope.cancel()
-    ended = await kill_strays(reader.threads)
+    ended = await current_host().kill_by_variable(THREAD_VARIABLE, reader.threads)
     if ended:
         _log.info("thread %s left %d processes", reader.thread_id, len(ended))
 

@@ -1,0 +1,106 @@
+"""The parts of a host that are the same on every POSIX system."""
+
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from anyio.to_thread import run_sync
+from attrs import frozen
+
+from agent_orchestrator.domain.model import Attempt
+from agent_orchestrator.host import Remains
+from agent_orchestrator.hosts import process_tree, reaping, scratch
+from agent_orchestrator.operations import Finding, ProcessView
+
+
+@frozen
+class LocalHost:
+    """The machine that the calling process is on; see :class:`agent_orchestrator.host.Host`.
+
+    :param id: see :attr:`agent_orchestrator.host.Host.id`.
+    """
+
+    id: str = "local"
+
+    def process_id(self) -> int:
+        return os.getpid()
+
+    def process_start_id(self, pid: int) -> str | None:
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def current_directory(self) -> str:
+        return str(Path.cwd())
+
+    def configured_directory(self, path: str) -> str:
+        return str(Path(path).expanduser().resolve(strict=True))
+
+    def is_directory(self, path: str) -> bool:
+        # Path.is_dir raises where a name is too long, or a directory may not be searched.
+        return os.path.isdir(path)  # noqa: PTH112
+
+    def resolve(self, path: str) -> str:
+        return str(Path(path).resolve())
+
+    def common_directory(self, paths: Collection[str]) -> str:
+        return os.path.commonpath([os.path.realpath(path) for path in paths])
+
+    def process_tree(self, pid: int, start_id: str | None, limit: int) -> Sequence[ProcessView]:
+        return process_tree.process_tree(pid, start_id, limit, self.process_start_id)
+
+    def findings(self) -> Sequence[Finding]:
+        return (*_user_findings(), *self._findings())
+
+    def _findings(self) -> Iterator[Finding]:
+        """Yield the findings of this kind of host."""
+        raise NotImplementedError
+
+    def output(self, argv: Sequence[str], *, env: Mapping[str, str], timeout_s: float) -> bytes:
+        with subprocess.Popen(
+            list(argv),
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            try:
+                return process.communicate(timeout=timeout_s)[0]
+            except subprocess.TimeoutExpired:
+                # With what it has started: a wrapper is seldom what hangs.
+                os.killpg(process.pid, signal.SIGKILL)
+                raise TimeoutError from None
+
+    @asynccontextmanager
+    async def private_files(self, files: Mapping[str, bytes]) -> AsyncIterator[Path]:
+        async with scratch.private_directory() as directory:
+            await run_sync(_write_all, directory, files)
+            yield directory
+
+    async def reap(self, attempts: Sequence[Attempt]) -> Mapping[tuple[str, int], Remains]:
+        return await reaping.reap(self.id, attempts, self._reap_one)
+
+    async def _reap_one(self, attempt: Attempt) -> Remains:
+        """End the processes of an attempt of this host."""
+        raise NotImplementedError
+
+
+def _user_findings() -> Iterator[Finding]:
+    if os.geteuid() == 0:
+        yield Finding(
+            "warning",
+            "agents",
+            "they run as root",
+            "run agentd as a dedicated user",
+            security=True,
+        )
+
+
+def _write_all(directory: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        scratch.write(directory / name, data)

@@ -1,0 +1,1 @@
+"""POSIX without Linux's supervisors, for development on systems such as macOS."""

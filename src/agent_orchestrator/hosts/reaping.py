@@ -1,0 +1,48 @@
+"""Ends the agents that lost engines left: one answer for each attempt."""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+import anyio
+
+from agent_orchestrator.domain.model import Attempt
+from agent_orchestrator.host import Remains
+
+_log = logging.getLogger(__name__)
+
+MAX_CONCURRENT: Final = 8
+"""Attempts that are searched for at once: each search reads the process table."""
+
+
+async def reap(
+    host: str, attempts: Sequence[Attempt], reap_one: Callable[[Attempt], Awaitable[Remains]]
+) -> Mapping[tuple[str, int], Remains]:
+    """End all processes of these attempts; see :meth:`agent_orchestrator.host.Host.reap`.
+
+    :param host: the id of this host. Attempts of another host are ``unknown``.
+    :param reap_one: ends the processes of one attempt.
+    """
+    found: dict[tuple[str, int], Remains] = {}
+    places = anyio.CapacityLimiter(MAX_CONCURRENT)
+
+    async def end(attempt: Attempt) -> None:
+        async with places:
+            found[attempt.run_id, attempt.attempt] = await _answer(host, attempt, reap_one)
+
+    async with anyio.create_task_group() as tasks:
+        for attempt in attempts:
+            tasks.start_soon(end, attempt)
+    return found
+
+
+async def _answer(
+    host: str, attempt: Attempt, reap_one: Callable[[Attempt], Awaitable[Remains]]
+) -> Remains:
+    if attempt.host not in (None, host):
+        return Remains("unknown", reason=f"it was started on the host {attempt.host}")
+    try:
+        return await reap_one(attempt)
+    except Exception as error:  # noqa: BLE001 - one attempt must not keep back the others
+        _log.exception("finding processes of %s failed", attempt.tag)
+        return Remains("unknown", reason=f"finding them failed: {error!r}")

@@ -1,0 +1,125 @@
+"""The host with process groups only, run on the system of these tests."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import psutil
+import pytest
+
+from agent_orchestrator.domain.model import Attempt
+from agent_orchestrator.host import Host
+from agent_orchestrator.hosts.posix import processes
+from agent_orchestrator.hosts.posix.host import PosixHost
+from agent_orchestrator.testing import HostContract
+
+pytestmark = pytest.mark.anyio
+
+
+class TestPosixHost(HostContract):
+    finds_everything = False
+
+    def make_host(self) -> Host:
+        return PosixHost()
+
+
+@pytest.fixture
+def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
+    code = "import time; print(flush=True); time.sleep(300)"
+    argv = [sys.executable, "-S", "-c", code]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def only(monkeypatch: pytest.MonkeyPatch, *pids: int) -> None:
+    """Hide all other processes, which may be orphans of somebody else."""
+    monkeypatch.setattr(processes.psutil, "pids", lambda: list(pids))
+
+
+def attempt_of(pid: int | None, start_id: str | None) -> Attempt:
+    now = datetime.now(UTC)
+    return Attempt(
+        "run_1", 1, f"dmn_{os.getpid()}/1", "agent", now, pid=pid, process_start_id=start_id
+    )
+
+
+async def state(attempt: Attempt) -> str:
+    return (await PosixHost().reap([attempt]))["run_1", 1].state
+
+
+async def test_gone_without_a_process_that_may_be_left(
+    sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch, os.getpid(), sleeper.pid)  # which has a parent: this process
+    assert await state(attempt_of(None, None)) == "gone"
+    assert await state(attempt_of(sleeper.pid, "another")) == "gone"
+    assert sleeper.poll() is None
+
+
+async def test_the_group_of_a_known_process_is_ended(
+    sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch, sleeper.pid)
+    start_id = PosixHost().process_start_id(sleeper.pid)
+    assert await state(attempt_of(sleeper.pid, start_id)) == "gone"
+    assert sleeper.wait(10) != 0
+
+
+async def test_an_orphan_that_may_be_of_the_attempt_makes_it_unknown(
+    sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch, sleeper.pid)
+    monkeypatch.setattr(processes, "_adopters", lambda: {os.getpid()})
+    assert await state(attempt_of(None, None)) == "unknown"
+    assert sleeper.poll() is None
+
+
+@pytest.mark.parametrize("hidden", ["environ", "create_time", "uids"])
+async def test_an_orphan_that_may_not_be_read_makes_it_unknown(
+    sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch, hidden: str
+) -> None:
+    def denied(process: psutil.Process) -> None:
+        raise psutil.AccessDenied(process.pid)
+
+    only(monkeypatch, sleeper.pid)
+    monkeypatch.setattr(processes, "_adopters", lambda: {os.getpid()})
+    monkeypatch.setattr(psutil.Process, hidden, denied)
+    assert await state(attempt_of(None, None)) == "unknown"
+
+
+async def test_a_process_whose_identity_may_not_be_read_makes_it_unknown(
+    sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(process: psutil.Process) -> None:
+        raise psutil.AccessDenied(process.pid)
+
+    host = PosixHost()
+    start_id = host.process_start_id(sleeper.pid)
+    monkeypatch.setattr(psutil.Process, "status", denied)
+    assert host.process_start_id(sleeper.pid) is None
+    assert await state(attempt_of(sleeper.pid, start_id)) == "unknown"
+    assert sleeper.poll() is None
+
+
+async def test_a_process_that_may_not_be_killed_is_alive(
+    sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(process: psutil.Process) -> None:
+        raise psutil.AccessDenied(process.pid)
+
+    only(monkeypatch, sleeper.pid)
+    monkeypatch.setattr(processes, "KILL_TIMEOUT_S", 0.02)
+    start_id = PosixHost().process_start_id(sleeper.pid)
+    monkeypatch.setattr(psutil.Process, "kill", denied)
+    assert await state(attempt_of(sleeper.pid, start_id)) == "alive"
+
+
+def test_doctor_says_what_it_cannot_guarantee() -> None:
+    (finding,) = [one for one in PosixHost().findings() if one.about == "processes"]
+    assert finding.level == "warning"
+    assert "cannot guarantee" in finding.message
