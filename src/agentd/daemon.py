@@ -37,7 +37,7 @@ from agentd.app import create_app
 from agentd.auth import Guard, is_loopback
 from agentd.callers import may_be_agents
 from agentd.descriptors import Descriptors
-from agentd.doctor import host_findings
+from agentd.doctor import daemon_findings
 from agentd.lifetime import ExitTimer, Lifetime
 from agentd.local_token import local_token
 from agentd.memory import return_large_blocks
@@ -302,7 +302,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         **values_of(EngineOptions, settings),
         workspace_roots=settings.workspace_roots,
         version=installed_version("agent-orchestrator"),
-        host_findings=partial(host_findings, settings, os.environ),
+        findings=partial(daemon_findings, settings, os.environ),
         protected=protection(settings),
     )
 

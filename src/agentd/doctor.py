@@ -1,4 +1,4 @@
-"""The findings about this machine and agentd's settings, for ``agentctl doctor``. No daemon is needed."""
+"""The findings about agentd's settings and files, for ``agentctl doctor``. No daemon is needed."""
 
 import fcntl
 import getpass
@@ -36,13 +36,14 @@ async def findings_offline(settings: Settings, config: EngineConfig) -> DoctorRe
         [
             *await provider_findings(config),
             *_closed_database(settings),
-            *host_findings(settings, config.environ),
+            *config.host.findings(),
+            *daemon_findings(settings, config.environ),
         ]
     )
 
 
-def host_findings(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
-    """Return the findings about the machine and the settings, without those of the store."""
+def daemon_findings(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
+    """Return the findings about the daemon's settings and files, without those of the store."""
     database = Path(settings.db).absolute()
     checks: Sequence[Callable[[], Iterator[Finding]]] = (
         lambda: _disk(database),
@@ -331,14 +332,6 @@ def _environment(settings: Settings, environ: Mapping[str, str]) -> Iterator[Fin
 
 def _agents(settings: Settings) -> Iterator[Finding]:
     is_remote = not is_loopback(settings.host)
-    if os.geteuid() == 0:
-        yield Finding(
-            "warning",
-            "agents",
-            "they run as root",
-            "run agentd as a dedicated user",
-            security=True,
-        )
     if not settings.workspace_roots:
         yield Finding(
             "warning" if is_remote else "note",

@@ -44,7 +44,9 @@ def found(
     settings = load(flags, environ, "agentd.toml")
     of_runners = runner_findings(evolve(engine_config(settings), environ=environ))
     return [
-        one for one in (*of_runners, *doctor.host_findings(settings, environ)) if one.level != "ok"
+        one
+        for one in (*of_runners, *doctor.daemon_findings(settings, environ))
+        if one.level != "ok"
     ]
 
 

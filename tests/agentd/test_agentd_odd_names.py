@@ -19,7 +19,7 @@ from agent_orchestrator.operations import OPERATIONS
 from agent_orchestrator.runners.codex.probe import Probe
 from agent_orchestrator.runners.command import CommandRunner
 from agent_orchestrator.wire import codec
-from agentd.doctor import host_findings
+from agentd.doctor import daemon_findings
 from agentd.server import url_of
 from agentd.settings import Settings, load
 
@@ -148,7 +148,7 @@ def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "no home" in str(found.reason)
     assert not Probe()("~/codex", {}).available
     settings = load({"db": str(tmp_path / "no/such/x.db"), "workspace_roots": ["/"]}, {})
-    assert host_findings(settings, {"PATH": os.defpath})
+    assert daemon_findings(settings, {"PATH": os.defpath})
     assert isinstance(settings, Settings)
 
 

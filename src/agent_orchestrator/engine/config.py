@@ -131,8 +131,8 @@ class EngineConfig(EngineOptions):
     version: str = "0"
     url: str | None = None
     """The daemon's URL for agents, passed to them as ``AGENTCTL_URL``."""
-    host_findings: Callable[[], Sequence[Finding]] | None = None
-    """Returns the host's findings for the doctor. May block."""
+    findings: Callable[[], Sequence[Finding]] = tuple
+    """Returns findings for the doctor besides those of the engine and its host. May block."""
     protected: Callable[[str], ProtectedPaths] = lambda _: ProtectedPaths()
     """Returns the paths that an agent in a directory is denied. Must be quick."""
     observers: Sequence[Observer] = ()

@@ -14,6 +14,7 @@ from agent_orchestrator.engine.access import require_admin
 from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.diagnosis import provider_statuses
+from agent_orchestrator.host import use_host
 from agent_orchestrator.operations import (
     Doctor,
     DoctorReport,
@@ -37,8 +38,8 @@ async def run_doctor(core: Core, caller: Principal, command: Doctor) -> DoctorRe
     found = await provider_findings(core.config)
     found += _store(core, await core.store.problems())
     found += token_findings(tokens, core.now())
-    if core.config.host_findings is not None:
-        found += await anyio.to_thread.run_sync(core.config.host_findings)
+    for query in (core.config.host.findings, core.config.findings):
+        found += await anyio.to_thread.run_sync(query)
     return doctor_report(found)
 
 
@@ -72,7 +73,8 @@ def runner_findings(config: EngineConfig) -> list[Finding]:
             )
         if isinstance(runner, SelfChecking):
             try:
-                found.extend(runner.findings(about, config.agent_env(provider)))
+                with use_host(config.host):
+                    found.extend(runner.findings(about, config.agent_env(provider)))
             except Exception as error:
                 logger.exception("checking runner %s failed", runner.name)
                 found.append(Finding("warning", about, f"checking it failed: {error}"))
