@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 import anyio
 import httpx
@@ -165,7 +166,8 @@ async def hold(conversation: Conversation) -> None:
     await call("back_up", path=f"{here}/backup.db")
     await call("back_up", path=f"{here}/backup.db")
     await call("check_store")
-    await call("doctor")
+    with patch("os.geteuid", return_value=1000):  # whoever makes the page
+        await call("doctor")
     token = await call("create_token", name="ann", scopes=["read", "write"], expires_in_s=86400)
     await call("list_tokens")
     await call("revoke_token", token_id=token["token"]["id"])
