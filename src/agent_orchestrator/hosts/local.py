@@ -72,7 +72,7 @@ class LocalHost:
             try:
                 return process.communicate(timeout=timeout_s)[0]
             except subprocess.TimeoutExpired:
-                # With what it has started: a wrapper is seldom what hangs.
+                # With its children: usually a wrapper's child hangs, not the wrapper.
                 os.killpg(process.pid, signal.SIGKILL)
                 raise TimeoutError from None
 

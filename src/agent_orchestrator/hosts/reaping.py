@@ -24,10 +24,10 @@ async def reap(
     :param reap_one: ends the processes of one attempt.
     """
     found: dict[tuple[str, int], Remains] = {}
-    places = anyio.CapacityLimiter(MAX_CONCURRENT)
+    limiter = anyio.CapacityLimiter(MAX_CONCURRENT)
 
     async def end(attempt: Attempt) -> None:
-        async with places:
+        async with limiter:
             found[attempt.run_id, attempt.attempt] = await _answer(host, attempt, reap_one)
 
     async with anyio.create_task_group() as tasks:
@@ -43,6 +43,6 @@ async def _answer(
         return Remains("unknown", reason=f"it was started on the host {attempt.host}")
     try:
         return await reap_one(attempt)
-    except Exception as error:  # noqa: BLE001 - one attempt must not keep back the others
+    except Exception as error:  # noqa: BLE001 - one attempt must not block the others
         _log.exception("finding processes of %s failed", attempt.tag)
         return Remains("unknown", reason=f"finding them failed: {error!r}")
