@@ -348,7 +348,7 @@ def test_request_card_says_who_is_called_on() -> None:
         "  asks     its parent ses_1, then a person in 1 min 30 s"
     )
     assert asks(audience="parent", status="approved") == "  asks     its parent ses_1"
-    assert asks(audience=None, status="denied") == "  asks     nobody: the policy decides"
+    assert asks(audience=None, status="denied") == "  asks     none: the policy decides"
 
 
 def test_a_policy_is_given_and_shown(ctl: Ctl) -> None:
