@@ -100,7 +100,7 @@ async def test_a_crash_is_named_with_what_the_agent_said_last(
         ["nul"],
         ["no-newline"],
         ["big-line", "50000000"],
-        ["tiny-lines", "20000"],
+        ["tiny-lines", "2000"],
         ["flood-stderr", "20000000"],
         ["holder"],
         ["escaped-dead"],
