@@ -3,7 +3,7 @@
 import time
 from typing import Final
 
-from agent_orchestrator.ports import Outcome, RunContext
+from agent_orchestrator.ports.runner import Outcome, RunContext
 
 ECHO: Final = """\
 [providers.echo]

@@ -13,8 +13,8 @@ import anyio
 
 from agent_orchestrator import Client, connect
 from agent_orchestrator.domain.model import MANUAL
-from agent_orchestrator.operations import CaughtUp, StreamItem, StreamRequest
-from agent_orchestrator.ports import Subscription
+from agent_orchestrator.operations.events import CaughtUp, StreamItem, StreamRequest
+from agent_orchestrator.ports.transport import Subscription
 from benchmarks import agents
 from benchmarks.figures import Effort, Figure, check
 from benchmarks.processes import agentd

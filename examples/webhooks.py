@@ -15,7 +15,7 @@ from hypercorn.config import Config
 from quart import Quart, abort, request
 
 from agent_orchestrator import Client, OrchestratorError, Unreachable, connect
-from agent_orchestrator.operations import StreamItem, StreamRequest
+from agent_orchestrator.operations.events import StreamItem, StreamRequest
 
 SECRET, PLACE = os.environ.get("WEBHOOK_SECRET", "").encode(), anyio.Path("webhooks.cursor")
 

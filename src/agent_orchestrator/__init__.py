@@ -41,13 +41,14 @@ if TYPE_CHECKING:
         Routing,
         TreeLimits,
     )
-    from agent_orchestrator.ports import Availability, Outcome, RunContext, Runner, Store
+    from agent_orchestrator.ports.runner import Availability, Outcome, RunContext, Runner
+    from agent_orchestrator.ports.store import Store
     from agent_orchestrator.remote import connect
     from agent_orchestrator.runners.function import FunctionRunner
 
 _HOMES = {
     "AgentFailed": "domain.errors",
-    "Availability": "ports",
+    "Availability": "ports.runner",
     "Client": "client",
     "ConfigError": "domain.errors",
     "DetachedScope": "detached",
@@ -61,20 +62,20 @@ _HOMES = {
     "Message": "domain.model",
     "Orchestrator": "engine",
     "OrchestratorError": "domain.errors",
-    "Outcome": "ports",
+    "Outcome": "ports.runner",
     "Grant": "domain.access",
     "Principal": "domain.access",
     "ProviderConfig": "engine",
     "Routing": "engine",
     "Run": "domain.model",
-    "RunContext": "ports",
+    "RunContext": "ports.runner",
     "RunError": "domain.model",
     "RunResult": "domain.model",
     "RunStatus": "domain.lifecycle",
-    "Runner": "ports",
+    "Runner": "ports.runner",
     "Session": "domain.model",
     "Source": "domain.model",
-    "Store": "ports",
+    "Store": "ports.store",
     "StoreOpenError": "domain.errors",
     "Thread": "domain.model",
     "TreeLimits": "engine",

@@ -7,7 +7,6 @@ from os import PathLike, fspath
 from types import TracebackType
 from typing import Self, TypeVar
 
-from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.model import (
     Event,
@@ -17,8 +16,16 @@ from agent_orchestrator.domain.model import (
 )
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.fields import shared, takes
-from agent_orchestrator.operations import CaughtUp, Operation, StreamItem
-from agent_orchestrator.ports import Subscription, Transport
+from agent_orchestrator.operations import access as access_calls
+from agent_orchestrator.operations import daemon as daemon_calls
+from agent_orchestrator.operations import events as event_calls
+from agent_orchestrator.operations import messages as message_calls
+from agent_orchestrator.operations import requests as request_calls
+from agent_orchestrator.operations import runs as run_calls
+from agent_orchestrator.operations import sessions as session_calls
+from agent_orchestrator.operations.events import CaughtUp, StreamItem
+from agent_orchestrator.operations.table import Operation
+from agent_orchestrator.ports.transport import Subscription, Transport
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -27,7 +34,9 @@ Res = TypeVar("Res")
 class EventStream:
     """An async iterator over events, in order. If you stop early, use it as a context manager."""
 
-    def __init__(self, transport: Transport, request: ops.StreamRequest, *, follow: bool) -> None:
+    def __init__(
+        self, transport: Transport, request: event_calls.StreamRequest, *, follow: bool
+    ) -> None:
         self._transport = transport
         self._request = request
         self._follow = follow
@@ -97,35 +106,41 @@ class Client:
 
     # --- sessions -----------------------------------------------------------------------------
 
-    @takes(ops.SessionOptions)
-    async def create_session(self, options: ops.SessionOptions) -> Session:
+    @takes(session_calls.SessionOptions)
+    async def create_session(self, options: session_calls.SessionOptions) -> Session:
         """Create a session.
 
         :raises InvalidRequest: if a field is invalid, or a limit exceeds the engine's.
         """
-        request = shared(ops.CreateSession, options)
-        return (await self._call(ops.CREATE_SESSION, request)).session
+        request = shared(session_calls.CreateSession, options)
+        return (await self._call(session_calls.CREATE_SESSION, request)).session
 
-    @takes(ops.StartSession)
-    async def start_session(self, options: ops.StartSession) -> ops.CreateSessionReply:
+    @takes(session_calls.StartSession)
+    async def start_session(
+        self, options: session_calls.StartSession
+    ) -> session_calls.CreateSessionReply:
         """Create a session with its first message, atomically.
 
         :param images: the content of image files, as in :meth:`send_message`.
         :raises InvalidRequest: if a field is invalid, or the provider does not support an option.
         """
-        return await self._call(ops.CREATE_SESSION, shared(ops.CreateSession, options))
+        return await self._call(
+            session_calls.CREATE_SESSION, shared(session_calls.CreateSession, options)
+        )
 
     async def get_session(self, session_id: str) -> Session:
         """Return a session."""
-        return (await self._call(ops.GET_SESSION, ops.GetSession(session_id))).session
+        return (
+            await self._call(session_calls.GET_SESSION, session_calls.GetSession(session_id))
+        ).session
 
-    @takes(ops.ListSessions)
-    async def list_sessions(self, request: ops.ListSessions) -> ops.SessionPage:
+    @takes(session_calls.ListSessions)
+    async def list_sessions(self, request: session_calls.ListSessions) -> session_calls.SessionPage:
         """Return a page of sessions, oldest first. ``next_cursor`` is None on the last page."""
-        return await self._call(ops.LIST_SESSIONS, request)
+        return await self._call(session_calls.LIST_SESSIONS, request)
 
-    @takes(ops.UpdateSession)
-    async def update_session(self, request: ops.UpdateSession) -> Session:
+    @takes(session_calls.UpdateSession)
+    async def update_session(self, request: session_calls.UpdateSession) -> Session:
         """Rename, move, close, reopen or annotate a session. Fields that are None keep their value.
 
         :param cwd: the absolute path of the working directory from the next run on, queued runs
@@ -135,37 +150,41 @@ class Client:
             directory.
         :raises SessionBusy: if ``cwd`` changes while a run is active.
         """
-        return (await self._call(ops.UPDATE_SESSION, request)).session
+        return (await self._call(session_calls.UPDATE_SESSION, request)).session
 
-    @takes(ops.CloseSession)
-    async def close_session(self, request: ops.CloseSession) -> ops.CloseSessionReply:
+    @takes(session_calls.CloseSession)
+    async def close_session(
+        self, request: session_calls.CloseSession
+    ) -> session_calls.CloseSessionReply:
         """Close a session, so that it accepts no further messages. Closing it again has no effect.
 
         Active and queued runs continue unless ``cascade`` is set.
 
         :raises Forbidden: if the caller does not own the session. Agents own none.
         """
-        return await self._call(ops.CLOSE_SESSION, request)
+        return await self._call(session_calls.CLOSE_SESSION, request)
 
     async def get_access(self, session_id: str) -> tuple[Grant, ...]:
         """Return the grants on a session.
 
         :raises Forbidden: if the caller does not own it.
         """
-        return (await self._call(ops.GET_ACCESS, ops.GetAccess(session_id))).grants
+        return (
+            await self._call(session_calls.GET_ACCESS, session_calls.GetAccess(session_id))
+        ).grants
 
-    @takes(ops.SetAccess)
-    async def set_access(self, request: ops.SetAccess) -> tuple[Grant, ...]:
+    @takes(session_calls.SetAccess)
+    async def set_access(self, request: session_calls.SetAccess) -> tuple[Grant, ...]:
         """Replace the grants on a session and all its descendants.
 
         :raises Forbidden: if the caller does not own it.
         """
-        return (await self._call(ops.SET_ACCESS, request)).grants
+        return (await self._call(session_calls.SET_ACCESS, request)).grants
 
     # --- messages -----------------------------------------------------------------------------
 
-    @takes(ops.SendMessage)
-    async def send_message(self, request: ops.SendMessage) -> ops.MessageReply:
+    @takes(message_calls.SendMessage)
+    async def send_message(self, request: message_calls.SendMessage) -> message_calls.MessageReply:
         """Add a message to a session. A message of role ``user`` creates a run.
 
         :param images: the content of image files to show to the agent: PNG, JPEG, GIF or WebP, at most
@@ -174,17 +193,17 @@ class Client:
         :raises SessionBusy: if the session is busy and ``when_busy`` is ``reject``.
         :raises SessionClosed: if the session is closed.
         """
-        return await self._call(ops.SEND_MESSAGE, request)
+        return await self._call(message_calls.SEND_MESSAGE, request)
 
-    @takes(ops.ListMessages)
-    async def list_messages(self, request: ops.ListMessages) -> ops.MessagePage:
+    @takes(message_calls.ListMessages)
+    async def list_messages(self, request: message_calls.ListMessages) -> message_calls.MessagePage:
         """Return a page of a session's messages, oldest first."""
-        return await self._call(ops.LIST_MESSAGES, request)
+        return await self._call(message_calls.LIST_MESSAGES, request)
 
     # --- cooperating agents --------------------------------------------------------------------
 
-    @takes(ops.SpawnArguments)
-    async def spawn(self, options: ops.SpawnArguments) -> ops.SpawnReply:
+    @takes(message_calls.SpawnArguments)
+    async def spawn(self, options: message_calls.SpawnArguments) -> message_calls.SpawnReply:
         """Create a child session of a run or a session, and give it a task.
 
         The child's outcome is recorded in the parent session as a message of source ``child`` and an
@@ -204,11 +223,15 @@ class Client:
         if (options.run_id is None) == (options.session_id is None):
             raise TypeError("spawn() needs either a run_id or a session_id")
         if options.run_id is not None:
-            return await self._call(ops.SPAWN_FROM_RUN, shared(ops.SpawnFromRun, options))
-        return await self._call(ops.SPAWN_FROM_SESSION, shared(ops.SpawnFromSession, options))
+            return await self._call(
+                message_calls.SPAWN_FROM_RUN, shared(message_calls.SpawnFromRun, options)
+            )
+        return await self._call(
+            message_calls.SPAWN_FROM_SESSION, shared(message_calls.SpawnFromSession, options)
+        )
 
-    @takes(ops.SendToSession)
-    async def send(self, request: ops.SendToSession) -> ops.MessageReply:
+    @takes(message_calls.SendToSession)
+    async def send(self, request: message_calls.SendToSession) -> message_calls.MessageReply:
         """Send a message from one agent to another agent's session.
 
         :param from_run_id: the sending run; None if the caller itself sends it.
@@ -216,10 +239,12 @@ class Client:
         :raises Forbidden: if an agent requests another model or more effort than was chosen for its
             own run.
         """
-        return await self._call(ops.SEND_TO_SESSION, request)
+        return await self._call(message_calls.SEND_TO_SESSION, request)
 
-    @takes(ops.ReplyParent)
-    async def reply_parent(self, request: ops.ReplyParent) -> ops.ReplyParentReply:
+    @takes(request_calls.ReplyParent)
+    async def reply_parent(
+        self, request: request_calls.ReplyParent
+    ) -> request_calls.ReplyParentReply:
         """Send a message or a question to the parent of a run.
 
         :param request_kind: makes it a question. It is open until it is resolved, the run ends, or it
@@ -229,96 +254,96 @@ class Client:
             is reached.
         :raises InvalidTransition: if ``wait`` is set and the run is not running.
         """
-        return await self._call(ops.REPLY_PARENT, request)
+        return await self._call(request_calls.REPLY_PARENT, request)
 
-    @takes(ops.ListRequests)
-    async def requests(self, request: ops.ListRequests) -> ops.RequestPage:
+    @takes(request_calls.ListRequests)
+    async def requests(self, request: request_calls.ListRequests) -> request_calls.RequestPage:
         """Return a page of requests, oldest first.
 
         :param resolvable: True for requests the caller may resolve, False to include those it may only
             read. None means False if a session or tree is given, else True.
         """
-        return await self._call(ops.LIST_REQUESTS, request)
+        return await self._call(request_calls.LIST_REQUESTS, request)
 
-    @takes(ops.GetRequest)
-    async def get_request(self, request: ops.GetRequest) -> Request:
+    @takes(request_calls.GetRequest)
+    async def get_request(self, request: request_calls.GetRequest) -> Request:
         """Return a request. With ``wait_s``, wait up to that many seconds until it is resolved."""
-        return (await self._call(ops.GET_REQUEST, request)).request
+        return (await self._call(request_calls.GET_REQUEST, request)).request
 
-    @takes(ops.ResolveRequest)
-    async def resolve_request(self, request: ops.ResolveRequest) -> Request:
+    @takes(request_calls.ResolveRequest)
+    async def resolve_request(self, request: request_calls.ResolveRequest) -> Request:
         """Approve, deny or answer a request. The first decision counts; repeating it succeeds.
 
         :param text: words for the agent. Required for an answer and to approve an ``input_request``.
         :raises AlreadyResolved: if another decision came first, or the request has expired.
         """
-        return (await self._call(ops.RESOLVE_REQUEST, request)).request
+        return (await self._call(request_calls.RESOLVE_REQUEST, request)).request
 
-    @takes(ops.ExtendRequest)
-    async def extend_request(self, request: ops.ExtendRequest) -> Request:
+    @takes(request_calls.ExtendRequest)
+    async def extend_request(self, request: request_calls.ExtendRequest) -> Request:
         """Extend the time of an open request.
 
         :raises AlreadyResolved: if it is closed.
         """
-        return (await self._call(ops.EXTEND_REQUEST, request)).request
+        return (await self._call(request_calls.EXTEND_REQUEST, request)).request
 
-    @takes(ops.GetTree)
-    async def get_tree(self, request: ops.GetTree) -> ops.TreePage:
+    @takes(session_calls.GetTree)
+    async def get_tree(self, request: session_calls.GetTree) -> session_calls.TreePage:
         """Return a page of a session's descendants, with the newest runs of each session."""
-        return await self._call(ops.GET_TREE, request)
+        return await self._call(session_calls.GET_TREE, request)
 
     # --- runs ---------------------------------------------------------------------------------
 
-    @takes(ops.CreateRun)
-    async def create_run(self, request: ops.CreateRun) -> Run:
+    @takes(run_calls.CreateRun)
+    async def create_run(self, request: run_calls.CreateRun) -> Run:
         """Queue a run. A run of provider ``manual`` is driven with :meth:`transition_run`.
 
         :param images: the content of image files, as in :meth:`send_message`.
         """
-        return (await self._call(ops.CREATE_RUN, request)).run
+        return (await self._call(run_calls.CREATE_RUN, request)).run
 
     async def get_run(self, run_id: str) -> Run:
         """Return a run."""
-        return (await self._call(ops.GET_RUN, ops.GetRun(run_id))).run
+        return (await self._call(run_calls.GET_RUN, run_calls.GetRun(run_id))).run
 
-    @takes(ops.ListRuns)
-    async def list_runs(self, request: ops.ListRuns) -> ops.RunPage:
+    @takes(run_calls.ListRuns)
+    async def list_runs(self, request: run_calls.ListRuns) -> run_calls.RunPage:
         """Return a page of runs, oldest first."""
-        return await self._call(ops.LIST_RUNS, request)
+        return await self._call(run_calls.LIST_RUNS, request)
 
-    @takes(ops.WaitRun)
-    async def wait_run(self, request: ops.WaitRun) -> ops.WaitReply:
+    @takes(run_calls.WaitRun)
+    async def wait_run(self, request: run_calls.WaitRun) -> run_calls.WaitReply:
         """Wait until a run has ended, or until the timeout (``timed_out``).
 
         :param until: ``attention`` also returns when the run or a descendant asks a question, with the
             question as ``request``.
         :param ignore: ids of requests that do not end the wait.
         """
-        return await self._call(ops.WAIT_RUN, request)
+        return await self._call(run_calls.WAIT_RUN, request)
 
-    @takes(ops.TransitionRun)
-    async def transition_run(self, request: ops.TransitionRun) -> Run:
+    @takes(run_calls.TransitionRun)
+    async def transition_run(self, request: run_calls.TransitionRun) -> Run:
         """Change the status of a manual run, or cancel any run.
 
         :param result: ``{"text": …}`` for ``completed``.
         :param error: ``{"code": …, "message": …}`` for ``failed``.
         :raises InvalidTransition: if the lifecycle does not allow the change. Nothing is changed.
         """
-        return (await self._call(ops.TRANSITION_RUN, request)).run
+        return (await self._call(run_calls.TRANSITION_RUN, request)).run
 
-    @takes(ops.CancelRun)
-    async def cancel_run(self, request: ops.CancelRun) -> ops.CancelReply:
+    @takes(run_calls.CancelRun)
+    async def cancel_run(self, request: run_calls.CancelRun) -> run_calls.CancelReply:
         """Cancel a run. Its status is ``canceled`` when the agent's processes are gone."""
-        return await self._call(ops.CANCEL_RUN, request)
+        return await self._call(run_calls.CANCEL_RUN, request)
 
-    async def diagnose_run(self, run_id: str) -> ops.DiagnosisReply:
+    async def diagnose_run(self, run_id: str) -> run_calls.DiagnosisReply:
         """Return the state of a run, with evidence and its most likely explanation."""
-        return await self._call(ops.DIAGNOSE_RUN, ops.DiagnoseRun(run_id))
+        return await self._call(run_calls.DIAGNOSE_RUN, run_calls.DiagnoseRun(run_id))
 
     # --- events -------------------------------------------------------------------------------
 
-    @takes(ops.ListEvents)
-    async def list_events(self, request: ops.ListEvents) -> ops.EventPage:
+    @takes(event_calls.ListEvents)
+    async def list_events(self, request: event_calls.ListEvents) -> event_calls.EventPage:
         """Return a page of a session's events after a cursor.
 
         :param epoch: the epoch of the previous page. It lets the engine detect a log that was restored
@@ -326,7 +351,7 @@ class Client:
         :raises CursorAhead: if the log has no such cursor, or was restored from a backup since that
             epoch. ``details["resume_cursor"]`` is the cursor to resume at.
         """
-        return await self._call(ops.LIST_EVENTS, request)
+        return await self._call(event_calls.LIST_EVENTS, request)
 
     def events(
         self,
@@ -349,15 +374,19 @@ class Client:
         """
         ids = () if session_id is None else (session_id,)
         start = None if session_id is None and cursor == 0 else str(cursor)
-        return EventStream(self.transport, ops.StreamRequest(ids, start, epoch), follow=follow)
+        return EventStream(
+            self.transport, event_calls.StreamRequest(ids, start, epoch), follow=follow
+        )
 
     # --- the engine ---------------------------------------------------------------------------
 
-    async def status(self) -> ops.DaemonStatus:
+    async def status(self) -> daemon_calls.DaemonStatus:
         """Return the status of the engine, its workers, providers and store."""
-        return await self._call(ops.STATUS, ops.GetStatus())
+        return await self._call(daemon_calls.STATUS, daemon_calls.GetStatus())
 
-    async def back_up(self, path: str | PathLike[str], *, force: bool = False) -> ops.BackupReply:
+    async def back_up(
+        self, path: str | PathLike[str], *, force: bool = False
+    ) -> daemon_calls.BackupReply:
         """Write a consistent and checked copy of the store to a file on the engine's machine.
 
         :param path: an absolute path. The file is accessible to its owner only.
@@ -367,43 +396,47 @@ class Client:
         :raises InvalidRequest: if the path cannot be written.
         :raises Unavailable: if the disk is full.
         """
-        return await self._call(ops.BACK_UP, ops.BackUp(fspath(path), force=force))
+        return await self._call(
+            daemon_calls.BACK_UP, daemon_calls.BackUp(fspath(path), force=force)
+        )
 
-    async def check_store(self) -> ops.CheckReply:
+    async def check_store(self) -> daemon_calls.CheckReply:
         """Check the integrity of the store.
 
         :raises Forbidden: if the caller is not an administrator.
         """
-        return await self._call(ops.CHECK_STORE, ops.CheckStore())
+        return await self._call(daemon_calls.CHECK_STORE, daemon_calls.CheckStore())
 
-    async def doctor(self) -> ops.DoctorReport:
+    async def doctor(self) -> daemon_calls.DoctorReport:
         """Check the daemon, its providers, store and settings for errors and risks.
 
         :raises Forbidden: if the caller is not an administrator.
         """
-        return await self._call(ops.DOCTOR, ops.Doctor())
+        return await self._call(daemon_calls.DOCTOR, daemon_calls.Doctor())
 
-    @takes(ops.ListAudit)
-    async def list_audit(self, request: ops.ListAudit) -> ops.AuditPage:
+    @takes(access_calls.ListAudit)
+    async def list_audit(self, request: access_calls.ListAudit) -> access_calls.AuditPage:
         """Return a page of the audit trail, oldest first.
 
         :raises Forbidden: if the caller is not an administrator.
         """
-        return await self._call(ops.LIST_AUDIT, request)
+        return await self._call(access_calls.LIST_AUDIT, request)
 
-    @takes(ops.CreateToken)
-    async def create_token(self, request: ops.CreateToken) -> ops.NewToken:
+    @takes(access_calls.CreateToken)
+    async def create_token(self, request: access_calls.CreateToken) -> access_calls.NewToken:
         """Create a named token. Its ``secret`` is returned only here.
 
         :raises Forbidden: if the caller is not an administrator.
         """
-        return await self._call(ops.CREATE_TOKEN, request)
+        return await self._call(access_calls.CREATE_TOKEN, request)
 
-    @takes(ops.ListTokens)
-    async def list_tokens(self, request: ops.ListTokens) -> ops.TokenPage:
+    @takes(access_calls.ListTokens)
+    async def list_tokens(self, request: access_calls.ListTokens) -> access_calls.TokenPage:
         """Return a page of the named tokens, oldest first. Revoked and expired tokens are included."""
-        return await self._call(ops.LIST_TOKENS, request)
+        return await self._call(access_calls.LIST_TOKENS, request)
 
     async def revoke_token(self, token_id: str) -> AccessToken:
         """Revoke a named token, and end the streams and waits that use it."""
-        return (await self._call(ops.REVOKE_TOKEN, ops.RevokeToken(token_id))).token
+        return (
+            await self._call(access_calls.REVOKE_TOKEN, access_calls.RevokeToken(token_id))
+        ).token

@@ -20,8 +20,11 @@ from agent_orchestrator.engine import (
 )
 from agent_orchestrator.hosts import this_host
 from agent_orchestrator.known_runners import DEFAULT_PROVIDER
-from agent_orchestrator.operations import Operation, StreamPart, StreamRequest
-from agent_orchestrator.ports import Reply, Runner, Store, Subscription
+from agent_orchestrator.operations.events import StreamPart, StreamRequest
+from agent_orchestrator.operations.table import Operation
+from agent_orchestrator.ports.runner import Runner
+from agent_orchestrator.ports.store import Store
+from agent_orchestrator.ports.transport import Reply, Subscription
 from agent_orchestrator.protection import Protection
 from agent_orchestrator.runners.registry import build_runner
 from agent_orchestrator.stores.registry import open_store

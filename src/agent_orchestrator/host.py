@@ -14,7 +14,8 @@ from typing import Final, Literal, Protocol, Self
 from attrs import field, frozen
 
 from agent_orchestrator.domain.model import Attempt
-from agent_orchestrator.operations import Finding, ProcessView
+from agent_orchestrator.operations.daemon import Finding
+from agent_orchestrator.operations.runs import ProcessView
 
 ProcessState = Literal["gone", "alive", "unknown"]
 
@@ -51,7 +52,7 @@ class ProcessSpec:
     :param cwd: its working directory.
     :param env: its whole environment. The tag in it (``ports.TAG_VARIABLE``) identifies what the process starts.
     :param is_cwd_resolved: start nothing if ``cwd`` leads through a symbolic link: see
-        :attr:`agent_orchestrator.ports.RunContext.is_cwd_resolved`.
+        :attr:`agent_orchestrator.ports.runner.RunContext.is_cwd_resolved`.
     :param stdin: written as the agent reads it, then closed. Writing begins with the first read or
         :meth:`Process.wait`, so that the process can be recorded before it has work. With None, stdin
         stays open for :meth:`Process.write`.

@@ -7,7 +7,7 @@ from pathlib import Path
 from attrs import frozen
 
 from agent_orchestrator.data_directory import is_data_directory
-from agent_orchestrator.ports import ProtectedPaths
+from agent_orchestrator.ports.runner import ProtectedPaths
 from agent_orchestrator.stores.sqlite.files import OWN_FILES, SECRET_FILES
 from agent_orchestrator.user_state import user_state
 

@@ -52,7 +52,7 @@ class _Attempt:
 
 
 class Tracing:
-    """An :class:`~agent_orchestrator.ports.Observer` that creates spans.
+    """An :class:`~agent_orchestrator.ports.observer.Observer` that creates spans.
 
     :param provider: the OpenTelemetry provider; None means the application's global one.
     :param vendors: ``gen_ai.provider.name`` (such as ``openai``) by the name of our provider. Without an

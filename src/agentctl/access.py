@@ -6,7 +6,7 @@ from datetime import datetime
 from agent_orchestrator.domain.access import Grant
 from agent_orchestrator.domain.audit import DONE, AuditEntry
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.operations import NewToken
+from agent_orchestrator.operations.access import NewToken
 from agentctl.tables import Cell, Column, card, table
 from agentctl.terminal import Style, one_line
 from agentctl.times import ago, local

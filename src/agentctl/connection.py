@@ -18,8 +18,9 @@ from agent_orchestrator.domain.errors import (
     Unreachable,
 )
 from agent_orchestrator.domain.model import Event
-from agent_orchestrator.operations import Operation, StreamItem, StreamPart, StreamRequest
-from agent_orchestrator.ports import Reply, Subscription, Transport
+from agent_orchestrator.operations.events import StreamItem, StreamPart, StreamRequest
+from agent_orchestrator.operations.table import Operation
+from agent_orchestrator.ports.transport import Reply, Subscription, Transport
 from agent_orchestrator.remote import connect
 from agent_orchestrator.transports.http import HttpTransport
 from agent_orchestrator.user_state import read_private, user_state

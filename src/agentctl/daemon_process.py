@@ -17,7 +17,7 @@ import psutil
 from attrs import frozen
 
 from agent_orchestrator.data_directory import is_data_directory, make_data_directory
-from agent_orchestrator.operations import DaemonStatus
+from agent_orchestrator.operations.daemon import DaemonStatus
 from agent_orchestrator.processes import process_start_id
 from agent_orchestrator.user_state import make_private_directory, user_state
 from agentctl.call import here

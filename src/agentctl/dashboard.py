@@ -7,7 +7,7 @@ from typing import Final
 from attrs import define, field
 
 from agent_orchestrator.domain.model import Request, Run, Session
-from agent_orchestrator.operations import DaemonStatus
+from agent_orchestrator.operations.daemon import DaemonStatus
 from agentctl.questions import expires_soon, request_card, request_table
 from agentctl.tables import Cell, Column, table
 from agentctl.terminal import Style, one_line, truncated

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from agent_orchestrator.operations import Finding
+from agent_orchestrator.operations.daemon import Finding
 from agentctl.terminal import Style, one_line, wrapped
 
 _MARKS: Final = {

@@ -4,7 +4,7 @@ from typing import Any
 
 import attrs
 
-from agent_orchestrator.operations import Operation
+from agent_orchestrator.operations.table import Operation
 from agentctl.connection import DaemonConnection
 
 _PAGE: int = 1000

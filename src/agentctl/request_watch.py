@@ -15,7 +15,8 @@ from attrs import field, frozen
 from agent_orchestrator.domain.errors import NotFound
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Event, Request
-from agent_orchestrator.operations import HEAD, LIST_REQUESTS, CaughtUp, StreamItem, StreamPart
+from agent_orchestrator.operations.events import HEAD, CaughtUp, StreamItem, StreamPart
+from agent_orchestrator.operations.requests import LIST_REQUESTS
 from agent_orchestrator.wire import codec
 from agentctl.connection import DaemonConnection
 from agentctl.output import Output, compact

@@ -11,20 +11,16 @@ import anyio
 
 from agent_orchestrator.domain.lifecycle import RunStatus, is_terminal
 from agent_orchestrator.domain.model import Event, Run, Session
-from agent_orchestrator.operations import (
-    CANCEL_RUN,
-    CREATE_SESSION,
-    GET_REQUEST,
-    GET_SESSION,
-    REPLY_PARENT,
+from agent_orchestrator.operations.messages import (
     SEND_MESSAGE,
     SPAWN_FROM_RUN,
     SPAWN_FROM_SESSION,
-    CreateSessionReply,
     MessageReply,
-    ReplyParentReply,
 )
-from agent_orchestrator.ports import Reply
+from agent_orchestrator.operations.requests import GET_REQUEST, REPLY_PARENT, ReplyParentReply
+from agent_orchestrator.operations.runs import CANCEL_RUN
+from agent_orchestrator.operations.sessions import CREATE_SESSION, GET_SESSION, CreateSessionReply
+from agent_orchestrator.ports.transport import Reply
 from agentctl.connection import FOLLOW_RETRY_S, DaemonConnection
 from agentctl.event_text import ends_run
 from agentctl.failures import DONE, FAILED, TIMED_OUT

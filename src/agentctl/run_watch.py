@@ -12,7 +12,8 @@ from agent_orchestrator.domain.errors import OrchestratorError, Unreachable
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.lifecycle import is_terminal
 from agent_orchestrator.domain.model import Event, Run
-from agent_orchestrator.operations import GET_RUN, GET_SESSION, WAIT_RUN, WaitReply
+from agent_orchestrator.operations.runs import GET_RUN, WAIT_RUN, WaitReply
+from agent_orchestrator.operations.sessions import GET_SESSION
 from agentctl.connection import FOLLOW_RETRY_S, DaemonConnection
 from agentctl.event_text import concerns_run, ends_run, file_changes, tool_text
 from agentctl.output import Output

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from agent_orchestrator.domain.model import Event
-from agent_orchestrator.operations import GET_SESSION, LIST_EVENTS
+from agent_orchestrator.operations.events import LIST_EVENTS
+from agent_orchestrator.operations.sessions import GET_SESSION
 from agentctl.connection import DaemonConnection
 from agentctl.output import Output
 from agentctl.times import today

@@ -8,17 +8,11 @@ import anyio
 
 from agent_orchestrator.domain.errors import OrchestratorError, Unreachable
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.operations import (
-    GET_SESSION,
-    HEAD,
-    LIST_REQUESTS,
-    LIST_RUNS,
-    RESOLVE_REQUEST,
-    STATUS,
-    CaughtUp,
-    Draining,
-    StreamPart,
-)
+from agent_orchestrator.operations.daemon import STATUS
+from agent_orchestrator.operations.events import HEAD, CaughtUp, Draining, StreamPart
+from agent_orchestrator.operations.requests import LIST_REQUESTS, RESOLVE_REQUEST
+from agent_orchestrator.operations.runs import LIST_RUNS
+from agent_orchestrator.operations.sessions import GET_SESSION
 from agentctl.connection import DaemonConnection
 from agentctl.dashboard import Dashboard, KeyAnswer
 from agentctl.output import Output

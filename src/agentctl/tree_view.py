@@ -8,7 +8,7 @@ from attrs import evolve
 
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Run
-from agent_orchestrator.operations import GET_TREE, SessionTree, TreePage
+from agent_orchestrator.operations.sessions import GET_TREE, SessionTree, TreePage
 from agentctl.connection import DaemonConnection
 from agentctl.tables import Cell, Column, table
 from agentctl.terminal import Style, one_line

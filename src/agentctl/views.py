@@ -8,7 +8,8 @@ import attrs
 
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.model import MANUAL, Message, Run, Session
-from agent_orchestrator.operations import DaemonStatus, Diagnostics
+from agent_orchestrator.operations.daemon import DaemonStatus
+from agent_orchestrator.operations.runs import Diagnostics
 from agentctl.event_text import image_count, usage_parts
 from agentctl.tables import Cell, Column, card, table
 from agentctl.terminal import Style, clean, lines_of, one_line, wrapped

@@ -11,8 +11,8 @@ from quart.typing import ResponseTypes
 from werkzeug.exceptions import HTTPException
 
 from agent_orchestrator.domain.errors import NotFound, Unauthorized
-from agent_orchestrator.operations import STATUS, GetStatus
-from agent_orchestrator.ports import Gateway
+from agent_orchestrator.operations.daemon import STATUS, GetStatus
+from agent_orchestrator.ports.transport import Gateway
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.openapi import openapi_document
 from agentd import cors

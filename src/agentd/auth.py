@@ -29,7 +29,7 @@ from agent_orchestrator.domain.errors import (
     Unauthorized,
 )
 from agent_orchestrator.domain.tokens import LOCAL_TOKEN_PREFIX, RUN_TOKEN_PREFIX, STORED_PREFIXES
-from agent_orchestrator.ports import Gateway
+from agent_orchestrator.ports.transport import Gateway
 from agentd.callers import Ends
 from agentd.lockout import Lockout, Peer
 

@@ -7,8 +7,9 @@ from quart import Quart, Response, request
 
 from agent_orchestrator.domain.errors import InvalidRequest, Unavailable
 from agent_orchestrator.fields import specs
-from agent_orchestrator.operations import OPERATIONS, Operation
-from agent_orchestrator.ports import Gateway
+from agent_orchestrator.operations import OPERATIONS
+from agent_orchestrator.operations.table import Operation
+from agent_orchestrator.ports.transport import Gateway
 from agent_orchestrator.wire import codec
 from agentd.lifetime import Lifetime
 from agentd.requests import HttpRequest, body_object, current_request, query_pairs

@@ -23,7 +23,7 @@ from typing import Final
 from attrs import frozen
 
 from agent_orchestrator.hosts.linux.orphans import is_tag_limit
-from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.ports.runner import TAG_VARIABLE
 from agent_orchestrator.processes import (
     live_process,
     live_processes,

@@ -155,7 +155,7 @@ def _doctor_report(config: str | None, flags: Mapping[str, Any]) -> str:
     """Return the findings for these settings as JSON."""
     import anyio
 
-    from agent_orchestrator.operations import DoctorReport, Finding
+    from agent_orchestrator.operations.daemon import DoctorReport, Finding
     from agent_orchestrator.wire import codec
     from agentd.daemon import engine_config
     from agentd.doctor import findings_offline

@@ -13,7 +13,7 @@ from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.engine import EngineConfig
 from agent_orchestrator.engine.doctor import doctor_report, provider_findings
 from agent_orchestrator.engine.environment import unusual_variables
-from agent_orchestrator.operations import DoctorReport, Finding
+from agent_orchestrator.operations.daemon import DoctorReport, Finding
 from agent_orchestrator.stores.sqlite.connection import names_of
 from agent_orchestrator.stores.sqlite.schema import APPLICATION_ID, schema_version
 from agentd.auth import MIN_SAFE_LENGTH, is_loopback

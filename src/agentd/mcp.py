@@ -10,7 +10,8 @@ from hypercorn.typing import ASGISendCallable
 from quart import Response
 
 from agent_orchestrator.domain.errors import Forbidden, InvalidRequest, Unavailable
-from agent_orchestrator.ports import Gateway, Toolbox
+from agent_orchestrator.ports.runner import Toolbox
+from agent_orchestrator.ports.transport import Gateway
 from agent_orchestrator.tools.agent import Agent, calls_over
 from agent_orchestrator.tools.arguments import HOLD_S, MAX_HOLD_S
 from agent_orchestrator.tools.toolbox import AgentTools

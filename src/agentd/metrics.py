@@ -10,7 +10,7 @@ from attrs import define, field
 
 from agent_orchestrator.domain.lifecycle import is_terminal
 from agent_orchestrator.domain.model import Run, Session
-from agent_orchestrator.operations import DaemonStatus, ProviderRuns
+from agent_orchestrator.operations.daemon import DaemonStatus, ProviderRuns
 from agentd.exposition import Histogram, Labels, MetricFamily, counter, gauge, gauges, render
 
 _HTTP_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -24,7 +24,7 @@ _TOKENS: Final = ("input", "cached_input", "output")
 
 @define(eq=False)
 class Metrics:
-    """An :class:`~agent_orchestrator.ports.Observer` of the engine that also counts requests and commits.
+    """An :class:`~agent_orchestrator.ports.observer.Observer` of the engine that also counts requests and commits.
 
     It keeps sums only, so its cost does not grow.
 

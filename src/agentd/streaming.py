@@ -16,7 +16,7 @@ from quart import Response
 from agent_orchestrator.domain import errors
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.fields import MAX_ID, MAX_INTEGER, MAX_NAME
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.events import (
     HEAD,
     CaughtUp,
     Draining,
@@ -24,7 +24,7 @@ from agent_orchestrator.operations import (
     StreamPart,
     StreamRequest,
 )
-from agent_orchestrator.ports import Gateway, Subscription, Transport
+from agent_orchestrator.ports.transport import Gateway, Subscription, Transport
 from agent_orchestrator.wire import codec, problems, sse, strict_json
 from agentd.auth import Guard
 from agentd.descriptors import Descriptors

@@ -12,7 +12,8 @@ import anyio.to_thread
 
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.engine import ProviderConfig
-from agent_orchestrator.ports import Observer, capabilities_of
+from agent_orchestrator.ports.observer import Observer
+from agent_orchestrator.ports.runner import capabilities_of
 
 FLUSH_S: Final = 2.0
 """Maximum seconds at the end to send the last spans."""

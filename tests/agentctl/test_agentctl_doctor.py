@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from driving import Ctl, Daemon, free_port
 
-from agent_orchestrator.operations import Finding
+from agent_orchestrator.operations.daemon import Finding
 from agentctl.findings import findings_list
 from agentctl.terminal import Style
 

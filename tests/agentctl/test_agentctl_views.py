@@ -10,19 +10,16 @@ from attrs import evolve
 from agent_orchestrator.domain.capabilities import Capabilities, InputLimit
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Image, Run, RunError, RunResult, Session, Usage
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.daemon import DaemonStatus, Problem, ProviderStatus, StoreStatus
+from agent_orchestrator.operations.runs import (
     AttemptView,
-    DaemonStatus,
     Diagnostics,
     InvocationView,
     Issue,
-    Problem,
     ProcessView,
-    ProviderStatus,
     QueueCounts,
-    SessionTree,
-    StoreStatus,
 )
+from agent_orchestrator.operations.sessions import SessionTree
 from agent_orchestrator.processes import process_start_id
 from agent_orchestrator.testing.stores.samples import a_message
 from agentctl.daemon_process import process_of

@@ -22,7 +22,7 @@ from forking import AGENTD, Forked
 
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.ports import Outcome, RunContext
+from agent_orchestrator.ports.runner import Outcome, RunContext
 from agent_orchestrator.runners.function import Function, FunctionRunner
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.wire import sse

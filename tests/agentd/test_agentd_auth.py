@@ -17,7 +17,7 @@ from websockets.exceptions import InvalidStatus
 
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import ConfigError, Unauthorized
-from agent_orchestrator.ports import Transport
+from agent_orchestrator.ports.transport import Transport
 from agentd.auth import Guard, is_loopback
 from agentd.lockout import Peer
 

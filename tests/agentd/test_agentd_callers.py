@@ -18,7 +18,7 @@ from driving import wait_until
 from serving import Process, agentd
 
 from agent_orchestrator.hosts.linux.orphans import tag_limit
-from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.ports.runner import TAG_VARIABLE
 from agent_orchestrator.processes import hide_memory
 from agentd import callers
 from agentd.callers import ends_of, may_be_agents

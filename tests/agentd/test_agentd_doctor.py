@@ -15,7 +15,7 @@ from serving import agentd, run_agentd
 
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.engine.doctor import runner_findings, token_findings
-from agent_orchestrator.operations import Finding
+from agent_orchestrator.operations.daemon import Finding
 from agentd import doctor
 from agentd.daemon import engine_config
 from agentd.settings import load

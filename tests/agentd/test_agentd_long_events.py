@@ -20,7 +20,7 @@ from websockets.asyncio.client import connect as connect_socket
 
 from agent_orchestrator import connect
 from agent_orchestrator.domain.model import RunResult
-from agent_orchestrator.ports import Draft, Transaction
+from agent_orchestrator.ports.changes import Draft, Transaction
 from agentd.streaming import CHUNK_BYTES
 
 pytestmark = pytest.mark.anyio

@@ -12,7 +12,7 @@ from serving import Serving, agentd, serving, sse_reader, until
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.model import Usage
-from agent_orchestrator.ports import RunContext
+from agent_orchestrator.ports.runner import RunContext
 from agentd.exposition import CONTENT_TYPE, Histogram, gauges, render
 from agentd.metrics import Metrics
 

@@ -19,7 +19,8 @@ from websockets.exceptions import ConnectionClosed
 
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Unauthorized
-from agent_orchestrator.operations import OPERATIONS, StreamRequest
+from agent_orchestrator.operations import OPERATIONS
+from agent_orchestrator.operations.events import StreamRequest
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from agent_orchestrator import Client, open_embedded
 from agent_orchestrator import connect as connect_client
 from agent_orchestrator.domain.errors import CursorAhead
-from agent_orchestrator.operations import StreamRequest
+from agent_orchestrator.operations.events import StreamRequest
 from agent_orchestrator.testing import ScriptedRunner
 
 pytestmark = pytest.mark.anyio

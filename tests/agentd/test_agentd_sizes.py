@@ -18,7 +18,8 @@ from loop_cost import loop_cost
 from serving import exchange, serving
 
 from agent_orchestrator.fields import FieldSpec, specs
-from agent_orchestrator.operations import OPERATIONS, Operation
+from agent_orchestrator.operations import OPERATIONS
+from agent_orchestrator.operations.table import Operation
 
 pytestmark = pytest.mark.anyio
 

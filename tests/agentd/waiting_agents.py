@@ -4,7 +4,7 @@ import anyio
 from attrs import define, field
 from serving import Serving
 
-from agent_orchestrator.ports import RunContext
+from agent_orchestrator.ports.runner import RunContext
 
 
 @define

@@ -13,7 +13,7 @@ from tests.chaos.kills import Siege, accepts_again
 from tests.chaos.outcome import READY_S, SMALL, Effort, Outcome, Skipped, percentile
 from tests.chaos.traffic import Traffic
 
-from agent_orchestrator.ports import Draft
+from agent_orchestrator.ports.changes import Draft
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing.stores.samples import NOW, a_session, put
 

@@ -21,7 +21,8 @@ from agent_orchestrator.domain.errors import (
     Unavailable,
     Unreachable,
 )
-from agent_orchestrator.operations import StatusName, StreamItem, StreamRequest
+from agent_orchestrator.operations.events import StreamItem, StreamRequest
+from agent_orchestrator.operations.runs import StatusName
 
 T = TypeVar("T")
 

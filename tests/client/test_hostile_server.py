@@ -21,8 +21,11 @@ from agent_orchestrator.domain.errors import (
     Unreachable,
 )
 from agent_orchestrator.fields import specs
-from agent_orchestrator.operations import GET_RUN, LIST_RUNS, OPERATIONS, Operation, StreamRequest
-from agent_orchestrator.ports import Transport
+from agent_orchestrator.operations import OPERATIONS
+from agent_orchestrator.operations.events import StreamRequest
+from agent_orchestrator.operations.runs import GET_RUN, LIST_RUNS
+from agent_orchestrator.operations.table import Operation
+from agent_orchestrator.ports.transport import Transport
 from agent_orchestrator.remote import connect
 from agent_orchestrator.transports import http
 from agent_orchestrator.wire import codec, sse

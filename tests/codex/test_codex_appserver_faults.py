@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
-from agent_orchestrator.ports import Availability
+from agent_orchestrator.ports.runner import Availability
 from agent_orchestrator.runners.codex.appserver import (
     CodexAppServerRunner,
     jsonrpc,

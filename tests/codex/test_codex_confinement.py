@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from agent_orchestrator.ports import ProtectedPaths
+from agent_orchestrator.ports.runner import ProtectedPaths
 from agent_orchestrator.runners.codex.confinement import (
     ExecConfinement,
     Workspace,

@@ -17,7 +17,7 @@ from pictures import BLUE, RED
 
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.model import Thread, Usage
-from agent_orchestrator.ports import CWD_MISSING, TAG_VARIABLE
+from agent_orchestrator.ports.runner import CWD_MISSING, TAG_VARIABLE
 from agent_orchestrator.runners.codex import CodexExecRunner, probe
 from agent_orchestrator.testing.runners import (
     RecordingContext,

@@ -11,7 +11,7 @@ from model_server import codex_env
 
 from agent_orchestrator import open_embedded
 from agent_orchestrator.domain.capabilities import Capabilities
-from agent_orchestrator.ports import Outcome
+from agent_orchestrator.ports.runner import Outcome
 from agent_orchestrator.runners.codex import CodexExecRunner
 from agent_orchestrator.runners.codex.appserver import CodexAppServerRunner
 from agent_orchestrator.runners.codex.appserver.requirements import Requirements

@@ -13,7 +13,7 @@ from model_server import ModelServer, acknowledgement, closed_port
 
 from agent_orchestrator import Client, Run, RunStatus
 from agent_orchestrator.domain.model import Request
-from agent_orchestrator.operations import SessionTree
+from agent_orchestrator.operations.sessions import SessionTree
 
 pytestmark = THROUGH_A_GATEWAY
 

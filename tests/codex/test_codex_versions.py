@@ -12,7 +12,7 @@ from gateway import by_command_line, turn
 from serving import agentd
 
 from agent_orchestrator import Client, connect
-from agent_orchestrator.operations import ProviderStatus
+from agent_orchestrator.operations.daemon import ProviderStatus
 
 pytestmark = pytest.mark.anyio
 

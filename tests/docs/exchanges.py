@@ -20,7 +20,7 @@ from serving import serving
 from websockets.asyncio.client import connect
 
 from agent_orchestrator.operations import OPERATIONS
-from agent_orchestrator.ports import RunContext
+from agent_orchestrator.ports.runner import RunContext
 
 _WIDTH: Final = 112
 _FULL: Final = ("create_session", "send_message", "get_request", "list_events", "create_token")

@@ -5,7 +5,7 @@ from typing import get_args
 
 from pages import ROOT
 
-from agent_orchestrator.operations import IssueCode
+from agent_orchestrator.operations.runs import IssueCode
 
 
 def test_every_likely_issue_is_in_the_runbook() -> None:

@@ -11,7 +11,7 @@ from driving import finished
 from pages import PAGES, ROOT, blocks, name_of
 
 from agent_orchestrator import open_embedded
-from agent_orchestrator.ports import Runner
+from agent_orchestrator.ports.runner import Runner
 
 PROGRAMS = [page for page in PAGES if blocks(page, "python")]
 

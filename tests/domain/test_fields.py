@@ -6,12 +6,15 @@ from typing import Any
 import attrs
 import pytest
 
-from agent_orchestrator import operations as ops
 from agent_orchestrator.fields import FieldSpec, problems, specs
+from agent_orchestrator.operations import OPERATIONS, table
+from agent_orchestrator.operations import daemon as daemon_calls
+from agent_orchestrator.operations import runs as run_calls
+from agent_orchestrator.operations import sessions as session_calls
 
 
-@pytest.mark.parametrize("operation", ops.OPERATIONS, ids=lambda operation: operation.name)
-def test_a_command_with_nothing_wrong_has_no_problems(operation: ops.Operation) -> None:
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_a_command_with_nothing_wrong_has_no_problems(operation: table.Operation) -> None:
     values = {
         name: spec.choices[0]
         if spec.choices
@@ -28,8 +31,8 @@ def test_a_command_with_nothing_wrong_has_no_problems(operation: ops.Operation) 
     assert problems(operation.request, values) == {}
 
 
-@pytest.mark.parametrize("operation", ops.OPERATIONS, ids=lambda operation: operation.name)
-def test_every_wrong_type_is_named(operation: ops.Operation) -> None:
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_every_wrong_type_is_named(operation: table.Operation) -> None:
     fields = specs(operation.request)
     assert set(problems(operation.request, dict.fromkeys(fields, object()))) == set(fields)
     assert problems(operation.request, {"surprise": 1} | dict.fromkeys(fields, b"")).keys() == {
@@ -39,10 +42,10 @@ def test_every_wrong_type_is_named(operation: ops.Operation) -> None:
 
 
 def test_a_number_is_not_a_truth_value_and_the_reverse() -> None:
-    assert "cascade" in problems(ops.CancelRun, {"run_id": "r", "cascade": 1})
-    assert "limit" in problems(ops.ListRuns, {"limit": True})
-    assert "timeout_s" in problems(ops.WaitRun, {"run_id": "r", "timeout_s": float("nan")})
-    assert problems(ops.WaitRun, {"run_id": "r", "timeout_s": 3}) == {}
+    assert "cascade" in problems(run_calls.CancelRun, {"run_id": "r", "cascade": 1})
+    assert "limit" in problems(run_calls.ListRuns, {"limit": True})
+    assert "timeout_s" in problems(run_calls.WaitRun, {"run_id": "r", "timeout_s": float("nan")})
+    assert problems(run_calls.WaitRun, {"run_id": "r", "timeout_s": 3}) == {}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +65,7 @@ def test_a_number_is_not_a_truth_value_and_the_reverse() -> None:
     ],
 )
 def test_metadata_is_what_json_can_say(value: dict, named: str) -> None:
-    assert list(problems(ops.CreateSession, {"metadata": value})) == [named]
+    assert list(problems(session_calls.CreateSession, {"metadata": value})) == [named]
 
 
 def spoilt(spec: FieldSpec) -> tuple[Any, str]:
@@ -84,34 +87,36 @@ def spoilt(spec: FieldSpec) -> tuple[Any, str]:
     ("operation", "name"),
     [
         (operation, name)
-        for operation in ops.OPERATIONS
+        for operation in OPERATIONS
         for name, spec in specs(operation.request).items()
         if {str, list, dict} & set(spec.kinds)
     ],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
 def test_half_a_character_is_refused_wherever_it_is(
-    operation: ops.Operation[Any, Any], name: str
+    operation: table.Operation[Any, Any], name: str
 ) -> None:
     value, place = spoilt(specs(operation.request)[name])
     assert name + place in problems(operation.request, {name: value})
 
 
 def test_an_error_does_not_repeat_all_it_was_sent() -> None:
-    found = problems(ops.GetStatus, {"x" * 1_000_000: 1, **{f"k{n}\ud800": 1 for n in range(500)}})
+    found = problems(
+        daemon_calls.GetStatus, {"x" * 1_000_000: 1, **{f"k{n}\ud800": 1 for n in range(500)}}
+    )
     assert len(str(found).encode()) < 5000
     assert any("480 others" in problem for problem in found.values())
 
 
 def test_every_field_is_documented() -> None:
-    for operation in ops.OPERATIONS:
+    for operation in OPERATIONS:
         for spec in specs(operation.request).values():
             assert spec.limits.doc, (operation.name, spec.name)
 
 
 def test_operation_names_and_routes_are_unique() -> None:
-    assert len({one.name for one in ops.OPERATIONS}) == len(ops.OPERATIONS)
-    assert len({(one.method, one.path) for one in ops.OPERATIONS}) == len(ops.OPERATIONS)
-    for one in ops.OPERATIONS:
+    assert len({one.name for one in OPERATIONS}) == len(OPERATIONS)
+    assert len({(one.method, one.path) for one in OPERATIONS}) == len(OPERATIONS)
+    for one in OPERATIONS:
         fields = {attribute.name for attribute in attrs.fields(one.request)}
         assert set(one.path_fields) <= fields

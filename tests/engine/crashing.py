@@ -8,7 +8,9 @@ import anyio.lowlevel
 
 from agent_orchestrator import Client, open_embedded
 from agent_orchestrator.domain.errors import Unavailable
-from agent_orchestrator.ports import Store, Transaction, View
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.store import Store
 
 T = TypeVar("T")
 

@@ -32,8 +32,8 @@ from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig
 from agent_orchestrator.engine.config import TreeLimits
 from agent_orchestrator.engine.questions import has_active_agent
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.operations import SpawnReply
-from agent_orchestrator.ports import View
+from agent_orchestrator.operations.messages import SpawnReply
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.invariants import History, history, violations
 

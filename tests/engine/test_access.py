@@ -14,8 +14,8 @@ from agent_orchestrator.domain.errors import Forbidden, NotFound
 from agent_orchestrator.domain.model import MANUAL, Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.operations import StreamRequest
-from agent_orchestrator.ports import Store
+from agent_orchestrator.operations.events import StreamRequest
+from agent_orchestrator.ports.store import Store
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing.scripted import ScriptedRunner

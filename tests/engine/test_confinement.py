@@ -20,7 +20,7 @@ from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.model import MANUAL, Sandbox
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.ports import Availability, Outcome, RunContext
+from agent_orchestrator.ports.runner import Availability, Outcome, RunContext
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing import ScriptedRunner

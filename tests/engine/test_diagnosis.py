@@ -15,7 +15,8 @@ from agent_orchestrator.domain.errors import AgentFailed, Unavailable
 from agent_orchestrator.domain.model import FAILURE_CODES, Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.operations import Diagnostics, Issue, Problem
+from agent_orchestrator.operations.daemon import Problem
+from agent_orchestrator.operations.runs import Diagnostics, Issue
 from agent_orchestrator.runners.command import CommandRunner
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.memory import MemoryStore

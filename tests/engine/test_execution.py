@@ -26,9 +26,11 @@ from agent_orchestrator.domain.events import InvalidEvent
 from agent_orchestrator.domain.model import MANUAL, Usage
 from agent_orchestrator.engine import EngineConfig, Orchestrator
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.operations import CREATE_SESSION as CREATE
-from agent_orchestrator.operations import SEND_MESSAGE, CreateSession, SendMessage
-from agent_orchestrator.ports import TAG_VARIABLE, Transaction
+from agent_orchestrator.operations.messages import SEND_MESSAGE, SendMessage
+from agent_orchestrator.operations.sessions import CREATE_SESSION as CREATE
+from agent_orchestrator.operations.sessions import CreateSession
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.runner import TAG_VARIABLE
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.scripted import ScriptedRunner

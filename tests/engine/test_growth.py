@@ -20,7 +20,9 @@ from agent_orchestrator.domain.model import MANUAL
 from agent_orchestrator.domain.tokens import NAMED_TOKEN_PREFIX, token_hash
 from agent_orchestrator.engine import EngineConfig, requests, retention
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.ports import Store, Transaction, View
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.store import Store
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.stores.sqlite.view import SqliteView

@@ -17,7 +17,8 @@ from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Image, Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, images
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.ports import Availability, Outcome, RunContext, Store
+from agent_orchestrator.ports.runner import Availability, Outcome, RunContext
+from agent_orchestrator.ports.store import Store
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
 

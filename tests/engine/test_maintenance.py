@@ -12,7 +12,7 @@ from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.ports import Maintaining
+from agent_orchestrator.ports.store import Maintaining
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing.scripted import PROVIDER, ScriptedRunner

@@ -26,7 +26,7 @@ from agent_orchestrator.domain.errors import (
 )
 from agent_orchestrator.domain.lifecycle import ACTIVE, STEPS, is_terminal
 from agent_orchestrator.domain.model import MANUAL
-from agent_orchestrator.operations import MessageReply
+from agent_orchestrator.operations.messages import MessageReply
 from agent_orchestrator.testing import ScriptedRunner
 from agent_orchestrator.testing.invariants import History, history, violations
 

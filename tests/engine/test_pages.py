@@ -11,10 +11,7 @@ from agent_orchestrator.domain.model import Run
 from agent_orchestrator.engine import EngineConfig, Orchestrator, ProviderConfig, Routing
 from agent_orchestrator.engine.paging import BATCH_SIZE, PAGE_SIZE
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.operations import (
-    CaughtUp,
-    StreamRequest,
-)
+from agent_orchestrator.operations.events import CaughtUp, StreamRequest
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing import ScriptedRunner
 

@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from agent_orchestrator import Outcome, RunContext, RunStatus, open_embedded
-from agent_orchestrator.ports import Transaction
+from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing.scripted import ScriptedRunner
 

@@ -6,7 +6,7 @@ import pytest
 
 from agent_orchestrator import open_embedded
 from agent_orchestrator.data_directory import make_data_directory
-from agent_orchestrator.ports import Outcome, ProtectedPaths, RunContext
+from agent_orchestrator.ports.runner import Outcome, ProtectedPaths, RunContext
 from agent_orchestrator.protection import Protection
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.user_state import user_state

@@ -17,7 +17,8 @@ from agent_orchestrator.engine import ProviderConfig, recovery
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.host import Remains
 from agent_orchestrator.hosts.linux.host import LinuxHost
-from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing import ScriptedRunner
 from agent_orchestrator.testing.invariants import history, violations

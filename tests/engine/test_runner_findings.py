@@ -11,7 +11,8 @@ from loops import ON_ONE_LOOP
 from agent_orchestrator import AgentFailed, Client, Outcome, RunContext, open_embedded
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.model import RunError
-from agent_orchestrator.operations import Diagnostics, Finding, Issue
+from agent_orchestrator.operations.daemon import Finding
+from agent_orchestrator.operations.runs import Diagnostics, Issue
 
 pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]
 

@@ -14,7 +14,7 @@ from agent_orchestrator import Client, Outcome, RunContext, RunStatus, open_embe
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import Conflict
 from agent_orchestrator.domain.model import Message, Run
-from agent_orchestrator.ports import Transaction
+from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio

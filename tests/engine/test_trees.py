@@ -12,7 +12,7 @@ from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.model import MANUAL
 from agent_orchestrator.engine.summaries import MAX_SUMMARY
 from agent_orchestrator.engine.trees import MAX_RUNS
-from agent_orchestrator.operations import SessionTree, TreePage
+from agent_orchestrator.operations.sessions import SessionTree, TreePage
 from agent_orchestrator.testing import ScriptedRunner
 from agent_orchestrator.tools.agent import Agent, calls_over
 from agent_orchestrator.tools.toolbox import AgentTools

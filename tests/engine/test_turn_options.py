@@ -15,7 +15,7 @@ from agent_orchestrator.domain.errors import Forbidden
 from agent_orchestrator.domain.model import MANUAL, Chosen, Run
 from agent_orchestrator.engine.turn_options import combined
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.ports import Availability, Outcome, RunContext
+from agent_orchestrator.ports.runner import Availability, Outcome, RunContext
 from agent_orchestrator.stores.memory import MemoryStore
 
 pytestmark = [pytest.mark.anyio, ON_ONE_LOOP]

@@ -18,7 +18,8 @@ from crashing import Handle
 from agent_orchestrator import open_embedded
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.engine import worker_pool
-from agent_orchestrator.ports import Outcome, RunContext, Store
+from agent_orchestrator.ports.runner import Outcome, RunContext
+from agent_orchestrator.ports.store import Store
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore

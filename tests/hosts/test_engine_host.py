@@ -13,7 +13,7 @@ from agent_orchestrator import Outcome, RunContext, open_embedded
 from agent_orchestrator.host import Process, ProcessSpec
 from agent_orchestrator.hosts import current_host, this_host
 from agent_orchestrator.hosts.linux.host import LinuxHost
-from agent_orchestrator.ports import Availability
+from agent_orchestrator.ports.runner import Availability
 from agent_orchestrator.runners.command import CommandRunner
 from agent_orchestrator.runners.process import agent_process
 from agent_orchestrator.runners.supervisor import UsesForkServer

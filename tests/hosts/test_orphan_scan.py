@@ -13,7 +13,7 @@ import pytest
 from agent_orchestrator.host import Remains
 from agent_orchestrator.hosts.linux import orphans
 from agent_orchestrator.hosts.linux.orphans import kill_by_variable, kill_orphans, tag_limit
-from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.ports.runner import TAG_VARIABLE
 from agent_orchestrator.processes import process_start_id, read_proc
 
 pytestmark = pytest.mark.anyio

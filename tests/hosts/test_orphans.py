@@ -16,7 +16,7 @@ import pytest
 from pace import allowed
 
 from agent_orchestrator.hosts.linux.orphans import kill_orphans
-from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.ports.runner import TAG_VARIABLE
 from agent_orchestrator.testing.runners import tagged_processes
 
 HERE = Path(__file__).parent

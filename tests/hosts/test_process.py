@@ -16,7 +16,7 @@ from pace import allowed
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.hosts.linux.supervisor import fork_server
 from agent_orchestrator.hosts.process import STDERR_TAIL
-from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.ports.runner import TAG_VARIABLE
 from agent_orchestrator.processes import process_start_id
 from agent_orchestrator.runners.process import agent_process
 from agent_orchestrator.testing.runners import tagged_processes

@@ -26,7 +26,7 @@ from agent_orchestrator.hosts.linux.supervisor import (
     fork_server,
 )
 from agent_orchestrator.hosts.linux.supervisor import _send as send
-from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.ports.runner import TAG_VARIABLE
 from agent_orchestrator.runners.process import agent_process
 from agent_orchestrator.testing.runners import tagged_processes
 

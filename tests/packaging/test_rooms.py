@@ -16,7 +16,7 @@ RUNNERS = SOURCE / "agent_orchestrator" / "runners"
 
 NAMED = {
     "agent_orchestrator/known_runners.py": "the registry and the defaults",
-    "agent_orchestrator/operations.py": "`codex_invocation` is a field of the API",
+    "agent_orchestrator/operations/runs.py": "`codex_invocation` is a field of the API",
 }
 """The modules outside its folder that may name codex, and why."""
 

@@ -2,7 +2,7 @@ import anyio
 import pytest
 
 from agent_orchestrator.domain.errors import AgentFailed, ConfigError
-from agent_orchestrator.ports import Outcome
+from agent_orchestrator.ports.runner import Outcome
 from agent_orchestrator.runners.function import FunctionRunner
 from agent_orchestrator.testing.runners import RecordingContext, RunnerContract
 

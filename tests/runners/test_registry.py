@@ -8,7 +8,7 @@ import pytest
 
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.known_runners import BUILT_IN
-from agent_orchestrator.ports import Runner
+from agent_orchestrator.ports.runner import Runner
 from agent_orchestrator.runners.command import CommandRunner, FailRule, Rule
 from agent_orchestrator.runners.demo import DemoRunner
 from agent_orchestrator.runners.registry import GROUP, build_runner, kinds

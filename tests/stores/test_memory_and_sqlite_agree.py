@@ -11,7 +11,7 @@ from agent_orchestrator.domain.access import Grant, Visibility
 from agent_orchestrator.domain.errors import Conflict, CursorAhead, NotFound
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Attempt, RunError, RunResult, Thread, Usage
-from agent_orchestrator.ports import Draft
+from agent_orchestrator.ports.changes import Draft
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing.stores.samples import NOW, a_message, a_record, a_run, a_session

@@ -15,7 +15,9 @@ from older import insert
 from agent_orchestrator.domain.access import Grant, Visibility
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Request, Session
-from agent_orchestrator.ports import Store, Transaction, View
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.store import Store
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.stores.memory.view import MemoryView
 from agent_orchestrator.stores.sqlite import SqliteStore

@@ -10,7 +10,7 @@ from loops import ON_ONE_LOOP
 
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import RunResult
-from agent_orchestrator.ports import Draft
+from agent_orchestrator.ports.changes import Draft
 from agent_orchestrator.stores.sqlite import SqliteStore
 from agent_orchestrator.testing.stores.samples import NOW, a_run, a_session, put
 

@@ -13,7 +13,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from serving import Serving, serving
 
-from agent_orchestrator.ports import RunContext
+from agent_orchestrator.ports.runner import RunContext
 
 ADMIN = "correct-horse-battery-staple"
 

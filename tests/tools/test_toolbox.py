@@ -28,7 +28,7 @@ from agent_orchestrator import (
 from agent_orchestrator.domain.access import Principal, RunIdentity
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.hosts import this_host
-from agent_orchestrator.ports import Toolbox, ToolResult
+from agent_orchestrator.ports.runner import Toolbox, ToolResult
 from agent_orchestrator.stores.memory import MemoryStore
 from agent_orchestrator.testing import ScriptedRunner
 from agent_orchestrator.testing.runners import RecordingContext

@@ -9,11 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from later import LATER, sample, without_one
 
-from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Event, Message, Run, RunError, Session, Source, Usage
 from agent_orchestrator.fields import check, specs
+from agent_orchestrator.operations import OPERATIONS
+from agent_orchestrator.operations import events as event_calls
+from agent_orchestrator.operations import messages as message_calls
+from agent_orchestrator.operations import runs as run_calls
+from agent_orchestrator.operations import sessions as session_calls
 from agent_orchestrator.wire import codec, strict_json
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
@@ -34,14 +38,14 @@ MESSAGE = Message("msg_1", "ses_1", "user", Source(principal="local"), "hi", Non
 EVENT = Event(1, "ses_1", "run_1", 1, "of.the.future", {"x": [1, "ü", None]}, NOW)
 
 ANSWERS: list[Any] = [
-    ops.SessionReply(SESSION),
-    ops.SessionPage([SESSION, SESSION], "ses_1"),
-    ops.MessageReply(MESSAGE, RUN),
-    ops.MessageReply(MESSAGE, None),
-    ops.EventPage([EVENT], 1, has_more=False),
-    ops.RunPage([RUN], None),
-    ops.CancelReply(RUN, ["run_1"]),
-    ops.WaitReply(RUN, timed_out=True),
+    session_calls.SessionReply(SESSION),
+    session_calls.SessionPage([SESSION, SESSION], "ses_1"),
+    message_calls.MessageReply(MESSAGE, RUN),
+    message_calls.MessageReply(MESSAGE, None),
+    event_calls.EventPage([EVENT], 1, has_more=False),
+    run_calls.RunPage([RUN], None),
+    run_calls.CancelReply(RUN, ["run_1"]),
+    run_calls.WaitReply(RUN, timed_out=True),
 ]
 
 
@@ -54,15 +58,15 @@ def test_answers_come_back_as_they_were(answer: Any) -> None:
 
 
 def test_extra_fields_of_a_newer_daemon_are_passed_over() -> None:
-    plain = {**codec.to_plain(ops.RunReply(RUN)), "new": 1}
+    plain = {**codec.to_plain(run_calls.RunReply(RUN)), "new": 1}
     plain["run"]["newer"] = {}
-    assert codec.from_plain(ops.RunReply, plain) == ops.RunReply(RUN)
+    assert codec.from_plain(run_calls.RunReply, plain) == run_calls.RunReply(RUN)
 
 
 @pytest.mark.parametrize("plain", [None, 1, [], {}, {"run": None}, {"run": {"x": 1}}, {"x": 1}])
 def test_what_is_no_answer_is_a_value_error(plain: Any) -> None:
     with pytest.raises(ValueError, match=r"RunReply|not"):
-        codec.from_plain(ops.RunReply, plain)
+        codec.from_plain(run_calls.RunReply, plain)
 
 
 def test_both_ways_to_write_an_event_agree() -> None:
@@ -118,7 +122,7 @@ def commands(operation: Any) -> st.SearchStrategy[Any]:
     return st.fixed_dictionaries(fields).map(lambda values: operation.request(**values))
 
 
-@pytest.mark.parametrize("operation", ops.OPERATIONS, ids=lambda operation: operation.name)
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 @settings(max_examples=20)  # of each of some thirty operations, which share their fields' kinds
 @given(data=st.data())
 def test_commands_survive_the_way_to_the_server(operation: Any, data: st.DataObject) -> None:
@@ -146,7 +150,7 @@ def test_commands_survive_the_way_to_the_server(operation: Any, data: st.DataObj
 
 def test_bad_values_are_all_named() -> None:
     with pytest.raises(InvalidRequest) as raised:
-        codec.command(ops.SendMessage, {"text": 1, "role": "x", "extra": None})
+        codec.command(message_calls.SendMessage, {"text": 1, "role": "x", "extra": None})
     assert set(raised.value.details["fields"]) == {"text", "role", "extra", "session_id"}
 
 
@@ -166,13 +170,15 @@ def test_bad_values_are_all_named() -> None:
 def test_query_texts_are_read_strictly(pairs: list[tuple[str, str]], bad: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         check(
-            ops.ListSessions,
-            codec.command(ops.ListSessions, codec.query_values(ops.ListSessions, pairs)),
+            session_calls.ListSessions,
+            codec.command(
+                session_calls.ListSessions, codec.query_values(session_calls.ListSessions, pairs)
+            ),
         )
     assert list(raised.value.details["fields"]) == [bad]
 
 
-KINDS = sorted({one.answer for one in ops.OPERATIONS} | {Event}, key=lambda kind: kind.__name__)
+KINDS = sorted({one.answer for one in OPERATIONS} | {Event}, key=lambda kind: kind.__name__)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

@@ -9,9 +9,9 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.fields import check
+from agent_orchestrator.operations import OPERATIONS
 from agent_orchestrator.wire import codec
 from agent_orchestrator.wire.openapi import openapi_document
 
@@ -39,7 +39,7 @@ def test_every_operation_is_in_it(document: dict[str, Any]) -> None:
     described = {
         item["operationId"] for path in document["paths"].values() for item in path.values()
     }
-    assert described == {operation.name for operation in ops.OPERATIONS} | {
+    assert described == {operation.name for operation in OPERATIONS} | {
         "stream",
         "mcp",
         "health",
@@ -50,7 +50,7 @@ def test_every_operation_is_in_it(document: dict[str, Any]) -> None:
 
 def body_schemas(document: dict[str, Any]) -> list[tuple[Any, Draft202012Validator]]:
     found = []
-    for operation in ops.OPERATIONS:
+    for operation in OPERATIONS:
         if operation.is_mutation:
             item = document["paths"][operation.path][operation.method.lower()]
             schema = item["requestBody"]["content"]["application/json"]["schema"]

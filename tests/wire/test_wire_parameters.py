@@ -9,11 +9,12 @@ import click
 import pytest
 
 from agent_orchestrator import fields
-from agent_orchestrator import operations as ops
 from agent_orchestrator.client import Client
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.fields import specs
-from agent_orchestrator.ports import RunContext
+from agent_orchestrator.operations import options
+from agent_orchestrator.operations import requests as request_calls
+from agent_orchestrator.ports.runner import RunContext
 from agent_orchestrator.testing.runners import RecordingContext
 from agent_orchestrator.tools.arguments import input_schema
 from agent_orchestrator.tools.toolbox import TOOLS, read_arguments
@@ -28,7 +29,7 @@ def _parameters(method: Any) -> dict[str, inspect.Parameter]:
 
 
 def test_a_field_of_spawn_is_one_everywhere() -> None:
-    declared = specs(ops.SpawnOptions)
+    declared = specs(options.SpawnOptions)
     assert declared.keys() == _parameters(RunContext.spawn).keys()
     assert declared.keys() | {"run_id", "session_id"} == _parameters(Client.spawn).keys()
     assert declared.keys() <= {parameter.name for parameter in session_spawn.params}
@@ -41,17 +42,17 @@ def test_a_field_of_spawn_is_one_everywhere() -> None:
 
 
 def test_a_field_of_a_question_is_one_everywhere() -> None:
-    declared = specs(ops.QuestionDetails).keys()
+    declared = specs(options.QuestionDetails).keys()
     assert declared < _parameters(RunContext.ask_parent).keys()
     assert declared < _parameters(RecordingContext.ask_parent).keys()
-    assert specs(ops.ReplyParent).keys() == _parameters(Client.reply_parent).keys()
+    assert specs(request_calls.ReplyParent).keys() == _parameters(Client.reply_parent).keys()
     assert declared < input_schema(TOOLS["session_reply_parent"].arguments)["properties"].keys()
     assert declared < {parameter.name for parameter in session_reply_parent.params}
 
 
 class Taking:
-    @fields.takes(ops.ReplyParent)
-    async def reply(self, request: ops.ReplyParent) -> ops.ReplyParent:
+    @fields.takes(request_calls.ReplyParent)
+    async def reply(self, request: request_calls.ReplyParent) -> request_calls.ReplyParent:
         return request
 
 
@@ -70,14 +71,14 @@ def test_what_is_required_is_given_by_place() -> None:
 
 def test_bounds_of_an_option_are_those_of_its_field() -> None:
     (option,) = (one for one in session_spawn.params if one.name == "max_depth")
-    limits = specs(ops.SpawnOptions)["max_depth"].limits
+    limits = specs(options.SpawnOptions)["max_depth"].limits
     assert isinstance(option.type, click.IntRange)
     assert (option.type.min, option.type.max) == (limits.minimum, limits.maximum)
 
 
 def test_a_method_says_what_its_fields_mean() -> None:
     doc = Client.spawn.__doc__ or ""
-    for name in specs(ops.SpawnOptions):
+    for name in specs(options.SpawnOptions):
         assert doc.count(f":param {name}:") == 1
     assert doc.index(":param max_depth:") < doc.index(":raises InvalidRequest:")
 
@@ -85,5 +86,5 @@ def test_a_method_says_what_its_fields_mean() -> None:
 def test_agents_do_not_give_what_is_not_theirs() -> None:
     for name, value in {"approvals": "allow", "metadata": {}}.items():
         with pytest.raises(InvalidRequest) as caught:
-            read_arguments(ops.SpawnOptions, {"task": "x", name: value})
+            read_arguments(options.SpawnOptions, {"task": "x", name: value})
         assert caught.value.details["fields"] == {name: fields.NOT_A_FIELD}

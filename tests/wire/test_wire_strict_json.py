@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.fields import MAX_DIGITS, check
-from agent_orchestrator.operations import CreateSession
+from agent_orchestrator.operations.sessions import CreateSession
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.encoded import Encoded
 

@@ -17,7 +17,7 @@ from agent_orchestrator.domain.errors import Forbidden, NotFound, Unauthorized
 from agent_orchestrator.domain.lifecycle import ACTIVE
 from agent_orchestrator.domain.model import Request, Run, Session
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.ports import View
+from agent_orchestrator.ports.queries import View
 
 
 def holder(view: View, token_hash: str) -> tuple[Principal | None, Principal | None]:

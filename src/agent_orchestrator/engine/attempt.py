@@ -34,23 +34,20 @@ from agent_orchestrator.engine.persistence import read_with_retry, transact_with
 from agent_orchestrator.engine.prompts import join_messages
 from agent_orchestrator.engine.recorder import IDLE_DELAY_S, Recorder
 from agent_orchestrator.fields import MAX_INTEGER, check, shared, takes
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.messages import (
     SEND_TO_SESSION,
     SPAWN_FROM_RUN,
-    WAIT_RUN,
-    AskOptions,
     MessageReply,
-    Operation,
-    ReplyParent,
-    SendOptions,
     SendToSession,
     SpawnFromRun,
-    SpawnOptions,
     SpawnReply,
-    WaitReply,
-    WaitRun,
 )
-from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.operations.options import AskOptions, SendOptions, SpawnOptions
+from agent_orchestrator.operations.requests import ReplyParent
+from agent_orchestrator.operations.runs import WAIT_RUN, WaitReply, WaitRun
+from agent_orchestrator.operations.table import Operation
+from agent_orchestrator.ports.changes import Draft, Transaction
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.tools.agent import Agent
 from agent_orchestrator.tools.toolbox import AgentTools
 from agent_orchestrator.wire import strict_json
@@ -66,7 +63,7 @@ MAX_WAIT_S: Final = 86_400.0
 
 
 class AttemptContext:
-    """The implementation of :class:`agent_orchestrator.ports.RunContext`."""
+    """The implementation of :class:`agent_orchestrator.ports.runner.RunContext`."""
 
     def __init__(
         self,

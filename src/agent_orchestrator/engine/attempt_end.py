@@ -13,7 +13,7 @@ from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import transact_with_retry
 from agent_orchestrator.engine.recorder import Recorder
 from agent_orchestrator.engine.running_attempt import RunningAttempt
-from agent_orchestrator.ports import Transaction
+from agent_orchestrator.ports.changes import Transaction
 
 logger = logging.getLogger("agent_orchestrator.worker")
 

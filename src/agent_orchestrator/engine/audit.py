@@ -9,7 +9,6 @@ from typing import Any, Final
 import anyio
 from attrs import evolve
 
-from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.access import Principal, RunIdentity
 from agent_orchestrator.domain.audit import DONE, AuditEntry, entry_hash, first_break
 from agent_orchestrator.domain.errors import (
@@ -24,22 +23,28 @@ from agent_orchestrator.domain.model import OPTION_SCOPES, SESSION_SCOPE, Reques
 from agent_orchestrator.engine.access import require_admin
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
-from agent_orchestrator.operations import AuditPage, ListAudit, Operation
-from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.operations import access as access_calls
+from agent_orchestrator.operations import requests as request_calls
+from agent_orchestrator.operations import runs as run_calls
+from agent_orchestrator.operations import sessions as session_calls
+from agent_orchestrator.operations.access import AuditPage, ListAudit
+from agent_orchestrator.operations.table import Operation
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.wire.codec import to_plain
 from agent_orchestrator.wire.strict_json import canonical, json_copy
 
 logger = logging.getLogger("agent_orchestrator.audit")
 
 AUDITED: Final[Mapping[str, tuple[str, ...]]] = {
-    ops.RESOLVE_REQUEST.name: ("decision", "scope"),
-    ops.EXTEND_REQUEST.name: ("expires_in_s",),
-    ops.CANCEL_RUN.name: ("cascade", "reason"),
-    ops.CLOSE_SESSION.name: ("cascade",),
-    ops.CREATE_TOKEN.name: ("name", "principal", "scopes", "expires_in_s"),
-    ops.REVOKE_TOKEN.name: (),
-    ops.TRANSITION_RUN.name: ("to_status", "reason"),
-    ops.SET_ACCESS.name: ("grants",),
+    request_calls.RESOLVE_REQUEST.name: ("decision", "scope"),
+    request_calls.EXTEND_REQUEST.name: ("expires_in_s",),
+    run_calls.CANCEL_RUN.name: ("cascade", "reason"),
+    session_calls.CLOSE_SESSION.name: ("cascade",),
+    access_calls.CREATE_TOKEN.name: ("name", "principal", "scopes", "expires_in_s"),
+    access_calls.REVOKE_TOKEN.name: (),
+    run_calls.TRANSITION_RUN.name: ("to_status", "reason"),
+    session_calls.SET_ACCESS.name: ("grants",),
 }
 """The operations that are recorded when they succeed, and the recorded fields of the command."""
 
@@ -106,9 +111,11 @@ def audited(
         answer = change(tx)
         detail = {name: to_plain(getattr(request, name)) for name in fields}
         target = target_of(operation, request)
-        if operation is ops.RESOLVE_REQUEST and isinstance(answer, ops.RequestReply):
+        if operation is request_calls.RESOLVE_REQUEST and isinstance(
+            answer, request_calls.RequestReply
+        ):
             detail |= _allowed(answer.request)
-        if isinstance(answer, ops.NewToken):
+        if isinstance(answer, access_calls.NewToken):
             target = answer.token.id
         if times > 1:
             detail["times"] = times

@@ -8,7 +8,6 @@ from typing import Any, Final, Generic, TypeVar
 import anyio
 from attrs import frozen
 
-from agent_orchestrator import operations as ops
 from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import IdempotencyConflict, OrchestratorError, Unauthorized
 from agent_orchestrator.engine import (
@@ -30,8 +29,17 @@ from agent_orchestrator.engine import (
 from agent_orchestrator.engine.access import require_active, require_scope, seconds_left
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.fields import check
-from agent_orchestrator.operations import Operation
-from agent_orchestrator.ports import IdempotencyRecord, Reply, Transaction, View
+from agent_orchestrator.operations import access as access_calls
+from agent_orchestrator.operations import daemon as daemon_calls
+from agent_orchestrator.operations import events as event_calls
+from agent_orchestrator.operations import messages as message_calls
+from agent_orchestrator.operations import requests as request_calls
+from agent_orchestrator.operations import runs as run_calls
+from agent_orchestrator.operations import sessions as session_calls
+from agent_orchestrator.operations.table import Operation
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import IdempotencyRecord, View
+from agent_orchestrator.ports.transport import Reply
 from agent_orchestrator.wire import codec, strict_json
 
 Req = TypeVar("Req")
@@ -41,47 +49,47 @@ Query = Callable[[Core, Principal, Any], Awaitable[Any]]
 Mutation = Callable[[Core, Principal, Any], Awaitable[Change[Any]]]
 
 MUTATIONS: Final[dict[str, Mutation]] = {
-    ops.CREATE_SESSION.name: sessions.create,
-    ops.UPDATE_SESSION.name: sessions.update,
-    ops.CLOSE_SESSION.name: sessions.close,
-    ops.SET_ACCESS.name: grants.set_,
-    ops.SEND_MESSAGE.name: messages.send,
-    ops.SPAWN_FROM_SESSION.name: children.spawn_from_session,
-    ops.SPAWN_FROM_RUN.name: children.spawn_from_run,
-    ops.SEND_TO_SESSION.name: children.send,
-    ops.REPLY_PARENT.name: requests.reply_parent,
-    ops.RESOLVE_REQUEST.name: requests.resolve,
-    ops.EXTEND_REQUEST.name: requests.extend,
-    ops.CREATE_RUN.name: runs.create,
-    ops.TRANSITION_RUN.name: runs.transition,
-    ops.CANCEL_RUN.name: runs.cancel,
-    ops.CREATE_TOKEN.name: tokens.create,
-    ops.REVOKE_TOKEN.name: tokens.revoke,
+    session_calls.CREATE_SESSION.name: sessions.create,
+    session_calls.UPDATE_SESSION.name: sessions.update,
+    session_calls.CLOSE_SESSION.name: sessions.close,
+    session_calls.SET_ACCESS.name: grants.set_,
+    message_calls.SEND_MESSAGE.name: messages.send,
+    message_calls.SPAWN_FROM_SESSION.name: children.spawn_from_session,
+    message_calls.SPAWN_FROM_RUN.name: children.spawn_from_run,
+    message_calls.SEND_TO_SESSION.name: children.send,
+    request_calls.REPLY_PARENT.name: requests.reply_parent,
+    request_calls.RESOLVE_REQUEST.name: requests.resolve,
+    request_calls.EXTEND_REQUEST.name: requests.extend,
+    run_calls.CREATE_RUN.name: runs.create,
+    run_calls.TRANSITION_RUN.name: runs.transition,
+    run_calls.CANCEL_RUN.name: runs.cancel,
+    access_calls.CREATE_TOKEN.name: tokens.create,
+    access_calls.REVOKE_TOKEN.name: tokens.revoke,
 }
 """Functions that return a change. It is committed together with the record of the idempotency key."""
 
-ALLOWED_WHEN_FULL: Final = frozenset({ops.CANCEL_RUN.name})
+ALLOWED_WHEN_FULL: Final = frozenset({run_calls.CANCEL_RUN.name})
 """Mutations that are allowed on a full disk: the run to cancel may be the one that fills it."""
 
 QUERIES: Final[dict[str, Query]] = {
-    ops.LIST_SESSIONS.name: sessions.list_,
-    ops.GET_SESSION.name: sessions.get,
-    ops.GET_ACCESS.name: grants.get,
-    ops.LIST_MESSAGES.name: messages.list_,
-    ops.GET_TREE.name: trees.tree,
-    ops.LIST_REQUESTS.name: requests.list_,
-    ops.GET_REQUEST.name: requests.get,
-    ops.LIST_EVENTS.name: feed.list_events,
-    ops.LIST_RUNS.name: runs.list_,
-    ops.GET_RUN.name: runs.get,
-    ops.WAIT_RUN.name: runs.wait,
-    ops.DIAGNOSE_RUN.name: diagnosis.diagnose,
-    ops.STATUS.name: diagnosis.status,
-    ops.BACK_UP.name: maintenance.back_up,
-    ops.CHECK_STORE.name: maintenance.check_store,
-    ops.DOCTOR.name: doctor.run_doctor,
-    ops.LIST_TOKENS.name: tokens.list_,
-    ops.LIST_AUDIT.name: audit.list_,
+    session_calls.LIST_SESSIONS.name: sessions.list_,
+    session_calls.GET_SESSION.name: sessions.get,
+    session_calls.GET_ACCESS.name: grants.get,
+    message_calls.LIST_MESSAGES.name: messages.list_,
+    session_calls.GET_TREE.name: trees.tree,
+    request_calls.LIST_REQUESTS.name: requests.list_,
+    request_calls.GET_REQUEST.name: requests.get,
+    event_calls.LIST_EVENTS.name: feed.list_events,
+    run_calls.LIST_RUNS.name: runs.list_,
+    run_calls.GET_RUN.name: runs.get,
+    run_calls.WAIT_RUN.name: runs.wait,
+    run_calls.DIAGNOSE_RUN.name: diagnosis.diagnose,
+    daemon_calls.STATUS.name: diagnosis.status,
+    daemon_calls.BACK_UP.name: maintenance.back_up,
+    daemon_calls.CHECK_STORE.name: maintenance.check_store,
+    daemon_calls.DOCTOR.name: doctor.run_doctor,
+    access_calls.LIST_TOKENS.name: tokens.list_,
+    access_calls.LIST_AUDIT.name: audit.list_,
 }
 
 

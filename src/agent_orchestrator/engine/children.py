@@ -15,15 +15,16 @@ from agent_orchestrator.engine.confinement import Confinement, of_child
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.summaries import text_summary
 from agent_orchestrator.engine.turn_options import NOTHING_CHOSEN, TurnOptions
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.messages import (
     MessageReply,
     SendToSession,
     SpawnFromRun,
     SpawnFromSession,
-    SpawnOptions,
     SpawnReply,
 )
-from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.operations.options import SpawnOptions
+from agent_orchestrator.ports.changes import Draft, Transaction
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.wire.strict_json import json_copy
 
 MAX_QUEUED: Final = 16

@@ -19,8 +19,10 @@ from agent_orchestrator.encoding import decode_for_display
 from agent_orchestrator.engine.environment import is_host_variable
 from agent_orchestrator.fields import encoding_problem, values_of
 from agent_orchestrator.host import Host
-from agent_orchestrator.operations import Finding
-from agent_orchestrator.ports import TAG_VARIABLE, Clock, Observer, ProtectedPaths, Runner
+from agent_orchestrator.operations.daemon import Finding
+from agent_orchestrator.ports.clock import Clock
+from agent_orchestrator.ports.observer import Observer
+from agent_orchestrator.ports.runner import TAG_VARIABLE, ProtectedPaths, Runner
 
 
 @frozen

@@ -13,8 +13,9 @@ from agent_orchestrator.domain.model import MANUAL, ApprovalPolicy, Run, Sandbox
 from agent_orchestrator.engine.access import require_scope
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import read_with_retry
-from agent_orchestrator.operations import ConfinementOptions
-from agent_orchestrator.ports import Runner, View, capabilities_of
+from agent_orchestrator.operations.options import ConfinementOptions
+from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.runner import Runner, capabilities_of
 
 
 @frozen

@@ -19,8 +19,10 @@ from agent_orchestrator.encoding import decode_for_display
 from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.engine.notifier import Notifier
 from agent_orchestrator.fields import encoding_problem
-from agent_orchestrator.operations import Problem
-from agent_orchestrator.ports import CWD_MISSING, Store, Transaction, Transactions
+from agent_orchestrator.operations.daemon import Problem
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.runner import CWD_MISSING
+from agent_orchestrator.ports.store import Store, Transactions
 
 Answer = TypeVar("Answer")
 

@@ -19,24 +19,27 @@ from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.providers import probe
 from agent_orchestrator.engine.timing import SILENCE_LIMIT
-from agent_orchestrator.operations import (
-    AttemptView,
+from agent_orchestrator.operations.daemon import (
     DaemonStatus,
+    GetStatus,
+    Problem,
+    ProviderRuns,
+    ProviderStatus,
+    StoreStatus,
+)
+from agent_orchestrator.operations.runs import (
+    AttemptView,
     DiagnoseRun,
     DiagnosisReply,
     Diagnostics,
-    GetStatus,
     InvocationView,
     Issue,
     IssueCode,
-    Problem,
     ProcessView,
-    ProviderRuns,
-    ProviderStatus,
     QueueCounts,
-    StoreStatus,
 )
-from agent_orchestrator.ports import CWD_MISSING, Availability, Diagnosing, View, capabilities_of
+from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.runner import CWD_MISSING, Availability, Diagnosing, capabilities_of
 
 SILENCE_S = 120.0
 """Seconds without output after which a running agent counts as silent."""

@@ -15,14 +15,15 @@ from agent_orchestrator.engine.config import EngineConfig
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.diagnosis import provider_statuses
 from agent_orchestrator.host import use_host
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.daemon import (
     Doctor,
     DoctorReport,
     Finding,
     Problem,
     ProviderStatus,
 )
-from agent_orchestrator.ports import SelfChecking, View, capabilities_of
+from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.runner import SelfChecking, capabilities_of
 
 OLD_TOKEN_AGE: Final = timedelta(days=90)
 """The age from which the doctor warns of a token that never expires."""

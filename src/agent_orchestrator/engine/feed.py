@@ -21,7 +21,7 @@ from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.notifier import Waiter
 from agent_orchestrator.engine.paging import BATCH_SIZE, PAGE_SIZE
 from agent_orchestrator.fields import MAX_ID, MAX_INTEGER
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.events import (
     HEAD,
     CaughtUp,
     EventPage,
@@ -29,7 +29,8 @@ from agent_orchestrator.operations import (
     StreamItem,
     StreamRequest,
 )
-from agent_orchestrator.ports import Subscription, View
+from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.transport import Subscription
 
 BATCH = 200
 """Maximum number of events read at once, so that a reader does not delay others."""

@@ -8,8 +8,10 @@ from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.engine.access import session_for
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.fields import specs
-from agent_orchestrator.operations import AccessReply, CreateToken, GetAccess, SetAccess
-from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.operations.access import CreateToken
+from agent_orchestrator.operations.sessions import AccessReply, GetAccess, SetAccess
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
 
 _NAME: Final = specs(CreateToken)["principal"].limits
 

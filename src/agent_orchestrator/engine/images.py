@@ -13,8 +13,9 @@ from agent_orchestrator.domain.errors import InvalidRequest, Unavailable
 from agent_orchestrator.domain.images import ImageContent, size_problem
 from agent_orchestrator.domain.model import Message
 from agent_orchestrator.engine.core import QUEUE_RETRY_S
-from agent_orchestrator.operations import ImageUpload
-from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.operations.options import ImageUpload
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
 
 MAX_STORED: Final = 256 * 2**20
 """Maximum bytes of the stored images of all runs."""

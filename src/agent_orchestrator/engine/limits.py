@@ -15,8 +15,8 @@ from agent_orchestrator.domain.errors import (
 )
 from agent_orchestrator.domain.model import Session
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.operations import SessionLimits
-from agent_orchestrator.ports import Transaction
+from agent_orchestrator.operations.options import SessionLimits
+from agent_orchestrator.ports.changes import Transaction
 
 Limits = dict[str, Any]
 """The limits of a session by the names of its fields; None for one that it does not set."""

@@ -16,8 +16,9 @@ from agent_orchestrator.engine import audit
 from agent_orchestrator.engine.access import require_admin
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.paging import PAGE_SIZE
-from agent_orchestrator.operations import BackUp, BackupReply, CheckReply, CheckStore
-from agent_orchestrator.ports import Maintaining, View
+from agent_orchestrator.operations.daemon import BackUp, BackupReply, CheckReply, CheckStore
+from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.store import Maintaining
 
 MAX_FINDINGS: Final = 100
 """Maximum number of findings in a reply."""

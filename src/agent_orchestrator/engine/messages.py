@@ -31,14 +31,15 @@ from agent_orchestrator.engine.turn_options import (
     with_default_model,
     with_inherited,
 )
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.messages import (
     ListMessages,
     MessagePage,
     MessageReply,
     SendMessage,
-    WhenBusy,
 )
-from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.operations.options import WhenBusy
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
 
 
 async def send(core: Core, caller: Principal, command: SendMessage) -> Change[MessageReply]:

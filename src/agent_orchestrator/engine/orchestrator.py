@@ -21,8 +21,11 @@ from agent_orchestrator.engine.config import EngineConfig, ProviderConfig
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.worker_pool import WorkerPool
 from agent_orchestrator.host import Host, use_host
-from agent_orchestrator.operations import Operation, StreamRequest
-from agent_orchestrator.ports import Reply, Runner, Store, Subscription
+from agent_orchestrator.operations.events import StreamRequest
+from agent_orchestrator.operations.table import Operation
+from agent_orchestrator.ports.runner import Runner
+from agent_orchestrator.ports.store import Store
+from agent_orchestrator.ports.transport import Reply, Subscription
 
 logger = logging.getLogger("agent_orchestrator.engine")
 
@@ -50,8 +53,8 @@ class DrainReport:
 class Orchestrator:
     """Manages sessions, runs and events in a store, and executes runs while its scope is open.
 
-    It is a :class:`~agent_orchestrator.ports.Transport` for the local principal and a
-    :class:`~agent_orchestrator.ports.Gateway` for others. The store must stay open until the scope is
+    It is a :class:`~agent_orchestrator.ports.transport.Transport` for the local principal and a
+    :class:`~agent_orchestrator.ports.transport.Gateway` for others. The store must stay open until the scope is
     left. Leaving releases active runs to the queue.
     """
 
@@ -198,7 +201,7 @@ async def _enter(
 
 @frozen
 class Caller:
-    """A :class:`~agent_orchestrator.ports.Transport` that acts as one principal."""
+    """A :class:`~agent_orchestrator.ports.transport.Transport` that acts as one principal."""
 
     core: Core
     principal: Principal

@@ -9,7 +9,8 @@ import anyio
 
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
 
 logger = logging.getLogger("agent_orchestrator.persistence")
 
@@ -35,7 +36,7 @@ async def transact_with_retry(
     :param again: the change for retries. A try that failed may have been committed: None means that
         ``change`` may be made twice.
     :param tries: maximum number of tries; None means no limit.
-    :param reserve: see :meth:`~agent_orchestrator.ports.Store.transact`.
+    :param reserve: see :meth:`~agent_orchestrator.ports.store.Store.transact`.
     :param is_dropped_in_drain: whether to give up while the engine drains, because the next start
         recovers it.
     :raises Unavailable: if all tries failed.

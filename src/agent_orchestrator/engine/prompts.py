@@ -7,7 +7,7 @@ from agent_orchestrator.domain.capabilities import InputLimit
 from agent_orchestrator.domain.model import Message
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.fields import MAX_TEXT
-from agent_orchestrator.ports import capabilities_of
+from agent_orchestrator.ports.runner import capabilities_of
 
 NO_LIMIT: Final = InputLimit()
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from agent_orchestrator.host import Host, use_host
-from agent_orchestrator.ports import Availability, Probing, Runner
+from agent_orchestrator.ports.runner import Availability, Probing, Runner
 
 logger = logging.getLogger("agent_orchestrator.providers")
 

@@ -27,7 +27,8 @@ from agent_orchestrator.engine.run_changes import (
     session_of,
 )
 from agent_orchestrator.engine.summaries import request_summary
-from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.ports.changes import Draft, Transaction
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.wire.codec import to_plain
 
 

@@ -11,7 +11,7 @@ from agent_orchestrator.engine.confinement import DEFAULT_CONFINEMENT, Confineme
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.run_changes import QUEUE_TOPIC, message_created_event, session_of
 from agent_orchestrator.engine.turn_options import TurnOptions
-from agent_orchestrator.ports import Draft, Transaction
+from agent_orchestrator.ports.changes import Draft, Transaction
 
 
 def enqueue(

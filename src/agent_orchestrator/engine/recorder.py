@@ -10,7 +10,7 @@ from agent_orchestrator.domain.model import Run
 from agent_orchestrator.engine import run_changes
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import transact_with_retry
-from agent_orchestrator.ports import Draft, Transaction
+from agent_orchestrator.ports.changes import Draft, Transaction
 from agent_orchestrator.wire.encoded import Encoded
 
 Write = Callable[[Transaction, Run], None]

@@ -29,8 +29,10 @@ from agent_orchestrator.engine import questions, run_changes, steering, transiti
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.persistence import read_with_retry, transact_with_retry
 from agent_orchestrator.host import Remains
-from agent_orchestrator.operations import Problem
-from agent_orchestrator.ports import Transaction, View, capabilities_of
+from agent_orchestrator.operations.daemon import Problem
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.runner import capabilities_of
 
 logger = logging.getLogger("agent_orchestrator.recovery")
 

@@ -38,7 +38,7 @@ from agent_orchestrator.engine.access import (
 from agent_orchestrator.engine.core import MAX_READ_ROWS, Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.fields import MAX_QUESTION
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.requests import (
     ExtendRequest,
     GetRequest,
     ListRequests,
@@ -48,7 +48,8 @@ from agent_orchestrator.operations import (
     RequestReply,
     ResolveRequest,
 )
-from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.wire.strict_json import json_copy
 
 logger = logging.getLogger("agent_orchestrator.requests")

@@ -33,7 +33,7 @@ from agent_orchestrator.engine.turn_options import (
     with_inherited,
 )
 from agent_orchestrator.fields import MAX_TEXT
-from agent_orchestrator.ports import Draft, Transaction
+from agent_orchestrator.ports.changes import Draft, Transaction
 
 MAX_RESULTS: Final = 100
 """Maximum number of children's results in a run."""

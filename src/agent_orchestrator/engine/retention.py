@@ -11,7 +11,7 @@ from agent_orchestrator.domain.access import Principal
 from agent_orchestrator.domain.errors import Unavailable
 from agent_orchestrator.domain.tokens import AccessToken
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.ports import Transaction
+from agent_orchestrator.ports.changes import Transaction
 
 logger = logging.getLogger("agent_orchestrator.retention")
 

@@ -25,7 +25,8 @@ from agent_orchestrator.engine.recorder import Recorder
 from agent_orchestrator.engine.running_attempt import Assignment, RunningAttempt
 from agent_orchestrator.engine.turn_options import TurnOptions, accepted_options
 from agent_orchestrator.host import Host, use_host
-from agent_orchestrator.ports import TAG_VARIABLE, Draft, Outcome, Runner, Transaction
+from agent_orchestrator.ports.changes import Draft, Transaction
+from agent_orchestrator.ports.runner import TAG_VARIABLE, Outcome, Runner
 
 MAX_EXIT_CODE: Final = 2**32 - 1
 """The largest exit code, on Windows: 32 bits."""

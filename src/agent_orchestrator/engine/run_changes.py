@@ -18,7 +18,8 @@ from agent_orchestrator.domain.model import (
     Session,
 )
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.ports.changes import Draft, Transaction
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.wire.codec import to_plain
 
 QUEUE_TOPIC = "queue"

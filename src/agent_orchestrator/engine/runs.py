@@ -35,7 +35,7 @@ from agent_orchestrator.engine.turn_options import (
     with_default_model,
 )
 from agent_orchestrator.fields import MAX_NAMED_PROBLEMS, MAX_TEXT, encoding_problem, shown
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.runs import (
     CancelReply,
     CancelRun,
     CreateRun,
@@ -47,7 +47,8 @@ from agent_orchestrator.operations import (
     WaitReply,
     WaitRun,
 )
-from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
 
 
 async def create(core: Core, caller: Principal, command: CreateRun) -> Change[RunReply]:

@@ -25,7 +25,7 @@ from agent_orchestrator.engine.core import MAX_READ_ROWS, Change, Core
 from agent_orchestrator.engine.images import decode_uploads
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.engine.turn_options import TurnOptions
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.sessions import (
     CloseSession,
     CloseSessionReply,
     CreateSession,
@@ -36,7 +36,8 @@ from agent_orchestrator.operations import (
     SessionReply,
     UpdateSession,
 )
-from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.ports.changes import Draft, Transaction
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.wire.strict_json import json_copy
 
 CLOSE_REASON: Final = "its session was closed"

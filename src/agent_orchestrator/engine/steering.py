@@ -17,7 +17,9 @@ from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.prompts import count_fitting, limit_of
 from agent_orchestrator.engine.queueing import requeue, spawning_run
 from agent_orchestrator.engine.run_changes import session_of
-from agent_orchestrator.ports import Runner, Transaction, View, capabilities_of
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.runner import Runner, capabilities_of
 
 
 def settle_messages(core: Core, tx: Transaction, run: Run, at: datetime) -> set[str]:

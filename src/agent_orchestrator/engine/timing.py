@@ -10,7 +10,7 @@ from agent_orchestrator.domain.model import RunError
 from agent_orchestrator.engine.config import ProviderConfig
 from agent_orchestrator.engine.recorder import Recorder
 from agent_orchestrator.engine.running_attempt import RunningAttempt
-from agent_orchestrator.ports import Draft
+from agent_orchestrator.ports.changes import Draft
 
 SILENCE_LIMIT: Final = "(silence_timeout_s)"
 """The end of the error message of a run that failed because of its silence."""

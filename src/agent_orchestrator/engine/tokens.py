@@ -18,7 +18,7 @@ from agent_orchestrator.engine.access import require_admin
 from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.paging import PAGE_SIZE, page
 from agent_orchestrator.fields import specs
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.access import (
     CreateToken,
     ListTokens,
     NewToken,
@@ -26,7 +26,8 @@ from agent_orchestrator.operations import (
     TokenPage,
     TokenReply,
 )
-from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
 
 MADE_TOPIC: Final = "tokens"
 """Notified when a token was created."""

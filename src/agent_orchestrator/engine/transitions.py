@@ -38,7 +38,8 @@ from agent_orchestrator.engine.run_changes import (
     session_of,
 )
 from agent_orchestrator.engine.steering import drop_steering, settle_messages
-from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.wire.codec import to_plain
 
 

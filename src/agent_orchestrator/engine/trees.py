@@ -18,8 +18,8 @@ from agent_orchestrator.engine.access import session_for, visibility_below
 from agent_orchestrator.engine.core import Core
 from agent_orchestrator.engine.paging import PAGE_SIZE
 from agent_orchestrator.engine.summaries import MAX_SUMMARY, shortened
-from agent_orchestrator.operations import GetTree, SessionTree, TreePage
-from agent_orchestrator.ports import View
+from agent_orchestrator.operations.sessions import GetTree, SessionTree, TreePage
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.wire import strict_json
 
 MAX_RUNS: Final = 20

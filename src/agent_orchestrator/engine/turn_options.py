@@ -9,8 +9,8 @@ from agent_orchestrator.domain.errors import Forbidden, InvalidRequest
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import MANUAL, Chosen, Run, Session
 from agent_orchestrator.engine.core import Core
-from agent_orchestrator.operations import AnswerOptions, ModelOptions
-from agent_orchestrator.ports import Runner, capabilities_of
+from agent_orchestrator.operations.options import AnswerOptions, ModelOptions
+from agent_orchestrator.ports.runner import Runner, capabilities_of
 from agent_orchestrator.wire.strict_json import json_copy
 
 

@@ -28,7 +28,8 @@ from agent_orchestrator.engine.persistence import (
 from agent_orchestrator.engine.recorder import Recorder
 from agent_orchestrator.engine.routing import crash, failures_in, is_exit_code, run_with_fallback
 from agent_orchestrator.engine.running_attempt import RunningAttempt
-from agent_orchestrator.ports import Outcome, Transaction
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.runner import Outcome
 from agent_orchestrator.wire import strict_json
 
 logger = logging.getLogger("agent_orchestrator.worker")

@@ -20,7 +20,8 @@ from agent_orchestrator.engine.core import Change, Core
 from agent_orchestrator.engine.persistence import read_with_retry
 from agent_orchestrator.engine.running_attempt import Assignment, RunningAttempt
 from agent_orchestrator.engine.worker import execute
-from agent_orchestrator.ports import Transaction, Transactions
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.store import Transactions
 
 logger = logging.getLogger("agent_orchestrator.pool")
 

@@ -13,7 +13,8 @@ from attrs import frozen
 from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.host import Remains
 from agent_orchestrator.hosts import process_tree, reaping, scratch
-from agent_orchestrator.operations import Finding, ProcessView
+from agent_orchestrator.operations.daemon import Finding
+from agent_orchestrator.operations.runs import ProcessView
 
 
 @frozen

@@ -23,7 +23,7 @@ from attrs import frozen
 from agent_orchestrator.descriptors import SHORTAGES, RateLimitedWarning
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.host import ProcessSpec, StopSequence
-from agent_orchestrator.ports import CWD_MISSING
+from agent_orchestrator.ports.runner import CWD_MISSING
 
 _log = logging.getLogger(__name__)
 

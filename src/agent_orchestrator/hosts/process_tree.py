@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import psutil
 
 from agent_orchestrator.encoding import decode_for_display
-from agent_orchestrator.operations import ProcessView
+from agent_orchestrator.operations.runs import ProcessView
 
 _COMMAND_LENGTH = 500
 """Characters of a command that are shown."""

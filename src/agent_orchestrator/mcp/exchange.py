@@ -25,7 +25,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from agent_orchestrator.mcp.server import ToolServer
-from agent_orchestrator.ports import Toolbox
+from agent_orchestrator.ports.runner import Toolbox
 from agent_orchestrator.wire import strict_json
 
 

@@ -9,7 +9,7 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 
-from agent_orchestrator.ports import Toolbox, ToolSpec
+from agent_orchestrator.ports.runner import Toolbox, ToolSpec
 from agent_orchestrator.tools.toolbox import INSTRUCTIONS, TOOLS, unknown_tool
 
 ToolServer = Server[Toolbox]

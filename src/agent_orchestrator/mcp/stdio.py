@@ -3,7 +3,7 @@
 from mcp.server.stdio import stdio_server
 
 from agent_orchestrator.mcp.server import make_server
-from agent_orchestrator.ports import Toolbox
+from agent_orchestrator.ports.runner import Toolbox
 
 
 async def serve_stdio(tools: Toolbox, version: str) -> None:

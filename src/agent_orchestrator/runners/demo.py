@@ -10,7 +10,7 @@ from attrs import frozen
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Usage
-from agent_orchestrator.ports import Outcome, RunContext
+from agent_orchestrator.ports.runner import Outcome, RunContext
 
 FILE: Final = "agent-orchestrator-demo.txt"
 """The file that it writes into the session's working directory."""

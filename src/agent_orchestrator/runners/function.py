@@ -9,7 +9,7 @@ from attrs import field, frozen
 from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.domain.events import EventType
-from agent_orchestrator.ports import Outcome, RunContext
+from agent_orchestrator.ports.runner import Outcome, RunContext
 
 Function = Callable[[RunContext], Awaitable[str | Outcome | None]]
 

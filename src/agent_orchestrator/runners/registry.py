@@ -15,7 +15,7 @@ import attrs
 
 from agent_orchestrator.domain.errors import ConfigError
 from agent_orchestrator.known_runners import BUILT_IN
-from agent_orchestrator.ports import Runner
+from agent_orchestrator.ports.runner import Runner
 from agent_orchestrator.runners.options import arguments
 
 GROUP: Final = "agent_orchestrator.runners"

@@ -1,1 +1,1 @@
-"""Implementations of :class:`agent_orchestrator.ports.Store`."""
+"""Implementations of :class:`agent_orchestrator.ports.store.Store`."""

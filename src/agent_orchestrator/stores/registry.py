@@ -3,7 +3,7 @@
 from importlib.metadata import entry_points
 
 from agent_orchestrator.domain.errors import ConfigError
-from agent_orchestrator.ports import Store
+from agent_orchestrator.ports.store import Store
 
 GROUP = "agent_orchestrator.stores"
 """Entry points: the name is a URL scheme, the object a callable that makes a store from a URL."""

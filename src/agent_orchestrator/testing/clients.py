@@ -32,16 +32,14 @@ from agent_orchestrator.domain.model import (
     Run,
     Session,
 )
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.events import CaughtUp, StreamItem, StreamRequest
+from agent_orchestrator.operations.messages import (
     SEND_MESSAGE,
-    CaughtUp,
-    ImageUpload,
     MessageReply,
     SendMessage,
     SpawnReply,
-    StreamItem,
-    StreamRequest,
 )
+from agent_orchestrator.operations.options import ImageUpload
 from agent_orchestrator.testing.scripted import PROVIDER
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -25,7 +25,7 @@ from attrs import evolve
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.model import Attempt
 from agent_orchestrator.host import Host, Process, ProcessSpec, Remains
-from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.ports.runner import TAG_VARIABLE
 
 _PARENT = """
 import subprocess, sys, time

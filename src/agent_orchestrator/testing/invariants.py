@@ -15,7 +15,7 @@ from agent_orchestrator.client import Client
 from agent_orchestrator.domain.events import STATE_AFTER, EventType
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus, is_terminal
 from agent_orchestrator.domain.model import MANUAL, Event, Message, Request, Run, Session
-from agent_orchestrator.operations import MessageReply
+from agent_orchestrator.operations.messages import MessageReply
 from agent_orchestrator.wire.codec import to_plain
 
 Kind = Literal["lost", "doubled", "gap", "ending", "stale", "replay", "order", "zombie"]

@@ -44,29 +44,30 @@ from agent_orchestrator.domain.model import (
     Usage,
 )
 from agent_orchestrator.fields import takes, values_of
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.messages import (
+    MessageReply,
+    SendToSession,
+    SpawnFromRun,
+    SpawnReply,
+)
+from agent_orchestrator.operations.options import (
     AnswerOptions,
     AskOptions,
-    GetTree,
-    ListRequests,
-    MessageReply,
-    Operation,
     QuestionDetails,
+    SendOptions,
+    SessionLimits,
+    SpawnOptions,
+)
+from agent_orchestrator.operations.requests import (
+    ListRequests,
     ReplyParent,
     ReplyParentReply,
     RequestPage,
-    SendOptions,
-    SendToSession,
-    SessionLimits,
-    SessionTree,
-    SpawnFromRun,
-    SpawnOptions,
-    SpawnReply,
-    TreePage,
-    WaitReply,
-    WaitRun,
 )
-from agent_orchestrator.ports import TAG_VARIABLE, Probing, ProtectedPaths, Runner
+from agent_orchestrator.operations.runs import WaitReply, WaitRun
+from agent_orchestrator.operations.sessions import GetTree, SessionTree, TreePage
+from agent_orchestrator.operations.table import Operation
+from agent_orchestrator.ports.runner import TAG_VARIABLE, Probing, ProtectedPaths, Runner
 from agent_orchestrator.tools.agent import Agent
 from agent_orchestrator.tools.toolbox import AgentTools
 from agent_orchestrator.wire import strict_json

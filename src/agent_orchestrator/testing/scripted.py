@@ -9,7 +9,7 @@ from agent_orchestrator.domain.capabilities import Capabilities
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Run, Usage
-from agent_orchestrator.ports import Outcome, RunContext
+from agent_orchestrator.ports.runner import Outcome, RunContext
 
 PROVIDER: Final = "scripted"
 

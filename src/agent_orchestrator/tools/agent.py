@@ -4,8 +4,8 @@ from typing import Protocol, TypeVar
 
 from attrs import field, frozen
 
-from agent_orchestrator.operations import Operation
-from agent_orchestrator.ports import Transport
+from agent_orchestrator.operations.table import Operation
+from agent_orchestrator.ports.transport import Transport
 from agent_orchestrator.tools.arguments import HOLD_S
 from agent_orchestrator.tools.undelivered import UndeliveredQuestions
 

@@ -15,7 +15,7 @@ from agent_orchestrator.fields import (
     param,
     specs,
 )
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.options import (
     MAX_IGNORED,
     Keyed,
     OfRequest,

@@ -5,23 +5,22 @@ from typing import Any
 
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.fields import ID_PATTERN, MAX_ID, shared
-from agent_orchestrator.operations import (
-    GET_REQUEST,
-    GET_TREE,
-    REPLY_PARENT,
-    RESOLVE_REQUEST,
+from agent_orchestrator.operations.messages import (
     SEND_TO_SESSION,
     SPAWN_FROM_RUN,
+    SendToSession,
+    SpawnFromRun,
+)
+from agent_orchestrator.operations.options import SendOptions, SpawnOptions
+from agent_orchestrator.operations.requests import (
+    GET_REQUEST,
+    REPLY_PARENT,
+    RESOLVE_REQUEST,
     GetRequest,
-    GetTree,
     ReplyParent,
     ResolveRequest,
-    SendOptions,
-    SendToSession,
-    SessionTree,
-    SpawnFromRun,
-    SpawnOptions,
 )
+from agent_orchestrator.operations.sessions import GET_TREE, GetTree, SessionTree
 from agent_orchestrator.tools import arguments, questions, wait_any
 from agent_orchestrator.tools.agent import Agent
 from agent_orchestrator.tools.views import message_view, request_view, run_view, session_view

@@ -7,7 +7,7 @@ from uuid import uuid4
 from agent_orchestrator.domain.errors import NotFound
 from agent_orchestrator.domain.model import Request
 from agent_orchestrator.fields import shared
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.requests import (
     GET_REQUEST,
     LIST_REQUESTS,
     REPLY_PARENT,

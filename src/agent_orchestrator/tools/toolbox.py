@@ -8,8 +8,8 @@ from attrs import frozen
 
 from agent_orchestrator.domain.errors import InvalidRequest, OrchestratorError, Unreachable
 from agent_orchestrator.fields import NOT_A_FIELD, check, shown, specs
-from agent_orchestrator.operations import SendOptions, SpawnOptions
-from agent_orchestrator.ports import ToolResult, ToolSpec
+from agent_orchestrator.operations.options import SendOptions, SpawnOptions
+from agent_orchestrator.ports.runner import ToolResult, ToolSpec
 from agent_orchestrator.tools import arguments, functions
 from agent_orchestrator.tools.agent import Agent
 from agent_orchestrator.wire import codec, problems, strict_json
@@ -24,7 +24,7 @@ need. If you are a child yourself, ask before you do anything that you may not d
 
 @frozen
 class Tool:
-    """A tool; see :class:`~agent_orchestrator.ports.ToolSpec`.
+    """A tool; see :class:`~agent_orchestrator.ports.runner.ToolSpec`.
 
     :param arguments: the class of its arguments. Fields that are not for agents are left out.
     :param run: executes a call, and returns its answer as a JSON object.
@@ -150,7 +150,7 @@ def unknown_tool(name: str) -> str:
 
 @frozen
 class AgentTools:
-    """The tools of one agent: a :class:`~agent_orchestrator.ports.Toolbox`."""
+    """The tools of one agent: a :class:`~agent_orchestrator.ports.runner.Toolbox`."""
 
     agent: Agent
 

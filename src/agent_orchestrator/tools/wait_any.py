@@ -6,7 +6,7 @@ from typing import Any, Literal
 import anyio
 
 from agent_orchestrator.domain.lifecycle import is_terminal
-from agent_orchestrator.operations import WAIT_RUN, WaitReply, WaitRun
+from agent_orchestrator.operations.runs import WAIT_RUN, WaitReply, WaitRun
 from agent_orchestrator.tools.agent import Agent
 from agent_orchestrator.tools.views import request_view, run_view
 from agent_orchestrator.wire import strict_json

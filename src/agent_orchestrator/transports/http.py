@@ -17,15 +17,15 @@ from agent_orchestrator.domain.errors import (
 )
 from agent_orchestrator.domain.model import Event
 from agent_orchestrator.fields import MAX_NAME, check, shown
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.events import (
     CaughtUp,
     Draining,
-    Operation,
     StreamItem,
     StreamPart,
     StreamRequest,
 )
-from agent_orchestrator.ports import Reply, Subscription
+from agent_orchestrator.operations.table import Operation
+from agent_orchestrator.ports.transport import Reply, Subscription
 from agent_orchestrator.wire import codec, problems, sse, strict_json
 
 Req = TypeVar("Req")

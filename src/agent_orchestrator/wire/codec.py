@@ -23,7 +23,7 @@ from cattrs.gen import make_dict_structure_fn
 from agent_orchestrator.domain.errors import InvalidRequest
 from agent_orchestrator.domain.model import Event
 from agent_orchestrator.fields import FieldSpec, problems, specs
-from agent_orchestrator.operations import Operation
+from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.wire import strict_json
 from agent_orchestrator.wire.encoded import Encoded
 

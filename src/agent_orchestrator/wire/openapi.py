@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from agent_orchestrator.domain.model import Event
 from agent_orchestrator.fields import FieldSpec, specs
-from agent_orchestrator.operations import OPERATIONS, Operation
+from agent_orchestrator.operations import OPERATIONS
+from agent_orchestrator.operations.table import Operation
 from agent_orchestrator.wire.problems import STATUSES
 from agent_orchestrator.wire.schema import Components, Schema, body_schema, field_schema
 

@@ -6,7 +6,7 @@ from typing import Final
 from attrs import frozen
 
 EPOCH_HEADER = "Log-Epoch"
-"""The header with the log's epoch (see :class:`~agent_orchestrator.ports.View`). It does not fit into
+"""The header with the log's epoch (see :class:`~agent_orchestrator.ports.queries.View`). It does not fit into
 the ``id`` of a frame, which is a plain ``seq`` in the stream of one session."""
 
 KEEPALIVE = b": still here\n\n"

@@ -4,13 +4,13 @@ from typing import Any
 
 import click
 
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.options import (
     ConfinementOptions,
     ImageOptions,
     Keyed,
     ModelOptions,
-    SessionOptions,
 )
+from agent_orchestrator.operations.sessions import SessionOptions
 from agentctl.call import Call
 from agentctl.commands.session import working_directory
 from agentctl.fields import options_of

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from agent_orchestrator.operations import LIST_AUDIT, ListAudit
+from agent_orchestrator.operations.access import LIST_AUDIT, ListAudit
 from agentctl.call import Call
 from agentctl.failures import TIMED_OUT, Failure
 from agentctl.fields import ALL, options_of
@@ -204,9 +204,9 @@ def _answer(call: Call, operation: str, **values: Any) -> Any:
     """Return an operation's answer. It is given by name, because importing operations is slow."""
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator import operations
+        from agent_orchestrator.operations import daemon as daemon_calls
 
-        found.append(await connection.call(getattr(operations, operation), **values))
+        found.append(await connection.call(getattr(daemon_calls, operation), **values))
 
     found: list[Any] = []
     call.run(body)

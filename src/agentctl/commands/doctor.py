@@ -37,7 +37,7 @@ def doctor(*, security: bool, options: tuple[str, ...]) -> None:
     if security:
         findings = [one for one in findings if one.security]
     wrong = sum(one.level == "error" for one in findings)
-    from agent_orchestrator.operations import DoctorReport
+    from agent_orchestrator.operations.daemon import DoctorReport
     from agentctl.times import counted
 
     def rendering(style: Any) -> list[str]:
@@ -55,7 +55,7 @@ def _daemon_report(call: Call) -> Any:
     found: list[Any] = []
 
     async def body(connection: Any) -> None:
-        from agent_orchestrator.operations import DOCTOR
+        from agent_orchestrator.operations.daemon import DOCTOR
 
         found.append(await connection.call(DOCTOR))
 
@@ -77,7 +77,7 @@ def _offline_report(call: Call, options: tuple[str, ...]) -> Any:
     """Return the report of ``agentd --doctor`` with these options."""
     from attrs import evolve
 
-    from agent_orchestrator.operations import DoctorReport, Finding
+    from agent_orchestrator.operations.daemon import DoctorReport, Finding
     from agent_orchestrator.wire import codec, strict_json
     from agentctl import daemon_process
     from agentctl.progress import waiting
@@ -93,7 +93,7 @@ def _offline_report(call: Call, options: tuple[str, ...]) -> Any:
 
 def _client_findings(call: Call) -> list[Any]:
     """Return findings about the client's connection, which the daemon cannot know."""
-    from agent_orchestrator.operations import Finding
+    from agent_orchestrator.operations.daemon import Finding
 
     settings = call.settings
     if settings.url.startswith("https:") or settings.is_local:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from agent_orchestrator.operations import LIST_EVENTS, ListEvents
+from agent_orchestrator.operations.events import LIST_EVENTS, ListEvents
 from agentctl.call import Call
 from agentctl.fields import options_of
 from agentctl.options import Group, identified

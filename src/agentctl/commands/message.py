@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from agent_orchestrator.operations import LIST_MESSAGES, ListMessages, SendMessage
+from agent_orchestrator.operations.messages import LIST_MESSAGES, ListMessages, SendMessage
 from agentctl.call import Call
 from agentctl.failures import usage_failure
 from agentctl.fields import ALL, options_of

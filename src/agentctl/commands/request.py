@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.requests import (
     EXTEND_REQUEST,
     GET_REQUEST,
     LIST_REQUESTS,

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.runs import (
     CANCEL_RUN,
     CREATE_RUN,
     DIAGNOSE_RUN,

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.options import Keyed
+from agent_orchestrator.operations.sessions import (
     CLOSE_SESSION,
     CREATE_SESSION,
     GET_ACCESS,
@@ -16,7 +17,6 @@ from agent_orchestrator.operations import (
     UPDATE_SESSION,
     CloseSession,
     GetTree,
-    Keyed,
     ListSessions,
     SessionOptions,
     SetAccess,

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from agent_orchestrator.operations import (
+from agent_orchestrator.operations.access import (
     CREATE_TOKEN,
     LIST_TOKENS,
     REVOKE_TOKEN,

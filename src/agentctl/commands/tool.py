@@ -6,16 +6,11 @@ from typing import Any, Final
 
 import click
 
-from agent_orchestrator.operations import (
-    LIST_SESSIONS,
-    SEND_TO_SESSION,
-    Keyed,
-    ListSessions,
-    ReplyParent,
-    SendToSession,
-    SpawnOptions,
-    WaitRun,
-)
+from agent_orchestrator.operations.messages import SEND_TO_SESSION, SendToSession
+from agent_orchestrator.operations.options import Keyed, SpawnOptions
+from agent_orchestrator.operations.requests import ReplyParent
+from agent_orchestrator.operations.runs import WaitRun
+from agent_orchestrator.operations.sessions import LIST_SESSIONS, ListSessions
 from agentctl.call import Call
 from agentctl.commands.session import working_directory
 from agentctl.failures import usage_failure

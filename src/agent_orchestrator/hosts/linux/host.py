@@ -16,7 +16,7 @@ from agent_orchestrator.hosts.linux.orphans import kill_by_variable, kill_orphan
 from agent_orchestrator.hosts.linux.start import open_process
 from agent_orchestrator.hosts.linux.supervisor import fork_server
 from agent_orchestrator.hosts.local import LocalHost
-from agent_orchestrator.operations import Finding
+from agent_orchestrator.operations.daemon import Finding
 from agent_orchestrator.processes import live_process, process_start_id
 
 _HIDDEN = "/proc does not show the processes of this machine"

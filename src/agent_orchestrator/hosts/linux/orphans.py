@@ -24,7 +24,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from agent_orchestrator.host import Remains
-from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.ports.runner import TAG_VARIABLE
 from agent_orchestrator.processes import (
     Process,
     live_process,
@@ -62,7 +62,7 @@ async def kill_orphans(
     Nothing is found of an attempt made before the machine was booted: what processes bear does not
     outlive them.
 
-    :param tag: the value of :data:`~agent_orchestrator.ports.TAG_VARIABLE` that its processes had.
+    :param tag: the value of :data:`~agent_orchestrator.ports.runner.TAG_VARIABLE` that its processes had.
     :param pid: its agent's process, where it was recorded, which led a session and a process group.
     :param start_id: when that started (:func:`agent_orchestrator.processes.process_start_id`); a process of that
         pid that started at another time is a stranger.

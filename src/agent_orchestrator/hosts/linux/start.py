@@ -13,7 +13,7 @@ from agent_orchestrator.host import Process, ProcessSpec
 from agent_orchestrator.hosts import process as piped
 from agent_orchestrator.hosts.linux.orphans import kill_orphans, tag_limit
 from agent_orchestrator.hosts.linux.supervisor import SupervisedAgent, fork_server
-from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.ports.runner import TAG_VARIABLE
 
 _START_GRACE: Final = 2.0
 """Seconds that a canceled start has to complete. It usually takes milliseconds."""

@@ -14,7 +14,7 @@ from attrs import field, frozen
 from agent_orchestrator.host import ProcessSpec
 from agent_orchestrator.hosts.posix.processes import kill_processes
 from agent_orchestrator.hosts.process import StartedAgent
-from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.ports.runner import TAG_VARIABLE
 from agent_orchestrator.processes import portable_start_id
 
 

@@ -15,8 +15,8 @@ from agent_orchestrator.hosts import scratch
 from agent_orchestrator.hosts.local import LocalHost
 from agent_orchestrator.hosts.posix.group import start
 from agent_orchestrator.hosts.posix.processes import is_alive, kill_processes, possible_escapes
-from agent_orchestrator.operations import Finding
-from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.operations.daemon import Finding
+from agent_orchestrator.ports.runner import TAG_VARIABLE
 from agent_orchestrator.processes import portable_start_id
 
 _MAX_NAMED = 3

@@ -17,7 +17,7 @@ from anyio.to_thread import run_sync
 
 from agent_orchestrator.encoding import decode_for_display
 from agent_orchestrator.host import Remains
-from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.ports.runner import TAG_VARIABLE
 
 KILL_TIMEOUT_S: Final = 5.0
 """Seconds after which processes that do not die are given up."""

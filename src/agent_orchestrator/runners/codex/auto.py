@@ -5,7 +5,7 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from agent_orchestrator.ports import Availability, Outcome, RunContext
+from agent_orchestrator.ports.runner import Availability, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.runner import CodexAppServerRunner
 from agent_orchestrator.runners.codex.appserver.server_pool import NotStarted
 from agent_orchestrator.runners.codex.runner import CodexExecRunner

@@ -7,7 +7,8 @@ from attrs import field, frozen
 
 from agent_orchestrator.domain.model import RunError, Sandbox
 from agent_orchestrator.fields import runner_option
-from agent_orchestrator.operations import Finding, Issue
+from agent_orchestrator.operations.daemon import Finding
+from agent_orchestrator.operations.runs import Issue
 from agent_orchestrator.runners.codex.diagnosis import likely_issue
 from agent_orchestrator.runners.codex.findings import codex_findings
 from agent_orchestrator.runners.codex.probe import Probe, environment

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, get_args
 from attrs import field, frozen
 
 from agent_orchestrator.domain.model import Sandbox
-from agent_orchestrator.ports import ProtectedPaths
+from agent_orchestrator.ports.runner import ProtectedPaths
 
 Mode = Literal["read-only", "workspace-write"]
 

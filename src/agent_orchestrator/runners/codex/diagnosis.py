@@ -3,7 +3,7 @@
 from typing import Final
 
 from agent_orchestrator.domain.model import RunError
-from agent_orchestrator.operations import Issue, IssueCode
+from agent_orchestrator.operations.runs import Issue, IssueCode
 from agent_orchestrator.runners.codex.failures import REFUSED_ARGUMENTS, THREAD_IN_USE
 
 _ISSUES: Final[tuple[tuple[str, str, IssueCode, str], ...]] = (

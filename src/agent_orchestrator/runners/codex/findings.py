@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent_orchestrator.domain.exposure import possible_with_network, possible_without_sandbox
-from agent_orchestrator.operations import Finding
+from agent_orchestrator.operations.daemon import Finding
 from agent_orchestrator.runners.codex.confinement import CHOOSING_KEYS, Workspace
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.probe import home_of

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import define, field
 
 from agent_orchestrator.hosts import current_host
-from agent_orchestrator.ports import Availability
+from agent_orchestrator.ports.runner import Availability
 from agent_orchestrator.runners.codex.locate import NotInstalled, locate
 from agent_orchestrator.runners.codex.login import SYSTEM_FILES, dotenv_names, has_credentials
 

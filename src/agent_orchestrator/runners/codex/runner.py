@@ -15,12 +15,7 @@ from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation
 from agent_orchestrator.hosts import current_host
-from agent_orchestrator.ports import (
-    Availability,
-    Outcome,
-    ProtectedPaths,
-    RunContext,
-)
+from agent_orchestrator.ports.runner import Availability, Outcome, ProtectedPaths, RunContext
 from agent_orchestrator.runners.bulk import read
 from agent_orchestrator.runners.codex.argv import (
     exec_argv,

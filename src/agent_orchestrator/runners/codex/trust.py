@@ -34,7 +34,7 @@ def untrusted_directories(cwd: str, shared: str) -> tuple[str, ...]:
     These are ``cwd`` and its parents, below the directory that is also the directory of the
     ancestors.
 
-    :param shared: see :attr:`~agent_orchestrator.ports.RunContext.shared_cwd`.
+    :param shared: see :attr:`~agent_orchestrator.ports.runner.RunContext.shared_cwd`.
     """
     if cwd == shared:
         return ()

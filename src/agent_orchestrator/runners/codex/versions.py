@@ -4,7 +4,7 @@ from typing import Final
 
 from attrs import evolve
 
-from agent_orchestrator.ports import Availability
+from agent_orchestrator.ports.runner import Availability
 
 _OLDEST: Final = (0, 169)
 """The oldest codex with a supported app-server."""

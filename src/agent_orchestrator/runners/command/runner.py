@@ -15,7 +15,7 @@ from agent_orchestrator.domain.errors import AgentFailed, ConfigError
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import Invocation, Usage
 from agent_orchestrator.fields import runner_option
-from agent_orchestrator.ports import Availability, Outcome, RunContext
+from agent_orchestrator.ports.runner import Availability, Outcome, RunContext
 from agent_orchestrator.runners.bulk import Text, read, read_object, read_text, run_in_thread
 from agent_orchestrator.runners.command.mapping import MappedEvent, Rule, check_rules, map_object
 from agent_orchestrator.runners.command.program import NotRunnable, absolute_program, locate

@@ -12,7 +12,7 @@ from agent_orchestrator.domain.audit import AuditEntry
 from agent_orchestrator.domain.lifecycle import ACTIVE, RunStatus
 from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports import IdempotencyRecord
+from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.encoding import new_epoch
 
 

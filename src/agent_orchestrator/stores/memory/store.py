@@ -7,8 +7,9 @@ from typing import Self, TypeVar
 import anyio.lowlevel
 
 from agent_orchestrator.domain.errors import Unavailable
-from agent_orchestrator.operations import Problem
-from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.operations.daemon import Problem
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.stores.listeners import CommitListeners
 from agent_orchestrator.stores.memory.state import State
 from agent_orchestrator.stores.memory.transaction import MemoryTransaction

@@ -16,7 +16,8 @@ from agent_orchestrator.domain.events import OUTPUT_EVENTS
 from agent_orchestrator.domain.lifecycle import ACTIVE
 from agent_orchestrator.domain.model import Attempt, Event, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports import Draft, IdempotencyRecord, max_deleted_records
+from agent_orchestrator.ports.changes import Draft, max_deleted_records
+from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.encoding import plain
 from agent_orchestrator.stores.memory.state import (
     AttemptActivity,

@@ -21,7 +21,7 @@ from agent_orchestrator.domain.errors import (
     StoreOpenError,
     UnknownDatabase,
 )
-from agent_orchestrator.operations import Problem
+from agent_orchestrator.operations.daemon import Problem
 from agent_orchestrator.stores.sqlite.ballast import Ballast
 from agent_orchestrator.stores.sqlite.epochs import begin_epoch
 from agent_orchestrator.stores.sqlite.files import OWN_FILES

@@ -16,7 +16,7 @@ import apsw
 from attrs import evolve, frozen
 
 from agent_orchestrator.domain.errors import StoreOpenError, Unavailable
-from agent_orchestrator.operations import Problem
+from agent_orchestrator.operations.daemon import Problem
 from agent_orchestrator.stores.sqlite.ballast import NO_ROOM, Ballast
 from agent_orchestrator.stores.sqlite.connection import (
     BUSY_TIMEOUT_MS,

@@ -19,7 +19,7 @@ from agent_orchestrator.domain.model import (
     Session,
 )
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports import IdempotencyRecord
+from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.sqlite.tables import Cell, Row, always_json, table
 from agent_orchestrator.wire.codec import parse_time
 from agent_orchestrator.wire.strict_json import SLICE_SIZE

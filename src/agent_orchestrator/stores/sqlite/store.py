@@ -16,8 +16,9 @@ import apsw
 from anyio.abc import TaskGroup
 
 from agent_orchestrator.domain.errors import Unavailable
-from agent_orchestrator.operations import Problem
-from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.operations.daemon import Problem
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.stores.listeners import CommitListeners
 from agent_orchestrator.stores.sqlite.connection import (
     READERS,

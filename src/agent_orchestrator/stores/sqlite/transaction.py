@@ -12,7 +12,8 @@ from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.events import OUTPUT_EVENTS
 from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports import Draft, IdempotencyRecord, max_deleted_records
+from agent_orchestrator.ports.changes import Draft, max_deleted_records
+from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.sqlite.listing import TREE
 from agent_orchestrator.stores.sqlite.rows import (
     ATTEMPTS,

@@ -26,8 +26,8 @@ from agent_orchestrator.domain.model import (
     Thread,
 )
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.operations import StreamItem
-from agent_orchestrator.ports import IdempotencyRecord
+from agent_orchestrator.operations.events import StreamItem
+from agent_orchestrator.ports.queries import IdempotencyRecord
 from agent_orchestrator.stores.encoding import feed_cursor, position_after
 from agent_orchestrator.stores.sqlite.epochs import NO_END, end_of
 from agent_orchestrator.stores.sqlite.listing import (

@@ -16,7 +16,7 @@ import apsw
 from attrs import frozen
 
 from agent_orchestrator.domain.errors import CommitsLost
-from agent_orchestrator.operations import Problem
+from agent_orchestrator.operations.daemon import Problem
 
 SINCE_SCHEMA: Final = 2
 """The schema version that counts commits."""

@@ -12,7 +12,7 @@ import anyio.lowlevel
 import apsw
 
 from agent_orchestrator.domain.errors import Unavailable
-from agent_orchestrator.ports import Transaction
+from agent_orchestrator.ports.changes import Transaction
 from agent_orchestrator.stores.listeners import CommitListeners
 from agent_orchestrator.stores.sqlite.health import Fault, Health
 from agent_orchestrator.stores.sqlite.transaction import SqliteTransaction

@@ -22,7 +22,8 @@ from agent_orchestrator.domain.model import (
     Image,
     Thread,
 )
-from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.testing.stores.opening import Opening
 from agent_orchestrator.testing.stores.samples import (
     NOW,

@@ -11,7 +11,7 @@ from agent_orchestrator.domain.access import Grant, Visibility
 from agent_orchestrator.domain.errors import Conflict, NotFound
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import Request
-from agent_orchestrator.ports import View
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.testing.stores.opening import Opening
 from agent_orchestrator.testing.stores.samples import (
     HARD_TEXT,

@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 
-from agent_orchestrator.ports import Store
+from agent_orchestrator.ports.store import Store
 
 
 class Opening:

@@ -11,7 +11,7 @@ from agent_orchestrator.domain.model import (
     Run,
     Session,
 )
-from agent_orchestrator.ports import View
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.testing.stores.opening import Opening
 from agent_orchestrator.testing.stores.samples import a_run, a_session, put
 

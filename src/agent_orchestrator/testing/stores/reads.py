@@ -19,8 +19,9 @@ from agent_orchestrator.domain.errors import (
 )
 from agent_orchestrator.domain.lifecycle import RunStatus
 from agent_orchestrator.domain.model import RunError, RunResult
-from agent_orchestrator.operations import StreamItem
-from agent_orchestrator.ports import Draft, Transaction, View
+from agent_orchestrator.operations.events import StreamItem
+from agent_orchestrator.ports.changes import Draft, Transaction
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.testing.stores.opening import Opening
 from agent_orchestrator.testing.stores.samples import (
     NOW,

@@ -14,7 +14,9 @@ from agent_orchestrator.domain.model import (
     Session,
     Source,
 )
-from agent_orchestrator.ports import Draft, IdempotencyRecord, Store, Transaction
+from agent_orchestrator.ports.changes import Draft, Transaction
+from agent_orchestrator.ports.queries import IdempotencyRecord
+from agent_orchestrator.ports.store import Store
 
 NOW = datetime(2025, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 HARD_TEXT = 'a\0b ‘ü’ \u2028 😀 \r\n\t\x1b \x7f \ufeff "quoted" \\ \'; DROP TABLE runs; --'

@@ -7,7 +7,8 @@ import pytest
 
 from agent_orchestrator.domain.access import Grant, Visibility
 from agent_orchestrator.domain.errors import Conflict, NotFound
-from agent_orchestrator.ports import Transaction, View
+from agent_orchestrator.ports.changes import Transaction
+from agent_orchestrator.ports.queries import View
 from agent_orchestrator.testing.stores.opening import Opening
 from agent_orchestrator.testing.stores.samples import (
     NOW,

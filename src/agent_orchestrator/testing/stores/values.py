@@ -26,7 +26,9 @@ from agent_orchestrator.domain.model import (
     Usage,
 )
 from agent_orchestrator.domain.tokens import AccessToken
-from agent_orchestrator.ports import Draft, Store, Transaction, View
+from agent_orchestrator.ports.changes import Draft, Transaction
+from agent_orchestrator.ports.queries import View
+from agent_orchestrator.ports.store import Store
 from agent_orchestrator.testing.stores.opening import Opening
 from agent_orchestrator.testing.stores.samples import (
     HARD_TEXT,

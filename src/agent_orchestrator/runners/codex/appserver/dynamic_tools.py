@@ -11,7 +11,7 @@ thread is unloaded at the end of each run.
 
 from collections.abc import Sequence
 
-from agent_orchestrator.ports import Toolbox, ToolSpec
+from agent_orchestrator.ports.runner import Toolbox, ToolSpec
 from agent_orchestrator.runners.codex.items import JsonObject, text
 
 

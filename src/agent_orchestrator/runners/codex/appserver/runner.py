@@ -12,8 +12,8 @@ from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.model import ApprovalPolicy, Invocation, Sandbox
 from agent_orchestrator.fields import runner_option
-from agent_orchestrator.operations import MAX_OPEN_S, MIN_OPEN_S
-from agent_orchestrator.ports import RUN_VARIABLES, Availability, Outcome, RunContext
+from agent_orchestrator.operations.options import MAX_OPEN_S, MIN_OPEN_S
+from agent_orchestrator.ports.runner import RUN_VARIABLES, Availability, Outcome, RunContext
 from agent_orchestrator.runners.codex.appserver.server import Spec
 from agent_orchestrator.runners.codex.appserver.server_pool import NotStarted, ServerPool
 from agent_orchestrator.runners.codex.appserver.thread_loading import (

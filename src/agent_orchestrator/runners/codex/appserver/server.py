@@ -15,7 +15,7 @@ from attrs import define, evolve, field, frozen
 
 from agent_orchestrator.domain.errors import AgentFailed
 from agent_orchestrator.fields import shown
-from agent_orchestrator.ports import TAG_VARIABLE
+from agent_orchestrator.ports.runner import TAG_VARIABLE
 from agent_orchestrator.runners.codex.appserver.jsonrpc import (
     Incoming,
     JsonRpcPeer,

@@ -9,7 +9,7 @@ import anyio.to_thread
 from attrs import evolve
 
 from agent_orchestrator.domain.errors import AgentFailed
-from agent_orchestrator.ports import RunContext, Toolbox
+from agent_orchestrator.ports.runner import RunContext, Toolbox
 from agent_orchestrator.runners.codex.appserver import requirements
 from agent_orchestrator.runners.codex.appserver.dynamic_tools import dynamic_tools
 from agent_orchestrator.runners.codex.appserver.jsonrpc import RpcError

@@ -15,7 +15,7 @@ from agent_orchestrator.domain.errors import AgentFailed, Conflict, InvalidReque
 from agent_orchestrator.domain.events import EventType
 from agent_orchestrator.domain.images import ImageContent
 from agent_orchestrator.domain.model import Invocation, Thread
-from agent_orchestrator.ports import Outcome, RunContext, Toolbox
+from agent_orchestrator.ports.runner import Outcome, RunContext, Toolbox
 from agent_orchestrator.runners.bulk import run_in_thread
 from agent_orchestrator.runners.codex.appserver import approvals, teardown
 from agent_orchestrator.runners.codex.appserver.coalescing import Coalescer

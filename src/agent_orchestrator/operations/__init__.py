@@ -1,0 +1,82 @@
+"""The calls of the API: a command class and an answer class for each, and the table of all calls.
+
+Routes, the API description, the HTTP client and the reference pages come from :data:`OPERATIONS`.
+A new call needs a command, a row in the table, an engine function and a contract test.
+"""
+
+from typing import Any, Final
+
+from agent_orchestrator.operations.access import CREATE_TOKEN, LIST_AUDIT, LIST_TOKENS, REVOKE_TOKEN
+from agent_orchestrator.operations.daemon import BACK_UP, CHECK_STORE, DOCTOR, STATUS
+from agent_orchestrator.operations.events import LIST_EVENTS
+from agent_orchestrator.operations.messages import (
+    LIST_MESSAGES,
+    SEND_MESSAGE,
+    SEND_TO_SESSION,
+    SPAWN_FROM_RUN,
+    SPAWN_FROM_SESSION,
+)
+from agent_orchestrator.operations.requests import (
+    EXTEND_REQUEST,
+    GET_REQUEST,
+    LIST_REQUESTS,
+    REPLY_PARENT,
+    RESOLVE_REQUEST,
+)
+from agent_orchestrator.operations.runs import (
+    CANCEL_RUN,
+    CREATE_RUN,
+    DIAGNOSE_RUN,
+    GET_RUN,
+    LIST_RUNS,
+    TRANSITION_RUN,
+    WAIT_RUN,
+)
+from agent_orchestrator.operations.sessions import (
+    CLOSE_SESSION,
+    CREATE_SESSION,
+    GET_ACCESS,
+    GET_SESSION,
+    GET_TREE,
+    LIST_SESSIONS,
+    SET_ACCESS,
+    UPDATE_SESSION,
+)
+from agent_orchestrator.operations.table import Operation
+
+OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
+    CREATE_SESSION,
+    LIST_SESSIONS,
+    GET_SESSION,
+    UPDATE_SESSION,
+    CLOSE_SESSION,
+    GET_ACCESS,
+    SET_ACCESS,
+    SEND_MESSAGE,
+    LIST_MESSAGES,
+    SPAWN_FROM_SESSION,
+    SPAWN_FROM_RUN,
+    SEND_TO_SESSION,
+    GET_TREE,
+    REPLY_PARENT,
+    LIST_REQUESTS,
+    GET_REQUEST,
+    RESOLVE_REQUEST,
+    EXTEND_REQUEST,
+    LIST_EVENTS,
+    CREATE_RUN,
+    LIST_RUNS,
+    GET_RUN,
+    TRANSITION_RUN,
+    CANCEL_RUN,
+    WAIT_RUN,
+    DIAGNOSE_RUN,
+    STATUS,
+    BACK_UP,
+    CHECK_STORE,
+    DOCTOR,
+    CREATE_TOKEN,
+    LIST_TOKENS,
+    REVOKE_TOKEN,
+    LIST_AUDIT,
+)

@@ -1,0 +1,252 @@
+"""Calls about sessions and their trees."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from attrs import frozen, resolve_types
+
+from agent_orchestrator.domain.access import Grant
+from agent_orchestrator.domain.model import Approvals, Message, Run, Session, SessionStatus
+from agent_orchestrator.fields import (
+    MAX_TEXT,
+    command,
+    optional_identifier,
+    optional_name,
+    optional_path,
+    param,
+    required,
+)
+from agent_orchestrator.operations.options import (
+    AnswerOptions,
+    ConfinementOptions,
+    ImageOptions,
+    Keyed,
+    Labels,
+    OfSession,
+    Page,
+    SessionLimits,
+    Text,
+)
+from agent_orchestrator.operations.table import Operation, _made
+
+
+@command
+class SessionOptions(Labels, ConfinementOptions, SessionLimits, Keyed):
+    """The settings of a new session."""
+
+    provider: str | None = optional_name(
+        "The provider for its messages. Default: the default route."
+    )
+    model: str | None = optional_name("The model for its runs. Default: the provider's.")
+    cwd: str | None = optional_path(
+        "The directory that its agents work in, an absolute path. Default: the daemon's."
+    )
+    metadata: Mapping[str, Any] | None = param(
+        "Any JSON object to keep with the session.", default=None
+    )
+    approvals: Approvals | None = param(
+        "Who decides the requests of its agents. Default: the provider's setting, which also wins if "
+        "it is stricter.",
+        default=None,
+    )
+
+
+@command
+class CreateSession(SessionOptions, AnswerOptions, ImageOptions):
+    text: str | None = param(
+        "The first message. The session, the message and its run are created together or not at all.",
+        default=None,
+        max_length=MAX_TEXT,
+        not_blank=True,
+    )
+
+
+@command
+class StartSession(SessionOptions, AnswerOptions, ImageOptions, Text):
+    """The parameters of the client's method: a new session with its first message."""
+
+
+@command
+class ListSessions(Page):
+    status: SessionStatus | None = param("Only sessions with this status.", default=None)
+    parent_session_id: str | None = optional_identifier("Only children of this session.")
+
+
+@command
+class GetSession(OfSession):
+    pass
+
+
+@command
+class UpdateSession(Labels, ConfinementOptions, Keyed, OfSession):
+    status: SessionStatus | None = param("`closed` refuses further messages.", default=None)
+    metadata: Mapping[str, Any] | None = param("Replaces the present metadata.", default=None)
+    cwd: str | None = optional_path(
+        "The directory that its agents work in from the next run on, an absolute path. Fails with "
+        "`session_busy` if a run of the session has started and not ended."
+    )
+
+
+@command
+class CloseSession(Keyed, OfSession):
+    cascade: bool = param(
+        "Also close all descendants, and cancel every run of the closed sessions.",
+        default=False,
+    )
+
+
+@command
+class GetAccess(OfSession):
+    pass
+
+
+@command
+class SetAccess(Keyed, OfSession):
+    grants: Sequence[Grant] = required(
+        "Who else has access: `reader` may read, `writer` may do all but change, close or share it, "
+        "`owner` may do all. Replaces earlier grants, here and on all descendants. Later children "
+        "inherit it.",
+        kw_only=False,
+        max_length=100,
+    )
+
+
+@command
+class GetTree(Page, OfSession):
+    limit: int = param(
+        "Maximum number of descendants to return.", default=1000, minimum=1, maximum=1000
+    )
+
+
+@frozen
+class SessionReply:
+    session: Session
+
+
+@frozen
+class CreateSessionReply:
+    session: Session
+    message: Message | None = None
+    """The first message, if the command had a text."""
+    run: Run | None = None
+    """The run of that message."""
+
+
+@frozen
+class CloseSessionReply:
+    session: Session
+    canceled: tuple[str, ...] = ()
+    """Ids of the runs that are canceled; empty without `cascade`."""
+    closed_count: int = 0
+    """Number of sessions that this call closed."""
+    at_work_count: int = 0
+    """Number of descendants with a run that has not ended. `cascade` cancels these runs."""
+
+
+@frozen
+class AccessReply:
+    grants: tuple[Grant, ...]
+
+
+@frozen
+class SessionPage:
+    sessions: tuple[Session, ...]
+    next_cursor: str | None
+
+
+@frozen
+class SessionTree:
+    """A session with its newest runs and its children's trees."""
+
+    session: Session
+    runs: tuple[Run, ...]
+    """At most 20, oldest first: the active run and the newest. Results and errors are cut after 1,000
+    characters."""
+    children: tuple["SessionTree", ...]
+    """The children on this page."""
+    runs_count: int | None = None
+    """Number of runs of the session. None, also of the next field, from a daemon of an older version."""
+    children_count: int | None = None
+    """Number of its children that the caller may see."""
+    cut: tuple[str, ...] = ()
+    """Ids of the runs whose result or error is cut."""
+    repeated: bool = False
+    """Whether an earlier page has this session, which is repeated for its descendants."""
+
+
+@frozen
+class TreePage(SessionTree):
+    """A page of a tree. A session precedes its children; siblings are ordered from oldest to
+    newest.
+    """
+
+    next_cursor: str | None = None
+
+
+# Their fields refer to these classes by name; a decoder needs the types.
+resolve_types(SessionTree)
+resolve_types(TreePage)
+
+
+CREATE_SESSION: Final = _made(
+    Operation(
+        "create_session",
+        "POST",
+        "/sessions",
+        CreateSession,
+        CreateSessionReply,
+        "Create a session, with its first message if a text is given.",
+        scope="write",
+    )
+)
+LIST_SESSIONS: Final = Operation(
+    "list_sessions", "GET", "/sessions", ListSessions, SessionPage, "List sessions, oldest first."
+)
+GET_SESSION: Final = Operation(
+    "get_session", "GET", "/sessions/{session_id}", GetSession, SessionReply, "Read a session."
+)
+UPDATE_SESSION: Final = Operation(
+    "update_session",
+    "PATCH",
+    "/sessions/{session_id}",
+    UpdateSession,
+    SessionReply,
+    "Rename, move, close, reopen or annotate a session.",
+    scope="write",
+)
+CLOSE_SESSION: Final = Operation(
+    "close_session",
+    "POST",
+    "/sessions/{session_id}/close",
+    CloseSession,
+    CloseSessionReply,
+    "Close a session, or its whole tree with `cascade`. A repeat succeeds.",
+    scope="write",
+)
+GET_ACCESS: Final = Operation(
+    "get_access",
+    "GET",
+    "/sessions/{session_id}/access",
+    GetAccess,
+    AccessReply,
+    "Read the grants of a session. Only for its owners.",
+)
+SET_ACCESS: Final = Operation(
+    "set_access",
+    "PUT",
+    "/sessions/{session_id}/access",
+    SetAccess,
+    AccessReply,
+    "Set the grants of a session and its descendants. Only for its owners.",
+    scope="write",
+)
+
+
+GET_TREE: Final = Operation(
+    "get_tree",
+    "GET",
+    "/sessions/{session_id}/tree",
+    GetTree,
+    TreePage,
+    "Show a session with its newest runs and its descendants, in pages.",
+)

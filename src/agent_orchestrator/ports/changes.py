@@ -1,0 +1,152 @@
+"""Changes of a store."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from attrs import frozen
+
+from agent_orchestrator.domain.access import Grant
+from agent_orchestrator.domain.audit import AuditEntry
+from agent_orchestrator.domain.model import Attempt, Message, Request, Run, Session, Thread
+from agent_orchestrator.domain.tokens import AccessToken
+from agent_orchestrator.ports.queries import IdempotencyRecord, View
+
+_DELETED_RECORDS: Final = 64
+_SIZE_PER_RECORD: Final = 16 * 2**10
+
+
+def max_deleted_records(size: int) -> int:
+    """Return the maximum number of records that :meth:`Transaction.add_record` deletes.
+
+    It is 64, plus one for each 16 KiB of the new answer. One long answer can be as large as 100,000
+    short ones, and deleting all of these at once would delay every other change.
+
+    :param size: bytes of the new answer in UTF-8.
+    """
+    return _DELETED_RECORDS + size // _SIZE_PER_RECORD
+
+
+@frozen
+class Draft:
+    """An event before the store numbers it."""
+
+    event_type: str
+    data: Mapping[str, Any]
+    run_id: str | None = None
+    attempt: int | None = None
+    text: str | None = None
+    """``data`` as JSON, if it is already encoded. The store then ignores ``data``, which may have been
+    changed since."""
+
+
+class Transaction(View, Protocol):
+    """A view that can also write. It sees its own writes. All of them are committed, or none."""
+
+    def add_session(self, session: Session) -> None: ...
+
+    def put_session(self, session: Session) -> None:
+        """Replace a session's fields, except ``last_seq`` and ``threads``."""
+        ...
+
+    def add_message(self, message: Message) -> None: ...
+
+    def put_message(self, message: Message) -> None: ...
+
+    def add_image(self, message_id: str, digest: str, data: bytes) -> None:
+        """Store an image of a message. Bytes with the same digest are stored once for all messages.
+
+        :param digest: SHA-256 of the bytes, in hexadecimal.
+        """
+        ...
+
+    def remove_images(self, message_id: str) -> None:
+        """Delete a message's images. Bytes that another message needs stay."""
+        ...
+
+    def add_run(self, run: Run) -> None:
+        """Add a run, and notify ``run:<id>``."""
+        ...
+
+    def put_run(self, run: Run) -> None:
+        """Replace a run, and notify ``run:<id>``."""
+        ...
+
+    def add_request(self, request: Request) -> None:
+        """Add a request, and notify ``request:<id>`` and ``requests``."""
+        ...
+
+    def put_request(self, request: Request) -> None:
+        """Replace a request, and notify ``request:<id>`` and ``requests``."""
+        ...
+
+    def append(self, session_id: str, drafts: Sequence[Draft], at: datetime) -> int:
+        """Append events with the session's next ``seq``s, set its ``updated_at``, and notify
+        ``session:<id>`` and ``events``.
+
+        :return: the last ``seq``.
+        """
+        ...
+
+    def put_attempt(self, attempt: Attempt) -> None:
+        """Add an attempt, or replace the one of the same run and number, except its ``token_hash``.
+
+        :raises Conflict: if another attempt has the same token.
+        """
+        ...
+
+    def put_thread(self, session_id: str, provider: str, thread: Thread) -> None: ...
+
+    def put_grants(self, session_id: str, grants: Sequence[Grant]) -> None:
+        """Replace the grants of a session and its descendants. Notify ``access:<principal>`` for every
+        principal of an old or a new grant.
+        """
+        ...
+
+    def add_token(self, token: AccessToken, token_hash: str) -> None: ...
+
+    def put_token(self, token: AccessToken) -> None:
+        """Replace a token, and notify ``token:<id>``."""
+        ...
+
+    def add_audit(self, entry: AuditEntry) -> None:
+        """Add an entry to the audit trail. Entries cannot be changed or removed."""
+        ...
+
+    def remove_token(self, token_id: str) -> None:
+        """Delete a token, if it exists."""
+        ...
+
+    def add_record(self, record: IdempotencyRecord, *, max_count: int, max_size: int) -> None:
+        """Add a record, and delete the caller's oldest records beyond the bounds.
+
+        At most :func:`max_deleted_records` are deleted at once. The caller's next records delete the
+        rest; until then its answers may exceed ``max_size``.
+
+        :param max_count: maximum number of records of a caller.
+        :param max_size: bytes of answers in UTF-8. A record is deleted once newer ones have this many.
+        :raises Conflict: if there is a record of the same caller, call and key.
+        """
+        ...
+
+    def delete_records(self, *, before: datetime, limit: int) -> int:
+        """Delete those of the first ``limit`` records that were created before a time.
+
+        :return: the number of deleted records; 0 if there are no more.
+        """
+        ...
+
+    def delete_records_of(self, caller: str, *, limit: int) -> int:
+        """Delete the oldest records of a caller.
+
+        :return: the number of deleted records; less than ``limit`` if none is left.
+        """
+        ...
+
+    def notify(self, topic: str) -> None:
+        """Notify every process's subscribers of the topic after the commit."""
+        ...
+
+    def suppress(self, topic: str) -> bool:
+        """Withdraw this change's notification of the topic. Return True if there was one."""
+        ...
