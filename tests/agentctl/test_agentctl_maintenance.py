@@ -10,6 +10,8 @@ from typing import Any
 
 from driving import PATIENCE_S, Daemon, environment, wait_until
 
+from agent_orchestrator.stores.sqlite.watermark import WatermarkFile
+
 
 def problems_of(status: dict[str, Any]) -> list[str]:
     """Return the codes of the problems, without that of agents that have no sandbox: these have none."""
@@ -68,10 +70,16 @@ def test_a_check_tells_what_it_found(daemon: Daemon) -> None:
 def test_lost_commits_keep_agentd_from_starting_until_that_is_accepted(daemon: Daemon) -> None:
     ctl = daemon.ctl
     ctl("ask", "hello")
-    watermark_file = daemon.directory / "agents.db.commits"
-    count = json.loads(watermark_file.read_text())["commits"]
+    copy = WatermarkFile(daemon.directory / "agents.db")
+
+    def count() -> int:
+        found = copy.read()
+        assert found is not None
+        return found.commits
+
+    before = count()
     ctl("session", "create")
-    wait_until(lambda: json.loads(watermark_file.read_text())["commits"] > count)
+    wait_until(lambda: count() > before)
     daemon.end(signal.SIGKILL)
     log = daemon.directory / "agents.db-wal"
     text = bytearray(log.read_bytes())
