@@ -139,8 +139,10 @@ class Forks:
         env: Mapping[str, str],
         timeout: float,
     ) -> "subprocess.CompletedProcess[bytes]":
-        """Run the program to its end, as :func:`subprocess.run` would."""
-        end = time.monotonic() + timeout
+        """Run the program to its end, as :func:`subprocess.run` would.
+
+        :param timeout: seconds, without those in which the first program is loaded.
+        """
         with tempfile.TemporaryFile() as given, contextlib.ExitStack() as open_ends:
             given.write(stdin)
             given.seek(0)
@@ -151,6 +153,7 @@ class Forks:
             finally:
                 for one in writes:
                     os.close(one)
+            end = time.monotonic() + timeout
             try:
                 told = {one: bytearray() for one in streams}
                 while streams:
