@@ -168,6 +168,7 @@ def calls(shared: Daemon) -> list[list[str]]:
 
 def comparable(text: str) -> str:
     """Return a text without what changes from call to call."""
+    text = re.sub(r"\bnow\b|\d+ (s|min|h) ago", "then", text)
     return re.sub(r"\s+", " ", re.sub(r"\d+", "0", text))
 
 
