@@ -46,7 +46,8 @@ for number in (_signal.SIGINT, _signal.SIGTERM):
 code = int(line.recv(16))
 os._exit(code if code >= 0 else 128 - code)
 """
-"""What a file that stands for the program does: as :meth:`Forks.start`, with as little as Python can load."""
+"""A script to run in place of the program. It asks for a fork as :meth:`Forks.start` does. It imports little, so
+that it starts fast."""
 
 
 class Forked:

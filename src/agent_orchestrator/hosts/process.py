@@ -40,8 +40,8 @@ _shortage: Final = RateLimitedWarning()
 
 _CHUNK: Final = 2**16
 _PIPE_GRACE: Final = 1.0
-"""Seconds for the end of stdout once the agent has exited, before what holds it open is killed; and
-again before it is given up."""
+"""Seconds to wait for the end of stdout after the agent has exited. Then the processes that hold it open are
+killed. After as many seconds more, the rest of stdout is not read."""
 
 _KILL_GRACE: Final = 3.0
 """Seconds for the supervisor to end the remaining processes. Then they are searched without it."""

@@ -47,7 +47,8 @@ def read_watermark(connection: apsw.Connection) -> Watermark | None:
 
 
 SLOTS: Final = (0, 4096)
-"""Offsets of the two copies in the file. Each is in a block of its own, so a broken write spares the other."""
+"""Offsets of the two copies in the file. They are in separate disk blocks, so an interrupted write can damage
+only one."""
 
 _SLOT_SIZE: Final = 256
 

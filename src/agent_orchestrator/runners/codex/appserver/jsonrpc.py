@@ -1,7 +1,6 @@
 """The protocol of ``codex app-server``: JSON-RPC in lines, with requests from both sides.
 
-Codex 0.169 omits the member ``jsonrpc``. Each side chooses the ids of its own requests, so the same
-id can occur in both directions.
+Codex 0.169 sends no ``jsonrpc`` field. Each side numbers its requests, so both can use the same id.
 """
 
 import itertools
